@@ -1,0 +1,89 @@
+"""What every trace reader returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..sim.errors import TraceError
+
+__all__ = ["Trace"]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A utilisation trace as read from its source, before a scenario gives it VM types and a cluster.
+
+    Attributes:
+        name: Short name for result rows (the day or file name).
+        format: The reader that made it (``planetlab``, ``synthetic``, ``table``, ...).
+        source: Path or description of where it came from.
+        sample_s: Sampling period, s; sample ``k`` holds during ``[k, k + 1) * sample_s``.
+        util: CPU utilisation, shape (S, V), time-major, float64, fraction of the VM's nominal CPU.
+        vm_names: One name per VM, in the order of the columns of ``util``.
+        vcpus: Virtual CPUs, shape (V,), int32; None where the trace does not say.
+        cpu_mhz: Nominal CPU capacity, MHz, shape (V,); None where the trace does not say.
+        memory_mib: Configured memory, MiB, shape (V,); None where the trace does not say.
+        arrival_s: Arrival time, s, shape (V,).
+        departure_s: Departure time, s, shape (V,); inf = never.
+        signals: Optional further (S, V) matrices by name (memory activity, dirty rate, I/O rates).
+        notes: What the reader found or repaired, one sentence each.
+    """
+
+    name: str
+    format: str
+    source: str
+    sample_s: float
+    util: NDArray[np.float64]
+    vm_names: tuple[str, ...]
+    arrival_s: NDArray[np.float64]
+    departure_s: NDArray[np.float64]
+    vcpus: NDArray[np.int32] | None = None
+    cpu_mhz: NDArray[np.float64] | None = None
+    memory_mib: NDArray[np.float64] | None = None
+    signals: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check shapes and ranges, so that no later layer has to.
+
+        Raises:
+            TraceError: If a shape does not agree, or a value is not finite or negative.
+        """
+        samples, vms = self.util.shape
+        if samples == 0 or vms == 0:
+            raise TraceError(f"{self.source}: the trace is empty ({samples} samples, {vms} VMs)")
+        if not self.sample_s > 0:
+            raise TraceError(f"{self.source}: sample_s must be positive, is {self.sample_s}")
+        if len(self.vm_names) != vms:
+            raise TraceError(f"{self.source}: {len(self.vm_names)} VM names for {vms} columns")
+        if not np.isfinite(self.util).all() or float(self.util.min()) < 0:
+            raise TraceError(f"{self.source}: utilisation must be finite and at least 0")
+        for key in ("arrival_s", "departure_s", "vcpus", "cpu_mhz", "memory_mib"):
+            column = getattr(self, key)
+            if column is not None and column.shape != (vms,):
+                raise TraceError(f"{self.source}: {key} has shape {column.shape}, expected ({vms},)")
+        for key in ("vcpus", "cpu_mhz", "memory_mib"):
+            column = getattr(self, key)
+            if column is not None and not (np.isfinite(column).all() and float(column.min()) > 0):
+                raise TraceError(f"{self.source}: {key} must be finite and positive")
+        if not (np.isfinite(self.arrival_s).all() and bool((self.departure_s > self.arrival_s).all())):
+            raise TraceError(f"{self.source}: every departure must come after its (finite) arrival")
+
+    @property
+    def n_vms(self) -> int:
+        """Number of VMs."""
+        return int(self.util.shape[1])
+
+    @property
+    def n_samples(self) -> int:
+        """Number of samples of each VM."""
+        return int(self.util.shape[0])
+
+    @property
+    def span_s(self) -> float:
+        """Length of the trace, s."""
+        return self.n_samples * self.sample_s
