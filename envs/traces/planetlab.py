@@ -1,0 +1,180 @@
+"""Reader of PlanetLab days: one text file per VM, one integer percentage per line.
+
+The format is that of ``beloglazov/planetlab-workload-traces`` (CoMon project): a folder per day, a file per VM
+whose name holds spaces, dots and trailing blanks, and 288 lines of CPU utilisation, an integer from 0 to 100
+sampled every 300 s.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..sim.errors import TraceError
+from .base import Trace
+
+__all__ = ["SAMPLES_PER_DAY", "SAMPLE_S", "list_vm_files", "read_planetlab", "show_path"]
+
+SAMPLES_PER_DAY = 288
+SAMPLE_S = 300.0
+
+_NEWLINE = 10
+_ZERO = 48
+_ALLOWED = "an integer from 0 to 100"
+
+
+def show_path(path: str | os.PathLike[str]) -> str:
+    """Return ``path`` as one printable token: quoted where blanks or odd characters would hide in a message."""
+    text = os.fspath(path)
+    plain = text.isprintable() and text == text.strip() and " " not in text
+    return text if plain else repr(text)
+
+
+def read_planetlab(
+    path: str | os.PathLike[str], *, expected: int = SAMPLES_PER_DAY, sample_s: float = SAMPLE_S
+) -> Trace:
+    """Read a PlanetLab day folder, or one VM's file.
+
+    VMs stand in the code-point order of their file names, the order that fixes VM types in the literature's
+    scenarios. Hidden files are skipped; sub-folders beside VM files are skipped and noted.
+
+    Args:
+        path: Folder with one file per VM, or a single file.
+        expected: Lines that every file must have.
+        sample_s: Sampling period, s.
+
+    Returns:
+        The trace, ``util`` of shape (expected, V) = integer / 100.0; every VM lives for the whole trace.
+
+    Raises:
+        TraceError: For a missing or empty path, a wrong number of lines, or a line that is not an integer from 0
+            to 100; the text names file and line.
+    """
+    root = Path(path)
+    files, notes = list_vm_files(root)
+    contents = [_read_bytes(root / name if name else root) for name in files]
+    percent = _parse_fast(contents, expected)
+    if percent is None:
+        paths = [root / name if name else root for name in files]
+        percent = _parse_slow(paths, contents, expected)
+    vms = len(files)
+    return Trace(
+        name=root.resolve().name,
+        format="planetlab",
+        source=str(path),
+        sample_s=sample_s,
+        util=np.ascontiguousarray(percent.T) / 100.0,
+        vm_names=tuple(name or root.name for name in files),
+        arrival_s=np.zeros(vms),
+        departure_s=np.full(vms, np.inf),
+        notes=tuple(notes),
+    )
+
+
+def list_vm_files(root: Path) -> tuple[list[str], list[str]]:
+    """List the VM files of a day folder in code-point order.
+
+    Args:
+        root: Folder, or a single file.
+
+    Returns:
+        File names relative to ``root`` (the single entry ``""`` if ``root`` is a file itself), and notes.
+
+    Raises:
+        TraceError: If ``root`` is missing, unreadable, empty, or holds day folders only.
+    """
+    if root.is_file():
+        return [""], []
+    try:
+        with os.scandir(root) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+            folders = sorted(entry.name for entry in visible if entry.is_dir())
+            files = sorted(entry.name for entry in visible if not entry.is_dir())
+    except FileNotFoundError:
+        raise TraceError(
+            f"{show_path(root)}: no such file or folder; a planetlab trace is a day folder with one file per VM"
+        ) from None
+    except OSError as error:
+        raise TraceError(f"{show_path(root)}: cannot be read ({error.strerror})") from None
+    if not files and folders:
+        listed = ", ".join(show_path(name) for name in folders[:8]) + (", …" if len(folders) > 8 else "")
+        raise TraceError(f"{show_path(root)}: this folder holds day folders, pick one of them: {listed}")
+    if not files:
+        raise TraceError(f"{show_path(root)}: the folder is empty; expected one file per VM")
+    notes = [f"skipped the sub-folder {show_path(name)}" for name in folders]
+    return files, notes
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        # An unbuffered read is a third faster over a thousand tiny files.
+        with open(path, "rb", buffering=0) as file:
+            return file.readall()
+    except OSError as error:
+        raise TraceError(f"{show_path(path)}: cannot be read ({error.strerror})") from None
+
+
+def _parse_fast(contents: Sequence[bytes], expected: int) -> NDArray[np.int64] | None:
+    """Parse well-formed files all at once.
+
+    Args:
+        contents: Bytes of each file.
+        expected: Lines per file.
+
+    Returns:
+        Percentages, shape (V, expected), or None when any byte is out of the ordinary: the slow path then decides
+        whether that is an error, and where.
+    """
+    closed = [text if text.endswith(b"\n") else text + b"\n" for text in contents]
+    buffer = np.frombuffer(b"".join(closed), dtype=np.uint8)
+    ends = np.flatnonzero(buffer == _NEWLINE)
+    if ends.size != expected * len(contents):
+        return None
+    file_ends = np.cumsum([len(text) for text in closed]) - 1
+    if not np.array_equal(ends[expected - 1 :: expected], file_ends):
+        return None
+    width = np.diff(ends, prepend=-1) - 1
+    if width.min() < 1 or width.max() > 3:
+        return None
+    # Bytes below "0" wrap round to large numbers, so one comparison finds every non-digit.
+    digits = buffer - np.uint8(_ZERO)
+    if np.count_nonzero(digits > 9) != ends.size:
+        return None
+    percent = digits[ends - 1].astype(np.int64)
+    percent += np.where(width >= 2, 10 * digits[ends - 2].astype(np.int64), 0)
+    percent += np.where(width == 3, 100 * digits[ends - 3].astype(np.int64), 0)
+    if percent.max() > 100:
+        return None
+    return percent.reshape(len(contents), expected)
+
+
+def _parse_slow(paths: Sequence[Path], contents: Sequence[bytes], expected: int) -> NDArray[np.int64]:
+    """Parse line by line: tolerates blanks round a number, CRLF and blank lines at the end, names what is wrong.
+
+    Raises:
+        TraceError: With file and line of the first offence.
+    """
+    percent = np.empty((len(paths), expected), dtype=np.int64)
+    for row, (path, text) in enumerate(zip(paths, contents)):
+        lines = text.rstrip().split(b"\n") if text.strip() else []
+        values = [_parse_line(path, number, line) for number, line in enumerate(lines, start=1)]
+        if len(values) != expected:
+            what = "truncated" if len(values) < expected else "too long"
+            raise TraceError(
+                f"{show_path(path)}:{len(values)}: {what}, has {len(values)} of {expected} lines; "
+                f"every file must have {expected}"
+            )
+        percent[row] = values
+    return percent
+
+
+def _parse_line(path: Path, number: int, line: bytes) -> int:
+    token = line.strip()
+    if token.isdigit() and len(token) <= 3 and int(token) <= 100:
+        return int(token)
+    found = repr(token[:40].decode("utf-8", errors="replace")) if token else "a blank line"
+    raise TraceError(f"{show_path(path)}:{number}: expected {_ALLOWED}, found {found}")
