@@ -1,0 +1,181 @@
+"""The clock: segments between trace samples, and the events inside them in the order of their times."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from .cpu import accumulate, measure, open_segment
+from .events import BOOT_END, DEPARTURE, MIGRATION_END, pop_event
+from .lifecycle import arrive, boot_host, depart, finish_boot, finish_migration, finish_shutdown, place
+from .orders import fits_arrival
+from .power import BOOTING, OFF, ON, power_at
+from .state import ABSENT, PENDING, ClusterParams, ClusterState
+from .totals import (
+    C_ARRIVED,
+    C_HEAP,
+    C_PENDING,
+    T_ARRIVALS,
+    T_FAILED_PLACEMENTS,
+)
+
+__all__ = ["advance", "begin", "choose_host"]
+
+FIRST_FIT, BEST_FIT, WORST_FIT, PABFD, BY_POLICY = 0, 1, 2, 3, 4
+"""Arrival rules, in the order of ``config.ARRIVAL_RULES``."""
+
+
+@njit(cache=True)
+def _score(p: ClusterParams, s: ClusterState, v: int, h: int) -> float:
+    """What the arrival rule minimises; ties go to the lowest host."""
+    free = p.host_cpu_mhz[h] - s.host_nominal_mhz[h]
+    if p.arrival_rule == FIRST_FIT:
+        return 0.0
+    if p.arrival_rule == BEST_FIT:
+        return free
+    if p.arrival_rule == WORST_FIT:
+        return -free
+    table = p.power_w[p.host_type[h]]
+    now = s.host_nominal_mhz[h] / p.host_cpu_mhz[h]
+    then = (s.host_nominal_mhz[h] + p.vm_cpu_mhz[v]) / p.host_cpu_mhz[h]
+    # Power-aware best fit: the increase of power; an empty host is charged its idle power, since it could be off.
+    idle = table[0] if s.host_n_vms[h] + s.host_n_in[h] == 0 else 0.0
+    return power_at(table, then) - power_at(table, now) + idle
+
+
+@njit(cache=True)
+def choose_host(p: ClusterParams, s: ClusterState, v: int, off: bool) -> int:
+    """The host that the arrival rule gives a VM, among those that run (or, with ``off``, that are off); -1 = none."""
+    best = -1
+    least = np.inf
+    for h in range(s.host_power_state.shape[0]):
+        state = s.host_power_state[h]
+        if off:
+            if state != OFF:
+                continue
+        elif (state != ON and state != BOOTING) or s.host_drain[h]:
+            continue
+        if fits_arrival(p, s, v, h) != 0:
+            continue
+        score = _score(p, s, v, h)
+        if score < least:
+            best = h
+            least = score
+            if p.arrival_rule == FIRST_FIT:
+                break
+    return best
+
+
+@njit(cache=True)
+def _try_arrival(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> bool:
+    h = choose_host(p, s, v, False)
+    if h < 0 and p.auto_boot:
+        h = choose_host(p, s, v, True)
+        if h >= 0:
+            boot_host(p, s, h, now_s, elapsed_s)
+    if h < 0:
+        return False
+    place(p, s, v, h, elapsed_s)
+    return True
+
+
+@njit(cache=True)
+def _admit_arrivals(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: float) -> None:
+    """Let every VM appear whose time has come, and place it unless the policy does that."""
+    n = p.arrival_order.shape[0]
+    while s.counters[C_ARRIVED] < n and p.vm_arrival_s[p.arrival_order[s.counters[C_ARRIVED]]] <= now_s:
+        v = p.arrival_order[s.counters[C_ARRIVED]]
+        s.counters[C_ARRIVED] += 1
+        s.totals[T_ARRIVALS] += 1.0
+        arrive(p, s, v, now_s, elapsed_s)
+        if p.arrival_rule != BY_POLICY and not _try_arrival(p, s, v, now_s, elapsed_s):
+            s.totals[T_FAILED_PLACEMENTS] += 1.0
+
+
+@njit(cache=True)
+def _retry_pending(p: ClusterParams, s: ClusterState) -> None:
+    """At an interval's start, VMs that found no host try again."""
+    if s.counters[C_PENDING] == 0 or p.arrival_rule == BY_POLICY:
+        return
+    for v in range(s.vm_state.shape[0]):
+        if s.vm_state[v] == PENDING and s.vm_dest[v] < 0:
+            _try_arrival(p, s, v, s.clock[0], 0.0)
+
+
+@njit(cache=True)
+def _handle_event(p: ClusterParams, s: ClusterState, start_s: float) -> None:
+    now, kind, item = s.heap_time[0], s.heap_kind[0], s.heap_item[0]
+    pop_event(s)
+    elapsed = now - start_s
+    if kind == MIGRATION_END:
+        finish_migration(p, s, item, now, elapsed)
+    elif kind == DEPARTURE:
+        depart(p, s, item, now, elapsed)
+    elif kind == BOOT_END:
+        finish_boot(p, s, item, now, elapsed)
+    else:
+        finish_shutdown(p, s, item, elapsed)
+
+
+@njit(cache=True)
+def _next_time(p: ClusterParams, s: ClusterState) -> tuple[float, bool]:
+    """Time of the next event, and whether it is an arrival (which yields to everything at its instant)."""
+    queued = s.heap_time[0] if s.counters[C_HEAP] > 0 else np.inf
+    arrival = np.inf
+    if s.counters[C_ARRIVED] < p.arrival_order.shape[0]:
+        arrival = p.vm_arrival_s[p.arrival_order[s.counters[C_ARRIVED]]]
+    return min(queued, arrival), arrival < queued
+
+
+@njit(cache=True)
+def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
+    """Run the cluster up to a time; nothing is decided on the way but arrivals.
+
+    Args:
+        p: Parameters.
+        s: State, measured at ``clock[0]``.
+        until_s: End, s; the state is measured there.
+    """
+    _retry_pending(p, s)
+    last = p.util.shape[0] - 1
+    while s.clock[0] < until_s:
+        start = s.clock[0]
+        k = int(start / p.sample_s + 1e-9)
+        end = until_s
+        if k < last and (k + 1) * p.sample_s < until_s:
+            end = (k + 1) * p.sample_s
+        imb_cpu, imb_mem = open_segment(p, s)
+        at, is_arrival = _next_time(p, s)
+        while at <= end:
+            if is_arrival:
+                _admit_arrivals(p, s, at, at - start)
+            else:
+                _handle_event(p, s, start)
+            at, is_arrival = _next_time(p, s)
+        accumulate(s, end - start, imb_cpu, imb_mem)
+        s.clock[0] = end
+        measure(p, s, end)
+
+
+@njit(cache=True)
+def begin(p: ClusterParams, s: ClusterState, hosts_on: bool) -> None:
+    """Set an all-zero state to time 0: hosts on or off, the VMs of time 0 placed, demand measured."""
+    s.host_head[:] = -1
+    s.host_tail[:] = -1
+    s.host_in_head[:] = -1
+    s.host_trans_end_s[:] = np.inf
+    s.host_scale[:] = 1.0
+    s.host_power_state[:] = ON if hosts_on else OFF
+    s.vm_host[:] = -1
+    s.vm_dest[:] = -1
+    s.vm_next[:] = -1
+    s.vm_prev[:] = -1
+    s.vm_in_next[:] = -1
+    s.vm_in_prev[:] = -1
+    s.vm_mig_end_s[:] = np.inf
+    s.vm_last_from[:] = -1
+    s.vm_last_move_s[:] = -np.inf
+    s.vm_state[:] = ABSENT
+    measure(p, s, 0.0)
+    _admit_arrivals(p, s, 0.0, 0.0)
+    measure(p, s, 0.0)

@@ -1,0 +1,93 @@
+"""A binary heap of events inside the state's arrays, ordered by time, kind, item: the order is total, so that
+equal runs are equal to the last bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import njit
+
+from .state import ClusterState
+from .totals import C_HEAP
+
+__all__ = ["BOOT_END", "DEPARTURE", "MIGRATION_END", "SHUTDOWN_END", "pop_event", "push_event"]
+
+# At one instant copies finish first, then VMs leave: capacity is freed before anything asks for it.
+MIGRATION_END, DEPARTURE, BOOT_END, SHUTDOWN_END = 0, 1, 2, 3
+
+
+@njit(cache=True)
+def _before(s: ClusterState, a: int, b: int) -> Any:
+    if s.heap_time[a] != s.heap_time[b]:
+        return s.heap_time[a] < s.heap_time[b]
+    if s.heap_kind[a] != s.heap_kind[b]:
+        return s.heap_kind[a] < s.heap_kind[b]
+    return s.heap_item[a] < s.heap_item[b]
+
+
+@njit(cache=True)
+def _swap(s: ClusterState, a: int, b: int) -> None:
+    s.heap_time[a], s.heap_time[b] = s.heap_time[b], s.heap_time[a]
+    s.heap_kind[a], s.heap_kind[b] = s.heap_kind[b], s.heap_kind[a]
+    s.heap_item[a], s.heap_item[b] = s.heap_item[b], s.heap_item[a]
+
+
+@njit(cache=True)
+def push_event(s: ClusterState, time_s: float, kind: int, item: int) -> None:
+    """Add an event.
+
+    Every VM has at most one departure and one copy in flight and every host one transition, so the heap of
+    2 V + H places cannot overflow; events that were overtaken are dropped by whoever overtakes them.
+    """
+    i = s.counters[C_HEAP]
+    s.heap_time[i] = time_s
+    s.heap_kind[i] = kind
+    s.heap_item[i] = item
+    s.counters[C_HEAP] = i + 1
+    while i > 0:
+        parent = (i - 1) // 2
+        if not _before(s, i, parent):
+            break
+        _swap(s, i, parent)
+        i = parent
+
+
+@njit(cache=True)
+def _sift_down(s: ClusterState, i: int) -> None:
+    n = s.counters[C_HEAP]
+    while True:
+        least = i
+        for child in (2 * i + 1, 2 * i + 2):
+            if child < n and _before(s, child, least):
+                least = child
+        if least == i:
+            return
+        _swap(s, i, least)
+        i = least
+
+
+@njit(cache=True)
+def pop_event(s: ClusterState) -> None:
+    """Remove the first event (place 0 of the heap)."""
+    n = s.counters[C_HEAP] - 1
+    s.counters[C_HEAP] = n
+    if n > 0:
+        _swap(s, 0, n)
+        _sift_down(s, 0)
+
+
+@njit(cache=True)
+def drop_event(s: ClusterState, kind: int, item: int) -> None:
+    """Remove one event that will not happen (an aborted copy); rare, so a linear search will do."""
+    n = s.counters[C_HEAP]
+    for i in range(n):
+        if s.heap_kind[i] == kind and s.heap_item[i] == item:
+            s.counters[C_HEAP] = n - 1
+            if i < n - 1:
+                _swap(s, i, n - 1)
+                j = i
+                while j > 0 and _before(s, j, (j - 1) // 2):
+                    _swap(s, j, (j - 1) // 2)
+                    j = (j - 1) // 2
+                _sift_down(s, j)
+            return

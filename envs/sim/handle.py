@@ -1,0 +1,146 @@
+"""Pass a named tuple of many arrays to Numba kernels as one pointer.
+
+Numba hands a named tuple to a function by value: with some eighty arrays that is more than five hundred
+machine words for every call, and as many for the compiler to look at. A ``Handle`` is a pointer to a table of
+addresses and lengths; inside a kernel ``s.vm_host[v]`` reads as on the named tuple itself.
+
+The table is constant for the life of a handle, so its loads are marked invariant and leave the loops.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.typing.templates import AttributeTemplate
+from numba.extending import (
+    NativeValue,
+    infer_getattr,
+    lower_getattr_generic,
+    models,
+    register_model,
+    typeof_impl,
+    unbox,
+)
+from numba.np import arrayobj
+from numba.np.numpy_support import from_dtype
+
+__all__ = ["Handle", "HandleType", "make_handle"]
+
+WORDS = 4
+"""Words per field in the table: address, length of axis 0, length of axis 1, unused."""
+
+Layout = tuple[tuple[str, str, int], ...]
+"""Name, dtype character and number of axes of each field; 0 axes = a float or int stored by itself."""
+
+
+class HandleType(types.Type):
+    """The Numba type of a handle: its layout is part of the type, its addresses are not."""
+
+    def __init__(self, label: str, layout: Layout, readonly: bool) -> None:
+        self.label = label
+        self.layout = layout
+        self.readonly = readonly
+        self.index = {name: i for i, (name, _, _) in enumerate(layout)}
+        super().__init__(name=f"Handle({label}, {layout}, {readonly})")
+
+    def field(self, name: str) -> types.Type:
+        """Numba type of a field."""
+        _, char, ndim = self.layout[self.index[name]]
+        scalar = from_dtype(np.dtype(char))
+        return scalar if ndim == 0 else types.Array(scalar, ndim, "C", readonly=self.readonly)
+
+
+register_model(HandleType)(models.OpaqueModel)
+
+
+class Handle:
+    """The Python side of a handle. It keeps the arrays alive."""
+
+    __slots__ = ("_numba_type_", "address", "arrays", "table")
+
+    def __init__(self, kind: HandleType, arrays: tuple[Any, ...]) -> None:
+        self._numba_type_ = kind
+        self.arrays = tuple(np.asarray(a) for a in arrays)
+        self.table = np.zeros((len(arrays), WORDS), dtype=np.int64)
+        for row, array in zip(self.table, self.arrays):
+            if not array.flags.c_contiguous:
+                raise ValueError("a handle needs C-contiguous arrays")
+            row[0] = array.ctypes.data
+            row[1 : 1 + array.ndim] = array.shape
+        self.address = int(self.table.ctypes.data)
+
+
+_TYPES: dict[tuple[str, bool], HandleType] = {}
+
+
+def make_handle(label: str, record: Any, readonly: bool = False) -> Handle:
+    """Make a handle to a named tuple of arrays and numbers.
+
+    Args:
+        label: Name of the kind; two records of one kind need the same fields, dtypes and axes.
+        record: A named tuple. Numbers are copied (floats as float64, ints as int64), arrays are shared.
+        readonly: Whether a kernel that writes through the handle is refused by the compiler.
+
+    Returns:
+        The handle; it must live as long as a kernel may use it.
+    """
+    arrays = tuple(np.asarray(value) for value in record)
+    layout = tuple((name, array.dtype.char, array.ndim) for name, array in zip(record._fields, arrays))
+    kind = _TYPES.get((label, readonly))
+    if kind is None or kind.layout != layout:
+        kind = _TYPES[label, readonly] = HandleType(label, layout, readonly)
+    return Handle(kind, arrays)
+
+
+@typeof_impl.register(Handle)
+def _typeof_handle(value: Handle, _context: Any) -> HandleType:
+    return value._numba_type_
+
+
+@unbox(HandleType)  # type: ignore[untyped-decorator]
+def _unbox_handle(_kind: HandleType, value: Any, c: Any) -> NativeValue:
+    number = c.pyapi.object_getattr_string(value, "address")
+    address = c.pyapi.long_as_longlong(number)
+    c.pyapi.decref(number)
+    return NativeValue(c.builder.inttoptr(address, cgutils.voidptr_t))
+
+
+@infer_getattr
+class _HandleAttributes(AttributeTemplate):  # type: ignore[misc]
+    key = HandleType
+
+    def generic_resolve(self, kind: HandleType, name: str) -> types.Type | None:
+        return kind.field(name) if name in kind.index else None
+
+
+def _invariant_load(builder: Any, pointer: Any) -> Any:
+    load = builder.load(pointer)
+    load.set_metadata("invariant.load", builder.module.add_metadata([]))
+    return load
+
+
+@lower_getattr_generic(HandleType)  # type: ignore[untyped-decorator]
+def _get_field(context: Any, builder: Any, kind: HandleType, value: Any, name: str) -> Any:
+    word = ir.IntType(64)
+    table = builder.bitcast(value, word.as_pointer())
+    first = kind.index[name] * WORDS
+
+    def entry(offset: int) -> Any:
+        return _invariant_load(builder, builder.gep(table, [ir.Constant(word, first + offset)]))
+
+    field = kind.field(name)
+    if not isinstance(field, types.Array):
+        return builder.load(builder.inttoptr(entry(0), context.get_data_type(field).as_pointer()))
+    data = builder.inttoptr(entry(0), context.get_data_type(field.dtype).as_pointer())
+    shape = [entry(1 + axis) for axis in range(field.ndim)]
+    itemsize = context.get_constant(types.intp, np.dtype(str(field.dtype)).itemsize)
+    strides = [itemsize]
+    for length in reversed(shape[1:]):
+        strides.insert(0, builder.mul(strides[0], length))
+    array = arrayobj.make_array(field)(context, builder)
+    arrayobj.populate_array(array, data=data, shape=shape, strides=strides, itemsize=itemsize, meminfo=None)
+    return array._getvalue()

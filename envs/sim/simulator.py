@@ -1,0 +1,235 @@
+"""The simulator: reset, orders in, physics, metrics out, cheap what-if copies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .config import ClusterConfig
+from .decisions import Decisions, Refusal
+from .engine import advance, begin
+from .errors import ConfigError, IllegalDecision
+from .handle import Handle, make_handle
+from .metrics import StepMetrics, summarize
+from .orders import apply_orders
+from .state import (
+    ClusterParams,
+    ClusterState,
+    allocate_state,
+    copy_state,
+    digest,
+    make_params,
+    read_only,
+)
+from .workload import Workload
+
+__all__ = ["ClusterView", "Simulator"]
+
+
+@dataclass(frozen=True)
+class ClusterView:
+    """What a policy may read: parameters and a read-only, always current view of the state.
+
+    Attributes:
+        params: Host and VM tables. ``params.util`` is the future of the trace: an oracle may read it, an
+            honest policy does not.
+        state: Read-only arrays; ``vm_demand_mhz`` is the demand measured now.
+        config: The cluster's description.
+        simulator: Owner of the state, for ``fork()``.
+        kernel_params: ``params`` as one argument for Numba kernels.
+        kernel_state: ``state`` as one argument for Numba kernels; writing through it does not compile.
+    """
+
+    params: ClusterParams
+    state: ClusterState
+    config: ClusterConfig
+    simulator: Simulator
+    kernel_params: Handle
+    kernel_state: Handle
+
+    @property
+    def time_s(self) -> float:
+        """Now, s."""
+        return float(self.state.clock[0])
+
+    @property
+    def n_hosts(self) -> int:
+        """H."""
+        return int(self.params.host_type.shape[0])
+
+    @property
+    def n_vms(self) -> int:
+        """V."""
+        return int(self.params.vm_vcpus.shape[0])
+
+    def fork(self) -> Simulator:
+        """A what-if copy of the simulator."""
+        return self.simulator.fork()
+
+
+class Simulator:
+    """A cluster under a workload, operated interval by interval.
+
+    Args:
+        config: The cluster.
+        workload: The load.
+        strict: Raise on a refused order instead of counting it.
+        horizon_s: End of the episode, s; None = the length of the demand signal.
+    """
+
+    def __init__(
+        self,
+        config: ClusterConfig,
+        workload: Workload,
+        *,
+        strict: bool = False,
+        horizon_s: float | None = None,
+    ) -> None:
+        self.config = config
+        self.workload = workload
+        self.strict = strict
+        self.horizon_s = workload.span_s if horizon_s is None else float(horizon_s)
+        if not self.horizon_s > 0:
+            raise ConfigError(f"horizon_s={horizon_s}: must be positive")
+        self.params = make_params(config, workload)
+        self._bind(*allocate_state(config.n_hosts, workload.n_vms))
+        self.reset()
+
+    def _bind(self, arena: NDArray[np.uint8], state: ClusterState) -> None:
+        self._arena = arena
+        self.state = state
+        self.kernel_params = make_handle("params", self.params, readonly=True)
+        self.kernel_state = make_handle("state", state)
+        shown = read_only(arena, self.config.n_hosts, self.workload.n_vms)
+        self.view = ClusterView(
+            self.params, shown, self.config, self, self.kernel_params, make_handle("view", shown, readonly=True)
+        )
+        self.refusals: list[Refusal] = []
+
+    def reset(self, rng: np.random.Generator | None = None) -> ClusterView:
+        """Go back to time 0: hosts on (or off), the VMs of time 0 placed by the arrival rule.
+
+        Args:
+            rng: Source of randomness for the sub-models that have some; none of the present ones has.
+
+        Returns:
+            The view of this simulator's state; the same object stays valid after every reset.
+        """
+        self._arena[:] = 0
+        begin(self.kernel_params, self.kernel_state, self.config.hosts_start_on)
+        self.refusals = []
+        return self.view
+
+    @property
+    def time_s(self) -> float:
+        """Now, s."""
+        return float(self.state.clock[0])
+
+    @property
+    def done(self) -> bool:
+        """Whether the horizon is reached."""
+        return self.time_s >= self.horizon_s - 1e-9
+
+    def apply(self, decisions: Decisions) -> list[Refusal]:
+        """Carry out orders now; no time passes.
+
+        Args:
+            decisions: The orders.
+
+        Returns:
+            The refused ones, each with its reason; they changed nothing.
+
+        Raises:
+            IllegalDecision: For the first refused order, in strict mode (the legal ones are carried out).
+            ConfigError: If VM and host lists differ in length.
+        """
+        if len(decisions.move_vm) != len(decisions.move_host) or len(decisions.place_vm) != len(
+            decisions.place_host
+        ):
+            raise ConfigError("decisions: every VM to move or place needs one host")
+        orders = _orders(decisions)
+        codes = np.zeros(len(decisions) + 1, dtype=np.int32)
+        n_refused = apply_orders(self.kernel_params, self.kernel_state, *orders, codes)
+        if n_refused == 0:
+            return []
+        refusals = _explain(decisions, codes)
+        if self.strict:
+            raise IllegalDecision(str(refusals[0]))
+        self.refusals = refusals
+        return refusals
+
+    def advance(self, duration_s: float | None = None) -> None:
+        """Let time pass: one interval, or ``duration_s`` (cut at the horizon)."""
+        step = self.params.interval_s if duration_s is None else duration_s
+        advance(self.kernel_params, self.kernel_state, min(self.time_s + step, self.horizon_s))
+
+    def run(self) -> None:
+        """Let time pass up to the horizon without a decision, in one kernel call."""
+        advance(self.kernel_params, self.kernel_state, self.horizon_s)
+
+    def step(self, decisions: Decisions | None = None) -> StepMetrics:
+        """Apply orders, then run one interval.
+
+        Args:
+            decisions: The orders; None = none.
+
+        Returns:
+            What happened in the interval.
+        """
+        before = self.state.totals.copy()
+        if decisions is not None and len(decisions):
+            refused = self.apply(decisions)
+            self.state.totals[20] += len(refused)
+        self.advance()
+        return StepMetrics(self.state.totals - before)
+
+    def fork(self) -> Simulator:
+        """A copy that shares the parameters and owns its state: what happens to one is not seen by the other."""
+        twin = object.__new__(Simulator)
+        twin.config, twin.workload, twin.params = self.config, self.workload, self.params
+        twin.strict, twin.horizon_s = self.strict, self.horizon_s
+        twin._bind(*copy_state(self._arena, self.config.n_hosts, self.workload.n_vms))
+        return twin
+
+    def digest(self) -> str:
+        """A fingerprint of the state."""
+        return digest(self._arena)
+
+    def metrics(self) -> dict[str, float]:
+        """The metrics of model.md §11 since the last reset."""
+        return summarize(self.params, self.state)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the description and one block of state."""
+        return {
+            "config": self.config,
+            "workload": self.workload,
+            "strict": self.strict,
+            "horizon_s": self.horizon_s,
+            "arena": self._arena,
+        }
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        """Rebuild the parameters and the views."""
+        self.config, self.workload = saved["config"], saved["workload"]
+        self.strict, self.horizon_s = saved["strict"], saved["horizon_s"]
+        self.params = make_params(self.config, self.workload)
+        self._bind(*copy_state(saved["arena"], self.config.n_hosts, self.workload.n_vms))
+
+
+def _orders(d: Decisions) -> list[NDArray[np.int32]]:
+    parts = (d.power_on, d.full_power, d.place_vm, d.place_host, d.move_vm, d.move_host, d.power_off)
+    return [np.ascontiguousarray(part, dtype=np.int32) for part in parts]
+
+
+def _explain(d: Decisions, codes: NDArray[np.int32]) -> list[Refusal]:
+    subjects = (
+        [("power_on", -1, int(h)) for h in d.power_on]
+        + [("place", int(v), int(h)) for v, h in zip(d.place_vm, d.place_host)]
+        + [("move", int(v), int(h)) for v, h in zip(d.move_vm, d.move_host)]
+        + [("power_off", -1, int(h)) for h in d.power_off]
+    )
+    return [Refusal(*subject, int(code)) for subject, code in zip(subjects, codes) if code]

@@ -1,0 +1,78 @@
+"""The load on a cluster: VM sizes, lifetimes and CPU demand over time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ConfigError
+
+__all__ = ["Workload"]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """VMs with sizes, lifetimes and a demand signal, as arrays.
+
+    Attributes:
+        name: Label in result rows.
+        sample_s: Sampling period of ``util``, s.
+        util: CPU demand, shape (S, V), time-major, fraction of ``vm_cpu_mhz``; sample k holds during
+            ``[k, k + 1) * sample_s``, the last one for ever.
+        vm_cpu_mhz: Nominal CPU, MHz, shape (V,).
+        vm_vcpus: Virtual CPUs, shape (V,), int32.
+        vm_mem_mib: Configured memory, MiB, shape (V,).
+        vm_arrival_s: Arrival, s, shape (V,).
+        vm_departure_s: Departure, s, shape (V,); inf = never.
+        vm_names: Labels; may be empty.
+        signals: Further (S, V) matrices by name, for sub-models that use them.
+    """
+
+    name: str
+    sample_s: float
+    util: NDArray[np.float64]
+    vm_cpu_mhz: NDArray[np.float64]
+    vm_vcpus: NDArray[np.int32]
+    vm_mem_mib: NDArray[np.float64]
+    vm_arrival_s: NDArray[np.float64]
+    vm_departure_s: NDArray[np.float64]
+    vm_names: tuple[str, ...] = ()
+    signals: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check shapes and ranges.
+
+        Raises:
+            ConfigError: Naming the field and what is allowed.
+        """
+        if self.util.ndim != 2 or 0 in self.util.shape:
+            raise ConfigError(f"workload {self.name}: util must have shape (S, V), is {self.util.shape}")
+        if not self.sample_s > 0:
+            raise ConfigError(f"workload {self.name}: sample_s={self.sample_s} must be positive")
+        for key in ("vm_cpu_mhz", "vm_vcpus", "vm_mem_mib", "vm_arrival_s", "vm_departure_s"):
+            column = getattr(self, key)
+            if column.shape != (self.n_vms,):
+                raise ConfigError(
+                    f"workload {self.name}: {key} has shape {column.shape}, expected ({self.n_vms},)"
+                )
+            if bool(np.isnan(column).any()):
+                raise ConfigError(f"workload {self.name}: {key} holds NaN")
+        for key in ("vm_cpu_mhz", "vm_vcpus", "vm_mem_mib"):
+            if not float(getattr(self, key).min()) > 0:
+                raise ConfigError(f"workload {self.name}: {key} must be positive")
+        if not np.isfinite(self.util).all() or float(self.util.min()) < 0:
+            raise ConfigError(f"workload {self.name}: util must be finite and at least 0")
+        if not bool((self.vm_departure_s > self.vm_arrival_s).all()):
+            raise ConfigError(f"workload {self.name}: every departure must come after its arrival")
+
+    @property
+    def n_vms(self) -> int:
+        """Number of VMs."""
+        return int(self.util.shape[1])
+
+    @property
+    def span_s(self) -> float:
+        """Length of the demand signal, s."""
+        return int(self.util.shape[0]) * self.sample_s

@@ -1,0 +1,70 @@
+"""The one interface of rules, solvers and agents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+
+from virtgym.envs.sim.decisions import Decisions
+from virtgym.envs.sim.simulator import ClusterView
+
+__all__ = ["PlanningPolicy", "Policy"]
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """What the rollout loop asks of every policy (Stable-Baselines3's ``predict`` signature)."""
+
+    def reset(self, view: ClusterView, rng: np.random.Generator) -> None:
+        """Start an episode; ``view`` stays valid and current until the next reset."""
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Any, Any]:
+        """Choose an action, or a ``Decisions`` for the whole interval."""
+
+
+@dataclass
+class PlanningPolicy:
+    """Base of rules and solvers that plan a whole interval at once.
+
+    Subclasses implement ``plan``. ``arrival`` names the rule that places arriving VMs (and the initial
+    placement) under this policy; None leaves the scenario's.
+    """
+
+    arrival: ClassVar[str | None] = None
+
+    def reset(self, view: ClusterView, rng: np.random.Generator) -> None:
+        """Bind the view of the cluster and the generator of this episode."""
+        self.view = view
+        self.rng = rng
+
+    def plan(self, view: ClusterView) -> Decisions:
+        """Decide this interval's migrations and power actions.
+
+        Args:
+            view: Read-only state at the start of the interval; ``view.state.vm_demand_mhz`` is the demand
+                measured now.
+
+        Returns:
+            The orders; an empty ``Decisions`` does nothing.
+        """
+        raise TypeError(f"{type(self).__name__} does not define plan()")
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Any, Any]:
+        """Plan from the bound view; the observation is not read."""
+        return self.plan(self.view), state
