@@ -1,8 +1,8 @@
 """Reader of PlanetLab days: one text file per VM, one integer percentage per line.
 
-The format is that of ``beloglazov/planetlab-workload-traces`` (CoMon project): a folder per day, a file per VM
-whose name holds spaces, dots and trailing blanks, and 288 lines of CPU utilisation, an integer from 0 to 100
-sampled every 300 s.
+The format is that of ``beloglazov/planetlab-workload-traces`` (CoMon project): a folder per day, a file per
+VM whose name holds spaces, dots and trailing blanks, and 288 lines of CPU utilisation, an integer from 0 to
+100 sampled every 300 s.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ALLOWED = "an integer from 0 to 100"
 
 
 def show_path(path: str | os.PathLike[str]) -> str:
-    """Return ``path`` as one printable token: quoted where blanks or odd characters would hide in a message."""
+    """Return ``path`` as printable text, quoted where blanks or odd characters would hide in a message."""
     text = os.fspath(path)
     plain = text.isprintable() and text == text.strip() and " " not in text
     return text if plain else repr(text)
@@ -51,8 +51,8 @@ def read_planetlab(
         The trace, ``util`` of shape (expected, V) = integer / 100.0; every VM lives for the whole trace.
 
     Raises:
-        TraceError: For a missing or empty path, a wrong number of lines, or a line that is not an integer from 0
-            to 100; the text names file and line.
+        TraceError: For a missing or empty path, a wrong number of lines, or a line that is not an integer
+            from 0 to 100; the text names file and line.
     """
     root = Path(path)
     files, notes = list_vm_files(root)
@@ -96,7 +96,8 @@ def list_vm_files(root: Path) -> tuple[list[str], list[str]]:
             files = sorted(entry.name for entry in visible if not entry.is_dir())
     except FileNotFoundError:
         raise TraceError(
-            f"{show_path(root)}: no such file or folder; a planetlab trace is a day folder with one file per VM"
+            f"{show_path(root)}: no such file or folder; "
+            "a planetlab trace is a day folder with one file per VM"
         ) from None
     except OSError as error:
         raise TraceError(f"{show_path(root)}: cannot be read ({error.strerror})") from None
@@ -126,8 +127,8 @@ def _parse_fast(contents: Sequence[bytes], expected: int) -> NDArray[np.int64] |
         expected: Lines per file.
 
     Returns:
-        Percentages, shape (V, expected), or None when any byte is out of the ordinary: the slow path then decides
-        whether that is an error, and where.
+        Percentages, shape (V, expected), or None when any byte is out of the ordinary: the slow path then
+        decides whether that is an error, and where.
     """
     closed = [text if text.endswith(b"\n") else text + b"\n" for text in contents]
     buffer = np.frombuffer(b"".join(closed), dtype=np.uint8)
@@ -153,7 +154,7 @@ def _parse_fast(contents: Sequence[bytes], expected: int) -> NDArray[np.int64] |
 
 
 def _parse_slow(paths: Sequence[Path], contents: Sequence[bytes], expected: int) -> NDArray[np.int64]:
-    """Parse line by line: tolerates blanks round a number, CRLF and blank lines at the end, names what is wrong.
+    """Parse line by line, naming what is wrong; blanks round a number, CRLF and blank lines at the end may be.
 
     Raises:
         TraceError: With file and line of the first offence.

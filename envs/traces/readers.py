@@ -6,14 +6,13 @@ import difflib
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..sim.errors import TraceError
 from .base import Trace
-from .planetlab import read_planetlab, show_path
+from .planetlab import read_planetlab
 from .synthetic import generate
 
 __all__ = ["TRACE_FORMATS", "guess_format", "read_trace"]
