@@ -84,7 +84,8 @@ class HostType:
         if isinstance(self.power_w, str):
             known = ", ".join(sorted(SPEC_POWER_W))
             _require(
-                self.power_w in SPEC_POWER_W, f"{owner}.power_w={self.power_w}: no such table (known: {known})"
+                self.power_w in SPEC_POWER_W,
+                f"{owner}.power_w={self.power_w}: no such table (known: {known})",
             )
         else:
             _require(len(self.power_w) >= 2, f"{owner}.power_w: needs at least 2 points")
@@ -211,7 +212,7 @@ class ClusterConfig:
         kinds = np.asarray(self.host_type_of)
         _require(kinds.ndim == 1 and kinds.size > 0, "cluster.hosts: needs at least one host")
         _require(
-            0 <= int(kinds.min()) and int(kinds.max()) < len(self.host_types),
+            int(kinds.min()) >= 0 and int(kinds.max()) < len(self.host_types),
             f"cluster.host_type_of: must lie in 0..{len(self.host_types) - 1}",
         )
         _positive("cluster", interval_s=self.interval_s, arrival_cpu_overcommit=self.arrival_cpu_overcommit)

@@ -60,7 +60,8 @@ class Decisions:
     def __len__(self) -> int:
         """Number of orders."""
         return sum(
-            len(part) for part in (self.power_on, self.full_power, self.place_vm, self.move_vm, self.power_off)
+            len(part)
+            for part in (self.power_on, self.full_power, self.place_vm, self.move_vm, self.power_off)
         )
 
 
@@ -82,5 +83,9 @@ class Refusal:
 
     def __str__(self) -> str:
         """One line: what was refused and why."""
-        subject = f"{self.kind}: vm {self.vm} to host {self.host}" if self.vm >= 0 else f"{self.kind}: host {self.host}"
+        subject = (
+            f"{self.kind}: vm {self.vm} to host {self.host}"
+            if self.vm >= 0
+            else f"{self.kind}: host {self.host}"
+        )
         return f"{subject}: {REASONS[self.code]}"

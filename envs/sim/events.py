@@ -1,5 +1,6 @@
 """A binary heap of events inside the state's arrays, ordered by time, kind, item: the order is total, so that
-equal runs are equal to the last bit."""
+equal runs are equal to the last bit.
+"""
 
 from __future__ import annotations
 

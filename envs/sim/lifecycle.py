@@ -1,5 +1,6 @@
 """Putting VMs on hosts and taking them off, and the power transitions of hosts: the only code that changes
-who is where. Every function leaves the lists, the sums and the rates of the hosts it touched consistent."""
+who is where. Every function leaves the lists, the sums and the rates of the hosts it touched consistent.
+"""
 
 from __future__ import annotations
 
@@ -167,7 +168,9 @@ def place(p: ClusterParams, s: ClusterState, v: int, h: int, elapsed_s: float) -
 
 
 @njit(cache=True)
-def start_migration(p: ClusterParams, s: ClusterState, v: int, h: int, now_s: float, elapsed_s: float) -> None:
+def start_migration(
+    p: ClusterParams, s: ClusterState, v: int, h: int, now_s: float, elapsed_s: float
+) -> None:
     """Order a live migration: it starts at once, or when the destination has booted."""
     s.vm_dest[v] = h
     s.vm_mig[v] = MIG_WAITING

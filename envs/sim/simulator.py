@@ -12,7 +12,7 @@ from .config import ClusterConfig
 from .decisions import Decisions, Refusal
 from .engine import advance, begin
 from .errors import ConfigError, IllegalDecision
-from .handle import Handle, make_handle
+from .handle import make_handle
 from .metrics import StepMetrics, summarize
 from .orders import apply_orders
 from .state import (
@@ -47,8 +47,8 @@ class ClusterView:
     state: ClusterState
     config: ClusterConfig
     simulator: Simulator
-    kernel_params: Handle
-    kernel_state: Handle
+    kernel_params: Any
+    kernel_state: Any
 
     @property
     def time_s(self) -> float:
@@ -101,11 +101,16 @@ class Simulator:
     def _bind(self, arena: NDArray[np.uint8], state: ClusterState) -> None:
         self._arena = arena
         self.state = state
-        self.kernel_params = make_handle("params", self.params, readonly=True)
-        self.kernel_state = make_handle("state", state)
+        self.kernel_params: Any = make_handle("params", self.params, readonly=True)
+        self.kernel_state: Any = make_handle("state", state)
         shown = read_only(arena, self.config.n_hosts, self.workload.n_vms)
         self.view = ClusterView(
-            self.params, shown, self.config, self, self.kernel_params, make_handle("view", shown, readonly=True)
+            self.params,
+            shown,
+            self.config,
+            self,
+            self.kernel_params,
+            make_handle("view", shown, readonly=True),
         )
         self.refusals: list[Refusal] = []
 

@@ -199,7 +199,7 @@ def digest(arena: NDArray[np.uint8]) -> str:
 
 
 def make_params(config: ClusterConfig, workload: Workload) -> ClusterParams:
-    """Flatten a cluster and its workload into the arrays that kernels read.    """
+    """Flatten a cluster and its workload into the arrays that kernels read."""
     kinds = np.ascontiguousarray(config.host_type_of, dtype=np.int32)
     types = config.host_types
     points = max(len(t.table_w) for t in types)
