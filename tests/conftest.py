@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from virtgym.envs.sim.config import ClusterConfig, HostType
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.workload import Workload
