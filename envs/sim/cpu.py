@@ -16,18 +16,20 @@ from typing import Any
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from .power import BOOTING, OFF, ON, power_at
 from .state import MIG_COPYING, PENDING, ClusterParams, ClusterState
 from .totals import (
     C_LOSS,
+    C_MOVING,
+    C_ON,
     C_PENDING,
     C_SAMPLE,
+    C_SHORT,
     T_ACTIVE_S,
     T_DOWN_S,
     T_ENERGY_J,
-    T_IMB_CPU_S,
-    T_IMB_MEM_S,
     T_MIG_LOST,
     T_MISSED,
     T_ON_S,
@@ -36,7 +38,15 @@ from .totals import (
     T_TIME_S,
 )
 
-__all__ = ["accumulate", "measure", "open_segment", "recount_host", "refresh_host", "set_vm_rates"]
+__all__ = [
+    "accumulate",
+    "imbalance",
+    "measure",
+    "open_segment",
+    "recount_host",
+    "refresh_host",
+    "set_vm_rates",
+]
 
 SHORTAGE = 1.0 + 1e-9
 """A host is short when asked for more than this multiple of its capacity: sums of floats are not exact."""
@@ -53,39 +63,46 @@ def measure(p: ClusterParams, s: ClusterState, time_s: float) -> None:
     """
     k = min(int(time_s / p.sample_s + 1e-9), p.util.shape[0] - 1)
     s.counters[C_SAMPLE] = k
-    s.counters[C_LOSS] = 0
-    util = p.util[k]
+    _read_demand(p.util[k], s)
     host_ask, host_demand, vm_host = s.host_ask_mhz, s.host_demand_mhz, s.vm_host
-    for h in range(host_ask.shape[0]):
-        host_ask[h] = 0.0
-        host_demand[h] = 0.0
+    vm_ask, vm_demand = s.vm_ask_mhz, s.vm_demand_mhz
+    host_ask[:] = 0.0
     for v in range(vm_host.shape[0]):
         h = vm_host[v]
-        if h < 0:
-            _measure_homeless(p, s, v, util[v])
-            continue
-        demand = util[v] * p.vm_cpu_mhz[v]
-        ask = min(demand, s.vm_cap_mhz[v])
-        s.vm_demand_mhz[v] = demand
-        s.vm_ask_mhz[v] = ask
-        s.vm_granted_mhz[v] = ask
-        s.vm_miss_mhz[v] = demand - ask
-        s.vm_mig_loss_mhz[v] = 0.0
-        if ask < demand:
-            s.counters[C_LOSS] = 1
-        host_demand[h] += demand
-        host_ask[h] += ask
-        if s.vm_mig[v] == MIG_COPYING:
-            host_ask[s.vm_dest[v]] += p.mig_dest_share * ask
+        if h >= 0:
+            host_ask[h] += vm_ask[v]
+    host_demand[:] = host_ask
+    if s.counters[C_LOSS] > 0:  # some VM demands more than it can ask for
+        host_demand[:] = 0.0
+        for v in range(vm_host.shape[0]):
+            if vm_host[v] >= 0:
+                host_demand[vm_host[v]] += vm_demand[v]
+    if s.counters[C_MOVING] > 0:
+        for v in range(vm_host.shape[0]):
+            if s.vm_mig[v] == MIG_COPYING:
+                host_ask[s.vm_dest[v]] += p.mig_dest_share * vm_ask[v]
 
 
 @njit(cache=True)
-def _measure_homeless(p: ClusterParams, s: ClusterState, v: int, util: float) -> None:
-    if s.vm_state[v] == PENDING:
-        demand = util * p.vm_cpu_mhz[v]
-        s.vm_demand_mhz[v] = demand
-        s.vm_miss_mhz[v] = demand
-        s.counters[C_LOSS] = 1
+def _read_demand(util: NDArray[np.float64], s: ClusterState) -> None:
+    """Demand, ask and, until contention is known, full service; without a branch, so that it vectorises.
+
+    A VM that is not there has ``vm_live_mhz`` 0, one without a host has ``vm_cap_mhz`` 0.
+    """
+    live, cap = s.vm_live_mhz, s.vm_cap_mhz
+    vm_demand, vm_ask, granted, miss = s.vm_demand_mhz, s.vm_ask_mhz, s.vm_granted_mhz, s.vm_miss_mhz
+    capped = 0
+    for v in range(live.shape[0]):
+        demand = util[v] * live[v]
+        ask = min(demand, cap[v])
+        vm_demand[v] = demand
+        vm_ask[v] = ask
+        granted[v] = ask
+        miss[v] = demand - ask
+        capped |= demand > ask
+    if s.counters[C_LOSS] > 0:  # without loss it is all zero already
+        s.vm_mig_loss_mhz[:] = 0.0
+    s.counters[C_LOSS] = capped
 
 
 @njit(cache=True)
@@ -159,13 +176,15 @@ def refresh_host(p: ClusterParams, s: ClusterState, h: int, elapsed_s: float) ->
     on = s.host_power_state[h] == ON
     short = on and ask > capacity * SHORTAGE
     was_short = s.host_sat_now[h] > 0.0
-    power = _host_power(p, s, h, ask / capacity)
+    power = _host_power(p, s, h, ask * p.host_inv_cpu[h])
     active = 1.0 if on and s.host_n_vms[h] + s.host_n_in[h] > 0 else 0.0
     sat = 1.0 if short else 0.0
     if elapsed_s > 0.0:
         change = (s.host_power_now_w[h] - power) * elapsed_s
         s.host_energy_j[h] += change
         s.totals[T_ENERGY_J] += change
+        if sat > 0.0:
+            s.counters[C_SHORT] += 1
         change = (s.host_sat_now[h] - sat) * elapsed_s
         s.host_sat_s[h] += change
         s.totals[T_SAT_S] += change
@@ -185,95 +204,76 @@ def refresh_host(p: ClusterParams, s: ClusterState, h: int, elapsed_s: float) ->
 
 @njit(cache=True)
 def open_segment(p: ClusterParams, s: ClusterState) -> Any:
-    """Start a segment: rates of every host that is not off, and the imbalance of those that are on.
+    """Start a segment: the rates of every host and of every VM that moves.
+
+    The ordinary host, on and not short, now or before, takes the few lines here; the rest goes to
+    ``refresh_host``, which knows everything. (``host_active_now`` changes with placements only.)
 
     Returns:
-        Standard deviation over powered-on hosts of CPU load and of memory load.
+        Standard deviation over powered-on hosts of CPU load (capped at 1) and of configured memory.
     """
-    n = 0
-    cpu = 0.0
-    cpu2 = 0.0
-    mem = 0.0
-    mem2 = 0.0
-    movers = False
-    for h in range(s.host_power_state.shape[0]):
-        state = s.host_power_state[h]
-        if state == OFF:
+    state, ask, was_short, full = s.host_power_state, s.host_ask_mhz, s.host_sat_now, s.host_full_power
+    inv_cpu, power_now, memory, inv_mem = p.host_inv_cpu, s.host_power_now_w, s.host_mem_mib, p.host_inv_mem
+    host_type, tables = p.host_type, p.power_w
+    last = tables.shape[1] - 1
+    short = 0
+    cpu = cpu2 = mem = mem2 = 0.0
+    for h in range(state.shape[0]):
+        if state[h] == OFF:
             continue
-        refresh_host(p, s, h, 0.0)
-        movers = movers or s.host_n_in[h] > 0
-        if state == ON:
-            n += 1
-            x = min(1.0, s.host_ask_mhz[h] / p.host_cpu_mhz[h])
-            y = s.host_mem_mib[h] / p.host_mem_mib[h]
-            cpu += x
-            cpu2 += x * x
-            mem += y
-            mem2 += y * y
-    if movers:
-        for h in range(s.host_power_state.shape[0]):
-            v = s.host_in_head[h]
-            while v >= 0:
-                if s.vm_mig[v] == MIG_COPYING:
-                    set_vm_rates(p, s, v, 0.0)
-                v = s.vm_in_next[v]
-    if n == 0:
-        return 0.0, 0.0
-    return (
-        np.sqrt(max(0.0, cpu2 / n - (cpu / n) ** 2)),
-        np.sqrt(max(0.0, mem2 / n - (mem / n) ** 2)),
-    )
+        load = ask[h] * inv_cpu[h]
+        if state[h] != ON or full[h] or was_short[h] > 0.0 or load >= 1.0:
+            refresh_host(p, s, h, 0.0)
+            short += s.host_sat_now[h] > 0.0
+            load = min(1.0, load)
+        else:
+            a = int(load * last)
+            low = tables[host_type[h], a]
+            power_now[h] = low + (tables[host_type[h], a + 1] - low) * (load * last - a)
+        if state[h] == ON:
+            used = memory[h] * inv_mem[h]
+            cpu += load
+            cpu2 += load * load
+            mem += used
+            mem2 += used * used
+    s.counters[C_SHORT] = short
+    if s.counters[C_MOVING] > 0:
+        for v in range(s.vm_mig.shape[0]):
+            if s.vm_mig[v] == MIG_COPYING:
+                set_vm_rates(p, s, v, 0.0)
+    n = max(1, s.counters[C_ON])
+    return np.sqrt(max(0.0, cpu2 / n - (cpu / n) ** 2)), np.sqrt(max(0.0, mem2 / n - (mem / n) ** 2))
+
+
+@njit(cache=True, fastmath={"reassoc", "nsz"})
+def _integrate(total: NDArray[np.float64], rate: NDArray[np.float64], dt_s: float) -> float:
+    """``total += rate * dt``; returns the sum of the rates.
+
+    The sum may be reordered, so that it vectorises: it feeds running totals only, nothing that decides.
+    """
+    summed = 0.0
+    for i in range(rate.shape[0]):
+        total[i] += rate[i] * dt_s
+        summed += rate[i]
+    return summed
 
 
 @njit(cache=True)
-def accumulate(s: ClusterState, dt_s: float, imb_cpu: float, imb_mem: float) -> None:
+def accumulate(p: ClusterParams, s: ClusterState, dt_s: float) -> None:
     """Close a segment: every rate times its length."""
-    energy = 0.0
-    sat = 0.0
-    active = 0.0
-    on = 0
-    for h in range(s.host_power_state.shape[0]):
-        state = s.host_power_state[h]
-        power = s.host_power_now_w[h]
-        if state == OFF and power == 0.0:
-            continue
-        s.host_energy_j[h] += power * dt_s
-        s.host_sat_s[h] += s.host_sat_now[h] * dt_s
-        s.host_active_s[h] += s.host_active_now[h] * dt_s
-        energy += power
-        sat += s.host_sat_now[h]
-        active += s.host_active_now[h]
-        if state == ON:
-            on += 1
-    s.totals[T_ENERGY_J] += energy * dt_s
-    s.totals[T_SAT_S] += sat * dt_s
-    s.totals[T_ACTIVE_S] += active * dt_s
-    s.totals[T_ON_S] += on * dt_s
-    s.totals[T_IMB_CPU_S] += imb_cpu * dt_s
-    s.totals[T_IMB_MEM_S] += imb_mem * dt_s
-    s.totals[T_TIME_S] += dt_s
-    _accumulate_vms(s, dt_s)
-
-
-@njit(cache=True)
-def _accumulate_vms(s: ClusterState, dt_s: float) -> None:
-    requested = 0.0
-    for v in range(s.vm_state.shape[0]):
-        s.vm_requested[v] += s.vm_demand_mhz[v] * dt_s
-        requested += s.vm_demand_mhz[v]
-    s.totals[T_REQUESTED] += requested * dt_s
+    t = s.totals
+    t[T_ENERGY_J] += _integrate(s.host_energy_j, s.host_power_now_w, dt_s) * dt_s
+    t[T_ACTIVE_S] += _integrate(s.host_active_s, s.host_active_now, dt_s) * dt_s
+    if s.counters[C_SHORT] > 0:
+        t[T_SAT_S] += _integrate(s.host_sat_s, s.host_sat_now, dt_s) * dt_s
+    t[T_ON_S] += s.counters[C_ON] * dt_s
+    t[T_TIME_S] += dt_s
+    t[T_REQUESTED] += _integrate(s.vm_requested, s.vm_demand_mhz, dt_s) * dt_s
     if s.counters[C_LOSS] > 0:
-        missed = 0.0
-        lost = 0.0
-        for v in range(s.vm_state.shape[0]):
-            s.vm_missed[v] += s.vm_miss_mhz[v] * dt_s
-            s.vm_mig_lost[v] += s.vm_mig_loss_mhz[v] * dt_s
-            missed += s.vm_miss_mhz[v]
-            lost += s.vm_mig_loss_mhz[v]
-        s.totals[T_MISSED] += missed * dt_s
-        s.totals[T_MIG_LOST] += lost * dt_s
+        t[T_MISSED] += _integrate(s.vm_missed, s.vm_miss_mhz, dt_s) * dt_s
+        t[T_MIG_LOST] += _integrate(s.vm_mig_lost, s.vm_mig_loss_mhz, dt_s) * dt_s
     if s.counters[C_PENDING] > 0:
         for v in range(s.vm_state.shape[0]):
             if s.vm_state[v] == PENDING:
                 s.vm_down_s[v] += dt_s
-                s.totals[T_DOWN_S] += dt_s
+                t[T_DOWN_S] += dt_s

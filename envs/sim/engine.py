@@ -14,9 +14,12 @@ from .state import ABSENT, PENDING, ClusterParams, ClusterState
 from .totals import (
     C_ARRIVED,
     C_HEAP,
+    C_ON,
     C_PENDING,
     T_ARRIVALS,
     T_FAILED_PLACEMENTS,
+    T_IMB_CPU_S,
+    T_IMB_MEM_S,
 )
 
 __all__ = ["advance", "begin", "choose_host"]
@@ -145,6 +148,8 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
         if k < last and (k + 1) * p.sample_s < until_s:
             end = (k + 1) * p.sample_s
         imb_cpu, imb_mem = open_segment(p, s)
+        s.totals[T_IMB_CPU_S] += imb_cpu * (end - start)
+        s.totals[T_IMB_MEM_S] += imb_mem * (end - start)
         at, is_arrival = _next_time(p, s)
         while at <= end:
             if is_arrival:
@@ -152,7 +157,7 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
             else:
                 _handle_event(p, s, start)
             at, is_arrival = _next_time(p, s)
-        accumulate(s, end - start, imb_cpu, imb_mem)
+        accumulate(p, s, end - start)
         s.clock[0] = end
         measure(p, s, end)
 
@@ -166,6 +171,7 @@ def begin(p: ClusterParams, s: ClusterState, hosts_on: bool) -> None:
     s.host_trans_end_s[:] = np.inf
     s.host_scale[:] = 1.0
     s.host_power_state[:] = ON if hosts_on else OFF
+    s.counters[C_ON] = s.host_power_state.shape[0] if hosts_on else 0
     s.vm_host[:] = -1
     s.vm_dest[:] = -1
     s.vm_next[:] = -1

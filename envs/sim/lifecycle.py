@@ -22,6 +22,8 @@ from .state import (
 )
 from .totals import (
     C_LOSS,
+    C_MOVING,
+    C_ON,
     C_PENDING,
     C_SAMPLE,
     T_BOOTS,
@@ -122,6 +124,7 @@ def _set_power_state(p: ClusterParams, s: ClusterState, h: int, state: int, elap
     was_on = 1.0 if s.host_power_state[h] == ON else 0.0
     is_on = 1.0 if state == ON else 0.0
     s.totals[T_ON_S] += (was_on - is_on) * elapsed_s
+    s.counters[C_ON] += int(is_on - was_on)
     s.host_power_state[h] = state
     refresh_host(p, s, h, elapsed_s)
 
@@ -189,6 +192,7 @@ def start_migration(
 def start_copy(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> None:
     """Begin to copy a VM's memory: both ends pay until it is over."""
     s.vm_mig[v] = MIG_COPYING
+    s.counters[C_MOVING] += 1
     end = now_s + p.vm_mem_mib[v] / p.mig_mib_s
     s.vm_mig_end_s[v] = end
     push_event(s, end, MIGRATION_END, v)
@@ -204,6 +208,7 @@ def finish_migration(p: ClusterParams, s: ClusterState, v: int, now_s: float, el
     _reserve(p, s, v, source, -1.0)
     _remove_incoming(s, v, dest)
     s.vm_mig[v] = MIG_NONE
+    s.counters[C_MOVING] -= 1
     s.vm_dest[v] = -1
     s.vm_mig_end_s[v] = np.inf
     _settle(p, s, v, dest)
@@ -225,6 +230,7 @@ def depart(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: f
         s.totals[T_DOWN_S] += elapsed_s
     if s.vm_mig[v] == MIG_COPYING:
         drop_event(s, MIGRATION_END, v)
+        s.counters[C_MOVING] -= 1
     if s.vm_mig[v] != MIG_NONE:
         s.totals[T_MIG_ABORTED] += 1.0
     s.vm_mig[v] = MIG_NONE
@@ -235,6 +241,8 @@ def depart(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: f
     change = s.vm_demand_mhz[v] * elapsed_s
     s.vm_requested[v] += change
     s.totals[T_REQUESTED] += change
+    s.vm_live_mhz[v] = 0.0
+    s.vm_cap_mhz[v] = 0.0
     s.vm_demand_mhz[v] = 0.0
     s.vm_ask_mhz[v] = 0.0
     s.vm_granted_mhz[v] = 0.0
@@ -309,6 +317,7 @@ def arrive(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: f
     s.vm_state[v] = PENDING
     s.counters[C_PENDING] += 1
     s.counters[C_LOSS] = 1
+    s.vm_live_mhz[v] = p.vm_cpu_mhz[v]
     demand = p.util[s.counters[C_SAMPLE], v] * p.vm_cpu_mhz[v]
     s.vm_demand_mhz[v] = demand
     s.vm_requested[v] -= demand * elapsed_s

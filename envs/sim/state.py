@@ -40,7 +40,7 @@ ABSENT, PENDING, RUNNING, DEPARTED = 0, 1, 2, 3
 """VM states, the values of ``ClusterState.vm_state``: not yet arrived, arrived without a host, on a host, gone."""
 
 MIG_NONE, MIG_WAITING, MIG_COPYING = 0, 1, 2
-"""Migration states, the values of ``ClusterState.vm_mig``: none, waiting for the destination to boot, copying."""
+"""Migration states, the values of ``ClusterState.vm_mig``: none, waiting for the host to boot, copying."""
 
 N_TOTALS = 32
 """Room for running totals; their meaning is in ``metrics.py``."""
@@ -53,6 +53,8 @@ class ClusterParams(NamedTuple):
     host_cpu_mhz: F8  # (H,) CPU of the whole host, MHz
     host_core_mhz: F8  # (H,) speed of one core, MHz
     host_mem_mib: F8  # (H,) MiB
+    host_inv_cpu: F8  # (H,) 1 / host_cpu_mhz
+    host_inv_mem: F8  # (H,) 1 / host_mem_mib
     host_boot_s: F8  # (H,) s
     host_shutdown_s: F8  # (H,) s
     host_boot_w: F8  # (H,) W while booting
@@ -114,7 +116,8 @@ class ClusterState(NamedTuple):
     vm_mig_end_s: F8  # (V,) end of the copy, inf = none
     vm_demand_mhz: F8  # (V,) demand, MHz
     vm_ask_mhz: F8  # (V,) demand capped by the speed of the host's cores, MHz
-    vm_cap_mhz: F8  # (V,) vCPUs * core speed of the host, MHz
+    vm_cap_mhz: F8  # (V,) vCPUs * core speed of the host, MHz; 0 without a host
+    vm_live_mhz: F8  # (V,) nominal CPU while the VM is there (waiting or running), else 0, MHz
     vm_granted_mhz: F8  # (V,) CPU that does the VM's work, MHz
     vm_miss_mhz: F8  # (V,) demand that is not served, MHz
     vm_mig_loss_mhz: F8  # (V,) the part of it that a migration costs, MHz
@@ -218,6 +221,8 @@ def make_params(config: ClusterConfig, workload: Workload) -> ClusterParams:
         host_cpu_mhz=per_host([t.cpu_mhz for t in types]),
         host_core_mhz=per_host([t.core_mhz for t in types]),
         host_mem_mib=per_host([t.memory_mib for t in types]),
+        host_inv_cpu=1.0 / per_host([t.cpu_mhz for t in types]),
+        host_inv_mem=1.0 / per_host([t.memory_mib for t in types]),
         host_boot_s=per_host([t.boot_time_s for t in types]),
         host_shutdown_s=per_host([t.shutdown_time_s for t in types]),
         host_boot_w=per_host(mid),
