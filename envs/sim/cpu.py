@@ -40,7 +40,6 @@ from .totals import (
 
 __all__ = [
     "accumulate",
-    "imbalance",
     "measure",
     "open_segment",
     "recount_host",

@@ -41,14 +41,14 @@ def _score(p: ClusterParams, s: ClusterState, v: int, h: int) -> float:
     table = p.power_w[p.host_type[h]]
     now = s.host_nominal_mhz[h] / p.host_cpu_mhz[h]
     then = (s.host_nominal_mhz[h] + p.vm_cpu_mhz[v]) / p.host_cpu_mhz[h]
-    # Power-aware best fit: the increase of power; an empty host is charged its idle power, since it could be off.
+    # Power-aware best fit: the increase of power; an empty host could be off, so it is charged its idle power.
     idle = table[0] if s.host_n_vms[h] + s.host_n_in[h] == 0 else 0.0
     return power_at(table, then) - power_at(table, now) + idle
 
 
 @njit(cache=True)
 def choose_host(p: ClusterParams, s: ClusterState, v: int, off: bool) -> int:
-    """The host that the arrival rule gives a VM, among those that run (or, with ``off``, that are off); -1 = none."""
+    """The host that the arrival rule gives a VM, of those that run (with ``off``: are off); -1 = none."""
     best = -1
     least = np.inf
     for h in range(s.host_power_state.shape[0]):
@@ -97,8 +97,11 @@ def _admit_arrivals(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: 
 
 @njit(cache=True)
 def _retry_pending(p: ClusterParams, s: ClusterState) -> None:
-    """At an interval's start, VMs that found no host try again."""
+    """At every multiple of the interval, VMs that found no host try again, however time is cut into calls."""
     if s.counters[C_PENDING] == 0 or p.arrival_rule == BY_POLICY:
+        return
+    intervals = s.clock[0] / p.interval_s
+    if abs(intervals - np.rint(intervals)) > 1e-9 * max(1.0, intervals):
         return
     for v in range(s.vm_state.shape[0]):
         if s.vm_state[v] == PENDING and s.vm_dest[v] < 0:
@@ -131,6 +134,17 @@ def _next_time(p: ClusterParams, s: ClusterState) -> tuple[float, bool]:
 
 
 @njit(cache=True)
+def _segment_end(p: ClusterParams, start_s: float, until_s: float) -> float:
+    """The next trace sample, multiple of the interval or end, whichever is first.
+
+    Cutting at the interval too makes one long run equal, to the last bit, to a run step by step.
+    """
+    end = min(until_s, (int(start_s / p.interval_s + 1e-9) + 1) * p.interval_s)
+    k = int(start_s / p.sample_s + 1e-9)
+    return min(end, (k + 1) * p.sample_s) if k < p.util.shape[0] - 1 else end
+
+
+@njit(cache=True)
 def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
     """Run the cluster up to a time; nothing is decided on the way but arrivals.
 
@@ -139,14 +153,10 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
         s: State, measured at ``clock[0]``.
         until_s: End, s; the state is measured there.
     """
-    _retry_pending(p, s)
-    last = p.util.shape[0] - 1
     while s.clock[0] < until_s:
         start = s.clock[0]
-        k = int(start / p.sample_s + 1e-9)
-        end = until_s
-        if k < last and (k + 1) * p.sample_s < until_s:
-            end = (k + 1) * p.sample_s
+        end = _segment_end(p, start, until_s)
+        _retry_pending(p, s)
         imb_cpu, imb_mem = open_segment(p, s)
         s.totals[T_IMB_CPU_S] += imb_cpu * (end - start)
         s.totals[T_IMB_MEM_S] += imb_mem * (end - start)
@@ -160,6 +170,7 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
         accumulate(p, s, end - start)
         s.clock[0] = end
         measure(p, s, end)
+    open_segment(p, s)  # whoever looks now sees the rates that follow from this instant's demand
 
 
 @njit(cache=True)
@@ -185,3 +196,4 @@ def begin(p: ClusterParams, s: ClusterState, hosts_on: bool) -> None:
     measure(p, s, 0.0)
     _admit_arrivals(p, s, 0.0, 0.0)
     measure(p, s, 0.0)
+    open_segment(p, s)

@@ -6,7 +6,7 @@ __all__ = ["ConfigError", "IllegalDecision", "TraceError", "VirtgymError"]
 
 
 class VirtgymError(ValueError):
-    """Base of every error a user can cause; its text is one line that says what, where and what is allowed."""
+    """Base of all errors a user can cause; its text is one line: what, where and what is allowed."""
 
 
 class ConfigError(VirtgymError):

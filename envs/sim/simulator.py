@@ -192,7 +192,7 @@ class Simulator:
         return StepMetrics(self.state.totals - before)
 
     def fork(self) -> Simulator:
-        """A copy that shares the parameters and owns its state: what happens to one is not seen by the other."""
+        """A copy that shares the parameters and owns its state: neither sees what happens to the other."""
         twin = object.__new__(Simulator)
         twin.config, twin.workload, twin.params = self.config, self.workload, self.params
         twin.strict, twin.horizon_s = self.strict, self.horizon_s

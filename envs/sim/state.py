@@ -7,6 +7,7 @@ stand on its field; H hosts, V VMs, T host types, S trace samples.
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ I4 = NDArray[np.int32]
 I1 = NDArray[np.int8]
 
 ABSENT, PENDING, RUNNING, DEPARTED = 0, 1, 2, 3
-"""VM states, the values of ``ClusterState.vm_state``: not yet arrived, arrived without a host, on a host, gone."""
+"""VM states, the values of ``ClusterState.vm_state``: not yet arrived, without a host, on a host, gone."""
 
 MIG_NONE, MIG_WAITING, MIG_COPYING = 0, 1, 2
 """Migration states, the values of ``ClusterState.vm_mig``: none, waiting for the host to boot, copying."""
@@ -205,9 +206,8 @@ def make_params(config: ClusterConfig, workload: Workload) -> ClusterParams:
     """Flatten a cluster and its workload into the arrays that kernels read."""
     kinds = np.ascontiguousarray(config.host_type_of, dtype=np.int32)
     types = config.host_types
-    points = max(len(t.table_w) for t in types)
-    # Tables of different length meet on the finest grid; linear interpolation keeps every given point
-    # only where the grids nest, so a coarser table is refined exactly when (points - 1) is a multiple.
+    # Tables of different length meet on the coarsest grid that holds every given point, so none is bent.
+    points = math.lcm(*(len(t.table_w) - 1 for t in types)) + 1
     grid = np.linspace(0.0, 1.0, points)
     power = np.array([np.interp(grid, np.linspace(0.0, 1.0, len(t.table_w)), t.table_w) for t in types])
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 __all__ = ["C_ARRIVED", "C_HEAP", "C_LOSS", "C_MOVING", "C_ON", "C_PENDING", "C_SAMPLE", "C_SHORT"]
 
 C_ARRIVED, C_HEAP, C_SAMPLE, C_PENDING, C_LOSS, C_MOVING, C_ON, C_SHORT = 0, 1, 2, 3, 4, 5, 6, 7
-"""Counters: VMs that have arrived, events in the queue, current trace sample, VMs waiting for a host, non-zero
-if some VM may get less than it demands, copies under way, hosts that are on, non-zero if some host may be
+"""Counters: VMs that have arrived, events in the queue, current trace sample, VMs waiting for a host,
+non-zero if some VM may get less than it demands, copies under way, hosts that are on, non-zero if some host may be
 short of CPU."""
 
 T_ENERGY_J = 0
