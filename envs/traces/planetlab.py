@@ -154,7 +154,7 @@ def _parse_fast(contents: Sequence[bytes], expected: int) -> NDArray[np.int64] |
 
 
 def _parse_slow(paths: Sequence[Path], contents: Sequence[bytes], expected: int) -> NDArray[np.int64]:
-    """Parse line by line, naming what is wrong; blanks round a number, CRLF and blank lines at the end may be.
+    """Parse line by line; blanks round a number, CRLF and blank lines at the end are no errors.
 
     Raises:
         TraceError: With file and line of the first offence.

@@ -1,36 +1,94 @@
-"""One door to every trace format: guess the format, check the options, call the reader."""
+"""One door to every trace format: guess the format, check the options, call the reader through the cache."""
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..sim.errors import TraceError
 from .base import Trace
-from .planetlab import read_planetlab
-from .synthetic import generate
+from .planetlab import show_path
 
-__all__ = ["TRACE_FORMATS", "guess_format", "read_trace"]
+__all__ = ["TRACE_FORMATS", "TraceSummary", "check_trace", "guess_format", "read_trace"]
 
 TRACE_FORMATS: Mapping[str, str] = {
-    "planetlab": "folder of one file per VM, 288 integer percentages each (CoMon project, 2011)",
+    "planetlab": "folder with one file per VM, 288 integer percentages each (CoMon project, 2011)",
+    "table": "your own CSV or Parquet: one row per VM and time (docs/traces.md)",
     "synthetic": "embedded generator, seeded, calibrated to PlanetLab statistics; needs no path",
 }
-"""Formats that can be read now: name to one line of description."""
+"""Formats that can be read: name to one line of description."""
+
+# Imported when used: a command that reads no table should not wait for pyarrow.
+_READERS = {
+    "planetlab": ("planetlab", "read_planetlab"),
+    "table": ("table", "read_table"),
+    "synthetic": ("synthetic", "generate"),
+}
 
 
-def read_trace(path: str | os.PathLike[str] | None = None, format: str = "auto", **options: Any) -> Trace:
+@dataclass(frozen=True)
+class TraceSummary:
+    """What `check_trace` found.
+
+    Attributes:
+        name: The trace's name.
+        format: Format it was read as.
+        source: Path, or what it was generated from.
+        vms: Number of VMs, V.
+        samples: Samples per VM, S.
+        sample_s: Sampling period, s.
+        span_s: Length of the trace, s.
+        unit: What a value means.
+        mean: Mean of all samples.
+        sd: Standard deviation of all samples.
+        maximum: Largest sample.
+        zeros: Share of samples that are 0.
+        arrivals: VMs that arrive after the start.
+        departures: VMs that leave before the end.
+        columns: Which optional columns the trace has.
+        notes: What the reader found or repaired.
+    """
+
+    name: str
+    format: str
+    source: str
+    vms: int
+    samples: int
+    sample_s: float
+    span_s: float
+    unit: str
+    mean: float
+    sd: float
+    maximum: float
+    zeros: float
+    arrivals: int
+    departures: int
+    columns: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def read_trace(
+    path: str | os.PathLike[str] | None = None, format: str = "auto", *, cache: bool = True, **options: Any
+) -> Trace:
     """Read a trace of any known format.
+
+    A path that does not exist but is a name of the catalog (``planetlab/20110303``) means that trace as
+    fetched into the cache folder.
 
     Args:
         path: File or folder; None for ``synthetic``.
         format: A name of `TRACE_FORMATS`, or ``auto`` to guess it from the path.
-        **options: Keyword arguments of the format's reader (``expected``, ``n_vms``, ``seed``, ...).
+        cache: Whether to use the user's cache of parsed traces.
+        **options: Keyword arguments of the format's reader: ``expected`` and ``sample_s`` for planetlab;
+            ``sample_s``, ``fill`` and ``over`` for table; those of `generate` and ``seed`` for synthetic.
 
     Returns:
         The trace.
@@ -40,37 +98,140 @@ def read_trace(path: str | os.PathLike[str] | None = None, format: str = "auto",
     """
     name = guess_format(path) if format == "auto" else format
     if name not in TRACE_FORMATS:
-        near = difflib.get_close_matches(name, TRACE_FORMATS, n=1)
-        hint = f", did you mean {near[0]}?" if near else ""
-        raise TraceError(
-            f"trace format {name!r} is not available{hint} available are: {', '.join(TRACE_FORMATS)}"
-        )
+        raise _unknown_format(name, path if format == "auto" else None)
+    module, function = _READERS[name]
+    reader = getattr(importlib.import_module(f".{module}", __package__), function)
     if name == "synthetic":
-        return _generate(options)
+        return _generate(reader, options)
+    _check_options(name, reader, options)
     if path is None:
         raise TraceError(f"the trace format {name} needs a path to a file or folder")
-    reader = read_planetlab
-    _check_options(name, reader, options)
-    return reader(path, **options)
+    found = _find(path)
+
+    def read() -> Trace:
+        trace: Trace = reader(found, **options)
+        return trace
+
+    if not cache:
+        return read()
+    from .cache import read_cached
+
+    return read_cached(found, name, options, read)
 
 
 def guess_format(path: str | os.PathLike[str] | None) -> str:
-    """Guess the format of ``path`` from names alone; None means ``synthetic``, the embedded default."""
+    """Guess the format of ``path`` from the names of its files; None means ``synthetic``, the default.
+
+    Returns:
+        A name that may be a format of a later version, so that the error can say what the file is.
+    """
     if path is None:
         return "synthetic"
+    root = Path(path)
+    name = root.name.lower()
+    if root.is_dir():
+        if (root / "tasks.parquet").is_file():
+            return "opendc"
+        suffixes = (".csv", ".csv.gz", ".parquet", ".pq")
+        return "table" if any((root / f"usage{suffix}").is_file() for suffix in suffixes) else "planetlab"
+    if name.endswith((".parquet", ".pq", ".csv.gz")):
+        return "table"
+    if name.endswith(".csv"):
+        return "huawei" if _first_line(root).startswith("vmid,cpu,mem,at") else "table"
     return "planetlab"
+
+
+def check_trace(
+    path: str | os.PathLike[str] | None = None, format: str = "auto", **options: Any
+) -> TraceSummary:
+    """Read a trace from its source, past the cache, and describe it.
+
+    Args:
+        path: File or folder; None for ``synthetic``.
+        format: A name of `TRACE_FORMATS`, or ``auto``.
+        **options: As of `read_trace`.
+
+    Returns:
+        The summary.
+
+    Raises:
+        TraceError: As `read_trace`.
+    """
+    trace = read_trace(path, format, cache=False, **options)
+    present = [key for key in ("vcpus", "cpu_mhz", "memory_mib") if getattr(trace, key) is not None]
+    return TraceSummary(
+        name=trace.name,
+        format=trace.format,
+        source=trace.source,
+        vms=trace.n_vms,
+        samples=trace.n_samples,
+        sample_s=trace.sample_s,
+        span_s=trace.span_s,
+        unit="fraction of the VM's nominal CPU",
+        mean=float(trace.util.mean()),
+        sd=float(trace.util.std()),
+        maximum=float(trace.util.max()),
+        zeros=float(np.mean(trace.util == 0)),
+        arrivals=int(np.count_nonzero(trace.arrival_s > 0)),
+        departures=int(np.count_nonzero(trace.departure_s < trace.span_s)),
+        columns=(*present, *trace.signals),
+        notes=trace.notes,
+    )
+
+
+def _find(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """Return ``path``, or where the catalog's trace of that name was fetched to if there is no such path."""
+    if os.path.lexists(path):
+        return path
+    from .catalog import fetched_path, load_catalog
+
+    entry = load_catalog().get(os.fspath(path))
+    if entry is None:
+        return path
+    fetched = fetched_path(entry)
+    if not fetched.is_dir():
+        raise TraceError(
+            f"{show_path(path)}: no such file or folder; to download it: virtgym traces fetch {entry.name}"
+        )
+    return fetched
+
+
+def _unknown_format(name: str, guessed_from: str | os.PathLike[str] | None) -> TraceError:
+    near = difflib.get_close_matches(name, TRACE_FORMATS, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    where = "" if guessed_from is None else f"{show_path(guessed_from)}: "
+    return TraceError(
+        f"{where}trace format {name!r} is not available{hint}; there are: {', '.join(TRACE_FORMATS)}"
+    )
 
 
 def _check_options(name: str, reader: Callable[..., Trace], options: Mapping[str, Any]) -> None:
     allowed = [key for key in inspect.signature(reader).parameters if key not in ("path", "rng")]
+    if name == "synthetic":
+        allowed.append("seed")
     for key in options:
         if key not in allowed:
-            raise TraceError(f"{name}: no option {key!r}; allowed are: {', '.join(allowed)}")
+            near = difflib.get_close_matches(key, allowed, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise TraceError(f"{name}: no option {key!r}{hint}; allowed are: {', '.join(allowed)}")
 
 
-def _generate(options: Mapping[str, Any]) -> Trace:
+def _generate(generate: Callable[..., Trace], options: Mapping[str, Any]) -> Trace:
     rest = dict(options)
-    seed = rest.pop("seed", 0)
     rng = rest.pop("rng", None)
     _check_options("synthetic", generate, rest)
-    return generate(np.random.default_rng(seed) if rng is None else rng, **rest)
+    seed = rest.pop("seed", 0)
+    try:
+        return generate(np.random.default_rng(seed) if rng is None else rng, **rest)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, TraceError):
+            raise
+        raise TraceError(f"synthetic: an option is of the wrong type ({error})") from None
+
+
+def _first_line(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return file.readline(200).decode("utf-8", errors="replace").replace(" ", "")
+    except OSError:
+        return ""

@@ -27,9 +27,9 @@ lag-12 (1 h) autocorrelation, median VM       0.04 – 0.07   0.04
 standard deviation over time of the mean, %   0.57 – 1.44   0.68
 ============================================= ============= =========
 
-The lag-1 autocorrelation is strong over all samples because VMs differ, and weak within a VM: a PlanetLab VM's
-next sample is nearly independent of this one once its mean is known. Both are reproduced, since forecasters live
-on the second.
+The lag-1 autocorrelation is strong over all samples because VMs differ, and weak within a VM: a PlanetLab
+VM's next sample is nearly independent of this one once its mean is known. Both are reproduced, since
+forecasters live on the second.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def generate(
         churn: Share of VMs that arrive at a uniformly random time and leave after an exponential lifetime;
             the others live for the whole trace.
         mean_lifetime_s: Mean lifetime of the churning VMs, s; a quarter of the trace by default.
-        align: Whether arrivals and departures fall on sample boundaries; each VM then lives for a sample or more.
+        align: Whether lives begin and end on sample boundaries; a VM then lives for a sample or more.
         name: The trace's name.
 
     Returns:
@@ -86,8 +86,8 @@ def generate(
         TraceError: If an argument is out of its range.
     """
     _check_arguments(n_vms, n_samples, sample_s, churn, mean_lifetime_s)
-    # Utilisation and lives have a stream each, so that churn changes nobody's utilisation. Seeds are drawn, not
-    # spawned: `spawn` depends on how often it was called, which is not part of the generator's state.
+    # Utilisation and lives have a stream each, so that churn changes nobody's utilisation. Seeds are drawn,
+    # not spawned: `spawn` depends on how often it was called, which is not part of the generator's state.
     util_rng, life_rng = (np.random.default_rng(seed) for seed in rng.integers(0, 2**63, size=2))
     percent = _draw_percent(util_rng, n_vms, n_samples, sample_s)
     arrival_s, departure_s = _draw_lives(

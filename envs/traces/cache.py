@@ -1,0 +1,165 @@
+"""The user's cache: traces already parsed, as uncompressed ``.npz``, and traces already downloaded.
+
+Text takes tens of milliseconds to parse and large tables take seconds; a memory image loads in a few (wide
+Parquet measured no faster than the text, so Parquet is for exchange, see `convert_trace`). The cache is only
+ever an accelerator: a damaged file, a full disk or a read-only folder mean that a trace is read anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import uuid
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .base import Trace
+
+__all__ = ["cache_dir", "content_signature", "read_cached"]
+
+# Part of every key: raise it when a reader or this layout changes, and old files are not looked at again.
+_LAYOUT = "1"
+# A file changed twice within one tick of the file system's clock looks unchanged: younger ones stay uncached.
+_SETTLED_S = 2.0
+_COLUMNS = ("arrival_s", "departure_s", "vcpus", "cpu_mhz", "memory_mib")
+_SIGNAL = "signal:"
+
+
+def cache_dir() -> Path:
+    """Return the cache folder: ``VIRTGYM_CACHE``, else ``virtgym`` in the user's cache folder (XDG)."""
+    chosen = os.environ.get("VIRTGYM_CACHE")
+    if chosen:
+        return Path(chosen)
+    import pooch
+
+    return Path(pooch.os_cache("virtgym"))
+
+
+def read_cached(
+    path: str | os.PathLike[str], format: str, options: Mapping[str, Any], read: Callable[[], Trace]
+) -> Trace:
+    """Return the trace at ``path`` from the cache, or read it and put it there.
+
+    Args:
+        path: File or folder of the trace.
+        format: Name of its format.
+        options: Options of the reader; they are part of the key.
+        read: Reads the trace.
+
+    Returns:
+        The trace, equal to what ``read()`` returns.
+
+    Raises:
+        TraceError: From ``read``; a failed read is never cached.
+    """
+    root = Path(path)
+    before = content_signature(root)
+    if before is None:
+        return read()
+    signature, changed_s = before
+    file = _cache_file(root, format, options)
+    cached = None if file is None else _load(file, signature)
+    if cached is not None:
+        return replace(cached, source=str(path))
+    trace = read()
+    if file is not None and time.time() - changed_s > _SETTLED_S and content_signature(root) == before:
+        _store(file, signature, trace)
+    return trace
+
+
+def content_signature(root: Path) -> tuple[str, float] | None:
+    """Return a hash over names, sizes and times of the files at ``root``, and when one last changed, s.
+
+    Change times (ctime) count, too: they betray a file that was rewritten with its old modification time.
+
+    Returns:
+        The hash and the latest change, or None if ``root`` cannot be listed.
+    """
+    try:
+        if root.is_file():
+            found = [("", root.stat())]
+        else:
+            with os.scandir(root) as entries:
+                found = sorted((entry.name, entry.stat()) for entry in entries if entry.name[0] != ".")
+    except OSError:
+        return None
+    digest = hashlib.sha256()
+    for name, stat in found:
+        facts = f"\0{stat.st_mode}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0"
+        digest.update(os.fsencode(name) + facts.encode())
+    return digest.hexdigest(), max((stat.st_ctime for _, stat in found), default=0.0)
+
+
+def _cache_file(root: Path, format: str, options: Mapping[str, Any]) -> Path | None:
+    """Return the one cache file of a path and its options: new content overwrites it, so nothing piles up."""
+    try:
+        resolved = root.resolve()
+        text = json.dumps([_LAYOUT, os.fspath(resolved), format, sorted(options.items())], default=repr)
+        key = hashlib.sha256(text.encode("utf-8", errors="surrogateescape")).hexdigest()[:20]
+        return cache_dir() / "traces" / f"{key}.npz"
+    except (OSError, RuntimeError):  # no home folder to put a cache in, or a loop of links
+        return None
+
+
+def _store(file: Path, signature: str, trace: Trace) -> None:
+    """Write a trace so that a reader sees all of it or nothing; give up silently where that is impossible."""
+    arrays: dict[str, Any] = {"util": trace.util}
+    for key in _COLUMNS:
+        column = getattr(trace, key)
+        if column is not None:
+            arrays[key] = column
+    for key, matrix in trace.signals.items():
+        arrays[_SIGNAL + key] = matrix
+    note = {
+        "signature": signature,
+        "name": trace.name,
+        "format": trace.format,
+        "sample_s": trace.sample_s,
+        "vm_names": trace.vm_names,
+        "notes": trace.notes,
+    }
+    arrays["note"] = np.frombuffer(json.dumps(note).encode("ascii"), dtype=np.uint8)
+    scratch = file.with_name(f"{file.stem}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(scratch, "xb") as out:
+                np.savez(out, **arrays)
+            os.replace(scratch, file)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+def _load(file: Path, signature: str) -> Trace | None:
+    """Read a cached trace; None if there is none, it is of other content, or it is damaged."""
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            note = json.loads(archive["note"].tobytes())
+            if note["signature"] != signature:
+                return None
+            arrays = {key: archive[key] for key in archive.files if key != "note"}
+        return Trace(
+            name=note["name"],
+            format=note["format"],
+            source="",
+            sample_s=note["sample_s"],
+            util=arrays.pop("util"),
+            vm_names=tuple(note["vm_names"]),
+            notes=tuple(note["notes"]),
+            signals={
+                key.removeprefix(_SIGNAL): arrays.pop(key) for key in list(arrays) if key.startswith(_SIGNAL)
+            },
+            **arrays,
+        )
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+        # NumPy checks the CRC of every member; whatever is wrong with the file, the source is still there.
+        return None

@@ -1,0 +1,290 @@
+"""Columns of a CSV or Parquet file, with the line or row of every value at hand for error messages."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import gzip
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..sim.errors import TraceError
+from .planetlab import show_path
+
+__all__ = ["METADATA_KEY", "Columns", "is_table_file", "read_columns"]
+
+METADATA_KEY = b"virtgym"
+"""Key of the JSON that `convert_trace` leaves in a Parquet file's schema."""
+
+_CSV = (".csv", ".csv.gz")
+_PARQUET = (".parquet", ".pq")
+
+
+def is_table_file(path: Path) -> bool:
+    """Whether the name of ``path`` ends like a CSV or Parquet file."""
+    return path.name.lower().endswith(_CSV + _PARQUET)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of one file.
+
+    Attributes:
+        path: The file.
+        table: A ``pyarrow.Table``; every column is a string when the file is a CSV.
+        is_csv: Whether the file is a CSV.
+        metadata: What `convert_trace` left in a Parquet file, else empty.
+    """
+
+    path: Path
+    table: Any
+    is_csv: bool
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return int(self.table.num_rows)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a column ``name``."""
+        return name in self.table.column_names
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns."""
+        return list(self.table.column_names)
+
+    def where(self, row: int) -> str:
+        """Return ``file:line`` of a 0-based data row (``file, row N`` for Parquet, counted from 1)."""
+        if not self.is_csv:
+            return f"{show_path(self.path)}, row {row + 1}"
+        with _open_text(self.path) as file:
+            reader = csv.reader(file)
+            filled = (reader.line_num for cells in reader if cells)
+            for index, line in enumerate(filled, start=-1):
+                if index == row:
+                    return f"{show_path(self.path)}:{line}"
+        return f"{show_path(self.path)}, row {row + 1}"
+
+    def error(self, row: int, text: str) -> TraceError:
+        """Return the error ``text`` at a 0-based data row."""
+        return TraceError(f"{self.where(row)}: {text}")
+
+    def numbers(
+        self, name: str, allowed: str, *, low: float = 0.0, high: float = math.inf, blank: bool = False
+    ) -> NDArray[np.float64]:
+        """Return a numeric column, shape (N,).
+
+        Args:
+            name: Column.
+            allowed: What the values may be, in words, for the message.
+            low: Smallest allowed value.
+            high: Largest allowed value; infinity itself is allowed only where a blank is.
+            blank: Whether a value may be missing; it is NaN then.
+
+        Returns:
+            The values.
+
+        Raises:
+            TraceError: Naming line, column and value of the first offence.
+        """
+        values = self._as_floats(name, allowed, blank)
+        valid = (values >= low) & (values <= high)
+        valid &= np.isfinite(values) | blank
+        if blank:
+            valid |= np.isnan(values)
+        if not valid.all():
+            raise self._bad_value(name, int(np.argmin(valid)), allowed)
+        return values
+
+    def labels(self, name: str) -> tuple[NDArray[np.int64], list[str]]:
+        """Return a column of names as codes, shape (N,), and the names in the order of their first row.
+
+        Raises:
+            TraceError: If a name is missing, or the column holds neither text nor integers.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        column = self.table[name]
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise TraceError(
+                f"{show_path(self.path)}: column {name!r} has type {kind}, expected text or integers"
+            )
+        text = pc.fill_null(pc.cast(column, pa.string()), "")
+        missing = pc.equal(text, "").to_numpy()
+        if missing.any():
+            raise self.error(int(np.argmax(missing)), f"{name} is blank; every row needs one")
+        encoded = text.combine_chunks().dictionary_encode()
+        return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+
+    def _as_floats(self, name: str, allowed: str, blank: bool) -> NDArray[np.float64]:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        column = self.table[name]
+        if self.is_csv:
+            column = pc.utf8_trim_whitespace(column)
+            if blank:
+                column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
+        elif not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+            raise TraceError(
+                f"{show_path(self.path)}: column {name!r} has type {column.type}, expected numbers"
+            )
+        try:
+            floats = pc.cast(column, pa.float64(), safe=self.is_csv)
+        except pa.ArrowInvalid:
+            raise self._bad_value(name, _first_uncastable(column), allowed) from None
+        return np.array(pc.fill_null(floats, math.nan).to_numpy(), dtype=np.float64)
+
+    def _bad_value(self, name: str, row: int, allowed: str) -> TraceError:
+        found = self.table[name][row].as_py()
+        shown = "nothing" if found in (None, "") else repr(found)[:60]
+        return self.error(row, f"{name}: expected {allowed}, found {shown}")
+
+
+def read_columns(
+    path: Path, *, required: Sequence[str], optional: Sequence[str], prefix: str | None = None
+) -> Columns:
+    """Read a CSV (``.csv``, ``.csv.gz``) or Parquet file whose columns must be known ones.
+
+    Args:
+        path: The file.
+        required: Columns that must be there.
+        optional: Columns that may be there.
+        prefix: Columns that start with it may be there, too.
+
+    Returns:
+        The columns.
+
+    Raises:
+        TraceError: If the file cannot be read, has no rows, or a column is missing, unknown or doubled.
+    """
+    is_csv = path.name.lower().endswith(_CSV)
+    try:
+        columns = _read_csv(path) if is_csv else _read_parquet(path)
+    except FileNotFoundError:
+        raise TraceError(f"{show_path(path)}: no such file or folder") from None
+    except OSError as error:
+        raise TraceError(
+            f"{show_path(path)}: cannot be read ({error.strerror or _one_line(error)})"
+        ) from None
+    _check_names(columns, required, optional, prefix)
+    if len(columns) == 0:
+        raise TraceError(f"{show_path(path)}: the table has no rows")
+    return columns
+
+
+def _read_csv(path: Path) -> Columns:
+    import pyarrow as pa
+    import pyarrow.csv as pacsv
+
+    try:
+        with _open_text(path) as file:
+            reader = csv.reader(file)
+            header = next((cells for cells in reader if cells), [])
+            lines = reader.line_num
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TraceError(f"{show_path(path)}: not a CSV file in UTF-8 ({_one_line(error)})") from None
+    names = [name.strip() for name in header]
+    if not names:
+        raise TraceError(f"{show_path(path)}: the file is empty; expected a header line")
+    if len(set(names)) != len(names):
+        raise TraceError(f"{show_path(path)}:{lines}: a column is named twice: {', '.join(names)}")
+    try:
+        table = pacsv.read_csv(
+            path,
+            read_options=pacsv.ReadOptions(column_names=names, skip_rows=lines),
+            parse_options=pacsv.ParseOptions(newlines_in_values=True),
+            convert_options=pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
+        )
+    except pa.ArrowInvalid as error:
+        if "Empty CSV" in str(error):
+            raise TraceError(f"{show_path(path)}: the table has no rows") from None
+        raise _explain_csv(path, len(names), error) from None
+    return Columns(path, table, is_csv=True)
+
+
+def _explain_csv(path: Path, width: int, error: Exception) -> TraceError:
+    """Find the line that a CSV parser stumbled over, which it does not tell."""
+    try:
+        with _open_text(path) as file:
+            reader = csv.reader(file)
+            for cells in reader:
+                if cells and len(cells) != width:
+                    return TraceError(
+                        f"{show_path(path)}:{reader.line_num}: expected {width} columns, found {len(cells)}"
+                    )
+    except (UnicodeDecodeError, csv.Error) as reason:
+        return TraceError(f"{show_path(path)}: not a CSV file in UTF-8 ({_one_line(reason)})")
+    return TraceError(f"{show_path(path)}: not a well-formed CSV file ({_one_line(error)})")
+
+
+def _read_parquet(path: Path) -> Columns:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # A file object, not a name: arrow would take special characters in a name for a URI.
+        with open(path, "rb") as file:
+            table = pq.read_table(file)
+        # pandas leaves its index behind when it is not told otherwise.
+        table = table.select([name for name in table.column_names if not name.startswith("__index_level_")])
+    except pa.ArrowException as error:
+        raise TraceError(f"{show_path(path)}: not a Parquet file ({_one_line(error)})") from None
+    names = table.column_names
+    if len(set(names)) != len(names):
+        raise TraceError(f"{show_path(path)}: a column is named twice: {', '.join(names)}")
+    note = (table.schema.metadata or {}).get(METADATA_KEY)
+    metadata = json.loads(note) if note else {}
+    return Columns(path, table, is_csv=False, metadata=metadata)
+
+
+def _check_names(
+    columns: Columns, required: Sequence[str], optional: Sequence[str], prefix: str | None
+) -> None:
+    known = [*required, *optional]
+    allowed = ", ".join(known) + (f", {prefix}*" if prefix else "")
+    where = show_path(columns.path) + (":1" if columns.is_csv else "")
+    for name in columns.names:
+        if name not in known and not (prefix and name.startswith(prefix)):
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f", did you mean {near[0]!r}?" if near else ";"
+            raise TraceError(f"{where}: unknown column {name!r}{hint} allowed are: {allowed}")
+    missing = [name for name in required if name not in columns]
+    if missing:
+        raise TraceError(f"{where}: needs the columns {', '.join(missing)}; found {', '.join(columns.names)}")
+
+
+def _open_text(path: Path) -> TextIO:
+    if path.name.lower().endswith(".gz"):
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return open(path, encoding="utf-8-sig", newline="")
+
+
+def _first_uncastable(column: Any) -> int:
+    """Return the first row that is no number, by bisection: a cast fails as a whole, without saying where."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    good, bad = 0, len(column)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        try:
+            pc.cast(column.slice(good, middle - good), pa.float64())
+            good = middle
+        except pa.ArrowInvalid:
+            bad = middle
+    return good
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]

@@ -1,0 +1,289 @@
+"""``virtgym traces fetch|check|convert|list``: download, validate and convert traces."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from virtgym.envs.sim.errors import TraceError, VirtgymError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from virtgym.envs.traces import TraceSummary
+
+__all__ = ["main"]
+
+_EXAMPLES = """\
+examples:
+  virtgym traces list
+  virtgym traces fetch planetlab/20110303 planetlab/20110306
+  virtgym traces fetch 20110303 --to data --base-url http://mirror.example/traces
+  virtgym traces check data/planetlab/20110303
+  virtgym traces check my_usage.csv --option fill=previous
+  virtgym traces convert data/planetlab/20110303 --out day.parquet
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as every error of the command line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and exiting."""
+        raise VirtgymError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``virtgym traces ARGV``.
+
+    Args:
+        argv: Arguments after ``traces``.
+
+    Returns:
+        Exit code: 0, or 2 after a user's error, told in one line on stderr. ``--help`` itself exits with 0.
+    """
+    try:
+        arguments = _build_parser().parse_args(list(argv))
+        arguments.run(arguments)
+    except VirtgymError as error:
+        print(f"virtgym traces: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(
+        prog="virtgym traces",
+        description="Download, validate and convert utilisation traces.",
+        epilog=_EXAMPLES,
+        formatter_class=raw,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    listing = commands.add_parser("list", help="show the formats and the traces that can be fetched")
+    listing.set_defaults(run=_run_list)
+
+    fetch = commands.add_parser(
+        "fetch", help="download traces by name", epilog=_EXAMPLES, formatter_class=raw
+    )
+    fetch.add_argument("names", nargs="+", metavar="NAME", help="name as virtgym traces list shows it")
+    fetch.add_argument("--to", metavar="DIR", help="folder to put them below (default: the user's cache)")
+    fetch.add_argument(
+        "--base-url",
+        metavar="URL",
+        help="mirror with NAME.tar.gz (default: $VIRTGYM_TRACES_URL, else origin)",
+    )
+    fetch.add_argument("--force", action="store_true", help="replace a folder whose content differs")
+    fetch.set_defaults(run=_run_fetch)
+
+    check = commands.add_parser("check", help="validate traces", epilog=_EXAMPLES, formatter_class=raw)
+    _add_reading(check)
+    check.set_defaults(run=_run_check)
+
+    convert = commands.add_parser(
+        "convert", help="convert traces to Parquet", epilog=_EXAMPLES, formatter_class=raw
+    )
+    _add_reading(convert)
+    convert.add_argument(
+        "--out", default=".", metavar="OUT", help="a .parquet or .csv file, or a folder (default: here)"
+    )
+    convert.set_defaults(run=_run_convert)
+    return parser
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="+", metavar="NAME", help="file, folder, or name of a fetched trace")
+    parser.add_argument("--format", default="auto", help="its format (default: guessed)")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="option of the reader, e.g. expected=144, fill=previous, over=clip",
+    )
+
+
+def _run_list(arguments: argparse.Namespace) -> None:
+    from virtgym.envs.traces import TRACE_FORMATS, load_catalog
+
+    formats = _table("format", "what")
+    for name, text in TRACE_FORMATS.items():
+        formats.add_row(name, text)
+    traces = _table("trace", "format", "files", "kB", "meant to")
+    origins = {}
+    for entry in load_catalog().values():
+        size = f"{entry.bytes / 1e3:.0f}"
+        traces.add_row(entry.name, entry.format, str(entry.files), size, entry.use)
+        origins[entry.format] = f"{entry.format}: {entry.source}. Licence: {entry.licence}."
+    _show(formats, traces)
+    print(*origins.values(), sep="\n")
+
+
+def _run_fetch(arguments: argparse.Namespace) -> None:
+    from virtgym.envs.traces import fetch_traces
+    from virtgym.envs.traces.catalog import find_entry
+
+    with _Progress() as progress:
+        paths = fetch_traces(
+            arguments.names,
+            to=arguments.to,
+            base_url=arguments.base_url,
+            force=arguments.force,
+            progressbar=progress if sys.stderr.isatty() else False,
+        )
+    table = _table("trace", "files", "sha256 (verified)", "path")
+    for name, path in zip(arguments.names, paths):
+        entry = find_entry(name)
+        table.add_row(entry.name, str(entry.files), entry.sha256[:16] + "…", str(path))
+    _show(table)
+
+
+def _run_check(arguments: argparse.Namespace) -> None:
+    from virtgym.envs.traces import check_trace
+
+    options = _parse_options(arguments.option)
+    summaries = [check_trace(path, arguments.format, **options) for path in _paths(arguments)]
+    table = _table("trace", "format", "VMs", "samples", "every s", "mean %", "SD %", "max %", "zero %")
+    for summary in summaries:
+        table.add_row(*_summary_cells(summary))
+    _show(table)
+    for summary in summaries:
+        for note in _notes(summary):
+            print(f"{summary.name}: {note}")
+
+
+def _run_convert(arguments: argparse.Namespace) -> None:
+    from virtgym.envs.traces import convert_trace, read_trace
+
+    options = _parse_options(arguments.option)
+    out = Path(arguments.out)
+    to_file = out.suffix.lower() in (".parquet", ".pq", ".csv") and not out.is_dir()
+    if to_file and len(arguments.paths) > 1:
+        raise TraceError(f"{out}: several traces do not fit into one file; --out must be a folder")
+    table = _table("trace", "VMs", "samples", "file", "kB")
+    seen: set[str] = set()
+    for path in _paths(arguments):
+        trace = read_trace(path, arguments.format, **options)
+        if trace.name in seen:
+            raise TraceError(
+                f"{path}: a trace called {trace.name} was written already; give it another --out"
+            )
+        seen.add(trace.name)
+        written = convert_trace(trace, out if to_file else out / f"{trace.name}.parquet")
+        size = f"{written.stat().st_size / 1e3:.0f}"
+        table.add_row(trace.name, str(trace.n_vms), str(trace.n_samples), str(written), size)
+    _show(table)
+
+
+def _paths(arguments: argparse.Namespace) -> list[str | None]:
+    """Return the paths; ``synthetic`` has none, so its name stands for it."""
+    return [None if path == "synthetic" and not Path(path).exists() else path for path in arguments.paths]
+
+
+def _parse_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """Turn ``key=value`` texts into options; numbers and true/false become such."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not separator or not key:
+            raise TraceError(f"--option {pair!r}: expected KEY=VALUE, such as fill=previous")
+        options[key] = _parse_value(text)
+    return options
+
+
+def _parse_value(text: str) -> bool | int | float | str:
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _summary_cells(summary: TraceSummary) -> list[str]:
+    return [
+        summary.name,
+        summary.format,
+        str(summary.vms),
+        str(summary.samples),
+        f"{summary.sample_s:g}",
+        f"{summary.mean * 100:.2f}",
+        f"{summary.sd * 100:.2f}",
+        f"{summary.maximum * 100:.0f}",
+        f"{summary.zeros * 100:.1f}",
+    ]
+
+
+def _notes(summary: TraceSummary) -> list[str]:
+    notes = list(summary.notes)
+    if summary.columns:
+        notes.append(f"columns {', '.join(summary.columns)}")
+    if summary.arrivals or summary.departures:
+        notes.append(
+            f"{summary.arrivals} VMs arrive after the start, {summary.departures} leave before the end"
+        )
+    return notes
+
+
+def _table(*headings: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for heading in headings:
+        # Names and numbers must stay whole to be read and copied; only descriptions and paths may wrap.
+        table.add_column(heading, overflow="fold", no_wrap=heading not in ("what", "path", "file"))
+    return table
+
+
+def _show(*tables: Table) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for table in tables:
+        console.print(table)
+
+
+class _Progress:
+    """A progress bar on stderr with the methods that pooch calls."""
+
+    def __init__(self) -> None:
+        """Prepare a bar that appears with the first byte."""
+        self.total = 0
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> _Progress:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close the bar, after an error, too."""
+        self.close()
+
+    def update(self, size: int) -> None:
+        """Advance by ``size`` bytes."""
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task("download")
+            self._bar.start()
+        self._bar.update(self._task, advance=size, total=self.total or None)
+
+    def reset(self) -> None:
+        """Start from zero; pooch does so before it fills the bar for good."""
+        if self._bar is not None:
+            self._bar.reset(self._task)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
