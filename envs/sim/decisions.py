@@ -70,7 +70,7 @@ class Refusal:
     """An order that was refused.
 
     Attributes:
-        kind: ``power_on``, ``place``, ``move`` or ``power_off``.
+        kind: ``power_on``, ``full_power``, ``place``, ``move`` or ``power_off``.
         vm: VM, -1 = none.
         host: Host.
         code: Key of ``REASONS``.

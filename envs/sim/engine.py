@@ -41,7 +41,7 @@ def _score(p: ClusterParams, s: ClusterState, v: int, h: int) -> float:
     table = p.power_w[p.host_type[h]]
     now = s.host_nominal_mhz[h] / p.host_cpu_mhz[h]
     then = (s.host_nominal_mhz[h] + p.vm_cpu_mhz[v]) / p.host_cpu_mhz[h]
-    # Power-aware best fit: the increase of power; an empty host could be off, so it is charged its idle power.
+    # Power-aware best fit: the increase of power; an empty host could be off: its idle power counts.
     idle = table[0] if s.host_n_vms[h] + s.host_n_in[h] == 0 else 0.0
     return power_at(table, then) - power_at(table, now) + idle
 

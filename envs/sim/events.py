@@ -11,7 +11,15 @@ from numba import njit
 from .state import ClusterState
 from .totals import C_HEAP
 
-__all__ = ["BOOT_END", "DEPARTURE", "MIGRATION_END", "SHUTDOWN_END", "pop_event", "push_event"]
+__all__ = [
+    "BOOT_END",
+    "DEPARTURE",
+    "MIGRATION_END",
+    "SHUTDOWN_END",
+    "drop_event",
+    "pop_event",
+    "push_event",
+]
 
 # At one instant copies finish first, then VMs leave: capacity is freed before anything asks for it.
 MIGRATION_END, DEPARTURE, BOOT_END, SHUTDOWN_END = 0, 1, 2, 3
@@ -68,6 +76,14 @@ def _sift_down(s: ClusterState, i: int) -> None:
 
 
 @njit(cache=True)
+def _clear(s: ClusterState, i: int) -> None:
+    """Zero a place that is no longer used, so that a digest does not depend on what once was there."""
+    s.heap_time[i] = 0.0
+    s.heap_kind[i] = 0
+    s.heap_item[i] = 0
+
+
+@njit(cache=True)
 def pop_event(s: ClusterState) -> None:
     """Remove the first event (place 0 of the heap)."""
     n = s.counters[C_HEAP] - 1
@@ -75,6 +91,7 @@ def pop_event(s: ClusterState) -> None:
     if n > 0:
         _swap(s, 0, n)
         _sift_down(s, 0)
+    _clear(s, n)
 
 
 @njit(cache=True)
@@ -91,4 +108,5 @@ def drop_event(s: ClusterState, kind: int, item: int) -> None:
                     _swap(s, j, (j - 1) // 2)
                     j = (j - 1) // 2
                 _sift_down(s, j)
+            _clear(s, n - 1)
             return

@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from .cpu import refresh_host
 from .lifecycle import boot_host, place, start_migration, switch_off_if_empty
 from .power import BOOTING, OFF, ON
 from .state import MIG_NONE, PENDING, RUNNING, ClusterParams, ClusterState
@@ -125,6 +126,16 @@ def order_power_on(p: ClusterParams, s: ClusterState, h: int) -> Any:
 
 
 @njit(cache=True)
+def order_full_power(p: ClusterParams, s: ClusterState, h: int) -> Any:
+    """Take a host's power management away; returns the code."""
+    if h < 0 or h >= s.host_power_state.shape[0]:
+        return 1
+    s.host_full_power[h] = 1
+    refresh_host(p, s, h, 0.0)
+    return 0
+
+
+@njit(cache=True)
 def order_power_off(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Switch a host off; returns the code."""
     code = check_power_off(s, h)
@@ -177,7 +188,7 @@ def apply_orders(
         move_vm: VMs to migrate.
         move_host: Their destinations.
         power_off: Hosts to switch off.
-        codes: Written: one code per order, in the order of the arguments (without ``full_power``).
+        codes: Written: one code per order, in the order of the arguments.
 
     Returns:
         Number of refused orders.
@@ -189,8 +200,9 @@ def apply_orders(
         refused += codes[n] != 0
         n += 1
     for i in range(full_power.shape[0]):
-        if 0 <= full_power[i] < s.host_full_power.shape[0]:
-            s.host_full_power[full_power[i]] = 1
+        codes[n] = order_full_power(p, s, full_power[i])
+        refused += codes[n] != 0
+        n += 1
     for i in range(place_vm.shape[0]):
         codes[n] = order_place(p, s, place_vm[i], place_host[i])
         refused += codes[n] != 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from .state import (
     make_params,
     read_only,
 )
+from .totals import T_ILLEGAL
 from .workload import Workload
 
 __all__ = ["ClusterView", "Simulator"]
@@ -92,8 +94,8 @@ class Simulator:
         self.workload = workload
         self.strict = strict
         self.horizon_s = workload.span_s if horizon_s is None else float(horizon_s)
-        if not self.horizon_s > 0:
-            raise ConfigError(f"horizon_s={horizon_s}: must be positive")
+        if not 0 < self.horizon_s < math.inf:
+            raise ConfigError(f"horizon_s={horizon_s}: must be a positive number")
         self.params = make_params(config, workload)
         self._bind(*allocate_state(config.n_hosts, workload.n_vms))
         self.reset()
@@ -156,19 +158,24 @@ class Simulator:
         ):
             raise ConfigError("decisions: every VM to move or place needs one host")
         orders = _orders(decisions)
-        codes = np.zeros(len(decisions) + 1, dtype=np.int32)
-        n_refused = apply_orders(self.kernel_params, self.kernel_state, *orders, codes)
-        if n_refused == 0:
-            return []
-        refusals = _explain(decisions, codes)
-        if self.strict:
-            raise IllegalDecision(str(refusals[0]))
-        self.refusals = refusals
-        return refusals
+        codes = np.zeros(len(decisions), dtype=np.int32)
+        self.refusals = []
+        if apply_orders(self.kernel_params, self.kernel_state, *orders, codes) > 0:
+            self.refusals = _explain(decisions, codes)
+            self.state.totals[T_ILLEGAL] += len(self.refusals)
+            if self.strict:
+                raise IllegalDecision(str(self.refusals[0]))
+        return self.refusals
 
     def advance(self, duration_s: float | None = None) -> None:
-        """Let time pass: one interval, or ``duration_s`` (cut at the horizon)."""
+        """Let time pass: one interval, or ``duration_s`` (cut at the horizon).
+
+        Raises:
+            ConfigError: If the duration is not positive.
+        """
         step = self.params.interval_s if duration_s is None else duration_s
+        if not step > 0:
+            raise ConfigError(f"duration_s={duration_s}: must be positive")
         advance(self.kernel_params, self.kernel_state, min(self.time_s + step, self.horizon_s))
 
     def run(self) -> None:
@@ -186,8 +193,7 @@ class Simulator:
         """
         before = self.state.totals.copy()
         if decisions is not None and len(decisions):
-            refused = self.apply(decisions)
-            self.state.totals[20] += len(refused)
+            self.apply(decisions)
         self.advance()
         return StepMetrics(self.state.totals - before)
 
@@ -227,12 +233,23 @@ class Simulator:
 
 def _orders(d: Decisions) -> list[NDArray[np.int32]]:
     parts = (d.power_on, d.full_power, d.place_vm, d.place_host, d.move_vm, d.move_host, d.power_off)
-    return [np.ascontiguousarray(part, dtype=np.int32) for part in parts]
+    return [_indices(part) for part in parts]
+
+
+def _indices(part: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Order lists as the kernels take them; an index beyond int32 becomes -1, which no VM and no host has."""
+    wide = np.asarray(part)
+    if wide.dtype != np.int32:
+        if wide.size and wide.dtype.kind not in "iu":
+            raise ConfigError(f"decisions: VMs and hosts are integers, not {wide.dtype}")
+        wide = np.where((wide >= 0) & (wide < 2**31), wide, -1).astype(np.int32)
+    return np.ascontiguousarray(wide)
 
 
 def _explain(d: Decisions, codes: NDArray[np.int32]) -> list[Refusal]:
     subjects = (
         [("power_on", -1, int(h)) for h in d.power_on]
+        + [("full_power", -1, int(h)) for h in d.full_power]
         + [("place", int(v), int(h)) for v, h in zip(d.place_vm, d.place_host)]
         + [("move", int(v), int(h)) for v, h in zip(d.move_vm, d.move_host)]
         + [("power_off", -1, int(h)) for h in d.power_off]

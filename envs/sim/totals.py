@@ -12,8 +12,8 @@ __all__ = ["C_ARRIVED", "C_HEAP", "C_LOSS", "C_MOVING", "C_ON", "C_PENDING", "C_
 
 C_ARRIVED, C_HEAP, C_SAMPLE, C_PENDING, C_LOSS, C_MOVING, C_ON, C_SHORT = 0, 1, 2, 3, 4, 5, 6, 7
 """Counters: VMs that have arrived, events in the queue, current trace sample, VMs waiting for a host,
-non-zero if some VM may get less than it demands, copies under way, hosts that are on, non-zero if some host may be
-short of CPU."""
+non-zero if some VM may get less than it demands, copies under way, hosts that are on, non-zero if some
+host may be short of CPU."""
 
 T_ENERGY_J = 0
 T_REQUESTED = 1  # MHz s

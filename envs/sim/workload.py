@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -49,8 +50,8 @@ class Workload:
         """
         if self.util.ndim != 2 or 0 in self.util.shape:
             raise ConfigError(f"workload {self.name}: util must have shape (S, V), is {self.util.shape}")
-        if not self.sample_s > 0:
-            raise ConfigError(f"workload {self.name}: sample_s={self.sample_s} must be positive")
+        if not 0 < self.sample_s < math.inf:
+            raise ConfigError(f"workload {self.name}: sample_s={self.sample_s} must be positive and finite")
         for key in ("vm_cpu_mhz", "vm_vcpus", "vm_mem_mib", "vm_arrival_s", "vm_departure_s"):
             column = getattr(self, key)
             if column.shape != (self.n_vms,):
@@ -60,10 +61,13 @@ class Workload:
             if bool(np.isnan(column).any()):
                 raise ConfigError(f"workload {self.name}: {key} holds NaN")
         for key in ("vm_cpu_mhz", "vm_vcpus", "vm_mem_mib"):
-            if not float(getattr(self, key).min()) > 0:
-                raise ConfigError(f"workload {self.name}: {key} must be positive")
+            column = getattr(self, key)
+            if not (float(column.min()) > 0 and bool(np.isfinite(column).all())):
+                raise ConfigError(f"workload {self.name}: {key} must be positive and finite")
         if not np.isfinite(self.util).all() or float(self.util.min()) < 0:
             raise ConfigError(f"workload {self.name}: util must be finite and at least 0")
+        if not (float(self.vm_arrival_s.min()) >= 0 and bool(np.isfinite(self.vm_arrival_s).all())):
+            raise ConfigError(f"workload {self.name}: vm_arrival_s must be finite and at least 0")
         if not bool((self.vm_departure_s > self.vm_arrival_s).all()):
             raise ConfigError(f"workload {self.name}: every departure must come after its arrival")
 
