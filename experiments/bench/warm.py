@@ -1,4 +1,4 @@
-"""Compile every kernel that is used often, once, into Numba's cache (`python -m virtgym.experiments.bench.warm`).
+"""Compile every kernel that is used often, once, into Numba's cache (`python -m ...bench.warm`).
 
 The suite's workers and a benchmark's processes then load them instead of compiling each for itself.
 """
