@@ -1,0 +1,303 @@
+"""Kernels: the hosts that may receive a VM in this round, and the search for the cheapest of them.
+
+Candidates stand without gaps in parallel arrays, so that one linear scan tests them all. Empty hosts of one type
+are indistinguishable: only the first of each type is a candidate. Ties are decided by host index, so the order of
+the slots is free and a candidate is removed by putting the last one in its place.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from .detectors import WINDOW, add_history, window_overloaded
+from .live import Flags, Ints, Live
+from .machines import HOST_RAM_MIB, SEGMENTS, Site
+from .sharing import power_at
+
+__all__ = [
+    "Cands",
+    "Round",
+    "add_candidate",
+    "find_candidate",
+    "list_window",
+    "make_cands",
+    "put_vm",
+    "remove_candidate",
+    "take_back",
+]
+
+Floats = NDArray[np.float64]
+
+
+class Cands(NamedTuple):
+    """Candidates (slots), and the scratch lists of the round. F is the number of slots, H + 2.
+
+    Attributes:
+        size: Number of candidates, (1,).
+        host: Host in a slot, (F,).
+        slot: Slot of a host, -1 = none, (H,).
+        use: CPU granted to the VMs of the host, MHz, (F,).
+        free: CPU left, MHz, (F,).
+        room: The largest demand that fits: ``free`` or one core, MHz, (F,).
+        load: Sum that the detector compares, (F,).
+        low: Up to this load the host is certainly not overloaded, (F,).
+        high: Above this load it certainly is, (F,).
+        base: Power that the cost compares with, W, (F,).
+        extra: Power of switching the host on, W, (F,).
+        ram: Memory left, MiB, (F,).
+        pick: Candidates that passed the first tests, (F,).
+        length: Length of the scratch list of a host, (H,).
+        guard: The host must not be evacuated in this round, (H,).
+        window: Utilisation history of a host, newest first, (H, WINDOW).
+        slack: Sums over the candidates of ``free`` and of ``high - load``, (2,).
+        undo_slot: Slots of placements that may be taken back, (U,).
+        undo: Their ``use, free, room, load, low, high, base, extra, ram`` before, (U, 9).
+    """
+
+    size: Ints
+    host: Ints
+    slot: Ints
+    use: Floats
+    free: Floats
+    room: Floats
+    load: Floats
+    low: Floats
+    high: Floats
+    base: Floats
+    extra: Floats
+    ram: Floats
+    pick: Ints
+    length: Ints
+    guard: NDArray[np.bool_]
+    window: Floats
+    slack: Floats
+    undo_slot: Ints
+    undo: Floats
+
+
+class Round(NamedTuple):
+    """What holds during one round of the optimiser.
+
+    Attributes:
+        k: Number of the round.
+        kind: Detector.
+        safety: Its parameter.
+        lazy: The detector needs the window of the host, so that it is asked last.
+        part: Contribution of a VM to the load of its host, (N,).
+        low: Certain limits of the load by host type, see ``Cands``, (2,).
+        high: Likewise, (2,).
+        past: Demand of every VM at each round so far, MHz, (K, N).
+    """
+
+    k: int
+    kind: int
+    safety: float
+    lazy: bool
+    part: Floats
+    low: Floats
+    high: Floats
+    past: Floats
+
+
+def make_cands(n_hosts: int, n_vms: int) -> Cands:
+    """Allocate for ``n_hosts`` hosts and ``n_vms`` VMs."""
+    slots = n_hosts + 2
+    return Cands(
+        size=np.zeros(1, dtype=np.int64),
+        host=np.empty(slots, dtype=np.int32),
+        slot=np.full(n_hosts, -1, dtype=np.int32),
+        use=np.empty(slots),
+        free=np.empty(slots),
+        room=np.empty(slots),
+        load=np.empty(slots),
+        low=np.empty(slots),
+        high=np.empty(slots),
+        base=np.empty(slots),
+        extra=np.empty(slots),
+        ram=np.empty(slots),
+        pick=np.empty(slots, dtype=np.int32),
+        length=np.zeros(n_hosts, dtype=np.int32),
+        guard=np.zeros(n_hosts, dtype=np.bool_),
+        window=np.empty((n_hosts, WINDOW)),
+        slack=np.zeros(2),
+        undo_slot=np.empty(n_vms, dtype=np.int32),
+        undo=np.empty((n_vms, 9)),
+    )
+
+
+@njit(cache=True, error_model="numpy")
+def list_window(site: Site, rd: Round, kind: int, vms: Ints, n: int, y: Floats) -> float:
+    """Set ``y`` to the utilisation history of a host of type ``kind`` with ``vms[:n]``; return its demand, MHz."""
+    y[:] = 0.0
+    req = 0.0
+    for i in range(n):
+        add_history(rd.past, rd.k, vms[i], site.total[kind], y)
+        req += rd.past[rd.k, vms[i]]
+    return req
+
+
+@njit(cache=True, error_model="numpy")
+def _set_limits(c: Cands, rd: Round, flags: Flags, j: int) -> None:
+    """An empty host is never asked whether it would be overloaded."""
+    h = c.host[j]
+    if c.use[j] == 0.0 and (flags.idle_hosts_are_off or c.length[h] == 0):
+        c.low[j] = np.inf
+        c.high[j] = np.inf
+    else:
+        c.low[j] = rd.low[h & 1]
+        c.high[j] = rd.high[h & 1]
+
+
+@njit(cache=True, error_model="numpy")
+def add_candidate(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, h: int, load: float) -> None:
+    """Make host ``h`` a candidate with its real list."""
+    j = c.size[0]
+    c.size[0] = j + 1
+    c.host[j] = h
+    c.slot[h] = j
+    c.use[j] = live.use[h]
+    c.free[j] = live.free[h]
+    c.room[j] = min(live.free[h], site.core[h & 1])
+    c.load[j] = load
+    c.base[j] = live.watt[h]
+    c.extra[j] = 0.0
+    if live.count[h] == 0 and not flags.free_power_on:
+        c.extra[j] = site.watts[(h & 1) * SEGMENTS]
+    c.ram[j] = np.inf
+    if not flags.memory_ignored:
+        c.ram[j] = HOST_RAM_MIB
+        for i in range(live.count[h]):
+            c.ram[j] -= site.ram[live.rows[h, i]]
+    _set_limits(c, rd, flags, j)
+    c.slack[0] += c.free[j]
+    c.slack[1] += c.high[j] - c.load[j]
+
+
+@njit(cache=True, error_model="numpy")
+def remove_candidate(c: Cands, j: int) -> None:
+    """Remove slot ``j``: the last candidate takes its place."""
+    c.slack[0] -= c.free[j]
+    c.slack[1] -= c.high[j] - c.load[j]
+    last = c.size[0] - 1
+    c.size[0] = last
+    c.slot[c.host[j]] = -1
+    if j == last:
+        return
+    c.host[j] = c.host[last]
+    c.slot[c.host[j]] = j
+    c.use[j] = c.use[last]
+    c.free[j] = c.free[last]
+    c.room[j] = c.room[last]
+    c.load[j] = c.load[last]
+    c.low[j] = c.low[last]
+    c.high[j] = c.high[last]
+    c.base[j] = c.base[last]
+    c.extra[j] = c.extra[last]
+    c.ram[j] = c.ram[last]
+
+
+@njit(cache=True, error_model="numpy")
+def put_vm(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, j: int, v: int, at: int) -> None:
+    """Place VM ``v`` on candidate ``j`` in the scratch lists; entry ``at`` of the undo stack remembers it."""
+    h = c.host[j]
+    asked = live.demand[v]
+    c.undo_slot[at] = j
+    before = c.undo[at]
+    before[0] = c.use[j]
+    before[1] = c.free[j]
+    before[2] = c.room[j]
+    before[3] = c.load[j]
+    before[4] = c.low[j]
+    before[5] = c.high[j]
+    before[6] = c.base[j]
+    before[7] = c.extra[j]
+    before[8] = c.ram[j]
+    live.rows[h, c.length[h]] = v
+    c.length[h] += 1
+    if c.length[h] > live.table[h] * 0.75:
+        live.table[h] *= 2
+    c.use[j] += asked
+    c.free[j] -= asked
+    c.room[j] = min(c.free[j], site.core[h & 1])
+    c.load[j] += rd.part[v]
+    c.ram[j] -= site.ram[v]
+    c.extra[j] = 0.0
+    if not flags.stale_power:
+        c.base[j] = power_at(site, h & 1, c.use[j] / site.total[h & 1])
+    _set_limits(c, rd, flags, j)
+    if rd.lazy:
+        add_history(rd.past, rd.k, v, site.total[h & 1], c.window[h])
+    c.slack[0] -= asked
+    c.slack[1] -= rd.part[v]
+
+
+@njit(cache=True, error_model="numpy")
+def take_back(site: Site, live: Live, c: Cands, rd: Round, at: int) -> None:
+    """Undo the placement ``at`` of the stack, the newest first."""
+    j = c.undo_slot[at]
+    h = c.host[j]
+    before = c.undo[at]
+    c.slack[0] += before[1] - c.free[j]
+    c.slack[1] += c.load[j] - before[3]
+    c.use[j] = before[0]
+    c.free[j] = before[1]
+    c.room[j] = before[2]
+    c.load[j] = before[3]
+    c.low[j] = before[4]
+    c.high[j] = before[5]
+    c.base[j] = before[6]
+    c.extra[j] = before[7]
+    c.ram[j] = before[8]
+    c.length[h] -= 1
+    if rd.lazy:
+        list_window(site, rd, h & 1, live.rows[h], c.length[h], c.window[h])
+
+
+@njit(cache=True, error_model="numpy")
+def _overloads(site: Site, live: Live, c: Cands, rd: Round, j: int, v: int) -> bool:
+    """Ask the detector itself whether candidate ``j`` would be overloaded with VM ``v``."""
+    h = c.host[j]
+    total = site.total[h & 1]
+    y = np.empty(WINDOW)
+    if rd.lazy:
+        y[:] = c.window[h]
+        req = c.load[j]
+    else:
+        req = list_window(site, rd, h & 1, live.rows[h], c.length[h], y)
+    add_history(rd.past, rd.k, v, total, y)
+    length = min(rd.k + 1, WINDOW)
+    return window_overloaded(rd.kind, rd.safety, y, length, (req + live.demand[v]) / total)
+
+
+@njit(cache=True, error_model="numpy")
+def _prefilter(c: Cands, asked: float, part: float, ram: float) -> int:
+    """Collect in ``pick`` the candidates that a VM fits on and that it does not certainly overload."""
+    n = 0
+    for j in range(c.size[0]):
+        c.pick[n] = j
+        n += (c.room[j] >= asked) & (c.load[j] + part <= c.high[j]) & (c.ram[j] >= ram)
+    return n
+
+
+@njit(cache=True, error_model="numpy")
+def find_candidate(site: Site, live: Live, c: Cands, rd: Round, v: int) -> int:
+    """Slot of the candidate on which VM ``v`` costs least power; the smallest host index on ties; -1 = none."""
+    asked = live.demand[v]
+    part = rd.part[v]
+    best = -1
+    best_cost = np.inf
+    for i in range(_prefilter(c, asked, part, site.ram[v])):
+        j = c.pick[i]
+        h = c.host[j]
+        kind = h & 1
+        cost = power_at(site, kind, (c.use[j] + asked) / site.total[kind]) + c.extra[j] - c.base[j]
+        if cost < best_cost or (cost == best_cost and h < c.host[best]):
+            if c.load[j] + part > c.low[j] and _overloads(site, live, c, rd, j, v):
+                continue
+            best = j
+            best_cost = cost
+    return best

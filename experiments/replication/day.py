@@ -1,0 +1,335 @@
+"""Kernels: the initial placement and the events of one day."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from .candidates import Cands
+from .live import (
+    A_ACTIVE_S,
+    A_DOUBLES,
+    A_DROPPED,
+    A_ENERGY,
+    A_MOVES,
+    A_SPAN_S,
+    Flags,
+    Ints,
+    Live,
+)
+from .machines import DAY_S, HOST_RAM_MIB, OFFSET_S, ROUND_S, SEGMENTS, Site
+from .optimiser import Plan, Rule, optimise
+from .sharing import account_until, demand_at, list_active, power_at, share_all, share_host, show_states
+
+__all__ = ["DVFS", "NPA", "OPTIMISE", "REPLAY", "Log", "place_all", "run_day"]
+
+Floats = NDArray[np.float64]
+
+NPA = 0
+DVFS = 1
+OPTIMISE = 2
+REPLAY = 3
+
+
+class Log(NamedTuple):
+    """What happened, for tests, replays and comparisons.
+
+    Attributes:
+        past: Demand of every VM at each round, MHz, (K, N).
+        times: Instants of the rounds, s, (K,).
+        start: First migration of each round in ``vm`` and ``host``, (K + 1,).
+        vm: VMs of the migrations in order; input for a replay, else output if it has room.
+        host: Their targets.
+        event_s: Instants of all events, s, (E,).
+        event_j: Energy up to each event, J, (E,).
+        event_hosts: Active hosts after each event, (E,).
+        event_vms: VMs left after each event, (E,).
+        size: Number of events, (1,).
+    """
+
+    past: Floats
+    times: Floats
+    start: Ints
+    vm: Ints
+    host: Ints
+    event_s: Floats
+    event_j: Floats
+    event_hosts: Ints
+    event_vms: Ints
+    size: Ints
+
+
+@njit(cache=True, error_model="numpy")
+def _append(live: Live, h: int, v: int) -> None:
+    live.rows[h, live.count[h]] = v
+    live.count[h] += 1
+    if live.count[h] > live.table[h] * 0.75:
+        live.table[h] *= 2
+
+
+@njit(cache=True, error_model="numpy")
+def _take_out(live: Live, h: int, v: int) -> None:
+    """Remove VM ``v`` from the list of host ``h``, if it is there; the others keep their order."""
+    row = live.rows[h]
+    n = live.count[h]
+    at = 0
+    while at < n and row[at] != v:
+        at += 1
+    if at == n:
+        return
+    for i in range(at, n - 1):
+        row[i] = row[i + 1]
+    live.count[h] = n - 1
+
+
+@njit(cache=True, error_model="numpy")
+def _fits_nominally(site: Site, h: int, v: int, free: Floats, ram: Floats) -> bool:
+    return bool(site.core[h & 1] >= site.mhz[v] and free[h] >= site.mhz[v] and ram[h] >= site.ram[v])
+
+
+@njit(cache=True, error_model="numpy")
+def _first_fit(site: Site, v: int, free: Floats, ram: Floats) -> int:
+    for h in range(free.size):
+        if _fits_nominally(site, h, v, free, ram):
+            return h
+    return -1
+
+
+@njit(cache=True, error_model="numpy")
+def _cheapest(site: Site, flags: Flags, v: int, free: Floats, ram: Floats, used: Floats) -> int:
+    """Power-aware best fit of a VM that asks for all its nominal CPU.
+
+    An empty host is cheaper than a used one of its type (power grows with use, and the cost compares with the
+    power of an idle host), unless switching on is charged or the compared power is refreshed.
+    """
+    best = -1
+    best_cost = np.inf
+    shortcut = flags.free_power_on and flags.stale_power
+    for kind in range(2):
+        total = site.total[kind]
+        idle = site.watts[kind * SEGMENTS]
+        for h in range(kind, free.size, 2):
+            if not _fits_nominally(site, h, v, free, ram):
+                continue
+            cost = power_at(site, kind, (used[h] + site.mhz[v]) / total)
+            cost -= idle if flags.stale_power else power_at(site, kind, used[h] / total)
+            if used[h] == 0.0 and not flags.free_power_on:
+                cost += idle
+            if cost < best_cost or (cost == best_cost and h < best):
+                best = h
+                best_cost = cost
+            if shortcut and used[h] == 0.0:
+                break
+    return best
+
+
+@njit(cache=True, error_model="numpy")
+def place_all(site: Site, live: Live, flags: Flags, aware: bool, initial: Ints) -> int:
+    """Place the VMs in order of their index before the day starts.
+
+    Args:
+        site: The day.
+        live: An empty data centre.
+        flags: Quirks.
+        aware: Power-aware best fit instead of first fit.
+        initial: Host of each VM, -1 = to be chosen; receives the hosts chosen.
+
+    Returns:
+        -1, or the first VM that fits nowhere.
+    """
+    n_hosts = live.count.size
+    used = np.zeros(n_hosts)
+    free = live.free.copy()
+    ram = np.full(n_hosts, HOST_RAM_MIB)
+    for v in range(initial.size):
+        h = initial[v]
+        if h < 0:
+            if aware:
+                h = _cheapest(site, flags, v, free, ram, used)
+            else:
+                h = _first_fit(site, v, free, ram)
+        if h < 0:
+            return v
+        initial[v] = h
+        used[h] += site.mhz[v]
+        free[h] -= site.mhz[v]
+        ram[h] -= site.ram[v]
+        live.where[v] = h
+        _append(live, h, v)
+    list_active(live)
+    return -1
+
+
+@njit(cache=True, error_model="numpy")
+def _advance(site: Site, live: Live, flags: Flags, log: Log, t: float, dt: float, detail: bool) -> None:
+    """Bring all hosts to time ``t``, ``dt`` seconds after the last instant."""
+    if dt > 0.0:
+        account_until(live, dt, detail)
+    demand_at(site, live, t, flags.interpolated_demand)
+    share_all(site, live, flags, dt, detail)
+
+
+@njit(cache=True, error_model="numpy")
+def _close(live: Live, log: Log, t: float) -> None:
+    """Close an instant and log it."""
+    show_states(live, t)
+    at = log.size[0]
+    log.size[0] = at + 1
+    log.event_s[at] = t
+    log.event_j[at] = live.account[A_ENERGY]
+    log.event_hosts[at] = live.on.sum()
+    log.event_vms[at] = live.where.size - int(live.account[A_DROPPED])
+
+
+@njit(cache=True, error_model="numpy")
+def _drop_idle_vms(site: Site, live: Live, flags: Flags, detail: bool) -> None:
+    """Delete every VM without demand."""
+    dropped = False
+    for v in range(live.where.size):
+        h = live.where[v]
+        if h >= 0 and live.demand[v] == 0.0:
+            _take_out(live, h, v)
+            live.where[v] = -1
+            live.account[A_DROPPED] += 1.0
+            dropped = True
+            if live.count[h] == 0:
+                share_host(site, live, flags, h, detail)
+    if dropped:
+        list_active(live)
+
+
+@njit(cache=True, error_model="numpy")
+def _start_moves(site: Site, live: Live, flags: Flags, plan: Plan, detail: bool) -> None:
+    """Start the planned migrations: each VM joins the list of its target and keeps running where it is."""
+    for i in range(plan.size[0]):
+        v = plan.vm[i]
+        h = plan.host[i]
+        live.account[A_MOVES] += 1.0
+        if live.moving[v]:
+            live.account[A_DOUBLES] += 1.0
+        live.moving[v] = True
+        plan.source[i] = live.where[v]
+        live.moves[h] += 1
+        live.moves[live.where[v]] += 1
+        _append(live, h, v)
+    for i in range(plan.size[0]):
+        share_host(site, live, flags, plan.host[i], detail)
+        share_host(site, live, flags, plan.source[i], detail)
+    if plan.size[0] > 0:
+        list_active(live)
+
+
+@njit(cache=True, error_model="numpy")
+def _finish_moves(site: Site, live: Live, flags: Flags, plan: Plan, lane: int, detail: bool) -> None:
+    """Complete the migrations of all VMs of one memory size, in the order in which they started."""
+    for i in range(plan.size[0]):
+        v = plan.vm[i]
+        if site.lane[v] != lane:
+            continue
+        h = plan.host[i]
+        _take_out(live, live.where[v], v)
+        _take_out(live, h, v)
+        live.where[v] = h
+        live.moving[v] = False
+        live.moves[h] -= 1
+        live.moves[plan.source[i]] -= 1
+        _append(live, h, v)
+    for i in range(plan.size[0]):
+        if site.lane[plan.vm[i]] == lane:
+            share_host(site, live, flags, plan.host[i], detail)
+            share_host(site, live, flags, plan.source[i], detail)
+    list_active(live)
+
+
+@njit(cache=True, error_model="numpy")
+def _has_moves(site: Site, plan: Plan, lane: int) -> bool:
+    for i in range(plan.size[0]):
+        if site.lane[plan.vm[i]] == lane:
+            return True
+    return False
+
+
+@njit(cache=True, error_model="numpy")
+def _decide(
+    site: Site, live: Live, c: Cands, plan: Plan, rule: Rule, flags: Flags, log: Log, k: int, mode: int
+) -> None:
+    """Plan the migrations of round ``k``: by the optimiser, or from the log."""
+    plan.size[0] = 0
+    if mode == REPLAY:
+        for i in range(log.start[k], log.start[k + 1]):
+            plan.vm[plan.size[0]] = log.vm[i]
+            plan.host[plan.size[0]] = log.host[i]
+            plan.size[0] += 1
+        return
+    if mode == OPTIMISE:
+        optimise(site, live, c, plan, rule, flags, log.past, log.times, k)
+    log.start[k + 1] = log.start[k] + plan.size[0]
+    if log.vm.size > 0:
+        for i in range(plan.size[0]):
+            log.vm[log.start[k] + i] = plan.vm[i]
+            log.host[log.start[k] + i] = plan.host[i]
+
+
+@njit(cache=True, error_model="numpy")
+def _full_power(site: Site, live: Live, t: float) -> None:
+    """Without power management every host draws its peak power, used or not."""
+    joules = 0.0
+    for h in range(live.count.size):
+        joules += power_at(site, h & 1, 1.0) * t
+    live.account[A_ENERGY] = joules
+
+
+@njit(cache=True, error_model="numpy")
+def run_day(
+    site: Site, live: Live, c: Cands, plan: Plan, rule: Rule, flags: Flags, log: Log, mode: int
+) -> None:
+    """Run the events of a day after the initial placement.
+
+    Args:
+        site: The day.
+        live: State with all VMs placed.
+        c: Work arrays.
+        plan: Work arrays.
+        rule: The policy of ``OPTIMISE``.
+        flags: Quirks.
+        log: Receives events, and gives or receives migrations.
+        mode: ``NPA``, ``DVFS``, ``OPTIMISE`` or ``REPLAY``.
+    """
+    detail = not flags.pooled_pdm
+    clock = 0.0
+    t = 0.0
+    if flags.skip_first_sample:
+        if not flags.free_edges:
+            _advance(site, live, flags, log, t, 0.0, detail)
+            _close(live, log, t)
+        t = OFFSET_S + ROUND_S
+    first = flags.free_edges
+    for k in range(log.times.size):
+        # nothing is accounted before the first instant
+        _advance(site, live, flags, log, t, 0.0 if first else t - clock, detail)
+        first = False
+        clock = t
+        log.times[k] = t
+        log.past[k] = live.demand
+        if flags.drop_zero_demand:
+            _drop_idle_vms(site, live, flags, detail)
+        _decide(site, live, c, plan, rule, flags, log, k, mode)
+        _start_moves(site, live, flags, plan, detail)
+        _close(live, log, t)
+        for lane in range(site.delays.size):
+            if _has_moves(site, plan, lane):
+                end = t + site.delays[lane]
+                _advance(site, live, flags, log, end, end - clock, detail)
+                clock = end
+                _finish_moves(site, live, flags, plan, lane, detail)
+                _close(live, log, end)
+        t += ROUND_S
+    if not flags.free_edges:
+        _advance(site, live, flags, log, DAY_S, DAY_S - clock, detail)
+        clock = DAY_S
+        _close(live, log, clock)
+    if mode == NPA:
+        _full_power(site, live, clock)

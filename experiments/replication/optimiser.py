@@ -1,0 +1,386 @@
+"""Kernels: one round of the optimiser: drain overloaded hosts, place their VMs, evacuate the others."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from .candidates import (
+    Cands,
+    Round,
+    add_candidate,
+    find_candidate,
+    list_window,
+    put_vm,
+    remove_candidate,
+    take_back,
+)
+from .detectors import (
+    FALLBACK,
+    LOESS,
+    LR_POINTS,
+    OLS,
+    STATISTIC_POINTS,
+    THR,
+    WINDOW,
+    filter_weights,
+    largest_load,
+    window_overloaded,
+)
+from .live import Flags, Ints, Live
+from .machines import Site
+from .selection import select_vm
+
+__all__ = ["UNDERLOAD", "Plan", "Rule", "make_plan", "optimise", "sort_by_key"]
+
+Floats = NDArray[np.float64]
+
+UNDERLOAD = 0.3  # only hosts below this use are evacuated when no_underload_threshold is off
+
+
+class Plan(NamedTuple):
+    """Migrations of one round, in order, and the work arrays of the optimiser.
+
+    Attributes:
+        size: Number of migrations, (1,).
+        vm: VM of each, (2 N,).
+        host: Its target, (2 N,).
+        source: The host it ran on, (2 N,).
+        queue: VMs to place, (N,).
+        order: Work array of sorting, (max(N, H),).
+        key: Sort keys, (max(N, H),).
+        crowd: Hosts that are overloaded, (H,).
+        trend: Predicted demand by VM, MHz, (N,).
+        taps: Filter of the regression, (LR_POINTS,).
+        rng: State of the random generator, (1,).
+    """
+
+    size: Ints
+    vm: Ints
+    host: Ints
+    source: Ints
+    queue: Ints
+    order: Ints
+    key: Floats
+    crowd: Ints
+    trend: Floats
+    taps: Floats
+    rng: NDArray[np.uint64]
+
+
+class Rule(NamedTuple):
+    """The policy: detector, its parameter, and the rule that selects VMs."""
+
+    kind: int
+    safety: float
+    select: int
+
+
+def make_plan(n_hosts: int, n_vms: int, kind: int, seed: int) -> Plan:
+    """Allocate for a day.
+
+    Args:
+        n_hosts: Number of hosts.
+        n_vms: Number of VMs.
+        kind: Detector, which decides the filter.
+        seed: Seed of random selection.
+
+    Returns:
+        An empty plan.
+    """
+    wide = max(n_hosts, n_vms)
+    return Plan(
+        size=np.zeros(1, dtype=np.int64),
+        vm=np.empty(2 * n_vms, dtype=np.int32),
+        host=np.empty(2 * n_vms, dtype=np.int32),
+        source=np.empty(2 * n_vms, dtype=np.int32),
+        queue=np.empty(n_vms, dtype=np.int32),
+        order=np.empty(wide, dtype=np.int32),
+        key=np.empty(wide),
+        crowd=np.empty(n_hosts, dtype=np.int32),
+        trend=np.zeros(n_vms),
+        taps=np.empty(LR_POINTS),
+        rng=np.random.SeedSequence(seed).generate_state(1, np.uint64),
+    )
+
+
+@njit(cache=True, error_model="numpy")
+def sort_by_key(items: Ints, key: Floats, n: int, spare: Ints) -> None:
+    """Sort ``items[:n]`` by ascending ``key[item]``, stable: insertion in runs of 16, then merging."""
+    run = 16
+    for start in range(0, n, run):
+        for i in range(start + 1, min(start + run, n)):
+            item = items[i]
+            j = i
+            while j > start and key[items[j - 1]] > key[item]:
+                items[j] = items[j - 1]
+                j -= 1
+            items[j] = item
+    while run < n:
+        for start in range(0, n - run, 2 * run):
+            middle = start + run
+            end = min(middle + run, n)
+            spare[start:middle] = items[start:middle]
+            i = start
+            j = middle
+            at = start
+            while i < middle:
+                if j < end and key[items[j]] < key[spare[i]]:
+                    items[at] = items[j]
+                    j += 1
+                else:
+                    items[at] = spare[i]
+                    i += 1
+                at += 1
+        run *= 2
+
+
+@njit(cache=True, error_model="numpy")
+def _make_round(site: Site, live: Live, plan: Plan, rule: Rule, flags: Flags, past: Floats, k: int) -> Round:
+    """Choose how the detector is asked in round ``k``."""
+    low = np.empty(2)
+    high = np.empty(2)
+    short = k + 1 < (LR_POINTS if rule.kind >= OLS else STATISTIC_POINTS)
+    if rule.kind == THR or short:
+        threshold = rule.safety if rule.kind == THR else FALLBACK
+        for i in range(2):
+            low[i] = largest_load(site.total[i], threshold)
+            high[i] = low[i]
+        return Round(k, rule.kind, rule.safety, False, live.demand, low, high, past)
+    # while VMs without demand are deleted, no history holds a zero, and a regression is a constant filter
+    if rule.kind <= LOESS and rule.kind >= OLS and flags.drop_zero_demand:
+        plan.trend[:] = 0.0
+        for i in range(LR_POINTS):
+            weight = plan.taps[i]
+            row = past[k - i]
+            for v in range(row.size):
+                plan.trend[v] += weight * row[v]
+        for i in range(2):
+            low[i] = site.total[i] / rule.safety * (1.0 - 1e-9)
+            high[i] = site.total[i] / rule.safety * (1.0 + 1e-9)
+        return Round(k, rule.kind, rule.safety, False, plan.trend, low, high, past)
+    low[:] = -np.inf
+    high[:] = np.inf
+    return Round(k, rule.kind, rule.safety, True, live.demand, low, high, past)
+
+
+@njit(cache=True, error_model="numpy")
+def _list_overloaded(site: Site, rd: Round, kind: int, vms: Ints, n: int, load: float) -> bool:
+    """Whether a host of type ``kind`` with ``vms[:n]``, whose parts sum up to ``load``, is overloaded."""
+    if not rd.lazy:
+        if load <= rd.low[kind]:
+            return False
+        if load > rd.high[kind]:
+            return True
+    y = np.empty(WINDOW)
+    req = list_window(site, rd, kind, vms, n, y)
+    return window_overloaded(rd.kind, rd.safety, y, min(rd.k + 1, WINDOW), req / site.total[kind])
+
+
+@njit(cache=True, error_model="numpy")
+def _sort_hosts(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags: Flags) -> int:
+    """Part the active hosts into overloaded ones (``plan.crowd``, their number returned) and candidates."""
+    crowd = 0
+    c.size[0] = 0
+    c.slack[:] = 0.0
+    for i in range(live.active[0]):
+        h = live.active[i + 1]
+        n = live.count[h]
+        row = live.rows[h]
+        load = 0.0
+        for m in range(n):
+            load += rd.part[row[m]]
+        c.length[h] = n
+        c.guard[h] = False
+        if _list_overloaded(site, rd, h & 1, row, n, load):
+            plan.crowd[crowd] = h
+            crowd += 1
+            continue
+        if rd.lazy:
+            list_window(site, rd, h & 1, row, n, c.window[h])
+        add_candidate(site, live, c, rd, flags, h, load)
+    return crowd
+
+
+@njit(cache=True, error_model="numpy")
+def _drain(
+    site: Site, live: Live, plan: Plan, rule: Rule, rd: Round, times: Floats, flat: bool, h: int, queued: int
+) -> int:
+    """Queue VMs of host ``h`` until it is no longer overloaded; returns the length of the queue."""
+    n = live.count[h]
+    vms = live.scratch
+    vms[:n] = live.rows[h, :n]
+    while n > 0:
+        at = select_vm(rule.select, site, live.demand, times, rd.k, vms, n, flat, plan.rng)
+        plan.queue[queued] = vms[at]
+        queued += 1
+        for i in range(at, n - 1):
+            vms[i] = vms[i + 1]
+        n -= 1
+        load = 0.0
+        for i in range(n):
+            load += rd.part[vms[i]]
+        if not _list_overloaded(site, rd, h & 1, vms, n, load):
+            break
+    return queued
+
+
+@njit(cache=True, error_model="numpy")
+def _add_empty(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, h: int) -> None:
+    """Make the first empty host from index ``h`` on, of the same type, a candidate."""
+    while h < live.count.size:
+        if live.count[h] == 0:
+            c.length[h] = 0
+            c.guard[h] = True  # off before the round: neither evacuated nor a target of an evacuation
+            if rd.lazy:
+                c.window[h, :] = 0.0
+            add_candidate(site, live, c, rd, flags, h, 0.0)
+            return
+        h += 2
+
+
+@njit(cache=True, error_model="numpy")
+def _plan_move(plan: Plan, v: int, h: int) -> None:
+    plan.vm[plan.size[0]] = v
+    plan.host[plan.size[0]] = h
+    plan.size[0] += 1
+
+
+@njit(cache=True, error_model="numpy")
+def _sort_by_demand(live: Live, plan: Plan, n: int) -> None:
+    """Sort the queue by descending demand, stable."""
+    for i in range(n):
+        plan.key[plan.queue[i]] = -live.demand[plan.queue[i]]
+    sort_by_key(plan.queue, plan.key, n, plan.order)
+
+
+@njit(cache=True, error_model="numpy")
+def _place_queue(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags: Flags, queued: int) -> None:
+    """Find a host for every queued VM; one that finds none stays where it is."""
+    _sort_by_demand(live, plan, queued)
+    _add_empty(site, live, c, rd, flags, 0)
+    _add_empty(site, live, c, rd, flags, 1)
+    for i in range(queued):
+        v = plan.queue[i]
+        j = find_candidate(site, live, c, rd, v)
+        if j < 0:
+            continue
+        h = c.host[j]
+        was_empty = c.length[h] == 0
+        put_vm(site, live, c, rd, flags, j, v, 0)
+        _plan_move(plan, v, h)
+        if not flags.double_moves:
+            c.guard[h] = True
+        if was_empty:
+            _add_empty(site, live, c, rd, flags, h + 2)
+
+
+@njit(cache=True, error_model="numpy")
+def _is_off(live: Live, flags: Flags, h: int) -> bool:
+    return live.util[h] == 0.0 if flags.idle_hosts_are_off else live.count[h] == 0
+
+
+@njit(cache=True, error_model="numpy")
+def _drop_off_hosts(live: Live, c: Cands, flags: Flags) -> None:
+    """Hosts that were off before the round are not targets of evacuations, even if switched on just now."""
+    for j in range(c.size[0] - 1, -1, -1):
+        if _is_off(live, flags, c.host[j]):
+            remove_candidate(c, j)
+    c.slack[:] = 0.0
+    for j in range(c.size[0]):
+        c.slack[0] += c.free[j]
+        c.slack[1] += c.high[j] - c.load[j]
+
+
+@njit(cache=True, error_model="numpy")
+def _evacuate(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags: Flags, h: int) -> None:
+    """Plan to move every VM of host ``h`` to other candidates, or nothing at all."""
+    n = c.length[h]
+    plan.queue[:n] = live.rows[h, :n]
+    _sort_by_demand(live, plan, n)
+    placed = 0
+    while placed < n:
+        j = find_candidate(site, live, c, rd, plan.queue[placed])
+        if j < 0:
+            break
+        put_vm(site, live, c, rd, flags, j, plan.queue[placed], placed)
+        placed += 1
+    if placed == n:
+        for i in range(n):
+            target = c.host[c.undo_slot[i]]
+            _plan_move(plan, plan.queue[i], target)
+            c.guard[target] = True
+        return
+    for i in range(placed - 1, -1, -1):
+        take_back(site, live, c, rd, i)
+
+
+@njit(cache=True, error_model="numpy")
+def _evacuate_all(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags: Flags) -> None:
+    """Try every host that is not overloaded, least used first, unless it has become a target."""
+    n = 0
+    floor = 0.0 if flags.idle_hosts_are_off else -1.0
+    ceiling = 1.0 if flags.no_underload_threshold else UNDERLOAD
+    for i in range(live.active[0]):
+        h = live.active[i + 1]
+        if c.slot[h] >= 0 and floor < live.util[h] < ceiling:
+            plan.crowd[n] = h
+            n += 1
+    sort_by_key(plan.crowd, live.util, n, plan.order)
+    for i in range(n):
+        h = plan.crowd[i]
+        if c.guard[h]:
+            continue
+        j = c.slot[h]
+        use = c.use[j]
+        load = c.load[j]
+        remove_candidate(c, j)
+        # what does not fit into all candidates together need not be tried
+        if use > c.slack[0] * (1.0 + 1e-9) + 1e-6 or load > c.slack[1] * (1.0 + 1e-9) + 1e-6:
+            continue
+        _evacuate(site, live, c, plan, rd, flags, h)
+
+
+@njit(cache=True, error_model="numpy")
+def optimise(
+    site: Site,
+    live: Live,
+    c: Cands,
+    plan: Plan,
+    rule: Rule,
+    flags: Flags,
+    past: Floats,
+    times: Floats,
+    k: int,
+) -> None:
+    """Plan the migrations of round ``k``.
+
+    Args:
+        site: The day.
+        live: State after the update at this instant; only its scratch parts change.
+        c: Work arrays.
+        plan: Receives the migrations.
+        rule: The policy.
+        flags: Quirks.
+        past: Demand of every VM at each round so far, MHz.
+        times: Instants of the rounds, s.
+        k: This round.
+    """
+    plan.size[0] = 0
+    if k == 0:
+        plan.taps[:] = filter_weights(rule.kind)
+    rd = _make_round(site, live, plan, rule, flags, past, k)
+    c.slot[:] = -1
+    crowd = _sort_hosts(site, live, c, plan, rd, flags)
+    queued = 0
+    for i in range(crowd):
+        queued = _drain(
+            site, live, plan, rule, rd, times, not flags.interpolated_demand, plan.crowd[i], queued
+        )
+    if queued > 0:
+        _place_queue(site, live, c, plan, rd, flags, queued)
+    _drop_off_hosts(live, c, flags)
+    _evacuate_all(site, live, c, plan, rd, flags)

@@ -1,0 +1,209 @@
+"""Kernels: which VM leaves an overloaded host."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from .detectors import WINDOW
+from .live import Ints
+from .machines import ROUND_S, Site
+
+__all__ = ["MC", "MMT", "MU", "RS", "draw", "multiple_r2", "select_vm"]
+
+Floats = NDArray[np.float64]
+
+MMT = 0
+MC = 1
+MU = 2
+RS = 3
+
+
+@njit(cache=True, error_model="numpy")
+def draw(rng: NDArray[np.uint64], n: int) -> int:
+    """A uniform index below ``n``: one step of SplitMix64 on the state ``rng[0]``."""
+    rng[0] += np.uint64(0x9E3779B97F4A7C15)
+    z = rng[0]
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> np.uint64(31))
+    return int(float(z >> np.uint64(11)) * (1.0 / 9007199254740992.0) * n)
+
+
+@njit(cache=True, error_model="numpy")
+def _smallest(values: Floats, scale: Floats, vms: Ints, n: int) -> int:
+    """Position of the smallest ``values[v] / scale[v]``, the first on ties."""
+    best = 0
+    for i in range(1, n):
+        if values[vms[i]] / scale[vms[i]] < values[vms[best]] / scale[vms[best]]:
+            best = i
+    return best
+
+
+@njit(cache=True, error_model="numpy")
+def _reflect_columns(a: Floats, diagonal: Floats, rows: int, cols: int) -> bool:
+    """Householder QR of the matrix whose columns are ``a[0..cols)``, in place; False on a zero pivot."""
+    for j in range(min(rows, cols)):
+        norm = 0.0
+        for i in range(j, rows):
+            norm += a[j, i] * a[j, i]
+        pivot = -np.sqrt(norm) if a[j, j] > 0.0 else np.sqrt(norm)
+        diagonal[j] = pivot
+        if pivot == 0.0:
+            return False
+        a[j, j] -= pivot
+        for c in range(j + 1, cols):
+            alpha = 0.0
+            for i in range(j, rows):
+                alpha -= a[c, i] * a[j, i]
+            alpha /= pivot * a[j, j]
+            for i in range(j, rows):
+                a[c, i] -= alpha * a[j, i]
+    return True
+
+
+@njit(cache=True, error_model="numpy")
+def _solve(a: Floats, diagonal: Floats, y: Floats, rows: int, cols: int) -> None:
+    """Overwrite ``y`` with the least-squares solution in its first ``cols`` entries."""
+    for j in range(cols):
+        dot = 0.0
+        for i in range(j, rows):
+            dot += y[i] * a[j, i]
+        dot /= diagonal[j] * a[j, j]
+        for i in range(j, rows):
+            y[i] += dot * a[j, i]
+    for j in range(cols - 1, -1, -1):
+        y[j] /= diagonal[j]
+        for i in range(j):
+            y[i] -= y[j] * a[j, i]
+
+
+@njit(cache=True, error_model="numpy")
+def multiple_r2(data: Floats, which: int, n: int, length: int) -> float:
+    """Multiple coefficient of determination of series ``which`` on the other ones, with intercept.
+
+    Args:
+        data: Series as rows, (n, length).
+        which: The dependent one.
+        n: Number of series.
+        length: Number of samples.
+
+    Returns:
+        1 - RSS / TSS; NaN if a pivot of the decomposition is zero.
+    """
+    columns = np.ones((n, length))
+    at = 1
+    for i in range(n):
+        if i != which:
+            columns[at] = data[i, :length]
+            at += 1
+    a = columns.copy()
+    diagonal = np.empty(n)
+    if not _reflect_columns(a, diagonal, length, n):
+        return np.nan
+    beta = data[which, :length].copy()
+    _solve(a, diagonal, beta, length, n)
+    rss = 0.0
+    tss = 0.0
+    mean = 0.0
+    for i in range(length):
+        value = data[which, i]
+        fit = 0.0
+        for j in range(n):
+            fit += columns[j, i] * beta[j]
+        rss += (value - fit) * (value - fit)
+        dev = value - mean
+        mean += dev / (i + 1.0)
+        tss += i * dev * (dev / (i + 1.0))
+    return 1.0 - rss / tss
+
+
+@njit(cache=True, error_model="numpy")
+def _fill_history(site: Site, times: Floats, k: int, vms: Ints, n: int, flat: bool, data: Floats) -> None:
+    """Utilisation of ``vms[:n]`` at the last rounds up to ``k``, newest first."""
+    last = site.x.shape[0] - 1
+    for j in range(data.shape[1]):
+        t = times[k - j]
+        a = min(int(t // ROUND_S), last)
+        dt = t - a * ROUND_S
+        for i in range(n):
+            u = site.x[a, vms[i]]
+            if dt > 0.0 and a < last and not flat:
+                u += ((site.x[a + 1, vms[i]] - u) / ROUND_S) * dt
+            data[i, j] = u
+
+
+@njit(cache=True, error_model="numpy")
+def _most_correlated(site: Site, times: Floats, k: int, vms: Ints, n: int, flat: bool) -> int:
+    """Position of the VM best explained by the others; -1 if that is not defined."""
+    length = min(k + 1, WINDOW)
+    if n < 2 or n > length:
+        return -1
+    data = np.empty((n, length))
+    _fill_history(site, times, k, vms, n, flat, data)
+    best = 0
+    best_r2 = 4.9e-324
+    for i in range(n):
+        r2 = multiple_r2(data, i, n, length)
+        if np.isnan(r2) and _has_zero_pivot(data, i, n, length):
+            return -1
+        if r2 > best_r2:
+            best = i
+            best_r2 = r2
+    return best
+
+
+@njit(cache=True, error_model="numpy")
+def _has_zero_pivot(data: Floats, which: int, n: int, length: int) -> bool:
+    """Whether R^2 is undefined because of the decomposition, not because the series is constant."""
+    columns = np.ones((n, length))
+    at = 1
+    for i in range(n):
+        if i != which:
+            columns[at] = data[i, :length]
+            at += 1
+    return not _reflect_columns(columns, np.empty(n), length, n)
+
+
+@njit(cache=True, error_model="numpy")
+def select_vm(
+    rule: int,
+    site: Site,
+    demand: Floats,
+    times: Floats,
+    k: int,
+    vms: Ints,
+    n: int,
+    flat: bool,
+    rng: NDArray[np.uint64],
+) -> int:
+    """Position in ``vms[:n]`` of the VM to migrate.
+
+    Args:
+        rule: ``MMT`` smallest memory, ``MC`` maximum correlation, ``MU`` smallest utilisation, ``RS`` random.
+        site: The day.
+        demand: Demand of all VMs, MHz.
+        times: Instants of the rounds, s.
+        k: This round.
+        vms: VMs of the host, in list order.
+        n: How many.
+        flat: Whether samples hold instead of being interpolated.
+        rng: State of the generator, (1,).
+
+    Returns:
+        The position; the first one on ties.
+    """
+    if rule == RS:
+        return draw(rng, n)
+    if rule == MU:
+        return _smallest(demand, site.mhz, vms, n)
+    if rule == MC:
+        best = _most_correlated(site, times, k, vms, n, flat)
+        if best >= 0:
+            return best
+    best = 0
+    for i in range(1, n):
+        if site.ram[vms[i]] < site.ram[vms[best]]:
+            best = i
+    return best
