@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from virtgym.envs.sim.config import ClusterConfig, HostType
+
+from virtgym.envs.sim.config import ClusterConfig, HostType, MigrationConfig
+from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.simulator import Simulator
+from virtgym.envs.sim.state import PENDING, RUNNING
 from virtgym.envs.sim.workload import Workload
 
 REPO = Path(__file__).resolve().parent.parent
@@ -122,3 +125,108 @@ def make_sim(make_cluster: MakeCluster, make_workload: MakeWorkload) -> MakeSimu
         return Simulator(make_cluster(n_hosts, **cluster), workload, strict=strict, horizon_s=horizon_s)
 
     return build
+
+
+class RandomEpisode:
+    """A small random cluster, load and stream of orders, legal and not, from one seed.
+
+    It covers host types with and without boot and shutdown times, tables of different length, memory ignored
+    and binding, every arrival rule, VMs wider than one vCPU, demand above nominal, arrivals and departures at
+    any time, and intervals shorter than, equal to and longer than the trace's sampling period.
+    """
+
+    def __init__(self, seed: int, **fixed: Any) -> None:
+        self.rng = rng = np.random.default_rng(seed)
+        n_hosts, n_vms, samples = int(rng.integers(2, 7)), int(rng.integers(1, 15)), int(rng.integers(3, 11))
+        types = tuple(self._host_type(i) for i in range(int(rng.integers(1, 4))))
+        settings: dict[str, Any] = {
+            "interval_s": float(rng.choice([100.0, 300.0, 600.0, 450.0])),
+            "memory": str(rng.choice(["ignored", "binding"])),
+            "arrival": str(rng.choice(["first_fit", "best_fit", "worst_fit", "pabfd", "policy"])),
+            "arrival_cpu_overcommit": float(rng.choice([1.0, 1.5, 4.0])),
+            "arrival_core_speed": bool(rng.integers(2)),
+            "auto_boot": bool(rng.integers(2)),
+            "hosts_start_on": bool(rng.integers(4)),
+            "migration": MigrationConfig(
+                float(rng.uniform(20.0, 400.0)),
+                float(rng.choice([0.0, 0.1, 0.3])),
+                float(rng.choice([0.0, 0.1])),
+            ),
+        }
+        kinds = rng.integers(0, len(types), n_hosts).astype(np.int32)
+        self.config = ClusterConfig(types, kinds, **{**settings, **fixed})
+        self.workload = self._workload(n_vms, samples)
+        self.horizon_s = samples * 300.0 * float(rng.choice([1.0, 1.2, 0.9]))
+
+    def _host_type(self, i: int) -> HostType:
+        rng = self.rng
+        points = int(rng.choice([2, 4, 11]))
+        return HostType(
+            f"type {i}",
+            int(rng.integers(1, 5)),
+            float(rng.integers(5, 30)) * 100.0,
+            float(rng.integers(2, 9)) * 1024.0,
+            tuple(np.sort(rng.uniform(50.0, 250.0, points)).tolist()),
+            boot_time_s=float(rng.choice([0.0, 0.0, 60.0, 240.0, 333.0])),
+            shutdown_time_s=float(rng.choice([0.0, 0.0, 60.0, 300.0])),
+            boot_power_w=None if rng.integers(2) else 180.0,
+            shutdown_power_w=None if rng.integers(2) else 70.0,
+        )
+
+    def _workload(self, n_vms: int, samples: int) -> Workload:
+        rng = self.rng
+        span = samples * 300.0
+        arrival = np.where(rng.random(n_vms) < 0.5, 0.0, rng.uniform(0.0, span, n_vms))
+        on_grid = rng.random(n_vms) < 0.3
+        arrival[on_grid] = np.floor(arrival[on_grid] / 100.0) * 100.0
+        life = np.where(rng.random(n_vms) < 0.5, np.inf, rng.exponential(span / 3, n_vms) + 1.0)
+        life[on_grid] = np.ceil(life[on_grid] / 100.0) * 100.0
+        util = rng.beta(0.6, 0.9, (samples, n_vms)) * float(rng.choice([0.5, 1.0, 1.6]))
+        return Workload(
+            "random",
+            300.0,
+            util,
+            rng.integers(2, 40, n_vms).astype(np.float64) * 100.0,
+            rng.integers(1, 4, n_vms).astype(np.int32),
+            rng.integers(1, 12, n_vms).astype(np.float64) * 256.0,
+            arrival,
+            arrival + life,
+        )
+
+    def orders(self, sim: Simulator, busy: float = 1.0) -> Decisions:
+        """Random orders for now; about half are legal, some name what does not exist.
+
+        Args:
+            sim: The simulator whose state decides.
+            busy: Mean number of orders of each kind.
+        """
+        rng, state = self.rng, sim.state
+        n_hosts, n_vms = len(state.host_drain), len(state.vm_state)
+
+        def hosts(n: int) -> Any:
+            return rng.integers(-1, n_hosts + 1, n).astype(np.int32)
+
+        def vms(n: int, wanted: int) -> Any:
+            pool = np.flatnonzero(state.vm_state == wanted)
+            some = rng.choice(pool, n) if len(pool) else rng.integers(-1, n_vms + 1, n)
+            return np.where(rng.random(n) < 0.15, rng.integers(-1, n_vms + 1, n), some).astype(np.int32)
+
+        n_on, n_full, n_place, n_off = (int(n) for n in rng.poisson(busy * np.array([0.5, 0.05, 1.5, 0.7])))
+        move_vm = vms(int(rng.poisson(2 * busy)), RUNNING)
+        move_host = hosts(len(move_vm))
+        off = hosts(n_off)
+        if rng.random() < 0.4:  # empty one host and switch it off
+            host = int(rng.integers(n_hosts))
+            leaving = np.flatnonzero(state.vm_host == host).astype(np.int32)
+            move_vm = np.concatenate([move_vm, leaving])
+            move_host = np.concatenate([move_host, hosts(len(leaving))])
+            off = np.append(off, np.int32(host))
+        return Decisions(
+            hosts(n_on), hosts(n_full), vms(n_place, PENDING), hosts(n_place), move_vm, move_host, off
+        )
+
+
+@pytest.fixture(scope="session")
+def random_episode() -> type[RandomEpisode]:
+    """The class of random episodes: ``random_episode(seed, memory="binding")``."""
+    return RandomEpisode

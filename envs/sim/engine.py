@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
@@ -27,10 +29,13 @@ __all__ = ["advance", "begin", "choose_host"]
 FIRST_FIT, BEST_FIT, WORST_FIT, PABFD, BY_POLICY = 0, 1, 2, 3, 4
 """Arrival rules, in the order of ``config.ARRIVAL_RULES``."""
 
+TIE = 1e-9
+"""Scores (W or MHz) that differ by less are equal: which host is chosen must not hang on a rounding error."""
+
 
 @njit(cache=True)
-def _score(p: ClusterParams, s: ClusterState, v: int, h: int) -> float:
-    """What the arrival rule minimises; ties go to the lowest host."""
+def _score(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
+    """What the arrival rule minimises; differences within TIE go to the lowest host."""
     free = p.host_cpu_mhz[h] - s.host_nominal_mhz[h]
     if p.arrival_rule == FIRST_FIT:
         return 0.0
@@ -61,7 +66,7 @@ def choose_host(p: ClusterParams, s: ClusterState, v: int, off: bool) -> int:
         if fits_arrival(p, s, v, h) != 0:
             continue
         score = _score(p, s, v, h)
-        if score < least:
+        if best < 0 or score < least - TIE:
             best = h
             least = score
             if p.arrival_rule == FIRST_FIT:

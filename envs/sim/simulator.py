@@ -192,6 +192,7 @@ class Simulator:
             What happened in the interval.
         """
         before = self.state.totals.copy()
+        self.refusals = []
         if decisions is not None and len(decisions):
             self.apply(decisions)
         self.advance()
@@ -231,12 +232,22 @@ class Simulator:
         self._bind(*copy_state(saved["arena"], self.config.n_hosts, self.workload.n_vms))
 
 
-def _orders(d: Decisions) -> list[NDArray[np.int32]]:
-    parts = (d.power_on, d.full_power, d.place_vm, d.place_host, d.move_vm, d.move_host, d.power_off)
-    return [_indices(part) for part in parts]
+_I4 = NDArray[np.int32]
 
 
-def _indices(part: NDArray[np.int32]) -> NDArray[np.int32]:
+def _orders(d: Decisions) -> tuple[_I4, _I4, _I4, _I4, _I4, _I4, _I4]:
+    return (
+        _indices(d.power_on),
+        _indices(d.full_power),
+        _indices(d.place_vm),
+        _indices(d.place_host),
+        _indices(d.move_vm),
+        _indices(d.move_host),
+        _indices(d.power_off),
+    )
+
+
+def _indices(part: _I4) -> _I4:
     """Order lists as the kernels take them; an index beyond int32 becomes -1, which no VM and no host has."""
     wide = np.asarray(part)
     if wide.dtype != np.int32:

@@ -1,0 +1,104 @@
+"""The simulator against its plain-Python twin, over random episodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from virtgym.envs.sim.simulator import Simulator
+from virtgym.envs.sim.totals import (
+    T_ACTIVE_S,
+    T_ARRIVALS,
+    T_BOOTS,
+    T_DEPARTURES,
+    T_DOWN_S,
+    T_ENERGY_J,
+    T_ILLEGAL,
+    T_MIG_ABORTED,
+    T_MIG_DONE,
+    T_MIG_LOST,
+    T_MISSED,
+    T_ON_S,
+    T_REQUESTED,
+    T_SAT_S,
+)
+from virtgym.experiments.bench.twin import PlainSimulator
+
+N_EPISODES = 400
+TOLERANCE = 1e-9
+
+
+def deviations(sim: Simulator, twin: PlainSimulator) -> dict[str, float]:
+    """Largest relative deviation of every quantity.
+
+    The scale is the largest value of its kind; for CPU that was missed or lost, one interval of a VM's
+    nominal CPU: where the twin has exactly 0, the simulator may keep a rounding error of what came and went.
+    """
+    s, t = sim.state, sim.state.totals
+    hosts, vms, count = twin.hosts, twin.vms, twin.count
+    pairs: dict[str, tuple[Any, Any]] = {
+        "host_energy": (s.host_energy_j, [h.energy_j for h in hosts]),
+        "host_active": (s.host_active_s, [h.active_s for h in hosts]),
+        "host_short": (s.host_sat_s, [h.short_s for h in hosts]),
+        "vm_requested": (s.vm_requested, [v.requested for v in vms]),
+        "vm_missed": (s.vm_missed, [v.missed for v in vms]),
+        "vm_lost": (s.vm_mig_lost, [v.lost for v in vms]),
+        "vm_down": (s.vm_down_s, [v.down_s for v in vms]),
+        "energy": (t[T_ENERGY_J], sum(h.energy_j for h in hosts)),
+        "requested": (t[T_REQUESTED], sum(v.requested for v in vms)),
+        "missed": (t[T_MISSED], sum(v.missed for v in vms)),
+        "lost": (t[T_MIG_LOST], sum(v.lost for v in vms)),
+        "on": (t[T_ON_S], sum(h.on_s for h in hosts)),
+        "active": (t[T_ACTIVE_S], sum(h.active_s for h in hosts)),
+        "short": (t[T_SAT_S], sum(h.short_s for h in hosts)),
+        "down": (t[T_DOWN_S], sum(v.down_s for v in vms)),
+        "boots": (t[T_BOOTS], count["boots"]),
+        "done": (t[T_MIG_DONE], count["done"]),
+        "aborted": (t[T_MIG_ABORTED], count["aborted"]),
+        "arrivals": (t[T_ARRIVALS], count["arrivals"]),
+        "departures": (t[T_DEPARTURES], count["departures"]),
+        "vm_host": (s.vm_host, [v.host.index if v.host else -1 for v in vms]),
+        "power_now": (s.host_power_now_w, [h.power_w for h in hosts]),
+        "missing_now": (s.vm_miss_mhz, [v.missing for v in vms]),
+    }
+    mine, theirs = sim.metrics(), twin.metrics()
+    pairs |= {f"metric {name}": (mine[name], theirs[name]) for name in theirs}
+    worst = {}
+    work = float(sim.params.vm_cpu_mhz.min()) * sim.params.interval_s
+    floor = {"vm_missed": work, "missed": work, "vm_lost": work, "lost": work, "missing_now": 1.0}
+    for name, (got, want) in pairs.items():
+        a, b = np.atleast_1d(np.asarray(got, float)), np.atleast_1d(np.asarray(want, float))
+        assert (np.isnan(a) == np.isnan(b)).all(), name
+        scale = max(float(np.nanmax(np.abs(b), initial=0.0)), floor.get(name, 0.0), 1e-6)
+        worst[name] = float(np.nanmax(np.abs(a - b), initial=0.0)) / scale
+    return worst
+
+
+def run_both(episode: Any) -> dict[str, float]:
+    """Play one episode in both and compare."""
+    sim = Simulator(episode.config, episode.workload, horizon_s=episode.horizon_s)
+    twin = PlainSimulator(episode.config, episode.workload, horizon_s=episode.horizon_s)
+    worst = deviations(sim, twin)
+    illegal = 0
+    while not sim.done:
+        orders = episode.orders(sim)
+        before = len(sim.refusals)
+        sim.step(orders)
+        codes = [code for code in twin.step(orders) if code]
+        illegal += len(codes)
+        assert [r.code for r in sim.refusals] == codes, (before, sim.refusals, codes)
+        now = deviations(sim, twin)
+        worst = {name: max(worst[name], now[name]) for name in worst}
+    assert sim.state.totals[T_ILLEGAL] == illegal
+    return worst
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_every_total_equals_the_twin(random_episode: Any, block: int) -> None:
+    size = N_EPISODES // 8
+    for seed in range(block * size, (block + 1) * size):
+        worst = run_both(random_episode(seed))
+        bad = {name: value for name, value in worst.items() if not value <= TOLERANCE}
+        assert not bad, f"seed {seed}: {bad}"
