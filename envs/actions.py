@@ -1,0 +1,339 @@
+"""Actions of the cluster environment: their codes, their meaning and which of them are legal.
+
+One interval's orders are unrolled into single choices, because a mask over (VM, host) pairs would be V * H
+long. With V VMs and H hosts an action is a number:
+
+    0                     stop: time passes
+    1 + v                 choose VM v: a running one to migrate, a waiting one to place
+    1 + V + h             the chosen VM goes to host h
+    1 + V + H + h         toggle the power of host h: on if it is off or about to be, else off
+
+The legality functions are those of ``sim.orders``; nothing here knows a rule of its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from .sim.decisions import REASONS, Decisions
+from .sim.errors import ConfigError
+from .sim.orders import (
+    MEM_SLACK,
+    check_move,
+    check_place,
+    check_power_off,
+    check_power_on,
+    order_move,
+    order_place,
+    order_power_off,
+    order_power_on,
+    vm_movable,
+)
+from .sim.power import BOOTING, ON
+from .sim.simulator import ClusterView
+from .sim.state import PENDING, RUNNING, ClusterParams, ClusterState
+
+__all__ = ["ACTION_REASONS", "ActionCodec", "ActionKind", "KnobCodec", "KnobPolicy", "load_knob_policy"]
+
+NO_HOST, NOT_CHOSEN, HOST_FIRST, NO_ACTION = 101, 102, 103, 104
+ACTION_REASONS: dict[int, str] = {
+    **REASONS,
+    NO_HOST: "no host may take the VM",
+    NOT_CHOSEN: "no VM is chosen",
+    HOST_FIRST: "a VM is chosen: only its host may come next",
+    NO_ACTION: "no such action",
+}
+"""Why an action is illegal: the reasons of ``sim.decisions`` and those of the unrolled form."""
+
+ActionKind = Literal["stop", "vm", "host", "power"]
+
+
+@dataclass(frozen=True)
+class ActionCodec:
+    """Numbers of actions and back.
+
+    Attributes:
+        n_hosts: H.
+        n_vms: V.
+    """
+
+    n_hosts: int
+    n_vms: int
+
+    @property
+    def n(self) -> int:
+        """Number of actions, 1 + V + 2H."""
+        return 1 + self.n_vms + 2 * self.n_hosts
+
+    def encode(self, kind: ActionKind, index: int = 0) -> int:
+        """Number of an action.
+
+        Args:
+            kind: ``stop``, ``vm``, ``host`` or ``power``.
+            index: VM or host.
+
+        Raises:
+            ValueError: If there is no such VM or host.
+        """
+        sizes = {"stop": 1, "vm": self.n_vms, "host": self.n_hosts, "power": self.n_hosts}
+        if not 0 <= index < sizes[kind]:
+            raise ValueError(f"{kind} {index}: must lie in 0..{sizes[kind] - 1}")
+        offsets = {"stop": 0, "vm": 1, "host": 1 + self.n_vms, "power": 1 + self.n_vms + self.n_hosts}
+        return offsets[kind] + index
+
+    def decode(self, action: int) -> tuple[ActionKind, int]:
+        """Kind and VM or host of an action; the inverse of ``encode``.
+
+        Raises:
+            ValueError: If there is no such action.
+        """
+        if not 0 <= action < self.n:
+            raise ValueError(f"action {action}: must lie in 0..{self.n - 1}")
+        if action == 0:
+            return "stop", 0
+        if action <= self.n_vms:
+            return "vm", action - 1
+        host = action - 1 - self.n_vms
+        return ("host", host) if host < self.n_hosts else ("power", host - self.n_hosts)
+
+
+@njit(cache=True)
+def check_toggle(s: ClusterState, h: int) -> Any:
+    """Whether a host's power may be toggled: 0, or the code of the reason."""
+    if check_power_on(s, h) == 0:
+        return 0
+    return check_power_off(s, h)
+
+
+@njit(cache=True)
+def _check_send(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
+    """Whether the chosen VM may go to a host."""
+    return check_place(p, s, v, h) if s.vm_state[v] == PENDING else check_move(p, s, v, h)
+
+
+@njit(cache=True)
+def _some_host(p: ClusterParams, s: ClusterState, v: int) -> bool:
+    for h in range(s.host_power_state.shape[0]):  # noqa: SIM110  # Numba has no any()
+        if _check_send(p, s, v, h) == 0:
+            return True
+    return False
+
+
+@njit(cache=True)
+def _room(p: ClusterParams, s: ClusterState, h: int) -> float:
+    """Free memory of a host that takes VMs, MiB (inf where memory does not bind); -inf = takes none."""
+    state = s.host_power_state[h]
+    if (state != ON and state != BOOTING) or s.host_drain[h]:
+        return -np.inf
+    return p.host_mem_mib[h] * MEM_SLACK - s.host_mem_mib[h] if p.memory_binding else np.inf
+
+
+@njit(cache=True)
+def _roomiest(p: ClusterParams, s: ClusterState) -> tuple[int, int]:
+    """The two hosts with the most room, -1 = none."""
+    best, second = -1, -1
+    most, next_most = -np.inf, -np.inf
+    for h in range(s.host_power_state.shape[0]):
+        room = _room(p, s, h)
+        if room > most:
+            second, next_most = best, most
+            best, most = h, room
+        elif room > next_most:
+            second, next_most = h, room
+    return best, second
+
+
+@njit(cache=True)
+def _choosable(p: ClusterParams, s: ClusterState, v: int, best: int, second: int) -> bool:
+    """Whether some host may take a VM: the roomiest other host decides, not every pair is looked at."""
+    if s.vm_state[v] == PENDING:
+        return s.vm_dest[v] < 0 and _some_host(p, s, v)
+    if vm_movable(s, v) != 0:
+        return False
+    h = second if s.vm_host[v] == best else best
+    if h < 0:
+        return False
+    if check_move(p, s, v, h) == 0:
+        return True
+    # The rule compares sums that are rounded differently from host to host: near the edge ask every host.
+    near = p.vm_mem_mib[v] <= _room(p, s, h) + 1e-6 * p.host_mem_mib[h]
+    return near and _some_host(p, s, v)
+
+
+@njit(cache=True)
+def write_vm_mask(p: ClusterParams, s: ClusterState, mask: NDArray[np.bool_]) -> None:
+    """Which VMs may be chosen: those that some host may take.
+
+    Args:
+        p: Parameters.
+        s: State.
+        mask: Written, shape (V,).
+    """
+    best, second = _roomiest(p, s)
+    for v in range(mask.shape[0]):
+        mask[v] = _choosable(p, s, v, best, second)
+
+
+@njit(cache=True)
+def write_host_mask(p: ClusterParams, s: ClusterState, v: int, mask: NDArray[np.bool_]) -> None:
+    """Which hosts may take a VM.
+
+    Args:
+        p: Parameters.
+        s: State.
+        v: The chosen VM.
+        mask: Written, shape (H,).
+    """
+    for h in range(mask.shape[0]):
+        mask[h] = _check_send(p, s, v, h) == 0
+
+
+@njit(cache=True)
+def _choose(p: ClusterParams, s: ClusterState, v: int) -> Any:
+    state = s.vm_state[v]
+    if state == PENDING:
+        if s.vm_dest[v] >= 0:
+            return 8
+    elif state != RUNNING:
+        return 2
+    elif vm_movable(s, v) != 0:
+        return vm_movable(s, v)
+    return 0 if _some_host(p, s, v) else NO_HOST
+
+
+@njit(cache=True)
+def _toggle(p: ClusterParams, s: ClusterState, h: int) -> Any:
+    return order_power_on(p, s, h) if check_power_on(s, h) == 0 else order_power_off(p, s, h)
+
+
+@njit(cache=True)
+def take(p: ClusterParams, s: ClusterState, action: int, chosen: int) -> tuple[int, int]:
+    """Carry out an action other than a legal stop; an illegal one changes nothing.
+
+    Args:
+        p: Parameters.
+        s: State.
+        action: The action.
+        chosen: The chosen VM, -1 = none.
+
+    Returns:
+        0 or the code of the reason in ``ACTION_REASONS``, and the VM that is chosen now.
+    """
+    n_vms, n_hosts = s.vm_state.shape[0], s.host_power_state.shape[0]
+    if action < 0 or action > n_vms + 2 * n_hosts:
+        return NO_ACTION, chosen
+    is_host = n_vms < action <= n_vms + n_hosts
+    if chosen >= 0:
+        if not is_host:
+            return HOST_FIRST, chosen
+        h = action - 1 - n_vms
+        if s.vm_state[chosen] == PENDING:
+            code = order_place(p, s, chosen, h)
+        else:
+            code = order_move(p, s, chosen, h)
+        return code, (-1 if code == 0 else chosen)
+    if is_host:
+        return NOT_CHOSEN, -1
+    if action <= n_vms:
+        code = _choose(p, s, action - 1)
+        return code, (action - 1 if code == 0 else -1)
+    return _toggle(p, s, action - 1 - n_vms - n_hosts), -1
+
+
+class KnobPolicy(Protocol):
+    """What the ``knobs`` form needs of a planning policy."""
+
+    KNOBS: Mapping[str, tuple[float, float, float]]
+
+    def reset(self, view: ClusterView, rng: np.random.Generator) -> None:
+        """Start an episode."""
+
+    def plan(self, view: ClusterView) -> Decisions:
+        """Decide one interval."""
+
+    def set_knobs(self, knobs: Mapping[str, float]) -> None:
+        """Take new thresholds."""
+
+
+@dataclass(frozen=True)
+class KnobCodec:
+    """Knobs of a policy as a box of numbers in -1...1.
+
+    Attributes:
+        knobs: Lowest, highest and default value by name; the order is the order of the action's elements.
+    """
+
+    knobs: Mapping[str, tuple[float, float, float]]
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: If there is no knob, or a range is empty or does not hold its default.
+        """
+        if not self.knobs:
+            raise ConfigError("env.knobs_policy: the policy has no KNOBS")
+        for name, (low, high, default) in self.knobs.items():
+            if not (low < high and low <= default <= high):
+                raise ConfigError(
+                    f"knob {name}: default {default} must lie in {low}..{high}, which must not be empty"
+                )
+
+    def decode(self, action: NDArray[np.floating[Any]]) -> dict[str, float]:
+        """Values of the knobs; elements outside -1...1 are clipped.
+
+        Args:
+            action: Shape (K,), -1 = lowest, 1 = highest value.
+
+        Raises:
+            ValueError: If the shape is wrong or an element is not a number.
+        """
+        flat = np.asarray(action, dtype=np.float64)
+        if flat.shape != (len(self.knobs),) or not np.isfinite(flat).all():
+            raise ValueError(
+                f"action {action!r}: must be {len(self.knobs)} finite numbers ({', '.join(self.knobs)})"
+            )
+        shares = (np.clip(flat, -1.0, 1.0) + 1.0) / 2.0
+        return {
+            name: low + share * (high - low)
+            for share, (name, (low, high, _)) in zip(shares.tolist(), self.knobs.items())
+        }
+
+    def encode(self, values: Mapping[str, float] | None = None) -> NDArray[np.float32]:
+        """The action that sets some values; the other knobs, or all for None, get their defaults."""
+        values = values or {}
+        result = [
+            2.0 * (values.get(name, default) - low) / (high - low) - 1.0
+            for name, (low, high, default) in self.knobs.items()
+        ]
+        return np.array(result, dtype=np.float32)
+
+
+def load_knob_policy(policy: str | Callable[[], KnobPolicy]) -> KnobPolicy:
+    """Make the policy behind the knobs.
+
+    Args:
+        policy: Dotted path of a class, or something to call.
+
+    Raises:
+        ConfigError: If it does not exist or has no knobs.
+    """
+    make: Any = policy
+    if isinstance(policy, str):
+        module, _, name = policy.rpartition(".")
+        try:
+            make = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigError(f"env.knobs_policy={policy}: cannot be imported ({error})") from None
+    made = make()
+    missing = [name for name in ("KNOBS", "reset", "plan", "set_knobs") if not hasattr(made, name)]
+    if missing:
+        raise ConfigError(f"env.knobs_policy={policy}: has no {', '.join(missing)}")
+    return made  # type: ignore[no-any-return]

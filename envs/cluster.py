@@ -1,0 +1,306 @@
+"""``virtgym/Cluster-v0``: operate a cluster interval by interval."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from .actions import ACTION_REASONS, ActionCodec, KnobCodec, KnobPolicy, load_knob_policy, take
+from .observations import Observer
+from .render import History, draw_frame, write_text
+from .rewards import RewardFunction, check_weights
+from .scenarios import Scenario, build_scenario
+from .sim.decisions import Decisions
+from .sim.errors import ConfigError
+from .sim.metrics import J_PER_KWH, StepMetrics
+from .sim.simulator import ClusterView, Simulator
+from .sim.totals import (
+    T_ENERGY_J,
+    T_FAILED_PLACEMENTS,
+    T_MIG_STARTED,
+    T_MISSED,
+    T_ON_S,
+    T_REQUESTED,
+    T_SHUTDOWNS,
+    T_TIME_S,
+)
+
+__all__ = ["ACTION_FORMS", "ClusterEnv"]
+
+ACTION_FORMS: tuple[str, ...] = ("unrolled", "knobs")
+"""What an action is: one choice of many per interval, or the thresholds of a planning policy."""
+
+SEED_RANGE = 2**31 - 1
+
+Observation = dict[str, NDArray[Any]]
+StepResult = tuple[Observation, float, bool, bool, dict[str, Any]]
+
+
+class ClusterEnv(gym.Env[Observation, Any]):
+    """A cluster of hosts under a load of VMs: migrate, place, switch hosts on and off.
+
+    With ``actions="unrolled"`` an action is one choice (see ``actions``): choose a VM, then its host, or
+    toggle the power of a host; ``0`` stops, and only then time passes, one interval of the scenario.
+    ``action_masks()`` says exactly what is legal. An illegal action changes nothing, is counted and named in
+    ``info``. With ``actions="knobs"`` an action sets the thresholds of a planning policy, which then plans
+    the interval. In both, ``step`` also takes a ``Decisions`` object: all orders of the interval at once, then time passes.
+
+    The reward of an interval is a weighted sum of terms (see ``rewards``); choices before *stop* earn 0.
+    The end of the horizon is a time limit, so it truncates; nothing terminates an episode.
+
+    Args:
+        scenario: Name, mapping or built scenario.
+        scenario_overrides: Nested mapping or dotted keys laid over the scenario's configuration.
+        scenario_seed: Seed of the generated trace and of random VM types of the first scenario.
+        resample_trace: Draw a new generated trace (and random VM types) at every reset, from the
+            environment's generator. Otherwise every episode has the same load, whatever the seed.
+        actions: ``unrolled`` or ``knobs``.
+        reward: Weight by term, laid over ``rewards.DEFAULT_WEIGHTS``.
+        render_mode: ``ansi``, ``rgb_array`` or None.
+        max_decisions_per_interval: After so many unrolled actions in one interval it ends as by *stop* (a VM
+            chosen without a host is let go); it guards against agents that never stop. None = 2 (V + H).
+        arrival: Rule that places arriving VMs in place of the scenario's; ``policy``: the agent does.
+        knobs_policy: Dotted path of the class behind ``knobs`` (or something to call), with ``KNOBS``,
+            ``set_knobs``, ``reset`` and ``plan``.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 12}  # type: ignore[misc]
+
+    def __init__(
+        self,
+        scenario: str | Mapping[str, Any] | Scenario = "small",
+        *,
+        scenario_overrides: Mapping[str, Any] | None = None,
+        scenario_seed: int = 0,
+        resample_trace: bool = False,
+        actions: str = "unrolled",
+        reward: Mapping[str, float] | None = None,
+        render_mode: str | None = None,
+        max_decisions_per_interval: int | None = None,
+        arrival: str | None = None,
+        knobs_policy: str | Callable[[], KnobPolicy] = "virtgym.policies.consolidation.ConsolidationPolicy",
+    ) -> None:
+        if actions not in ACTION_FORMS:
+            raise ConfigError(f"env.actions={actions}: must be one of {', '.join(ACTION_FORMS)}")
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            known = ", ".join(self.metadata["render_modes"])
+            raise ConfigError(f"env.render_mode={render_mode}: must be one of {known}")
+        self.actions = actions
+        self.render_mode = render_mode
+        self.resample_trace = resample_trace
+        self._weights = check_weights(reward)
+        self._knob_policy = load_knob_policy(knobs_policy) if actions == "knobs" else None
+        self._arrival = arrival if arrival is not None else getattr(self._knob_policy, "arrival", None)
+        built = _build(scenario, scenario_seed, scenario_overrides)
+        if resample_trace and built.config.trace.path is not None:
+            raise ConfigError(
+                f"env.resample_trace: {built.name} reads {built.config.trace.path}, "
+                "only generated traces are drawn anew"
+            )
+        self._shape = (built.cluster.n_hosts, built.workload.n_vms)
+        self.codec = ActionCodec(*self._shape)
+        limit = 2 * sum(self._shape) if max_decisions_per_interval is None else max_decisions_per_interval
+        if limit < 1:
+            raise ConfigError(f"env.max_decisions_per_interval={limit}: must be at least 1")
+        self.max_decisions_per_interval = limit
+        self._use(built)
+        self.observation_space: Any = Observer.space(*self._shape)
+        self.action_space: spaces.Space[Any] = spaces.Discrete(self.codec.n)
+        if self._knob_policy is not None:
+            self.knobs = KnobCodec(dict(self._knob_policy.KNOBS))
+            self.action_space = spaces.Box(-1.0, 1.0, (len(self.knobs.knobs),), np.float32)
+        self._over = True
+
+    def _use(self, scenario: Scenario) -> None:
+        """Run this scenario from now on."""
+        if (scenario.cluster.n_hosts, scenario.workload.n_vms) != self._shape:
+            raise ConfigError(
+                f"scenario {scenario.name}: every episode needs the same number of hosts and VMs"
+            )
+        self.scenario = scenario
+        self._sim = scenario.simulator(arrival=self._arrival)
+        self._observer = Observer(self._sim, self.max_decisions_per_interval)
+        self._reward = RewardFunction(self._weights, self._sim.params)
+
+    @property
+    def view(self) -> ClusterView:
+        """What rules and solvers read; a reset that draws a new trace replaces it."""
+        return self._sim.view
+
+    @property
+    def sim(self) -> Simulator:
+        """The simulator behind it, for analysis; changing it is no action of the environment."""
+        return self._sim
+
+    @property
+    def reward_weights(self) -> dict[str, float]:
+        """Weight of every reward term."""
+        return dict(self._weights)
+
+    @property
+    def chosen_vm(self) -> int:
+        """The VM whose host comes next, -1 = none."""
+        return self._chosen
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Go back to time 0.
+
+        Args:
+            seed: Seed of the environment's generator, from which everything random is drawn.
+            options: None are known.
+
+        Returns:
+            Observation and info.
+        """
+        super().reset(seed=seed)
+        if self.resample_trace:
+            drawn = int(self.np_random.integers(SEED_RANGE))
+            self._use(build_scenario(asdict(self.scenario.config), seed=drawn))
+        self._sim.reset(np.random.default_rng(self.np_random.integers(SEED_RANGE)))
+        if self._knob_policy is not None:
+            rng = np.random.default_rng(self.np_random.integers(SEED_RANGE))
+            self._knob_policy.reset(self._sim.view, rng)
+        self._observer.reset()
+        self._history = History(self._sim) if self.render_mode == "rgb_array" else None
+        self._over = False
+        self._illegal = 0
+        self._last_step: dict[str, float] = {}
+        self._open_interval()
+        self._observer.write(-1, 0)
+        return self._observer.copy(), {"time_s": 0.0, "scenario_seed": self.scenario.seed}
+
+    def _open_interval(self) -> None:
+        self._chosen = -1
+        self._decisions = 0
+        self._totals = self._sim.state.totals.copy()
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which unrolled actions are legal now, shape (1 + V + 2H,)."""
+        return self._observer.mask()
+
+    def step(self, action: Any) -> StepResult:
+        """Take one action, or carry out the decisions of a whole interval.
+
+        Args:
+            action: What ``action_space`` holds, or a ``Decisions``.
+
+        Returns:
+            Observation, reward, False, whether the horizon is reached, and info: after an interval
+            ``time_s``, ``reward_terms`` and ``step_metrics`` (``refusals`` and ``forced_stop`` if there are
+            any), at the end of the episode ``metrics`` and ``illegal_actions``; after an illegal action
+            ``illegal_action`` with the reason.
+
+        Raises:
+            ResetNeeded: After the end of an episode.
+        """
+        if self._over:
+            raise gym.error.ResetNeeded("the episode is over (or has not begun): call reset() before step()")
+        if isinstance(action, Decisions):
+            return self._run_decisions(action)
+        if self._knob_policy is not None:
+            self._knob_policy.set_knobs(self.knobs.decode(action))
+            return self._run_decisions(self._knob_policy.plan(self._sim.view))
+        try:
+            number = operator.index(action)
+        except TypeError:
+            raise TypeError(f"action {action!r}: must be an integer or a Decisions") from None
+        return self._choose(number)
+
+    def _choose(self, action: int) -> StepResult:
+        """One unrolled action."""
+        if action == 0 and self._chosen < 0:
+            return self._run_interval({}, 0)
+        sim = self._sim
+        before = self._chosen
+        code, self._chosen = take(sim.kernel_params, sim.kernel_state, action, before)
+        self._decisions += 1
+        info: dict[str, Any] = {}
+        reward = 0.0
+        if code:
+            self._illegal += 1
+            terms = {"illegal": 1.0}
+            reward = self._reward.total(terms)
+            info = {"illegal_action": ACTION_REASONS[code], "reward_terms": terms}
+        if self._decisions >= self.max_decisions_per_interval:
+            info["forced_stop"] = True
+            return self._run_interval(info, int(code != 0))
+        # Only an order that was carried out changes the state; choosing a VM and illegal actions do not.
+        carried_out = code == 0 and self._chosen < 0
+        self._observer.write(self._chosen, self._decisions, carried_out)
+        return self._observer.copy(), reward, False, False, info
+
+    def _run_decisions(self, decisions: Decisions) -> StepResult:
+        refusals = self._sim.apply(decisions)
+        self._illegal += len(refusals)
+        info: dict[str, Any] = {}
+        if refusals:
+            info["refusals"] = [str(refusal) for refusal in refusals]
+        return self._run_interval(info, len(refusals))
+
+    def _run_interval(self, info: dict[str, Any], illegal: int) -> StepResult:
+        """Let one interval pass and sum it up."""
+        sim = self._sim
+        sim.advance()
+        delta = StepMetrics(sim.state.totals - self._totals)
+        self._observer.remember()
+        if self._history is not None:
+            self._history.record(sim)
+        terms = self._reward.terms(delta, illegal)
+        self._open_interval()
+        self._over = sim.done
+        info["time_s"] = sim.time_s
+        info["reward_terms"] = terms
+        info["step_metrics"] = self._last_step = _summary(delta)
+        if self._over:
+            info["metrics"] = sim.metrics()
+            info["illegal_actions"] = self._illegal
+        self._observer.write(-1, 0)
+        return self._observer.copy(), self._reward.total(terms), False, self._over, info
+
+    def render(self) -> Any:
+        """Show the cluster: text for ``ansi``, a picture (height, width, 3) of uint8 for ``rgb_array``."""
+        if self.render_mode == "ansi":
+            return write_text(self._sim, self._last_step)
+        if self.render_mode == "rgb_array" and self._history is not None:
+            return draw_frame(self._sim, self._history, self._last_step, self.scenario.name)
+        return None
+
+
+def _build(
+    scenario: str | Mapping[str, Any] | Scenario, seed: int, overrides: Mapping[str, Any] | None
+) -> Scenario:
+    if isinstance(scenario, Scenario):
+        if not overrides:
+            built = scenario
+        else:
+            built = build_scenario(asdict(scenario.config), seed=scenario.seed, overrides=overrides)
+    else:
+        built = build_scenario(scenario, seed=seed, overrides=overrides)
+    if built.config.kind != "cluster":
+        raise ConfigError(
+            f"scenario={built.name}: kind {built.config.kind} does not run in an environment; "
+            "use a scenario of kind cluster"
+        )
+    return built
+
+
+def _summary(step: StepMetrics) -> dict[str, float]:
+    """What an interval did, by the names of the metrics."""
+    d = step.delta.tolist()
+    return {
+        "energy_kwh": d[T_ENERGY_J] / J_PER_KWH,
+        "sla_unserved": d[T_MISSED] / d[T_REQUESTED] if d[T_REQUESTED] > 0 else 0.0,
+        "migrations": d[T_MIG_STARTED],
+        "active_hosts": d[T_ON_S] / d[T_TIME_S] if d[T_TIME_S] > 0 else 0.0,
+        "host_shutdowns": d[T_SHUTDOWNS],
+        "failed_placements": d[T_FAILED_PLACEMENTS],
+    }

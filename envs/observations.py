@@ -1,0 +1,462 @@
+"""What an agent sees: a host table, a VM table and a global vector, written by one kernel call.
+
+The columns are named and documented in ``HOST_COLUMNS``, ``VM_COLUMNS`` and ``GLOBAL_COLUMNS``; every value
+is float32 in ``[0, high]`` (``[-1, 1]`` for the two phases of the day), clipped where it could leave. Nothing
+names a host or VM by its number but ``vm_host``, so a network that treats rows alike runs on any cluster.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+from numba import njit
+from numpy.typing import NDArray
+
+from .actions import check_toggle, write_host_mask, write_vm_mask
+from .sim.handle import make_handle
+from .sim.power import BOOTING, OFF, ON, SHUTTING_DOWN
+from .sim.simulator import Simulator
+from .sim.state import MIG_COPYING, MIG_NONE, PENDING, RUNNING, ClusterParams, ClusterState
+from .sim.totals import C_PENDING, T_MISSED, T_REQUESTED
+
+__all__ = ["GLOBAL_COLUMNS", "HOST_COLUMNS", "VM_COLUMNS", "Column", "Observer", "column_index"]
+
+F4 = NDArray[np.float32]
+F8 = NDArray[np.float64]
+
+EWMA_WEIGHT = 0.2
+"""Weight of the newest demand in ``recent_demand``: half of its memory is 3 intervals old."""
+
+DAY_S = 86_400.0
+THRASH_INTERVALS = 12.0
+COUNT_SCALE = 1.0 / float(np.log1p(128.0))
+
+
+class Column(NamedTuple):
+    """One column of a table: its name, its largest value and what it says."""
+
+    name: str
+    high: float
+    doc: str
+    low: float = 0.0
+
+
+HOST_COLUMNS: tuple[Column, ...] = (
+    Column("cpu_load", 2, "CPU asked of the host (capped demand + incoming copies) / its capacity"),
+    Column("cpu_demand", 2, "demand of its VMs, not capped by core speed / its capacity"),
+    Column("memory", 2, "configured memory of residents and incoming VMs / its memory"),
+    Column("nominal", 4, "nominal CPU of residents and incoming VMs / its capacity"),
+    Column("n_vms", 1, "log(1 + residents) / log(129)"),
+    Column("n_incoming", 1, "log(1 + VMs on their way to it) / log(129)"),
+    Column("is_off", 1, "1: switched off"),
+    Column("is_booting", 1, "1: booting"),
+    Column("is_on", 1, "1: on"),
+    Column("is_shutting_down", 1, "1: shutting down"),
+    Column("draining", 1, "1: will switch off when its last VM has left"),
+    Column("power", 1, "power now / peak power of the hungriest host type"),
+    Column("transition", 2, "time left of a boot or shutdown / interval"),
+    Column("saturated", 1, "share of the last interval in which it was short of CPU"),
+    Column("target", 1, "1: the chosen VM may go here (0 everywhere while no VM is chosen)"),
+    Column("holds_chosen", 1, "1: the chosen VM runs here"),
+    Column("switchable", 1, "1: its power may be toggled now"),
+    Column("capacity", 1, "its CPU / CPU of the largest host"),
+    Column("core_speed", 1, "speed of a core / speed of the fastest core"),
+    Column("memory_capacity", 1, "its memory / memory of the largest host"),
+    Column("idle_power", 1, "its idle power / peak power of the hungriest host type"),
+    Column("peak_power", 1, "its peak power / peak power of the hungriest host type"),
+)
+"""Columns of ``observation["hosts"]``, shape (H, 22); from ``capacity`` on they are constant."""
+
+VM_COLUMNS: tuple[Column, ...] = (
+    Column("running", 1, "1: runs on a host"),
+    Column("waiting", 1, "1: has arrived and has no host"),
+    Column("migrating", 1, "1: a migration is ordered or under way"),
+    Column("copy_left", 2, "time left of the copy / interval"),
+    Column("demand", 1, "CPU demand / nominal CPU"),
+    Column("recent_demand", 1, "exponentially weighted mean of demand / nominal CPU (newest interval: 0.2)"),
+    Column("granted", 1, "CPU that does its work / nominal CPU"),
+    Column("missed", 1, "unserved share of what it demanded in the last interval"),
+    Column("demand_size", 1, "CPU demand / CPU of the largest host"),
+    Column("age", 1, "time since arrival / 24 h"),
+    Column("moved", 1, "1 right after a migration was ordered, falling to 0 in 12 intervals"),
+    Column("movable", 1, "1: may be chosen now (some host may take it)"),
+    Column("chosen", 1, "1: is the chosen VM"),
+    Column("host_load", 2, "cpu_load of its host"),
+    Column("host_memory", 2, "memory of its host"),
+    Column("host_saturated", 1, "saturated of its host"),
+    Column("host_share", 2, "what it asks for / capacity of its host"),
+    Column("nominal_size", 1, "nominal CPU / CPU of the largest host"),
+    Column("memory_size", 1, "memory / memory of the largest host"),
+)
+"""Columns of ``observation["vms"]``, shape (V, 19); all but the last two, which are constant, are 0 for a VM
+that is not there."""
+
+GLOBAL_COLUMNS: tuple[Column, ...] = (
+    Column("day_sin", 1, "sine of the time of day", -1),
+    Column("day_cos", 1, "cosine of the time of day", -1),
+    Column("elapsed", 1, "time / horizon"),
+    Column("hosts_on", 1, "hosts that are on / H"),
+    Column("hosts_booting", 1, "hosts that boot / H"),
+    Column("hosts_short", 1, "hosts short of CPU now / H"),
+    Column("load", 2, "CPU asked of the hosts that are on / their capacity"),
+    Column("demand", 2, "demand of all VMs / capacity of all hosts"),
+    Column("memory", 2, "memory of residents and incoming VMs / memory of hosts that are on"),
+    Column("power", 1, "power now / peak power of all hosts"),
+    Column("waiting", 1, "VMs without a host / V"),
+    Column("migrating", 1, "migrations ordered or under way / V"),
+    Column("unserved", 1, "unserved share of all demand in the last interval"),
+    Column("decisions", 1, "decisions in this interval / their limit"),
+    Column("choosing_host", 1, "1: a VM is chosen, its host comes next"),
+)
+"""Elements of ``observation["globals"]``, shape (15,)."""
+
+
+def column_index(columns: tuple[Column, ...], name: str) -> int:
+    """Place of a column by its name."""
+    return [column.name for column in columns].index(name)
+
+
+_H = {column.name: i for i, column in enumerate(HOST_COLUMNS)}
+_V = {column.name: i for i, column in enumerate(VM_COLUMNS)}
+H_TARGET, H_HOLDS, H_SWITCHABLE = _H["target"], _H["holds_chosen"], _H["switchable"]
+H_STATIC = _H["capacity"]
+V_MOVABLE, V_CHOSEN, V_STATIC = _V["movable"], _V["chosen"], _V["nominal_size"]
+N_GLOBALS = len(GLOBAL_COLUMNS)
+
+
+class Buffers(NamedTuple):
+    """What the kernels read and write besides the simulator: H hosts, V VMs, A = 1 + V + 2H actions."""
+
+    hosts: F4  # (H, F_h) observation
+    vms: F4  # (V, F_v) observation
+    globals: F4  # (F_g,) observation
+    vm_host: NDArray[np.int32]  # (V,) observation
+    mask: NDArray[np.bool_]  # (A,) legal actions
+    inv_cpu: F8  # (H,) 1 / capacity, 1/MHz
+    inv_mem: F8  # (H,) 1 / memory, 1/MiB
+    inv_nominal: F8  # (V,) 1 / nominal CPU, 1/MHz
+    host_sat_s: F8  # (H,) host_sat_s at the end of the interval before the last
+    host_sat_share: F8  # (H,) share of the last interval short of CPU
+    vm_missed: F8  # (V,) vm_missed at the end of the last interval, MHz s
+    vm_requested: F8  # (V,) vm_requested at the end of the last interval, MHz s
+    vm_miss_share: F8  # (V,) unserved share of the last interval
+    vm_recent: F8  # (V,) weighted mean of demand / nominal, -1 = not seen yet
+    cluster: F8  # (4,) totals missed and requested, time at the end of the last interval; unserved share
+    scale: F8  # (6,) see _make_buffers
+
+
+MEMORY = (
+    *("host_sat_s", "host_sat_share", "vm_missed", "vm_requested", "vm_miss_share", "vm_recent", "cluster"),
+)
+"""The buffers that carry something from one interval to the next."""
+
+
+@njit(cache=True)
+def _clip(x: float, high: float) -> Any:
+    return min(max(x, 0.0), high)
+
+
+@njit(cache=True)
+def remember(p: ClusterParams, s: ClusterState, b: Buffers, weight: float) -> None:
+    """Work out what the last interval did: shares of shortage and the weighted mean of demand.
+
+    Args:
+        p: Parameters.
+        s: State at the end of an interval.
+        b: Buffers; their memory is rewritten.
+        weight: Weight of the newest demand, 0...1.
+    """
+    span = s.clock[0] - b.cluster[2]
+    inv_span = 1.0 / span if span > 0.0 else 0.0
+    for h in range(p.host_type.shape[0]):
+        b.host_sat_share[h] = _clip((s.host_sat_s[h] - b.host_sat_s[h]) * inv_span, 1.0)
+        b.host_sat_s[h] = s.host_sat_s[h]
+    for v in range(p.vm_vcpus.shape[0]):
+        requested = s.vm_requested[v] - b.vm_requested[v]
+        missed = s.vm_missed[v] - b.vm_missed[v]
+        b.vm_miss_share[v] = _clip(missed / requested, 1.0) if requested > 0.0 else 0.0
+        b.vm_requested[v] = s.vm_requested[v]
+        b.vm_missed[v] = s.vm_missed[v]
+        demand = s.vm_demand_mhz[v] * b.inv_nominal[v]
+        if s.vm_state[v] != PENDING and s.vm_state[v] != RUNNING:
+            b.vm_recent[v] = -1.0
+        elif b.vm_recent[v] < 0.0:
+            b.vm_recent[v] = demand
+        else:
+            b.vm_recent[v] += weight * (demand - b.vm_recent[v])
+    requested = s.totals[T_REQUESTED] - b.cluster[1]
+    missed = s.totals[T_MISSED] - b.cluster[0]
+    b.cluster[3] = _clip(missed / requested, 1.0) if requested > 0.0 else 0.0
+    b.cluster[0] = s.totals[T_MISSED]
+    b.cluster[1] = s.totals[T_REQUESTED]
+    b.cluster[2] = s.clock[0]
+
+
+@njit(cache=True)
+def _write_hosts(p: ClusterParams, s: ClusterState, b: Buffers) -> None:
+    """Host rows and the sums over hosts."""
+    n_on, n_booting, n_short = 0, 0, 0
+    ask, capacity, memory, memory_capacity, power = 0.0, 0.0, 0.0, 0.0, 0.0
+    inv_interval = 1.0 / p.interval_s
+    now = s.clock[0]
+    for h in range(p.host_type.shape[0]):
+        row = b.hosts[h]
+        state = s.host_power_state[h]
+        row[0] = _clip(s.host_ask_mhz[h] * b.inv_cpu[h], 2.0)
+        row[1] = _clip(s.host_demand_mhz[h] * b.inv_cpu[h], 2.0)
+        row[2] = _clip(s.host_mem_mib[h] * b.inv_mem[h], 2.0)
+        row[3] = _clip(s.host_nominal_mhz[h] * b.inv_cpu[h], 4.0)
+        row[4] = _clip(np.log1p(s.host_n_vms[h]) * COUNT_SCALE, 1.0) if s.host_n_vms[h] > 0 else 0.0
+        row[5] = _clip(np.log1p(s.host_n_in[h]) * COUNT_SCALE, 1.0) if s.host_n_in[h] > 0 else 0.0
+        row[6] = 1.0 if state == OFF else 0.0
+        row[7] = 1.0 if state == BOOTING else 0.0
+        row[8] = 1.0 if state == ON else 0.0
+        row[9] = 1.0 if state == SHUTTING_DOWN else 0.0
+        row[10] = 1.0 if s.host_drain[h] else 0.0
+        row[11] = _clip(s.host_power_now_w[h] * b.scale[1], 1.0)
+        left = (s.host_trans_end_s[h] - now) * inv_interval
+        row[12] = _clip(left, 2.0) if state in (BOOTING, SHUTTING_DOWN) else 0.0
+        row[13] = b.host_sat_share[h]
+        power += s.host_power_now_w[h]
+        n_booting += state == BOOTING
+        if state == ON:
+            n_on += 1
+            n_short += s.host_sat_now[h] > 0.0
+            ask += s.host_ask_mhz[h]
+            capacity += p.host_cpu_mhz[h]
+            memory += s.host_mem_mib[h]
+            memory_capacity += p.host_mem_mib[h]
+    inv_h = 1.0 / p.host_type.shape[0]
+    b.globals[3] = n_on * inv_h
+    b.globals[4] = n_booting * inv_h
+    b.globals[5] = n_short * inv_h
+    b.globals[6] = _clip(ask / capacity, 2.0) if n_on > 0 else 0.0
+    b.globals[8] = _clip(memory / memory_capacity, 2.0) if n_on > 0 else 0.0
+    b.globals[9] = _clip(power * b.scale[3], 1.0)
+
+
+@njit(cache=True)
+def _write_vms(p: ClusterParams, s: ClusterState, b: Buffers) -> None:
+    """VM rows and the sums over VMs."""
+    n_hosts = p.host_type.shape[0]
+    inv_interval = 1.0 / p.interval_s
+    now = s.clock[0]
+    total = 0.0
+    n_migrating = 0
+    for v in range(p.vm_vcpus.shape[0]):
+        row = b.vms[v]
+        state = s.vm_state[v]
+        if state != RUNNING and state != PENDING:
+            row[:V_STATIC] = 0.0
+            b.vm_host[v] = n_hosts
+            continue
+        h = s.vm_host[v]
+        inv = b.inv_nominal[v]
+        demand = s.vm_demand_mhz[v]
+        total += demand
+        row[0] = 1.0 if state == RUNNING else 0.0
+        row[1] = 1.0 if state == PENDING else 0.0
+        row[2] = 1.0 if s.vm_mig[v] != MIG_NONE else 0.0
+        n_migrating += s.vm_mig[v] != MIG_NONE
+        copying = s.vm_mig[v] == MIG_COPYING
+        row[3] = _clip((s.vm_mig_end_s[v] - now) * inv_interval, 2.0) if copying else 0.0
+        row[4] = _clip(demand * inv, 1.0)
+        row[5] = _clip(b.vm_recent[v], 1.0)
+        row[6] = _clip(s.vm_granted_mhz[v] * inv, 1.0) if h >= 0 else 0.0
+        row[7] = b.vm_miss_share[v]
+        row[8] = _clip(demand * b.scale[0], 1.0)
+        row[9] = _clip((now - p.vm_arrival_s[v]) / DAY_S, 1.0)
+        row[10] = _clip(1.0 - (now - s.vm_last_move_s[v]) * inv_interval / THRASH_INTERVALS, 1.0)
+        row[13] = b.hosts[h, 0] if h >= 0 else 0.0
+        row[14] = b.hosts[h, 2] if h >= 0 else 0.0
+        row[15] = b.hosts[h, 13] if h >= 0 else 0.0
+        row[16] = _clip(s.vm_ask_mhz[v] * b.inv_cpu[h], 2.0) if h >= 0 else 0.0
+        b.vm_host[v] = h if h >= 0 else n_hosts
+    b.globals[7] = _clip(total * b.scale[2], 2.0)
+    b.globals[10] = s.counters[C_PENDING] / p.vm_vcpus.shape[0]
+    b.globals[11] = n_migrating / p.vm_vcpus.shape[0]
+
+
+@njit(cache=True)
+def _write_choices(p: ClusterParams, s: ClusterState, b: Buffers, chosen: int) -> None:
+    """The mask, and the columns that repeat it: rows are all an equivariant network sees."""
+    n_hosts, n_vms = p.host_type.shape[0], p.vm_vcpus.shape[0]
+    b.mask[0] = chosen < 0
+    if chosen < 0:
+        write_vm_mask(p, s, b.mask[1 : 1 + n_vms])
+        b.mask[1 + n_vms : 1 + n_vms + n_hosts] = False
+    else:
+        b.mask[1 : 1 + n_vms] = False
+        write_host_mask(p, s, chosen, b.mask[1 + n_vms : 1 + n_vms + n_hosts])
+    for v in range(n_vms):
+        b.vms[v, V_MOVABLE] = b.mask[1 + v]
+        b.vms[v, V_CHOSEN] = 0.0
+    where = -1
+    if chosen >= 0:
+        b.vms[chosen, V_CHOSEN] = 1.0
+        where = s.vm_host[chosen]
+    for h in range(n_hosts):
+        switchable = chosen < 0 and check_toggle(s, h) == 0
+        b.mask[1 + n_vms + n_hosts + h] = switchable
+        b.hosts[h, H_TARGET] = b.mask[1 + n_vms + h]
+        b.hosts[h, H_HOLDS] = 1.0 if h == where else 0.0
+        b.hosts[h, H_SWITCHABLE] = switchable
+    b.globals[14] = 1.0 if chosen >= 0 else 0.0
+
+
+@njit(cache=True)
+def observe(
+    p: ClusterParams, s: ClusterState, b: Buffers, chosen: int, n_decisions: int, moved: bool
+) -> None:
+    """Write the observation and the mask.
+
+    Args:
+        p: Parameters.
+        s: State.
+        b: Buffers.
+        chosen: The chosen VM, -1 = none.
+        n_decisions: Decisions in this interval.
+        moved: Whether the state has changed since the last call; else only the choice is written.
+    """
+    if moved:
+        phase = 2.0 * np.pi * s.clock[0] / DAY_S
+        b.globals[0] = np.sin(phase)
+        b.globals[1] = np.cos(phase)
+        b.globals[2] = _clip(s.clock[0] / b.scale[4], 1.0)
+        b.globals[12] = b.cluster[3]
+        _write_hosts(p, s, b)
+        _write_vms(p, s, b)
+    b.globals[13] = _clip(n_decisions * b.scale[5], 1.0)
+    _write_choices(p, s, b, chosen)
+
+
+def _make_buffers(p: ClusterParams, flat: F4, horizon_s: float, limit: int) -> Buffers:
+    n_hosts, n_vms = p.host_type.shape[0], p.vm_vcpus.shape[0]
+    split = n_hosts * len(HOST_COLUMNS)
+    rest = split + n_vms * len(VM_COLUMNS)
+    hosts = flat[:split].reshape(n_hosts, len(HOST_COLUMNS))
+    vms = flat[split:rest].reshape(n_vms, len(VM_COLUMNS))
+    idle, peak = p.power_w[p.host_type, 0], p.power_w[p.host_type].max(axis=1)
+    largest, hungriest = float(p.host_cpu_mhz.max()), max(float(peak.max()), 1e-9)
+    hosts[:, H_STATIC:] = np.column_stack(
+        [
+            p.host_cpu_mhz / largest,
+            p.host_core_mhz / p.host_core_mhz.max(),
+            p.host_mem_mib / p.host_mem_mib.max(),
+            idle / hungriest,
+            peak / hungriest,
+        ]
+    )
+    vms[:, V_STATIC:] = np.minimum(
+        1.0, np.column_stack([p.vm_cpu_mhz / largest, p.vm_mem_mib / p.host_mem_mib.max()])
+    )
+    totals = [float(p.host_cpu_mhz.sum()), max(float(peak.sum()), 1e-9)]
+    return Buffers(
+        hosts=hosts,
+        vms=vms,
+        globals=flat[rest:],
+        vm_host=np.zeros(n_vms, dtype=np.int32),
+        mask=np.zeros(1 + n_vms + 2 * n_hosts, dtype=np.bool_),
+        inv_cpu=1.0 / p.host_cpu_mhz,
+        inv_mem=1.0 / p.host_mem_mib,
+        inv_nominal=1.0 / p.vm_cpu_mhz,
+        host_sat_s=np.zeros(n_hosts),
+        host_sat_share=np.zeros(n_hosts),
+        vm_missed=np.zeros(n_vms),
+        vm_requested=np.zeros(n_vms),
+        vm_miss_share=np.zeros(n_vms),
+        vm_recent=np.full(n_vms, -1.0),
+        cluster=np.zeros(4),
+        scale=np.array([1 / largest, 1 / hungriest, 1 / totals[0], 1 / totals[1], horizon_s, 1 / limit]),
+    )
+
+
+class Observer:
+    """Writes observations and masks of one simulator into memory of its own.
+
+    Args:
+        sim: The simulator; its state is read, never written.
+        limit: Decisions allowed in one interval, for the column ``decisions``.
+    """
+
+    def __init__(self, sim: Simulator, limit: int) -> None:
+        self.sim = sim
+        self.limit = limit
+        self.n_hosts, self.n_vms = sim.config.n_hosts, sim.workload.n_vms
+        self._split = self.n_hosts * len(HOST_COLUMNS)
+        self._rest = self._split + self.n_vms * len(VM_COLUMNS)
+        self.flat = np.zeros(self._rest + N_GLOBALS, dtype=np.float32)
+        self.buffers = _make_buffers(sim.params, self.flat, sim.horizon_s, limit)
+        self._handle: Any = make_handle("observer", self.buffers)
+
+    @staticmethod
+    def space(n_hosts: int, n_vms: int) -> spaces.Dict:
+        """The observation space of a cluster.
+
+        Args:
+            n_hosts: H.
+            n_vms: V.
+        """
+
+        def box(columns: tuple[Column, ...], *rows: int) -> spaces.Box:
+            shape = (*rows, len(columns))
+            low = np.array([column.low for column in columns], dtype=np.float32)
+            high = np.array([column.high for column in columns], dtype=np.float32)
+            return spaces.Box(np.broadcast_to(low, shape), np.broadcast_to(high, shape))
+
+        return spaces.Dict(
+            {
+                "hosts": box(HOST_COLUMNS, n_hosts),
+                "vms": box(VM_COLUMNS, n_vms),
+                "globals": box(GLOBAL_COLUMNS),
+                "vm_host": spaces.Box(0, n_hosts, (n_vms,), np.int32),
+            }
+        )
+
+    def reset(self) -> None:
+        """Forget the episode; the simulator must have been reset before."""
+        for name in MEMORY:
+            getattr(self.buffers, name).fill(-1.0 if name == "vm_recent" else 0.0)
+        self.remember()
+
+    def remember(self) -> None:
+        """Take note of the interval that has just ended."""
+        remember(self.sim.kernel_params, self.sim.kernel_state, self._handle, EWMA_WEIGHT)
+
+    def write(self, chosen: int, n_decisions: int, moved: bool = True) -> None:
+        """Bring the buffers up to date.
+
+        Args:
+            chosen: The chosen VM, -1 = none.
+            n_decisions: Decisions in this interval.
+            moved: Whether the simulator's state may have changed since the last call.
+        """
+        sim = self.sim
+        observe(sim.kernel_params, sim.kernel_state, self._handle, chosen, n_decisions, moved)
+
+    def copy(self) -> dict[str, NDArray[Any]]:
+        """The observation in fresh memory: one copy, and views of that copy."""
+        flat = self.flat.copy()
+        return {
+            "hosts": flat[: self._split].reshape(self.n_hosts, -1),
+            "vms": flat[self._split : self._rest].reshape(self.n_vms, -1),
+            "globals": flat[self._rest :],
+            "vm_host": self.buffers.vm_host.copy(),
+        }
+
+    def mask(self) -> NDArray[np.bool_]:
+        """The legal actions, in fresh memory, shape (1 + V + 2H,)."""
+        return self.buffers.mask.copy()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the simulator and what is remembered; the rest is rebuilt, as views do not survive pickling."""
+        memory = {name: getattr(self.buffers, name) for name in MEMORY}
+        return {"sim": self.sim, "limit": self.limit, "memory": memory}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        """Rebuild buffers and handle."""
+        self.__init__(saved["sim"], saved["limit"])  # type: ignore[misc]
+        for name, values in saved["memory"].items():
+            getattr(self.buffers, name)[:] = values

@@ -1,0 +1,115 @@
+"""The reward: a weighted sum of named terms of one interval, the weights in the configuration.
+
+    reward = sum over terms of weight[term] * term
+
+Every term is a cost of 0 or more without a unit, so weights are negative; see ``TERMS``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+
+from .sim.errors import ConfigError
+from .sim.metrics import J_PER_KWH, StepMetrics
+from .sim.state import ClusterParams
+from .sim.totals import (
+    T_ACTIVE_S,
+    T_BOOTS,
+    T_ENERGY_J,
+    T_MIG_STARTED,
+    T_MISSED,
+    T_REQUESTED,
+    T_SAT_S,
+    T_SHUTDOWNS,
+    T_TIME_S,
+)
+
+__all__ = ["DEFAULT_WEIGHTS", "TERMS", "RewardFunction", "check_weights"]
+
+TERMS: dict[str, str] = {
+    "energy": "energy / energy of all hosts at peak power over the interval",
+    "energy_kwh": "energy, kWh",
+    "unserved": "unserved CPU / requested CPU",
+    "migrations": "migrations started / V",
+    "violations": "host-time short of CPU / host-time with load",
+    "power_actions": "(boots + switch-offs) / H",
+    "illegal": "refused orders of a Decisions object; 1 for an illegal single action, at once",
+}
+"""Every term, computed from the interval's ``StepMetrics``."""
+
+DEFAULT_WEIGHTS: dict[str, float] = {
+    "energy": -1.0,
+    "energy_kwh": 0.0,
+    "unserved": -10.0,
+    "migrations": -0.1,
+    "violations": -1.0,
+    "power_actions": 0.0,
+    "illegal": 0.0,
+}
+"""Weights unless configured: 1 % of the work unserved, 10 % of the peak energy and moving every VM once cost
+the same."""
+
+
+def check_weights(weights: Mapping[str, float] | None) -> dict[str, float]:
+    """Lay weights over the defaults.
+
+    Args:
+        weights: Weight by term; terms that are not named keep the default. None = the defaults.
+
+    Returns:
+        The weight of every term.
+
+    Raises:
+        ConfigError: If there is no such term or a weight is not a finite number.
+    """
+    result = dict(DEFAULT_WEIGHTS)
+    for term, weight in (weights or {}).items():
+        if term not in TERMS:
+            near = difflib.get_close_matches(str(term), TERMS, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ConfigError(f"env.reward.{term}: no such term{hint}; allowed are: {', '.join(TERMS)}")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise ConfigError(f"env.reward.{term}={weight}: must be a finite number")
+        result[term] = float(weight)
+    return result
+
+
+class RewardFunction:
+    """Terms and reward of an interval of one cluster.
+
+    Args:
+        weights: Weight by term, see ``check_weights``.
+        params: Parameters of the cluster, for what the terms are measured against.
+    """
+
+    def __init__(self, weights: Mapping[str, float] | None, params: ClusterParams) -> None:
+        self.weights = check_weights(weights)
+        self.n_vms = int(params.vm_vcpus.shape[0])
+        self.n_hosts = int(params.host_type.shape[0])
+        self.peak_w = max(float(params.power_w[params.host_type].max(axis=1).sum()), 1e-9)
+
+    def terms(self, step: StepMetrics, illegal: int = 0) -> dict[str, float]:
+        """Every term of an interval.
+
+        Args:
+            step: What the interval added to the running totals.
+            illegal: Refused orders.
+        """
+        d = step.delta.tolist()
+        active, requested, duration = d[T_ACTIVE_S], d[T_REQUESTED], d[T_TIME_S]
+        return {
+            "energy": d[T_ENERGY_J] / (self.peak_w * duration) if duration > 0 else 0.0,
+            "energy_kwh": d[T_ENERGY_J] / J_PER_KWH,
+            "unserved": d[T_MISSED] / requested if requested > 0 else 0.0,
+            "migrations": d[T_MIG_STARTED] / self.n_vms,
+            "violations": d[T_SAT_S] / active if active > 0 else 0.0,
+            "power_actions": (d[T_BOOTS] + d[T_SHUTDOWNS]) / self.n_hosts,
+            "illegal": float(illegal),
+        }
+
+    def total(self, terms: Mapping[str, float]) -> float:
+        """The reward of some terms."""
+        weights = self.weights
+        return sum(weights[name] * value for name, value in terms.items())

@@ -1,0 +1,62 @@
+"""Wrappers, and vector environments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+__all__ = ["FlatObservation", "make_vec"]
+
+PARTS = ("hosts", "vms", "globals")
+
+
+class FlatObservation(gym.ObservationWrapper[NDArray[np.float32], Any, dict[str, NDArray[Any]]]):
+    """Host table, VM table and globals in one vector, for networks without structure (MLPs).
+
+    The order is rows of ``hosts``, rows of ``vms``, ``globals``; ``vm_host`` is left out, as the VM rows
+    repeat what matters of the host. ``action_masks()`` stays available.
+
+    Args:
+        env: A cluster environment.
+    """
+
+    def __init__(self, env: gym.Env[dict[str, NDArray[Any]], Any]) -> None:
+        super().__init__(env)
+        inner = env.observation_space
+        assert isinstance(inner, spaces.Dict)
+        boxes = [inner[name] for name in PARTS]
+        assert all(isinstance(box, spaces.Box) for box in boxes)
+        self.observation_space = spaces.Box(
+            np.concatenate([box.low.ravel() for box in boxes]),
+            np.concatenate([box.high.ravel() for box in boxes]),
+        )
+
+    def observation(self, observation: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Flatten one observation."""
+        return np.concatenate([observation[name].ravel() for name in PARTS])
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """The legal actions of the environment inside."""
+        masks: NDArray[np.bool_] = self.env.get_wrapper_attr("action_masks")()
+        return masks
+
+
+def make_vec(
+    env_id: str = "virtgym/Cluster-v0", num_envs: int = 1, **kwargs: Any
+) -> gym.vector.VectorEnv[Any, Any, Any]:
+    """Make several copies of an environment that step together, one after the other in this process.
+
+    Args:
+        env_id: Registered id.
+        num_envs: How many.
+        **kwargs: Keywords of the environment.
+
+    Returns:
+        A Gymnasium vector environment (autoreset on the step after the end). ``call("action_masks")`` gives
+        the masks.
+    """
+    return gym.make_vec(env_id, num_envs=num_envs, vectorization_mode="sync", **kwargs)
