@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from .detectors import WINDOW, add_history, window_overloaded
+from .kernel import copy_range, lean_kernel
 from .live import Flags, Ints, Live
 from .machines import HOST_RAM_MIB, SEGMENTS, Site
 from .sharing import power_at
@@ -53,6 +53,7 @@ class Cands(NamedTuple):
         length: Length of the scratch list of a host, (H,).
         guard: The host must not be evacuated in this round, (H,).
         window: Utilisation history of a host, newest first, (H, WINDOW).
+        probe: Room for one more window, (WINDOW,).
         slack: Sums over the candidates of ``free`` and of ``high - load``, (2,).
         undo_slot: Slots of placements that may be taken back, (U,).
         undo: Their ``use, free, room, load, low, high, base, extra, ram`` before, (U, 9).
@@ -74,6 +75,7 @@ class Cands(NamedTuple):
     length: Ints
     guard: NDArray[np.bool_]
     window: Floats
+    probe: Floats
     slack: Floats
     undo_slot: Ints
     undo: Floats
@@ -123,13 +125,14 @@ def make_cands(n_hosts: int, n_vms: int) -> Cands:
         length=np.zeros(n_hosts, dtype=np.int32),
         guard=np.zeros(n_hosts, dtype=np.bool_),
         window=np.empty((n_hosts, WINDOW)),
+        probe=np.empty(WINDOW),
         slack=np.zeros(2),
         undo_slot=np.empty(n_vms, dtype=np.int32),
         undo=np.empty((n_vms, 9)),
     )
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def list_window(site: Site, rd: Round, kind: int, vms: Ints, n: int, y: Floats) -> float:
     """Set ``y`` to the utilisation history of a host of type ``kind`` with ``vms[:n]``; return its demand, MHz."""
     y[:] = 0.0
@@ -140,7 +143,7 @@ def list_window(site: Site, rd: Round, kind: int, vms: Ints, n: int, y: Floats) 
     return req
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _set_limits(c: Cands, rd: Round, flags: Flags, j: int) -> None:
     """An empty host is never asked whether it would be overloaded."""
     h = c.host[j]
@@ -152,7 +155,7 @@ def _set_limits(c: Cands, rd: Round, flags: Flags, j: int) -> None:
         c.high[j] = rd.high[h & 1]
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def add_candidate(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, h: int, load: float) -> None:
     """Make host ``h`` a candidate with its real list."""
     j = c.size[0]
@@ -177,7 +180,7 @@ def add_candidate(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, h: 
     c.slack[1] += c.high[j] - c.load[j]
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def remove_candidate(c: Cands, j: int) -> None:
     """Remove slot ``j``: the last candidate takes its place."""
     c.slack[0] -= c.free[j]
@@ -200,7 +203,7 @@ def remove_candidate(c: Cands, j: int) -> None:
     c.ram[j] = c.ram[last]
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def put_vm(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, j: int, v: int, at: int) -> None:
     """Place VM ``v`` on candidate ``j`` in the scratch lists; entry ``at`` of the undo stack remembers it."""
     h = c.host[j]
@@ -218,7 +221,7 @@ def put_vm(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, j: int, v:
     before[8] = c.ram[j]
     live.rows[h, c.length[h]] = v
     c.length[h] += 1
-    if c.length[h] > live.table[h] * 0.75:
+    if c.length[h] + 1 > live.table[h] * 0.75:
         live.table[h] *= 2
     c.use[j] += asked
     c.free[j] -= asked
@@ -235,7 +238,7 @@ def put_vm(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, j: int, v:
     c.slack[1] -= rd.part[v]
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def take_back(site: Site, live: Live, c: Cands, rd: Round, at: int) -> None:
     """Undo the placement ``at`` of the stack, the newest first."""
     j = c.undo_slot[at]
@@ -257,14 +260,14 @@ def take_back(site: Site, live: Live, c: Cands, rd: Round, at: int) -> None:
         list_window(site, rd, h & 1, live.rows[h], c.length[h], c.window[h])
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _overloads(site: Site, live: Live, c: Cands, rd: Round, j: int, v: int) -> bool:
     """Ask the detector itself whether candidate ``j`` would be overloaded with VM ``v``."""
     h = c.host[j]
     total = site.total[h & 1]
-    y = np.empty(WINDOW)
+    y = c.probe
     if rd.lazy:
-        y[:] = c.window[h]
+        copy_range(y, c.window[h], 0, WINDOW)
         req = c.load[j]
     else:
         req = list_window(site, rd, h & 1, live.rows[h], c.length[h], y)
@@ -273,7 +276,7 @@ def _overloads(site: Site, live: Live, c: Cands, rd: Round, j: int, v: int) -> b
     return window_overloaded(rd.kind, rd.safety, y, length, (req + live.demand[v]) / total)
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _prefilter(c: Cands, asked: float, part: float, ram: float) -> int:
     """Collect in ``pick`` the candidates that a VM fits on and that it does not certainly overload."""
     n = 0
@@ -283,7 +286,7 @@ def _prefilter(c: Cands, asked: float, part: float, ram: float) -> int:
     return n
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def find_candidate(site: Site, live: Live, c: Cands, rd: Round, v: int) -> int:
     """Slot of the candidate on which VM ``v`` costs least power; the smallest host index on ties; -1 = none."""
     asked = live.demand[v]

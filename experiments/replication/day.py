@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from .candidates import Cands
+from .kernel import copy_range, lean_kernel
 from .live import (
     A_ACTIVE_S,
     A_DOUBLES,
@@ -62,15 +62,15 @@ class Log(NamedTuple):
     size: Ints
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _append(live: Live, h: int, v: int) -> None:
     live.rows[h, live.count[h]] = v
     live.count[h] += 1
-    if live.count[h] > live.table[h] * 0.75:
+    if live.count[h] + 1 > live.table[h] * 0.75:
         live.table[h] *= 2
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _take_out(live: Live, h: int, v: int) -> None:
     """Remove VM ``v`` from the list of host ``h``, if it is there; the others keep their order."""
     row = live.rows[h]
@@ -85,12 +85,12 @@ def _take_out(live: Live, h: int, v: int) -> None:
     live.count[h] = n - 1
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _fits_nominally(site: Site, h: int, v: int, free: Floats, ram: Floats) -> bool:
     return bool(site.core[h & 1] >= site.mhz[v] and free[h] >= site.mhz[v] and ram[h] >= site.ram[v])
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _first_fit(site: Site, v: int, free: Floats, ram: Floats) -> int:
     for h in range(free.size):
         if _fits_nominally(site, h, v, free, ram):
@@ -98,7 +98,7 @@ def _first_fit(site: Site, v: int, free: Floats, ram: Floats) -> int:
     return -1
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _cheapest(site: Site, flags: Flags, v: int, free: Floats, ram: Floats, used: Floats) -> int:
     """Power-aware best fit of a VM that asks for all its nominal CPU.
 
@@ -126,7 +126,7 @@ def _cheapest(site: Site, flags: Flags, v: int, free: Floats, ram: Floats, used:
     return best
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def place_all(site: Site, live: Live, flags: Flags, aware: bool, initial: Ints) -> int:
     """Place the VMs in order of their index before the day starts.
 
@@ -140,10 +140,10 @@ def place_all(site: Site, live: Live, flags: Flags, aware: bool, initial: Ints) 
     Returns:
         -1, or the first VM that fits nowhere.
     """
-    n_hosts = live.count.size
-    used = np.zeros(n_hosts)
-    free = live.free.copy()
-    ram = np.full(n_hosts, HOST_RAM_MIB)
+    used = live.use  # at t = 0 nothing runs yet: the arrays serve as work space
+    free = live.free
+    ram = live.need
+    ram[:] = HOST_RAM_MIB
     for v in range(initial.size):
         h = initial[v]
         if h < 0:
@@ -160,10 +160,14 @@ def place_all(site: Site, live: Live, flags: Flags, aware: bool, initial: Ints) 
         live.where[v] = h
         _append(live, h, v)
     list_active(live)
+    for h in range(live.count.size):
+        live.use[h] = 0.0
+        live.need[h] = 0.0
+        live.free[h] = site.total[h & 1]
     return -1
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _advance(site: Site, live: Live, flags: Flags, log: Log, t: float, dt: float, detail: bool) -> None:
     """Bring all hosts to time ``t``, ``dt`` seconds after the last instant."""
     if dt > 0.0:
@@ -172,7 +176,7 @@ def _advance(site: Site, live: Live, flags: Flags, log: Log, t: float, dt: float
     share_all(site, live, flags, dt, detail)
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _close(live: Live, log: Log, t: float) -> None:
     """Close an instant and log it."""
     show_states(live, t)
@@ -180,11 +184,14 @@ def _close(live: Live, log: Log, t: float) -> None:
     log.size[0] = at + 1
     log.event_s[at] = t
     log.event_j[at] = live.account[A_ENERGY]
-    log.event_hosts[at] = live.on.sum()
+    hosts = 0
+    for h in range(live.on.size):
+        hosts += live.on[h]
+    log.event_hosts[at] = hosts
     log.event_vms[at] = live.where.size - int(live.account[A_DROPPED])
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _drop_idle_vms(site: Site, live: Live, flags: Flags, detail: bool) -> None:
     """Delete every VM without demand."""
     dropped = False
@@ -201,7 +208,7 @@ def _drop_idle_vms(site: Site, live: Live, flags: Flags, detail: bool) -> None:
         list_active(live)
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _start_moves(site: Site, live: Live, flags: Flags, plan: Plan, detail: bool) -> None:
     """Start the planned migrations: each VM joins the list of its target and keeps running where it is."""
     for i in range(plan.size[0]):
@@ -222,7 +229,7 @@ def _start_moves(site: Site, live: Live, flags: Flags, plan: Plan, detail: bool)
         list_active(live)
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _finish_moves(site: Site, live: Live, flags: Flags, plan: Plan, lane: int, detail: bool) -> None:
     """Complete the migrations of all VMs of one memory size, in the order in which they started."""
     for i in range(plan.size[0]):
@@ -244,7 +251,7 @@ def _finish_moves(site: Site, live: Live, flags: Flags, plan: Plan, lane: int, d
     list_active(live)
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _has_moves(site: Site, plan: Plan, lane: int) -> bool:
     for i in range(plan.size[0]):
         if site.lane[plan.vm[i]] == lane:
@@ -252,7 +259,7 @@ def _has_moves(site: Site, plan: Plan, lane: int) -> bool:
     return False
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _decide(
     site: Site, live: Live, c: Cands, plan: Plan, rule: Rule, flags: Flags, log: Log, k: int, mode: int
 ) -> None:
@@ -273,7 +280,7 @@ def _decide(
             log.host[log.start[k] + i] = plan.host[i]
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _full_power(site: Site, live: Live, t: float) -> None:
     """Without power management every host draws its peak power, used or not."""
     joules = 0.0
@@ -282,7 +289,7 @@ def _full_power(site: Site, live: Live, t: float) -> None:
     live.account[A_ENERGY] = joules
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def run_day(
     site: Site, live: Live, c: Cands, plan: Plan, rule: Rule, flags: Flags, log: Log, mode: int
 ) -> None:
@@ -313,7 +320,7 @@ def run_day(
         first = False
         clock = t
         log.times[k] = t
-        log.past[k] = live.demand
+        copy_range(log.past[k], live.demand, 0, live.demand.size)
         if flags.drop_zero_demand:
             _drop_idle_vms(site, live, flags, detail)
         _decide(site, live, c, plan, rule, flags, log, k, mode)

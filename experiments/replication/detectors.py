@@ -10,9 +10,9 @@ from __future__ import annotations
 from math import floor
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .kernel import kernel
 from .live import Ints
 
 __all__ = [
@@ -51,14 +51,14 @@ STATISTIC_POINTS = 12  # below this length MAD and IQR fall back on the static t
 FALLBACK = 0.7
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def add_history(past: Floats, k: int, v: int, total: float, y: Floats) -> None:
     """Add the demand history of VM ``v`` up to round ``k`` to the utilisation ``y`` of a host, newest first."""
     for i in range(min(k + 1, WINDOW)):
         y[i] += past[k - i, v] / total
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def usable_length(y: Floats, n: int) -> int:
     """Length of ``y[:n]`` without the zeros at its end, at least 1."""
     while n > 1 and y[n - 1] == 0.0:
@@ -66,7 +66,7 @@ def usable_length(y: Floats, n: int) -> int:
     return n
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _sorted(y: Floats, n: int) -> Floats:
     """A sorted copy of ``y[:n]``, by insertion: n is at most 30."""
     out = np.empty(n)
@@ -80,7 +80,7 @@ def _sorted(y: Floats, n: int) -> Floats:
     return out
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def median(y: Floats, n: int) -> float:
     """Median of ``y[:n]``; the mean of the two middle values for even ``n``."""
     ordered = _sorted(y, n)
@@ -89,7 +89,7 @@ def median(y: Floats, n: int) -> float:
     return low + 0.5 * (high - low)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def mad(y: Floats, n: int) -> float:
     """Median absolute deviation of ``y[:n]``."""
     centre = median(y, n)
@@ -99,7 +99,7 @@ def mad(y: Floats, n: int) -> float:
     return median(deviation, n)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def quartile_range(y: Floats, n: int) -> float:
     """Interquartile range of ``y[:n]`` between two of its values, ranks rounded half up."""
     ordered = _sorted(y, n)
@@ -108,7 +108,7 @@ def quartile_range(y: Floats, n: int) -> float:
     return float(ordered[third] - ordered[first])
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def predict_ols(y: Floats) -> float:
     """Least squares over the 10 newest values (``y[0]`` the newest), one step ahead, by updating sums."""
     mean_x = 1.0
@@ -133,14 +133,14 @@ def predict_ols(y: Floats) -> float:
     return float((sum_y - slope * sum_x) / LR_POINTS + slope * (LR_POINTS + 1))
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _tricube(i: int) -> float:
     """Tricube weight of the i-th newest of the 10 values: (1 - u^3)^3, u its distance over the largest."""
     u = i / (LR_POINTS - 1.0)
     return (1.0 - u * u * u) ** 3
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def filter_weights(kind: int) -> Floats:
     """Weights c with prediction = sum_i c[i] y[i], ``y[0]`` the newest value.
 
@@ -167,7 +167,7 @@ def filter_weights(kind: int) -> Floats:
     return c
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def predict_weighted(y: Floats, robust: bool) -> float:
     """LOESS of degree 1 over the 10 newest values, one step ahead; robust: one bisquare reweighting."""
     w = np.empty(LR_POINTS)
@@ -187,7 +187,7 @@ def predict_weighted(y: Floats, robust: bool) -> float:
     return a + b
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _weighted_line(y: Floats, w: Floats) -> tuple[float, float]:
     """Weighted least squares of ``y[i]`` on the time -i: value now and slope per step."""
     total = 0.0
@@ -208,7 +208,7 @@ def _weighted_line(y: Floats, w: Floats) -> tuple[float, float]:
     return mean_y - slope * mean_x, slope
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def window_overloaded(kind: int, safety: float, y: Floats, n: int, req: float) -> bool:
     """Whether a host with the utilisation history ``y[:n]`` (newest first) is overloaded.
 
@@ -237,7 +237,7 @@ def window_overloaded(kind: int, safety: float, y: Floats, n: int, req: float) -
     return safety * predict_weighted(y, kind == ROBUST) >= 1.0
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def largest_load(total: float, threshold: float) -> float:
     """The largest load with load / total <= threshold in floating point, so that one comparison decides."""
     load = threshold * total

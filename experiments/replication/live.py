@@ -107,6 +107,7 @@ class Live(NamedTuple):
         vm_lost: CPU lost to migration per VM, MHz s, (N,).
         account: Totals, see ``A_*``, (N_ACCOUNTS,).
         scratch: Room for one list of VMs, (N,).
+        weight: Room for their reservations, (N,).
     """
 
     rows: Ints
@@ -135,6 +136,7 @@ class Live(NamedTuple):
     vm_lost: Floats
     account: Floats
     scratch: Ints
+    weight: Floats
 
 
 def make_live(site: Site, n_hosts: int, shown: bool) -> Live:
@@ -179,4 +181,5 @@ def make_live(site: Site, n_hosts: int, shown: bool) -> Live:
         vm_lost=vms.copy(),
         account=np.zeros(N_ACCOUNTS),
         scratch=np.empty(n_vms, dtype=np.int32),
+        weight=np.empty(n_vms),
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from .candidates import (
@@ -30,6 +29,7 @@ from .detectors import (
     largest_load,
     window_overloaded,
 )
+from .kernel import copy_range, lean_kernel
 from .live import Flags, Ints, Live
 from .machines import Site
 from .selection import select_vm
@@ -55,6 +55,8 @@ class Plan(NamedTuple):
         crowd: Hosts that are overloaded, (H,).
         trend: Predicted demand by VM, MHz, (N,).
         taps: Filter of the regression, (LR_POINTS,).
+        low: Certain limits of the load by host type, see ``Cands``, (2,).
+        high: Likewise, (2,).
         rng: State of the random generator, (1,).
     """
 
@@ -68,6 +70,8 @@ class Plan(NamedTuple):
     crowd: Ints
     trend: Floats
     taps: Floats
+    low: Floats
+    high: Floats
     rng: NDArray[np.uint64]
 
 
@@ -102,12 +106,14 @@ def make_plan(n_hosts: int, n_vms: int, kind: int, seed: int) -> Plan:
         key=np.empty(wide),
         crowd=np.empty(n_hosts, dtype=np.int32),
         trend=np.zeros(n_vms),
-        taps=np.empty(LR_POINTS),
+        taps=filter_weights(kind),
+        low=np.empty(2),
+        high=np.empty(2),
         rng=np.random.SeedSequence(seed).generate_state(1, np.uint64),
     )
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def sort_by_key(items: Ints, key: Floats, n: int, spare: Ints) -> None:
     """Sort ``items[:n]`` by ascending ``key[item]``, stable: insertion in runs of 16, then merging."""
     run = 16
@@ -123,7 +129,7 @@ def sort_by_key(items: Ints, key: Floats, n: int, spare: Ints) -> None:
         for start in range(0, n - run, 2 * run):
             middle = start + run
             end = min(middle + run, n)
-            spare[start:middle] = items[start:middle]
+            copy_range(spare, items, start, middle)
             i = start
             j = middle
             at = start
@@ -138,11 +144,11 @@ def sort_by_key(items: Ints, key: Floats, n: int, spare: Ints) -> None:
         run *= 2
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _make_round(site: Site, live: Live, plan: Plan, rule: Rule, flags: Flags, past: Floats, k: int) -> Round:
     """Choose how the detector is asked in round ``k``."""
-    low = np.empty(2)
-    high = np.empty(2)
+    low = plan.low
+    high = plan.high
     short = k + 1 < (LR_POINTS if rule.kind >= OLS else STATISTIC_POINTS)
     if rule.kind == THR or short:
         threshold = rule.safety if rule.kind == THR else FALLBACK
@@ -167,20 +173,20 @@ def _make_round(site: Site, live: Live, plan: Plan, rule: Rule, flags: Flags, pa
     return Round(k, rule.kind, rule.safety, True, live.demand, low, high, past)
 
 
-@njit(cache=True, error_model="numpy")
-def _list_overloaded(site: Site, rd: Round, kind: int, vms: Ints, n: int, load: float) -> bool:
+@lean_kernel
+def _list_overloaded(site: Site, c: Cands, rd: Round, kind: int, vms: Ints, n: int, load: float) -> bool:
     """Whether a host of type ``kind`` with ``vms[:n]``, whose parts sum up to ``load``, is overloaded."""
     if not rd.lazy:
         if load <= rd.low[kind]:
             return False
         if load > rd.high[kind]:
             return True
-    y = np.empty(WINDOW)
+    y = c.probe
     req = list_window(site, rd, kind, vms, n, y)
     return window_overloaded(rd.kind, rd.safety, y, min(rd.k + 1, WINDOW), req / site.total[kind])
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _sort_hosts(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags: Flags) -> int:
     """Part the active hosts into overloaded ones (``plan.crowd``, their number returned) and candidates."""
     crowd = 0
@@ -195,7 +201,7 @@ def _sort_hosts(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags: 
             load += rd.part[row[m]]
         c.length[h] = n
         c.guard[h] = False
-        if _list_overloaded(site, rd, h & 1, row, n, load):
+        if _list_overloaded(site, c, rd, h & 1, row, n, load):
             plan.crowd[crowd] = h
             crowd += 1
             continue
@@ -205,14 +211,14 @@ def _sort_hosts(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags: 
     return crowd
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _drain(
-    site: Site, live: Live, plan: Plan, rule: Rule, rd: Round, times: Floats, flat: bool, h: int, queued: int
+    site: Site, live: Live, c: Cands, plan: Plan, rule: Rule, rd: Round, times: Floats, flat: bool, h: int, queued: int
 ) -> int:
     """Queue VMs of host ``h`` until it is no longer overloaded; returns the length of the queue."""
     n = live.count[h]
     vms = live.scratch
-    vms[:n] = live.rows[h, :n]
+    copy_range(vms, live.rows[h], 0, n)
     while n > 0:
         at = select_vm(rule.select, site, live.demand, times, rd.k, vms, n, flat, plan.rng)
         plan.queue[queued] = vms[at]
@@ -223,12 +229,12 @@ def _drain(
         load = 0.0
         for i in range(n):
             load += rd.part[vms[i]]
-        if not _list_overloaded(site, rd, h & 1, vms, n, load):
+        if not _list_overloaded(site, c, rd, h & 1, vms, n, load):
             break
     return queued
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _add_empty(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, h: int) -> None:
     """Make the first empty host from index ``h`` on, of the same type, a candidate."""
     while h < live.count.size:
@@ -242,14 +248,14 @@ def _add_empty(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, h: int
         h += 2
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _plan_move(plan: Plan, v: int, h: int) -> None:
     plan.vm[plan.size[0]] = v
     plan.host[plan.size[0]] = h
     plan.size[0] += 1
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _sort_by_demand(live: Live, plan: Plan, n: int) -> None:
     """Sort the queue by descending demand, stable."""
     for i in range(n):
@@ -257,7 +263,7 @@ def _sort_by_demand(live: Live, plan: Plan, n: int) -> None:
     sort_by_key(plan.queue, plan.key, n, plan.order)
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _place_queue(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags: Flags, queued: int) -> None:
     """Find a host for every queued VM; one that finds none stays where it is."""
     _sort_by_demand(live, plan, queued)
@@ -278,12 +284,12 @@ def _place_queue(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags:
             _add_empty(site, live, c, rd, flags, h + 2)
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _is_off(live: Live, flags: Flags, h: int) -> bool:
     return live.util[h] == 0.0 if flags.idle_hosts_are_off else live.count[h] == 0
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _drop_off_hosts(live: Live, c: Cands, flags: Flags) -> None:
     """Hosts that were off before the round are not targets of evacuations, even if switched on just now."""
     for j in range(c.size[0] - 1, -1, -1):
@@ -295,11 +301,11 @@ def _drop_off_hosts(live: Live, c: Cands, flags: Flags) -> None:
         c.slack[1] += c.high[j] - c.load[j]
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _evacuate(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags: Flags, h: int) -> None:
     """Plan to move every VM of host ``h`` to other candidates, or nothing at all."""
     n = c.length[h]
-    plan.queue[:n] = live.rows[h, :n]
+    copy_range(plan.queue, live.rows[h], 0, n)
     _sort_by_demand(live, plan, n)
     placed = 0
     while placed < n:
@@ -318,7 +324,7 @@ def _evacuate(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags: Fl
         take_back(site, live, c, rd, i)
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _evacuate_all(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags: Flags) -> None:
     """Try every host that is not overloaded, least used first, unless it has become a target."""
     n = 0
@@ -344,7 +350,7 @@ def _evacuate_all(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags
         _evacuate(site, live, c, plan, rd, flags, h)
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def optimise(
     site: Site,
     live: Live,
@@ -370,15 +376,13 @@ def optimise(
         k: This round.
     """
     plan.size[0] = 0
-    if k == 0:
-        plan.taps[:] = filter_weights(rule.kind)
     rd = _make_round(site, live, plan, rule, flags, past, k)
     c.slot[:] = -1
     crowd = _sort_hosts(site, live, c, plan, rd, flags)
     queued = 0
     for i in range(crowd):
         queued = _drain(
-            site, live, plan, rule, rd, times, not flags.interpolated_demand, plan.crowd[i], queued
+            site, live, c, plan, rule, rd, times, not flags.interpolated_demand, plan.crowd[i], queued
         )
     if queued > 0:
         _place_queue(site, live, c, plan, rd, flags, queued)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from .detectors import WINDOW
+from .kernel import kernel
 from .live import Ints
 from .machines import ROUND_S, Site
 
@@ -20,7 +20,7 @@ MU = 2
 RS = 3
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def draw(rng: NDArray[np.uint64], n: int) -> int:
     """A uniform index below ``n``: one step of SplitMix64 on the state ``rng[0]``."""
     rng[0] += np.uint64(0x9E3779B97F4A7C15)
@@ -31,7 +31,7 @@ def draw(rng: NDArray[np.uint64], n: int) -> int:
     return int(float(z >> np.uint64(11)) * (1.0 / 9007199254740992.0) * n)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _smallest(values: Floats, scale: Floats, vms: Ints, n: int) -> int:
     """Position of the smallest ``values[v] / scale[v]``, the first on ties."""
     best = 0
@@ -41,7 +41,7 @@ def _smallest(values: Floats, scale: Floats, vms: Ints, n: int) -> int:
     return best
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _reflect_columns(a: Floats, diagonal: Floats, rows: int, cols: int) -> bool:
     """Householder QR of the matrix whose columns are ``a[0..cols)``, in place; False on a zero pivot."""
     for j in range(min(rows, cols)):
@@ -63,7 +63,7 @@ def _reflect_columns(a: Floats, diagonal: Floats, rows: int, cols: int) -> bool:
     return True
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _solve(a: Floats, diagonal: Floats, y: Floats, rows: int, cols: int) -> None:
     """Overwrite ``y`` with the least-squares solution in its first ``cols`` entries."""
     for j in range(cols):
@@ -79,7 +79,7 @@ def _solve(a: Floats, diagonal: Floats, y: Floats, rows: int, cols: int) -> None
             y[i] -= y[j] * a[j, i]
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def multiple_r2(data: Floats, which: int, n: int, length: int) -> float:
     """Multiple coefficient of determination of series ``which`` on the other ones, with intercept.
 
@@ -119,7 +119,7 @@ def multiple_r2(data: Floats, which: int, n: int, length: int) -> float:
     return 1.0 - rss / tss
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _fill_history(site: Site, times: Floats, k: int, vms: Ints, n: int, flat: bool, data: Floats) -> None:
     """Utilisation of ``vms[:n]`` at the last rounds up to ``k``, newest first."""
     last = site.x.shape[0] - 1
@@ -134,7 +134,7 @@ def _fill_history(site: Site, times: Floats, k: int, vms: Ints, n: int, flat: bo
             data[i, j] = u
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _most_correlated(site: Site, times: Floats, k: int, vms: Ints, n: int, flat: bool) -> int:
     """Position of the VM best explained by the others; -1 if that is not defined."""
     length = min(k + 1, WINDOW)
@@ -154,7 +154,7 @@ def _most_correlated(site: Site, times: Floats, k: int, vms: Ints, n: int, flat:
     return best
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _has_zero_pivot(data: Floats, which: int, n: int, length: int) -> bool:
     """Whether R^2 is undefined because of the decomposition, not because the series is constant."""
     columns = np.ones((n, length))
@@ -166,7 +166,7 @@ def _has_zero_pivot(data: Floats, which: int, n: int, length: int) -> bool:
     return not _reflect_columns(columns, np.empty(n), length, n)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def select_vm(
     rule: int,
     site: Site,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import floor
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .kernel import lean_kernel
 from .live import (
     A_ACTIVE_S,
     A_ASKED,
@@ -41,7 +41,7 @@ __all__ = [
 TOLERANCE = 1e-9
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def power_at(site: Site, kind: int, util: float) -> float:
     """Power of a host of a type at a utilisation, W: P = p_a + ((p_b - p_a) / 10)(u - a / 10) 100."""
     scaled = util * 10.0
@@ -52,7 +52,7 @@ def power_at(site: Site, kind: int, util: float) -> float:
     return watts
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def demand_at(site: Site, live: Live, t: float, interpolated: bool) -> None:
     """Set the demand of every VM at time ``t``, MHz."""
     last = site.x.shape[0] - 1
@@ -68,7 +68,7 @@ def demand_at(site: Site, live: Live, t: float, interpolated: bool) -> None:
         live.demand[v] = (now[v] + ((then[v] - now[v]) / ROUND_S) * dt) * site.mhz[v]
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def hash_ordered_sum(vms: Ints, n: int, key: Ints, table: int, weight: NDArray[np.float64]) -> float:
     """Sum ``weight[:n]`` in the order of a hash table with ``table`` buckets that holds ``vms[:n]``.
 
@@ -92,7 +92,7 @@ def hash_ordered_sum(vms: Ints, n: int, key: Ints, table: int, weight: NDArray[n
     return total
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _finish_host(site: Site, live: Live, flags: Flags, h: int, use: float, need: float, free: float) -> None:
     """Store use and need of a host, and what follows from them."""
     kind = h & 1
@@ -107,7 +107,7 @@ def _finish_host(site: Site, live: Live, flags: Flags, h: int, use: float, need:
     live.on[h] = use > 0.0 if flags.idle_hosts_are_off else live.count[h] > 0
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def share_host(site: Site, live: Live, flags: Flags, h: int, detail: bool) -> None:
     """Share the CPU of host ``h`` among its VMs.
 
@@ -139,7 +139,7 @@ def share_host(site: Site, live: Live, flags: Flags, h: int, detail: bool) -> No
     _finish_host(site, live, flags, h, use, need, free)
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _weigh(site: Site, live: Live, h: int, weight: NDArray[np.float64]) -> float:
     """Reservation of each VM of a host (a tenth for incoming ones), and the CPU left, negative if too little."""
     core = site.core[h & 1]
@@ -157,7 +157,7 @@ def _weigh(site: Site, live: Live, h: int, weight: NDArray[np.float64]) -> float
     return free if fits else -1.0
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _grant(capped: float, factor: float, incoming: bool, leaving: bool, whole: bool) -> float:
     """CPU granted to a VM; ``factor`` < 0 means that there is enough for all."""
     if incoming:
@@ -173,13 +173,13 @@ def _grant(capped: float, factor: float, incoming: bool, leaving: bool, whole: b
     return floor(grant) if whole and factor >= 0.0 else grant
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _share_slowly(site: Site, live: Live, flags: Flags, h: int) -> None:
     """The general case of ``share_host``: contention, migrations, one-core caps and per-VM accounts."""
     n = live.count[h]
     row = live.rows[h]
     total = site.total[h & 1]
-    weight = np.empty(n)
+    weight = live.weight
     free = _weigh(site, live, h, weight)
     asked_share = 0.0
     for i in range(n):
@@ -214,7 +214,7 @@ def _share_slowly(site: Site, live: Live, flags: Flags, h: int) -> None:
     _finish_host(site, live, flags, h, use, need, max(free, 0.0))
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def _book_vm(
     live: Live, flags: Flags, tally: NDArray[np.float64], v: int, asked: float, got: float, leaving: bool
 ) -> None:
@@ -235,7 +235,7 @@ def _book_vm(
     live.lost[v] = lost
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def list_active(live: Live) -> None:
     """Rebuild the ascending list of hosts with VMs."""
     n = 0
@@ -245,7 +245,7 @@ def list_active(live: Live) -> None:
     live.active[0] = n
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def share_all(site: Site, live: Live, flags: Flags, dt: float, detail: bool) -> None:
     """Share the CPU of every host and add the energy of the ``dt`` seconds before this instant."""
     joules = 0.0
@@ -262,7 +262,7 @@ def share_all(site: Site, live: Live, flags: Flags, dt: float, detail: bool) -> 
     live.account[A_ENERGY] += joules
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def account_until(live: Live, dt: float, detail: bool) -> None:
     """Book ``dt`` seconds of the present shares: every history entry holds until the next one."""
     account = live.account
@@ -289,7 +289,7 @@ def account_until(live: Live, dt: float, detail: bool) -> None:
                 live.vm_lost[v] += live.lost[v] * dt
 
 
-@njit(cache=True, error_model="numpy")
+@lean_kernel
 def show_states(live: Live, t: float) -> None:
     """Close instant ``t``: count the hosts that became inactive since the last one."""
     for h in range(live.on.size):
