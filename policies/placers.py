@@ -1,0 +1,322 @@
+"""Which host receives a VM: best fit decreasing by the increase of power, and three plain rules to compare.
+
+A host may receive a VM of demand d if
+
+* d is no more than the VM's vCPUs times the speed of the host's cores,
+* the (core-capped) demand of the VMs at home there, and of those planned to come, plus d fits its capacity,
+* memory fits, where memory binds (a moving VM holds memory on both ends until it has moved),
+* it is not overloaded with the VM, by the detector in use.
+
+``pabfd`` takes the least increase of predicted power, ``P((A + d) / C) - P(A / C)``, always from the plan as
+it stands. A running but empty host could be off, so it is charged its idle power too; a host that is off is
+also charged the energy of its boot, spread over ``amortise_s``. Such hosts of one type are alike, so the
+lowest index stands for all. Ties go to the lowest index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from virtgym.envs.sim.cpu import SHORTAGE
+from virtgym.envs.sim.power import OFF, SHUTTING_DOWN
+
+from .detectors import ADDITIVE, overloaded_history
+from .workspace import (
+    N_CAND,
+    N_ON,
+    N_SAMPLES_TAKEN,
+    R_AMORTISE,
+    R_FALLBACK,
+    R_HORIZON,
+    R_KIND,
+    R_MIN_SAMPLES,
+    R_PLACER,
+    R_SAFETY,
+)
+
+__all__ = [
+    "PLACERS",
+    "Placer",
+    "add_load",
+    "collect_candidates",
+    "find_candidate",
+    "find_opener",
+    "open_candidate",
+]
+
+PABFD, FIRST_FIT, BEST_FIT, WORST_FIT = 0, 1, 2, 3
+"""Kinds of placers in the kernel."""
+
+EMPTY_PENALTY = 1e12
+"""The plain rules take an empty host only when no other fits: this much is added to its cost."""
+MEM_SLACK = 1.0 + 5e-10
+"""Half the slack of the simulator's own check: what the plan accepts is never refused."""
+CLOSED = -1.0
+"""Capacity of a candidate that may not receive anything."""
+
+
+@dataclass(frozen=True)
+class Placer:
+    """One placement rule.
+
+    Attributes:
+        name: Name in configurations.
+        kind: Kind in the kernel.
+        description: One line.
+    """
+
+    name: str
+    kind: int
+    description: str
+
+
+PLACERS: dict[str, Placer] = {
+    p.name: p
+    for p in (
+        Placer("pabfd", PABFD, "power-aware best fit decreasing: least increase of predicted power"),
+        Placer("first_fit", FIRST_FIT, "lowest host index"),
+        Placer("best_fit", BEST_FIT, "least free CPU left"),
+        Placer("worst_fit", WORST_FIT, "most free CPU left"),
+    )
+}
+"""Every placer by name."""
+
+
+@njit(cache=True)
+def set_load(p: Any, w: Any, c: int, ask: float) -> None:
+    """Set a candidate's CPU and what its power increment is computed from."""
+    h = w.c_host[c]
+    kind = p.host_type[h]
+    last = p.power_w.shape[1] - 1
+    x = ask * w.c_scale[c]
+    a = min(int(x), last)
+    w.c_ask[c] = ask
+    w.c_x[c] = x
+    w.c_end[c] = a + 1 - x if a < last else np.inf
+    w.c_slope[c] = w.slope_w[kind, a]
+    w.c_pow[c] = p.power_w[kind, a] + w.slope_w[kind, a] * (x - a if a < last else 0.0)
+
+
+@njit(cache=True)
+def power_at_x(p: Any, w: Any, kind: int, x: float) -> Any:
+    """Power of a host of a type at a load given in intervals of its table, W."""
+    last = p.power_w.shape[1] - 1
+    a = min(int(x), last)
+    return p.power_w[kind, a] + w.slope_w[kind, a] * (x - a if a < last else 0.0)
+
+
+@njit(cache=True)
+def add_candidate(p: Any, w: Any, h: int, mem_free: float) -> Any:
+    """Make a host a candidate, with the load that the plan gives it so far."""
+    c = w.tally[N_CAND]
+    w.tally[N_CAND] = c + 1
+    w.c_of[h] = c
+    w.c_host[c] = h
+    w.c_cap[c] = p.host_cpu_mhz[h] * SHORTAGE
+    w.c_core[c] = p.host_core_mhz[h] * SHORTAGE
+    w.c_scale[c] = w.load_scale[h]
+    w.c_sig[c] = w.sig[h]
+    w.c_lim[c] = w.limit[h]
+    w.c_mem[c] = mem_free
+    set_load(p, w, c, w.ask[h])
+    return c
+
+
+@njit(cache=True)
+def drop_candidate(w: Any, c: int) -> None:
+    """Take a host off the candidates; the last one takes its place."""
+    last = w.tally[N_CAND] - 1
+    w.tally[N_CAND] = last
+    w.c_of[w.c_host[c]] = -1
+    if c == last:
+        return
+    w.c_of[w.c_host[last]] = c
+    w.c_host[c] = w.c_host[last]
+    w.c_ask[c] = w.c_ask[last]
+    w.c_cap[c] = w.c_cap[last]
+    w.c_sig[c] = w.c_sig[last]
+    w.c_lim[c] = w.c_lim[last]
+    w.c_mem[c] = w.c_mem[last]
+    w.c_core[c] = w.c_core[last]
+    w.c_scale[c] = w.c_scale[last]
+    w.c_x[c] = w.c_x[last]
+    w.c_end[c] = w.c_end[last]
+    w.c_slope[c] = w.c_slope[last]
+    w.c_pow[c] = w.c_pow[last]
+
+
+@njit(cache=True)
+def free_memory(p: Any, s: Any, h: int) -> Any:
+    """Memory that VMs may still come with, MiB."""
+    if p.memory_binding == 0:
+        return np.inf
+    return p.host_mem_mib[h] * MEM_SLACK - s.host_mem_mib[h]
+
+
+@njit(cache=True)
+def collect_candidates(p: Any, s: Any, w: Any) -> None:
+    """List the hosts that may receive VMs, and the lowest empty host of each type, running or off."""
+    w.tally[N_CAND] = 0
+    w.open_host[:] = -1
+    n_types = p.power_w.shape[0]
+    for h in range(s.host_power_state.shape[0]):
+        w.c_of[h] = -1
+        state = s.host_power_state[h]
+        if state == OFF:
+            slot = n_types + p.host_type[h]
+            if w.open_host[slot] < 0:
+                w.open_host[slot] = h
+        elif state != SHUTTING_DOWN and not s.host_drain[h] and not w.over[h]:
+            if w.n_home[h] > 0:
+                add_candidate(p, w, h, free_memory(p, s, h))
+            elif s.host_n_vms[h] + s.host_n_in[h] == 0 and w.open_host[p.host_type[h]] < 0:
+                w.open_host[p.host_type[h]] = h
+
+
+@njit(cache=True)
+def _overloaded_with(p: Any, s: Any, w: Any, v: int, h: int, sig: float) -> Any:
+    """Whether a host is overloaded with one more VM, for detectors that look at its history."""
+    n = min(w.samples[v], w.h_samples[h])
+    demand = sig + w.signal[v]
+    capacity = p.host_cpu_mhz[h]
+    if n < w.rules_i[R_MIN_SAMPLES]:
+        return demand > w.rules_f[R_FALLBACK] * capacity
+    depth = w.rows.shape[1]
+    start = w.tally[N_SAMPLES_TAKEN] % depth + depth - n
+    for i in range(n):
+        w.window[i] = w.rows[h, depth - n + i] + w.hist[v, start + i]
+    return overloaded_history(
+        w.rules_i[R_KIND],
+        w.window,
+        n,
+        demand,
+        capacity,
+        w.rules_f[R_SAFETY],
+        w.tricube,
+        w.rules_i[R_HORIZON],
+        w.scratch,
+    )
+
+
+@njit(cache=True)
+def _increase(p: Any, w: Any, c: int, demand: float) -> Any:
+    """Increase of a candidate's power by a demand, W; exactly equal for hosts on the same slope."""
+    step = demand * w.c_scale[c]
+    if step <= w.c_end[c]:
+        return w.c_slope[c] * step
+    return power_at_x(p, w, p.host_type[w.c_host[c]], w.c_x[c] + step) - w.c_pow[c]
+
+
+@njit(cache=True)
+def _cost(p: Any, w: Any, c: int, demand: float, placer: int) -> Any:
+    if placer == PABFD:
+        return _increase(p, w, c, demand)
+    free = w.c_cap[c] - w.c_ask[c] - demand
+    return free if placer == BEST_FIT else -free if placer == WORST_FIT else 0.0
+
+
+@njit(cache=True)
+def find_candidate(p: Any, s: Any, w: Any, v: int) -> Any:
+    """The cheapest candidate that may receive a VM.
+
+    Args:
+        p: Parameters of the cluster.
+        s: State of the cluster.
+        w: Workspace.
+        v: VM.
+
+    Returns:
+        The candidate, -1 = none, and its cost.
+    """
+    demand, signal, memory = s.vm_demand_mhz[v], w.signal[v], p.vm_mem_mib[v]
+    core_needed = demand / p.vm_vcpus[v]
+    additive = w.rules_i[R_KIND] == ADDITIVE
+    placer = w.rules_i[R_PLACER]
+    ask, cap, sig, lim, mem, core = w.c_ask, w.c_cap, w.c_sig, w.c_lim, w.c_mem, w.c_core
+    best = -1
+    least = np.inf
+    for c in range(w.tally[N_CAND]):
+        if sig[c] + signal > lim[c] or memory > mem[c] or ask[c] + demand > cap[c] or core_needed > core[c]:
+            continue
+        cost = _cost(p, w, c, demand, placer)
+        if cost > least or (cost == least and w.c_host[c] > w.c_host[best]):
+            continue
+        if not additive and _overloaded_with(p, s, w, v, w.c_host[c], sig[c]):
+            continue
+        best = c
+        least = cost
+    return best, least
+
+
+@njit(cache=True)
+def find_opener(p: Any, s: Any, w: Any, v: int) -> Any:
+    """The cheapest empty host that may receive a VM: its slot in ``open_host`` (-1 = none) and cost."""
+    demand, memory = s.vm_demand_mhz[v], p.vm_mem_mib[v]
+    placer = w.rules_i[R_PLACER]
+    best = -1
+    least = np.inf
+    for slot in range(w.open_host.shape[0]):
+        h = w.open_host[slot]
+        if h < 0 or demand > p.host_cpu_mhz[h] * SHORTAGE:
+            continue
+        if demand / p.vm_vcpus[v] > p.host_core_mhz[h] * SHORTAGE:
+            continue
+        if w.signal[v] > w.limit[h] or memory > free_memory(p, s, h):
+            continue
+        if w.rules_i[R_KIND] != ADDITIVE and _overloaded_with(p, s, w, v, h, 0.0):
+            continue
+        if placer == PABFD:
+            cost = power_at_x(p, w, p.host_type[h], demand * w.load_scale[h])
+            if s.host_power_state[h] == OFF:
+                cost += p.host_boot_s[h] * p.host_boot_w[h] / w.rules_f[R_AMORTISE]
+        else:
+            free = p.host_cpu_mhz[h] * SHORTAGE - demand
+            cost = free if placer == BEST_FIT else -free if placer == WORST_FIT else 0.0
+            cost += EMPTY_PENALTY
+        if cost < least or (cost == least and h < w.open_host[best]):
+            best = slot
+            least = cost
+    return best, least
+
+
+@njit(cache=True)
+def open_candidate(p: Any, s: Any, w: Any, slot: int) -> Any:
+    """Make an empty host a candidate (ordering its boot where it is off) and find the next of its kind."""
+    h = w.open_host[slot]
+    is_off = s.host_power_state[h] == OFF
+    if is_off:
+        w.out_on[w.tally[N_ON]] = h
+        w.tally[N_ON] += 1
+    w.open_host[slot] = -1
+    for other in range(h + 1, s.host_power_state.shape[0]):
+        state = s.host_power_state[other]
+        if p.host_type[other] != p.host_type[h]:
+            continue
+        if is_off:
+            alike = state == OFF
+        else:
+            alike = state != OFF and state != SHUTTING_DOWN and not s.host_drain[other]
+            alike = alike and s.host_n_vms[other] + s.host_n_in[other] == 0
+        if alike:
+            w.open_host[slot] = other
+            break
+    return add_candidate(p, w, h, free_memory(p, s, h))
+
+
+@njit(cache=True)
+def add_load(p: Any, s: Any, w: Any, v: int, c: int) -> None:
+    """Add a VM to a candidate in the plan."""
+    h = w.c_host[c]
+    set_load(p, w, c, w.c_ask[c] + s.vm_demand_mhz[v])
+    w.c_sig[c] += w.signal[v]
+    w.c_mem[c] -= p.vm_mem_mib[v]
+    w.h_samples[h] = min(w.h_samples[h], w.samples[v])
+    if w.rules_i[R_KIND] != ADDITIVE:
+        depth = w.rows.shape[1]
+        start = w.tally[N_SAMPLES_TAKEN] % depth
+        for i in range(depth):
+            w.rows[h, i] += w.hist[v, start + i]

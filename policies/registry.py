@@ -1,0 +1,189 @@
+"""Policies by name, by dotted path or by folder."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any
+
+from virtgym.envs.sim.errors import ConfigError
+
+from .base import Policy
+from .consolidation import ConsolidationPolicy
+from .detectors import DETECTORS
+from .names import unknown_name
+from .selectors import SELECTORS
+from .simple import DvfsPolicy, NpaPolicy, RandomPolicy, StaticPolicy
+
+__all__ = ["POLICIES", "make_policy", "policy_class", "policy_defaults", "register_loader", "register_policy"]
+
+POLICIES: dict[str, str] = {}
+"""Every policy that has a name, with one line about it."""
+
+_CLASSES: dict[str, tuple[type[Any], dict[str, Any]]] = {}
+_LOADERS: list[Callable[[str], Policy]] = []
+
+RESERVED = ("name", "_target_", "path")
+"""Keys of a configuration that are not parameters of the policy."""
+
+
+def register_policy(name: str, description: str, kind: type[Any], **defaults: Any) -> None:
+    """Give a policy a name.
+
+    Args:
+        name: The name.
+        description: One line for lists.
+        kind: A dataclass with the interface of ``base.Policy``; its fields are the parameters.
+        **defaults: Parameters that the name implies.
+    """
+    POLICIES[name] = description
+    _CLASSES[name] = (kind, defaults)
+
+
+def register_loader(load: Callable[[str], Policy]) -> None:
+    """Set what turns a trained agent's folder into a policy.
+
+    Args:
+        load: Function of the folder's path.
+    """
+    _LOADERS[:] = [load]
+
+
+def _register_baselines() -> None:
+    register_policy("static", "first-fit placement, then nothing; every host stays on", StaticPolicy)
+    register_policy("npa", "non-power-aware: every host on at full power", NpaPolicy)
+    register_policy("dvfs", "first-fit placement, empty hosts off, no migration", DvfsPolicy)
+    register_policy("random", "random legal migrations or actions", RandomPolicy)
+    for detector in DETECTORS.values():
+        for selector in SELECTORS.values():
+            register_policy(
+                f"{detector.name}-{selector.name}",
+                f"consolidation; overload: {detector.description}; VM: {selector.description.split(':')[0]}",
+                ConsolidationPolicy,
+                detector=detector.name,
+                selector=selector.name,
+            )
+
+
+_register_baselines()
+
+
+def policy_class(name: str) -> type[Any]:
+    """The class behind a name.
+
+    Raises:
+        ConfigError: For an unknown name.
+    """
+    return _look_up(name)[0]
+
+
+def policy_defaults(name: str) -> dict[str, Any]:
+    """Every parameter of a named policy with its default.
+
+    Raises:
+        ConfigError: For an unknown name.
+    """
+    kind, implied = _look_up(name)
+    own = {f.name: f.default for f in fields(kind) if f.init and f.default is not MISSING}
+    return {**own, **implied}
+
+
+def _look_up(name: str) -> tuple[type[Any], dict[str, Any]]:
+    if name not in _CLASSES:
+        raise unknown_name("policy", name, POLICIES)
+    return _CLASSES[name]
+
+
+def make_policy(policy: str | Mapping[str, Any], **params: Any) -> Policy:
+    """Make a policy.
+
+    Args:
+        policy: A name of ``POLICIES``; a dotted path ``package.module.Class`` to your own class; the folder
+            of a trained agent; or a mapping with such a ``name`` and parameters beside it (a composed
+            configuration).
+        **params: Parameters; they win over those of the mapping.
+
+    Returns:
+        The policy, to be ``reset`` with a view before use.
+
+    Raises:
+        ConfigError: For an unknown name, parameter or value, naming close matches and what is allowed.
+
+    Examples:
+        >>> make_policy("ols-mmt", safety=1.1).safety
+        1.1
+        >>> make_policy({"name": "thr-mu", "safety": 0.9}).detector
+        'thr'
+    """
+    if isinstance(policy, Mapping):
+        if "name" not in policy:
+            raise ConfigError(f"policy: the configuration has no name; allowed: {', '.join(POLICIES)}")
+        name = str(policy["name"])
+        params = {**{str(k): v for k, v in policy.items() if k not in RESERVED}, **params}
+    else:
+        name = os.fspath(policy)
+    if name in _CLASSES:
+        kind, implied = _CLASSES[name]
+        return _construct(name, kind, {**implied, **params})
+    if os.sep in name or os.path.isdir(name):
+        return _load_agent(name, params)
+    if "." in name:
+        return _construct(name, _import_class(name), params)
+    raise unknown_name("policy", name, POLICIES)
+
+
+def _construct(name: str, kind: type[Any], params: Mapping[str, Any]) -> Policy:
+    """Call a policy's class, with parameters that it is known to take."""
+    if is_dataclass(kind):
+        allowed = [f.name for f in fields(kind) if f.init]
+        for key in params:
+            if key not in allowed:
+                raise _unknown_parameter(name, key, allowed)
+    try:
+        policy = kind(**params)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"policy {name}: {error}") from error
+    if not isinstance(policy, Policy):
+        raise ConfigError(f"policy {name}: needs the methods reset(view, rng) and predict(observation, ...)")
+    return policy
+
+
+def _unknown_parameter(name: str, key: str, allowed: list[str]) -> ConfigError:
+    if not allowed:
+        return ConfigError(f"policy.{key}: {name} has no parameters")
+    close = unknown_name("", key, allowed).args[0].split(": ", 1)[1]
+    return ConfigError(f"policy.{key}: {name} has no such parameter; {close}")
+
+
+def _load_agent(path: str, params: Mapping[str, Any]) -> Policy:
+    if not os.path.isdir(path):
+        raise ConfigError(
+            f"policy={path}: no such folder; allowed: a name ({', '.join(POLICIES)}), "
+            "a dotted path to a class, or the folder of a trained agent"
+        )
+    if not _LOADERS:
+        raise ConfigError(
+            f"policy={path}: agents come with the extra virtgym[rl], and this installation cannot load one"
+        )
+    if params:
+        raise ConfigError(f"policy={path}: a trained agent has no parameters, got {', '.join(params)}")
+    return _LOADERS[0](path)
+
+
+def _import_class(path: str) -> type[Any]:
+    module_name, _, class_name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"policy={path}: no module {error.name}; or did you mean one of {', '.join(POLICIES)}?"
+        ) from error
+    except AttributeError as error:
+        raise ConfigError(f"policy={path}: module {module_name} has no {class_name}") from error
+    if not isinstance(found, type):
+        raise ConfigError(f"policy={path}: is not a class")
+    return found

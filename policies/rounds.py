@@ -1,0 +1,425 @@
+"""One consolidation round in one kernel call: record, detect, drain, place, evacuate, switch off.
+
+The algorithm is that of Beloglazov & Buyya (CCPE 24(13), 2012), without what their published implementation
+does unsaid (docs/policies.md): no VM is dropped or moved twice in a round, power is predicted from the plan
+as it stands, an empty host costs its idle power (and its boot), memory follows the scenario's rule.
+
+A VM's *home* is the host where it runs, or where its migration or boot under way will bring it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from virtgym.envs.sim.power import ON
+from virtgym.envs.sim.state import MIG_NONE, PENDING, RUNNING
+
+from .detectors import ADDITIVE, overloaded_history
+from .placers import (
+    CLOSED,
+    add_load,
+    collect_candidates,
+    drop_candidate,
+    find_candidate,
+    find_opener,
+    open_candidate,
+    set_load,
+)
+from .selectors import select_vm
+from .workspace import (
+    N_CAND,
+    N_MOVERS,
+    N_MOVES,
+    N_OFF,
+    N_ON,
+    N_SAMPLES_TAKEN,
+    R_EVACUATE,
+    R_FALLBACK,
+    R_HORIZON,
+    R_KIND,
+    R_MAX_MOVES,
+    R_MIN_SAMPLES,
+    R_SAFETY,
+    R_SAVING,
+    R_UNDERLOAD,
+    R_WINDOW,
+    R_YOUNG_GAIN,
+    WAITING,
+)
+
+__all__ = ["plan_round"]
+
+I4 = NDArray[np.int32]
+F8 = NDArray[np.float64]
+
+
+@njit(cache=True)
+def sort_ascending(order: I4, key: F8, n: int, other: I4) -> None:
+    """Sort the first n entries of ``order`` by ``key[order[i]]``, stable (merge sort over runs of eight).
+
+    Args:
+        order: What to sort, in place.
+        key: Key of each entry.
+        n: Number of entries.
+        other: Scratch as long as ``order``.
+    """
+    run = 8
+    for low in range(0, n, run):
+        for i in range(low + 1, min(low + run, n)):
+            item = order[i]
+            k = key[item]
+            j = i - 1
+            while j >= low and key[order[j]] > k:
+                order[j + 1] = order[j]
+                j -= 1
+            order[j + 1] = item
+    while run < n:
+        for low in range(0, n, 2 * run):
+            _merge(order, key, low, min(low + run, n), min(low + 2 * run, n), other)
+        order[:n] = other[:n]
+        run *= 2
+
+
+@njit(cache=True)
+def _merge(order: I4, key: F8, low: int, middle: int, high: int, out: I4) -> None:
+    i, j = low, middle
+    for k in range(low, high):
+        if i < middle and (j >= high or key[order[i]] <= key[order[j]]):
+            out[k] = order[i]
+            i += 1
+        else:
+            out[k] = order[j]
+            j += 1
+
+
+@njit(cache=True)
+def _record(s: Any, w: Any) -> None:
+    """Append the demand measured now to every VM's history."""
+    depth = w.hist.shape[1] // 2
+    at = w.tally[N_SAMPLES_TAKEN] % depth
+    w.tally[N_SAMPLES_TAKEN] += 1
+    for v in range(s.vm_state.shape[0]):
+        if s.vm_state[v] == RUNNING or s.vm_state[v] == PENDING:
+            demand = s.vm_demand_mhz[v]
+            w.hist[v, at] = demand
+            w.hist[v, at + depth] = demand
+            if w.samples[v] < depth:
+                w.samples[v] += 1
+
+
+@njit(cache=True)
+def _find_homes(p: Any, s: Any, w: Any) -> None:
+    """Home and signal of every VM; sums over every host, in the order of VM indices."""
+    n_taps = w.taps.shape[0]
+    depth = w.hist.shape[1] // 2
+    start = w.tally[N_SAMPLES_TAKEN] % depth + depth - n_taps
+    young_gain = w.rules_f[R_YOUNG_GAIN]
+    w.ask[:] = 0.0
+    w.sig[:] = 0.0
+    w.n_home[:] = 0
+    w.h_samples[:] = w.rules_i[R_WINDOW]
+    w.tally[WAITING] = 0
+    for v in range(s.vm_state.shape[0]):
+        w.moved[v] = 0
+        w.home[v] = -1
+        state = s.vm_state[v]
+        if state != RUNNING and state != PENDING:
+            continue
+        h = s.vm_host[v] if state == RUNNING and s.vm_mig[v] == MIG_NONE else s.vm_dest[v]
+        demand = s.vm_demand_mhz[v]
+        signal = demand
+        if n_taps > 1:
+            if w.samples[v] < n_taps:
+                signal = demand * young_gain
+            else:
+                signal = 0.0
+                for i in range(n_taps):
+                    signal += w.taps[i] * w.hist[v, start + i]
+        w.signal[v] = signal
+        w.home[v] = h
+        if h < 0:
+            w.tally[WAITING] += 1
+            continue
+        w.n_home[h] += 1
+        w.ask[h] += min(demand, p.vm_vcpus[v] * p.host_core_mhz[h])
+        w.sig[h] += signal
+        w.h_samples[h] = min(w.h_samples[h], w.samples[v])
+
+
+@njit(cache=True)
+def _group_by_home(w: Any) -> None:
+    """List the VMs of every host, ascending (counting sort)."""
+    n_hosts = w.n_home.shape[0]
+    w.first[0] = 0
+    for h in range(n_hosts):
+        w.first[h + 1] = w.first[h] + w.n_home[h]
+        w.n_out[h] = 0
+        w.received[h] = 0
+    for v in range(w.home.shape[0]):
+        h = w.home[v]
+        if h >= 0:
+            w.vm_of[w.first[h] + w.n_out[h]] = v
+            w.n_out[h] += 1
+    w.n_out[:] = 0
+
+
+@njit(cache=True)
+def _sum_history(w: Any, vms: I4, m: int, row: F8) -> Any:
+    """Write the summed history of some VMs; returns the samples that all of them have."""
+    depth = row.shape[0]
+    start = w.tally[N_SAMPLES_TAKEN] % depth
+    n = w.rules_i[R_WINDOW]
+    row[:] = 0.0
+    for i in range(m):
+        v = vms[i]
+        n = min(n, w.samples[v])
+        for k in range(depth):
+            row[k] += w.hist[v, start + k]
+    return n
+
+
+@njit(cache=True)
+def _overloaded(p: Any, w: Any, h: int, sig: float, row: F8, n: int) -> Any:
+    """Whether a host with a signal (and a history of n samples, where that is read) is overloaded."""
+    if w.rules_i[R_KIND] == ADDITIVE:
+        return sig > w.limit[h]
+    capacity = p.host_cpu_mhz[h]
+    if n < w.rules_i[R_MIN_SAMPLES]:
+        return sig > w.rules_f[R_FALLBACK] * capacity
+    return overloaded_history(
+        w.rules_i[R_KIND],
+        row[row.shape[0] - n :],
+        n,
+        sig,
+        capacity,
+        w.rules_f[R_SAFETY],
+        w.tricube,
+        w.rules_i[R_HORIZON],
+        w.scratch,
+    )
+
+
+@njit(cache=True)
+def _detect(p: Any, w: Any) -> None:
+    """Mark the overloaded hosts."""
+    additive = w.rules_i[R_KIND] == ADDITIVE
+    for h in range(w.n_home.shape[0]):
+        row = w.rows[0] if additive else w.rows[h]
+        w.over[h] = 0
+        if w.n_home[h] == 0:
+            if not additive:
+                row[:] = 0.0
+            continue
+        if not additive:
+            _sum_history(w, w.vm_of[w.first[h] :], w.n_home[h], row)
+        w.over[h] = _overloaded(p, w, h, w.sig[h], row, w.h_samples[h])
+
+
+@njit(cache=True)
+def _drain(p: Any, s: Any, w: Any) -> None:
+    """Select VMs of every overloaded host until it is not overloaded any more."""
+    additive = w.rules_i[R_KIND] == ADDITIVE
+    w.tally[N_MOVERS] = 0
+    for h in range(w.n_home.shape[0]):
+        if not w.over[h]:
+            continue
+        stay = w.order
+        m = 0
+        for i in range(w.first[h], w.first[h + 1]):
+            stay[m] = w.vm_of[i]
+            m += 1
+        row = w.rows[0] if additive else w.rows[h]
+        while True:
+            v = select_vm(p, s, w, stay, m)
+            if v < 0:
+                break
+            w.moved[v] = 1
+            w.movers[w.tally[N_MOVERS]] = v
+            w.tally[N_MOVERS] += 1
+            m = _remove(stay, m, v)
+            sig = 0.0
+            for i in range(m):
+                sig += w.signal[stay[i]]
+            n = 0 if additive else _sum_history(w, stay, m, row)
+            if not _overloaded(p, w, h, sig, row, n):
+                break
+
+
+@njit(cache=True)
+def _remove(items: I4, m: int, item: int) -> Any:
+    n = 0
+    for i in range(m):
+        if items[i] != item:
+            items[n] = items[i]
+            n += 1
+    return n
+
+
+@njit(cache=True)
+def _order_move(w: Any, v: int, c: int) -> None:
+    w.moved[v] = 1
+    w.n_out[w.home[v]] += 1
+    w.received[w.c_host[c]] += 1
+    w.out_vm[w.tally[N_MOVES]] = v
+    w.out_host[w.tally[N_MOVES]] = w.c_host[c]
+    w.tally[N_MOVES] += 1
+
+
+@njit(cache=True)
+def _place_drained(p: Any, s: Any, w: Any) -> None:
+    """Place the drained VMs, largest demand first; one that fits nowhere stays where it is."""
+    n = w.tally[N_MOVERS]
+    for i in range(n):
+        w.order[i] = w.movers[i]
+        w.key[w.movers[i]] = w.movers[i]
+    sort_ascending(w.order, w.key, n, w.order2)  # ties of demand go to the lowest index
+    for i in range(n):
+        w.key[w.order[i]] = -s.vm_demand_mhz[w.order[i]]
+    sort_ascending(w.order, w.key, n, w.order2)
+    for i in range(n):
+        if w.tally[N_MOVES] >= w.rules_i[R_MAX_MOVES]:
+            break
+        v = w.order[i]
+        c, cost = find_candidate(p, s, w, v)
+        slot, open_cost = find_opener(p, s, w, v)
+        if slot >= 0 and (
+            c < 0 or open_cost < cost or (open_cost == cost and w.open_host[slot] < w.c_host[c])
+        ):
+            c = open_candidate(p, s, w, slot)
+        if c >= 0:
+            add_load(p, s, w, v, c)
+            _order_move(w, v, c)
+
+
+@njit(cache=True)
+def _list_underloaded(s: Any, w: Any) -> Any:
+    """Write the hosts to try to evacuate to ``w.order``, least utilised first; returns their number."""
+    n = 0
+    for h in range(w.n_home.shape[0]):
+        settled = s.host_power_state[h] == ON and s.host_n_in[h] == 0 and s.host_n_vms[h] == w.n_home[h]
+        if not settled or w.n_home[h] == 0 or w.over[h] or w.received[h] or s.host_drain[h]:
+            continue
+        points = w.ask[h] * w.load_scale[h]
+        if points < w.rules_f[R_UNDERLOAD] * (w.slope_w.shape[1] - 1):
+            w.key[h] = points
+            w.order[n] = h
+            n += 1
+    sort_ascending(w.order, w.key, n, w.order2)
+    return n
+
+
+@njit(cache=True)
+def _evacuate_host(p: Any, s: Any, w: Any, h: int, vms: I4, n: int) -> Any:
+    """Plan to move every VM of a host to other active hosts: all of them, or nothing is changed."""
+    own = w.c_of[h]
+    cap = w.c_cap[own]
+    w.c_cap[own] = CLOSED
+    increase = 0.0
+    done = 0
+    while done < n:
+        c, _ = find_candidate(p, s, w, vms[done])
+        if c < 0:
+            break
+        _save(w, done, c)
+        power = w.c_pow[c]
+        add_load(p, s, w, vms[done], c)
+        increase += w.c_pow[c] - power
+        done += 1
+    if done == n and not (w.rules_i[R_SAVING] and increase >= w.c_pow[own]):
+        for i in range(n):
+            _order_move(w, vms[i], w.j_cand[i])
+        drop_candidate(w, own)
+        return True
+    while done > 0:
+        done -= 1
+        _restore(p, w, done)
+    w.c_cap[own] = cap
+    return False
+
+
+@njit(cache=True)
+def _save(w: Any, i: int, c: int) -> None:
+    h = w.c_host[c]
+    w.j_cand[i] = c
+    w.j_ask[i] = w.c_ask[c]
+    w.j_sig[i] = w.c_sig[c]
+    w.j_mem[i] = w.c_mem[c]
+    w.j_samples[i] = w.h_samples[h]
+    if w.rules_i[R_KIND] != ADDITIVE:
+        w.j_rows[i] = w.rows[h]
+
+
+@njit(cache=True)
+def _restore(p: Any, w: Any, i: int) -> None:
+    c = w.j_cand[i]
+    h = w.c_host[c]
+    set_load(p, w, c, w.j_ask[i])
+    w.c_sig[c] = w.j_sig[i]
+    w.c_mem[c] = w.j_mem[i]
+    w.h_samples[h] = w.j_samples[i]
+    if w.rules_i[R_KIND] != ADDITIVE:
+        w.rows[h] = w.j_rows[i]
+
+
+@njit(cache=True)
+def _evacuate(p: Any, s: Any, w: Any) -> None:
+    """Try to empty the hosts that are not overloaded, least utilised first."""
+    n_hosts = _list_underloaded(s, w)
+    hosts = w.movers  # as many as there are hosts with VMs, so never more than VMs
+    for i in range(n_hosts):
+        hosts[i] = w.order[i]
+    for i in range(n_hosts):
+        h = hosts[i]
+        n = w.n_home[h]
+        if w.received[h] or w.tally[N_MOVES] + n > w.rules_i[R_MAX_MOVES]:
+            continue
+        for k in range(n):
+            v = w.vm_of[w.first[h] + k]
+            w.order[k] = v
+            w.key[v] = -s.vm_demand_mhz[v]
+        sort_ascending(w.order, w.key, n, w.order2)
+        _evacuate_host(p, s, w, h, w.order, n)
+
+
+@njit(cache=True)
+def _list_switch_off(s: Any, w: Any) -> None:
+    """List the running hosts that are empty, or will be when everything that leaves has left."""
+    if w.tally[WAITING] > 0:
+        return
+    for h in range(w.n_home.shape[0]):
+        if s.host_power_state[h] != ON or s.host_drain[h] or s.host_n_in[h] > 0 or w.received[h] > 0:
+            continue
+        if w.n_home[h] - w.n_out[h] == 0:
+            w.out_off[w.tally[N_OFF]] = h
+            w.tally[N_OFF] += 1
+
+
+@njit(cache=True)
+def plan_round(p: Any, s: Any, w: Any, record: bool) -> None:
+    """Plan one interval.
+
+    Args:
+        p: Parameters of the cluster (handle).
+        s: State of the cluster (read-only handle).
+        w: Workspace (handle); the orders stand in its ``out_*`` arrays, their numbers in ``tally``.
+        record: Whether the demand measured now is a new sample.
+    """
+    w.tally[N_MOVES] = 0
+    w.tally[N_ON] = 0
+    w.tally[N_OFF] = 0
+    w.tally[N_CAND] = 0
+    if record:
+        _record(s, w)
+    _find_homes(p, s, w)
+    _group_by_home(w)
+    _detect(p, w)
+    _drain(p, s, w)
+    collect_candidates(p, s, w)
+    _place_drained(p, s, w)
+    if w.rules_i[R_EVACUATE]:
+        _evacuate(p, s, w)
+    _list_switch_off(s, w)

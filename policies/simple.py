@@ -1,0 +1,118 @@
+"""Policies without a plan: the yardsticks static, npa and dvfs, and random moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from virtgym.envs.sim.decisions import Decisions
+from virtgym.envs.sim.errors import ConfigError
+from virtgym.envs.sim.orders import check_move
+from virtgym.envs.sim.power import OFF, ON
+from virtgym.envs.sim.simulator import ClusterView
+from virtgym.envs.sim.state import MIG_NONE, PENDING, RUNNING
+
+from .base import PlanningPolicy
+
+__all__ = ["DvfsPolicy", "NpaPolicy", "RandomPolicy", "StaticPolicy"]
+
+
+@dataclass
+class StaticPolicy(PlanningPolicy):
+    """Place VMs first fit and do nothing more: every host stays on, power follows load."""
+
+    arrival: ClassVar[str | None] = "first_fit"
+
+    def plan(self, view: ClusterView) -> Decisions:
+        """Order nothing."""
+        return Decisions()
+
+
+@dataclass
+class NpaPolicy(PlanningPolicy):
+    """Non-power-aware: every host on, at full power for ever (the literature's upper bound)."""
+
+    arrival: ClassVar[str | None] = "first_fit"
+
+    def plan(self, view: ClusterView) -> Decisions:
+        """Switch on what is off, and power management off."""
+        managed = np.flatnonzero(view.state.host_full_power == 0)
+        if managed.size == 0:
+            return Decisions()
+        off = np.flatnonzero(view.state.host_power_state == OFF)
+        return Decisions(power_on=off.astype(np.int32), full_power=managed.astype(np.int32))
+
+
+@dataclass
+class DvfsPolicy(PlanningPolicy):
+    """Place VMs first fit, switch empty hosts off, never migrate: power follows load."""
+
+    arrival: ClassVar[str | None] = "first_fit"
+
+    def plan(self, view: ClusterView) -> Decisions:
+        """Switch off the hosts that hold nothing, unless a VM waits for room."""
+        s = view.state
+        idle = (s.host_power_state == ON) & (s.host_n_vms == 0) & (s.host_n_in == 0) & (s.host_drain == 0)
+        if not idle.any() or bool(((s.vm_state == PENDING) & (s.vm_dest < 0)).any()):
+            return Decisions()
+        return Decisions(power_off=np.flatnonzero(idle).astype(np.int32))
+
+
+@dataclass
+class RandomPolicy(PlanningPolicy):
+    """Random legal migrations, or random legal actions: the floor that anything learned must beat.
+
+    Attributes:
+        moves: Migrations tried per interval.
+    """
+
+    moves: int = 1
+
+    arrival: ClassVar[str | None] = "first_fit"
+
+    def __post_init__(self) -> None:
+        """Check the parameter.
+
+        Raises:
+            ConfigError: For a negative number of moves.
+        """
+        if self.moves < 0:
+            raise ConfigError(f"policy.moves={self.moves}: must be 0 or more")
+
+    def plan(self, view: ClusterView) -> Decisions:
+        """Draw VMs that can move and, for each, a running host; pairs that are not legal are left out."""
+        movable = np.flatnonzero((view.state.vm_state == RUNNING) & (view.state.vm_mig == MIG_NONE))
+        hosts = np.flatnonzero(view.state.host_power_state == ON)
+        if movable.size == 0 or hosts.size == 0 or self.moves == 0:
+            return Decisions()
+        vms = self.rng.choice(movable, size=min(self.moves, movable.size), replace=False)
+        targets = self.rng.choice(hosts, size=vms.size)
+        coming = np.zeros(view.n_hosts)
+        pairs = []
+        for v, h in zip(vms.tolist(), targets.tolist()):
+            needed = coming[h] + view.params.vm_mem_mib[v] + view.state.host_mem_mib[h]
+            if view.params.memory_binding and needed > view.params.host_mem_mib[h]:
+                continue
+            if check_move(view.kernel_params, view.kernel_state, v, h) == 0:
+                coming[h] += view.params.vm_mem_mib[v]
+                pairs.append((v, h))
+        moves = np.array(pairs, dtype=np.int32).reshape(-1, 2)
+        return Decisions(move_vm=moves[:, 0].copy(), move_host=moves[:, 1].copy())
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Any, Any]:
+        """Draw a legal action where masks are given, else plan an interval."""
+        if action_masks is None:
+            return self.plan(self.view), state
+        legal = np.asarray(action_masks, dtype=bool)
+        if legal.ndim == 1:
+            return int(self.rng.choice(np.flatnonzero(legal))), state
+        return np.array([self.rng.choice(np.flatnonzero(row)) for row in legal]), state

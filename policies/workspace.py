@@ -1,0 +1,154 @@
+"""The consolidation kernel's memory: one named tuple of arrays, allocated when an episode starts.
+
+H hosts, V VMs, T host types, P points of a power table, W samples of history. Candidates are the hosts that
+may receive a VM; their arrays are compact, so that a search runs over nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virtgym.envs.sim.state import ClusterParams
+
+__all__ = ["Workspace", "allocate_workspace"]
+
+F8 = NDArray[np.float64]
+I4 = NDArray[np.int32]
+I8 = NDArray[np.int64]
+I1 = NDArray[np.int8]
+
+(
+    R_KIND,
+    R_SELECTOR,
+    R_PLACER,
+    R_MAX_MOVES,
+    R_EVACUATE,
+    R_SAVING,
+    R_MIN_SAMPLES,
+    R_HORIZON,
+    R_MC_WINDOW,
+    R_WINDOW,
+) = range(10)
+"""Indices of ``Workspace.rules_i``."""
+R_SAFETY, R_FALLBACK, R_UNDERLOAD, R_AMORTISE, R_YOUNG_GAIN = range(5)
+"""Indices of ``Workspace.rules_f``."""
+N_MOVES, N_ON, N_OFF, N_CAND, N_MOVERS, WAITING, N_SAMPLES_TAKEN, SEED = range(8)
+"""Indices of ``Workspace.tally``: outputs, sizes, and the state of the sample ring and the random numbers."""
+
+
+class Workspace(NamedTuple):
+    """Everything the kernel writes, and the rules it follows."""
+
+    rules_i: I8  # (16,) see R_*
+    rules_f: F8  # (16,) see R_*
+    tally: I8  # (16,) see N_*
+    taps: F8  # (n,) filter of an additive detector, oldest sample first
+    tricube: F8  # (n,) weights of the robust regression
+    limit: F8  # (H,) additive signal above which a host is overloaded, MHz; inf for the other detectors
+    load_scale: F8  # (H,) from MHz to intervals of the power table
+    slope_w: F8  # (T, P) increase of power over each interval of the table, W; last column 0
+    hist: F8  # (V, 2 W) demand, MHz: a ring written twice, so that every window is contiguous
+    samples: I4  # (V,) samples of the VM, at most W
+    home: I4  # (V,) host now, or after the migration under way; -1 = none
+    signal: F8  # (V,) what the VM adds to its host's signal, MHz
+    moved: I1  # (V,) 1: drained or moved in this round
+    ask: F8  # (H,) sum of capped demand of the VMs at home, MHz
+    sig: F8  # (H,) sum of their signals, MHz
+    n_home: I4  # (H,) VMs at home
+    n_out: I4  # (H,) of these, VMs that leave in this round
+    received: I4  # (H,) VMs that come in this round
+    over: I1  # (H,) 1: overloaded at the start of the round
+    h_samples: I4  # (H,) fewest samples of the VMs at home, at most the detector's window
+    rows: F8  # (H, W) history of the host, MHz; (1, 1) for additive detectors
+    first: I4  # (H + 1,) start of each host's VMs in ``vm_of``
+    vm_of: I4  # (V,) VMs by home, ascending
+    c_host: I4  # (H,) candidates: host
+    c_ask: F8  # (H,) capped demand, MHz
+    c_cap: F8  # (H,) capacity with slack, MHz; -1 = closed
+    c_sig: F8  # (H,) signal, MHz
+    c_lim: F8  # (H,) its limit, MHz
+    c_mem: F8  # (H,) free memory, MiB; inf when memory does not bind
+    c_core: F8  # (H,) speed of a core, MHz
+    c_scale: F8  # (H,) as ``load_scale``
+    c_x: F8  # (H,) load in intervals of the power table
+    c_end: F8  # (H,) distance to the end of the interval
+    c_slope: F8  # (H,) slope of the interval, W
+    c_pow: F8  # (H,) power at the load, W
+    c_of: I4  # (H,) candidate of a host, -1 = none
+    open_host: I4  # (2 T,) lowest empty host of each type: running ones, then those off; -1 = none
+    j_cand: I4  # (V,) journal of an evacuation: candidate
+    j_ask: F8  # (V,) its values before
+    j_sig: F8  # (V,)
+    j_mem: F8  # (V,)
+    j_samples: I4  # (V,)
+    j_rows: F8  # (V, W) or (1, 1)
+    order: I4  # (max(H, V),) what is being sorted
+    order2: I4  # (max(H, V),)
+    movers: I4  # (V,) drained VMs
+    key: F8  # (max(H, V),) sort keys
+    window: F8  # (W,) a history under test
+    scratch: F8  # (2 W,)
+    matrix: F8  # (W, W) of maximum correlation
+    out_vm: I4  # (V,) moves: VM
+    out_host: I4  # (V,) and host
+    out_on: I4  # (H,) hosts to switch on
+    out_off: I4  # (H,) hosts to switch off
+
+
+_DTYPES: dict[str, str] = {
+    **dict.fromkeys(("rules_i", "tally"), "i8"),
+    **dict.fromkeys(("moved", "over"), "i1"),
+    **dict.fromkeys(("samples", "home", "n_home", "n_out", "received", "h_samples", "first", "vm_of"), "i4"),
+    **dict.fromkeys(
+        ("c_host", "c_of", "open_host", "j_cand", "j_samples", "order", "order2", "movers"), "i4"
+    ),
+    **dict.fromkeys(("out_vm", "out_host", "out_on", "out_off"), "i4"),
+}
+
+
+def allocate_workspace(p: ClusterParams, taps: F8, tricube: F8, depth: int, with_rows: bool) -> Workspace:
+    """Make a workspace for a cluster.
+
+    Args:
+        p: Parameters of the cluster.
+        taps: Filter of the detector, shape (n,).
+        tricube: Weights of the robust regression, shape (m,).
+        depth: W, samples of history that detector and selector need.
+        with_rows: Whether the detector needs the history of every host.
+
+    Returns:
+        Zeroed arrays, with the power tables' slopes filled in.
+    """
+    n_hosts, n_vms = p.host_type.shape[0], p.vm_vcpus.shape[0]
+    n_types, points = p.power_w.shape
+    big = max(n_hosts, n_vms)
+    rows = depth if with_rows else 1
+    special: dict[str, tuple[int, ...]] = {
+        "rules_i": (16,),
+        "rules_f": (16,),
+        "tally": (16,),
+        "hist": (n_vms, 2 * depth),
+        "rows": (n_hosts if with_rows else 1, rows),
+        "first": (n_hosts + 1,),
+        "open_host": (2 * n_types,),
+        "j_rows": (n_vms if with_rows else 1, rows),
+        "order": (big,),
+        "order2": (big,),
+        "key": (big,),
+        "window": (depth,),
+        "scratch": (2 * depth,),
+        "matrix": (depth, depth),
+    }
+    per_vm = {"samples", "home", "signal", "moved", "vm_of", "movers", "out_vm", "out_host"}
+    arrays: dict[str, NDArray[np.generic]] = {}
+    for name in Workspace._fields:
+        shape = special.get(name, (n_vms,) if name in per_vm or name.startswith("j_") else (n_hosts,))
+        arrays[name] = np.zeros(shape, dtype=_DTYPES.get(name, "f8"))
+    arrays["taps"] = np.ascontiguousarray(taps, dtype=np.float64)
+    arrays["tricube"] = np.ascontiguousarray(tricube, dtype=np.float64)
+    arrays["load_scale"] = (points - 1) / p.host_cpu_mhz
+    arrays["slope_w"] = np.ascontiguousarray(np.diff(p.power_w, axis=1, append=p.power_w[:, -1:]))
+    return Workspace(**arrays)  # type: ignore[arg-type]
