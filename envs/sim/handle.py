@@ -76,6 +76,11 @@ class Handle:
             row[1 : 1 + array.ndim] = array.shape
         self.address = int(self.table.ctypes.data)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy the arrays, never the addresses."""
+        kind = self._numba_type_
+        return _rebuild, (kind.label, kind.layout, kind.readonly, self.arrays)
+
 
 _TYPES: dict[tuple[str, bool], HandleType] = {}
 
@@ -93,6 +98,10 @@ def make_handle(label: str, record: Any, readonly: bool = False) -> Handle:
     """
     arrays = tuple(np.asarray(value) for value in record)
     layout = tuple((name, array.dtype.char, array.ndim) for name, array in zip(record._fields, arrays))
+    return _rebuild(label, layout, readonly, arrays)
+
+
+def _rebuild(label: str, layout: Layout, readonly: bool, arrays: tuple[Any, ...]) -> Handle:
     kind = _TYPES.get((label, readonly))
     if kind is None or kind.layout != layout:
         kind = _TYPES[label, readonly] = HandleType(label, layout, readonly)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +71,10 @@ class ClusterView:
     def fork(self) -> Simulator:
         """A what-if copy of the simulator."""
         return self.simulator.fork()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copied or pickled view is the view of the copied simulator: addresses would dangle."""
+        return operator.attrgetter("view"), (self.simulator,)
 
 
 class Simulator:
