@@ -12,6 +12,7 @@ from virtgym.envs.sim.errors import TraceError, VirtgymError
 
 if TYPE_CHECKING:
     from rich.table import Table
+
     from virtgym.envs.traces import TraceSummary
 
 __all__ = ["main"]
@@ -63,7 +64,9 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    listing = commands.add_parser("list", help="show the formats and the traces that can be fetched")
+    listing = commands.add_parser(
+        "list", help="show formats and traces that can be fetched", epilog=_EXAMPLES, formatter_class=raw
+    )
     listing.set_defaults(run=_run_list)
 
     fetch = commands.add_parser(

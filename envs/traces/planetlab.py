@@ -54,6 +54,8 @@ def read_planetlab(
         TraceError: For a missing or empty path, a wrong number of lines, or a line that is not an integer
             from 0 to 100; the text names file and line.
     """
+    if expected < 1:
+        raise TraceError(f"planetlab: expected must be at least 1 line per file, is {expected}")
     root = Path(path)
     files, notes = list_vm_files(root)
     contents = [_read_bytes(root / name if name else root) for name in files]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import numbers
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -75,10 +76,8 @@ class TraceSummary:
     notes: tuple[str, ...]
 
 
-def read_trace(
-    path: str | os.PathLike[str] | None = None, format: str = "auto", *, cache: bool = True, **options: Any
-) -> Trace:
-    """Read a trace of any known format.
+def read_trace(path: str | os.PathLike[str] | None = None, format: str = "auto", **options: Any) -> Trace:
+    """Read a trace of any known format, through the user's cache of parsed traces.
 
     A path that does not exist but is a name of the catalog (``planetlab/20110303``) means that trace as
     fetched into the cache folder.
@@ -86,7 +85,6 @@ def read_trace(
     Args:
         path: File or folder; None for ``synthetic``.
         format: A name of `TRACE_FORMATS`, or ``auto`` to guess it from the path.
-        cache: Whether to use the user's cache of parsed traces.
         **options: Keyword arguments of the format's reader: ``expected`` and ``sample_s`` for planetlab;
             ``sample_s``, ``fill`` and ``over`` for table; those of `generate` and ``seed`` for synthetic.
 
@@ -96,27 +94,7 @@ def read_trace(
     Raises:
         TraceError: If the format is unknown, an option does not exist, or the trace is malformed.
     """
-    name = guess_format(path) if format == "auto" else format
-    if name not in TRACE_FORMATS:
-        raise _unknown_format(name, path if format == "auto" else None)
-    module, function = _READERS[name]
-    reader = getattr(importlib.import_module(f".{module}", __package__), function)
-    if name == "synthetic":
-        return _generate(reader, options)
-    _check_options(name, reader, options)
-    if path is None:
-        raise TraceError(f"the trace format {name} needs a path to a file or folder")
-    found = _find(path)
-
-    def read() -> Trace:
-        trace: Trace = reader(found, **options)
-        return trace
-
-    if not cache:
-        return read()
-    from .cache import read_cached
-
-    return read_cached(found, name, options, read)
+    return _read(path, format, options, use_cache=True)
 
 
 def guess_format(path: str | os.PathLike[str] | None) -> str:
@@ -157,7 +135,7 @@ def check_trace(
     Raises:
         TraceError: As `read_trace`.
     """
-    trace = read_trace(path, format, cache=False, **options)
+    trace = _read(path, format, options, use_cache=False)
     present = [key for key in ("vcpus", "cpu_mhz", "memory_mib") if getattr(trace, key) is not None]
     return TraceSummary(
         name=trace.name,
@@ -177,6 +155,32 @@ def check_trace(
         columns=(*present, *trace.signals),
         notes=trace.notes,
     )
+
+
+def _read(
+    path: str | os.PathLike[str] | None, format: str, options: Mapping[str, Any], *, use_cache: bool
+) -> Trace:
+    name = guess_format(path) if format == "auto" else format
+    if name not in TRACE_FORMATS:
+        raise _unknown_format(name, path if format == "auto" else None)
+    module, function = _READERS[name]
+    reader = getattr(importlib.import_module(f".{module}", __package__), function)
+    if name == "synthetic":
+        return _generate(reader, options)
+    _check_options(name, reader, options)
+    if path is None:
+        raise TraceError(f"the trace format {name} needs a path to a file or folder")
+    found = _find(path)
+
+    def read() -> Trace:
+        trace: Trace = reader(found, **options)
+        return trace
+
+    if not use_cache:
+        return read()
+    from .cache import read_cached
+
+    return read_cached(found, name, options, read)
 
 
 def _find(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
@@ -206,14 +210,27 @@ def _unknown_format(name: str, guessed_from: str | os.PathLike[str] | None) -> T
 
 
 def _check_options(name: str, reader: Callable[..., Trace], options: Mapping[str, Any]) -> None:
-    allowed = [key for key in inspect.signature(reader).parameters if key not in ("path", "rng")]
+    kinds = {
+        key: str(parameter.annotation) for key, parameter in inspect.signature(reader).parameters.items()
+    }
     if name == "synthetic":
-        allowed.append("seed")
-    for key in options:
+        kinds["seed"] = "int"
+    allowed = [key for key in kinds if key not in ("path", "rng")]
+    for key, value in options.items():
         if key not in allowed:
             near = difflib.get_close_matches(key, allowed, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise TraceError(f"{name}: no option {key!r}{hint}; allowed are: {', '.join(allowed)}")
+        if not any(_is_a(value, kind) for kind in kinds[key].split(" | ")):
+            raise TraceError(f"{name}: {key} must be {kinds[key].replace(' | ', ' or ')}, is {value!r}")
+
+
+def _is_a(value: object, kind: str) -> bool:
+    """Whether a value fits an annotation; a config or command line may hand over anything."""
+    if kind in ("int", "float"):
+        wanted = numbers.Integral if kind == "int" else numbers.Real
+        return isinstance(value, wanted) and not isinstance(value, bool)
+    return {"bool": bool, "str": str, "None": type(None)}[kind] is type(value)
 
 
 def _generate(generate: Callable[..., Trace], options: Mapping[str, Any]) -> Trace:
@@ -221,12 +238,9 @@ def _generate(generate: Callable[..., Trace], options: Mapping[str, Any]) -> Tra
     rng = rest.pop("rng", None)
     _check_options("synthetic", generate, rest)
     seed = rest.pop("seed", 0)
-    try:
-        return generate(np.random.default_rng(seed) if rng is None else rng, **rest)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, TraceError):
-            raise
-        raise TraceError(f"synthetic: an option is of the wrong type ({error})") from None
+    if seed < 0:
+        raise TraceError(f"synthetic: seed must be at least 0, is {seed}")
+    return generate(np.random.default_rng(seed) if rng is None else rng, **rest)
 
 
 def _first_line(path: Path) -> str:

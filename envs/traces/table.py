@@ -15,6 +15,7 @@ import json
 import math
 import os
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,8 +174,10 @@ def convert_trace(trace: Trace, out_path: str | os.PathLike[str]) -> Path:
                 pq.write_table(table, file, compression="zstd")
         os.replace(scratch, path)
     except (OSError, pa.ArrowException) as error:
-        scratch.unlink(missing_ok=True)
         raise TraceError(f"{show_path(path)}: cannot be written ({error})") from None
+    finally:
+        with suppress(OSError):
+            scratch.unlink()
     return path
 
 
