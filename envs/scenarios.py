@@ -7,12 +7,9 @@ The configuration is a mapping with the keys of ``ScenarioConfig``; the ones tha
 from __future__ import annotations
 
 import difflib
-import functools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -285,22 +282,11 @@ def _check_choices(config: ScenarioConfig) -> None:
         raise ConfigError(f"scenario.horizon_s={config.horizon_s}: must be positive")
 
 
-@functools.lru_cache(maxsize=8)
-def _read_cached(path: str, format: str, options: str, _stamp: tuple[int, int]) -> Trace:
-    return read_trace(path, format, **json.loads(options))
-
-
 def _read(config: TraceConfig, rng: np.random.Generator) -> Trace:
-    """Read the trace; a path that has not changed is read once per process."""
     if config.path is None:
         options = dict(config.options)
         return read_trace(None, config.format, **({"rng": rng} if "seed" not in options else {}), **options)
-    try:
-        stat = Path(config.path).stat()
-        stamp = (stat.st_mtime_ns, stat.st_size)
-    except OSError:
-        stamp = (0, 0)  # the reader says what is wrong with the path
-    return _read_cached(config.path, config.format, json.dumps(config.options, sort_keys=True), stamp)
+    return read_trace(config.path, config.format, **config.options)
 
 
 def _build_cluster(config: ScenarioConfig) -> ClusterConfig:
