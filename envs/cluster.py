@@ -50,7 +50,8 @@ class ClusterEnv(gym.Env[Observation, Any]):
     toggle the power of a host; ``0`` stops, and only then time passes, one interval of the scenario.
     ``action_masks()`` says exactly what is legal. An illegal action changes nothing, is counted and named in
     ``info``. With ``actions="knobs"`` an action sets the thresholds of a planning policy, which then plans
-    the interval. In both, ``step`` also takes a ``Decisions`` object: all orders of the interval at once, then time passes.
+    the interval. In both, ``step`` also takes a ``Decisions`` object: all orders of the interval at once,
+    then time passes.
 
     The reward of an interval is a weighted sum of terms (see ``rewards``); choices before *stop* earn 0.
     The end of the horizon is a time limit, so it truncates; nothing terminates an episode.
@@ -249,17 +250,20 @@ class ClusterEnv(gym.Env[Observation, Any]):
     def _run_interval(self, info: dict[str, Any], illegal: int) -> StepResult:
         """Let one interval pass and sum it up."""
         sim = self._sim
+        if self._history is not None:
+            self._history.open(sim)
         sim.advance()
         delta = StepMetrics(sim.state.totals - self._totals)
+        summary = _summary(delta)
         self._observer.remember()
         if self._history is not None:
-            self._history.record(sim)
+            self._history.close(sim, summary)
         terms = self._reward.terms(delta, illegal)
         self._open_interval()
         self._over = sim.done
         info["time_s"] = sim.time_s
         info["reward_terms"] = terms
-        info["step_metrics"] = self._last_step = _summary(delta)
+        info["step_metrics"] = self._last_step = summary
         if self._over:
             info["metrics"] = sim.metrics()
             info["illegal_actions"] = self._illegal
@@ -269,7 +273,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
     def render(self) -> Any:
         """Show the cluster: text for ``ansi``, a picture (height, width, 3) of uint8 for ``rgb_array``."""
         if self.render_mode == "ansi":
-            return write_text(self._sim, self._last_step)
+            return write_text(self._sim, self._last_step, self.scenario.name)
         if self.render_mode == "rgb_array" and self._history is not None:
             return draw_frame(self._sim, self._history, self._last_step, self.scenario.name)
         return None

@@ -451,7 +451,7 @@ class Observer:
         return self.buffers.mask.copy()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle the simulator and what is remembered; the rest is rebuilt, as views do not survive pickling."""
+        """Pickle the simulator and what is remembered; views do not survive pickling."""
         memory = {name: getattr(self.buffers, name) for name in MEMORY}
         return {"sim": self.sim, "limit": self.limit, "memory": memory}
 
