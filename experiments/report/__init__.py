@@ -1,0 +1,49 @@
+"""The report of a benchmark: one page that opens offline, and the same as Markdown, from stored rows only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from virtgym.envs.sim.errors import VirtgymError
+
+__all__ = ["write_report"]
+
+
+def write_report(dirs: Sequence[Path], dest: Path) -> Path:
+    """Write ``report.html`` and ``report.md``.
+
+    Args:
+        dirs: Run folders written by ``virtgym benchmark`` or ``virtgym evaluate``.
+        dest: Folder to write into, made if it is not there; or the name of the page (``….html``), the Markdown
+            file goes beside it.
+
+    Returns:
+        The page.
+
+    Raises:
+        VirtgymError: If a folder has no result rows, or the report cannot be written.
+    """
+    from .data import group_runs, read_run
+    from .markdown import render_markdown
+    from .page import render_page
+
+    if not dirs:
+        raise VirtgymError("report: no folder given; give folders written by virtgym benchmark")
+    groups = group_runs([read_run(Path(folder)) for folder in dirs])
+    page = Path(dest) if Path(dest).suffix.lower() in (".html", ".htm") else Path(dest) / "report.html"
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        _replace(page, render_page(groups))
+        _replace(page.with_suffix(".md"), render_markdown(groups))
+    except OSError as error:
+        raise VirtgymError(f"report {page}: cannot be written: {error.strerror or error}") from None
+    return page
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file in one go: readers see the old one or the new one."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)

@@ -1,0 +1,377 @@
+"""The report's figures; colours are names of CSS variables that the page's script fills in per theme."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .columns import Column, write_number
+from .data import Group
+from .leaderboard import Leaderboard, Line, unit_values
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+__all__ = [
+    "Style",
+    "bar_figure",
+    "day_figures",
+    "heat_figure",
+    "migration_figure",
+    "pareto_figures",
+    "styles_of",
+]
+
+N_COLOURS = 7
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross")
+REFERENCE_SYMBOLS = ("circle-open", "diamond-open", "square-open", "triangle-up-open")
+MAX_POINTS = 600
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a policy looks in every figure.
+
+    Attributes:
+        ink: CSS variable of its colour, without the dashes in front.
+        dash: Line dash.
+        symbol: Marker.
+    """
+
+    ink: str
+    dash: str
+    symbol: str
+
+
+def styles_of(board: Leaderboard) -> dict[str, Style]:
+    """Colours by rank, then dashes and markers where the colours run out; grey for references."""
+    styles: dict[str, Style] = {}
+    ranked = references = 0
+    for line in board.lines:
+        if line.reference:
+            turn = references % 4
+            styles[line.policy] = Style("ref", DASHES[turn], REFERENCE_SYMBOLS[turn])
+            references += 1
+        else:
+            turn = (ranked // N_COLOURS) % len(DASHES)
+            styles[line.policy] = Style(f"p{ranked % N_COLOURS}", DASHES[turn], SYMBOLS[turn])
+            ranked += 1
+    return styles
+
+
+def _figure(**layout: Any) -> go.Figure:
+    """An empty figure without plotly's own template: the page's script gives the colours."""
+    import plotly.graph_objects as go
+
+    margin = {"l": 58, "r": 14, "t": 34, "b": 44}
+    return go.Figure(
+        layout={"template": "none", "margin": margin, "showlegend": False, "hovermode": "closest", **layout}
+    )
+
+
+def pareto_figures(board: Leaderboard) -> list[tuple[Column, go.Figure, list[str]]]:
+    """Energy against each quality measure that has values: (measure, figure, policies outside the picture)."""
+    energy = board.column("energy_kwh")
+    found = []
+    for key in ("slav", "sla_unserved", "total_wait_s"):
+        column = board.column(key)
+        if energy is None or column is None:
+            continue
+        lines = [x for x in board.lines if math.isfinite(x.mean(key)) and math.isfinite(x.mean("energy_kwh"))]
+        if len(lines) >= 2 and any(x.mean(key) > 0 for x in lines):
+            found.append((column, *_pareto(board, lines, energy, column)))
+    return found
+
+
+def _pareto(
+    board: Leaderboard, lines: list[Line], energy: Column, quality: Column
+) -> tuple[go.Figure, list[str]]:
+    styles = styles_of(board)
+    factor = 100.0 if quality.percent else 1.0
+    y = {x.policy: x.mean(quality.key) * factor for x in lines}
+    positive = [v for v in y.values() if v > 0]
+    log = max(positive) / min(positive) > 20
+    floor = min(positive) / 4 if log else 0.0
+    figure = _figure(
+        xaxis=_axis("energy, kWh"), yaxis=_quality_axis(quality, positive, floor, log, min(y.values()))
+    )
+    # SLAV is 0 by definition where nothing moves: such a point says nothing about the front.
+    fair = [x for x in lines if not (x.reference and quality.key == "slav")]
+    front = _front([(x.mean("energy_kwh"), max(y[x.policy], floor), x.policy) for x in fair])
+    figure.add_scatter(
+        x=[p[0] for p in front],
+        y=[p[1] for p in front],
+        mode="lines",
+        line={"shape": "hv", "width": 1.5, "dash": "dot"},
+        hoverinfo="skip",
+        meta={"ink": "muted"},
+    )
+    on_front = {p[2] for p in front}
+    for rank, line in enumerate(lines):
+        _add_point(
+            figure, line, styles[line.policy], quality, floor, rank + 100 * (line.policy not in on_front)
+        )
+    outside = _fit_x(figure, lines)
+    return figure, outside
+
+
+def _axis(title: str, **more: Any) -> dict[str, Any]:
+    return {"title": {"text": title, "standoff": 8}, "zeroline": False, "automargin": True, **more}
+
+
+def _quality_axis(
+    quality: Column, positive: Sequence[float], floor: float, log: bool, least: float
+) -> dict[str, Any]:
+    unit = f", {quality.unit}" if quality.unit else ""
+    if not log:
+        return _axis(f"{quality.label}{unit}", rangemode="tozero", exponentformat="power")
+    low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
+    steps = (1, 2, 5) if high - low <= 3 else (1,)
+    ticks = [m * 10.0**e for e in range(low, high + 1) for m in steps]
+    ticks = [v for v in ticks if min(positive) / 1.5 <= v <= max(positive) * 1.5]
+    texts = [write_number(v, 1) for v in ticks]
+    if least <= 0:
+        ticks, texts = [floor, *ticks], ["0", *texts]
+    return _axis(
+        f"{quality.label}{unit} (log scale)", type="log", tickmode="array", tickvals=ticks, ticktext=texts
+    )
+
+
+def _front(points: list[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
+    """Points that no other beats in both measures, by energy."""
+    best = math.inf
+    front = []
+    for x, y, policy in sorted(points):
+        if y < best:
+            front.append((x, y, policy))
+            best = y
+    return front
+
+
+def _add_point(
+    figure: go.Figure, line: Line, style: Style, quality: Column, floor: float, priority: int
+) -> None:
+    factor = 100.0 if quality.percent else 1.0
+    energy, worth = line.cells["energy_kwh"].value, line.cells[quality.key].value
+    shown = max(worth.estimate * factor, floor)
+    errors: dict[str, Any] = {}
+    if energy.known and energy.high > energy.low:
+        errors["error_x"] = _error(energy.high - energy.estimate, energy.estimate - energy.low)
+    if worth.known and worth.high > worth.low and worth.estimate * factor >= floor:
+        below = shown - max(worth.low * factor, floor)
+        errors["error_y"] = _error((worth.high - worth.estimate) * factor, below)
+    figure.add_scatter(
+        x=[energy.estimate],
+        y=[shown],
+        name=line.policy,
+        mode="markers",
+        marker={"size": 11, "symbol": style.symbol, "line": {"width": 1.5}},
+        hovertemplate=(
+            f"<b>%{{meta.text}}</b><br>{write_number(energy.estimate)} kWh"
+            f"<br>{quality.label} {write_number(worth.estimate * factor)} {quality.unit}<extra></extra>"
+        ),
+        meta={"ink": style.ink, **_label(line.policy), "priority": priority},
+        **errors,
+    )
+
+
+def _error(up: float, down: float) -> dict[str, Any]:
+    return {"array": [up], "arrayminus": [down], "thickness": 1, "width": 3}
+
+
+def _fit_x(figure: go.Figure, lines: list[Line]) -> list[str]:
+    """Zoom to the ranked policies where references are far away; names those left outside."""
+    ranked = [x.mean("energy_kwh") for x in lines if not x.reference]
+    every = [x.mean("energy_kwh") for x in lines]
+    if len(ranked) < 2 or max(ranked) <= min(ranked):
+        return []
+    width = max(ranked) - min(ranked)
+    low, high = min(ranked) - 0.6 * width, max(ranked) + 0.6 * width
+    if min(every) >= low and max(every) <= high:
+        return []
+    kept = [e for e in every if low <= e <= high]
+    pad = 0.08 * (max(kept) - min(kept))
+    figure.update_xaxes(range=[min(kept) - pad, max(kept) + pad])
+    return [x.policy for x in lines if not low <= x.mean("energy_kwh") <= high]
+
+
+def _trails(steps: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Mean over seeds of every column by time, per policy; long episodes are averaged in bins."""
+    numbers = [c for c in steps.columns if c not in ("scenario", "trace", "policy", "seed", "window", "step")]
+    steps = steps.assign(_tick=np.rint(steps["time_s"]).astype("int64"))
+    ticks = np.sort(steps["_tick"].unique())
+    size = -(-len(ticks) // MAX_POINTS)
+    place = np.searchsorted(ticks, steps["_tick"].to_numpy()) // size
+    means = steps.assign(_bin=place).groupby(["policy", "_bin"], sort=False)[numbers].mean()
+    return {
+        str(policy): part.droplevel(0).sort_index() for policy, part in means.groupby(level=0, sort=False)
+    }
+
+
+PANELS = ("hosts_on", "cpu_load", "power_w", "unserved_mhz")
+PANEL_TITLES = {
+    "hosts_on": ("Hosts that are on", "", ",.0f"),
+    "cpu_load": ("CPU load of the hosts that are on", "%", ".1f"),
+    "power_w": ("Power of the cluster", "kW", ".2f"),
+    "unserved_mhz": ("Unserved share of the CPU demand", "%", ".3f"),
+}
+
+
+def _panel(part: pd.DataFrame, key: str) -> NDArray[np.float64]:
+    y = part[key].to_numpy(dtype=np.float64)
+    if key == "cpu_load":
+        return 100.0 * y
+    if key == "power_w":
+        return y / 1000.0
+    if key == "unserved_mhz":
+        demand = part["demand_mhz"].to_numpy(dtype=np.float64)
+        return 100.0 * np.divide(y, demand, out=np.zeros_like(y), where=demand > 0)
+    return y
+
+
+def day_figures(group: Group, board: Leaderboard, default: Sequence[str]) -> list[tuple[str, go.Figure]]:
+    """One figure per measure over time, one line per policy: (title, figure)."""
+    if group.steps is None:
+        return []
+    trails = _trails(group.steps)
+    found = []
+    for key in PANELS:
+        needed = {key, "demand_mhz"} if key == "unserved_mhz" else {key}
+        if not needed <= set(group.steps.columns):
+            continue
+        title, unit, digits = PANEL_TITLES[key]
+        series = {policy: _panel(part, key) for policy, part in trails.items()}
+        figure = _lines(
+            board, trails, series, default, f"%{{y:{digits}}} {unit}", step_line=key == "hosts_on"
+        )
+        figure.update_yaxes(title=None, rangemode="tozero", ticksuffix=f" {unit}" if unit else "")
+        found.append((title, figure))
+    return found
+
+
+def migration_figure(group: Group, board: Leaderboard, default: Sequence[str]) -> go.Figure | None:
+    """Cumulative migrations over time, one line per policy."""
+    if group.steps is None or "migrations" not in group.steps:
+        return None
+    trails = _trails(group.steps)
+    n_ticks = group.steps["time_s"].nunique()
+    size = -(-n_ticks // MAX_POINTS)  # a bin holds the mean of that many intervals
+    series = {
+        policy: np.cumsum(np.nan_to_num(part["migrations"].to_numpy(dtype=np.float64))) * size
+        for policy, part in trails.items()
+    }
+    if not any(float(y[-1]) > 0 for y in series.values()):
+        return None
+    figure = _lines(board, trails, series, default, "%{y:,.0f} migrations", step_line=False)
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def _lines(
+    board: Leaderboard,
+    trails: dict[str, pd.DataFrame],
+    series: dict[str, NDArray[np.float64]],
+    default: Sequence[str],
+    hover: str,
+    *,
+    step_line: bool,
+) -> go.Figure:
+    styles = styles_of(board)
+    hours = max(float(part["time_s"].max()) for part in trails.values()) / 3600.0
+    figure = _figure(xaxis=_time_axis(hours), yaxis=_axis(""))
+    for line in board.lines:
+        if line.policy not in trails:
+            continue
+        style = styles[line.policy]
+        x = trails[line.policy]["time_s"].to_numpy(dtype=np.float64) / 3600.0
+        step = np.diff(x)
+        regular = len(x) > 2 and float(np.ptp(step[:-1])) < 1e-6
+        where = {"x0": float(x[0]), "dx": float(step[0])} if regular else {"x": x.astype(np.float32)}
+        figure.add_scatter(
+            y=series[line.policy].astype(np.float32),
+            name=line.policy,
+            mode="lines",
+            line={"width": 2, "dash": style.dash, "shape": "hv" if step_line else "linear"},
+            hovertemplate=f"<b>%{{meta.text}}</b><br>%{{x:.1f}} h: {hover}<extra></extra>",
+            visible=line.policy in default,
+            meta={"ink": style.ink, **_label(line.policy)},
+            **where,
+        )
+    return figure
+
+
+def _time_axis(hours: float) -> dict[str, Any]:
+    step = next((s for s in (0.25, 0.5, 1, 2, 4, 6, 12, 24, 48, 168) if hours / s <= 8), 336)
+    return _axis("", dtick=step, ticksuffix=" h", range=[0, hours])
+
+
+def bar_figure(group: Group, board: Leaderboard) -> go.Figure | None:
+    """Total migrations per policy, the part that was undone apart."""
+    table = unit_values(group)
+    if "migrations" not in table:
+        return None
+    means = table.groupby("policy")[[c for c in ("migrations", "thrash") if c in table]].mean()
+    lines = [x for x in board.lines if float(means.loc[x.policy, "migrations"]) > 0][::-1]
+    if not lines:
+        return None
+    total = np.array([float(means.loc[x.policy, "migrations"]) for x in lines])
+    back = np.array([float(means.loc[x.policy, "thrash"]) if "thrash" in means else 0.0 for x in lines])
+    back = np.minimum(np.nan_to_num(back), total)
+    names = [x.policy for x in lines]
+    ticks = {"tickmode": "array", "tickvals": list(range(len(names))), "range": [-0.6, len(names) - 0.4]}
+    figure = _figure(xaxis=_axis("migrations"), yaxis=_axis("", ticktext=[_short(n) for n in names], **ticks))
+    figure.update_layout(barmode="stack", bargap=0.3, hovermode="y")
+    half = [_half(x) for x in lines]
+    parts = (("stay", total - back, "p0", None), ("moved back within 12 intervals", back, "p1", half))
+    for label, values, ink, error in parts:
+        figure.add_bar(
+            x=values.astype(np.float32),
+            y=list(range(len(names))),
+            orientation="h",
+            name=label,
+            customdata=[_escape(n) for n in names],
+            hovertemplate=f"%{{customdata}}: %{{x:,.0f}} {label}<extra></extra>",
+            error_x={"array": error, "thickness": 1, "width": 3} if error and any(error) else None,
+            meta={"ink": ink},
+        )
+    return figure
+
+
+def _half(line: Line) -> float:
+    value = line.cells["migrations"].value
+    return value.high - value.estimate if value.known else 0.0
+
+
+def _label(policy: str) -> dict[str, str]:
+    """A policy as plotly text: whole for hovering, cut for labels in the picture."""
+    return {"policy": policy, "text": _escape(policy), "label": _short(policy)}
+
+
+def _escape(name: str) -> str:
+    """Plotly reads some tags in text."""
+    return name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _short(name: str, most: int = 22) -> str:
+    """A label that fits."""
+    return _escape(name if len(name) <= most else f"…{name[-most + 1 :]}")
+
+
+def heat_figure() -> go.Figure:
+    """The frame of the heat map; the page's script puts the chosen table in."""
+    figure = _figure(
+        xaxis=_axis("", ticksuffix=" h", showgrid=False),
+        yaxis=_axis("", autorange="reversed", showgrid=False, showticklabels=False, ticks=""),
+        margin={"l": 8, "r": 8, "t": 8, "b": 34},
+    )
+    figure.add_heatmap(
+        z=[[0]], zmin=-40, zmax=130, zsmooth=False, showscale=False, hovertemplate="%{text}<extra></extra>"
+    )
+    return figure

@@ -1,0 +1,122 @@
+"""Packs host × time tables into the page: sorted, reduced to what a screen can show, compressed."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .data import HeatFile
+
+__all__ = ["FULL", "OFF", "OVERLOADED", "SWITCHING", "pack_heat", "pack_heats", "reduce_heat"]
+
+U1 = NDArray[np.uint8]
+OFF, SWITCHING, OVERLOADED, FULL = 255, 254, 253, 200
+"""Codes of a cell; 0..FULL is utilisation in steps of half a per cent."""
+
+MAX_ROWS, MAX_COLUMNS = 400, 576
+BUDGET_BYTES = 5_000_000
+"""For all tables of a page together, as base64."""
+
+
+def reduce_heat(heat: U1, rows: int, columns: int) -> U1:
+    """Merge neighbouring cells until a table is no larger than asked.
+
+    A merged cell is overloaded if any of its cells is; else off (or switching) if at least half of them are;
+    else the mean utilisation of those that are on.
+    """
+    for axis, most in ((0, rows), (1, columns)):
+        size = heat.shape[axis]
+        step = -(-size // most)
+        if step > 1:
+            heat = _merge(np.moveaxis(heat, axis, 0), step)
+            heat = np.moveaxis(heat, 0, axis)
+    return np.ascontiguousarray(heat)
+
+
+def _merge(heat: U1, step: int) -> U1:
+    size = heat.shape[0]
+    pad = -size % step
+    if pad:
+        heat = np.concatenate([heat, np.repeat(heat[-1:], pad, axis=0)])
+    blocks = heat.reshape(-1, step, heat.shape[1])
+    on = blocks <= FULL
+    n_on = on.sum(axis=1)
+    mean = np.where(on, blocks, 0).sum(axis=1, dtype=np.int64) / np.maximum(n_on, 1)
+    merged = np.rint(mean).astype(np.uint8)
+    merged[2 * (blocks == SWITCHING).sum(axis=1) >= step] = SWITCHING
+    merged[2 * (blocks == OFF).sum(axis=1) >= step] = OFF
+    merged[(n_on == 0) & (merged <= FULL)] = SWITCHING
+    merged[(blocks == OVERLOADED).any(axis=1)] = OVERLOADED
+    return merged
+
+
+def pack_heat(path: Path, max_rows: int = MAX_ROWS, max_columns: int = MAX_COLUMNS) -> dict[str, Any] | None:
+    """Read one table and make it ready for JSON.
+
+    Rows are sorted by the time a host is on, then by its load, most used first.
+
+    Returns:
+        Shape, hosts and data; None where the file is no such table.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            heat = np.asarray(stored["heat"], dtype=np.uint8)
+            kinds = np.asarray(stored["host_type"]) if "host_type" in stored else None
+            names = [str(n) for n in stored["type_names"]] if "type_names" in stored else []
+            interval_s = float(stored["interval_s"]) if "interval_s" in stored else 300.0
+    except (OSError, ValueError, KeyError):
+        return None
+    if heat.ndim != 2 or heat.size == 0:
+        return None
+    on = (heat != OFF).sum(axis=1)
+    load = np.where(heat <= FULL, heat, np.where(heat == OVERLOADED, FULL, 0)).sum(axis=1, dtype=np.int64)
+    order = np.lexsort((np.arange(len(on)), -load, -on))
+    small = reduce_heat(heat[order], max_rows, max_columns)
+    per_row, per_column = (-(-heat.shape[i] // most) for i, most in ((0, max_rows), (1, max_columns)))
+    shown = order[::per_row]
+    return {
+        "rows": small.shape[0],
+        "columns": small.shape[1],
+        "hosts": shown.tolist(),
+        "per_row": per_row,
+        "n_hosts": heat.shape[0],
+        "types": names,
+        "type_of": [] if kinds is None or len(kinds) != len(on) else kinds[shown].astype(int).tolist(),
+        "column_h": per_column * interval_s / 3600.0,
+        "data": base64.b64encode(zlib.compress(small.tobytes(), 9)).decode("ascii"),
+    }
+
+
+def pack_heats(
+    files: Sequence[HeatFile], order: Sequence[str], budget: int = BUDGET_BYTES
+) -> list[dict[str, Any]]:
+    """Pack one table per policy: that of the seed which most policies have.
+
+    Args:
+        files: Tables.
+        order: Policies in the order of the page.
+        budget: Most bytes for all of them; rows are merged further until they fit.
+    """
+    seeds = sorted({f.seed for f in files})
+    if not seeds:
+        return []
+    seed = max(seeds, key=lambda s: (sum(f.seed == s for f in files), -s))
+    chosen: list[HeatFile] = []
+    for policy in order:
+        mine = sorted((f for f in files if f.policy == policy), key=lambda f: (f.seed != seed, f.seed))
+        chosen += mine[:1]
+    for shrink in (1, 2, 4, 8):
+        packed = []
+        for file in chosen:
+            table = pack_heat(file.path, MAX_ROWS // shrink, max(96, MAX_COLUMNS // shrink))
+            if table is not None:
+                packed.append({"policy": file.policy, "seed": file.seed, **table})
+        if sum(len(table["data"]) for table in packed) <= budget:
+            break
+    return packed

@@ -1,0 +1,284 @@
+"""The page: figures as JSON, everything else as HTML that reads without a script."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Sequence
+from html import escape
+from importlib import resources
+from string import Template
+from typing import Any
+
+from .data import Group
+from .facts import notes, run_facts, short_facts
+from .figures import (
+    bar_figure,
+    day_figures,
+    heat_figure,
+    migration_figure,
+    pareto_figures,
+    styles_of,
+)
+from .heat import pack_heats
+from .leaderboard import Leaderboard, make_leaderboard
+from .table import render_legend, render_table
+from .verdict import Sentence, Strong, make_tiles, make_verdict
+
+__all__ = ["render_page"]
+
+N_SHOWN = 6
+"""Ranked policies whose lines are shown at first; the static policy is shown with them."""
+
+
+def render_page(groups: Sequence[Group]) -> str:
+    """The whole page as text."""
+    from plotly.offline import get_plotlyjs
+
+    import virtgym.experiments.report as here
+
+    names = sorted({g.scenario for g in groups})
+    title = f"virtgym report: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
+    files = resources.files(here)
+    sections, data = zip(*(_section(i, g) for i, g in enumerate(groups)), strict=True)
+    versions = sorted({str(v) for g in groups for v in g.rows.get("virtgym_version", [])})
+    return Template((files / "template.html").read_text(encoding="utf-8")).substitute(
+        title=escape(title),
+        css=(files / "report.css").read_text(encoding="utf-8"),
+        made=_made(versions),
+        picker=_picker(groups),
+        sections="\n".join(sections),
+        data="\n".join(data),
+        plotly=get_plotlyjs(),
+        script=(files / "report.js").read_text(encoding="utf-8"),
+    )
+
+
+def _made(versions: Sequence[str]) -> str:
+    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z").strip()
+    run = f"virtgym {escape(', '.join(versions))} · " if versions else ""
+    return f"{run}written {escape(now)}"
+
+
+def _picker(groups: Sequence[Group]) -> str:
+    if len(groups) < 2:
+        return ""
+    options = "".join(f'<option value="{i}">{escape(g.title)}</option>' for i, g in enumerate(groups))
+    return f'<label class="picker">Scenario and trace <select id="picker">{options}</select></label>'
+
+
+def _pieces(sentence: Sentence) -> str:
+    return "".join(f"<strong>{escape(p)}</strong>" if isinstance(p, Strong) else escape(p) for p in sentence)
+
+
+def _section(index: int, group: Group) -> tuple[str, str]:
+    """HTML of a group and the JSON block that its figures come from."""
+    board = make_leaderboard(group)
+    figures: dict[str, Any] = {}
+    parts = [
+        _head(group, board),
+        _leaderboard(group, board),
+        _pareto(board, figures),
+        _day(group, board, figures),
+        _heat(index, group, board, figures),
+        _migrations(group, board, figures),
+        _run(group, board),
+    ]
+    heats = pack_heats(group.heats, [line.policy for line in board.lines])
+    block = {"figures": figures, "heats": heats}
+    text = json.dumps(block, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    safe = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    hidden = " hidden" if index else ""
+    html = (
+        f'<section class="group" id="group-{index}" data-group="{index}"{hidden}>{"".join(parts)}</section>'
+    )
+    return html, f'<script type="application/json" id="data-{index}">{safe}</script>'
+
+
+def _add(figures: dict[str, Any], key: str, figure: Any) -> None:
+    figures[key] = json.loads(figure.to_json())
+
+
+def _plot(key: str, label: str, kind: str = "") -> str:
+    return (
+        f'<div class="plot {kind}" data-figure="{escape(key)}" role="img" aria-label="{escape(label)}"></div>'
+    )
+
+
+def _block(name: str, title: str, body: str, lead: str = "") -> str:
+    text = f'<p class="lead">{lead}</p>' if lead else ""
+    return f'<section class="block {name}"><h3>{escape(title)}</h3>{text}{body}</section>'
+
+
+def _head(group: Group, board: Leaderboard) -> str:
+    first, *rest = make_verdict(group, board)
+    facts = "".join(f"<li>{escape(f)}</li>" for f in short_facts(group, board))
+    tiles = "".join(
+        f'<div class="tile"><dt>{escape(t.label)}</dt><dd><b>{escape(t.value)}</b>'
+        f'<span class="who">{escape(t.who)}</span><span class="note">{escape(t.note)}</span></dd></div>'
+        for t in make_tiles(board)
+    )
+    more = "".join(f"<li>{_pieces(s)}</li>" for s in rest)
+    return (
+        f'<header class="head"><h2>{escape(group.title)}</h2><ul class="facts">{facts}</ul>'
+        f'<p class="verdict">{_pieces(first)}</p><ul class="sure">{more}</ul>'
+        f'<dl class="tiles">{tiles}</dl></header>'
+    )
+
+
+def _leaderboard(group: Group, board: Leaderboard) -> str:
+    column = board.primary
+    order = f"Ordered by {column.label}; click a heading to sort by it."
+    return _block("board", "Leaderboard", render_table(group, board) + render_legend(board), escape(order))
+
+
+def _pareto(board: Leaderboard, figures: dict[str, Any]) -> str:
+    title = "Energy against service quality"
+    found = pareto_figures(board)
+    if not found:
+        return _block("pareto", title, "", "Needs energy and a quality measure of two policies or more.")
+    options, plots = [], []
+    for number, (column, figure, outside) in enumerate(found):
+        key = f"pareto-{column.key}"
+        _add(figures, key, figure)
+        options.append(f'<option value="{key}">{escape(column.label)}</option>')
+        label = f"Scatter of energy and {column.label} per policy; the numbers are in the leaderboard"
+        note = (
+            f'<p class="note">Outside the picture: {escape(_outside(board, outside))}.</p>' if outside else ""
+        )
+        hidden = " hidden" if number else ""
+        plots.append(
+            f'<div class="choice" data-choice="{key}"{hidden}>{_plot(key, label, "tall")}{note}</div>'
+        )
+    choose = f'<label>Quality <select class="chooser">{"".join(options)}</select></label>'
+    controls = f'<div class="controls">{choose}</div>' if len(options) > 1 else ""
+    text = "Lower left is better. Dotted: the front that no other policy beats in both. Bars: 95 % intervals."
+    return _block("pareto", title, controls + "".join(plots), text)
+
+
+def _outside(board: Leaderboard, policies: Sequence[str]) -> str:
+    scale = board.scales["energy_kwh"]
+    lines = [line for line in board.lines if line.policy in policies]
+    return ", ".join(f"{x.policy} ({scale.write(x.mean('energy_kwh'))} kWh)" for x in lines)
+
+
+def _default(board: Leaderboard) -> list[str]:
+    top = [line.policy for line in board.ranked[:N_SHOWN]]
+    return top + [line.policy for line in board.lines if line.policy == "static" and line.policy not in top]
+
+
+def _chips(board: Leaderboard) -> str:
+    """A legend that is also the switch of each line, for mouse, finger and keyboard."""
+    styles, default = styles_of(board), _default(board)
+    chips = "".join(
+        f'<label class="chip"><input type="checkbox" data-policy="{escape(x.policy)}"'
+        f"{' checked' if x.policy in default else ''}{' data-default' if x.policy in default else ''}>"
+        f'<i class="swatch {styles[x.policy].dash}" style="--ink:var(--{styles[x.policy].ink})"></i>'
+        f"{escape(x.policy)}</label>"
+        for x in board.lines
+    )
+    buttons = ""
+    if len(board.lines) > N_SHOWN + 1:
+        buttons = "".join(
+            f'<button type="button" data-show="{what}">{text}</button>'
+            for what, text in (("default", f"Top {N_SHOWN}"), ("all", "All"), ("none", "None"))
+        )
+    return f'<fieldset class="chips"><legend>Policies shown</legend>{buttons}{chips}</fieldset>'
+
+
+def _day(group: Group, board: Leaderboard, figures: dict[str, Any]) -> str:
+    title = "Over time"
+    found = day_figures(group, board, _default(board))
+    if not found:
+        return _block("day", title, "", _no_steps(group, "Per-interval figures"))
+    panels = []
+    for number, (name, figure) in enumerate(found):
+        key = f"day-{number}"
+        _add(figures, key, figure)
+        plot = _plot(key, f"{name} over time, one line per policy", "lines")
+        panels.append(f"<figure><figcaption>{escape(name)}</figcaption>{plot}</figure>")
+    seeds = len(group.seeds)
+    lead = f"Means over {seeds} seeds. " if seeds > 1 else ""
+    text = f"{lead}Point at a line or a name to bring it forward."
+    return _block("day", title, f'{_chips(board)}<div class="grid">{"".join(panels)}</div>', text)
+
+
+def _no_steps(group: Group, what: str) -> str:
+    if group.pooled:
+        return f"{what} are shown for each trace by itself: choose one at the top of the page."
+    return f"{what} are left out: no steps.parquet with these runs."
+
+
+def _heat(index: int, group: Group, board: Leaderboard, figures: dict[str, Any]) -> str:
+    title = "Every host over time"
+    known = [x.policy for x in board.lines if any(f.policy == x.policy for f in group.heats)]
+    if not known:
+        why = "Heat maps are left out: no heat folder with these runs."
+        return _block("heat", title, "", _no_steps(group, "Heat maps") if group.pooled else why)
+    _add(figures, "heat", heat_figure())
+    still = [x.policy for x in board.lines if x.reference and x.policy in known]
+    second = still[0] if still and still[0] != known[0] else (known[1] if len(known) > 1 else None)
+    panels = []
+    for side, policy in enumerate([known[0]] if second is None else [known[0], second]):
+        options = "".join(f"<option{' selected' if p == policy else ''}>{escape(p)}</option>" for p in known)
+        ident = f"heat-{index}-{side}"
+        panels.append(
+            f'<figure class="heatmap"><figcaption><label for="{ident}">Policy</label> '
+            f'<select id="{ident}">{options}</select> <span class="heat-note"></span></figcaption>'
+            '<div class="plot heatplot" data-heat role="img" aria-label="Heat map of hosts over time"></div></figure>'
+        )
+    return _block("heat", title, f'{HEAT_LEGEND}<div class="grid">{"".join(panels)}</div>', HEAT_TEXT)
+
+
+HEAT_TEXT = "One row per host, sorted: those that are on for longest at the top. One seed of each policy."
+HEAT_LEGEND = (
+    '<p class="key"><span><i class="cell off"></i>off</span><span><i class="cell switching"></i>booting or '
+    'shutting down</span><span>idle <i class="cell ramp"></i> full</span>'
+    '<span><i class="cell over"></i>short of CPU</span></p>'
+)
+
+
+def _migrations(group: Group, board: Leaderboard, figures: dict[str, Any]) -> str:
+    title = "Migrations"
+    panels = []
+    trail = migration_figure(group, board, _default(board))
+    if trail is not None:
+        _add(figures, "moves", trail)
+        name = "Migrations so far"
+        plot = _plot("moves", f"{name}, one line per policy", "lines")
+        panels.append(f"<figure><figcaption>{name}</figcaption>{plot}</figure>")
+    bars = bar_figure(group, board)
+    if bars is not None:
+        _add(figures, "bars", bars)
+        name = "Migrations in all"
+        height = max(220, 24 * len(bars.data[0].y) + 70)
+        key = (
+            '<span class="key"><span><i class="cell" style="--ink:var(--p0)"></i>stay</span>'
+            '<span><i class="cell" style="--ink:var(--p1)"></i>moved back within 12 intervals</span></span>'
+        )
+        plot = _plot("bars", f"{name} per policy", "bars").replace(
+            '<div class="plot bars"', f'<div class="plot bars" style="height:{height}px"'
+        )
+        panels.append(f"<figure><figcaption>{name} {key}</figcaption>{plot}</figure>")
+    if not panels:
+        return _block("moves", title, "", "No policy migrated a VM.")
+    text = "" if trail is not None else _no_steps(group, "Migrations over time")
+    return _block("moves", title, f'<div class="grid">{"".join(panels)}</div>', text)
+
+
+def _run(group: Group, board: Leaderboard) -> str:
+    remarks = "".join(f"<li>{escape(n)}</li>" for n in notes(group, board))
+    folders = []
+    for run in group.runs:
+        facts = "".join(
+            f"<dt>{escape(k)}</dt><dd>{f'<code>{escape(v)}</code>' if k == 'Command' else escape(v)}</dd>"
+            for k, v in run_facts(run)
+        )
+        config = ""
+        if run.config:
+            text = f"<pre>{escape(run.config)}</pre>"
+            config = f"<details><summary>Resolved configuration</summary>{text}</details>"
+        folders.append(
+            f'<h4>{escape(run.path.name or str(run.path))}</h4><dl class="run">{facts}</dl>{config}'
+        )
+    return _block("ran", "What was run", f'<ul class="notes">{remarks}</ul>{"".join(folders)}')
