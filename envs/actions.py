@@ -13,17 +13,14 @@ The legality functions are those of ``sim.orders``; nothing here knows a rule of
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .sim.decisions import REASONS, Decisions
-from .sim.errors import ConfigError
+from .sim.decisions import REASONS
 from .sim.orders import (
     MEM_SLACK,
     check_move,
@@ -37,10 +34,9 @@ from .sim.orders import (
     vm_movable,
 )
 from .sim.power import BOOTING, ON
-from .sim.simulator import ClusterView
 from .sim.state import PENDING, RUNNING, ClusterParams, ClusterState
 
-__all__ = ["ACTION_REASONS", "ActionCodec", "ActionKind", "KnobCodec", "KnobPolicy", "load_knob_policy"]
+__all__ = ["ACTION_REASONS", "ActionCodec", "ActionKind"]
 
 NO_HOST, NOT_CHOSEN, HOST_FIRST, NO_ACTION = 101, 102, 103, 104
 ACTION_REASONS: dict[int, str] = {
@@ -245,95 +241,3 @@ def take(p: ClusterParams, s: ClusterState, action: int, chosen: int) -> tuple[i
         code = _choose(p, s, action - 1)
         return code, (action - 1 if code == 0 else -1)
     return _toggle(p, s, action - 1 - n_vms - n_hosts), -1
-
-
-class KnobPolicy(Protocol):
-    """What the ``knobs`` form needs of a planning policy."""
-
-    KNOBS: Mapping[str, tuple[float, float, float]]
-
-    def reset(self, view: ClusterView, rng: np.random.Generator) -> None:
-        """Start an episode."""
-
-    def plan(self, view: ClusterView) -> Decisions:
-        """Decide one interval."""
-
-    def set_knobs(self, knobs: Mapping[str, float]) -> None:
-        """Take new thresholds."""
-
-
-@dataclass(frozen=True)
-class KnobCodec:
-    """Knobs of a policy as a box of numbers in -1...1.
-
-    Attributes:
-        knobs: Lowest, highest and default value by name; the order is the order of the action's elements.
-    """
-
-    knobs: Mapping[str, tuple[float, float, float]]
-
-    def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            ConfigError: If there is no knob, or a range is empty or does not hold its default.
-        """
-        if not self.knobs:
-            raise ConfigError("env.knobs_policy: the policy has no KNOBS")
-        for name, (low, high, default) in self.knobs.items():
-            if not (low < high and low <= default <= high):
-                raise ConfigError(
-                    f"knob {name}: default {default} must lie in {low}..{high}, which must not be empty"
-                )
-
-    def decode(self, action: NDArray[np.floating[Any]]) -> dict[str, float]:
-        """Values of the knobs; elements outside -1...1 are clipped.
-
-        Args:
-            action: Shape (K,), -1 = lowest, 1 = highest value.
-
-        Raises:
-            ValueError: If the shape is wrong or an element is not a number.
-        """
-        flat = np.asarray(action, dtype=np.float64)
-        if flat.shape != (len(self.knobs),) or not np.isfinite(flat).all():
-            raise ValueError(
-                f"action {action!r}: must be {len(self.knobs)} finite numbers ({', '.join(self.knobs)})"
-            )
-        shares = (np.clip(flat, -1.0, 1.0) + 1.0) / 2.0
-        return {
-            name: low + share * (high - low)
-            for share, (name, (low, high, _)) in zip(shares.tolist(), self.knobs.items())
-        }
-
-    def encode(self, values: Mapping[str, float] | None = None) -> NDArray[np.float32]:
-        """The action that sets some values; the other knobs, or all for None, get their defaults."""
-        values = values or {}
-        result = [
-            2.0 * (values.get(name, default) - low) / (high - low) - 1.0
-            for name, (low, high, default) in self.knobs.items()
-        ]
-        return np.array(result, dtype=np.float32)
-
-
-def load_knob_policy(policy: str | Callable[[], KnobPolicy]) -> KnobPolicy:
-    """Make the policy behind the knobs.
-
-    Args:
-        policy: Dotted path of a class, or something to call.
-
-    Raises:
-        ConfigError: If it does not exist or has no knobs.
-    """
-    make: Any = policy
-    if isinstance(policy, str):
-        module, _, name = policy.rpartition(".")
-        try:
-            make = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigError(f"env.knobs_policy={policy}: cannot be imported ({error})") from None
-    made = make()
-    missing = [name for name in ("KNOBS", "reset", "plan", "set_knobs") if not hasattr(made, name)]
-    if missing:
-        raise ConfigError(f"env.knobs_policy={policy}: has no {', '.join(missing)}")
-    return made  # type: ignore[no-any-return]

@@ -12,7 +12,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from .actions import ACTION_REASONS, ActionCodec, KnobCodec, KnobPolicy, load_knob_policy, take
+from .actions import ACTION_REASONS, ActionCodec, take
+from .knobs import KnobDriver, KnobPolicy
 from .observations import Observer
 from .render import History, draw_frame, write_text
 from .rewards import RewardFunction, check_weights
@@ -97,8 +98,8 @@ class ClusterEnv(gym.Env[Observation, Any]):
         self.render_mode = render_mode
         self.resample_trace = resample_trace
         self._weights = check_weights(reward)
-        self._knob_policy = load_knob_policy(knobs_policy) if actions == "knobs" else None
-        self._arrival = arrival if arrival is not None else getattr(self._knob_policy, "arrival", None)
+        self.knobs = KnobDriver(knobs_policy) if actions == "knobs" else None
+        self._arrival = self.knobs.arrival if arrival is None and self.knobs is not None else arrival
         built = _build(scenario, scenario_seed, scenario_overrides)
         if resample_trace and built.config.trace.path is not None:
             raise ConfigError(
@@ -114,9 +115,8 @@ class ClusterEnv(gym.Env[Observation, Any]):
         self._use(built)
         self.observation_space: Any = Observer.space(*self._shape)
         self.action_space: spaces.Space[Any] = spaces.Discrete(self.codec.n)
-        if self._knob_policy is not None:
-            self.knobs = KnobCodec(dict(self._knob_policy.KNOBS))
-            self.action_space = spaces.Box(-1.0, 1.0, (len(self.knobs.knobs),), np.float32)
+        if self.knobs is not None:
+            self.action_space = spaces.Box(-1.0, 1.0, (len(self.knobs.codec.knobs),), np.float32)
         self._over = True
 
     def _use(self, scenario: Scenario) -> None:
@@ -167,9 +167,9 @@ class ClusterEnv(gym.Env[Observation, Any]):
             drawn = int(self.np_random.integers(SEED_RANGE))
             self._use(build_scenario(asdict(self.scenario.config), seed=drawn))
         self._sim.reset(np.random.default_rng(self.np_random.integers(SEED_RANGE)))
-        if self._knob_policy is not None:
+        if self.knobs is not None:
             rng = np.random.default_rng(self.np_random.integers(SEED_RANGE))
-            self._knob_policy.reset(self._sim.view, rng)
+            self.knobs.policy.reset(self._sim.view, rng)
         self._observer.reset()
         self._history = History(self._sim) if self.render_mode == "rgb_array" else None
         self._over = False
@@ -207,9 +207,8 @@ class ClusterEnv(gym.Env[Observation, Any]):
             raise gym.error.ResetNeeded("the episode is over (or has not begun): call reset() before step()")
         if isinstance(action, Decisions):
             return self._run_decisions(action)
-        if self._knob_policy is not None:
-            self._knob_policy.set_knobs(self.knobs.decode(action))
-            return self._run_decisions(self._knob_policy.plan(self._sim.view))
+        if self.knobs is not None:
+            return self._run_decisions(self.knobs.plan(action, self._sim.view))
         try:
             number = operator.index(action)
         except TypeError:

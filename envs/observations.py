@@ -390,6 +390,7 @@ class Observer:
         self.flat = np.zeros(self._rest + N_GLOBALS, dtype=np.float32)
         self.buffers = _make_buffers(sim.params, self.flat, sim.horizon_s, limit)
         self._handle: Any = make_handle("observer", self.buffers)
+        self._last: tuple[int, int] | None = None  # what the buffers show: chosen VM, decisions
 
     @staticmethod
     def space(n_hosts: int, n_vms: int) -> spaces.Dict:
@@ -435,6 +436,7 @@ class Observer:
         """
         sim = self.sim
         observe(sim.kernel_params, sim.kernel_state, self._handle, chosen, n_decisions, moved)
+        self._last = (chosen, n_decisions)
 
     def copy(self) -> dict[str, NDArray[Any]]:
         """The observation in fresh memory: one copy, and views of that copy."""
@@ -453,10 +455,12 @@ class Observer:
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the simulator and what is remembered; views do not survive pickling."""
         memory = {name: getattr(self.buffers, name) for name in MEMORY}
-        return {"sim": self.sim, "limit": self.limit, "memory": memory}
+        return {"sim": self.sim, "limit": self.limit, "memory": memory, "last": self._last}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         """Rebuild buffers and handle."""
         self.__init__(saved["sim"], saved["limit"])  # type: ignore[misc]
         for name, values in saved["memory"].items():
             getattr(self.buffers, name)[:] = values
+        if saved["last"] is not None:
+            self.write(*saved["last"])

@@ -287,7 +287,7 @@ def _area(share: NDArray[np.float64], rows: tuple[int, int], fill: Any, line: An
     height = rows[1] - rows[0]
     top = height - np.rint(np.clip(share, 0.0, 1.0) * height)[None, :]
     y = np.arange(height)[:, None]
-    picture = np.where((y >= top)[..., None], np.uint8(fill), np.uint8(FUTURE))
+    picture = np.where((y >= top)[..., None], fill, FUTURE)
     edge = (y >= top) & (y < top + 2)
     picture[edge] = line
     return picture.astype(np.uint8)
