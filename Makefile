@@ -40,6 +40,7 @@ lint: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m virtgym.experiments.bench $(BENCH_ARGS)
+	$(BIN)/python -m pytest -q experiments/bench/benchmarks.py --benchmark-group-by=group --benchmark-columns=min,median,ops
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
