@@ -211,8 +211,8 @@ def test_malformed_decisions(make_sim: Any) -> None:
     with pytest.raises(ConfigError, match="one host"):
         sim.apply(Decisions(move_vm=np.array([0], np.int32)))
     with pytest.raises(ConfigError, match="integers"):
-        sim.apply(Decisions(power_off=np.array([0.5])))  # type: ignore[arg-type]
-    wide = Decisions(power_off=np.array([2**32, 1], dtype=np.int64))  # type: ignore[arg-type]
+        sim.apply(Decisions(power_off=np.array([0.5])))
+    wide = Decisions(power_off=np.array([2**32, 1], dtype=np.int64))
     assert [r.code for r in sim.apply(wide)] == [1]  # not host 0
     assert sim.state.host_power_state.tolist() == [2, 0]
     sim.step()
