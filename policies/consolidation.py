@@ -18,7 +18,7 @@ from .detectors import ADDITIVE, DETECTORS, tricube_weights
 from .names import one_of
 from .placers import PLACERS
 from .rounds import plan_round
-from .selectors import RS, SELECTORS
+from .selectors import MMT_TIES, RS, SELECTORS
 from .workspace import (
     N_MOVES,
     N_OFF,
@@ -31,6 +31,7 @@ from .workspace import (
     R_MAX_MOVES,
     R_MC_WINDOW,
     R_MIN_SAMPLES,
+    R_MMT_TIES,
     R_PLACER,
     R_SAFETY,
     R_SAVING,
@@ -76,6 +77,7 @@ class ConsolidationPolicy(PlanningPolicy):
             that is not overloaded, as in the literature.
         max_migrations: Most migrations ordered per interval; None = no limit.
         horizon_steps: Intervals ahead that the regressions forecast.
+        mmt_ties: Which VM ``mmt`` takes among those of equal memory: one of ``selectors.MMT_TIES``.
         require_saving: Refuse an evacuation that would not lower the predicted power.
         amortise_s: Time over which the energy of a boot is spread when a host that is off is considered, s.
     """
@@ -90,6 +92,7 @@ class ConsolidationPolicy(PlanningPolicy):
     underload_threshold: float = 1.0
     max_migrations: int | None = None
     horizon_steps: int = 1
+    mmt_ties: str = "smaller"
     require_saving: bool = False
     amortise_s: float = 3600.0
 
@@ -104,6 +107,7 @@ class ConsolidationPolicy(PlanningPolicy):
         self._detector = DETECTORS[one_of("policy.detector", self.detector, DETECTORS)]
         self._selector = SELECTORS[one_of("policy.selector", self.selector, SELECTORS)]
         self._placer = PLACERS[one_of("policy.placer", self.placer, PLACERS)]
+        one_of("policy.mmt_ties", self.mmt_ties, MMT_TIES)
         self._window = self._detector.window if self.window is None else self.window
         fixed_window = self._detector.name == "thr"
         _check(fixed_window or self._window >= 3, f"policy.window={self.window}: must be at least 3")
@@ -159,6 +163,7 @@ class ConsolidationPolicy(PlanningPolicy):
         w.rules_i[R_HORIZON] = self.horizon_steps
         w.rules_i[R_MC_WINDOW] = SELECTORS["mc"].window
         w.rules_i[R_WINDOW] = self._window
+        w.rules_i[R_MMT_TIES] = MMT_TIES.index(self.mmt_ties)
         w.rules_f[R_SAFETY] = self._safety
         w.rules_f[R_FALLBACK] = self._fallback
         w.rules_f[R_UNDERLOAD] = self._underload_threshold

@@ -98,6 +98,7 @@ def set_load(p: Any, w: Any, c: int, ask: float) -> None:
     w.c_x[c] = x
     w.c_end[c] = a + 1 - x if a < last else np.inf
     w.c_slope[c] = w.slope_w[kind, a]
+    w.c_slope2[c] = w.slope_w[kind, min(a + 1, last)]
     w.c_pow[c] = p.power_w[kind, a] + w.slope_w[kind, a] * (x - a if a < last else 0.0)
 
 
@@ -146,6 +147,7 @@ def drop_candidate(w: Any, c: int) -> None:
     w.c_x[c] = w.c_x[last]
     w.c_end[c] = w.c_end[last]
     w.c_slope[c] = w.c_slope[last]
+    w.c_slope2[c] = w.c_slope2[last]
     w.c_pow[c] = w.c_pow[last]
 
 
@@ -204,11 +206,12 @@ def _overloaded_with(p: Any, s: Any, w: Any, v: int, h: int, sig: float) -> Any:
 
 @njit(cache=True)
 def _increase(p: Any, w: Any, c: int, demand: float) -> Any:
-    """Increase of a candidate's power by a demand, W; exactly equal for hosts on the same slope."""
+    """Increase of a candidate's power by a demand, W: exactly equal for hosts on the same slope."""
     step = demand * w.c_scale[c]
-    if step <= w.c_end[c]:
-        return w.c_slope[c] * step
-    return power_at_x(p, w, p.host_type[w.c_host[c]], w.c_x[c] + step) - w.c_pow[c]
+    near = min(step, w.c_end[c])
+    if step - near > 1.0:
+        return power_at_x(p, w, p.host_type[w.c_host[c]], w.c_x[c] + step) - w.c_pow[c]
+    return w.c_slope[c] * near + w.c_slope2[c] * (step - near)
 
 
 @njit(cache=True)
@@ -217,6 +220,32 @@ def _cost(p: Any, w: Any, c: int, demand: float, placer: int) -> Any:
         return _increase(p, w, c, demand)
     free = w.c_cap[c] - w.c_ask[c] - demand
     return free if placer == BEST_FIT else -free if placer == WORST_FIT else 0.0
+
+
+@njit(cache=True)
+def _find_cheapest(p: Any, s: Any, w: Any, v: int) -> Any:
+    """``find_candidate`` for the common case: no branch in the loop that a processor could mispredict."""
+    demand, signal, memory = s.vm_demand_mhz[v], w.signal[v], p.vm_mem_mib[v]
+    core_needed = demand / p.vm_vcpus[v]
+    ask, cap, sig, lim, mem, core = w.c_ask, w.c_cap, w.c_sig, w.c_lim, w.c_mem, w.c_core
+    scale, end, slope, slope2, host = w.c_scale, w.c_end, w.c_slope, w.c_slope2, w.c_host
+    best = -1
+    best_host = 2**31 - 1
+    least = np.inf
+    for c in range(w.tally[N_CAND]):
+        fits = (sig[c] + signal <= lim[c]) & (memory <= mem[c])
+        fits = fits & (ask[c] + demand <= cap[c]) & (core_needed <= core[c])
+        step = demand * scale[c]
+        near = min(step, end[c])
+        far = step - near
+        cost = slope[c] * near + slope2[c] * far
+        if far > 1.0:  # rare: the VM is larger than an interval of the power table
+            cost = _increase(p, w, c, demand)
+        better = fits & ((cost < least) | ((cost == least) & (host[c] < best_host)))
+        best = c if better else best
+        best_host = host[c] if better else best_host
+        least = cost if better else least
+    return best, least
 
 
 @njit(cache=True)
@@ -232,6 +261,8 @@ def find_candidate(p: Any, s: Any, w: Any, v: int) -> Any:
     Returns:
         The candidate, -1 = none, and its cost.
     """
+    if w.rules_i[R_KIND] == ADDITIVE and w.rules_i[R_PLACER] == PABFD:
+        return _find_cheapest(p, s, w, v)
     demand, signal, memory = s.vm_demand_mhz[v], w.signal[v], p.vm_mem_mib[v]
     core_needed = demand / p.vm_vcpus[v]
     additive = w.rules_i[R_KIND] == ADDITIVE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields
 from typing import Any
 
 from virtgym.envs.sim.errors import ConfigError
@@ -14,19 +14,25 @@ from .base import Policy
 from .consolidation import ConsolidationPolicy
 from .detectors import DETECTORS
 from .names import unknown_name
+from .schema import RESERVED, check_parameters, structured
 from .selectors import SELECTORS
 from .simple import DvfsPolicy, NpaPolicy, RandomPolicy, StaticPolicy
 
-__all__ = ["POLICIES", "make_policy", "policy_class", "policy_defaults", "register_loader", "register_policy"]
+__all__ = [
+    "POLICIES",
+    "make_policy",
+    "policy_class",
+    "policy_defaults",
+    "policy_schema",
+    "register_loader",
+    "register_policy",
+]
 
 POLICIES: dict[str, str] = {}
 """Every policy that has a name, with one line about it."""
 
 _CLASSES: dict[str, tuple[type[Any], dict[str, Any]]] = {}
 _LOADERS: list[Callable[[str], Policy]] = []
-
-RESERVED = ("name", "_target_", "path")
-"""Keys of a configuration that are not parameters of the policy."""
 
 
 def register_policy(name: str, description: str, kind: type[Any], **defaults: Any) -> None:
@@ -90,19 +96,29 @@ def policy_defaults(name: str) -> dict[str, Any]:
     return {**own, **implied}
 
 
+def policy_schema(name: str) -> type[Any]:
+    """The structured configuration of a named policy: allowed keys, types and defaults.
+
+    Raises:
+        ConfigError: For an unknown name.
+    """
+    kind, implied = _look_up(name)
+    return structured(name, POLICIES[name], kind, implied)
+
+
 def _look_up(name: str) -> tuple[type[Any], dict[str, Any]]:
     if name not in _CLASSES:
         raise unknown_name("policy", name, POLICIES)
     return _CLASSES[name]
 
 
-def make_policy(policy: str | Mapping[str, Any], **params: Any) -> Policy:
+def make_policy(policy: str | os.PathLike[str] | Mapping[str, Any] | None = None, **params: Any) -> Policy:
     """Make a policy.
 
     Args:
         policy: A name of ``POLICIES``; a dotted path ``package.module.Class`` to your own class; the folder
             of a trained agent; or a mapping with such a ``name`` and parameters beside it (a composed
-            configuration).
+            configuration). None = the parameter ``name``, for ``hydra.utils.instantiate``.
         **params: Parameters; they win over those of the mapping.
 
     Returns:
@@ -117,11 +133,12 @@ def make_policy(policy: str | Mapping[str, Any], **params: Any) -> Policy:
         >>> make_policy({"name": "thr-mu", "safety": 0.9}).detector
         'thr'
     """
-    if isinstance(policy, Mapping):
-        if "name" not in policy:
+    if policy is None or isinstance(policy, Mapping):
+        params = {**{str(key): value for key, value in (policy or {}).items()}, **params}
+        if not params.get("name"):
             raise ConfigError(f"policy: the configuration has no name; allowed: {', '.join(POLICIES)}")
-        name = str(policy["name"])
-        params = {**{str(k): v for k, v in policy.items() if k not in RESERVED}, **params}
+        name = str(params["name"])
+        params = {key: value for key, value in params.items() if key not in RESERVED}
     else:
         name = os.fspath(policy)
     if name in _CLASSES:
@@ -136,11 +153,7 @@ def make_policy(policy: str | Mapping[str, Any], **params: Any) -> Policy:
 
 def _construct(name: str, kind: type[Any], params: Mapping[str, Any]) -> Policy:
     """Call a policy's class, with parameters that it is known to take."""
-    if is_dataclass(kind):
-        allowed = [f.name for f in fields(kind) if f.init]
-        for key in params:
-            if key not in allowed:
-                raise _unknown_parameter(name, key, allowed)
+    check_parameters(name, kind, params)
     try:
         policy = kind(**params)
     except ConfigError:
@@ -150,13 +163,6 @@ def _construct(name: str, kind: type[Any], params: Mapping[str, Any]) -> Policy:
     if not isinstance(policy, Policy):
         raise ConfigError(f"policy {name}: needs the methods reset(view, rng) and predict(observation, ...)")
     return policy
-
-
-def _unknown_parameter(name: str, key: str, allowed: list[str]) -> ConfigError:
-    if not allowed:
-        return ConfigError(f"policy.{key}: {name} has no parameters")
-    close = unknown_name("", key, allowed).args[0].split(": ", 1)[1]
-    return ConfigError(f"policy.{key}: {name} has no such parameter; {close}")
 
 
 def _load_agent(path: str, params: Mapping[str, Any]) -> Policy:

@@ -29,10 +29,10 @@ from .placers import (
     open_candidate,
     set_load,
 )
-from .selectors import select_vm
+from .selectors import select_vm, write_keys
+from .sorting import sort_ascending
 from .workspace import (
     N_CAND,
-    N_MOVERS,
     N_MOVES,
     N_OFF,
     N_ON,
@@ -53,47 +53,11 @@ from .workspace import (
 
 __all__ = ["plan_round"]
 
+BOUND_SLACK = 1e-6
+"""Rounding of a difference against that of a sum, MHz: a bound may be loose, never tight."""
+
 I4 = NDArray[np.int32]
 F8 = NDArray[np.float64]
-
-
-@njit(cache=True)
-def sort_ascending(order: I4, key: F8, n: int, other: I4) -> None:
-    """Sort the first n entries of ``order`` by ``key[order[i]]``, stable (merge sort over runs of eight).
-
-    Args:
-        order: What to sort, in place.
-        key: Key of each entry.
-        n: Number of entries.
-        other: Scratch as long as ``order``.
-    """
-    run = 8
-    for low in range(0, n, run):
-        for i in range(low + 1, min(low + run, n)):
-            item = order[i]
-            k = key[item]
-            j = i - 1
-            while j >= low and key[order[j]] > k:
-                order[j + 1] = order[j]
-                j -= 1
-            order[j + 1] = item
-    while run < n:
-        for low in range(0, n, 2 * run):
-            _merge(order, key, low, min(low + run, n), min(low + 2 * run, n), other)
-        order[:n] = other[:n]
-        run *= 2
-
-
-@njit(cache=True)
-def _merge(order: I4, key: F8, low: int, middle: int, high: int, out: I4) -> None:
-    i, j = low, middle
-    for k in range(low, high):
-        if i < middle and (j >= high or key[order[i]] <= key[order[j]]):
-            out[k] = order[i]
-            i += 1
-        else:
-            out[k] = order[j]
-            j += 1
 
 
 @njit(cache=True)
@@ -169,13 +133,15 @@ def _group_by_home(w: Any) -> None:
 
 @njit(cache=True)
 def _sum_history(w: Any, vms: I4, m: int, row: F8) -> Any:
-    """Write the summed history of some VMs; returns the samples that all of them have."""
+    """Write the summed history of the VMs that have not been drained; returns the samples that all have."""
     depth = row.shape[0]
     start = w.tally[N_SAMPLES_TAKEN] % depth
     n = w.rules_i[R_WINDOW]
     row[:] = 0.0
     for i in range(m):
         v = vms[i]
+        if w.moved[v]:
+            continue
         n = min(n, w.samples[v])
         for k in range(depth):
             row[k] += w.hist[v, start + k]
@@ -222,41 +188,30 @@ def _detect(p: Any, w: Any) -> None:
 @njit(cache=True)
 def _drain(p: Any, s: Any, w: Any) -> None:
     """Select VMs of every overloaded host until it is not overloaded any more."""
-    additive = w.rules_i[R_KIND] == ADDITIVE
-    w.tally[N_MOVERS] = 0
     for h in range(w.n_home.shape[0]):
-        if not w.over[h]:
-            continue
-        stay = w.order
-        m = 0
-        for i in range(w.first[h], w.first[h + 1]):
-            stay[m] = w.vm_of[i]
-            m += 1
-        row = w.rows[0] if additive else w.rows[h]
-        while True:
-            v = select_vm(p, s, w, stay, m)
-            if v < 0:
-                break
-            w.moved[v] = 1
-            w.movers[w.tally[N_MOVERS]] = v
-            w.tally[N_MOVERS] += 1
-            m = _remove(stay, m, v)
-            sig = 0.0
-            for i in range(m):
-                sig += w.signal[stay[i]]
-            n = 0 if additive else _sum_history(w, stay, m, row)
-            if not _overloaded(p, w, h, sig, row, n):
-                break
+        if w.over[h]:
+            _drain_host(p, s, w, h)
 
 
 @njit(cache=True)
-def _remove(items: I4, m: int, item: int) -> Any:
+def _drain_host(p: Any, s: Any, w: Any, h: int) -> None:
+    additive = w.rules_i[R_KIND] == ADDITIVE
+    row = w.rows[0] if additive else w.rows[h]
+    vms = w.vm_of[w.first[h] :]
+    m = w.n_home[h]
+    write_keys(p, s, w, vms, m)
+    sig = w.sig[h]
     n = 0
-    for i in range(m):
-        if items[i] != item:
-            items[n] = items[i]
-            n += 1
-    return n
+    while True:
+        v = select_vm(p, s, w, vms, m)
+        if v < 0:
+            break
+        w.moved[v] = 1
+        sig -= w.signal[v]
+        if not additive:
+            n = _sum_history(w, vms, m, row)
+        if not _overloaded(p, w, h, sig, row, n):
+            break
 
 
 @njit(cache=True)
@@ -272,14 +227,13 @@ def _order_move(w: Any, v: int, c: int) -> None:
 @njit(cache=True)
 def _place_drained(p: Any, s: Any, w: Any) -> None:
     """Place the drained VMs, largest demand first; one that fits nowhere stays where it is."""
-    n = w.tally[N_MOVERS]
-    for i in range(n):
-        w.order[i] = w.movers[i]
-        w.key[w.movers[i]] = w.movers[i]
-    sort_ascending(w.order, w.key, n, w.order2)  # ties of demand go to the lowest index
-    for i in range(n):
-        w.key[w.order[i]] = -s.vm_demand_mhz[w.order[i]]
-    sort_ascending(w.order, w.key, n, w.order2)
+    n = 0
+    for v in range(w.moved.shape[0]):
+        if w.moved[v]:
+            w.order[n] = v
+            w.key[v] = -s.vm_demand_mhz[v]
+            n += 1
+    sort_ascending(w.order, w.key, n, w.order2)  # stable: ties of demand go to the lowest index
     for i in range(n):
         if w.tally[N_MOVES] >= w.rules_i[R_MAX_MOVES]:
             break
@@ -342,6 +296,49 @@ def _evacuate_host(p: Any, s: Any, w: Any, h: int, vms: I4, n: int) -> Any:
 
 
 @njit(cache=True)
+def _bound_rooms(w: Any) -> None:
+    """Find the two largest rooms that candidates have, for each class of VMs.
+
+    Loads of a failed evacuation are taken back and other evacuations only add load, so the bounds hold until
+    they are found anew.
+    """
+    n_classes = w.class_mem.shape[0]
+    w.b_sig[:] = -np.inf
+    w.b_cap[:] = -np.inf
+    for c in range(w.tally[N_CAND]):
+        sig = w.c_lim[c] - w.c_sig[c]
+        cap = w.c_cap[c] - w.c_ask[c]
+        for k in range(n_classes):
+            if w.c_mem[c] < w.class_mem[k]:
+                break
+            if sig > w.b_sig[k, 0]:
+                w.b_sig[k, 1] = w.b_sig[k, 0]
+                w.b_sig[k, 0] = sig
+                w.b_sig_host[k] = w.c_host[c]
+            elif sig > w.b_sig[k, 1]:
+                w.b_sig[k, 1] = sig
+            if cap > w.b_cap[k, 0]:
+                w.b_cap[k, 1] = w.b_cap[k, 0]
+                w.b_cap[k, 0] = cap
+                w.b_cap_host[k] = w.c_host[c]
+            elif cap > w.b_cap[k, 1]:
+                w.b_cap[k, 1] = cap
+
+
+@njit(cache=True)
+def _is_hopeless(s: Any, w: Any, h: int, n: int) -> Any:
+    """Whether some VM of a host surely fits on no other candidate."""
+    for i in range(w.first[h], w.first[h] + n):
+        v = w.vm_of[i]
+        k = w.vm_class[v]
+        sig = w.b_sig[k, 1 if w.b_sig_host[k] == h else 0]
+        cap = w.b_cap[k, 1 if w.b_cap_host[k] == h else 0]
+        if w.signal[v] > sig + BOUND_SLACK or s.vm_demand_mhz[v] > cap + BOUND_SLACK:
+            return True
+    return False
+
+
+@njit(cache=True)
 def _save(w: Any, i: int, c: int) -> None:
     h = w.c_host[c]
     w.j_cand[i] = c
@@ -369,7 +366,8 @@ def _restore(p: Any, w: Any, i: int) -> None:
 def _evacuate(p: Any, s: Any, w: Any) -> None:
     """Try to empty the hosts that are not overloaded, least utilised first."""
     n_hosts = _list_underloaded(s, w)
-    hosts = w.movers  # as many as there are hosts with VMs, so never more than VMs
+    _bound_rooms(w)
+    hosts = w.order3  # as many as there are hosts with VMs, so never more than VMs
     for i in range(n_hosts):
         hosts[i] = w.order[i]
     for i in range(n_hosts):
@@ -377,12 +375,15 @@ def _evacuate(p: Any, s: Any, w: Any) -> None:
         n = w.n_home[h]
         if w.received[h] or w.tally[N_MOVES] + n > w.rules_i[R_MAX_MOVES]:
             continue
+        if _is_hopeless(s, w, h, n):
+            continue
         for k in range(n):
             v = w.vm_of[w.first[h] + k]
             w.order[k] = v
             w.key[v] = -s.vm_demand_mhz[v]
         sort_ascending(w.order, w.key, n, w.order2)
-        _evacuate_host(p, s, w, h, w.order, n)
+        if _evacuate_host(p, s, w, h, w.order, n):
+            _bound_rooms(w)
 
 
 @njit(cache=True)

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from virtgym.envs.sim.state import MIG_NONE, RUNNING
 
-from .workspace import N_SAMPLES_TAKEN, R_MC_WINDOW, R_SELECTOR, SEED
+from .workspace import N_SAMPLES_TAKEN, R_MC_WINDOW, R_MMT_TIES, R_SELECTOR, SEED
 
-__all__ = ["SELECTORS", "Selector", "multiple_correlation", "select_vm", "splitmix"]
+__all__ = ["SELECTORS", "Selector", "multiple_correlation", "select_vm", "splitmix", "write_keys"]
 
 MMT, MC, MU, RS = 0, 1, 2, 3
 """Kinds of selectors in the kernel."""
@@ -50,6 +50,9 @@ SELECTORS: dict[str, Selector] = {
     )
 }
 """Every selector by name."""
+
+MMT_TIES = ("smaller", "larger", "index")
+"""Which VM leaves first among those of equal memory: the smaller demand, the larger, or the lowest index."""
 
 SAME = 1e-9
 """Correlations closer than this are equal, and the lower index wins: their last digits are rounding."""
@@ -150,38 +153,57 @@ def _correlate(w: Any, vms: NDArray[np.int32], m: int, n: int) -> None:
 def _most_correlated(s: Any, w: Any, vms: NDArray[np.int32], m: int) -> Any:
     """The eligible VM of largest R**2, or -1 where the regression has no degree of freedom left."""
     n = w.rules_i[R_MC_WINDOW]
+    stay = w.order
+    k = 0
     for i in range(m):
-        n = min(n, w.samples[vms[i]])
-    if m < 2 or m >= n:
+        if not w.moved[vms[i]]:
+            stay[k] = vms[i]
+            k += 1
+            n = min(n, w.samples[vms[i]])
+    if k < 2 or k >= n:
         return -1
-    _correlate(w, vms, m, n)
-    if not multiple_correlation(w.matrix, m):
+    _correlate(w, stay, k, n)
+    if not multiple_correlation(w.matrix, k):
         return -1
     best = -1
     most = -1.0
-    for i in range(m):
-        if eligible(s, w, vms[i]) and w.matrix[i, i] > most + SAME:
-            best = vms[i]
+    for i in range(k):
+        if eligible(s, w, stay[i]) and w.matrix[i, i] > most + SAME:
+            best = stay[i]
             most = w.matrix[i, i]
     return best
 
 
 @njit(cache=True)
-def _least(p: Any, s: Any, w: Any, vms: NDArray[np.int32], m: int, by_memory: bool) -> Any:
-    best = -1
+def write_keys(p: Any, s: Any, w: Any, vms: NDArray[np.int32], m: int) -> None:
+    """Write the sort keys of a host's VMs for the rules that have some: inf = not eligible."""
+    by_memory = w.rules_i[R_SELECTOR] != MU
+    ties = w.rules_i[R_MMT_TIES]
+    sign = 1.0 if ties == 0 else -1.0 if ties == 1 else 0.0
+    for i in range(m):
+        v = vms[i]
+        demand = s.vm_demand_mhz[v]
+        w.key[i] = np.inf
+        if eligible(s, w, v):
+            w.key[i] = p.vm_mem_mib[v] if by_memory else demand / p.vm_cpu_mhz[v]
+        w.key2[i] = sign * demand if by_memory else 0.0
+
+
+@njit(cache=True)
+def _take_least(w: Any, vms: NDArray[np.int32], m: int) -> Any:
+    """Take the VM of least key, ties to the second key, then to the lowest index."""
+    at = -1
     least = np.inf
     second = np.inf
     for i in range(m):
-        v = vms[i]
-        if not eligible(s, w, v):
-            continue
-        demand = s.vm_demand_mhz[v]
-        first = p.vm_mem_mib[v] if by_memory else demand / p.vm_cpu_mhz[v]
-        if first < least or (first == least and by_memory and demand < second):
-            best = v
-            least = first
-            second = demand
-    return best
+        if w.key[i] < least or (w.key[i] == least and w.key2[i] < second):
+            at = i
+            least = w.key[i]
+            second = w.key2[i]
+    if least == np.inf:
+        return -1
+    w.key[at] = np.inf
+    return vms[at]
 
 
 @njit(cache=True)
@@ -208,8 +230,8 @@ def select_vm(p: Any, s: Any, w: Any, vms: NDArray[np.int32], m: int) -> Any:
     Args:
         p: Parameters of the cluster.
         s: State of the cluster.
-        w: Workspace.
-        vms: VMs that are still on the host, ascending.
+        w: Workspace; ``write_keys`` has been called for this host.
+        vms: VMs of the host at the start of the round, ascending.
         m: Their number.
 
     Returns:
@@ -218,7 +240,9 @@ def select_vm(p: Any, s: Any, w: Any, vms: NDArray[np.int32], m: int) -> Any:
     kind = w.rules_i[R_SELECTOR]
     if kind == RS:
         return _any(s, w, vms, m)
-    if kind == MU:
-        return _least(p, s, w, vms, m, False)
-    best = _most_correlated(s, w, vms, m) if kind == MC else -1
-    return best if best >= 0 else _least(p, s, w, vms, m, True)
+    if kind == MC:
+        best = _most_correlated(s, w, vms, m)
+        if best >= 0:
+            return best
+        write_keys(p, s, w, vms, m)
+    return _take_least(w, vms, m)

@@ -31,12 +31,17 @@ I1 = NDArray[np.int8]
     R_HORIZON,
     R_MC_WINDOW,
     R_WINDOW,
-) = range(10)
+    R_MMT_TIES,
+) = range(11)
 """Indices of ``Workspace.rules_i``."""
 R_SAFETY, R_FALLBACK, R_UNDERLOAD, R_AMORTISE, R_YOUNG_GAIN = range(5)
 """Indices of ``Workspace.rules_f``."""
-N_MOVES, N_ON, N_OFF, N_CAND, N_MOVERS, WAITING, N_SAMPLES_TAKEN, SEED = range(8)
+N_MOVES, N_ON, N_OFF, N_CAND, WAITING, N_SAMPLES_TAKEN, SEED = range(7)
 """Indices of ``Workspace.tally``: outputs, sizes, and the state of the sample ring and the random numbers."""
+
+
+MAX_CLASSES = 8
+"""Most memory classes: distinct sizes, or groups of neighbouring sizes where there are more."""
 
 
 class Workspace(NamedTuple):
@@ -49,7 +54,7 @@ class Workspace(NamedTuple):
     tricube: F8  # (n,) weights of the robust regression
     limit: F8  # (H,) additive signal above which a host is overloaded, MHz; inf for the other detectors
     load_scale: F8  # (H,) from MHz to intervals of the power table
-    slope_w: F8  # (T, P) increase of power over each interval of the table, W; last column 0
+    slope_w: F8  # (T, P) increase of power over each interval of the table, W; last one 0
     hist: F8  # (V, 2 W) demand, MHz: a ring written twice, so that every window is contiguous
     samples: I4  # (V,) samples of the VM, at most W
     home: I4  # (V,) host now, or after the migration under way; -1 = none
@@ -76,9 +81,16 @@ class Workspace(NamedTuple):
     c_x: F8  # (H,) load in intervals of the power table
     c_end: F8  # (H,) distance to the end of the interval
     c_slope: F8  # (H,) slope of the interval, W
+    c_slope2: F8  # (H,) slope of the next one, W
     c_pow: F8  # (H,) power at the load, W
     c_of: I4  # (H,) candidate of a host, -1 = none
     open_host: I4  # (2 T,) lowest empty host of each type: running ones, then those off; -1 = none
+    vm_class: I4  # (V,) memory class of each VM
+    class_mem: F8  # (K,) least memory of a VM of each class, MiB, ascending
+    b_sig: F8  # (K, 2) largest and second room for signal among candidates with that much memory, MHz
+    b_cap: F8  # (K, 2) the same of room for CPU, MHz
+    b_sig_host: I4  # (K,) host of the largest
+    b_cap_host: I4  # (K,)
     j_cand: I4  # (V,) journal of an evacuation: candidate
     j_ask: F8  # (V,) its values before
     j_sig: F8  # (V,)
@@ -87,8 +99,9 @@ class Workspace(NamedTuple):
     j_rows: F8  # (V, W) or (1, 1)
     order: I4  # (max(H, V),) what is being sorted
     order2: I4  # (max(H, V),)
-    movers: I4  # (V,) drained VMs
+    order3: I4  # (max(H, V),) hosts to evacuate
     key: F8  # (max(H, V),) sort keys
+    key2: F8  # (max(H, V),) keys of ties
     window: F8  # (W,) a history under test
     scratch: F8  # (2 W,)
     matrix: F8  # (W, W) of maximum correlation
@@ -102,9 +115,8 @@ _DTYPES: dict[str, str] = {
     **dict.fromkeys(("rules_i", "tally"), "i8"),
     **dict.fromkeys(("moved", "over"), "i1"),
     **dict.fromkeys(("samples", "home", "n_home", "n_out", "received", "h_samples", "first", "vm_of"), "i4"),
-    **dict.fromkeys(
-        ("c_host", "c_of", "open_host", "j_cand", "j_samples", "order", "order2", "movers"), "i4"
-    ),
+    **dict.fromkeys(("c_host", "c_of", "open_host", "b_sig_host", "b_cap_host", "j_cand", "j_samples"), "i4"),
+    **dict.fromkeys(("order", "order2", "order3"), "i4"),
     **dict.fromkeys(("out_vm", "out_host", "out_on", "out_off"), "i4"),
 }
 
@@ -134,21 +146,42 @@ def allocate_workspace(p: ClusterParams, taps: F8, tricube: F8, depth: int, with
         "rows": (n_hosts if with_rows else 1, rows),
         "first": (n_hosts + 1,),
         "open_host": (2 * n_types,),
+        "b_sig": (MAX_CLASSES, 2),
+        "b_cap": (MAX_CLASSES, 2),
+        "b_sig_host": (MAX_CLASSES,),
+        "b_cap_host": (MAX_CLASSES,),
         "j_rows": (n_vms if with_rows else 1, rows),
         "order": (big,),
         "order2": (big,),
+        "order3": (big,),
         "key": (big,),
+        "key2": (big,),
         "window": (depth,),
         "scratch": (2 * depth,),
         "matrix": (depth, depth),
     }
-    per_vm = {"samples", "home", "signal", "moved", "vm_of", "movers", "out_vm", "out_host"}
+    per_vm = {"samples", "home", "signal", "moved", "vm_of", "out_vm", "out_host"}
     arrays: dict[str, NDArray[np.generic]] = {}
     for name in Workspace._fields:
         shape = special.get(name, (n_vms,) if name in per_vm or name.startswith("j_") else (n_hosts,))
         arrays[name] = np.zeros(shape, dtype=_DTYPES.get(name, "f8"))
+    arrays["vm_class"], arrays["class_mem"] = _memory_classes(p)
     arrays["taps"] = np.ascontiguousarray(taps, dtype=np.float64)
     arrays["tricube"] = np.ascontiguousarray(tricube, dtype=np.float64)
     arrays["load_scale"] = (points - 1) / p.host_cpu_mhz
     arrays["slope_w"] = np.ascontiguousarray(np.diff(p.power_w, axis=1, append=p.power_w[:, -1:]))
     return Workspace(**arrays)  # type: ignore[arg-type]
+
+
+def _memory_classes(p: ClusterParams) -> tuple[I4, F8]:
+    """Group VMs by configured memory; one class when memory does not bind.
+
+    Returns:
+        Class of each VM, shape (V,), and the least memory in each class, shape (K,).
+    """
+    if not p.memory_binding:
+        return np.zeros(p.vm_mem_mib.shape[0], dtype=np.int32), np.zeros(1)
+    sizes = np.unique(p.vm_mem_mib)
+    starts = np.unique(np.linspace(0, sizes.size, MAX_CLASSES, endpoint=False).astype(np.int64))
+    least = sizes[starts]
+    return (np.searchsorted(least, p.vm_mem_mib, side="right") - 1).astype(np.int32), least

@@ -1,0 +1,105 @@
+"""What a policy's configuration may hold: keys and types, taken from the fields of the policy's class."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass
+from typing import Any, get_args, get_type_hints
+
+from virtgym.envs.sim.errors import ConfigError
+
+from .names import unknown_name
+
+__all__ = ["RESERVED", "TARGET", "check_parameters", "parameter_types", "structured"]
+
+TARGET = "virtgym.policies.make_policy"
+"""What ``hydra.utils.instantiate`` calls for a policy's configuration."""
+
+RESERVED = ("_target_", "name", "description")
+"""Keys of every policy's configuration that are not parameters."""
+
+_WORDS: dict[type[Any], str] = {float: "a number", int: "an integer", bool: "true or false", str: "a name"}
+
+
+def parameter_types(kind: type[Any]) -> dict[str, Any]:
+    """The parameters of a policy's class with their types.
+
+    Args:
+        kind: A dataclass.
+
+    Returns:
+        Type by name, in the order of the fields.
+    """
+    hints = get_type_hints(kind)
+    return {f.name: hints[f.name] for f in fields(kind) if f.init}
+
+
+def structured(name: str, description: str, kind: type[Any], implied: Mapping[str, Any]) -> type[Any]:
+    """Make the structured configuration of a named policy, for Hydra's ``ConfigStore`` or ``OmegaConf``.
+
+    Args:
+        name: Name of the policy.
+        description: One line about it.
+        kind: Its class, a dataclass.
+        implied: Parameters that the name implies.
+
+    Returns:
+        A dataclass with ``_target_``, ``name``, ``description`` and one field per parameter.
+    """
+    hints = parameter_types(kind)
+    members: list[tuple[str, Any, Any]] = [
+        ("_target_", str, field(default=TARGET)),
+        ("name", str, field(default=name)),
+        ("description", str, field(default=description)),
+    ]
+    for f in fields(kind):
+        if f.init:
+            default = implied.get(f.name, None if f.default is MISSING else f.default)
+            members.append((f.name, hints[f.name], field(default=default)))
+    return make_dataclass(f"{kind.__name__}Config", members)
+
+
+def check_parameters(name: str, kind: type[Any], params: Mapping[str, Any]) -> None:
+    """Check names and types of parameters; a class that is not a dataclass checks its own.
+
+    Args:
+        name: Name of the policy.
+        kind: Its class.
+        params: Parameters given.
+
+    Raises:
+        ConfigError: Naming the key, its neighbours and what is allowed.
+    """
+    if not is_dataclass(kind):
+        return
+    hints = parameter_types(kind)
+    for key, value in params.items():
+        if key not in hints:
+            raise _unknown_parameter(name, key, list(hints))
+        _check_type(key, value, hints[key])
+
+
+def _check_type(key: str, value: Any, hint: Any) -> None:
+    options = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and types.NoneType in options:
+        return
+    kind = next(o for o in options if o is not types.NoneType)
+    if kind not in _WORDS:
+        return
+    if isinstance(value, bool):
+        fits = kind is bool
+    elif kind is float:
+        fits = isinstance(value, (int, float))
+    else:
+        fits = isinstance(value, kind)
+    if not fits or value != value:
+        nothing = " or null" if types.NoneType in options else ""
+        raise ConfigError(f"policy.{key}={value}: must be {_WORDS[kind]}{nothing}")
+
+
+def _unknown_parameter(name: str, key: str, allowed: list[str]) -> ConfigError:
+    if not allowed:
+        return ConfigError(f"policy.{key}: {name} has no parameters")
+    hint = str(unknown_name("", key, allowed)).split(": ", 1)[1]
+    return ConfigError(f"policy.{key}: {name} has no such parameter; {hint}")
