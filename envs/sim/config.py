@@ -32,6 +32,10 @@ def _require(ok: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def _is_count(value: float) -> bool:
+    return value >= 1 and float(value).is_integer()
+
+
 def _positive(owner: str, **values: float) -> None:
     for key, value in values.items():
         _require(math.isfinite(value) and value > 0, f"{owner}.{key}={value}: must be a positive number")
@@ -78,7 +82,7 @@ class HostType:
             ConfigError: Naming the field and what is allowed.
         """
         owner = f"host type {self.name}"
-        _require(self.cores >= 1, f"{owner}.cores={self.cores}: must be at least 1")
+        _require(_is_count(self.cores), f"{owner}.cores={self.cores}: must be a whole number, at least 1")
         _positive(owner, core_mhz=self.core_mhz, memory_mib=self.memory_mib, nic_mbps=self.nic_mbps)
         _not_negative(owner, boot_time_s=self.boot_time_s, shutdown_time_s=self.shutdown_time_s)
         if isinstance(self.power_w, str):
@@ -132,7 +136,7 @@ class VmType:
             ConfigError: Naming the field and what is allowed.
         """
         owner = f"VM type {self.name}"
-        _require(self.vcpus >= 1, f"{owner}.vcpus={self.vcpus}: must be at least 1")
+        _require(_is_count(self.vcpus), f"{owner}.vcpus={self.vcpus}: must be a whole number, at least 1")
         _positive(owner, vcpu_mhz=self.vcpu_mhz, memory_mib=self.memory_mib)
 
     @property
@@ -212,8 +216,8 @@ class ClusterConfig:
         kinds = np.asarray(self.host_type_of)
         _require(kinds.ndim == 1 and kinds.size > 0, "cluster.hosts: needs at least one host")
         _require(
-            int(kinds.min()) >= 0 and int(kinds.max()) < len(self.host_types),
-            f"cluster.host_type_of: must lie in 0..{len(self.host_types) - 1}",
+            kinds.dtype.kind in "iu" and int(kinds.min()) >= 0 and int(kinds.max()) < len(self.host_types),
+            f"cluster.host_type_of: must be integers in 0..{len(self.host_types) - 1}",
         )
         _positive("cluster", interval_s=self.interval_s, arrival_cpu_overcommit=self.arrival_cpu_overcommit)
         for key, allowed in (("memory", MEMORY_RULES), ("arrival", ARRIVAL_RULES)):
