@@ -16,8 +16,8 @@ def write_report(dirs: Sequence[Path], dest: Path) -> Path:
 
     Args:
         dirs: Run folders written by ``virtgym benchmark`` or ``virtgym evaluate``.
-        dest: Folder to write into, made if it is not there; or the name of the page (``….html``), the Markdown
-            file goes beside it.
+        dest: Folder to write into, made if it is not there; or the name of the page (``….html``), which the
+            Markdown file is put beside.
 
     Returns:
         The page.

@@ -119,5 +119,5 @@ def write_number(value: float, digits: int = 3) -> str:
     magnitude = math.floor(math.log10(abs(value)))
     if magnitude < -3 or magnitude > 6:
         mantissa = f"{value / 10.0**magnitude:.{digits - 1}f}"
-        return f"{mantissa} × 10{superscript(magnitude)}".replace("-", "−")
+        return f"{mantissa}\u00a0×\u00a010{superscript(magnitude)}".replace("-", "−")
     return f"{value:,.{max(0, digits - 1 - magnitude)}f}".replace("-", "−")

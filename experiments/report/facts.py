@@ -53,13 +53,13 @@ def interval_note(group: Group, board: Leaderboard) -> str:
     """How the intervals of the table came about."""
     if not board.method:
         return "One run per policy: means of one, so no intervals are given."
-    constant = [x.policy for x in board.lines if x.cells[board.primary.key].constant]
+    constant = [x.policy for x in board.ranked if x.cells[board.primary.key].constant]
     note = f"± is half a 95 % interval over {board.n_units} {board.units} ({board.method})."
-    if len(constant) == len(board.lines):
+    if len(constant) == len(board.ranked):
         note += " Every run of a policy gave the same number, so there is nothing to give an interval for."
     elif constant:
         what = "policies" if len(constant) > 1 else "policy"
-        note += f" {len(constant)} {what} gave the same number in every run; = stands in place of ±."
+        note += f" {len(constant)} {what} gave the same number in every run: = in place of ±."
     return note
 
 
@@ -72,13 +72,13 @@ def notes(group: Group, board: Leaderboard) -> list[str]:
     """What a reader must know to not read too much into the numbers."""
     found = [interval_note(group, board)]
     rules = {
-        "ignored": "Memory is ignored after arrival, as in the literature: hosts may hold more memory than they "
-        "have, and consolidation looks better than it can be.",
+        "ignored": "Memory is ignored after arrival, as in the literature: hosts may hold more memory than "
+        "they have, and consolidation looks better than it can be.",
         "binding": "Memory binds: no host ever holds more configured memory than it has.",
     }
     if group.memory in rules:
         found.append(rules[group.memory])
-    if any(x.cells[board.primary.key].constant for x in board.lines):
+    if any(x.cells[board.primary.key].constant for x in board.ranked):
         found.append("Runs that agree exactly say nothing about other days or other clusters.")
     missing = missing_metrics(group)
     if missing:

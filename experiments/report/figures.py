@@ -70,14 +70,14 @@ def _figure(**layout: Any) -> go.Figure:
     """An empty figure without plotly's own template: the page's script gives the colours."""
     import plotly.graph_objects as go
 
-    margin = {"l": 58, "r": 14, "t": 34, "b": 44}
+    margin = {"l": 58, "r": 14, "t": 12, "b": 44}
     return go.Figure(
         layout={"template": "none", "margin": margin, "showlegend": False, "hovermode": "closest", **layout}
     )
 
 
 def pareto_figures(board: Leaderboard) -> list[tuple[Column, go.Figure, list[str]]]:
-    """Energy against each quality measure that has values: (measure, figure, policies outside the picture)."""
+    """Energy against each quality measure that has values: (measure, figure, policies left outside)."""
     energy = board.column("energy_kwh")
     found = []
     for key in ("slav", "sla_unserved", "total_wait_s"):
@@ -187,12 +187,16 @@ def _error(up: float, down: float) -> dict[str, Any]:
 
 
 def _fit_x(figure: go.Figure, lines: list[Line]) -> list[str]:
-    """Zoom to the ranked policies where references are far away; names those left outside."""
+    """Zoom to the ranked policies, without far outliers; names those left outside."""
     ranked = [x.mean("energy_kwh") for x in lines if not x.reference]
     every = [x.mean("energy_kwh") for x in lines]
+    if len(ranked) >= 5:
+        first, third = np.percentile(ranked, [25, 75])
+        fence = 3.0 * max(third - first, 0.02 * third)
+        ranked = [e for e in ranked if first - fence <= e <= third + fence]
     if len(ranked) < 2 or max(ranked) <= min(ranked):
         return []
-    width = max(ranked) - min(ranked)
+    width = max(max(ranked) - min(ranked), 0.02 * max(ranked))
     low, high = min(ranked) - 0.6 * width, max(ranked) + 0.6 * width
     if min(every) >= low and max(every) <= high:
         return []
@@ -217,22 +221,23 @@ def _trails(steps: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 PANELS = ("hosts_on", "cpu_load", "power_w", "unserved_mhz")
 PANEL_TITLES = {
-    "hosts_on": ("Hosts that are on", "", ",.0f"),
-    "cpu_load": ("CPU load of the hosts that are on", "%", ".1f"),
-    "power_w": ("Power of the cluster", "kW", ".2f"),
-    "unserved_mhz": ("Unserved share of the CPU demand", "%", ".3f"),
+    "hosts_on": ("Hosts that are on", "hosts", ",.1f"),
+    "cpu_load": ("CPU load of the hosts that are on, %", "%", ".1f"),
+    "power_w": ("Power of the cluster, kW", "kW", ",.2f"),
+    "unserved_mhz": ("CPU demand left unserved so far, GHz h", "GHz h", ",.2f"),
 }
 
 
 def _panel(part: pd.DataFrame, key: str) -> NDArray[np.float64]:
-    y = part[key].to_numpy(dtype=np.float64)
+    y = np.asarray(part[key], dtype=np.float64)
     if key == "cpu_load":
         return 100.0 * y
     if key == "power_w":
         return y / 1000.0
     if key == "unserved_mhz":
-        demand = part["demand_mhz"].to_numpy(dtype=np.float64)
-        return 100.0 * np.divide(y, demand, out=np.zeros_like(y), where=demand > 0)
+        hours = np.diff(np.asarray(part["time_s"], dtype=np.float64), append=math.nan) / 3600.0
+        hours[-1:] = hours[-2:-1] if len(hours) > 1 else 0.0
+        return np.asarray(np.cumsum(np.nan_to_num(y) * hours) / 1000.0)
     return y
 
 
@@ -243,15 +248,14 @@ def day_figures(group: Group, board: Leaderboard, default: Sequence[str]) -> lis
     trails = _trails(group.steps)
     found = []
     for key in PANELS:
-        needed = {key, "demand_mhz"} if key == "unserved_mhz" else {key}
-        if not needed <= set(group.steps.columns):
+        if key not in group.steps.columns:
             continue
         title, unit, digits = PANEL_TITLES[key]
         series = {policy: _panel(part, key) for policy, part in trails.items()}
         figure = _lines(
             board, trails, series, default, f"%{{y:{digits}}} {unit}", step_line=key == "hosts_on"
         )
-        figure.update_yaxes(title=None, rangemode="tozero", ticksuffix=f" {unit}" if unit else "")
+        figure.update_yaxes(title=None, rangemode="tozero")
         found.append((title, figure))
     return found
 
@@ -317,12 +321,12 @@ def bar_figure(group: Group, board: Leaderboard) -> go.Figure | None:
     table = unit_values(group)
     if "migrations" not in table:
         return None
-    means = table.groupby("policy")[[c for c in ("migrations", "thrash") if c in table]].mean()
-    lines = [x for x in board.lines if float(means.loc[x.policy, "migrations"]) > 0][::-1]
+    mean = {key: table.groupby("policy")[key].mean() for key in ("migrations", "thrash") if key in table}
+    lines = [x for x in board.lines if float(mean["migrations"][x.policy]) > 0][::-1]
     if not lines:
         return None
-    total = np.array([float(means.loc[x.policy, "migrations"]) for x in lines])
-    back = np.array([float(means.loc[x.policy, "thrash"]) if "thrash" in means else 0.0 for x in lines])
+    total = np.array([float(mean["migrations"][x.policy]) for x in lines])
+    back = np.array([float(mean["thrash"][x.policy]) if "thrash" in mean else 0.0 for x in lines])
     back = np.minimum(np.nan_to_num(back), total)
     names = [x.policy for x in lines]
     ticks = {"tickmode": "array", "tickvals": list(range(len(names))), "range": [-0.6, len(names) - 0.4]}
@@ -338,10 +342,14 @@ def bar_figure(group: Group, board: Leaderboard) -> go.Figure | None:
             name=label,
             customdata=[_escape(n) for n in names],
             hovertemplate=f"%{{customdata}}: %{{x:,.0f}} {label}<extra></extra>",
-            error_x={"array": error, "thickness": 1, "width": 3} if error and any(error) else None,
+            error_x=_bar_error(error, total) if error and any(error) else None,
             meta={"ink": ink},
         )
     return figure
+
+
+def _bar_error(half: list[float], total: NDArray[np.float64]) -> dict[str, Any]:
+    return {"array": half, "arrayminus": np.minimum(half, total), "thickness": 1, "width": 3}
 
 
 def _half(line: Line) -> float:

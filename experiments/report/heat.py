@@ -36,7 +36,7 @@ def reduce_heat(heat: U1, rows: int, columns: int) -> U1:
         if step > 1:
             heat = _merge(np.moveaxis(heat, axis, 0), step)
             heat = np.moveaxis(heat, 0, axis)
-    return np.ascontiguousarray(heat)
+    return np.array(heat, dtype=np.uint8, order="C")
 
 
 def _merge(heat: U1, step: int) -> U1:
@@ -53,7 +53,7 @@ def _merge(heat: U1, step: int) -> U1:
     merged[2 * (blocks == OFF).sum(axis=1) >= step] = OFF
     merged[(n_on == 0) & (merged <= FULL)] = SWITCHING
     merged[(blocks == OVERLOADED).any(axis=1)] = OVERLOADED
-    return merged
+    return np.asarray(merged, dtype=np.uint8)
 
 
 def pack_heat(path: Path, max_rows: int = MAX_ROWS, max_columns: int = MAX_COLUMNS) -> dict[str, Any] | None:

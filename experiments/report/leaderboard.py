@@ -182,7 +182,8 @@ def make_leaderboard(group: Group) -> Leaderboard:
         still = some_move and moved is not None and not float(moved[policy]) > 0
         lines.append(Line(policy, still, is_learned(policy), cells))
     primary = _primary(columns, lines)
-    lines.sort(key=lambda line: (line.reference, _rank(line.mean(primary.key)), line.policy))
+    keys = (primary.key, "sla_unserved" if primary.key == "energy_kwh" else "energy_kwh")
+    lines.sort(key=lambda x: (x.reference, *(_rank(x.mean(key)) for key in keys), x.policy))
     lines = _mark_best(columns, lines)
     scales = {c.key: fit_scale(c, [line.mean(c.key) for line in lines]) for c in columns}
     sizes = table.groupby(["trace", "policy"]).size()

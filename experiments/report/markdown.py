@@ -19,7 +19,7 @@ def _escape(text: str) -> str:
     for mark in "\\`*_[]|":
         text = text.replace(mark, f"\\{mark}")
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return " ".join(text.split())
+    return text.replace("\r", " ").replace("\n", " ")
 
 
 def _sentence(pieces: Sentence) -> str:

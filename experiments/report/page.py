@@ -143,23 +143,23 @@ def _pareto(board: Leaderboard, figures: dict[str, Any]) -> str:
         _add(figures, key, figure)
         options.append(f'<option value="{key}">{escape(column.label)}</option>')
         label = f"Scatter of energy and {column.label} per policy; the numbers are in the leaderboard"
-        note = (
-            f'<p class="note">Outside the picture: {escape(_outside(board, outside))}.</p>' if outside else ""
-        )
+        note = _outside(board, outside) if outside else ""
+        plot = _plot(key, label, "tall")
         hidden = " hidden" if number else ""
-        plots.append(
-            f'<div class="choice" data-choice="{key}"{hidden}>{_plot(key, label, "tall")}{note}</div>'
-        )
+        plots.append(f'<div class="choice" data-choice="{key}"{hidden}>{note}{plot}</div>')
     choose = f'<label>Quality <select class="chooser">{"".join(options)}</select></label>'
     controls = f'<div class="controls">{choose}</div>' if len(options) > 1 else ""
-    text = "Lower left is better. Dotted: the front that no other policy beats in both. Bars: 95 % intervals."
+    text = "Lower left is better. Dotted: the front that no other policy beats in both."
+    text += " Bars: 95 % intervals." if board.method else ""
     return _block("pareto", title, controls + "".join(plots), text)
 
 
 def _outside(board: Leaderboard, policies: Sequence[str]) -> str:
     scale = board.scales["energy_kwh"]
     lines = [line for line in board.lines if line.policy in policies]
-    return ", ".join(f"{x.policy} ({scale.write(x.mean('energy_kwh'))} kWh)" for x in lines)
+    names = ", ".join(f"{x.policy} ({scale.write(x.mean('energy_kwh'))} kWh)" for x in lines)
+    box = '<label class="whole"><input type="checkbox" class="widen"> show everything</label>'
+    return f'<p class="note">Outside the picture: {escape(names)}. {box}</p>'
 
 
 def _default(board: Leaderboard) -> list[str]:
@@ -225,7 +225,8 @@ def _heat(index: int, group: Group, board: Leaderboard, figures: dict[str, Any])
         panels.append(
             f'<figure class="heatmap"><figcaption><label for="{ident}">Policy</label> '
             f'<select id="{ident}">{options}</select> <span class="heat-note"></span></figcaption>'
-            '<div class="plot heatplot" data-heat role="img" aria-label="Heat map of hosts over time"></div></figure>'
+            '<div class="plot heatplot" data-heat role="img" aria-label="Heat map of hosts over time"></div>'
+            "</figure>"
         )
     return _block("heat", title, f'{HEAT_LEGEND}<div class="grid">{"".join(panels)}</div>', HEAT_TEXT)
 

@@ -6,6 +6,7 @@
   const note = (text) => { errors.push(String(text)); root.dataset.errors = errors.join(" | "); };
   root.dataset.errors = "";
   window.addEventListener("error", (event) => note(event.message));
+  document.addEventListener("securitypolicyviolation", (event) => note(`refused ${event.blockedURI}`));
   window.addEventListener("unhandledrejection", (event) => note(event.reason));
 
   const dark = window.matchMedia("screen and (prefers-color-scheme: dark)");
@@ -13,7 +14,7 @@
   const css = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
   const groups = new Map();
   const CONFIG = { responsive: true, displaylogo: false, plotlyServerURL: "", scrollZoom: false,
-    modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
+    displayModeBar: "hover", modeBarButtons: [["toImage", "resetScale2d"]] };
 
   /* ---- theme ---- */
 
@@ -46,8 +47,9 @@
       out.marker = { ...trace.marker, color: ink, line: { ...trace.marker.line, color: css("paper") } };
       if (String(trace.marker.symbol).endsWith("-open")) out.marker.line.color = ink;
     }
+    const faint = trace.meta.priority >= 100 ? "40" : "b0"; // bars of policies on the front stand out
     for (const bar of ["error_x", "error_y"]) {
-      if (trace[bar]) out[bar] = { ...trace[bar], color: trace.type === "bar" ? css("ink") : ink };
+      if (trace[bar]) out[bar] = { ...trace[bar], color: trace.type === "bar" ? css("ink") : ink + faint };
     }
     return out;
   }
@@ -105,7 +107,7 @@
         y: full.yaxis.type === "log" ? Math.log10(point.trace.y[0]) : point.trace.y[0],
         text: point.trace.meta.label, ax: best.cx - point.x, ay: best.cy - point.y, showarrow: true,
         arrowhead: 0, arrowwidth: 1, standoff: 7, arrowcolor: best.far > 16 ? css("muted") : "rgba(0,0,0,0)",
-        font: { size, color: css("ink") }, borderpad: 1 });
+        font: { size, color: css("ink") }, bgcolor: `${css("paper")}c8`, borderpad: 1 });
     }
     return Plotly.relayout(plot, { annotations: out });
   }
@@ -121,6 +123,8 @@
     }
     const layout = themed(figure.layout);
     if (holder.classList.contains("bars")) layout.margin.l = 8;
+    const wide = holder.parentElement.querySelector(".widen");
+    if (wide && wide.checked) delete layout.xaxis.range;
     await Plotly.react(holder, data, layout, CONFIG);
     if (holder.classList.contains("tall")) {
       await placeLabels(holder);
@@ -279,6 +283,9 @@
           }
           redraw();
         });
+      }
+      for (const box of section.querySelectorAll(".widen")) {
+        box.addEventListener("change", () => draw(box.closest(".choice").querySelector(".plot"), group));
       }
       for (const panel of section.querySelectorAll(".heatmap")) {
         panel.querySelector("select").addEventListener("change", () => drawHeat(panel, group));

@@ -25,7 +25,7 @@ def half_width(board: Leaderboard, column: Column, cell: Cell) -> str:
     if not cell.value.known or not math.isfinite(cell.value.estimate):
         return ""
     if cell.constant:
-        return "="
+        return "=" if cell.value.estimate else ""
     low, mean, high = cell.value.low, cell.value.estimate, cell.value.high
     return f"± {board.scales[column.key].write(max(high - mean, mean - low))}"
 
@@ -42,7 +42,7 @@ def render_table(group: Group, board: Leaderboard) -> str:
         name = (
             f'<th scope="row"><span class="rank">{"" if line.reference else rank}</span>'
             f'<i class="swatch {style.dash}" style="--ink:var(--{style.ink})"></i>'
-            f'<span class="name">{escape(line.policy)}</span>{tags}</th>'
+            f'<span class="name" title="{escape(line.policy)}">{escape(line.policy)}</span>{tags}</th>'
         )
         cells = "".join(_cell(board, c, line.cells[c.key]) for c in board.columns)
         body.append(f"<tr{' class=ref' if line.reference else ''}>{name}{cells}</tr>")
@@ -89,4 +89,5 @@ def render_legend(board: Leaderboard) -> str:
 def _legend_note(board: Leaderboard) -> str:
     if not board.method:
         return "One run per policy, so no intervals are given."
-    return f"± half a 95 % interval over {board.n_units} {board.units} ({board.method}); = the same in every run."
+    over = f"{board.n_units} {board.units} ({board.method})"
+    return f"± half a 95 % interval over {over}; = the same in every run."

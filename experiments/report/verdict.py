@@ -55,12 +55,17 @@ def make_verdict(group: Group, board: Leaderboard) -> list[Sentence]:
 def _text(cell: Cell, column: Column) -> str:
     """Mean with unit and interval, for running text."""
     factor = 100.0 if column.percent else 1.0
-    unit = f" {column.unit.split()[0]}" if column.unit else ""
+    unit = f"\u00a0{column.unit.split()[0]}" if column.unit else ""
     text = f"{write_number(cell.value.estimate * factor)}{unit}"
     if cell.value.known and not cell.constant:
         low, high = (write_number(v * factor) for v in (cell.value.low, cell.value.high))
         text += f" [{low}, {high}]"
     return text
+
+
+def _name(column: Column) -> str:
+    """A heading inside a sentence."""
+    return column.label if column.label.isupper() else column.label.lower()
 
 
 def _saving(line: Line) -> str:
@@ -79,7 +84,7 @@ def _energy(line: Line, board: Leaderboard) -> str:
     column = board.column("energy_kwh")
     if column is None or board.primary.key == "energy_kwh":
         return ""
-    return f"{write_number(line.mean('energy_kwh'))} kWh"
+    return f"{write_number(line.mean('energy_kwh'))}\u00a0kWh"
 
 
 def _and(parts: Sequence[str]) -> str:
@@ -104,7 +109,7 @@ def _winner(best: Line, board: Leaderboard) -> Sentence:
     detail = _and([_energy(best, board), _saving(best)])
     value = _text(best.cells[column.key], column)
     return [
-        f"Lowest {column.label}: ",
+        f"Lowest {_name(column)}: ",
         Strong(best.policy),
         " with ",
         Strong(value),
@@ -166,7 +171,7 @@ def _least_energy(best: Line, board: Leaderboard) -> Sentence:
     return [
         "Least energy: ",
         Strong(lowest.policy),
-        f" with {write_number(lowest.mean('energy_kwh'))} kWh",
+        f" with {write_number(lowest.mean('energy_kwh'))}\u00a0kWh",
         f" ({saved}){price}." if saved else f"{price}.",
     ]
 
@@ -183,12 +188,20 @@ def _learned(group: Group, board: Leaderboard) -> Sentence:
     if not agents or not rules:
         return []
     agent, rule = agents[0], rules[0]
-    label = board.primary.label
+    label = _name(board.primary)
     value = f"{write_number(agent.mean(key))} against {write_number(rule.mean(key))}"
     who: Sentence = ["The trained agent ", Strong(agent.policy)]
     if agent.reference:
         return [*who, " never migrates, so its ESV of 0 does not count."]
     gap = compare(group, agent.policy, rule.policy, key)
+    if not gap.known and gap.estimate != 0:
+        place = "ahead of" if gap.estimate < 0 else "behind"
+        return [
+            *who,
+            f" is {place} the best rule ",
+            Strong(rule.policy),
+            f" on {label} ({value}), in one run.",
+        ]
     if not gap.known or gap.low <= 0.0 <= gap.high:
         return [
             *who,
@@ -214,7 +227,7 @@ def _still(board: Leaderboard) -> Sentence:
 def make_tiles(board: Leaderboard) -> list[Tile]:
     """Four numbers at a glance: the best ranked policy by one measure each."""
     wanted = (
-        (board.primary.key, f"Lowest {board.primary.label}"),
+        (board.primary.key, f"Lowest {_name(board.primary)}"),
         ("energy_kwh", "Least energy"),
         ("sla_unserved", "Least unserved CPU"),
         ("migrations", "Fewest migrations"),
@@ -228,10 +241,10 @@ def make_tiles(board: Leaderboard) -> list[Tile]:
             continue
         best = min(lines, key=lambda line: line.mean(key))
         factor = 100.0 if column.percent else 1.0
-        unit = f" {column.unit}" if column.unit else ""
+        unit = f"\u00a0{column.unit}" if column.unit else ""
         value = f"{write_number(best.mean(key) * factor)}{unit}"
         others = sum(line.cells[key].tied or line.mean(key) == best.mean(key) for line in lines) - 1
-        note = f"{others} more within its interval" if others > 0 else ""
+        note = f"{others} more {'within its interval' if board.method else 'equal'}" if others > 0 else ""
         if key == "energy_kwh" and _saving(best):
             note = _saving(best)
         tiles.append(Tile(label, value, best.policy, note))
