@@ -1,0 +1,195 @@
+"""The rules of the house: one direction of dependency, small rooms, everything reachable and documented."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import os
+import pkgutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+FOLDERS = ("envs", "policies", "conf", "experiments")
+MAX_FILE_LINES = 500
+MAX_FUNCTION_LINES = 60
+SLACK = 1.1
+"""A tenth more is let pass: a rule that a formatter's line break can violate is a nuisance."""
+
+TORCH = {"torch", "stable_baselines3", "sb3_contrib"}
+TORCH_ROOMS = ("policies/learned/", "experiments/train")
+
+
+def sources(*folders: str) -> list[Path]:
+    """Python files of the package below some folders."""
+    return sorted(path for folder in folders for path in (REPO / folder).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(REPO).as_posix()
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(REPO).with_suffix("").parts
+    return ".".join(("virtgym", *(parts[:-1] if parts[-1] == "__init__" else parts)))
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), name_of(path))
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """Absolute names of all modules that a file imports, wherever in it, with the line."""
+    package = module_of(path) if path.name == "__init__.py" else module_of(path).rpartition(".")[0]
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                up = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*up, base]) if base else ".".join(up)
+            yield base, node.lineno
+            for alias in node.names:
+                yield f"{base}.{alias.name}", node.lineno
+
+
+def offenders(paths: list[Path], forbidden: tuple[str, ...]) -> list[str]:
+    """``file:line module`` for every import of a forbidden module or of something inside one."""
+    return sorted(
+        {
+            f"{name_of(path)}:{line} {name}"
+            for path in paths
+            for name, line in imports(path)
+            if any(name == bad or name.startswith(bad + ".") for bad in forbidden)
+        }
+    )
+
+
+def test_the_simulator_core_knows_nothing_of_learning_nor_of_tables() -> None:
+    foreign = ("gymnasium", "hydra", "omegaconf", "pandas", "ortools", "matplotlib", "plotly", *TORCH)
+    assert offenders(sources("envs/sim"), foreign) == []
+
+
+def test_one_direction_of_dependency() -> None:
+    above_sim = [p for p in sources("envs") if "sim" not in p.relative_to(REPO).parts]
+    outside = tuple(module_of(p) for p in above_sim if module_of(p) != "virtgym.envs")
+    assert offenders(sources("envs/sim"), outside) == []
+    assert offenders(sources("envs"), ("virtgym.policies", "virtgym.experiments")) == []
+    assert offenders(sources("policies"), ("virtgym.experiments",)) == []
+    assert offenders(sources("conf"), ("virtgym.policies", "virtgym.experiments")) == []
+
+
+def test_no_bare_import_of_a_folder() -> None:
+    assert offenders(sources(*FOLDERS, "tests"), FOLDERS) == []
+
+
+def test_torch_stays_in_its_rooms() -> None:
+    elsewhere = [p for p in sources(*FOLDERS) if not name_of(p).startswith(TORCH_ROOMS)]
+    assert offenders(elsewhere, tuple(TORCH)) == []
+
+
+def test_importing_the_core_does_not_import_torch() -> None:
+    code = (
+        "import sys, virtgym.envs, virtgym.policies, virtgym.experiments.cli\n"
+        f"print(sorted({TORCH!r} & set(sys.modules)))"
+    )
+    if not (REPO / "experiments" / "cli.py").exists():
+        pytest.skip("there is no command line yet")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_package_is_installed() -> None:
+    with open(REPO / "pyproject.toml", "rb") as file:
+        setup = tomllib.load(file)["tool"]["setuptools"]
+    found = {module_of(path) for path in sources(*FOLDERS) if path.name == "__init__.py"}
+    assert set(setup["packages"]) == found
+    assert setup["package-dir"] == {f"virtgym.{folder}": folder for folder in FOLDERS}
+    homeless = [name_of(p) for p in sources(*FOLDERS) if not (p.parent / "__init__.py").exists()]
+    assert homeless == []
+
+
+def test_every_folder_is_typed_and_linked() -> None:
+    for folder in FOLDERS:
+        assert (REPO / folder / "py.typed").exists(), folder
+        link = REPO / ".typing" / "virtgym" / folder
+        assert os.readlink(link) == f"../../{folder}"
+        assert link.resolve() == REPO / folder
+    assert {p.name for p in (REPO / ".typing" / "virtgym").iterdir()} == set(FOLDERS)
+
+
+def public(path: Path) -> list[str] | None:
+    """The names in ``__all__``, or None without one."""
+    for node in tree_of(path).body:
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
+            return [str(name) for name in ast.literal_eval(node.value)]
+    return None
+
+
+def is_public(path: Path) -> bool:
+    return not any(part.startswith("_") and part != "__init__.py" for part in path.parts)
+
+
+def test_every_public_module_has_a_docstring_and_says_what_is_public() -> None:
+    modules = [p for p in sources(*FOLDERS) if is_public(p.relative_to(REPO)) and p.stat().st_size > 0]
+    assert [name_of(p) for p in modules if not ast.get_docstring(tree_of(p))] == []
+    entry = {"__init__.py", "__main__.py"}
+    assert [name_of(p) for p in modules if public(p) is None and p.name not in entry] == []
+
+
+def needs_an_extra(path: Path) -> bool:
+    return name_of(path).startswith(TORCH_ROOMS)
+
+
+@pytest.mark.parametrize("path", sources(*FOLDERS), ids=name_of)
+def test_public_names_exist_and_doctests_pass(path: Path) -> None:
+    if path.name == "__main__.py":
+        pytest.skip("an entry point")
+    if needs_an_extra(path):
+        pytest.importorskip("torch")
+        pytest.importorskip("stable_baselines3")
+    module = importlib.import_module(module_of(path))
+    names = public(path) or []
+    assert [name for name in names if not hasattr(module, name)] == []
+    assert len(set(names)) == len(names)
+    assert doctest.testmod(module).failed == 0
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_module_is_found_by_its_import_name(folder: str) -> None:
+    package = importlib.import_module(f"virtgym.{folder}")
+    found = {module.name for module in pkgutil.walk_packages(package.__path__, f"virtgym.{folder}.")}
+    assert found | {f"virtgym.{folder}"} == {module_of(path) for path in sources(folder)}
+
+
+def test_files_are_rooms_and_functions_do_one_thing() -> None:
+    long: list[str] = []
+    for path in sources(*FOLDERS):
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        if lines > MAX_FILE_LINES * SLACK:
+            long.append(f"{name_of(path)}: {lines} lines, at most {MAX_FILE_LINES}")
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                size = (node.end_lineno or node.lineno) - node.lineno + 1
+                if size > MAX_FUNCTION_LINES * SLACK:
+                    long.append(f"{name_of(path)}:{node.lineno} {node.name}: {size} lines")
+    assert long == []
+
+
+def test_nothing_names_the_machine_it_was_written_on() -> None:
+    texts = sources(*FOLDERS) + sorted((REPO / "conf").rglob("*.yaml"))
+    texts += [p for pattern in ("*.md", "*.toml", "docs/**/*.md") for p in REPO.glob(pattern)]
+    home = "/".join(("", "work", ""))
+    assert [name_of(p) for p in texts if home in p.read_text(encoding="utf-8")] == []
