@@ -17,7 +17,7 @@ from .knobs import KnobDriver, KnobPolicy
 from .observations import Observer
 from .render import History, draw_frame, write_text
 from .rewards import RewardFunction, check_weights
-from .scenarios import Scenario, build_scenario
+from .scenarios import Scenario, build_scenario, load_scenario_config
 from .sim.decisions import Decisions
 from .sim.errors import ConfigError
 from .sim.metrics import J_PER_KWH, StepMetrics
@@ -283,17 +283,15 @@ def _build(
 ) -> Scenario:
     if isinstance(scenario, Scenario):
         if not overrides:
-            built = scenario
-        else:
-            built = build_scenario(asdict(scenario.config), seed=scenario.seed, overrides=overrides)
-    else:
-        built = build_scenario(scenario, seed=seed, overrides=overrides)
-    if built.config.kind != "cluster":
+            return scenario
+        seed, scenario = scenario.seed, asdict(scenario.config)
+    raw = load_scenario_config(scenario) if isinstance(scenario, str) else scenario
+    if raw.get("kind", "cluster") != "cluster":
         raise ConfigError(
-            f"scenario={built.name}: kind {built.config.kind} does not run in an environment; "
+            f"scenario={raw.get('name')}: kind {raw['kind']} does not run in an environment; "
             "use a scenario of kind cluster"
         )
-    return built
+    return build_scenario(raw, seed=seed, overrides=overrides)
 
 
 def _summary(step: StepMetrics) -> dict[str, float]:

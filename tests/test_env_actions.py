@@ -12,6 +12,7 @@ from virtgym.envs.actions import ACTION_REASONS, ActionCodec
 from virtgym.envs.cluster import ClusterEnv
 from virtgym.envs.sim.checker import Auditor
 from virtgym.envs.sim.decisions import REASONS, Decisions
+from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state import PENDING, RUNNING
 
 # Memory sizes whose sums round: three VMs of a third fill a host to the last bit.
@@ -43,26 +44,29 @@ def make(overrides: dict[str, Any], **kwargs: Any) -> ClusterEnv:
     return ClusterEnv(CROWDED, scenario_overrides=overrides, resample_trace=True, **kwargs)
 
 
-def accepted(env: ClusterEnv, **orders: Any) -> bool:
-    """Whether the simulator itself would carry out one order, tried on a fork."""
+def accepted(twin: Simulator, **orders: Any) -> bool:
+    """Whether a simulator carries out one order; it is put back as it was."""
     decisions = Decisions(**{key: np.array([value], dtype=np.int32) for key, value in orders.items()})
-    return not env.sim.fork().apply(decisions)
+    before = twin._arena.copy()
+    refused = twin.apply(decisions)
+    twin._arena[:] = before
+    return not refused
 
 
-def can_send(env: ClusterEnv, vm: int, host: int) -> bool:
+def can_send(twin: Simulator, vm: int, host: int) -> bool:
     """Whether the simulator accepts a VM on a host, as a placement or a migration."""
-    return accepted(env, place_vm=vm, place_host=host) or accepted(env, move_vm=vm, move_host=host)
+    return accepted(twin, place_vm=vm, place_host=host) or accepted(twin, move_vm=vm, move_host=host)
 
 
 def expected_mask(env: ClusterEnv) -> np.ndarray[Any, Any]:
-    """The mask by trying every order."""
+    """The mask by trying every order on a fork."""
     n_hosts, n_vms = env.codec.n_hosts, env.codec.n_vms
-    chosen = env.chosen_vm
+    twin, chosen = env.sim.fork(), env.chosen_vm
     if chosen >= 0:
-        hosts = [can_send(env, chosen, h) for h in range(n_hosts)]
+        hosts = [can_send(twin, chosen, h) for h in range(n_hosts)]
         return np.array([False] * (1 + n_vms) + hosts + [False] * n_hosts)
-    vms = [any(can_send(env, v, h) for h in range(n_hosts)) for v in range(n_vms)]
-    power = [accepted(env, power_on=h) or accepted(env, power_off=h) for h in range(n_hosts)]
+    vms = [any(can_send(twin, v, h) for h in range(n_hosts)) for v in range(n_vms)]
+    power = [accepted(twin, power_on=h) or accepted(twin, power_off=h) for h in range(n_hosts)]
     return np.array([True, *vms, *[False] * n_hosts, *power])
 
 
