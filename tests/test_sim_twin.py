@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from virtgym.envs.sim.config import ClusterConfig, HostType
+from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.totals import (
     T_ACTIVE_S,
@@ -24,6 +27,8 @@ from virtgym.envs.sim.totals import (
     T_REQUESTED,
     T_SAT_S,
 )
+from virtgym.envs.sim.workload import Workload
+from virtgym.envs.traces.planetlab import read_planetlab
 from virtgym.experiments.bench.twin import PlainSimulator
 
 N_EPISODES = 400
@@ -102,3 +107,32 @@ def test_every_total_equals_the_twin(random_episode: Any, block: int) -> None:
         worst = run_both(random_episode(seed))
         bad = {name: value for name, value in worst.items() if not value <= TOLERANCE}
         assert not bad, f"seed {seed}: {bad}"
+
+
+def test_a_real_day_equals_the_twin(traces_dir: Path) -> None:
+    """800 hosts and the 1,052 VMs of a PlanetLab day, some twenty random moves per interval."""
+    trace = read_planetlab(traces_dir / "planetlab" / "20110303")
+    n = trace.n_vms
+    kind = np.arange(n) * 4 // n
+    types = (
+        HostType("G4", 2, 1860.0, 4096.0, "hp_ml110_g4"),
+        HostType("G5", 2, 2660.0, 4096.0, "hp_ml110_g5"),
+    )
+    config = ClusterConfig(
+        types, np.arange(800, dtype=np.int32) % 2, memory="ignored", arrival_core_speed=True
+    )
+    mhz, mib = np.array([2500.0, 2000.0, 1000.0, 500.0])[kind], np.array([870.0, 1740.0, 1740.0, 613.0])[kind]
+    columns = (mhz, np.ones(n, dtype=np.int32), mib, trace.arrival_s, trace.departure_s)
+    workload = Workload(trace.name, trace.sample_s, trace.util, *columns)
+    sim, twin = Simulator(config, workload), PlainSimulator(config, workload)
+    rng = np.random.default_rng(0)
+    while not sim.done:
+        moves = int(rng.integers(0, 40))
+        hosts = [rng.integers(0, 800, size).astype(np.int32) for size in (moves, 3, 3)]
+        vms = rng.integers(0, n, moves).astype(np.int32)
+        orders = Decisions(move_vm=vms, move_host=hosts[0], power_on=hosts[1], power_off=hosts[2])
+        sim.step(orders)
+        assert [r.code for r in sim.refusals] == [code for code in twin.step(orders) if code]
+    assert sim.metrics()["migrations"] > 4000
+    worst = deviations(sim, twin)
+    assert max(worst.values()) <= TOLERANCE, worst
