@@ -440,12 +440,18 @@ class Observer:
 
     def copy(self) -> dict[str, NDArray[Any]]:
         """The observation in fresh memory: one copy, and views of that copy."""
-        flat = self.flat.copy()
+        return self._split_up(self.flat.copy(), self.buffers.vm_host.copy())
+
+    def blank(self) -> dict[str, NDArray[Any]]:
+        """An observation of zeros, for those who do not look."""
+        return self._split_up(np.zeros(len(self.flat), np.float32), np.zeros(self.n_vms, np.int32))
+
+    def _split_up(self, flat: F4, vm_host: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
         return {
             "hosts": flat[: self._split].reshape(self.n_hosts, -1),
             "vms": flat[self._split : self._rest].reshape(self.n_vms, -1),
             "globals": flat[self._rest :],
-            "vm_host": self.buffers.vm_host.copy(),
+            "vm_host": vm_host,
         }
 
     def mask(self) -> NDArray[np.bool_]:

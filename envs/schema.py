@@ -41,4 +41,5 @@ class ClusterEnvConfig:
     render_mode: str | None = None
     max_decisions_per_interval: int | None = None
     arrival: str | None = None
+    observe: bool = True
     knobs_policy: str = "virtgym.policies.consolidation.ConsolidationPolicy"

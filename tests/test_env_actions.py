@@ -250,6 +250,23 @@ def test_single_actions_equal_the_same_orders_as_decisions(overrides: dict[str, 
     assert n_orders > 60
 
 
+def test_a_rule_may_do_without_observations() -> None:
+    looking, blind = make({}), make({}, observe=False)
+    rng = np.random.default_rng(8)
+    for env in (looking, blind):
+        env.reset(seed=8)
+    for _ in range(100):
+        action = random_legal(looking, rng)
+        a, b = looking.step(action), blind.step(action)
+        np.testing.assert_array_equal(looking.action_masks(), blind.action_masks())
+        assert a[1:4] == b[1:4]
+        assert blind.observation_space.contains(b[0])
+        assert not b[0]["hosts"].any()
+        if a[3]:
+            break
+    assert looking.sim.digest() == blind.sim.digest()
+
+
 def test_decisions_report_what_was_refused() -> None:
     env = ClusterEnv("small", reward={"illegal": -1.0})
     env.reset(seed=0)
