@@ -239,8 +239,13 @@ def test_time_does_not_stand_still_nor_run_for_ever(make_sim: Any) -> None:
 def test_odd_intervals_do_not_lose_time(make_sim: Any, interval: float) -> None:
     demand = np.linspace(0.0, 1.0, 4)[:, None]
     sim = make_sim(demand, 1, horizon_s=60.0, interval_s=interval, load={"sample_s": 0.3})
+    run = sim.fork()
+    run.run()
     while not sim.done:
         sim.step()
+        count = sim.time_s / interval
+        assert sim.done or sim.time_s == round(count) * interval
+    assert sim.digest() == run.digest()
     # 100 W + 50 W * (1/3, 2/3, 1) for one sample each, then the last one for ever
     want = 100.0 * 60 + 50.0 * (0.3 * (0 + 1 / 3 + 2 / 3) + 59.1)
     assert sim.state.host_energy_j[0] == pytest.approx(want, rel=1e-9)

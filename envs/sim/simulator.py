@@ -178,10 +178,16 @@ class Simulator:
         Raises:
             ConfigError: If the duration is not positive.
         """
-        step = self.params.interval_s if duration_s is None else duration_s
+        interval = self.params.interval_s
+        step = interval if duration_s is None else duration_s
         if not step > 0:
             raise ConfigError(f"duration_s={duration_s}: must be positive")
-        advance(self.kernel_params, self.kernel_state, min(self.time_s + step, self.horizon_s))
+        until = min(self.time_s + step, self.horizon_s)
+        # Sums of floats drift; an event exactly at a decision must not fall to the other side of it.
+        on_grid = round(until / interval) * interval
+        if abs(until - on_grid) <= 1e-9 * interval:
+            until = min(on_grid, self.horizon_s)
+        advance(self.kernel_params, self.kernel_state, until)
 
     def run(self) -> None:
         """Let time pass up to the horizon without a decision, in one kernel call."""
