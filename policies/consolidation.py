@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.errors import ConfigError
@@ -218,6 +219,11 @@ class ConsolidationPolicy(PlanningPolicy):
             move_host=w.out_host[:moves].copy(),
             power_off=w.out_off[:off].copy(),
         )
+
+    @property
+    def overloaded_hosts(self) -> NDArray[np.int32]:
+        """Hosts that were overloaded at the start of the last round."""
+        return np.flatnonzero(self._work.over).astype(np.int32)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the parameters; a policy starts an episode with ``reset``."""
