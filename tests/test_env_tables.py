@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -300,3 +301,16 @@ def test_shipped_configurations_fit_the_schema_and_make_an_environment(name: str
     env.reset(seed=0)
     assert "time_s" in env.step(env.action_space.sample() if name == "cluster_knobs" else 0)[4]
     assert env.unwrapped.reward_weights == DEFAULT_WEIGHTS
+
+
+def test_the_documentation_names_every_column_and_term(repo_dir: Path) -> None:
+    text = (repo_dir / "docs" / "environment.md").read_text(encoding="utf-8")
+    for column in (*HOST_COLUMNS, *VM_COLUMNS, *GLOBAL_COLUMNS):
+        assert f"| `{column.name}` | {column.low:g}…{column.high:g} | {column.doc} |" in text
+    for term, what in TERMS.items():
+        assert f"| `{term}` | {DEFAULT_WEIGHTS[term]:g} | {what} |" in text
+    for columns, key in ((HOST_COLUMNS, "hosts"), (VM_COLUMNS, "vms"), (GLOBAL_COLUMNS, "globals")):
+        shape = {"hosts": "(H, ", "vms": "(V, ", "globals": "("}[key] + str(len(columns))
+        assert f"### `{key}`, shape {shape}" in text
+    for name in inspect.signature(ClusterEnv).parameters:
+        assert f"| `{name}` |" in text
