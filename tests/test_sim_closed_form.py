@@ -322,3 +322,10 @@ def test_shutting_down_takes_its_time(make_sim: Any) -> None:
     assert refusal.code == 9
     sim.step()
     assert sim.state.host_power_state[1] == OFF
+
+
+def test_hosts_all_alike_are_in_balance(make_sim: Any) -> None:
+    sim = make_sim([[0.7] * 5], 5, arrival="worst_fit", load={"mem_mib": 1000.3})
+    sim.run()
+    assert sim.metrics()["imbalance_cpu"] == 0.0
+    assert sim.metrics()["imbalance_mem"] == 0.0

@@ -216,6 +216,8 @@ def open_segment(p: ClusterParams, s: ClusterState) -> Any:
     host_type, tables = p.host_type, p.power_w
     last = tables.shape[1] - 1
     short = 0
+    # Deviations are taken from host 0's load: hosts that are all alike then have an imbalance of 0, not 1e-8.
+    cpu_0, mem_0 = min(1.0, ask[0] * inv_cpu[0]), memory[0] * inv_mem[0]
     cpu = cpu2 = mem = mem2 = 0.0
     for h in range(state.shape[0]):
         if state[h] == OFF:
@@ -230,7 +232,8 @@ def open_segment(p: ClusterParams, s: ClusterState) -> Any:
             low = tables[host_type[h], a]
             power_now[h] = low + (tables[host_type[h], a + 1] - low) * (load * last - a)
         if state[h] == ON:
-            used = memory[h] * inv_mem[h]
+            used = memory[h] * inv_mem[h] - mem_0
+            load -= cpu_0
             cpu += load
             cpu2 += load * load
             mem += used
