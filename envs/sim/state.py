@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -216,7 +216,7 @@ def make_params(config: ClusterConfig, workload: Workload) -> ClusterParams:
 
     mid = [0.5 * (t.table_w[0] + t.table_w[-1]) if t.boot_power_w is None else t.boot_power_w for t in types]
     down = [t.table_w[0] if t.shutdown_power_w is None else t.shutdown_power_w for t in types]
-    return ClusterParams(
+    params = ClusterParams(
         host_type=kinds,
         host_cpu_mhz=per_host([t.cpu_mhz for t in types]),
         host_core_mhz=per_host([t.core_mhz for t in types]),
@@ -246,3 +246,13 @@ def make_params(config: ClusterConfig, workload: Workload) -> ClusterParams:
         arrival_core_speed=int(config.arrival_core_speed),
         auto_boot=int(config.auto_boot),
     )
+    return ClusterParams(*(_frozen(value) for value in params))
+
+
+def _frozen(value: Any) -> Any:
+    """The same array, not to be written to: policies are shown the parameters, and forks share them."""
+    if not isinstance(value, np.ndarray):
+        return value
+    shown = value.view()
+    shown.flags.writeable = False
+    return shown
