@@ -26,17 +26,19 @@ def write_report(dirs: Sequence[Path], dest: Path) -> Path:
         VirtgymError: If a folder has no result rows, or the report cannot be written.
     """
     from .data import group_runs, read_run
+    from .leaderboard import make_leaderboard
     from .markdown import render_markdown
     from .page import render_page
 
     if not dirs:
         raise VirtgymError("report: no folder given; give folders written by virtgym benchmark")
     groups = group_runs([read_run(Path(folder)) for folder in dirs])
+    tables = [(group, make_leaderboard(group)) for group in groups]
     page = Path(dest) if Path(dest).suffix.lower() in (".html", ".htm") else Path(dest) / "report.html"
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
-        _replace(page, render_page(groups))
-        _replace(page.with_suffix(".md"), render_markdown(groups))
+        _replace(page, render_page(tables))
+        _replace(page.with_suffix(".md"), render_markdown(tables))
     except OSError as error:
         raise VirtgymError(f"report {page}: cannot be written: {error.strerror or error}") from None
     return page

@@ -59,7 +59,7 @@ def interval_note(group: Group, board: Leaderboard) -> str:
         note += " Every run of a policy gave the same number, so there is nothing to give an interval for."
     elif constant:
         what = "policies" if len(constant) > 1 else "policy"
-        note += f" {len(constant)} {what} gave the same number in every run: = in place of ±."
+        note += f" {len(constant)} {what} gave the same number in every run: no ±."
     return note
 
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..stats import Interval
 from .columns import Column, write_number
 from .data import Group
-from .leaderboard import Leaderboard, Line, unit_values
+from .leaderboard import Leaderboard, Line, shared_intervals
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,13 +87,11 @@ def pareto_figures(board: Leaderboard) -> list[tuple[Column, go.Figure, list[str
             continue
         lines = [x for x in board.lines if math.isfinite(x.mean(key)) and math.isfinite(x.mean("energy_kwh"))]
         if len(lines) >= 2 and any(x.mean(key) > 0 for x in lines):
-            found.append((column, *_pareto(board, lines, energy, column)))
+            found.append((column, *_pareto(board, lines, column)))
     return found
 
 
-def _pareto(
-    board: Leaderboard, lines: list[Line], energy: Column, quality: Column
-) -> tuple[go.Figure, list[str]]:
+def _pareto(board: Leaderboard, lines: list[Line], quality: Column) -> tuple[go.Figure, list[str]]:
     styles = styles_of(board)
     factor = 100.0 if quality.percent else 1.0
     y = {x.policy: x.mean(quality.key) * factor for x in lines}
@@ -114,9 +113,16 @@ def _pareto(
         meta={"ink": "muted"},
     )
     on_front = {p[2] for p in front}
+    bars = {key: shared_intervals(board, key)[0] for key in ("energy_kwh", quality.key)}
     for rank, line in enumerate(lines):
         _add_point(
-            figure, line, styles[line.policy], quality, floor, rank + 100 * (line.policy not in on_front)
+            figure,
+            line,
+            styles[line.policy],
+            quality,
+            floor,
+            rank + 100 * (line.policy not in on_front),
+            bars,
         )
     outside = _fit_x(figure, lines)
     return figure, outside
@@ -156,30 +162,41 @@ def _front(points: list[tuple[float, float, str]]) -> list[tuple[float, float, s
 
 
 def _add_point(
-    figure: go.Figure, line: Line, style: Style, quality: Column, floor: float, priority: int
+    figure: go.Figure,
+    line: Line,
+    style: Style,
+    quality: Column,
+    floor: float,
+    priority: int,
+    bars: dict[str, dict[str, Interval]],
 ) -> None:
     factor = 100.0 if quality.percent else 1.0
-    energy, worth = line.cells["energy_kwh"].value, line.cells[quality.key].value
-    shown = max(worth.estimate * factor, floor)
+    energy, worth = line.mean("energy_kwh"), line.mean(quality.key)
+    shown = max(worth * factor, floor)
     errors: dict[str, Any] = {}
-    if energy.known and energy.high > energy.low:
-        errors["error_x"] = _error(energy.high - energy.estimate, energy.estimate - energy.low)
-    if worth.known and worth.high > worth.low and worth.estimate * factor >= floor:
-        below = shown - max(worth.low * factor, floor)
-        errors["error_y"] = _error((worth.high - worth.estimate) * factor, below)
+    half = _half_width(bars["energy_kwh"].get(line.policy))
+    if half > 0:
+        errors["error_x"] = _error(half, half)
+    half = factor * _half_width(bars[quality.key].get(line.policy))
+    if half > 0 and worth * factor >= floor:
+        errors["error_y"] = _error(half, shown - max(shown - half, floor))
     figure.add_scatter(
-        x=[energy.estimate],
+        x=[energy],
         y=[shown],
         name=line.policy,
         mode="markers",
         marker={"size": 11, "symbol": style.symbol, "line": {"width": 1.5}},
         hovertemplate=(
-            f"<b>%{{meta.text}}</b><br>{write_number(energy.estimate)} kWh"
-            f"<br>{quality.label} {write_number(worth.estimate * factor)} {quality.unit}<extra></extra>"
+            f"<b>%{{meta.text}}</b><br>{write_number(energy)} kWh"
+            f"<br>{quality.label} {write_number(worth * factor)} {quality.unit}<extra></extra>"
         ),
         meta={"ink": style.ink, **_label(line.policy), "priority": priority},
         **errors,
     )
+
+
+def _half_width(interval: Interval | None) -> float:
+    return interval.high - interval.estimate if interval is not None and interval.known else 0.0
 
 
 def _error(up: float, down: float) -> dict[str, Any]:
@@ -316,23 +333,19 @@ def _time_axis(hours: float) -> dict[str, Any]:
     return _axis("", dtick=step, ticksuffix=" h", range=[0, hours])
 
 
-def bar_figure(group: Group, board: Leaderboard) -> go.Figure | None:
+def bar_figure(board: Leaderboard) -> go.Figure | None:
     """Total migrations per policy, the part that was undone apart."""
-    table = unit_values(group)
-    if "migrations" not in table:
-        return None
-    mean = {key: table.groupby("policy")[key].mean() for key in ("migrations", "thrash") if key in table}
-    lines = [x for x in board.lines if float(mean["migrations"][x.policy]) > 0][::-1]
+    lines = [x for x in board.lines if x.mean("migrations") > 0][::-1]
     if not lines:
         return None
-    total = np.array([float(mean["migrations"][x.policy]) for x in lines])
-    back = np.array([float(mean["thrash"][x.policy]) if "thrash" in mean else 0.0 for x in lines])
+    total = np.array([x.mean("migrations") for x in lines])
+    back = np.array([board.values.mean(x.policy, "thrash") for x in lines])
     back = np.minimum(np.nan_to_num(back), total)
     names = [x.policy for x in lines]
     ticks = {"tickmode": "array", "tickvals": list(range(len(names))), "range": [-0.6, len(names) - 0.4]}
     figure = _figure(xaxis=_axis("migrations"), yaxis=_axis("", ticktext=[_short(n) for n in names], **ticks))
     figure.update_layout(barmode="stack", bargap=0.3, hovermode="y")
-    half = [_half(x) for x in lines]
+    half = [_half_width(x.cells["migrations"].value) for x in lines]
     parts = (("stay", total - back, "p0", None), ("moved back within 12 intervals", back, "p1", half))
     for label, values, ink, error in parts:
         figure.add_bar(
@@ -350,11 +363,6 @@ def bar_figure(group: Group, board: Leaderboard) -> go.Figure | None:
 
 def _bar_error(half: list[float], total: NDArray[np.float64]) -> dict[str, Any]:
     return {"array": half, "arrayminus": np.minimum(half, total), "thickness": 1, "width": 3}
-
-
-def _half(line: Line) -> float:
-    value = line.cells["migrations"].value
-    return value.high - value.estimate if value.known else 0.0
 
 
 def _label(policy: str) -> dict[str, str]:

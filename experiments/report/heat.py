@@ -20,6 +20,8 @@ OFF, SWITCHING, OVERLOADED, FULL = 255, 254, 253, 200
 """Codes of a cell; 0..FULL is utilisation in steps of half a per cent."""
 
 MAX_ROWS, MAX_COLUMNS = 400, 576
+MOSTLY_OFF = 0.02
+"""Hosts that are on for no larger share of the time are left out where they would fill the picture."""
 BUDGET_BYTES = 5_000_000
 """For all tables of a page together, as base64."""
 
@@ -77,8 +79,9 @@ def pack_heat(path: Path, max_rows: int = MAX_ROWS, max_columns: int = MAX_COLUM
     on = (heat != OFF).sum(axis=1)
     load = np.where(heat <= FULL, heat, np.where(heat == OVERLOADED, FULL, 0)).sum(axis=1, dtype=np.int64)
     order = np.lexsort((np.arange(len(on)), -load, -on))
+    order = order[: _worth_drawing(on / heat.shape[1])]
     small = reduce_heat(heat[order], max_rows, max_columns)
-    per_row, per_column = (-(-heat.shape[i] // most) for i, most in ((0, max_rows), (1, max_columns)))
+    per_row, per_column = -(-len(order) // max_rows), -(-heat.shape[1] // max_columns)
     shown = order[::per_row]
     return {
         "rows": small.shape[0],
@@ -86,11 +89,18 @@ def pack_heat(path: Path, max_rows: int = MAX_ROWS, max_columns: int = MAX_COLUM
         "hosts": shown.tolist(),
         "per_row": per_row,
         "n_hosts": heat.shape[0],
+        "n_left_out": heat.shape[0] - len(order),
         "types": names,
         "type_of": [] if kinds is None or len(kinds) != len(on) else kinds[shown].astype(int).tolist(),
         "column_h": per_column * interval_s / 3600.0,
         "data": base64.b64encode(zlib.compress(small.tobytes(), 9)).decode("ascii"),
     }
+
+
+def _worth_drawing(share_on: NDArray[np.float64]) -> int:
+    """How many hosts are drawn: all, or without the many that are off nearly all of the time."""
+    used = int((share_on > MOSTLY_OFF).sum())
+    return used if 8 <= used <= 0.85 * len(share_on) else len(share_on)
 
 
 def pack_heats(

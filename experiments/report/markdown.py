@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from .columns import Column
 from .data import Group
 from .facts import notes, run_facts, short_facts
-from .leaderboard import Cell, Leaderboard, make_leaderboard
+from .leaderboard import Cell, Leaderboard
 from .table import half_width, heading_unit
 from .verdict import Sentence, Strong, make_verdict
 
@@ -34,9 +34,7 @@ def _heading(board: Leaderboard, column: Column) -> str:
 def _cell(board: Leaderboard, column: Column, cell: Cell) -> str:
     scale = board.scales[column.key]
     text = scale.write(cell.value.estimate, signed=column.key == "energy_delta_pct")
-    half = half_width(board, column, cell)
-    if half.startswith("±"):
-        text += f" {half}"
+    text = f"{text} {half_width(board, column, cell)}".strip()
     return f"**{text}**" if cell.best else text
 
 
@@ -50,21 +48,20 @@ def _table(board: Leaderboard) -> list[str]:
     return lines
 
 
-def _section(group: Group) -> list[str]:
-    board = make_leaderboard(group)
+def _section(group: Group, board: Leaderboard) -> list[str]:
     facts = " · ".join(_escape(f) for f in short_facts(group, board))
-    verdict = [f"- {_sentence(s)}" for s in make_verdict(group, board)]
+    verdict = [f"- {_sentence(s)}" for s in make_verdict(board)]
     remarks = [f"- {_escape(n)}" for n in notes(group, board)]
     return [f"## {_escape(group.title)}", "", facts, "", *verdict, "", *_table(board), "", *remarks, ""]
 
 
-def render_markdown(groups: Sequence[Group]) -> str:
+def render_markdown(groups: Sequence[tuple[Group, Leaderboard]]) -> str:
     """The leaderboards and what was run."""
     lines = ["# virtgym report", ""]
-    for group in groups:
-        lines += _section(group)
+    for group, board in groups:
+        lines += _section(group, board)
     lines += ["## What was run", ""]
-    for run in {id(r): r for g in groups for r in g.runs}.values():
+    for run in {id(r): r for g, _ in groups for r in g.runs}.values():
         lines += [f"### {_escape(run.path.name or str(run.path))}", ""]
         lines += [f"- {name}: {_escape(value)}" for name, value in run_facts(run)]
         lines.append("")

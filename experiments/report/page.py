@@ -21,8 +21,9 @@ from .figures import (
     styles_of,
 )
 from .heat import pack_heats
-from .leaderboard import Leaderboard, make_leaderboard
+from .leaderboard import Leaderboard, shared_intervals
 from .table import render_legend, render_table
+from .values import BASELINE
 from .verdict import Sentence, Strong, make_tiles, make_verdict
 
 __all__ = ["render_page"]
@@ -31,22 +32,22 @@ N_SHOWN = 6
 """Ranked policies whose lines are shown at first; the static policy is shown with them."""
 
 
-def render_page(groups: Sequence[Group]) -> str:
+def render_page(groups: Sequence[tuple[Group, Leaderboard]]) -> str:
     """The whole page as text."""
     from plotly.offline import get_plotlyjs
 
     import virtgym.experiments.report as here
 
-    names = sorted({g.scenario for g in groups})
+    names = sorted({g.scenario for g, _ in groups})
     title = f"virtgym report: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
     files = resources.files(here)
-    sections, data = zip(*(_section(i, g) for i, g in enumerate(groups)), strict=True)
-    versions = sorted({str(v) for g in groups for v in g.rows.get("virtgym_version", [])})
+    sections, data = zip(*(_section(i, g, board) for i, (g, board) in enumerate(groups)), strict=True)
+    versions = sorted({str(v) for g, _ in groups for v in g.rows.get("virtgym_version", [])})
     return Template((files / "template.html").read_text(encoding="utf-8")).substitute(
         title=escape(title),
         css=(files / "report.css").read_text(encoding="utf-8"),
         made=_made(versions),
-        picker=_picker(groups),
+        picker=_picker([g for g, _ in groups]),
         sections="\n".join(sections),
         data="\n".join(data),
         plotly=get_plotlyjs(),
@@ -71,9 +72,8 @@ def _pieces(sentence: Sentence) -> str:
     return "".join(f"<strong>{escape(p)}</strong>" if isinstance(p, Strong) else escape(p) for p in sentence)
 
 
-def _section(index: int, group: Group) -> tuple[str, str]:
+def _section(index: int, group: Group, board: Leaderboard) -> tuple[str, str]:
     """HTML of a group and the JSON block that its figures come from."""
-    board = make_leaderboard(group)
     figures: dict[str, Any] = {}
     parts = [
         _head(group, board),
@@ -111,7 +111,7 @@ def _block(name: str, title: str, body: str, lead: str = "") -> str:
 
 
 def _head(group: Group, board: Leaderboard) -> str:
-    first, *rest = make_verdict(group, board)
+    first, *rest = make_verdict(board)
     facts = "".join(f"<li>{escape(f)}</li>" for f in short_facts(group, board))
     tiles = "".join(
         f'<div class="tile"><dt>{escape(t.label)}</dt><dd><b>{escape(t.value)}</b>'
@@ -150,7 +150,10 @@ def _pareto(board: Leaderboard, figures: dict[str, Any]) -> str:
     choose = f'<label>Quality <select class="chooser">{"".join(options)}</select></label>'
     controls = f'<div class="controls">{choose}</div>' if len(options) > 1 else ""
     text = "Lower left is better. Dotted: the front that no other policy beats in both."
-    text += " Bars: 95 % intervals." if board.method else ""
+    if board.method:
+        shared = shared_intervals(board, "energy_kwh")[1]
+        text += " Bars: 95 % intervals"
+        text += f", without what all policies share on a {board.values.unit}." if shared else "."
     return _block("pareto", title, controls + "".join(plots), text)
 
 
@@ -164,7 +167,13 @@ def _outside(board: Leaderboard, policies: Sequence[str]) -> str:
 
 def _default(board: Leaderboard) -> list[str]:
     top = [line.policy for line in board.ranked[:N_SHOWN]]
-    return top + [line.policy for line in board.lines if line.policy == "static" and line.policy not in top]
+    return top if _static_is_far(board) else [*top, *(p for p in (BASELINE,) if p not in top)]
+
+
+def _static_is_far(board: Leaderboard) -> bool:
+    """Whether the static policy's lines would press all others to the bottom."""
+    energy = {line.policy: line.mean("energy_kwh") for line in board.lines}
+    return energy.get(BASELINE, 0.0) > 4.0 * energy[board.ranked[0].policy]
 
 
 def _chips(board: Leaderboard) -> str:
@@ -200,6 +209,8 @@ def _day(group: Group, board: Leaderboard, figures: dict[str, Any]) -> str:
     seeds = len(group.seeds)
     lead = f"Means over {seeds} seeds. " if seeds > 1 else ""
     text = f"{lead}Point at a line or a name to bring it forward."
+    if _static_is_far(board):
+        text += f" {BASELINE} is far above the others: tick it to compare."
     return _block("day", title, f'{_chips(board)}<div class="grid">{"".join(panels)}</div>', text)
 
 
@@ -217,7 +228,8 @@ def _heat(index: int, group: Group, board: Leaderboard, figures: dict[str, Any])
         return _block("heat", title, "", _no_steps(group, "Heat maps") if group.pooled else why)
     _add(figures, "heat", heat_figure())
     still = [x.policy for x in board.lines if x.reference and x.policy in known]
-    second = still[0] if still and still[0] != known[0] else (known[1] if len(known) > 1 else None)
+    others = [p for p in (BASELINE, *still, *known) if p in known and p != known[0]]
+    second = others[0] if others else None
     panels = []
     for side, policy in enumerate([known[0]] if second is None else [known[0], second]):
         options = "".join(f"<option{' selected' if p == policy else ''}>{escape(p)}</option>" for p in known)
@@ -248,7 +260,7 @@ def _migrations(group: Group, board: Leaderboard, figures: dict[str, Any]) -> st
         name = "Migrations so far"
         plot = _plot("moves", f"{name}, one line per policy", "lines")
         panels.append(f"<figure><figcaption>{name}</figcaption>{plot}</figure>")
-    bars = bar_figure(group, board)
+    bars = bar_figure(board)
     if bars is not None:
         _add(figures, "bars", bars)
         name = "Migrations in all"
@@ -264,7 +276,8 @@ def _migrations(group: Group, board: Leaderboard, figures: dict[str, Any]) -> st
     if not panels:
         return _block("moves", title, "", "No policy migrated a VM.")
     text = "" if trail is not None else _no_steps(group, "Migrations over time")
-    return _block("moves", title, f'<div class="grid">{"".join(panels)}</div>', text)
+    height = 24 * len(board.ranked) + 70
+    return _block("moves", title, f'<div class="grid" style="--h:{height}px">{"".join(panels)}</div>', text)
 
 
 def _run(group: Group, board: Leaderboard) -> str:

@@ -238,7 +238,9 @@
       colorscale: heatScale() }];
     await Plotly.react(holder, data, layout, CONFIG);
     const merged = table.per_row > 1 ? `, ${table.per_row} hosts per row` : "";
-    panel.querySelector(".heat-note").textContent = `seed ${table.seed}, ${table.n_hosts} hosts${merged}`;
+    const drawn = table.n_hosts - table.n_left_out;
+    const hosts = table.n_left_out ? `${drawn} of ${table.n_hosts} hosts, the others nearly always off` : `${drawn} hosts`;
+    panel.querySelector(".heat-note").textContent = `seed ${table.seed}, ${hosts}${merged}`;
     holder.setAttribute("aria-label", `Heat map of ${table.n_hosts} hosts over time under ${policy}`);
   }
 

@@ -21,11 +21,9 @@ def heading_unit(board: Leaderboard, column: Column) -> str:
 
 
 def half_width(board: Leaderboard, column: Column, cell: Cell) -> str:
-    """The interval as ``± half width``; empty where there is none."""
-    if not cell.value.known or not math.isfinite(cell.value.estimate):
+    """The interval as ``± half width``; empty where there is none or every run gave the same number."""
+    if cell.constant or not cell.value.known:
         return ""
-    if cell.constant:
-        return "=" if cell.value.estimate else ""
     low, mean, high = cell.value.low, cell.value.estimate, cell.value.high
     return f"± {board.scales[column.key].write(max(high - mean, mean - low))}"
 
@@ -78,7 +76,8 @@ def render_legend(board: Leaderboard) -> str:
     """What the shading and the columns mean."""
     terms = "".join(f"<dt>{escape(c.label)}</dt><dd>{escape(c.help)}</dd>" for c in board.columns)
     still = " References never migrate and are not ranked." if any(x.reference for x in board.lines) else ""
-    tied = '; <span class="tied">within its interval</span>' if board.method else ""
+    tied = '; <span class="tied">not clearly worse</span> (95 % interval of the paired difference includes 0)'
+    tied = tied if board.method else ""
     return (
         f'<p class="note"><span class="best">Best of its column</span>{tied}. '
         f"{escape(_legend_note(board))}{still}</p>"
@@ -90,4 +89,4 @@ def _legend_note(board: Leaderboard) -> str:
     if not board.method:
         return "One run per policy, so no intervals are given."
     over = f"{board.n_units} {board.units} ({board.method})"
-    return f"± half a 95 % interval over {over}; = the same in every run."
+    return f"± half a 95 % interval over {over}; without ± every run gave the same number."

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .columns import Column, write_number
-from .data import Group
 from .leaderboard import Cell, Leaderboard, Line, compare
 
 __all__ = ["Sentence", "Strong", "Tile", "make_tiles", "make_verdict"]
@@ -40,15 +39,15 @@ class Tile:
     note: str
 
 
-def make_verdict(group: Group, board: Leaderboard) -> list[Sentence]:
+def make_verdict(board: Leaderboard) -> list[Sentence]:
     """The first sentence is the verdict; the others say how far it can be trusted."""
     ranked = board.ranked
     best = ranked[0]
     if len(ranked) == 1:
         sentences = [_only(best, board)]
     else:
-        sentences = [_winner(best, board), _how_sure(group, board, best)]
-    sentences += [_least_energy(best, board), _learned(group, board), _still(board)]
+        sentences = [_winner(best, board), _how_sure(board, best)]
+    sentences += [_least_energy(best, board), _learned(board), _still(board)]
     return [s for s in sentences if s]
 
 
@@ -126,7 +125,7 @@ def _list(policies: Sequence[str], most: int = 4) -> Sentence:
     return [p for p in pieces if p]
 
 
-def _how_sure(group: Group, board: Leaderboard, best: Line) -> Sentence:
+def _how_sure(board: Leaderboard, best: Line) -> Sentence:
     """Which others cannot be told apart from the best."""
     column = board.primary
     others = [line for line in board.ranked[1:] if math.isfinite(line.mean(column.key))]
@@ -134,7 +133,7 @@ def _how_sure(group: Group, board: Leaderboard, best: Line) -> Sentence:
         near = [o.policy for o in others if o.mean(column.key) == best.mean(column.key)]
         tie: Sentence = ["Equal to ", *_list(near), ". "] if near else []
         return [*tie, "One run per policy: no intervals, small differences may be chance."]
-    gaps = {o.policy: compare(group, best.policy, o.policy, column.key) for o in others}
+    gaps = {o.policy: compare(board, best.policy, o.policy, column.key) for o in others}
     unclear = [p for p, gap in gaps.items() if not gap.known or gap.low <= 0.0 <= gap.high]
     if unclear:
         reason = f"the 95 % interval of the paired difference over {board.n_units} {board.units} includes 0"
@@ -150,6 +149,8 @@ def _how_sure(group: Group, board: Leaderboard, best: Line) -> Sentence:
     ]
     if overlap:
         ahead += [" Unpaired intervals overlap with ", *_list(overlap), "."]
+    if best.cells[column.key].constant:
+        ahead.append(" Its runs agree exactly, so this holds for this trace and says nothing about others.")
     return ahead
 
 
@@ -180,7 +181,7 @@ def _or_inf(value: float) -> float:
     return value if math.isfinite(value) else math.inf
 
 
-def _learned(group: Group, board: Leaderboard) -> Sentence:
+def _learned(board: Leaderboard) -> Sentence:
     """Whether the best trained agent beats the best rule; a loss is said as one."""
     key = board.primary.key
     agents = [line for line in board.lines if line.learned and math.isfinite(line.mean(key))]
@@ -193,7 +194,7 @@ def _learned(group: Group, board: Leaderboard) -> Sentence:
     who: Sentence = ["The trained agent ", Strong(agent.policy)]
     if agent.reference:
         return [*who, " never migrates, so its ESV of 0 does not count."]
-    gap = compare(group, agent.policy, rule.policy, key)
+    gap = compare(board, agent.policy, rule.policy, key)
     if not gap.known and gap.estimate != 0:
         place = "ahead of" if gap.estimate < 0 else "behind"
         return [
@@ -244,7 +245,7 @@ def make_tiles(board: Leaderboard) -> list[Tile]:
         unit = f"\u00a0{column.unit}" if column.unit else ""
         value = f"{write_number(best.mean(key) * factor)}{unit}"
         others = sum(line.cells[key].tied or line.mean(key) == best.mean(key) for line in lines) - 1
-        note = f"{others} more {'within its interval' if board.method else 'equal'}" if others > 0 else ""
+        note = f"{others} more {'not clearly worse' if board.method else 'equal'}" if others > 0 else ""
         if key == "energy_kwh" and _saving(best):
             note = _saving(best)
         tiles.append(Tile(label, value, best.policy, note))
