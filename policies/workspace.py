@@ -45,7 +45,10 @@ MAX_CLASSES = 8
 
 
 class Workspace(NamedTuple):
-    """Everything the kernel writes, and the rules it follows."""
+    """Everything the kernel writes, and the rules it follows.
+
+    What kernels hand to each other is int64, so that each of them is compiled once.
+    """
 
     rules_i: I8  # (16,) see R_*
     rules_f: F8  # (16,) see R_*
@@ -56,21 +59,21 @@ class Workspace(NamedTuple):
     load_scale: F8  # (H,) from MHz to intervals of the power table
     slope_w: F8  # (T, P) increase of power over each interval of the table, W; last one 0
     hist: F8  # (V, 2 W) demand, MHz: a ring written twice, so that every window is contiguous
-    samples: I4  # (V,) samples of the VM, at most W
+    samples: I8  # (V,) samples of the VM, at most W
     home: I4  # (V,) host now, or after the migration under way; -1 = none
     signal: F8  # (V,) what the VM adds to its host's signal, MHz
     moved: I1  # (V,) 1: drained or moved in this round
     ask: F8  # (H,) sum of capped demand of the VMs at home, MHz
     sig: F8  # (H,) sum of their signals, MHz
-    n_home: I4  # (H,) VMs at home
+    n_home: I8  # (H,) VMs at home
     n_out: I4  # (H,) of these, VMs that leave in this round
     received: I4  # (H,) VMs that come in this round
     over: I1  # (H,) 1: overloaded at the start of the round
-    h_samples: I4  # (H,) fewest samples of the VMs at home, at most the detector's window
+    h_samples: I8  # (H,) fewest samples of the VMs at home, at most the detector's window
     rows: F8  # (H, W) history of the host, MHz; (1, 1) for additive detectors
     first: I4  # (H + 1,) start of each host's VMs in ``vm_of``
     vm_of: I4  # (V,) VMs by home, ascending
-    c_host: I4  # (H,) candidates: host
+    c_host: I8  # (H,) candidates: host
     c_ask: F8  # (H,) capped demand, MHz
     c_cap: F8  # (H,) capacity with slack, MHz; -1 = closed
     c_sig: F8  # (H,) signal, MHz
@@ -84,18 +87,18 @@ class Workspace(NamedTuple):
     c_slope2: F8  # (H,) slope of the next one, W
     c_pow: F8  # (H,) power at the load, W
     c_of: I4  # (H,) candidate of a host, -1 = none
-    open_host: I4  # (2 T,) lowest empty host of each type: running ones, then those off; -1 = none
+    open_host: I8  # (2 T,) lowest empty host of each type: running ones, then those off; -1 = none
     vm_class: I4  # (V,) memory class of each VM
     class_mem: F8  # (K,) least memory of a VM of each class, MiB, ascending
     b_sig: F8  # (K, 2) largest and second room for signal among candidates with that much memory, MHz
     b_cap: F8  # (K, 2) the same of room for CPU, MHz
     b_sig_host: I4  # (K,) host of the largest
     b_cap_host: I4  # (K,)
-    j_cand: I4  # (V,) journal of an evacuation: candidate
+    j_cand: I8  # (V,) journal of an evacuation: candidate
     j_ask: F8  # (V,) its values before
     j_sig: F8  # (V,)
     j_mem: F8  # (V,)
-    j_samples: I4  # (V,)
+    j_samples: I8  # (V,)
     j_rows: F8  # (V, W) or (1, 1)
     order: I4  # (max(H, V),) what is being sorted
     order2: I4  # (max(H, V),)
@@ -112,12 +115,13 @@ class Workspace(NamedTuple):
 
 
 _DTYPES: dict[str, str] = {
-    **dict.fromkeys(("rules_i", "tally"), "i8"),
+    **dict.fromkeys(("rules_i", "tally", "samples", "n_home", "h_samples", "c_host", "open_host"), "i8"),
+    **dict.fromkeys(("j_cand", "j_samples"), "i8"),
     **dict.fromkeys(("moved", "over"), "i1"),
-    **dict.fromkeys(("samples", "home", "n_home", "n_out", "received", "h_samples", "first", "vm_of"), "i4"),
-    **dict.fromkeys(("c_host", "c_of", "open_host", "b_sig_host", "b_cap_host", "j_cand", "j_samples"), "i4"),
-    **dict.fromkeys(("order", "order2", "order3"), "i4"),
-    **dict.fromkeys(("out_vm", "out_host", "out_on", "out_off"), "i4"),
+    **dict.fromkeys(
+        ("home", "n_out", "received", "first", "vm_of", "c_of", "b_sig_host", "b_cap_host"), "i4"
+    ),
+    **dict.fromkeys(("order", "order2", "order3", "out_vm", "out_host", "out_on", "out_off"), "i4"),
 }
 
 

@@ -28,7 +28,7 @@ def test_every_name_makes_a_policy(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(POLICIES))
 def test_the_configuration_of_each_policy_is_its_defaults(repo_dir: Path, name: str) -> None:
-    config = OmegaConf.to_container(OmegaConf.load(repo_dir / "conf" / "policy" / f"{name}.yaml"))
+    config: Any = OmegaConf.to_container(OmegaConf.load(repo_dir / "conf" / "policy" / f"{name}.yaml"))
     expected = {"_target_": "virtgym.policies.make_policy", "name": name, "description": POLICIES[name]}
     assert config == {**expected, **registry.policy_defaults(name)}
     assert config == OmegaConf.to_container(OmegaConf.structured(registry.policy_schema(name)))
