@@ -233,7 +233,7 @@ def test_heat_leaves_out_hosts_that_are_off_and_stays_within_its_budget(tmp_path
 def test_numbers_are_written_to_be_read() -> None:
     texts = {
         0.0: "0",
-        12345.6: "12,346",
+        12345.6: "12,300",
         0.01234: "0.0123",
         3.3e-8: "3.30 × 10⁻⁸",
         -2.5: "−2.50",

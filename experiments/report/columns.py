@@ -116,6 +116,7 @@ def write_number(value: float, digits: int = 3) -> str:
         return "–"
     if value == 0:
         return "0"
+    value = float(f"{value:.{digits - 1}e}")  # rounded first: 99.96 has the magnitude of 100
     magnitude = math.floor(math.log10(abs(value)))
     if magnitude < -3 or magnitude > 6:
         mantissa = f"{value / 10.0**magnitude:.{digits - 1}f}"

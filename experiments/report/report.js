@@ -67,7 +67,7 @@
 
   function candidates() {
     const out = [];
-    for (const far of [16, 26, 40, 58, 80, 106]) {
+    for (const far of narrow.matches ? [16, 24, 34] : [16, 26, 40, 58, 80, 106]) {
       for (let turn = 0; turn < 16; turn += 1) {
         const angle = (turn * Math.PI) / 8;
         out.push([far * Math.cos(angle) * 1.25, far * Math.sin(angle), far]);
