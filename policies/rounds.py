@@ -201,7 +201,7 @@ def _drain_host(p: Any, s: Any, w: Any, h: int) -> None:
     m = w.n_home[h]
     write_keys(p, s, w, vms, m)
     sig = w.sig[h]
-    n = np.int64(0)
+    n: Any = np.int64(0)
     while True:
         v = select_vm(p, s, w, vms, m)
         if v < 0:
@@ -227,7 +227,7 @@ def _order_move(w: Any, v: int, c: int) -> None:
 @njit(cache=True)
 def _place_drained(p: Any, s: Any, w: Any) -> None:
     """Place the drained VMs, largest demand first; one that fits nowhere stays where it is."""
-    n = np.int64(0)
+    n: Any = np.int64(0)
     for v in range(w.moved.shape[0]):
         if w.moved[v]:
             w.order[n] = v
@@ -252,7 +252,7 @@ def _place_drained(p: Any, s: Any, w: Any) -> None:
 @njit(cache=True)
 def _list_underloaded(s: Any, w: Any) -> Any:
     """Write the hosts to try to evacuate to ``w.order``, least utilised first; returns their number."""
-    n = np.int64(0)
+    n: Any = np.int64(0)
     for h in range(w.n_home.shape[0]):
         settled = s.host_power_state[h] == ON and s.host_n_in[h] == 0 and s.host_n_vms[h] == w.n_home[h]
         if not settled or w.n_home[h] == 0 or w.over[h] or w.received[h] or s.host_drain[h]:
@@ -273,7 +273,7 @@ def _evacuate_host(p: Any, s: Any, w: Any, h: int, vms: I4, n: int) -> Any:
     cap = w.c_cap[own]
     w.c_cap[own] = CLOSED
     increase = 0.0
-    done = np.int64(0)  # not a literal, for which callees would be compiled once more
+    done: Any = np.int64(0)  # not a literal, for which callees would be compiled once more
     while done < n:
         c, _ = find_candidate(p, s, w, vms[done])
         if c < 0:

@@ -154,7 +154,7 @@ def _most_correlated(s: Any, w: Any, vms: NDArray[np.int32], m: int) -> Any:
     """The eligible VM of largest R**2, or -1 where the regression has no degree of freedom left."""
     n = w.rules_i[R_MC_WINDOW]
     stay = w.order
-    k = np.int64(0)
+    k: Any = np.int64(0)
     for i in range(m):
         if not w.moved[vms[i]]:
             stay[k] = vms[i]
