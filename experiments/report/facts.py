@@ -117,6 +117,8 @@ def run_facts(run: RunFolder) -> list[tuple[str, str]]:
         ("Ended", _first(info, "end", "ended", "end_time")),
         ("Commit", _first(info, "commit", "git_commit", "git")),
         ("Versions", _first(info, "versions", "version")),
+        ("Platform", _first(info, "platform")),
+        ("Cores", _first(info, "cores")),
         ("Seeds", ", ".join(str(int(s)) for s in sorted(rows["seed"].unique()))),
         ("Memory rule", run.memory or None),
         ("Rows", f"{len(rows)} finished" + (f", {run.n_unfinished} not" if run.n_unfinished else "")),
