@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
+
 from virtgym.experiments.stats import (
     Interval,
     iqm,
