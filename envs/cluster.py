@@ -69,6 +69,8 @@ class ClusterEnv(gym.Env[Observation, Any]):
         max_decisions_per_interval: After so many unrolled actions in one interval it ends as by *stop* (a VM
             chosen without a host is let go); it guards against agents that never stop. None = 2 (V + H).
         arrival: Rule that places arriving VMs in place of the scenario's; ``policy``: the agent does.
+        tables: Whether ``hosts`` and ``vms`` are tables, (H, columns) and (V, columns), as networks with a row
+            per host and VM like them, or their rows end to end, as SB3's checker and its networks like them.
         observe: Whether to write observations; without, they are all 0, which saves half of the environment's
             time where a rule reads ``view`` instead. Masks are right in both cases.
         knobs_policy: Dotted path of the class behind ``knobs`` (or something to call), with ``KNOBS``,
@@ -89,6 +91,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
         render_mode: str | None = None,
         max_decisions_per_interval: int | None = None,
         arrival: str | None = None,
+        tables: bool = False,
         observe: bool = True,
         knobs_policy: str | Callable[[], KnobPolicy] = "virtgym.policies.consolidation.ConsolidationPolicy",
     ) -> None:
@@ -101,6 +104,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
         self.render_mode = render_mode
         self.resample_trace = resample_trace
         self._observe = observe
+        self._tables = tables
         self._weights = check_weights(reward)
         self.knobs = KnobDriver(knobs_policy) if actions == "knobs" else None
         self._arrival = self.knobs.arrival if arrival is None and self.knobs is not None else arrival
@@ -117,7 +121,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
             raise ConfigError(f"env.max_decisions_per_interval={limit}: must be at least 1")
         self.max_decisions_per_interval = limit
         self._use(built)
-        self.observation_space: Any = Observer.space(*self._shape)
+        self.observation_space: Any = Observer.space(*self._shape, tables)
         self.action_space: spaces.Space[Any] = spaces.Discrete(self.codec.n)
         if self.knobs is not None:
             self.action_space = spaces.Box(-1.0, 1.0, (len(self.knobs.codec.knobs),), np.float32)
@@ -131,7 +135,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
             )
         self.scenario = scenario
         self._sim = scenario.simulator(arrival=self._arrival)
-        self._observer = Observer(self._sim, self.max_decisions_per_interval)
+        self._observer = Observer(self._sim, self.max_decisions_per_interval, self._tables)
         self._reward = RewardFunction(self._weights, self._sim.params)
 
     @property

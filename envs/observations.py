@@ -379,11 +379,13 @@ class Observer:
     Args:
         sim: The simulator; its state is read, never written.
         limit: Decisions allowed in one interval, for the column ``decisions``.
+        tables: Whether ``hosts`` and ``vms`` have one row per host and VM, or their rows in one vector.
     """
 
-    def __init__(self, sim: Simulator, limit: int) -> None:
+    def __init__(self, sim: Simulator, limit: int, tables: bool = False) -> None:
         self.sim = sim
         self.limit = limit
+        self.tables = tables
         self.n_hosts, self.n_vms = sim.config.n_hosts, sim.workload.n_vms
         self._split = self.n_hosts * len(HOST_COLUMNS)
         self._rest = self._split + self.n_vms * len(VM_COLUMNS)
@@ -393,19 +395,21 @@ class Observer:
         self._last: tuple[int, int] | None = None  # what the buffers show: chosen VM, decisions
 
     @staticmethod
-    def space(n_hosts: int, n_vms: int) -> spaces.Dict:
+    def space(n_hosts: int, n_vms: int, tables: bool = False) -> spaces.Dict:
         """The observation space of a cluster.
 
         Args:
             n_hosts: H.
             n_vms: V.
+            tables: As for the class.
         """
 
         def box(columns: tuple[Column, ...], *rows: int) -> spaces.Box:
             shape = (*rows, len(columns))
             low = np.array([column.low for column in columns], dtype=np.float32)
             high = np.array([column.high for column in columns], dtype=np.float32)
-            return spaces.Box(np.broadcast_to(low, shape), np.broadcast_to(high, shape))
+            lows, highs = np.broadcast_to(low, shape), np.broadcast_to(high, shape)
+            return spaces.Box(lows, highs) if tables else spaces.Box(lows.ravel(), highs.ravel())
 
         return spaces.Dict(
             {
@@ -447,9 +451,10 @@ class Observer:
         return self._split_up(np.zeros(len(self.flat), np.float32), np.zeros(self.n_vms, np.int32))
 
     def _split_up(self, flat: F4, vm_host: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
+        hosts, vms = flat[: self._split], flat[self._split : self._rest]
         return {
-            "hosts": flat[: self._split].reshape(self.n_hosts, -1),
-            "vms": flat[self._split : self._rest].reshape(self.n_vms, -1),
+            "hosts": hosts.reshape(self.n_hosts, -1) if self.tables else hosts,
+            "vms": vms.reshape(self.n_vms, -1) if self.tables else vms,
             "globals": flat[self._rest :],
             "vm_host": vm_host,
         }
@@ -461,11 +466,12 @@ class Observer:
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the simulator and what is remembered; views do not survive pickling."""
         memory = {name: getattr(self.buffers, name) for name in MEMORY}
-        return {"sim": self.sim, "limit": self.limit, "memory": memory, "last": self._last}
+        shown = {"sim": self.sim, "limit": self.limit, "tables": self.tables}
+        return {**shown, "memory": memory, "last": self._last}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         """Rebuild buffers and handle."""
-        self.__init__(saved["sim"], saved["limit"])  # type: ignore[misc]
+        self.__init__(saved["sim"], saved["limit"], saved["tables"])  # type: ignore[misc]
         for name, values in saved["memory"].items():
             getattr(self.buffers, name)[:] = values
         if saved["last"] is not None:

@@ -41,5 +41,6 @@ class ClusterEnvConfig:
     render_mode: str | None = None
     max_decisions_per_interval: int | None = None
     arrival: str | None = None
+    tables: bool = False
     observe: bool = True
     knobs_policy: str = "virtgym.policies.consolidation.ConsolidationPolicy"

@@ -177,7 +177,7 @@ def test_an_interval_ends_by_itself_after_too_many_decisions() -> None:
 
 
 def test_a_vm_chosen_without_a_host_is_let_go_when_the_interval_is_forced_to_end() -> None:
-    env = ClusterEnv("small", max_decisions_per_interval=1)
+    env = ClusterEnv("small", max_decisions_per_interval=1, tables=True)
     env.reset(seed=0)
     vm = int(np.flatnonzero(env.action_masks()[1:51])[0])
     observation, *_, info = env.step(env.codec.encode("vm", vm))

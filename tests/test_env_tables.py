@@ -40,7 +40,7 @@ def make_env(make_cluster: Any, make_workload: Any) -> MakeEnv:
             cast(Any, None),
             0,
         )
-        return ClusterEnv(scenario, **kwargs)
+        return ClusterEnv(scenario, tables=True, **kwargs)
 
     return build
 
@@ -54,7 +54,7 @@ def row(table: Any, index: int, columns: Any) -> dict[str, float]:
     ("columns", "key"), [(HOST_COLUMNS, "hosts"), (VM_COLUMNS, "vms"), (GLOBAL_COLUMNS, "globals")]
 )
 def test_columns_are_documented_and_fill_the_tables(columns: Any, key: str) -> None:
-    env = ClusterEnv("small")
+    env = ClusterEnv("small", tables=True)
     space = env.observation_space[key]
     assert space.shape[-1] == len(columns)
     assert len({column.name for column in columns}) == len(columns)
@@ -169,7 +169,7 @@ def test_absent_vms_are_empty_rows(make_env: MakeEnv) -> None:
 
 @pytest.mark.parametrize("name", ["small", "demo"])
 def test_random_observations_stay_in_their_space(name: str) -> None:
-    env = ClusterEnv(name, scenario_overrides={"horizon_s": 7200.0}, resample_trace=True)
+    env = ClusterEnv(name, scenario_overrides={"horizon_s": 7200.0}, resample_trace=True, tables=True)
     rng = np.random.default_rng(0)
     observation, _ = env.reset(seed=0)
     for _ in range(400):
@@ -183,7 +183,7 @@ def test_random_observations_stay_in_their_space(name: str) -> None:
 
 
 def test_observations_and_masks_are_fresh_memory() -> None:
-    env = ClusterEnv("small")
+    env = ClusterEnv("small", tables=True)
     first, _ = env.reset(seed=0)
     kept = {key: value.copy() for key, value in first.items()}
     mask = env.action_masks()

@@ -31,12 +31,13 @@ def warm_environment() -> None:
     """Compile the encoders and masks."""
     import gymnasium as gym
 
-    import virtgym.envs
+    import virtgym.envs  # noqa: F401  (registers the environments)
 
     env = gym.make("virtgym/Cluster-v0", scenario="small")
     env.reset(seed=0)
+    masks = env.unwrapped.action_masks()  # type: ignore[attr-defined]
+    env.step(int(masks.nonzero()[0][-1]))  # an order, not only `stop`, so that its kernel is compiled too
     env.step(0)
-    _ = virtgym.envs
 
 
 def warm_replica() -> None:
