@@ -159,6 +159,35 @@ def _episode(
     return row, steps, np.stack(columns, axis=1)
 
 
+def _multiply(
+    rows: list[dict[str, Any]], steps: list[dict[str, Any]], policies: Sequence[str], copies: int
+) -> None:
+    """Add policies that repeat the rows of those that move, scaled a little."""
+    rng = np.random.default_rng(0)
+    moving = [r for r in rows if r["migrations"] > 0]
+    for number in range(copies):
+        factor = float(rng.lognormal(0.0, 0.3))
+        source = moving[number % len(policies[2:])]["policy"] if moving else policies[0]
+        name = f"variant-{number:02d}"
+        rows += [
+            {
+                **r,
+                "policy": name,
+                "energy_kwh": r["energy_kwh"] / factor**0.5,
+                "slav": r["slav"] * factor,
+                "esv": r["esv"] * factor**0.5,
+                "migrations": r["migrations"] * factor,
+            }
+            for r in rows
+            if r["policy"] == source
+        ]
+        steps += [
+            {**s, "policy": name, "hosts_on": s["hosts_on"] / factor**0.3}
+            for s in steps
+            if s["policy"] == source
+        ]
+
+
 def write_sample_run(
     folder: Path,
     *,
@@ -196,29 +225,7 @@ def write_sample_run(
                 type_names=np.array([k.name for k in built.cluster.host_types]),
                 interval_s=built.cluster.interval_s,
             )
-    rng = np.random.default_rng(0)
-    moving = [r for r in rows if r["migrations"] > 0]
-    for number in range(copies):
-        factor = float(rng.lognormal(0.0, 0.3))
-        source = moving[number % len(policies[2:])]["policy"] if moving else policies[0]
-        name = f"variant-{number:02d}"
-        rows += [
-            {
-                **r,
-                "policy": name,
-                "energy_kwh": r["energy_kwh"] / factor**0.5,
-                "slav": r["slav"] * factor,
-                "esv": r["esv"] * factor**0.5,
-                "migrations": r["migrations"] * factor,
-            }
-            for r in rows
-            if r["policy"] == source
-        ]
-        steps += [
-            {**s, "policy": name, "hosts_on": s["hosts_on"] / factor**0.3}
-            for s in steps
-            if s["policy"] == source
-        ]
+    _multiply(rows, steps, policies, copies)
     pd.DataFrame(rows).to_parquet(folder / "results.parquet")
     pd.DataFrame(steps).to_parquet(folder / "steps.parquet")
     command = f"virtgym benchmark scenario={scenario} policies=[{','.join(policies)}]"
