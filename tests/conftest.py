@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,28 +18,6 @@ from virtgym.envs.sim.state import PENDING, RUNNING
 from virtgym.envs.sim.workload import Workload
 
 REPO = Path(__file__).resolve().parent.parent
-
-
-KERNELS = ("envs", "policies", "experiments")
-
-
-def pytest_configure() -> None:
-    """Drop compiled kernels that are older than a kernel that they may contain.
-
-    Numba notices a change of the file that a function is in, but not of the functions that it calls.
-    """
-    changed = {
-        path: path.stat().st_mtime
-        for folder in KERNELS
-        for path in (REPO / folder).rglob("*.py")
-        if "njit" in path.read_text(encoding="utf-8")
-    }
-    for index in (path for folder in KERNELS for path in (REPO / folder).rglob("*.nbi")):
-        inside = (REPO / "envs" / "sim", index.parent.parent)
-        newest = max((time for path, time in changed.items() if path.parent in inside), default=0.0)
-        with contextlib.suppress(FileNotFoundError):
-            if index.stat().st_mtime < newest:
-                index.unlink()
 
 
 MakeCluster = Callable[..., ClusterConfig]
