@@ -1,0 +1,159 @@
+"""The grid: policies x seeds, in parallel, resumable after anything."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from virtgym.envs.sim.errors import VirtgymError
+
+from .compose import Run
+from .evaluate import load_scenario, make_cell, run_cell, scenario_hash
+from .folder import RunFolder
+from .overrides import PolicySpec
+from .progress import Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Failure", "Interrupted", "Outcome", "benchmark", "default_out"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell that did not finish.
+
+    Attributes:
+        name: Policy and seed.
+        message: What went wrong, one line.
+        trace: Where; empty for a user's error.
+    """
+
+    name: str
+    message: str
+    trace: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a benchmark gave.
+
+    Attributes:
+        out: Run folder.
+        rows: Rows of the cells that were asked for and are finished, this time or before.
+        skipped: Cells that were finished before.
+        failures: Cells that failed.
+    """
+
+    out: Path
+    rows: pd.DataFrame
+    skipped: int
+    failures: tuple[Failure, ...]
+
+
+class Interrupted(Exception):
+    """Ctrl-C: what is finished is kept; the text says how to go on."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a worker needs to know of a cell."""
+
+    scenario: dict[str, Any]
+    policy: PolicySpec
+    seed: int
+    out: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.policy.label} seed {self.seed}"
+
+
+def default_out(scenario: str) -> Path:
+    """Run folder of a run that names none."""
+    return Path("runs") / f"{scenario}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def benchmark(run: Run) -> Outcome:
+    """Run a grid; cells that its folder holds already are not run again.
+
+    Args:
+        run: What to run.
+
+    Returns:
+        Rows and failures.
+
+    Raises:
+        VirtgymError: For a user's error that concerns all cells.
+        Interrupted: After Ctrl-C.
+    """
+    out = Path(run.config["out"] or default_out(str(run.scenario.get("name"))))
+    first = load_scenario(run.scenario, run.seeds[0])
+    hashes = {spec.label: make_cell(first, spec).config_hash for spec in run.policies}
+    folder = RunFolder(out)
+    folder.open(run.config, scenario_hash(first), run.seeds)
+    wanted = [(spec, seed) for seed in run.seeds for spec in run.policies]
+    tasks = [
+        _Task(run.scenario, spec, seed, out)
+        for spec, seed in wanted
+        if folder.read_cell(spec.label, seed, hashes[spec.label]) is None
+    ]
+    skipped = len(wanted) - len(tasks)
+    with Progress(len(tasks)) as progress:
+        if skipped:
+            progress.note(f"skipped {skipped} finished cell{'s' * (skipped > 1)} of {len(wanted)} in {out}")
+        try:
+            failures = _run_all(tasks, int(run.config["workers"]), progress)
+        except KeyboardInterrupt:
+            failures = None
+    order = [(label, seed) for label in hashes for seed in run.seeds]
+    rows = folder.collect(order)
+    folder.finish(finished=failures == ())
+    if failures is None:
+        kept = sum(folder.read_cell(policy, seed) is not None for policy, seed in order)
+        raise Interrupted(
+            f"interrupted: {kept} of {len(order)} cells are kept in {out}; "
+            f"the same command with out={out} runs the rest"
+        )
+    asked = set(order)
+    mine = [pair in asked for pair in zip(rows["policy"], rows["seed"])]
+    return Outcome(out, rows[mine].reset_index(drop=True), skipped, failures)
+
+
+def _run_all(tasks: Sequence[_Task], workers: int, progress: Progress) -> tuple[Failure, ...]:
+    failures = []
+    for task, row, failure in _results(tasks, min(workers, len(tasks))):
+        progress.advance(task.name, row, failure.message if failure else None)
+        if failure:
+            failures.append(failure)
+    return tuple(failures)
+
+
+def _results(
+    tasks: Sequence[_Task], workers: int
+) -> Iterator[tuple[_Task, dict[str, Any] | None, Failure | None]]:
+    """Results as they come."""
+    if workers <= 1:
+        yield from map(_work, tasks)
+        return
+    from joblib import Parallel, delayed
+
+    pool = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
+    yield from pool(delayed(_work)(task) for task in tasks)
+
+
+def _work(task: _Task) -> tuple[_Task, dict[str, Any] | None, Failure | None]:
+    """Run a cell and store it, in this process; an error is a result, so that it stops no other cell."""
+    try:
+        result = run_cell(make_cell(load_scenario(task.scenario, task.seed), task.policy), task.seed)
+        RunFolder(task.out).write_cell(result)
+    except VirtgymError as error:
+        return task, None, Failure(task.name, str(error), "")
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}".splitlines()[0]
+        return task, None, Failure(task.name, message, traceback.format_exc())
+    return task, result.row, None

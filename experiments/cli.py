@@ -1,0 +1,290 @@
+"""The command line: ``virtgym COMMAND [key=value…]``.
+
+Only what a command needs is imported, and only when it runs: ``virtgym list`` and ``--help`` answer at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+__all__ = ["COMMANDS", "main"]
+
+_USER_ERRNOS = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+)
+
+_KEYS = """\
+keys:
+  scenario=NAME|FILE.yaml       what is simulated (virtgym list scenarios)
+  scenario.KEY=VALUE            any key of it, like scenario.trace.path=FOLDER scenario.memory=binding
+  experiment=NAME               a prepared set of overrides (conf/experiment)
+"""
+
+_EVALUATE = f"""\
+usage: virtgym evaluate [key=value…]
+
+Run one policy on one scenario. Writes results.parquet, results.csv, steps.parquet and config.yaml to out=DIR.
+
+{_KEYS}\
+  policy=NAME|FOLDER|CLASS      who decides (virtgym list policies), an agent's folder, or module.Class
+  policy.PARAMETER=VALUE        a parameter of it
+  seed=N  seeds=[N,…]           default 0
+  out=DIR                       default runs/<scenario>-<date>-<time>
+
+examples:
+  virtgym evaluate scenario=demo policy=ols-mmt
+  virtgym evaluate scenario=planetlab scenario.trace.path=traces/20110303 policy=thr-mmt policy.safety=0.9
+  virtgym evaluate scenario=planetlab_cloudsim3 scenario.quirks.double_moves=false policy=lr-mmt
+"""
+
+_BENCHMARK = f"""\
+usage: virtgym benchmark [key=value…]
+
+Run a grid of policies and seeds, and write report.html. Finished cells of out=DIR are not run again: after a
+crash or Ctrl-C the same command goes on where it stopped.
+
+{_KEYS}\
+  policies=[NAME,…]             who decides; with parameters: policies=["ols-mmt(safety=1.3)",thr-mmt]
+  seeds=[N,…]                   default [0]
+  workers=N                     processes, default 1
+  out=DIR                       default runs/<scenario>-<date>-<time>
+  report=true|false             whether to write report.html, default true
+
+examples:
+  virtgym benchmark scenario=demo seeds=[0,1,2] workers=2
+  virtgym benchmark scenario=planetlab scenario.trace.path=traces/20110303 policies=[npa,dvfs,thr-mmt,ols-mmt]
+  virtgym benchmark experiment=literature scenario.trace.path=traces/20110303 out=runs/day1
+  virtgym benchmark scenario=planetlab_cloudsim3 scenario.trace.path=traces/20110303 policies=[lr-mmt,thr-mu]
+"""
+
+_LIST = """\
+usage: virtgym list [scenarios|policies|agents|traces|envs]
+
+Say what there is, one line each; without a kind, everything.
+
+examples:
+  virtgym list
+  virtgym list policies
+"""
+
+_REPORT = """\
+usage: virtgym report DIR… [out=FOLDER|FILE.html]
+
+Write report.html and report.md from stored rows; nothing is simulated. Default out: the folder, or the
+current one if there are several.
+
+examples:
+  virtgym report runs/day1
+  virtgym report runs/day1 runs/day2 out=both.html
+"""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command.
+
+    Attributes:
+        summary: One line.
+        usage: Its ``--help``; None = it has its own.
+        run: Runs it; returns the exit code.
+    """
+
+    summary: str
+    usage: str | None
+    run: Callable[[Sequence[str]], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: Arguments; None = those of the process.
+
+    Returns:
+        0; 2 after a user's error, told in one line on stderr; 1 after an internal error; 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview(), end="")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name == "--version":
+        from importlib import metadata
+
+        print(f"virtgym {metadata.version('virtgym')}")
+        return 0
+    if name not in COMMANDS:
+        return _fail(f"virtgym: {_unknown('command', name, list(COMMANDS))}")
+    command = COMMANDS[name]
+    if command.usage is not None and any(text in ("-h", "--help") for text in rest):
+        print(command.usage, end="")
+        return 0
+    return _guarded(name, command, rest)
+
+
+def _guarded(name: str, command: Command, arguments: Sequence[str]) -> int:
+    """Run a command; every error becomes an exit code and as little text as tells what to do."""
+    try:
+        return command.run(arguments)
+    except KeyboardInterrupt:
+        return _fail(f"virtgym {name}: interrupted", 130)
+    except BrokenPipeError:  # the reader of a pipe has enough, like ``virtgym list | head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        from virtgym.envs.sim.errors import VirtgymError
+
+        if isinstance(error, VirtgymError):
+            return _fail(f"virtgym {name}: {error}")
+        if isinstance(error, OSError) and error.errno in _USER_ERRNOS:
+            return _fail(f"virtgym {name}: {error.filename}: {error.strerror}")
+        import traceback
+
+        print("".join(traceback.format_exception(error, limit=-4)), file=sys.stderr, end="")
+        return _fail(f"virtgym {name}: internal error, please report it: {type(error).__name__}: {error}", 1)
+
+
+def _fail(text: str, code: int = 2) -> int:
+    print(" ".join(text.splitlines()), file=sys.stderr)
+    return code
+
+
+def _unknown(what: str, name: str, known: Sequence[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return f"{name}: no such {what}{hint}; there are: {', '.join(known)}"
+
+
+def _overview() -> str:
+    lines = [f"  {name:<10} {command.summary}" for name, command in COMMANDS.items()]
+    return (
+        "usage: virtgym COMMAND [key=value…]\n\n"
+        "Simulate virtualized clusters under rules, solvers and agents.\n\n"
+        "commands:\n" + "\n".join(lines) + "\n\n"
+        "virtgym COMMAND --help says more. Start with:\n"
+        "  virtgym benchmark scenario=demo\n"
+    )
+
+
+def _list(arguments: Sequence[str]) -> int:
+    from .listing import KINDS, list_kind
+
+    for kind in arguments:
+        if kind not in KINDS:
+            return _fail(f"virtgym list: {_unknown('kind', kind, KINDS)}")
+    kinds = arguments or KINDS
+    for kind in kinds:
+        found = list_kind(kind)
+        if not found and not arguments:
+            continue
+        if len(kinds) > 1:
+            print(f"{kind}:")
+        width = max(map(len, found), default=0)
+        indent = "  " if len(kinds) > 1 else ""
+        for name, text in found.items():
+            print(f"{indent}{name:<{width}}  {text}")
+    return 0
+
+
+def _evaluate(arguments: Sequence[str]) -> int:
+    from .benchmark import benchmark
+    from .compose import compose_run
+    from .progress import metrics_table, print_table, results_table
+
+    outcome = benchmark(compose_run("evaluate", arguments))
+    if outcome.failures:
+        return _tell_failures("evaluate", outcome.failures)
+    single = len(outcome.rows) == 1
+    print_table(
+        metrics_table(dict(zip(outcome.rows.columns, outcome.rows.iloc[0])))
+        if single
+        else results_table(outcome.rows)
+    )
+    print(f"results: {outcome.out}")
+    return 0
+
+
+def _benchmark(arguments: Sequence[str]) -> int:
+    from .benchmark import Interrupted, benchmark
+    from .compose import compose_run
+    from .progress import print_table, results_table
+
+    run = compose_run("benchmark", arguments)
+    try:
+        outcome = benchmark(run)
+    except Interrupted as stop:
+        return _fail(f"virtgym benchmark: {stop}", 130)
+    if len(outcome.rows):
+        print_table(results_table(outcome.rows))
+        print(f"results: {outcome.out}")
+        if run.config["report"]:
+            from .report import write_report
+
+            print(f"report: {write_report([outcome.out], outcome.out).resolve()}")
+    return _tell_failures("benchmark", outcome.failures) if outcome.failures else 0
+
+
+def _tell_failures(command: str, failures: Sequence[object]) -> int:
+    """Say which cells failed; 2 if all of it is the user's to mend, else 1."""
+    from .benchmark import Failure
+
+    internal = False
+    for failure in failures:
+        assert isinstance(failure, Failure)
+        internal |= bool(failure.trace)
+        if failure.trace:
+            print("\n".join(failure.trace.splitlines()[-7:]), file=sys.stderr)
+        _fail(f"virtgym {command}: {failure.name}: {failure.message}")
+    return 1 if internal else 2
+
+
+def _report(arguments: Sequence[str]) -> int:
+    from pathlib import Path
+
+    from .report import write_report
+
+    folders = [text for text in arguments if not text.startswith("out=")]
+    named = [text[4:] for text in arguments if text.startswith("out=")]
+    if not folders:
+        return _fail("virtgym report: name at least one run folder, like virtgym report runs/day1")
+    for text in folders:
+        if not Path(text).is_dir():
+            return _fail(f"virtgym report: {text}: no such folder; give folders written by virtgym benchmark")
+    dest = named[-1] if named else folders[0] if len(folders) == 1 else "."
+    print(f"report: {write_report([Path(text) for text in folders], Path(dest)).resolve()}")
+    return 0
+
+
+def _traces(arguments: Sequence[str]) -> int:
+    from .traces_cli import main as traces_main
+
+    try:
+        return traces_main(arguments)
+    except SystemExit as stop:  # argparse leaves this way after --help
+        return stop.code if isinstance(stop.code, int) else 0
+
+
+COMMANDS: dict[str, Command] = {
+    "list": Command("scenarios, policies, agents, traces and environments that there are", _LIST, _list),
+    "evaluate": Command("one policy on one scenario", _EVALUATE, _evaluate),
+    "benchmark": Command("policies x seeds, resumable and parallel, with a report", _BENCHMARK, _benchmark),
+    "report": Command("the report again, from stored results", _REPORT, _report),
+    "traces": Command("download, check and convert traces", None, _traces),
+}
+"""Commands by name."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

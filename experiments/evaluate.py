@@ -1,0 +1,250 @@
+"""Run one policy on one scenario: the cell that every table is made of."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from virtgym.envs.scenarios import Scenario, ScenarioConfig, build_scenario, load_scenario_config
+from virtgym.envs.sim.errors import ConfigError
+from virtgym.policies.base import Policy
+from virtgym.policies.registry import POLICIES, make_policy, policy_defaults
+
+from .folder import CellResult, RunFolder
+from .overrides import PolicySpec, parse_policy
+from .results import KEYS, config_hash, make_row, rows_frame, virtgym_version
+from .rollout import make_env, rollout
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Cell", "evaluate", "load_scenario", "make_cell", "run_cell", "scenario_hash"]
+
+_REPLICA_KEYS = ("name", "description", "kind", "trace", "quirks")
+_WARM: set[Any] = set()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One policy on one scenario, checked and ready to run.
+
+    Attributes:
+        scenario: The scenario.
+        policy: The policy by name.
+        made: The policy itself; None for the replica, which has its own.
+        config_hash: Fingerprint of all but the seed.
+    """
+
+    scenario: Scenario
+    policy: PolicySpec
+    made: Policy | None
+    config_hash: str
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """What names its rows."""
+        s = self.scenario
+        return dict(zip(KEYS, (s.name, s.trace.name, self.policy.label, s.seed)))
+
+
+def evaluate(
+    scenario: str | Mapping[str, Any] | Scenario,
+    policy: str | Policy,
+    seed: int = 0,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    params: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+) -> pd.DataFrame:
+    """Run one policy on one scenario.
+
+    Args:
+        scenario: Name, mapping with the keys of a scenario, or a built scenario.
+        policy: Name (also ``NAME(parameter=value,…)``), agent's folder, dotted path of a class, or a policy.
+        seed: Seed of generated traces, of the environment and of the policy.
+        overrides: Changes to the scenario by dotted key, like ``{"trace.path": "20110303"}``.
+        params: Parameters of the policy.
+        out: Folder to write results, per-interval table and heat map into; None writes nothing.
+
+    Returns:
+        The result row, as a table of one row.
+
+    Raises:
+        ConfigError: For a key, name or value that is not allowed.
+        TraceError: If the trace cannot be read.
+
+    Examples:
+        >>> row = evaluate("small", "static").iloc[0]
+        >>> bool(row["finished"]), int(row["steps"])
+        (True, 288)
+    """
+    if isinstance(scenario, Scenario):
+        if overrides:
+            raise ConfigError("overrides: a built scenario cannot be changed; give its name or configuration")
+        built = scenario
+    else:
+        built = load_scenario(scenario, seed, overrides)
+    cell = make_cell(built, policy, params)
+    result = run_cell(cell, seed)
+    if out is not None:
+        folder = RunFolder(Path(out))
+        config = {"scenario": asdict(built.config), "policies": [cell.policy.label], "seeds": [seed]}
+        folder.open(config, scenario_hash(built), [seed])
+        folder.read_cell(cell.policy.label, seed, cell.config_hash)
+        folder.write_cell(result)
+        folder.collect([(cell.policy.label, seed)])
+        folder.finish(finished=True)
+    return rows_frame([result.row])
+
+
+def load_scenario(
+    config: str | Mapping[str, Any], seed: int = 0, overrides: Mapping[str, Any] | None = None
+) -> Scenario:
+    """Build a scenario of either kind; the one built last is kept.
+
+    Args:
+        config: Name, or mapping with the keys of a scenario.
+        seed: Seed of generated traces and random VM types.
+        overrides: Changes by dotted key.
+
+    Raises:
+        ConfigError: For a key or value that is not allowed.
+        TraceError: If the trace cannot be read.
+    """
+    raw = load_scenario_config(config) if isinstance(config, str) else dict(config)
+    text = json.dumps([raw, dict(overrides or {})], sort_keys=True, default=str)
+    return _load_cached(text, seed, _stamp(raw, overrides))
+
+
+def _stamp(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> float:
+    """Time of the last change of the trace: a changed one is read again."""
+    path = (overrides or {}).get("trace.path") or (raw.get("trace") or {}).get("path")
+    try:
+        return Path(str(path)).stat().st_mtime if path else 0.0
+    except OSError:
+        return 0.0
+
+
+@functools.lru_cache(maxsize=4)
+def _load_cached(text: str, seed: int, _stamp: float) -> Scenario:
+    raw, overrides = json.loads(text)
+    if raw.get("kind") != "replica":
+        return build_scenario(raw, seed=seed, overrides=overrides)
+    return _build_replica(raw, seed, overrides)
+
+
+def _build_replica(raw: Mapping[str, Any], seed: int, overrides: Mapping[str, Any]) -> Scenario:
+    """The replica's hosts and VM types are those of ``planetlab`` and cannot be changed."""
+    from .replication.quirks import QUIRK_TEXT
+
+    plain = {f.name: f.default for f in fields(ScenarioConfig) if f.default is not MISSING}
+    for key, value in raw.items():
+        changed = (
+            value != plain[key] if key in plain else bool(value) and key not in ("_target_", "migration")
+        )
+        if key not in _REPLICA_KEYS and changed:
+            raise ConfigError(
+                f"scenario.{key}: fixed in the replica; allowed are: {', '.join(_REPLICA_KEYS)}"
+            )
+    for name in raw.get("quirks") or {}:
+        if name not in QUIRK_TEXT:
+            raise ConfigError(f"scenario.quirks.{name}: no such quirk; there are: {', '.join(QUIRK_TEXT)}")
+    own = {key: raw[key] for key in _REPLICA_KEYS if key in raw}
+    return build_scenario({**load_scenario_config("planetlab"), **own}, seed=seed, overrides=overrides)
+
+
+def scenario_hash(scenario: Scenario) -> str:
+    """Fingerprint of the scenario alone: what all cells of a run folder share."""
+    return config_hash(scenario, PolicySpec(""), {})
+
+
+def make_cell(
+    scenario: Scenario, policy: str | PolicySpec | Policy, params: Mapping[str, Any] | None = None
+) -> Cell:
+    """Look a policy up and check its parameters.
+
+    Args:
+        scenario: The scenario.
+        policy: Name, specification or policy.
+        params: Parameters of the policy; they win.
+
+    Raises:
+        ConfigError: For a name, parameter or value that is not allowed.
+    """
+    if isinstance(policy, (str, PolicySpec)):
+        spec = parse_policy(policy) if isinstance(policy, str) else policy
+        spec = PolicySpec(spec.name, {**spec.params, **(params or {})})
+    else:
+        values: dict[str, Any] = (
+            asdict(policy) if is_dataclass(policy) and not isinstance(policy, type) else {}
+        )
+        name = type(policy).__name__
+        return Cell(scenario, PolicySpec(name), policy, config_hash(scenario, PolicySpec(name), values))
+    if scenario.config.kind == "replica":
+        from .replica_cell import check_replica_policy
+
+        check_replica_policy(spec)
+        return Cell(scenario, spec, None, config_hash(scenario, spec, {}))
+    made = make_policy(spec.name, **spec.params)
+    defaults = policy_defaults(spec.name) if spec.name in POLICIES else {}
+    return Cell(scenario, spec, made, config_hash(scenario, spec, defaults))
+
+
+def run_cell(cell: Cell, seed: int) -> CellResult:
+    """Run a cell.
+
+    Args:
+        cell: The cell.
+        seed: Seed of the environment and of the policy.
+    """
+    if cell.made is None:
+        from .replica_cell import run_replica_cell
+
+        values, steps = run_replica_cell(cell.scenario, cell.policy, seed, {**cell.keys, "seed": seed})
+        heat: dict[str, Any] = {}
+    else:
+        values, steps, heat = _run_cluster_cell(cell, cell.made, seed)
+    shared = {
+        **cell.keys,
+        "seed": seed,
+        "config_hash": cell.config_hash,
+        "virtgym_version": virtgym_version(),
+        "n_hosts": cell.scenario.cluster.n_hosts,
+        "n_vms": cell.scenario.workload.n_vms,
+    }
+    return CellResult(make_row({**shared, **values}), steps, heat)
+
+
+def _run_cluster_cell(
+    cell: Cell, policy: Policy, seed: int
+) -> tuple[dict[str, Any], pd.DataFrame, dict[str, Any]]:
+    env = make_env(cell.scenario, policy)
+    if type(policy) not in _WARM:  # loading compiled kernels takes longer than a day: not the policy's fault
+        rollout(env, policy, seed, heat=False, max_intervals=2)
+        _WARM.add(type(policy))
+    run = rollout(env, policy, seed)
+    env.close()
+    cluster = cell.scenario.cluster
+    values = {
+        "finished": run.finished,
+        "steps": run.record.n,
+        "sim_hours": run.sim_s / 3600.0,
+        "wall_s": run.wall_s,
+        "vm_intervals_per_s": run.record.vm_intervals / run.wall_s if run.wall_s > 0 else math.nan,
+        "memory": cell.scenario.config.memory,
+        **run.metrics,
+    }
+    heat = {
+        "heat": run.record.heat,
+        "host_type": cluster.host_type_of,
+        "type_names": np.array([kind.name for kind in cluster.host_types]),
+        "interval_s": np.float64(cluster.interval_s),
+    }
+    return values, run.record.frame(**{**cell.keys, "seed": seed}), heat

@@ -1,0 +1,180 @@
+"""What a person sees: a bar on a terminal, plain lines in a log, a table at the end."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = ["Progress", "metrics_table", "print_table", "results_table"]
+
+_WIDTH = 150
+"""Width of tables where there is no terminal to ask."""
+
+_TABLE: tuple[tuple[str, str, float, str], ...] = (
+    ("energy_kwh", "energy kWh", 1.0, ".2f"),
+    ("migrations", "migrations", 1.0, ",.0f"),
+    ("slatah", "SLATAH %", 100.0, ".3f"),
+    ("pdm", "PDM %", 100.0, ".3f"),
+    ("slav", "SLAV 1e-5", 1e5, ".2f"),
+    ("esv", "ESV 1e-3", 1e3, ".2f"),
+    ("sla_unserved", "unserved %", 100.0, ".3f"),
+    ("active_hosts", "hosts on", 1.0, ".1f"),
+    ("decision_ms_p99", "p99 ms", 1.0, ".2f"),
+    ("wall_s", "wall s", 1.0, ".3f"),
+)
+
+
+class Progress:
+    """Progress of a grid of cells: a bar on a terminal, one line per cell elsewhere.
+
+    Args:
+        total: Number of cells to run.
+    """
+
+    def __init__(self, total: int) -> None:
+        from rich.console import Console
+
+        self._total = total
+        self._done = 0
+        self._console = Console(stderr=True)
+        self._bar: Any = None
+
+    def __enter__(self) -> Self:
+        """Show the bar."""
+        if self._console.is_terminal and self._total:
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
+            self._bar = Bar(*columns, console=self._console, transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("running", total=self._total)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def note(self, text: str) -> None:
+        """Say something beside the bar."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def advance(self, name: str, row: Mapping[str, Any] | None, error: str | None = None) -> None:
+        """A cell has ended.
+
+        Args:
+            name: Policy and seed.
+            row: Its result row, if it finished.
+            error: What went wrong, if it did not.
+        """
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update(self._task, advance=1, description=name)
+            if error is not None:
+                self.note(f"{name}: failed: {error}")
+        elif row is not None:
+            numbers = (
+                f"{row['energy_kwh']:.2f} kWh, {row['migrations']:.0f} migrations, {row['wall_s']:.2f} s"
+            )
+            self.note(f"[{self._done}/{self._total}] {name}: {numbers}")
+        else:
+            self.note(f"[{self._done}/{self._total}] {name}: failed: {error}")
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    probe = Console()
+    return probe if probe.is_terminal else Console(width=_WIDTH)
+
+
+def print_table(table: Table) -> None:
+    """Print a table to stdout, wide where nothing limits it."""
+    _console().print(table)
+
+
+def results_table(rows: pd.DataFrame) -> Table:
+    """The final table: a line per policy, mean over seeds ± half of its 95 % interval, least energy first.
+
+    Args:
+        rows: Result rows.
+    """
+    from rich import box
+    from rich.table import Table
+
+    names = ", ".join(dict.fromkeys(f"{s} / {t}" for s, t in zip(rows["scenario"], rows["trace"])))
+    seeds = rows["seed"].nunique()
+    caption = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else None
+    table = Table(
+        title=names, caption=caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left"
+    )
+    table.add_column("policy", no_wrap=True)
+    for _, head, _, _ in _TABLE:
+        table.add_column(head, justify="right")
+    groups = [(str(policy), group) for policy, group in rows.groupby("policy", sort=False)]
+    groups.sort(key=lambda pair: float(pair[1]["energy_kwh"].mean()))
+    for policy, group in groups:
+        table.add_row(_escape(policy), *(_cell(group[column] * f, spec) for column, _, f, spec in _TABLE))
+    return table
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _cell(values: pd.Series[Any], spec: str) -> str:
+    from .stats import mean_interval
+
+    interval = mean_interval(values.to_numpy())
+    if math.isnan(interval.estimate):
+        return "–"
+    text = format(interval.estimate, spec)
+    half = interval.high - interval.estimate
+    return f"{text} ± {format(half, spec)}" if interval.known and half > 0 else text
+
+
+def metrics_table(row: Mapping[str, Any]) -> Table:
+    """Every metric of one row, with what it means; metrics without a value are left out.
+
+    Args:
+        row: A result row.
+    """
+    from rich import box
+    from rich.table import Table
+
+    from virtgym.envs.sim.metrics import METRICS
+
+    title = f"{row['scenario']} / {row['trace']} / {row['policy']} / seed {row['seed']}"
+    table = Table(title=_escape(title), box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("metric", no_wrap=True)
+    table.add_column("value", justify="right")
+    table.add_column("meaning")
+    for name in ("steps", "sim_hours", "wall_s", "vm_intervals_per_s"):
+        table.add_row(name, f"{row[name]:,.6g}", "")
+    for name, meaning in METRICS.items():
+        value = float(row[name])
+        if not math.isnan(value):
+            text = f"{value:,.0f}" if value.is_integer() and abs(value) >= 1 else f"{value:.6g}"
+            table.add_row(name, text, meaning)
+    return table

@@ -1,0 +1,101 @@
+"""The result row: one line per policy, scenario, trace and seed, always with the same columns."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from virtgym.envs.scenarios import Scenario
+from virtgym.envs.sim.metrics import METRICS
+
+from .overrides import PolicySpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["COLUMNS", "KEYS", "config_hash", "make_row", "rows_frame", "trace_digest", "virtgym_version"]
+
+KEYS: tuple[str, ...] = ("scenario", "trace", "policy", "seed")
+"""Columns that name a row, and the rows of the per-interval table."""
+
+COLUMNS: tuple[str, ...] = (
+    *KEYS,
+    *("window", "finished", "steps", "sim_hours", "wall_s", "vm_intervals_per_s", "config_hash"),
+    "virtgym_version",
+    *METRICS,
+    *("memory", "n_hosts", "n_vms"),
+)
+"""Columns of a result row, in order. NaN where a metric has no meaning."""
+
+
+@functools.cache
+def virtgym_version() -> str:
+    """Version of the installed package."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("virtgym")
+    except metadata.PackageNotFoundError:  # used from a checkout that is not installed
+        return "unknown"
+
+
+def trace_digest(scenario: Scenario) -> str:
+    """Fingerprint of what was read: the demand, whatever path it came from."""
+    util = scenario.trace.util
+    head = f"{scenario.trace.format} {scenario.trace.sample_s} {util.shape} {util.dtype}"
+    return hashlib.blake2b(head.encode() + util.tobytes(), digest_size=8).hexdigest()
+
+
+def config_hash(scenario: Scenario, policy: PolicySpec, defaults: Mapping[str, Any]) -> str:
+    """Fingerprint of everything but the seed that decides a row: scenario, trace, policy and version.
+
+    A trace counts by what is in it, so that a run folder stays valid where the trace lies somewhere else.
+
+    Args:
+        scenario: The scenario.
+        policy: The policy.
+        defaults: Parameters of the policy that ``policy`` does not name.
+    """
+    config = asdict(scenario.config)
+    config.pop("description")
+    if scenario.config.trace.path is not None:
+        config["trace"]["path"] = trace_digest(scenario)
+    what = {
+        "scenario": config,
+        "policy": {"name": policy.name, **defaults, **policy.params},
+        "version": virtgym_version(),
+    }
+    text = json.dumps(what, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def make_row(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Put values in the order of ``COLUMNS``; what is not given is NaN.
+
+    Args:
+        values: Values by column.
+
+    Raises:
+        KeyError: For a column that does not exist.
+    """
+    unknown = set(values) - set(COLUMNS)
+    if unknown:
+        raise KeyError(f"no such column: {', '.join(sorted(unknown))}")
+    return {name: values.get(name, math.nan) for name in COLUMNS}
+
+
+def rows_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Result rows as a table with the same column types for every mix of rows."""
+    import pandas as pd
+
+    frame = pd.DataFrame([dict(row) for row in rows], columns=list(COLUMNS))
+    text = ("scenario", "trace", "policy", "config_hash", "virtgym_version", "memory")
+    whole = ("seed", "steps", "n_hosts", "n_vms")
+    types: dict[str, Any] = dict.fromkeys(COLUMNS, "float64")
+    types |= dict.fromkeys(text, "str") | dict.fromkeys(whole, "int64") | {"finished": "bool"}
+    return frame.astype(types)
