@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .detectors import WINDOW, add_history, window_overloaded
-from .kernel import copy_range, lean_kernel
+from .kernel import copy_range, inline_kernel, kernel
 from .live import Flags, Ints, Live
 from .machines import HOST_RAM_MIB, SEGMENTS, Site
 from .sharing import power_at
@@ -40,6 +40,8 @@ class Cands(NamedTuple):
         size: Number of candidates, (1,).
         host: Host in a slot, (F,).
         slot: Slot of a host, -1 = none, (H,).
+        total: Its CPU, MHz, (F,).
+        first: Its first entry in the power tables, (F,).
         use: CPU granted to the VMs of the host, MHz, (F,).
         free: CPU left, MHz, (F,).
         room: The largest demand that fits: ``free`` or one core, MHz, (F,).
@@ -54,6 +56,7 @@ class Cands(NamedTuple):
         guard: The host must not be evacuated in this round, (H,).
         window: Utilisation history of a host, newest first, (H, WINDOW).
         probe: Room for one more window, (WINDOW,).
+        work: Room for the detectors and selection rules, (4, WINDOW, WINDOW).
         slack: Sums over the candidates of ``free`` and of ``high - load``, (2,).
         undo_slot: Slots of placements that may be taken back, (U,).
         undo: Their ``use, free, room, load, low, high, base, extra, ram`` before, (U, 9).
@@ -62,6 +65,8 @@ class Cands(NamedTuple):
     size: Ints
     host: Ints
     slot: Ints
+    total: Floats
+    first: Ints
     use: Floats
     free: Floats
     room: Floats
@@ -76,6 +81,7 @@ class Cands(NamedTuple):
     guard: NDArray[np.bool_]
     window: Floats
     probe: Floats
+    work: Floats
     slack: Floats
     undo_slot: Ints
     undo: Floats
@@ -112,6 +118,8 @@ def make_cands(n_hosts: int, n_vms: int) -> Cands:
         size=np.zeros(1, dtype=np.int64),
         host=np.empty(slots, dtype=np.int32),
         slot=np.full(n_hosts, -1, dtype=np.int32),
+        total=np.empty(slots),
+        first=np.empty(slots, dtype=np.int64),
         use=np.empty(slots),
         free=np.empty(slots),
         room=np.empty(slots),
@@ -126,13 +134,14 @@ def make_cands(n_hosts: int, n_vms: int) -> Cands:
         guard=np.zeros(n_hosts, dtype=np.bool_),
         window=np.empty((n_hosts, WINDOW)),
         probe=np.empty(WINDOW),
+        work=np.empty((4, WINDOW, WINDOW)),
         slack=np.zeros(2),
         undo_slot=np.empty(n_vms, dtype=np.int32),
         undo=np.empty((n_vms, 9)),
     )
 
 
-@lean_kernel
+@kernel
 def list_window(site: Site, rd: Round, kind: int, vms: Ints, n: int, y: Floats) -> float:
     """Set ``y`` to the utilisation history of a host of type ``kind`` with ``vms[:n]``; return its demand, MHz."""
     y[:] = 0.0
@@ -143,7 +152,7 @@ def list_window(site: Site, rd: Round, kind: int, vms: Ints, n: int, y: Floats) 
     return req
 
 
-@lean_kernel
+@inline_kernel
 def _set_limits(c: Cands, rd: Round, flags: Flags, j: int) -> None:
     """An empty host is never asked whether it would be overloaded."""
     h = c.host[j]
@@ -155,13 +164,15 @@ def _set_limits(c: Cands, rd: Round, flags: Flags, j: int) -> None:
         c.high[j] = rd.high[h & 1]
 
 
-@lean_kernel
+@inline_kernel
 def add_candidate(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, h: int, load: float) -> None:
     """Make host ``h`` a candidate with its real list."""
     j = c.size[0]
     c.size[0] = j + 1
     c.host[j] = h
     c.slot[h] = j
+    c.total[j] = site.total[h & 1]
+    c.first[j] = (h & 1) * SEGMENTS
     c.use[j] = live.use[h]
     c.free[j] = live.free[h]
     c.room[j] = min(live.free[h], site.core[h & 1])
@@ -180,7 +191,7 @@ def add_candidate(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, h: 
     c.slack[1] += c.high[j] - c.load[j]
 
 
-@lean_kernel
+@inline_kernel
 def remove_candidate(c: Cands, j: int) -> None:
     """Remove slot ``j``: the last candidate takes its place."""
     c.slack[0] -= c.free[j]
@@ -192,6 +203,8 @@ def remove_candidate(c: Cands, j: int) -> None:
         return
     c.host[j] = c.host[last]
     c.slot[c.host[j]] = j
+    c.total[j] = c.total[last]
+    c.first[j] = c.first[last]
     c.use[j] = c.use[last]
     c.free[j] = c.free[last]
     c.room[j] = c.room[last]
@@ -203,7 +216,7 @@ def remove_candidate(c: Cands, j: int) -> None:
     c.ram[j] = c.ram[last]
 
 
-@lean_kernel
+@inline_kernel
 def put_vm(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, j: int, v: int, at: int) -> None:
     """Place VM ``v`` on candidate ``j`` in the scratch lists; entry ``at`` of the undo stack remembers it."""
     h = c.host[j]
@@ -221,7 +234,7 @@ def put_vm(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, j: int, v:
     before[8] = c.ram[j]
     live.rows[h, c.length[h]] = v
     c.length[h] += 1
-    if c.length[h] + 1 > live.table[h] * 0.75:
+    if c.length[h] + 1 > live.table[h] * 0.75:  # the peer tries one VM more before it declines
         live.table[h] *= 2
     c.use[j] += asked
     c.free[j] -= asked
@@ -238,7 +251,7 @@ def put_vm(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, j: int, v:
     c.slack[1] -= rd.part[v]
 
 
-@lean_kernel
+@inline_kernel
 def take_back(site: Site, live: Live, c: Cands, rd: Round, at: int) -> None:
     """Undo the placement ``at`` of the stack, the newest first."""
     j = c.undo_slot[at]
@@ -260,7 +273,7 @@ def take_back(site: Site, live: Live, c: Cands, rd: Round, at: int) -> None:
         list_window(site, rd, h & 1, live.rows[h], c.length[h], c.window[h])
 
 
-@lean_kernel
+@kernel
 def _overloads(site: Site, live: Live, c: Cands, rd: Round, j: int, v: int) -> bool:
     """Ask the detector itself whether candidate ``j`` would be overloaded with VM ``v``."""
     h = c.host[j]
@@ -273,32 +286,57 @@ def _overloads(site: Site, live: Live, c: Cands, rd: Round, j: int, v: int) -> b
         req = list_window(site, rd, h & 1, live.rows[h], c.length[h], y)
     add_history(rd.past, rd.k, v, total, y)
     length = min(rd.k + 1, WINDOW)
-    return window_overloaded(rd.kind, rd.safety, y, length, (req + live.demand[v]) / total)
+    req = (req + live.demand[v]) / total
+    return window_overloaded(rd.kind, rd.safety, y, length, req, c.work[0])
 
 
-@lean_kernel
+@inline_kernel
 def _prefilter(c: Cands, asked: float, part: float, ram: float) -> int:
     """Collect in ``pick`` the candidates that a VM fits on and that it does not certainly overload."""
+    pick = c.pick
+    room = c.room
+    load = c.load
+    high = c.high
+    left = c.ram
     n = 0
     for j in range(c.size[0]):
-        c.pick[n] = j
-        n += (c.room[j] >= asked) & (c.load[j] + part <= c.high[j]) & (c.ram[j] >= ram)
+        pick[n] = j
+        n += (room[j] >= asked) & (load[j] + part <= high[j]) & (left[j] >= ram)
     return n
 
 
-@lean_kernel
+@inline_kernel
 def find_candidate(site: Site, live: Live, c: Cands, rd: Round, v: int) -> int:
     """Slot of the candidate on which VM ``v`` costs least power; the smallest host index on ties; -1 = none."""
     asked = live.demand[v]
     part = rd.part[v]
+    n = _prefilter(c, asked, part, site.ram[v])
+    pick = c.pick
+    host = c.host
+    total = c.total
+    use = c.use
+    base = c.base
+    extra = c.extra
+    first = c.first
+    watts = site.watts
+    slope = site.slope
+    tenth = site.tenth
     best = -1
     best_cost = np.inf
-    for i in range(_prefilter(c, asked, part, site.ram[v])):
-        j = c.pick[i]
-        h = c.host[j]
-        kind = h & 1
-        cost = power_at(site, kind, (c.use[j] + asked) / site.total[kind]) + c.extra[j] - c.base[j]
-        if cost < best_cost or (cost == best_cost and h < c.host[best]):
+    for i in range(n):
+        j = pick[i]
+        # the power model of power_at, written out: this line is what a day costs
+        util = (use[j] + asked) / total[j]
+        scaled = util * 10.0
+        a = int(scaled)
+        at = first[j] + a
+        power = watts[at]
+        if scaled != a:
+            power += slope[at] * (util - tenth[a]) * 100.0
+        cost = power + extra[j] - base[j]
+        if cost > best_cost:
+            continue
+        if cost < best_cost or host[j] < host[best]:
             if c.load[j] + part > c.low[j] and _overloads(site, live, c, rd, j, v):
                 continue
             best = j

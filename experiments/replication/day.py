@@ -8,21 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .candidates import Cands
-from .kernel import copy_range, lean_kernel
+from .kernel import copy_range, entry_kernel, inline_kernel, kernel
 from .live import (
-    A_ACTIVE_S,
     A_DOUBLES,
     A_DROPPED,
     A_ENERGY,
     A_MOVES,
-    A_SPAN_S,
     Flags,
     Ints,
     Live,
 )
 from .machines import DAY_S, HOST_RAM_MIB, OFFSET_S, ROUND_S, SEGMENTS, Site
 from .optimiser import Plan, Rule, optimise
-from .sharing import account_until, demand_at, list_active, power_at, share_all, share_host, show_states
+from .sharing import account_until, demand_at, list_active, power_at, share_hosts, show_states
 
 __all__ = ["DVFS", "NPA", "OPTIMISE", "REPLAY", "Log", "place_all", "run_day"]
 
@@ -62,7 +60,7 @@ class Log(NamedTuple):
     size: Ints
 
 
-@lean_kernel
+@inline_kernel
 def _append(live: Live, h: int, v: int) -> None:
     live.rows[h, live.count[h]] = v
     live.count[h] += 1
@@ -70,7 +68,7 @@ def _append(live: Live, h: int, v: int) -> None:
         live.table[h] *= 2
 
 
-@lean_kernel
+@inline_kernel
 def _take_out(live: Live, h: int, v: int) -> None:
     """Remove VM ``v`` from the list of host ``h``, if it is there; the others keep their order."""
     row = live.rows[h]
@@ -85,12 +83,12 @@ def _take_out(live: Live, h: int, v: int) -> None:
     live.count[h] = n - 1
 
 
-@lean_kernel
+@inline_kernel
 def _fits_nominally(site: Site, h: int, v: int, free: Floats, ram: Floats) -> bool:
     return bool(site.core[h & 1] >= site.mhz[v] and free[h] >= site.mhz[v] and ram[h] >= site.ram[v])
 
 
-@lean_kernel
+@inline_kernel
 def _first_fit(site: Site, v: int, free: Floats, ram: Floats) -> int:
     for h in range(free.size):
         if _fits_nominally(site, h, v, free, ram):
@@ -98,7 +96,7 @@ def _first_fit(site: Site, v: int, free: Floats, ram: Floats) -> int:
     return -1
 
 
-@lean_kernel
+@inline_kernel
 def _cheapest(site: Site, flags: Flags, v: int, free: Floats, ram: Floats, used: Floats) -> int:
     """Power-aware best fit of a VM that asks for all its nominal CPU.
 
@@ -126,7 +124,7 @@ def _cheapest(site: Site, flags: Flags, v: int, free: Floats, ram: Floats, used:
     return best
 
 
-@lean_kernel
+@entry_kernel
 def place_all(site: Site, live: Live, flags: Flags, aware: bool, initial: Ints) -> int:
     """Place the VMs in order of their index before the day starts.
 
@@ -167,16 +165,16 @@ def place_all(site: Site, live: Live, flags: Flags, aware: bool, initial: Ints) 
     return -1
 
 
-@lean_kernel
+@kernel
 def _advance(site: Site, live: Live, flags: Flags, log: Log, t: float, dt: float, detail: bool) -> None:
     """Bring all hosts to time ``t``, ``dt`` seconds after the last instant."""
     if dt > 0.0:
         account_until(live, dt, detail)
     demand_at(site, live, t, flags.interpolated_demand)
-    share_all(site, live, flags, dt, detail)
+    share_hosts(site, live, flags, live.active[1:], live.active[0], dt, detail)
 
 
-@lean_kernel
+@kernel
 def _close(live: Live, log: Log, t: float) -> None:
     """Close an instant and log it."""
     show_states(live, t)
@@ -185,13 +183,13 @@ def _close(live: Live, log: Log, t: float) -> None:
     log.event_s[at] = t
     log.event_j[at] = live.account[A_ENERGY]
     hosts = 0
-    for h in range(live.on.size):
-        hosts += live.on[h]
+    for i in range(live.active[0]):
+        hosts += live.on[live.active[i + 1]]
     log.event_hosts[at] = hosts
     log.event_vms[at] = live.where.size - int(live.account[A_DROPPED])
 
 
-@lean_kernel
+@inline_kernel
 def _drop_idle_vms(site: Site, live: Live, flags: Flags, detail: bool) -> None:
     """Delete every VM without demand."""
     dropped = False
@@ -203,12 +201,30 @@ def _drop_idle_vms(site: Site, live: Live, flags: Flags, detail: bool) -> None:
             live.account[A_DROPPED] += 1.0
             dropped = True
             if live.count[h] == 0:
-                share_host(site, live, flags, h, detail)
+                live.touched[0] = h
+                share_hosts(site, live, flags, live.touched, 1, 0.0, detail)
     if dropped:
         list_active(live)
 
 
-@lean_kernel
+@kernel
+def _share_touched(site: Site, live: Live, flags: Flags, plan: Plan, lane: int, detail: bool) -> None:
+    """Share anew on every host that a migration of ``lane`` (-1 = any) touches."""
+    live.stamp[-1] += 1
+    mark = live.stamp[-1]
+    n = 0
+    for i in range(plan.size[0]):
+        if lane >= 0 and site.lane[plan.vm[i]] != lane:
+            continue
+        for h in (plan.source[i], plan.host[i]):
+            if live.stamp[h] != mark:
+                live.stamp[h] = mark
+                live.touched[n] = h
+                n += 1
+    share_hosts(site, live, flags, live.touched, n, 0.0, detail)
+
+
+@inline_kernel
 def _start_moves(site: Site, live: Live, flags: Flags, plan: Plan, detail: bool) -> None:
     """Start the planned migrations: each VM joins the list of its target and keeps running where it is."""
     for i in range(plan.size[0]):
@@ -222,14 +238,12 @@ def _start_moves(site: Site, live: Live, flags: Flags, plan: Plan, detail: bool)
         live.moves[h] += 1
         live.moves[live.where[v]] += 1
         _append(live, h, v)
-    for i in range(plan.size[0]):
-        share_host(site, live, flags, plan.host[i], detail)
-        share_host(site, live, flags, plan.source[i], detail)
     if plan.size[0] > 0:
+        _share_touched(site, live, flags, plan, -1, detail)
         list_active(live)
 
 
-@lean_kernel
+@inline_kernel
 def _finish_moves(site: Site, live: Live, flags: Flags, plan: Plan, lane: int, detail: bool) -> None:
     """Complete the migrations of all VMs of one memory size, in the order in which they started."""
     for i in range(plan.size[0]):
@@ -244,14 +258,11 @@ def _finish_moves(site: Site, live: Live, flags: Flags, plan: Plan, lane: int, d
         live.moves[h] -= 1
         live.moves[plan.source[i]] -= 1
         _append(live, h, v)
-    for i in range(plan.size[0]):
-        if site.lane[plan.vm[i]] == lane:
-            share_host(site, live, flags, plan.host[i], detail)
-            share_host(site, live, flags, plan.source[i], detail)
+    _share_touched(site, live, flags, plan, lane, detail)
     list_active(live)
 
 
-@lean_kernel
+@inline_kernel
 def _has_moves(site: Site, plan: Plan, lane: int) -> bool:
     for i in range(plan.size[0]):
         if site.lane[plan.vm[i]] == lane:
@@ -259,7 +270,7 @@ def _has_moves(site: Site, plan: Plan, lane: int) -> bool:
     return False
 
 
-@lean_kernel
+@inline_kernel
 def _decide(
     site: Site, live: Live, c: Cands, plan: Plan, rule: Rule, flags: Flags, log: Log, k: int, mode: int
 ) -> None:
@@ -280,7 +291,7 @@ def _decide(
             log.host[log.start[k] + i] = plan.host[i]
 
 
-@lean_kernel
+@inline_kernel
 def _full_power(site: Site, live: Live, t: float) -> None:
     """Without power management every host draws its peak power, used or not."""
     joules = 0.0
@@ -289,7 +300,7 @@ def _full_power(site: Site, live: Live, t: float) -> None:
     live.account[A_ENERGY] = joules
 
 
-@lean_kernel
+@entry_kernel
 def run_day(
     site: Site, live: Live, c: Cands, plan: Plan, rule: Rule, flags: Flags, log: Log, mode: int
 ) -> None:

@@ -12,8 +12,7 @@ from math import floor
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernel import kernel
-from .live import Ints
+from .kernel import inline_kernel, kernel
 
 __all__ = [
     "IQR",
@@ -58,7 +57,7 @@ def add_history(past: Floats, k: int, v: int, total: float, y: Floats) -> None:
         y[i] += past[k - i, v] / total
 
 
-@kernel
+@inline_kernel
 def usable_length(y: Floats, n: int) -> int:
     """Length of ``y[:n]`` without the zeros at its end, at least 1."""
     while n > 1 and y[n - 1] == 0.0:
@@ -67,9 +66,8 @@ def usable_length(y: Floats, n: int) -> int:
 
 
 @kernel
-def _sorted(y: Floats, n: int) -> Floats:
-    """A sorted copy of ``y[:n]``, by insertion: n is at most 30."""
-    out = np.empty(n)
+def _sort(y: Floats, n: int, out: Floats) -> None:
+    """Put ``y[:n]`` in order into ``out``, by insertion: n is at most 30."""
     for i in range(n):
         value = y[i]
         j = i
@@ -77,38 +75,36 @@ def _sorted(y: Floats, n: int) -> Floats:
             out[j] = out[j - 1]
             j -= 1
         out[j] = value
-    return out
 
 
 @kernel
-def median(y: Floats, n: int) -> float:
+def median(y: Floats, n: int, work: Floats) -> float:
     """Median of ``y[:n]``; the mean of the two middle values for even ``n``."""
-    ordered = _sorted(y, n)
-    low: float = ordered[(n - 1) // 2]
-    high: float = ordered[n // 2]
+    _sort(y, n, work)
+    low: float = work[(n - 1) // 2]
+    high: float = work[n // 2]
     return low + 0.5 * (high - low)
 
 
-@kernel
-def mad(y: Floats, n: int) -> float:
-    """Median absolute deviation of ``y[:n]``."""
-    centre = median(y, n)
-    deviation = np.empty(n)
+@inline_kernel
+def mad(y: Floats, n: int, work: Floats) -> float:
+    """Median absolute deviation of ``y[:n]``; ``work`` has two rows."""
+    centre = median(y, n, work[0])
     for i in range(n):
-        deviation[i] = abs(centre - y[i])
-    return median(deviation, n)
+        work[1, i] = abs(centre - y[i])
+    return float(median(work[1], n, work[0]))
 
 
-@kernel
-def quartile_range(y: Floats, n: int) -> float:
+@inline_kernel
+def quartile_range(y: Floats, n: int, work: Floats) -> float:
     """Interquartile range of ``y[:n]`` between two of its values, ranks rounded half up."""
-    ordered = _sorted(y, n)
+    _sort(y, n, work)
     first = floor(0.25 * (n + 1) + 0.5) - 1
     third = floor(0.75 * (n + 1) + 0.5) - 1
-    return float(ordered[third] - ordered[first])
+    return float(work[third] - work[first])
 
 
-@kernel
+@inline_kernel
 def predict_ols(y: Floats) -> float:
     """Least squares over the 10 newest values (``y[0]`` the newest), one step ahead, by updating sums."""
     mean_x = 1.0
@@ -133,14 +129,13 @@ def predict_ols(y: Floats) -> float:
     return float((sum_y - slope * sum_x) / LR_POINTS + slope * (LR_POINTS + 1))
 
 
-@kernel
+@inline_kernel
 def _tricube(i: int) -> float:
     """Tricube weight of the i-th newest of the 10 values: (1 - u^3)^3, u its distance over the largest."""
     u = i / (LR_POINTS - 1.0)
     return (1.0 - u * u * u) ** 3
 
 
-@kernel
 def filter_weights(kind: int) -> Floats:
     """Weights c with prediction = sum_i c[i] y[i], ``y[0]`` the newest value.
 
@@ -150,35 +145,26 @@ def filter_weights(kind: int) -> Floats:
     Returns:
         The filter, (LR_POINTS,).
     """
-    w = np.ones(LR_POINTS)
-    if kind != OLS:
-        for i in range(LR_POINTS):
-            w[i] = _tricube(i)
-    mean = 0.0
-    for i in range(LR_POINTS):
-        mean += w[i] * -i
-    mean /= w.sum()
-    spread = 0.0
-    for i in range(LR_POINTS):
-        spread += w[i] * (-i - mean) ** 2
-    c = np.empty(LR_POINTS)
-    for i in range(LR_POINTS):
-        c[i] = w[i] / w.sum() + w[i] * (-i - mean) * (1.0 - mean) / spread
-    return c
+    x = -np.arange(LR_POINTS, dtype=np.float64)
+    w = np.ones(LR_POINTS) if kind == OLS else (1.0 - (-x / (LR_POINTS - 1)) ** 3) ** 3
+    share = w / w.sum()
+    offset = x - share @ x
+    filtered: Floats = share + share * offset * (1.0 - share @ x) / (share @ offset**2)
+    return filtered
 
 
-@kernel
-def predict_weighted(y: Floats, robust: bool) -> float:
+@inline_kernel
+def predict_weighted(y: Floats, robust: bool, work: Floats) -> float:
     """LOESS of degree 1 over the 10 newest values, one step ahead; robust: one bisquare reweighting."""
-    w = np.empty(LR_POINTS)
+    w = work[0]
     for i in range(LR_POINTS):
         w[i] = _tricube(i)
     a, b = _weighted_line(y, w)
     if robust:
-        residual = np.empty(LR_POINTS)
+        residual = work[1]
         for i in range(LR_POINTS):
             residual[i] = abs(y[i] - (a - b * i))
-        scale = 6.0 * median(residual, LR_POINTS)
+        scale = 6.0 * median(residual, LR_POINTS, work[2])
         if scale > 0.0:
             for i in range(LR_POINTS):
                 u = residual[i] / scale
@@ -209,7 +195,9 @@ def _weighted_line(y: Floats, w: Floats) -> tuple[float, float]:
 
 
 @kernel
-def window_overloaded(kind: int, safety: float, y: Floats, n: int, req: float) -> bool:
+def window_overloaded(
+    kind: int, safety: float, y: Floats, n: int, req: float, work: Floats
+) -> bool:
     """Whether a host with the utilisation history ``y[:n]`` (newest first) is overloaded.
 
     Args:
@@ -218,6 +206,7 @@ def window_overloaded(kind: int, safety: float, y: Floats, n: int, req: float) -
         y: Demand of the host's present VMs over its capacity.
         n: Length of the history.
         req: Demand now over capacity.
+        work: Room, (3, WINDOW).
 
     Returns:
         The verdict of the detector, or of the static threshold while the history is short.
@@ -228,13 +217,13 @@ def window_overloaded(kind: int, safety: float, y: Floats, n: int, req: float) -
     if kind <= IQR:
         if n < STATISTIC_POINTS:
             return req > FALLBACK
-        spread = mad(y, n) if kind == MAD else quartile_range(y, n)
+        spread = mad(y, n, work) if kind == MAD else quartile_range(y, n, work[0])
         return req > 1.0 - safety * spread
     if n < LR_POINTS:
         return req > FALLBACK
     if kind == OLS:
         return safety * predict_ols(y) >= 1.0
-    return safety * predict_weighted(y, kind == ROBUST) >= 1.0
+    return safety * predict_weighted(y, kind == ROBUST, work) >= 1.0
 
 
 @kernel

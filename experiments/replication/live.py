@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from .machines import SEGMENTS, Site
 
 __all__ = [
-    "A_ACTIVE_S",
     "A_ASKED",
     "A_BAD_S",
     "A_DOUBLES",
@@ -46,12 +45,11 @@ A_BAD_S = 6  # host seconds of violation
 A_ON_S = 7  # host seconds of activity
 A_STOPS = 8  # hosts that became inactive
 A_STOP_S = 9  # their seconds of activity before that
-A_ACTIVE_S = 10  # integral of the number of active hosts, s
-A_SPAN_S = 11  # accounted time, s
-A_MOVES = 12  # migrations started
-A_DOUBLES = 13  # of which second moves of a VM in the same round
-A_DROPPED = 14  # VMs deleted
-N_ACCOUNTS = 15
+A_SPAN_S = 10  # accounted time, s
+A_MOVES = 11  # migrations started
+A_DOUBLES = 12  # of which second moves of a VM in the same round
+A_DROPPED = 13  # VMs deleted
+N_ACCOUNTS = 14
 
 
 class Flags(NamedTuple):
@@ -89,8 +87,7 @@ class Live(NamedTuple):
         where: Host that a VM runs on, -1 = deleted, (N,).
         moving: The VM is in migration, (N,).
         demand: CPU asked by a VM, MHz, (N,).
-        granted: CPU granted to a VM, MHz, (N,), kept only where per-VM accounts are.
-        lost: CPU that a VM loses by its migration, MHz, (N,), likewise.
+        lost: CPU that a VM loses by its migration, MHz, (N,), kept only where per-VM accounts are.
         use: CPU use of a host, MHz, (H,).
         need: CPU asked by all VMs of a host, incoming ones included, MHz, (H,).
         free: CPU that no VM holds, MHz, (H,).
@@ -106,6 +103,8 @@ class Live(NamedTuple):
         vm_asked: CPU asked per VM, MHz s, (N,).
         vm_lost: CPU lost to migration per VM, MHz s, (N,).
         account: Totals, see ``A_*``, (N_ACCOUNTS,).
+        touched: Hosts that a migration touches, (H,).
+        stamp: Mark of the last batch of migrations that touched a host; the last entry counts, (H + 1,).
         scratch: Room for one list of VMs, (N,).
         weight: Room for their reservations, (N,).
     """
@@ -118,7 +117,6 @@ class Live(NamedTuple):
     where: Ints
     moving: Bools
     demand: Floats
-    granted: Floats
     lost: Floats
     use: Floats
     need: Floats
@@ -135,6 +133,8 @@ class Live(NamedTuple):
     vm_asked: Floats
     vm_lost: Floats
     account: Floats
+    touched: Ints
+    stamp: Ints
     scratch: Ints
     weight: Floats
 
@@ -163,7 +163,6 @@ def make_live(site: Site, n_hosts: int, shown: bool) -> Live:
         where=np.full(n_vms, -1, dtype=np.int32),
         moving=np.zeros(n_vms, dtype=np.bool_),
         demand=vms.copy(),
-        granted=vms.copy(),
         lost=vms.copy(),
         use=hosts.copy(),
         need=hosts.copy(),
@@ -180,6 +179,8 @@ def make_live(site: Site, n_hosts: int, shown: bool) -> Live:
         vm_asked=vms.copy(),
         vm_lost=vms.copy(),
         account=np.zeros(N_ACCOUNTS),
+        touched=np.empty(n_hosts, dtype=np.int32),
+        stamp=np.zeros(n_hosts + 1, dtype=np.int32),
         scratch=np.empty(n_vms, dtype=np.int32),
         weight=np.empty(n_vms),
     )

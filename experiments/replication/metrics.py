@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .live import (
-    A_ACTIVE_S,
     A_ASKED,
     A_BAD_S,
     A_DOUBLES,
@@ -154,7 +153,7 @@ def summarise(live: Live, quirks: Quirks, events: Events, decisions: DecisionLog
         sla_average=_ratio(float(account[A_SHORT_SUM]), float(account[A_SHORTS])),
         mean_time_before_shutdown_s=float(account[A_STOP_S]) / stops if stops else float("nan"),
         vms_left_at_end=int(live.where.size - account[A_DROPPED]),
-        active_hosts=_ratio(float(account[A_ACTIVE_S]), float(account[A_SPAN_S])),
+        active_hosts=_ratio(float(account[A_ON_S]), float(account[A_SPAN_S])),
         events=events,
         decisions=decisions,
     )

@@ -29,7 +29,7 @@ from .detectors import (
     largest_load,
     window_overloaded,
 )
-from .kernel import copy_range, lean_kernel
+from .kernel import copy_range, inline_kernel, kernel
 from .live import Flags, Ints, Live
 from .machines import Site
 from .selection import select_vm
@@ -113,7 +113,7 @@ def make_plan(n_hosts: int, n_vms: int, kind: int, seed: int) -> Plan:
     )
 
 
-@lean_kernel
+@kernel
 def sort_by_key(items: Ints, key: Floats, n: int, spare: Ints) -> None:
     """Sort ``items[:n]`` by ascending ``key[item]``, stable: insertion in runs of 16, then merging."""
     run = 16
@@ -144,7 +144,7 @@ def sort_by_key(items: Ints, key: Floats, n: int, spare: Ints) -> None:
         run *= 2
 
 
-@lean_kernel
+@inline_kernel
 def _make_round(site: Site, live: Live, plan: Plan, rule: Rule, flags: Flags, past: Floats, k: int) -> Round:
     """Choose how the detector is asked in round ``k``."""
     low = plan.low
@@ -173,7 +173,7 @@ def _make_round(site: Site, live: Live, plan: Plan, rule: Rule, flags: Flags, pa
     return Round(k, rule.kind, rule.safety, True, live.demand, low, high, past)
 
 
-@lean_kernel
+@inline_kernel
 def _list_overloaded(site: Site, c: Cands, rd: Round, kind: int, vms: Ints, n: int, load: float) -> bool:
     """Whether a host of type ``kind`` with ``vms[:n]``, whose parts sum up to ``load``, is overloaded."""
     if not rd.lazy:
@@ -183,10 +183,10 @@ def _list_overloaded(site: Site, c: Cands, rd: Round, kind: int, vms: Ints, n: i
             return True
     y = c.probe
     req = list_window(site, rd, kind, vms, n, y)
-    return window_overloaded(rd.kind, rd.safety, y, min(rd.k + 1, WINDOW), req / site.total[kind])
+    return window_overloaded(rd.kind, rd.safety, y, min(rd.k + 1, WINDOW), req / site.total[kind], c.work[0])
 
 
-@lean_kernel
+@inline_kernel
 def _sort_hosts(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags: Flags) -> int:
     """Part the active hosts into overloaded ones (``plan.crowd``, their number returned) and candidates."""
     crowd = 0
@@ -211,7 +211,7 @@ def _sort_hosts(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags: 
     return crowd
 
 
-@lean_kernel
+@inline_kernel
 def _drain(
     site: Site, live: Live, c: Cands, plan: Plan, rule: Rule, rd: Round, times: Floats, flat: bool, h: int, queued: int
 ) -> int:
@@ -220,7 +220,7 @@ def _drain(
     vms = live.scratch
     copy_range(vms, live.rows[h], 0, n)
     while n > 0:
-        at = select_vm(rule.select, site, live.demand, times, rd.k, vms, n, flat, plan.rng)
+        at = select_vm(rule.select, site, live.demand, times, rd.k, vms, n, flat, c.work, plan.rng)
         plan.queue[queued] = vms[at]
         queued += 1
         for i in range(at, n - 1):
@@ -234,7 +234,7 @@ def _drain(
     return queued
 
 
-@lean_kernel
+@kernel
 def _add_empty(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, h: int) -> None:
     """Make the first empty host from index ``h`` on, of the same type, a candidate."""
     while h < live.count.size:
@@ -248,14 +248,7 @@ def _add_empty(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, h: int
         h += 2
 
 
-@lean_kernel
-def _plan_move(plan: Plan, v: int, h: int) -> None:
-    plan.vm[plan.size[0]] = v
-    plan.host[plan.size[0]] = h
-    plan.size[0] += 1
-
-
-@lean_kernel
+@inline_kernel
 def _sort_by_demand(live: Live, plan: Plan, n: int) -> None:
     """Sort the queue by descending demand, stable."""
     for i in range(n):
@@ -263,33 +256,54 @@ def _sort_by_demand(live: Live, plan: Plan, n: int) -> None:
     sort_by_key(plan.queue, plan.key, n, plan.order)
 
 
-@lean_kernel
-def _place_queue(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags: Flags, queued: int) -> None:
-    """Find a host for every queued VM; one that finds none stays where it is."""
+@kernel
+def _place_queue(
+    site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags: Flags, queued: int, all_of_them: bool
+) -> None:
+    """Find a host for the queued VMs, largest demand first.
+
+    Args:
+        site: The day.
+        live: State.
+        c: Candidates.
+        plan: Its queue is placed; it receives the migrations.
+        rd: This round.
+        flags: Quirks.
+        queued: Length of the queue.
+        all_of_them: Place all VMs and protect their targets, or place none; else a VM that finds no host stays.
+    """
     _sort_by_demand(live, plan, queued)
-    _add_empty(site, live, c, rd, flags, 0)
-    _add_empty(site, live, c, rd, flags, 1)
+    planned = plan.size[0]
+    protect = all_of_them or not flags.double_moves
     for i in range(queued):
         v = plan.queue[i]
         j = find_candidate(site, live, c, rd, v)
         if j < 0:
-            continue
+            if not all_of_them:
+                continue
+            for at in range(i - 1, -1, -1):
+                take_back(site, live, c, rd, at)
+            plan.size[0] = planned
+            return
         h = c.host[j]
         was_empty = c.length[h] == 0
-        put_vm(site, live, c, rd, flags, j, v, 0)
-        _plan_move(plan, v, h)
-        if not flags.double_moves:
-            c.guard[h] = True
+        put_vm(site, live, c, rd, flags, j, v, i)
+        plan.vm[plan.size[0]] = v
+        plan.host[plan.size[0]] = h
+        plan.size[0] += 1
         if was_empty:
             _add_empty(site, live, c, rd, flags, h + 2)
+    if protect:
+        for i in range(planned, plan.size[0]):
+            c.guard[plan.host[i]] = True
 
 
-@lean_kernel
+@inline_kernel
 def _is_off(live: Live, flags: Flags, h: int) -> bool:
     return live.util[h] == 0.0 if flags.idle_hosts_are_off else live.count[h] == 0
 
 
-@lean_kernel
+@inline_kernel
 def _drop_off_hosts(live: Live, c: Cands, flags: Flags) -> None:
     """Hosts that were off before the round are not targets of evacuations, even if switched on just now."""
     for j in range(c.size[0] - 1, -1, -1):
@@ -301,30 +315,7 @@ def _drop_off_hosts(live: Live, c: Cands, flags: Flags) -> None:
         c.slack[1] += c.high[j] - c.load[j]
 
 
-@lean_kernel
-def _evacuate(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags: Flags, h: int) -> None:
-    """Plan to move every VM of host ``h`` to other candidates, or nothing at all."""
-    n = c.length[h]
-    copy_range(plan.queue, live.rows[h], 0, n)
-    _sort_by_demand(live, plan, n)
-    placed = 0
-    while placed < n:
-        j = find_candidate(site, live, c, rd, plan.queue[placed])
-        if j < 0:
-            break
-        put_vm(site, live, c, rd, flags, j, plan.queue[placed], placed)
-        placed += 1
-    if placed == n:
-        for i in range(n):
-            target = c.host[c.undo_slot[i]]
-            _plan_move(plan, plan.queue[i], target)
-            c.guard[target] = True
-        return
-    for i in range(placed - 1, -1, -1):
-        take_back(site, live, c, rd, i)
-
-
-@lean_kernel
+@inline_kernel
 def _evacuate_all(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags: Flags) -> None:
     """Try every host that is not overloaded, least used first, unless it has become a target."""
     n = 0
@@ -347,10 +338,11 @@ def _evacuate_all(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags
         # what does not fit into all candidates together need not be tried
         if use > c.slack[0] * (1.0 + 1e-9) + 1e-6 or load > c.slack[1] * (1.0 + 1e-9) + 1e-6:
             continue
-        _evacuate(site, live, c, plan, rd, flags, h)
+        copy_range(plan.queue, live.rows[h], 0, c.length[h])
+        _place_queue(site, live, c, plan, rd, flags, c.length[h], True)
 
 
-@lean_kernel
+@kernel
 def optimise(
     site: Site,
     live: Live,
@@ -385,6 +377,8 @@ def optimise(
             site, live, c, plan, rule, rd, times, not flags.interpolated_demand, plan.crowd[i], queued
         )
     if queued > 0:
-        _place_queue(site, live, c, plan, rd, flags, queued)
+        _add_empty(site, live, c, rd, flags, 0)
+        _add_empty(site, live, c, rd, flags, 1)
+        _place_queue(site, live, c, plan, rd, flags, queued, False)
     _drop_off_hosts(live, c, flags)
     _evacuate_all(site, live, c, plan, rd, flags)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .detectors import WINDOW
-from .kernel import kernel
+from .kernel import inline_kernel, kernel
 from .live import Ints
 from .machines import ROUND_S, Site
 
@@ -14,13 +14,15 @@ __all__ = ["MC", "MMT", "MU", "RS", "draw", "multiple_r2", "select_vm"]
 
 Floats = NDArray[np.float64]
 
+UNDEFINED = 2.0  # no coefficient of determination exceeds 1
+
 MMT = 0
 MC = 1
 MU = 2
 RS = 3
 
 
-@kernel
+@inline_kernel
 def draw(rng: NDArray[np.uint64], n: int) -> int:
     """A uniform index below ``n``: one step of SplitMix64 on the state ``rng[0]``."""
     rng[0] += np.uint64(0x9E3779B97F4A7C15)
@@ -31,7 +33,7 @@ def draw(rng: NDArray[np.uint64], n: int) -> int:
     return int(float(z >> np.uint64(11)) * (1.0 / 9007199254740992.0) * n)
 
 
-@kernel
+@inline_kernel
 def _smallest(values: Floats, scale: Floats, vms: Ints, n: int) -> int:
     """Position of the smallest ``values[v] / scale[v]``, the first on ties."""
     best = 0
@@ -41,7 +43,7 @@ def _smallest(values: Floats, scale: Floats, vms: Ints, n: int) -> int:
     return best
 
 
-@kernel
+@inline_kernel
 def _reflect_columns(a: Floats, diagonal: Floats, rows: int, cols: int) -> bool:
     """Householder QR of the matrix whose columns are ``a[0..cols)``, in place; False on a zero pivot."""
     for j in range(min(rows, cols)):
@@ -63,7 +65,7 @@ def _reflect_columns(a: Floats, diagonal: Floats, rows: int, cols: int) -> bool:
     return True
 
 
-@kernel
+@inline_kernel
 def _solve(a: Floats, diagonal: Floats, y: Floats, rows: int, cols: int) -> None:
     """Overwrite ``y`` with the least-squares solution in its first ``cols`` entries."""
     for j in range(cols):
@@ -80,7 +82,20 @@ def _solve(a: Floats, diagonal: Floats, y: Floats, rows: int, cols: int) -> None
 
 
 @kernel
-def multiple_r2(data: Floats, which: int, n: int, length: int) -> float:
+def _fill_columns(data: Floats, which: int, n: int, length: int, columns: Floats) -> None:
+    """Set ``columns`` to a constant one and the series other than ``which``."""
+    at = 1
+    for m in range(length):
+        columns[0, m] = 1.0
+    for i in range(n):
+        if i != which:
+            for m in range(length):
+                columns[at, m] = data[i, m]
+            at += 1
+
+
+@inline_kernel
+def multiple_r2(data: Floats, which: int, n: int, length: int, work: Floats) -> float:
     """Multiple coefficient of determination of series ``which`` on the other ones, with intercept.
 
     Args:
@@ -88,21 +103,21 @@ def multiple_r2(data: Floats, which: int, n: int, length: int) -> float:
         which: The dependent one.
         n: Number of series.
         length: Number of samples.
+        work: Room, (3, WINDOW, WINDOW).
 
     Returns:
-        1 - RSS / TSS; NaN if a pivot of the decomposition is zero.
+        1 - RSS / TSS, NaN for a constant series; ``UNDEFINED`` if a pivot of the decomposition is zero.
     """
-    columns = np.ones((n, length))
-    at = 1
-    for i in range(n):
-        if i != which:
-            columns[at] = data[i, :length]
-            at += 1
-    a = columns.copy()
-    diagonal = np.empty(n)
+    columns = work[0]
+    a = work[1]
+    diagonal = work[2, 0]
+    beta = work[2, 1]
+    _fill_columns(data, which, n, length, columns)
+    _fill_columns(data, which, n, length, a)
     if not _reflect_columns(a, diagonal, length, n):
-        return np.nan
-    beta = data[which, :length].copy()
+        return UNDEFINED
+    for i in range(length):
+        beta[i] = data[which, i]
     _solve(a, diagonal, beta, length, n)
     rss = 0.0
     tss = 0.0
@@ -119,11 +134,11 @@ def multiple_r2(data: Floats, which: int, n: int, length: int) -> float:
     return 1.0 - rss / tss
 
 
-@kernel
+@inline_kernel
 def _fill_history(site: Site, times: Floats, k: int, vms: Ints, n: int, flat: bool, data: Floats) -> None:
     """Utilisation of ``vms[:n]`` at the last rounds up to ``k``, newest first."""
     last = site.x.shape[0] - 1
-    for j in range(data.shape[1]):
+    for j in range(min(k + 1, WINDOW)):
         t = times[k - j]
         a = min(int(t // ROUND_S), last)
         dt = t - a * ROUND_S
@@ -135,18 +150,20 @@ def _fill_history(site: Site, times: Floats, k: int, vms: Ints, n: int, flat: bo
 
 
 @kernel
-def _most_correlated(site: Site, times: Floats, k: int, vms: Ints, n: int, flat: bool) -> int:
+def _most_correlated(
+    site: Site, times: Floats, k: int, vms: Ints, n: int, flat: bool, work: Floats
+) -> int:
     """Position of the VM best explained by the others; -1 if that is not defined."""
     length = min(k + 1, WINDOW)
     if n < 2 or n > length:
         return -1
-    data = np.empty((n, length))
+    data = work[3]
     _fill_history(site, times, k, vms, n, flat, data)
     best = 0
     best_r2 = 4.9e-324
     for i in range(n):
-        r2 = multiple_r2(data, i, n, length)
-        if np.isnan(r2) and _has_zero_pivot(data, i, n, length):
+        r2 = multiple_r2(data, i, n, length, work)
+        if r2 == UNDEFINED:
             return -1
         if r2 > best_r2:
             best = i
@@ -154,19 +171,7 @@ def _most_correlated(site: Site, times: Floats, k: int, vms: Ints, n: int, flat:
     return best
 
 
-@kernel
-def _has_zero_pivot(data: Floats, which: int, n: int, length: int) -> bool:
-    """Whether R^2 is undefined because of the decomposition, not because the series is constant."""
-    columns = np.ones((n, length))
-    at = 1
-    for i in range(n):
-        if i != which:
-            columns[at] = data[i, :length]
-            at += 1
-    return not _reflect_columns(columns, np.empty(n), length, n)
-
-
-@kernel
+@inline_kernel
 def select_vm(
     rule: int,
     site: Site,
@@ -176,6 +181,7 @@ def select_vm(
     vms: Ints,
     n: int,
     flat: bool,
+    work: Floats,
     rng: NDArray[np.uint64],
 ) -> int:
     """Position in ``vms[:n]`` of the VM to migrate.
@@ -189,6 +195,7 @@ def select_vm(
         vms: VMs of the host, in list order.
         n: How many.
         flat: Whether samples hold instead of being interpolated.
+        work: Room, (4, WINDOW, WINDOW).
         rng: State of the generator, (1,).
 
     Returns:
@@ -199,7 +206,7 @@ def select_vm(
     if rule == MU:
         return _smallest(demand, site.mhz, vms, n)
     if rule == MC:
-        best = _most_correlated(site, times, k, vms, n, flat)
+        best = _most_correlated(site, times, k, vms, n, flat, work)
         if best >= 0:
             return best
     best = 0

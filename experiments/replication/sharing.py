@@ -7,9 +7,8 @@ from math import floor
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernel import lean_kernel
+from .kernel import inline_kernel, kernel
 from .live import (
-    A_ACTIVE_S,
     A_ASKED,
     A_BAD_S,
     A_ENERGY,
@@ -33,15 +32,14 @@ __all__ = [
     "hash_ordered_sum",
     "list_active",
     "power_at",
-    "share_all",
-    "share_host",
+    "share_hosts",
     "show_states",
 ]
 
 TOLERANCE = 1e-9
 
 
-@lean_kernel
+@inline_kernel
 def power_at(site: Site, kind: int, util: float) -> float:
     """Power of a host of a type at a utilisation, W: P = p_a + ((p_b - p_a) / 10)(u - a / 10) 100."""
     scaled = util * 10.0
@@ -52,7 +50,7 @@ def power_at(site: Site, kind: int, util: float) -> float:
     return watts
 
 
-@lean_kernel
+@inline_kernel
 def demand_at(site: Site, live: Live, t: float, interpolated: bool) -> None:
     """Set the demand of every VM at time ``t``, MHz."""
     last = site.x.shape[0] - 1
@@ -68,7 +66,7 @@ def demand_at(site: Site, live: Live, t: float, interpolated: bool) -> None:
         live.demand[v] = (now[v] + ((then[v] - now[v]) / ROUND_S) * dt) * site.mhz[v]
 
 
-@lean_kernel
+@inline_kernel
 def hash_ordered_sum(vms: Ints, n: int, key: Ints, table: int, weight: NDArray[np.float64]) -> float:
     """Sum ``weight[:n]`` in the order of a hash table with ``table`` buckets that holds ``vms[:n]``.
 
@@ -92,7 +90,7 @@ def hash_ordered_sum(vms: Ints, n: int, key: Ints, table: int, weight: NDArray[n
     return total
 
 
-@lean_kernel
+@inline_kernel
 def _finish_host(site: Site, live: Live, flags: Flags, h: int, use: float, need: float, free: float) -> None:
     """Store use and need of a host, and what follows from them."""
     kind = h & 1
@@ -107,135 +105,178 @@ def _finish_host(site: Site, live: Live, flags: Flags, h: int, use: float, need:
     live.on[h] = use > 0.0 if flags.idle_hosts_are_off else live.count[h] > 0
 
 
-@lean_kernel
-def share_host(site: Site, live: Live, flags: Flags, h: int, detail: bool) -> None:
+@inline_kernel
+def _share_host(site: Site, live: Live, flags: Flags, h: int, detail: bool) -> None:
     """Share the CPU of host ``h`` among its VMs.
 
     Sums run in the order of the host's list, as the peer's do. The common case (everybody gets all it asks for,
-    nobody migrates) is decided here; any other, and per-VM accounts (``detail``), by ``_share_slowly``.
+    nobody migrates) is decided here; any other, and per-VM accounts (``detail``), by the functions below.
     """
     core = site.core[h & 1]
     free = site.total[h & 1]
     use = 0.0
     need = 0.0
-    row = live.rows[h]
     for i in range(live.count[h]):
-        asked = live.demand[row[i]]
+        asked = live.demand[live.rows[h, i]]
         capped = min(asked, core)
         free -= capped
         use += capped
         need += asked
     # once a VM does not fit, free stays negative; use = need, bit for bit, unless a core's speed caps a VM
     if free < 0.0 or use != need or live.moves[h] > 0 or detail:
-        _share_slowly(site, live, flags, h)
-        return
-    tally = live.tally[h]
-    tally[0] = need
-    tally[1] = use
-    tally[2] = 0.0
-    tally[3] = 0.0
-    tally[4] = 0.0
-    live.bad[h] = False
+        free = _share_while_moving(site, live, flags, h)
+        if free < 0.0:
+            _share_scarce(site, live, flags, h)
+            free = 0.0
+        use = live.use[h]
+        need = live.need[h]
+    else:
+        live.tally[h, 0] = need
+        live.tally[h, 1] = use
+        live.tally[h, 2] = 0.0
+        live.tally[h, 3] = 0.0
+        live.tally[h, 4] = 0.0
+        live.bad[h] = False
     _finish_host(site, live, flags, h, use, need, free)
 
 
-@lean_kernel
-def _weigh(site: Site, live: Live, h: int, weight: NDArray[np.float64]) -> float:
-    """Reservation of each VM of a host (a tenth for incoming ones), and the CPU left, negative if too little."""
+@inline_kernel
+def _lost_share(asked: float, got: float, all_of_it: bool) -> float:
+    """CPU that a migrating VM loses: all it lacks, or the tenth that the migration takes of got / 0.9."""
+    if not all_of_it:
+        return got / 9.0
+    return asked - got if got < asked else 0.0
+
+
+@inline_kernel
+def _share_while_moving(site: Site, live: Live, flags: Flags, h: int) -> float:
+    """Share with migrations, one-core caps or per-VM accounts; returns the CPU left, negative if too little."""
     core = site.core[h & 1]
-    free: float = site.total[h & 1]
-    fits = True
+    free = site.total[h & 1]
+    use = 0.0
+    need = 0.0
+    settled = 0.0
+    granted = 0.0
+    lost = 0.0
+    shorts = 0.0
+    short_sum = 0.0
     for i in range(live.count[h]):
         v = live.rows[h, i]
-        capped = min(live.demand[v], core)
-        w = 0.1 * capped if live.where[v] != h else capped
-        weight[i] = w
-        if free >= w and fits:
-            free -= w
+        asked = live.demand[v]
+        capped = min(asked, core)
+        need += asked
+        if live.where[v] != h:
+            free -= 0.1 * capped
+            use += 0.1 * capped
+            continue
+        free -= capped
+        got = capped
+        loss = 0.0
+        if live.moving[v]:
+            got = 0.9 * capped
+            use += got / 0.9 if flags.sla_counts_incoming_full else capped
+            loss = _lost_share(asked, got, flags.pdm_counts_contention)
+            lost += loss
         else:
-            fits = False
-    return free if fits else -1.0
+            use += capped
+        settled += asked
+        granted += got
+        if got < asked:
+            shorts += 1.0
+            short_sum += (asked - got) / asked
+        live.lost[v] = loss
+    live.tally[h, 0] = settled
+    live.tally[h, 1] = granted
+    live.tally[h, 2] = lost
+    live.tally[h, 3] = shorts
+    live.tally[h, 4] = short_sum
+    live.use[h] = use
+    live.need[h] = need
+    live.bad[h] = use < need and flags.sla_counts_incoming_full
+    return free
 
 
-@lean_kernel
-def _grant(capped: float, factor: float, incoming: bool, leaving: bool, whole: bool) -> float:
-    """CPU granted to a VM; ``factor`` < 0 means that there is enough for all."""
-    if incoming:
-        grant = 0.1 * capped
-        if factor >= 0.0:
-            grant *= factor
-    else:
-        grant = capped
-        if factor >= 0.0:
-            grant *= factor
-        if leaving:
-            grant *= 0.9
-    return floor(grant) if whole and factor >= 0.0 else grant
+@inline_kernel
+def _scarcity(site: Site, live: Live, h: int) -> float:
+    """Share of its request that everybody gets: capacity over the reservations, a tenth for incoming VMs."""
+    for i in range(live.count[h]):
+        v = live.rows[h, i]
+        capped = min(live.demand[v], site.core[h & 1])
+        live.weight[i] = 0.1 * capped if live.where[v] != h else capped
+    asked = hash_ordered_sum(live.rows[h], live.count[h], site.key, live.table[h], live.weight)
+    return float(site.total[h & 1] / asked)
 
 
-@lean_kernel
-def _share_slowly(site: Site, live: Live, flags: Flags, h: int) -> None:
-    """The general case of ``share_host``: contention, migrations, one-core caps and per-VM accounts."""
-    n = live.count[h]
-    row = live.rows[h]
-    total = site.total[h & 1]
-    weight = live.weight
-    free = _weigh(site, live, h, weight)
-    asked_share = 0.0
-    for i in range(n):
-        asked_share += weight[i]
-    factor = -1.0
-    if free < 0.0:
-        factor = total / hash_ordered_sum(row, n, site.key, live.table[h], weight)
+@kernel
+def _share_scarce(site: Site, live: Live, flags: Flags, h: int) -> None:
+    """Share too little CPU in proportion to the requests."""
+    factor = _scarcity(site, live, h)
+    whole = flags.floor_mips
     use = 0.0
     need = 0.0
     tally = live.tally[h]
     tally[:] = 0.0
-    for i in range(n):
-        v = row[i]
+    for i in range(live.count[h]):
+        v = live.rows[h, i]
         asked = live.demand[v]
         capped = min(asked, site.core[h & 1])
-        incoming = live.where[v] != h
-        leaving = live.moving[v] and not incoming
-        got = _grant(capped, factor, incoming, leaving, flags.floor_mips)
-        if not leaving:
-            use += got
-        elif flags.sla_counts_incoming_full:
-            use += got / 0.9
-        else:
-            use += capped if factor < 0.0 else capped * factor
         need += asked
-        if not incoming:
-            _book_vm(live, flags, tally, v, asked, got, leaving)
-    if flags.sla_counts_incoming_full:
-        live.bad[h] = use < need
-    else:
-        live.bad[h] = asked_share > total * (1.0 + TOLERANCE)
-    _finish_host(site, live, flags, h, use, need, max(free, 0.0))
+        if live.where[v] != h:
+            got = (0.1 * capped) * factor
+            use += floor(got) if whole else got
+            continue
+        got = capped * factor
+        loss = 0.0
+        if live.moving[v]:
+            got *= 0.9
+            got = floor(got) if whole else got
+            use += got / 0.9
+            loss = _lost_share(asked, got, flags.pdm_counts_contention)
+        else:
+            got = floor(got) if whole else got
+            use += got
+        tally[0] += asked
+        tally[1] += got
+        tally[2] += loss
+        if got < asked:
+            tally[3] += 1.0
+            tally[4] += (asked - got) / asked
+        live.lost[v] = loss
+    live.use[h] = use
+    live.need[h] = need
+    live.bad[h] = use < need if flags.sla_counts_incoming_full else factor < 1.0 - TOLERANCE
 
 
-@lean_kernel
-def _book_vm(
-    live: Live, flags: Flags, tally: NDArray[np.float64], v: int, asked: float, got: float, leaving: bool
+@kernel
+def share_hosts(
+    site: Site, live: Live, flags: Flags, hosts: Ints, n: int, dt: float, detail: bool
 ) -> None:
-    """Add one VM to the tally of the host it runs on."""
-    tally[0] += asked
-    tally[1] += got
-    lost = 0.0
-    if leaving:
-        if not flags.pdm_counts_contention:
-            lost = got / 9.0  # the tenth that the migration takes of a share of got / 0.9
-        elif got < asked:
-            lost = asked - got
-    tally[2] += lost
-    if got < asked:
-        tally[3] += 1.0
-        tally[4] += (asked - got) / asked
-    live.granted[v] = got
-    live.lost[v] = lost
+    """Share the CPU of ``hosts[:n]`` and add their energy of the ``dt`` seconds before this instant.
+
+    Args:
+        site: The day.
+        live: State; the demand is that of this instant, the shares become so.
+        flags: Quirks.
+        hosts: Hosts.
+        n: How many.
+        dt: Time since the last instant, s.
+        detail: Keep per-VM accounts.
+    """
+    joules = 0.0
+    for i in range(n):
+        h = hosts[i]
+        was_on = live.on[h]
+        before = live.watt[h]
+        _share_host(site, live, flags, h, detail)
+        if was_on and dt > 0.0:
+            if flags.mean_power:
+                joules += (before + (live.watt[h] - before) / 2.0) * dt
+            else:
+                joules += before * dt
+    live.account[A_ENERGY] += joules
 
 
-@lean_kernel
+@kernel
 def list_active(live: Live) -> None:
     """Rebuild the ascending list of hosts with VMs."""
     n = 0
@@ -245,43 +286,38 @@ def list_active(live: Live) -> None:
     live.active[0] = n
 
 
-@lean_kernel
-def share_all(site: Site, live: Live, flags: Flags, dt: float, detail: bool) -> None:
-    """Share the CPU of every host and add the energy of the ``dt`` seconds before this instant."""
-    joules = 0.0
-    for i in range(live.active[0]):
-        h = live.active[i + 1]
-        was_on = live.on[h]
-        before = live.watt[h]
-        share_host(site, live, flags, h, detail)
-        if was_on and dt > 0.0:
-            if flags.mean_power:
-                joules += (before + (live.watt[h] - before) / 2.0) * dt
-            else:
-                joules += before * dt
-    live.account[A_ENERGY] += joules
-
-
-@lean_kernel
+@inline_kernel
 def account_until(live: Live, dt: float, detail: bool) -> None:
     """Book ``dt`` seconds of the present shares: every history entry holds until the next one."""
-    account = live.account
-    account[A_SPAN_S] += dt
+    asked = 0.0
+    got = 0.0
+    lost = 0.0
+    shorts = 0.0
+    short_sum = 0.0
+    on_s = 0.0
+    bad_s = 0.0
     for i in range(live.active[0]):
         h = live.active[i + 1]
-        tally = live.tally[h]
-        account[A_ASKED] += tally[0] * dt
-        account[A_GOT] += tally[1] * dt
-        account[A_LOST] += tally[2] * dt
-        account[A_SHORTS] += tally[3]
-        account[A_SHORT_SUM] += tally[4]
+        asked += live.tally[h, 0]
+        got += live.tally[h, 1]
+        lost += live.tally[h, 2]
+        shorts += live.tally[h, 3]
+        short_sum += live.tally[h, 4]
         if live.on[h]:
-            account[A_ON_S] += dt
-            account[A_ACTIVE_S] += dt
+            on_s += dt
             live.host_on_s[h] += dt
             if live.bad[h]:
-                account[A_BAD_S] += dt
+                bad_s += dt
                 live.host_bad_s[h] += dt
+    account = live.account
+    account[A_SPAN_S] += dt
+    account[A_ASKED] += asked * dt
+    account[A_GOT] += got * dt
+    account[A_LOST] += lost * dt
+    account[A_SHORTS] += shorts
+    account[A_SHORT_SUM] += short_sum
+    account[A_ON_S] += on_s
+    account[A_BAD_S] += bad_s
     if detail:
         for v in range(live.where.size):
             if live.where[v] >= 0:
@@ -289,7 +325,7 @@ def account_until(live: Live, dt: float, detail: bool) -> None:
                 live.vm_lost[v] += live.lost[v] * dt
 
 
-@lean_kernel
+@kernel
 def show_states(live: Live, t: float) -> None:
     """Close instant ``t``: count the hosts that became inactive since the last one."""
     for h in range(live.on.size):
