@@ -206,12 +206,9 @@ def _evaluate(arguments: Sequence[str]) -> int:
     outcome = benchmark(compose_run("evaluate", arguments))
     if outcome.failures:
         return _tell_failures("evaluate", outcome.failures)
-    single = len(outcome.rows) == 1
-    print_table(
-        metrics_table(dict(zip(outcome.rows.columns, outcome.rows.iloc[0])))
-        if single
-        else results_table(outcome.rows)
-    )
+    rows = outcome.rows
+    one = dict(zip(rows.columns, rows.iloc[0])) if len(rows) == 1 else None
+    print_table(results_table(rows) if one is None else metrics_table(one))
     print(f"results: {outcome.out}")
     return 0
 

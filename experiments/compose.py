@@ -21,6 +21,7 @@ from .overrides import (
     unquote,
 )
 from .schema import COMMAND_KEYS, RunConfig, ScenarioNode
+from .yamlio import YamlError
 
 __all__ = ["Run", "compose_run"]
 
@@ -202,13 +203,12 @@ def _store_scenario_file(path: str) -> str:
     """Make a user's own scenario file a choice of the group."""
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
-    from yaml import YAMLError
 
     try:
         node = OmegaConf.load(path)
     except OSError as error:
         raise ConfigError(f"scenario={path}: cannot be read ({error.strerror})") from None
-    except YAMLError as error:
+    except YamlError as error:
         raise ConfigError(f"scenario={path}: not YAML ({' '.join(str(error).split())})") from None
     if not OmegaConf.is_dict(node):
         raise ConfigError(f"scenario={path}: must be a mapping with the keys of a scenario")

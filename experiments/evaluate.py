@@ -182,11 +182,11 @@ def make_cell(
         spec = parse_policy(policy) if isinstance(policy, str) else policy
         spec = PolicySpec(spec.name, {**spec.params, **(params or {})})
     else:
-        values: dict[str, Any] = (
-            asdict(policy) if is_dataclass(policy) and not isinstance(policy, type) else {}
-        )
-        name = type(policy).__name__
-        return Cell(scenario, PolicySpec(name), policy, config_hash(scenario, PolicySpec(name), values))
+        own = PolicySpec(type(policy).__name__)
+        values: dict[str, Any] = {}
+        if is_dataclass(policy) and not isinstance(policy, type):
+            values = asdict(policy)
+        return Cell(scenario, own, policy, config_hash(scenario, own, values))
     if scenario.config.kind == "replica":
         from .replica_cell import check_replica_policy
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from virtgym.envs.sim.errors import ConfigError
 
 from .results import COLUMNS, make_row, rows_frame, virtgym_version
+from .yamlio import YamlError, dump_yaml, load_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,19 +143,14 @@ class RunFolder:
         _write_text(self.path / "run.json", json.dumps(self._info, indent=1) + "\n")
 
     def _write_config(self, config: Mapping[str, Any]) -> None:
-        import yaml
-
-        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-        _write_text(self.path / "config.yaml", text)
+        _write_text(self.path / "config.yaml", dump_yaml(config))
 
     def _difference(self, config: Mapping[str, Any]) -> str:
         """Which keys of the scenario differ from the stored ones, as text."""
-        import yaml
-
         try:
-            stored = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+            stored = load_yaml((self.path / "config.yaml").read_text(encoding="utf-8"))
             old, new = _flat(stored["scenario"]), _flat(config["scenario"])
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        except (OSError, ValueError, KeyError, TypeError, YamlError):
             return ""
         keys = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
         texts = [f"scenario.{k}: {old.get(k)} there, {new.get(k)} now" for k in keys[:3]]
@@ -171,7 +167,7 @@ class RunFolder:
         """Store a finished cell; its row comes last."""
         stem = cell_stem(str(result.row["policy"]), int(result.row["seed"]))
         if result.heat:
-            heat = result.heat
+            heat: dict[str, Any] = result.heat
             write_atomically(
                 self.path / "heat" / f"{stem}.npz", lambda draft: np.savez_compressed(draft, **heat)
             )

@@ -10,6 +10,8 @@ import functools
 from importlib import resources
 from typing import Any
 
+from .yamlio import load_yaml
+
 __all__ = ["KINDS", "list_kind", "list_names", "read_group_file"]
 
 KINDS: tuple[str, ...] = ("scenarios", "policies", "agents", "traces", "envs")
@@ -32,11 +34,7 @@ def list_names(group: str) -> tuple[str, ...]:
 
 def read_group_file(group: str, name: str) -> dict[str, Any]:
     """Read ``conf/GROUP/NAME.yaml`` as plain data."""
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    data = yaml.load((_folder(group) / f"{name}.yaml").read_text(encoding="utf-8"), Loader=loader)
-    return dict(data or {})
+    return dict(load_yaml((_folder(group) / f"{name}.yaml").read_text(encoding="utf-8")) or {})
 
 
 def _described(group: str) -> dict[str, str]:

@@ -27,9 +27,11 @@ _TABLE: tuple[tuple[str, str, float, str], ...] = (
     ("esv", "ESV 1e-3", 1e3, ".2f"),
     ("sla_unserved", "unserved %", 100.0, ".3f"),
     ("active_hosts", "hosts on", 1.0, ".1f"),
-    ("decision_ms_p99", "p99 ms", 1.0, ".2f"),
+    ("decision_ms_p99", "p99 ms", 1.0, ".3f"),
     ("wall_s", "wall s", 1.0, ".3f"),
 )
+_TIMES = ("decision_ms_p99", "wall_s")
+"""Columns shown without an interval: they measure the machine."""
 
 
 class Progress:
@@ -124,16 +126,18 @@ def results_table(rows: pd.DataFrame) -> Table:
     names = ", ".join(dict.fromkeys(f"{s} / {t}" for s, t in zip(rows["scenario"], rows["trace"])))
     seeds = rows["seed"].nunique()
     caption = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else None
-    table = Table(
-        title=names, caption=caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left"
-    )
+    table = Table(title=_escape(names), caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.title_justify = table.caption_justify = "left"
     table.add_column("policy", no_wrap=True)
     for _, head, _, _ in _TABLE:
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True)
     groups = [(str(policy), group) for policy, group in rows.groupby("policy", sort=False)]
     groups.sort(key=lambda pair: float(pair[1]["energy_kwh"].mean()))
     for policy, group in groups:
-        table.add_row(_escape(policy), *(_cell(group[column] * f, spec) for column, _, f, spec in _TABLE))
+        table.add_row(
+            _escape(policy),
+            *(_cell(group[name] * factor, spec, name not in _TIMES) for name, _, factor, spec in _TABLE),
+        )
     return table
 
 
@@ -143,7 +147,7 @@ def _escape(text: str) -> str:
     return escape(text)
 
 
-def _cell(values: pd.Series[Any], spec: str) -> str:
+def _cell(values: pd.Series[Any], spec: str, with_interval: bool) -> str:
     from .stats import mean_interval
 
     interval = mean_interval(values.to_numpy())
@@ -151,7 +155,7 @@ def _cell(values: pd.Series[Any], spec: str) -> str:
         return "–"
     text = format(interval.estimate, spec)
     half = interval.high - interval.estimate
-    return f"{text} ± {format(half, spec)}" if interval.known and half > 0 else text
+    return f"{text} ±{format(half, spec)}" if with_interval and interval.known and half > 0 else text
 
 
 def metrics_table(row: Mapping[str, Any]) -> Table:
