@@ -93,7 +93,7 @@ class ConsolidationPolicy(PlanningPolicy):
     underload_threshold: float = 1.0
     max_migrations: int | None = None
     horizon_steps: int = 1
-    mmt_ties: str = "smaller"
+    mmt_ties: str = "larger"
     require_saving: bool = False
     amortise_s: float = 3600.0
 

@@ -43,7 +43,7 @@ class Selector:
 SELECTORS: dict[str, Selector] = {
     s.name: s
     for s in (
-        Selector("mmt", MMT, 1, "minimum migration time: least memory, ties to the smaller demand"),
+        Selector("mmt", MMT, 1, "minimum migration time: least memory, ties to the larger demand"),
         Selector("mc", MC, 30, "maximum multiple correlation with the host's other VMs"),
         Selector("mu", MU, 1, "minimum utilisation"),
         Selector("rs", RS, 1, "random selection"),
@@ -52,7 +52,10 @@ SELECTORS: dict[str, Selector] = {
 """Every selector by name."""
 
 MMT_TIES = ("smaller", "larger", "index")
-"""Which VM leaves first among those of equal memory: the smaller demand, the larger, or the lowest index."""
+"""Which VM leaves first of those of equal memory: the smaller demand, the larger (default), or the lowest index.
+
+The literature leaves it open. They take equal time to move; the larger relieves more, so that fewer have to.
+"""
 
 SAME = 1e-9
 """Correlations closer than this are equal, and the lower index wins: their last digits are rounding."""
