@@ -52,7 +52,7 @@ SELECTORS: dict[str, Selector] = {
 """Every selector by name."""
 
 MMT_TIES = ("smaller", "larger", "index")
-"""Which VM leaves first of those of equal memory: the smaller demand, the larger (default), or the lowest index.
+"""Which VM of those of equal memory leaves first: smaller demand, larger (default) or lowest index.
 
 The literature leaves it open. They take equal time to move; the larger relieves more, so that fewer have to.
 """
