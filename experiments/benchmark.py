@@ -55,7 +55,7 @@ class Outcome:
     failures: tuple[Failure, ...]
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """Ctrl-C: what is finished is kept; the text says how to go on."""
 
 

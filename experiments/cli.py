@@ -136,8 +136,8 @@ def _guarded(name: str, command: Command, arguments: Sequence[str]) -> int:
     """Run a command; every error becomes an exit code and as little text as tells what to do."""
     try:
         return command.run(arguments)
-    except KeyboardInterrupt:
-        return _fail(f"virtgym {name}: interrupted", 130)
+    except KeyboardInterrupt as stop:
+        return _fail(f"virtgym {name}: {stop if str(stop) else 'interrupted'}", 130)
     except BrokenPipeError:  # the reader of a pipe has enough, like ``virtgym list | head``
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -187,7 +187,9 @@ def _list(arguments: Sequence[str]) -> int:
     kinds = arguments or KINDS
     for kind in kinds:
         found = list_kind(kind)
-        if not found and not arguments:
+        if not found:
+            if arguments:
+                print(f"there are no {kind}", file=sys.stderr)
             continue
         if len(kinds) > 1:
             print(f"{kind}:")
@@ -214,15 +216,12 @@ def _evaluate(arguments: Sequence[str]) -> int:
 
 
 def _benchmark(arguments: Sequence[str]) -> int:
-    from .benchmark import Interrupted, benchmark
+    from .benchmark import benchmark
     from .compose import compose_run
     from .progress import print_table, results_table
 
     run = compose_run("benchmark", arguments)
-    try:
-        outcome = benchmark(run)
-    except Interrupted as stop:
-        return _fail(f"virtgym benchmark: {stop}", 130)
+    outcome = benchmark(run)
     if len(outcome.rows):
         print_table(results_table(outcome.rows))
         print(f"results: {outcome.out}")

@@ -20,7 +20,7 @@ from .overrides import (
     split_override,
     unquote,
 )
-from .schema import COMMAND_KEYS, RunConfig, ScenarioNode
+from .schema import COMMAND_KEYS, REPLICA_KEYS, RunConfig, ScenarioNode
 from .yamlio import YamlError
 
 __all__ = ["Run", "compose_run"]
@@ -78,7 +78,11 @@ def compose_run(command: str, arguments: Sequence[str]) -> Run:
     texts = [
         _rewrite(key, value) for key, value in pairs if not (reference and key.split(".")[0] == "policy")
     ]
+    for text in texts:
+        _check_grammar(text)
     config = _compose(texts)
+    if config["scenario"]["kind"] == "replica":
+        _check_replica_keys(pairs)
     params = {k[7:]: parse_value(k, v) for k, v in pairs if k.startswith("policy.")}
     if reference:
         config["policy"] = {"name": reference, **params}
@@ -185,6 +189,31 @@ def _check_quirk(full: str, rest: list[str]) -> None:
         )
 
 
+def _check_replica_keys(pairs: Sequence[tuple[str, str]]) -> None:
+    """The replica's cluster is fixed: a key that it would ignore is an error."""
+    for key, _ in pairs:
+        first, _, rest = key.partition(".")
+        if first == "scenario" and rest and rest.split(".")[0] not in REPLICA_KEYS:
+            raise ConfigError(f"{key}: fixed in the replica; allowed are: {', '.join(REPLICA_KEYS)}")
+
+
+def _check_grammar(text: str) -> None:
+    """Refuse what Hydra cannot read, or reads as several values."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    shown = text.lstrip("+")
+    try:
+        parsed = OverridesParser.create().parse_override(text)
+    except HydraException:
+        key, _, value = shown.partition("=")
+        raise ConfigError(
+            f"{shown}: the value cannot be read; quote a text with special characters: {key}='\"{value}\"'"
+        ) from None
+    if parsed.is_sweep_override():
+        raise ConfigError(f"{shown}: several values where one is allowed (several seeds: seeds=[0,1,2])")
+
+
 def _rewrite(key: str, value: str) -> str:
     """One override in the form that Hydra takes."""
     if key in _PATH_KEYS:
@@ -212,8 +241,25 @@ def _store_scenario_file(path: str) -> str:
         raise ConfigError(f"scenario={path}: not YAML ({' '.join(str(error).split())})") from None
     if not OmegaConf.is_dict(node):
         raise ConfigError(f"scenario={path}: must be a mapping with the keys of a scenario")
+    plain = OmegaConf.to_container(node)
+    for dotted in _dotted(plain):
+        if dotted != ["_target_"]:
+            try:
+                _check_scenario_key("scenario." + ".".join(dotted), dotted, ScenarioNode)
+            except ConfigError as error:
+                raise ConfigError(f"{path}: {error}") from None
     ConfigStore.instance().store(group="scenario", name="user_file", node=node)
     return "user_file"
+
+
+def _dotted(tree: Any) -> list[list[str]]:
+    """Every key of a tree of mappings and lists, as the parts of its dotted form."""
+    inner = enumerate(tree) if isinstance(tree, list) else tree.items() if isinstance(tree, dict) else ()
+    found: list[list[str]] = []
+    for key, value in inner:
+        below = _dotted(value)
+        found += [[str(key), *rest] for rest in below] if below else [[str(key)]]
+    return found
 
 
 def _compose(texts: list[str]) -> dict[str, Any]:

@@ -21,13 +21,13 @@ from .folder import CellResult, RunFolder
 from .overrides import PolicySpec, parse_policy
 from .results import KEYS, config_hash, make_row, rows_frame, virtgym_version
 from .rollout import make_env, rollout
+from .schema import REPLICA_KEYS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Cell", "evaluate", "load_scenario", "make_cell", "run_cell", "scenario_hash"]
 
-_REPLICA_KEYS = ("name", "description", "kind", "trace", "quirks")
 _WARM: set[Any] = set()
 
 
@@ -149,14 +149,12 @@ def _build_replica(raw: Mapping[str, Any], seed: int, overrides: Mapping[str, An
         changed = (
             value != plain[key] if key in plain else bool(value) and key not in ("_target_", "migration")
         )
-        if key not in _REPLICA_KEYS and changed:
-            raise ConfigError(
-                f"scenario.{key}: fixed in the replica; allowed are: {', '.join(_REPLICA_KEYS)}"
-            )
+        if key not in REPLICA_KEYS and changed:
+            raise ConfigError(f"scenario.{key}: fixed in the replica; allowed are: {', '.join(REPLICA_KEYS)}")
     for name in raw.get("quirks") or {}:
         if name not in QUIRK_TEXT:
             raise ConfigError(f"scenario.quirks.{name}: no such quirk; there are: {', '.join(QUIRK_TEXT)}")
-    own = {key: raw[key] for key in _REPLICA_KEYS if key in raw}
+    own = {key: raw[key] for key in REPLICA_KEYS if key in raw}
     return build_scenario({**load_scenario_config("planetlab"), **own}, seed=seed, overrides=overrides)
 
 

@@ -48,7 +48,7 @@ def split_override(text: str) -> tuple[str, str]:
     key = key.strip().lstrip("+")
     if not found or not key:
         raise ConfigError(f"{text!r}: expected key=value, like scenario=demo or seed=1")
-    return key, value.strip()
+    return key, value  # blanks stay: names of trace files may end with one
 
 
 def quote(value: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from virtgym.envs.scenarios import ScenarioConfig
 
-__all__ = ["COMMAND_KEYS", "RunConfig", "ScenarioNode"]
+__all__ = ["COMMAND_KEYS", "REPLICA_KEYS", "RunConfig", "ScenarioNode"]
 
 
 @dataclass
@@ -47,3 +47,6 @@ COMMAND_KEYS: dict[str, tuple[str, ...]] = {
     "benchmark": ("scenario", "policies", "experiment", "seed", "seeds", "workers", "out", "report"),
 }
 """Keys that each command reads; any other is an error."""
+
+REPLICA_KEYS: tuple[str, ...] = ("name", "description", "kind", "trace", "quirks")
+"""Keys of a scenario of kind ``replica``: its cluster and rules are the peer's."""
