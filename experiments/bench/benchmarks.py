@@ -62,7 +62,7 @@ def test_fork(benchmark: Any) -> None:
 @pytest.mark.benchmark(group="one decision, 800 hosts")
 def test_decision(benchmark: Any, name: str) -> None:
     """One decision of a baseline after an hour."""
-    policy = make_policy(name)
+    policy: Any = make_policy(name)
     simulator = build_scenario("planetlab").simulator(arrival=getattr(policy, "arrival", None))
     policy.reset(simulator.view, np.random.default_rng(0))
     for _ in range(12):

@@ -83,7 +83,7 @@ def physics_day(trace: str | None, repeats: int = 10) -> Measured:
 
     scenario = day_scenario(trace)
     simulator = scenario.simulator()
-    policy = make_policy("dvfs")
+    policy: Any = make_policy("dvfs")
 
     def setup() -> None:
         simulator.reset()
@@ -110,7 +110,7 @@ def planned_day(trace: str | None, policy_name: str, memory: str, repeats: int =
     from virtgym.policies import make_policy
 
     scenario = day_scenario(trace, memory=memory)
-    policy = make_policy(policy_name)
+    policy: Any = make_policy(policy_name)
     simulator = scenario.simulator(arrival=getattr(policy, "arrival", None))
 
     def setup() -> None:

@@ -6,6 +6,7 @@ The suite's workers and a benchmark's processes then load them instead of compil
 from __future__ import annotations
 
 import time
+from typing import Any
 
 __all__ = ["main"]
 
@@ -19,7 +20,7 @@ def warm_simulator() -> None:
     import numpy as np
 
     for name in ("static", "thr-mmt", "mad-mc", "iqr-mu", "loess_robust-rs", "ols-mmt", "loess-mmt"):
-        policy = make_policy(name)
+        policy: Any = make_policy(name)
         simulator = scenario.simulator(arrival=getattr(policy, "arrival", None))
         policy.reset(simulator.view, np.random.default_rng(0))
         while not simulator.done:

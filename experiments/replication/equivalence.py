@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,7 +54,7 @@ def run_and_log(scenario: Scenario, policy_name: str, seed: int = 0) -> tuple[di
     Returns:
         Its metrics, and its decisions for the replica.
     """
-    policy = make_policy(policy_name)
+    policy: Any = make_policy(policy_name)
     simulator = scenario.simulator(arrival=getattr(policy, "arrival", None), strict=True)
     policy.reset(simulator.view, np.random.default_rng(seed))
     initial = simulator.state.vm_host.copy()
