@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import threading
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -67,6 +71,7 @@ class _Task:
     policy: PolicySpec
     seed: int
     out: Path
+    owner: int
 
     @property
     def name(self) -> str:
@@ -98,7 +103,7 @@ def benchmark(run: Run) -> Outcome:
     folder.open(run.config, scenario_hash(first), run.seeds)
     wanted = [(spec, seed) for seed in run.seeds for spec in run.policies]
     tasks = [
-        _Task(run.scenario, spec, seed, out)
+        _Task(run.scenario, spec, seed, out, os.getpid())
         for spec, seed in wanted
         if folder.read_cell(spec.label, seed, hashes[spec.label]) is None
     ]
@@ -148,6 +153,8 @@ def _results(
 
 def _work(task: _Task) -> tuple[_Task, dict[str, Any] | None, Failure | None]:
     """Run a cell and store it, in this process; an error is a result, so that it stops no other cell."""
+    if os.getpid() != task.owner:
+        _die_with(task.owner)
     try:
         result = run_cell(make_cell(load_scenario(task.scenario, task.seed), task.policy), task.seed)
         RunFolder(task.out).write_cell(result)
@@ -157,3 +164,16 @@ def _work(task: _Task) -> tuple[_Task, dict[str, Any] | None, Failure | None]:
         message = f"{type(error).__name__}: {error}".splitlines()[0]
         return task, None, Failure(task.name, message, traceback.format_exc())
     return task, result.row, None
+
+
+@functools.cache
+def _die_with(owner: int) -> None:
+    """End this worker soon after its owner has gone (kill -9): nobody else would end it for minutes."""
+
+    def watch() -> None:
+        while os.getppid() == owner:
+            time.sleep(1.0)
+        os._exit(1)
+
+    if os.getppid() == owner:
+        threading.Thread(target=watch, daemon=True).start()

@@ -203,14 +203,12 @@ def _list(arguments: Sequence[str]) -> int:
 def _evaluate(arguments: Sequence[str]) -> int:
     from .benchmark import benchmark
     from .compose import compose_run
-    from .progress import metrics_table, print_table, results_table
+    from .progress import print_results
 
     outcome = benchmark(compose_run("evaluate", arguments))
     if outcome.failures:
         return _tell_failures("evaluate", outcome.failures)
-    rows = outcome.rows
-    one = dict(zip(rows.columns, rows.iloc[0])) if len(rows) == 1 else None
-    print_table(results_table(rows) if one is None else metrics_table(one))
+    print_results(outcome.rows)
     print(f"results: {outcome.out}")
     return 0
 
@@ -218,12 +216,12 @@ def _evaluate(arguments: Sequence[str]) -> int:
 def _benchmark(arguments: Sequence[str]) -> int:
     from .benchmark import benchmark
     from .compose import compose_run
-    from .progress import print_table, results_table
+    from .progress import print_results
 
     run = compose_run("benchmark", arguments)
     outcome = benchmark(run)
     if len(outcome.rows):
-        print_table(results_table(outcome.rows))
+        print_results(outcome.rows)
         print(f"results: {outcome.out}")
         if run.config["report"]:
             from .report import write_report

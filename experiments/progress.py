@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["Progress", "metrics_table", "print_table", "results_table"]
+__all__ = ["Progress", "metrics_table", "print_results", "results_table"]
 
 _WIDTH = 150
 """Width of tables where there is no terminal to ask."""
@@ -30,6 +30,7 @@ _TABLE: tuple[tuple[str, str, float, str], ...] = (
     ("decision_ms_p99", "p99 ms", 1.0, ".3f"),
     ("wall_s", "wall s", 1.0, ".3f"),
 )
+_DROPPED = ("wall_s", "slav", "decision_ms_p99", "pdm", "slatah", "active_hosts", "esv", "migrations")
 _TIMES = ("decision_ms_p99", "wall_s")
 """Columns shown without an interval: they measure the machine."""
 
@@ -109,34 +110,56 @@ def _console() -> Console:
     return probe if probe.is_terminal else Console(width=_WIDTH)
 
 
-def print_table(table: Table) -> None:
-    """Print a table to stdout, wide where nothing limits it."""
-    _console().print(table)
-
-
-def results_table(rows: pd.DataFrame) -> Table:
-    """The final table: a line per policy, mean over seeds ± half of its 95 % interval, least energy first.
+def print_results(rows: pd.DataFrame) -> None:
+    """Print result rows to stdout: every metric of a single row, else a line per policy.
 
     Args:
         rows: Result rows.
     """
+    from rich.console import Console
+
+    console = _console()
+    if len(rows) == 1:
+        console.print(metrics_table(dict(zip(rows.columns, rows.iloc[0]))))
+        return
+    # A narrow terminal loses whole columns, the least telling first, never digits.
+    left_out: tuple[str, ...] = ()
+    unlimited = Console(width=1000)
+    for count in range(len(_DROPPED) + 1):
+        left_out = _DROPPED[:count]
+        table = results_table(rows, left_out)
+        if unlimited.measure(table).maximum <= console.width:
+            break
+    console.print(table)
+    if left_out:
+        console.print(f"too narrow for {', '.join(left_out)}: see results.csv", style="dim")
+
+
+def results_table(rows: pd.DataFrame, left_out: Collection[str] = ()) -> Table:
+    """The final table: a line per policy, mean over seeds ± half of its 95 % interval, least energy first.
+
+    Args:
+        rows: Result rows.
+        left_out: Metrics that get no column.
+    """
     from rich import box
     from rich.table import Table
 
+    shown = [column for column in _TABLE if column[0] not in left_out]
     names = ", ".join(dict.fromkeys(f"{s} / {t}" for s, t in zip(rows["scenario"], rows["trace"])))
     seeds = rows["seed"].nunique()
     caption = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else None
     table = Table(title=_escape(names), caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.title_justify = table.caption_justify = "left"
-    table.add_column("policy", no_wrap=True)
-    for _, head, _, _ in _TABLE:
+    table.add_column("policy", overflow="fold")
+    for _, head, _, _ in shown:
         table.add_column(head, justify="right", no_wrap=True)
     groups = [(str(policy), group) for policy, group in rows.groupby("policy", sort=False)]
     groups.sort(key=lambda pair: float(pair[1]["energy_kwh"].mean()))
     for policy, group in groups:
         table.add_row(
             _escape(policy),
-            *(_cell(group[name] * factor, spec, name not in _TIMES) for name, _, factor, spec in _TABLE),
+            *(_cell(group[name] * factor, spec, name not in _TIMES) for name, _, factor, spec in shown),
         )
     return table
 

@@ -191,3 +191,31 @@ def test_default_out_is_named_after_the_scenario(
     assert main(["evaluate", "scenario=small", "scenario.horizon_s=600"]) == 0
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("small-")
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_a_narrow_terminal_loses_columns_but_no_digits(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rich.console import Console
+
+    from virtgym.experiments import progress
+    from virtgym.experiments.results import make_row, rows_frame
+
+    base: dict[str, object] = dict.fromkeys(
+        ("scenario", "trace", "config_hash", "virtgym_version", "memory"), "x"
+    )
+    base |= {"steps": 1, "n_hosts": 1, "n_vms": 1, "finished": True, "wall_s": 1.0}
+    numbers = {"energy_kwh": 123456.78, "sla_unserved": 0.0123, "migrations": 1e6, "esv": 1.5, "slav": 0.1}
+    rows = [
+        make_row({**base, **numbers, "policy": name, "seed": seed, "active_hosts": 300.0 + seed})
+        for name in ("loess_robust-mmt", "[bold]x[/]")
+        for seed in (0, 1)
+    ]
+    monkeypatch.setattr(progress, "_console", lambda: Console(width=width))
+    progress.print_results(rows_frame(rows))
+    text = capsys.readouterr().out
+    assert "…" not in text
+    assert "123456.78" in text
+    assert "[bold]x[/]" in text
+    assert ("too narrow" in text) == (width < 200)
