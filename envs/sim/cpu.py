@@ -212,13 +212,9 @@ def open_segment(p: ClusterParams, s: ClusterState) -> Any:
         Standard deviation over powered-on hosts of CPU load (capped at 1) and of configured memory.
     """
     state, ask, was_short, full = s.host_power_state, s.host_ask_mhz, s.host_sat_now, s.host_full_power
-    inv_cpu, power_now, memory, inv_mem = p.host_inv_cpu, s.host_power_now_w, s.host_mem_mib, p.host_inv_mem
-    host_type, tables = p.host_type, p.power_w
+    inv_cpu, power_now, host_type, tables = p.host_inv_cpu, s.host_power_now_w, p.host_type, p.power_w
     last = tables.shape[1] - 1
     short = 0
-    # Deviations are taken from host 0's load: hosts that are all alike then have an imbalance of 0, not 1e-8.
-    cpu_0, mem_0 = min(1.0, ask[0] * inv_cpu[0]), memory[0] * inv_mem[0]
-    cpu = cpu2 = mem = mem2 = 0.0
     for h in range(state.shape[0]):
         if state[h] == OFF:
             continue
@@ -226,25 +222,39 @@ def open_segment(p: ClusterParams, s: ClusterState) -> Any:
         if state[h] != ON or full[h] or was_short[h] > 0.0 or load >= 1.0:
             refresh_host(p, s, h, 0.0)
             short += s.host_sat_now[h] > 0.0
-            load = min(1.0, load)
         else:
             a = int(load * last)
             low = tables[host_type[h], a]
             power_now[h] = low + (tables[host_type[h], a + 1] - low) * (load * last - a)
-        if state[h] == ON:
-            used = memory[h] * inv_mem[h] - mem_0
-            load -= cpu_0
-            cpu += load
-            cpu2 += load * load
-            mem += used
-            mem2 += used * used
     s.counters[C_SHORT] = short
     if s.counters[C_MOVING] > 0:
         for v in range(s.vm_mig.shape[0]):
             if s.vm_mig[v] == MIG_COPYING:
                 set_vm_rates(p, s, v, 0.0)
-    n = max(1, s.counters[C_ON])
-    return np.sqrt(max(0.0, cpu2 / n - (cpu / n) ** 2)), np.sqrt(max(0.0, mem2 / n - (mem / n) ** 2))
+    n = s.counters[C_ON]
+    return _spread(state, n, ask, inv_cpu, 1.0), _spread(state, n, s.host_mem_mib, p.host_inv_mem, np.inf)
+
+
+@njit(cache=True, fastmath={"reassoc", "nsz"})
+def _spread(
+    state: NDArray[np.int8], n: int, used: NDArray[np.float64], inverse: NDArray[np.float64], cap: float
+) -> Any:
+    """Standard deviation over the n powered-on hosts of ``min(cap, used * inverse)``; 0 where none is on.
+
+    Deviations are taken from host 0's: hosts that are all alike then have a spread of 0, not 1e-8. The sums
+    may be reordered, so that the loop vectorises: nothing decides by them.
+    """
+    base = min(cap, used[0] * inverse[0])
+    first = 0.0
+    second = 0.0
+    for h in range(state.shape[0]):
+        x = used[h] * inverse[h]
+        x = (cap if x > cap else x) - base
+        x = x if state[h] == ON else 0.0
+        first += x
+        second += x * x
+    mean = first / max(1, n)
+    return np.sqrt(max(0.0, second / max(1, n) - mean * mean))
 
 
 @njit(cache=True, fastmath={"reassoc", "nsz"})

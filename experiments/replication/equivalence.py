@@ -5,10 +5,11 @@ Two programs that share no code, written from two texts, must give the same phys
     python -m virtgym.experiments.replication.equivalence DAY_FOLDER [POLICY ...]
 
 The main simulator runs a baseline and its decisions are logged; the replica, all quirks off, replays them.
-Two differences are by definition. The main simulator starts with every host on and counts the unused ones that
-a policy switches off at time 0; for the replica they were never on, so they are left out of ``host_shutdowns``
-here. And a copy costs its destination a tenth of what the VM runs at on its source in the main simulator, of
-what it could run at on the destination in the replica (as in the peer): some 1e-7 of the energy.
+Two differences are by definition. The main simulator starts with every host on and counts the unused ones
+that a policy switches off at time 0; for the replica they were never on, so they are left out of
+``host_shutdowns`` here. And a copy costs its destination a tenth of what the VM runs at on its source in the
+main simulator, of what it could run at on the destination in the replica (as in the peer): some 1e-7 of the
+energy.
 """
 
 from __future__ import annotations
