@@ -32,6 +32,10 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
+LARGEST_W = 1e300  # below inf, which marks candidates that the VM does not fit on
+NEAR_MHZ = 372.0  # a tenth of the smaller host: a demand that reaches the next segment of the power table at most
+BOUND_SLACK_W = 1e-9  # rounding of the bound
+
 
 class Cands(NamedTuple):
     """Candidates (slots), and the scratch lists of the round. F is the number of slots, H + 2.
@@ -41,7 +45,6 @@ class Cands(NamedTuple):
         host: Host in a slot, (F,).
         slot: Slot of a host, -1 = none, (H,).
         total: Its CPU, MHz, (F,).
-        first: Its first entry in the power tables, (F,).
         use: CPU granted to the VMs of the host, MHz, (F,).
         free: CPU left, MHz, (F,).
         room: The largest demand that fits: ``free`` or one core, MHz, (F,).
@@ -51,7 +54,10 @@ class Cands(NamedTuple):
         base: Power that the cost compares with, W, (F,).
         extra: Power of switching the host on, W, (F,).
         ram: Memory left, MiB, (F,).
-        pick: Candidates that passed the first tests, (F,).
+        gap: Cost of no demand at all, W, (F,).
+        near: Power per demand, at least, up to ``NEAR_MHZ``, W/MHz, (F,).
+        far: Likewise, up to any demand, (F,).
+        bound: Lower bounds of the cost of one VM, W, (F,).
         length: Length of the scratch list of a host, (H,).
         guard: The host must not be evacuated in this round, (H,).
         window: Utilisation history of a host, newest first, (H, WINDOW).
@@ -66,7 +72,6 @@ class Cands(NamedTuple):
     host: Ints
     slot: Ints
     total: Floats
-    first: Ints
     use: Floats
     free: Floats
     room: Floats
@@ -76,7 +81,10 @@ class Cands(NamedTuple):
     base: Floats
     extra: Floats
     ram: Floats
-    pick: Ints
+    gap: Floats
+    near: Floats
+    far: Floats
+    bound: Floats
     length: Ints
     guard: NDArray[np.bool_]
     window: Floats
@@ -119,7 +127,6 @@ def make_cands(n_hosts: int, n_vms: int) -> Cands:
         host=np.empty(slots, dtype=np.int32),
         slot=np.full(n_hosts, -1, dtype=np.int32),
         total=np.empty(slots),
-        first=np.empty(slots, dtype=np.int64),
         use=np.empty(slots),
         free=np.empty(slots),
         room=np.empty(slots),
@@ -129,7 +136,10 @@ def make_cands(n_hosts: int, n_vms: int) -> Cands:
         base=np.empty(slots),
         extra=np.empty(slots),
         ram=np.empty(slots),
-        pick=np.empty(slots, dtype=np.int32),
+        gap=np.empty(slots),
+        near=np.empty(slots),
+        far=np.empty(slots),
+        bound=np.empty(slots),
         length=np.zeros(n_hosts, dtype=np.int32),
         guard=np.zeros(n_hosts, dtype=np.bool_),
         window=np.empty((n_hosts, WINDOW)),
@@ -165,6 +175,21 @@ def _set_limits(c: Cands, rd: Round, flags: Flags, j: int) -> None:
 
 
 @inline_kernel
+def _set_bound(site: Site, c: Cands, j: int) -> None:
+    """Prepare the lower bound of the cost of a demand d: gap + d rise.
+
+    Power grows piecewise linearly. A small demand reaches the next segment at most, a large one any above.
+    """
+    kind = c.host[j] & 1
+    util = c.use[j] / c.total[j]
+    c.gap[j] = power_at(site, kind, util) + c.extra[j] - c.base[j]
+    first = kind * SEGMENTS + min(int(util * 10.0), SEGMENTS - 2)
+    per_mhz = 100.0 / c.total[j]
+    c.near[j] = min(site.slope[first], site.slope[first + 1]) * per_mhz
+    c.far[j] = site.least[first] * per_mhz
+
+
+@inline_kernel
 def add_candidate(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, h: int, load: float) -> None:
     """Make host ``h`` a candidate with its real list."""
     j = c.size[0]
@@ -172,7 +197,6 @@ def add_candidate(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, h: 
     c.host[j] = h
     c.slot[h] = j
     c.total[j] = site.total[h & 1]
-    c.first[j] = (h & 1) * SEGMENTS
     c.use[j] = live.use[h]
     c.free[j] = live.free[h]
     c.room[j] = min(live.free[h], site.core[h & 1])
@@ -187,6 +211,7 @@ def add_candidate(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, h: 
         for i in range(live.count[h]):
             c.ram[j] -= site.ram[live.rows[h, i]]
     _set_limits(c, rd, flags, j)
+    _set_bound(site, c, j)
     c.slack[0] += c.free[j]
     c.slack[1] += c.high[j] - c.load[j]
 
@@ -204,7 +229,6 @@ def remove_candidate(c: Cands, j: int) -> None:
     c.host[j] = c.host[last]
     c.slot[c.host[j]] = j
     c.total[j] = c.total[last]
-    c.first[j] = c.first[last]
     c.use[j] = c.use[last]
     c.free[j] = c.free[last]
     c.room[j] = c.room[last]
@@ -214,6 +238,9 @@ def remove_candidate(c: Cands, j: int) -> None:
     c.base[j] = c.base[last]
     c.extra[j] = c.extra[last]
     c.ram[j] = c.ram[last]
+    c.gap[j] = c.gap[last]
+    c.near[j] = c.near[last]
+    c.far[j] = c.far[last]
 
 
 @inline_kernel
@@ -247,6 +274,7 @@ def put_vm(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, j: int, v:
     _set_limits(c, rd, flags, j)
     if rd.lazy:
         add_history(rd.past, rd.k, v, site.total[h & 1], c.window[h])
+    _set_bound(site, c, j)
     c.slack[0] -= asked
     c.slack[1] -= rd.part[v]
 
@@ -269,6 +297,7 @@ def take_back(site: Site, live: Live, c: Cands, rd: Round, at: int) -> None:
     c.extra[j] = before[7]
     c.ram[j] = before[8]
     c.length[h] -= 1
+    _set_bound(site, c, j)
     if rd.lazy:
         list_window(site, rd, h & 1, live.rows[h], c.length[h], c.window[h])
 
@@ -290,55 +319,76 @@ def _overloads(site: Site, live: Live, c: Cands, rd: Round, j: int, v: int) -> b
     return window_overloaded(rd.kind, rd.safety, y, length, req, c.work[0])
 
 
+@kernel
+def _bound_costs(
+    room: Floats,
+    load: Floats,
+    high: Floats,
+    left: Floats,
+    gap: Floats,
+    rise: Floats,
+    n: int,
+    asked: float,
+    part: float,
+    ram: float,
+    bound: Floats,
+) -> None:
+    """Set ``bound[:n]`` to a lower bound of the cost of each candidate, inf where the VM does not fit.
+
+    Apart from the rest, and with one kind of result only, so that it vectorises.
+    """
+    for j in range(n):
+        fits = (room[j] >= asked) & (load[j] + part <= high[j]) & (left[j] >= ram)
+        cost = gap[j] + asked * rise[j]
+        bound[j] = cost if fits else np.inf
+
+
 @inline_kernel
-def _prefilter(c: Cands, asked: float, part: float, ram: float) -> int:
-    """Collect in ``pick`` the candidates that a VM fits on and that it does not certainly overload."""
-    pick = c.pick
-    room = c.room
-    load = c.load
-    high = c.high
-    left = c.ram
-    n = 0
-    for j in range(c.size[0]):
-        pick[n] = j
-        n += (room[j] >= asked) & (load[j] + part <= high[j]) & (left[j] >= ram)
-    return n
+def _first_least(values: Floats, n: int) -> int:
+    """Position of the least of ``values[:n]``, -1 if none is finite."""
+    least = np.inf
+    at = -1
+    for j in range(n):
+        if values[j] < least:
+            least = values[j]
+            at = j
+    return at
+
+
+@inline_kernel
+def _cost(site: Site, c: Cands, j: int, asked: float) -> float:
+    """Exact cost of ``asked`` MHz on candidate ``j``: rounding decides between hosts of the same slope."""
+    power = power_at(site, c.host[j] & 1, (c.use[j] + asked) / c.total[j])
+    return power + c.extra[j] - c.base[j]
 
 
 @inline_kernel
 def find_candidate(site: Site, live: Live, c: Cands, rd: Round, v: int) -> int:
-    """Slot of the candidate on which VM ``v`` costs least power; the smallest host index on ties; -1 = none."""
+    """Slot of the candidate on which VM ``v`` costs least power; the smallest host index on ties; -1 = none.
+
+    Lower bounds of all costs come first. The candidate with the least bound is nearly always the best or close to
+    it, and its cost excludes most of the others.
+    """
     asked = live.demand[v]
     part = rd.part[v]
-    n = _prefilter(c, asked, part, site.ram[v])
-    pick = c.pick
-    host = c.host
-    total = c.total
-    use = c.use
-    base = c.base
-    extra = c.extra
-    first = c.first
-    watts = site.watts
-    slope = site.slope
-    tenth = site.tenth
+    n = c.size[0]
+    rise = c.near if asked <= NEAR_MHZ else c.far
+    _bound_costs(c.room, c.load, c.high, c.ram, c.gap, rise, n, asked, part, site.ram[v], c.bound)
+    first = _first_least(c.bound, n)
+    if first < 0:
+        return -1
     best = -1
     best_cost = np.inf
-    for i in range(n):
-        j = pick[i]
-        # the power model of power_at, written out: this line is what a day costs
-        util = (use[j] + asked) / total[j]
-        scaled = util * 10.0
-        a = int(scaled)
-        at = first[j] + a
-        power = watts[at]
-        if scaled != a:
-            power += slope[at] * (util - tenth[a]) * 100.0
-        cost = power + extra[j] - base[j]
-        if cost > best_cost:
+    limit = LARGEST_W
+    for step in range(-1, n):
+        j = first if step < 0 else step
+        if c.bound[j] > limit:
             continue
-        if cost < best_cost or host[j] < host[best]:
+        cost = _cost(site, c, j, asked)
+        if cost < best_cost or (cost == best_cost and c.host[j] < c.host[best]):
             if c.load[j] + part > c.low[j] and _overloads(site, live, c, rd, j, v):
                 continue
             best = j
             best_cost = cost
+            limit = cost + BOUND_SLACK_W
     return best

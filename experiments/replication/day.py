@@ -109,7 +109,13 @@ def _cheapest(site: Site, flags: Flags, v: int, free: Floats, ram: Floats, used:
     for kind in range(2):
         total = site.total[kind]
         idle = site.watts[kind * SEGMENTS]
+        seen_used = -1.0
+        seen_ram = -1.0
         for h in range(kind, free.size, 2):
+            if used[h] == seen_used and ram[h] == seen_ram:
+                continue  # as good as the host before it, which comes first
+            seen_used = used[h]
+            seen_ram = ram[h]
             if not _fits_nominally(site, h, v, free, ram):
                 continue
             cost = power_at(site, kind, (used[h] + site.mhz[v]) / total)

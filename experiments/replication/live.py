@@ -87,6 +87,8 @@ class Live(NamedTuple):
         where: Host that a VM runs on, -1 = deleted, (N,).
         moving: The VM is in migration, (N,).
         demand: CPU asked by a VM, MHz, (N,).
+        sample: Sample that ``rate`` starts from, (1,).
+        rate: Change of the utilisation of a VM until the next sample, 1/s, (N,).
         lost: CPU that a VM loses by its migration, MHz, (N,), kept only where per-VM accounts are.
         use: CPU use of a host, MHz, (H,).
         need: CPU asked by all VMs of a host, incoming ones included, MHz, (H,).
@@ -117,6 +119,8 @@ class Live(NamedTuple):
     where: Ints
     moving: Bools
     demand: Floats
+    sample: Ints
+    rate: Floats
     lost: Floats
     use: Floats
     need: Floats
@@ -163,6 +167,8 @@ def make_live(site: Site, n_hosts: int, shown: bool) -> Live:
         where=np.full(n_vms, -1, dtype=np.int32),
         moving=np.zeros(n_vms, dtype=np.bool_),
         demand=vms.copy(),
+        sample=np.full(1, -1, dtype=np.int64),
+        rate=vms.copy(),
         lost=vms.copy(),
         use=hosts.copy(),
         need=hosts.copy(),

@@ -50,6 +50,7 @@ class Site(NamedTuple):
         core: CPU of one core by type, MHz, (2,).
         watts: Power at 0, 10, ..., 100 % by type, flat, (2 * SEGMENTS,).
         slope: A tenth of the power difference to the next point, W, flat, (2 * SEGMENTS,).
+        least: The least ``slope`` from a segment up to 100 %, flat, (2 * SEGMENTS,).
         tenth: 0.0, 0.1, ..., 1.1, (SEGMENTS,).
         mhz: Nominal CPU per VM, MHz, (N,).
         ram: Nominal memory per VM, MiB, (N,).
@@ -63,6 +64,7 @@ class Site(NamedTuple):
     core: Floats
     watts: Floats
     slope: Floats
+    least: Floats
     tenth: Floats
     mhz: Floats
     ram: Floats
@@ -115,6 +117,8 @@ def make_site(util_percent: NDArray[Any]) -> Site:
     watts[:, :11] = HOST_WATTS
     slope = np.zeros((2, SEGMENTS))
     slope[:, :10] = (watts[:, 1:11] - watts[:, :10]) / 10.0
+    least = slope.copy()
+    least[:, :10] = np.minimum.accumulate(slope[:, 9::-1], axis=1)[:, ::-1]
     kind = vm_types(n_vms)
     ram = np.array(VM_RAM_MIB)
     delays = np.unique(ram / MIB_PER_S)
@@ -124,6 +128,7 @@ def make_site(util_percent: NDArray[Any]) -> Site:
         core=np.array(HOST_CORE_MHZ),
         watts=watts.ravel(),
         slope=slope.ravel(),
+        least=least.ravel(),
         tenth=np.arange(SEGMENTS) / 10.0,
         mhz=np.array(VM_MHZ)[kind],
         ram=ram[kind],

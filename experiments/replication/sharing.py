@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from math import floor
 
-import numpy as np
-from numpy.typing import NDArray
 
 from .kernel import inline_kernel, kernel
 from .live import (
@@ -21,6 +19,7 @@ from .live import (
     A_STOP_S,
     A_STOPS,
     Flags,
+    Floats,
     Ints,
     Live,
 )
@@ -50,28 +49,35 @@ def power_at(site: Site, kind: int, util: float) -> float:
     return watts
 
 
+@kernel
+def _set_rates(now: Floats, then: Floats, rate: Floats) -> None:
+    """Change of the utilisation per second between two samples; apart from the rest so that it vectorises."""
+    for v in range(now.size):
+        rate[v] = (then[v] - now[v]) / ROUND_S
+
+
+@kernel
+def _blend(now: Floats, rate: Floats, mhz: Floats, dt: float, out: Floats) -> None:
+    """Demand ``dt`` seconds after a sample."""
+    for v in range(now.size):
+        out[v] = (now[v] + rate[v] * dt) * mhz[v]
+
+
 @inline_kernel
 def demand_at(site: Site, live: Live, t: float, interpolated: bool) -> None:
     """Set the demand of every VM at time ``t``, MHz."""
     last = site.x.shape[0] - 1
     a = min(int(t // ROUND_S), last)
     dt = t - a * ROUND_S
-    now = site.x[a]
-    if dt == 0.0 or a == last or not interpolated:
-        for v in range(now.size):
-            live.demand[v] = now[v] * site.mhz[v]
-        return
-    then = site.x[a + 1]
-    for v in range(now.size):
-        live.demand[v] = (now[v] + ((then[v] - now[v]) / ROUND_S) * dt) * site.mhz[v]
+    if live.sample[0] != a:
+        live.sample[0] = a
+        _set_rates(site.x[a], site.x[min(a + 1, last)], live.rate)
+    _blend(site.x[a], live.rate, site.mhz, dt if interpolated else 0.0, live.demand)
 
 
-@inline_kernel
-def hash_ordered_sum(vms: Ints, n: int, key: Ints, table: int, weight: NDArray[np.float64]) -> float:
-    """Sum ``weight[:n]`` in the order of a hash table with ``table`` buckets that holds ``vms[:n]``.
-
-    The order only matters where a share is within rounding of a whole number of MIPS, and then it does.
-    """
+@kernel
+def hash_ordered_sum(vms: Ints, n: int, key: Ints, table: int, weight: Floats) -> float:
+    """Sum ``weight[:n]`` in the order of a hash table with ``table`` buckets that holds ``vms[:n]``."""
     total = 0.0
     bucket = -1
     at = -1
@@ -116,14 +122,15 @@ def _share_host(site: Site, live: Live, flags: Flags, h: int, detail: bool) -> N
     free = site.total[h & 1]
     use = 0.0
     need = 0.0
-    for i in range(live.count[h]):
+    special = live.moves[h] > 0 or detail
+    for i in range(0 if special else live.count[h]):
         asked = live.demand[live.rows[h, i]]
         capped = min(asked, core)
         free -= capped
         use += capped
         need += asked
     # once a VM does not fit, free stays negative; use = need, bit for bit, unless a core's speed caps a VM
-    if free < 0.0 or use != need or live.moves[h] > 0 or detail:
+    if special or free < 0.0 or use != need:
         free = _share_while_moving(site, live, flags, h)
         if free < 0.0:
             _share_scarce(site, live, flags, h)
@@ -197,14 +204,28 @@ def _share_while_moving(site: Site, live: Live, flags: Flags, h: int) -> float:
 
 
 @inline_kernel
+def _is_near_whole(value: float) -> bool:
+    return abs(value - floor(value + 0.5)) < 1e-6
+
+
+@inline_kernel
 def _scarcity(site: Site, live: Live, h: int) -> float:
     """Share of its request that everybody gets: capacity over the reservations, a tenth for incoming VMs."""
+    total = site.total[h & 1]
+    asked = 0.0
     for i in range(live.count[h]):
         v = live.rows[h, i]
         capped = min(live.demand[v], site.core[h & 1])
         live.weight[i] = 0.1 * capped if live.where[v] != h else capped
-    asked = hash_ordered_sum(live.rows[h], live.count[h], site.key, live.table[h], live.weight)
-    return float(site.total[h & 1] / asked)
+        asked += live.weight[i]
+    factor = total / asked
+    # the order of the sum only matters where a share is within rounding of a whole number of MIPS, and there it does
+    for i in range(live.count[h]):
+        got = live.weight[i] * factor
+        if _is_near_whole(got) or _is_near_whole(0.9 * got):
+            asked = hash_ordered_sum(live.rows[h], live.count[h], site.key, live.table[h], live.weight)
+            return float(total / asked)
+    return float(factor)
 
 
 @kernel
