@@ -55,8 +55,11 @@ class Cands(NamedTuple):
         extra: Power of switching the host on, W, (F,).
         ram: Memory left, MiB, (F,).
         gap: Cost of no demand at all, W, (F,).
-        near: Power per demand, at least, up to ``NEAR_MHZ``, W/MHz, (F,).
-        far: Likewise, up to any demand, (F,).
+        rise: Power per demand up to ``reach``, W/MHz, (F,).
+        bend: What is added to ``rise`` above it, W/MHz, (F,).
+        reach: Demand that fills the present segment of the power table, MHz, (F,).
+        least: Power per demand, at least, W/MHz, (F,).
+        straight: Zeros, (F,).
         bound: Lower bounds of the cost of one VM, W, (F,).
         length: Length of the scratch list of a host, (H,).
         guard: The host must not be evacuated in this round, (H,).
@@ -82,8 +85,11 @@ class Cands(NamedTuple):
     extra: Floats
     ram: Floats
     gap: Floats
-    near: Floats
-    far: Floats
+    rise: Floats
+    bend: Floats
+    reach: Floats
+    least: Floats
+    straight: Floats
     bound: Floats
     length: Ints
     guard: NDArray[np.bool_]
@@ -137,8 +143,11 @@ def make_cands(n_hosts: int, n_vms: int) -> Cands:
         extra=np.empty(slots),
         ram=np.empty(slots),
         gap=np.empty(slots),
-        near=np.empty(slots),
-        far=np.empty(slots),
+        rise=np.empty(slots),
+        bend=np.empty(slots),
+        reach=np.empty(slots),
+        least=np.empty(slots),
+        straight=np.zeros(slots),
         bound=np.empty(slots),
         length=np.zeros(n_hosts, dtype=np.int32),
         guard=np.zeros(n_hosts, dtype=np.bool_),
@@ -176,17 +185,17 @@ def _set_limits(c: Cands, rd: Round, flags: Flags, j: int) -> None:
 
 @inline_kernel
 def _set_bound(site: Site, c: Cands, j: int) -> None:
-    """Prepare the lower bound of the cost of a demand d: gap + d rise.
-
-    Power grows piecewise linearly. A small demand reaches the next segment at most, a large one any above.
-    """
+    """Prepare lower bounds of the cost of a demand: power grows piecewise linearly with it."""
     kind = c.host[j] & 1
     util = c.use[j] / c.total[j]
-    c.gap[j] = power_at(site, kind, util) + c.extra[j] - c.base[j]
-    first = kind * SEGMENTS + min(int(util * 10.0), SEGMENTS - 2)
+    a = min(int(util * 10.0), SEGMENTS - 2)
+    first = kind * SEGMENTS + a
     per_mhz = 100.0 / c.total[j]
-    c.near[j] = min(site.slope[first], site.slope[first + 1]) * per_mhz
-    c.far[j] = site.least[first] * per_mhz
+    c.gap[j] = power_at(site, kind, util) + c.extra[j] - c.base[j]
+    c.rise[j] = site.slope[first] * per_mhz
+    c.bend[j] = (site.slope[first + 1] - site.slope[first]) * per_mhz
+    c.reach[j] = site.tenth[a + 1] * c.total[j] - c.use[j]
+    c.least[j] = site.least[first] * per_mhz
 
 
 @inline_kernel
@@ -239,8 +248,10 @@ def remove_candidate(c: Cands, j: int) -> None:
     c.extra[j] = c.extra[last]
     c.ram[j] = c.ram[last]
     c.gap[j] = c.gap[last]
-    c.near[j] = c.near[last]
-    c.far[j] = c.far[last]
+    c.rise[j] = c.rise[last]
+    c.bend[j] = c.bend[last]
+    c.reach[j] = c.reach[last]
+    c.least[j] = c.least[last]
 
 
 @inline_kernel
@@ -327,6 +338,8 @@ def _bound_costs(
     left: Floats,
     gap: Floats,
     rise: Floats,
+    bend: Floats,
+    reach: Floats,
     n: int,
     asked: float,
     part: float,
@@ -339,7 +352,7 @@ def _bound_costs(
     """
     for j in range(n):
         fits = (room[j] >= asked) & (load[j] + part <= high[j]) & (left[j] >= ram)
-        cost = gap[j] + asked * rise[j]
+        cost = gap[j] + asked * rise[j] + bend[j] * max(asked - reach[j], 0.0)
         bound[j] = cost if fits else np.inf
 
 
@@ -372,8 +385,12 @@ def find_candidate(site: Site, live: Live, c: Cands, rd: Round, v: int) -> int:
     asked = live.demand[v]
     part = rd.part[v]
     n = c.size[0]
-    rise = c.near if asked <= NEAR_MHZ else c.far
-    _bound_costs(c.room, c.load, c.high, c.ram, c.gap, rise, n, asked, part, site.ram[v], c.bound)
+    near = asked <= NEAR_MHZ
+    rise = c.rise if near else c.least
+    bend = c.bend if near else c.straight
+    _bound_costs(
+        c.room, c.load, c.high, c.ram, c.gap, rise, bend, c.reach, n, asked, part, site.ram[v], c.bound
+    )
     first = _first_least(c.bound, n)
     if first < 0:
         return -1

@@ -214,8 +214,8 @@ def _drop_idle_vms(site: Site, live: Live, flags: Flags, detail: bool) -> None:
 
 
 @kernel
-def _share_touched(site: Site, live: Live, flags: Flags, plan: Plan, lane: int, detail: bool) -> None:
-    """Share anew on every host that a migration of ``lane`` (-1 = any) touches."""
+def _list_touched(site: Site, live: Live, plan: Plan, lane: int) -> int:
+    """List the hosts that a migration of ``lane`` (-1 = any) touches; returns their number."""
     live.stamp[-1] += 1
     mark = live.stamp[-1]
     n = 0
@@ -227,7 +227,7 @@ def _share_touched(site: Site, live: Live, flags: Flags, plan: Plan, lane: int, 
                 live.stamp[h] = mark
                 live.touched[n] = h
                 n += 1
-    share_hosts(site, live, flags, live.touched, n, 0.0, detail)
+    return n
 
 
 @inline_kernel
@@ -245,26 +245,43 @@ def _start_moves(site: Site, live: Live, flags: Flags, plan: Plan, detail: bool)
         live.moves[live.where[v]] += 1
         _append(live, h, v)
     if plan.size[0] > 0:
-        _share_touched(site, live, flags, plan, -1, detail)
+        n = _list_touched(site, live, plan, -1)
+        share_hosts(site, live, flags, live.touched, n, 0.0, detail)
         list_active(live)
 
 
 @inline_kernel
+def _leave_rows(site: Site, live: Live, n: int, lane: int) -> None:
+    """Strike the VMs that finish migrating out of the lists of the ``n`` touched hosts, at both ends."""
+    for i in range(n):
+        h = live.touched[i]
+        kept = 0
+        for m in range(live.count[h]):
+            v = live.rows[h, m]
+            live.rows[h, kept] = v
+            kept += not (live.moving[v] and site.lane[v] == lane)
+        live.count[h] = kept
+
+
+@inline_kernel
 def _finish_moves(site: Site, live: Live, flags: Flags, plan: Plan, lane: int, detail: bool) -> None:
-    """Complete the migrations of all VMs of one memory size, in the order in which they started."""
+    """Complete the migrations of all VMs of one memory size, in the order in which they started.
+
+    Each VM goes to the end of its target's list. One that moves twice ends on its second target.
+    """
+    n = _list_touched(site, live, plan, lane)
+    _leave_rows(site, live, n, lane)
+    for i in range(plan.size[0]):
+        if site.lane[plan.vm[i]] == lane:
+            live.where[plan.vm[i]] = plan.host[i]
+            live.moves[plan.host[i]] -= 1
+            live.moves[plan.source[i]] -= 1
     for i in range(plan.size[0]):
         v = plan.vm[i]
-        if site.lane[v] != lane:
-            continue
-        h = plan.host[i]
-        _take_out(live, live.where[v], v)
-        _take_out(live, h, v)
-        live.where[v] = h
-        live.moving[v] = False
-        live.moves[h] -= 1
-        live.moves[plan.source[i]] -= 1
-        _append(live, h, v)
-    _share_touched(site, live, flags, plan, lane, detail)
+        if site.lane[v] == lane and live.moving[v] and live.where[v] == plan.host[i]:
+            live.moving[v] = False
+            _append(live, plan.host[i], v)
+    share_hosts(site, live, flags, live.touched, n, 0.0, detail)
     list_active(live)
 
 
