@@ -45,7 +45,7 @@ def test_text_of_many_hosts_is_one_character_each() -> None:
     env = ClusterEnv("demo", render_mode="ansi")
     env.reset(seed=0)
     text = env.render()
-    assert "hp_ml110_g4 (60)" in text
+    assert "hp_ml110_g4 (40)" in text
     assert max(map(len, text.splitlines())) <= 130
 
 
