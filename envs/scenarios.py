@@ -276,7 +276,7 @@ def _check_choices(config: ScenarioConfig) -> None:
             raise ConfigError(f"scenario.{key}={value}: must be one of {', '.join(allowed)}")
     if config.quirks and config.kind != "replica":
         raise ConfigError(
-            f"scenario.quirks: only the replica has quirks (scenario=planetlab_cloudsim3), {config.name} has none"
+            f"scenario.quirks: only scenario=planetlab_cloudsim3 has quirks, {config.name} has none"
         )
     if config.horizon_s is not None and not config.horizon_s > 0:
         raise ConfigError(f"scenario.horizon_s={config.horizon_s}: must be positive")
@@ -331,7 +331,7 @@ def _size_vms(config: ScenarioConfig, trace: Trace, rng: np.random.Generator) ->
     if config.vm_assignment == "trace":
         if trace.cpu_mhz is None or trace.memory_mib is None:
             raise ConfigError(
-                f"scenario.vm_assignment=trace: {trace.source} has no cpu_mhz and memory_mib; use blocks or random"
+                f"scenario.vm_assignment=trace: {trace.source} has no VM sizes; use blocks or random"
             )
         cpu, memory = trace.cpu_mhz, trace.memory_mib
         vcpus = np.ones(n, dtype=np.int32) if trace.vcpus is None else trace.vcpus
