@@ -69,8 +69,8 @@ class ClusterEnv(gym.Env[Observation, Any]):
         max_decisions_per_interval: After so many unrolled actions in one interval it ends as by *stop* (a VM
             chosen without a host is let go); it guards against agents that never stop. None = 2 (V + H).
         arrival: Rule that places arriving VMs in place of the scenario's; ``policy``: the agent does.
-        tables: Whether ``hosts`` and ``vms`` are tables, (H, columns) and (V, columns), for networks with one row
-            per host and VM, or their rows end to end, which SB3's checker and networks expect.
+        tables: Whether ``hosts`` and ``vms`` are tables, (H, columns) and (V, columns), for networks with a
+            row per host and VM, or their rows end to end, which SB3's checker and networks expect.
         observe: Whether to write observations; without, they are all 0, which saves half of the environment's
             time where a rule reads ``view`` instead. Masks are right in both cases.
         knobs_policy: Dotted path of the class behind ``knobs`` (or something to call), with ``KNOBS``,
