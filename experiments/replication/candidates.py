@@ -1,8 +1,8 @@
 """Kernels: the hosts that may receive a VM in this round, and the search for the cheapest of them.
 
-Candidates stand without gaps in parallel arrays, so that one linear scan tests them all. Empty hosts of one type
-are indistinguishable: only the first of each type is a candidate. Ties are decided by host index, so the order of
-the slots is free and a candidate is removed by putting the last one in its place.
+Candidates stand without gaps in parallel arrays, so that one linear scan tests them all. Empty hosts of one
+type are indistinguishable: only the first of each type is a candidate. Ties are decided by host index, so the
+order of the slots is free and a candidate is removed by putting the last one in its place.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .detectors import WINDOW, add_history, window_overloaded
-from .kernel import copy_range, inline_kernel, kernel
+from .kernel import copy_range, inline_kernel, lean_kernel
 from .live import Flags, Ints, Live
 from .machines import HOST_RAM_MIB, SEGMENTS, Site
 from .sharing import power_at
@@ -32,8 +32,9 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
+# A tenth of the smaller host: a demand that reaches the next segment of the power table at most.
+NEAR_MHZ = 372.0
 LARGEST_W = 1e300  # below inf, which marks candidates that the VM does not fit on
-NEAR_MHZ = 372.0  # a tenth of the smaller host: a demand that reaches the next segment of the power table at most
 BOUND_SLACK_W = 1e-9  # rounding of the bound
 
 
@@ -160,9 +161,9 @@ def make_cands(n_hosts: int, n_vms: int) -> Cands:
     )
 
 
-@kernel
+@lean_kernel
 def list_window(site: Site, rd: Round, kind: int, vms: Ints, n: int, y: Floats) -> float:
-    """Set ``y`` to the utilisation history of a host of type ``kind`` with ``vms[:n]``; return its demand, MHz."""
+    """Set ``y`` to the history of a host of type ``kind`` with ``vms[:n]``; return its demand now, MHz."""
     y[:] = 0.0
     req = 0.0
     for i in range(n):
@@ -212,12 +213,12 @@ def add_candidate(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, h: 
     c.load[j] = load
     c.base[j] = live.watt[h]
     c.extra[j] = 0.0
-    if live.count[h] == 0 and not flags.free_power_on:
+    if live.held[h] == 0 and not flags.free_power_on:
         c.extra[j] = site.watts[(h & 1) * SEGMENTS]
     c.ram[j] = np.inf
     if not flags.memory_ignored:
         c.ram[j] = HOST_RAM_MIB
-        for i in range(live.count[h]):
+        for i in range(live.held[h]):
             c.ram[j] -= site.ram[live.rows[h, i]]
     _set_limits(c, rd, flags, j)
     _set_bound(site, c, j)
@@ -313,7 +314,7 @@ def take_back(site: Site, live: Live, c: Cands, rd: Round, at: int) -> None:
         list_window(site, rd, h & 1, live.rows[h], c.length[h], c.window[h])
 
 
-@kernel
+@lean_kernel
 def _overloads(site: Site, live: Live, c: Cands, rd: Round, j: int, v: int) -> bool:
     """Ask the detector itself whether candidate ``j`` would be overloaded with VM ``v``."""
     h = c.host[j]
@@ -330,7 +331,7 @@ def _overloads(site: Site, live: Live, c: Cands, rd: Round, j: int, v: int) -> b
     return window_overloaded(rd.kind, rd.safety, y, length, req, c.work[0])
 
 
-@kernel
+@lean_kernel
 def _bound_costs(
     room: Floats,
     load: Floats,
@@ -372,15 +373,15 @@ def _first_least(values: Floats, n: int) -> int:
 def _cost(site: Site, c: Cands, j: int, asked: float) -> float:
     """Exact cost of ``asked`` MHz on candidate ``j``: rounding decides between hosts of the same slope."""
     power = power_at(site, c.host[j] & 1, (c.use[j] + asked) / c.total[j])
-    return power + c.extra[j] - c.base[j]
+    return float(power + c.extra[j] - c.base[j])
 
 
 @inline_kernel
 def find_candidate(site: Site, live: Live, c: Cands, rd: Round, v: int) -> int:
     """Slot of the candidate on which VM ``v`` costs least power; the smallest host index on ties; -1 = none.
 
-    Lower bounds of all costs come first. The candidate with the least bound is nearly always the best or close to
-    it, and its cost excludes most of the others.
+    Lower bounds of all costs come first. The candidate with the least bound is nearly always the best or
+    close to it, and its cost excludes most of the others.
     """
     asked = live.demand[v]
     part = rd.part[v]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .candidates import Cands
-from .kernel import copy_range, entry_kernel, inline_kernel, kernel
+from .kernel import copy_range, entry_kernel, inline_kernel, lean_kernel
 from .live import (
     A_DOUBLES,
     A_DROPPED,
@@ -62,9 +62,9 @@ class Log(NamedTuple):
 
 @inline_kernel
 def _append(live: Live, h: int, v: int) -> None:
-    live.rows[h, live.count[h]] = v
-    live.count[h] += 1
-    if live.count[h] + 1 > live.table[h] * 0.75:
+    live.rows[h, live.held[h]] = v
+    live.held[h] += 1
+    if live.held[h] + 1 > live.table[h] * 0.75:
         live.table[h] *= 2
 
 
@@ -72,7 +72,7 @@ def _append(live: Live, h: int, v: int) -> None:
 def _take_out(live: Live, h: int, v: int) -> None:
     """Remove VM ``v`` from the list of host ``h``, if it is there; the others keep their order."""
     row = live.rows[h]
-    n = live.count[h]
+    n = live.held[h]
     at = 0
     while at < n and row[at] != v:
         at += 1
@@ -80,7 +80,7 @@ def _take_out(live: Live, h: int, v: int) -> None:
         return
     for i in range(at, n - 1):
         row[i] = row[i + 1]
-    live.count[h] = n - 1
+    live.held[h] = n - 1
 
 
 @inline_kernel
@@ -97,18 +97,14 @@ def _first_fit(site: Site, v: int, free: Floats, ram: Floats) -> int:
 
 
 @inline_kernel
-def _cheapest(site: Site, flags: Flags, v: int, free: Floats, ram: Floats, used: Floats) -> int:
-    """Power-aware best fit of a VM that asks for all its nominal CPU.
+def _cheapest(site: Site, v: int, free: Floats, ram: Floats, used: Floats) -> int:
+    """Power-aware best fit of a VM that asks for all its nominal CPU; costs compare with an idle host.
 
-    An empty host is cheaper than a used one of its type (power grows with use, and the cost compares with the
-    power of an idle host), unless switching on is charged or the compared power is refreshed.
+    An empty host is cheaper than a used one of its type, since power grows with use.
     """
     best = -1
     best_cost = np.inf
-    shortcut = flags.free_power_on and flags.stale_power
     for kind in range(2):
-        total = site.total[kind]
-        idle = site.watts[kind * SEGMENTS]
         seen_used = -1.0
         seen_ram = -1.0
         for h in range(kind, free.size, 2):
@@ -118,26 +114,23 @@ def _cheapest(site: Site, flags: Flags, v: int, free: Floats, ram: Floats, used:
             seen_ram = ram[h]
             if not _fits_nominally(site, h, v, free, ram):
                 continue
-            cost = power_at(site, kind, (used[h] + site.mhz[v]) / total)
-            cost -= idle if flags.stale_power else power_at(site, kind, used[h] / total)
-            if used[h] == 0.0 and not flags.free_power_on:
-                cost += idle
+            cost = power_at(site, kind, (used[h] + site.mhz[v]) / site.total[kind])
+            cost -= site.watts[kind * SEGMENTS]
             if cost < best_cost or (cost == best_cost and h < best):
                 best = h
                 best_cost = cost
-            if shortcut and used[h] == 0.0:
+            if used[h] == 0.0:
                 break
     return best
 
 
 @entry_kernel
-def place_all(site: Site, live: Live, flags: Flags, aware: bool, initial: Ints) -> int:
-    """Place the VMs in order of their index before the day starts.
+def place_all(site: Site, live: Live, aware: bool, initial: Ints) -> int:
+    """Place the VMs in order of their index before the day starts; no quirk changes this.
 
     Args:
         site: The day.
         live: An empty data centre.
-        flags: Quirks.
         aware: Power-aware best fit instead of first fit.
         initial: Host of each VM, -1 = to be chosen; receives the hosts chosen.
 
@@ -152,7 +145,7 @@ def place_all(site: Site, live: Live, flags: Flags, aware: bool, initial: Ints) 
         h = initial[v]
         if h < 0:
             if aware:
-                h = _cheapest(site, flags, v, free, ram, used)
+                h = _cheapest(site, v, free, ram, used)
             else:
                 h = _first_fit(site, v, free, ram)
         if h < 0:
@@ -164,14 +157,14 @@ def place_all(site: Site, live: Live, flags: Flags, aware: bool, initial: Ints) 
         live.where[v] = h
         _append(live, h, v)
     list_active(live)
-    for h in range(live.count.size):
+    for h in range(live.held.size):
         live.use[h] = 0.0
         live.need[h] = 0.0
         live.free[h] = site.total[h & 1]
     return -1
 
 
-@kernel
+@lean_kernel
 def _advance(site: Site, live: Live, flags: Flags, log: Log, t: float, dt: float, detail: bool) -> None:
     """Bring all hosts to time ``t``, ``dt`` seconds after the last instant."""
     if dt > 0.0:
@@ -180,7 +173,7 @@ def _advance(site: Site, live: Live, flags: Flags, log: Log, t: float, dt: float
     share_hosts(site, live, flags, live.active[1:], live.active[0], dt, detail)
 
 
-@kernel
+@lean_kernel
 def _close(live: Live, log: Log, t: float) -> None:
     """Close an instant and log it."""
     show_states(live, t)
@@ -206,14 +199,14 @@ def _drop_idle_vms(site: Site, live: Live, flags: Flags, detail: bool) -> None:
             live.where[v] = -1
             live.account[A_DROPPED] += 1.0
             dropped = True
-            if live.count[h] == 0:
+            if live.held[h] == 0:
                 live.touched[0] = h
                 share_hosts(site, live, flags, live.touched, 1, 0.0, detail)
     if dropped:
         list_active(live)
 
 
-@kernel
+@lean_kernel
 def _list_touched(site: Site, live: Live, plan: Plan, lane: int) -> int:
     """List the hosts that a migration of ``lane`` (-1 = any) touches; returns their number."""
     live.stamp[-1] += 1
@@ -256,11 +249,11 @@ def _leave_rows(site: Site, live: Live, n: int, lane: int) -> None:
     for i in range(n):
         h = live.touched[i]
         kept = 0
-        for m in range(live.count[h]):
+        for m in range(live.held[h]):
             v = live.rows[h, m]
             live.rows[h, kept] = v
             kept += not (live.moving[v] and site.lane[v] == lane)
-        live.count[h] = kept
+        live.held[h] = kept
 
 
 @inline_kernel
@@ -287,10 +280,10 @@ def _finish_moves(site: Site, live: Live, flags: Flags, plan: Plan, lane: int, d
 
 @inline_kernel
 def _has_moves(site: Site, plan: Plan, lane: int) -> bool:
+    found = False
     for i in range(plan.size[0]):
-        if site.lane[plan.vm[i]] == lane:
-            return True
-    return False
+        found = found or site.lane[plan.vm[i]] == lane
+    return found
 
 
 @inline_kernel
@@ -318,7 +311,7 @@ def _decide(
 def _full_power(site: Site, live: Live, t: float) -> None:
     """Without power management every host draws its peak power, used or not."""
     joules = 0.0
-    for h in range(live.count.size):
+    for h in range(live.held.size):
         joules += power_at(site, h & 1, 1.0) * t
     live.account[A_ENERGY] = joules
 

@@ -1,8 +1,9 @@
 """Kernels: when is a host overloaded.
 
-Two kinds of detector. *Additive* ones compare a sum over the host's VMs with a limit: the static threshold sums
-demands; a regression over equally spaced samples predicts with a constant filter, so that the prediction of a host
-is the sum of the filtered series of its VMs. The others (MAD, IQR, robust regression) need the window of the host.
+Two kinds of detector. *Additive* ones compare a sum over the host's VMs with a limit: the static threshold
+sums demands; a regression over equally spaced samples predicts with a constant filter, so that the prediction
+of a host is the sum of the filtered series of its VMs. The others (MAD, IQR, robust regression) need the
+window of the host.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from math import floor
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernel import inline_kernel, kernel
+from .kernel import inline_kernel, lean_kernel
 
 __all__ = [
     "IQR",
@@ -50,9 +51,9 @@ STATISTIC_POINTS = 12  # below this length MAD and IQR fall back on the static t
 FALLBACK = 0.7
 
 
-@kernel
+@lean_kernel
 def add_history(past: Floats, k: int, v: int, total: float, y: Floats) -> None:
-    """Add the demand history of VM ``v`` up to round ``k`` to the utilisation ``y`` of a host, newest first."""
+    """Add the demand of VM ``v`` up to round ``k`` to the utilisation history ``y`` of a host."""
     for i in range(min(k + 1, WINDOW)):
         y[i] += past[k - i, v] / total
 
@@ -65,7 +66,7 @@ def usable_length(y: Floats, n: int) -> int:
     return n
 
 
-@kernel
+@lean_kernel
 def _sort(y: Floats, n: int, out: Floats) -> None:
     """Put ``y[:n]`` in order into ``out``, by insertion: n is at most 30."""
     for i in range(n):
@@ -77,7 +78,7 @@ def _sort(y: Floats, n: int, out: Floats) -> None:
         out[j] = value
 
 
-@kernel
+@lean_kernel
 def median(y: Floats, n: int, work: Floats) -> float:
     """Median of ``y[:n]``; the mean of the two middle values for even ``n``."""
     _sort(y, n, work)
@@ -173,7 +174,7 @@ def predict_weighted(y: Floats, robust: bool, work: Floats) -> float:
     return a + b
 
 
-@kernel
+@lean_kernel
 def _weighted_line(y: Floats, w: Floats) -> tuple[float, float]:
     """Weighted least squares of ``y[i]`` on the time -i: value now and slope per step."""
     total = 0.0
@@ -194,10 +195,8 @@ def _weighted_line(y: Floats, w: Floats) -> tuple[float, float]:
     return mean_y - slope * mean_x, slope
 
 
-@kernel
-def window_overloaded(
-    kind: int, safety: float, y: Floats, n: int, req: float, work: Floats
-) -> bool:
+@lean_kernel
+def window_overloaded(kind: int, safety: float, y: Floats, n: int, req: float, work: Floats) -> bool:
     """Whether a host with the utilisation history ``y[:n]`` (newest first) is overloaded.
 
     Args:
@@ -226,7 +225,7 @@ def window_overloaded(
     return safety * predict_weighted(y, kind == ROBUST, work) >= 1.0
 
 
-@kernel
+@lean_kernel
 def largest_load(total: float, threshold: float) -> float:
     """The largest load with load / total <= threshold in floating point, so that one comparison decides."""
     load = threshold * total

@@ -1,32 +1,47 @@
 """The ways in which this folder compiles kernels.
 
-Numba counts the references of every array in an argument, at each call, atomically: with tuples of two dozen arrays
-that is most of the run and of the compile time. No kernel here creates an array (views are allowed), so that none
-needs counting; work space comes with the arguments.
+Numba counts the references of every array in an argument, at each call, atomically: with tuples of two dozen
+arrays that is most of the run and of the compile time. No kernel here creates an array (views are allowed),
+so that none needs counting; work space comes with the arguments.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["copy_range", "entry_kernel", "inline_kernel", "kernel"]
+__all__ = ["copy_range", "entry_kernel", "inline_kernel", "lean_kernel"]
 
-entry_kernel = njit(cache=True, error_model="numpy", _nrt=False)
-"""A kernel that Python calls. Its cache does not see changes in other files: delete it after editing them."""
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
-kernel = njit(error_model="numpy", _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+class Decorator(Protocol):
+    """What compiles a function and, for a type checker, leaves it as it is."""
+
+    def __call__(self, function: Kernel, /) -> Kernel:
+        """Compile ``function``."""
+        ...
+
+
+_LEAN: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
+_INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+entry_kernel: Decorator = njit(cache=True, **_LEAN)
+"""A kernel that Python calls: the only kind that is cached, with all that it calls."""
+
+lean_kernel: Decorator = njit(**_INNER, **_LEAN)
 """A kernel that only kernels call; entering it from Python would take longer to compile than the kernel."""
 
-# LLVM optimises a callee again with every caller, and a call copies every field of its tuples, some 500 words.
-inline_kernel = njit(error_model="numpy", _nrt=False, inline="always")
+# LLVM optimises a callee again with every caller, and a call copies all fields of its tuples, some 500 words.
+inline_kernel: Decorator = njit(inline="always", **_LEAN)
 """A kernel that is written into its callers: small, or called from one place only."""
 
 
-@kernel
+@lean_kernel
 def copy_range(target: NDArray[Any], source: NDArray[Any], start: int, stop: int) -> None:
-    """Copy ``source[start:stop]`` to the same place of ``target`` without the temporary of a slice assignment."""
+    """Copy ``source[start:stop]`` to the same place of ``target``; a slice assignment creates an array."""
     for i in range(start, stop):
         target[i] = source[i]

@@ -1,4 +1,4 @@
-"""What changes during the day: placement, shares and accounts, as the arrays the kernels write."""
+"""What changes during the day: placement, shares and accounts, as the arrays that the njit kernels write."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Live(NamedTuple):
 
     Attributes:
         rows: VMs of each host in order of arrival, incoming ones included, (H, N).
-        count: Length of each row, (H,).
+        held: Length of each row, (H,).
         table: Size of the peer's hash table of a host, (H,).
         moves: Migrations that start or end at a host, (H,).
         active: Hosts with VMs, ascending; its first element is their number, (H + 1,).
@@ -112,7 +112,7 @@ class Live(NamedTuple):
     """
 
     rows: Ints
-    count: Ints
+    held: Ints
     table: Ints
     moves: Ints
     active: Ints
@@ -160,7 +160,7 @@ def make_live(site: Site, n_hosts: int, shown: bool) -> Live:
     vms = np.zeros(n_vms)
     return Live(
         rows=np.empty((n_hosts, n_vms), dtype=np.int32),
-        count=np.zeros(n_hosts, dtype=np.int32),
+        held=np.zeros(n_hosts, dtype=np.int32),
         table=np.full(n_hosts, 16, dtype=np.int32),
         moves=np.zeros(n_hosts, dtype=np.int32),
         active=np.zeros(n_hosts + 1, dtype=np.int32),

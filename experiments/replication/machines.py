@@ -1,4 +1,4 @@
-"""Hosts, VM types and demand of the PlanetLab experiment, as the arrays the kernels read."""
+"""Hosts, VM types and demand of the PlanetLab experiment, as the arrays that the njit kernels read."""
 
 from __future__ import annotations
 

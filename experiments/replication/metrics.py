@@ -107,6 +107,11 @@ class ReplicaResult:
     events: Events = field(repr=False)
     decisions: DecisionLog | None = field(default=None, repr=False)
 
+    @property
+    def sla_unserved(self) -> float:
+        """``sla_overall`` by the name of the main simulator."""
+        return self.sla_overall
+
 
 def _ratio(above: float, below: float) -> float:
     return above / below if below > 0.0 else 0.0

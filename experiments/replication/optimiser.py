@@ -29,7 +29,7 @@ from .detectors import (
     largest_load,
     window_overloaded,
 )
-from .kernel import copy_range, inline_kernel, kernel
+from .kernel import copy_range, inline_kernel, lean_kernel
 from .live import Flags, Ints, Live
 from .machines import Site
 from .selection import select_vm
@@ -109,11 +109,11 @@ def make_plan(n_hosts: int, n_vms: int, kind: int, seed: int) -> Plan:
         taps=filter_weights(kind),
         low=np.empty(2),
         high=np.empty(2),
-        rng=np.random.SeedSequence(seed).generate_state(1, np.uint64),
+        rng=np.random.SeedSequence(seed).generate_state(1, np.uint64).astype(np.uint64),
     )
 
 
-@kernel
+@lean_kernel
 def sort_by_key(items: Ints, key: Floats, n: int, spare: Ints) -> None:
     """Sort ``items[:n]`` by ascending ``key[item]``, stable: insertion in runs of 16, then merging."""
     run = 16
@@ -194,7 +194,7 @@ def _sort_hosts(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags: 
     c.slack[:] = 0.0
     for i in range(live.active[0]):
         h = live.active[i + 1]
-        n = live.count[h]
+        n = live.held[h]
         row = live.rows[h]
         load = 0.0
         for m in range(n):
@@ -213,10 +213,19 @@ def _sort_hosts(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags: 
 
 @inline_kernel
 def _drain(
-    site: Site, live: Live, c: Cands, plan: Plan, rule: Rule, rd: Round, times: Floats, flat: bool, h: int, queued: int
+    site: Site,
+    live: Live,
+    c: Cands,
+    plan: Plan,
+    rule: Rule,
+    rd: Round,
+    times: Floats,
+    flat: bool,
+    h: int,
+    queued: int,
 ) -> int:
     """Queue VMs of host ``h`` until it is no longer overloaded; returns the length of the queue."""
-    n = live.count[h]
+    n = live.held[h]
     vms = live.scratch
     copy_range(vms, live.rows[h], 0, n)
     while n > 0:
@@ -234,11 +243,11 @@ def _drain(
     return queued
 
 
-@kernel
+@lean_kernel
 def _add_empty(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, h: int) -> None:
     """Make the first empty host from index ``h`` on, of the same type, a candidate."""
-    while h < live.count.size:
-        if live.count[h] == 0:
+    while h < live.held.size:
+        if live.held[h] == 0:
             c.length[h] = 0
             c.guard[h] = True  # off before the round: neither evacuated nor a target of an evacuation
             if rd.lazy:
@@ -256,7 +265,7 @@ def _sort_by_demand(live: Live, plan: Plan, n: int) -> None:
     sort_by_key(plan.queue, plan.key, n, plan.order)
 
 
-@kernel
+@lean_kernel
 def _place_queue(
     site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags: Flags, queued: int, all_of_them: bool
 ) -> None:
@@ -270,7 +279,7 @@ def _place_queue(
         rd: This round.
         flags: Quirks.
         queued: Length of the queue.
-        all_of_them: Place all VMs and protect their targets, or place none; else a VM that finds no host stays.
+        all_of_them: Place all VMs and protect their targets, or place none; else who finds no host stays.
     """
     _sort_by_demand(live, plan, queued)
     planned = plan.size[0]
@@ -300,7 +309,7 @@ def _place_queue(
 
 @inline_kernel
 def _is_off(live: Live, flags: Flags, h: int) -> bool:
-    return live.util[h] == 0.0 if flags.idle_hosts_are_off else live.count[h] == 0
+    return bool(live.util[h] == 0.0 if flags.idle_hosts_are_off else live.held[h] == 0)
 
 
 @inline_kernel
@@ -342,7 +351,7 @@ def _evacuate_all(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags
         _place_queue(site, live, c, plan, rd, flags, c.length[h], True)
 
 
-@kernel
+@lean_kernel
 def optimise(
     site: Site,
     live: Live,

@@ -22,8 +22,8 @@ class Quirks:
         double_moves: Q3. A host that has just been chosen as a target may be evacuated in the same round, so
             that a VM can be moved twice at once; off: fresh targets are protected.
         memory_ignored: Q4. Memory binds only in the initial placement; off: nominal memory must fit always.
-        stale_power: Q5. The cost of a placement compares with the host's power before the round; off: with
-            its power before this placement.
+        stale_power: Q5. The cost of a target compares with the host's power before the round; off: with its
+            power before this VM is placed. (No switch changes the initial placement.)
         free_power_on: Q5. Switching a host on costs only its dynamic power; off: its idle power is added.
         unweighted_regression: Q6. "lr" and "lrr" are both ordinary least squares; off: lr is LOESS with
             tricube weights and lrr its robust (bisquare) form.
@@ -42,8 +42,8 @@ class Quirks:
         idle_hosts_are_off: A host whose VMs all ask for nothing counts as switched off; off: a host is on
             while a VM is on it.
         pooled_pdm: PDM is the CPU lost by all VMs over the CPU asked by all; off: the mean over the VMs.
-        pdm_counts_contention: Everything a migrating VM lacks is booked on the migration, contention included;
-            off: only the tenth that the migration takes.
+        pdm_counts_contention: Everything a migrating VM lacks is booked on the migration, contention
+            included; off: only the tenth that the migration takes.
         pooled_slatah: SLATAH is violating time over active time of all hosts; off: the mean over hosts.
     """
 
@@ -74,7 +74,7 @@ class Quirks:
 
 QUIRK_TEXT: dict[str, str] = {
     "drop_zero_demand": "Q1: two consecutive samples of 0 % delete a VM for ever",
-    "sla_counts_incoming_full": "Q2: a target is compared with the full demand of VMs still on their way to it",
+    "sla_counts_incoming_full": "Q2: a target is compared with the full demand of VMs still on their way",
     "double_moves": "Q3: a fresh target can be evacuated in the same round, moving a VM twice",
     "memory_ignored": "Q4: memory binds only in the initial placement",
     "stale_power": "Q5: placement cost compares with the power before the round",

@@ -25,7 +25,13 @@ __all__ = ["N_HOSTS", "REPLICA_POLICIES", "run_replica"]
 N_HOSTS = 800
 SAMPLES = 288
 
-_DETECTORS = {"thr": (THR, 0.8), "mad": (MAD, 2.5), "iqr": (IQR, 1.5), "lr": (LOESS, 1.2), "lrr": (ROBUST, 1.2)}
+_DETECTORS = {
+    "thr": (THR, 0.8),
+    "mad": (MAD, 2.5),
+    "iqr": (IQR, 1.5),
+    "lr": (LOESS, 1.2),
+    "lrr": (ROBUST, 1.2),
+}
 _SELECTIONS = {"mmt": MMT, "mc": MC, "mu": MU, "rs": RS}
 
 REPLICA_POLICIES: tuple[str, ...] = (
@@ -98,14 +104,14 @@ def _make_log(rounds: int, n_vms: int, decisions: DecisionLog | None, record: bo
     )
 
 
-def _place(site: Site, live: Live, flags: Flags, mode: int, decisions: DecisionLog | None) -> NDArray[np.int32]:
+def _place(site: Site, live: Live, mode: int, decisions: DecisionLog | None) -> NDArray[np.int32]:
     """Place all VMs, or take the placement of ``decisions``."""
     initial = np.full(site.mhz.size, -1, dtype=np.int32)
     if decisions is not None:
         initial[:] = decisions.initial
-    failed = place_all(site, live, flags, mode == OPTIMISE, initial)
+    failed = place_all(site, live, mode in (OPTIMISE, REPLAY), initial)
     if failed >= 0:
-        raise ConfigError(f"vm {failed} fits on none of the {live.count.size} hosts")
+        raise ConfigError(f"vm {failed} fits on none of the {live.held.size} hosts")
     return initial
 
 
@@ -122,8 +128,8 @@ def run_replica(
     """Run one day of the PlanetLab experiment as CloudSim 3.0.3 does.
 
     Args:
-        util_percent: CPU utilisation in percent of each VM's nominal CPU, shape (N, 288), in the code-point order
-            of the trace's file names (the order decides the VM types).
+        util_percent: CPU utilisation in percent of each VM's nominal CPU, shape (N, 288), in the code-point
+            order of the trace's file names (the order decides the VM types).
         policy: One of ``REPLICA_POLICIES``, or ``ols-mmt`` and the like.
         quirks: Which of the peer's peculiarities to reproduce.
         seed: Seed of the ``rs`` selection; nothing else is random.
@@ -147,7 +153,7 @@ def run_replica(
     site = make_site(util_percent)
     flags = Flags(**asdict(quirks))
     live = make_live(site, n_hosts, quirks.never_used_counts_as_shutdown)
-    initial = _place(site, live, flags, mode, decisions)
+    initial = _place(site, live, mode, decisions)
     n_vms = site.mhz.size
     log = _make_log(rounds, n_vms, decisions, record)
     cands = make_cands(n_hosts, n_vms)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .detectors import WINDOW
-from .kernel import inline_kernel, kernel
+from .kernel import inline_kernel, lean_kernel
 from .live import Ints
 from .machines import ROUND_S, Site
 
@@ -81,7 +81,7 @@ def _solve(a: Floats, diagonal: Floats, y: Floats, rows: int, cols: int) -> None
             y[i] -= y[j] * a[j, i]
 
 
-@kernel
+@lean_kernel
 def _fill_columns(data: Floats, which: int, n: int, length: int, columns: Floats) -> None:
     """Set ``columns`` to a constant one and the series other than ``which``."""
     at = 1
@@ -149,10 +149,8 @@ def _fill_history(site: Site, times: Floats, k: int, vms: Ints, n: int, flat: bo
             data[i, j] = u
 
 
-@kernel
-def _most_correlated(
-    site: Site, times: Floats, k: int, vms: Ints, n: int, flat: bool, work: Floats
-) -> int:
+@lean_kernel
+def _most_correlated(site: Site, times: Floats, k: int, vms: Ints, n: int, flat: bool, work: Floats) -> int:
     """Position of the VM best explained by the others; -1 if that is not defined."""
     length = min(k + 1, WINDOW)
     if n < 2 or n > length:

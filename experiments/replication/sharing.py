@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from math import floor
 
-
-from .kernel import inline_kernel, kernel
+from .kernel import inline_kernel, lean_kernel
 from .live import (
     A_ASKED,
     A_BAD_S,
@@ -49,14 +48,14 @@ def power_at(site: Site, kind: int, util: float) -> float:
     return watts
 
 
-@kernel
+@lean_kernel
 def _set_rates(now: Floats, then: Floats, rate: Floats) -> None:
     """Change of the utilisation per second between two samples; apart from the rest so that it vectorises."""
     for v in range(now.size):
         rate[v] = (then[v] - now[v]) / ROUND_S
 
 
-@kernel
+@lean_kernel
 def _blend(now: Floats, rate: Floats, mhz: Floats, dt: float, out: Floats) -> None:
     """Demand ``dt`` seconds after a sample."""
     for v in range(now.size):
@@ -75,7 +74,7 @@ def demand_at(site: Site, live: Live, t: float, interpolated: bool) -> None:
     _blend(site.x[a], live.rate, site.mhz, dt if interpolated else 0.0, live.demand)
 
 
-@kernel
+@lean_kernel
 def hash_ordered_sum(vms: Ints, n: int, key: Ints, table: int, weight: Floats) -> float:
     """Sum ``weight[:n]`` in the order of a hash table with ``table`` buckets that holds ``vms[:n]``."""
     total = 0.0
@@ -108,22 +107,22 @@ def _finish_host(site: Site, live: Live, flags: Flags, h: int, use: float, need:
     live.free[h] = free
     live.util[h] = util
     live.watt[h] = power_at(site, kind, util)
-    live.on[h] = use > 0.0 if flags.idle_hosts_are_off else live.count[h] > 0
+    live.on[h] = use > 0.0 if flags.idle_hosts_are_off else live.held[h] > 0
 
 
 @inline_kernel
 def _share_host(site: Site, live: Live, flags: Flags, h: int, detail: bool) -> None:
     """Share the CPU of host ``h`` among its VMs.
 
-    Sums run in the order of the host's list, as the peer's do. The common case (everybody gets all it asks for,
-    nobody migrates) is decided here; any other, and per-VM accounts (``detail``), by the functions below.
+    Sums run in the order of the host's list, as the peer's do. The common case (everybody gets all it asks
+    for, nobody migrates) is decided here; others, and per-VM accounts (``detail``), by the functions below.
     """
     core = site.core[h & 1]
     free = site.total[h & 1]
     use = 0.0
     need = 0.0
     special = live.moves[h] > 0 or detail
-    for i in range(0 if special else live.count[h]):
+    for i in range(0 if special else live.held[h]):
         asked = live.demand[live.rows[h, i]]
         capped = min(asked, core)
         free -= capped
@@ -157,7 +156,7 @@ def _lost_share(asked: float, got: float, all_of_it: bool) -> float:
 
 @inline_kernel
 def _share_while_moving(site: Site, live: Live, flags: Flags, h: int) -> float:
-    """Share with migrations, one-core caps or per-VM accounts; returns the CPU left, negative if too little."""
+    """Share with migrations, one-core caps or per-VM accounts; returns the CPU left, < 0 if too little."""
     core = site.core[h & 1]
     free = site.total[h & 1]
     use = 0.0
@@ -167,7 +166,7 @@ def _share_while_moving(site: Site, live: Live, flags: Flags, h: int) -> float:
     lost = 0.0
     shorts = 0.0
     short_sum = 0.0
-    for i in range(live.count[h]):
+    for i in range(live.held[h]):
         v = live.rows[h, i]
         asked = live.demand[v]
         capped = min(asked, core)
@@ -200,7 +199,7 @@ def _share_while_moving(site: Site, live: Live, flags: Flags, h: int) -> float:
     live.use[h] = use
     live.need[h] = need
     live.bad[h] = use < need and flags.sla_counts_incoming_full
-    return free
+    return float(free)
 
 
 @inline_kernel
@@ -213,22 +212,22 @@ def _scarcity(site: Site, live: Live, h: int) -> float:
     """Share of its request that everybody gets: capacity over the reservations, a tenth for incoming VMs."""
     total = site.total[h & 1]
     asked = 0.0
-    for i in range(live.count[h]):
+    for i in range(live.held[h]):
         v = live.rows[h, i]
         capped = min(live.demand[v], site.core[h & 1])
         live.weight[i] = 0.1 * capped if live.where[v] != h else capped
         asked += live.weight[i]
     factor = total / asked
-    # the order of the sum only matters where a share is within rounding of a whole number of MIPS, and there it does
-    for i in range(live.count[h]):
+    # the order of the sum matters only where a share is within rounding of a whole number of MIPS
+    for i in range(live.held[h]):
         got = live.weight[i] * factor
         if _is_near_whole(got) or _is_near_whole(0.9 * got):
-            asked = hash_ordered_sum(live.rows[h], live.count[h], site.key, live.table[h], live.weight)
+            asked = hash_ordered_sum(live.rows[h], live.held[h], site.key, live.table[h], live.weight)
             return float(total / asked)
     return float(factor)
 
 
-@kernel
+@lean_kernel
 def _share_scarce(site: Site, live: Live, flags: Flags, h: int) -> None:
     """Share too little CPU in proportion to the requests."""
     factor = _scarcity(site, live, h)
@@ -237,7 +236,7 @@ def _share_scarce(site: Site, live: Live, flags: Flags, h: int) -> None:
     need = 0.0
     tally = live.tally[h]
     tally[:] = 0.0
-    for i in range(live.count[h]):
+    for i in range(live.held[h]):
         v = live.rows[h, i]
         asked = live.demand[v]
         capped = min(asked, site.core[h & 1])
@@ -268,10 +267,8 @@ def _share_scarce(site: Site, live: Live, flags: Flags, h: int) -> None:
     live.bad[h] = use < need if flags.sla_counts_incoming_full else factor < 1.0 - TOLERANCE
 
 
-@kernel
-def share_hosts(
-    site: Site, live: Live, flags: Flags, hosts: Ints, n: int, dt: float, detail: bool
-) -> None:
+@lean_kernel
+def share_hosts(site: Site, live: Live, flags: Flags, hosts: Ints, n: int, dt: float, detail: bool) -> None:
     """Share the CPU of ``hosts[:n]`` and add their energy of the ``dt`` seconds before this instant.
 
     Args:
@@ -297,13 +294,13 @@ def share_hosts(
     live.account[A_ENERGY] += joules
 
 
-@kernel
+@lean_kernel
 def list_active(live: Live) -> None:
     """Rebuild the ascending list of hosts with VMs."""
     n = 0
-    for h in range(live.count.size):
+    for h in range(live.held.size):
         live.active[n + 1] = h
-        n += live.count[h] > 0
+        n += live.held[h] > 0
     live.active[0] = n
 
 
@@ -346,7 +343,7 @@ def account_until(live: Live, dt: float, detail: bool) -> None:
                 live.vm_lost[v] += live.lost[v] * dt
 
 
-@kernel
+@lean_kernel
 def show_states(live: Live, t: float) -> None:
     """Close instant ``t``: count the hosts that became inactive since the last one."""
     for h in range(live.on.size):
