@@ -14,6 +14,7 @@ from virtgym.envs.sim.errors import ConfigError
 
 from .overrides import PolicySpec, hint
 from .replication import REPLICA_POLICIES, Quirks, ReplicaResult, run_replica
+from .results import EXTRAS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,6 +82,7 @@ def run_replica_cell(
         "memory": "ignored" if quirks.memory_ignored else "binding",
         **{name: float(getattr(result, name)) for name in names},
         "sla_unserved": result.sla_overall,
+        **{name: float(getattr(result, name)) for name in EXTRAS},
     }
     columns = _columns(scenario, result, quirks)
     n = len(columns["step"])

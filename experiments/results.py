@@ -18,19 +18,39 @@ from .overrides import PolicySpec
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLUMNS", "KEYS", "config_hash", "make_row", "rows_frame", "trace_digest", "virtgym_version"]
+__all__ = [
+    "COLUMNS",
+    "EXTRAS",
+    "KEYS",
+    "config_hash",
+    "make_row",
+    "rows_frame",
+    "trace_digest",
+    "virtgym_version",
+]
 
 KEYS: tuple[str, ...] = ("scenario", "trace", "policy", "seed")
 """Columns that name a row, and the rows of the per-interval table."""
+
+EXTRAS: dict[str, str] = {
+    "sla_average": "mean relative shortage of VMs that are short (CloudSim replica)",
+    "mean_time_before_shutdown_s": "mean time a host was active before it went off, s (CloudSim replica)",
+    "vms_left_at_end": "VMs that were not deleted (CloudSim replica)",
+}
+"""Columns that only the replica fills."""
 
 COLUMNS: tuple[str, ...] = (
     *KEYS,
     *("window", "finished", "steps", "sim_hours", "wall_s", "vm_intervals_per_s", "config_hash"),
     "virtgym_version",
     *METRICS,
+    *("total_wait_s", "mean_wait_s"),
     *("memory", "n_hosts", "n_vms"),
+    *EXTRAS,
 )
-"""Columns of a result row, in order. NaN where a metric has no meaning."""
+"""Columns of a result row, in order. NaN where a metric has no meaning: the waits outside of placement
+windows, the last three outside of the CloudSim replica (whose overall SLA violation is ``sla_unserved``).
+"""
 
 
 @functools.cache
