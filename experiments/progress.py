@@ -23,13 +23,15 @@ _TABLE: tuple[tuple[str, str, float, str], ...] = (
     ("migrations", "migrations", 1.0, ",.0f"),
     ("slatah", "SLATAH %", 100.0, ".3f"),
     ("pdm", "PDM %", 100.0, ".3f"),
-    ("slav", "SLAV 1e-5", 1e5, ".2f"),
-    ("esv", "ESV 1e-3", 1e3, ".2f"),
+    ("slav", "SLAV", 0.0, ".2f"),
+    ("esv", "ESV", 0.0, ".2f"),
     ("sla_unserved", "unserved %", 100.0, ".3f"),
     ("active_hosts", "hosts on", 1.0, ".1f"),
     ("decision_ms_p99", "p99 ms", 1.0, ".3f"),
     ("wall_s", "wall s", 1.0, ".3f"),
 )
+"""Metric, head, factor (0 = the power of ten that suits the numbers, said in the head) and format."""
+
 _DROPPED = ("wall_s", "slav", "decision_ms_p99", "pdm", "slatah", "active_hosts", "esv", "migrations")
 _TIMES = ("decision_ms_p99", "wall_s")
 """Columns shown without an interval: they measure the machine."""
@@ -145,7 +147,7 @@ def results_table(rows: pd.DataFrame, left_out: Collection[str] = ()) -> Table:
     from rich import box
     from rich.table import Table
 
-    shown = [column for column in _TABLE if column[0] not in left_out]
+    shown = [_scaled(column, rows) for column in _TABLE if column[0] not in left_out]
     names = ", ".join(dict.fromkeys(f"{s} / {t}" for s, t in zip(rows["scenario"], rows["trace"])))
     seeds = rows["seed"].nunique()
     caption = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else None
@@ -162,6 +164,16 @@ def results_table(rows: pd.DataFrame, left_out: Collection[str] = ()) -> Table:
             *(_cell(group[name] * factor, spec, name not in _TIMES) for name, _, factor, spec in shown),
         )
     return table
+
+
+def _scaled(column: tuple[str, str, float, str], rows: pd.DataFrame) -> tuple[str, str, float, str]:
+    """Give a column without a factor the power of ten of its largest mean."""
+    name, head, factor, spec = column
+    if factor:
+        return column
+    largest = float(rows.groupby("policy")[name].mean().max())
+    exponent = math.floor(math.log10(largest)) if largest > 0 else 0
+    return (name, f"{head} 1e{exponent}" if exponent else head, 10.0**-exponent, spec)
 
 
 def _escape(text: str) -> str:
