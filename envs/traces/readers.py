@@ -18,7 +18,17 @@ from ..sim.errors import TraceError
 from .base import Trace
 from .planetlab import show_path
 
-__all__ = ["TRACE_FORMATS", "TraceSummary", "check_trace", "guess_format", "read_trace"]
+__all__ = [
+    "REQUEST_FORMATS",
+    "TRACE_FORMATS",
+    "TraceSummary",
+    "check_options",
+    "check_trace",
+    "guess_format",
+    "guess_request_format",
+    "read_trace",
+    "unknown_request_format",
+]
 
 TRACE_FORMATS: Mapping[str, str] = {
     "planetlab": "folder with one file per VM, 288 integer percentages each (CoMon project, 2011)",
@@ -26,6 +36,11 @@ TRACE_FORMATS: Mapping[str, str] = {
     "synthetic": "embedded generator, seeded, calibrated to PlanetLab statistics; needs no path",
 }
 """Formats that can be read: name to one line of description."""
+
+REQUEST_FORMATS: Mapping[str, str] = {
+    "huawei": "VM requests, CSV: one line per VM (vmid,cpu,mem,at,lt) or event (vmid,cpu,memory,time,type)",
+}
+"""Formats of VM requests, which `requests.read_requests` reads: name to one line of description."""
 
 # Imported when used: a command that reads no table should not wait for pyarrow.
 _READERS = {
@@ -115,8 +130,21 @@ def guess_format(path: str | os.PathLike[str] | None) -> str:
     if name.endswith((".parquet", ".pq", ".csv.gz")):
         return "table"
     if name.endswith(".csv"):
-        return "huawei" if _first_line(root).startswith("vmid,cpu,mem,at") else "table"
+        return "huawei" if _first_line(root).startswith("vmid,cpu,mem") else "table"
     return "planetlab"
+
+
+def guess_request_format(path: str | os.PathLike[str] | None) -> str:
+    """Guess the format of a file that should hold VM requests; None means the generator.
+
+    Returns:
+        A name that may be no format of requests, so that the error can say what the file is.
+    """
+    if path is None:
+        return "synthetic_requests"
+    name = guess_format(path)
+    # A missing file or a table of unknown columns: the reader of CSV files says so best.
+    return "huawei" if name == "table" or not os.path.lexists(path) else name
 
 
 def check_trace(
@@ -167,7 +195,7 @@ def _read(
     reader = getattr(importlib.import_module(f".{module}", __package__), function)
     if name == "synthetic":
         return _generate(reader, options)
-    _check_options(name, reader, options)
+    check_options(name, reader, options)
     if path is None:
         raise TraceError(f"the trace format {name} needs a path to a file or folder")
     found = _find(path)
@@ -201,6 +229,11 @@ def _find(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
 
 
 def _unknown_format(name: str, guessed_from: str | os.PathLike[str] | None) -> TraceError:
+    if name in REQUEST_FORMATS:
+        which = "the path" if guessed_from is None else show_path(guessed_from)
+        return TraceError(
+            f"{which}: {name} is a format of VM requests, not of utilisation; read it with read_requests"
+        )
     near = difflib.get_close_matches(name, TRACE_FORMATS, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     where = "" if guessed_from is None else f"{show_path(guessed_from)}: "
@@ -209,11 +242,31 @@ def _unknown_format(name: str, guessed_from: str | os.PathLike[str] | None) -> T
     )
 
 
-def _check_options(name: str, reader: Callable[..., Trace], options: Mapping[str, Any]) -> None:
+def unknown_request_format(name: str, guessed_from: str | os.PathLike[str] | None) -> TraceError:
+    """Return the error for a format that is not one of VM requests."""
+    near = difflib.get_close_matches(name, REQUEST_FORMATS, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    where = "" if guessed_from is None else f"{show_path(guessed_from)}: "
+    return TraceError(
+        f"{where}{name!r} is not a format of VM requests{hint}; there are: {', '.join(REQUEST_FORMATS)}"
+    )
+
+
+def check_options(name: str, reader: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Check the names and types of a reader's options against its signature.
+
+    Args:
+        name: The format, for messages.
+        reader: The function that reads it.
+        options: What the user gave.
+
+    Raises:
+        TraceError: If there is no such option, or its value has another type.
+    """
     kinds = {
         key: str(parameter.annotation) for key, parameter in inspect.signature(reader).parameters.items()
     }
-    if name == "synthetic":
+    if "rng" in kinds:
         kinds["seed"] = "int"
     allowed = [key for key in kinds if key not in ("path", "rng")]
     for key, value in options.items():
@@ -236,7 +289,7 @@ def _is_a(value: object, kind: str) -> bool:
 def _generate(generate: Callable[..., Trace], options: Mapping[str, Any]) -> Trace:
     rest = dict(options)
     rng = rest.pop("rng", None)
-    _check_options("synthetic", generate, rest)
+    check_options("synthetic", generate, rest)
     seed = rest.pop("seed", 0)
     if seed < 0:
         raise TraceError(f"synthetic: seed must be at least 0, is {seed}")

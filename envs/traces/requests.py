@@ -1,0 +1,133 @@
+"""Request traces: VMs that ask for cores and memory, each with an arrival and a lifetime.
+
+A utilisation `Trace` says how busy known VMs are; a `RequestTrace` says which VMs want a place. Whatever the
+source, the result is checked once, here, so that no environment has to.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..sim.errors import TraceError
+
+__all__ = ["RequestTrace", "read_requests"]
+
+# Imported when used: reading a CSV file should not wait for sqlite.
+_READERS = {
+    "huawei": ("huawei", "read_huawei"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class RequestTrace:
+    """Requests for VMs in the order of their arrival.
+
+    Attributes:
+        name: Short name for result rows.
+        format: The reader that made it (``huawei``, ``azure_packing``, ``synthetic_requests``).
+        source: Path or description of where it came from.
+        cores: Cores asked for, shape (R,), float64, positive; Azure's are fractions of a core, too.
+        memory_gib: Memory asked for, GiB, shape (R,), float64, positive.
+        arrival_s: Arrival time, s, shape (R,), float64, at least 0, non-decreasing.
+        lifetime_s: Time from placement to departure, s, shape (R,), float64, at least 0; inf = never leaves.
+        vm_ids: The source's number of each VM, shape (R,), int64; distinct unless a VM came back.
+        notes: What the reader found or repaired, one sentence each.
+    """
+
+    name: str
+    format: str
+    source: str
+    cores: NDArray[np.float64]
+    memory_gib: NDArray[np.float64]
+    arrival_s: NDArray[np.float64]
+    lifetime_s: NDArray[np.float64]
+    vm_ids: NDArray[np.int64]
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check shapes, ranges and the order.
+
+        Raises:
+            TraceError: If there is no request, a shape does not agree, or a value is not allowed; the text
+                names the first such request, counted from 0.
+        """
+        rows = self.cores.shape
+        if len(rows) != 1 or rows[0] == 0:
+            raise TraceError(f"{self.source}: the trace has no requests")
+        for key in ("memory_gib", "arrival_s", "lifetime_s", "vm_ids"):
+            if getattr(self, key).shape != rows:
+                raise TraceError(
+                    f"{self.source}: {key} has shape {getattr(self, key).shape}, expected {rows}"
+                )
+        for key in ("cores", "memory_gib"):
+            column = getattr(self, key)
+            self._require(np.isfinite(column) & (column > 0), key, "finite and positive")
+        self._require(np.isfinite(self.arrival_s) & (self.arrival_s >= 0), "arrival_s", "finite, at least 0")
+        in_order = np.concatenate(([True], np.diff(self.arrival_s) >= 0))
+        self._require(in_order, "arrival_s", "not before the previous request's")
+        self._require(self.lifetime_s >= 0, "lifetime_s", "at least 0 (inf: never leaves)")
+
+    def _require(self, good: NDArray[np.bool_], key: str, allowed: str) -> None:
+        if not good.all():
+            row = int(np.argmin(good))
+            raise TraceError(
+                f"{self.source}: request {row}: {key} must be {allowed}, is {getattr(self, key)[row]}"
+            )
+
+    @property
+    def n_requests(self) -> int:
+        """Number of requests, R."""
+        return int(self.cores.size)
+
+    @property
+    def span_s(self) -> float:
+        """Time from the first to the last arrival, s."""
+        return float(self.arrival_s[-1] - self.arrival_s[0])
+
+
+def read_requests(
+    path: str | os.PathLike[str] | None = None, format: str = "auto", **options: Any
+) -> RequestTrace:
+    """Read a request trace of any known format.
+
+    Args:
+        path: File; None for ``synthetic``.
+        format: ``huawei``, ``azure_packing``, ``synthetic_requests`` (or ``synthetic``, for short), or
+            ``auto`` to guess it from the file.
+        **options: Keyword arguments of the format's reader: ``machine_id``, ``cores_per_host`` and
+            ``memory_gib_per_host`` for azure_packing; ``seed`` and those of `generate_requests` for
+            synthetic.
+
+    Returns:
+        The requests.
+
+    Raises:
+        TraceError: If the format is unknown, an option does not exist, or the trace is malformed; the text
+            names file and line.
+    """
+    from .readers import check_options, guess_request_format, unknown_request_format
+
+    name = guess_request_format(path) if format == "auto" else format
+    name = "synthetic_requests" if name == "synthetic" else name
+    if name not in _READERS:
+        raise unknown_request_format(name, path if format == "auto" else None)
+    module, function = _READERS[name]
+    reader: Callable[..., RequestTrace] = getattr(
+        importlib.import_module(f".{module}", __package__), function
+    )
+    check_options(name, reader, options)
+    if name == "synthetic_requests":
+        seed = options.pop("seed", 0)
+        if seed < 0:
+            raise TraceError(f"{name}: seed must be at least 0, is {seed}")
+        return reader(np.random.default_rng(seed), **options)
+    if path is None:
+        raise TraceError(f"the trace format {name} needs a path to a file")
+    return reader(path, **options)
