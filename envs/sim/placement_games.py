@@ -1,0 +1,224 @@
+"""Placement games on a stream of requests: configuration, checks of the input, and B games in arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import ConfigError, TraceError
+from .handle import make_handle
+from .placement import (
+    FINISHED,
+    PLAYING,
+    PROTOCOLS,
+    PlacementParams,
+    PlacementState,
+    begin_games,
+    step_game,
+    window_lengths,
+    write_mask,
+)
+
+__all__ = ["PlacementConfig", "PlacementGames", "RequestArrays"]
+
+F8 = NDArray[np.float64]
+I8 = NDArray[np.int64]
+
+GRID = 2.0**16
+"""Sizes are rounded to 1 / GRID cores and GiB: sums of them are then exact, whatever their order."""
+
+
+class RequestArrays(Protocol):
+    """A stream of requests, one entry per VM in order of arrival; ``traces.requests`` reads such streams."""
+
+    @property
+    def cores(self) -> F8:
+        """(R,) cores."""
+
+    @property
+    def memory_gib(self) -> F8:
+        """(R,) memory, GiB."""
+
+    @property
+    def arrival_s(self) -> F8:
+        """(R,) arrival, s, not decreasing."""
+
+    @property
+    def lifetime_s(self) -> F8:
+        """(R,) lifetime from placement to end, s."""
+
+
+@dataclass(frozen=True)
+class PlacementConfig:
+    """Cluster and protocol of a placement game; the defaults are those of SPANE.
+
+    Attributes:
+        protocol: One of ``PROTOCOLS``.
+        n_hosts: Hosts N, all alike, with two NUMA nodes each.
+        node_cores: Cores of a node.
+        node_memory_gib: Memory of a node, GiB.
+        double_above_gib: A VM with more memory takes half of itself on each node of one host, GiB.
+        extra_requests: Requests of a window after those that first fit places without a stop
+            (``huawei_placement``).
+        max_requests: Longest survival game, 0 = to the end of the stream.
+    """
+
+    protocol: str = "huawei_placement"
+    n_hosts: int = 5
+    node_cores: float = 40.0
+    node_memory_gib: float = 90.0
+    double_above_gib: float = 10.0
+    extra_requests: int = 40
+    max_requests: int = 0
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise ConfigError(f"placement.protocol={self.protocol}: must be one of {', '.join(PROTOCOLS)}")
+        for name, least in (("n_hosts", 1), ("extra_requests", 0), ("max_requests", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"placement.{name}={getattr(self, name)}: must be at least {least}")
+        for name in ("node_cores", "node_memory_gib"):
+            if not 0.0 < getattr(self, name) < np.inf:
+                raise ConfigError(f"placement.{name}={getattr(self, name)}: must be positive")
+        if not self.double_above_gib >= 0.0:
+            raise ConfigError(f"placement.double_above_gib={self.double_above_gib}: must be at least 0")
+
+
+def _make_params(requests: RequestArrays, config: PlacementConfig) -> PlacementParams:
+    """Check the requests against the cluster and bring them into the form of the kernels."""
+    columns = [
+        np.array(getattr(requests, name), dtype=np.float64)
+        for name in ("cores", "memory_gib", "arrival_s", "lifetime_s")
+    ]
+    cores, memory, arrival, lifetime = columns
+    n = len(cores)
+    if n == 0 or any(column.shape != (n,) for column in columns):
+        raise TraceError("requests: need at least one request, and one value of each kind per request")
+    bad = ~(np.isfinite([cores, memory, arrival]).all(0) & (cores > 0) & (memory >= 0) & (lifetime >= 0))
+    bad[1:] |= np.diff(arrival) < 0
+    if bad.any():
+        raise TraceError(
+            f"requests: row {int(np.argmax(bad))}: cores must be positive, memory and lifetime at least 0, "
+            "arrivals must not decrease"
+        )
+    double = memory > config.double_above_gib
+    share = np.where(double, 0.5, 1.0)
+    cores, memory = (np.round(size * share * GRID) / GRID for size in (cores, memory))
+    cores = np.maximum(cores, 1.0 / GRID)
+    large = (cores > config.node_cores) | (memory > config.node_memory_gib)
+    if large.any():
+        row = int(np.argmax(large))
+        raise TraceError(
+            f"requests: row {row}: {columns[0][row]:g} cores and {columns[1][row]:g} GiB fit on no empty host"
+        )
+    return PlacementParams(
+        cores, memory, double, arrival, lifetime, 2 * config.n_hosts, n,
+        float(config.node_cores), float(config.node_memory_gib), PROTOCOLS.index(config.protocol),
+    )  # fmt: skip
+
+
+def _make_state(p: PlacementParams, n_games: int) -> PlacementState:
+    most = min(p.n_requests, p.n_nodes * int(p.node_cores / p.cores.min()))
+    wide, deep = (n_games, p.n_nodes), (n_games, most)
+    shapes = {"free_cores": wide, "free_memory": wide, "n_vms": wide, "start_sum": wide}
+    shapes |= {"heap_time": deep, "heap_item": deep}
+    whole = {"n_vms", "first", "cursor", "end", "queued", "status", "heap_item", "heap_size"}
+    arrays: dict[str, Any] = {
+        name: np.zeros(shapes.get(name, (n_games,)), np.int64 if name in whole else np.float64)
+        for name in PlacementState._fields
+    }
+    return PlacementState(**arrays)
+
+
+class PlacementGames:
+    """B placement games on one stream of requests.
+
+    Args:
+        requests: The stream, R requests.
+        config: Cluster and protocol.
+        n_games: B.
+
+    Raises:
+        TraceError: If the stream is malformed or a request fits on no empty host.
+    """
+
+    def __init__(
+        self, requests: RequestArrays, config: PlacementConfig | None = None, n_games: int = 1
+    ) -> None:
+        if n_games < 1:
+            raise ConfigError(f"placement.n_games={n_games}: must be at least 1")
+        self.config = PlacementConfig() if config is None else config
+        self._bind(_make_params(requests, self.config), None, n_games)
+
+    def _bind(self, params: PlacementParams, state: PlacementState | None, n_games: int) -> None:
+        self.params = params
+        self.state = _make_state(params, n_games) if state is None else state
+        self.n_games = n_games
+        self.kernel_params: Any = make_handle("placement params", params, readonly=True)
+        self.kernel_state: Any = make_handle("placement state", self.state)
+        if state is None:
+            self.state.status[:] = FINISHED
+        self.spare: Any = make_handle("placement state", _make_state(params, 1))
+
+    def window_lengths(self, firsts: ArrayLike) -> I8:
+        """Requests of the windows that begin at these rows, (n,), the same for every policy.
+
+        In the survival games a window is ``max_requests`` long. No window leaves the stream.
+        """
+        rows = self.check_rows(firsts)
+        out = np.empty(len(rows), dtype=np.int64)
+        if self.config.protocol == "huawei_placement":
+            window_lengths(self.kernel_params, self.spare, rows, self.config.extra_requests, out)
+            return out
+        out[:] = self.params.n_requests - rows
+        return np.minimum(out, self.config.max_requests) if self.config.max_requests else out
+
+    def check_rows(self, firsts: ArrayLike) -> I8:
+        """Row numbers of windows as an array, (n,), or a ``ConfigError``."""
+        given = np.atleast_1d(np.asarray(firsts))
+        rows = np.ascontiguousarray(given, dtype=np.int64)
+        n = self.params.n_requests
+        if given.ndim != 1 or not np.array_equal(given, rows) or ((rows < 0) | (rows >= n)).any():
+            raise ConfigError(f"placement.windows: must be whole row numbers from 0 to {n - 1}")
+        return rows
+
+    def begin(self, games: ArrayLike, firsts: ArrayLike, lengths: ArrayLike | None = None) -> None:
+        """Begin a window in each of some games.
+
+        Args:
+            games: Which games, (n,).
+            firsts: Row of the first request of each, (n,).
+            lengths: Requests of each window, (n,); None = by ``window_lengths``.
+        """
+        rows = self.check_rows(firsts)
+        n_vm = self.window_lengths(rows) if lengths is None else np.asarray(lengths, dtype=np.int64)
+        which = np.ascontiguousarray(np.atleast_1d(np.asarray(games, dtype=np.int64)))
+        ends = np.minimum(rows + n_vm, self.params.n_requests)
+        if not len(which) == len(rows) == len(ends) or ((which < 0) | (which >= self.n_games)).any():
+            raise ConfigError(f"placement.games: must be one of 0 to {self.n_games - 1} per window")
+        begin_games(self.kernel_params, self.kernel_state, which, rows, ends)
+
+    def mask(self, game: int = 0) -> NDArray[np.bool_]:
+        """Which nodes can take the pending request of a game, (2N,)."""
+        mask = np.empty(self.params.n_nodes, dtype=np.bool_)
+        write_mask(self.kernel_params, self.kernel_state, game, mask)
+        return mask
+
+    def step(self, action: int, game: int = 0) -> int:
+        """Carry out an action; returns 0 or the code of the reason why not."""
+        if self.state.status[game] != PLAYING:
+            raise ConfigError(f"placement game {game} is over (or has not begun)")
+        return int(step_game(self.kernel_params, self.kernel_state, game, action))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle arrays, never addresses."""
+        return {"config": self.config, "params": tuple(self.params), "state": tuple(self.state)}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        """Rebuild the handles."""
+        self.config = saved["config"]
+        state = PlacementState(*saved["state"])
+        self._bind(PlacementParams(*saved["params"]), state, len(state.clock))
