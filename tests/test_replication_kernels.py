@@ -114,7 +114,7 @@ def test_sums_in_the_order_of_a_hash_table(rng: np.random.Generator) -> None:
 
 
 def test_hash_of_a_known_identifier() -> None:
-    """ "2-0" hashes to 50 * 31^2 + 45 * 31 + 48 = 49493 in Java."""
+    """In Java the string 2-0 hashes to 50 * 31^2 + 45 * 31 + 48 = 49493."""
     assert make_site(np.zeros((4, 288))).key[0] == 49493
 
 

@@ -21,7 +21,7 @@ from .sharing import power_at
 __all__ = [
     "Cands",
     "Round",
-    "add_candidate",
+    "add_candidates",
     "find_candidate",
     "list_window",
     "make_cands",
@@ -34,7 +34,6 @@ Floats = NDArray[np.float64]
 
 # A tenth of the smaller host: a demand that reaches the next segment of the power table at most.
 NEAR_MHZ = 372.0
-LARGEST_W = 1e300  # below inf, which marks candidates that the VM does not fit on
 BOUND_SLACK_W = 1e-9  # rounding of the bound
 
 
@@ -150,7 +149,7 @@ def make_cands(n_hosts: int, n_vms: int) -> Cands:
         least=np.empty(slots),
         straight=np.zeros(slots),
         bound=np.empty(slots),
-        length=np.zeros(n_hosts, dtype=np.int32),
+        length=np.zeros(n_hosts, dtype=np.int64),
         guard=np.zeros(n_hosts, dtype=np.bool_),
         window=np.empty((n_hosts, WINDOW)),
         probe=np.empty(WINDOW),
@@ -200,7 +199,7 @@ def _set_bound(site: Site, c: Cands, j: int) -> None:
 
 
 @inline_kernel
-def add_candidate(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, h: int, load: float) -> None:
+def _add_candidate(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, h: int, load: float) -> None:
     """Make host ``h`` a candidate with its real list."""
     j = c.size[0]
     c.size[0] = j + 1
@@ -224,6 +223,22 @@ def add_candidate(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, h: 
     _set_bound(site, c, j)
     c.slack[0] += c.free[j]
     c.slack[1] += c.high[j] - c.load[j]
+
+
+@lean_kernel
+def add_candidates(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, hosts: Ints, n: int) -> None:
+    """Make ``hosts[:n]`` candidates with their real lists."""
+    for i in range(n):
+        h = hosts[i]
+        row = live.rows[h]
+        load = 0.0
+        for m in range(live.held[h]):
+            load += rd.part[row[m]]
+        c.length[h] = live.held[h]
+        c.guard[h] = False
+        if rd.lazy:
+            list_window(site, rd, h & 1, row, live.held[h], c.window[h])
+        _add_candidate(site, live, c, rd, flags, h, load)
 
 
 @inline_kernel
@@ -369,20 +384,45 @@ def _first_least(values: Floats, n: int) -> int:
     return at
 
 
-@inline_kernel
-def _cost(site: Site, c: Cands, j: int, asked: float) -> float:
-    """Exact cost of ``asked`` MHz on candidate ``j``: rounding decides between hosts of the same slope."""
-    power = power_at(site, c.host[j] & 1, (c.use[j] + asked) / c.total[j])
-    return float(power + c.extra[j] - c.base[j])
+@lean_kernel
+def _cheapest_slot(
+    site: Site,
+    host: Ints,
+    use: Floats,
+    total: Floats,
+    extra: Floats,
+    base: Floats,
+    bound: Floats,
+    n: int,
+    asked: float,
+) -> int:
+    """Slot on which ``asked`` MHz cost least, the smallest host index on ties; -1 if every bound is inf.
+
+    The candidate with the least bound is nearly always the best or close to it, and its cost excludes most of
+    the others. Costs are exact, because rounding decides between hosts whose power has the same slope.
+    """
+    first = _first_least(bound, n)
+    if first < 0:
+        return -1
+    best = -1
+    best_cost = np.inf
+    limit = bound[first]
+    for step in range(-1, n):
+        j = first if step < 0 else step
+        if bound[j] > limit:
+            continue
+        power = power_at(site, host[j] & 1, (use[j] + asked) / total[j])
+        cost = power + extra[j] - base[j]
+        if cost < best_cost or (cost == best_cost and host[j] < host[best]):
+            best = j
+            best_cost = cost
+            limit = cost + BOUND_SLACK_W
+    return best
 
 
 @inline_kernel
 def find_candidate(site: Site, live: Live, c: Cands, rd: Round, v: int) -> int:
-    """Slot of the candidate on which VM ``v`` costs least power; the smallest host index on ties; -1 = none.
-
-    Lower bounds of all costs come first. The candidate with the least bound is nearly always the best or
-    close to it, and its cost excludes most of the others.
-    """
+    """Slot of the candidate on which VM ``v`` costs least power, -1 if it fits on none."""
     asked = live.demand[v]
     part = rd.part[v]
     n = c.size[0]
@@ -392,21 +432,8 @@ def find_candidate(site: Site, live: Live, c: Cands, rd: Round, v: int) -> int:
     _bound_costs(
         c.room, c.load, c.high, c.ram, c.gap, rise, bend, c.reach, n, asked, part, site.ram[v], c.bound
     )
-    first = _first_least(c.bound, n)
-    if first < 0:
-        return -1
-    best = -1
-    best_cost = np.inf
-    limit = LARGEST_W
-    for step in range(-1, n):
-        j = first if step < 0 else step
-        if c.bound[j] > limit:
-            continue
-        cost = _cost(site, c, j, asked)
-        if cost < best_cost or (cost == best_cost and c.host[j] < c.host[best]):
-            if c.load[j] + part > c.low[j] and _overloads(site, live, c, rd, j, v):
-                continue
-            best = j
-            best_cost = cost
-            limit = cost + BOUND_SLACK_W
-    return best
+    while True:
+        j = _cheapest_slot(site, c.host, c.use, c.total, c.extra, c.base, c.bound, n, asked)
+        if j < 0 or c.load[j] + part <= c.low[j] or not _overloads(site, live, c, rd, j, v):
+            return j
+        c.bound[j] = np.inf

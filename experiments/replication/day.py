@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .candidates import Cands
-from .kernel import copy_range, entry_kernel, inline_kernel, lean_kernel
+from .kernel import copy_range, entry_kernel, inline_kernel, lean_kernel, wide
 from .live import (
     A_DOUBLES,
     A_DROPPED,
@@ -170,7 +170,7 @@ def _advance(site: Site, live: Live, flags: Flags, log: Log, t: float, dt: float
     if dt > 0.0:
         account_until(live, dt, detail)
     demand_at(site, live, t, flags.interpolated_demand)
-    share_hosts(site, live, flags, live.active[1:], live.active[0], dt, detail)
+    share_hosts(site, live, flags, live.active[1:], wide(live.active[0]), dt, detail)
 
 
 @lean_kernel
@@ -201,7 +201,7 @@ def _drop_idle_vms(site: Site, live: Live, flags: Flags, detail: bool) -> None:
             dropped = True
             if live.held[h] == 0:
                 live.touched[0] = h
-                share_hosts(site, live, flags, live.touched, 1, 0.0, detail)
+                share_hosts(site, live, flags, live.touched, wide(1), 0.0, detail)
     if dropped:
         list_active(live)
 
@@ -238,7 +238,7 @@ def _start_moves(site: Site, live: Live, flags: Flags, plan: Plan, detail: bool)
         live.moves[live.where[v]] += 1
         _append(live, h, v)
     if plan.size[0] > 0:
-        n = _list_touched(site, live, plan, -1)
+        n = _list_touched(site, live, plan, wide(-1))
         share_hosts(site, live, flags, live.touched, n, 0.0, detail)
         list_active(live)
 

@@ -13,7 +13,7 @@ from math import floor
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernel import inline_kernel, lean_kernel
+from .kernel import inline_kernel, lean_kernel, wide
 
 __all__ = [
     "IQR",
@@ -165,7 +165,7 @@ def predict_weighted(y: Floats, robust: bool, work: Floats) -> float:
         residual = work[1]
         for i in range(LR_POINTS):
             residual[i] = abs(y[i] - (a - b * i))
-        scale = 6.0 * median(residual, LR_POINTS, work[2])
+        scale = 6.0 * median(residual, wide(LR_POINTS), work[2])
         if scale > 0.0:
             for i in range(LR_POINTS):
                 u = residual[i] / scale

@@ -3,6 +3,9 @@
 Numba counts the references of every array in an argument, at each call, atomically: with tuples of two dozen
 arrays that is most of the run and of the compile time. No kernel here creates an array (views are allowed),
 so that none needs counting; work space comes with the arguments.
+
+A kernel is compiled again for every combination of argument types, and for Numba 0, 1, an int32 and an int64
+are four types: numbers handed to a kernel are therefore made int64 (``wide``) where they are born.
 """
 
 from __future__ import annotations
@@ -10,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["copy_range", "entry_kernel", "inline_kernel", "lean_kernel"]
+__all__ = ["copy_range", "entry_kernel", "inline_kernel", "lean_kernel", "switch", "wide"]
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
@@ -38,6 +42,13 @@ lean_kernel: Decorator = njit(**_INNER, **_LEAN)
 # LLVM optimises a callee again with every caller, and a call copies all fields of its tuples, some 500 words.
 inline_kernel: Decorator = njit(inline="always", **_LEAN)
 """A kernel that is written into its callers: small, or called from one place only."""
+
+
+wide: Any = np.int64
+"""Makes an int64 of a number, for Numba; for a type checker anything."""
+
+switch: Any = np.bool_
+"""Makes a Boolean that is no constant, for Numba; for a type checker anything."""
 
 
 @lean_kernel

@@ -160,7 +160,7 @@ def make_live(site: Site, n_hosts: int, shown: bool) -> Live:
     vms = np.zeros(n_vms)
     return Live(
         rows=np.empty((n_hosts, n_vms), dtype=np.int32),
-        held=np.zeros(n_hosts, dtype=np.int32),
+        held=np.zeros(n_hosts, dtype=np.int64),
         table=np.full(n_hosts, 16, dtype=np.int32),
         moves=np.zeros(n_hosts, dtype=np.int32),
         active=np.zeros(n_hosts + 1, dtype=np.int32),

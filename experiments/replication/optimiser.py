@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from .candidates import (
     Cands,
     Round,
-    add_candidate,
+    add_candidates,
     find_candidate,
     list_window,
     put_vm,
@@ -29,7 +29,7 @@ from .detectors import (
     largest_load,
     window_overloaded,
 )
-from .kernel import copy_range, inline_kernel, lean_kernel
+from .kernel import copy_range, inline_kernel, lean_kernel, switch, wide
 from .live import Flags, Ints, Live
 from .machines import Site
 from .selection import select_vm
@@ -189,26 +189,24 @@ def _list_overloaded(site: Site, c: Cands, rd: Round, kind: int, vms: Ints, n: i
 @inline_kernel
 def _sort_hosts(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags: Flags) -> int:
     """Part the active hosts into overloaded ones (``plan.crowd``, their number returned) and candidates."""
-    crowd = 0
-    c.size[0] = 0
-    c.slack[:] = 0.0
+    crowd = wide(0)
+    others = wide(0)
     for i in range(live.active[0]):
         h = live.active[i + 1]
-        n = live.held[h]
         row = live.rows[h]
         load = 0.0
-        for m in range(n):
+        for m in range(live.held[h]):
             load += rd.part[row[m]]
-        c.length[h] = n
-        c.guard[h] = False
-        if _list_overloaded(site, c, rd, h & 1, row, n, load):
+        if _list_overloaded(site, c, rd, h & 1, row, live.held[h], load):
             plan.crowd[crowd] = h
             crowd += 1
-            continue
-        if rd.lazy:
-            list_window(site, rd, h & 1, row, n, c.window[h])
-        add_candidate(site, live, c, rd, flags, h, load)
-    return crowd
+        else:
+            plan.order[others] = h
+            others += 1
+    c.size[0] = 0
+    c.slack[:] = 0.0
+    add_candidates(site, live, c, rd, flags, plan.order, others)
+    return int(crowd)
 
 
 @inline_kernel
@@ -248,11 +246,9 @@ def _add_empty(site: Site, live: Live, c: Cands, rd: Round, flags: Flags, h: int
     """Make the first empty host from index ``h`` on, of the same type, a candidate."""
     while h < live.held.size:
         if live.held[h] == 0:
-            c.length[h] = 0
+            live.touched[0] = h
+            add_candidates(site, live, c, rd, flags, live.touched, wide(1))
             c.guard[h] = True  # off before the round: neither evacuated nor a target of an evacuation
-            if rd.lazy:
-                c.window[h, :] = 0.0
-            add_candidate(site, live, c, rd, flags, h, 0.0)
             return
         h += 2
 
@@ -301,7 +297,7 @@ def _place_queue(
         plan.host[plan.size[0]] = h
         plan.size[0] += 1
         if was_empty:
-            _add_empty(site, live, c, rd, flags, h + 2)
+            _add_empty(site, live, c, rd, flags, wide(h + 2))
     if protect:
         for i in range(planned, plan.size[0]):
             c.guard[plan.host[i]] = True
@@ -327,7 +323,7 @@ def _drop_off_hosts(live: Live, c: Cands, flags: Flags) -> None:
 @inline_kernel
 def _evacuate_all(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags: Flags) -> None:
     """Try every host that is not overloaded, least used first, unless it has become a target."""
-    n = 0
+    n = wide(0)
     floor = 0.0 if flags.idle_hosts_are_off else -1.0
     ceiling = 1.0 if flags.no_underload_threshold else UNDERLOAD
     for i in range(live.active[0]):
@@ -348,10 +344,10 @@ def _evacuate_all(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags
         if use > c.slack[0] * (1.0 + 1e-9) + 1e-6 or load > c.slack[1] * (1.0 + 1e-9) + 1e-6:
             continue
         copy_range(plan.queue, live.rows[h], 0, c.length[h])
-        _place_queue(site, live, c, plan, rd, flags, c.length[h], True)
+        _place_queue(site, live, c, plan, rd, flags, c.length[h], switch(True))
 
 
-@lean_kernel
+@inline_kernel
 def optimise(
     site: Site,
     live: Live,
@@ -380,14 +376,14 @@ def optimise(
     rd = _make_round(site, live, plan, rule, flags, past, k)
     c.slot[:] = -1
     crowd = _sort_hosts(site, live, c, plan, rd, flags)
-    queued = 0
+    queued = wide(0)
     for i in range(crowd):
         queued = _drain(
             site, live, c, plan, rule, rd, times, not flags.interpolated_demand, plan.crowd[i], queued
         )
     if queued > 0:
-        _add_empty(site, live, c, rd, flags, 0)
-        _add_empty(site, live, c, rd, flags, 1)
-        _place_queue(site, live, c, plan, rd, flags, queued, False)
+        _add_empty(site, live, c, rd, flags, wide(0))
+        _add_empty(site, live, c, rd, flags, wide(1))
+        _place_queue(site, live, c, plan, rd, flags, queued, switch(False))
     _drop_off_hosts(live, c, flags)
     _evacuate_all(site, live, c, plan, rd, flags)
