@@ -13,7 +13,7 @@ from virtgym.envs.sim.errors import TraceError, VirtgymError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from virtgym.envs.traces import TraceSummary
+    from virtgym.envs.traces import RequestSummary, TraceSummary
 
 __all__ = ["main"]
 
@@ -24,6 +24,7 @@ examples:
   virtgym traces fetch 20110303 --to data --base-url http://mirror.example/traces
   virtgym traces check data/planetlab/20110303
   virtgym traces check my_usage.csv --option fill=previous
+  virtgym traces check requests.csv
   virtgym traces convert data/planetlab/20110303 --out day.parquet
 """
 
@@ -58,7 +59,7 @@ def _build_parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = _Parser(
         prog="virtgym traces",
-        description="Download, validate and convert utilisation traces.",
+        description="Download, validate and convert traces: utilisation, and VM requests (no conversion).",
         epilog=_EXAMPLES,
         formatter_class=raw,
     )
@@ -110,10 +111,10 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_list(arguments: argparse.Namespace) -> None:
-    from virtgym.envs.traces import TRACE_FORMATS, load_catalog
+    from virtgym.envs.traces import REQUEST_FORMATS, TRACE_FORMATS, load_catalog
 
     formats = _table("format", "what")
-    for name, text in TRACE_FORMATS.items():
+    for name, text in {**TRACE_FORMATS, **REQUEST_FORMATS}.items():
         formats.add_row(name, text)
     traces = _table("trace", "format", "files", "kB", "meant to")
     origins = {}
@@ -145,17 +146,33 @@ def _run_fetch(arguments: argparse.Namespace) -> None:
 
 
 def _run_check(arguments: argparse.Namespace) -> None:
-    from virtgym.envs.traces import check_trace
+    from virtgym.envs.traces import TraceSummary
 
     options = _parse_options(arguments.option)
-    summaries = [check_trace(path, arguments.format, **options) for path in _paths(arguments)]
-    table = _table("trace", "format", "VMs", "samples", "every s", "mean %", "SD %", "max %", "zero %")
+    summaries = [_check(path, arguments.format, options) for path in arguments.paths]
+    usage = _table("trace", "format", "VMs", "samples", "every s", "mean %", "SD %", "max %", "zero %")
+    requests = _table("trace", "format", "requests", "days", "cores", "GiB", "p50 s")
     for summary in summaries:
-        table.add_row(*_summary_cells(summary))
-    _show(table)
+        if isinstance(summary, TraceSummary):
+            usage.add_row(*_summary_cells(summary))
+        else:
+            requests.add_row(*_request_cells(summary))
+    _show(*(table for table in (usage, requests) if table.row_count))
     for summary in summaries:
-        for note in _notes(summary):
+        notes = _notes(summary) if isinstance(summary, TraceSummary) else _request_notes(summary)
+        for note in notes:
             print(f"{summary.name}: {note}")
+
+
+def _check(path: str, format: str, options: dict[str, Any]) -> TraceSummary | RequestSummary:
+    """Read and describe a trace of either kind; a generator has no path, so its name stands for it."""
+    from virtgym.envs.traces import REQUEST_FORMATS, check_requests, check_trace, guess_format
+
+    if path in ("synthetic", "synthetic_requests") and not Path(path).exists():
+        name = path if format == "auto" else format
+        return (check_requests if name in REQUEST_FORMATS else check_trace)(None, name, **options)
+    name = guess_format(path) if format == "auto" else format
+    return (check_requests if name in REQUEST_FORMATS else check_trace)(path, format, **options)
 
 
 def _run_convert(arguments: argparse.Namespace) -> None:
@@ -231,6 +248,33 @@ def _notes(summary: TraceSummary) -> list[str]:
             f"{summary.arrivals} VMs arrive after the start, {summary.departures} leave before the end"
         )
     return notes
+
+
+def _request_cells(summary: RequestSummary) -> list[str]:
+    return [
+        summary.name,
+        summary.format,
+        str(summary.requests),
+        f"{summary.span_s / 86_400:.2f}",
+        f"{summary.mean_cores:.2f}",
+        f"{summary.mean_memory_gib:.2f}",
+        f"{summary.lifetimes_s[1]:.0f}",
+    ]
+
+
+def _request_notes(summary: RequestSummary) -> list[str]:
+    cores, memory = summary.usual
+    p10, p50, p90, p99 = (f"{lifetime:.0f}" for lifetime in summary.lifetimes_s)
+    stay = f"; {summary.stay * 100:.1f} % never leave" if summary.stay else ""
+    return [
+        *summary.notes,
+        f"{summary.flavours} sizes, most often {cores:g} cores and {memory:g} GiB "
+        f"({summary.usual_share * 100:.1f} %), "
+        f"at most {summary.max_cores:g} cores, {summary.max_memory_gib:g} GiB",
+        f"{summary.double * 100:.2f} % have more than 10 GiB (two NUMA nodes in the placement protocol)",
+        f"lifetimes: 10 % up to {p10} s, 50 % {p50} s, 90 % {p90} s, 99 % {p99} s{stay}",
+        f"{summary.bursts} times of arrival, at most {summary.largest_burst} requests at one time",
+    ]
 
 
 def _table(*headings: str) -> Table:

@@ -31,7 +31,7 @@ def day(tmp_path: Path) -> Path:
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     out = capsys.readouterr().out
-    for word in ("planetlab", "table", "synthetic", "planetlab/20110403", "1463", "CoMon"):
+    for word in ("planetlab", "table", "huawei", "azure_packing", "planetlab/20110403", "1463", "CoMon"):
         assert word in out
 
 
@@ -43,6 +43,33 @@ def test_check(day: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "33.3" in out
     assert "1000" in out
     assert "20110303: skipped the sub-folder sub" in out
+
+
+def test_check_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "vms.csv"
+    path.write_text("vmid,cpu,mem,at,lt\n0,1,2,0,30\n1,1,2,0,40\n2,64,128,86400,inf\n")
+    assert main(["check", str(path), "synthetic"]) == 0
+    out = capsys.readouterr().out
+    assert "zero %" in out  # the other kind has its own table
+    for text in (
+        "huawei",
+        "vms: 2 sizes, most often 1 cores and 2 GiB (66.7 %), at most 64 cores, 128 GiB",
+        "vms: 33.33 % have more than 10 GiB",
+        "vms: lifetimes: 10 % up to 30 s, 50 % 40 s, 90 % inf s, 99 % inf s; 33.3 % never leave",
+        "vms: 2 times of arrival, at most 2 requests at one time",
+    ):
+        assert text in out
+    assert main(["check", "synthetic_requests", "--option", "n=300", "--option", "seed=3"]) == 0
+    assert "300" in capsys.readouterr().out
+
+
+def test_requests_fit_eighty_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["check", "synthetic_requests"]) == 0
+    table = capsys.readouterr().out
+    assert "synthetic_requests  synthetic_requests  20000" in table
 
 
 def test_convert(day: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,6 +91,9 @@ def test_convert(day: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["check", "DAY", "--option", "expected"], "expected KEY=VALUE"),
         (["check", "DAY", "--option", "speed=1"], "no option 'speed'"),
         (["check", "DAY", "--option", "expected=many"], "expected must be"),
+        (["check", "DAY", "--format", "huawei"], "cannot be read"),
+        (["check", "synthetic_requests", "--option", "rate=1"], "synthetic_requests: no option 'rate'"),
+        (["check", "x", "--format", "azure_packing"], "x: no such file"),
         (["convert", "DAY", "DAY", "--out", "OUT/x.parquet"], "several traces"),
         (["convert", "DAY", "DAY", "--out", "OUT"], "was written already"),
         (["fetch", "nothing"], "no trace is called 'nothing'"),

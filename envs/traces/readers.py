@@ -39,6 +39,8 @@ TRACE_FORMATS: Mapping[str, str] = {
 
 REQUEST_FORMATS: Mapping[str, str] = {
     "huawei": "VM requests, CSV: one line per VM (vmid,cpu,mem,at,lt) or event (vmid,cpu,memory,time,type)",
+    "azure_packing": "VM requests, the sqlite file of Azure Traces for Packing 2020",
+    "synthetic_requests": "VM requests, seeded generator calibrated to Huawei-East-1; needs no path",
 }
 """Formats of VM requests, which `requests.read_requests` reads: name to one line of description."""
 
@@ -131,6 +133,8 @@ def guess_format(path: str | os.PathLike[str] | None) -> str:
         return "table"
     if name.endswith(".csv"):
         return "huawei" if _first_line(root).startswith("vmid,cpu,mem") else "table"
+    if name.endswith((".sqlite", ".sqlite3", ".db")) or _first_line(root).startswith("SQLiteformat3"):
+        return "azure_packing"
     return "planetlab"
 
 
@@ -299,6 +303,6 @@ def _generate(generate: Callable[..., Trace], options: Mapping[str, Any]) -> Tra
 def _first_line(path: Path) -> str:
     try:
         with open(path, "rb") as file:
-            return file.readline(200).decode("utf-8", errors="replace").replace(" ", "")
+            return file.readline(200).decode("utf-8-sig", errors="replace").replace(" ", "")
     except OSError:
         return ""

@@ -17,11 +17,16 @@ from numpy.typing import NDArray
 
 from ..sim.errors import TraceError
 
-__all__ = ["RequestTrace", "read_requests"]
+__all__ = ["RequestSummary", "RequestTrace", "check_requests", "describe_requests", "read_requests"]
+
+DOUBLE_ABOVE_GIB = 10.0
+"""A VM with strictly more memory than this spans two NUMA nodes in the placement protocol, GiB."""
 
 # Imported when used: reading a CSV file should not wait for sqlite.
 _READERS = {
     "huawei": ("huawei", "read_huawei"),
+    "azure_packing": ("azure_packing", "read_azure_packing"),
+    "synthetic_requests": ("synthetic_requests", "generate_requests"),
 }
 
 
@@ -98,7 +103,7 @@ def read_requests(
     """Read a request trace of any known format.
 
     Args:
-        path: File; None for ``synthetic``.
+        path: File; None for ``synthetic_requests``.
         format: ``huawei``, ``azure_packing``, ``synthetic_requests`` (or ``synthetic``, for short), or
             ``auto`` to guess it from the file.
         **options: Keyword arguments of the format's reader: ``machine_id``, ``cores_per_host`` and
@@ -131,3 +136,99 @@ def read_requests(
     if path is None:
         raise TraceError(f"the trace format {name} needs a path to a file")
     return reader(path, **options)
+
+
+@dataclass(frozen=True)
+class RequestSummary:
+    """What `check_requests` found.
+
+    Attributes:
+        name: The trace's name.
+        format: Format it was read as.
+        source: Path, or what it was generated from.
+        requests: Number of requests, R.
+        span_s: Time from the first to the last arrival, s.
+        flavours: Number of different pairs of cores and memory.
+        usual: The most frequent such pair: cores, GiB.
+        usual_share: Its share of the requests.
+        mean_cores: Mean of the cores.
+        mean_memory_gib: Mean of the memory, GiB.
+        max_cores: Most cores of a VM.
+        max_memory_gib: Most memory of a VM, GiB.
+        double: Share of VMs above 10 GiB, which the placement protocol splits over two NUMA nodes.
+        lifetimes_s: 10th, 50th, 90th and 99th percentile of the lifetimes, s; inf where VMs never leave.
+        stay: Share of VMs that never leave.
+        bursts: Number of different times of arrival.
+        largest_burst: Most requests at one time.
+        notes: What the reader found or repaired.
+    """
+
+    name: str
+    format: str
+    source: str
+    requests: int
+    span_s: float
+    flavours: int
+    usual: tuple[float, float]
+    usual_share: float
+    mean_cores: float
+    mean_memory_gib: float
+    max_cores: float
+    max_memory_gib: float
+    double: float
+    lifetimes_s: tuple[float, float, float, float]
+    stay: float
+    bursts: int
+    largest_burst: int
+    notes: tuple[str, ...]
+
+
+def check_requests(
+    path: str | os.PathLike[str] | None = None, format: str = "auto", **options: Any
+) -> RequestSummary:
+    """Read a request trace and describe it.
+
+    Args:
+        path: File; None for ``synthetic_requests``.
+        format: As of `read_requests`.
+        **options: As of `read_requests`.
+
+    Returns:
+        The summary.
+
+    Raises:
+        TraceError: As `read_requests`.
+    """
+    return describe_requests(read_requests(path, format, **options))
+
+
+def describe_requests(trace: RequestTrace) -> RequestSummary:
+    """Summarise sizes, lifetimes and bursts."""
+    pairs = np.stack([trace.cores, trace.memory_gib], axis=1)
+    flavours, of_flavour = np.unique(pairs, axis=0, return_counts=True)
+    usual = int(np.argmax(of_flavour))
+    _, at_once = np.unique(trace.arrival_s, return_counts=True)
+    ordered = np.sort(trace.lifetime_s)
+    # The nearest rank: between a number and inf there is nothing to interpolate.
+    ranks = [int(np.ceil(share * ordered.size)) - 1 for share in (0.1, 0.5, 0.9, 0.99)]
+    p10, p50, p90, p99 = (float(ordered[rank]) for rank in ranks)
+    return RequestSummary(
+        name=trace.name,
+        format=trace.format,
+        source=trace.source,
+        requests=trace.n_requests,
+        span_s=trace.span_s,
+        flavours=len(flavours),
+        usual=(float(flavours[usual, 0]), float(flavours[usual, 1])),
+        usual_share=float(of_flavour[usual]) / trace.n_requests,
+        mean_cores=float(trace.cores.mean()),
+        mean_memory_gib=float(trace.memory_gib.mean()),
+        max_cores=float(trace.cores.max()),
+        max_memory_gib=float(trace.memory_gib.max()),
+        double=float(np.mean(trace.memory_gib > DOUBLE_ABOVE_GIB)),
+        lifetimes_s=(p10, p50, p90, p99),
+        stay=float(np.mean(np.isinf(trace.lifetime_s))),
+        bursts=int(at_once.size),
+        largest_burst=int(at_once.max()),
+        notes=trace.notes,
+    )
