@@ -13,7 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from virtgym.envs.sim.errors import TraceError
-from virtgym.envs.traces.huawei import read_huawei, read_windows
+from virtgym.envs.traces.huawei import (
+    EVENT_COLUMNS,
+    REQUEST_COLUMNS,
+    _parse_fast,
+    _parse_slow,
+    read_huawei,
+    read_windows,
+)
 
 HEADER = "vmid,cpu,mem,at,lt\n"
 EVENTS = "vmid,cpu,memory,time,type\n"
@@ -108,12 +115,54 @@ def test_a_malformed_line(tmp_path: Path, line: str, expected: str) -> None:
         (EVENTS + "0,1,1,4,1\n", "2: vmid 0 is deleted, but does not run"),
         (EVENTS + "0,1,1,4,0\n0,1,1,4,0\n", "3: vmid 0 is created, but runs already"),
         (EVENTS + "0,1,1,4,0\n0,1,1,4,1\n0,1,1,4,1\n", "4: vmid 0 is deleted, but does not run"),
+        (HEADER + "0,1,1,inf,9\n1,1,1,inf,9\n", "2: at must be a finite time of at least 0 s, found 'inf'"),
         (EVENTS + "0,1,1,4,0\n0,1,1,3,1\n", "3: time must not decrease, found 3 after 4 s"),
     ],
 )
 def test_a_malformed_file(tmp_path: Path, text: str, expected: str) -> None:
     path = write(tmp_path / "r.csv", text)
     assert message(path).startswith(f"{path}:{expected}")
+
+
+TOKENS = [
+    "0",
+    "1",
+    "2.5",
+    "-0",
+    "nan",
+    "inf",
+    "1e3",
+    " 4",
+    "+5",
+    "",
+    "1_0",
+    "0x1",
+    "1.",
+    "1e-400",
+    "1d3",
+    "#1",
+    "1 2",
+]
+
+
+@settings(max_examples=200)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 4), st.sampled_from(TOKENS)), min_size=1, max_size=3),
+    columns=st.sampled_from([REQUEST_COLUMNS, EVENT_COLUMNS]),
+)
+def test_what_the_fast_parser_accepts_the_slow_one_reads_the_same(
+    rows: list[tuple[int, str]], columns: tuple[str, ...]
+) -> None:
+    lines = []
+    for number, (index, token) in enumerate(rows):
+        fields = [str(number), "1", "2", str(number), "0"]
+        fields[index] = token
+        lines.append(",".join(fields))
+    fast = _parse_fast(columns, lines)
+    if fast is not None:
+        slow = _parse_slow(Path("x"), columns, lines)
+        assert fast[0].tolist() == slow[0].tolist()
+        assert fast[1].tolist() == slow[1].tolist()
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def _parse_fast(
     ids, cores, memory, time, last = table
     good = bool((np.abs(ids) < _EXACT).all() and (ids == np.floor(ids)).all())
     good = good and all(bool((column > 0).all() and np.isfinite(column).all()) for column in (cores, memory))
-    good = good and bool(time[0] >= 0 and (np.diff(time) >= 0).all() and np.isfinite(time[-1]))
+    good = good and bool(time[0] >= 0 and np.isfinite(time).all() and (np.diff(time) >= 0).all())
     if columns[4] == "type":
         good = good and bool(((last == 0) | (last == 1)).all())
     else:
