@@ -71,9 +71,9 @@ def test_values(tmp_path: Path) -> None:
     assert trace.notes == (
         "sizes are fractions of machine 1",
         "machine 1 hosts 2 of 3 VM types",
-        "1 VMs of types that this machine cannot host are left out",
-        "1 VMs that ended before the trace are left out",
-        "1 VMs started before the trace: they arrive at 0",
+        "VMs left out, of types that this machine cannot host: 1",
+        "VMs left out, ended before the trace: 1",
+        "VMs started before the trace and arrive at 0: 1",
     )
 
 

@@ -66,9 +66,31 @@ def test_events(tmp_path: Path) -> None:
     assert trace.arrival_s.tolist() == [0.0, 1.0, 5.0, 6.0]
     assert trace.lifetime_s.tolist() == [5.0, 4.0, 0.0, np.inf]
     assert trace.memory_gib.tolist() == [2.0, 4.0, 2.0, 8.0]
-    assert len(trace.notes) == 2
-    assert trace.notes[0].startswith("1 VMs are never deleted")
-    assert trace.notes[1].startswith("1 VMs are deleted with another size")
+    assert trace.notes == (
+        "VMs that are never deleted (lifetime inf): 1",
+        "VMs deleted with another size than they were created with: 1",
+    )
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    vms=st.lists(
+        st.tuples(st.integers(1, 64), st.integers(1, 128), st.integers(0, 9), st.integers(0, 9) | st.none()),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_both_forms_of_the_same_requests(tmp_path: Path, vms: list[tuple[int, int, int, int | None]]) -> None:
+    vms.sort(key=lambda vm: vm[2])
+    lines = [f"{i},{c},{m},{at},{'inf' if lt is None else lt}" for i, (c, m, at, lt) in enumerate(vms)]
+    events = [(at, 0, i, f"{i},{c},{m},{at},0") for i, (c, m, at, _) in enumerate(vms)]
+    events += [
+        (at + lt, 1, i, f"{i},{c},{m},{at + lt},1") for i, (c, m, at, lt) in enumerate(vms) if lt is not None
+    ]
+    one = read_huawei(write(tmp_path / "r.csv", HEADER + "\n".join(lines)))
+    two = read_huawei(write(tmp_path / "e.csv", EVENTS + "\n".join(line for *_, line in sorted(events))))
+    for key in ("vm_ids", "cores", "memory_gib", "arrival_s", "lifetime_s"):
+        assert getattr(one, key).tolist() == getattr(two, key).tolist()
 
 
 @pytest.mark.parametrize(
@@ -231,7 +253,9 @@ def test_windows(tmp_path: Path) -> None:
     np.save(tmp_path / "w.npy", np.array([3, 0, 3], dtype=np.int32))
     assert read_windows(tmp_path / "w.npy", 4).tolist() == [3, 0, 3]
     assert read_windows(write(tmp_path / "w.csv", "3\n0\n"), 4).tolist() == [3, 0]
-    assert read_windows(write(tmp_path / "w.csv", "first_row\r\n3\r\n"), 4).dtype == np.int64
+    assert read_windows(write(tmp_path / "w.csv", "first row\r\n3\r\n"), 4).dtype == np.int64
+    np.savetxt(tmp_path / "w.txt", np.array([3, 1]))
+    assert read_windows(tmp_path / "w.txt", 4).tolist() == [3, 1]
 
 
 @pytest.mark.parametrize(
@@ -243,6 +267,8 @@ def test_windows(tmp_path: Path) -> None:
         ("1\n\n2\n", "w.csv:2: expected one row number, found a blank line"),
         ("", "w.csv: there is no window in it"),
         ("row\n", "w.csv: there is no window in it"),
+        ("inf\n", "w.csv:1: expected one row number, found 'inf'"),
+        ("1,2\n", "w.csv:1: expected one row number, found '1,2'"),
     ],
 )
 def test_malformed_windows(tmp_path: Path, text: str, expected: str) -> None:

@@ -219,11 +219,11 @@ def _select(
     early, over = vms[2] < 0, (vms[3] <= 0) & (vms[2] < 0)
     keep = fits & ~over
     counted = (
-        (~fits, "VMs of types that this machine cannot host are left out"),
-        (fits & over, "VMs that ended before the trace are left out"),
-        (keep & early, "VMs started before the trace: they arrive at 0"),
+        (~fits, "left out, of types that this machine cannot host"),
+        (fits & over, "left out, ended before the trace"),
+        (keep & early, "started before the trace and arrive at 0"),
     )
-    notes = [f"{np.count_nonzero(rows)} {text}" for rows, text in counted if rows.any()]
+    notes = [f"VMs {text}: {np.count_nonzero(rows)}" for rows, text in counted if rows.any()]
     if not keep.any():
         raise TraceError(f"{show_path(path)}: no VM is left ({'; '.join(notes)})")
     table = np.concatenate([vms, sizes[2:, at]])[:, keep]

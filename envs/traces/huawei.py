@@ -227,9 +227,9 @@ def _from_events(path: Path, table: NDArray[np.float64], vm_ids: NDArray[np.int6
     created = table[4] == 0
     resized = int(np.count_nonzero((table[1:3, order[ended]] != table[1:3, order[ended - 1]]).any(axis=0)))
     stay = int(np.count_nonzero(np.isinf(lifetime[created])))
-    notes = [f"{stay} VMs are never deleted: their lifetime is inf"] if stay else []
+    notes = [f"VMs that are never deleted (lifetime inf): {stay}"] if stay else []
     if resized:
-        notes.append(f"{resized} VMs are deleted with another size than they were created with")
+        notes.append(f"VMs deleted with another size than they were created with: {resized}")
     return _build(path, table[:4, created], vm_ids[created], lifetime[created], tuple(notes))
 
 
@@ -308,12 +308,15 @@ def _load_npy(path: Path, content: bytes) -> NDArray[np.int64]:
 def _parse_rows(path: Path, text: str) -> tuple[NDArray[np.int64], int]:
     """Return the integers of a text file, and the number of the line that the first one stands in."""
     lines = [line.strip() for line in text.rstrip().split("\n")] if text.strip() else []
-    first = 2 if lines and lines[0].isidentifier() else 1
+    first = 2 if lines and lines[0][:1].isalpha() and math.isnan(_to_number(lines[0])) else 1
+    rows = []
     for number, line in enumerate(lines[first - 1 :], start=first):
-        if not (line.lstrip("-").isdecimal() and len(line) < 19):
+        value = _to_number(line)  # numpy writes whole numbers as 5.0e+01, too
+        if not (abs(value) < _EXACT and value == math.floor(value)):
             found = _quote(line) if line else "a blank line"
             raise TraceError(f"{show_path(path)}:{number}: expected one row number, found {found}")
-    return np.array([int(line) for line in lines[first - 1 :]], dtype=np.int64), first
+        rows.append(int(value))
+    return np.array(rows, dtype=np.int64), first
 
 
 def _quote(text: str) -> str:
