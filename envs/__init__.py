@@ -15,13 +15,24 @@ import gymnasium as gym
 
 if TYPE_CHECKING:
     from .cluster import ClusterEnv
+    from .placement import PlacementEnv
     from .wrappers import FlatObservation, make_vec
 
-__all__ = ["ClusterEnv", "FlatObservation", "make_vec"]
+__all__ = ["ClusterEnv", "FlatObservation", "PlacementEnv", "make_vec"]
 
-_HOMES = {"ClusterEnv": ".cluster", "FlatObservation": ".wrappers", "make_vec": ".wrappers"}
+_HOMES = {
+    "ClusterEnv": ".cluster",
+    "FlatObservation": ".wrappers",
+    "PlacementEnv": ".placement",
+    "make_vec": ".wrappers",
+}
 
 gym.register(id="virtgym/Cluster-v0", entry_point="virtgym.envs.cluster:ClusterEnv")
+gym.register(
+    id="virtgym/Placement-v0",
+    entry_point="virtgym.envs.placement:PlacementEnv",
+    vector_entry_point="virtgym.envs.vector:PlacementVectorEnv",
+)
 
 
 def __getattr__(name: str) -> Any:

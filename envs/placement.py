@@ -1,0 +1,321 @@
+"""``virtgym/Placement-v0``: put one VM request after the other on a host and a NUMA node."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from .placement_observations import REWARDS, PlacementObserver, play_one
+from .sim.errors import ConfigError
+from .sim.placement import FINISHED, PLACEMENT_REASONS, PLAYING, begin_game
+from .sim.placement_games import PlacementConfig, PlacementGames, RequestArrays
+
+__all__ = ["PlacementEnv", "PlacementTask"]
+
+Observation = dict[str, NDArray[Any]]
+
+SYNTHETIC_REQUESTS = 8192
+"""Length of the embedded stream."""
+
+TAIL = 1000
+"""Rows at the end of a stream in which no window begins by default, so that none is cut short."""
+
+
+class PlacementTask:
+    """What is played: games on a stream of requests, which windows, and for what reward.
+
+    One environment and a batch of them share this, so that they play the same game.
+
+    Args:
+        requests: The stream: a ``RequestTrace``, a path that ``traces.requests.read_requests`` reads, or None
+            for the embedded generator.
+        config: ``PlacementConfig`` or a mapping of its fields.
+        windows: Rows of first requests, played in this order, over and over.
+        rows: Without ``windows``: range (from, to) of rows in which the first request of a window is drawn.
+            None: all but the last 1,000.
+        reward: One of ``REWARDS``; None = ``spane``, in survival games ``placed``.
+        wait_scale_s: T of the rewards ``wait`` and ``delay``, s.
+        synthetic_seed: Seed of the embedded stream.
+        n_games: B.
+
+    Raises:
+        ConfigError: If a value is impossible; the text names it.
+    """
+
+    def __init__(
+        self,
+        requests: RequestArrays | str | os.PathLike[str] | None = None,
+        config: PlacementConfig | Mapping[str, Any] | None = None,
+        *,
+        windows: Sequence[int] | NDArray[np.integer[Any]] | None = None,
+        rows: tuple[int, int] | None = None,
+        reward: str | None = None,
+        wait_scale_s: float = 3600.0,
+        synthetic_seed: int = 0,
+        n_games: int = 1,
+    ) -> None:
+        self.config = _build_config(config)
+        self.games = PlacementGames(_read_stream(requests, synthetic_seed), self.config, n_games)
+        self.observer = PlacementObserver(self.games)
+        kind = reward or ("spane" if self.config.protocol == "huawei_placement" else "placed")
+        if kind not in REWARDS:
+            raise ConfigError(f"placement.reward={reward}: must be one of {', '.join(REWARDS)}")
+        if not 0.0 < wait_scale_s < np.inf:
+            raise ConfigError(f"placement.wait_scale_s={wait_scale_s}: must be positive")
+        self.reward = kind
+        self.kind = REWARDS.index(kind)
+        self.scale = float(wait_scale_s)
+        self.windows = None if windows is None else self.games.check_rows(windows)
+        if self.windows is not None and len(self.windows) == 0:
+            raise ConfigError("placement.windows: must name at least one row")
+        self.rows = self._check_range(rows)
+        self._played = np.zeros(n_games, dtype=np.int64)  # windows of the list, by game
+        self._lengths: dict[int, int] = {}
+
+    @property
+    def observation_space(self) -> spaces.Dict:
+        """Of one game."""
+        return PlacementObserver.space(self.config.n_hosts)
+
+    @property
+    def action_space(self) -> spaces.Discrete:
+        """Of one game: the nodes."""
+        return spaces.Discrete(2 * self.config.n_hosts)
+
+    def _check_range(self, rows: tuple[int, int] | None) -> tuple[int, int]:
+        n = self.games.params.n_requests
+        if rows is None:
+            return 0, max(1, n - TAIL)
+        low, high = (int(row) for row in rows)
+        if not 0 <= low < high <= n:
+            raise ConfigError(f"placement.rows={low}...{high}: must lie in order within 0...{n}")
+        return low, high
+
+    def begin(
+        self,
+        game: int,
+        rng: np.random.Generator,
+        options: Mapping[str, Any] | None = None,
+        restart: bool = False,
+    ) -> int:
+        """Begin the next window in a game; returns the row of its first request.
+
+        Args:
+            game: The game.
+            rng: Draws the window, unless there is a list.
+            options: ``window`` names the row in place of both.
+            restart: Whether the list begins anew.
+        """
+        if restart:
+            self._played[game] = 0
+        if options and "window" in options:
+            row = int(self.games.check_rows(options["window"])[0])
+        elif self.windows is not None:
+            row = int(self.windows[self._played[game] % len(self.windows)])
+            self._played[game] += 1
+        else:
+            row = int(rng.integers(*self.rows))
+        games, length = self.games, self._lengths.get(row)
+        if length is None:
+            length = self._lengths[row] = int(games.window_lengths(row)[0])
+        begin_game(games.kernel_params, games.kernel_state, game, row, row + length)
+        self.observer.observe(game)
+        return row
+
+    def ending(self, game: int) -> tuple[bool, bool]:
+        """Whether a game has terminated, and whether it was cut off: a survivor when its requests ran out."""
+        status = self.games.state.status[game]
+        if status == PLAYING:
+            return False, False
+        cut = bool(status == FINISHED) and self.config.protocol != "huawei_placement"
+        return not cut, cut
+
+    def metrics(self, game: int) -> dict[str, float]:
+        """Sum and mean of waits, s, and requests placed so far; requests of the window."""
+        s = self.games.state
+        placed, total = int(s.cursor[game] - s.first[game]), float(s.wait[game])
+        return {
+            "total_wait_s": total,
+            "mean_wait_s": total / max(1, placed),
+            "n_placed": float(placed),
+            "n_vm": float(s.end[game] - s.first[game]),
+        }
+
+
+def _build_config(config: PlacementConfig | Mapping[str, Any] | None) -> PlacementConfig:
+    if isinstance(config, PlacementConfig):
+        return config
+    known = [field.name for field in fields(PlacementConfig)]
+    for key in config or {}:
+        if key not in known:
+            raise ConfigError(f"placement.{key}: there is no such key, only {', '.join(known)}")
+    return PlacementConfig(**(config or {}))
+
+
+def _read_stream(requests: RequestArrays | str | os.PathLike[str] | None, seed: int) -> RequestArrays:
+    if requests is None:
+        from .traces.synthetic_requests import generate_requests
+
+        return generate_requests(np.random.default_rng(seed), SYNTHETIC_REQUESTS)
+    if isinstance(requests, str | os.PathLike):
+        from .traces.requests import read_requests
+
+        return read_requests(requests)
+    return requests
+
+
+class PlacementEnv(gym.Env[Observation, int]):
+    """VM requests arrive one after the other; each is put on host a // 2, node a % 2.
+
+    An episode is one window of the stream. ``action_masks()`` says exactly what is legal, and at least one
+    action always is. An illegal action changes nothing, is counted and named in ``info``; too many of them in
+    a row truncate the episode. With ``huawei_placement`` an episode terminates when all requests are placed;
+    a survival game terminates at the first request that fits nowhere, and is truncated when requests run out.
+
+    Args:
+        requests: See ``PlacementTask``, as all that follow up to ``synthetic_seed``.
+        config: Cluster and protocol.
+        windows: Rows of first requests to play in order.
+        rows: Range of rows to draw them from.
+        reward: Kind of reward.
+        wait_scale_s: Scale of rewards, s.
+        synthetic_seed: Seed of the embedded stream.
+        illegal_penalty: Subtracted from the reward of an illegal action.
+        max_illegal: Illegal actions in a row that truncate an episode.
+        render_mode: ``ansi`` or None.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]
+
+    def __init__(
+        self,
+        requests: RequestArrays | str | os.PathLike[str] | None = None,
+        config: PlacementConfig | Mapping[str, Any] | None = None,
+        *,
+        windows: Sequence[int] | NDArray[np.integer[Any]] | None = None,
+        rows: tuple[int, int] | None = None,
+        reward: str | None = None,
+        wait_scale_s: float = 3600.0,
+        synthetic_seed: int = 0,
+        illegal_penalty: float = 0.0,
+        max_illegal: int = 100,
+        render_mode: str | None = None,
+    ) -> None:
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ConfigError(f"env.render_mode={render_mode}: must be ansi")
+        self.check_penalty(illegal_penalty, max_illegal)
+        self.task = PlacementTask(
+            requests, config, windows=windows, rows=rows, reward=reward, wait_scale_s=wait_scale_s,
+            synthetic_seed=synthetic_seed,
+        )  # fmt: skip
+        self.render_mode = render_mode
+        self.illegal_penalty = illegal_penalty
+        self.max_illegal = max_illegal
+        self.observation_space: Any = self.task.observation_space
+        self.action_space: Any = self.task.action_space
+        self._over = True
+        self._window = -1
+        self._illegal = self._in_a_row = 0
+
+    @staticmethod
+    def check_penalty(illegal_penalty: float, max_illegal: int) -> None:
+        """Refuse impossible settings of what illegal actions cost."""
+        if not 0.0 <= illegal_penalty < np.inf:
+            raise ConfigError(f"env.illegal_penalty={illegal_penalty}: must be at least 0")
+        if max_illegal < 1:
+            raise ConfigError(f"env.max_illegal={max_illegal}: must be at least 1")
+
+    @property
+    def games(self) -> PlacementGames:
+        """The game behind it, number 0, for rules and analysis; changing it is no action."""
+        return self.task.games
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin the next window.
+
+        Args:
+            seed: Seed of the generator that draws windows; with it a list of windows begins anew.
+            options: ``window``: play the window of this first row.
+
+        Returns:
+            Observation, and info with ``window`` (its first row) and ``n_vm`` (its requests).
+        """
+        super().reset(seed=seed)
+        self._window = self.task.begin(0, self.np_random, options, restart=seed is not None)
+        self._over = False
+        self._illegal = self._in_a_row = 0
+        state = self.games.state
+        info = {"window": self._window, "n_vm": int(state.end[0] - state.first[0])}
+        return self.task.observer.copy_one(), info
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which nodes can take the pending request, (2N,); none when the episode is over."""
+        mask: NDArray[np.bool_] = self.task.observer.buffers.mask[0].copy()
+        return mask
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Place the pending request, and go on to the next one.
+
+        Args:
+            action: The node.
+
+        Returns:
+            Observation, reward, whether the game has ended, whether it was cut off, and info: ``wait_s`` of
+            the request placed, or ``illegal_action`` with the reason; at the end ``metrics``, ``window`` and
+            ``illegal_actions``.
+
+        Raises:
+            ResetNeeded: After the end of an episode.
+        """
+        if self._over:
+            raise gym.error.ResetNeeded("the episode is over (or has not begun): call reset() before step()")
+        task, games = self.task, self.task.games
+        number = operator.index(action)
+        code = play_one(
+            games.kernel_params, games.kernel_state, task.observer.handle, 0, number, task.kind, task.scale
+        )
+        reward = float(task.observer.buffers.reward[0])
+        terminated, truncated = False, False
+        info: dict[str, Any]
+        if code:
+            self._illegal += 1
+            self._in_a_row += 1
+            reward -= self.illegal_penalty
+            truncated = self._in_a_row >= self.max_illegal
+            info = {"illegal_action": PLACEMENT_REASONS[code]}
+        else:
+            self._in_a_row = 0
+            info = {"wait_s": float(games.state.last_wait[0])}
+            if games.state.status[0]:
+                terminated, truncated = task.ending(0)
+        if terminated or truncated:
+            self._over = True
+            info["metrics"] = task.metrics(0)
+            info["window"] = self._window
+            info["illegal_actions"] = self._illegal
+        return task.observer.copy_one(), reward, terminated, truncated, info
+
+    def render(self) -> Any:
+        """A line per host with the used cores and memory of its nodes, for ``ansi``."""
+        if self.render_mode != "ansi":
+            return None
+        s, p = self.games.state, self.games.params
+        placed = int(s.cursor[0] - s.first[0])
+        lines = [
+            f"window {self._window}, {placed} placed, {s.wait[0]:,.0f} s waited, t = {s.clock[0]:,.0f} s"
+        ]
+        cores, memory = p.node_cores - s.free_cores[0], p.node_memory - s.free_memory[0]
+        for host in range(self.task.config.n_hosts):
+            nodes = [f"{cores[a]:5.1f} cores {memory[a]:6.1f} GiB" for a in (2 * host, 2 * host + 1)]
+            lines.append(f"host {host}: " + " | ".join(nodes))
+        return "\n".join(lines)

@@ -1,0 +1,297 @@
+"""What an agent sees of a placement game, and its rewards, written by one kernel call for one game or many.
+
+The columns are named and documented in ``NODE_COLUMNS``, ``REQUEST_COLUMNS`` and ``GLOBAL_COLUMNS``:
+everything that an online scheduler knows, so neither a VM's lifetime nor requests that have not arrived.
+Values are float32 in ``[low, high]``, clipped where they could leave, and relative to a node or to the whole
+cluster: a network that treats nodes alike runs on any number of hosts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+from numba import njit
+from numpy.typing import NDArray
+
+from .observations import Column
+from .sim.handle import make_handle
+from .sim.placement import PLAYING, PlacementParams, PlacementState, fits, step_game
+from .sim.placement_games import PlacementGames
+
+__all__ = [
+    "GLOBAL_COLUMNS",
+    "NODE_COLUMNS",
+    "REQUEST_COLUMNS",
+    "REWARDS",
+    "PlacementBuffers",
+    "PlacementObserver",
+    "observe_game",
+    "play_many",
+    "play_one",
+]
+
+F4 = NDArray[np.float32]
+F8 = NDArray[np.float64]
+
+DAY_S = 86_400.0
+TIME_SCALE = 1.0 / float(np.log1p(30 * DAY_S))
+HALF_COUNT, HALF_AGE_S = 16.0, 3600.0
+COUNT_SCALE = 1.0 / float(np.log1p(128.0))
+
+NODE_COLUMNS: tuple[Column, ...] = (
+    Column("free_cores", 1, "free cores / cores of a node"),
+    Column("free_memory", 1, "free memory / memory of a node"),
+    Column("fits", 1, "1: the pending request fits here (a double one: on this host)"),
+    Column("room", 1, "r = min(free_cores, free_memory)"),
+    Column("room_after", 1, "r once the pending request is placed here, 0 if it does not fit"),
+    Column("n_vms", 1, "n / (n + 16) for n VMs on the node"),
+    Column("age", 1, "t / (t + 1 h) for the mean time t since these VMs were placed"),
+)
+"""Row a of ``nodes`` is node a % 2 of host a // 2, and what action a places on."""
+
+REQUEST_COLUMNS: tuple[Column, ...] = (
+    Column("cores", 1, "cores asked of a node / cores of a node"),
+    Column("memory", 1, "memory asked of a node / memory of a node"),
+    Column("double", 1, "1: the request asks this of both nodes of a host"),
+    Column("waited", 2, "log(1 + time since its arrival, s) / log(1 + 30 days)"),
+)
+"""The pending request; zeros when the game is over."""
+
+GLOBAL_COLUMNS: tuple[Column, ...] = (
+    Column("cores_used", 1, "used cores / cores of the cluster"),
+    Column("memory_used", 1, "used memory / memory of the cluster"),
+    Column("queue", 2, "log(1 + requests that have arrived and wait, the pending one included) / log(129)"),
+    Column("queue_cores", 4, "cores that these ask for / cores of the cluster"),
+    Column("queue_memory", 4, "memory that these ask for / memory of the cluster"),
+    Column("total_wait", 2, "log(1 + waiting so far, placed requests and queue, s) / log(1 + 30 days)"),
+    Column("last_wait", 2, "log(1 + wait of the last placed request, s) / log(1 + 30 days)"),
+    Column("placed", 3, "log(1 + requests placed) / log(129)"),
+    Column("gap", 1, "log(1 + time between the last two arrivals, s) / log(1 + 30 days), 0 at first"),
+    Column("day_sin", 1, "sine of the time of day", -1),
+    Column("day_cos", 1, "cosine of the time of day", -1),
+)
+
+N_NODE, N_REQUEST, N_GLOBAL = len(NODE_COLUMNS), len(REQUEST_COLUMNS), len(GLOBAL_COLUMNS)
+
+REWARDS: tuple[str, ...] = ("spane", "wait", "delay", "placed")
+"""Reward of a placement. With w the wait of the request just placed, s, and a scale T:
+
+- ``spane``: -ln(1 + w), as in SPANE. It is fixed before the action it is paid for.
+- ``wait``: -w / T, likewise; the sum over a window is - total wait / T.
+- ``delay``: -(what all requests that have arrived wait until the next decision) / T. It has the same sum as
+  ``wait``, but each part is paid for the placement after which the waiting happens.
+- ``placed``: 1, for the survival games.
+"""
+
+SPANE, WAIT, DELAY = 0, 1, 2
+
+
+class PlacementBuffers(NamedTuple):
+    """What the kernels write for B games."""
+
+    flat: F4  # (B, 2N · node columns + request columns + global columns) observation
+    mask: NDArray[np.bool_]  # (B, 2N) legal actions
+    reward: F8  # (B,) of the last step
+    code: NDArray[np.int64]  # (B,) reason of the last step, 0 = carried out
+
+
+@njit(cache=True)
+def _clip(x: float, high: float) -> Any:
+    return min(max(x, 0.0), high)
+
+
+@njit(cache=True)
+def _time(seconds: float, high: float) -> Any:
+    return _clip(np.log1p(max(seconds, 0.0)) * TIME_SCALE, high)
+
+
+@njit(cache=True)
+def _count(n: int, high: float) -> Any:
+    return _clip(np.log1p(float(n)) * COUNT_SCALE, high)
+
+
+@njit(cache=True)
+def _write_nodes(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: int) -> None:
+    flat, mask = o.flat[b], o.mask[b]
+    row = s.cursor[b]
+    playing = s.status[b] == PLAYING
+    since = s.clock[b] - p.arrival[s.first[b]]
+    cores, memory = (p.cores[row], p.memory[row]) if playing else (0.0, 0.0)
+    inv_cores, inv_memory = 1.0 / p.node_cores, 1.0 / p.node_memory
+    free_cores, free_memory = 0.0, 0.0
+    for a in range(p.n_nodes):
+        i = a * N_NODE
+        here_cores, here_memory = s.free_cores[b, a], s.free_memory[b, a]
+        free_cores += here_cores
+        free_memory += here_memory
+        fit = playing and fits(p, s, b, row, a)
+        mask[a] = fit
+        flat[i] = here_cores * inv_cores
+        flat[i + 1] = here_memory * inv_memory
+        flat[i + 2] = 1.0 if fit else 0.0
+        flat[i + 3] = min(flat[i], flat[i + 1])
+        after = min((here_cores - cores) * inv_cores, (here_memory - memory) * inv_memory)
+        flat[i + 4] = after if fit else 0.0
+        n = s.n_vms[b, a]
+        age = max(since * n - s.start_sum[b, a], 0.0)  # of all of them together
+        flat[i + 5] = n / (n + HALF_COUNT)
+        flat[i + 6] = age / (age + HALF_AGE_S * n) if n > 0 else 0.0
+    i = p.n_nodes * N_NODE + N_REQUEST
+    flat[i] = _clip(1.0 - free_cores * inv_cores / p.n_nodes, 1.0)
+    flat[i + 1] = _clip(1.0 - free_memory * inv_memory / p.n_nodes, 1.0)
+
+
+@njit(cache=True)
+def observe_game(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: int) -> None:
+    """Write observation and mask of a game.
+
+    Args:
+        p: Parameters.
+        s: State; it is read.
+        o: Buffers; row b is written.
+        b: The game.
+    """
+    _write_nodes(p, s, o, b)
+    flat = o.flat[b]
+    row, first = s.cursor[b], s.first[b]
+    i = p.n_nodes * N_NODE
+    flat[i : i + N_REQUEST] = 0.0
+    gap = 0.0
+    if s.status[b] == PLAYING:
+        flat[i] = p.cores[row] / p.node_cores
+        flat[i + 1] = p.memory[row] / p.node_memory
+        flat[i + 2] = 1.0 if p.double[row] else 0.0
+        flat[i + 3] = _time(s.clock[b] - p.arrival[row], 2.0)
+        gap = p.arrival[row] - p.arrival[row - 1] if row > first else 0.0
+    i += N_REQUEST
+    flat[i + 2] = _count(s.queued[b] - row, 2.0)
+    flat[i + 3] = _clip(s.queue_cores[b] / (p.n_nodes * p.node_cores), 4.0)
+    flat[i + 4] = _clip(s.queue_memory[b] / (p.n_nodes * p.node_memory), 4.0)
+    flat[i + 5] = _time(s.accrued[b], 2.0)
+    flat[i + 6] = _time(s.last_wait[b], 2.0)
+    flat[i + 7] = _count(row - first, 3.0)
+    flat[i + 8] = _time(gap, 1.0)
+    phase = 2.0 * np.pi * s.clock[b] / DAY_S
+    flat[i + 9] = np.sin(phase)
+    flat[i + 10] = np.cos(phase)
+
+
+@njit(cache=True)
+def play_one(
+    p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: int, a: int, kind: int, scale: float
+) -> Any:
+    """Carry out an action, write its reward, and observe.
+
+    Args:
+        p: Parameters.
+        s: State.
+        o: Buffers; row b is written.
+        b: The game, which must be playing.
+        a: The action.
+        kind: Place of the reward in ``REWARDS``.
+        scale: T, s.
+
+    Returns:
+        0 or the code of the reason why not; then the state is unchanged and the reward 0.
+    """
+    before = s.accrued[b]
+    code = step_game(p, s, b, a)
+    o.code[b] = code
+    o.reward[b] = 0.0
+    if code == 0:
+        if kind == SPANE:
+            o.reward[b] = -np.log1p(s.last_wait[b])
+        elif kind == WAIT:
+            o.reward[b] = -s.last_wait[b] / scale
+        elif kind == DELAY:
+            o.reward[b] = -(s.accrued[b] - before) / scale
+        else:
+            o.reward[b] = 1.0
+        observe_game(p, s, o, b)
+    return code
+
+
+@njit(cache=True)
+def play_many(
+    p: PlacementParams,
+    s: PlacementState,
+    o: PlacementBuffers,
+    actions: NDArray[np.int64],
+    active: NDArray[np.bool_],
+    kind: int,
+    scale: float,
+) -> None:
+    """``play_one`` in every active game; what the others show stays, their reward is 0."""
+    for b in range(len(actions)):
+        if active[b]:
+            play_one(p, s, o, b, actions[b], kind, scale)
+        else:
+            o.reward[b] = 0.0
+            o.code[b] = 0
+
+
+class PlacementObserver:
+    """Observations, masks and rewards of B games, in memory of its own.
+
+    Args:
+        games: The games; their state is read.
+    """
+
+    def __init__(self, games: PlacementGames) -> None:
+        self.games = games
+        n, n_nodes = games.n_games, games.params.n_nodes
+        self._split = n_nodes * N_NODE
+        self._rest = self._split + N_REQUEST
+        self.buffers = PlacementBuffers(
+            flat=np.zeros((n, self._rest + N_GLOBAL), np.float32),
+            mask=np.zeros((n, n_nodes), np.bool_),
+            reward=np.zeros(n),
+            code=np.zeros(n, np.int64),
+        )
+        self.handle: Any = make_handle("placement buffers", self.buffers)
+
+    @staticmethod
+    def space(n_hosts: int) -> spaces.Dict:
+        """The observation space of one game on N hosts: three vectors, ``nodes`` row after row."""
+
+        def box(columns: tuple[Column, ...], rows: int = 1) -> spaces.Box:
+            low = np.array([column.low for column in columns] * rows, dtype=np.float32)
+            high = np.array([column.high for column in columns] * rows, dtype=np.float32)
+            return spaces.Box(low, high)
+
+        return spaces.Dict(
+            {
+                "nodes": box(NODE_COLUMNS, 2 * n_hosts),
+                "request": box(REQUEST_COLUMNS),
+                "globals": box(GLOBAL_COLUMNS),
+            }
+        )
+
+    def observe(self, game: int) -> None:
+        """Bring the observation and the mask of a game up to date."""
+        observe_game(self.games.kernel_params, self.games.kernel_state, self.handle, game)
+
+    def copy_one(self, game: int = 0) -> dict[str, NDArray[Any]]:
+        """The observation of a game in fresh memory: one copy, and views of that copy."""
+        flat = self.buffers.flat[game].copy()
+        split, rest = self._split, self._rest
+        return {"nodes": flat[:split], "request": flat[split:rest], "globals": flat[rest:]}
+
+    def copy_all(self, copy: bool = True) -> dict[str, NDArray[Any]]:
+        """The observations of all games, (B, ...) each, in fresh memory or as views of the buffers."""
+        flat = self.buffers.flat.copy() if copy else self.buffers.flat
+        split, rest = self._split, self._rest
+        return {"nodes": flat[:, :split], "request": flat[:, split:rest], "globals": flat[:, rest:]}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle arrays, never addresses."""
+        return {"games": self.games, "buffers": tuple(self.buffers)}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        """Rebuild the handle."""
+        self.__init__(saved["games"])  # type: ignore[misc]
+        mine: Any
+        for mine, theirs in zip(self.buffers, saved["buffers"]):
+            mine[:] = theirs
