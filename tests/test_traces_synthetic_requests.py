@@ -19,6 +19,7 @@ def statistics(seed: int) -> dict[str, float]:
     step = np.diff(trace.arrival_s)
     starts = np.flatnonzero(np.concatenate(([True], step > 0)))
     burst, gap = np.diff(np.append(starts, trace.n_requests)), np.diff(trace.arrival_s[starts])
+    small = np.log(trace.lifetime_s[(cores == 1) & (memory == 2)])
     hourly = np.bincount((trace.arrival_s // 3600).astype(int))
     return {
         "1x2": float(np.mean((cores == 1) & (memory == 2))),
@@ -40,29 +41,33 @@ def statistics(seed: int) -> dict[str, float]:
         "life p90": float(np.quantile(trace.lifetime_s, 0.9)),
         "life p99": float(np.quantile(trace.lifetime_s, 0.99)),
         "life": float(trace.lifetime_s.mean()),
+        "life, next": float(np.corrcoef(small[1:], small[:-1])[0, 1]),
+        "life, 50th": float(np.corrcoef(small[50:], small[:-50])[0, 1]),
     }
 
 
 RANGES = {  # about the value of rows 0 to 49,999
-    "1x2": (0.60, 0.68),
-    "1x1": (0.11, 0.16),
-    "2x4": (0.09, 0.13),
-    "double": (0.03, 0.045),
-    "cores": (1.45, 1.75),
-    "memory": (3.0, 3.6),
-    "together": (0.52, 0.58),
-    "burst": (2.1, 2.35),
+    "1x2": (0.57, 0.70),
+    "1x1": (0.11, 0.17),
+    "2x4": (0.085, 0.14),
+    "double": (0.02, 0.055),
+    "cores": (1.35, 2.0),
+    "memory": (2.7, 4.2),
+    "together": (0.51, 0.58),
+    "burst": (2.05, 2.35),
     "burst p99": (13, 20),
     "gap p50": (15, 25),
     "gap": (38, 56),
-    "gap p99": (280, 450),
+    "gap p99": (280, 460),
     "fano": (55, 150),
     "same": (0.72, 0.8),
-    "life p10": (90, 200),
+    "life p10": (80, 200),
     "life p50": (4000, 5800),
-    "life p90": (29_000, 40_000),
+    "life p90": (28_000, 40_000),
     "life p99": (430_000, 650_000),
-    "life": (20_000, 30_000),
+    "life": (19_000, 30_000),
+    "life, next": (0.5, 0.8),
+    "life, 50th": (0.08, 0.35),
 }
 
 
