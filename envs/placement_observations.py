@@ -39,6 +39,8 @@ DAY_S = 86_400.0
 TIME_SCALE = 1.0 / float(np.log1p(30 * DAY_S))
 HALF_COUNT, HALF_AGE_S = 16.0, 3600.0
 COUNT_SCALE = 1.0 / float(np.log1p(128.0))
+COUNTS = np.log1p(np.arange(1024.0)) * COUNT_SCALE
+"""The scaled logarithms of counts, looked up."""
 
 NODE_COLUMNS: tuple[Column, ...] = (
     Column("free_cores", 1, "free cores / cores of a node"),
@@ -95,6 +97,7 @@ class PlacementBuffers(NamedTuple):
     mask: NDArray[np.bool_]  # (B, 2N) legal actions
     reward: F8  # (B,) of the last step
     code: NDArray[np.int64]  # (B,) reason of the last step, 0 = carried out
+    clock: F8  # (B,) time that the phase of the day was written for, s
 
 
 @njit(cache=True)
@@ -104,12 +107,14 @@ def _clip(x: float, high: float) -> Any:
 
 @njit(cache=True)
 def _time(seconds: float, high: float) -> Any:
-    return _clip(np.log1p(max(seconds, 0.0)) * TIME_SCALE, high)
+    if seconds <= 0.0:  # the rule, not the exception, and cheaper than a logarithm
+        return 0.0
+    return min(np.log1p(seconds) * TIME_SCALE, high)
 
 
 @njit(cache=True)
 def _count(n: int, high: float) -> Any:
-    return _clip(np.log1p(float(n)) * COUNT_SCALE, high)
+    return min(COUNTS[n] if n < len(COUNTS) else np.log1p(float(n)) * COUNT_SCALE, high)
 
 
 @njit(cache=True)
@@ -173,9 +178,11 @@ def observe_game(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: 
     flat[i + 6] = _time(s.last_wait[b], 2.0)
     flat[i + 7] = _count(row - first, 3.0)
     flat[i + 8] = _time(gap, 1.0)
-    phase = 2.0 * np.pi * s.clock[b] / DAY_S
-    flat[i + 9] = np.sin(phase)
-    flat[i + 10] = np.cos(phase)
+    if o.clock[b] != s.clock[b]:
+        phase = 2.0 * np.pi * s.clock[b] / DAY_S
+        flat[i + 9] = np.sin(phase)
+        flat[i + 10] = np.cos(phase)
+        o.clock[b] = s.clock[b]
 
 
 @njit(cache=True)
@@ -222,14 +229,23 @@ def play_many(
     active: NDArray[np.bool_],
     kind: int,
     scale: float,
-) -> None:
-    """``play_one`` in every active game; what the others show stays, their reward is 0."""
+) -> Any:
+    """``play_one`` in every active game; what the others show stays, their reward is 0.
+
+    Returns:
+        How many actions were refused, and how many games have ended.
+    """
+    n_refused, n_ended = 0, 0
     for b in range(len(actions)):
         if active[b]:
-            play_one(p, s, o, b, actions[b], kind, scale)
+            if play_one(p, s, o, b, actions[b], kind, scale) != 0:
+                n_refused += 1
+            elif s.status[b] != PLAYING:
+                n_ended += 1
         else:
             o.reward[b] = 0.0
             o.code[b] = 0
+    return n_refused, n_ended
 
 
 class PlacementObserver:
@@ -249,6 +265,7 @@ class PlacementObserver:
             mask=np.zeros((n, n_nodes), np.bool_),
             reward=np.zeros(n),
             code=np.zeros(n, np.int64),
+            clock=np.full(n, np.nan),
         )
         self.handle: Any = make_handle("placement buffers", self.buffers)
 

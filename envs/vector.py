@@ -176,22 +176,23 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         task, buffers = self.task, self.task.observer.buffers
         resets, active = self._over, ~self._over
         p, s = task.games.kernel_params, task.games.kernel_state
-        play_many(p, s, task.observer.handle, chosen, active, task.kind, task.scale)
+        handle = task.observer.handle
+        n_refused, n_ended = play_many(p, s, handle, chosen, active, task.kind, task.scale)
         rewards: NDArray[np.float64] = buffers.reward.copy()
-        refused = buffers.code > 0
-        placed = active & ~refused
-        infos: dict[str, Any] = {}
-        if placed.any():
-            infos = {"wait_s": np.where(placed, task.games.state.last_wait, 0.0), "_wait_s": placed}
-        self._in_a_row[placed] = 0
-        truncated = np.zeros(self.num_envs, dtype=np.bool_)
-        if refused.any():
-            truncated = self._refuse(refused, rewards, infos)
         terminated = np.zeros(self.num_envs, dtype=np.bool_)
-        for i in np.flatnonzero(placed & (task.games.state.status != PLAYING)).tolist():
-            terminated[i], truncated[i] = task.ending(i)
+        truncated = np.zeros(self.num_envs, dtype=np.bool_)
+        placed, infos = active, dict[str, Any]()
+        if n_refused:
+            truncated = self._refuse(rewards, infos)
+            placed = active & (buffers.code == 0)
+        if n_ended:
+            for i in np.flatnonzero(placed & (task.games.state.status != PLAYING)).tolist():
+                terminated[i], truncated[i] = task.ending(i)
+        if placed.any():
+            infos["wait_s"], infos["_wait_s"] = np.where(placed, task.games.state.last_wait, 0.0), placed
+            self._in_a_row *= ~placed
         over = terminated | truncated
-        if over.any():
+        if n_refused or n_ended:
             self._sum_up(over, infos)
         for i in np.flatnonzero(resets).tolist():
             self._begin(i, infos)
@@ -199,7 +200,9 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         return task.observer.copy_all(self.copy), rewards, terminated, truncated, infos
 
     def _sum_up(self, over: Flags, infos: dict[str, Any]) -> None:
-        """Add what is known at the end of episodes."""
+        """Add what is known at the end of episodes, if any has ended."""
+        if not over.any():
+            return
         s = self.games.state
         placed, total = s.cursor - s.first, s.wait
         metrics = {
@@ -218,8 +221,9 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         for name in ("metrics", "window", "illegal_actions"):
             infos["_" + name] = over.copy()
 
-    def _refuse(self, refused: Flags, rewards: NDArray[np.float64], infos: dict[str, Any]) -> Flags:
+    def _refuse(self, rewards: NDArray[np.float64], infos: dict[str, Any]) -> Flags:
         """Count and name illegal actions; returns which environments they truncate."""
+        refused = self.task.observer.buffers.code > 0
         self._illegal += refused
         self._in_a_row += refused
         rewards[refused] -= self.illegal_penalty

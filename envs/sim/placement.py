@@ -231,14 +231,16 @@ def advance_game(p: PlacementParams, s: PlacementState, b: int) -> None:
         return
     arrival = p.arrival[row]
     _release_until(p, s, b, arrival)
-    s.clock[b] = max(s.clock[b], arrival) if any_fit(p, s, b, row) else s.clock[b]
-    while not any_fit(p, s, b, row):
-        if p.protocol != HUAWEI or s.heap_size[b] == 0 or s.heap_time[b, 0] == np.inf:
-            s.clock[b] = max(s.clock[b], arrival)
-            s.status[b] = STUCK
-            return
+    if any_fit(p, s, b, row):
+        s.clock[b] = max(s.clock[b], arrival)
+        return
+    while p.protocol == HUAWEI and s.heap_size[b] > 0 and s.heap_time[b, 0] < np.inf:
         s.clock[b] = s.heap_time[b, 0]
         _release_until(p, s, b, s.clock[b])
+        if any_fit(p, s, b, row):
+            return
+    s.clock[b] = max(s.clock[b], arrival)
+    s.status[b] = STUCK
 
 
 @njit(cache=True)
