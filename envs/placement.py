@@ -78,7 +78,7 @@ class PlacementTask:
             raise ConfigError("placement.windows: must name at least one row")
         self.rows = self._check_range(rows)
         self._played = np.zeros(n_games, dtype=np.int64)  # windows of the list, by game
-        self._lengths: dict[int, int] = {}
+        self._lengths = np.zeros(self.games.params.n_requests, dtype=np.int64)  # 0 = not known yet
 
     @property
     def observation_space(self) -> spaces.Dict:
@@ -123,12 +123,17 @@ class PlacementTask:
             self._played[game] += 1
         else:
             row = int(rng.integers(*self.rows))
-        games, length = self.games, self._lengths.get(row)
-        if length is None:
+        games, length = self.games, int(self._lengths[row])
+        if length == 0:
             length = self._lengths[row] = int(games.window_lengths(row)[0])
         begin_game(games.kernel_params, games.kernel_state, game, row, row + length)
         self.observer.observe(game)
         return row
+
+    def prepare(self) -> None:
+        """Find the length of every window that may be drawn, 0.04 ms each; else play does so on its way."""
+        rows = np.arange(*self.rows) if self.windows is None else self.windows
+        self._lengths[rows] = self.games.window_lengths(rows)
 
     def ending(self, game: int) -> tuple[bool, bool]:
         """Whether a game has terminated, and whether it was cut off: a survivor when its requests ran out."""

@@ -15,6 +15,7 @@ from virtgym.envs.placement import PlacementEnv
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.traces.synthetic_requests import generate_requests
 from virtgym.envs.vector import PlacementVectorEnv
+from virtgym.experiments.bench.placement_speed import measure_placement
 from virtgym.policies.placement import run_windows
 
 KINDS: list[dict[str, Any]] = [
@@ -79,6 +80,18 @@ def test_windows_in_lock_step_are_the_windows_of_the_rules() -> None:
             got[first] = infos["metrics"]["total_wait_s"][first]
         left &= ~first
     np.testing.assert_array_equal(got, waits)
+
+
+def test_lengths_known_beforehand_change_nothing() -> None:
+    lazy, eager = PlacementVectorEnv(3, rows=(0, 50)), PlacementVectorEnv(3, rows=(0, 50))
+    eager.task.prepare()
+    np.testing.assert_equal(lazy.reset(seed=2), eager.reset(seed=2))
+
+
+def test_every_way_to_play_is_measured() -> None:
+    rates = measure_placement(0.005)
+    assert len(rates) == 6
+    assert min(rates.values()) > 0
 
 
 def test_some_environments_are_reset_and_the_others_stay() -> None:

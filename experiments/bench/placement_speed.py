@@ -1,0 +1,117 @@
+"""Speed of the placement game, every way of playing it on one machine in one run, by first fit.
+
+python -m virtgym.experiments.bench.placement_speed
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import gymnasium as gym
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from virtgym.envs.placement import PlacementEnv
+from virtgym.envs.sim.placement_games import PlacementGames
+from virtgym.envs.traces.synthetic_requests import generate_requests
+from virtgym.envs.vector import PlacementVectorEnv
+from virtgym.policies.placement import run_windows
+
+from .plain_placement import PlainRequest, play_plain
+
+__all__ = ["measure_placement"]
+
+REPEATS = 3
+"""The best of so many runs counts: the rest is what else the machine did."""
+
+
+@njit(cache=False)
+def _first_legal(mask: NDArray[np.bool_], actions: NDArray[np.int64]) -> None:
+    for b in range(len(actions)):
+        actions[b] = 0
+        for a in range(mask.shape[1]):
+            if mask[b, a]:
+                actions[b] = a
+                break
+
+
+def _rate(run: Callable[[], int]) -> float:
+    """Decisions per second of the best run; the first one, which compiles, does not count."""
+    run()
+    best = 0.0
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        decisions = run()
+        best = max(best, decisions / (time.perf_counter() - start))
+    return best
+
+
+def _single(steps: int) -> Callable[[], int]:
+    env = gym.make("virtgym/Placement-v0")
+    inner = env.unwrapped
+    assert isinstance(inner, PlacementEnv)
+    env.reset(seed=0)
+
+    def run() -> int:
+        for _ in range(steps):
+            _, _, terminated, truncated, _ = env.step(int(inner.action_masks().argmax()))
+            if terminated or truncated:
+                env.reset()
+        return steps
+
+    return run
+
+
+def _batch(n: int, steps: int) -> Callable[[], int]:
+    envs = PlacementVectorEnv(n)
+    envs.task.prepare()
+    envs.reset(seed=0)
+    actions = np.zeros(n, dtype=np.int64)
+
+    def run() -> int:
+        for _ in range(steps // n):
+            _first_legal(envs.task.observer.buffers.mask, actions)
+            envs.step(actions)
+        return steps // n * n
+
+    return run
+
+
+def measure_placement(scale: float = 1.0) -> dict[str, float]:
+    """Decisions per second of each way to play, with observation and mask unless it says otherwise.
+
+    Args:
+        scale: Factor on how long it takes, about 15 s at 1.
+
+    Returns:
+        Decisions per second by name.
+    """
+    requests = generate_requests(np.random.default_rng(0), 8192)
+    games = PlacementGames(requests)
+    starts = np.arange(0, 7000, max(1, round(70 / scale)))
+    lengths = games.window_lengths(starts)
+    table = np.column_stack([requests.cores, requests.memory_gib, requests.arrival_s, requests.lifetime_s])
+    rows = [PlainRequest(*row) for row in table.tolist()]
+    few = list(zip(starts.tolist(), lengths.tolist()))[: max(2, round(20 * scale))]
+
+    def plain() -> int:
+        return sum(len(play_plain(rows[a : a + n], "first_fit").waits) for a, n in few)
+
+    def kernel() -> int:
+        return int(run_windows(games, starts, "first_fit", lengths=lengths)[1].sum())
+
+    rates = {
+        "plain Python, no observation": _rate(plain),
+        "rules in the kernel, no observation": _rate(kernel),
+        "gym.make, one environment": _rate(_single(round(100_000 * scale))),
+    }
+    for n in (16, 256, 1024):
+        rates[f"batch of {n}"] = _rate(_batch(n, max(n, round(1_000_000 * scale))))
+    return rates
+
+
+if __name__ == "__main__":
+    for name, rate in measure_placement().items():
+        print(f"{name:40s}{rate:14,.0f} decisions/s")
