@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import signal
 import threading
 import time
 import traceback
@@ -148,13 +150,34 @@ def _results(
     from joblib import Parallel, delayed
 
     pool = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
-    yield from pool(delayed(_work)(task) for task in tasks)
+    with _interrupts_ignored():  # workers start here and inherit it
+        results = pool(delayed(_work)(task) for task in tasks)
+    yield from results
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C for a moment.
+
+    A terminal sends it to the workers as well. The main process ends them; a worker that is interrupted
+    somewhere in the pool's own code would only print a traceback.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _work(task: _Task) -> tuple[_Task, dict[str, Any] | None, Failure | None]:
     """Run a cell and store it, in this process; an error is a result, so that it stops no other cell."""
     if os.getpid() != task.owner:
         _die_with(task.owner)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         result = run_cell(make_cell(load_scenario(task.scenario, task.seed), task.policy), task.seed)
         RunFolder(task.out).write_cell(result)
