@@ -53,7 +53,8 @@ def _envs() -> dict[str, str]:
     import virtgym.envs  # noqa: F401 - registers the environments
 
     texts = {
-        "virtgym/Cluster-v0": "operate a cluster interval by interval: migrations, host power, placement"
+        "virtgym/Cluster-v0": "operate a cluster interval by interval: migrations, host power, placement",
+        "virtgym/Placement-v0": "place one VM request after the other on host and NUMA node",
     }
     ours = sorted(name for name in gym.registry if name.startswith("virtgym/"))
     return {name: texts.get(name, str(gym.registry[name].entry_point)) for name in ours}
