@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -231,3 +233,17 @@ class RandomEpisode:
 def random_episode() -> type[RandomEpisode]:
     """The class of random episodes: ``random_episode(seed, memory="binding")``."""
     return RandomEpisode
+
+
+@pytest.fixture(scope="session")
+def report_sample() -> Any:
+    """The generator of run folders, ``report_sample.py`` beside this file; tests cannot import it by name."""
+    spec = importlib.util.spec_from_file_location(
+        "report_sample", Path(__file__).with_name("report_sample.py")
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module

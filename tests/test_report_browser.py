@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import html
-import importlib.util
 import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +55,6 @@ const use = (inner) => {{
 </script>"""
 
 
-def load_sample() -> Any:
-    """The generator of run folders, which stands beside this file."""
-    spec = importlib.util.spec_from_file_location(
-        "report_sample", Path(__file__).with_name("report_sample.py")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def browser() -> str:
     """A Chromium."""
@@ -80,10 +65,10 @@ def browser() -> str:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page(tmp_path_factory: pytest.TempPathFactory, report_sample: Any) -> Path:
     """A report of two runs, the second one without its optional files."""
     base = tmp_path_factory.mktemp("browser")
-    write = load_sample().write_sample_run
+    write = report_sample.write_sample_run
     full = write(base / "full", seeds=(0, 1), max_steps=36, copies=12)
     bare = write(base / "bare", scenario="demo", seeds=(0,), max_steps=12)
     shutil.rmtree(bare / "heat")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html.parser
-import importlib.util
 import json
 import re
 import shutil
@@ -21,23 +20,10 @@ from virtgym.experiments.report import write_report
 WRONG = ("no folder", "empty folder", "no rows", "not a table", "other table", "none")
 
 
-def load_sample() -> Any:
-    """The generator of run folders, which stands beside this file."""
-    spec = importlib.util.spec_from_file_location(
-        "report_sample", Path(__file__).with_name("report_sample.py")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_dir(tmp_path_factory: pytest.TempPathFactory, report_sample: Any) -> Path:
     """A small run: 8 policies, 2 seeds, 30 intervals."""
-    folder: Path = load_sample().write_sample_run(tmp_path_factory.mktemp("run"), seeds=(0, 1), max_steps=30)
+    folder: Path = report_sample.write_sample_run(tmp_path_factory.mktemp("run"), seeds=(0, 1), max_steps=30)
     return folder
 
 

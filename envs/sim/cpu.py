@@ -271,7 +271,7 @@ def _integrate(total: NDArray[np.float64], rate: NDArray[np.float64], dt_s: floa
 
 
 @njit(cache=True)
-def accumulate(p: ClusterParams, s: ClusterState, dt_s: float) -> None:
+def accumulate(s: ClusterState, dt_s: float) -> None:
     """Close a segment: every rate times its length."""
     t = s.totals
     t[T_ENERGY_J] += _integrate(s.host_energy_j, s.host_power_now_w, dt_s) * dt_s

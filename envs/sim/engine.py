@@ -172,7 +172,7 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
             else:
                 _handle_event(p, s, start)
             at, is_arrival = _next_time(p, s)
-        accumulate(p, s, end - start)
+        accumulate(s, end - start)
         s.clock[0] = end
         measure(p, s, end)
     open_segment(p, s)  # whoever looks now sees the rates that follow from this instant's demand

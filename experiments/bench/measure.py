@@ -185,9 +185,7 @@ def scaling(sizes: tuple[int, ...] = (100, 1000, 10000), vms_per_host: int = 10)
             }
         )
         simulator = scenario.simulator()
-        arena = simulator.fork()
         seconds = best_of(lambda s=simulator: s.run(), 3, lambda s=simulator: s.reset())  # type: ignore[misc]
-        del arena
         results.append(Measured(f"{hosts} hosts x {n_vms} VMs", seconds / 12, float(n_vms), "VM-interval"))
     return results
 
