@@ -1,4 +1,4 @@
-"""Rules, solvers and agents that operate a cluster."""
+"""Rules, solvers and agents that operate a cluster or place requests."""
 
 from __future__ import annotations
 

@@ -17,8 +17,14 @@ __all__ = ["PlanningPolicy", "Policy"]
 class Policy(Protocol):
     """What the rollout loop asks of every policy (Stable-Baselines3's ``predict`` signature)."""
 
-    def reset(self, view: ClusterView, rng: np.random.Generator) -> None:
-        """Start an episode; ``view`` stays valid and current until the next reset."""
+    def reset(self, view: Any, rng: np.random.Generator) -> None:
+        """Start an episode; what is bound stays valid and current until the next reset.
+
+        Args:
+            view: The ``ClusterView`` of a cluster; for a policy whose class says ``task = "placement"`` the
+                ``PlacementGames``.
+            rng: Generator of whatever the policy draws.
+        """
 
     def predict(
         self,
@@ -28,7 +34,7 @@ class Policy(Protocol):
         deterministic: bool = True,
         action_masks: Any = None,
     ) -> tuple[Any, Any]:
-        """Choose an action, or a ``Decisions`` for the whole interval."""
+        """Choose an action, or a ``Decisions`` for the whole interval; (B,) actions for B games."""
 
 
 @dataclass

@@ -10,6 +10,7 @@ With the room of a node r = min(free cores / cores, free memory / memory) and of
 - ``best_host_emptier_node``: the least (R, -r, number); a double VM by best fit.
 - ``first_host_emptier_node``: the lowest feasible host, there the feasible node with more room.
 - ``random``: uniform over the feasible nodes.
+- ``move_to_front``, ``dot_product``, ``norm_based``: see ``placement_packing``.
 
 Rooms are quotients in double precision, and R and r₀ - r₁ are rounded as such: where two hosts would tie
 exactly, the last bit decides. That is part of the protocol: the published figures come out to the second only
@@ -37,7 +38,27 @@ from virtgym.envs.sim.placement import (
 )
 from virtgym.envs.sim.placement_games import PlacementConfig, PlacementGames, RequestArrays
 
-__all__ = ["PLACEMENT_RULES", "choose_node", "make_keys", "rule_number", "run_windows"]
+from .names import one_of
+from .placement_packing import (
+    RuleMemory,
+    dot_product_node,
+    make_keys,
+    make_memory,
+    move_to_front_node,
+    norm_based_node,
+    recall,
+    remember_node,
+)
+
+__all__ = [
+    "PLACEMENT_RULES",
+    "choose_by_rule",
+    "choose_node",
+    "choose_nodes",
+    "make_keys",
+    "rule_number",
+    "run_windows",
+]
 
 I8 = NDArray[np.int64]
 U8 = NDArray[np.uint64]
@@ -50,10 +71,14 @@ PLACEMENT_RULES: tuple[str, ...] = (
     "best_host_emptier_node",
     "first_host_emptier_node",
     "random",
+    "move_to_front",
+    "dot_product",
+    "norm_based",
 )
 """Names of the rules; a kernel knows a rule by its place here."""
 
 FIRST_FIT, BEST_FIT, WORST_FIT, BALANCE_FIT, BEST_HOST, FIRST_HOST, RANDOM = range(7)
+MOVE_TO_FRONT, DOT_PRODUCT, NORM_BASED = range(7, 10)
 
 
 @njit(cache=True)
@@ -148,13 +173,13 @@ def _random_node(p: PlacementParams, s: PlacementState, b: int, row: int, keys: 
 
 @njit(cache=True)
 def choose_node(p: PlacementParams, s: PlacementState, b: int, rule: int, keys: U8, k: int) -> Any:
-    """What a rule does with the pending request of a game.
+    """What a rule that looks at nothing but the state does with the pending request of a game.
 
     Args:
         p: Parameters.
         s: State; it is read.
         b: The game.
-        rule: Place of the rule in ``PLACEMENT_RULES``.
+        rule: Place of the rule in ``PLACEMENT_RULES``, up to ``random``.
         keys: State of the random generators, (n,).
         k: Which of them ``random`` uses.
 
@@ -178,13 +203,50 @@ def choose_node(p: PlacementParams, s: PlacementState, b: int, rule: int, keys: 
 
 
 @njit(cache=True)
+def choose_by_rule(
+    p: PlacementParams, s: PlacementState, b: int, rule: int, memory: RuleMemory, k: int
+) -> Any:
+    """What a rule does with the pending request of a game, and note it.
+
+    Args:
+        p: Parameters.
+        s: State; it is read.
+        b: The game.
+        rule: Place of the rule in ``PLACEMENT_RULES``.
+        memory: What rules remember (``make_memory``).
+        k: The game's row in it.
+
+    Returns:
+        The node, -1 if there is none.
+    """
+    if rule <= RANDOM:
+        return choose_node(p, s, b, rule, memory.keys, k)
+    recall(p, s, b, memory, k)
+    if rule == DOT_PRODUCT:
+        return dot_product_node(p, s, b, memory, k)
+    if rule == NORM_BASED:
+        return norm_based_node(p, s, b, memory, k)
+    a = move_to_front_node(p, s, b, memory, k)
+    if a >= 0:
+        remember_node(p, s, b, memory, k, a)
+    return a
+
+
+@njit(cache=True)
+def choose_nodes(p: PlacementParams, s: PlacementState, rule: int, memory: RuleMemory, out: I8) -> None:
+    """What a rule does in each of B games, into ``out``, (B,); 0 where the game is over."""
+    for b in range(len(out)):
+        out[b] = choose_by_rule(p, s, b, rule, memory, b) if s.status[b] == PLAYING else 0
+
+
+@njit(cache=True)
 def _play_windows(
     p: PlacementParams,
     s: PlacementState,
     rule: int,
     firsts: I8,
     lengths: I8,
-    keys: U8,
+    memory: RuleMemory,
     waits: NDArray[np.float64],
     placed: I8,
 ) -> None:
@@ -192,7 +254,7 @@ def _play_windows(
     for i in range(len(firsts)):
         begin_game(p, s, 0, firsts[i], firsts[i] + lengths[i])
         while s.status[0] == PLAYING:
-            place_request(p, s, 0, choose_node(p, s, 0, rule, keys, i))
+            place_request(p, s, 0, choose_by_rule(p, s, 0, rule, memory, i))
             advance_game(p, s, 0)
         waits[i] = s.wait[0]
         placed[i] = s.cursor[0] - firsts[i]
@@ -204,15 +266,7 @@ def rule_number(rule: str) -> int:
     Raises:
         ConfigError: If there is no such rule.
     """
-    if rule not in PLACEMENT_RULES:
-        raise ConfigError(f"placement rule {rule}: must be one of {', '.join(PLACEMENT_RULES)}")
-    return PLACEMENT_RULES.index(rule)
-
-
-def make_keys(n: int, seed: int | np.random.SeedSequence = 0) -> U8:
-    """Initial states of n independent generators for ``choose_node``, (n,)."""
-    sequence = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
-    return sequence.generate_state(n, np.uint64).astype(np.uint64)
+    return PLACEMENT_RULES.index(one_of("placement rule", rule, PLACEMENT_RULES))
 
 
 def run_windows(
@@ -247,6 +301,6 @@ def run_windows(
     if n_vm.shape != rows.shape or (n_vm < 1).any() or (rows + n_vm > games.params.n_requests).any():
         raise ConfigError("placement.lengths: one per window, at least 1, within the stream")
     waits, placed = np.empty(len(rows)), np.empty(len(rows), dtype=np.int64)
-    keys = make_keys(len(rows), seed)
-    _play_windows(games.kernel_params, games.spare, number, rows, n_vm, keys, waits, placed)
+    memory = make_memory(make_keys(len(rows), seed), games.params.n_nodes)
+    _play_windows(games.kernel_params, games.spare, number, rows, n_vm, memory, waits, placed)
     return waits, placed

@@ -14,19 +14,27 @@ from .base import Policy
 from .consolidation import ConsolidationPolicy
 from .detectors import DETECTORS
 from .names import unknown_name
+from .placement_policies import PLACEMENT_DESCRIPTIONS, RulePolicy
 from .schema import RESERVED, check_parameters, structured
 from .selectors import SELECTORS
 from .simple import DvfsPolicy, NpaPolicy, RandomPolicy, StaticPolicy
 
 __all__ = [
     "POLICIES",
+    "TASKS",
+    "check_task",
     "make_policy",
     "policy_class",
     "policy_defaults",
+    "policy_names",
     "policy_schema",
+    "policy_task",
     "register_loader",
     "register_policy",
 ]
+
+TASKS: tuple[str, ...] = ("cluster", "placement")
+"""What policies can be made for: operating a cluster, or placing one request after the other."""
 
 POLICIES: dict[str, str] = {}
 """Every policy that has a name, with one line about it."""
@@ -61,7 +69,7 @@ def _register_baselines() -> None:
     register_policy("static", "first-fit placement, then nothing; every host stays on", StaticPolicy)
     register_policy("npa", "non-power-aware: every host on at full power", NpaPolicy)
     register_policy("dvfs", "first-fit placement, empty hosts off, no migration", DvfsPolicy)
-    register_policy("random", "random legal migrations or actions", RandomPolicy)
+    register_policy("random", "cluster or placement: random legal migrations or actions", RandomPolicy)
     for detector in DETECTORS.values():
         for selector in SELECTORS.values():
             register_policy(
@@ -71,6 +79,8 @@ def _register_baselines() -> None:
                 detector=detector.name,
                 selector=selector.name,
             )
+    for rule, description in PLACEMENT_DESCRIPTIONS.items():
+        register_policy(rule, f"placement: {description}", RulePolicy, rule=rule)
 
 
 _register_baselines()
@@ -104,6 +114,60 @@ def policy_schema(name: str) -> type[Any]:
     """
     kind, implied = _look_up(name)
     return structured(name, POLICIES[name], kind, implied)
+
+
+def policy_task(policy: Any) -> str:
+    """What a policy is made for.
+
+    Args:
+        policy: A policy, its class, or a name of ``POLICIES``.
+
+    Returns:
+        One of ``TASKS``, or ``any`` for one that serves all. A class says so by its attribute ``task``;
+        without it, it is made for clusters.
+
+    Raises:
+        ConfigError: For an unknown name.
+
+    Examples:
+        >>> policy_task("ols-mmt"), policy_task("first_fit"), policy_task("random")
+        ('cluster', 'placement', 'any')
+    """
+    return str(getattr(policy_class(policy) if isinstance(policy, str) else policy, "task", "cluster"))
+
+
+def policy_names(task: str) -> tuple[str, ...]:
+    """Names of the policies that serve a task, in the order of ``POLICIES``.
+
+    Args:
+        task: One of ``TASKS``.
+
+    Raises:
+        ConfigError: For an unknown task.
+    """
+    if task not in TASKS:
+        raise unknown_name("task", task, TASKS)
+    return tuple(name for name in _CLASSES if policy_task(name) in (task, "any"))
+
+
+def check_task(name: str, policy: Any, task: str, scenario: str) -> None:
+    """Refuse a policy that was made for something else.
+
+    Args:
+        name: What the user called the policy.
+        policy: The policy or its class.
+        task: What the scenario asks for, one of ``TASKS``.
+        scenario: Name of the scenario.
+
+    Raises:
+        ConfigError: Naming both, and the policies that serve the task.
+    """
+    made_for = policy_task(policy)
+    if made_for not in (task, "any"):
+        raise ConfigError(
+            f"policy={name}: is made for {made_for}, scenario={scenario} needs one for {task}; "
+            f"allowed: {', '.join(policy_names(task))}, or the folder of an agent trained for it"
+        )
 
 
 def _look_up(name: str) -> tuple[type[Any], dict[str, Any]]:

@@ -10,11 +10,13 @@ import numpy as np
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.orders import check_move
+from virtgym.envs.sim.placement_games import PlacementGames
 from virtgym.envs.sim.power import OFF, ON
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state import MIG_NONE, PENDING, RUNNING
 
 from .base import PlanningPolicy
+from .placement_policies import RulePlayer, is_single
 
 __all__ = ["DvfsPolicy", "NpaPolicy", "RandomPolicy", "StaticPolicy"]
 
@@ -64,6 +66,8 @@ class DvfsPolicy(PlanningPolicy):
 class RandomPolicy(PlanningPolicy):
     """Random legal migrations, or random legal actions: the floor that anything learned must beat.
 
+    The one policy that serves clusters and placement games; in the latter it is the rule ``random``.
+
     Attributes:
         moves: Migrations tried per interval.
     """
@@ -71,6 +75,8 @@ class RandomPolicy(PlanningPolicy):
     moves: int = 1
 
     arrival: ClassVar[str | None] = "first_fit"
+    task: ClassVar[str] = "any"
+    rule: ClassVar[str] = "random"
 
     def __post_init__(self) -> None:
         """Check the parameter.
@@ -80,6 +86,15 @@ class RandomPolicy(PlanningPolicy):
         """
         if self.moves < 0:
             raise ConfigError(f"policy.moves={self.moves}: must be 0 or more")
+        self._player: RulePlayer | None = None
+
+    def reset(self, view: ClusterView | PlacementGames, rng: np.random.Generator) -> None:
+        """Bind a cluster or placement games."""
+        self._player = None
+        if isinstance(view, PlacementGames):
+            self._player = RulePlayer(view, self.rule, rng)
+        else:
+            super().reset(view, rng)
 
     def plan(self, view: ClusterView) -> Decisions:
         """Draw VMs that can move and, for each, a running host; pairs that are not legal are left out."""
@@ -109,7 +124,10 @@ class RandomPolicy(PlanningPolicy):
         deterministic: bool = True,
         action_masks: Any = None,
     ) -> tuple[Any, Any]:
-        """Draw a legal action where masks are given, else plan an interval."""
+        """Draw a node in placement games, a legal action where masks are given, else plan an interval."""
+        if self._player is not None:
+            nodes = self._player.choose()
+            return (int(nodes[0]) if is_single(observation, action_masks) else nodes), state
         if action_masks is None:
             return self.plan(self.view), state
         legal = np.asarray(action_masks, dtype=bool)

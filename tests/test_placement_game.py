@@ -372,7 +372,7 @@ def test_bad_settings_are_refused() -> None:
     for rows in ([1], [-1], [0.5], [[0]]):
         with pytest.raises(ConfigError, match="whole row numbers from 0 to 0"):
             run_windows(games, rows, "first_fit")
-    with pytest.raises(ConfigError, match="must be one of first_fit"):
+    with pytest.raises(ConfigError, match="allowed: first_fit"):
         run_windows(games, [0], "magic_fit")
     with pytest.raises(ConfigError, match="lengths"):
         run_windows(games, [0], "first_fit", lengths=[2])
