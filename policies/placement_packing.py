@@ -9,11 +9,12 @@ Sizes are shares of a node's cores and memory; d is what the request asks of a n
 
 The weight w of a resource is the sum of the shares that the requests of the window have asked of a node so
 far, the pending one included: their mean, but for a factor that changes nothing. Ties go to the lowest
-number, sums are double precision, cores before memory. Dot product and norm with average demands as weights are
-heuristics of Panigrahy, Talwar, Uyeda & Wieder, *Heuristics for vector bin packing*, Microsoft Research 2011,
-which choose an item for a bin; here, as requests come one by one, they choose a node for the request. Move to
-front is that of Kamali & López-Ortiz, *Efficient online strategies for renting servers in the cloud*, SOFSEM
-2015.
+number; sums are double precision, cores before memory.
+
+Dot product and norm with average demands as weights are heuristics of Panigrahy, Talwar, Uyeda & Wieder,
+*Heuristics for vector bin packing*, Microsoft Research 2011, which choose an item for a bin; here they choose
+a node for the request, as requests come one by one. Move to front is that of Kamali & López-Ortiz, *Efficient
+online strategies for renting servers in the cloud*, SOFSEM 2015.
 """
 
 from __future__ import annotations
