@@ -92,7 +92,8 @@ class ScenarioConfig:
     Attributes:
         name: Name in result rows.
         description: One line for ``virtgym list``.
-        kind: ``cluster`` (the main simulator) or ``replica`` (the CloudSim 3.0.3 replica).
+        kind: ``cluster`` (the main simulator) or ``replica`` (the CloudSim 3.0.3 replica); placement
+            scenarios have a schema of their own, ``placement_scenarios.PlacementScenarioConfig``.
         trace: The demand.
         hosts: Groups of hosts.
         host_order: ``interleaved`` (types take turns) or ``grouped``.
@@ -220,6 +221,11 @@ def build_scenario(
         TraceError: If the trace cannot be read.
     """
     raw = load_scenario_config(config) if isinstance(config, str) else dict(config)
+    if raw.get("kind") == "placement":
+        raise ConfigError(
+            f"scenario={raw.get('name')}: is a placement scenario, not a cluster to operate; it is built by "
+            "virtgym.envs.placement_scenarios.build_placement_scenario and played in virtgym/Placement-v0"
+        )
     checked = _check(raw, overrides or {})
     trace_rng, type_rng = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
     trace = _read(checked.trace, trace_rng)

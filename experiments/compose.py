@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
+from virtgym.envs.placement_scenarios import check_placement_keys
 from virtgym.envs.sim.errors import ConfigError
 
 from .listing import list_names, read_group_file
@@ -20,7 +21,7 @@ from .overrides import (
     split_override,
     unquote,
 )
-from .schema import COMMAND_KEYS, REPLICA_KEYS, RunConfig, ScenarioNode
+from .schema import COMMAND_KEYS, REPLICA_KEYS, RunConfig, ScenarioNode, scenario_keys
 from .yamlio import YamlError
 
 __all__ = ["Run", "compose_run"]
@@ -83,6 +84,7 @@ def compose_run(command: str, arguments: Sequence[str]) -> Run:
     config = _compose(texts)
     if config["scenario"]["kind"] == "replica":
         _check_replica_keys(pairs)
+    config["scenario"] = _of_its_kind(config["scenario"])
     params = {k[7:]: parse_value(k, v) for k, v in pairs if k.startswith("policy.")}
     if reference:
         config["policy"] = {"name": reference, **params}
@@ -197,6 +199,23 @@ def _check_replica_keys(pairs: Sequence[tuple[str, str]]) -> None:
             raise ConfigError(f"{key}: fixed in the replica; allowed are: {', '.join(REPLICA_KEYS)}")
 
 
+def _of_its_kind(scenario: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what a scenario's kind does not have; what would be ignored is an error."""
+    kind = str(scenario["kind"])
+    allowed = scenario_keys(kind if kind == "placement" else "cluster")
+    plain = asdict(ScenarioNode())
+    for key, value in scenario.items():
+        if key not in (*allowed, "_target_") and value != plain[key]:
+            raise ConfigError(
+                f"scenario.{key}: {scenario['name']} is of kind {kind}, which has no such key; "
+                f"allowed are: {', '.join(allowed)}"
+            )
+    kept = {key: value for key, value in scenario.items() if key in (*allowed, "_target_")}
+    if kind == "placement":
+        kept["placement"] = asdict(check_placement_keys(kept["placement"]))
+    return kept
+
+
 def _check_grammar(text: str) -> None:
     """Refuse what Hydra cannot read, or reads as several values."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -222,7 +241,7 @@ def _rewrite(key: str, value: str) -> str:
         return f"scenario={_store_scenario_file(unquote(value))}"
     if key == "policies":
         return f"policies=[{','.join(quote(item) for item in split_list(value))}]"
-    if key.startswith(("policy.", "scenario.quirks.", "scenario.trace.options.")):
+    if key.startswith(("policy.", "scenario.quirks.", "scenario.trace.options.", "scenario.placement.")):
         # Open mappings, checked by their owners: Hydra asks for a mark to add a key.
         return f"++{key}={value}"
     return f"{key}={value}"

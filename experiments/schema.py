@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from virtgym.envs.placement_scenarios import PlacementScenarioConfig
 from virtgym.envs.scenarios import ScenarioConfig
 
-__all__ = ["COMMAND_KEYS", "REPLICA_KEYS", "RunConfig", "ScenarioNode"]
+__all__ = ["COMMAND_KEYS", "REPLICA_KEYS", "RunConfig", "ScenarioNode", "scenario_keys"]
 
 
 @dataclass
 class ScenarioNode(ScenarioConfig):
-    """A scenario as it stands in a configuration file, with what builds it."""
+    """A scenario of any kind as it stands in a configuration file, with what builds it.
+
+    Hydra composes before the kind is known, so this has the keys of all kinds: those of ``ScenarioConfig``
+    and those that only ``PlacementScenarioConfig`` has. Keys that the kind does not have are refused and left
+    out afterwards.
+    """
 
     _target_: str = "virtgym.envs.scenarios.build_scenario"
+    windows: str | None = None
+    n_windows: int = PlacementScenarioConfig.n_windows
+    rows: list[int] | None = None
+    train_rows: list[int] | None = None
+    placement: dict[str, Any] = field(default_factory=dict)
+
+
+def scenario_keys(kind: str) -> tuple[str, ...]:
+    """The keys that a scenario of a kind may have."""
+    if kind == "replica":
+        return REPLICA_KEYS
+    owner = PlacementScenarioConfig if kind == "placement" else ScenarioConfig
+    return tuple(f.name for f in fields(owner))
 
 
 @dataclass
