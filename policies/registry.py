@@ -57,7 +57,7 @@ def register_policy(name: str, description: str, kind: type[Any], **defaults: An
 
 
 def register_loader(load: Callable[[str], Policy]) -> None:
-    """Set what turns a trained agent's folder into a policy.
+    """Set what turns a trained agent's folder into a policy, in place of ``learned.load_policy``.
 
     Args:
         load: Function of the folder's path.
@@ -235,13 +235,13 @@ def _load_agent(path: str, params: Mapping[str, Any]) -> Policy:
             f"policy={path}: no such folder; allowed: a name ({', '.join(POLICIES)}), "
             "a dotted path to a class, or the folder of a trained agent"
         )
-    if not _LOADERS:
-        raise ConfigError(
-            f"policy={path}: agents come with the extra virtgym[rl], and this installation cannot load one"
-        )
     if params:
         raise ConfigError(f"policy={path}: a trained agent has no parameters, got {', '.join(params)}")
-    return _LOADERS[0](path)
+    if _LOADERS:
+        return _LOADERS[0](path)
+    from .learned.agent import load_policy  # only now: rules need no networks
+
+    return load_policy(path)
 
 
 def _import_class(path: str) -> type[Any]:

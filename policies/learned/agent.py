@@ -1,0 +1,179 @@
+"""A trained agent as a policy: it plays any number of placement games at once, without PyTorch."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virtgym.envs.sim.errors import ConfigError
+from virtgym.envs.sim.placement_games import PlacementGames
+
+from .architecture import Layout
+from .numpy_net import NumpyNet
+from .storage import Agent, Member, load_agent
+
+__all__ = ["LearnedPolicy", "load_policy"]
+
+F4 = NDArray[np.float32]
+
+MASKED = np.float32(-np.inf)
+
+
+class _Player:
+    """One member: its network, and how to pick its columns out of an observation.
+
+    Columns are found by name, so that an agent outlives columns that are added later.
+    """
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self.net = NumpyNet(member.architecture, member.weights)
+        current = Layout.current()
+        self.n_columns = len(current.nodes)
+        self.picks: list[list[int] | None] = []
+        for part in ("nodes", "request", "globals"):
+            have, want = getattr(current, part), getattr(member.layout, part)
+            for name in want:
+                if name not in have:
+                    raise ConfigError(
+                        f"agent: reads the column {part}.{name}, which this version of the environment "
+                        f"does not have; it has {', '.join(have)}"
+                    )
+            self.picks.append(None if have == want else [have.index(name) for name in want])
+
+    def scores(self, nodes: F4, request: F4, globals_: F4) -> F4:
+        """Scores (B, actions) of a batch with the columns of this version."""
+        n_nodes = nodes.shape[1] // self.n_columns
+        fixed = self.member.architecture.n_nodes
+        if fixed and n_nodes != fixed:
+            raise ConfigError(
+                f"agent: an mlp for {fixed // 2} hosts cannot play on {n_nodes // 2}; "
+                "train with agent.network=equivariant for any number of hosts"
+            )
+        picks = self.picks
+        if picks[0] is not None:
+            nodes = nodes.reshape(len(nodes), n_nodes, -1)[:, :, picks[0]].reshape(len(nodes), -1)
+        request = request if picks[1] is None else request[:, picks[1]]
+        globals_ = globals_ if picks[2] is None else globals_[:, picks[2]]
+        return self.net.scores(nodes, request, globals_)
+
+
+class LearnedPolicy:
+    """Plays an agent.
+
+    Args:
+        agent: What was loaded.
+        name: What it is called in messages.
+
+    Attributes:
+        task: The kind of environment that it plays.
+    """
+
+    task: ClassVar[str] = "placement"
+
+    def __init__(self, agent: Agent, name: str = "agent") -> None:
+        if agent.task != self.task:
+            raise ConfigError(f"{name}: task {agent.task}; this version plays {self.task}")
+        self.agent = agent
+        self.name = name
+        self._players = [_Player(member) for member in agent.members]
+        self._rng = np.random.default_rng(0)
+
+    def reset(self, games: PlacementGames | None, rng: np.random.Generator) -> None:
+        """Begin: the games are not read, an agent sees observations; ``rng`` draws if not deterministic."""
+        self._rng = rng
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Any, Any]:
+        """Choose the action of every game.
+
+        Args:
+            observation: ``nodes``, ``request`` and ``globals`` of B games, (B, …) each, or of one, (…).
+            state: Handed back.
+            episode_start: Not used: the agent has no memory.
+            deterministic: Whether to take the best action (ties: the lowest) or draw by probability. An agent
+                of action values (DQN) always takes the best.
+            action_masks: Legal actions (B, actions); None = the nodes where the request fits.
+
+        Returns:
+            Actions (B,) of int64, or one integer for one game; and ``state``.
+        """
+        nodes, request, globals_ = (
+            np.asarray(observation[key], dtype=np.float32) for key in ("nodes", "request", "globals")
+        )
+        single = nodes.ndim == 1
+        if single:
+            nodes, request, globals_ = nodes[None], request[None], globals_[None]
+        mask = self._mask(nodes) if action_masks is None else np.asarray(action_masks, dtype=np.bool_)
+        scores = self.scores(nodes, request, globals_, mask.reshape(len(nodes), -1))
+        if not deterministic and self.agent.members[0].scores == "logits":
+            scores = scores + self._rng.gumbel(size=scores.shape).astype(np.float32)  # its maximum is a draw
+        actions = scores.argmax(axis=1)
+        return (int(actions[0]) if single else actions), state
+
+    def _mask(self, nodes: F4) -> NDArray[np.bool_]:
+        n = self._players[0].n_columns
+        fits: NDArray[np.bool_] = nodes[:, Layout.current().nodes.index("fits") :: n] > 0.5
+        extra = self.agent.members[0].architecture.n_extra
+        if extra:
+            raise ConfigError(f"{self.name}: has {extra} actions besides the nodes and needs action_masks")
+        return fits
+
+    def scores(self, nodes: F4, request: F4, globals_: F4, mask: NDArray[np.bool_]) -> F4:
+        """Log-probabilities, or action values, averaged over members; minus infinity where illegal.
+
+        Args:
+            nodes: (B, 2N · columns).
+            request: (B, …).
+            globals_: (B, …).
+            mask: Legal actions, (B, actions).
+
+        Returns:
+            (B, actions) of float32.
+
+        Raises:
+            ConfigError: If the game has other actions than the agent.
+        """
+        total: F4 | None = None
+        for player in self._players:
+            scores = player.scores(nodes, request, globals_)
+            if scores.shape != mask.shape:
+                raise ConfigError(
+                    f"{self.name}: knows {scores.shape[1]} actions where the game has {mask.shape[1]}; "
+                    "play it with the protocol options that it was trained with"
+                )
+            if len(self._players) > 1 and player.member.scores == "logits":
+                scores = _log_softmax(np.where(mask, scores, MASKED))
+            total = scores if total is None else total + scores
+        assert total is not None
+        average: F4 = total / np.float32(len(self._players)) if len(self._players) > 1 else total
+        return np.where(mask, average, MASKED)
+
+
+def _log_softmax(scores: F4) -> F4:
+    top = scores.max(axis=1, keepdims=True)
+    shifted = scores - np.where(np.isfinite(top), top, 0.0)
+    with np.errstate(divide="ignore"):  # a game that is over has no legal action
+        found: F4 = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return found
+
+
+def load_policy(folder: str | os.PathLike[str]) -> LearnedPolicy:
+    """Make a policy of an agent's folder.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        ConfigError: If the folder holds no agent that this version can play.
+    """
+    return LearnedPolicy(load_agent(folder), os.fspath(folder))

@@ -1,0 +1,189 @@
+"""What a network is, as plain data: its kind, its sizes and the columns that it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from typing import Any
+
+from virtgym.envs.placement_observations import GLOBAL_COLUMNS, NODE_COLUMNS, REQUEST_COLUMNS
+from virtgym.envs.sim.errors import ConfigError
+
+__all__ = ["ACTIVATIONS", "NETWORKS", "Architecture", "Layout"]
+
+NETWORKS: tuple[str, ...] = ("equivariant", "mlp")
+"""Kinds of network."""
+
+ACTIVATIONS: tuple[str, ...] = ("relu", "tanh")
+"""Functions between layers."""
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of a placement observation, in the order in which they stand.
+
+    Attributes:
+        nodes: Columns of a node.
+        request: Columns of the pending request.
+        globals: Columns of the cluster.
+    """
+
+    nodes: tuple[str, ...]
+    request: tuple[str, ...]
+    globals: tuple[str, ...]
+
+    @classmethod
+    def current(cls) -> Layout:
+        """The columns that this version of the environment writes."""
+        columns = (NODE_COLUMNS, REQUEST_COLUMNS, GLOBAL_COLUMNS)
+        return cls(*(tuple(column.name for column in part) for part in columns))
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Layout:
+        """Read what ``to_dict`` gave.
+
+        Raises:
+            ConfigError: If it is something else.
+        """
+        parts = []
+        for field in fields(cls):
+            names = data.get(field.name) if isinstance(data, Mapping) else None
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not names:
+                raise ConfigError(f"columns.{field.name}: must be a list of column names")
+            parts.append(tuple(names))
+        return cls(*parts)
+
+    def to_dict(self) -> dict[str, list[str]]:
+        """Plain data."""
+        return {name: list(names) for name, names in asdict(self).items()}
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Number of columns of a node, of the request and of the cluster."""
+        return len(self.nodes), len(self.request), len(self.globals)
+
+    def n_nodes(self, width: int) -> int:
+        """Number of nodes in a flat observation.
+
+        Args:
+            width: Length of the observation.
+
+        Raises:
+            ConfigError: If no number of hosts has observations of this length.
+        """
+        n_node, n_request, n_globals = self.sizes
+        n, rest = divmod(width - n_request - n_globals, n_node)
+        if rest or n < 2 or n % 2:
+            raise ConfigError(
+                f"observation of {width} values: must be {n_node} for each of 2N nodes, "
+                f"{n_request} and {n_globals}"
+            )
+        return n
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network's kind and sizes; with weights it is a network.
+
+    Attributes:
+        network: One of ``NETWORKS``.
+        n_node: Columns of a node.
+        n_request: Columns of the pending request.
+        n_globals: Columns of the cluster.
+        n_nodes: Nodes of the cluster: fixed for ``mlp``, 0 = any for ``equivariant``.
+        n_extra: Actions besides the nodes, like rejection.
+        hidden: Widths of hidden layers. ``equivariant`` has two of the same width.
+        activation: One of ``ACTIVATIONS``.
+    """
+
+    network: str
+    n_node: int
+    n_request: int
+    n_globals: int
+    n_nodes: int = 0
+    n_extra: int = 0
+    hidden: tuple[int, ...] = (64, 64)
+    activation: str = "relu"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        for key, allowed in (("network", NETWORKS), ("activation", ACTIVATIONS)):
+            if getattr(self, key) not in allowed:
+                raise ConfigError(f"{key}={getattr(self, key)}: must be one of {', '.join(allowed)}")
+        if not self.hidden or any(not isinstance(width, int) or width < 1 for width in self.hidden):
+            raise ConfigError(f"hidden={list(self.hidden)}: must be widths of at least 1")
+        for key in ("n_node", "n_request", "n_globals", "n_nodes", "n_extra"):
+            value = getattr(self, key)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ConfigError(f"{key}={value}: must be an integer of at least 0")
+        if self.network == "equivariant" and (len(self.hidden) != 2 or len(set(self.hidden)) != 1):
+            raise ConfigError(
+                f"hidden={list(self.hidden)}: an equivariant network has two layers of the same width"
+            )
+        if self.network == "mlp" and self.n_nodes < 2:
+            raise ConfigError("n_nodes: an mlp needs the number of nodes")
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Architecture:
+        """Read what ``to_dict`` gave.
+
+        Raises:
+            ConfigError: If a key or a value is impossible.
+        """
+        known = {field.name for field in fields(cls)}
+        if not isinstance(data, Mapping) or not {"network", "n_node", "n_request", "n_globals"} <= set(data):
+            raise ConfigError("architecture: must be a mapping with network, n_node, n_request and n_globals")
+        for key in data:
+            if key not in known:
+                raise ConfigError(
+                    f"architecture.{key}: there is no such key, only {', '.join(sorted(known))}"
+                )
+        if not isinstance(data.get("hidden", []), list):
+            raise ConfigError("architecture.hidden: must be a list of widths")
+        return cls(**{**data, "hidden": tuple(data.get("hidden", (64, 64)))})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "hidden": list(self.hidden)}
+
+    def n_actions(self, n_nodes: int) -> int:
+        """Number of actions on a cluster of so many nodes."""
+        return n_nodes + self.n_extra
+
+    def shapes(self) -> dict[str, Shape]:
+        """The shape of every parameter, by name; weights are (out, in), as in PyTorch."""
+        return self._equivariant_shapes() if self.network == "equivariant" else self._mlp_shapes()
+
+    def _mlp_shapes(self) -> dict[str, Shape]:
+        width = self.n_nodes * self.n_node + self.n_request + self.n_globals
+        found: dict[str, Shape] = {}
+        for tower, n_out in (("policy", self.n_actions(self.n_nodes)), ("value", 1)):
+            sizes = (width, *self.hidden, n_out)
+            for i, (n_in, out) in enumerate(pairwise(sizes)):
+                found[f"{tower}.{i}.weight"] = (out, n_in)
+                found[f"{tower}.{i}.bias"] = (out,)
+        return found
+
+    def _equivariant_shapes(self) -> dict[str, Shape]:
+        w, rest = self.hidden[0], self.n_request + self.n_globals
+        layers = {
+            "node": (w, 2 * self.n_node),
+            "shared": (w, rest),
+            "hidden": (w, w),
+            "pair": (w, 2 * w),
+            "context": (w, 2 * w),
+            "score": (1, w),
+            "value_hidden": (w, 2 * w + rest),
+            "value": (1, w),
+        }
+        if self.n_extra:
+            layers |= {"extra_hidden": (w, 2 * w + rest), "extra": (self.n_extra, w)}
+        found: dict[str, Shape] = {}
+        for name, shape in layers.items():
+            found[f"{name}.weight"] = shape
+            if name not in ("shared", "context"):  # added to a layer that has one
+                found[f"{name}.bias"] = shape[:1]
+        return found

@@ -1,0 +1,255 @@
+"""An agent's folder: ``agent.json`` says what it is, ``weights.npz`` holds its numbers. None of it is code.
+
+``agent.json`` lists one or several members (an ensemble), each with its architecture, the names of the
+columns that it reads and what its scores are; array ``NAME`` of member i is ``i/NAME`` in ``weights.npz``.
+Loading parses JSON and plain arrays (``allow_pickle=False``), so a folder from anywhere can do no harm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virtgym.envs.sim.errors import ConfigError
+
+from .architecture import Architecture, Layout
+from .numpy_net import check_weights
+
+__all__ = ["FORMAT", "SCORES", "Agent", "Member", "load_agent", "merge_agents", "save_agent"]
+
+FORMAT, FORMAT_VERSION = "virtgym-agent", 1
+META, WEIGHTS = "agent.json", "weights.npz"
+
+SCORES: tuple[str, ...] = ("logits", "values")
+"""What a network's scores are: logits of a stochastic policy, or values of actions (DQN)."""
+
+NORMALISATION = "none beyond the environment's: every column is scaled to its documented range"
+
+F4 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A network with its weights.
+
+    Attributes:
+        architecture: Kind and sizes.
+        layout: Names of the columns that it reads.
+        weights: Parameters by name, float32.
+        scores: One of ``SCORES``.
+    """
+
+    architecture: Architecture
+    layout: Layout
+    weights: Mapping[str, F4]
+    scores: str = "logits"
+
+    def __post_init__(self) -> None:
+        """Refuse what does not belong together."""
+        a = self.architecture
+        if self.scores not in SCORES:
+            raise ConfigError(f"scores={self.scores}: must be one of {', '.join(SCORES)}")
+        if (a.n_node, a.n_request, a.n_globals) != self.layout.sizes:
+            raise ConfigError("columns: not as many as the architecture reads")
+        object.__setattr__(self, "weights", check_weights(a, self.weights))
+
+
+@dataclass(frozen=True)
+class Agent:
+    """What an agent's folder holds.
+
+    Attributes:
+        members: Its networks; several are an ensemble, whose log-probabilities (or values) are averaged.
+        task: Kind of environment that it plays.
+        protocol: The configuration that it was trained on, fields of ``PlacementConfig``.
+        training: How it was trained: learner, scenario, seed, steps, validation.
+        versions: Versions of the packages that trained it.
+    """
+
+    members: tuple[Member, ...]
+    task: str = "placement"
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse ensembles that cannot be averaged."""
+        if not self.members:
+            raise ConfigError("members: an agent needs at least one")
+        for key in ("scores", "n_extra"):
+            found = {getattr(m, key, None) or getattr(m.architecture, key, None) for m in self.members}
+            if len(found) > 1:
+                raise ConfigError(f"members: {key} must be the same in all of an ensemble")
+
+
+def save_agent(folder: str | os.PathLike[str], agent: Agent) -> Path:
+    """Write an agent's folder.
+
+    Weights come first and are named in ``agent.json`` by their checksum, so that a half-written folder is
+    found out and not played.
+
+    Args:
+        folder: The folder; made if need be, replaced if it holds an agent.
+        agent: The agent.
+
+    Returns:
+        The folder.
+    """
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = {
+        f"{i}/{k}": w for i, m in enumerate(agent.members) for k, w in m.weights.items()
+    }
+    np.savez(buffer, **arrays)
+    data = buffer.getvalue()
+    _write(path / WEIGHTS, data)
+    members = [
+        {"architecture": m.architecture.to_dict(), "columns": m.layout.to_dict(), "scores": m.scores}
+        for m in agent.members
+    ]
+    meta = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "task": agent.task,
+        "members": members,
+        "normalisation": NORMALISATION,
+        "protocol": dict(agent.protocol),
+        "training": dict(agent.training),
+        "versions": dict(agent.versions),
+        "weights_sha256": hashlib.sha256(data).hexdigest(),
+    }
+    _write(path / META, (json.dumps(meta, indent=1) + "\n").encode())
+    return path
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file in full or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(draft, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def load_agent(folder: str | os.PathLike[str]) -> Agent:
+    """Read an agent's folder; no code in it is run.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The agent.
+
+    Raises:
+        ConfigError: If a file is missing, damaged or of something else; one line that names it.
+    """
+    path = Path(folder)
+    meta = _read_meta(path / META)
+    try:
+        arrays = _read_arrays(path / WEIGHTS, meta.get("weights_sha256"))
+        listed = meta.get("members")
+        if not isinstance(listed, list) or not all(isinstance(m, dict) for m in listed):
+            raise ConfigError("members: must be a list of mappings")
+        members = []
+        for i, m in enumerate(listed):
+            mine = {k.split("/", 1)[1]: w for k, w in arrays.items() if k.split("/", 1)[0] == str(i)}
+            architecture = Architecture.from_dict(m.get("architecture"))
+            layout = Layout.from_dict(m.get("columns"))
+            members.append(Member(architecture, layout, mine, str(m.get("scores"))))
+        parts = {key: meta.get(key, {}) for key in ("protocol", "training", "versions")}
+        for key, value in parts.items():
+            if not isinstance(value, dict):
+                raise ConfigError(f"{key}: must be a mapping")
+        return Agent(tuple(members), str(meta.get("task")), **parts)
+    except ConfigError as error:
+        text = str(error)
+        raise ConfigError(text if text.startswith(str(path)) else f"{path / META}: {text}") from None
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such file; an agent's folder, as virtgym train writes it, holds {META} and {WEIGHTS}"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not JSON ({error})") from None
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise ConfigError(f"{path}: not an agent of virtgym (format must be {FORMAT})")
+    if meta.get("format_version") != FORMAT_VERSION:
+        raise ConfigError(
+            f"{path}: format_version {meta.get('format_version')}; this virtgym reads {FORMAT_VERSION}"
+        )
+    return meta
+
+
+def _read_arrays(path: Path, checksum: Any) -> dict[str, NDArray[Any]]:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file, but {META} is there") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    if hashlib.sha256(data).hexdigest() != checksum:
+        raise ConfigError(f"{path}: damaged, or not the file that {META} describes (checksum differs)")
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError, AttributeError) as error:
+        raise ConfigError(
+            f"{path}: not an archive of plain arrays ({' '.join(str(error).split())})"
+        ) from None
+    for name in arrays:
+        if "/" not in name:
+            raise ConfigError(f"{path}: array {name}: names are member/parameter")
+    return arrays
+
+
+def merge_agents(
+    folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str] | None = None
+) -> Agent:
+    """Make an ensemble of several agents.
+
+    Args:
+        folders: Their folders.
+        out: Where to save it; None = nowhere.
+
+    Returns:
+        One agent with all their members.
+
+    Raises:
+        ConfigError: If a folder cannot be read, or the agents do not go together.
+    """
+    agents = [load_agent(folder) for folder in folders]
+    if not agents:
+        raise ConfigError("folders: an ensemble needs at least one agent")
+    if len({agent.task for agent in agents}) > 1:
+        raise ConfigError("folders: agents of different tasks make no ensemble")
+    merged = Agent(
+        tuple(member for agent in agents for member in agent.members),
+        agents[0].task,
+        agents[0].protocol,
+        {"ensemble_of": [dict(agent.training) for agent in agents]},
+        agents[0].versions,
+    )
+    if out is not None:
+        save_agent(out, merged)
+    return merged
