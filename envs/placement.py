@@ -86,6 +86,11 @@ class PlacementTask:
         return PlacementObserver.space(self.config.n_hosts)
 
     @property
+    def flat_space(self) -> spaces.Box:
+        """Of one game, in one vector."""
+        return PlacementObserver.flat_space(self.config.n_hosts)
+
+    @property
     def action_space(self) -> spaces.Discrete:
         """Of one game: the nodes."""
         return spaces.Discrete(2 * self.config.n_hosts)
@@ -115,7 +120,7 @@ class PlacementTask:
             restart: Whether the list begins anew.
         """
         if restart:
-            self._played[game] = 0
+            self.restart_list(game)
         if options and "window" in options:
             row = int(self.games.check_rows(options["window"])[0])
         elif self.windows is not None:
@@ -129,6 +134,26 @@ class PlacementTask:
         begin_game(games.kernel_params, games.kernel_state, game, row, row + length)
         self.observer.observe(game)
         return row
+
+    def restart_list(self, game: int) -> None:
+        """Let a game play the list of windows from its beginning."""
+        self._played[game] = 0
+
+    def next_of_list(self, which: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The next row of the list of windows for each of some games, (n,)."""
+        assert self.windows is not None
+        rows: NDArray[np.int64] = self.windows[self._played[which] % len(self.windows)]
+        self._played[which] += 1
+        return rows
+
+    def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Requests of the windows at some rows, (n,); what had to be worked out is kept."""
+        known: NDArray[np.int64] = self._lengths[rows]
+        if not known.all():
+            new = np.unique(rows[known == 0])
+            self._lengths[new] = self.games.window_lengths(new)
+            known = self._lengths[rows]
+        return known
 
     def prepare(self) -> None:
         """Find the length of every window that may be drawn, 0.04 ms each; else play does so on its way."""
@@ -145,13 +170,18 @@ class PlacementTask:
 
     def metrics(self, game: int) -> dict[str, float]:
         """Sum and mean of waits, s, and requests placed so far; requests of the window."""
+        return {name: float(value[0]) for name, value in self.metrics_of(np.array([game])).items()}
+
+    def metrics_of(self, which: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+        """``metrics`` of each of some games, (n,) each."""
         s = self.games.state
-        placed, total = int(s.cursor[game] - s.first[game]), float(s.wait[game])
+        first, total = s.first[which], s.wait[which]
+        placed = s.cursor[which] - first
         return {
             "total_wait_s": total,
-            "mean_wait_s": total / max(1, placed),
-            "n_placed": float(placed),
-            "n_vm": float(s.end[game] - s.first[game]),
+            "mean_wait_s": total / np.maximum(1, placed),
+            "n_placed": placed.astype(np.float64),
+            "n_vm": (s.end[which] - first).astype(np.float64),
         }
 
 

@@ -248,6 +248,12 @@ def play_many(
     return n_refused, n_ended
 
 
+def _box(columns: tuple[Column, ...]) -> spaces.Box:
+    low = np.array([column.low for column in columns], dtype=np.float32)
+    high = np.array([column.high for column in columns], dtype=np.float32)
+    return spaces.Box(low, high)
+
+
 class PlacementObserver:
     """Observations, masks and rewards of B games, in memory of its own.
 
@@ -272,19 +278,13 @@ class PlacementObserver:
     @staticmethod
     def space(n_hosts: int) -> spaces.Dict:
         """The observation space of one game on N hosts: three vectors, ``nodes`` row after row."""
+        parts = {"nodes": NODE_COLUMNS * (2 * n_hosts), "request": REQUEST_COLUMNS, "globals": GLOBAL_COLUMNS}
+        return spaces.Dict({name: _box(columns) for name, columns in parts.items()})
 
-        def box(columns: tuple[Column, ...], rows: int = 1) -> spaces.Box:
-            low = np.array([column.low for column in columns] * rows, dtype=np.float32)
-            high = np.array([column.high for column in columns] * rows, dtype=np.float32)
-            return spaces.Box(low, high)
-
-        return spaces.Dict(
-            {
-                "nodes": box(NODE_COLUMNS, 2 * n_hosts),
-                "request": box(REQUEST_COLUMNS),
-                "globals": box(GLOBAL_COLUMNS),
-            }
-        )
+    @staticmethod
+    def flat_space(n_hosts: int) -> spaces.Box:
+        """The same in one vector: nodes, request, globals."""
+        return _box(NODE_COLUMNS * (2 * n_hosts) + REQUEST_COLUMNS + GLOBAL_COLUMNS)
 
     def observe(self, game: int) -> None:
         """Bring the observation and the mask of a game up to date."""
@@ -292,15 +292,16 @@ class PlacementObserver:
 
     def copy_one(self, game: int = 0) -> dict[str, NDArray[Any]]:
         """The observation of a game in fresh memory: one copy, and views of that copy."""
-        flat = self.buffers.flat[game].copy()
+        return self.split(self.buffers.flat[game].copy())
+
+    def split(self, flat: F4) -> dict[str, NDArray[Any]]:
+        """An observation in one vector, or many (..., columns), as views of its parts."""
         split, rest = self._split, self._rest
-        return {"nodes": flat[:split], "request": flat[split:rest], "globals": flat[rest:]}
+        return {"nodes": flat[..., :split], "request": flat[..., split:rest], "globals": flat[..., rest:]}
 
     def copy_all(self, copy: bool = True) -> dict[str, NDArray[Any]]:
         """The observations of all games, (B, ...) each, in fresh memory or as views of the buffers."""
-        flat = self.buffers.flat.copy() if copy else self.buffers.flat
-        split, rest = self._split, self._rest
-        return {"nodes": flat[:, :split], "request": flat[:, split:rest], "globals": flat[:, rest:]}
+        return self.split(self.buffers.flat.copy() if copy else self.buffers.flat)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle arrays, never addresses."""

@@ -12,21 +12,21 @@ from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import error
-from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
-from .placement import PlacementEnv, PlacementTask
-from .placement_observations import play_many
+from .placement import PlacementTask
+from .placement_batch import PlacementBatch
 from .sim.errors import ConfigError
-from .sim.placement import PLACEMENT_REASONS, PLAYING
+from .sim.placement import PLACEMENT_REASONS
 from .sim.placement_games import PlacementConfig, PlacementGames, RequestArrays
 
 __all__ = ["PlacementVectorEnv"]
 
 Batch = dict[str, NDArray[Any]]
 Flags = NDArray[np.bool_]
+I8 = NDArray[np.int64]
 
 
 class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
@@ -74,31 +74,28 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
     ) -> None:
         if render_mode is not None:
             raise ConfigError(f"env.render_mode={render_mode}: a batch shows nothing, use one environment")
-        PlacementEnv.check_penalty(illegal_penalty, max_illegal)
-        self.task = PlacementTask(
-            requests, config, windows=windows, rows=rows, reward=reward, wait_scale_s=wait_scale_s,
-            synthetic_seed=synthetic_seed, n_games=num_envs,
+        self.batch = PlacementBatch(
+            num_envs, requests, config, windows=windows, rows=rows, reward=reward, wait_scale_s=wait_scale_s,
+            synthetic_seed=synthetic_seed, illegal_penalty=illegal_penalty, max_illegal=max_illegal,
         )  # fmt: skip
         self.num_envs = num_envs
         self.render_mode = None
-        self.illegal_penalty = illegal_penalty
-        self.max_illegal = max_illegal
         self.copy = copy
         self.single_observation_space: Any = self.task.observation_space
         self.single_action_space: Any = self.task.action_space
         self.observation_space: Any = batch_space(self.single_observation_space, num_envs)
         self.action_space: Any = batch_space(self.single_action_space, num_envs)
-        self._rngs = [np.random.default_rng() for _ in range(num_envs)]
-        self._window = np.full(num_envs, -1)
-        self._over = np.ones(num_envs, dtype=np.bool_)
-        self._illegal = np.zeros(num_envs, dtype=np.int64)
-        self._in_a_row = np.zeros(num_envs, dtype=np.int64)
-        self._begun = False
+        self._idle: I8 | None = None  # environments that ended in the last step; None: nothing has begun
+
+    @property
+    def task(self) -> PlacementTask:
+        """What is played."""
+        return self.batch.task
 
     @property
     def games(self) -> PlacementGames:
         """The games behind it, one per environment."""
-        return self.task.games
+        return self.batch.task.games
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -123,31 +120,38 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
             seeds = list(seed)
         if len(seeds) != self.num_envs:
             raise ConfigError(f"seed: must be one number, or {self.num_envs}")
+        begun = np.flatnonzero(which)
+        for i in begun.tolist():
+            given = seeds[i]
+            if given is not None:
+                self.batch.reseed(i, int(given))
+        self.batch.begin(begun, self._chosen_rows(options, begun))
+        self._idle = np.flatnonzero(self.batch.books.over)
         infos: dict[str, Any] = {}
-        for i in np.flatnonzero(which).tolist():
-            if seeds[i] is not None:
-                self._rngs[i] = seeding.np_random(seeds[i])[0]
-            self._begin(i, infos, options.get("window"), seeds[i] is not None)
-        self._begun = True
+        self._tell_begun(begun, infos)
         return self.task.observer.copy_all(self.copy), infos
 
-    def _begin(self, i: int, infos: dict[str, Any], window: Any = None, restart: bool = False) -> None:
-        chosen = None
-        if window is not None:
-            rows = np.asarray(window)
-            if rows.shape not in ((), (self.num_envs,)):
-                raise ConfigError(f"options.window: must be one row, or {self.num_envs}")
-            chosen = {"window": rows if rows.shape == () else rows[i]}
-        self._window[i] = self.task.begin(i, self._rngs[i], chosen, restart)
-        self._over[i] = False
-        self._illegal[i] = self._in_a_row[i] = 0
+    def _chosen_rows(self, options: dict[str, Any], begun: I8) -> NDArray[Any] | None:
+        if "window" not in options:
+            return None
+        rows = np.asarray(options["window"])
+        if rows.shape not in ((), (self.num_envs,)):
+            raise ConfigError(f"options.window: must be one row, or {self.num_envs}")
+        chosen: NDArray[Any] = np.broadcast_to(rows, (self.num_envs,))[begun]
+        return chosen
+
+    def _tell_begun(self, begun: I8, infos: dict[str, Any]) -> None:
+        """Add which windows some environments have begun."""
+        if len(begun) == 0:
+            return
         state = self.games.state
-        for name, value in (("window", self._window[i]), ("n_vm", state.end[i] - state.first[i])):
+        values = {"window": self.batch.window[begun], "n_vm": state.end[begun] - state.first[begun]}
+        for name, value in values.items():
             if name not in infos:
                 infos[name] = np.zeros(self.num_envs, dtype=np.int64)
                 infos["_" + name] = np.zeros(self.num_envs, dtype=np.bool_)
-            infos[name][i] = value
-            infos["_" + name][i] = True
+            infos[name][begun] = value
+            infos["_" + name][begun] = True
 
     def action_masks(self) -> Flags:
         """Which nodes can take the pending request of each environment, (B, 2N); none where it has ended."""
@@ -166,68 +170,39 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         Raises:
             ResetNeeded: Before the first reset.
         """
-        if not self._begun:
+        if self._idle is None:
             raise error.ResetNeeded("call reset() before step()")
-        chosen = np.ascontiguousarray(actions, dtype=np.int64)
-        if chosen.shape != (self.num_envs,):
-            raise ConfigError(
-                f"actions of shape {chosen.shape}: must be one per environment, {self.num_envs}"
-            )
-        task, buffers = self.task, self.task.observer.buffers
-        resets, active = self._over, ~self._over
-        p, s = task.games.kernel_params, task.games.kernel_state
-        handle = task.observer.handle
-        n_refused, n_ended = play_many(p, s, handle, chosen, active, task.kind, task.scale)
+        n_placed, n_refused, ended = self.batch.play(actions)
+        books, buffers = self.batch.books, self.task.observer.buffers
         rewards: NDArray[np.float64] = buffers.reward.copy()
-        terminated = np.zeros(self.num_envs, dtype=np.bool_)
-        truncated = np.zeros(self.num_envs, dtype=np.bool_)
-        placed, infos = active, dict[str, Any]()
+        terminated, truncated = books.terminated.copy(), books.truncated.copy()
+        infos: dict[str, Any] = {}
+        if n_placed:
+            infos["wait_s"], infos["_wait_s"] = books.wait.copy(), books.placed.copy()
         if n_refused:
-            truncated = self._refuse(rewards, infos)
-            placed = active & (buffers.code == 0)
-        if n_ended:
-            for i in np.flatnonzero(placed & (task.games.state.status != PLAYING)).tolist():
-                terminated[i], truncated[i] = task.ending(i)
-        if placed.any():
-            infos["wait_s"], infos["_wait_s"] = np.where(placed, task.games.state.last_wait, 0.0), placed
-            self._in_a_row *= ~placed
-        over = terminated | truncated
-        if n_refused or n_ended:
-            self._sum_up(over, infos)
-        for i in np.flatnonzero(resets).tolist():
-            self._begin(i, infos)
-        self._over = over
-        return task.observer.copy_all(self.copy), rewards, terminated, truncated, infos
+            for i in np.flatnonzero(buffers.code > 0).tolist():
+                infos = self._add_info(infos, {"illegal_action": PLACEMENT_REASONS[buffers.code[i]]}, i)
+        if len(ended):
+            self._sum_up(ended, infos)
+        if len(self._idle):
+            self.batch.begin(self._idle)
+            self._tell_begun(self._idle, infos)
+        self._idle = ended.copy()
+        return self.task.observer.copy_all(self.copy), rewards, terminated, truncated, infos
 
-    def _sum_up(self, over: Flags, infos: dict[str, Any]) -> None:
-        """Add what is known at the end of episodes, if any has ended."""
-        if not over.any():
-            return
-        s = self.games.state
-        placed, total = s.cursor - s.first, s.wait
-        metrics = {
-            "total_wait_s": total,
-            "mean_wait_s": total / np.maximum(1, placed),
-            "n_placed": placed,
-            "n_vm": s.end - s.first,
-        }
+    def _sum_up(self, ended: I8, infos: dict[str, Any]) -> None:
+        """Add what is known at the end of episodes."""
+        over = np.zeros(self.num_envs, dtype=np.bool_)
+        over[ended] = True
+
+        def spread(values: NDArray[Any]) -> NDArray[Any]:
+            out = np.zeros(self.num_envs, dtype=values.dtype)
+            out[ended] = values
+            return out
+
         told: dict[str, Any] = {}
-        for name, values in metrics.items():
-            told[name] = np.where(over, values.astype(np.float64), 0.0)
-            told["_" + name] = over.copy()
-        infos["metrics"] = told
-        infos["window"] = np.where(over, self._window, 0)
-        infos["illegal_actions"] = np.where(over, self._illegal, 0)
-        for name in ("metrics", "window", "illegal_actions"):
-            infos["_" + name] = over.copy()
-
-    def _refuse(self, rewards: NDArray[np.float64], infos: dict[str, Any]) -> Flags:
-        """Count and name illegal actions; returns which environments they truncate."""
-        refused = self.task.observer.buffers.code > 0
-        self._illegal += refused
-        self._in_a_row += refused
-        rewards[refused] -= self.illegal_penalty
-        for i in np.flatnonzero(refused).tolist():
-            reason = PLACEMENT_REASONS[self.task.observer.buffers.code[i]]
-            infos.update(self._add_info(infos, {"illegal_action": reason}, i))
-        return refused & (self._in_a_row >= self.max_illegal)
+        for name, values in self.batch.metrics(ended).items():
+            told[name], told["_" + name] = spread(values), over
+        infos["metrics"], infos["_metrics"] = told, over
+        infos["window"], infos["_window"] = spread(self.batch.window[ended]), over.copy()  # others are added
+        infos["illegal_actions"], infos["_illegal_actions"] = spread(self.batch.books.illegal[ended]), over

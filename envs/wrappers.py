@@ -48,15 +48,20 @@ class FlatObservation(gym.ObservationWrapper[NDArray[np.float32], Any, dict[str,
 def make_vec(
     env_id: str = "virtgym/Cluster-v0", num_envs: int = 1, **kwargs: Any
 ) -> gym.vector.VectorEnv[Any, Any, Any]:
-    """Make several copies of an environment that step together, one after the other in this process.
+    """Make a batch of environments.
+
+    An id with a batch of its own (``virtgym/Placement-v0``) gives that, all stepped in one kernel call; of
+    the others copies step one after the other in this process.
 
     Args:
         env_id: Registered id.
         num_envs: How many.
-        **kwargs: Keywords of the environment.
+        **kwargs: Keywords of the environment, or of the batch.
 
     Returns:
-        A Gymnasium vector environment (autoreset on the step after the end). ``call("action_masks")`` gives
-        the masks.
+        A Gymnasium vector environment (autoreset on the step after the end). Masks: ``action_masks()`` of
+        its ``unwrapped`` if it is a batch of its own, else ``call("action_masks")``.
     """
-    return gym.make_vec(env_id, num_envs=num_envs, vectorization_mode="sync", **kwargs)
+    native = gym.spec(env_id).vector_entry_point is not None
+    mode = gym.VectorizeMode.VECTOR_ENTRY_POINT if native else gym.VectorizeMode.SYNC
+    return gym.make_vec(env_id, num_envs=num_envs, vectorization_mode=mode, **kwargs)

@@ -11,6 +11,7 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
+import virtgym.envs
 from virtgym.envs.placement import PlacementEnv
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.traces.synthetic_requests import generate_requests
@@ -62,6 +63,14 @@ def test_gymnasium_makes_it() -> None:
     assert envs.observation_space.contains(observations)
     assert rewards.dtype == np.float64
     assert envs.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP
+
+
+def test_make_vec_gives_the_batch_where_there_is_one() -> None:
+    envs = virtgym.envs.make_vec("virtgym/Placement-v0", num_envs=3, config={"n_hosts": 2})
+    assert isinstance(envs.unwrapped, PlacementVectorEnv)
+    assert envs.unwrapped.action_masks().shape == (3, 4)
+    clusters = virtgym.envs.make_vec("virtgym/Cluster-v0", num_envs=2, scenario="small")
+    assert isinstance(clusters, SyncVectorEnv)
 
 
 def test_windows_in_lock_step_are_the_windows_of_the_rules() -> None:

@@ -22,10 +22,13 @@ from numba import njit
 from numpy.typing import NDArray
 
 __all__ = [
+    "FADING",
     "FINISHED",
+    "HUAWEI",
     "PLACEMENT_REASONS",
     "PLAYING",
     "PROTOCOLS",
+    "RECOVERING",
     "STUCK",
     "PlacementParams",
     "PlacementState",

@@ -1,0 +1,265 @@
+"""B placement environments in one kernel call per step: what Gymnasium's and SB3's batches have in common.
+
+The kernel keeps the books of B episodes (illegal actions, ends, sums of rewards), so that a step costs little
+Python, however many environments there are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium.utils import seeding
+from numba import njit
+from numpy.typing import ArrayLike, NDArray
+
+from .placement import PlacementEnv, PlacementTask
+from .placement_observations import PlacementBuffers, observe_game, play_one
+from .sim.errors import ConfigError
+from .sim.handle import make_handle
+from .sim.placement import FINISHED, HUAWEI, PLAYING, PlacementParams, PlacementState, begin_game
+from .sim.placement_games import PlacementConfig, RequestArrays
+
+__all__ = ["EpisodeBooks", "EpisodeRules", "PlacementBatch", "begin_many", "play_batch"]
+
+I8 = NDArray[np.int64]
+F8 = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+AHEAD = 64
+"""Windows that each environment's generator draws at once; the sequence is that of drawing one by one."""
+
+
+class EpisodeRules(NamedTuple):
+    """What the kernel reads and never changes."""
+
+    kind: int  # place of the reward in REWARDS
+    scale: float  # T of the rewards, s
+    penalty: float  # of an illegal action
+    max_illegal: int  # illegal actions in a row that truncate an episode
+
+
+class EpisodeBooks(NamedTuple):
+    """The books of B episodes."""
+
+    over: Flags  # (B,) the episode has ended, or none has begun
+    placed: Flags  # (B,) the last step placed a request
+    terminated: Flags  # (B,) by the last step
+    truncated: Flags  # (B,) by the last step
+    wait: F8  # (B,) wait of the request that the last step placed, 0 if none, s
+    illegal: I8  # (B,) illegal actions of the episode
+    in_a_row: I8  # (B,) illegal actions since the last legal one
+    total: F8  # (B,) sum of rewards of the episode
+    length: I8  # (B,) steps of the episode
+    ended: I8  # (B,) the environments whose episodes the last step ended, in the first places
+
+
+@njit(cache=True)
+def _keep_books(
+    p: PlacementParams, s: PlacementState, o: PlacementBuffers, e: EpisodeBooks, r: EpisodeRules, b: int
+) -> None:
+    """Note what the step in game b has done."""
+    if o.code[b] > 0:
+        e.illegal[b] += 1
+        e.in_a_row[b] += 1
+        o.reward[b] -= r.penalty
+        e.truncated[b] = e.in_a_row[b] >= r.max_illegal
+    else:
+        e.in_a_row[b] = 0
+        e.placed[b] = o.code[b] == 0
+        if e.placed[b]:
+            e.wait[b] = s.last_wait[b]
+        if s.status[b] != PLAYING:
+            e.truncated[b] = s.status[b] == FINISHED and p.protocol != HUAWEI
+            e.terminated[b] = not e.truncated[b]
+    e.total[b] += o.reward[b]
+    e.length[b] += 1
+    e.over[b] = e.terminated[b] or e.truncated[b]
+
+
+@njit(cache=True)
+def play_batch(
+    p: PlacementParams,
+    s: PlacementState,
+    o: PlacementBuffers,
+    e: EpisodeBooks,
+    r: EpisodeRules,
+    actions: I8,
+) -> Any:
+    """Carry out an action in every episode that is not over; the others show what they showed, and pay 0.
+
+    Args:
+        p: Parameters.
+        s: State.
+        o: Buffers.
+        e: Books.
+        r: Rules of episodes.
+        actions: (B,).
+
+    Returns:
+        How many requests were placed, how many actions were refused, and how many episodes ended.
+    """
+    n_placed, n_refused, n_ended = 0, 0, 0
+    for b in range(len(actions)):
+        e.placed[b] = e.terminated[b] = e.truncated[b] = False
+        e.wait[b] = 0.0
+        if e.over[b]:
+            o.reward[b] = 0.0
+            o.code[b] = 0
+            continue
+        play_one(p, s, o, b, actions[b], r.kind, r.scale)
+        _keep_books(p, s, o, e, r, b)
+        n_placed += e.placed[b]
+        n_refused += o.code[b] > 0
+        if e.over[b]:
+            e.ended[n_ended] = b
+            n_ended += 1
+    return n_placed, n_refused, n_ended
+
+
+@njit(cache=True)
+def begin_many(
+    p: PlacementParams,
+    s: PlacementState,
+    o: PlacementBuffers,
+    e: EpisodeBooks,
+    games: I8,
+    firsts: I8,
+    ends: I8,
+) -> None:
+    """Begin an episode in each of some games: its first row, and the row after its last."""
+    for i in range(len(games)):
+        b = games[i]
+        begin_game(p, s, b, firsts[i], ends[i])
+        observe_game(p, s, o, b)
+        e.over[b] = False
+        e.illegal[b] = e.in_a_row[b] = e.length[b] = 0
+        e.total[b] = 0.0
+
+
+def _make_books(n: int) -> EpisodeBooks:
+    flags, real = {"over", "placed", "terminated", "truncated"}, {"wait", "total"}
+    arrays: dict[str, Any] = {
+        name: np.zeros(n, np.bool_ if name in flags else np.float64 if name in real else np.int64)
+        for name in EpisodeBooks._fields
+    }
+    books = EpisodeBooks(**arrays)
+    books.over[:] = True
+    return books
+
+
+class PlacementBatch:
+    """B placement environments: games, generators, and the books of their episodes.
+
+    Args:
+        num_envs: B.
+        requests: As for ``PlacementTask``, as all that follow up to ``synthetic_seed``.
+        config: Cluster and protocol.
+        windows: Rows of first requests, which every environment plays in order.
+        rows: Range of rows to draw them from.
+        reward: Kind of reward.
+        wait_scale_s: Scale of rewards, s.
+        synthetic_seed: Seed of the embedded stream.
+        illegal_penalty: Subtracted from the reward of an illegal action.
+        max_illegal: Illegal actions in a row that truncate an episode.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        requests: RequestArrays | str | os.PathLike[str] | None = None,
+        config: PlacementConfig | Mapping[str, Any] | None = None,
+        *,
+        windows: Sequence[int] | NDArray[np.integer[Any]] | None = None,
+        rows: tuple[int, int] | None = None,
+        reward: str | None = None,
+        wait_scale_s: float = 3600.0,
+        synthetic_seed: int = 0,
+        illegal_penalty: float = 0.0,
+        max_illegal: int = 100,
+    ) -> None:
+        PlacementEnv.check_penalty(illegal_penalty, max_illegal)
+        self.task = PlacementTask(
+            requests, config, windows=windows, rows=rows, reward=reward, wait_scale_s=wait_scale_s,
+            synthetic_seed=synthetic_seed, n_games=num_envs,
+        )  # fmt: skip
+        self.num_envs = num_envs
+        self.rules = EpisodeRules(self.task.kind, self.task.scale, float(illegal_penalty), int(max_illegal))
+        self.window = np.full(num_envs, -1, dtype=np.int64)
+        self.rngs = [np.random.default_rng() for _ in range(num_envs)]
+        self._ahead = np.zeros((num_envs, AHEAD), dtype=np.int64)
+        self._drawn = np.full(num_envs, AHEAD, dtype=np.int64)
+        self._bind(_make_books(num_envs))
+
+    def _bind(self, books: EpisodeBooks) -> None:
+        self.books = books
+        games, observer = self.task.games, self.task.observer
+        self._kernel: tuple[Any, Any, Any, Any] = (
+            games.kernel_params,
+            games.kernel_state,
+            observer.handle,
+            make_handle("placement books", books),
+        )
+        self._rules: Any = make_handle("placement rules", self.rules, readonly=True)
+
+    def reseed(self, i: int, seed: int) -> None:
+        """Give an environment the generator of a single one with this seed, and begin its list anew."""
+        self.rngs[i] = seeding.np_random(seed)[0]
+        self._drawn[i] = AHEAD
+        self.task.restart_list(i)
+
+    def begin(self, which: I8, rows: ArrayLike | None = None) -> None:
+        """Begin an episode in some environments.
+
+        Args:
+            which: Their numbers, (n,).
+            rows: First row of each window, (n,); None = the next of each environment.
+        """
+        firsts = self._next_rows(which) if rows is None else self.task.games.check_rows(rows)
+        begin_many(*self._kernel, which, firsts, firsts + self.task.lengths(firsts))
+        self.window[which] = firsts
+
+    def _next_rows(self, which: I8) -> I8:
+        if self.task.windows is not None:
+            return self.task.next_of_list(which)
+        for i in which[self._drawn[which] == AHEAD].tolist():
+            self._ahead[i] = self.rngs[i].integers(*self.task.rows, size=AHEAD)
+            self._drawn[i] = 0
+        at = self._drawn[which]
+        self._drawn[which] = at + 1
+        rows: I8 = self._ahead[which, at]
+        return rows
+
+    def play(self, actions: ArrayLike) -> tuple[int, int, I8]:
+        """Carry out an action in every episode that is not over.
+
+        Args:
+            actions: (B,).
+
+        Returns:
+            How many requests were placed, how many actions were refused, and the environments whose episodes
+            ended, as a view that the next step overwrites.
+        """
+        chosen = np.ascontiguousarray(actions, dtype=np.int64)
+        if chosen.shape != (self.num_envs,):
+            raise ConfigError(
+                f"actions of shape {chosen.shape}: must be one per environment, {self.num_envs}"
+            )
+        n_placed, n_refused, n_ended = play_batch(*self._kernel, self._rules, chosen)
+        return n_placed, n_refused, self.books.ended[:n_ended]
+
+    def metrics(self, which: I8) -> dict[str, F8]:
+        """``PlacementTask.metrics`` of some environments, (n,) each."""
+        return self.task.metrics_of(which)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle arrays, never addresses."""
+        saved = {name: value for name, value in self.__dict__.items() if name not in ("_kernel", "_rules")}
+        return saved | {"books": tuple(self.books)}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        """Rebuild the handles."""
+        self.__dict__.update(saved)
+        self._bind(EpisodeBooks(*saved["books"]))
