@@ -80,6 +80,10 @@ class _Task:
         return f"{self.policy.label} seed {self.seed}"
 
 
+_Result = tuple[_Task, list[dict[str, Any]] | None, Failure | None]
+"""A task, its result rows, and why there are none."""
+
+
 def default_out(scenario: str) -> Path:
     """Run folder of a run that names none."""
     return Path("runs") / f"{scenario}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -133,16 +137,14 @@ def benchmark(run: Run) -> Outcome:
 
 def _run_all(tasks: Sequence[_Task], workers: int, progress: Progress) -> tuple[Failure, ...]:
     failures = []
-    for task, row, failure in _results(tasks, min(workers, len(tasks))):
-        progress.advance(task.name, row, failure.message if failure else None)
+    for task, rows, failure in _results(tasks, min(workers, len(tasks))):
+        progress.advance(task.name, rows, failure.message if failure else None)
         if failure:
             failures.append(failure)
     return tuple(failures)
 
 
-def _results(
-    tasks: Sequence[_Task], workers: int
-) -> Iterator[tuple[_Task, dict[str, Any] | None, Failure | None]]:
+def _results(tasks: Sequence[_Task], workers: int) -> Iterator[_Result]:
     """Results as they come."""
     if workers <= 1:
         yield from map(_work, tasks)
@@ -172,7 +174,7 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _work(task: _Task) -> tuple[_Task, dict[str, Any] | None, Failure | None]:
+def _work(task: _Task) -> _Result:
     """Run a cell and store it, in this process; an error is a result, so that it stops no other cell."""
     if os.getpid() != task.owner:
         _die_with(task.owner)
@@ -186,7 +188,7 @@ def _work(task: _Task) -> tuple[_Task, dict[str, Any] | None, Failure | None]:
     except Exception as error:
         message = f"{type(error).__name__}: {error}".splitlines()[0]
         return task, None, Failure(task.name, message, traceback.format_exc())
-    return task, result.row, None
+    return task, result.rows, None
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from .overrides import (
     split_override,
     unquote,
 )
-from .schema import COMMAND_KEYS, REPLICA_KEYS, RunConfig, ScenarioNode, scenario_keys
+from .schema import COMMAND_KEYS, DEFAULT_POLICIES, REPLICA_KEYS, RunConfig, ScenarioNode, scenario_keys
 from .yamlio import YamlError
 
 __all__ = ["Run", "compose_run"]
@@ -86,9 +86,14 @@ def compose_run(command: str, arguments: Sequence[str]) -> Run:
         _check_replica_keys(pairs)
     config["scenario"] = _of_its_kind(config["scenario"])
     params = {k[7:]: parse_value(k, v) for k, v in pairs if k.startswith("policy.")}
+    kind = str(config["scenario"]["kind"])
+    if typed is None and kind != "cluster" and config["policy"].get("name") == DEFAULT_POLICIES["cluster"][0]:
+        reference = DEFAULT_POLICIES[kind][0]
     if reference:
         config["policy"] = {"name": reference, **params}
     name = reference or str(config["policy"].get("name") or typed or "static")
+    if config["policies"] is None:
+        config["policies"] = list(DEFAULT_POLICIES[kind])
     specs = _policies(command, config, name, params)
     scenario = {k: v for k, v in config["scenario"].items() if k != "_target_"}
     seeds = tuple(config["seeds"] if config["seeds"] is not None else [config["seed"]])

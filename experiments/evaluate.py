@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from virtgym.envs.placement_scenarios import PlacementScenario, build_placement_scenario
 from virtgym.envs.scenarios import Scenario, ScenarioConfig, build_scenario, load_scenario_config
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.policies.base import Policy
-from virtgym.policies.registry import POLICIES, make_policy, policy_defaults
+from virtgym.policies.registry import POLICIES, check_task, make_policy, policy_defaults
 
 from .folder import CellResult, RunFolder
 from .overrides import PolicySpec, parse_policy
@@ -36,13 +37,13 @@ class Cell:
     """One policy on one scenario, checked and ready to run.
 
     Attributes:
-        scenario: The scenario.
+        scenario: The scenario, of any kind.
         policy: The policy by name.
         made: The policy itself; None for the replica, which has its own.
         config_hash: Fingerprint of all but the seed.
     """
 
-    scenario: Scenario
+    scenario: Scenario | PlacementScenario
     policy: PolicySpec
     made: Policy | None
     config_hash: str
@@ -55,7 +56,7 @@ class Cell:
 
 
 def evaluate(
-    scenario: str | Mapping[str, Any] | Scenario,
+    scenario: str | Mapping[str, Any] | Scenario | PlacementScenario,
     policy: str | Policy,
     seed: int = 0,
     *,
@@ -68,13 +69,13 @@ def evaluate(
     Args:
         scenario: Name, mapping with the keys of a scenario, or a built scenario.
         policy: Name (also ``NAME(parameter=value,…)``), agent's folder, dotted path of a class, or a policy.
-        seed: Seed of generated traces, of the environment and of the policy.
+        seed: Seed of generated traces, of drawn windows, of the environment and of the policy.
         overrides: Changes to the scenario by dotted key, like ``{"trace.path": "20110303"}``.
         params: Parameters of the policy.
         out: Folder to write results, per-interval table and heat map into; None writes nothing.
 
     Returns:
-        The result row, as a table of one row.
+        The result rows: one, or one per window of a placement scenario.
 
     Raises:
         ConfigError: For a key, name or value that is not allowed.
@@ -84,8 +85,10 @@ def evaluate(
         >>> row = evaluate("small", "static").iloc[0]
         >>> bool(row["finished"]), int(row["steps"])
         (True, 288)
+        >>> len(evaluate("demo_placement", "first_fit", overrides={"n_windows": 3}))
+        3
     """
-    if isinstance(scenario, Scenario):
+    if isinstance(scenario, Scenario | PlacementScenario):
         if overrides:
             raise ConfigError("overrides: a built scenario cannot be changed; give its name or configuration")
         built = scenario
@@ -101,17 +104,17 @@ def evaluate(
         folder.write_cell(result)
         folder.collect([(cell.policy.label, seed)])
         folder.finish(finished=True)
-    return rows_frame([result.row])
+    return rows_frame(result.rows)
 
 
 def load_scenario(
     config: str | Mapping[str, Any], seed: int = 0, overrides: Mapping[str, Any] | None = None
-) -> Scenario:
-    """Build a scenario of either kind; the one built last is kept.
+) -> Scenario | PlacementScenario:
+    """Build a scenario of any kind; those built last are kept.
 
     Args:
         config: Name, or mapping with the keys of a scenario.
-        seed: Seed of generated traces and random VM types.
+        seed: Seed of generated traces, drawn windows and random VM types.
         overrides: Changes by dotted key.
 
     Raises:
@@ -123,9 +126,15 @@ def load_scenario(
     return _load_cached(text, seed, _stamp(raw, overrides))
 
 
-def _stamp(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> float:
-    """Time of the last change of the trace: a changed one is read again."""
-    path = (overrides or {}).get("trace.path") or (raw.get("trace") or {}).get("path")
+def _stamp(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> tuple[float, ...]:
+    """Times of the last change of the files: a changed one is read again."""
+    typed = overrides or {}
+    trace = typed.get("trace.path") or (raw.get("trace") or {}).get("path")
+    windows = typed.get("windows") or raw.get("windows")
+    return tuple(_changed(path) for path in (trace, windows))
+
+
+def _changed(path: Any) -> float:
     try:
         return Path(str(path)).stat().st_mtime if path else 0.0
     except OSError:
@@ -133,8 +142,10 @@ def _stamp(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> float
 
 
 @functools.lru_cache(maxsize=4)
-def _load_cached(text: str, seed: int, _stamp: float) -> Scenario:
+def _load_cached(text: str, seed: int, _stamp: tuple[float, ...]) -> Scenario | PlacementScenario:
     raw, overrides = json.loads(text)
+    if raw.get("kind") == "placement":
+        return build_placement_scenario(raw, seed=seed, overrides=overrides)
     if raw.get("kind") != "replica":
         return build_scenario(raw, seed=seed, overrides=overrides)
     return _build_replica(raw, seed, overrides)
@@ -158,13 +169,15 @@ def _build_replica(raw: Mapping[str, Any], seed: int, overrides: Mapping[str, An
     return build_scenario({**load_scenario_config("planetlab"), **own}, seed=seed, overrides=overrides)
 
 
-def scenario_hash(scenario: Scenario) -> str:
+def scenario_hash(scenario: Scenario | PlacementScenario) -> str:
     """Fingerprint of the scenario alone: what all cells of a run folder share."""
     return config_hash(scenario, PolicySpec(""), {})
 
 
 def make_cell(
-    scenario: Scenario, policy: str | PolicySpec | Policy, params: Mapping[str, Any] | None = None
+    scenario: Scenario | PlacementScenario,
+    policy: str | PolicySpec | Policy,
+    params: Mapping[str, Any] | None = None,
 ) -> Cell:
     """Look a policy up and check its parameters.
 
@@ -174,8 +187,10 @@ def make_cell(
         params: Parameters of the policy; they win.
 
     Raises:
-        ConfigError: For a name, parameter or value that is not allowed.
+        ConfigError: For a name, parameter or value that is not allowed, and for a policy that was made for
+            scenarios of another kind.
     """
+    task = "placement" if isinstance(scenario, PlacementScenario) else "cluster"
     if isinstance(policy, (str, PolicySpec)):
         spec = parse_policy(policy) if isinstance(policy, str) else policy
         spec = PolicySpec(spec.name, {**spec.params, **(params or {})})
@@ -184,6 +199,7 @@ def make_cell(
         values: dict[str, Any] = {}
         if is_dataclass(policy) and not isinstance(policy, type):
             values = asdict(policy)
+        check_task(own.name, policy, task, scenario.name)
         return Cell(scenario, own, policy, config_hash(scenario, own, values))
     if scenario.config.kind == "replica":
         from .replica_cell import check_replica_policy
@@ -191,6 +207,7 @@ def make_cell(
         check_replica_policy(spec)
         return Cell(scenario, spec, None, config_hash(scenario, spec, {}))
     made = make_policy(spec.name, **spec.params)
+    check_task(spec.name, made, task, scenario.name)
     defaults = policy_defaults(spec.name) if spec.name in POLICIES else {}
     return Cell(scenario, spec, made, config_hash(scenario, spec, defaults))
 
@@ -202,41 +219,47 @@ def run_cell(cell: Cell, seed: int) -> CellResult:
         cell: The cell.
         seed: Seed of the environment and of the policy.
     """
-    if cell.made is None:
-        from .replica_cell import run_replica_cell
-
-        values, steps = run_replica_cell(cell.scenario, cell.policy, seed, {**cell.keys, "seed": seed})
-        heat: dict[str, Any] = {}
-    else:
-        values, steps, heat = _run_cluster_cell(cell, cell.made, seed)
+    scenario = cell.scenario
     shared = {
         **cell.keys,
         "seed": seed,
         "config_hash": cell.config_hash,
         "virtgym_version": virtgym_version(),
-        "n_hosts": cell.scenario.cluster.n_hosts,
-        "n_vms": cell.scenario.workload.n_vms,
     }
-    return CellResult(make_row({**shared, **values}), steps, heat)
+    if isinstance(scenario, PlacementScenario):
+        from .placement_cell import run_placement_cell
+
+        assert cell.made is not None
+        every, table = run_placement_cell(scenario, cell.made, seed, {**cell.keys, "seed": seed})
+        return CellResult([make_row({**shared, **values}) for values in every], table, {})
+    heat: dict[str, Any] = {}
+    if cell.made is None:
+        from .replica_cell import run_replica_cell
+
+        values, steps = run_replica_cell(scenario, cell.policy, seed, {**cell.keys, "seed": seed})
+    else:
+        values, steps, heat = _run_cluster_cell(cell, scenario, cell.made, seed)
+    shared |= {"n_hosts": scenario.cluster.n_hosts, "n_vms": scenario.workload.n_vms}
+    return CellResult([make_row({**shared, **values})], steps, heat)
 
 
 def _run_cluster_cell(
-    cell: Cell, policy: Policy, seed: int
+    cell: Cell, scenario: Scenario, policy: Policy, seed: int
 ) -> tuple[dict[str, Any], pd.DataFrame, dict[str, Any]]:
-    env = make_env(cell.scenario, policy)
+    env = make_env(scenario, policy)
     if type(policy) not in _WARM:  # loading compiled kernels takes longer than a day: not the policy's fault
         rollout(env, policy, seed, heat=False, max_intervals=2)
         _WARM.add(type(policy))
     run = rollout(env, policy, seed)
     env.close()
-    cluster = cell.scenario.cluster
+    cluster = scenario.cluster
     values = {
         "finished": run.finished,
         "steps": run.record.n,
         "sim_hours": run.sim_s / 3600.0,
         "wall_s": run.wall_s,
         "vm_intervals_per_s": run.record.vm_intervals / run.wall_s if run.wall_s > 0 else math.nan,
-        "memory": cell.scenario.config.memory,
+        "memory": scenario.config.memory,
         **run.metrics,
     }
     heat = {

@@ -3,12 +3,14 @@
     config.yaml  run.json  results.parquet  results.csv  steps.parquet
     cells/POLICY__SEED.json  cells/POLICY__SEED.steps.parquet  heat/POLICY__SEED.npz
 
-A cell is one policy with one seed. Its ``.json`` is written last and by renaming, so it is there if and
-only if the cell is finished and complete, whatever happened to the process.
+A cell is one policy with one seed (and all windows of a placement scenario). Its ``.json``, a row or a list
+of rows, is written last and by renaming, so it is there if and only if the cell is finished and complete,
+whatever happened to the process.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CellResult", "RunFolder", "cell_stem", "write_atomically"]
 
+_LONGEST = 160
+"""Longest name of a policy in a file name, bytes; file systems allow 255 for all of it."""
+
 _PACKAGES = ("numpy", "numba", "gymnasium", "pandas", "scipy", "hydra-core", "ortools", "torch")
 
 
@@ -40,19 +45,26 @@ class CellResult:
     """What one cell gave.
 
     Attributes:
-        row: Its result row.
-        steps: Its per-interval table.
+        rows: Its result rows: one, or one per window.
+        steps: Its per-interval (per-request) table.
         heat: Arrays of its heat file; empty = none.
     """
 
-    row: dict[str, Any]
+    rows: list[dict[str, Any]]
     steps: pd.DataFrame
     heat: dict[str, NDArray[Any]]
 
 
 def cell_stem(policy: str, seed: int) -> str:
-    """File name of a cell: policy, with anything but letters, digits and ``-_.`` replaced, and seed."""
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in policy) + f"__{seed}"
+    """File name of a cell: policy, with anything but letters, digits and ``-_.`` replaced, and seed.
+
+    Of a name that is too long for a file (an agent's folder) the end is kept, after a fingerprint of all.
+    """
+    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in policy)
+    if len(name.encode()) > _LONGEST:
+        digest = hashlib.blake2b(policy.encode(), digest_size=6).hexdigest()
+        name = f"{digest}_{name.encode()[-_LONGEST:].decode(errors='ignore')}"
+    return f"{name}__{seed}"
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -165,7 +177,8 @@ class RunFolder:
 
     def write_cell(self, result: CellResult) -> None:
         """Store a finished cell; its row comes last."""
-        stem = cell_stem(str(result.row["policy"]), int(result.row["seed"]))
+        first = result.rows[0]
+        stem = cell_stem(str(first["policy"]), int(first["seed"]))
         if result.heat:
             heat: dict[str, Any] = result.heat
             write_atomically(
@@ -175,10 +188,13 @@ class RunFolder:
             self.path / "cells" / f"{stem}.steps.parquet",
             lambda draft: result.steps.to_parquet(draft, index=False),
         )
-        _write_text(self.path / "cells" / f"{stem}.json", json.dumps(result.row))
+        stored = first if len(result.rows) == 1 else result.rows
+        _write_text(self.path / "cells" / f"{stem}.json", json.dumps(stored))
 
-    def read_cell(self, policy: str, seed: int, wanted_hash: str | None = None) -> dict[str, Any] | None:
-        """Read the row of a finished cell.
+    def read_cell(
+        self, policy: str, seed: int, wanted_hash: str | None = None
+    ) -> list[dict[str, Any]] | None:
+        """Read the rows of a finished cell.
 
         Args:
             policy: Label of the policy.
@@ -186,15 +202,16 @@ class RunFolder:
             wanted_hash: The configuration that it must come from; None = any.
 
         Returns:
-            The row; None if the cell is not there or not complete, so that it has to be run.
+            The rows; None if the cell is not there or not complete, so that it has to be run.
 
         Raises:
             ConfigError: If it comes from another configuration.
         """
         stem = cell_stem(policy, seed)
-        row = self._read_row(self.path / "cells" / f"{stem}.json")
-        if row is None:
+        rows = self._read_rows(self.path / "cells" / f"{stem}.json")
+        if rows is None:
             return None
+        row = rows[0]
         if row["policy"] != policy or row["seed"] != seed:
             raise ConfigError(
                 f"out={self.path}: {row['policy']} and {policy} would share the file name {stem}; "
@@ -206,16 +223,19 @@ class RunFolder:
                 f"(hash {row['config_hash']} of virtgym {row['virtgym_version']}, now {wanted_hash} of "
                 f"{virtgym_version()}); choose another out=, or delete that folder"
             )
-        return row
+        return rows
 
     @staticmethod
-    def _read_row(path: Path) -> dict[str, Any] | None:
+    def _read_rows(path: Path) -> list[dict[str, Any]] | None:
         try:
-            row = json.loads(path.read_text(encoding="utf-8"))
+            stored = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        complete = isinstance(row, dict) and set(row) == set(COLUMNS)
-        return make_row(row) if complete and _is_parquet(path.with_suffix(".steps.parquet")) else None
+        rows = stored if isinstance(stored, list) else [stored]
+        complete = bool(rows) and all(isinstance(row, dict) and set(row) == set(COLUMNS) for row in rows)
+        if not complete or not _is_parquet(path.with_suffix(".steps.parquet")):
+            return None
+        return [make_row(row) for row in rows]
 
     def collect(self, order: Sequence[tuple[str, int]]) -> pd.DataFrame:
         """Write the tables of all finished cells.
@@ -233,16 +253,18 @@ class RunFolder:
             (self.path / "cells").glob("*.json"), key=lambda f: (ranks.get(f.stem, len(ranks)), f.stem)
         )
         kept = [
-            (f, row) for f in files if not f.name.startswith(".") and (row := self._read_row(f)) is not None
+            (f, rows)
+            for f in files
+            if not f.name.startswith(".") and (rows := self._read_rows(f)) is not None
         ]
-        rows = rows_frame([row for _, row in kept])
+        frame = rows_frame([row for _, rows in kept for row in rows])
         steps = [pd.read_parquet(f.with_suffix(".steps.parquet")) for f, _ in kept]
-        write_atomically(self.path / "results.parquet", lambda d: rows.to_parquet(d, index=False))
-        write_atomically(self.path / "results.csv", lambda d: rows.to_csv(d, index=False))
+        write_atomically(self.path / "results.parquet", lambda d: frame.to_parquet(d, index=False))
+        write_atomically(self.path / "results.csv", lambda d: frame.to_csv(d, index=False))
         if steps:
             table = pd.concat(steps, ignore_index=True)
             write_atomically(self.path / "steps.parquet", lambda d: table.to_parquet(d, index=False))
-        return rows
+        return frame
 
 
 def _is_parquet(path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -83,12 +83,12 @@ class Progress:
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def advance(self, name: str, row: Mapping[str, Any] | None, error: str | None = None) -> None:
+    def advance(self, name: str, rows: Sequence[Mapping[str, Any]] | None, error: str | None = None) -> None:
         """A cell has ended.
 
         Args:
             name: Policy and seed.
-            row: Its result row, if it finished.
+            rows: Its result rows, if it finished.
             error: What went wrong, if it did not.
         """
         self._done += 1
@@ -96,13 +96,20 @@ class Progress:
             self._bar.update(self._task, advance=1, description=name)
             if error is not None:
                 self.note(f"{name}: failed: {error}")
-        elif row is not None:
-            numbers = (
-                f"{row['energy_kwh']:.2f} kWh, {row['migrations']:.0f} migrations, {row['wall_s']:.2f} s"
-            )
-            self.note(f"[{self._done}/{self._total}] {name}: {numbers}")
+        elif rows is not None:
+            self.note(f"[{self._done}/{self._total}] {name}: {_numbers(rows)}")
         else:
             self.note(f"[{self._done}/{self._total}] {name}: failed: {error}")
+
+
+def _numbers(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What a cell gave, in a few words."""
+    first = rows[0]
+    if not math.isnan(first["window"]):
+        from .placement_table import progress_text
+
+        return progress_text(rows)
+    return f"{first['energy_kwh']:.2f} kWh, {first['migrations']:.0f} migrations, {first['wall_s']:.2f} s"
 
 
 def _console() -> Console:
@@ -115,21 +122,28 @@ def _console() -> Console:
 def print_results(rows: pd.DataFrame) -> None:
     """Print result rows to stdout: every metric of a single row, else a line per policy.
 
+    Placement windows have a table of their own.
+
     Args:
         rows: Result rows.
     """
     from rich.console import Console
 
+    from .placement_summary import has_windows
+    from .placement_table import DROPPED, placement_table
+
     console = _console()
-    if len(rows) == 1:
+    windows = has_windows(rows)
+    if len(rows) == 1 and not windows:
         console.print(metrics_table(dict(zip(rows.columns, rows.iloc[0]))))
         return
     # A narrow terminal loses whole columns, the least telling first, never digits.
     left_out: tuple[str, ...] = ()
     unlimited = Console(width=1000)
-    for count in range(len(_DROPPED) + 1):
-        left_out = _DROPPED[:count]
-        table = results_table(rows, left_out)
+    dropped = DROPPED if windows else _DROPPED
+    for count in range(len(dropped) + 1):
+        left_out = dropped[:count]
+        table = placement_table(rows, left_out) if windows else results_table(rows, left_out)
         if unlimited.measure(table).maximum <= console.width:
             break
     console.print(table)

@@ -1,4 +1,4 @@
-"""The result row: one line per policy, scenario, trace and seed, always with the same columns."""
+"""The result row: one line per policy, scenario, trace, seed and window, always with the same columns."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
+from virtgym.envs.placement_scenarios import PlacementScenario
 from virtgym.envs.scenarios import Scenario
 from virtgym.envs.sim.metrics import METRICS
 
@@ -49,7 +53,8 @@ COLUMNS: tuple[str, ...] = (
     *EXTRAS,
 )
 """Columns of a result row, in order. NaN where a metric has no meaning: the waits outside of placement
-windows, the last three outside of the CloudSim replica (whose overall SLA violation is ``sla_unserved``).
+windows, what clusters are measured by inside them, the last three outside of the CloudSim replica (whose
+overall SLA violation is ``sla_unserved``).
 """
 
 
@@ -64,17 +69,30 @@ def virtgym_version() -> str:
         return "unknown"
 
 
-def trace_digest(scenario: Scenario) -> str:
-    """Fingerprint of what was read: the demand, whatever path it came from."""
+def trace_digest(scenario: Scenario | PlacementScenario) -> str:
+    """Fingerprint of what was read, the demand or the requests, whatever path it came from."""
+    if isinstance(scenario, PlacementScenario):
+        trace = scenario.trace
+        return _digest(trace.cores, trace.memory_gib, trace.arrival_s, trace.lifetime_s)
     util = scenario.trace.util
     head = f"{scenario.trace.format} {scenario.trace.sample_s} {util.shape} {util.dtype}"
     return hashlib.blake2b(head.encode() + util.tobytes(), digest_size=8).hexdigest()
 
 
-def config_hash(scenario: Scenario, policy: PolicySpec, defaults: Mapping[str, Any]) -> str:
+def _digest(*arrays: NDArray[Any]) -> str:
+    whole = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        whole.update(f"{array.shape} {array.dtype}".encode() + array.tobytes())
+    return whole.hexdigest()
+
+
+def config_hash(
+    scenario: Scenario | PlacementScenario, policy: PolicySpec, defaults: Mapping[str, Any]
+) -> str:
     """Fingerprint of everything but the seed that decides a row: scenario, trace, policy and version.
 
-    A trace counts by what is in it, so that a run folder stays valid where the trace lies somewhere else.
+    A file counts by what is in it, so that a run folder stays valid where the file lies somewhere else: the
+    trace, a file of windows, the weights of a trained agent.
 
     Args:
         scenario: The scenario.
@@ -85,13 +103,29 @@ def config_hash(scenario: Scenario, policy: PolicySpec, defaults: Mapping[str, A
     config.pop("description")
     if scenario.config.trace.path is not None:
         config["trace"]["path"] = trace_digest(scenario)
+    if isinstance(scenario, PlacementScenario):
+        config.pop("train_rows")  # says how agents are trained, not what is played
+        if scenario.config.windows is not None:
+            config = {k: v for k, v in config.items() if k not in ("n_windows", "rows")}
+            config["windows"] = _digest(scenario.windows)
     what = {
         "scenario": config,
-        "policy": {"name": policy.name, **defaults, **policy.params},
+        "policy": {"name": policy.name, **defaults, **policy.params, **_agent_digest(policy.name)},
         "version": virtgym_version(),
     }
     text = json.dumps(what, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def _agent_digest(name: str) -> dict[str, str]:
+    """Fingerprint of an agent's folder: training it anew makes another policy of the same name."""
+    folder = Path(name)
+    if not name or not folder.is_dir():
+        return {}
+    whole = hashlib.blake2b(digest_size=8)
+    for file in sorted(f for f in folder.rglob("*") if f.is_file()):
+        whole.update(file.relative_to(folder).as_posix().encode() + file.read_bytes())
+    return {"content": whole.hexdigest()}
 
 
 def make_row(values: Mapping[str, Any]) -> dict[str, Any]:

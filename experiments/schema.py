@@ -8,7 +8,7 @@ from typing import Any
 from virtgym.envs.placement_scenarios import PlacementScenarioConfig
 from virtgym.envs.scenarios import ScenarioConfig
 
-__all__ = ["COMMAND_KEYS", "REPLICA_KEYS", "RunConfig", "ScenarioNode", "scenario_keys"]
+__all__ = ["COMMAND_KEYS", "DEFAULT_POLICIES", "REPLICA_KEYS", "RunConfig", "ScenarioNode", "scenario_keys"]
 
 
 @dataclass
@@ -43,7 +43,8 @@ class RunConfig:
     Attributes:
         scenario: Cluster, load and rules (group ``conf/scenario``).
         policy: The policy of ``evaluate`` and its parameters (group ``conf/policy``).
-        policies: The policies of ``benchmark``: ``NAME`` or ``NAME(parameter=value,…)``.
+        policies: The policies of ``benchmark``: ``NAME`` or ``NAME(parameter=value,…)``; None =
+            ``DEFAULT_POLICIES`` of the scenario's kind.
         seed: One seed.
         seeds: Several; takes precedence over ``seed``.
         workers: Processes that ``benchmark`` may use.
@@ -53,13 +54,27 @@ class RunConfig:
 
     scenario: ScenarioNode = field(default_factory=ScenarioNode)
     policy: dict[str, Any] = field(default_factory=dict)
-    policies: list[str] = field(default_factory=list)
+    policies: list[str] | None = None
     seed: int = 0
     seeds: list[int] | None = None
     workers: int = 1
     out: str | None = None
     report: bool = True
 
+
+DEFAULT_POLICIES: dict[str, tuple[str, ...]] = {
+    "cluster": (
+        *("static", "npa", "dvfs", "thr-mmt", "iqr-mmt", "mad-mmt", "ols-mmt", "loess-mmt"),
+        "loess_robust-mmt",
+    ),
+    "replica": ("npa", "dvfs", "thr-mmt", "iqr-mmt", "mad-mmt", "lr-mmt"),
+    "placement": (
+        *("first_fit", "best_fit", "worst_fit", "balance_fit", "best_host_emptier_node"),
+        *("first_host_emptier_node", "move_to_front", "dot_product", "norm_based", "random"),
+    ),
+}
+"""What ``benchmark`` runs on a kind of scenario unless ``policies=`` says otherwise; the first is what
+``evaluate`` runs."""
 
 COMMAND_KEYS: dict[str, tuple[str, ...]] = {
     "evaluate": ("scenario", "policy", "experiment", "seed", "seeds", "out"),

@@ -1,8 +1,11 @@
 """Statistics of few runs: means with intervals, robust means, bootstrap, paired comparison.
 
 The robust ones follow Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice",
-NeurIPS 2021. A *task* is what makes runs comparable (a trace, a window); resampling runs within each task, so
-that an interval is about the randomness of runs and not about the choice of tasks.
+NeurIPS 2021, with the definitions of their library rliable: interquartile mean, stratified bootstrap,
+probability of improvement, performance profiles. A *task* is what makes runs comparable (a trace, a window);
+resampling runs within each task, so that an interval is about the randomness of runs and not about the choice
+of tasks. Where each policy plays the same windows once, it is the windows that are a sample: the paired
+bootstrap resamples them for both policies together.
 """
 
 from __future__ import annotations
@@ -17,10 +20,16 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = [
     "Interval",
     "iqm",
+    "iqm_statistic",
     "mean_interval",
+    "mean_statistic",
+    "paired_bootstrap",
     "paired_bootstrap_difference",
+    "performance_profile",
     "probability_of_improvement",
     "stratified_bootstrap",
+    "trimmed_mean",
+    "trimmed_statistic",
 ]
 
 F8 = NDArray[np.float64]
@@ -104,15 +113,49 @@ def iqm(values: ArrayLike) -> float:
     return float(stats.trim_mean(x, 0.25)) if len(x) else math.nan
 
 
-def _mean(samples: F8) -> F8:
+def trimmed_mean(values: ArrayLike, share: float = 0.1) -> float:
+    """Mean without the lowest and the highest values: floor(share · n) of them are cut off at each end.
+
+    Args:
+        values: Runs, of all tasks together; those that are not finite are left out.
+        share: Share cut off at each end, 10 % as in the placement benchmark of SPANE (INFOCOM 2025).
+    """
+    from scipy import stats
+
+    x = _finite(values)
+    return float(stats.trim_mean(x, share)) if len(x) else math.nan
+
+
+def mean_statistic(samples: F8) -> F8:
+    """Mean over the last axis, a statistic for the bootstraps."""
     return np.asarray(samples.mean(axis=-1), dtype=np.float64)
+
+
+def trimmed_statistic(samples: F8) -> F8:
+    """``trimmed_mean`` over the last axis, a statistic for the bootstraps."""
+    return _trim(samples, 0.1)
+
+
+def iqm_statistic(samples: F8) -> F8:
+    """``iqm`` over the last axis, a statistic for the bootstraps."""
+    return _trim(samples, 0.25)
+
+
+def _trim(samples: F8, share: float) -> F8:
+    """Mean over the last axis without floor(share · n) values at each end."""
+    n = samples.shape[-1]
+    cut = int(share * n)
+    if cut == 0:
+        return mean_statistic(samples)
+    inner = np.partition(samples, (cut, n - cut - 1), axis=-1)[..., cut : n - cut]
+    return np.asarray(inner.mean(axis=-1), dtype=np.float64)
 
 
 def stratified_bootstrap(
     tasks: Sequence[ArrayLike],
     rng: np.random.Generator,
     *,
-    statistic: Statistic = _mean,
+    statistic: Statistic = mean_statistic,
     n_resamples: int = 2000,
     confidence: float = 0.95,
 ) -> Interval:
@@ -121,8 +164,8 @@ def stratified_bootstrap(
     Args:
         tasks: The runs of each task.
         rng: Source of the resamples.
-        statistic: Of all runs of all tasks together, over the last axis; the mean by default. For the
-            interquartile mean: ``lambda x: scipy.stats.trim_mean(x, 0.25, axis=-1)``.
+        statistic: Of all runs of all tasks together, over the last axis: ``mean_statistic``,
+            ``iqm_statistic``, ``trimmed_statistic`` or your own.
         n_resamples: Number of resamples.
         confidence: Coverage.
 
@@ -169,16 +212,111 @@ def paired_bootstrap_difference(
     return stratified_bootstrap([x - y], rng, n_resamples=n_resamples, confidence=confidence)
 
 
+def paired_bootstrap(
+    a: ArrayLike,
+    b: ArrayLike,
+    rng: np.random.Generator,
+    *,
+    statistic: Statistic = trimmed_statistic,
+    n_resamples: int = 2000,
+    confidence: float = 0.95,
+) -> Interval:
+    """Difference ``statistic(a) - statistic(b)`` with an interval from pairs that are resampled together.
+
+    A pair is the same window (trace, seed) under both policies. Each resample draws pairs with replacement
+    and takes the statistic of either side of it, so that what makes a window hard for both cancels. For the
+    mean this is the bootstrap of the differences; for a trimmed mean it is not, since each side is trimmed by
+    itself.
+
+    Args:
+        a: One value per pair, (n,); or one per run and pair, (S, n): runs (seeds of a learner) are resampled
+            as well, and the statistic is averaged over them.
+        b: The same of the other policy, with runs of its own.
+        rng: Source of the resamples.
+        statistic: Over the last axis.
+        n_resamples: Number of resamples.
+        confidence: Coverage.
+
+    Returns:
+        The difference with a percentile interval; pairs that are not finite in all runs of both are left out.
+        Bounds are NaN for fewer than two pairs.
+
+    Raises:
+        ValueError: If the numbers of pairs differ.
+    """
+    x, y = (np.atleast_2d(np.asarray(v, dtype=np.float64)) for v in (a, b))
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"pairs: {x.shape[1]} values against {y.shape[1]}; must be as many")
+    whole = np.isfinite(x).all(0) & np.isfinite(y).all(0)
+    x, y = x[:, whole], y[:, whole]
+    n = x.shape[1]
+    if n == 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    estimate = float(statistic(x).mean() - statistic(y).mean())
+    if n < 2:
+        return Interval(estimate, math.nan, math.nan, n)
+    pairs = rng.integers(0, n, size=(n_resamples, n))
+    gaps = _resampled(x, pairs, rng, statistic) - _resampled(y, pairs, rng, statistic)
+    return Interval(estimate, *_bounds(gaps, confidence), n)
+
+
+def _resampled(runs: F8, pairs: NDArray[np.int64], rng: np.random.Generator, statistic: Statistic) -> F8:
+    """The statistic of resampled pairs, (n_resamples,), averaged over resampled runs."""
+    each = np.stack([statistic(run[pairs]) for run in runs])
+    if len(runs) == 1:
+        return np.asarray(each[0])
+    drawn = rng.integers(0, len(runs), size=(len(runs), len(pairs)))
+    return np.asarray(np.take_along_axis(each, drawn, axis=0).mean(axis=0))
+
+
 def probability_of_improvement(a: ArrayLike, b: ArrayLike, *, lower_is_better: bool = True) -> float:
     """Chance that a run of ``a`` is better than a run of ``b``; ties count half (Mann-Whitney U / (n m)).
 
     Args:
-        a: Runs.
-        b: Runs.
+        a: Runs, (n,) of one task, or (n, tasks): then the mean over tasks of the chance within each
+            (rliable's definition), over those that both have.
+        b: Runs, (m,) or (m, tasks).
         lower_is_better: Whether small values are good.
+
+    Raises:
+        ValueError: If the numbers of tasks differ.
     """
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if max(x.ndim, y.ndim) < 2:
+        return _chance(x, y, lower_is_better)
+    if x.shape[1:] != y.shape[1:]:
+        raise ValueError(f"tasks: {x.shape[1:]} against {y.shape[1:]}; must be as many")
+    chances = [_chance(x[:, task], y[:, task], lower_is_better) for task in range(x.shape[1])]
+    known = _finite(chances)
+    return float(known.mean()) if len(known) else math.nan
+
+
+def _chance(a: F8, b: F8, lower_is_better: bool) -> float:
     x, y = _finite(a), _finite(b)
     if not len(x) or not len(y):
         return math.nan
     gap = y[None, :] - x[:, None] if lower_is_better else x[:, None] - y[None, :]
     return float(np.mean((gap > 0) + 0.5 * (gap == 0)))
+
+
+def performance_profile(values: ArrayLike, taus: ArrayLike, *, lower_is_better: bool = False) -> F8:
+    """Share of runs, of all tasks together, that are better than each of some thresholds.
+
+    The run-score distribution of Agarwal et al.: the share of scores above tau. A curve that lies above
+    another one everywhere is better in every respect (stochastic dominance).
+
+    Args:
+        values: Runs; NaN is left out, infinite values count.
+        taus: Thresholds, (T,).
+        lower_is_better: Share at or below the threshold instead (an empirical distribution function).
+
+    Returns:
+        Shares, (T,); NaN if there are no runs.
+    """
+    x = np.asarray(values, dtype=np.float64).ravel()
+    x = np.sort(x[~np.isnan(x)])
+    thresholds = np.asarray(taus, dtype=np.float64)
+    if not len(x):
+        return np.full(thresholds.shape, math.nan)
+    below = np.searchsorted(x, thresholds, side="right") / len(x)
+    return np.asarray(below if lower_is_better else 1.0 - below, dtype=np.float64)
