@@ -15,15 +15,18 @@ from numpy.typing import NDArray
 
 from .placement_observations import REWARDS, PlacementObserver, play_one
 from .sim.errors import ConfigError
-from .sim.placement import FINISHED, PLACEMENT_REASONS, PLAYING, begin_game
+from .sim.placement import FINISHED, PLACEMENT_REASONS, PLAYING, REJECTED, SKIPPED, begin_game
 from .sim.placement_games import PlacementConfig, PlacementGames, RequestArrays
 
-__all__ = ["PlacementEnv", "PlacementTask"]
+__all__ = ["OUTCOMES", "PlacementEnv", "PlacementTask"]
 
 Observation = dict[str, NDArray[Any]]
 
 SYNTHETIC_REQUESTS = 8192
 """Length of the embedded stream."""
+
+OUTCOMES = {REJECTED: "rejected", SKIPPED: "skipped"}
+"""What an info says of a legal action that places nothing."""
 
 TAIL = 1000
 """Rows at the end of a stream in which no window begins by default, so that none is cut short."""
@@ -83,17 +86,17 @@ class PlacementTask:
     @property
     def observation_space(self) -> spaces.Dict:
         """Of one game."""
-        return PlacementObserver.space(self.config.n_hosts)
+        return PlacementObserver.space(self.config)
 
     @property
     def flat_space(self) -> spaces.Box:
         """Of one game, in one vector."""
-        return PlacementObserver.flat_space(self.config.n_hosts)
+        return PlacementObserver.flat_space(self.config)
 
     @property
     def action_space(self) -> spaces.Discrete:
-        """Of one game: the nodes."""
-        return spaces.Discrete(2 * self.config.n_hosts)
+        """Of one game: the nodes, *reject* if that is allowed, *skip* if there is a queue window."""
+        return spaces.Discrete(self.config.n_actions)
 
     def _check_range(self, rows: tuple[int, int] | None) -> tuple[int, int]:
         n = self.games.params.n_requests
@@ -169,20 +172,22 @@ class PlacementTask:
         return not cut, cut
 
     def metrics(self, game: int) -> dict[str, float]:
-        """Sum and mean of waits, s, and requests placed so far; requests of the window."""
+        """Sum and mean of waits so far, s; requests placed, and of the window; ``n_rejected`` if allowed."""
         return {name: float(value[0]) for name, value in self.metrics_of(np.array([game])).items()}
 
     def metrics_of(self, which: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
         """``metrics`` of each of some games, (n,) each."""
         s = self.games.state
-        first, total = s.first[which], s.wait[which]
-        placed = s.cursor[which] - first
-        return {
+        total, placed, rejected = s.wait[which], s.n_placed[which], s.n_rejected[which]
+        metrics = {
             "total_wait_s": total,
-            "mean_wait_s": total / np.maximum(1, placed),
+            "mean_wait_s": total / np.maximum(1, placed + rejected),
             "n_placed": placed.astype(np.float64),
-            "n_vm": (s.end[which] - first).astype(np.float64),
+            "n_vm": (s.end[which] - s.first[which]).astype(np.float64),
         }
+        if self.config.allow_reject:
+            metrics["n_rejected"] = rejected.astype(np.float64)
+        return metrics
 
 
 def _build_config(config: PlacementConfig | Mapping[str, Any] | None) -> PlacementConfig:
@@ -208,7 +213,7 @@ def _read_stream(requests: RequestArrays | str | os.PathLike[str] | None, seed: 
 
 
 class PlacementEnv(gym.Env[Observation, int]):
-    """VM requests arrive one after the other; each is put on host a // 2, node a % 2.
+    """VM requests arrive one after the other; each is put on host a // 2, node a % 2, for an action a < 2N.
 
     An episode is one window of the stream. ``action_masks()`` says exactly what is legal, and at least one
     action always is. An illegal action changes nothing, is counted and named in ``info``; too many of them in
@@ -294,7 +299,7 @@ class PlacementEnv(gym.Env[Observation, int]):
         return self.task.observer.copy_one(), info
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Which nodes can take the pending request, (2N,); none when the episode is over."""
+        """Which actions are legal, (actions,): nodes that can take the request; none when it is over."""
         mask: NDArray[np.bool_] = self.task.observer.buffers.mask[0].copy()
         return mask
 
@@ -302,12 +307,12 @@ class PlacementEnv(gym.Env[Observation, int]):
         """Place the pending request, and go on to the next one.
 
         Args:
-            action: The node.
+            action: The node; with the options, the number 2N to reject, and the last number to skip.
 
         Returns:
             Observation, reward, whether the game has ended, whether it was cut off, and info: ``wait_s`` of
-            the request placed, or ``illegal_action`` with the reason; at the end ``metrics``, ``window`` and
-            ``illegal_actions``.
+            the request placed, or ``rejected`` or ``skipped``, or ``illegal_action`` with the reason; at the
+            end ``metrics``, ``window`` and ``illegal_actions``.
 
         Raises:
             ResetNeeded: After the end of an episode.
@@ -322,7 +327,7 @@ class PlacementEnv(gym.Env[Observation, int]):
         reward = float(task.observer.buffers.reward[0])
         terminated, truncated = False, False
         info: dict[str, Any]
-        if code:
+        if code > 0:
             self._illegal += 1
             self._in_a_row += 1
             reward -= self.illegal_penalty
@@ -330,7 +335,7 @@ class PlacementEnv(gym.Env[Observation, int]):
             info = {"illegal_action": PLACEMENT_REASONS[code]}
         else:
             self._in_a_row = 0
-            info = {"wait_s": float(games.state.last_wait[0])}
+            info = {OUTCOMES[code]: True} if code else {"wait_s": float(games.state.last_wait[0])}
             if games.state.status[0]:
                 terminated, truncated = task.ending(0)
         if terminated or truncated:
@@ -345,7 +350,7 @@ class PlacementEnv(gym.Env[Observation, int]):
         if self.render_mode != "ansi":
             return None
         s, p = self.games.state, self.games.params
-        placed = int(s.cursor[0] - s.first[0])
+        placed = int(s.n_placed[0])
         lines = [
             f"window {self._window}, {placed} placed, {s.wait[0]:,.0f} s waited, t = {s.clock[0]:,.0f} s"
         ]

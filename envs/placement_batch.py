@@ -6,6 +6,7 @@ Python, however many environments there are.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -253,6 +254,37 @@ class PlacementBatch:
     def metrics(self, which: I8) -> dict[str, F8]:
         """``PlacementTask.metrics`` of some environments, (n,) each."""
         return self.task.metrics_of(which)
+
+    def _changing(self) -> dict[str, NDArray[Any]]:
+        """Every array that play changes, by name."""
+        task = self.task
+        found: dict[str, Any] = {"window": self.window, "ahead": self._ahead, "drawn": self._drawn}
+        found |= {f"books.{name}": array for name, array in self.books._asdict().items()}
+        found |= {f"games.{name}": array for name, array in task.games.state._asdict().items()}
+        found |= {f"seen.{name}": array for name, array in task.observer.buffers._asdict().items()}
+        return found | {"played": task._played}
+
+    def export_state(self) -> dict[str, NDArray[Any]]:
+        """Where all environments and their generators stand, as plain arrays: a checkpoint."""
+        state = [rng.bit_generator.state for rng in self.rngs]
+        text = json.dumps(state).encode()
+        copies = {name: array.copy() for name, array in self._changing().items()}
+        return copies | {"rngs": np.frombuffer(text, dtype=np.uint8).copy()}
+
+    def import_state(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take up what ``export_state`` of a batch of the same configuration gave.
+
+        Raises:
+            ConfigError: If it comes from another one.
+        """
+        mine = self._changing()
+        for name, array in mine.items():
+            if name not in arrays or arrays[name].shape != array.shape:
+                raise ConfigError(f"checkpoint: {name} does not fit {self.num_envs} of these environments")
+        for name, array in mine.items():
+            array[...] = arrays[name]
+        for rng, state in zip(self.rngs, json.loads(arrays["rngs"].tobytes()), strict=True):
+            rng.bit_generator.state = state
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle arrays, never addresses."""

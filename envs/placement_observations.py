@@ -17,18 +17,28 @@ from numpy.typing import NDArray
 
 from .observations import Column
 from .sim.handle import make_handle
-from .sim.placement import PLAYING, PlacementParams, PlacementState, fits, step_game
-from .sim.placement_games import PlacementGames
+from .sim.placement import (
+    PLACED,
+    PLAYING,
+    REJECTED,
+    SKIPPED,
+    PlacementParams,
+    PlacementState,
+    fits,
+    step_game,
+    write_extra_mask,
+)
+from .sim.placement_games import PlacementConfig, PlacementGames
 
 __all__ = [
     "GLOBAL_COLUMNS",
     "NODE_COLUMNS",
     "REQUEST_COLUMNS",
     "REWARDS",
+    "WINDOW_COLUMNS",
     "PlacementBuffers",
     "PlacementObserver",
     "observe_game",
-    "play_many",
     "play_one",
 ]
 
@@ -75,6 +85,18 @@ GLOBAL_COLUMNS: tuple[Column, ...] = (
     Column("day_cos", 1, "cosine of the time of day", -1),
 )
 
+WINDOW_COLUMNS: tuple[Column, ...] = (
+    Column("cores", 1, "cores asked of a node / cores of a node"),
+    Column("memory", 1, "memory asked of a node / memory of a node"),
+    Column("double", 1, "1: the request asks this of both nodes of a host"),
+    Column("waited", 2, "log(1 + time since its arrival, s) / log(1 + 30 days)"),
+    Column("fits", 1, "share of the nodes on which it fits"),
+    Column("pending", 1, "1: it is the one that the action is about"),
+)
+"""Row i of ``window``, with ``queue_window`` k > 1 only: the i-th of the first k requests that wait; zeros if
+there are fewer."""
+
+N_WINDOW = len(WINDOW_COLUMNS)
 N_NODE, N_REQUEST, N_GLOBAL = len(NODE_COLUMNS), len(REQUEST_COLUMNS), len(GLOBAL_COLUMNS)
 
 REWARDS: tuple[str, ...] = ("spane", "wait", "delay", "placed")
@@ -85,6 +107,8 @@ REWARDS: tuple[str, ...] = ("spane", "wait", "delay", "placed")
 - ``delay``: -(what all requests that have arrived wait until the next decision) / T. It has the same sum as
   ``wait``, but each part is paid for the placement after which the waiting happens.
 - ``placed``: 1, for the survival games.
+
+A rejected request pays the same for its wait (``placed``: 0), minus ``reject_penalty``; a skip pays 0.
 """
 
 SPANE, WAIT, DELAY = 0, 1, 2
@@ -93,10 +117,10 @@ SPANE, WAIT, DELAY = 0, 1, 2
 class PlacementBuffers(NamedTuple):
     """What the kernels write for B games."""
 
-    flat: F4  # (B, 2N · node columns + request columns + global columns) observation
-    mask: NDArray[np.bool_]  # (B, 2N) legal actions
+    flat: F4  # (B, 2N · node columns + request columns + global columns + k · window columns) observation
+    mask: NDArray[np.bool_]  # (B, actions) legal actions
     reward: F8  # (B,) of the last step
-    code: NDArray[np.int64]  # (B,) reason of the last step, 0 = carried out
+    code: NDArray[np.int64]  # (B,) what the last step has done (``step_game``)
     clock: F8  # (B,) time that the phase of the day was written for, s
 
 
@@ -143,6 +167,8 @@ def _write_nodes(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: 
         age = max(since * n - s.start_sum[b, a], 0.0)  # of all of them together
         flat[i + 5] = n / (n + HALF_COUNT)
         flat[i + 6] = age / (age + HALF_AGE_S * n) if n > 0 else 0.0
+    if p.n_actions > p.n_nodes:
+        write_extra_mask(p, s, b, mask)
     i = p.n_nodes * N_NODE + N_REQUEST
     flat[i] = _clip(1.0 - free_cores * inv_cores / p.n_nodes, 1.0)
     flat[i + 1] = _clip(1.0 - free_memory * inv_memory / p.n_nodes, 1.0)
@@ -171,18 +197,59 @@ def observe_game(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: 
         flat[i + 3] = _time(s.clock[b] - p.arrival[row], 2.0)
         gap = p.arrival[row] - p.arrival[row - 1] if row > first else 0.0
     i += N_REQUEST
-    flat[i + 2] = _count(s.queued[b] - row, 2.0)
+    flat[i + 2] = _count(s.queued[b] - first - s.n_placed[b] - s.n_rejected[b], 2.0)
     flat[i + 3] = _clip(s.queue_cores[b] / (p.n_nodes * p.node_cores), 4.0)
     flat[i + 4] = _clip(s.queue_memory[b] / (p.n_nodes * p.node_memory), 4.0)
     flat[i + 5] = _time(s.accrued[b], 2.0)
     flat[i + 6] = _time(s.last_wait[b], 2.0)
-    flat[i + 7] = _count(row - first, 3.0)
+    flat[i + 7] = _count(s.n_placed[b], 3.0)
     flat[i + 8] = _time(gap, 1.0)
     if o.clock[b] != s.clock[b]:
         phase = 2.0 * np.pi * s.clock[b] / DAY_S
         flat[i + 9] = np.sin(phase)
         flat[i + 10] = np.cos(phase)
         o.clock[b] = s.clock[b]
+    if p.window > 1:
+        _write_window(p, s, o, b)
+
+
+@njit(cache=True)
+def _write_window(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: int) -> None:
+    flat = o.flat[b, p.n_nodes * N_NODE + N_REQUEST + N_GLOBAL :]
+    flat[:] = 0.0
+    if s.status[b] != PLAYING:
+        return
+    for k in range(s.window_size[b]):
+        row, i = s.window_rows[b, k], k * N_WINDOW
+        if p.arrival[row] > s.clock[b]:
+            return
+        flat[i] = p.cores[row] / p.node_cores
+        flat[i + 1] = p.memory[row] / p.node_memory
+        flat[i + 2] = 1.0 if p.double[row] else 0.0
+        flat[i + 3] = _time(s.clock[b] - p.arrival[row], 2.0)
+        n = 0
+        for a in range(p.n_nodes):
+            n += fits(p, s, b, row, a)
+        flat[i + 4] = n / p.n_nodes
+        flat[i + 5] = 1.0 if k == s.window_slot[b] else 0.0
+
+
+@njit(cache=True)
+def _reward(
+    p: PlacementParams, s: PlacementState, b: int, code: int, accrued: float, kind: int, scale: float
+) -> Any:
+    """What the action that a code tells of pays; ``accrued`` is the waiting up to it."""
+    if code == SKIPPED:
+        return 0.0
+    if kind == SPANE:
+        reward = -np.log1p(s.last_wait[b])
+    elif kind == WAIT:
+        reward = -s.last_wait[b] / scale
+    elif kind == DELAY:
+        reward = -(s.accrued[b] - accrued) / scale
+    else:
+        reward = 1.0 if code == PLACED else 0.0
+    return reward - p.reject_penalty if code == REJECTED else reward
 
 
 @njit(cache=True)
@@ -201,54 +268,31 @@ def play_one(
         scale: T, s.
 
     Returns:
-        0 or the code of the reason why not; then the state is unchanged and the reward 0.
+        The code of ``step_game``; if that refused the action, the state is unchanged and the reward 0.
     """
     before = s.accrued[b]
     code = step_game(p, s, b, a)
     o.code[b] = code
     o.reward[b] = 0.0
-    if code == 0:
-        if kind == SPANE:
-            o.reward[b] = -np.log1p(s.last_wait[b])
-        elif kind == WAIT:
-            o.reward[b] = -s.last_wait[b] / scale
-        elif kind == DELAY:
-            o.reward[b] = -(s.accrued[b] - before) / scale
-        else:
-            o.reward[b] = 1.0
+    if code <= 0:
+        o.reward[b] = _reward(p, s, b, code, before, kind, scale)
         observe_game(p, s, o, b)
     return code
 
 
-@njit(cache=True)
-def play_many(
-    p: PlacementParams,
-    s: PlacementState,
-    o: PlacementBuffers,
-    actions: NDArray[np.int64],
-    active: NDArray[np.bool_],
-    kind: int,
-    scale: float,
-) -> Any:
-    """``play_one`` in every active game; what the others show stays, their reward is 0.
-
-    Returns:
-        How many actions were refused, and how many games have ended.
-    """
-    n_refused, n_ended = 0, 0
-    for b in range(len(actions)):
-        if active[b]:
-            if play_one(p, s, o, b, actions[b], kind, scale) != 0:
-                n_refused += 1
-            elif s.status[b] != PLAYING:
-                n_ended += 1
-        else:
-            o.reward[b] = 0.0
-            o.code[b] = 0
-    return n_refused, n_ended
+def _parts(config: PlacementConfig) -> dict[str, list[Column]]:
+    """The columns of each part of an observation, in the order of ``PlacementBuffers.flat``."""
+    parts = {
+        "nodes": list(NODE_COLUMNS) * (2 * config.n_hosts),
+        "request": list(REQUEST_COLUMNS),
+        "globals": list(GLOBAL_COLUMNS),
+    }
+    if config.queue_window > 1:
+        parts["window"] = list(WINDOW_COLUMNS) * config.queue_window
+    return parts
 
 
-def _box(columns: tuple[Column, ...]) -> spaces.Box:
+def _box(columns: list[Column]) -> spaces.Box:
     low = np.array([column.low for column in columns], dtype=np.float32)
     high = np.array([column.high for column in columns], dtype=np.float32)
     return spaces.Box(low, high)
@@ -263,12 +307,14 @@ class PlacementObserver:
 
     def __init__(self, games: PlacementGames) -> None:
         self.games = games
-        n, n_nodes = games.n_games, games.params.n_nodes
-        self._split = n_nodes * N_NODE
-        self._rest = self._split + N_REQUEST
+        n, ends, parts = games.n_games, 0, {}
+        for name, columns in _parts(games.config).items():
+            parts[name] = slice(ends, ends + len(columns))
+            ends += len(columns)
+        self._parts: dict[str, slice] = parts
         self.buffers = PlacementBuffers(
-            flat=np.zeros((n, self._rest + N_GLOBAL), np.float32),
-            mask=np.zeros((n, n_nodes), np.bool_),
+            flat=np.zeros((n, ends), np.float32),
+            mask=np.zeros((n, games.params.n_actions), np.bool_),
             reward=np.zeros(n),
             code=np.zeros(n, np.int64),
             clock=np.full(n, np.nan),
@@ -276,15 +322,14 @@ class PlacementObserver:
         self.handle: Any = make_handle("placement buffers", self.buffers)
 
     @staticmethod
-    def space(n_hosts: int) -> spaces.Dict:
-        """The observation space of one game on N hosts: three vectors, ``nodes`` row after row."""
-        parts = {"nodes": NODE_COLUMNS * (2 * n_hosts), "request": REQUEST_COLUMNS, "globals": GLOBAL_COLUMNS}
-        return spaces.Dict({name: _box(columns) for name, columns in parts.items()})
+    def space(config: PlacementConfig) -> spaces.Dict:
+        """The observation space of one game: a vector per part, ``nodes`` and ``window`` row after row."""
+        return spaces.Dict({name: _box(columns) for name, columns in _parts(config).items()})
 
     @staticmethod
-    def flat_space(n_hosts: int) -> spaces.Box:
-        """The same in one vector: nodes, request, globals."""
-        return _box(NODE_COLUMNS * (2 * n_hosts) + REQUEST_COLUMNS + GLOBAL_COLUMNS)
+    def flat_space(config: PlacementConfig) -> spaces.Box:
+        """The same in one vector: nodes, request, globals, window."""
+        return _box([column for columns in _parts(config).values() for column in columns])
 
     def observe(self, game: int) -> None:
         """Bring the observation and the mask of a game up to date."""
@@ -296,8 +341,7 @@ class PlacementObserver:
 
     def split(self, flat: F4) -> dict[str, NDArray[Any]]:
         """An observation in one vector, or many (..., columns), as views of its parts."""
-        split, rest = self._split, self._rest
-        return {"nodes": flat[..., :split], "request": flat[..., split:rest], "globals": flat[..., rest:]}
+        return {name: flat[..., part] for name, part in self._parts.items()}
 
     def copy_all(self, copy: bool = True) -> dict[str, NDArray[Any]]:
         """The observations of all games, (B, ...) each, in fresh memory or as views of the buffers."""

@@ -42,7 +42,7 @@ class _OneOfMany:
         self.render_mode = None
 
     def action_masks(self) -> Flags:
-        """Which actions are legal, (2N,)."""
+        """Which actions are legal, (actions,)."""
         mask: Flags = self._batch.task.observer.buffers.mask[self._i].copy()
         return mask
 
@@ -138,7 +138,7 @@ class PlacementVecEnv(VecEnv):
         return self.batch.task.games
 
     def action_masks(self) -> Flags:
-        """Which actions are legal in each environment, (B, 2N), all in one copy."""
+        """Which actions are legal in each environment, (B, actions), all in one copy."""
         mask: Flags = self.task.observer.buffers.mask.copy()
         return mask
 

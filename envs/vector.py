@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
-from .placement import PlacementTask
+from .placement import OUTCOMES, PlacementTask
 from .placement_batch import PlacementBatch
 from .sim.errors import ConfigError
 from .sim.placement import PLACEMENT_REASONS
@@ -154,7 +154,7 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
             infos["_" + name][begun] = True
 
     def action_masks(self) -> Flags:
-        """Which nodes can take the pending request of each environment, (B, 2N); none where it has ended."""
+        """Which actions are legal in each environment, (B, actions); none where it has ended."""
         mask: Flags = self.task.observer.buffers.mask.copy()
         return mask
 
@@ -179,6 +179,9 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         infos: dict[str, Any] = {}
         if n_placed:
             infos["wait_s"], infos["_wait_s"] = books.wait.copy(), books.placed.copy()
+        if n_placed + n_refused < self.num_envs - len(self._idle):
+            for i in np.flatnonzero(buffers.code < 0).tolist():
+                infos = self._add_info(infos, {OUTCOMES[int(buffers.code[i])]: True}, i)
         if n_refused:
             for i in np.flatnonzero(buffers.code > 0).tolist():
                 infos = self._add_info(infos, {"illegal_action": PLACEMENT_REASONS[buffers.code[i]]}, i)

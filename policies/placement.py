@@ -257,7 +257,7 @@ def _play_windows(
             place_request(p, s, 0, choose_by_rule(p, s, 0, rule, memory, i))
             advance_game(p, s, 0)
         waits[i] = s.wait[0]
-        placed[i] = s.cursor[0] - firsts[i]
+        placed[i] = s.n_placed[0]
 
 
 def rule_number(rule: str) -> int:

@@ -64,6 +64,13 @@ class PlacementConfig:
         extra_requests: Requests of a window after those that first fit places without a stop
             (``huawei_placement``).
         max_requests: Longest survival game, 0 = to the end of the stream.
+        cpu_overcommit: Virtual cores that a core is sold as, at least 1; a node has ``node_cores`` times as
+            many to give.
+        allow_reject: Whether the action 2N rejects the pending request. No game is stuck then: in survival
+            games a request that fits nowhere must be rejected, and does not end the game.
+        reject_penalty: Subtracted from the reward of a rejection.
+        queue_window: How many requests at the head of the queue may be placed next (``huawei_placement``);
+            1 = strict FIFO. With more, the last action skips to the next of them that fits.
     """
 
     protocol: str = "huawei_placement"
@@ -73,18 +80,40 @@ class PlacementConfig:
     double_above_gib: float = 10.0
     extra_requests: int = 40
     max_requests: int = 0
+    cpu_overcommit: float = 1.0
+    allow_reject: bool = False
+    reject_penalty: float = 1.0
+    queue_window: int = 1
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise ConfigError(f"placement.protocol={self.protocol}: must be one of {', '.join(PROTOCOLS)}")
-        for name, least in (("n_hosts", 1), ("extra_requests", 0), ("max_requests", 0)):
-            if getattr(self, name) < least:
+        whole = (("n_hosts", 1), ("extra_requests", 0), ("max_requests", 0), ("queue_window", 1))
+        for name, least in (*whole, ("cpu_overcommit", 1), ("reject_penalty", 0)):
+            if not least <= getattr(self, name) < np.inf:
                 raise ConfigError(f"placement.{name}={getattr(self, name)}: must be at least {least}")
         for name in ("node_cores", "node_memory_gib"):
             if not 0.0 < getattr(self, name) < np.inf:
                 raise ConfigError(f"placement.{name}={getattr(self, name)}: must be positive")
         if not self.double_above_gib >= 0.0:
             raise ConfigError(f"placement.double_above_gib={self.double_above_gib}: must be at least 0")
+        if self.queue_window > 1 and self.protocol != "huawei_placement":
+            raise ConfigError(
+                f"placement.queue_window={self.queue_window}: must be 1 with protocol={self.protocol}, "
+                "where no request waits"
+            )
+
+    @property
+    def cores_to_give(self) -> float:
+        """Virtual cores of a node, rounded down to 1 / GRID where the ratio is not 1."""
+        if self.cpu_overcommit == 1.0:
+            return float(self.node_cores)
+        return float(np.floor(self.node_cores * self.cpu_overcommit * GRID)) / GRID
+
+    @property
+    def n_actions(self) -> int:
+        """Actions: 2N nodes, and those that the options add."""
+        return 2 * self.n_hosts + int(self.allow_reject) + int(self.queue_window > 1)
 
 
 def _make_params(requests: RequestArrays, config: PlacementConfig) -> PlacementParams:
@@ -108,15 +137,18 @@ def _make_params(requests: RequestArrays, config: PlacementConfig) -> PlacementP
     share = np.where(double, 0.5, 1.0)
     cores, memory = (np.round(size * share * GRID) / GRID for size in (cores, memory))
     cores = np.maximum(cores, 1.0 / GRID)
-    large = (cores > config.node_cores) | (memory > config.node_memory_gib)
+    large = (cores > config.cores_to_give) | (memory > config.node_memory_gib)
     if large.any():
         row = int(np.argmax(large))
         raise TraceError(
             f"requests: row {row}: {columns[0][row]:g} cores and {columns[1][row]:g} GiB fit on no empty host"
         )
+    n_nodes, n_actions = 2 * config.n_hosts, config.n_actions
     return PlacementParams(
-        cores, memory, double, arrival, lifetime, 2 * config.n_hosts, n,
-        float(config.node_cores), float(config.node_memory_gib), PROTOCOLS.index(config.protocol),
+        cores, memory, double, arrival, lifetime, n_nodes, n,
+        config.cores_to_give, float(config.node_memory_gib), PROTOCOLS.index(config.protocol),
+        n_actions, n_nodes if config.allow_reject else -1, n_actions - 1 if config.queue_window > 1 else -1,
+        float(config.reject_penalty), int(config.queue_window),
     )  # fmt: skip
 
 
@@ -124,10 +156,11 @@ def _make_state(p: PlacementParams, n_games: int) -> PlacementState:
     most = min(p.n_requests, p.n_nodes * int(p.node_cores / p.cores.min()))
     wide, deep = (n_games, p.n_nodes), (n_games, most)
     shapes = {"free_cores": wide, "free_memory": wide, "n_vms": wide, "start_sum": wide}
-    shapes |= {"heap_time": deep, "heap_item": deep}
-    whole = {"n_vms", "first", "cursor", "end", "queued", "status", "heap_item", "heap_size"}
+    shapes |= {"heap_time": deep, "heap_item": deep, "window_rows": (n_games, p.window)}
+    real = {"free_cores", "free_memory", "start_sum", "clock", "wait", "last_wait", "accrued"}
+    real |= {"queue_cores", "queue_memory", "queue_arrival", "heap_time"}
     arrays: dict[str, Any] = {
-        name: np.zeros(shapes.get(name, (n_games,)), np.int64 if name in whole else np.float64)
+        name: np.zeros(shapes.get(name, (n_games,)), np.float64 if name in real else np.int64)
         for name in PlacementState._fields
     }
     return PlacementState(**arrays)
@@ -202,13 +235,13 @@ class PlacementGames:
         begin_games(self.kernel_params, self.kernel_state, which, rows, ends)
 
     def mask(self, game: int = 0) -> NDArray[np.bool_]:
-        """Which nodes can take the pending request of a game, (2N,)."""
-        mask = np.empty(self.params.n_nodes, dtype=np.bool_)
+        """Which actions are legal in a game, (actions,): which nodes can take the pending request."""
+        mask = np.empty(self.params.n_actions, dtype=np.bool_)
         write_mask(self.kernel_params, self.kernel_state, game, mask)
         return mask
 
     def step(self, action: int, game: int = 0) -> int:
-        """Carry out an action; returns 0 or the code of the reason why not."""
+        """Carry out an action; returns 0, or the code of ``step_game`` for what else came of it."""
         if self.state.status[game] != PLAYING:
             raise ConfigError(f"placement game {game} is over (or has not begun)")
         return int(step_game(self.kernel_params, self.kernel_state, game, action))

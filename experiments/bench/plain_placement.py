@@ -33,6 +33,9 @@ class PlainPlacement:
         cores: Cores of a node.
         memory_gib: Memory of a node, GiB.
         double_above_gib: A VM with more memory is spread over both nodes of a host, GiB.
+        overcommit: Virtual cores per core.
+        allow_reject: Whether ``reject`` is allowed.
+        window: How many of the requests that wait may be placed next.
     """
 
     requests: Sequence[PlainRequest]
@@ -41,15 +44,20 @@ class PlainPlacement:
     cores: float = 40.0
     memory_gib: float = 90.0
     double_above_gib: float = 10.0
+    overcommit: float = 1.0
+    allow_reject: bool = False
+    window: int = 1
     free: dict[int, list[float]] = field(init=False)
     running: list[tuple[float, int, int]] = field(init=False, default_factory=list)
     waits: list[float] = field(init=False, default_factory=list)
     hosts: dict[int, int] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.cores *= self.overcommit
         self.free = {node: [self.cores, self.memory_gib] for node in range(2 * self.n_hosts)}
         self.clock = self.requests[0].arrival_s
-        self.next = 0
+        self.open = list(range(len(self.requests)))  # neither placed nor rejected
+        self.next = 0  # the pending one
         self.over = False
 
     def is_double(self, vm: PlainRequest) -> bool:
@@ -91,13 +99,55 @@ class PlainPlacement:
             self.free[n][0] -= cores
             self.free[n][1] -= memory
         heapq.heappush(self.running, (self.clock + vm.lifetime_s, self.next, node))
-        self.waits.append(self.clock - vm.arrival_s)
         self.hosts[self.next] = node
-        self.next += 1
-        if self.next == len(self.requests):
+        self.decided()
+
+    def reject(self) -> None:
+        """Turn the pending VM away, then let time pass until there is another decision."""
+        if not self.allow_reject:
+            raise ValueError("rejecting is not allowed")
+        self.decided()
+
+    def skip(self) -> None:
+        """Turn to the next VM of the queue window that can be placed now."""
+        self.next = self.later()[0]
+
+    def decided(self) -> None:
+        """Go on after a decision about the pending VM."""
+        self.waits.append(self.clock - self.requests[self.next].arrival_s)
+        self.open.remove(self.next)
+        if not self.open:
             self.over = True
+        elif self.window > 1:
+            self.wait_for_any()
         else:
+            self.next = self.open[0]
             self.wait_for(self.requests[self.next])
+
+    def later(self) -> list[int]:
+        """VMs of the queue window behind the pending one that have arrived and can be placed now."""
+        return [i for i in self.open[: self.window] if i > self.next and self.ready(i)]
+
+    def ready(self, i: int) -> bool:
+        """Whether a VM has arrived and can be placed now."""
+        return self.requests[i].arrival_s <= self.clock and bool(self.feasible(self.requests[i]))
+
+    def legal(self) -> list[int]:
+        """Numbers of all legal actions."""
+        nodes, extra = self.feasible(self.requests[self.next]), len(self.free)
+        if self.allow_reject:
+            nodes.append(extra)
+            extra += 1
+        return [*nodes, extra] if self.window > 1 and self.later() else nodes
+
+    def act(self, action: int) -> None:
+        """Carry out an action by its number."""
+        if action < len(self.free):
+            self.place(action)
+        elif self.allow_reject and action == len(self.free):
+            self.reject()
+        else:
+            self.skip()
 
     def release(self, until: float) -> None:
         """Let go what ends by then."""
@@ -113,11 +163,23 @@ class PlainPlacement:
         if self.feasible(vm):
             self.clock = max(self.clock, vm.arrival_s)
         elif self.protocol != "huawei_placement":
-            self.over = True
+            self.clock = max(self.clock, vm.arrival_s)
+            self.over = not self.allow_reject
         else:
             while not self.feasible(vm):
                 self.clock = self.running[0][0]
                 self.release(self.clock)
+
+    def wait_for_any(self) -> None:
+        """Advance to the next decision about a VM of the queue window."""
+        arrivals = [self.requests[i].arrival_s for i in self.open[: self.window]]
+        self.release(arrivals[0])
+        self.clock = max(self.clock, arrivals[0])
+        while not any(self.ready(i) for i in self.open[: self.window]):
+            events = [time for time in arrivals if time > self.clock] + [end for end, *_ in self.running[:1]]
+            self.clock = min(events)
+            self.release(self.clock)
+        self.next = next(i for i in self.open[: self.window] if self.ready(i))
 
 
 def _first_fit(game: PlainPlacement, vm: PlainRequest, nodes: list[int]) -> int:
