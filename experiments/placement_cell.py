@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from virtgym.envs.placement_batch import PlacementBatch
 from virtgym.envs.placement_scenarios import PlacementScenario
 
 from .placement_rollout import PlayedWindows, play_windows
@@ -38,11 +39,11 @@ def run_placement_cell(
     """
     import pandas as pd
 
-    games = scenario.games()
+    batch = PlacementBatch(len(scenario.windows), scenario.trace, scenario.placement)
     if type(policy) not in _WARM:  # loading compiled kernels is not the policy's fault
-        play_windows(policy, games, scenario.windows, scenario.lengths, rng=policy_rng(seed), max_calls=2)
+        play_windows(policy, batch, scenario.windows, rng=policy_rng(seed), max_calls=2)
         _WARM.add(type(policy))
-    played = play_windows(policy, games, scenario.windows, scenario.lengths, rng=policy_rng(seed))
+    played = play_windows(policy, batch, scenario.windows, rng=policy_rng(seed))
     log = {**played.log, "window": scenario.windows[played.log["window"]]}
     n = len(log["step"])
     table = pd.DataFrame({**{key: [value] * n for key, value in keys.items()}, **log})
@@ -56,7 +57,7 @@ def _rows(scenario: PlacementScenario, played: PlayedWindows) -> list[dict[str, 
     p50, p99 = np.percentile(played.decision_ms, (50, 99))
     rows = []
     for i, window in enumerate(scenario.windows.tolist()):
-        meant = waits and failed[i] == 0 and bool(played.finished[i])
+        meant = waits and bool(played.finished[i]) and failed[i] == played.n_rejected[i]
         total = float(played.total_wait_s[i]) if meant else math.nan
         rows.append(
             {
@@ -72,7 +73,7 @@ def _rows(scenario: PlacementScenario, played: PlayedWindows) -> list[dict[str, 
                 "decision_ms_p50": float(p50),
                 "decision_ms_p99": float(p99),
                 "total_wait_s": total,
-                "mean_wait_s": total / max(1, int(played.n_placed[i])),
+                "mean_wait_s": total / int(scenario.lengths[i]),
             }
         )
     return rows

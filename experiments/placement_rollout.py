@@ -9,18 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from virtgym.envs.placement_observations import PlacementObserver, play_many
+from virtgym.envs.placement_batch import PlacementBatch
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.placement import PLAYING
-from virtgym.envs.sim.placement_games import PlacementGames
 
-__all__ = ["MAX_ILLEGAL", "PlayedWindows", "play_windows"]
+__all__ = ["PlayedWindows", "play_windows"]
 
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
-
-MAX_ILLEGAL = 100
-"""Illegal actions in a row after which a window is given up, as in ``virtgym/Placement-v0``."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +26,11 @@ class PlayedWindows:
     Attributes:
         total_wait_s: Sum of the waits of the requests placed, s, (W,).
         n_placed: Requests placed, (W,).
+        n_rejected: Requests rejected, (W,), where the protocol allows that.
         n_decisions: Actions that the policy chose, (W,).
         n_illegal: Those that were illegal and changed nothing, (W,).
-        finished: Whether the game came to its end, (W,); not if the policy chose nothing legal any more.
+        finished: Whether the game came to its end, (W,); not if the policy chose illegal actions until it was
+            given up.
         span_s: Simulated time from the first arrival to the last placement, s, (W,).
         wall_s: Time of the loop, s: policy, observations and games.
         decision_ms: Time of each call of the policy by the number of games it decided for, ms, (calls,).
@@ -43,6 +41,7 @@ class PlayedWindows:
 
     total_wait_s: F8
     n_placed: I8
+    n_rejected: I8
     n_decisions: I8
     n_illegal: I8
     finished: NDArray[np.bool_]
@@ -54,14 +53,13 @@ class PlayedWindows:
 
 def play_windows(
     policy: Any,
-    games: PlacementGames,
+    batch: PlacementBatch,
     windows: ArrayLike,
-    lengths: ArrayLike | None = None,
     *,
     rng: np.random.Generator,
     max_calls: int | None = None,
 ) -> PlayedWindows:
-    """Play a window in each game to its end.
+    """Play a window in each environment of a batch to its end.
 
     The policy is bound to the games once, ``reset(games, rng)``, and then asked until the last game is over:
     ``predict(observation, state, episode_start, True, action_masks)`` with a row per game, (W, ...) each, and
@@ -71,24 +69,19 @@ def play_windows(
 
     Args:
         policy: A policy for placement.
-        games: W games; what they play now is lost.
+        batch: W environments; what they play now is lost.
         windows: Row of each window's first request, (W,).
-        lengths: Requests of each window, (W,); None = by the protocol.
         rng: The policy's random numbers.
         max_calls: Stop after so many calls of the policy (for warming up).
 
     Raises:
         ConfigError: If the policy does not answer with one action per game.
     """
-    observer = PlacementObserver(games)
-    n = games.n_games
-    games.begin(np.arange(n), windows, lengths)
-    for game in range(n):
-        observer.observe(game)
-    policy.reset(games, rng)
-    play = _Play(policy, games, observer)
+    batch.begin(np.arange(batch.num_envs), windows)
+    policy.reset(batch.task.games, rng)
+    play = _Play(policy, batch)
     start = time.perf_counter()
-    while (max_calls is None or play.calls < max_calls) and play.active.any():
+    while (max_calls is None or play.calls < max_calls) and play.playing.size:
         play.step()
     return play.result(time.perf_counter() - start)
 
@@ -96,38 +89,36 @@ def play_windows(
 class _Play:
     """The loop's state: who plays, and what is logged."""
 
-    def __init__(self, policy: Any, games: PlacementGames, observer: PlacementObserver) -> None:
-        n = games.n_games
-        self._policy, self._games, self._observer = policy, games, observer
+    def __init__(self, policy: Any, batch: PlacementBatch) -> None:
+        n = batch.num_envs
+        self._policy, self._batch = policy, batch
+        self._games, self._observer = batch.task.games, batch.task.observer
         self._thin = bool(getattr(policy, "stateless", False))
         self._memory: Any = None
         self._begins = np.ones(n, dtype=np.bool_)
-        self._in_a_row = np.zeros(n, dtype=np.int64)
-        self._illegal = np.zeros(n, dtype=np.int64)
         self._decisions = np.zeros(n, dtype=np.int64)
-        self._end_s = games.state.clock.copy()
-        self._nothing = np.zeros(n, dtype=np.int64)
+        self._end_s = self._games.state.clock.copy()
         self._log: list[tuple[I8, I8, F8, F8, I8]] = []
         self._spent_ms: list[float] = []
-        self.active = games.state.status == PLAYING
+        self.playing: I8 = np.flatnonzero(~batch.books.over)
 
     @property
     def calls(self) -> int:
         """How often the policy has been asked."""
         return len(self._spent_ms)
 
-    def _ask(self, playing: I8) -> I8:
+    def _ask(self) -> I8:
         """The action of every game, (W,); 0 where it is over."""
         observation = self._observer.copy_all()
         masks = self._observer.buffers.mask.copy()
         begins = self._begins
-        thin = self._thin and len(playing) < len(masks)
+        thin = self._thin and len(self.playing) < len(masks)
         if thin:
-            observation = {name: values[playing] for name, values in observation.items()}
-            masks, begins = masks[playing], begins[playing]
+            observation = {name: values[self.playing] for name, values in observation.items()}
+            masks, begins = masks[self.playing], begins[self.playing]
         before = time.perf_counter()
         answer, self._memory = self._policy.predict(observation, self._memory, begins, True, masks)
-        self._spent_ms.append(1e3 * (time.perf_counter() - before) / len(playing))
+        self._spent_ms.append(1e3 * (time.perf_counter() - before) / len(self.playing))
         self._begins = np.zeros_like(self._begins)
         actions = np.asarray(answer)
         if actions.shape != (len(masks),) or actions.dtype.kind not in "iu":
@@ -137,38 +128,34 @@ class _Play:
             )
         if not thin:
             return actions.astype(np.int64)
-        every = self._nothing.copy()
-        every[playing] = actions
+        every = np.zeros(self._batch.num_envs, dtype=np.int64)
+        every[self.playing] = actions
         return every
 
     def step(self) -> None:
         """Ask once and carry the answers out."""
-        s = self._games.state
-        playing = np.flatnonzero(self.active)
-        actions = self._ask(playing)
+        s, playing = self._games.state, self.playing
+        actions = self._ask()
         row, clock = s.cursor[playing], s.clock[playing]
-        play_many(
-            self._games.kernel_params, self._games.kernel_state, self._observer.handle,
-            actions, self.active, 0, 1.0,
-        )  # fmt: skip
+        n_placed, _, ended = self._batch.play(actions)
         self._decisions[playing] += 1
-        refused = self._observer.buffers.code[playing] > 0
-        self._illegal[playing] += refused
-        self._in_a_row[playing] = np.where(refused, self._in_a_row[playing] + 1, 0)
-        if refused.any():
-            playing, row, clock = playing[~refused], row[~refused], clock[~refused]
+        if len(ended):
+            self.playing = np.flatnonzero(~self._batch.books.over)
+        if n_placed < len(playing):
+            placed = self._batch.books.placed[playing]
+            playing, row, clock = playing[placed], row[placed], clock[placed]
         self._end_s[playing] = clock
-        self._log.append((playing, row, clock, s.last_wait[playing], actions[playing]))
-        self.active = (s.status == PLAYING) & (self._in_a_row < MAX_ILLEGAL)
+        self._log.append((playing, row, clock, self._batch.books.wait[playing], actions[playing]))
 
     def result(self, wall_s: float) -> PlayedWindows:
         """What has been played."""
         s, p = self._games.state, self._games.params
         return PlayedWindows(
             total_wait_s=s.wait.copy(),
-            n_placed=s.cursor - s.first,
+            n_placed=s.n_placed.copy(),
+            n_rejected=s.n_rejected.copy(),
             n_decisions=self._decisions,
-            n_illegal=self._illegal,
+            n_illegal=self._batch.books.illegal.copy(),
             finished=s.status != PLAYING,
             span_s=self._end_s - p.arrival[s.first],
             wall_s=wall_s,
@@ -180,7 +167,7 @@ class _Play:
         game, row, clock, wait, node = (np.concatenate(part) for part in zip(*self._log, strict=True))
         order = np.argsort(game, kind="stable")
         game = game[order]
-        counts = np.bincount(game, minlength=self._games.n_games)
+        counts = np.bincount(game, minlength=self._batch.num_envs)
         first = np.concatenate(([0], np.cumsum(counts)[:-1]))
         return {
             "window": game,

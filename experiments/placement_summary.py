@@ -279,7 +279,7 @@ def _pivot(table: pd.DataFrame) -> tuple[dict[str, F8], pd.DataFrame]:
 
 def _largest_set(waits: dict[str, F8]) -> tuple[dict[str, F8], list[str], NDArray[np.bool_]]:
     """Policies that share the window that most have; the others cannot be compared with them."""
-    has = {name: np.isfinite(runs).all(axis=0) for name, runs in waits.items()}
+    has = {name: _shared([runs]) for name, runs in waits.items()}
     best = int(np.argmax(np.sum(list(has.values()), axis=0)))
     kept = {name: runs for name, runs in waits.items() if has[name][best]}
     out = [name for name in waits if name not in kept]
@@ -288,7 +288,8 @@ def _largest_set(waits: dict[str, F8]) -> tuple[dict[str, F8], list[str], NDArra
 
 def _shared(runs: Sequence[F8]) -> NDArray[np.bool_]:
     """Windows in which every run of every policy has a result, (units,)."""
-    return np.asarray(np.isfinite(np.concatenate(runs)).all(axis=0))
+    finite = np.isfinite(np.concatenate(runs))
+    return np.asarray(finite.all(axis=0), dtype=np.bool_)
 
 
 def _learners(entries: Sequence[Entry]) -> list[Entry]:
