@@ -50,7 +50,8 @@ TIME_SCALE = 1.0 / float(np.log1p(30 * DAY_S))
 HALF_COUNT, HALF_AGE_S = 16.0, 3600.0
 COUNT_SCALE = 1.0 / float(np.log1p(128.0))
 COUNTS = np.log1p(np.arange(1024.0)) * COUNT_SCALE
-"""The scaled logarithms of counts, looked up."""
+SHARES = np.arange(1024.0) / (np.arange(1024.0) + HALF_COUNT)
+"""The scaled logarithms of counts, and n / (n + 16), looked up."""
 
 NODE_COLUMNS: tuple[Column, ...] = (
     Column("free_cores", 1, "free cores / cores of a node"),
@@ -122,6 +123,10 @@ class PlacementBuffers(NamedTuple):
     reward: F8  # (B,) of the last step
     code: NDArray[np.int64]  # (B,) what the last step has done (``step_game``)
     clock: F8  # (B,) time that the phase of the day was written for, s
+    accrued: F8  # (B,) waiting that `total_wait` was written for, s
+    wait: F8  # (B,) wait whose logarithm is in wait_log: the pending request's is soon the last one's, s
+    wait_log: F8  # (B,) log(1 + wait)
+    gap: F4  # (R,) the column `gap` of each request
 
 
 @njit(cache=True)
@@ -139,6 +144,28 @@ def _time(seconds: float, high: float) -> Any:
 @njit(cache=True)
 def _count(n: int, high: float) -> Any:
     return min(COUNTS[n] if n < len(COUNTS) else np.log1p(float(n)) * COUNT_SCALE, high)
+
+
+@njit(cache=True)
+def _share(n: int) -> Any:
+    return SHARES[n] if n < len(SHARES) else n / (n + HALF_COUNT)
+
+
+@njit(cache=True)
+def _wait_log(o: PlacementBuffers, b: int, seconds: float) -> Any:
+    """log(1 + a wait), worked out once although it is shown as waited, paid for, and shown as last wait."""
+    if seconds <= 0.0:
+        return 0.0
+    if seconds != o.wait[b]:
+        o.wait[b] = seconds
+        o.wait_log[b] = np.log1p(seconds)
+    return o.wait_log[b]
+
+
+@njit(cache=True)
+def _write_gaps(p: PlacementParams, gap: F4) -> None:
+    for row in range(1, p.n_requests):
+        gap[row] = _time(p.arrival[row] - p.arrival[row - 1], 1.0)
 
 
 @njit(cache=True)
@@ -165,7 +192,7 @@ def _write_nodes(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: 
         flat[i + 4] = after if fit else 0.0
         n = s.n_vms[b, a]
         age = max(since * n - s.start_sum[b, a], 0.0)  # of all of them together
-        flat[i + 5] = n / (n + HALF_COUNT)
+        flat[i + 5] = _share(n)
         flat[i + 6] = age / (age + HALF_AGE_S * n) if n > 0 else 0.0
     if p.n_actions > p.n_nodes:
         write_extra_mask(p, s, b, mask)
@@ -188,26 +215,28 @@ def observe_game(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: 
     flat = o.flat[b]
     row, first = s.cursor[b], s.first[b]
     i = p.n_nodes * N_NODE
-    flat[i : i + N_REQUEST] = 0.0
-    gap = 0.0
+    j = i + N_REQUEST
+    flat[j + 2] = _count(s.queued[b] - first - s.n_placed[b] - s.n_rejected[b], 2.0)
+    flat[j + 3] = _clip(s.queue_cores[b] / (p.n_nodes * p.node_cores), 4.0)
+    flat[j + 4] = _clip(s.queue_memory[b] / (p.n_nodes * p.node_memory), 4.0)
+    if o.accrued[b] != s.accrued[b]:
+        flat[j + 5] = _time(s.accrued[b], 2.0)
+        o.accrued[b] = s.accrued[b]
+    flat[j + 6] = min(_wait_log(o, b, s.last_wait[b]) * TIME_SCALE, 2.0)
+    flat[j + 7] = _count(s.n_placed[b], 3.0)
     if s.status[b] == PLAYING:
         flat[i] = p.cores[row] / p.node_cores
         flat[i + 1] = p.memory[row] / p.node_memory
         flat[i + 2] = 1.0 if p.double[row] else 0.0
-        flat[i + 3] = _time(s.clock[b] - p.arrival[row], 2.0)
-        gap = p.arrival[row] - p.arrival[row - 1] if row > first else 0.0
-    i += N_REQUEST
-    flat[i + 2] = _count(s.queued[b] - first - s.n_placed[b] - s.n_rejected[b], 2.0)
-    flat[i + 3] = _clip(s.queue_cores[b] / (p.n_nodes * p.node_cores), 4.0)
-    flat[i + 4] = _clip(s.queue_memory[b] / (p.n_nodes * p.node_memory), 4.0)
-    flat[i + 5] = _time(s.accrued[b], 2.0)
-    flat[i + 6] = _time(s.last_wait[b], 2.0)
-    flat[i + 7] = _count(s.n_placed[b], 3.0)
-    flat[i + 8] = _time(gap, 1.0)
+        flat[i + 3] = min(_wait_log(o, b, s.clock[b] - p.arrival[row]) * TIME_SCALE, 2.0)
+        flat[j + 8] = o.gap[row] if row > first else 0.0
+    else:
+        flat[i : i + N_REQUEST] = 0.0
+        flat[j + 8] = 0.0
     if o.clock[b] != s.clock[b]:
         phase = 2.0 * np.pi * s.clock[b] / DAY_S
-        flat[i + 9] = np.sin(phase)
-        flat[i + 10] = np.cos(phase)
+        flat[j + 9] = np.sin(phase)
+        flat[j + 10] = np.cos(phase)
         o.clock[b] = s.clock[b]
     if p.window > 1:
         _write_window(p, s, o, b)
@@ -236,13 +265,20 @@ def _write_window(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b:
 
 @njit(cache=True)
 def _reward(
-    p: PlacementParams, s: PlacementState, b: int, code: int, accrued: float, kind: int, scale: float
+    p: PlacementParams,
+    s: PlacementState,
+    o: PlacementBuffers,
+    b: int,
+    code: int,
+    accrued: float,
+    kind: int,
+    scale: float,
 ) -> Any:
     """What the action that a code tells of pays; ``accrued`` is the waiting up to it."""
     if code == SKIPPED:
         return 0.0
     if kind == SPANE:
-        reward = -np.log1p(s.last_wait[b])
+        reward = -_wait_log(o, b, s.last_wait[b])
     elif kind == WAIT:
         reward = -s.last_wait[b] / scale
     elif kind == DELAY:
@@ -275,7 +311,7 @@ def play_one(
     o.code[b] = code
     o.reward[b] = 0.0
     if code <= 0:
-        o.reward[b] = _reward(p, s, b, code, before, kind, scale)
+        o.reward[b] = _reward(p, s, o, b, code, before, kind, scale)
         observe_game(p, s, o, b)
     return code
 
@@ -311,14 +347,20 @@ class PlacementObserver:
         for name, columns in _parts(games.config).items():
             parts[name] = slice(ends, ends + len(columns))
             ends += len(columns)
-        self._parts: dict[str, slice] = parts
+        self._one: list[tuple[str, Any]] = list(parts.items())
+        self._all: list[tuple[str, Any]] = [(name, (slice(None), part)) for name, part in parts.items()]
         self.buffers = PlacementBuffers(
             flat=np.zeros((n, ends), np.float32),
             mask=np.zeros((n, games.params.n_actions), np.bool_),
             reward=np.zeros(n),
             code=np.zeros(n, np.int64),
             clock=np.full(n, np.nan),
+            accrued=np.full(n, np.nan),
+            wait=np.full(n, np.nan),
+            wait_log=np.zeros(n),
+            gap=np.zeros(games.params.n_requests, np.float32),
         )
+        _write_gaps(games.kernel_params, self.buffers.gap)
         self.handle: Any = make_handle("placement buffers", self.buffers)
 
     @staticmethod
@@ -340,12 +382,13 @@ class PlacementObserver:
         return self.split(self.buffers.flat[game].copy())
 
     def split(self, flat: F4) -> dict[str, NDArray[Any]]:
-        """An observation in one vector, or many (..., columns), as views of its parts."""
-        return {name: flat[..., part] for name, part in self._parts.items()}
+        """An observation in one vector, (columns,), as views of its parts."""
+        return {name: flat[part] for name, part in self._one}
 
     def copy_all(self, copy: bool = True) -> dict[str, NDArray[Any]]:
         """The observations of all games, (B, ...) each, in fresh memory or as views of the buffers."""
-        return self.split(self.buffers.flat.copy() if copy else self.buffers.flat)
+        flat = self.buffers.flat.copy() if copy else self.buffers.flat
+        return {name: flat[part] for name, part in self._all}
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle arrays, never addresses."""
