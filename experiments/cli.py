@@ -67,6 +67,35 @@ examples:
   virtgym benchmark scenario=planetlab_cloudsim3 scenario.trace.path=traces/20110303 policies=[lr-mmt,thr-mu]
 """
 
+_TRAIN = """\
+usage: virtgym train [key=value…] [-m]
+
+Train an agent on a placement scenario, evaluate it on the validation windows and keep the best in
+out=DIR/agent, which any other command takes as a policy. After a crash, kill -9 or Ctrl-C the same command
+goes on from the last checkpoint. With -m, keys may have several values: every combination is trained, in a
+folder of its own, and sweep.csv compares them.
+
+keys:
+  agent=NAME                    who learns (virtgym list agents); agent.KEY=VALUE any setting of it
+  scenario=NAME|FILE.yaml       a placement scenario; scenario.KEY=VALUE any key of it
+  total_timesteps=N             decisions to train for, default 1000000
+  seed=N                        of everything random in learning, default 0
+  num_envs=N                    environments that step together, default 256
+  reward=NAME wait_scale_s=T    reward of training: delay, wait, spane; its scale
+  eval_every=N                  decisions between evaluations
+  checkpoint_every=N            decisions between checkpoints, default at evaluations
+  initial=FOLDER                begin with the weights of an agent
+  import=FILE.zip               likewise of Stable-Baselines3's zip; it may run any code: only what you trust
+  out=DIR                       default runs/<agent>-<scenario>-<date>-<time>
+  hydra/launcher=joblib         with -m: jobs side by side; hydra.launcher.n_jobs=N
+
+examples:
+  virtgym train agent=ppo scenario=demo_placement total_timesteps=500000 out=runs/ppo
+  virtgym train agent=maskable_ppo agent.network=mlp scenario.trace.path=requests.csv scenario.windows=val.npy
+  virtgym train scenario=demo_placement -m agent.learning_rate=1e-4,3e-4 seed=0,1 out=runs/sweep
+  virtgym evaluate scenario=demo_placement policy=runs/ppo/agent
+"""
+
 _LIST = """\
 usage: virtgym list [scenarios|policies|agents|traces|envs]
 
@@ -230,6 +259,26 @@ def _benchmark(arguments: Sequence[str]) -> int:
     return _tell_failures("benchmark", outcome.failures) if outcome.failures else 0
 
 
+def _train(arguments: Sequence[str]) -> int:
+    from .sweep import is_sweep, run_sweep
+
+    if is_sweep(arguments):
+        folder, table = run_sweep(arguments)
+        print(table.to_string(index=False))
+        print(f"sweep: {folder / 'sweep.csv'}")
+        return 0
+    from .progress import print_results
+    from .train import train
+    from .train_compose import compose_training
+
+    outcome = train(compose_training(arguments))
+    if outcome.before:
+        print(f"{outcome.out}: finished before; another out= trains anew", file=sys.stderr)
+    print_results(outcome.rows)
+    print(f"agent: {outcome.out / 'agent'}")
+    return 0
+
+
 def _tell_failures(command: str, failures: Sequence[object]) -> int:
     """Say which cells failed; 2 if all of it is the user's to mend, else 1."""
     from .benchmark import Failure
@@ -274,6 +323,7 @@ COMMANDS: dict[str, Command] = {
     "list": Command("scenarios, policies, agents, traces and environments that there are", _LIST, _list),
     "evaluate": Command("one policy on one scenario", _EVALUATE, _evaluate),
     "benchmark": Command("policies x seeds, resumable and parallel, with a report", _BENCHMARK, _benchmark),
+    "train": Command("train an agent, evaluate it, keep the best; sweeps with -m", _TRAIN, _train),
     "report": Command("the report again, from stored results", _REPORT, _report),
     "traces": Command("download, check and convert traces", None, _traces),
 }

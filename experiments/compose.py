@@ -27,7 +27,7 @@ from .yamlio import YamlError
 __all__ = ["Run", "compose_run"]
 
 _PATH_KEYS = ("out", "scenario.trace.path", "scenario.windows")
-_GROUPS = ("scenario", "policy", "experiment")
+_GROUPS = ("scenario", "policy", "agent", "experiment")
 _OTHER = {
     (
         "benchmark",

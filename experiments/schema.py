@@ -79,6 +79,10 @@ DEFAULT_POLICIES: dict[str, tuple[str, ...]] = {
 COMMAND_KEYS: dict[str, tuple[str, ...]] = {
     "evaluate": ("scenario", "policy", "experiment", "seed", "seeds", "out"),
     "benchmark": ("scenario", "policies", "experiment", "seed", "seeds", "workers", "out", "report"),
+    "train": (
+        *("scenario", "agent", "experiment", "total_timesteps", "seed", "num_envs", "reward", "wait_scale_s"),
+        *("eval_every", "checkpoint_every", "tensorboard", "initial", "import_zip", "out"),
+    ),
 }
 """Keys that each command reads; any other is an error."""
 

@@ -70,9 +70,11 @@ class LearnedPolicy:
 
     Attributes:
         task: The kind of environment that it plays.
+        stateless: That its action for a game depends on this game's observation alone.
     """
 
     task: ClassVar[str] = "placement"
+    stateless: ClassVar[bool] = True
 
     def __init__(self, agent: Agent, name: str = "agent") -> None:
         if agent.task != self.task:

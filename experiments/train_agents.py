@@ -1,0 +1,230 @@
+"""Agents that can be trained: their typed settings, and what makes a learner of them.
+
+An agent of your own is one entry: a dataclass derived from ``AgentConfig``, a function that makes a
+``train_learners.Learner`` of it, ``register_agent``, and a file ``conf/agent/NAME.yaml``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from virtgym.envs.sim.errors import ConfigError
+from virtgym.policies.learned.architecture import ACTIVATIONS, NETWORKS
+
+from .overrides import hint
+
+__all__ = [
+    "AGENTS",
+    "A2cConfig",
+    "AgentConfig",
+    "AgentKind",
+    "DqnConfig",
+    "MaskablePpoConfig",
+    "PpoConfig",
+    "agent_kind",
+    "register_agent",
+]
+
+
+@dataclass
+class AgentConfig:
+    """Settings that every agent has.
+
+    Attributes:
+        name: Its name.
+        description: One line for ``virtgym list agents``.
+        network: ``equivariant`` (any number of hosts) or ``mlp``.
+        hidden: Widths of hidden layers; ``equivariant`` has two of the same width.
+        activation: ``relu`` or ``tanh``.
+        learning_rate: Step size of the optimiser.
+        schedule: ``linear``: the step size falls to 0 over the training; or ``constant``.
+        gamma: Discount per decision.
+        max_grad_norm: Gradients are shortened to this length.
+    """
+
+    name: str = ""
+    description: str = ""
+    network: str = "equivariant"
+    hidden: list[int] = field(default_factory=lambda: [64, 64])
+    activation: str = "relu"
+    learning_rate: float = 3e-4
+    schedule: str = "linear"
+    gamma: float = 0.99
+    max_grad_norm: float = 0.5
+
+    def check(self) -> None:
+        """Refuse impossible values.
+
+        Raises:
+            ConfigError: Naming the key and what is allowed.
+        """
+        choices = (("network", NETWORKS), ("activation", ACTIVATIONS), ("schedule", ("linear", "constant")))
+        for key, allowed in choices:
+            if (value := getattr(self, key)) not in allowed:
+                raise ConfigError(
+                    f"agent.{key}={value}: must be one of {', '.join(allowed)}{hint(value, allowed)}"
+                )
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, bool | str) or value is None:
+                continue
+            for number in value if isinstance(value, list) else [value]:
+                if not 0.0 <= number < float("inf"):
+                    raise ConfigError(f"agent.{f.name}={value}: must be at least 0 and finite")
+        for key in ("gamma", "gae_lambda", "tau", "exploration_fraction", "exploration_final"):
+            if getattr(self, key, 0.0) > 1.0:
+                raise ConfigError(f"agent.{key}={getattr(self, key)}: must be at most 1")
+        for key in ("learning_rate", "n_steps", "batch_size", "n_epochs", "buffer_size", "train_freq"):
+            if getattr(self, key, 1) <= 0:
+                raise ConfigError(f"agent.{key}={getattr(self, key)}: must be positive")
+
+
+@dataclass
+class PpoConfig(AgentConfig):
+    """Settings of PPO; they mean what they mean in Stable-Baselines3.
+
+    Attributes:
+        n_steps: Steps of each environment per rollout.
+        batch_size: Transitions of a minibatch.
+        n_epochs: Passes over a rollout.
+        gae_lambda: λ of the advantages.
+        clip_range: Bound of the policy's ratio.
+        ent_coef: Weight of the entropy.
+        vf_coef: Weight of the value's error.
+        target_kl: An update ends when the policy has moved so far; null = never.
+        scale_reward: Whether rewards are divided by the running deviation of returns.
+    """
+
+    n_steps: int = 64
+    batch_size: int = 2048
+    n_epochs: int = 4
+    gae_lambda: float = 0.95
+    clip_range: float = 0.2
+    ent_coef: float = 0.0
+    vf_coef: float = 0.5
+    target_kl: float | None = None
+    scale_reward: bool = True
+
+
+@dataclass
+class MaskablePpoConfig(PpoConfig):
+    """Settings of sb3-contrib's MaskablePPO, those of PPO."""
+
+
+@dataclass
+class A2cConfig(AgentConfig):
+    """Settings of A2C; they mean what they mean in Stable-Baselines3.
+
+    Attributes:
+        n_steps: Steps of each environment per update.
+        gae_lambda: λ of the advantages.
+        ent_coef: Weight of the entropy.
+        vf_coef: Weight of the value's error.
+        scale_reward: Whether rewards are divided by the running deviation of returns.
+    """
+
+    learning_rate: float = 7e-4
+    n_steps: int = 16
+    gae_lambda: float = 0.95
+    ent_coef: float = 0.0
+    vf_coef: float = 0.5
+    scale_reward: bool = True
+
+
+@dataclass
+class DqnConfig(AgentConfig):
+    """Settings of DQN; they mean what they mean in Stable-Baselines3.
+
+    Attributes:
+        buffer_size: Transitions that are kept.
+        learning_starts: Transitions before the first update.
+        batch_size: Transitions of an update.
+        train_freq: Steps of all environments between updates.
+        gradient_steps: Updates then.
+        tau: How far the target network moves each time.
+        target_update_interval: Transitions between moves of the target network.
+        exploration_fraction: Part of the training over which epsilon falls from 1.
+        exploration_final: Epsilon afterwards.
+    """
+
+    learning_rate: float = 1e-3
+    max_grad_norm: float = 10.0
+    buffer_size: int = 200_000
+    learning_starts: int = 20_000
+    batch_size: int = 1024
+    train_freq: int = 1
+    gradient_steps: int = 1
+    tau: float = 1.0
+    target_update_interval: int = 20_000
+    exploration_fraction: float = 0.2
+    exploration_final: float = 0.02
+
+
+@dataclass(frozen=True)
+class AgentKind:
+    """How an agent is trained.
+
+    Attributes:
+        config: Its settings, a dataclass derived from ``AgentConfig``.
+        factory: ``module:function`` that makes a learner of a ``TrainTask`` and the settings; imported only
+            when it trains.
+    """
+
+    config: type[AgentConfig]
+    factory: str
+
+    def make_learner(self, task: Any, config: AgentConfig) -> Any:
+        """Make the learner.
+
+        Raises:
+            ConfigError: If what it needs is not installed.
+        """
+        module, _, function = self.factory.partition(":")
+        try:
+            make: Callable[[Any, AgentConfig], Any] = getattr(importlib.import_module(module), function)
+        except ModuleNotFoundError as error:
+            if str(error.name).startswith("virtgym"):
+                raise
+            raise ConfigError(
+                f"agent={config.name}: needs {error.name}, which is not installed; "
+                "install PyTorch and the extra: pip install 'virtgym[rl]'"
+            ) from None
+        return make(task, config)
+
+
+_SB3 = "virtgym.experiments.train_sb3:make_sb3_learner"
+
+AGENTS: dict[str, AgentKind] = {
+    "ppo": AgentKind(PpoConfig, _SB3),
+    "a2c": AgentKind(A2cConfig, _SB3),
+    "dqn": AgentKind(DqnConfig, _SB3),
+    "maskable_ppo": AgentKind(MaskablePpoConfig, _SB3),
+}
+"""Every agent by name."""
+
+
+def register_agent(name: str, config: type[AgentConfig], factory: str) -> None:
+    """Add an agent.
+
+    Args:
+        name: Its name.
+        config: Its settings.
+        factory: ``module:function`` that makes a learner of a ``TrainTask`` and the settings.
+    """
+    AGENTS[name] = AgentKind(config, factory)
+
+
+def agent_kind(name: str) -> AgentKind:
+    """Look an agent up.
+
+    Raises:
+        ConfigError: If there is none of this name.
+    """
+    if name not in AGENTS:
+        raise ConfigError(
+            f"agent={name}: no such agent{hint(name, AGENTS)}; there are: {', '.join(sorted(AGENTS))}"
+        )
+    return AGENTS[name]

@@ -1,0 +1,317 @@
+"""Our networks as policies of Stable-Baselines3 (PPO, A2C, DQN) and of sb3-contrib (MaskablePPO).
+
+    PPO(ActorCriticNetPolicy, PlacementVecEnv(256, flat=True), policy_kwargs={"network": "equivariant"})
+
+Observations may be flat or the Dict of the environment. Legal actions are read off the observation (its
+column ``fits``), so that plain PPO, A2C and DQN never choose, and never bootstrap from, an illegal node;
+MaskablePPO takes the environment's masks, which also cover actions besides the nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from virtgym.envs.sim.errors import ConfigError
+
+from .architecture import Architecture, Layout
+from .networks import MASKED, Network, build_network, fits_mask
+
+__all__ = [
+    "ActorCriticNetPolicy",
+    "MaskableNetPolicy",
+    "NetQNetwork",
+    "QNetPolicy",
+    "describe_network",
+    "flatten_observation",
+    "legal_actions",
+    "sample_legal",
+]
+
+PARTS = ("nodes", "request", "globals")
+
+
+def flatten_observation(observation: Any) -> Tensor:
+    """A flat observation of a Dict one; a flat one stays."""
+    if isinstance(observation, dict):
+        return torch.cat([torch.as_tensor(observation[part]) for part in PARTS], dim=-1)
+    return torch.as_tensor(observation)
+
+
+def describe_network(
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    network: str = "equivariant",
+    hidden: Sequence[int] = (64, 64),
+    activation: str = "relu",
+) -> Architecture:
+    """The architecture for an environment.
+
+    Args:
+        observation_space: Its observations, flat or a Dict.
+        action_space: Its actions.
+        network: One of ``NETWORKS``.
+        hidden: Widths of hidden layers.
+        activation: One of ``ACTIVATIONS``.
+
+    Raises:
+        ConfigError: If the environment is no placement environment, or the network is impossible.
+    """
+    if not isinstance(action_space, spaces.Discrete):
+        raise ConfigError(f"action space {action_space}: these networks score the actions of a Discrete one")
+    n_node, n_request, n_globals = Layout.current().sizes
+    n_nodes = Layout.current().n_nodes(int(spaces.flatdim(observation_space)))
+    n_extra = int(action_space.n) - n_nodes
+    fixed = n_nodes if network == "mlp" else 0
+    return Architecture(network, n_node, n_request, n_globals, fixed, n_extra, tuple(hidden), activation)
+
+
+def legal_actions(observation: Tensor, n_actions: int) -> Tensor | None:
+    """Legal actions (B, n) as far as an observation tells; None where actions are not just the nodes.
+
+    A game that is over has no legal action: then all count, so that no distribution is empty.
+    """
+    fits = fits_mask(observation, Layout.current())
+    if fits.shape[1] != n_actions:
+        return None
+    return fits | ~fits.any(dim=1, keepdim=True)
+
+
+class _NetMixin:
+    """What both kinds of actor-critic policy share; ``net`` gives logits and values."""
+
+    net: Network
+    action_space: Any
+
+    def _log_odds(self, scores: Tensor, observation: Tensor, masks: Any = None) -> Tensor:
+        """Log-probabilities (B, actions), very low where illegal."""
+        if masks is None:
+            legal = legal_actions(observation, scores.shape[1])
+        else:
+            legal = torch.as_tensor(masks, dtype=torch.bool).reshape(scores.shape)
+        if legal is not None:
+            scores = torch.where(legal, scores, MASKED)
+        return log_softmax(scores, dim=1)
+
+    def _act(
+        self, observation: Any, deterministic: bool = False, masks: Any = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        flat = flatten_observation(observation)
+        scores, values = self.net(flat)
+        log_odds = self._log_odds(scores, flat, masks)
+        if deterministic:
+            actions = log_odds.argmax(dim=1)
+        else:
+            actions = torch.multinomial(log_odds.exp(), 1).squeeze(1)
+        log_prob = log_odds.gather(1, actions.unsqueeze(1)).squeeze(1)
+        return actions, values.unsqueeze(1), log_prob
+
+    def _judge(self, observation: Any, actions: Tensor, masks: Any = None) -> tuple[Tensor, Tensor, Tensor]:
+        flat = flatten_observation(observation)
+        scores, values = self.net(flat)
+        log_odds = self._log_odds(scores, flat, masks)
+        log_prob = log_odds.gather(1, actions.long().reshape(-1, 1)).squeeze(1)
+        entropy = -(log_odds.exp() * log_odds).sum(dim=1)
+        return values.unsqueeze(1), log_prob, entropy
+
+    def _make_net(self, architecture: Architecture, lr_schedule: Any) -> None:
+        self.net = build_network(architecture)
+        kind: Any = self.optimizer_class  # type: ignore[attr-defined]
+        self.optimizer = kind(self.net.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[attr-defined]
+
+    def predict_values(self, obs: Any) -> Tensor:
+        """Values (B, 1) of observations."""
+        return self.net.values(flatten_observation(obs)).unsqueeze(1)
+
+
+class ActorCriticNetPolicy(_NetMixin, ActorCriticPolicy):
+    """Policy of PPO and A2C that never chooses a node where the request does not fit.
+
+    Args:
+        observation_space: Of a placement environment.
+        action_space: Its actions.
+        lr_schedule: Learning rate by remaining progress.
+        network: ``equivariant`` or ``mlp``.
+        hidden: Widths of hidden layers.
+        activation: ``relu`` or ``tanh``.
+        **kwargs: As of SB3's policy.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Any,
+        network: str = "equivariant",
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "relu",
+        **kwargs: Any,
+    ) -> None:
+        self._described = describe_network(observation_space, action_space, network, hidden, activation)
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    def _build(self, lr_schedule: Any) -> None:
+        self._make_net(self._described, lr_schedule)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        a = self._described
+        own = {"network": a.network, "hidden": a.hidden, "activation": a.activation}
+        return {**super()._get_constructor_parameters(), **own}
+
+    def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions (B,), values (B, 1) and log-probabilities (B,)."""
+        return self._act(obs, deterministic)
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        return self._act(observation, deterministic)[0]
+
+    def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Values (B, 1), log-probabilities (B,) and entropies (B,)."""
+        return self._judge(obs, actions)
+
+    def get_distribution(self, obs: Any) -> Any:
+        """The distribution over actions, as SB3's object."""
+        flat = flatten_observation(obs)
+        logits: Any = {"action_logits": self._log_odds(self.net.scores(flat), flat)}
+        return self.action_dist.proba_distribution(**logits)
+
+
+class MaskableNetPolicy(_NetMixin, MaskableActorCriticPolicy):
+    """Policy of MaskablePPO; without masks it reads them off the observation.
+
+    Args:
+        observation_space: Of a placement environment.
+        action_space: Its actions.
+        lr_schedule: Learning rate by remaining progress.
+        network: ``equivariant`` or ``mlp``.
+        hidden: Widths of hidden layers.
+        activation: ``relu`` or ``tanh``.
+        **kwargs: As of sb3-contrib's policy.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Any,
+        network: str = "equivariant",
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "relu",
+        **kwargs: Any,
+    ) -> None:
+        self._described = describe_network(observation_space, action_space, network, hidden, activation)
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    def _build(self, lr_schedule: Any) -> None:
+        self._make_net(self._described, lr_schedule)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        a = self._described
+        own = {"network": a.network, "hidden": a.hidden, "activation": a.activation}
+        return {**super()._get_constructor_parameters(), **own}
+
+    def forward(
+        self, obs: Any, deterministic: bool = False, action_masks: Any = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions (B,), values (B, 1) and log-probabilities (B,)."""
+        return self._act(obs, deterministic, action_masks)
+
+    def _predict(self, observation: Any, deterministic: bool = False, action_masks: Any = None) -> Tensor:
+        return self._act(observation, deterministic, action_masks)[0]
+
+    def evaluate_actions(
+        self, obs: Any, actions: Tensor, action_masks: Any = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Values (B, 1), log-probabilities (B,) and entropies (B,)."""
+        return self._judge(obs, actions, action_masks)
+
+    def get_distribution(self, obs: Any, action_masks: Any = None) -> Any:
+        """The distribution over actions, as sb3-contrib's object."""
+        flat = flatten_observation(obs)
+        logits = self._log_odds(self.net.scores(flat), flat, action_masks)
+        return self.action_dist.proba_distribution(action_logits=logits)
+
+
+class NetQNetwork(QNetwork):
+    """Action values, very low where the request does not fit: neither played nor bootstrapped from.
+
+    Args:
+        architecture: The network.
+        observation_space: Of a placement environment.
+        action_space: Its actions.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Discrete,
+    ) -> None:
+        # Not QNetwork's own constructor: that would build a network of its own.
+        BasePolicy.__init__(self, observation_space, action_space)
+        self.net = build_network(architecture)
+
+    def forward(self, obs: Any) -> Tensor:
+        """Values (B, actions)."""
+        flat = flatten_observation(obs)
+        scores = self.net.scores(flat)
+        legal = legal_actions(flat, scores.shape[1])
+        return scores if legal is None else torch.where(legal, scores, MASKED)
+
+
+class QNetPolicy(DQNPolicy):
+    """Policy of DQN.
+
+    Args:
+        observation_space: Of a placement environment.
+        action_space: Its actions.
+        lr_schedule: Learning rate by remaining progress.
+        network: ``equivariant`` or ``mlp``.
+        hidden: Widths of hidden layers.
+        activation: ``relu`` or ``tanh``.
+        **kwargs: As of SB3's policy.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Discrete,
+        lr_schedule: Any,
+        network: str = "equivariant",
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "relu",
+        **kwargs: Any,
+    ) -> None:
+        self._described = describe_network(observation_space, action_space, network, hidden, activation)
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    def make_q_net(self) -> QNetwork:
+        """A network of values, freshly initialised."""
+        assert isinstance(self.action_space, spaces.Discrete)
+        return NetQNetwork(self._described, self.observation_space, self.action_space)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        a = self._described
+        own = {"network": a.network, "hidden": a.hidden, "activation": a.activation}
+        return {**super()._get_constructor_parameters(), **own}
+
+
+def sample_legal(observation: Any, n_actions: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """A uniformly drawn legal action of each observation, (B,)."""
+    flat = flatten_observation(observation)
+    legal = legal_actions(flat, n_actions)
+    odds = rng.random((len(flat), n_actions))
+    if legal is not None:
+        odds = np.where(legal.numpy(), odds, -1.0)
+    drawn: NDArray[np.int64] = odds.argmax(axis=1)
+    return drawn
