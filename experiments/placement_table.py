@@ -7,43 +7,56 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .placement_summary import Comparison, Entry, compare_windows
+from .placement_summary import Comparison, Entry
 from .stats import Interval, trimmed_mean
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.table import Table
 
-__all__ = ["DROPPED", "gap_text", "placement_table", "progress_text", "verdict", "verdicts"]
+__all__ = ["DROPPED", "gap_text", "notes", "placement_table", "progress_text", "verdicts"]
 
 DROPPED = ("iqm", "won", "per_vm", "mean")
 """Columns that a narrow terminal goes without, the least telling first."""
 
 
-def placement_table(rows: pd.DataFrame, left_out: Collection[str] = ()) -> Table:
+def placement_table(found: Comparison, title: str, left_out: Collection[str] = ()) -> Table:
     """A line per policy and learner, best first.
 
     Args:
-        rows: Result rows of placement windows.
+        found: Policies on common windows.
+        title: What was run.
         left_out: Names of ``DROPPED`` that get no column.
     """
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    found = compare_windows(rows)
-    names = ", ".join(dict.fromkeys(f"{s} / {t}" for s, t in zip(rows["scenario"], rows["trace"])))
-    caption = "\n".join([_caption(found), *verdicts(found)])
-    table = Table(title=escape(names), caption=escape(caption), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.title_justify = table.caption_justify = "left"
+    table = Table(title=escape(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
     table.add_column("policy", overflow="fold")
-    for key, head in _heads(found):
-        if key not in left_out:
-            table.add_column(head, justify="right", no_wrap=True)
+    heads = [(key, head) for key, head in _heads(found) if key not in left_out]
+    for _, head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
     for entry in found.entries:
         cells = _cells(found, entry)
-        table.add_row(escape(_name(entry)), *(cells[key] for key, _ in _heads(found) if key not in left_out))
+        table.add_row(escape(_name(entry)), *(cells[key] for key, _ in heads))
     return table
+
+
+def notes(found: Comparison) -> list[str]:
+    """What stands under the table: how to read it, what was left out, and the verdicts."""
+    n = len(found.windows)
+    text = f"{n} window{'s' * (n > 1)}"
+    if n > 1:
+        text += "; trimmed mean: without the lowest and the highest 10 %"
+        text += "; Δ of it: paired bootstrap over windows" if len(found.entries) > 1 else ""
+    lines = [text]
+    if found.n_dropped:
+        lines.append(f"{found.n_dropped} windows left out, in which not every policy has a result")
+    for policy, stuck in found.n_stuck.items():
+        lines.append(f"{policy}: requests rejected or never placed in {stuck} windows")
+    for policy in found.left_out:
+        lines.append(f"{policy}: left out, it has no window in common with the others")
+    return lines + verdicts(found)
 
 
 def _name(entry: Entry) -> str:
@@ -55,9 +68,12 @@ def _name(entry: Entry) -> str:
 def _heads(found: Comparison) -> list[tuple[str, str]]:
     unit = "placed" if found.survival else "wait s"
     heads = [("trimmed", f"trimmed mean {unit}"), ("mean", f"mean {unit}"), ("iqm", f"IQM {unit}")]
-    heads += [("per_vm", "placed %" if found.survival else "wait/VM s"), ("won", "best in")]
+    heads.append(("per_vm", "placed %" if found.survival else "wait/VM s"))
+    if len(found.entries) < 2:
+        return heads
+    heads.append(("won", "best in"))
     rule = found.best_rule
-    return [*heads, ("gap", f"Δ {rule.name} [95 %]")] if rule and len(found.entries) > 1 else heads
+    return [*heads, ("gap", f"Δ {rule.name} [95 %]")] if rule else heads
 
 
 def _cells(found: Comparison, entry: Entry) -> dict[str, str]:
@@ -77,41 +93,18 @@ def gap_text(gap: Interval) -> str:
     return f"{text} [{gap.low:+,.0f}, {gap.high:+,.0f}]" if gap.known else text
 
 
-def _caption(found: Comparison) -> str:
-    n = len(found.windows)
-    text = f"{n} window{'s' * (n > 1)}"
-    if n > 1:
-        text += "; trimmed mean: without the lowest and the highest 10 %; Δ of it: paired bootstrap"
-    if found.n_dropped:
-        text += f"; {found.n_dropped} windows left out, which not every policy finished"
-    return text
-
-
 def verdicts(found: Comparison) -> list[str]:
     """What the comparison says of each learner and of the best trained agent against the best rule.
 
     A loss is said as one, and what the windows cannot tell apart as that.
     """
+    from .report.placement_words import agent_verdict
+
     rule = found.best_rule
     if rule is None:
         return []
     agents = [e for e in (found.best_agent,) if e is not None]
-    return [verdict(found, entry, rule) for entry in (*found.learners, *agents)]
-
-
-def verdict(found: Comparison, entry: Entry, rule: Entry) -> str:
-    """One sentence about a trained policy and the best rule."""
-    gap = found.gap(entry, rule)
-    who = f"{entry.name}, mean of {len(entry.members)} agents," if entry.members else entry.name
-    verb = (
-        "beats" if found.better(gap) else "loses against" if found.worse(gap) else "cannot be told apart from"
-    )
-    if not gap.known:
-        good = gap.estimate > 0 if found.survival else gap.estimate < 0
-        verb = "is ahead of" if good else "equals" if gap.estimate == 0 else "is behind"
-    unit = "" if found.survival else " s"
-    values = f"{found.value(entry):,.0f} against {found.value(rule):,.0f}{unit}"
-    return f"{who} {verb} the best rule {rule.name}: trimmed mean {values}, difference {gap_text(gap)}"
+    return ["".join(agent_verdict(found, entry, rule)) for entry in (*found.learners, *agents)]
 
 
 def progress_text(rows: Sequence[Mapping[str, Any]]) -> str:

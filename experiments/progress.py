@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -127,28 +127,46 @@ def print_results(rows: pd.DataFrame) -> None:
     Args:
         rows: Result rows.
     """
-    from rich.console import Console
-
     from .placement_summary import has_windows
-    from .placement_table import DROPPED, placement_table
 
     console = _console()
-    windows = has_windows(rows)
-    if len(rows) == 1 and not windows:
+    if has_windows(rows):
+        _print_windows(rows, console)
+    elif len(rows) == 1:
         console.print(metrics_table(dict(zip(rows.columns, rows.iloc[0]))))
-        return
-    # A narrow terminal loses whole columns, the least telling first, never digits.
-    left_out: tuple[str, ...] = ()
+    else:
+        _print_fitting(console, lambda left_out: results_table(rows, left_out), _DROPPED)
+
+
+def _print_windows(rows: pd.DataFrame, console: Console) -> None:
+    from .placement_summary import compare_windows
+    from .placement_table import DROPPED, notes, placement_table
+
+    found = compare_windows(rows)
+    title = _title(rows)
+    _print_fitting(console, lambda left_out: placement_table(found, title, left_out), DROPPED)
+    for line in notes(found):
+        console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def _print_fitting(
+    console: Console, make: Callable[[Collection[str]], Table], dropped: Sequence[str]
+) -> None:
+    """Print a table; a narrow terminal loses whole columns, the least telling first, never digits."""
+    from rich.console import Console
+
     unlimited = Console(width=1000)
-    dropped = DROPPED if windows else _DROPPED
     for count in range(len(dropped) + 1):
-        left_out = dropped[:count]
-        table = placement_table(rows, left_out) if windows else results_table(rows, left_out)
+        table = make(dropped[:count])
         if unlimited.measure(table).maximum <= console.width:
             break
     console.print(table)
-    if left_out:
-        console.print(f"too narrow for {', '.join(left_out)}: see results.csv", style="dim")
+    if count:
+        console.print(f"too narrow for {', '.join(dropped[:count])}: see results.csv", style="dim")
+
+
+def _title(rows: pd.DataFrame) -> str:
+    return ", ".join(dict.fromkeys(f"{s} / {t}" for s, t in zip(rows["scenario"], rows["trace"])))
 
 
 def results_table(rows: pd.DataFrame, left_out: Collection[str] = ()) -> Table:
@@ -162,7 +180,7 @@ def results_table(rows: pd.DataFrame, left_out: Collection[str] = ()) -> Table:
     from rich.table import Table
 
     shown = [_scaled(column, rows) for column in _TABLE if column[0] not in left_out]
-    names = ", ".join(dict.fromkeys(f"{s} / {t}" for s, t in zip(rows["scenario"], rows["trace"])))
+    names = _title(rows)
     seeds = rows["seed"].nunique()
     caption = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else None
     table = Table(title=_escape(names), caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))

@@ -25,15 +25,19 @@ def write_report(dirs: Sequence[Path], dest: Path) -> Path:
     Raises:
         VirtgymError: If a folder has no result rows, or the report cannot be written.
     """
-    from .data import group_runs, read_run
-    from .leaderboard import make_leaderboard
+    from ..placement_summary import Comparison, compare_windows, has_windows
+    from .data import Group, group_runs, read_run
+    from .leaderboard import Leaderboard, make_leaderboard
     from .markdown import render_markdown
     from .page import render_page
 
     if not dirs:
         raise VirtgymError("report: no folder given; give folders written by virtgym benchmark")
     groups = group_runs([read_run(Path(folder)) for folder in dirs])
-    tables = [(group, make_leaderboard(group)) for group in groups]
+    tables: list[tuple[Group, Leaderboard | Comparison]] = []
+    for group in groups:
+        windows = has_windows(group.rows)
+        tables.append((group, compare_windows(group.rows) if windows else make_leaderboard(group)))
     page = Path(dest) if Path(dest).suffix.lower() in (".html", ".htm") else Path(dest) / "report.html"
     try:
         page.parent.mkdir(parents=True, exist_ok=True)

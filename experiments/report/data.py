@@ -256,15 +256,19 @@ def _add(
     scenario, trace, memory = key
     variant = ""
     group = groups.get((*key, variant))
-    if group is not None and _clash(group.rows, rows):
+    if group is not None and (_clash(group.rows, rows) or _other_windows(group, run)):
         variant = run.path.name or str(run.path)
         group = groups.get((*key, variant))
     if group is None:
         group = groups[(*key, variant)] = Group(variant, scenario, [trace], memory, rows)
     else:
         cells = [c for c in ("policy", "seed", "window") if c in rows]
-        both = pd.concat([group.rows, rows], ignore_index=True)
-        group.rows = both.drop_duplicates(cells, keep="last").reset_index(drop=True)
+        # A list of windows may name one twice: only the same copy of it is the same result.
+        parts = [
+            part.assign(_copy=part.groupby(cells, dropna=False).cumcount()) for part in (group.rows, rows)
+        ]
+        both = pd.concat(parts, ignore_index=True).drop_duplicates([*cells, "_copy"], keep="last")
+        group.rows = both.drop(columns="_copy").reset_index(drop=True)
     group.runs.append(run)
     steps = _steps_of(run, scenario, trace)
     if steps is not None:
@@ -280,6 +284,14 @@ def _clash(a: pd.DataFrame, b: pd.DataFrame) -> bool:
     cells = ["policy", "seed", *(["window"] if "window" in a and "window" in b else [])]
     both = a[[*cells, "config_hash"]].merge(b[[*cells, "config_hash"]], on=cells)
     return bool((both["config_hash_x"] != both["config_hash_y"]).any())
+
+
+def _other_windows(group: Group, run: RunFolder) -> bool:
+    """Whether a run has placement windows of another scenario of the same name: another list, other hosts."""
+    if "window" not in run.rows or not bool(run.rows["window"].notna().any()):
+        return False
+    there, here = group.runs[0].info.get("scenario_hash"), run.info.get("scenario_hash")
+    return None not in (there, here) and there != here
 
 
 def _steps_of(run: RunFolder, scenario: str, trace: str) -> pd.DataFrame | None:

@@ -132,7 +132,7 @@ def run_facts(run: RunFolder) -> list[tuple[str, str]]:
     if "wall_s" in rows:
         total, median = float(rows["wall_s"].sum()), float(rows["wall_s"].median())
         facts.append(("Wall time", f"{total:,.1f} s for all episodes, {median:,.3g} s at the median"))
-    if "vm_intervals_per_s" in rows:
+    if "vm_intervals_per_s" in rows and bool(rows["vm_intervals_per_s"].notna().any()):
         facts.append(
             ("Speed", f"{float(rows['vm_intervals_per_s'].median()):,.0f} VM-intervals/s at the median")
         )

@@ -21,11 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Style",
+    "axis",
     "bar_figure",
     "day_figures",
     "heat_figure",
+    "label",
     "migration_figure",
+    "new_figure",
     "pareto_figures",
+    "rank_styles",
+    "short",
     "styles_of",
 ]
 
@@ -52,22 +57,31 @@ class Style:
 
 
 def styles_of(board: Leaderboard) -> dict[str, Style]:
-    """Colours by rank, then dashes and markers where the colours run out; grey for references."""
+    """How each policy of a leaderboard looks."""
+    return rank_styles([(line.policy, line.reference) for line in board.lines])
+
+
+def rank_styles(names: Sequence[tuple[str, bool]]) -> dict[str, Style]:
+    """Colours by rank, then dashes and markers where the colours run out; grey for references.
+
+    Args:
+        names: Name of each policy, best first, and whether it is a reference.
+    """
     styles: dict[str, Style] = {}
     ranked = references = 0
-    for line in board.lines:
-        if line.reference:
+    for name, reference in names:
+        if reference:
             turn = references % 4
-            styles[line.policy] = Style("ref", DASHES[turn], REFERENCE_SYMBOLS[turn])
+            styles[name] = Style("ref", DASHES[turn], REFERENCE_SYMBOLS[turn])
             references += 1
         else:
             turn = (ranked // N_COLOURS) % len(DASHES)
-            styles[line.policy] = Style(f"p{ranked % N_COLOURS}", DASHES[turn], SYMBOLS[turn])
+            styles[name] = Style(f"p{ranked % N_COLOURS}", DASHES[turn], SYMBOLS[turn])
             ranked += 1
     return styles
 
 
-def _figure(**layout: Any) -> go.Figure:
+def new_figure(**layout: Any) -> go.Figure:
     """An empty figure without plotly's own template: the page's script gives the colours."""
     import plotly.graph_objects as go
 
@@ -98,8 +112,8 @@ def _pareto(board: Leaderboard, lines: list[Line], quality: Column) -> tuple[go.
     positive = [v for v in y.values() if v > 0]
     log = max(positive) / min(positive) > 20
     floor = min(positive) / 4 if log else 0.0
-    figure = _figure(
-        xaxis=_axis("energy, kWh"), yaxis=_quality_axis(quality, positive, floor, log, min(y.values()))
+    figure = new_figure(
+        xaxis=axis("energy, kWh"), yaxis=_quality_axis(quality, positive, floor, log, min(y.values()))
     )
     # SLAV is 0 by definition where nothing moves: such a point says nothing about the front.
     fair = [x for x in lines if not (x.reference and quality.key == "slav")]
@@ -128,7 +142,8 @@ def _pareto(board: Leaderboard, lines: list[Line], quality: Column) -> tuple[go.
     return figure, outside
 
 
-def _axis(title: str, **more: Any) -> dict[str, Any]:
+def axis(title: str, **more: Any) -> dict[str, Any]:
+    """An axis with its title."""
     return {"title": {"text": title, "standoff": 8}, "zeroline": False, "automargin": True, **more}
 
 
@@ -137,7 +152,7 @@ def _quality_axis(
 ) -> dict[str, Any]:
     unit = f", {quality.unit}" if quality.unit else ""
     if not log:
-        return _axis(f"{quality.label}{unit}", rangemode="tozero", exponentformat="power")
+        return axis(f"{quality.label}{unit}", rangemode="tozero", exponentformat="power")
     low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
     steps = (1, 2, 5) if high - low <= 3 else (1,)
     ticks = [m * 10.0**e for e in range(low, high + 1) for m in steps]
@@ -145,7 +160,7 @@ def _quality_axis(
     texts = [write_number(v, 1) for v in ticks]
     if least <= 0:
         ticks, texts = [floor, *ticks], ["0", *texts]
-    return _axis(
+    return axis(
         f"{quality.label}{unit} (log scale)", type="log", tickmode="array", tickvals=ticks, ticktext=texts
     )
 
@@ -190,7 +205,7 @@ def _add_point(
             f"<b>%{{meta.text}}</b><br>{write_number(energy)} kWh"
             f"<br>{quality.label} {write_number(worth * factor)} {quality.unit}<extra></extra>"
         ),
-        meta={"ink": style.ink, **_label(line.policy), "priority": priority},
+        meta={"ink": style.ink, **label(line.policy), "priority": priority},
         **errors,
     )
 
@@ -306,7 +321,7 @@ def _lines(
 ) -> go.Figure:
     styles = styles_of(board)
     hours = max(float(part["time_s"].max()) for part in trails.values()) / 3600.0
-    figure = _figure(xaxis=_time_axis(hours), yaxis=_axis(""))
+    figure = new_figure(xaxis=_time_axis(hours), yaxis=axis(""))
     for line in board.lines:
         if line.policy not in trails:
             continue
@@ -322,7 +337,7 @@ def _lines(
             line={"width": 2, "dash": style.dash, "shape": "hv" if step_line else "linear"},
             hovertemplate=f"<b>%{{meta.text}}</b><br>%{{x:.1f}} h: {hover}<extra></extra>",
             visible=line.policy in default,
-            meta={"ink": style.ink, **_label(line.policy)},
+            meta={"ink": style.ink, **label(line.policy)},
             **where,
         )
     return figure
@@ -330,7 +345,7 @@ def _lines(
 
 def _time_axis(hours: float) -> dict[str, Any]:
     step = next((s for s in (0.25, 0.5, 1, 2, 4, 6, 12, 24, 48, 168) if hours / s <= 8), 336)
-    return _axis("", dtick=step, ticksuffix=" h", range=[0, hours])
+    return axis("", dtick=step, ticksuffix=" h", range=[0, hours])
 
 
 def bar_figure(board: Leaderboard) -> go.Figure | None:
@@ -343,7 +358,7 @@ def bar_figure(board: Leaderboard) -> go.Figure | None:
     back = np.minimum(np.nan_to_num(back), total)
     names = [x.policy for x in lines]
     ticks = {"tickmode": "array", "tickvals": list(range(len(names))), "range": [-0.6, len(names) - 0.4]}
-    figure = _figure(xaxis=_axis("migrations"), yaxis=_axis("", ticktext=[_short(n) for n in names], **ticks))
+    figure = new_figure(xaxis=axis("migrations"), yaxis=axis("", ticktext=[short(n) for n in names], **ticks))
     figure.update_layout(barmode="stack", bargap=0.3, hovermode="y")
     half = [_half_width(x.cells["migrations"].value) for x in lines]
     parts = (("stay", total - back, "p0", None), ("moved back within 12 intervals", back, "p1", half))
@@ -365,9 +380,9 @@ def _bar_error(half: list[float], total: NDArray[np.float64]) -> dict[str, Any]:
     return {"array": half, "arrayminus": np.minimum(half, total), "thickness": 1, "width": 3}
 
 
-def _label(policy: str) -> dict[str, str]:
+def label(policy: str) -> dict[str, str]:
     """A policy as plotly text: whole for hovering, cut for labels in the picture."""
-    return {"policy": policy, "text": _escape(policy), "label": _short(policy)}
+    return {"policy": policy, "text": _escape(policy), "label": short(policy)}
 
 
 def _escape(name: str) -> str:
@@ -375,16 +390,16 @@ def _escape(name: str) -> str:
     return name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _short(name: str, most: int = 22) -> str:
+def short(name: str, most: int = 22) -> str:
     """A label that fits."""
     return _escape(name if len(name) <= most else f"…{name[-most + 1 :]}")
 
 
 def heat_figure() -> go.Figure:
     """The frame of the heat map; the page's script puts the chosen table in."""
-    figure = _figure(
-        xaxis=_axis("", ticksuffix=" h", showgrid=False),
-        yaxis=_axis("", autorange="reversed", showgrid=False, showticklabels=False, ticks=""),
+    figure = new_figure(
+        xaxis=axis("", ticksuffix=" h", showgrid=False),
+        yaxis=axis("", autorange="reversed", showgrid=False, showticklabels=False, ticks=""),
         margin={"l": 8, "r": 8, "t": 8, "b": 34},
     )
     figure.add_heatmap(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..placement_summary import Comparison
 from .columns import Column
 from .data import Group
 from .facts import notes, run_facts, short_facts
 from .leaderboard import Cell, Leaderboard
+from .placement_page import PlacementCell, learner_rows, placement_cells, placement_columns
+from .placement_words import entry_label, make_placement_verdict, placement_facts, placement_remarks
 from .table import half_width, heading_unit
 from .verdict import Sentence, Strong, make_verdict
 
@@ -55,11 +58,43 @@ def _section(group: Group, board: Leaderboard) -> list[str]:
     return [f"## {_escape(group.title)}", "", facts, "", *verdict, "", *_table(board), "", *remarks, ""]
 
 
-def render_markdown(groups: Sequence[tuple[Group, Leaderboard]]) -> str:
+def _placement_section(group: Group, found: Comparison) -> list[str]:
+    facts = " · ".join(_escape(f) for f in placement_facts(group, found))
+    verdict = [f"- {_sentence(s)}" for s in make_placement_verdict(found)]
+    remarks = [f"- {_escape(n)}" for n in placement_remarks(group, found)]
+    columns = placement_columns(found)
+    heads = ["#", "Policy", *(_escape(f"{c.label} ({c.unit})" if c.unit else c.label) for c in columns)]
+    table = [f"| {' | '.join(heads)} |", f"|--:|:--{'|--:' * len(columns)}|"]
+    rank = 0
+    for entry in found.entries:
+        ranked = not entry.members and not entry.reference
+        rank += ranked
+        cells = placement_cells(found, entry)
+        texts = [_placement_cell(cells[c.key]) for c in columns]
+        place = str(rank) if ranked else ""
+        table.append(f"| {place} | {_escape(entry_label(entry))} | {' | '.join(texts)} |")
+    learners = [
+        f"- {_escape(name)}: {n} agents, mean over agents of the trimmed mean {_escape(mean)}; "
+        f"best {_escape(best)}, worst {_escape(worst)}"
+        for name, n, mean, best, worst in learner_rows(found)
+    ]
+    parts = [f"## {_escape(group.title)}", "", facts, "", *verdict, "", *table, ""]
+    return [*parts, *learners, *([""] if learners else []), *remarks, ""]
+
+
+def _placement_cell(cell: PlacementCell) -> str:
+    text = f"{cell.text} [{cell.small}]" if cell.small else cell.text
+    return f"**{_escape(text)}**" if cell.mark == "best" else _escape(text)
+
+
+def render_markdown(groups: Sequence[tuple[Group, Leaderboard | Comparison]]) -> str:
     """The leaderboards and what was run."""
     lines = ["# virtgym report", ""]
     for group, board in groups:
-        lines += _section(group, board)
+        if isinstance(board, Comparison):
+            lines += _placement_section(group, board)
+        else:
+            lines += _section(group, board)
     lines += ["## What was run", ""]
     for run in {id(r): r for g, _ in groups for r in g.runs}.values():
         lines += [f"### {_escape(run.path.name or str(run.path))}", ""]

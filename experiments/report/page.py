@@ -10,6 +10,7 @@ from importlib import resources
 from string import Template
 from typing import Any
 
+from ..placement_summary import Comparison
 from .data import Group
 from .facts import notes, run_facts, short_facts
 from .figures import (
@@ -22,9 +23,12 @@ from .figures import (
 )
 from .heat import pack_heats
 from .leaderboard import Leaderboard, shared_intervals
+from .parts import add_figure, block, chip_fieldset, pieces, plot_div, tile_list
+from .placement_page import placement_parts
+from .placement_words import placement_remarks
 from .table import render_legend, render_table
 from .values import BASELINE
-from .verdict import Sentence, Strong, make_tiles, make_verdict
+from .verdict import make_tiles, make_verdict
 
 __all__ = ["render_page"]
 
@@ -32,7 +36,7 @@ N_SHOWN = 6
 """Ranked policies whose lines are shown at first; the static policy is shown with them."""
 
 
-def render_page(groups: Sequence[tuple[Group, Leaderboard]]) -> str:
+def render_page(groups: Sequence[tuple[Group, Leaderboard | Comparison]]) -> str:
     """The whole page as text."""
     from plotly.offline import get_plotlyjs
 
@@ -68,25 +72,25 @@ def _picker(groups: Sequence[Group]) -> str:
     return f'<label class="picker">Scenario and trace <select id="picker">{options}</select></label>'
 
 
-def _pieces(sentence: Sentence) -> str:
-    return "".join(f"<strong>{escape(p)}</strong>" if isinstance(p, Strong) else escape(p) for p in sentence)
-
-
-def _section(index: int, group: Group, board: Leaderboard) -> tuple[str, str]:
+def _section(index: int, group: Group, board: Leaderboard | Comparison) -> tuple[str, str]:
     """HTML of a group and the JSON block that its figures come from."""
     figures: dict[str, Any] = {}
-    parts = [
-        _head(group, board),
-        _leaderboard(group, board),
-        _pareto(board, figures),
-        _day(group, board, figures),
-        _heat(index, group, board, figures),
-        _migrations(group, board, figures),
-        _run(group, board),
-    ]
-    heats = pack_heats(group.heats, [line.policy for line in board.lines])
-    block = {"figures": figures, "heats": heats}
-    text = json.dumps(block, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    heats: list[dict[str, Any]] = []
+    if isinstance(board, Comparison):
+        parts = [*placement_parts(group, board, figures), _run(group, placement_remarks(group, board))]
+    else:
+        parts = [
+            _head(group, board),
+            _leaderboard(group, board),
+            _pareto(board, figures),
+            _day(group, board, figures),
+            _heat(index, group, board, figures),
+            _migrations(group, board, figures),
+            _run(group, notes(group, board)),
+        ]
+        heats = pack_heats(group.heats, [line.policy for line in board.lines])
+    data = {"figures": figures, "heats": heats}
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     safe = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     hidden = " hidden" if index else ""
     html = (
@@ -95,56 +99,36 @@ def _section(index: int, group: Group, board: Leaderboard) -> tuple[str, str]:
     return html, f'<script type="application/json" id="data-{index}">{safe}</script>'
 
 
-def _add(figures: dict[str, Any], key: str, figure: Any) -> None:
-    figures[key] = json.loads(figure.to_json())
-
-
-def _plot(key: str, label: str, kind: str = "") -> str:
-    return (
-        f'<div class="plot {kind}" data-figure="{escape(key)}" role="img" aria-label="{escape(label)}"></div>'
-    )
-
-
-def _block(name: str, title: str, body: str, lead: str = "") -> str:
-    text = f'<p class="lead">{lead}</p>' if lead else ""
-    return f'<section class="block {name}"><h3>{escape(title)}</h3>{text}{body}</section>'
-
-
 def _head(group: Group, board: Leaderboard) -> str:
     first, *rest = make_verdict(board)
     facts = "".join(f"<li>{escape(f)}</li>" for f in short_facts(group, board))
-    tiles = "".join(
-        f'<div class="tile"><dt>{escape(t.label)}</dt><dd><b>{escape(t.value)}</b>'
-        f'<span class="who">{escape(t.who)}</span><span class="note">{escape(t.note)}</span></dd></div>'
-        for t in make_tiles(board)
-    )
-    more = "".join(f"<li>{_pieces(s)}</li>" for s in rest)
+    more = "".join(f"<li>{pieces(s)}</li>" for s in rest)
     return (
         f'<header class="head"><h2>{escape(group.title)}</h2><ul class="facts">{facts}</ul>'
-        f'<p class="verdict">{_pieces(first)}</p><ul class="sure">{more}</ul>'
-        f'<dl class="tiles">{tiles}</dl></header>'
+        f'<p class="verdict">{pieces(first)}</p><ul class="sure">{more}</ul>'
+        f"{tile_list(make_tiles(board))}</header>"
     )
 
 
 def _leaderboard(group: Group, board: Leaderboard) -> str:
     column = board.primary
     order = f"Ordered by {column.label}; click a heading to sort by it."
-    return _block("board", "Leaderboard", render_table(group, board) + render_legend(board), escape(order))
+    return block("board", "Leaderboard", render_table(group, board) + render_legend(board), escape(order))
 
 
 def _pareto(board: Leaderboard, figures: dict[str, Any]) -> str:
     title = "Energy against service quality"
     found = pareto_figures(board)
     if not found:
-        return _block("pareto", title, "", "Needs energy and a quality measure of two policies or more.")
+        return block("pareto", title, "", "Needs energy and a quality measure of two policies or more.")
     options, plots = [], []
     for number, (column, figure, outside) in enumerate(found):
         key = f"pareto-{column.key}"
-        _add(figures, key, figure)
+        add_figure(figures, key, figure)
         options.append(f'<option value="{key}">{escape(column.label)}</option>')
         label = f"Scatter of energy and {column.label} per policy; the numbers are in the leaderboard"
         note = _outside(board, outside) if outside else ""
-        plot = _plot(key, label, "tall")
+        plot = plot_div(key, label, "tall")
         hidden = " hidden" if number else ""
         plots.append(f'<div class="choice" data-choice="{key}"{hidden}>{note}{plot}</div>')
     choose = f'<label>Quality <select class="chooser">{"".join(options)}</select></label>'
@@ -154,7 +138,7 @@ def _pareto(board: Leaderboard, figures: dict[str, Any]) -> str:
         shared = shared_intervals(board, "energy_kwh")[1]
         text += " Bars: 95 % intervals"
         text += f", without what all policies share on a {board.values.unit}." if shared else "."
-    return _block("pareto", title, controls + "".join(plots), text)
+    return block("pareto", title, controls + "".join(plots), text)
 
 
 def _outside(board: Leaderboard, policies: Sequence[str]) -> str:
@@ -177,41 +161,27 @@ def _static_is_far(board: Leaderboard) -> bool:
 
 
 def _chips(board: Leaderboard) -> str:
-    """A legend that is also the switch of each line, for mouse, finger and keyboard."""
-    styles, default = styles_of(board), _default(board)
-    chips = "".join(
-        f'<label class="chip"><input type="checkbox" data-policy="{escape(x.policy)}"'
-        f"{' checked' if x.policy in default else ''}{' data-default' if x.policy in default else ''}>"
-        f'<i class="swatch {styles[x.policy].dash}" style="--ink:var(--{styles[x.policy].ink})"></i>'
-        f"{escape(x.policy)}</label>"
-        for x in board.lines
-    )
-    buttons = ""
-    if len(board.lines) > N_SHOWN + 1:
-        buttons = "".join(
-            f'<button type="button" data-show="{what}">{text}</button>'
-            for what, text in (("default", f"Top {N_SHOWN}"), ("all", "All"), ("none", "None"))
-        )
-    return f'<fieldset class="chips"><legend>Policies shown</legend>{buttons}{chips}</fieldset>'
+    styles = styles_of(board)
+    return chip_fieldset([(x.policy, styles[x.policy]) for x in board.lines], _default(board), N_SHOWN)
 
 
 def _day(group: Group, board: Leaderboard, figures: dict[str, Any]) -> str:
     title = "Over time"
     found = day_figures(group, board, _default(board))
     if not found:
-        return _block("day", title, "", _no_steps(group, "Per-interval figures"))
+        return block("day", title, "", _no_steps(group, "Per-interval figures"))
     panels = []
     for number, (name, figure) in enumerate(found):
         key = f"day-{number}"
-        _add(figures, key, figure)
-        plot = _plot(key, f"{name} over time, one line per policy", "lines")
+        add_figure(figures, key, figure)
+        plot = plot_div(key, f"{name} over time, one line per policy", "lines")
         panels.append(f"<figure><figcaption>{escape(name)}</figcaption>{plot}</figure>")
     seeds = len(group.seeds)
     lead = f"Means over {seeds} seeds. " if seeds > 1 else ""
     text = f"{lead}Point at a line or a name to bring it forward."
     if _static_is_far(board):
         text += f" {BASELINE} is far above the others: tick it to compare."
-    return _block("day", title, f'{_chips(board)}<div class="grid">{"".join(panels)}</div>', text)
+    return block("day", title, f'{_chips(board)}<div class="grid">{"".join(panels)}</div>', text)
 
 
 def _no_steps(group: Group, what: str) -> str:
@@ -225,8 +195,8 @@ def _heat(index: int, group: Group, board: Leaderboard, figures: dict[str, Any])
     known = [x.policy for x in board.lines if any(f.policy == x.policy for f in group.heats)]
     if not known:
         why = "Heat maps are left out: no heat folder with these runs."
-        return _block("heat", title, "", _no_steps(group, "Heat maps") if group.pooled else why)
-    _add(figures, "heat", heat_figure())
+        return block("heat", title, "", _no_steps(group, "Heat maps") if group.pooled else why)
+    add_figure(figures, "heat", heat_figure())
     still = [x.policy for x in board.lines if x.reference and x.policy in known]
     others = [p for p in (BASELINE, *still, *known) if p in known and p != known[0]]
     second = others[0] if others else None
@@ -240,7 +210,7 @@ def _heat(index: int, group: Group, board: Leaderboard, figures: dict[str, Any])
             '<div class="plot heatplot" data-heat role="img" aria-label="Heat map of hosts over time"></div>'
             "</figure>"
         )
-    return _block("heat", title, f'{HEAT_LEGEND}<div class="grid">{"".join(panels)}</div>', HEAT_TEXT)
+    return block("heat", title, f'{HEAT_LEGEND}<div class="grid">{"".join(panels)}</div>', HEAT_TEXT)
 
 
 HEAT_TEXT = "One row per host, sorted: those that are on for longest at the top. One seed of each policy."
@@ -256,32 +226,30 @@ def _migrations(group: Group, board: Leaderboard, figures: dict[str, Any]) -> st
     panels = []
     trail = migration_figure(group, board, _default(board))
     if trail is not None:
-        _add(figures, "moves", trail)
+        add_figure(figures, "moves", trail)
         name = "Migrations so far"
-        plot = _plot("moves", f"{name}, one line per policy", "lines")
+        plot = plot_div("moves", f"{name}, one line per policy", "lines")
         panels.append(f"<figure><figcaption>{name}</figcaption>{plot}</figure>")
     bars = bar_figure(board)
     if bars is not None:
-        _add(figures, "bars", bars)
+        add_figure(figures, "bars", bars)
         name = "Migrations in all"
         height = max(220, 24 * len(bars.data[0].y) + 70)
         key = (
             '<span class="key"><span><i class="cell" style="--ink:var(--p0)"></i>stay</span>'
             '<span><i class="cell" style="--ink:var(--p1)"></i>moved back within 12 intervals</span></span>'
         )
-        plot = _plot("bars", f"{name} per policy", "bars").replace(
-            '<div class="plot bars"', f'<div class="plot bars" style="height:{height}px"'
-        )
+        plot = plot_div("bars", f"{name} per policy", "bars", height)
         panels.append(f"<figure><figcaption>{name} {key}</figcaption>{plot}</figure>")
     if not panels:
-        return _block("moves", title, "", "No policy migrated a VM.")
+        return block("moves", title, "", "No policy migrated a VM.")
     text = "" if trail is not None else _no_steps(group, "Migrations over time")
     height = 24 * len(board.ranked) + 70
-    return _block("moves", title, f'<div class="grid" style="--h:{height}px">{"".join(panels)}</div>', text)
+    return block("moves", title, f'<div class="grid" style="--h:{height}px">{"".join(panels)}</div>', text)
 
 
-def _run(group: Group, board: Leaderboard) -> str:
-    remarks = "".join(f"<li>{escape(n)}</li>" for n in notes(group, board))
+def _run(group: Group, texts: Sequence[str]) -> str:
+    remarks = "".join(f"<li>{escape(n)}</li>" for n in texts)
     folders = []
     for run in group.runs:
         facts = "".join(
@@ -295,4 +263,4 @@ def _run(group: Group, board: Leaderboard) -> str:
         folders.append(
             f'<h4>{escape(run.path.name or str(run.path))}</h4><dl class="run">{facts}</dl>{config}'
         )
-    return _block("ran", "What was run", f'<ul class="notes">{remarks}</ul>{"".join(folders)}')
+    return block("ran", "What was run", f'<ul class="notes">{remarks}</ul>{"".join(folders)}')
