@@ -23,6 +23,7 @@ from virtgym.experiments.bench.plain_placement import (
     plain_window_length,
     play_plain,
 )
+from virtgym.experiments.bench.plain_placement_fast import FastPlacement, play_first_fit, prepare_requests
 from virtgym.policies.placement import PLACEMENT_RULES, choose_node, make_keys, rule_number, run_windows
 
 VALIDATION_FIRST_FIT_TRIMMED_S = 267_139.975
@@ -124,6 +125,20 @@ def test_the_kernels_agree_with_the_twin(rule: str, protocol: str) -> None:
         assert placed[0] == len(nodes)
         waited += waits[0]
     assert (waited > 0) == (protocol == "huawei_placement")
+
+
+def test_the_twins_written_for_speed_play_the_same_game() -> None:
+    waited = 0.0
+    for seed in range(20):
+        requests = plain(random_stream(seed))
+        fast = prepare_requests(requests)
+        total = play_first_fit(fast, n_hosts=2)
+        stepped, over = FastPlacement(fast, n_hosts=2), False
+        while not over:
+            over = stepped.step(stepped.mask.index(True))
+        assert total == stepped.waited == sum(play_plain(requests, "first_fit", n_hosts=2).waits)
+        waited += total
+    assert waited > 0
 
 
 def test_window_lengths_agree_with_the_twin() -> None:
