@@ -300,7 +300,7 @@ def _build(
             return scenario
         seed, scenario = scenario.seed, asdict(scenario.config)
     raw = load_scenario_config(scenario) if isinstance(scenario, str) else scenario
-    if raw.get("kind", "cluster") != "cluster":
+    if raw.get("kind", "cluster") not in ("cluster", "placement"):  # build_scenario says where that is played
         raise ConfigError(
             f"scenario={raw.get('name')}: kind {raw['kind']} does not run in an environment; "
             "use a scenario of kind cluster"

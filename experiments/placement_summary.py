@@ -23,6 +23,7 @@ from .report.data import is_learned
 from .stats import (
     Interval,
     Statistic,
+    distinct_runs,
     iqm_statistic,
     mean_interval,
     mean_statistic,
@@ -227,7 +228,8 @@ def compare_windows(rows: pd.DataFrame) -> Comparison:
     if not common.any():
         raise ConfigError("results: there is no placement window with a result")
     entries = [
-        Entry(name, runs[:, common], is_learned(name), "oracle=true" in name) for name, runs in waits.items()
+        Entry(name, distinct_runs(runs[:, common]), is_learned(name), "oracle=true" in name)
+        for name, runs in waits.items()
     ]
     survival = is_survival(rows)
     entries += _learners(entries)
@@ -301,7 +303,7 @@ def _learners(entries: Sequence[Entry]) -> list[Entry]:
     found = []
     for name, members in groups.items():
         if len(members) > 1:
-            runs = np.stack([m.runs.mean(axis=0) for m in members])
+            runs = distinct_runs(np.stack([m.runs.mean(axis=0) for m in members]))
             found.append(Entry(name, runs, True, False, tuple(m.name for m in members)))
     return found
 

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "Interval",
+    "distinct_runs",
     "iqm",
     "iqm_statistic",
     "mean_interval",
@@ -248,7 +249,7 @@ def paired_bootstrap(
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"pairs: {x.shape[1]} values against {y.shape[1]}; must be as many")
     whole = np.isfinite(x).all(0) & np.isfinite(y).all(0)
-    x, y = x[:, whole], y[:, whole]
+    x, y = distinct_runs(x[:, whole]), distinct_runs(y[:, whole])
     n = x.shape[1]
     if n == 0:
         return Interval(math.nan, math.nan, math.nan, 0)
@@ -258,6 +259,11 @@ def paired_bootstrap(
     pairs = rng.integers(0, n, size=(n_resamples, n))
     gaps = _resampled(x, pairs, rng, statistic) - _resampled(y, pairs, rng, statistic)
     return Interval(estimate, *_bounds(gaps, confidence), n)
+
+
+def distinct_runs(runs: F8) -> F8:
+    """One run, (1, n), where all S are the same: the mean of equal numbers may differ in the last digit."""
+    return runs[:1] if bool((runs == runs[0]).all()) else runs
 
 
 def _resampled(runs: F8, pairs: NDArray[np.int64], rng: np.random.Generator, statistic: Statistic) -> F8:

@@ -11,10 +11,16 @@ from scipy import stats as scipy_stats
 from virtgym.experiments.stats import (
     Interval,
     iqm,
+    iqm_statistic,
     mean_interval,
+    mean_statistic,
+    paired_bootstrap,
     paired_bootstrap_difference,
+    performance_profile,
     probability_of_improvement,
     stratified_bootstrap,
+    trimmed_mean,
+    trimmed_statistic,
 )
 
 
@@ -113,3 +119,96 @@ def test_probability_of_improvement_worked_by_hand() -> None:
     u = scipy_stats.mannwhitneyu(y, x).statistic
     assert probability_of_improvement(x, y) == pytest.approx(u / 1600.0)
     assert math.isnan(probability_of_improvement([], [1.0]))
+
+
+def test_trimmed_mean_cuts_a_tenth_at_each_end() -> None:
+    assert trimmed_mean([*range(1, 10), 1000.0]) == 5.5  # without 1 and 1000: the mean of 2...9
+    assert trimmed_mean([1.0, 2.0, 30.0]) == 11.0  # floor(0.1 * 3) = 0: nothing is cut
+    assert trimmed_mean([3.0, 1.0, 2.0, 100.0], 0.25) == 2.5
+    assert math.isnan(trimmed_mean([]))
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 10, 19, 20, 150])
+def test_statistics_over_an_axis_agree_with_scipy(n: int) -> None:
+    x = np.random.default_rng(n).lognormal(0.0, 2.0, size=(3, 4, n))
+    np.testing.assert_allclose(trimmed_statistic(x), scipy_stats.trim_mean(x, 0.1, axis=-1), rtol=1e-12)
+    np.testing.assert_allclose(iqm_statistic(x), scipy_stats.trim_mean(x, 0.25, axis=-1), rtol=1e-12)
+    assert float(trimmed_statistic(x[0, 0])) == pytest.approx(trimmed_mean(x[0, 0]), rel=1e-12)
+
+
+def test_paired_bootstrap_of_the_mean_is_the_bootstrap_of_differences() -> None:
+    rng = np.random.default_rng(5)
+    b = rng.lognormal(3.0, 1.5, size=400)
+    a = b - rng.normal(2.0, 1.0, size=400)
+    got = paired_bootstrap(a, b, np.random.default_rng(1), statistic=mean_statistic)
+    want = mean_interval(a - b)
+    assert got.estimate == pytest.approx((a - b).mean())
+    assert got.low == pytest.approx(want.low, abs=0.02)
+    assert got.high == pytest.approx(want.high, abs=0.02)
+    assert got.n == 400
+
+
+def test_paired_bootstrap_of_a_shift_has_no_width_for_any_statistic() -> None:
+    b = np.random.default_rng(0).lognormal(3.0, 2.0, size=150)
+    for statistic in (mean_statistic, trimmed_statistic, iqm_statistic):
+        got = paired_bootstrap(b + 7.0, b, np.random.default_rng(0), statistic=statistic)
+        assert (got.estimate, got.low, got.high) == pytest.approx((7.0, 7.0, 7.0), rel=1e-9)
+
+
+def test_a_trimmed_mean_is_trimmed_on_either_side_by_itself() -> None:
+    # The tenth that is cut is another one for a and b, so this is not the trimmed mean of the differences.
+    a, b = np.array([0.0] * 9 + [100.0]), np.array([100.0] + [0.0] * 9)
+    got = paired_bootstrap(a, b + np.arange(10.0), np.random.default_rng(0))
+    assert got.estimate == trimmed_mean(a) - trimmed_mean(b + np.arange(10.0)) == -5.5
+    assert trimmed_mean(a - b - np.arange(10.0)) != -5.5
+
+
+def test_paired_bootstrap_covers_a_known_difference() -> None:
+    hits = 0
+    for trial in range(200):
+        rng = np.random.default_rng(trial)
+        hard = rng.lognormal(2.0, 1.0, size=60)
+        a, b = hard + rng.normal(1.0, 1.0, 60), hard + rng.normal(0.0, 1.0, 60)
+        hits += paired_bootstrap(a, b, rng, statistic=mean_statistic, n_resamples=300).holds(1.0)
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_runs_of_a_learner_widen_the_interval() -> None:
+    rng = np.random.default_rng(3)
+    windows = rng.lognormal(2.0, 0.5, size=80)
+    alike = np.stack([windows] * 5)
+    apart = np.stack([windows + shift for shift in (-20.0, -10.0, 0.0, 10.0, 20.0)])
+    narrow = paired_bootstrap(alike, windows, np.random.default_rng(0))
+    wide = paired_bootstrap(apart, windows, np.random.default_rng(0))
+    assert (narrow.low, narrow.high) == (0.0, 0.0)
+    assert wide.estimate == pytest.approx(0.0, abs=1e-9)
+    # the mean of 5 runs drawn from -20...20 has a standard deviation of 14.14 / sqrt(5) = 6.3
+    assert wide.high == pytest.approx(1.96 * 6.32, abs=1.5)
+
+
+def test_paired_bootstrap_leaves_incomplete_pairs_out() -> None:
+    got = paired_bootstrap([1.0, math.nan, 3.0], [0.0, 5.0, math.inf], np.random.default_rng(0))
+    assert (got.estimate, got.n, got.known) == (1.0, 1, False)
+    assert paired_bootstrap([math.nan], [1.0], np.random.default_rng(0)).n == 0
+    with pytest.raises(ValueError, match="as many"):
+        paired_bootstrap([1.0], [1.0, 2.0], np.random.default_rng(0))
+
+
+def test_probability_of_improvement_is_averaged_over_tasks() -> None:
+    # task 1: (1,4) against (2,3): 1/2; task 2: all of a below b: 1; task 3: equal: 1/2
+    a = np.array([[1.0, 0.0, 7.0], [4.0, 1.0, 7.0]])
+    b = np.array([[2.0, 2.0, 7.0], [3.0, 3.0, 7.0]])
+    assert probability_of_improvement(a, b) == pytest.approx((0.5 + 1.0 + 0.5) / 3)
+    pooled = probability_of_improvement(a.ravel(), b.ravel())
+    assert pooled != pytest.approx(2.0 / 3.0)  # which runs that share no task would say
+    assert probability_of_improvement(a, np.where(b == 7.0, math.nan, b)) == 0.75
+    with pytest.raises(ValueError, match="tasks"):
+        probability_of_improvement(a, b[:, :2])
+
+
+def test_performance_profile_counts_runs_above_a_threshold() -> None:
+    scores = [[1.0, 2.0], [2.0, 4.0]]
+    np.testing.assert_array_equal(performance_profile(scores, [0.0, 1.0, 2.0, 4.0]), [1.0, 0.75, 0.25, 0.0])
+    waits = performance_profile(scores, [0.0, 1.0, 2.0, 4.0], lower_is_better=True)
+    np.testing.assert_array_equal(waits, [0.0, 0.25, 0.75, 1.0])
+    assert np.isnan(performance_profile([], [1.0])).all()

@@ -29,6 +29,8 @@ TIMES = (
 """Ticks of an axis of waiting, s."""
 
 POINTS = 240
+WIDTH = 28
+"""Most letters of a name in a figure."""
 
 
 def placement_styles(found: Comparison) -> dict[str, Style]:
@@ -94,10 +96,10 @@ def forest_figure(found: Comparison, rule: Entry) -> go.Figure:
     """Difference of every entry's trimmed mean to the best rule's, with intervals, best at the top."""
     styles = placement_styles(found)
     others = [entry for entry in found.entries if entry is not rule]
-    names = [short(entry.name) for entry in others]
+    names = [short(entry.name, WIDTH) for entry in others]
     unit = "requests" if found.survival else "s"
     figure = new_figure(
-        xaxis=axis(f"difference of trimmed means to {short(rule.name)}, {unit}", zeroline=True, nticks=6),
+        xaxis=axis(f"difference of trimmed means, {unit}", zeroline=True, nticks=6),
         yaxis=axis(
             "",
             tickmode="array",
@@ -132,8 +134,8 @@ def pairs_figure(found: Comparison, entry: Entry, rule: Entry) -> go.Figure:
     x, y = (_shown(found, e.runs.mean(axis=0)) for e in (rule, entry))
     both = np.concatenate([x, y])
     figure = new_figure(
-        xaxis=_result_axis(found, f"{short(rule.name)}", both),
-        yaxis=_result_axis(found, f"{short(entry.name)}", both),
+        xaxis=_result_axis(found, short(rule.name, WIDTH), both),
+        yaxis=_result_axis(found, short(entry.name, WIDTH), both),
     )
     ends = [0.0 if found.survival else 0.8 * FLOOR, 1.4 * float(both.max())]
     figure.add_scatter(

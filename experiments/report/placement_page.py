@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from ..placement_summary import Comparison, Entry
+from ..placement_summary import Comparison, Entry, learner_name
 from ..stats import Interval
 from .data import Group
 from .figures import short
@@ -76,37 +76,26 @@ def placement_columns(found: Comparison) -> list[PlacementColumn]:
     """The columns that this comparison has."""
     unit = "" if found.survival else "s"
     what = "requests placed" if found.survival else "total wait of a window"
-    columns = [
-        PlacementColumn(
-            "trimmed",
-            "Trimmed mean",
-            unit,
-            f"{what}, mean without the lowest and the highest 10 % of windows",
+    trimmed = f"{what}, mean without the lowest and the highest 10 % of windows"
+    columns = {
+        "trimmed": ("Trimmed mean", unit, trimmed),
+        "gap": ("Δ trimmed", "vs best rule", "difference of trimmed means to the best rule, paired"),
+        "mean": ("Mean", unit, f"{what}, mean of all windows"),
+        "gap_mean": ("Δ mean", "vs best rule", "difference of means to the best rule, paired"),
+        "iqm": ("IQM", unit, f"{what}, interquartile mean: of the middle half of windows"),
+        "per_vm": ("Wait per VM", "s", "all waiting / requests of all windows"),
+        "won": ("Best in", "windows", "windows in which no ranked policy is better; ties count for all"),
+        "chance": (
+            *("Better", "% vs best rule"),
+            "probability of improvement: chance of beating the best rule in a window; ties count half",
         ),
-        PlacementColumn("mean", "Mean", unit, f"{what}, mean of all windows"),
-        PlacementColumn("iqm", "IQM", unit, f"{what}, interquartile mean: of the middle half of windows"),
-    ]
+    }
     if found.survival:
-        columns.append(PlacementColumn("per_vm", "Placed", "%", "requests placed / requests of all windows"))
-    else:
-        columns.append(PlacementColumn("per_vm", "Wait per VM", "s", "all waiting / requests of all windows"))
+        columns["per_vm"] = ("Placed", "%", "requests placed / requests of all windows")
+    hidden = set() if found.best_rule is not None else {"gap", "gap_mean", "chance"}
     if len(found.entries) < 2:
-        return columns
-    columns.append(
-        PlacementColumn(
-            "won", "Best in", "windows", "windows in which no ranked policy is better; ties count"
-        )
-    )
-    rule = found.best_rule
-    if rule is not None:
-        to = f"vs {rule.name}"
-        chance = f"chance of being better than {rule.name} in a window, ties counting half"
-        columns += [
-            PlacementColumn("gap", "Δ trimmed", to, f"difference of trimmed means to {rule.name}, paired"),
-            PlacementColumn("gap_mean", "Δ mean", to, f"difference of means to {rule.name}, paired"),
-            PlacementColumn("chance", "Better", f"% {to}", f"probability of improvement: {chance}"),
-        ]
-    return columns
+        hidden = {"gap", "gap_mean", "chance", "won"}
+    return [PlacementColumn(key, *texts) for key, texts in columns.items() if key not in hidden]
 
 
 def placement_cells(found: Comparison, entry: Entry) -> dict[str, PlacementCell]:
@@ -240,9 +229,14 @@ def learner_rows(found: Comparison) -> list[tuple[str, ...]]:
         if over.known:
             mean += f" [{over.low:,.{digits}f}, {over.high:,.{digits}f}]"
         members = [e for e in found.policies if e.name in learner.members]  # best first, as all entries
-        ends = [f"{found.value(e):,.{digits}f} ({e.name})" for e in (members[0], members[-1])]
+        ends = [f"{found.value(e):,.{digits}f} ({_seed_of(e.name)})" for e in (members[0], members[-1])]
         rows.append((learner.name, str(len(members)), mean, *ends))
     return rows
+
+
+def _seed_of(agent: str) -> str:
+    """The part of an agent's folder that tells it from its siblings."""
+    return next((part for part in agent.replace("\\", "/").split("/") if learner_name(part) != part), agent)
 
 
 def _learners(found: Comparison) -> str:
@@ -263,9 +257,9 @@ def _learners(found: Comparison) -> str:
 
 
 def _default(found: Comparison) -> list[str]:
-    ranked = [e.name for e in found.policies if not e.reference][:N_SHOWN]
-    agent = found.best_agent
-    return ranked if agent is None or agent.name in ranked else [*ranked, agent.name]
+    shown = [e.name for e in found.policies if not e.reference][:N_SHOWN]
+    also = [e.name for e in (found.best_rule, found.best_agent) if e is not None]
+    return list(dict.fromkeys([*shown, *also]))
 
 
 def _profile(found: Comparison, figures: dict[str, Any]) -> str:
