@@ -21,7 +21,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from .placement import PlacementTask
+from .placement import OUTCOMES, PlacementTask
 from .placement_batch import PlacementBatch
 from .sim.errors import ConfigError
 from .sim.placement import PLACEMENT_REASONS
@@ -75,8 +75,8 @@ class PlacementVecEnv(VecEnv):
     since the batch was made (as of SB3's ``Monitor``) and ``total_wait_s``.
 
     Two things differ from SB3's ``DummyVecEnv``, both for speed. Infos of steps that neither end an episode
-    nor were refused are one and the same empty dict: infos are for reading. And ``wait_s``, which a single
-    environment tells at each step, is told at the last one only.
+    nor were refused are one and the same empty dict: infos are for reading. And ``wait_s``,
+    ``rejected`` and ``skipped``, which a single environment tells at each step, are told at the last one only.
 
     Args:
         num_envs: B.
@@ -210,7 +210,8 @@ class PlacementVecEnv(VecEnv):
 
     def _sum_up(self, ended: I8, infos: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Tell what is known at the end of episodes."""
-        books, seconds = self.batch.books, round(time.time() - self._made, 6)
+        books, codes = self.batch.books, self.task.observer.buffers.code
+        seconds = round(time.time() - self._made, 6)
         last = self.task.observer.buffers.flat[ended]
         metrics = {name: values.tolist() for name, values in self.batch.metrics(ended).items()}
         for k, i in enumerate(ended.tolist()):
@@ -230,6 +231,8 @@ class PlacementVecEnv(VecEnv):
             }
             if books.placed[i]:
                 infos[i]["wait_s"] = float(books.wait[i])
+            elif codes[i] < 0:
+                infos[i][OUTCOMES[int(codes[i])]] = True
         return infos
 
     def close(self) -> None:

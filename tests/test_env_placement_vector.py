@@ -99,7 +99,7 @@ def test_lengths_known_beforehand_change_nothing() -> None:
 
 def test_every_way_to_play_is_measured() -> None:
     rates = measure_placement(0.005)
-    assert len(rates) == 8
+    assert len(rates) >= 8
     assert min(rates.values()) > 0
 
 

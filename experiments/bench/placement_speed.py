@@ -29,8 +29,8 @@ BUILT_IN = "plain Python for speed, first fit built in"
 """What ratios are against."""
 
 REPEATS = 12
-"""The best of so many runs counts: the rest is what else the machine did. A run takes 20 to 100 ms, so that one
-of them has the core for itself."""
+"""The best of so many runs counts: the rest is what else the machine did. A run takes 20 to 100 ms, so that
+one of them has the core for itself."""
 
 
 @njit(cache=False)
@@ -74,6 +74,27 @@ def _batch(n: int, steps: int) -> Callable[[], int]:
     envs = PlacementVectorEnv(n)
     envs.task.prepare()
     envs.reset(seed=0)
+    actions = np.zeros(n, dtype=np.int64)
+
+    def run() -> int:
+        for _ in range(steps // n):
+            _first_legal(envs.task.observer.buffers.mask, actions)
+            envs.step(actions)
+        return steps // n * n
+
+    return run
+
+
+def _stable_baselines(n: int, steps: int) -> Callable[[], int] | None:
+    """The batch as SB3 sees it, if that is installed."""
+    try:
+        from virtgym.envs.sb3 import PlacementVecEnv
+    except ImportError:
+        return None
+    envs = PlacementVecEnv(n, flat=True)
+    envs.task.prepare()
+    envs.seed(0)
+    envs.reset()
     actions = np.zeros(n, dtype=np.int64)
 
     def run() -> int:
@@ -134,6 +155,9 @@ def measure_placement(scale: float = 1.0) -> dict[str, float]:
     }
     for n in (16, 256, 1024):
         rates[f"batch of {n}"] = _rate(_batch(n, max(n, round(200_000 * scale))))
+    stable = _stable_baselines(256, max(256, round(200_000 * scale)))
+    if stable is not None:
+        rates["batch of 256 for Stable-Baselines3"] = _rate(stable)
     return rates
 
 

@@ -41,6 +41,23 @@ def warm_environment() -> None:
     env.step(0)
 
 
+def warm_placement() -> None:
+    """Compile the placement game, alone and in a batch, and its rules."""
+    import numpy as np
+
+    from virtgym.envs.placement import PlacementEnv
+    from virtgym.envs.vector import PlacementVectorEnv
+    from virtgym.policies.placement import run_windows
+
+    env = PlacementEnv()
+    env.reset(seed=0)
+    env.step(int(env.action_masks().argmax()))
+    batch = PlacementVectorEnv(2)
+    batch.reset(seed=0)
+    batch.step(np.zeros(2, dtype=np.int64))
+    run_windows(env.games, [0], "first_fit")
+
+
 def warm_replica() -> None:
     """Compile the replica of CloudSim."""
     import numpy as np
@@ -53,7 +70,7 @@ def warm_replica() -> None:
 def main() -> int:
     """Compile, and say how long it took."""
     start = time.perf_counter()
-    for step in (warm_simulator, warm_environment, warm_replica):
+    for step in (warm_simulator, warm_environment, warm_placement, warm_replica):
         step()
     print(f"kernels ready after {time.perf_counter() - start:.1f} s")
     return 0
