@@ -56,7 +56,7 @@ STATISTICS: dict[str, Statistic] = {
 N_RESAMPLES = 2000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entry:
     """A policy, or a learner: agents that differ only in the seed they were trained with.
 
@@ -75,7 +75,7 @@ class Entry:
     members: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """Policies on common windows.
 

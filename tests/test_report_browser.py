@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from virtgym.experiments.benchmark import benchmark
+from virtgym.experiments.compose import compose_run
 from virtgym.experiments.report import write_report
 
 pytestmark = pytest.mark.browser
@@ -110,6 +112,29 @@ def test_page_works_in_a_browser(browser: str, page: Path, width: int, tmp_path:
     # the last choice of the picker is the run without optional files: quality and bars remain
     assert after["drawn"] >= 2
     assert len(after["order"]) == 8
+
+
+@pytest.fixture(scope="module")
+def placement_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of placement windows, and of a cluster beside them."""
+    base = tmp_path_factory.mktemp("placement")
+    runs = (
+        ("windows", ["scenario=demo_placement", "scenario.n_windows=12"]),
+        ("cluster", ["scenario=small", "scenario.horizon_s=3000", "policies=[static,npa]"]),
+    )
+    for name, arguments in runs:
+        benchmark(compose_run("benchmark", [*arguments, f"out={base / name}"]))
+    return write_report([base / "cluster", base / "windows"], base / "out")
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_placement_windows_are_drawn(browser: str, placement_page: Path, width: int, tmp_path: Path) -> None:
+    before, after, console = _open(browser, placement_page, width, tmp_path)
+    assert before["errors"] == after["errors"] == ""
+    assert not re.findall(r".*CONSOLE.*(?:Uncaught|Refused|rror).*", console)
+    assert after["wide"] <= width
+    assert after["drawn"] >= 4  # profile, differences, and two figures of the policy that was chosen last
+    assert len(after["order"]) == 20  # ten in the leaderboard, ten rows of the matrix of pairs
 
 
 def test_single_run_redraws_heat_and_sorts(browser: str, page: Path, tmp_path: Path) -> None:
