@@ -45,6 +45,7 @@ examples:
   virtgym evaluate scenario=demo policy=ols-mmt
   virtgym evaluate scenario=planetlab scenario.trace.path=traces/20110303 policy=thr-mmt policy.safety=0.9
   virtgym evaluate scenario=planetlab_cloudsim3 scenario.quirks.double_moves=false policy=lr-mmt
+  virtgym evaluate scenario=huawei_placement scenario.trace.path=requests.csv policy=best_fit
 """
 
 _BENCHMARK = f"""\
@@ -65,6 +66,7 @@ examples:
   virtgym benchmark scenario=planetlab scenario.trace.path=traces/20110303 policies=[npa,dvfs,thr-mmt,ols-mmt]
   virtgym benchmark experiment=literature scenario.trace.path=traces/20110303 out=runs/day1
   virtgym benchmark scenario=planetlab_cloudsim3 scenario.trace.path=traces/20110303 policies=[lr-mmt,thr-mu]
+  virtgym benchmark scenario=demo_placement policies=[first_fit,best_fit,runs/ppo/agent]
 """
 
 _TRAIN = """\
