@@ -20,7 +20,7 @@ from virtgym.policies.registry import POLICIES, check_task, make_policy, policy_
 
 from .folder import CellResult, RunFolder
 from .overrides import PolicySpec, parse_policy
-from .results import KEYS, config_hash, make_row, rows_frame, virtgym_version
+from .results import KEYS, agent_digest, config_hash, make_row, rows_frame, virtgym_version
 from .rollout import make_env, rollout
 from .schema import REPLICA_KEYS
 
@@ -208,7 +208,7 @@ def make_cell(
         return Cell(scenario, spec, None, config_hash(scenario, spec, {}))
     made = make_policy(spec.name, **spec.params)
     check_task(spec.name, made, task, scenario.name)
-    defaults = policy_defaults(spec.name) if spec.name in POLICIES else {}
+    defaults = policy_defaults(spec.name) if spec.name in POLICIES else agent_digest(Path(spec.name))
     return Cell(scenario, spec, made, config_hash(scenario, spec, defaults))
 
 

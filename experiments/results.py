@@ -26,6 +26,7 @@ __all__ = [
     "COLUMNS",
     "EXTRAS",
     "KEYS",
+    "agent_digest",
     "config_hash",
     "make_row",
     "rows_frame",
@@ -97,7 +98,8 @@ def config_hash(
     Args:
         scenario: The scenario.
         policy: The policy.
-        defaults: Parameters of the policy that ``policy`` does not name.
+        defaults: What else decides what the policy does: parameters that ``policy`` does not name, and the
+            content of an agent's folder.
     """
     config = asdict(scenario.config)
     config.pop("description")
@@ -110,17 +112,20 @@ def config_hash(
             config["windows"] = _digest(scenario.windows)
     what = {
         "scenario": config,
-        "policy": {"name": policy.name, **defaults, **policy.params, **_agent_digest(policy.name)},
+        "policy": {"name": policy.name, **defaults, **policy.params},
         "version": virtgym_version(),
     }
     text = json.dumps(what, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
-def _agent_digest(name: str) -> dict[str, str]:
-    """Fingerprint of an agent's folder: training it anew makes another policy of the same name."""
-    folder = Path(name)
-    if not name or not folder.is_dir():
+def agent_digest(folder: Path) -> dict[str, str]:
+    """Fingerprint of an agent's folder: training it anew makes another policy of the same name.
+
+    Args:
+        folder: The folder; one that is not there gives nothing.
+    """
+    if not folder.is_dir():
         return {}
     whole = hashlib.blake2b(digest_size=8)
     for file in sorted(f for f in folder.rglob("*") if f.is_file()):

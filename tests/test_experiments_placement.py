@@ -173,6 +173,35 @@ def test_files_count_by_what_is_in_them(tmp_path: Path) -> None:
         again(*moved)
 
 
+def test_an_agent_counts_by_what_is_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from virtgym.policies import registry
+
+    monkeypatch.setattr(registry, "_LOADERS", [lambda path: Recorder(True)])
+    agent = tmp_path / "seed0" / "agent"
+    agent.mkdir(parents=True)
+    (agent / "weights").write_text("1")
+    out = tmp_path / "run"
+    rows = run(f"policies=[first_fit,{agent}]", f"out={out}")
+    a, b = (part["total_wait_s"].to_numpy() for _, part in rows.groupby("policy", sort=False))
+    np.testing.assert_array_equal(a, b)
+    run(f"policies=[{agent}]", f"out={out}")
+    (agent / "weights").write_text("2")
+    with pytest.raises(ConfigError, match=r"agent with seed 0 is there from another configuration"):
+        run(f"policies=[{agent}]", f"out={out}")
+
+
+def test_names_of_any_length_are_file_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from virtgym.policies import registry
+
+    monkeypatch.setattr(registry, "_LOADERS", [lambda path: Recorder(True)])
+    deep = tmp_path / ("x" * 120) / ("y" * 120)
+    agents = [deep / f"seed{k}" for k in range(2)]
+    for agent in agents:
+        agent.mkdir(parents=True)
+    rows = run(f"policies=[{agents[0]},{agents[1]}]", f"out={tmp_path / 'run'}")
+    assert rows["policy"].nunique() == 2
+
+
 def test_workers_give_the_same_numbers(tmp_path: Path) -> None:
     common = ("policies=[first_fit,random]", "seeds=[0,1]")
     one, two = run(*common, f"out={tmp_path / 'a'}"), run(*common, f"out={tmp_path / 'b'}", "workers=2")

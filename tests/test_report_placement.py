@@ -21,6 +21,7 @@ from virtgym.experiments.placement_table import notes, placement_table
 from virtgym.experiments.progress import print_results
 from virtgym.experiments.report import write_report
 from virtgym.experiments.report.data import group_runs, read_run
+from virtgym.experiments.report.placement_overview import overview_rows
 from virtgym.experiments.results import make_row, rows_frame
 from virtgym.experiments.stats import paired_bootstrap, trimmed_mean
 
@@ -212,7 +213,7 @@ def test_a_report_over_clusters_and_windows_has_a_section_for_each(tmp_path: Pat
     text = write_report(folders, tmp_path).read_text(encoding="utf-8")
     assert text.count('<section class="group"') == 3
     assert text.count('<table class="leaderboard">') == 3
-    assert text.count('<table class="matrix">') == 2
+    assert text.count('<section class="block pairs">') == 2
     for title in ("small · synthetic", "demo_placement · synthetic_requests", "Most requests placed"):
         assert title in text
 
@@ -258,3 +259,25 @@ def test_survival_counts_upwards(hard: Any) -> None:
     assert found.better(gap)
     assert found.chance(*found.entries) == 1.0
     assert found.won(found.entries[0]) == N
+
+
+def test_scenarios_with_other_hosts_are_set_side_by_side(hard: Any, tmp_path: Path) -> None:
+    folders = []
+    for hosts, factor in ((3, 0.5), (5, 2.0)):
+        waits = {"first_fit": hard, "best_fit": 4 * hard, "runs/x/agent": factor * hard}
+        folders.append(store(tmp_path / f"n{hosts}", results(waits, n_hosts=hosts)))
+        (folders[-1] / "run.json").write_text(json.dumps({"scenario_hash": str(hosts)}))
+    groups = group_runs([read_run(folder) for folder in folders])
+    assert [g.title for g in groups] == ["s · t · 3 hosts", "s · t · 5 hosts"]
+    rows = overview_rows([(g, compare_windows(g.rows)) for g in groups])
+    table = {name: [(c.text, c.small, c.mark) for c in cells] for name, cells in rows}
+    trimmed = trimmed_mean(hard)
+    assert table["first_fit"] == [(f"{trimmed:,.0f}", "", "best")] * 2
+    assert table["best_fit"] == [(f"{4 * trimmed:,.0f}", "+300.0 %", "bad")] * 2
+    assert table["runs/x/agent"] == [
+        (f"{0.5 * trimmed:,.0f}", "−50.0 %", "good"),
+        (f"{2 * trimmed:,.0f}", "+100.0 %", "bad"),
+    ]
+    page = write_report(folders, tmp_path)
+    assert page.read_text(encoding="utf-8").count('<section class="block across">') == 2
+    assert "## Across scenarios" in page.with_suffix(".md").read_text(encoding="utf-8")

@@ -307,6 +307,10 @@ def _steps_of(run: RunFolder, scenario: str, trace: str) -> pd.DataFrame | None:
 def _name(groups: list[Group]) -> None:
     """Headings that tell the groups apart and say no more than needed."""
     rules = {g.memory for g in groups}
+    sizes: dict[tuple[str, str], set[float]] = {}
+    for group in groups:
+        sizes.setdefault((group.scenario, group.traces[0]), set()).add(_hosts(group))
+    alike: dict[str, list[tuple[Group, str]]] = {}
     for group in groups:
         variant = group.title
         trace = short_trace(group.traces[0])
@@ -315,9 +319,19 @@ def _name(groups: list[Group]) -> None:
             parts.append(trace)
         if len(rules) > 1 and group.memory:
             parts.append(f"memory {group.memory}")
-        if variant:
-            parts.append(variant)
+        if len(sizes[group.scenario, group.traces[0]]) > 1:
+            parts.append(f"{_hosts(group):g} hosts")
         group.title = " · ".join(parts)
+        alike.setdefault(group.title, []).append((group, variant))
+    for same in alike.values():
+        for group, variant in same if len(same) > 1 else ():
+            group.title += f" · {variant}" if variant else ""
+
+
+def _hosts(group: Group) -> float:
+    """Number of hosts where windows are placed on them, else 0: clusters are told apart by their folders."""
+    hosts = group.number("n_hosts") if math.isfinite(group.number("window")) else 0.0
+    return hosts if math.isfinite(hosts) else 0.0
 
 
 def _pooled(groups: list[Group]) -> list[Group]:

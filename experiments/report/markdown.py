@@ -9,6 +9,7 @@ from .columns import Column
 from .data import Group
 from .facts import notes, run_facts, short_facts
 from .leaderboard import Cell, Leaderboard
+from .placement_overview import overview_rows
 from .placement_page import PlacementCell, learner_rows, placement_cells, placement_columns
 from .placement_words import entry_label, make_placement_verdict, placement_facts, placement_remarks
 from .table import half_width, heading_unit
@@ -87,6 +88,19 @@ def _placement_cell(cell: PlacementCell) -> str:
     return f"**{_escape(text)}**" if cell.mark == "best" else _escape(text)
 
 
+def _overview(boards: Sequence[tuple[Group, Comparison]]) -> list[str]:
+    """Trimmed means of policies across scenarios, and their difference to the best rule there."""
+    rows = overview_rows(boards)
+    if len(boards) < 2 or not rows:
+        return []
+    heads = [_escape(group.title) for group, _ in boards]
+    lines = ["## Across scenarios", "", f"| Policy | {' | '.join(heads)} |", f"|:--{'|--:' * len(heads)}|"]
+    for label, cells in rows:
+        texts = [f"{c.text} ({c.small})" if c.small else f"**{c.text}**" if c.text else "" for c in cells]
+        lines.append(f"| {_escape(label)} | {' | '.join(texts)} |")
+    return [*lines, "", "Trimmed mean; in brackets: against the best rule there, which is bold.", ""]
+
+
 def render_markdown(groups: Sequence[tuple[Group, Leaderboard | Comparison]]) -> str:
     """The leaderboards and what was run."""
     lines = ["# virtgym report", ""]
@@ -95,6 +109,7 @@ def render_markdown(groups: Sequence[tuple[Group, Leaderboard | Comparison]]) ->
             lines += _placement_section(group, board)
         else:
             lines += _section(group, board)
+    lines += _overview([(g, board) for g, board in groups if isinstance(board, Comparison)])
     lines += ["## What was run", ""]
     for run in {id(r): r for g, _ in groups for r in g.runs}.values():
         lines += [f"### {_escape(run.path.name or str(run.path))}", ""]

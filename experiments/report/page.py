@@ -24,6 +24,7 @@ from .figures import (
 from .heat import pack_heats
 from .leaderboard import Leaderboard, shared_intervals
 from .parts import add_figure, block, chip_fieldset, pieces, plot_div, tile_list
+from .placement_overview import render_overview
 from .placement_page import placement_parts
 from .placement_words import placement_remarks
 from .table import render_legend, render_table
@@ -45,7 +46,9 @@ def render_page(groups: Sequence[tuple[Group, Leaderboard | Comparison]]) -> str
     names = sorted({g.scenario for g, _ in groups})
     title = f"virtgym report: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
     files = resources.files(here)
-    sections, data = zip(*(_section(i, g, board) for i, (g, board) in enumerate(groups)), strict=True)
+    windows = [(g, board) for g, board in groups if isinstance(board, Comparison)]
+    across = render_overview(windows)
+    sections, data = zip(*(_section(i, g, board, across) for i, (g, board) in enumerate(groups)), strict=True)
     versions = sorted({str(v) for g, _ in groups for v in g.rows.get("virtgym_version", [])})
     return Template((files / "template.html").read_text(encoding="utf-8")).substitute(
         title=escape(title),
@@ -72,12 +75,13 @@ def _picker(groups: Sequence[Group]) -> str:
     return f'<label class="picker">Scenario and trace <select id="picker">{options}</select></label>'
 
 
-def _section(index: int, group: Group, board: Leaderboard | Comparison) -> tuple[str, str]:
+def _section(index: int, group: Group, board: Leaderboard | Comparison, across: str) -> tuple[str, str]:
     """HTML of a group and the JSON block that its figures come from."""
     figures: dict[str, Any] = {}
     heats: list[dict[str, Any]] = []
     if isinstance(board, Comparison):
-        parts = [*placement_parts(group, board, figures), _run(group, placement_remarks(group, board))]
+        run = _run(group, placement_remarks(group, board))
+        parts = [*placement_parts(group, board, figures), across, run]
     else:
         parts = [
             _head(group, board),
