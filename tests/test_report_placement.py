@@ -272,7 +272,7 @@ def test_scenarios_with_other_hosts_are_set_side_by_side(hard: Any, tmp_path: Pa
     rows = overview_rows([(g, compare_windows(g.rows)) for g in groups])
     table = {name: [(c.text, c.small, c.mark) for c in cells] for name, cells in rows}
     trimmed = trimmed_mean(hard)
-    assert table["first_fit"] == [(f"{trimmed:,.0f}", "", "best")] * 2
+    assert table["first_fit"] == [(f"{trimmed:,.0f}", "", "base")] * 2
     assert table["best_fit"] == [(f"{4 * trimmed:,.0f}", "+300.0 %", "bad")] * 2
     assert table["runs/x/agent"] == [
         (f"{0.5 * trimmed:,.0f}", "−50.0 %", "good"),

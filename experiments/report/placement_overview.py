@@ -23,7 +23,7 @@ class OverviewCell:
     Attributes:
         text: Its trimmed mean; empty = it was not run there.
         small: Its difference to the best rule there, %.
-        mark: ``good`` or ``bad`` where it is clearly better or worse than the best rule, ``best`` for that
+        mark: ``good`` or ``bad`` where it is clearly better or worse than the best rule, ``base`` for that
             rule itself.
     """
 
@@ -59,7 +59,7 @@ def _cell(found: Comparison, entry: Entry | None) -> OverviewCell:
     text = f"{found.value(entry):,.{1 if found.survival else 0}f}"
     rule = found.best_rule
     if rule is None or entry is rule or found.value(rule) == 0:
-        return OverviewCell(text, mark="best" if entry is rule else "")
+        return OverviewCell(text, mark="base" if entry is rule else "")
     gap = found.gap(entry, rule)
     mark = "good" if found.better(gap) else "bad" if found.worse(gap) else ""
     share = 100.0 * gap.estimate / found.value(rule)
@@ -95,7 +95,7 @@ def render_overview(boards: Boards) -> str:
         "interval of the difference leaves out 0."
     )
     key = (
-        '<p class="key"><span><i class="cell best"></i>best rule</span>'
+        '<p class="key"><span><b>bold</b>: best rule</span>'
         '<span><i class="cell good"></i>clearly better than it</span>'
         '<span><i class="cell bad"></i>clearly worse</span></p>'
     )

@@ -318,7 +318,7 @@ def _matrix(found: Comparison) -> str:
     if len(entries) < 3:
         return ""
     digits = 1 if found.survival else 0
-    heads = "".join(f'<th scope="col" title="{escape(e.name)}">{short(e.name, 16)}</th>' for e in entries)
+    heads = "".join(f'<th scope="col" title="{escape(e.name)}">{escape(e.name)}</th>' for e in entries)
     rows = []
     for a in entries:
         cells = []
