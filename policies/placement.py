@@ -234,9 +234,15 @@ def choose_by_rule(
 
 @njit(cache=True)
 def choose_nodes(p: PlacementParams, s: PlacementState, rule: int, memory: RuleMemory, out: I8) -> None:
-    """What a rule does in each of B games, into ``out``, (B,); 0 where the game is over."""
+    """What a rule does in each of B games, into ``out``, (B,).
+
+    0 where the game is over; where the pending request fits nowhere (it may be rejected then), the rejection.
+    """
     for b in range(len(out)):
-        out[b] = choose_by_rule(p, s, b, rule, memory, b) if s.status[b] == PLAYING else 0
+        out[b] = 0
+        if s.status[b] == PLAYING:
+            a = choose_by_rule(p, s, b, rule, memory, b)
+            out[b] = a if a >= 0 else p.reject_action
 
 
 @njit(cache=True)

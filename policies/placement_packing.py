@@ -50,8 +50,8 @@ class RuleMemory(NamedTuple):
     keys: U8  # (n,) state of the random generator
     window: I8  # (n,) row of the first request of the window that the rest is about
     seen: I8  # (n,) row after the last request that the rest knows of
-    recency: I8  # (n, 2N) 1 + row of the latest request placed on a node, 0 = none
-    asked: F8  # (n, 2) sum over the requests of cores and memory asked of a node, as shares of it
+    recency: I8  # (n, 2N) number, from 1, of the latest placement on a node, 0 = none
+    asked: F8  # (n, 2) sum over requests of cores and memory asked of a node, as shares of it
 
 
 def make_keys(n: int, seed: int | np.random.SeedSequence = 0) -> U8:
@@ -77,23 +77,23 @@ def make_memory(keys: U8, n_nodes: int) -> Any:
 def recall(p: PlacementParams, s: PlacementState, b: int, memory: RuleMemory, k: int) -> None:
     """Bring the memory of a game up to its pending request; a window that has begun anew empties it."""
     row, first = s.cursor[b], s.first[b]
-    if memory.window[k] != first or memory.seen[k] > row + 1 or row == first:
+    if memory.window[k] != first or s.n_placed[b] + s.n_rejected[b] == 0:
         memory.window[k] = memory.seen[k] = first
         memory.recency[k] = 0
         memory.asked[k] = 0.0
     for i in range(memory.seen[k], row + 1):
         memory.asked[k, 0] += p.cores[i] / p.node_cores
         memory.asked[k, 1] += p.memory[i] / p.node_memory
-    memory.seen[k] = row + 1
+    memory.seen[k] = max(memory.seen[k], row + 1)  # in a queue window an earlier request may come later
 
 
 @njit(cache=True)
 def remember_node(p: PlacementParams, s: PlacementState, b: int, memory: RuleMemory, k: int, a: int) -> None:
     """Note that the pending request of a game goes to a node, to both of the host if it is double."""
-    row = s.cursor[b]
-    memory.recency[k, a] = row + 1
-    if p.double[row]:
-        memory.recency[k, a ^ 1] = row + 1
+    now = s.n_placed[b] + 1
+    memory.recency[k, a] = now
+    if p.double[s.cursor[b]]:
+        memory.recency[k, a ^ 1] = now
 
 
 @njit(cache=True)

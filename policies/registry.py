@@ -14,6 +14,7 @@ from .base import Policy
 from .consolidation import ConsolidationPolicy
 from .detectors import DETECTORS
 from .names import unknown_name
+from .optimal_placement import OrtoolsPlacementPolicy
 from .placement_policies import PLACEMENT_DESCRIPTIONS, RulePolicy
 from .schema import RESERVED, check_parameters, structured
 from .selectors import SELECTORS
@@ -81,6 +82,11 @@ def _register_baselines() -> None:
             )
     for rule, description in PLACEMENT_DESCRIPTIONS.items():
         register_policy(rule, f"placement: {description}", RulePolicy, rule=rule)
+    register_policy(
+        "ortools_placement",
+        "placement: CP-SAT packs the queue and keeps room for what is likely to come",
+        OrtoolsPlacementPolicy,
+    )
 
 
 _register_baselines()
