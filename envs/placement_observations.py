@@ -169,12 +169,29 @@ def _write_gaps(p: PlacementParams, gap: F4) -> None:
 
 
 @njit(cache=True)
+def _write_fits(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: int) -> None:
+    """Write the mask. What fits where cannot be foreseen, so there is no branch on it."""
+    mask, row = o.mask[b], s.cursor[b]
+    if s.status[b] != PLAYING:
+        mask[:] = False
+        return
+    cores, memory = p.cores[row], p.memory[row]
+    for a in range(p.n_nodes):
+        mask[a] = (s.free_cores[b, a] >= cores) & (s.free_memory[b, a] >= memory)
+    if p.double[row]:
+        for a in range(0, p.n_nodes, 2):
+            mask[a] = mask[a + 1] = mask[a] & mask[a + 1]
+    if p.n_actions > p.n_nodes:
+        write_extra_mask(p, s, b, mask)
+
+
+@njit(cache=True)
 def _write_nodes(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: int) -> None:
+    """Write the columns of nodes, and what the cluster uses."""
     flat, mask = o.flat[b], o.mask[b]
     row = s.cursor[b]
-    playing = s.status[b] == PLAYING
     since = s.clock[b] - p.arrival[s.first[b]]
-    cores, memory = (p.cores[row], p.memory[row]) if playing else (0.0, 0.0)
+    cores, memory = (p.cores[row], p.memory[row]) if s.status[b] == PLAYING else (0.0, 0.0)
     inv_cores, inv_memory = 1.0 / p.node_cores, 1.0 / p.node_memory
     free_cores, free_memory = 0.0, 0.0
     for a in range(p.n_nodes):
@@ -182,20 +199,17 @@ def _write_nodes(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: 
         here_cores, here_memory = s.free_cores[b, a], s.free_memory[b, a]
         free_cores += here_cores
         free_memory += here_memory
-        fit = playing and fits(p, s, b, row, a)
-        mask[a] = fit
+        fit = 1.0 if mask[a] else 0.0
         flat[i] = here_cores * inv_cores
         flat[i + 1] = here_memory * inv_memory
-        flat[i + 2] = 1.0 if fit else 0.0
+        flat[i + 2] = fit
         flat[i + 3] = min(flat[i], flat[i + 1])
         after = min((here_cores - cores) * inv_cores, (here_memory - memory) * inv_memory)
-        flat[i + 4] = after if fit else 0.0
+        flat[i + 4] = max(after, 0.0) * fit
         n = s.n_vms[b, a]
-        age = max(since * n - s.start_sum[b, a], 0.0)  # of all of them together
+        age = max(since * n - s.start_sum[b, a], 0.0) if n > 0 else 0.0  # of all of them together
         flat[i + 5] = _share(n)
-        flat[i + 6] = age / (age + HALF_AGE_S * n) if n > 0 else 0.0
-    if p.n_actions > p.n_nodes:
-        write_extra_mask(p, s, b, mask)
+        flat[i + 6] = age / (age + HALF_AGE_S * max(n, 1))
     i = p.n_nodes * N_NODE + N_REQUEST
     flat[i] = _clip(1.0 - free_cores * inv_cores / p.n_nodes, 1.0)
     flat[i + 1] = _clip(1.0 - free_memory * inv_memory / p.n_nodes, 1.0)
@@ -211,6 +225,7 @@ def observe_game(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: 
         o: Buffers; row b is written.
         b: The game.
     """
+    _write_fits(p, s, o, b)
     _write_nodes(p, s, o, b)
     flat = o.flat[b]
     row, first = s.cursor[b], s.first[b]

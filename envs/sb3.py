@@ -76,7 +76,7 @@ class PlacementVecEnv(VecEnv):
 
     Two things differ from SB3's ``DummyVecEnv``, both for speed. Infos of steps that neither end an episode
     nor were refused are one and the same empty dict: infos are for reading. And ``wait_s``,
-    ``rejected`` and ``skipped``, which a single environment tells at each step, are told at the last one only.
+    ``rejected`` and ``skipped``, which a single environment tells at each step, are told at the last only.
 
     Args:
         num_envs: B.

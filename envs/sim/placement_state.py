@@ -108,9 +108,11 @@ class PlacementState(NamedTuple):
 def fits(p: PlacementParams, s: PlacementState, b: int, row: int, a: int) -> Any:
     """Whether a request fits on a node, or, if it is double, on both nodes of that host."""
     cores, memory = p.cores[row], p.memory[row]
-    here = s.free_cores[b, a] >= cores and s.free_memory[b, a] >= memory
-    if here and p.double[row]:
-        return s.free_cores[b, a ^ 1] >= cores and s.free_memory[b, a ^ 1] >= memory
+    here = (s.free_cores[b, a] >= cores) & (
+        s.free_memory[b, a] >= memory
+    )  # no branch that cannot be foreseen
+    if p.double[row]:
+        return here & (s.free_cores[b, a ^ 1] >= cores) & (s.free_memory[b, a ^ 1] >= memory)
     return here
 
 
