@@ -66,6 +66,7 @@ class Entry:
         learned: Whether it was trained.
         reference: Whether it knows what no scheduler can know; it is shown and not ranked.
         members: Labels of a learner's agents; empty for a policy.
+        decision_us: Wall time per decision, policy and games together, µs; NaN where it is not known.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Entry:
     learned: bool
     reference: bool
     members: tuple[str, ...] = ()
+    decision_us: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,8 +229,15 @@ def compare_windows(rows: pd.DataFrame) -> Comparison:
         waits, left_out, common = _largest_set(waits)
     if not common.any():
         raise ConfigError("results: there is no placement window with a result")
+    spent = _decision_times(rows)
     entries = [
-        Entry(name, distinct_runs(runs[:, common]), is_learned(name), "oracle=true" in name)
+        Entry(
+            name,
+            distinct_runs(runs[:, common]),
+            is_learned(name),
+            "oracle=true" in name,
+            decision_us=spent.get(name, math.nan),
+        )
         for name, runs in waits.items()
     ]
     survival = is_survival(rows)
@@ -304,8 +313,16 @@ def _learners(entries: Sequence[Entry]) -> list[Entry]:
     for name, members in groups.items():
         if len(members) > 1:
             runs = distinct_runs(np.stack([m.runs.mean(axis=0) for m in members]))
-            found.append(Entry(name, runs, True, False, tuple(m.name for m in members)))
+            spent = float(np.mean([m.decision_us for m in members]))
+            found.append(Entry(name, runs, True, False, tuple(m.name for m in members), spent))
     return found
+
+
+def _decision_times(rows: pd.DataFrame) -> dict[str, float]:
+    """Wall time per decision of each policy, µs."""
+    sums = rows.groupby("policy", sort=False)[["wall_s", "steps"]].sum()
+    known = sums[(sums["wall_s"] > 0) & (sums["steps"] > 0)]
+    return {str(name): 1e6 * float(w) / float(n) for name, w, n in known.itertuples()}
 
 
 def _count_stuck(rows: pd.DataFrame, survival: bool) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DROPPED", "gap_text", "notes", "placement_table", "progress_text", "verdicts"]
 
-DROPPED = ("iqm", "won", "per_vm", "mean")
+DROPPED = ("time", "iqm", "won", "per_vm", "mean")
 """Columns that a narrow terminal goes without, the least telling first."""
 
 
@@ -69,6 +70,7 @@ def _heads(found: Comparison) -> list[tuple[str, str]]:
     unit = "placed" if found.survival else "wait s"
     heads = [("trimmed", f"trimmed mean {unit}"), ("mean", f"mean {unit}"), ("iqm", f"IQM {unit}")]
     heads.append(("per_vm", "placed %" if found.survival else "wait/VM s"))
+    heads.append(("time", "µs/decision"))
     if len(found.entries) < 2:
         return heads
     heads.append(("won", "best in"))
@@ -80,6 +82,7 @@ def _cells(found: Comparison, entry: Entry) -> dict[str, str]:
     cells = {key: f"{found.value(entry, key):,.1f}" for key in ("trimmed", "mean", "iqm")}
     per_vm = found.per_vm(entry)
     cells["per_vm"] = f"{100.0 * per_vm:.1f}" if found.survival else f"{per_vm:,.1f}"
+    cells["time"] = "–" if math.isnan(entry.decision_us) else f"{entry.decision_us:,.2f}"
     cells["won"] = "" if entry.members else f"{found.won(entry)}/{len(found.windows)}"
     rule = found.best_rule
     if rule is not None:

@@ -72,6 +72,9 @@ def test_statistics_of_a_policy_are_those_of_its_windows(hard: Any) -> None:
     assert gap.estimate == pytest.approx(trimmed_mean(hard))
     assert found.worse(gap)
     assert not found.better(gap)
+    assert math.isnan(one.decision_us)
+    timed = compare_windows(results({"first_fit": hard}, wall_s=0.001))
+    assert timed.entries[0].decision_us == pytest.approx(20.0)  # 1 ms for 50 decisions
     again = paired_bootstrap(2 * hard, hard, np.random.default_rng(0))
     assert gap.low == pytest.approx(again.low, rel=0.2)
     assert gap.high == pytest.approx(again.high, rel=0.2)
@@ -237,14 +240,15 @@ def test_the_table_of_a_terminal(hard: Any, capsys: pytest.CaptureFixture[str]) 
     assert "40/40" in text
     assert "paired bootstrap" in text
     found = compare_windows(rows)
-    assert len(placement_table(found, "t").columns) == 7
-    assert len(placement_table(found, "t", ("iqm", "won")).columns) == 5
+    assert len(placement_table(found, "t").columns) == 8
+    assert len(placement_table(found, "t", ("iqm", "won")).columns) == 6
     alone = compare_windows(results({"first_fit": hard}))
     assert [column.header for column in placement_table(alone, "t").columns][1:] == [
         "trimmed mean wait s",
         "mean wait s",
         "IQM wait s",
         "wait/VM s",
+        "µs/decision",
     ]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..placement_summary import Comparison, Entry, learner_name
 from ..stats import Interval
+from .columns import write_number
 from .data import Group
 from .figures import short
 from .parts import add_figure, block, chip_fieldset, pieces, plot_div, tile_list
@@ -89,6 +90,11 @@ def placement_columns(found: Comparison) -> list[PlacementColumn]:
             *("Better", "% vs best rule"),
             "probability of improvement: chance of beating the best rule in a window; ties count half",
         ),
+        "time": (
+            "Time",
+            "µs/decision",
+            "wall time of policy and games by decisions, all windows in one batch",
+        ),
     }
     if found.survival:
         columns["per_vm"] = ("Placed", "%", "requests placed / requests of all windows")
@@ -111,6 +117,8 @@ def placement_cells(found: Comparison, entry: Entry) -> dict[str, PlacementCell]
     cells["per_vm"] = PlacementCell(per_vm, f"{per_vm:,.1f}")
     won = math.nan if entry.members or entry.reference else float(found.won(entry))
     cells["won"] = PlacementCell(won, f"{won:.0f}" if math.isfinite(won) else "")
+    time = entry.decision_us
+    cells["time"] = PlacementCell(time, write_number(time))
     rule = found.best_rule
     if rule is not None:
         for key, statistic in (("gap", "trimmed"), ("gap_mean", "mean")):
