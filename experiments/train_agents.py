@@ -98,8 +98,9 @@ class PpoConfig(AgentConfig):
         scale_reward: Whether rewards are divided by the running deviation of returns.
     """
 
+    learning_rate: float = 1e-3
     n_steps: int = 64
-    batch_size: int = 2048
+    batch_size: int = 1024
     n_epochs: int = 4
     gae_lambda: float = 0.95
     clip_range: float = 0.2
