@@ -1,4 +1,4 @@
-"""Placement rules as policies, and the rules that remember: plain-Python twins, and a state worked by hand."""
+"""Placement rules as policies, and the rules that remember: plain-Python twins, a state worked by hand."""
 
 from __future__ import annotations
 
@@ -130,9 +130,9 @@ def test_rules_that_remember_agree_with_their_twins(rule: str) -> None:
     assert different > 6
 
 
-# Two hosts of 40 cores and 90 GiB a node, on which four VMs were put, in this order: 30 cores and 9 GiB on node
-# 0, 2 and 2 on node 3, 4 and 9 on node 1, 20 and 9 on node 2. Free now: 10|81, 36|81 and 20|81, 38|88. Weights
-# are all but in proportion to cores : memory = 56/40 : 29/90, to which the pending one adds.
+# Two hosts of 40 cores and 90 GiB a node, on which four VMs were put, in this order: 30 cores and 9 GiB on
+# node 0, 2 and 2 on node 3, 4 and 9 on node 1, 20 and 9 on node 2. Free now: 10|81, 36|81 and 20|81, 38|88.
+# The weights of cores and memory are 56/40 and 29/90, to which the pending one adds.
 LOADED = [(30.0, 9.0, 0), (2.0, 2.0, 3), (4.0, 9.0, 1), (20.0, 9.0, 2)]
 CASES = [
     # pending: cores, GiB    move_to_front   dot_product   norm_based
@@ -240,13 +240,13 @@ def test_who_plays_what() -> None:
     assert set(policy_names("cluster")) | set(policy_names("placement")) == set(POLICIES)
     assert "random" in policy_names("cluster")
     assert "first_fit" not in policy_names("cluster")
-    with pytest.raises(ConfigError, match="^task=rescheduling: .*allowed: cluster, placement$"):
+    with pytest.raises(ConfigError, match=r"^task=rescheduling: .*allowed: cluster, placement$"):
         policy_names("rescheduling")
     check_task("random", make_policy("random"), "placement", "huawei_placement")
     check_task("dvfs", make_policy("dvfs"), "cluster", "planetlab")
-    with pytest.raises(ConfigError, match="^policy=dvfs: .*placement; allowed: random, first_fit, best_fit"):
+    with pytest.raises(ConfigError, match=r"^policy=dvfs: .*placement; allowed: random, first_fit, best_fit"):
         check_task("dvfs", make_policy("dvfs"), "placement", "huawei_placement")
-    with pytest.raises(ConfigError, match="^policy=first_fit: .*cluster; allowed: static"):
+    with pytest.raises(ConfigError, match=r"^policy=first_fit: .*cluster; allowed: static"):
         check_task("first_fit", make_policy("first_fit"), "cluster", "planetlab")
 
 
