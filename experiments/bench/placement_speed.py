@@ -29,8 +29,8 @@ BUILT_IN = "plain Python for speed, first fit built in"
 """What ratios are against."""
 
 REPEATS = 12
-"""The best of so many runs counts. Time is processor time: all runs in one thread, so on an idle machine that is
-wall time, and on a busy one what others do in between does not count."""
+"""The best of so many runs counts. Time is processor time: all runs in one thread, so on an idle machine that
+is wall time, and on a busy one what others do in between does not count."""
 
 
 @njit(cache=False)
