@@ -9,16 +9,18 @@ run again, one that was interrupted goes on from its checkpoint.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from virtgym.envs.sim.errors import ConfigError
+from virtgym.envs.sim.errors import ConfigError, VirtgymError
 
 from .folder import write_atomically
 from .overrides import hint, split_override, unquote
 from .train_compose import check_train_keys, make_run, store_schemas
+from .train_folder import TrainFolder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +75,11 @@ def run_sweep(arguments: Sequence[str]) -> tuple[Path, pd.DataFrame]:
     finally:
         GlobalHydra.instance().clear()
         collect_sweep(Path(out))
-    return Path(out), collect_sweep(Path(out))
+    table = collect_sweep(Path(out))
+    if "error" in table and (failed := table[table["error"].notna()]).size:
+        others = f" ({len(failed) - 1} more in {out}/sweep.csv)" if len(failed) > 1 else ""
+        raise ConfigError(f"job {failed['job'].iloc[0]}: {failed['error'].iloc[0]}{others}")
+    return Path(out), table
 
 
 def _is_swept(text: str) -> bool:
@@ -120,7 +126,8 @@ def sweep_job(config: Any) -> float:
         config: What Hydra composed for it.
 
     Returns:
-        The objective; small is good.
+        The objective; small is good. NaN if the combination is impossible, so that the others go on; the
+        reason stands in ``sweep.csv``.
     """
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
@@ -130,18 +137,24 @@ def sweep_job(config: Any) -> float:
     hydra = HydraConfig.get()
     out = Path(hydra.runtime.output_dir)
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    run = make_run({**plain, "out": str(out)})
     skipped = set(hydra.job.config.override_dirname.exclude_keys)
     swept = dict(split_override(text) for text in hydra.overrides.task)
     job = {"swept": {k: v for k, v in swept.items() if k not in skipped}}
+    _note_job(out, job)
+    try:
+        objective = train(make_run({**plain, "out": str(out)})).objective
+    except VirtgymError as error:
+        _note_job(out, {**job, "error": str(error)})
+        return math.nan
+    collect_sweep(out.parent)  # also while others still run
+    return objective
 
+
+def _note_job(out: Path, job: dict[str, Any]) -> None:
     def write(draft: Path) -> None:
         draft.write_text(json.dumps(job), encoding="utf-8")
 
     write_atomically(out / _JOB, write)
-    outcome = train(run)
-    collect_sweep(out.parent)  # also while others still run
-    return outcome.objective
 
 
 def collect_sweep(folder: Path) -> pd.DataFrame:
@@ -152,19 +165,22 @@ def collect_sweep(folder: Path) -> pd.DataFrame:
 
     Returns:
         A row per job, best first: ``job``, every swept key, ``finished``, ``objective`` (NaN until finished),
-        ``best_timesteps``, ``start``, ``end``.
+        ``best_timesteps``, ``start``, ``end``, and ``error`` if a job failed.
     """
     import pandas as pd
 
     rows = []
     for path in sorted(folder.glob(f"*/{_JOB}")):
         try:
-            swept = json.loads(path.read_text(encoding="utf-8"))["swept"]
-            info = json.loads((path.parent / "train.json").read_text(encoding="utf-8"))
+            job = json.loads(path.read_text(encoding="utf-8"))
+            info = TrainFolder(path.parent).info()
+            told = ("finished", "objective", "best_timesteps", "start", "end")
+            row = {"job": path.parent.name, **job["swept"], **{key: info.get(key) for key in told}}
         except (OSError, ValueError, KeyError):
             continue
-        told = ("finished", "objective", "best_timesteps", "start", "end")
-        rows.append({"job": path.parent.name, **swept, **{key: info.get(key) for key in told}})
+        rows.append(
+            {**row, "finished": bool(row["finished"])} | ({"error": job["error"]} if "error" in job else {})
+        )
     table = pd.DataFrame(rows)
     if rows:
         table["objective"] = pd.to_numeric(table["objective"])
