@@ -232,7 +232,7 @@ def test_it_knows_no_lifetimes_and_no_future() -> None:
     assert others[:n] == nodes[:n]
     assert others != nodes
     # Lifetimes that end after the last decision are as good as any.
-    long = requests._replace(lifetime_s=np.full(200, 1e6), arrival_s=np.arange(200) * 0.5)
+    long = requests._replace(lifetime_s=np.full(200, 1e6), arrival_s=np.array([0.5 * i for i in range(200)]))
     longer = long._replace(lifetime_s=rng.uniform(1e5, 1e7, 200))
     chosen = []
     for stream in (long, longer):
@@ -264,7 +264,10 @@ def test_a_stream_of_many_sizes_is_rounded_to_few_classes() -> None:
     rng = np.random.default_rng(0)
     n = 250
     requests = Stream(
-        rng.uniform(1, 40, n), rng.uniform(1, 90, n), np.arange(n) * 5.0, rng.uniform(1, 900, n)
+        rng.uniform(1, 40, n),
+        rng.uniform(1, 90, n),
+        np.array([5.0 * i for i in range(n)]),
+        rng.uniform(1, 900, n),
     )
     games = PlacementGames(requests, PlacementConfig(n_hosts=3))
     table, _ = make_reserve(games.params, 1, 20.0, 0)
