@@ -50,7 +50,7 @@ class TrainProgress:
     def say(self, text: str) -> None:
         """Say something beside the bar."""
         if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             print(text, file=sys.stderr, flush=True)
 
@@ -64,10 +64,11 @@ class TrainProgress:
     def evaluated(self, row: Mapping[str, Any], unit: str) -> None:
         """An evaluation is there."""
         share = 100.0 * min(1.0, row["timesteps"] / max(1, self._total))
+        speed = f"  {row['frames_per_s']:,.0f} frames/s" if row["frames_per_s"] else ""
         mark = " *" if row["objective"] == row["best"] else ""
         self.say(
             f"{self._name} {row['timesteps']:>11,} ({share:3.0f} %)  validation {row['objective']:,.1f} "
-            f"{unit}, best {row['best']:,.1f}{mark}  {row['frames_per_s']:,.0f} frames/s"
+            f"{unit}, best {row['best']:,.1f}{mark}{speed}"
         )
 
 
