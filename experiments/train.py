@@ -162,7 +162,7 @@ class _Training:
                     stops = [(here // n + 1) * n for n in (every, self.checkpoint_every)]
                     self._learn_until(min(*stops, total), progress, board, stop)
                     now = self.learner.timesteps
-                    if not stop.is_set() and (now >= stops[0] or now >= total):
+                    if now >= stops[0] or now >= total:
                         self._evaluate(progress, board, self._measured, *self._speed())
                     if stop.is_set() or now >= min(stops):
                         self._write_checkpoint()

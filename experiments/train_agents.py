@@ -1,7 +1,7 @@
 """Agents that can be trained: their typed settings, and what makes a learner of them.
 
 An agent of your own is one entry: a dataclass derived from ``AgentConfig``, a function that makes a
-``train_learners.Learner`` of it, ``register_agent``, and a file ``conf/agent/NAME.yaml``.
+``train_learners.Learner`` of it, and ``register_agent``; those that ship also have ``conf/agent/NAME.yaml``.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from typing import Any
 from virtgym.envs.sim.errors import ConfigError
 
 from .compose import _check_grammar, _check_key, _of_its_kind, _one_line, _rewrite
+from .listing import list_names
 from .overrides import hint, last_value, quote, split_list, split_override, unquote
 from .train_agents import AGENTS, AgentConfig, agent_kind
 from .train_schema import TrainConfig, check_train_values
@@ -48,6 +49,8 @@ def store_schemas() -> None:
     store.store(name="train_schema", node=TrainConfig)
     for name, kind in AGENTS.items():
         store.store(group="agent", name=f"{name}_schema", node=kind.config)
+        if name not in list_names("agent"):  # registered by somebody else, without a file
+            store.store(group="agent", name=name, node=kind.config(name=name))
 
 
 def compose_training(arguments: Sequence[str]) -> TrainRun:
@@ -130,7 +133,10 @@ def check_train_keys(arguments: Sequence[str], *, sweep: bool = False) -> list[s
             texts.append(f"{key}={value}")
             continue
         for one in _values(value, sweep) if key in ("scenario", "agent", "experiment") else [value]:
-            _check_key("train", key, one)
+            if key == "agent":
+                agent_kind(one)
+            else:
+                _check_key("train", key, one)
         if first == "agent" and key != "agent":
             _check_agent_key(key, agents)
         texts.append(f"{key}={quote(value)}" if key in _PATHS else _rewrite(key, value))

@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+import types
 import zipfile
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from virtgym.experiments import train_agents, train_compose
 from virtgym.experiments.cli import main
+from virtgym.experiments.listing import list_names
+from virtgym.experiments.train_agents import AgentConfig
 from virtgym.experiments.train_compose import compose_training
+from virtgym.experiments.train_learners import TrainTask
 from virtgym.policies import make_policy
-from virtgym.policies.learned.storage import load_agent
+from virtgym.policies.learned.architecture import Architecture, Layout
+from virtgym.policies.learned.storage import Member, load_agent
 
 pytest.importorskip("torch")
 pytest.importorskip("sb3_contrib")
@@ -160,13 +167,15 @@ AGENTS: dict[str, tuple[str, ...]] = {
 }
 
 
-@pytest.mark.parametrize("agent", list(AGENTS))
-def test_killed_in_the_middle_it_ends_the_same(agent: str, tmp_path: Path) -> None:
-    """kill -9, the same command again: the same weights and the same progress as a run in one go."""
+@pytest.mark.parametrize(
+    ("agent", "number"), [("ppo", signal.SIGKILL), ("dqn", signal.SIGKILL), ("ppo", signal.SIGINT)]
+)
+def test_killed_in_the_middle_it_ends_the_same(agent: str, number: int, tmp_path: Path) -> None:
+    """kill -9 or Ctrl-C, the same command again: the same weights and progress as a run in one go."""
     settings = (*AGENTS[agent], "total_timesteps=8000", "eval_every=2000")
     one, two = tmp_path / "one", tmp_path / "two"
     assert train(*settings, f"out={one}") == 0
-    killed_run(two, settings, 2, signal.SIGKILL)
+    killed_run(two, settings, 2, number)
     assert not json.loads((two / "train.json").read_text())["finished"]
     assert (two / "checkpoint.npz").exists()
     assert train(*settings, f"out={two}") == 0
@@ -390,6 +399,64 @@ def test_sb3_zips_are_imported_with_a_warning_only(tmp_path: Path) -> None:
         np.testing.assert_allclose(scores, want, atol=1e-5)
 
 
+@dataclass
+class CoinConfig(AgentConfig):
+    """Settings of a learner that is none of ours."""
+
+    luck: float = 1.0
+
+
+class CoinLearner:
+    """Draws weights at random: the least that the protocol of learners asks for."""
+
+    def __init__(self, task: TrainTask, config: CoinConfig) -> None:
+        self.timesteps = 0
+        self.rng = np.random.default_rng(task.seed)
+        sizes = Layout.current().sizes
+        self.architecture = Architecture(config.network, *sizes, hidden=tuple(config.hidden))
+        self.learn_chunk(0)
+        self.timesteps = 0
+        self.luck = config.luck
+
+    def learn_chunk(self, timesteps: int) -> dict[str, float]:
+        shapes = self.architecture.shapes()
+        self.weights = {k: self.rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
+        self.timesteps += 100
+        return {"luck": 1.0}
+
+    def snapshot(self) -> tuple[Member, ...]:
+        return (Member(self.architecture, Layout.current(), self.weights),)
+
+    def arrays(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        state = {"timesteps": self.timesteps, "rng": self.rng.bit_generator.state}
+        return dict(self.weights), state
+
+    def restore(self, arrays: dict[str, Any], state: dict[str, Any]) -> None:
+        self.weights, self.timesteps = arrays, state["timesteps"]
+        self.rng.bit_generator.state = state["rng"]
+
+
+def test_a_learner_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train_agents, "AGENTS", dict(train_agents.AGENTS))
+    monkeypatch.setattr(train_compose, "AGENTS", train_agents.AGENTS)
+    module: Any = types.ModuleType("coin")
+    module.make = CoinLearner
+    monkeypatch.setitem(sys.modules, "coin", module)
+    train_agents.register_agent("coin", CoinConfig, "coin:make")
+    assert train("agent=coin", "agent.luck=2", f"out={tmp_path / 'run'}") == 0
+    progress = pd.read_csv(tmp_path / "run" / "progress.csv")
+    assert len(progress) == 4
+    assert progress["luck"].iloc[-1] == 1.0
+    assert load_agent(tmp_path / "run" / "agent").training["agent"]["luck"] == 2.0
+    capsys.readouterr()
+    assert train("agent=coin", "agent.lock=2", f"out={tmp_path / 'other'}") == 2
+    assert "did you mean luck?" in errors(capsys)[0]
+    assert train("agent=coin", f"initial={tmp_path / 'run' / 'agent'}", f"out={tmp_path / 'third'}") == 2
+    assert "cannot begin with the weights of another" in errors(capsys)[0]
+
+
 def test_a_zip_in_place_of_an_agent_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "agent"
     folder.mkdir()
@@ -401,16 +468,11 @@ def test_a_zip_in_place_of_an_agent_is_refused(tmp_path: Path) -> None:
 
 def test_defaults_of_every_agent_compose() -> None:
     """The files of conf/agent say what the schema says."""
-    from dataclasses import asdict
-
-    from virtgym.experiments.listing import list_names
-    from virtgym.experiments.train_agents import AGENTS
-
     assert set(list_names("agent")) >= {"ppo", "a2c", "dqn", "maskable_ppo"}
-    for name in AGENTS:
+    for name in list_names("agent"):
         run = compose_training([f"agent={name}"])
         assert run.agent.description
-        plain = asdict(AGENTS[name].config(name=name, description=run.agent.description))
+        plain = asdict(train_agents.AGENTS[name].config(name=name, description=run.agent.description))
         assert asdict(run.agent) == plain
     run = compose_training([])
     assert run.agent.name == "maskable_ppo"
