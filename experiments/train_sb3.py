@@ -83,6 +83,7 @@ def make_sb3_learner(task: TrainTask, config: AgentConfig) -> Sb3Learner:
             "network": config.network,
             "hidden": tuple(config.hidden),
             "activation": config.activation,
+            "queue_window": task.scenario.placement.queue_window,
         },
         "device": "cpu",
     }
@@ -172,6 +173,10 @@ class Sb3Learner:
         return found
 
     @property
+    def _layout(self) -> Layout:
+        return Layout.current(self.task.scenario.placement.queue_window)
+
+    @property
     def _network(self) -> Any:
         policy = self.model.policy
         return policy.q_net.net if isinstance(self.config, DqnConfig) else policy.net
@@ -181,7 +186,7 @@ class Sb3Learner:
         net = self._network
         weights = {name: value.numpy().copy() for name, value in net.state_dict().items()}
         scores = "values" if isinstance(self.config, DqnConfig) else "logits"
-        return (Member(net.architecture, Layout.current(), weights, scores),)
+        return (Member(net.architecture, self._layout, weights, scores),)
 
     def load_member(self, member: Member) -> None:
         """Begin with the weights of an agent.
@@ -190,7 +195,7 @@ class Sb3Learner:
             ConfigError: If it is of another architecture.
         """
         net = self._network
-        if member.architecture != net.architecture or member.layout != Layout.current():
+        if member.architecture != net.architecture or member.layout != self._layout:
             raise ConfigError(
                 f"import: the agent is {member.architecture.to_dict()}, "
                 f"and {net.architecture.to_dict()} is to be trained"

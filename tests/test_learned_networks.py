@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from virtgym.envs.placement_observations import PlacementObserver
 from virtgym.envs.sim.errors import ConfigError
+from virtgym.envs.sim.placement_games import PlacementConfig
 from virtgym.policies.learned.architecture import Architecture, Layout
 from virtgym.policies.learned.numpy_net import NumpyNet
 
@@ -130,7 +131,9 @@ def test_the_scorer_is_the_formula_that_it_documents() -> None:
 
 
 def test_the_network_is_as_wide_as_the_observation_space() -> None:
-    width = sum(int(np.prod(space.shape or ())) for space in PlacementObserver.space(5).values())
+    width = sum(
+        int(np.prod(space.shape or (0,))) for space in PlacementObserver.space(PlacementConfig()).values()
+    )
     assert batch(5).shape[1] == width
     assert Layout.current().n_nodes(width) == 10
     with pytest.raises(ConfigError, match="for each of 2N nodes"):

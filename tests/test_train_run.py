@@ -399,6 +399,21 @@ def test_sb3_zips_are_imported_with_a_warning_only(tmp_path: Path) -> None:
         np.testing.assert_allclose(scores, want, atol=1e-5)
 
 
+@pytest.mark.parametrize("network", ["mlp", "equivariant"])
+def test_options_of_the_protocol_can_be_learned(network: str, tmp_path: Path) -> None:
+    """Rejection and a queue window add actions, and the window adds columns."""
+    settings = (
+        *("agent=maskable_ppo", "agent.n_steps=16", "agent.batch_size=64", f"agent.network={network}"),
+        *("scenario.placement.allow_reject=true", "scenario.placement.queue_window=3"),
+    )
+    out = tmp_path / "run"
+    assert train(*settings, f"out={out}") == 0
+    rows = pd.read_csv(out / "validation.csv")
+    mine = rows[rows["policy"] == str(out / "agent")]
+    assert mine["finished"].all()
+    assert load_agent(out / "agent").members[0].architecture.n_extra == 2
+
+
 @dataclass
 class CoinConfig(AgentConfig):
     """Settings of a learner that is none of ours."""

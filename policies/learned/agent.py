@@ -31,18 +31,28 @@ class _Player:
     def __init__(self, member: Member) -> None:
         self.member = member
         self.net = NumpyNet(member.architecture, member.weights)
-        current = Layout.current()
-        self.n_columns = len(current.nodes)
-        self.picks: list[list[int] | None] = []
+        self.n_columns = len(Layout.current().nodes)
+        rows = {name.split(".")[1] for name in member.layout.globals if name.startswith("window.")}
+        self._picks: dict[int, list[list[int] | None]] = {}
+        self._find_columns(len(rows) or 1)  # now, so that an agent of another version is refused at once
+
+    def _find_columns(self, queue_window: int) -> list[list[int] | None]:
+        """Where the columns stand that it reads; None = all in order."""
+        if queue_window in self._picks:
+            return self._picks[queue_window]
+        current = Layout.current(queue_window)
+        picks: list[list[int] | None] = []
         for part in ("nodes", "request", "globals"):
-            have, want = getattr(current, part), getattr(member.layout, part)
+            have, want = getattr(current, part), getattr(self.member.layout, part)
             for name in want:
                 if name not in have:
                     raise ConfigError(
-                        f"agent: reads the column {part}.{name}, which this version of the environment "
+                        f"agent: reads the column {part}.{name}, which this environment "
                         f"does not have; it has {', '.join(have)}"
                     )
-            self.picks.append(None if have == want else [have.index(name) for name in want])
+            picks.append(None if have == want else [have.index(name) for name in want])
+        self._picks[queue_window] = picks
+        return picks
 
     def scores(self, nodes: F4, request: F4, globals_: F4) -> F4:
         """Scores (B, actions) of a batch with the columns of this version."""
@@ -53,7 +63,7 @@ class _Player:
                 f"agent: an mlp for {fixed // 2} hosts cannot play on {n_nodes // 2}; "
                 "train with agent.network=equivariant for any number of hosts"
             )
-        picks = self.picks
+        picks = self._find_columns(Layout.queue_window(globals_.shape[1] - len(Layout.current().globals)))
         if picks[0] is not None:
             nodes = nodes.reshape(len(nodes), n_nodes, -1)[:, :, picks[0]].reshape(len(nodes), -1)
         request = request if picks[1] is None else request[:, picks[1]]
@@ -99,7 +109,8 @@ class LearnedPolicy:
         """Choose the action of every game.
 
         Args:
-            observation: ``nodes``, ``request`` and ``globals`` of B games, (B, …) each, or of one, (…).
+            observation: ``nodes``, ``request``, ``globals`` (and ``window``, where there is one) of B games,
+                (B, …) each, or of one, (…).
             state: Handed back.
             episode_start: Not used: the agent has no memory.
             deterministic: Whether to take the best action (ties: the lowest) or draw by probability. An agent
@@ -112,6 +123,9 @@ class LearnedPolicy:
         nodes, request, globals_ = (
             np.asarray(observation[key], dtype=np.float32) for key in ("nodes", "request", "globals")
         )
+        if "window" in observation:
+            window = np.asarray(observation["window"], dtype=np.float32)
+            globals_ = np.concatenate((globals_, window), axis=-1)
         single = nodes.ndim == 1
         if single:
             nodes, request, globals_ = nodes[None], request[None], globals_[None]

@@ -7,7 +7,12 @@ from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any
 
-from virtgym.envs.placement_observations import GLOBAL_COLUMNS, NODE_COLUMNS, REQUEST_COLUMNS
+from virtgym.envs.placement_observations import (
+    GLOBAL_COLUMNS,
+    NODE_COLUMNS,
+    REQUEST_COLUMNS,
+    WINDOW_COLUMNS,
+)
 from virtgym.envs.sim.errors import ConfigError
 
 __all__ = ["ACTIVATIONS", "NETWORKS", "Architecture", "Layout"]
@@ -28,7 +33,7 @@ class Layout:
     Attributes:
         nodes: Columns of a node.
         request: Columns of the pending request.
-        globals: Columns of the cluster.
+        globals: Columns of the cluster; with a queue window, followed by its rows as ``window.ROW.COLUMN``.
     """
 
     nodes: tuple[str, ...]
@@ -36,10 +41,22 @@ class Layout:
     globals: tuple[str, ...]
 
     @classmethod
-    def current(cls) -> Layout:
-        """The columns that this version of the environment writes."""
+    def current(cls, queue_window: int = 1) -> Layout:
+        """The columns that this version of the environment writes.
+
+        Args:
+            queue_window: ``PlacementConfig.queue_window``.
+        """
         columns = (NODE_COLUMNS, REQUEST_COLUMNS, GLOBAL_COLUMNS)
-        return cls(*(tuple(column.name for column in part) for part in columns))
+        nodes, request, rest = (tuple(column.name for column in part) for part in columns)
+        for row in range(queue_window if queue_window > 1 else 0):
+            rest += tuple(f"window.{row}.{column.name}" for column in WINDOW_COLUMNS)
+        return cls(nodes, request, rest)
+
+    @staticmethod
+    def queue_window(width: int) -> int:
+        """The queue window whose rows are so many values, at least 1."""
+        return max(1, width // len(WINDOW_COLUMNS))
 
     @classmethod
     def from_dict(cls, data: Any) -> Layout:

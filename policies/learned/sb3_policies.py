@@ -38,13 +38,15 @@ __all__ = [
     "sample_legal",
 ]
 
-PARTS = ("nodes", "request", "globals")
+PARTS = ("nodes", "request", "globals", "window")
 
 
 def flatten_observation(observation: Any) -> Tensor:
     """A flat observation of a Dict one; a flat one stays."""
     if isinstance(observation, dict):
-        return torch.cat([torch.as_tensor(observation[part]) for part in PARTS], dim=-1)
+        return torch.cat(
+            [torch.as_tensor(observation[part]) for part in PARTS if part in observation], dim=-1
+        )
     return torch.as_tensor(observation)
 
 
@@ -54,8 +56,9 @@ def describe_network(
     network: str = "equivariant",
     hidden: Sequence[int] = (64, 64),
     activation: str = "relu",
-) -> Architecture:
-    """The architecture for an environment.
+    queue_window: int = 1,
+) -> tuple[Architecture, Layout]:
+    """The architecture for an environment, and the columns that it reads.
 
     Args:
         observation_space: Its observations, flat or a Dict.
@@ -63,25 +66,29 @@ def describe_network(
         network: One of ``NETWORKS``.
         hidden: Widths of hidden layers.
         activation: One of ``ACTIVATIONS``.
+        queue_window: The environment's, which a flat observation does not tell.
 
     Raises:
         ConfigError: If the environment is no placement environment, or the network is impossible.
     """
     if not isinstance(action_space, spaces.Discrete):
         raise ConfigError(f"action space {action_space}: these networks score the actions of a Discrete one")
-    n_node, n_request, n_globals = Layout.current().sizes
-    n_nodes = Layout.current().n_nodes(int(spaces.flatdim(observation_space)))
+    layout = Layout.current(queue_window)
+    n_nodes = layout.n_nodes(int(spaces.flatdim(observation_space)))
     n_extra = int(action_space.n) - n_nodes
     fixed = n_nodes if network == "mlp" else 0
-    return Architecture(network, n_node, n_request, n_globals, fixed, n_extra, tuple(hidden), activation)
+    if n_extra < 0:
+        raise ConfigError(f"action space {action_space}: has fewer actions than the {n_nodes} nodes")
+    made = Architecture(network, *layout.sizes, fixed, n_extra, tuple(hidden), activation)
+    return made, layout
 
 
-def legal_actions(observation: Tensor, n_actions: int) -> Tensor | None:
+def legal_actions(observation: Tensor, n_actions: int, layout: Layout | None = None) -> Tensor | None:
     """Legal actions (B, n) as far as an observation tells; None where actions are not just the nodes.
 
     A game that is over has no legal action: then all count, so that no distribution is empty.
     """
-    fits = fits_mask(observation, Layout.current())
+    fits = fits_mask(observation, layout or Layout.current())
     if fits.shape[1] != n_actions:
         return None
     return fits | ~fits.any(dim=1, keepdim=True)
@@ -91,12 +98,13 @@ class _NetMixin:
     """What both kinds of actor-critic policy share; ``net`` gives logits and values."""
 
     net: Network
+    layout: Layout
     action_space: Any
 
     def _log_odds(self, scores: Tensor, observation: Tensor, masks: Any = None) -> Tensor:
         """Log-probabilities (B, actions), very low where illegal."""
         if masks is None:
-            legal = legal_actions(observation, scores.shape[1])
+            legal = legal_actions(observation, scores.shape[1], self.layout)
         else:
             legal = torch.as_tensor(masks, dtype=torch.bool).reshape(scores.shape)
         if legal is not None:
@@ -144,6 +152,7 @@ class ActorCriticNetPolicy(_NetMixin, ActorCriticPolicy):
         network: ``equivariant`` or ``mlp``.
         hidden: Widths of hidden layers.
         activation: ``relu`` or ``tanh``.
+        queue_window: The environment's.
         **kwargs: As of SB3's policy.
     """
 
@@ -155,9 +164,13 @@ class ActorCriticNetPolicy(_NetMixin, ActorCriticPolicy):
         network: str = "equivariant",
         hidden: Sequence[int] = (64, 64),
         activation: str = "relu",
+        queue_window: int = 1,
         **kwargs: Any,
     ) -> None:
-        self._described = describe_network(observation_space, action_space, network, hidden, activation)
+        self._described, self.layout = describe_network(
+            observation_space, action_space, network, hidden, activation, queue_window
+        )
+        self._queue_window = queue_window
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build(self, lr_schedule: Any) -> None:
@@ -165,7 +178,8 @@ class ActorCriticNetPolicy(_NetMixin, ActorCriticPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         a = self._described
-        own = {"network": a.network, "hidden": a.hidden, "activation": a.activation}
+        own: dict[str, Any] = {"network": a.network, "hidden": a.hidden, "activation": a.activation}
+        own |= {"queue_window": self._queue_window}
         return {**super()._get_constructor_parameters(), **own}
 
     def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -196,6 +210,7 @@ class MaskableNetPolicy(_NetMixin, MaskableActorCriticPolicy):
         network: ``equivariant`` or ``mlp``.
         hidden: Widths of hidden layers.
         activation: ``relu`` or ``tanh``.
+        queue_window: The environment's.
         **kwargs: As of sb3-contrib's policy.
     """
 
@@ -207,9 +222,13 @@ class MaskableNetPolicy(_NetMixin, MaskableActorCriticPolicy):
         network: str = "equivariant",
         hidden: Sequence[int] = (64, 64),
         activation: str = "relu",
+        queue_window: int = 1,
         **kwargs: Any,
     ) -> None:
-        self._described = describe_network(observation_space, action_space, network, hidden, activation)
+        self._described, self.layout = describe_network(
+            observation_space, action_space, network, hidden, activation, queue_window
+        )
+        self._queue_window = queue_window
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build(self, lr_schedule: Any) -> None:
@@ -217,7 +236,8 @@ class MaskableNetPolicy(_NetMixin, MaskableActorCriticPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         a = self._described
-        own = {"network": a.network, "hidden": a.hidden, "activation": a.activation}
+        own: dict[str, Any] = {"network": a.network, "hidden": a.hidden, "activation": a.activation}
+        own |= {"queue_window": self._queue_window}
         return {**super()._get_constructor_parameters(), **own}
 
     def forward(
@@ -247,6 +267,7 @@ class NetQNetwork(QNetwork):
 
     Args:
         architecture: The network.
+        layout: Columns of its observations.
         observation_space: Of a placement environment.
         action_space: Its actions.
     """
@@ -254,18 +275,20 @@ class NetQNetwork(QNetwork):
     def __init__(
         self,
         architecture: Architecture,
+        layout: Layout,
         observation_space: spaces.Space[Any],
         action_space: spaces.Discrete,
     ) -> None:
         # Not QNetwork's own constructor: that would build a network of its own.
         BasePolicy.__init__(self, observation_space, action_space)
+        self.layout = layout
         self.net = build_network(architecture)
 
     def forward(self, obs: Any) -> Tensor:
         """Values (B, actions)."""
         flat = flatten_observation(obs)
         scores = self.net.scores(flat)
-        legal = legal_actions(flat, scores.shape[1])
+        legal = legal_actions(flat, scores.shape[1], self.layout)
         return scores if legal is None else torch.where(legal, scores, MASKED)
 
 
@@ -279,6 +302,7 @@ class QNetPolicy(DQNPolicy):
         network: ``equivariant`` or ``mlp``.
         hidden: Widths of hidden layers.
         activation: ``relu`` or ``tanh``.
+        queue_window: The environment's.
         **kwargs: As of SB3's policy.
     """
 
@@ -290,19 +314,24 @@ class QNetPolicy(DQNPolicy):
         network: str = "equivariant",
         hidden: Sequence[int] = (64, 64),
         activation: str = "relu",
+        queue_window: int = 1,
         **kwargs: Any,
     ) -> None:
-        self._described = describe_network(observation_space, action_space, network, hidden, activation)
+        self._described, self.layout = describe_network(
+            observation_space, action_space, network, hidden, activation, queue_window
+        )
+        self._queue_window = queue_window
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def make_q_net(self) -> QNetwork:
         """A network of values, freshly initialised."""
         assert isinstance(self.action_space, spaces.Discrete)
-        return NetQNetwork(self._described, self.observation_space, self.action_space)
+        return NetQNetwork(self._described, self.layout, self.observation_space, self.action_space)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         a = self._described
-        own = {"network": a.network, "hidden": a.hidden, "activation": a.activation}
+        own: dict[str, Any] = {"network": a.network, "hidden": a.hidden, "activation": a.activation}
+        own |= {"queue_window": self._queue_window}
         return {**super()._get_constructor_parameters(), **own}
 
 
