@@ -103,6 +103,8 @@ class _Training:
         self.best: dict[str, Any] = {}
         self.members: tuple[Member, ...] = ()
         self.wall_s = 0.0
+        self._measured: dict[str, float] = {}
+        self._begun = (0, 0.0)  # decisions and time when learning went on last
         self.checkpoint_every = run.config["checkpoint_every"] or run.config["eval_every"]
         self._resume_or_begin()
 
@@ -173,8 +175,6 @@ class _Training:
                         )
         finally:
             board.close()
-
-    _measured: dict[str, float]
 
     def _learn_until(
         self, timesteps: int, progress: TrainProgress, board: Board, stop: threading.Event

@@ -472,6 +472,18 @@ def test_a_learner_of_ones_own(
     assert "cannot begin with the weights of another" in errors(capsys)[0]
 
 
+def test_what_is_not_installed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "stable_baselines3", None)
+    monkeypatch.delitem(sys.modules, "virtgym.experiments.train_sb3", raising=False)
+    monkeypatch.delitem(sys.modules, "virtgym.policies.learned.sb3_algorithms", raising=False)
+    assert train(*PPO, f"out={tmp_path / 'run'}") == 2
+    (line,) = errors(capsys)
+    assert "agent=ppo: needs stable_baselines3" in line
+    assert "virtgym[rl]" in line
+
+
 def test_a_zip_in_place_of_an_agent_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "agent"
     folder.mkdir()
