@@ -102,7 +102,7 @@ class PpoConfig(AgentConfig):
     n_steps: int = 64
     batch_size: int = 1024
     n_epochs: int = 4
-    gae_lambda: float = 0.95
+    gae_lambda: float = 0.99
     clip_range: float = 0.2
     ent_coef: float = 0.0
     vf_coef: float = 0.5
