@@ -6,7 +6,7 @@ import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -17,6 +17,9 @@ from .placement_observations import REWARDS, PlacementObserver, play_one
 from .sim.errors import ConfigError
 from .sim.placement import FINISHED, PLACEMENT_REASONS, PLAYING, REJECTED, SKIPPED, begin_game
 from .sim.placement_games import PlacementConfig, PlacementGames, RequestArrays
+
+if TYPE_CHECKING:
+    from .placement_scenarios import PlacementScenario
 
 __all__ = ["OUTCOMES", "PlacementEnv", "PlacementTask"]
 
@@ -47,6 +50,10 @@ class PlacementTask:
         reward: One of ``REWARDS``; None = ``spane``, in survival games ``placed``.
         wait_scale_s: T of the rewards ``wait`` and ``delay``, s.
         synthetic_seed: Seed of the embedded stream.
+        scenario: A placement scenario in place of requests and config: its name, a mapping, or one that was
+            built. Without ``windows`` and ``rows``, windows begin in its rows for training;
+            ``synthetic_seed`` is the seed that it is built with.
+        observation: ``basic``, or ``slots``: more columns, see ``placement_slots``.
         n_games: B.
 
     Raises:
@@ -63,11 +70,15 @@ class PlacementTask:
         reward: str | None = None,
         wait_scale_s: float = 3600.0,
         synthetic_seed: int = 0,
+        scenario: str | Mapping[str, Any] | PlacementScenario | None = None,
+        observation: str = "basic",
         n_games: int = 1,
     ) -> None:
+        if scenario is not None:
+            requests, config, rows = _open_scenario(scenario, synthetic_seed, requests, config, windows, rows)
         self.config = _build_config(config)
         self.games = PlacementGames(_read_stream(requests, synthetic_seed), self.config, n_games)
-        self.observer = PlacementObserver(self.games)
+        self.observer = PlacementObserver(self.games, observation)
         kind = reward or ("spane" if self.config.protocol == "huawei_placement" else "placed")
         if kind not in REWARDS:
             raise ConfigError(f"placement.reward={reward}: must be one of {', '.join(REWARDS)}")
@@ -86,12 +97,12 @@ class PlacementTask:
     @property
     def observation_space(self) -> spaces.Dict:
         """Of one game."""
-        return PlacementObserver.space(self.config)
+        return PlacementObserver.space(self.config, self.observer.observation)
 
     @property
     def flat_space(self) -> spaces.Box:
         """Of one game, in one vector."""
-        return PlacementObserver.flat_space(self.config)
+        return PlacementObserver.flat_space(self.config, self.observer.observation)
 
     @property
     def action_space(self) -> spaces.Discrete:
@@ -190,6 +201,26 @@ class PlacementTask:
         return metrics
 
 
+def _open_scenario(
+    scenario: str | Mapping[str, Any] | PlacementScenario,
+    seed: int,
+    requests: Any,
+    config: Any,
+    windows: Any,
+    rows: tuple[int, int] | None,
+) -> tuple[RequestArrays, PlacementConfig, tuple[int, int] | None]:
+    """What a scenario stands for: requests, configuration, and the rows to draw from if none are named."""
+    for name, value in (("requests", requests), ("config", config)):
+        if value is not None:
+            raise ConfigError(f"placement.{name}: the scenario brings its own; name one or the other")
+    from .placement_scenarios import PlacementScenario, build_placement_scenario
+
+    if not isinstance(scenario, PlacementScenario):
+        scenario = build_placement_scenario(scenario, seed=seed)
+    chosen = rows if rows is not None or windows is not None else scenario.train_rows
+    return scenario.trace, scenario.placement, chosen
+
+
 def _build_config(config: PlacementConfig | Mapping[str, Any] | None) -> PlacementConfig:
     if isinstance(config, PlacementConfig):
         return config
@@ -221,13 +252,15 @@ class PlacementEnv(gym.Env[Observation, int]):
     a survival game terminates at the first request that fits nowhere, and is truncated when requests run out.
 
     Args:
-        requests: See ``PlacementTask``, as all that follow up to ``synthetic_seed``.
+        requests: See ``PlacementTask``, as all that follow up to ``observation``.
         config: Cluster and protocol.
         windows: Rows of first requests to play in order.
         rows: Range of rows to draw them from.
         reward: Kind of reward.
         wait_scale_s: Scale of rewards, s.
         synthetic_seed: Seed of the embedded stream.
+        scenario: A placement scenario in place of requests and config.
+        observation: ``basic``, or ``slots``: more columns, see ``placement_slots``.
         illegal_penalty: Subtracted from the reward of an illegal action.
         max_illegal: Illegal actions in a row that truncate an episode.
         render_mode: ``ansi`` or None.
@@ -245,6 +278,8 @@ class PlacementEnv(gym.Env[Observation, int]):
         reward: str | None = None,
         wait_scale_s: float = 3600.0,
         synthetic_seed: int = 0,
+        scenario: str | Mapping[str, Any] | PlacementScenario | None = None,
+        observation: str = "basic",
         illegal_penalty: float = 0.0,
         max_illegal: int = 100,
         render_mode: str | None = None,
@@ -254,7 +289,7 @@ class PlacementEnv(gym.Env[Observation, int]):
         self.check_penalty(illegal_penalty, max_illegal)
         self.task = PlacementTask(
             requests, config, windows=windows, rows=rows, reward=reward, wait_scale_s=wait_scale_s,
-            synthetic_seed=synthetic_seed,
+            synthetic_seed=synthetic_seed, scenario=scenario, observation=observation,
         )  # fmt: skip
         self.render_mode = render_mode
         self.illegal_penalty = illegal_penalty

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from gymnasium.utils import seeding
@@ -22,6 +22,9 @@ from .sim.errors import ConfigError
 from .sim.handle import make_handle
 from .sim.placement import FINISHED, HUAWEI, PLAYING, PlacementParams, PlacementState, begin_game
 from .sim.placement_games import PlacementConfig, RequestArrays
+
+if TYPE_CHECKING:
+    from .placement_scenarios import PlacementScenario
 
 __all__ = ["EpisodeBooks", "EpisodeRules", "PlacementBatch", "begin_many", "play_batch"]
 
@@ -156,13 +159,15 @@ class PlacementBatch:
 
     Args:
         num_envs: B.
-        requests: As for ``PlacementTask``, as all that follow up to ``synthetic_seed``.
+        requests: As for ``PlacementTask``, as all that follow up to ``observation``.
         config: Cluster and protocol.
         windows: Rows of first requests, which every environment plays in order.
         rows: Range of rows to draw them from.
         reward: Kind of reward.
         wait_scale_s: Scale of rewards, s.
         synthetic_seed: Seed of the embedded stream.
+        scenario: A placement scenario in place of requests and config.
+        observation: ``basic``, or ``slots``: more columns, see ``placement_slots``.
         illegal_penalty: Subtracted from the reward of an illegal action.
         max_illegal: Illegal actions in a row that truncate an episode.
     """
@@ -178,13 +183,15 @@ class PlacementBatch:
         reward: str | None = None,
         wait_scale_s: float = 3600.0,
         synthetic_seed: int = 0,
+        scenario: str | Mapping[str, Any] | PlacementScenario | None = None,
+        observation: str = "basic",
         illegal_penalty: float = 0.0,
         max_illegal: int = 100,
     ) -> None:
         PlacementEnv.check_penalty(illegal_penalty, max_illegal)
         self.task = PlacementTask(
             requests, config, windows=windows, rows=rows, reward=reward, wait_scale_s=wait_scale_s,
-            synthetic_seed=synthetic_seed, n_games=num_envs,
+            synthetic_seed=synthetic_seed, scenario=scenario, observation=observation, n_games=num_envs,
         )  # fmt: skip
         self.num_envs = num_envs
         self.rules = EpisodeRules(self.task.kind, self.task.scale, float(illegal_penalty), int(max_illegal))

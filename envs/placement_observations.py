@@ -16,6 +16,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from .observations import Column
+from .placement_slots import SLOT_GLOBAL_COLUMNS, SLOT_NODE_COLUMNS, slot_table, write_slots
+from .sim.errors import ConfigError
 from .sim.handle import make_handle
 from .sim.placement import (
     PLACED,
@@ -33,11 +35,13 @@ from .sim.placement_games import PlacementConfig, PlacementGames
 __all__ = [
     "GLOBAL_COLUMNS",
     "NODE_COLUMNS",
+    "OBSERVATIONS",
     "REQUEST_COLUMNS",
     "REWARDS",
     "WINDOW_COLUMNS",
     "PlacementBuffers",
     "PlacementObserver",
+    "observation_columns",
     "observe_game",
     "play_one",
 ]
@@ -97,6 +101,9 @@ WINDOW_COLUMNS: tuple[Column, ...] = (
 """Row i of ``window``, with ``queue_window`` k > 1 only: the i-th of the first k requests that wait; zeros if
 there are fewer."""
 
+OBSERVATIONS: tuple[str, ...] = ("basic", "slots")
+"""What is observed: the columns above, or with those of ``placement_slots`` after them."""
+
 N_WINDOW = len(WINDOW_COLUMNS)
 N_NODE, N_REQUEST, N_GLOBAL = len(NODE_COLUMNS), len(REQUEST_COLUMNS), len(GLOBAL_COLUMNS)
 
@@ -127,6 +134,9 @@ class PlacementBuffers(NamedTuple):
     wait: F8  # (B,) wait whose logarithm is in wait_log: the pending request's is soon the last one's, s
     wait_log: F8  # (B,) log(1 + wait)
     gap: F4  # (R,) the column `gap` of each request
+    slots: F8  # (K, 3) shapes of the slot columns; K = 0 without
+    width: int  # columns of a node
+    n_globals: int  # columns of the cluster
 
 
 @njit(cache=True)
@@ -195,7 +205,7 @@ def _write_nodes(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: 
     inv_cores, inv_memory = 1.0 / p.node_cores, 1.0 / p.node_memory
     free_cores, free_memory = 0.0, 0.0
     for a in range(p.n_nodes):
-        i = a * N_NODE
+        i = a * o.width
         here_cores, here_memory = s.free_cores[b, a], s.free_memory[b, a]
         free_cores += here_cores
         free_memory += here_memory
@@ -210,7 +220,7 @@ def _write_nodes(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: 
         age = max(since * n - s.start_sum[b, a], 0.0) if n > 0 else 0.0  # of all of them together
         flat[i + 5] = _share(n)
         flat[i + 6] = age / (age + HALF_AGE_S * max(n, 1))
-    i = p.n_nodes * N_NODE + N_REQUEST
+    i = p.n_nodes * o.width + N_REQUEST
     flat[i] = _clip(1.0 - free_cores * inv_cores / p.n_nodes, 1.0)
     flat[i + 1] = _clip(1.0 - free_memory * inv_memory / p.n_nodes, 1.0)
 
@@ -229,7 +239,7 @@ def observe_game(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: 
     _write_nodes(p, s, o, b)
     flat = o.flat[b]
     row, first = s.cursor[b], s.first[b]
-    i = p.n_nodes * N_NODE
+    i = p.n_nodes * o.width
     j = i + N_REQUEST
     flat[j + 2] = _count(s.queued[b] - first - s.n_placed[b] - s.n_rejected[b], 2.0)
     flat[j + 3] = _clip(s.queue_cores[b] / (p.n_nodes * p.node_cores), 4.0)
@@ -253,13 +263,15 @@ def observe_game(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: 
         flat[j + 9] = np.sin(phase)
         flat[j + 10] = np.cos(phase)
         o.clock[b] = s.clock[b]
+    if len(o.slots) > 0:
+        write_slots(p, s, b, o.slots, o.width, N_NODE, flat, j + N_GLOBAL)
     if p.window > 1:
         _write_window(p, s, o, b)
 
 
 @njit(cache=True)
 def _write_window(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: int) -> None:
-    flat = o.flat[b, p.n_nodes * N_NODE + N_REQUEST + N_GLOBAL :]
+    flat = o.flat[b, p.n_nodes * o.width + N_REQUEST + o.n_globals :]
     flat[:] = 0.0
     if s.status[b] != PLAYING:
         return
@@ -331,13 +343,29 @@ def play_one(
     return code
 
 
-def _parts(config: PlacementConfig) -> dict[str, list[Column]]:
-    """The columns of each part of an observation, in the order of ``PlacementBuffers.flat``."""
-    parts = {
-        "nodes": list(NODE_COLUMNS) * (2 * config.n_hosts),
-        "request": list(REQUEST_COLUMNS),
-        "globals": list(GLOBAL_COLUMNS),
+def observation_columns(observation: str = "basic") -> dict[str, tuple[Column, ...]]:
+    """The columns of a node, of the pending request and of the cluster: ``nodes``, ``request``, ``globals``.
+
+    Args:
+        observation: One of ``OBSERVATIONS``.
+
+    Raises:
+        ConfigError: If there is no such observation.
+    """
+    if observation not in OBSERVATIONS:
+        raise ConfigError(f"env.observation={observation}: must be one of {', '.join(OBSERVATIONS)}")
+    slots = observation == "slots"
+    return {
+        "nodes": NODE_COLUMNS + SLOT_NODE_COLUMNS * slots,
+        "request": REQUEST_COLUMNS,
+        "globals": GLOBAL_COLUMNS + SLOT_GLOBAL_COLUMNS * slots,
     }
+
+
+def _parts(config: PlacementConfig, observation: str) -> dict[str, list[Column]]:
+    """The columns of each part of an observation, in the order of ``PlacementBuffers.flat``."""
+    parts = {name: list(columns) for name, columns in observation_columns(observation).items()}
+    parts["nodes"] *= 2 * config.n_hosts
     if config.queue_window > 1:
         parts["window"] = list(WINDOW_COLUMNS) * config.queue_window
     return parts
@@ -354,12 +382,15 @@ class PlacementObserver:
 
     Args:
         games: The games; their state is read.
+        observation: One of ``OBSERVATIONS``.
     """
 
-    def __init__(self, games: PlacementGames) -> None:
+    def __init__(self, games: PlacementGames, observation: str = "basic") -> None:
         self.games = games
+        self.observation = observation
         n, ends, parts = games.n_games, 0, {}
-        for name, columns in _parts(games.config).items():
+        columns_of = observation_columns(observation)
+        for name, columns in _parts(games.config, observation).items():
             parts[name] = slice(ends, ends + len(columns))
             ends += len(columns)
         self._one: list[tuple[str, Any]] = list(parts.items())
@@ -374,19 +405,22 @@ class PlacementObserver:
             wait=np.full(n, np.nan),
             wait_log=np.zeros(n),
             gap=np.zeros(games.params.n_requests, np.float32),
+            slots=slot_table(games.config) if observation == "slots" else np.zeros((0, 3)),
+            width=len(columns_of["nodes"]),
+            n_globals=len(columns_of["globals"]),
         )
         _write_gaps(games.kernel_params, self.buffers.gap)
         self.handle: Any = make_handle("placement buffers", self.buffers)
 
     @staticmethod
-    def space(config: PlacementConfig) -> spaces.Dict:
+    def space(config: PlacementConfig, observation: str = "basic") -> spaces.Dict:
         """The observation space of one game: a vector per part, ``nodes`` and ``window`` row after row."""
-        return spaces.Dict({name: _box(columns) for name, columns in _parts(config).items()})
+        return spaces.Dict({name: _box(columns) for name, columns in _parts(config, observation).items()})
 
     @staticmethod
-    def flat_space(config: PlacementConfig) -> spaces.Box:
+    def flat_space(config: PlacementConfig, observation: str = "basic") -> spaces.Box:
         """The same in one vector: nodes, request, globals, window."""
-        return _box([column for columns in _parts(config).values() for column in columns])
+        return _box([column for columns in _parts(config, observation).values() for column in columns])
 
     def observe(self, game: int) -> None:
         """Bring the observation and the mask of a game up to date."""
@@ -407,11 +441,12 @@ class PlacementObserver:
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle arrays, never addresses."""
-        return {"games": self.games, "buffers": tuple(self.buffers)}
+        return {"games": self.games, "observation": self.observation, "buffers": tuple(self.buffers)}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         """Rebuild the handle."""
-        self.__init__(saved["games"])  # type: ignore[misc]
+        self.__init__(saved["games"], saved["observation"])  # type: ignore[misc]
         mine: Any
         for mine, theirs in zip(self.buffers, saved["buffers"]):
-            mine[:] = theirs
+            if isinstance(mine, np.ndarray):
+                mine[:] = theirs

@@ -125,6 +125,8 @@ def build_placement_scenario(
         TraceError: If requests or windows cannot be read.
     """
     raw = load_scenario_config(config) if isinstance(config, str) else dict(config)
+    if (kind := raw.get("kind", "cluster" if isinstance(config, str) else "placement")) != "placement":
+        raise _wrong_kind(raw.get("name", config), kind)
     checked, placement = _check(raw, overrides or {})
     stream_seed, window_seed = np.random.SeedSequence(seed).spawn(2)
     trace = _read(checked.trace, int(stream_seed.generate_state(1)[0]))
@@ -190,14 +192,16 @@ def _check(
         raise ConfigError(f"scenario.{error.full_key}: {str(error).splitlines()[0]}") from None
     assert isinstance(result, PlacementScenarioConfig)
     if result.kind != "placement":
-        raise ConfigError(
-            f"scenario={result.name}: is of kind {result.kind}, placement games need kind placement"
-        )
+        raise _wrong_kind(result.name, result.kind)
     if result.n_windows < 1:
         raise ConfigError(f"scenario.n_windows={result.n_windows}: must be at least 1")
     placement = check_placement_keys(result.placement)
     result.placement = asdict(placement)
     return result, placement
+
+
+def _wrong_kind(name: Any, kind: Any) -> ConfigError:
+    return ConfigError(f"scenario={name}: is of kind {kind}, placement games need kind placement")
 
 
 def _no_key(full: str, name: str, allowed: Sequence[str]) -> str:

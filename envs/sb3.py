@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -26,6 +26,9 @@ from .placement_batch import PlacementBatch
 from .sim.errors import ConfigError
 from .sim.placement import PLACEMENT_REASONS
 from .sim.placement_games import PlacementConfig, PlacementGames, RequestArrays
+
+if TYPE_CHECKING:
+    from .placement_scenarios import PlacementScenario
 
 __all__ = ["PlacementVecEnv"]
 
@@ -87,6 +90,8 @@ class PlacementVecEnv(VecEnv):
         reward: Kind of reward.
         wait_scale_s: Scale of rewards, s.
         synthetic_seed: Seed of the embedded stream.
+        scenario: A placement scenario in place of requests and config.
+        observation: ``basic``, or ``slots``: more columns, see ``placement_slots``.
         illegal_penalty: Subtracted from the reward of an illegal action.
         max_illegal: Illegal actions in a row that truncate an episode.
         flat: Whether an observation is one vector, ``nodes``, ``request`` and ``globals`` end to end, for
@@ -109,6 +114,8 @@ class PlacementVecEnv(VecEnv):
         reward: str | None = None,
         wait_scale_s: float = 3600.0,
         synthetic_seed: int = 0,
+        scenario: str | Mapping[str, Any] | PlacementScenario | None = None,
+        observation: str = "basic",
         illegal_penalty: float = 0.0,
         max_illegal: int = 100,
         flat: bool = False,
@@ -116,7 +123,8 @@ class PlacementVecEnv(VecEnv):
     ) -> None:
         self.batch = PlacementBatch(
             num_envs, requests, config, windows=windows, rows=rows, reward=reward, wait_scale_s=wait_scale_s,
-            synthetic_seed=synthetic_seed, illegal_penalty=illegal_penalty, max_illegal=max_illegal,
+            synthetic_seed=synthetic_seed, scenario=scenario, observation=observation,
+            illegal_penalty=illegal_penalty, max_illegal=max_illegal,
         )  # fmt: skip
         self.flat = flat
         self.copy = copy

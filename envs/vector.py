@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from gymnasium import error
@@ -21,6 +21,9 @@ from .placement_batch import PlacementBatch
 from .sim.errors import ConfigError
 from .sim.placement import PLACEMENT_REASONS
 from .sim.placement_games import PlacementConfig, PlacementGames, RequestArrays
+
+if TYPE_CHECKING:
+    from .placement_scenarios import PlacementScenario
 
 __all__ = ["PlacementVectorEnv"]
 
@@ -45,6 +48,8 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         reward: Kind of reward.
         wait_scale_s: Scale of rewards, s.
         synthetic_seed: Seed of the embedded stream.
+        scenario: A placement scenario in place of requests and config.
+        observation: ``basic``, or ``slots``: more columns, see ``placement_slots``.
         illegal_penalty: Subtracted from the reward of an illegal action.
         max_illegal: Illegal actions in a row that truncate an episode.
         render_mode: None; pictures are the single environment's.
@@ -67,6 +72,8 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         reward: str | None = None,
         wait_scale_s: float = 3600.0,
         synthetic_seed: int = 0,
+        scenario: str | Mapping[str, Any] | PlacementScenario | None = None,
+        observation: str = "basic",
         illegal_penalty: float = 0.0,
         max_illegal: int = 100,
         render_mode: str | None = None,
@@ -76,7 +83,8 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
             raise ConfigError(f"env.render_mode={render_mode}: a batch shows nothing, use one environment")
         self.batch = PlacementBatch(
             num_envs, requests, config, windows=windows, rows=rows, reward=reward, wait_scale_s=wait_scale_s,
-            synthetic_seed=synthetic_seed, illegal_penalty=illegal_penalty, max_illegal=max_illegal,
+            synthetic_seed=synthetic_seed, scenario=scenario, observation=observation,
+            illegal_penalty=illegal_penalty, max_illegal=max_illegal,
         )  # fmt: skip
         self.num_envs = num_envs
         self.render_mode = None

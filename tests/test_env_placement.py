@@ -16,6 +16,7 @@ from gymnasium.utils.env_checker import check_env
 import virtgym.envs
 from virtgym.envs.placement import PlacementEnv
 from virtgym.envs.placement_observations import GLOBAL_COLUMNS, NODE_COLUMNS, REQUEST_COLUMNS
+from virtgym.envs.placement_scenarios import build_placement_scenario
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.traces.synthetic_requests import generate_requests
 from virtgym.policies.placement import choose_node, make_keys, rule_number, run_windows
@@ -27,6 +28,8 @@ KINDS: list[dict[str, Any]] = [
     {"config": {"protocol": "recovering", "n_hosts": 2}},
     {"reward": "delay", "windows": [5, 90]},
     {"config": {"n_hosts": 1, "queue_window": 3, "allow_reject": True, "cpu_overcommit": 1.5}},
+    {"observation": "slots"},
+    {"observation": "slots", "config": {"n_hosts": 2, "queue_window": 3, "allow_reject": True}},
 ]
 
 
@@ -85,7 +88,7 @@ def test_masks_are_exact_and_observations_stay_in_their_space(kwargs: dict[str, 
         while not over:
             mask = env.action_masks()
             assert mask.any()
-            fits = observation["nodes"].reshape(-1, len(NODE_COLUMNS))[:, 2]
+            fits = observation["nodes"].reshape(2 * env.games.config.n_hosts, -1)[:, 2]
             np.testing.assert_array_equal(fits, mask[: len(fits)])
             action = int(rng.integers(len(mask)))
             observation, _, terminated, truncated, info = env.step(action)
@@ -206,8 +209,9 @@ def test_illegal_actions_change_nothing_and_are_reported() -> None:
         env.step(0)
 
 
-def test_a_copy_goes_on_as_the_original() -> None:
-    env = PlacementEnv()
+@pytest.mark.parametrize("observation", ["basic", "slots"])
+def test_a_copy_goes_on_as_the_original(observation: str) -> None:
+    env = PlacementEnv(observation=observation)
     env.reset(seed=3)
     for _ in range(50):
         env.step(by_rule(env))
@@ -247,11 +251,29 @@ def test_the_stream_may_be_a_file(tmp_path: Path) -> None:
         ({"max_illegal": 0}, "max_illegal"),
         ({"illegal_penalty": -1.0}, "illegal_penalty"),
         ({"render_mode": "human"}, "render_mode"),
+        ({"observation": "all"}, "env.observation=all: must be one of basic, slots"),
+        ({"scenario": "demo_placment"}, "demo_placement"),
+        ({"scenario": "small"}, "kind cluster"),
+        ({"scenario": "demo_placement", "config": {"n_hosts": 2}}, "placement.config: the scenario brings"),
     ],
 )
 def test_bad_settings_are_refused(kwargs: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         PlacementEnv(**kwargs)
+
+
+def test_a_scenario_brings_requests_and_protocol() -> None:
+    """By name, as for clusters, or built; windows are those for training unless others are named."""
+    env: Any = gym.make(ID, scenario="demo_placement").unwrapped
+    built = build_placement_scenario("demo_placement")
+    np.testing.assert_array_equal(env.games.params.arrival, built.games(1).params.arrival)
+    assert env.games.config == built.placement
+    assert env.task.rows == built.train_rows
+    changed = {"kind": "placement", "placement": {"protocol": "fading", "n_hosts": 2}}
+    other: Any = gym.make(ID, scenario=changed, synthetic_seed=3).unwrapped
+    assert other.games.config.protocol == "fading"
+    batch = virtgym.envs.make_vec(ID, num_envs=2, scenario=built, windows=built.windows[:2])
+    assert batch.reset()[1]["window"].tolist() == [built.windows[0]] * 2
 
 
 def test_text_frames() -> None:

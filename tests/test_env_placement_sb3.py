@@ -29,6 +29,7 @@ KINDS: list[dict[str, Any]] = [
     {"config": {"n_hosts": 2, "extra_requests": 5}, "reward": "delay", "illegal_penalty": 1.0},
     {"config": {"protocol": "fading", "n_hosts": 1}, "max_illegal": 2},
     {"config": {"protocol": "recovering", "max_requests": 15}, "windows": [5, 90, 400]},
+    {"config": {"n_hosts": 2}, "observation": "slots"},
     {"rows": (50, 90), "config": {"n_hosts": 1, "extra_requests": 0}},
     {
         "config": {"n_hosts": 1, "queue_window": 3, "allow_reject": True, "extra_requests": 9},

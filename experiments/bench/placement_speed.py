@@ -70,8 +70,8 @@ def _single(steps: int) -> Callable[[], int]:
     return run
 
 
-def _batch(n: int, steps: int) -> Callable[[], int]:
-    envs = PlacementVectorEnv(n)
+def _batch(n: int, steps: int, observation: str = "basic") -> Callable[[], int]:
+    envs = PlacementVectorEnv(n, observation=observation)
     envs.task.prepare()
     envs.reset(seed=0)
     actions = np.zeros(n, dtype=np.int64)
@@ -155,7 +155,9 @@ def measure_placement(scale: float = 1.0) -> dict[str, float]:
     }
     for n in (16, 256, 1024):
         rates[f"batch of {n}"] = _rate(_batch(n, max(n, round(200_000 * scale))))
-    stable = _stable_baselines(256, max(256, round(200_000 * scale)))
+    steps = max(256, round(200_000 * scale))
+    rates["batch of 256, observation=slots"] = _rate(_batch(256, steps, "slots"))
+    stable = _stable_baselines(256, steps)
     if stable is not None:
         rates["batch of 256 for Stable-Baselines3"] = _rate(stable)
     return rates
