@@ -17,7 +17,7 @@ from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from .placement import PlacementEnv, PlacementTask
-from .placement_observations import PlacementBuffers, observe_game, play_one
+from .placement_observations import CONSTANT_BUFFERS, PlacementBuffers, observe_game, play_one
 from .sim.errors import ConfigError
 from .sim.handle import make_handle
 from .sim.placement import FINISHED, HUAWEI, PLAYING, PlacementParams, PlacementState, begin_game
@@ -268,7 +268,8 @@ class PlacementBatch:
         found: dict[str, Any] = {"window": self.window, "ahead": self._ahead, "drawn": self._drawn}
         found |= {f"books.{name}": array for name, array in self.books._asdict().items()}
         found |= {f"games.{name}": array for name, array in task.games.state._asdict().items()}
-        found |= {f"seen.{name}": array for name, array in task.observer.buffers._asdict().items()}
+        seen = task.observer.buffers._asdict().items()
+        found |= {f"seen.{name}": array for name, array in seen if name not in CONSTANT_BUFFERS}
         return found | {"played": task._played}
 
     def export_state(self) -> dict[str, NDArray[Any]]:

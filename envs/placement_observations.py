@@ -33,6 +33,7 @@ from .sim.placement import (
 from .sim.placement_games import PlacementConfig, PlacementGames
 
 __all__ = [
+    "CONSTANT_BUFFERS",
     "GLOBAL_COLUMNS",
     "NODE_COLUMNS",
     "OBSERVATIONS",
@@ -137,6 +138,10 @@ class PlacementBuffers(NamedTuple):
     slots: F8  # (K, 3) shapes of the slot columns; K = 0 without
     width: int  # columns of a node
     n_globals: int  # columns of the cluster
+
+
+CONSTANT_BUFFERS = ("gap", "slots", "width", "n_globals")
+"""Fields of ``PlacementBuffers`` that play does not change."""
 
 
 @njit(cache=True)
@@ -448,5 +453,5 @@ class PlacementObserver:
         self.__init__(saved["games"], saved["observation"])  # type: ignore[misc]
         mine: Any
         for mine, theirs in zip(self.buffers, saved["buffers"]):
-            if isinstance(mine, np.ndarray):
+            if isinstance(mine, np.ndarray):  # the others follow from the observation's name
                 mine[:] = theirs

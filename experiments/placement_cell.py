@@ -39,7 +39,12 @@ def run_placement_cell(
     """
     import pandas as pd
 
-    batch = PlacementBatch(len(scenario.windows), scenario.trace, scenario.placement)
+    batch = PlacementBatch(
+        len(scenario.windows),
+        scenario.trace,
+        scenario.placement,
+        observation=getattr(policy, "observation", "basic"),
+    )
     if type(policy) not in _WARM:  # loading compiled kernels is not the policy's fault
         play_windows(policy, batch, scenario.windows, rng=policy_rng(seed), max_calls=2)
         _WARM.add(type(policy))

@@ -69,7 +69,8 @@ def play_windows(
 
     Args:
         policy: A policy for placement.
-        batch: W environments; what they play now is lost.
+        batch: W environments, which observe what the policy reads (its ``observation``, if it has one); what
+            they play now is lost.
         windows: Row of each window's first request, (W,).
         rng: The policy's random numbers.
         max_calls: Stop after so many calls of the policy (for warming up).

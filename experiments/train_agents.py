@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from virtgym.envs.placement_observations import OBSERVATIONS
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.policies.learned.architecture import ACTIVATIONS, NETWORKS
 
@@ -36,6 +37,7 @@ class AgentConfig:
     Attributes:
         name: Its name.
         description: One line for ``virtgym list agents``.
+        observation: What is observed: ``basic``, or ``slots``, with more columns.
         network: ``equivariant`` (any number of hosts) or ``mlp``.
         hidden: Widths of hidden layers; ``equivariant`` has two of the same width.
         activation: ``relu`` or ``tanh``.
@@ -47,6 +49,7 @@ class AgentConfig:
 
     name: str = ""
     description: str = ""
+    observation: str = "slots"
     network: str = "equivariant"
     hidden: list[int] = field(default_factory=lambda: [64, 64])
     activation: str = "relu"
@@ -61,7 +64,12 @@ class AgentConfig:
         Raises:
             ConfigError: Naming the key and what is allowed.
         """
-        choices = (("network", NETWORKS), ("activation", ACTIVATIONS), ("schedule", ("linear", "constant")))
+        choices = (
+            ("observation", OBSERVATIONS),
+            ("network", NETWORKS),
+            ("activation", ACTIVATIONS),
+            ("schedule", ("linear", "constant")),
+        )
         for key, allowed in choices:
             if (value := getattr(self, key)) not in allowed:
                 raise ConfigError(

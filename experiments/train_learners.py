@@ -52,11 +52,12 @@ class TrainTask:
         """Independent seeds, the same whenever it is asked."""
         return [int(s) for s in np.random.SeedSequence(self.seed).generate_state(n)]
 
-    def vec_env(self, *, flat: bool = True) -> Any:
+    def vec_env(self, *, flat: bool = True, observation: str = "basic") -> Any:
         """The environments, on windows that begin in the scenario's rows for training.
 
         Args:
             flat: Whether observations are vectors, or a Dict.
+            observation: One of ``virtgym.envs.placement_observations.OBSERVATIONS``.
 
         Returns:
             A ``virtgym.envs.sb3.PlacementVecEnv``, seeded.
@@ -71,6 +72,7 @@ class TrainTask:
             rows=self.scenario.train_rows,
             reward=reward,
             wait_scale_s=self.wait_scale_s,
+            observation=observation,
             flat=flat,
         )
         envs.seed(self.seeds(3)[2])

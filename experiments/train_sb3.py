@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.logger import KVWriter, Logger
 
+from virtgym.envs.placement_observations import OBSERVATIONS
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.policies.learned.architecture import Architecture, Layout
 from virtgym.policies.learned.sb3_algorithms import (
@@ -71,7 +72,7 @@ def make_sb3_learner(task: TrainTask, config: AgentConfig) -> Sb3Learner:
             f"agent={config.name}: reads legal actions off the observation, which tells those of nodes only; "
             "with allow_reject or queue_window use agent=maskable_ppo"
         )
-    envs = task.vec_env()
+    envs = task.vec_env(observation=config.observation)
     # SB3 given a seed would seed the global generators of Python and NumPy, which are not its to seed.
     torch.manual_seed(task.seeds(1)[0])
     shared: dict[str, Any] = {
@@ -84,6 +85,7 @@ def make_sb3_learner(task: TrainTask, config: AgentConfig) -> Sb3Learner:
             "hidden": tuple(config.hidden),
             "activation": config.activation,
             "queue_window": task.scenario.placement.queue_window,
+            "observation": config.observation,
         },
         "device": "cpu",
     }
@@ -174,7 +176,7 @@ class Sb3Learner:
 
     @property
     def _layout(self) -> Layout:
-        return Layout.current(self.task.scenario.placement.queue_window)
+        return Layout.current(self.config.observation, self.task.scenario.placement.queue_window)
 
     @property
     def _network(self) -> Any:
@@ -192,9 +194,14 @@ class Sb3Learner:
         """Begin with the weights of an agent.
 
         Raises:
-            ConfigError: If it is of another architecture.
+            ConfigError: If it is of another architecture, or reads other columns.
         """
         net = self._network
+        if (observation := member.layout.observation()) != self.config.observation:
+            raise ConfigError(
+                f"agent.observation={self.config.observation}: the agent to begin with reads {observation}; "
+                f"use agent.observation={observation}"
+            )
         if member.architecture != net.architecture or member.layout != self._layout:
             raise ConfigError(
                 f"import: the agent is {member.architecture.to_dict()}, "
@@ -300,11 +307,10 @@ def load_sb3_zip(path: str, config: AgentConfig) -> Member:
         raise ConfigError(f"import={path}: cannot be read as {config.name} ({first})") from None
     policy = model.policy.q_net if isinstance(config, DqnConfig) else model.policy
     scores = "values" if isinstance(config, DqnConfig) else "logits"
-    layout = Layout.current()
     net = getattr(policy, "net", None)
     if net is not None and hasattr(net, "architecture"):
         weights = {name: value.numpy().copy() for name, value in net.state_dict().items()}
-        return Member(net.architecture, layout, weights, scores)
+        return Member(net.architecture, policy.layout, weights, scores)
     flat = len(model.observation_space.shape or ()) == 1
     towers = _plain_mlp(policy) if flat else None
     if towers is None:
@@ -313,10 +319,23 @@ def load_sb3_zip(path: str, config: AgentConfig) -> Member:
             "towers on flat observations, can be taken over"
         )
     weights, hidden, activation = towers
-    n_nodes = layout.n_nodes(int(model.observation_space.shape[0]))
-    extra = int(model.action_space.n) - n_nodes
+    n_actions = int(model.action_space.n)
+    layout, n_nodes = _layout_of(int(model.observation_space.shape[0]), n_actions)
+    extra = n_actions - n_nodes
     architecture = Architecture("mlp", *layout.sizes, n_nodes, extra, hidden, activation)
     return Member(architecture, layout, weights, scores)
+
+
+def _layout_of(width: int, n_actions: int) -> tuple[Layout, int]:
+    """The columns and the number of nodes of a flat observation; to have both right, actions must match."""
+    for observation in OBSERVATIONS:
+        layout = Layout.current(observation)
+        n_nodes, rest = divmod(width - sum(layout.sizes[1:]), layout.sizes[0])
+        if rest == 0 and 0 <= n_actions - n_nodes <= 2:  # rejecting and skipping
+            return layout, n_nodes
+    raise ConfigError(
+        f"import: reads {width} values for {n_actions} actions, which is no observation of the placement game"
+    )
 
 
 def _plain_mlp(policy: Any) -> tuple[dict[str, Any], tuple[int, ...], str] | None:

@@ -41,7 +41,7 @@ class Validation:
 
     def __init__(self, scenario: PlacementScenario, wait_scale_s: float) -> None:
         self.scenario = scenario
-        self.batch = PlacementBatch(len(scenario.windows), scenario.trace, scenario.placement)
+        self._batches: dict[str, PlacementBatch] = {}
         self.penalty_s = scenario.placement.reject_penalty * wait_scale_s
 
     @property
@@ -49,11 +49,22 @@ class Validation:
         """What an objective is, for people."""
         return "s waited" if self.scenario.placement.protocol == "huawei_placement" else "placed (negative)"
 
+    def _batch(self, observation: str) -> PlacementBatch:
+        """The windows as members see them."""
+        s = self.scenario
+        if observation not in self._batches:
+            self._batches[observation] = PlacementBatch(
+                len(s.windows), s.trace, s.placement, observation=observation
+            )
+        return self._batches[observation]
+
     def __call__(self, members: Sequence[Member]) -> float:
         """The objective of an agent."""
         s = self.scenario
         policy = LearnedPolicy(Agent(tuple(members)))
-        played = play_windows(policy, self.batch, s.windows, rng=np.random.default_rng(0))
+        played = play_windows(
+            policy, self._batch(policy.observation), s.windows, rng=np.random.default_rng(0)
+        )
         if s.placement.protocol != "huawei_placement":
             return -trimmed_mean(played.n_placed)
         return trimmed_mean(played.total_wait_s + self.penalty_s * played.n_rejected)

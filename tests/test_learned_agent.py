@@ -17,7 +17,7 @@ import pytest
 import virtgym.policies.learned.architecture as architecture_module
 from virtgym.envs.observations import Column
 from virtgym.envs.placement import PlacementTask
-from virtgym.envs.placement_observations import NODE_COLUMNS
+from virtgym.envs.placement_observations import OBSERVATIONS, observation_columns
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.policies import make_policy
 from virtgym.policies.base import Policy
@@ -32,20 +32,31 @@ from virtgym.policies.learned import (
     save_agent,
 )
 
-SIZES: dict[str, Any] = dict(zip(("n_node", "n_request", "n_globals"), Layout.current().sizes))
 
-
-def member(seed: int = 0, network: str = "equivariant", scores: str = "logits", **fields: Any) -> Member:
+def member(
+    seed: int = 0,
+    network: str = "equivariant",
+    scores: str = "logits",
+    observation: str = "basic",
+    **fields: Any,
+) -> Member:
     """A network with random weights; no PyTorch is needed for one."""
     fields = {"n_nodes": 10 if network == "mlp" else 0, **fields}
-    architecture = Architecture(network, **SIZES, hidden=(8, 8), **fields)
+    layout = Layout.current(observation)
+    architecture = Architecture(network, *layout.sizes, hidden=(8, 8), **fields)
     rng = np.random.default_rng(seed)
     weights = {k: rng.normal(size=s).astype(np.float32) for k, s in architecture.shapes().items()}
-    return Member(architecture, Layout.current(), weights, scores)
+    return Member(architecture, layout, weights, scores)
 
 
-def observe(n_hosts: int = 5, n_games: int = 6) -> tuple[PlacementTask, dict[str, Any], Any]:
-    task = PlacementTask(config={"n_hosts": n_hosts}, n_games=n_games)
+def scores_of(policy: LearnedPolicy, seen: dict[str, Any], mask: Any) -> Any:
+    return policy.scores(seen["nodes"], seen["request"], seen["globals"], mask)
+
+
+def observe(
+    n_hosts: int = 5, n_games: int = 6, observation: str = "basic"
+) -> tuple[PlacementTask, dict[str, Any], Any]:
+    task = PlacementTask(config={"n_hosts": n_hosts}, n_games=n_games, observation=observation)
     for i in range(n_games):
         task.begin(i, np.random.default_rng(i))
     return task, task.observer.copy_all(), task.observer.buffers.mask.copy()
@@ -127,15 +138,62 @@ def test_columns_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     _, observation, mask = observe()
     args: tuple[Any, Any, Any] = (observation["nodes"], observation["request"], observation["globals"])
     before = LearnedPolicy(Agent((old,))).scores(*args, mask)
-    more = (Column("new", 1, "added later"), *NODE_COLUMNS)
-    monkeypatch.setattr(architecture_module, "NODE_COLUMNS", more)
+
+    def wider_columns(kind: str = "basic") -> dict[str, Any]:
+        columns = observation_columns(kind)
+        return {**columns, "nodes": (Column("new", 1, "added later"), *columns["nodes"])}
+
+    def fewer_columns(kind: str = "basic") -> dict[str, Any]:
+        columns = observation_columns(kind)
+        return {**columns, "nodes": columns["nodes"][1:]}
+
+    monkeypatch.setattr(architecture_module, "observation_columns", wider_columns)
     nodes = args[0].reshape(6, 10, -1)
     wider = np.concatenate((np.full((6, 10, 1), 9.0, np.float32), nodes), axis=2).reshape(6, -1)
     after = LearnedPolicy(Agent((old,))).scores(wider, args[1], args[2], mask)
     np.testing.assert_array_equal(before, after)
-    monkeypatch.setattr(architecture_module, "NODE_COLUMNS", NODE_COLUMNS[1:])
+    monkeypatch.setattr(architecture_module, "observation_columns", fewer_columns)
     with pytest.raises(ConfigError, match=r"reads the column nodes\.free_cores"):
         LearnedPolicy(Agent((old,)))
+
+
+def test_an_agent_says_what_it_observes_and_picks_it_out_of_more() -> None:
+    """A basic agent sees the same in either observation; one that reads slots cannot do without."""
+    basic, slots = LearnedPolicy(Agent((member(),))), LearnedPolicy(Agent((member(observation="slots"),)))
+    assert (basic.observation, slots.observation) == OBSERVATIONS
+    seen = [observe(observation=policy.observation) for policy in (basic, slots)]
+    np.testing.assert_array_equal(*(scores_of(basic, *one[1:]) for one in seen))
+    np.testing.assert_array_equal(basic.predict(seen[0][1])[0], basic.predict(seen[1][1])[0])
+    assert np.isfinite(scores_of(slots, *seen[1][1:])[seen[1][2]]).all()
+    hint = "reads the column nodes.empty, which was not observed; make the environment with observation=slots"
+    with pytest.raises(ConfigError, match=hint):
+        slots.predict(seen[0][1])
+
+
+def test_members_with_different_columns_make_an_ensemble(tmp_path: Path) -> None:
+    members = (member(0), member(1, observation="slots"))
+    for i, one in enumerate(members):
+        save_agent(tmp_path / str(i), Agent((one,)))
+    both = LearnedPolicy(merge_agents([tmp_path / "0", tmp_path / "1"], tmp_path / "both"))
+    assert both.observation == "slots"
+    assert make_policy(str(tmp_path / "both")).observation == "slots"  # type: ignore[attr-defined]
+    _, observation, mask = observe(observation="slots")
+    logs = []
+    for one in members:
+        raw = scores_of(LearnedPolicy(Agent((one,))), observation, mask).astype(np.float64)
+        logs.append(raw - np.log(np.exp(raw).sum(axis=1, keepdims=True)))
+    got = scores_of(both, observation, mask)
+    np.testing.assert_allclose(got[mask], (sum(logs) / 2)[mask], atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", OBSERVATIONS)
+def test_a_layout_is_told_by_the_width_of_the_cluster(kind: str) -> None:
+    for rows in (1, 2, 3, 4, 7):
+        layout = Layout.current(kind, rows)
+        assert Layout.of_width(len(layout.globals)) == layout
+        assert layout.observation() == kind
+    with pytest.raises(ConfigError, match="12 values of the cluster"):
+        Layout.of_width(12)
 
 
 def test_an_ensemble_averages_log_probabilities(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtgym.envs.placement import PlacementEnv, PlacementTask
+from virtgym.envs.placement_batch import PlacementBatch
 from virtgym.envs.placement_observations import (
     GLOBAL_COLUMNS,
     NODE_COLUMNS,
@@ -18,6 +20,7 @@ from virtgym.envs.placement_observations import (
     observation_columns,
 )
 from virtgym.envs.placement_slots import SLOT_GLOBAL_COLUMNS, SLOT_NODE_COLUMNS, SLOT_SHAPES
+from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.placement import PLAYING
 
 NODES = ((40, 90, 64), (40, 90, 8), (64, 128, 128), (200, 600, 32))
@@ -180,6 +183,32 @@ def test_spaces_have_the_columns_of_their_observation() -> None:
         columns = observation_columns(kind)
         space = PlacementObserver.space(config, kind)
         assert space["nodes"].shape == (4 * len(columns["nodes"]),)
-        assert PlacementObserver.flat_space(config, kind).shape == (sum(s.shape[0] for s in space.values()),)
+        width = sum(int(np.prod(part.shape or ())) for part in space.values())
+        assert PlacementObserver.flat_space(config, kind).shape == (width,)
         for part in columns.values():
             assert len({column.name for column in part}) == len(part)
+
+
+@pytest.mark.parametrize("kind", OBSERVATIONS)
+def test_a_batch_goes_on_from_its_checkpoint(kind: str) -> None:
+    """And one that observes something else refuses it."""
+
+    def on(batch: PlacementBatch) -> list[Any]:
+        seen = []
+        for _ in range(40):
+            batch.play(batch.task.observer.buffers.mask.argmax(axis=1).astype(np.int64))
+            seen.append(batch.task.observer.copy_all())
+        return seen
+
+    batch, other = (PlacementBatch(3, config=SCARCE, observation=kind) for _ in range(2))
+    for one, first in ((batch, 40), (other, 900)):
+        one.begin(np.arange(3), np.arange(first, first + 3))
+    on(batch)
+    saved = batch.export_state()
+    want = on(batch)
+    other.import_state(saved)
+    np.testing.assert_equal(on(other), want)
+    np.testing.assert_equal(on(pickle.loads(pickle.dumps(batch))), on(batch))
+    different = next(name for name in OBSERVATIONS if name != kind)
+    with pytest.raises(ConfigError, match="does not fit"):
+        PlacementBatch(3, config=SCARCE, observation=different).import_state(saved)

@@ -379,8 +379,9 @@ def test_sb3_zips_are_imported_with_a_warning_only(tmp_path: Path) -> None:
     for i, (policy, make, settings) in enumerate(kinds):
         model = save_zip(tmp_path / f"{i}.zip", policy, make)
         out = tmp_path / str(i)
+        others = ("total_timesteps=0", "agent.observation=basic")
         with pytest.warns(UserWarning, match="may run any code"):
-            assert train(*settings, "total_timesteps=0", f"import={tmp_path / f'{i}.zip'}", f"out={out}") == 0
+            assert train(*settings, *others, f"import={tmp_path / f'{i}.zip'}", f"out={out}") == 0
         agent: Any = make_policy(str(out / "agent"))
         x = np.random.default_rng(0).random((9, model.observation_space.shape[0]), dtype=np.float32)
         mask = np.ones((9, 10), dtype=bool)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.placement_observations import OBSERVATIONS
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.placement_games import PlacementGames
 
@@ -25,45 +26,43 @@ MASKED = np.float32(-np.inf)
 class _Player:
     """One member: its network, and how to pick its columns out of an observation.
 
-    Columns are found by name, so that an agent outlives columns that are added later.
+    Columns are found by name, so that an agent outlives columns that are added later, and members that read
+    different observations make an ensemble.
     """
 
     def __init__(self, member: Member) -> None:
         self.member = member
         self.net = NumpyNet(member.architecture, member.weights)
-        self.n_columns = len(Layout.current().nodes)
-        rows = {name.split(".")[1] for name in member.layout.globals if name.startswith("window.")}
-        self._picks: dict[int, list[list[int] | None]] = {}
-        self._find_columns(len(rows) or 1)  # now, so that an agent of another version is refused at once
+        self.observation = member.layout.observation()  # an agent of another version is refused at once
+        self._picks: dict[Layout, list[list[int] | None]] = {}
 
-    def _find_columns(self, queue_window: int) -> list[list[int] | None]:
+    def _find_columns(self, seen: Layout) -> list[list[int] | None]:
         """Where the columns stand that it reads; None = all in order."""
-        if queue_window in self._picks:
-            return self._picks[queue_window]
-        current = Layout.current(queue_window)
+        if seen in self._picks:
+            return self._picks[seen]
+        mine = self.member.layout
+        if missing := seen.lacks(mine):
+            hint = ""
+            if missing[0] in Layout.current("basic").lacks(Layout.current("slots")):
+                hint = f"; make the environment with observation={self.observation}"
+            raise ConfigError(f"agent: reads the column {missing[0]}, which was not observed{hint}")
         picks: list[list[int] | None] = []
         for part in ("nodes", "request", "globals"):
-            have, want = getattr(current, part), getattr(self.member.layout, part)
-            for name in want:
-                if name not in have:
-                    raise ConfigError(
-                        f"agent: reads the column {part}.{name}, which this environment "
-                        f"does not have; it has {', '.join(have)}"
-                    )
+            have, want = getattr(seen, part), getattr(mine, part)
             picks.append(None if have == want else [have.index(name) for name in want])
-        self._picks[queue_window] = picks
+        self._picks[seen] = picks
         return picks
 
-    def scores(self, nodes: F4, request: F4, globals_: F4) -> F4:
-        """Scores (B, actions) of a batch with the columns of this version."""
-        n_nodes = nodes.shape[1] // self.n_columns
+    def scores(self, nodes: F4, request: F4, globals_: F4, seen: Layout) -> F4:
+        """Scores (B, actions) of a batch with the columns of ``seen``."""
+        n_nodes = nodes.shape[1] // len(seen.nodes)
         fixed = self.member.architecture.n_nodes
         if fixed and n_nodes != fixed:
             raise ConfigError(
                 f"agent: an mlp for {fixed // 2} hosts cannot play on {n_nodes // 2}; "
                 "train with agent.network=equivariant for any number of hosts"
             )
-        picks = self._find_columns(Layout.queue_window(globals_.shape[1] - len(Layout.current().globals)))
+        picks = self._find_columns(seen)
         if picks[0] is not None:
             nodes = nodes.reshape(len(nodes), n_nodes, -1)[:, :, picks[0]].reshape(len(nodes), -1)
         request = request if picks[1] is None else request[:, picks[1]]
@@ -81,6 +80,8 @@ class LearnedPolicy:
     Attributes:
         task: The kind of environment that it plays.
         stateless: That its action for a game depends on this game's observation alone.
+        observation: The argument ``observation`` of environments that it plays, one of ``OBSERVATIONS``: the
+            least that has all columns that its members read.
     """
 
     task: ClassVar[str] = "placement"
@@ -92,6 +93,8 @@ class LearnedPolicy:
         self.agent = agent
         self.name = name
         self._players = [_Player(member) for member in agent.members]
+        self.observation = max((p.observation for p in self._players), key=OBSERVATIONS.index)
+        self._layouts: dict[int, Layout] = {}
         self._rng = np.random.default_rng(0)
 
     def reset(self, games: PlacementGames | None, rng: np.random.Generator) -> None:
@@ -129,16 +132,25 @@ class LearnedPolicy:
         single = nodes.ndim == 1
         if single:
             nodes, request, globals_ = nodes[None], request[None], globals_[None]
-        mask = self._mask(nodes) if action_masks is None else np.asarray(action_masks, dtype=np.bool_)
+        mask = (
+            self._mask(nodes, globals_) if action_masks is None else np.asarray(action_masks, dtype=np.bool_)
+        )
         scores = self.scores(nodes, request, globals_, mask.reshape(len(nodes), -1))
         if not deterministic and self.agent.members[0].scores == "logits":
             scores = scores + self._rng.gumbel(size=scores.shape).astype(np.float32)  # its maximum is a draw
         actions = scores.argmax(axis=1)
         return (int(actions[0]) if single else actions), state
 
-    def _mask(self, nodes: F4) -> NDArray[np.bool_]:
-        n = self._players[0].n_columns
-        fits: NDArray[np.bool_] = nodes[:, Layout.current().nodes.index("fits") :: n] > 0.5
+    def _layout(self, globals_: F4) -> Layout:
+        """The columns of what is observed."""
+        width = globals_.shape[1]
+        if width not in self._layouts:
+            self._layouts[width] = Layout.of_width(width)
+        return self._layouts[width]
+
+    def _mask(self, nodes: F4, globals_: F4) -> NDArray[np.bool_]:
+        columns = self._layout(globals_).nodes
+        fits: NDArray[np.bool_] = nodes[:, columns.index("fits") :: len(columns)] > 0.5
         extra = self.agent.members[0].architecture.n_extra
         if extra:
             raise ConfigError(f"{self.name}: has {extra} actions besides the nodes and needs action_masks")
@@ -157,11 +169,12 @@ class LearnedPolicy:
             (B, actions) of float32.
 
         Raises:
-            ConfigError: If the game has other actions than the agent.
+            ConfigError: If the game has other actions than the agent, or a column was not observed.
         """
+        seen = self._layout(globals_)
         total: F4 | None = None
         for player in self._players:
-            scores = player.scores(nodes, request, globals_)
+            scores = player.scores(nodes, request, globals_, seen)
             if scores.shape != mask.shape:
                 raise ConfigError(
                     f"{self.name}: knows {scores.shape[1]} actions where the game has {mask.shape[1]}; "

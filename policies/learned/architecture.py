@@ -7,12 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any
 
-from virtgym.envs.placement_observations import (
-    GLOBAL_COLUMNS,
-    NODE_COLUMNS,
-    REQUEST_COLUMNS,
-    WINDOW_COLUMNS,
-)
+from virtgym.envs.placement_observations import OBSERVATIONS, WINDOW_COLUMNS, observation_columns
 from virtgym.envs.sim.errors import ConfigError
 
 __all__ = ["ACTIVATIONS", "NETWORKS", "Architecture", "Layout"]
@@ -41,22 +36,68 @@ class Layout:
     globals: tuple[str, ...]
 
     @classmethod
-    def current(cls, queue_window: int = 1) -> Layout:
+    def current(cls, observation: str = "basic", queue_window: int = 1) -> Layout:
         """The columns that this version of the environment writes.
 
         Args:
+            observation: One of ``OBSERVATIONS``, the environment's argument of this name.
             queue_window: ``PlacementConfig.queue_window``.
+
+        Raises:
+            ConfigError: If there is no such observation.
         """
-        columns = (NODE_COLUMNS, REQUEST_COLUMNS, GLOBAL_COLUMNS)
+        columns = observation_columns(observation).values()
         nodes, request, rest = (tuple(column.name for column in part) for part in columns)
         for row in range(queue_window if queue_window > 1 else 0):
             rest += tuple(f"window.{row}.{column.name}" for column in WINDOW_COLUMNS)
         return cls(nodes, request, rest)
 
-    @staticmethod
-    def queue_window(width: int) -> int:
-        """The queue window whose rows are so many values, at least 1."""
-        return max(1, width // len(WINDOW_COLUMNS))
+    @classmethod
+    def of_width(cls, n_globals: int) -> Layout:
+        """The columns of an observation, told by how many values its cluster part has.
+
+        Args:
+            n_globals: Values of ``globals``, and of ``window`` where there is one.
+
+        Raises:
+            ConfigError: If this version's environment writes no such observation.
+        """
+        for observation in OBSERVATIONS:
+            n_rows, rest = divmod(n_globals - len(cls.current(observation).globals), len(WINDOW_COLUMNS))
+            if rest == 0 and n_rows >= 0 and n_rows != 1:
+                return cls.current(observation, n_rows)
+        raise ConfigError(
+            f"observation with {n_globals} values of the cluster: none of this version has that"
+        )
+
+    def observation(self) -> str:
+        """The least of ``OBSERVATIONS`` that has all these columns.
+
+        Raises:
+            ConfigError: If none has.
+        """
+        missing = ""
+        for observation in OBSERVATIONS:
+            there = Layout.current(observation, self._window_rows)
+            missing = next(iter(there.lacks(self)), "")
+            if not missing:
+                return observation
+        raise ConfigError(
+            f"agent: reads the column {missing}, which this version's environment does not have"
+        )
+
+    def lacks(self, other: Layout) -> list[str]:
+        """Columns of another layout that this one does not have, ``PART.NAME``."""
+        return [
+            f"{field.name}.{name}"
+            for field in fields(self)
+            for name in getattr(other, field.name)
+            if name not in getattr(self, field.name)
+        ]
+
+    @property
+    def _window_rows(self) -> int:
+        return len({name.split(".")[1] for name in self.globals if name.startswith("window.")})
 
     @classmethod
     def from_dict(cls, data: Any) -> Layout:

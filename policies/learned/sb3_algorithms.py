@@ -20,6 +20,7 @@ from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples, RolloutBufferSamples
 
+from .architecture import Layout
 from .sb3_policies import sample_legal
 
 __all__ = [
@@ -235,14 +236,20 @@ class BatchedDQN(_Batched, DQN):
             return actions, state
         n_actions = int(self.action_space.n)  # type: ignore[attr-defined]
         wander = self.rng.random(len(actions)) < self.exploration_rate
-        return np.where(wander, sample_legal(observation, n_actions, self.rng), actions), state
+        return np.where(wander, sample_legal(observation, n_actions, self.rng, self._layout), actions), state
+
+    @property
+    def _layout(self) -> Layout:
+        """What its network reads; networks of SB3 do not say, and are taken to read ``basic``."""
+        layout: Layout | None = getattr(self.policy.q_net, "layout", None)
+        return layout or Layout.current()
 
     def _sample_action(
         self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         if self.num_timesteps < learning_starts:
             n_actions = int(self.action_space.n)  # type: ignore[attr-defined]
-            actions: NDArray[Any] = sample_legal(self._last_obs, n_actions, self.rng)
+            actions: NDArray[Any] = sample_legal(self._last_obs, n_actions, self.rng, self._layout)
         else:
             actions, _ = self.predict(self._last_obs, deterministic=False)
         return actions, actions

@@ -2,6 +2,7 @@
 
     PPO(ActorCriticNetPolicy, PlacementVecEnv(256, flat=True), policy_kwargs={"network": "equivariant"})
 
+Environments with ``observation="slots"`` need ``"observation": "slots"`` in ``policy_kwargs``, too.
 Observations may be flat or the Dict of the environment. Legal actions are read off the observation (its
 column ``fits``), so that plain PPO, A2C and DQN never choose, and never bootstrap from, an illegal node;
 MaskablePPO takes the environment's masks, which also cover actions besides the nodes.
@@ -57,6 +58,7 @@ def describe_network(
     hidden: Sequence[int] = (64, 64),
     activation: str = "relu",
     queue_window: int = 1,
+    observation: str = "basic",
 ) -> tuple[Architecture, Layout]:
     """The architecture for an environment, and the columns that it reads.
 
@@ -67,28 +69,32 @@ def describe_network(
         hidden: Widths of hidden layers.
         activation: One of ``ACTIVATIONS``.
         queue_window: The environment's, which a flat observation does not tell.
+        observation: Likewise, one of ``OBSERVATIONS``.
 
     Raises:
         ConfigError: If the environment is no placement environment, or the network is impossible.
     """
     if not isinstance(action_space, spaces.Discrete):
         raise ConfigError(f"action space {action_space}: these networks score the actions of a Discrete one")
-    layout = Layout.current(queue_window)
+    layout = Layout.current(observation, queue_window)
     n_nodes = layout.n_nodes(int(spaces.flatdim(observation_space)))
     n_extra = int(action_space.n) - n_nodes
     fixed = n_nodes if network == "mlp" else 0
     if n_extra < 0:
-        raise ConfigError(f"action space {action_space}: has fewer actions than the {n_nodes} nodes")
+        raise ConfigError(
+            f"action space {action_space}: has fewer actions than the {n_nodes} nodes "
+            f"of an observation={observation}"
+        )
     made = Architecture(network, *layout.sizes, fixed, n_extra, tuple(hidden), activation)
     return made, layout
 
 
-def legal_actions(observation: Tensor, n_actions: int, layout: Layout | None = None) -> Tensor | None:
+def legal_actions(observation: Tensor, n_actions: int, layout: Layout) -> Tensor | None:
     """Legal actions (B, n) as far as an observation tells; None where actions are not just the nodes.
 
     A game that is over has no legal action: then all count, so that no distribution is empty.
     """
-    fits = fits_mask(observation, layout or Layout.current())
+    fits = fits_mask(observation, layout)
     if fits.shape[1] != n_actions:
         return None
     return fits | ~fits.any(dim=1, keepdim=True)
@@ -153,6 +159,7 @@ class ActorCriticNetPolicy(_NetMixin, ActorCriticPolicy):
         hidden: Widths of hidden layers.
         activation: ``relu`` or ``tanh``.
         queue_window: The environment's.
+        observation: The environment's.
         **kwargs: As of SB3's policy.
     """
 
@@ -165,12 +172,13 @@ class ActorCriticNetPolicy(_NetMixin, ActorCriticPolicy):
         hidden: Sequence[int] = (64, 64),
         activation: str = "relu",
         queue_window: int = 1,
+        observation: str = "basic",
         **kwargs: Any,
     ) -> None:
         self._described, self.layout = describe_network(
-            observation_space, action_space, network, hidden, activation, queue_window
+            observation_space, action_space, network, hidden, activation, queue_window, observation
         )
-        self._queue_window = queue_window
+        self._seen = {"queue_window": queue_window, "observation": observation}
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build(self, lr_schedule: Any) -> None:
@@ -179,8 +187,7 @@ class ActorCriticNetPolicy(_NetMixin, ActorCriticPolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         a = self._described
         own: dict[str, Any] = {"network": a.network, "hidden": a.hidden, "activation": a.activation}
-        own |= {"queue_window": self._queue_window}
-        return {**super()._get_constructor_parameters(), **own}
+        return {**super()._get_constructor_parameters(), **own, **self._seen}
 
     def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Actions (B,), values (B, 1) and log-probabilities (B,)."""
@@ -211,6 +218,7 @@ class MaskableNetPolicy(_NetMixin, MaskableActorCriticPolicy):
         hidden: Widths of hidden layers.
         activation: ``relu`` or ``tanh``.
         queue_window: The environment's.
+        observation: The environment's.
         **kwargs: As of sb3-contrib's policy.
     """
 
@@ -223,12 +231,13 @@ class MaskableNetPolicy(_NetMixin, MaskableActorCriticPolicy):
         hidden: Sequence[int] = (64, 64),
         activation: str = "relu",
         queue_window: int = 1,
+        observation: str = "basic",
         **kwargs: Any,
     ) -> None:
         self._described, self.layout = describe_network(
-            observation_space, action_space, network, hidden, activation, queue_window
+            observation_space, action_space, network, hidden, activation, queue_window, observation
         )
-        self._queue_window = queue_window
+        self._seen = {"queue_window": queue_window, "observation": observation}
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build(self, lr_schedule: Any) -> None:
@@ -237,8 +246,7 @@ class MaskableNetPolicy(_NetMixin, MaskableActorCriticPolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         a = self._described
         own: dict[str, Any] = {"network": a.network, "hidden": a.hidden, "activation": a.activation}
-        own |= {"queue_window": self._queue_window}
-        return {**super()._get_constructor_parameters(), **own}
+        return {**super()._get_constructor_parameters(), **own, **self._seen}
 
     def forward(
         self, obs: Any, deterministic: bool = False, action_masks: Any = None
@@ -303,6 +311,7 @@ class QNetPolicy(DQNPolicy):
         hidden: Widths of hidden layers.
         activation: ``relu`` or ``tanh``.
         queue_window: The environment's.
+        observation: The environment's.
         **kwargs: As of SB3's policy.
     """
 
@@ -315,12 +324,13 @@ class QNetPolicy(DQNPolicy):
         hidden: Sequence[int] = (64, 64),
         activation: str = "relu",
         queue_window: int = 1,
+        observation: str = "basic",
         **kwargs: Any,
     ) -> None:
         self._described, self.layout = describe_network(
-            observation_space, action_space, network, hidden, activation, queue_window
+            observation_space, action_space, network, hidden, activation, queue_window, observation
         )
-        self._queue_window = queue_window
+        self._seen = {"queue_window": queue_window, "observation": observation}
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def make_q_net(self) -> QNetwork:
@@ -331,14 +341,15 @@ class QNetPolicy(DQNPolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         a = self._described
         own: dict[str, Any] = {"network": a.network, "hidden": a.hidden, "activation": a.activation}
-        own |= {"queue_window": self._queue_window}
-        return {**super()._get_constructor_parameters(), **own}
+        return {**super()._get_constructor_parameters(), **own, **self._seen}
 
 
-def sample_legal(observation: Any, n_actions: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def sample_legal(
+    observation: Any, n_actions: int, rng: np.random.Generator, layout: Layout
+) -> NDArray[np.int64]:
     """A uniformly drawn legal action of each observation, (B,)."""
     flat = flatten_observation(observation)
-    legal = legal_actions(flat, n_actions)
+    legal = legal_actions(flat, n_actions, layout)
     odds = rng.random((len(flat), n_actions))
     if legal is not None:
         odds = np.where(legal.numpy(), odds, -1.0)
