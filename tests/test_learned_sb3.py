@@ -59,9 +59,9 @@ def _small_requests() -> RequestTrace:
     )
 
 
-def make_envs(n: int = 8, flat: bool = True, seed: int = 3, **config: Any) -> Any:
+def make_envs(n: int = 8, flat: bool = True, seed: int = 3, observation: str = "basic", **config: Any) -> Any:
     cluster = {"n_hosts": 2, "node_cores": 8, "node_memory_gib": 40, **config}
-    envs = PlacementVecEnv(n, _small_requests(), cluster, flat=flat)
+    envs = PlacementVecEnv(n, _small_requests(), cluster, flat=flat, observation=observation)
     envs.seed(seed)
     return envs
 
@@ -87,26 +87,27 @@ def test_sb3_trains_our_policies_and_they_act_legally(algorithm: Any, flat: bool
         observation, _, _, _ = envs.step(actions)
 
 
+@pytest.mark.parametrize("observation", ["basic", "slots"])
 @pytest.mark.parametrize("network", ["equivariant", "mlp"])
-def test_the_saved_agent_does_what_the_model_does(network: str) -> None:
-    envs = make_envs()
-    model = PPO(
-        ActorCriticNetPolicy, envs, n_steps=16, batch_size=64, policy_kwargs={"network": network}, seed=0
-    )
+def test_the_saved_agent_does_what_the_model_does(network: str, observation: str) -> None:
+    envs = make_envs(observation=observation)
+    kwargs = {"network": network, "observation": observation}
+    model = PPO(ActorCriticNetPolicy, envs, n_steps=16, batch_size=64, policy_kwargs=kwargs, seed=0)
     model.learn(512)
     net: Any = model.policy.net
-    member = Member(net.architecture, Layout.current(), {k: v.numpy() for k, v in net.state_dict().items()})
+    layout = Layout.current(observation)
+    member = Member(net.architecture, layout, {k: v.numpy() for k, v in net.state_dict().items()})
     agent = LearnedPolicy(Agent((member,)))
-    observation = envs.reset()
+    observed = envs.reset()
     for _ in range(40):
-        actions, _ = model.predict(observation, deterministic=True)
-        _, n_request, n_globals = Layout.current().sizes
-        nodes, request, rest = np.split(observation, [-n_request - n_globals, -n_globals], axis=1)
+        actions, _ = model.predict(observed, deterministic=True)
+        _, n_request, n_globals = layout.sizes
+        nodes, request, rest = np.split(observed, [-n_request - n_globals, -n_globals], axis=1)
         mine, _ = agent.predict({"nodes": nodes, "request": request, "globals": rest})
         with torch.no_grad():  # rounding may decide between nodes that are alike
-            scores = net.scores(torch.from_numpy(observation)).numpy()
+            scores = net.scores(torch.from_numpy(observed)).numpy()
         np.testing.assert_allclose(scores[np.arange(8), mine], scores[np.arange(8), actions], atol=1e-5)
-        observation, _, _, _ = envs.step(actions)
+        observed, _, _, _ = envs.step(actions)
 
 
 def _filled(kind: Any, **fields: Any) -> Any:

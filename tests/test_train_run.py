@@ -347,6 +347,28 @@ def test_training_begins_with_the_weights_of_another_agent(tmp_path: Path) -> No
         np.testing.assert_array_equal(a[name], b[name])
 
 
+def test_an_agent_keeps_the_observation_that_it_was_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other columns are neither begun with nor gone on with; either agent is compared with the rules."""
+    for observation in ("basic", "slots"):
+        out, wrong = tmp_path / observation, {"basic": "slots", "slots": "basic"}[observation]
+        settings = (*PPO, f"agent.observation={observation}")
+        assert train(*settings, f"out={out}") == 0
+        agent = make_policy(str(out / "agent"))
+        assert getattr(agent, "observation", None) == observation
+        rows = pd.read_csv(out / "validation.csv")
+        assert rows.loc[rows["policy"] == str(out / "agent"), "total_wait_s"].notna().all()
+        other = (*PPO, f"agent.observation={wrong}", "total_timesteps=0")
+        capsys.readouterr()
+        assert train(*other, f"initial={out / 'agent'}", f"out={out}_wrong") == 2
+        assert f"use agent.observation={observation}" in errors(capsys)[-1]
+        assert train(*other, f"out={out}") == 2
+        assert f"agent.observation: {observation} there, {wrong} now" in errors(capsys)[-1]
+    assert train(*PPO, "agent.observation=all", f"out={tmp_path / 'no'}") == 2
+    assert "agent.observation=all: must be one of basic, slots" in errors(capsys)[-1]
+
+
 def save_zip(path: Path, policy: Any, make: Callable[..., Any], **fields: Any) -> Any:
     from virtgym.envs.sb3 import PlacementVecEnv
 
