@@ -1,8 +1,10 @@
 """The equivariant network as a kernel: one observation at a time, inside other kernels.
 
 ``NumpyNet`` needs a batch to be fast. A policy that is played forward from many states, each to its own end,
-has none; here a decision needs no Python. It is the function of ``NumpyNet`` and ``networks.EquivariantNet``,
-equal to 1e-5 but not to the last bit: sums are in another order, so nearly equal scores may change places.
+has none. Here a decision needs no Python and takes 8 to 10 µs (5 hosts, width 64), where ``NumpyNet`` takes
+32 µs for one observation, but 5 µs each in a batch of 64. It is the function of ``NumpyNet`` and of
+``networks.EquivariantNet``, equal to 1e-5 but not to the last bit: sums are in another order, so nearly equal
+scores may change places.
 """
 
 from __future__ import annotations

@@ -16,6 +16,10 @@ __all__ = ["NumpyNet", "check_weights"]
 
 F4 = NDArray[np.float32]
 
+BLOCK = 1 << 16
+"""Numbers of a layer that are worked on at once, 256 kB: memory of this size is used again, while larger arrays
+may be fetched anew from the system each time, which costs as much as all the rest."""
+
 
 def check_weights(architecture: Architecture, weights: Mapping[str, NDArray[Any]]) -> dict[str, F4]:
     """Check that weights are those of an architecture.
@@ -86,8 +90,13 @@ class NumpyNet:
         """
         if self.architecture.network == "mlp":
             return self._climb("policy", nodes, request, globals_)
-        embedded, context, rest = self._encode(nodes, request, globals_)
-        return self._score(embedded, context, rest)
+        a = self.architecture
+        n = max(1, BLOCK * a.n_node // (nodes.shape[1] * a.hidden[0]))
+        parts = [
+            self._score(*self._encode(nodes[i : i + n], request[i : i + n], globals_[i : i + n]))
+            for i in range(0, max(1, len(nodes)), n)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def values(self, nodes: F4, request: F4, globals_: F4) -> F4:
         """One value per observation, (B,); arguments as for ``scores``."""
