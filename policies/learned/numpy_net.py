@@ -17,7 +17,7 @@ __all__ = ["NumpyNet", "check_weights"]
 F4 = NDArray[np.float32]
 
 BLOCK = 1 << 16
-"""Numbers of a layer that are worked on at once, 256 kB: memory of this size is used again, while larger arrays
+"""Numbers of a layer that are worked on at once, 256 kB: memory of this size is used again; larger arrays
 may be fetched anew from the system each time, which costs as much as all the rest."""
 
 
