@@ -14,6 +14,7 @@ from typing import Any
 from virtgym.envs.placement_observations import OBSERVATIONS
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.policies.learned.architecture import ACTIVATIONS, NETWORKS
+from virtgym.policies.placement import rule_number
 
 from .overrides import hint
 
@@ -25,6 +26,7 @@ __all__ = [
     "DqnConfig",
     "MaskablePpoConfig",
     "PpoConfig",
+    "RolloutConfig",
     "agent_kind",
     "register_agent",
 ]
@@ -77,7 +79,7 @@ class AgentConfig:
                 )
         for f in fields(self):
             value = getattr(self, f.name)
-            if isinstance(value, bool | str) or value is None:
+            if isinstance(value, bool | str) or value is None or f.name == "rules":
                 continue
             for number in value if isinstance(value, list) else [value]:
                 if not 0.0 <= number < float("inf"):
@@ -172,6 +174,74 @@ class DqnConfig(AgentConfig):
     exploration_final: float = 0.02
 
 
+_PLAYERS = ("first_host_emptier_node", "best_host_emptier_node", "balance_fit", "first_fit")
+
+
+@dataclass
+class RolloutConfig(AgentConfig):
+    """Settings of rollout policy iteration.
+
+    Attributes:
+        rules: Who plays the windows of the first rounds; each window draws one.
+        base: The rule that plays on from trials in these rounds.
+        rule_share: Share of the training in which rules do so; afterwards the network does both.
+        horizon: Decisions for which the network plays on from a trial, then ``first_host_emptier_node`` does.
+        probability: Of a state being compared.
+        noise: Of a random action in the games, so that states vary.
+        states: States compared in a round.
+        batch_size: States of a minibatch.
+        n_epochs: Passes over a round's states.
+        ent_coef: β.
+        cost_scale_s: c, s.
+        level_weight: l.
+        cost_cap_s: Costs are cut off here, s: the few worst games decide nothing else.
+        average: Weight of the past in the moving average of the weights, per minibatch.
+        population: Networks that learn from the same comparisons.
+        selection_windows: Training windows whose trimmed mean of waits decides which of them is the policy.
+    """
+
+    hidden: list[int] = field(default_factory=lambda: [32, 32])
+    learning_rate: float = 1e-3
+    rules: list[str] = field(default_factory=lambda: list(_PLAYERS))
+    base: str = "first_host_emptier_node"
+    rule_share: float = 1.0
+    horizon: int = 60
+    probability: float = 0.05
+    noise: float = 0.05
+    states: int = 8192
+    batch_size: int = 1024
+    n_epochs: int = 4
+    ent_coef: float = 0.05
+    cost_scale_s: float = 30_000.0
+    level_weight: float = 0.0
+    cost_cap_s: float = 1e6
+    average: float = 0.99
+    population: int = 12
+    selection_windows: int = 500
+
+    def check(self) -> None:
+        """Refuse impossible values.
+
+        Raises:
+            ConfigError: Naming the key and what is allowed.
+        """
+        if not self.rules:
+            raise ConfigError("agent.rules=[]: name at least one rule of the placement game")
+        for name in (*self.rules, self.base):
+            rule_number(name)
+        super().check()
+        for key in ("rule_share", "probability", "noise", "average"):
+            if getattr(self, key) > 1.0:
+                raise ConfigError(f"agent.{key}={getattr(self, key)}: must be at most 1")
+        for key in ("probability", "states", "cost_scale_s", "cost_cap_s", "population", "selection_windows"):
+            if getattr(self, key) <= 0:
+                raise ConfigError(f"agent.{key}={getattr(self, key)}: must be positive")
+        if self.average == 1.0:
+            raise ConfigError("agent.average=1: must be below 1, or nothing is ever learned")
+        if self.network != "equivariant" or self.activation != "relu":
+            raise ConfigError(f"agent={self.name}: plays equivariant networks with relu only")
+
+
 @dataclass(frozen=True)
 class AgentKind:
     """How an agent is trained.
@@ -211,6 +281,7 @@ AGENTS: dict[str, AgentKind] = {
     "a2c": AgentKind(A2cConfig, _SB3),
     "dqn": AgentKind(DqnConfig, _SB3),
     "maskable_ppo": AgentKind(MaskablePpoConfig, _SB3),
+    "rollout_iteration": AgentKind(RolloutConfig, "virtgym.experiments.train_rollouts:make_rollout_learner"),
 }
 """Every agent by name."""
 
