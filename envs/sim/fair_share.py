@@ -1,0 +1,175 @@
+"""Max-min fair rates of flows that share links (model.md §5, §6): VM traffic, migrations, logging traffic.
+
+A flow uses one link (a VM that talks to the outside uses its host's NIC) or two (a migration uses the NIC of
+both ends), and asks for no more than its cap. An allocation is *max-min fair* if no flow can get more without
+taking from one that has no more than it:
+
+    r_f = cap_f,  or f has a bottleneck: a full link on which no flow gets more than r_f
+
+There is exactly one such allocation (Bertsekas & Gallager, Data Networks, 1992, §6.5). It is found exactly by
+progressive filling: the next thing to happen is that a link fills up, at the level (what is left of it) /
+(flows not yet fixed on it), or that a flow reaches its cap. Fixing flows only ever raises the level of other
+links, so a heap whose keys may be too low, and are checked when they come up, visits the links in order:
+O(F log F) for F flows. A link that could carry the caps of all its flows constrains nobody and is left out,
+so that a network without contention costs O(F).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+__all__ = ["max_min_rates", "nic_links"]
+
+F8 = NDArray[np.float64]
+I4 = NDArray[np.int32]
+
+
+def nic_links(host_nic_mbps: F8) -> F8:
+    """Links of full-duplex NICs: host h sends on link h and receives on link H + h.
+
+    Args:
+        host_nic_mbps: Line rate of each host's NIC per direction, Mbit/s, shape (H,).
+
+    Returns:
+        Capacity of the 2 H links, Mbit/s.
+    """
+    return np.concatenate([host_nic_mbps, host_nic_mbps]).astype(np.float64)
+
+
+@njit(cache=True)
+def _sift_up(keys: F8, items: I4, i: int) -> None:
+    while i > 0:
+        parent = (i - 1) // 2
+        if keys[parent] < keys[i] or (keys[parent] == keys[i] and items[parent] < items[i]):
+            return
+        keys[parent], keys[i] = keys[i], keys[parent]
+        items[parent], items[i] = items[i], items[parent]
+        i = parent
+
+
+@njit(cache=True)
+def _sift_down(keys: F8, items: I4, n: int) -> None:
+    i = 0
+    while True:
+        least = i
+        for child in (2 * i + 1, 2 * i + 2):
+            if child < n and (
+                keys[child] < keys[least] or (keys[child] == keys[least] and items[child] < items[least])
+            ):
+                least = child
+        if least == i:
+            return
+        keys[least], keys[i] = keys[i], keys[least]
+        items[least], items[i] = items[i], items[least]
+        i = least
+
+
+@njit(cache=True)
+def _flows_of_links(first: I4, second: I4, open_: NDArray[np.bool_], n_links: int) -> Any:
+    """Flows still open, grouped by link: offsets (L + 1,) and flows."""
+    offsets = np.zeros(n_links + 1, dtype=np.int32)
+    for f in range(first.shape[0]):
+        if open_[f]:
+            offsets[first[f] + 1] += 1
+            if second[f] >= 0 and second[f] != first[f]:
+                offsets[second[f] + 1] += 1
+    for link in range(n_links):
+        offsets[link + 1] += offsets[link]
+    place = offsets[:-1].copy()
+    flows = np.empty(offsets[n_links], dtype=np.int32)
+    for f in range(first.shape[0]):
+        if open_[f]:
+            flows[place[first[f]]] = f
+            place[first[f]] += 1
+            if second[f] >= 0 and second[f] != first[f]:
+                flows[place[second[f]]] = f
+                place[second[f]] += 1
+    return offsets, flows
+
+
+@njit(cache=True)
+def _uncontended(first: I4, second: I4, cap: F8, capacity: F8, rate: F8) -> Any:
+    """Give every flow its cap; returns which flows must be looked at, and which links constrain."""
+    asked = np.zeros(capacity.shape[0])
+    for f in range(first.shape[0]):
+        asked[first[f]] += cap[f]
+        if second[f] >= 0 and second[f] != first[f]:
+            asked[second[f]] += cap[f]
+    tight = asked > capacity
+    open_ = np.zeros(first.shape[0], dtype=np.bool_)
+    for f in range(first.shape[0]):
+        rate[f] = cap[f]
+        open_[f] = cap[f] > 0.0 and (tight[first[f]] or (second[f] >= 0 and tight[second[f]]))
+    return open_, tight
+
+
+@njit(cache=True)
+def max_min_rates(first: I4, second: I4, cap: F8, capacity: F8, rate: F8) -> None:
+    """Find the max-min fair rates.
+
+    Args:
+        first: A link of each flow, shape (F,).
+        second: Its other link, -1 = none, shape (F,).
+        cap: The most it asks for, Mbit/s, inf = all it can get, shape (F,).
+        capacity: Capacity of each link, Mbit/s, finite, shape (L,).
+        rate: Written: rate of each flow, Mbit/s, shape (F,).
+    """
+    open_, tight = _uncontended(first, second, cap, capacity, rate)
+    n_open = 0
+    for f in range(first.shape[0]):
+        n_open += open_[f]
+    if n_open == 0:
+        return
+    n_links = capacity.shape[0]
+    offsets, flows = _flows_of_links(first, second, open_, n_links)
+    left, count = capacity.copy(), np.empty(n_links, dtype=np.int32)
+    keys, items = np.empty(n_links), np.empty(n_links, dtype=np.int32)
+    n = 0
+    for link in range(n_links):
+        count[link] = offsets[link + 1] - offsets[link]
+        if tight[link] and count[link] > 0:
+            keys[n], items[n] = left[link] / count[link], link
+            _sift_up(keys, items, n)
+            n += 1
+    candidates = np.flatnonzero(open_)
+    by_cap = candidates[np.argsort(cap[candidates], kind="mergesort")]
+    at = 0
+    while n_open > 0:
+        while at < by_cap.shape[0] and not open_[by_cap[at]]:
+            at += 1
+        level = cap[by_cap[at]]
+        if n > 0 and keys[0] < level:
+            link = items[0]
+            true = max(0.0, left[link]) / count[link] if count[link] > 0 else np.inf
+            if true > keys[0]:  # flows were fixed since: the link fills later, or never
+                if true == np.inf:
+                    n -= 1
+                    keys[0], items[0] = keys[n], items[n]
+                else:
+                    keys[0] = true
+                _sift_down(keys, items, n)
+                continue
+            for k in range(offsets[link], offsets[link + 1]):
+                if open_[flows[k]]:
+                    _fix(flows[k], true, first, second, open_, left, count, rate)
+                    n_open -= 1
+            continue
+        _fix(by_cap[at], level, first, second, open_, left, count, rate)
+        n_open -= 1
+
+
+@njit(cache=True)
+def _fix(
+    f: int, value: float, first: I4, second: I4, open_: NDArray[np.bool_], left: F8, count: I4, rate: F8
+) -> None:
+    rate[f] = value
+    open_[f] = False
+    left[first[f]] -= value
+    count[first[f]] -= 1
+    if second[f] >= 0 and second[f] != first[f]:
+        left[second[f]] -= value
+        count[second[f]] -= 1
