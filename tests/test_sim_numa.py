@@ -259,10 +259,10 @@ def test_many_hosts_equal_one_at_a_time() -> None:
     )
     s, alloc = numa_state(p), rng.uniform(0, 9000, n)
     vm_host = rng.integers(-1, hosts, n).astype(np.int32)
-    for v in np.flatnonzero(vm_host >= 0):
-        mask = choose_nodes(p, s, v, vm_host[v])
+    for v in np.flatnonzero(vm_host >= 0).tolist():
+        mask = choose_nodes(p, s, v, int(vm_host[v]))
         if mask:
-            occupy_nodes(p, s, v, vm_host[v], mask)
+            occupy_nodes(p, s, v, int(vm_host[v]), mask)
         else:
             vm_host[v] = -1
     apply_numa_hosts(p, s, *make_groups(vm_host, hosts), alloc, 0.0)
@@ -335,7 +335,7 @@ def test_aware_hosts_without_pressure_are_local(seed: int) -> None:
     n = int(rng.integers(1, 12))
     p, s = build(rng.integers(1, 5, n), rng.uniform(100, 3000, n))
     placed = fill(p, s)
-    apply_numa_host(p, s, placed, p.vm_vcpus * 2000.0, 0, 0.0)
+    apply_numa_host(p, s, placed, p.vm_vcpus.astype(np.float64) * 2000.0, 0, 0.0)
     assert (s.vm_numa_slowdown == 1.0).all()
 
 

@@ -161,8 +161,8 @@ def rebalance_host(
     _load_nodes(p, s, vms, vm_alloc_mhz, h)
     moves = 0
     while moves < max_moves:
-        hot = np.argmax(s.node_load_mhz[h, :n])
-        cold = np.argmin(s.node_load_mhz[h, :n])
+        hot = int(np.argmax(s.node_load_mhz[h, :n]))
+        cold = int(np.argmin(s.node_load_mhz[h, :n]))
         gap = s.node_load_mhz[h, hot] - s.node_load_mhz[h, cold]
         if gap <= p.numa_threshold * p.node_cpu_mhz[h]:
             break

@@ -211,7 +211,7 @@ def numa_state(p: NumaParams) -> NumaState:
 def count_bits(mask: int) -> int:
     """Number of nodes in a mask."""
     n = 0
-    while mask:
+    while mask != 0:
         mask &= mask - 1
         n += 1
     return n
@@ -221,7 +221,8 @@ def count_bits(mask: int) -> int:
 def has_room(p: NumaParams, s: NumaState, h: int, j: int, vcpus: float, mem_mib: float) -> bool:
     """Whether node j of host h has room for so many vCPUs and so much memory."""
     room = p.node_cores[h] * p.numa_overcommit * ROOM
-    return s.node_vcpus[h, j] + vcpus <= room and s.node_used_mib[h, j] + mem_mib <= p.node_mem_mib[h] * ROOM
+    memory = p.node_mem_mib[h] * ROOM
+    return bool(s.node_vcpus[h, j] + vcpus <= room and s.node_used_mib[h, j] + mem_mib <= memory)
 
 
 @njit(cache=True)
@@ -256,7 +257,7 @@ def _least_nodes(p: NumaParams, v: int, h: int) -> int:
             and p.vm_mem_mib[v] <= k * p.node_mem_mib[h] * ROOM
         ):
             return k
-    return p.host_nodes[h] + 1
+    return int(p.host_nodes[h]) + 1
 
 
 @njit(cache=True)
@@ -275,14 +276,14 @@ def choose_nodes(p: NumaParams, s: NumaState, v: int, h: int) -> Any:
     Returns:
         Bits of the nodes, 0 if it does not fit.
     """
-    n = p.host_nodes[h]
-    everywhere = (np.int64(1) << n) - np.int64(1)
+    n = int(p.host_nodes[h])
+    everywhere = (1 << n) - 1
     if p.numa_aware == 0:
-        return everywhere if nodes_fit(p, s, v, h, everywhere) else np.int64(0)
+        return everywhere if nodes_fit(p, s, v, h, everywhere) else 0
     least = _least_nodes(p, v, h)
     most = 1 if least == 1 else n
     for k in range(least, most + 1):
-        mask = np.int64(0)
+        mask = 0
         for _ in range(k):
             best = -1
             for j in range(n):
@@ -295,10 +296,10 @@ def choose_nodes(p: NumaParams, s: NumaState, v: int, h: int) -> Any:
                     best = j
             if best < 0:
                 break
-            mask |= np.int64(1) << best
+            mask |= 1 << best
         if count_bits(mask) == k:
             return mask
-    return np.int64(0)
+    return 0
 
 
 @njit(cache=True)
