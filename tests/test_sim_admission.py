@@ -53,7 +53,8 @@ def test_the_worked_case() -> None:
     assert slot_size(CASE, VMS) == (2 * GHZ, 2 * GIB)
     assert host_slots(HOSTS, 2 * GHZ, 2 * GIB).tolist() == [4, 3, 3]
     state = failover_state(CASE, HOSTS, VMS)
-    assert state.capacity == 1 and state.holds
+    assert state.capacity == 1
+    assert state.holds
     assert not failover_state(AdmissionConfig(host_failures=2, overhead_mib=0.0), HOSTS, VMS).holds
     # A sixth VM has the last of the six slots left; a seventh none.
     assert admits(CASE, HOSTS, VMS, GHZ, GIB)
@@ -71,7 +72,8 @@ def test_vms_without_reservations_are_counted_all_the_same() -> None:
     assert state.cpu_free == pytest.approx(1 - 64 / 24_000)
     assert state.mem_free == pytest.approx(1 - 200 / (21 * 1024))
     nobody = failover_state(CASE, HOSTS, reserve([]))
-    assert nobody.holds and nobody.capacity == 3
+    assert nobody.holds
+    assert nobody.capacity == 3
 
 
 def test_percentage_by_hand() -> None:
@@ -94,14 +96,16 @@ def test_dedicated_hosts_stay_empty() -> None:
     assert failover_state(config, HOSTS, VMS).holds
     assert not failover_state(config, HOSTS._replace(vms=np.array([0, 2, 0], dtype=np.int32)), VMS).holds
     assert not failover_state(config, HOSTS._replace(usable=np.array([True, False, True])), VMS).holds
-    with pytest.raises(ConfigError, match="admission.hosts=7: must be below 3"):
+    with pytest.raises(ConfigError, match=r"admission.hosts=7: must be below 3"):
         vm_hosts_allowed(AdmissionConfig("dedicated", hosts=(7,)), HOSTS)
 
 
 def test_none_forbids_nothing() -> None:
     config = AdmissionConfig("none")
-    assert admits(config, HOSTS, VMS, 1e9, 1e9) and failover_state(config, HOSTS, VMS).holds
-    assert hosts_that_may_leave(config, HOSTS, VMS).all() and vm_hosts_allowed(config, HOSTS).all()
+    assert admits(config, HOSTS, VMS, 1e9, 1e9)
+    assert failover_state(config, HOSTS, VMS).holds
+    assert hosts_that_may_leave(config, HOSTS, VMS).all()
+    assert vm_hosts_allowed(config, HOSTS).all()
 
 
 def random_case(rng: np.random.Generator) -> tuple[HostPool, Reservations]:
@@ -172,7 +176,8 @@ def test_more_vms_never_make_a_cluster_safer(seed: int, rule: Any) -> None:
     before = failover_state(config, hosts, vms)
     more = Reservations(np.append(vms.cpu_mhz, GHZ), np.append(vms.mem_mib, GIB))
     after = failover_state(config, hosts, more)
-    assert after.capacity <= before.capacity and (before.holds or not after.holds)
+    assert after.capacity <= before.capacity
+    assert before.holds or not after.holds
     assert after.holds == admits(config, hosts, vms, GHZ, GIB)
 
 
@@ -185,4 +190,4 @@ def test_bad_values_name_their_key() -> None:
         ({"overhead_mib": -1}, "admission.overhead_mib=-1"),
     ):
         with pytest.raises(ConfigError, match=text):
-            AdmissionConfig(**change)  # type: ignore[arg-type]
+            AdmissionConfig(**change)

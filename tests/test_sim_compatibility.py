@@ -38,7 +38,8 @@ def test_levels_nest_within_a_vendor_and_never_across() -> None:
 def test_a_vm_moves_up_but_not_below_its_baseline() -> None:
     old, new = BITS[LEVELS.code("haswell")], BITS[LEVELS.code("ice_lake")]
     base_old, base_new = baselines_at_power_on(np.array([old, new]), BITS)
-    assert LEVELS.names[base_old] == "haswell" and LEVELS.names[base_new] == "ice_lake"
+    assert LEVELS.names[base_old] == "haswell"
+    assert LEVELS.names[base_new] == "ice_lake"
     assert check_compatible(BITS[base_old], 0, 0, 0, new, 0) == 0
     assert check_compatible(BITS[base_old], 0, 0, 0, old, 0) == 0  # and back: it kept its level
     assert check_compatible(BITS[base_new], 0, 0, 0, old, 0) == MOVE_REFUSED_FEATURES
@@ -88,9 +89,9 @@ def test_the_kernels_equal_sets_on_random_states() -> None:
 
 
 def test_bad_levels_are_named() -> None:
-    with pytest.raises(ConfigError, match="cpu_level=pentium: no such level"):
+    with pytest.raises(ConfigError, match=r"cpu_level=pentium: no such level"):
         LEVELS.code("pentium")
-    with pytest.raises(ConfigError, match="named twice"):
+    with pytest.raises(ConfigError, match=r"named twice"):
         CpuLevels({"a": (("x", "f"),), "b": (("x", "g"),)})
-    with pytest.raises(ConfigError, match="at most 64"):
+    with pytest.raises(ConfigError, match=r"at most 64"):
         CpuLevels({"a": (("x", " ".join(f"f{i}" for i in range(64))),)})

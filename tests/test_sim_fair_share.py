@@ -1,4 +1,4 @@
-"""Max-min fair rates: closed forms, the definition itself as a property, and progressive filling in Python."""
+"""Max-min fair rates: closed forms, the definition as a property, and progressive filling in Python."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ MANY = settings(max_examples=200, deadline=None, derandomize=True)
 
 def solve(first: Any, second: Any, cap: Any, capacity: Any) -> F8:
     rate = np.full(len(first), np.nan)
-    ints = [np.asarray(x, dtype=np.int32) for x in (first, second)]
-    max_min_rates(*ints, np.asarray(cap, float), np.asarray(capacity, float), rate)
+    a, b = np.asarray(first, dtype=np.int32), np.asarray(second, dtype=np.int32)
+    max_min_rates(a, b, np.asarray(cap, float), np.asarray(capacity, float), rate)
     return rate
 
 
@@ -95,9 +95,7 @@ def test_every_flow_has_its_cap_or_a_bottleneck(seed: int) -> None:
             for link in {first[f], second[f]} - {-1}
             if load[link] == pytest.approx(capacity[link], rel=1e-12)
             and all(
-                rate[g] <= rate[f] * (1 + 1e-12)
-                for g in range(len(first))
-                if link in (first[g], second[g])
+                rate[g] <= rate[f] * (1 + 1e-12) for g in range(len(first)) if link in (first[g], second[g])
             )
         ]
         assert bottlenecks
@@ -117,5 +115,6 @@ def test_scale_and_order_do_not_matter(seed: int, scale: float) -> None:
     scaled = solve(first, second, np.multiply(cap, scale), np.multiply(capacity, scale))
     np.testing.assert_allclose(scaled, rate * scale, rtol=1e-9, atol=1e-12)
     order = np.random.default_rng(seed).permutation(len(first))
-    mixed = solve(*(np.asarray(x)[order] for x in (first, second, cap)), capacity)
+    a, b, c = (np.asarray(x)[order] for x in (first, second, cap))
+    mixed = solve(a, b, c, capacity)
     np.testing.assert_allclose(mixed, rate[order], rtol=1e-9, atol=1e-12)

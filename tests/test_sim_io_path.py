@@ -79,7 +79,8 @@ def test_ready_time_delays_delivery() -> None:
 
 def test_no_io_costs_nothing() -> None:
     cpu, latency = costs([0, 1, 2], 0.0, 0.7)
-    assert cpu.tolist() == [0.0] * 3 and latency.tolist() == [0.0] * 3
+    assert cpu.tolist() == [0.0] * 3
+    assert latency.tolist() == [0.0] * 3
 
 
 def test_the_kernel_equals_the_formula() -> None:
@@ -151,16 +152,18 @@ def test_no_nic_carries_more_than_it_can(seed: int) -> None:
     for h in range(n_hosts):
         assert send[host == h].sum() + pair[source == h].sum() <= nic[h] * (1 + 1e-12)
         assert receive[host == h].sum() + pair[dest == h].sum() <= nic[h] * (1 + 1e-12)
-    assert np.all(send <= want[0]) and np.all(receive <= want[1]) and np.all(pair > 0)
+    assert np.all(send <= want[0])
+    assert np.all(receive <= want[1])
+    assert np.all(pair > 0)
 
 
 def test_bad_values_name_their_key() -> None:
-    with pytest.raises(ConfigError, match="io.slice_ms=0"):
+    with pytest.raises(ConfigError, match=r"io.slice_ms=0"):
         IoConfig(slice_ms=0)
-    with pytest.raises(ConfigError, match="io mode.exits=-1"):
+    with pytest.raises(ConfigError, match=r"io mode.exits=-1"):
         IoMode(-1, 1, 1, 1)
-    with pytest.raises(ConfigError, match="functions_per_host=1.5"):
+    with pytest.raises(ConfigError, match=r"functions_per_host=1.5"):
         IoConfig(functions_per_host=1.5)  # type: ignore[arg-type]
     one = np.array([0], dtype=np.int32)
-    with pytest.raises(ConfigError, match="two different hosts"):
+    with pytest.raises(ConfigError, match=r"two different hosts"):
         share_nics(np.ones(1), one, np.zeros(1), np.zeros(1), one, one, np.ones(1))

@@ -1,4 +1,4 @@
-"""Live migration: the worked case, the geometric sum, each way out of divergence, and the machine of events."""
+"""Live migration: the worked case, the geometric sum, each way out of divergence, the machine of events."""
 
 from __future__ import annotations
 
@@ -45,12 +45,18 @@ ONE = np.zeros(1, dtype=np.int32)
 
 
 def plan(config: PrecopyConfig, memory: float, working: float, rate: float, dirty: float) -> dict[str, Any]:
-    floats = [np.empty(1) for _ in range(3)]
+    total_s, down_s, data_mib = (np.empty(1) for _ in range(3))
     rounds, diverged = np.empty(1, dtype=np.int32), np.empty(1, dtype=np.int8)
-    columns = [np.array([float(x)]) for x in (memory, working, rate, dirty)]
-    plan_precopy(precopy_params(config), *columns, *floats, rounds, diverged)
-    total, down, data = (float(x[0]) for x in floats)
-    return {"total": total, "down": down, "data": data, "rounds": int(rounds[0]), "diverged": int(diverged[0])}
+    m, w, r, d = (np.array([float(x)]) for x in (memory, working, rate, dirty))
+    plan_precopy(precopy_params(config), m, w, r, d, total_s, down_s, data_mib, rounds, diverged)
+    total, down, data = (float(x[0]) for x in (total_s, down_s, data_mib))
+    return {
+        "total": total,
+        "down": down,
+        "data": data,
+        "rounds": int(rounds[0]),
+        "diverged": int(diverged[0]),
+    }
 
 
 def slow_plan(c: PrecopyConfig, memory: float, working: float, rate: float, dirty: float) -> dict[str, Any]:
@@ -134,7 +140,8 @@ def test_the_worked_case() -> None:
     result = plan(PrecopyConfig(init_s=2.0, resume_s=0.1, threshold_mib=0.2), memory, np.inf, rate, dirty)
     n = 9  # 51,200 / 4^9 = 0.195 MiB, 50 pages
     data = memory * (1 - 0.25 ** (n + 1)) / (1 - 0.25)
-    assert result["rounds"] == n and result["diverged"] == 0
+    assert result["rounds"] == n
+    assert result["diverged"] == 0
     assert result["data"] == pytest.approx(data, rel=1e-12)
     assert result["down"] == pytest.approx(memory * 0.25**n / rate + 0.1, rel=1e-12)
     assert result["total"] == pytest.approx(2.0 + data / rate + 0.1, rel=1e-12)
@@ -274,7 +281,8 @@ def test_slots_are_respected_and_none_is_left_unused(seed: int) -> None:
     admit_copies(source, dest, busy, slots, admitted)
     yes = admitted == 1
     count = np.bincount(np.concatenate([source[yes], dest[yes]]), minlength=n_hosts)
-    assert np.array_equal(busy, before + count) and np.all(busy <= slots)
+    assert np.array_equal(busy, before + count)
+    assert np.all(busy <= slots)
     full = busy >= slots
     assert np.all(full[source[~yes]] | full[dest[~yes]])
 
@@ -292,4 +300,4 @@ def test_bad_values_name_their_key() -> None:
         ({"max_mbps": 0.0}, "migration.max_mbps=0.0"),
     ):
         with pytest.raises(ConfigError, match=text):
-            PrecopyConfig(**change)  # type: ignore[arg-type]
+            PrecopyConfig(**change)

@@ -51,8 +51,10 @@ def test_who_fits_nowhere_does_not_block_the_others() -> None:
         used_mem,
         to_host,
     )
-    assert placed == 2 and to_host.tolist() == [-1, 0, 1]
-    assert used_cpu.tolist() == [500.0, 600.0] and used_mem.tolist() == [100.0, 150.0]
+    assert placed == 2
+    assert to_host.tolist() == [-1, 0, 1]
+    assert used_cpu.tolist() == [500.0, 600.0]
+    assert used_mem.tolist() == [100.0, 150.0]
 
 
 def test_first_fit_equals_plain_python() -> None:
@@ -76,8 +78,10 @@ def test_first_fit_equals_plain_python() -> None:
             if fits:
                 want_cpu[fits[0]] += cpu[v]
                 want_mem[fits[0]] += mem[v]
-        assert to_host.tolist() == want and placed == sum(h >= 0 for h in want)
-        assert got_cpu.tolist() == want_cpu and got_mem.tolist() == want_mem
+        assert to_host.tolist() == want
+        assert placed == sum(h >= 0 for h in want)
+        assert got_cpu.tolist() == want_cpu
+        assert got_mem.tolist() == want_mem
 
 
 def test_a_profile_needs_a_compatible_spare() -> None:
@@ -87,7 +91,8 @@ def test_a_profile_needs_a_compatible_spare() -> None:
     failed = np.array([0, 1], dtype=np.int32)
     ready = np.array([False, False, True, True])
     assert move_profiles(failed, profile, hardware, ready, fits, to_spare) == 1
-    assert to_spare.tolist() == [3, -1] and profile.tolist() == [-1, 11, -1, 10]
+    assert to_spare.tolist() == [3, -1]
+    assert profile.tolist() == [-1, 11, -1, 10]
     # Repaired, host 0 is a spare: host 1's profile goes there.
     ready[0] = True
     assert move_profiles(failed[1:], profile, hardware, ready, fits, to_spare) == 1
@@ -111,10 +116,12 @@ def test_no_identity_is_lost_or_doubled(seed: int) -> None:
         assert moved == np.count_nonzero(to_spare >= 0)
         for a, b in zip(failed, to_spare):
             if b >= 0:
-                assert profile[b] == before[a] >= 0 and before[b] < 0 and ready[b]
+                assert profile[b] == before[a] >= 0
+                assert before[b] < 0
+                assert ready[b]
                 assert fits[hardware[a], hardware[b]]
 
 
 def test_bad_values_name_their_key() -> None:
-    with pytest.raises(ConfigError, match="recovery.boot_s=-1: must be 0 or more"):
+    with pytest.raises(ConfigError, match=r"recovery.boot_s=-1: must be 0 or more"):
         RecoveryConfig(boot_s=-1)

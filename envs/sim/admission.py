@@ -3,8 +3,8 @@
 - ``slots``. A slot holds any VM: its CPU is the largest CPU reservation, its memory the largest memory
   reservation with overhead; a host has min(floor(CPU / slot CPU), floor(memory / slot memory)) slots. The
   *failover capacity* is the largest k such that without the k hosts of most slots there are enough slots for
-  all VMs that run. A VM without a CPU reservation counts as 32 MHz (verified with the worked case of vSphere's
-  documentation, a test).
+  all VMs that run. A VM without a CPU reservation counts as 32 MHz (verified with the worked case of
+  vSphere's documentation, a test).
 - ``percentage``. Of each resource of the usable hosts a share stays unreserved:
   (total - sum of reservations) / total >= share.
 - ``dedicated``. Named hosts are kept empty for failover; nothing else may be placed on them.

@@ -132,5 +132,5 @@ def carbon_kg(
         0 <= from_s <= to_s and math.isfinite(to_s),
         f"carbon: the span {from_s}..{to_s} s must begin at 0 or later and not end before it begins",
     )
-    area = intensity_integral(series.g_per_kwh, series.step_s, series.offset_s, from_s, to_s)
+    area: float = intensity_integral(series.g_per_kwh, series.step_s, series.offset_s, from_s, to_s)
     return pue * power_w * (area / J_PER_KWH / 1000.0)

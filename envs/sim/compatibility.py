@@ -9,8 +9,8 @@ and keeps its baseline there, on a newer host too, until it restarts. Features a
 Levels of one vendor are nested: each adds features to the one before. Levels of different vendors are not
 comparable, as the vendor itself counts as a feature.
 
-``os_level`` VMs share the host's kernel and cannot cross kernel generations. A VM with a passthrough device is
-pinned to its host, unless the device supports migration.
+``os_level`` VMs share the host's kernel and cannot cross kernel generations. A VM with a passthrough device
+is pinned to its host, unless the device supports migration.
 
 The built-in levels name what each generation added that guests commonly use (from memory, after the vendors'
 and VMware's EVC documentation); they are data, and replaceable.
@@ -199,6 +199,4 @@ def compatible_hosts(
         codes: Written: 0 or a MOVE_REFUSED_* code, shape (H,).
     """
     for h in range(host_features.shape[0]):
-        codes[h] = check_compatible(
-            baseline, shares_kernel, pinned, kernel, host_features[h], host_kernel[h]
-        )
+        codes[h] = check_compatible(baseline, shares_kernel, pinned, kernel, host_features[h], host_kernel[h])

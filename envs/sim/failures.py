@@ -190,7 +190,7 @@ def _alternate(
     down: tuple[float, float],
     stationary: bool,
 ) -> tuple[I4, F8, F8]:
-    """Alternating renewal processes: item, begin and end of every down time that begins before the horizon."""
+    """Alternating renewal processes: item, begin and end of every down time that begins in time."""
     now, items, begins, ends = np.zeros(n), [], [], []
     first = True
     while n > 0 and now.min() < horizon_s:
@@ -286,9 +286,7 @@ def sample_incidents(
     parts = []
     for incident in incidents:
         need(0 <= incident.intensity <= 1, f"failures.incident: intensity {incident.intensity} not in 0..1")
-        need_not_negative(
-            "failures.incident", start_s=incident.start_s, duration_s=incident.duration_s
-        )
+        need_not_negative("failures.incident", start_s=incident.start_s, duration_s=incident.duration_s)
         order = rng.permutation(n_hosts)
         if incident.start_s < horizon_s and incident.duration_s > 0:
             hosts = order[: round(incident.intensity * n_hosts)]
@@ -314,7 +312,8 @@ def merge_outages(outages: Outages) -> Outages:
         The union; the cause is that of the outage that began first.
     """
     order = np.lexsort((outages.cause, outages.down_s, outages.host))
-    host, down, up, cause = (column[order] for column in outages)
+    columns: tuple[Any, ...] = outages
+    host, down, up, cause = (column[order] for column in columns)
     n = _merge_sorted(host, down, up, cause)
     return Outages(host[:n], down[:n], up[:n], cause[:n])
 

@@ -18,8 +18,8 @@ Latency. Three parts:
   waits (batch - 1) / (2 rate) in the mean, which is 0 when nothing is batched. (Derived from the batch.)
 - Ready time: an interrupt is delivered only while a vCPU runs. A vCPU that is ready, but not scheduled, for a
   share f of the time it wants to run, runs one time slice and then waits W = slice f / (1 - f). An interrupt
-  finds it waiting with probability f and then waits W / 2. (Derived for slices in turn; slice 30 ms, verified:
-  Xen wiki.) Never reported as more than one interval.
+  finds it waiting with probability f and then waits W / 2. (Derived for slices in turn; slice 30 ms,
+  verified: Xen wiki.) Never reported as more than one interval.
 
 Bandwidth. Sending and receiving VMs, migrations and logging traffic share the full-duplex NICs max-min fairly
 (``fair_share.py``).

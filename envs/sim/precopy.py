@@ -138,7 +138,7 @@ def advance_copies(s: PrecopyState, vms: I4, rate_mib_s: F8, dirty_mib_s: F8, dt
     for k in range(vms.shape[0]):
         v = vms[k]
         phase = s.phase[v]
-        if phase == INIT or phase == RESUME:
+        if phase in (INIT, RESUME):
             s.left_s[v] = max(0.0, s.left_s[v] - dt_s)
         elif phase != IDLE:
             moved = min(s.left_mib[v], rate_mib_s[k] * dt_s)
@@ -146,7 +146,7 @@ def advance_copies(s: PrecopyState, vms: I4, rate_mib_s: F8, dirty_mib_s: F8, dt
             s.sent_mib[v] += moved
         if phase == ROUND:
             s.dirty_mib[v] += dirty_mib_s[k] * (1.0 - s.throttle[v]) * dt_s
-        elif phase == STOP or phase == RESUME:
+        elif phase in (STOP, RESUME):
             s.down_s[v] += dt_s
 
 
@@ -165,7 +165,7 @@ def next_events(s: PrecopyState, vms: I4, rate_mib_s: F8, wait_s: F8) -> None:
         phase = s.phase[v]
         if phase == IDLE:
             wait_s[k] = np.inf
-        elif phase == INIT or phase == RESUME:
+        elif phase in (INIT, RESUME):
             wait_s[k] = s.left_s[v]
         elif s.left_mib[v] <= 0.0:
             wait_s[k] = 0.0
@@ -260,7 +260,7 @@ def cpu_factor(p: PrecopyParams, s: PrecopyState, v: int) -> Any:
     phase = s.phase[v]
     if phase == IDLE:
         return 1.0
-    if phase == STOP or phase == RESUME:
+    if phase in (STOP, RESUME):
         return 0.0
     if phase == PULL:
         return 1.0 - p.postcopy_loss
@@ -331,7 +331,9 @@ def plan_precopy(
             diverges = following >= volume * _SAME and following > p.threshold_mib
             diverged[k] |= diverges
             if p.rule == _AUTO and diverged[k]:
-                throttle = min(p.throttle_max, p.throttle_start if throttle == 0.0 else throttle + p.throttle_step)
+                throttle = min(
+                    p.throttle_max, p.throttle_start if throttle == 0.0 else throttle + p.throttle_step
+                )
             volume = following
             i += 1
         stopped = volume

@@ -5,8 +5,8 @@ hosts in the order of their restart priority:
 
     VM outage = detect + placement + boot (60 s), and waiting while nothing fits
 
-Stateless computing. A host's identity (UUID, MAC/WWN, BIOS and boot-from-SAN settings) is a *profile* that can
-move to a spare of compatible hardware:
+Stateless computing. A host's identity (UUID, MAC/WWN, BIOS and boot-from-SAN settings) is a *profile* that
+can move to a spare of compatible hardware:
 
     host outage = detect + associate (600 s, from memory; below 20 min verified in a public demo) + boot
 
@@ -192,12 +192,7 @@ def move_profiles(
         if host_profile[a] < 0:
             continue
         for h in range(host_profile.shape[0]):
-            if (
-                spare_ready[h]
-                and h != a
-                and host_profile[h] < 0
-                and fits[host_hardware[a], host_hardware[h]]
-            ):
+            if spare_ready[h] and h != a and host_profile[h] < 0 and fits[host_hardware[a], host_hardware[h]]:
                 host_profile[h] = host_profile[a]
                 host_profile[a] = -1
                 to_spare[i] = h

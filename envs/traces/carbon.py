@@ -42,7 +42,8 @@ def read_carbon(
     bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
     if bad.size:
         raise TraceError(
-            f"{where}: row {bad[0] + 1}: carbon_intensity must be a number of at least 0, not {values[bad[0]]}"
+            f"{where}: row {bad[0] + 1}: carbon_intensity must be a number of at least 0, "
+            f"not {values[bad[0]]}"
         )
     steps = np.diff(stamps)
     step = int(steps[0]) if steps.size else 3_600_000
