@@ -62,7 +62,8 @@ def test_azure_2017(tmp_path: Path, end: str) -> None:
     assert trace.cpu_mhz.tolist() == [2400, 9600]
     assert read_azure(tmp_path).util.tolist() == trace.util.tolist()
     assert read_azure(folder).cpu_mhz is None
-    assert "readings every 300 s from 2 files" in trace.notes[0]
+    assert trace.notes[0] == "time 0 is second 0 of the data set; readings every 300 s"
+    assert trace.notes[1].startswith("from 2 files; units: %")
 
 
 def test_azure_2019_has_buckets(tmp_path: Path) -> None:
@@ -72,7 +73,7 @@ def test_azure_2019_has_buckets(tmp_path: Path) -> None:
     assert trace.memory_mib is not None
     assert trace.vcpus.tolist() == [30, 4]
     assert trace.memory_mib.tolist() == [70 * 1024, 32 * 1024]
-    assert "V2 (2019): sizes are buckets; >24 counts as 30 cores, >64 as 70 GiB" in trace.notes
+    assert "V2 (2019): sizes are buckets; >24 is 30 cores, >64 is 70 GiB" in trace.notes
     other = read_azure(tmp_path, cores_above=64, memory_gib_above=256.0)
     assert other.vcpus is not None
     assert other.vcpus.tolist() == [64, 4]
@@ -114,6 +115,7 @@ def test_azure_gaps(tmp_path: Path) -> None:
             [["0,aa+/x=,1,2,3", "", "300,bb,1,2,-3"]],
             r"gz:3: avgcpu: expected a number of at least 0, found -3",
         ),
+        (VMS, [["0,,1,2,3"]], r"file-1-of-125\.csv\.gz:1: vmid: expected a name, found nothing"),
         ([VMS[0], VMS[0]], READINGS, r"vmtable\.csv\.gz:2: the vmid 'aa\+/x=' has a row already"),
         (
             [VMS[0].replace(",1,1.75", ",?,1")],

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from virtgym.envs.sim.errors import TraceError
 from virtgym.envs.traces import resample
 from virtgym.envs.traces.base import Trace
-from virtgym.envs.traces.resample import Readings, build_trace, hold_until_next, tell_times
+from virtgym.envs.traces.resample import Readings, Vms, build_trace, hold_until_next, tell_times
 
 Rows = list[tuple[int, float, float, float]]
 
@@ -31,7 +31,7 @@ def make(rows: Rows, signals: Mapping[str, NDArray[np.float64]] | None = None) -
 
 def build(rows: Rows, sample_s: float = 10.0, **options: Any) -> Trace:
     options = {"fill": None, "over": "keep", **options}
-    return build_trace(make(rows), name="t", sample_s=sample_s, **options)
+    return build_trace(make(rows), Vms(), name="t", sample_s=sample_s, **options)
 
 
 @st.composite
@@ -113,15 +113,8 @@ def test_a_cell_covered_by_half_is_no_gap_and_before_the_first_reading_there_is_
     rows = [(0, 0.0, 4.0, 0.5), (0, 10.0, 20.0, 1.0)]
     with pytest.raises(TraceError, match="1 of 2 samples"):
         build(rows)
-    late = build_trace(
-        make([(0, 10.0, 20.0, 1.0)]),
-        name="t",
-        sample_s=10,
-        fill="previous",
-        over="keep",
-        arrival_s=np.zeros(1),
-        departure_s=np.full(1, 99.0),
-    )
+    vms = Vms(np.zeros(1), np.full(1, 99.0))
+    late = build_trace(make([(0, 10.0, 20.0, 1.0)]), vms, name="t", sample_s=10, fill="previous", over="keep")
     assert late.util[:, 0].tolist() == [0.0, 1.0]
     assert late.departure_s.tolist() == [np.inf]
 
@@ -136,8 +129,8 @@ def test_signals_have_gaps_of_their_own() -> None:
     readings = make([(0, 0.0, 10.0, 0.5), (0, 10.0, 20.0, 0.5)], {"disk": np.array([3.0, np.nan])})
     options: dict[str, Any] = {"name": "t", "sample_s": 10, "over": "keep"}
     with pytest.raises(TraceError, match="gaps in disk: 1 of 2 samples"):
-        build_trace(readings, fill=None, **options)
-    trace = build_trace(readings, fill="previous", **options)
+        build_trace(readings, Vms(), fill=None, **options)
+    trace = build_trace(readings, Vms(), fill="previous", **options)
     assert trace.signals["disk"][:, 0].tolist() == [3.0, 3.0]
 
 

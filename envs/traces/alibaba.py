@@ -26,7 +26,7 @@ from ..sim.errors import TraceError
 from .base import Trace
 from .delimited import Coder, Collector, Window, find_parts, read_blocks
 from .planetlab import show_path
-from .resample import Readings, build_trace, hold_until_next
+from .resample import Readings, Vms, build_trace, check_positive, hold_until_next
 
 __all__ = ["read_alibaba"]
 
@@ -131,9 +131,7 @@ def read_alibaba(
         TraceError: For a missing or malformed file, with file and line, or gaps that may not be filled.
     """
     window = Window("alibaba", start_s, end_s, max_vms)
-    for key, value in (("core_mhz", core_mhz), ("machine_memory_mib", machine_memory_mib)):
-        if value is not None and not value > 0:
-            raise TraceError(f"alibaba: {key} must be positive, is {value}")
+    check_positive("alibaba", core_mhz=core_mhz, machine_memory_mib=machine_memory_mib)
     root = Path(path)
     layout, meta, usage = _locate(root)
     notes = [f"version {layout.version}"]
@@ -143,6 +141,20 @@ def read_alibaba(
         _read_usage(layout, part, window, coder, rows)
     if len(rows) == 0:
         raise TraceError(f"{show_path(root)}: no reading of a known container in the window")
+    cores, memory = np.array([sizes[name] for name in coder.names]).T
+    vms = Vms(
+        vcpus=np.maximum(np.ceil(cores - 1e-9), 1).astype(np.int32),
+        cpu_mhz=None if core_mhz is None else cores * core_mhz,
+        memory_mib=None if machine_memory_mib is None else memory * machine_memory_mib,
+    )
+    readings = _make_readings(str(path), layout, rows, coder, sample_s, notes)
+    name = root.resolve().name
+    return build_trace(readings, vms, name=name, sample_s=sample_s, fill=fill, over=over, notes=notes)
+
+
+def _make_readings(
+    source: str, layout: _Layout, rows: Collector, coder: Coder, sample_s: float, notes: list[str]
+) -> Readings:
     if coder.refused:
         notes.append(f"{len(coder.refused)} containers with readings have no size, and are left out")
     time, vm = rows.column("time"), rows.column("vm")
@@ -151,8 +163,8 @@ def read_alibaba(
     notes.append(f"time 0 is second {zero:g} of the data set; readings every {period:g} s")
     notes.append("units: % made fractions: CPU of the request, memory of the container's")
     columns = {key: _clean(layout, rows.column(key), key, notes) for key in layout.numbers[1:]}
-    readings = Readings(
-        source=str(path),
+    return Readings(
+        source=source,
         format="alibaba",
         vm=vm,
         start_s=time - zero,
@@ -161,18 +173,6 @@ def read_alibaba(
         names=coder.names,
         where=rows.where,
         signals={key: columns[column] for key, column in layout.signals.items()},
-    )
-    cores, memory = np.array([sizes[name] for name in coder.names]).T
-    return build_trace(
-        readings,
-        name=root.resolve().name,
-        sample_s=sample_s,
-        fill=fill,
-        over=over,
-        vcpus=np.maximum(np.ceil(cores - 1e-9), 1).astype(np.int32),
-        cpu_mhz=None if core_mhz is None else cores * core_mhz,
-        memory_mib=None if machine_memory_mib is None else memory * machine_memory_mib,
-        notes=notes,
     )
 
 

@@ -23,7 +23,7 @@ from ..sim.errors import TraceError
 from .base import Trace
 from .delimited import Coder, Collector, Window, find_parts, name_line, read_blocks
 from .planetlab import show_path
-from .resample import Readings, build_trace, hold_until_next
+from .resample import Readings, Vms, build_trace, check_positive, hold_until_next
 
 __all__ = ["READING_COLUMNS", "VM_COLUMNS", "read_azure"]
 
@@ -88,30 +88,54 @@ def read_azure(
         TraceError: For a missing or malformed file, with file and line, or gaps that may not be filled.
     """
     window = Window("azure", start_s, end_s, max_vms)
-    if core_mhz is not None and not core_mhz > 0:
-        raise TraceError(f"azure: core_mhz must be positive, is {core_mhz}")
+    check_positive("azure", core_mhz=core_mhz, cores_above=cores_above, memory_gib_above=memory_gib_above)
     root = Path(path)
-    root = root / "trace_data" if (root / "trace_data").is_dir() else root
+    table_path, parts = _locate(root / "trace_data" if (root / "trace_data").is_dir() else root)
+    table = _read_table(table_path, cores_above, memory_gib_above)
+    rows, coder = _read_readings(parts, table, window)
+    if len(rows) == 0:
+        raise TraceError(f"{show_path(root)}: no reading of a VM of {show_path(table.path)} in the window")
+    notes: list[str] = []
+    readings, chosen, zero = _make_readings(str(path), table, rows, coder, sample_s, notes)
+    notes.append(f"from {len(parts)} files; units: % of the VM's cores, made fractions; GB as GiB, made MiB")
+    if table.buckets:
+        notes.append(
+            f"V2 (2019): sizes are buckets; >24 is {cores_above} cores, >64 is {memory_gib_above:g} GiB"
+        )
+    cores = table.cores[chosen]
+    vms = Vms(
+        *_lives(readings, table, chosen, zero),
+        vcpus=cores.astype(np.int32),
+        cpu_mhz=None if core_mhz is None else cores * core_mhz,
+        memory_mib=table.memory_gib[chosen] * 1024,
+    )
+    name = root.resolve().name
+    return build_trace(readings, vms, name=name, sample_s=sample_s, fill=fill, over=over, notes=notes)
+
+
+def _locate(root: Path) -> tuple[Path, list[Path]]:
     tables, parts = find_parts(root, "vmtable"), find_parts(root, "vm_cpu_readings")
     if len(tables) != 1 or not parts:
         raise TraceError(
             f"{show_path(root)}: needs one vmtable.csv[.gz] and vm_cpu_readings*.csv[.gz], "
             f"has {len(tables)} and {len(parts)}"
         )
-    table = _read_table(tables[0], cores_above, memory_gib_above)
-    rows, coder = _read_readings(parts, table, window)
-    if len(rows) == 0:
-        raise TraceError(f"{show_path(root)}: no reading of a VM of {show_path(table.path)} in the window")
-    # From the order of appearance to that of the table.
+    return tables[0], parts
+
+
+def _make_readings(
+    source: str, table: _Table, rows: Collector, coder: Coder, sample_s: float, notes: list[str]
+) -> tuple[Readings, NDArray[np.int64], float]:
+    """Return the readings with VMs in the order of the table, their rows there, and the time that is 0, s."""
     rank = np.array([table.place[name] for name in coder.names])
     order = np.argsort(rank)
     new_code = np.empty(rank.size, dtype=np.int64)
     new_code[order] = np.arange(rank.size)
-    vm, time, chosen = new_code[rows.column("vm")], rows.column("time"), rank[order]
+    vm, time = new_code[rows.column("vm")], rows.column("time")
     zero = float(time.min())
     ends, period = hold_until_next(vm, time - zero, sample_s, 300.0)
     readings = Readings(
-        source=str(path),
+        source=source,
         format="azure",
         vm=vm,
         start_s=time - zero,
@@ -121,35 +145,10 @@ def read_azure(
         where=rows.where,
         signals={"cpu_min": rows.column("mincpu") / 100, "cpu_max": rows.column("maxcpu") / 100},
     )
-    arrival, departure = _lives(readings, table, chosen, zero)
-    cores = table.cores[chosen]
-    return build_trace(
-        readings,
-        name=Path(path).resolve().name,
-        sample_s=sample_s,
-        fill=fill,
-        over=over,
-        arrival_s=arrival,
-        departure_s=departure,
-        vcpus=cores.astype(np.int32),
-        cpu_mhz=None if core_mhz is None else cores * core_mhz,
-        memory_mib=table.memory_gib[chosen] * 1024,
-        notes=_tell(table, coder, zero, period, len(parts), cores_above, memory_gib_above),
-    )
-
-
-def _tell(
-    table: _Table, coder: Coder, zero: float, period: float, parts: int, cores_above: int, memory_above: float
-) -> list[str]:
-    notes = [f"time 0 is second {zero:g} of the data set; readings every {period:g} s from {parts} files"]
-    notes.append("units: % of the VM's cores, made fractions; GB as GiB, made MiB")
-    if table.buckets:
-        notes.append(
-            f"V2 (2019): sizes are buckets; >24 counts as {cores_above} cores, >64 as {memory_above:g} GiB"
-        )
+    notes.append(f"time 0 is second {zero:g} of the data set; readings every {period:g} s")
     if coder.refused:
         notes.append(f"{len(coder.refused)} VMs with readings are not in the VM table, and are left out")
-    return notes
+    return readings, rank[order], zero
 
 
 def _read_table(path: Path, cores_above: int, memory_above: float) -> _Table:

@@ -19,7 +19,7 @@ from ..sim.errors import TraceError
 from .base import Trace
 from .delimited import Collector, open_text, read_blocks
 from .planetlab import show_path
-from .resample import Readings, build_trace, hold_until_next, tell_times
+from .resample import Readings, Vms, build_trace, hold_until_next, tell_times
 
 __all__ = ["BITBRAINS_COLUMNS", "read_bitbrains"]
 
@@ -83,10 +83,7 @@ def read_bitbrains(
     files = _list_files(root)[:max_vms]
     rows = Collector(header=1)
     for index, file in enumerate(files):
-        before = len(rows)
         _read_file(file, index, rows)
-        if len(rows) == before:
-            raise TraceError(f"{show_path(file)}: the file has no rows")
     notes: list[str] = []
     vm = rows.column("vm")
     names = [file.name.split(".")[0] for file in files]
@@ -103,15 +100,18 @@ def read_bitbrains(
     if changed:
         notes.append(f"in {changed} rows a VM had less CPU than its largest, which counts as its nominal CPU")
     readings = _make_readings(str(path), rows, keep, (capacity, memory), seconds, names, sample_s)
+    vms = Vms(
+        vcpus=np.maximum(cores[keep], 1).astype(np.int32),
+        cpu_mhz=capacity[keep],
+        memory_mib=memory[keep] / 1024,
+    )
     return build_trace(
         readings,
+        vms,
         name=root.resolve().name.split(".")[0],
         sample_s=sample_s,
         fill=fill,
         over=over,
-        vcpus=np.maximum(cores[keep], 1).astype(np.int32),
-        cpu_mhz=capacity[keep],
-        memory_mib=memory[keep] / 1024,
         notes=notes,
     )
 
@@ -137,6 +137,7 @@ def _by_number(path: Path) -> tuple[int, str]:
 
 
 def _read_file(file: Path, vm: int, rows: Collector) -> None:
+    before = len(rows)
     try:
         with open_text(file) as text:
             header = tuple(cell.strip().strip('"') for cell in text.readline().split(";"))
@@ -150,6 +151,8 @@ def _read_file(file: Path, vm: int, rows: Collector) -> None:
     for block in read_blocks(file, BITBRAINS_COLUMNS, numbers=needed, delimiter=";", header=True):
         every = np.ones(len(block), dtype=bool)
         rows.add(block, every, {"vm": np.full(len(block), vm), **block.numbers})
+    if len(rows) == before:
+        raise TraceError(f"{show_path(file)}: the file has no rows")
 
 
 def _to_seconds(rows: Collector, notes: list[str]) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ __all__ = [
     "Coder",
     "Collector",
     "Window",
-    "check_numbers",
+    "check_block",
     "find_parts",
     "name_line",
     "open_text",
@@ -278,7 +278,7 @@ def read_blocks(
                     {key: _as_floats(batch[key]) for key in numbers},
                     {key: batch[key] for key in texts},
                 )
-                check_numbers(block, optional, signed, int(header))
+                check_block(block, optional, signed, int(header))
                 yield block
                 first += batch.num_rows
     except pa.ArrowInvalid as error:
@@ -291,8 +291,8 @@ def read_blocks(
         raise TraceError(f"{show_path(path)}: cannot be read ({_one_line(error)})") from None
 
 
-def check_numbers(block: Block, optional: Sequence[str], signed: Sequence[str], header: int = 0) -> None:
-    """Raise a `TraceError` for the first number of a block that is missing, infinite or negative.
+def check_block(block: Block, optional: Sequence[str], signed: Sequence[str], header: int = 0) -> None:
+    """Raise a `TraceError` for a text that is missing, or a number that is missing, infinite or negative.
 
     Args:
         block: The rows.
@@ -300,6 +300,13 @@ def check_numbers(block: Block, optional: Sequence[str], signed: Sequence[str], 
         signed: Columns that may be negative.
         header: Lines before the first row of the file.
     """
+    import pyarrow.compute as pc
+
+    for key, texts in block.texts.items():
+        row = -1 if key in optional else pc.index(texts, "").as_py()
+        if row >= 0:
+            where = name_line(block.path, block.first + row, header)
+            raise TraceError(f"{where}: {key}: expected a name, found nothing")
     for key, values in block.numbers.items():
         bad = (
             np.isinf(values)

@@ -26,7 +26,7 @@ from .base import Trace
 from .delimited import Block, Coder, Collector, Window, find_parts, read_blocks
 from .json_lines import read_json_blocks
 from .planetlab import show_path
-from .resample import Readings, build_trace
+from .resample import Readings, Vms, build_trace, check_positive
 
 __all__ = ["TASK_EVENT_COLUMNS", "TASK_USAGE_COLUMNS", "read_google"]
 
@@ -100,9 +100,7 @@ def read_google(
         TraceError: For a missing or malformed file, with file and line, or gaps that may not be filled.
     """
     window = Window("google", start_s, end_s, max_vms)
-    for key, value in (("machine_mhz", machine_mhz), ("machine_memory_mib", machine_memory_mib)):
-        if value is not None and not value > 0:
-            raise TraceError(f"google: {key} must be positive, is {value}")
+    check_positive("google", machine_mhz=machine_mhz, machine_memory_mib=machine_memory_mib)
     root = Path(path)
     layout = _locate(root)
     notes = [f"version {layout.version}"]
@@ -117,14 +115,17 @@ def read_google(
         )
         if not keep.any():
             raise TraceError(f"{show_path(root)}: no task uses CPU and memory")
+    vms = Vms(
+        cpu_mhz=None if machine_mhz is None else cpu[keep] * machine_mhz,
+        memory_mib=None if machine_memory_mib is None else memory[keep] * machine_memory_mib,
+    )
     return build_trace(
         _make_readings(str(path), layout, rows, coder, keep, (cpu, memory), notes),
+        vms,
         name=root.resolve().name,
         sample_s=sample_s,
         fill=fill,
         over=over,
-        cpu_mhz=None if machine_mhz is None else cpu[keep] * machine_mhz,
-        memory_mib=None if machine_memory_mib is None else memory[keep] * machine_memory_mib,
         notes=notes,
     )
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..sim.errors import TraceError
-from .delimited import Block, check_numbers, name_line
+from .delimited import Block, check_block, name_line
 from .planetlab import show_path
 
 __all__ = ["read_json_blocks"]
@@ -47,7 +47,7 @@ def read_json_blocks(
                 if not chunk.strip():
                     return
                 block = _parse(path, first, chunk, numbers, texts)
-                check_numbers(block, optional, ())
+                check_block(block, optional, ())
                 yield block
                 first += len(block)
     except FileNotFoundError:

@@ -31,7 +31,7 @@ from ..sim.errors import TraceError
 from .base import Trace
 from .columns import Columns, read_columns
 from .planetlab import show_path
-from .resample import Readings, build_trace, check_choice, tell_times
+from .resample import Readings, Vms, build_trace, check_choice, tell_times
 
 __all__ = ["find_opendc", "read_opendc"]
 
@@ -120,7 +120,12 @@ def read_opendc(
     ]
     hold = _cut_long(fragments, duration, usual, fill, notes)
     begin, end = (start - zero) / 1000, (start - zero + duration) / 1000
-    arrival, departure = _lives(vm, begin, end, len(tasks.names))
+    vms = Vms(
+        *_lives(vm, begin, end, len(tasks.names)),
+        vcpus=tasks.cores.astype(np.int32),
+        cpu_mhz=tasks.capacity,
+        memory_mib=tasks.memory * _unit_of(tasks, memory_unit),
+    )
     # What a cut fragment leaves open is the gap that `fill` speaks of.
     readings = Readings(
         source=str(path),
@@ -132,19 +137,8 @@ def read_opendc(
         names=tasks.names,
         where=fragments.where,
     )
-    return build_trace(
-        readings,
-        name=root.resolve().name,
-        sample_s=sample_s,
-        fill=fill,
-        over=over,
-        arrival_s=arrival,
-        departure_s=departure,
-        vcpus=tasks.cores.astype(np.int32),
-        cpu_mhz=tasks.capacity,
-        memory_mib=tasks.memory * _unit_of(tasks, memory_unit),
-        notes=notes,
-    )
+    name = root.resolve().name
+    return build_trace(readings, vms, name=name, sample_s=sample_s, fill=fill, over=over, notes=notes)
 
 
 def _read_tasks(path: Path) -> _Tasks:

@@ -23,7 +23,17 @@ from numpy.typing import NDArray
 from ..sim.errors import TraceError
 from .base import Trace
 
-__all__ = ["FILLS", "OVERS", "Readings", "build_trace", "check_choice", "hold_until_next", "tell_times"]
+__all__ = [
+    "FILLS",
+    "OVERS",
+    "Readings",
+    "Vms",
+    "build_trace",
+    "check_choice",
+    "check_positive",
+    "hold_until_next",
+    "tell_times",
+]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -69,6 +79,32 @@ class Readings:
     signals: Mapping[str, Floats] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Vms:
+    """Lives and sizes of the VMs, shape (V,) each; None = not known.
+
+    Attributes:
+        arrival_s: Arrival, s; by default the start of the first reading.
+        departure_s: Departure, s; by default the end of the last reading.
+        vcpus: Virtual CPUs.
+        cpu_mhz: Nominal CPU, MHz.
+        memory_mib: Memory, MiB.
+    """
+
+    arrival_s: Floats | None = None
+    departure_s: Floats | None = None
+    vcpus: NDArray[np.int32] | None = None
+    cpu_mhz: Floats | None = None
+    memory_mib: Floats | None = None
+
+
+def check_positive(format: str, **options: float | None) -> None:
+    """Raise a `TraceError` unless every option that is given is positive and finite."""
+    for key, value in options.items():
+        if value is not None and not 0 < value < math.inf:
+            raise TraceError(f"{format}: {key} must be positive, is {value}")
+
+
 def check_choice(format: str, key: str, value: object, allowed: Sequence[object]) -> None:
     """Raise a `TraceError` unless ``value`` is one of ``allowed``."""
     if value not in allowed:
@@ -111,32 +147,23 @@ def hold_until_next(
 
 def build_trace(
     readings: Readings,
+    vms: Vms,
     *,
     name: str,
     sample_s: float,
     fill: str | None,
     over: str,
-    arrival_s: Floats | None = None,
-    departure_s: Floats | None = None,
-    vcpus: NDArray[np.int32] | None = None,
-    cpu_mhz: Floats | None = None,
-    memory_mib: Floats | None = None,
     notes: Sequence[str] = (),
 ) -> Trace:
     """Lay readings on the grid and make a trace of them.
 
     Args:
         readings: The rows.
+        vms: Lives and sizes of the VMs. A VM that is there at the end of the trace never leaves.
         name: Name of the trace.
         sample_s: Sampling period, s.
         fill: One of `FILLS`.
         over: One of `OVERS`.
-        arrival_s: Arrival of each VM, s, shape (V,); by default the start of its first reading.
-        departure_s: Departure, s, shape (V,); by default the end of its last reading. A VM that is there at
-            the end of the trace never leaves.
-        vcpus: Virtual CPUs, shape (V,).
-        cpu_mhz: Nominal CPU, MHz, shape (V,).
-        memory_mib: Memory, MiB, shape (V,).
         notes: What the reader has to say already.
 
     Returns:
@@ -147,31 +174,20 @@ def build_trace(
     """
     check_choice(readings.format, "fill", fill, FILLS)
     check_choice(readings.format, "over", over, OVERS)
-    if not 0 < sample_s < math.inf:
-        raise TraceError(f"{readings.format}: sample_s must be positive, is {sample_s}")
+    check_positive(readings.format, sample_s=sample_s)
     said = list(notes)
     util = _check_capacity(readings, over, said)
-    vms = len(readings.names)
-    known = np.isfinite(util)
-    first, last = _span_of(readings, known, vms)
-    arrival_s = first if arrival_s is None else arrival_s
-    departure_s = last if departure_s is None else departure_s
-    samples = math.ceil(float(readings.end_s.max()) / sample_s - 1e-6)
-    if samples * vms > _MAX_CELLS:
-        raise TraceError(
-            f"{readings.source}: {samples:,} samples of {sample_s:g} s of {vms:,} VMs are more than "
-            f"{_MAX_CELLS:,}; choose a longer sample_s, fewer VMs or a shorter time"
-        )
-    _tell_overlaps(readings, known, said)
-    life = _life_of_cells(arrival_s, departure_s, samples, sample_s)
-    columns = {"": util, **readings.signals}
-    gaps = _Gaps(readings, fill, sample_s, life)
+    first, last = _span_of(readings, np.isfinite(util))
+    arrival_s = first if vms.arrival_s is None else vms.arrival_s
+    departure_s = last if vms.departure_s is None else vms.departure_s
+    samples = _count_samples(readings, sample_s)
+    _tell_overlaps(readings, np.isfinite(util), said)
+    gaps = _Gaps(readings, fill, sample_s, _life_of_cells(arrival_s, departure_s, samples, sample_s))
     matrices = {
         key: gaps.close(key, *_average(readings, values, samples, sample_s))
-        for key, values in columns.items()
+        for key, values in {"": util, **readings.signals}.items()
     }
     gaps.tell(said)
-    ends = samples * sample_s
     return Trace(
         name=name,
         format=readings.format,
@@ -180,13 +196,23 @@ def build_trace(
         util=matrices.pop(""),
         vm_names=tuple(readings.names),
         arrival_s=arrival_s,
-        departure_s=np.where(departure_s >= ends * (1 - _ROUNDING), np.inf, departure_s),
-        vcpus=vcpus,
-        cpu_mhz=cpu_mhz,
-        memory_mib=memory_mib,
+        departure_s=np.where(departure_s >= samples * sample_s * (1 - _ROUNDING), np.inf, departure_s),
+        vcpus=vms.vcpus,
+        cpu_mhz=vms.cpu_mhz,
+        memory_mib=vms.memory_mib,
         signals=matrices,
         notes=tuple(said),
     )
+
+
+def _count_samples(readings: Readings, sample_s: float) -> int:
+    samples, vms = math.ceil(float(readings.end_s.max()) / sample_s - 1e-6), len(readings.names)
+    if samples * vms > _MAX_CELLS:
+        raise TraceError(
+            f"{readings.source}: {samples:,} samples of {sample_s:g} s of {vms:,} VMs are more than "
+            f"{_MAX_CELLS:,}; choose a longer sample_s, fewer VMs or a shorter time"
+        )
+    return samples
 
 
 def tell_times(start_ms: float) -> str:
@@ -215,7 +241,8 @@ def _check_capacity(readings: Readings, over: str, notes: list[str]) -> Floats:
     return readings.util if over == "keep" else np.minimum(readings.util, 1.0)
 
 
-def _span_of(readings: Readings, known: NDArray[np.bool_], vms: int) -> tuple[Floats, Floats]:
+def _span_of(readings: Readings, known: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    vms = len(readings.names)
     first = np.full(vms, np.inf)
     last = np.full(vms, -np.inf)
     np.minimum.at(first, readings.vm[known], readings.start_s[known])
