@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.fair_share import max_min_rates, nic_links
+from virtgym.envs.sim.fair_share import linked_flows, max_min_rates, nic_links
 
 F8 = NDArray[np.float64]
 MANY = settings(max_examples=200, deadline=None, derandomize=True)
@@ -118,3 +118,23 @@ def test_scale_and_order_do_not_matter(seed: int, scale: float) -> None:
     a, b, c = (np.asarray(x)[order] for x in (first, second, cap))
     mixed = solve(a, b, c, capacity)
     np.testing.assert_allclose(mixed, rate[order], rtol=1e-9, atol=1e-12)
+
+
+@given(st.integers(0, 2**32 - 1))
+@MANY
+def test_only_linked_flows_need_new_rates(seed: int) -> None:
+    """Take a flow away: solving its component alone gives the same as solving everything again."""
+    first, second, cap, capacity = random_network(seed)
+    ends = [np.asarray(x, dtype=np.int32) for x in (first, second)]
+    gone = seed % len(first)
+    touched = np.zeros(len(capacity), dtype=bool)
+    touched[[link for link in (first[gone], second[gone]) if link >= 0]] = True
+    near = linked_flows(ends[0], ends[1], touched)
+    assert gone in near
+    rest = np.setdiff1d(near, [gone])
+    new = solve(first, second, cap, capacity)
+    new[rest] = solve(ends[0][rest], ends[1][rest], np.asarray(cap)[rest], capacity)
+    keep = np.setdiff1d(np.arange(len(first)), [gone])
+    want = solve(ends[0][keep], ends[1][keep], np.asarray(cap)[keep], capacity)
+    np.testing.assert_allclose(new[keep], want, rtol=1e-12, atol=0)
+    assert np.array_equal(np.isin(np.arange(len(first)), near), touched[ends[0]])

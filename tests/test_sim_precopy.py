@@ -100,7 +100,7 @@ def play(
         next_events(s, ONE, r, wait)
         edge = (math.floor(now / cut_s + 1e-9) + 1) * cut_s if cut_s < math.inf else math.inf
         dt = min(wait[0], edge - now)
-        advance_copies(s, ONE, r, d, dt)
+        advance_copies(s, ONE, r, d, np.array([dt]))
         now += dt
         if wait[0] > dt:
             continue

@@ -17,6 +17,7 @@ from virtgym.envs.sim.standby import (
     STANDBY_REASONS,
     UNTOUCHED,
     StandbyConfig,
+    StandbyHosts,
     check_secondary,
     count_protected,
     place_secondaries,
@@ -63,18 +64,16 @@ def test_more_dirt_costs_more_and_longer_epochs_less(dirty: float, factor: float
     assert loss(long, dirty) <= loss(short, dirty) * (1 + 1e-12)
 
 
-def check(h: int = 1, vcpus: int = 2, cpu: float = 10.0, mem: float = 10.0, **change: Any) -> int:
-    state: dict[str, Any] = {
-        "host_on": np.array([True, True, False]),
-        "host_domains": np.array([[0, -1], [1, -1], [2, -1]], dtype=np.int32),
-        "free_cpu_mhz": np.full(3, 10.0),
-        "free_mem_mib": np.full(3, 10.0),
-        "host_vms": i4(0, 0, 0),
-        "host_vcpus": i4(0, 0, 0),
-    }
-    state.update(change)
-    arguments: Any = (0, h, vcpus, cpu, mem, *state.values(), 4, 8)
-    return int(check_secondary(*arguments))
+def check(h: int = 1, cpu: float = 10.0, mem: float = 10.0, **change: Any) -> int:
+    hosts = StandbyHosts(
+        np.array([True, True, False]),
+        np.array([[0, -1], [1, -1], [2, -1]], dtype=np.int32),
+        np.full(3, 10.0),
+        np.full(3, 10.0),
+        i4(0, 0, 0),
+        i4(0, 0, 0),
+    )
+    return int(check_secondary(hosts._replace(**change), 0, h, 2, cpu, mem, 4, 8))
 
 
 def test_every_reason_against_a_host() -> None:
@@ -83,16 +82,16 @@ def test_every_reason_against_a_host() -> None:
         0: check(),
         1: check(h=2),
         2: check(h=0),
-        3: check(host_domains=feeds),
-        4: check(host_vms=i4(0, 4, 0)),
-        5: check(host_vcpus=i4(0, 7, 0)),
+        3: check(domains=feeds),
+        4: check(vms=i4(0, 4, 0)),
+        5: check(vcpus=i4(0, 7, 0)),
         6: check(mem=11),
         7: check(cpu=11),
-        8: check(host_vms=i4(4, 0, 0)),
+        8: check(vms=i4(4, 0, 0)),
     }
     assert cases == {code: code for code in STANDBY_REASONS}
-    assert check(host_vcpus=i4(7, 0, 0)) == 8
-    assert check(host_vcpus=i4(6, 6, 0)) == 0
+    assert check(vcpus=i4(7, 0, 0)) == 8
+    assert check(vcpus=i4(6, 6, 0)) == 0
 
 
 def test_take_over_by_hand() -> None:
@@ -145,21 +144,8 @@ def place(c: dict[str, Any], vms: Any) -> tuple[Any, Any, Any, Any]:
     n = len(c["on"])
     free, counts = c["free"].copy(), np.zeros((2, n), dtype=np.int32)
     second = np.full(len(c["host"]), -1, dtype=np.int32)
-    arguments: Any = (
-        vms,
-        c["host"],
-        c["vcpus"],
-        c["cpu"],
-        c["mem"],
-        c["on"],
-        c["domains"],
-        *free,
-        *counts,
-        4,
-        8,
-        second,
-    )
-    started = place_secondaries(*arguments)
+    hosts = StandbyHosts(c["on"], c["domains"], free[0], free[1], counts[0], counts[1])
+    started = place_secondaries(hosts, vms, c["host"], c["vcpus"], c["cpu"], c["mem"], 4, 8, second)
     assert started == np.count_nonzero(second >= 0)
     return second, free, counts[0], counts[1]
 

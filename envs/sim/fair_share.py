@@ -22,10 +22,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["max_min_rates", "nic_links"]
+__all__ = ["linked_flows", "max_min_rates", "nic_links"]
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
+B1 = NDArray[np.bool_]
 
 
 def nic_links(host_nic_mbps: F8) -> F8:
@@ -69,7 +70,7 @@ def _sift_down(keys: F8, items: I4, n: int) -> None:
 
 
 @njit(cache=True)
-def _flows_of_links(first: I4, second: I4, open_: NDArray[np.bool_], n_links: int) -> Any:
+def _flows_of_links(first: I4, second: I4, open_: B1, n_links: int) -> Any:
     """Flows still open, grouped by link: offsets (L + 1,) and flows."""
     offsets = np.zeros(n_links + 1, dtype=np.int32)
     for f in range(first.shape[0]):
@@ -108,6 +109,52 @@ def _uncontended(first: I4, second: I4, cap: F8, capacity: F8, rate: F8) -> Any:
 
 
 @njit(cache=True)
+def _fix(f: int, value: float, first: I4, second: I4, open_: B1, left: F8, count: I4, rate: F8) -> None:
+    """Give a flow its final rate and take it off its links."""
+    rate[f] = value
+    open_[f] = False
+    left[first[f]] -= value
+    count[first[f]] -= 1
+    if second[f] >= 0 and second[f] != first[f]:
+        left[second[f]] -= value
+        count[second[f]] -= 1
+
+
+@njit(cache=True)
+def _link_heap(tight: B1, left: F8, count: I4) -> Any:
+    """Heap of the links that constrain, by the level at which each fills: keys, links, length."""
+    keys, items = np.empty(tight.shape[0]), np.empty(tight.shape[0], dtype=np.int32)
+    n = 0
+    for link in range(tight.shape[0]):
+        if tight[link] and count[link] > 0:
+            keys[n], items[n] = left[link] / count[link], link
+            _sift_up(keys, items, n)
+            n += 1
+    return keys, items, n
+
+
+@njit(cache=True)
+def _fullest(keys: F8, items: I4, n: int, left: F8, count: I4) -> Any:
+    """Bring the link that fills first to the top of the heap; returns the heap's length.
+
+    Keys may be too low, as flows were fixed since: then the link fills later, or never.
+    """
+    while n > 0:
+        link = items[0]
+        if count[link] == 0:
+            n -= 1
+            keys[0], items[0] = keys[n], items[n]
+        else:
+            level = max(0.0, left[link]) / count[link]
+            done = level <= keys[0]
+            keys[0] = level
+            if done:
+                return n
+        _sift_down(keys, items, n)
+    return 0
+
+
+@njit(cache=True)
 def max_min_rates(first: I4, second: I4, cap: F8, capacity: F8, rate: F8) -> None:
     """Find the max-min fair rates.
 
@@ -119,57 +166,62 @@ def max_min_rates(first: I4, second: I4, cap: F8, capacity: F8, rate: F8) -> Non
         rate: Written: rate of each flow, Mbit/s, shape (F,).
     """
     open_, tight = _uncontended(first, second, cap, capacity, rate)
-    n_open = 0
-    for f in range(first.shape[0]):
-        n_open += open_[f]
+    by_cap = np.flatnonzero(open_)
+    n_open = by_cap.shape[0]
     if n_open == 0:
         return
-    n_links = capacity.shape[0]
-    offsets, flows = _flows_of_links(first, second, open_, n_links)
-    left, count = capacity.copy(), np.empty(n_links, dtype=np.int32)
-    keys, items = np.empty(n_links), np.empty(n_links, dtype=np.int32)
-    n = 0
-    for link in range(n_links):
-        count[link] = offsets[link + 1] - offsets[link]
-        if tight[link] and count[link] > 0:
-            keys[n], items[n] = left[link] / count[link], link
-            _sift_up(keys, items, n)
-            n += 1
-    candidates = np.flatnonzero(open_)
-    by_cap = candidates[np.argsort(cap[candidates], kind="mergesort")]
+    by_cap = by_cap[np.argsort(cap[by_cap], kind="mergesort")]
+    offsets, flows = _flows_of_links(first, second, open_, capacity.shape[0])
+    left, count = capacity.copy(), offsets[1:] - offsets[:-1]
+    keys, items, n = _link_heap(tight, left, count)
     at = 0
     while n_open > 0:
-        while at < by_cap.shape[0] and not open_[by_cap[at]]:
+        while not open_[by_cap[at]]:
             at += 1
-        level = cap[by_cap[at]]
-        if n > 0 and keys[0] < level:
-            link = items[0]
-            true = max(0.0, left[link]) / count[link] if count[link] > 0 else np.inf
-            if true > keys[0]:  # flows were fixed since: the link fills later, or never
-                if true == np.inf:
-                    n -= 1
-                    keys[0], items[0] = keys[n], items[n]
-                else:
-                    keys[0] = true
-                _sift_down(keys, items, n)
-                continue
+        n = _fullest(keys, items, n, left, count)
+        if n > 0 and keys[0] < cap[by_cap[at]]:
+            link, level = items[0], keys[0]
             for k in range(offsets[link], offsets[link + 1]):
                 if open_[flows[k]]:
-                    _fix(flows[k], true, first, second, open_, left, count, rate)
+                    _fix(flows[k], level, first, second, open_, left, count, rate)
                     n_open -= 1
-            continue
-        _fix(by_cap[at], level, first, second, open_, left, count, rate)
-        n_open -= 1
+        else:
+            _fix(by_cap[at], cap[by_cap[at]], first, second, open_, left, count, rate)
+            n_open -= 1
 
 
 @njit(cache=True)
-def _fix(
-    f: int, value: float, first: I4, second: I4, open_: NDArray[np.bool_], left: F8, count: I4, rate: F8
-) -> None:
-    rate[f] = value
-    open_[f] = False
-    left[first[f]] -= value
-    count[first[f]] -= 1
-    if second[f] >= 0 and second[f] != first[f]:
-        left[second[f]] -= value
-        count[second[f]] -= 1
+def linked_flows(first: I4, second: I4, touched: B1) -> Any:
+    """Flows whose rate can depend on some links: those joined to them by a chain of flows.
+
+    When a migration starts or ends, only the flows that this returns for its two links need new rates; all
+    others keep theirs. Flows of one link, such as a VM's, join nothing and may be left out of the search.
+
+    Args:
+        first: A link of each flow, shape (F,).
+        second: Its other link, -1 = none, shape (F,).
+        touched: Links where something changed, shape (L,); rewritten: all links of the same components.
+
+    Returns:
+        Indices of the flows on touched links, shape (K,).
+    """
+    parent = np.arange(touched.shape[0])
+    for f in range(first.shape[0]):
+        if second[f] >= 0:
+            a, b = _root(parent, first[f]), _root(parent, second[f])
+            parent[max(a, b)] = min(a, b)
+    hit = np.zeros(touched.shape[0], dtype=np.bool_)
+    for link in range(touched.shape[0]):
+        if touched[link]:
+            hit[_root(parent, link)] = True
+    for link in range(touched.shape[0]):
+        touched[link] = hit[_root(parent, link)]
+    return np.flatnonzero(touched[first])
+
+
+@njit(cache=True)
+def _root(parent: NDArray[np.int64], link: int) -> Any:
+    while parent[link] != link:
+        parent[link] = parent[parent[link]]
+        link = parent[link]
+    return link

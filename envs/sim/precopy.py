@@ -125,29 +125,30 @@ def start_copies(p: PrecopyParams, s: PrecopyState, vms: I4) -> None:
 
 
 @njit(cache=True)
-def advance_copies(s: PrecopyState, vms: I4, rate_mib_s: F8, dirty_mib_s: F8, dt_s: float) -> None:
-    """Let time pass, not beyond the next event of any migration.
+def advance_copies(s: PrecopyState, vms: I4, rate_mib_s: F8, dirty_mib_s: F8, dt_s: F8) -> None:
+    """Let time pass, for none beyond its next event.
 
     Args:
         s: State; rewritten.
         vms: VMs under way, shape (M,).
         rate_mib_s: Rate of each copy, MiB/s, shape (M,).
         dirty_mib_s: Rate at which each VM dirties memory unthrottled, MiB/s, shape (M,).
-        dt_s: Time, s.
+        dt_s: Time of each since it was last advanced, s, shape (M,): a migration needs it only when its
+            rates change or its phase ends, not at every event of others.
     """
     for k in range(vms.shape[0]):
         v = vms[k]
         phase = s.phase[v]
         if phase in (INIT, RESUME):
-            s.left_s[v] = max(0.0, s.left_s[v] - dt_s)
+            s.left_s[v] = max(0.0, s.left_s[v] - dt_s[k])
         elif phase != IDLE:
-            moved = min(s.left_mib[v], rate_mib_s[k] * dt_s)
+            moved = min(s.left_mib[v], rate_mib_s[k] * dt_s[k])
             s.left_mib[v] -= moved
             s.sent_mib[v] += moved
         if phase == ROUND:
-            s.dirty_mib[v] += dirty_mib_s[k] * (1.0 - s.throttle[v]) * dt_s
+            s.dirty_mib[v] += dirty_mib_s[k] * (1.0 - s.throttle[v]) * dt_s[k]
         elif phase in (STOP, RESUME):
-            s.down_s[v] += dt_s
+            s.down_s[v] += dt_s[k]
 
 
 @njit(cache=True)
@@ -288,6 +289,38 @@ def admit_copies(source: I4, dest: I4, host_busy: I4, host_slots: I4, admitted: 
 
 
 @njit(cache=True)
+def _plan_one(p: PrecopyParams, memory: float, working: float, rate: float, dirty: float) -> Any:
+    """Total time, downtime, data, index of the last round, and whether some round diverged."""
+    volume, sent, throttle, i = memory, 0.0, 0.0, 0
+    diverges, diverged = False, 0
+    while not (
+        volume <= p.threshold_mib
+        or i >= p.max_rounds
+        or sent > p.max_sent * memory
+        or (diverges and p.rule == _POST)
+    ):
+        sent += volume
+        dirtied = dirty * (1.0 - throttle) * (volume / rate) if rate > 0.0 else np.inf
+        following = min(dirtied, working, memory)
+        diverges = following >= volume * _SAME and following > p.threshold_mib
+        if diverges:
+            diverged = 1
+        if p.rule == _AUTO and diverged:
+            more = p.throttle_start if throttle == 0.0 else throttle + p.throttle_step
+            throttle = min(p.throttle_max, more)
+        volume = following
+        i += 1
+    stopped = volume
+    if p.rule == _POST and volume > p.threshold_mib:
+        stopped = p.cpu_state_mib
+        sent += p.cpu_state_mib
+    sent += volume
+    if rate <= 0.0:
+        return np.inf, np.inf, sent, i, diverged
+    return p.init_s + sent / rate + p.resume_s, stopped / rate + p.resume_s, sent, i, diverged
+
+
+@njit(cache=True)
 def plan_precopy(
     p: PrecopyParams,
     memory_mib: F8,
@@ -315,33 +348,6 @@ def plan_precopy(
         diverged: Written: 1 if some round dirtied as much as it sent, shape (N,).
     """
     for k in range(memory_mib.shape[0]):
-        memory, rate = memory_mib[k], rate_mib_s[k]
-        volume, sent, throttle, i = memory, 0.0, 0.0, 0
-        diverges = False
-        diverged[k] = 0
-        while not (
-            volume <= p.threshold_mib
-            or i >= p.max_rounds
-            or sent > p.max_sent * memory
-            or (diverges and p.rule == _POST)
-        ):
-            sent += volume
-            dirtied = dirty_mib_s[k] * (1.0 - throttle) * (volume / rate) if rate > 0.0 else np.inf
-            following = min(dirtied, working_mib[k], memory)
-            diverges = following >= volume * _SAME and following > p.threshold_mib
-            diverged[k] |= diverges
-            if p.rule == _AUTO and diverged[k]:
-                throttle = min(
-                    p.throttle_max, p.throttle_start if throttle == 0.0 else throttle + p.throttle_step
-                )
-            volume = following
-            i += 1
-        stopped = volume
-        if p.rule == _POST and volume > p.threshold_mib:
-            stopped = p.cpu_state_mib
-            sent += p.cpu_state_mib
-        sent += volume
-        rounds[k] = i
-        data_mib[k] = sent
-        down_s[k] = stopped / rate + p.resume_s if rate > 0.0 else np.inf
-        total_s[k] = p.init_s + sent / rate + p.resume_s if rate > 0.0 else np.inf
+        total_s[k], down_s[k], data_mib[k], rounds[k], diverged[k] = _plan_one(
+            p, memory_mib[k], working_mib[k], rate_mib_s[k], dirty_mib_s[k]
+        )

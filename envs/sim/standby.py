@@ -23,7 +23,7 @@ needs a cold restart.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numba import njit
@@ -39,6 +39,7 @@ __all__ = [
     "STANDBY_REASONS",
     "UNTOUCHED",
     "StandbyConfig",
+    "StandbyHosts",
     "check_secondary",
     "count_protected",
     "place_secondaries",
@@ -175,73 +176,69 @@ def standby_load(vm_secondary: I4, vm_cpu_mhz: F8, vm_mem_mib: F8, n_hosts: int)
     return cpu, np.bincount(at, weights=vm_mem_mib[held], minlength=n_hosts).astype(np.float64)
 
 
+class StandbyHosts(NamedTuple):
+    """What a host must offer a secondary; D kinds of failure domain (rack, power feed)."""
+
+    on: B1  # (H,) on and healthy
+    domains: I4  # (H, D) failure domain per kind, -1 = none
+    free_cpu_mhz: F8  # (H,) CPU not reserved, MHz
+    free_mem_mib: F8  # (H,) memory not reserved, MiB
+    vms: I4  # (H,) protected VMs, primaries and secondaries
+    vcpus: I4  # (H,) their vCPUs
+
+
 @njit(cache=True)
 def check_secondary(
+    hosts: StandbyHosts,
     source: int,
     h: int,
     vcpus: int,
     cpu_mhz: float,
     mem_mib: float,
-    host_on: B1,
-    host_domains: I4,
-    free_cpu_mhz: F8,
-    free_mem_mib: F8,
-    host_vms: I4,
-    host_vcpus: I4,
     max_vms: int,
     max_vcpus: int,
 ) -> Any:
     """Whether a host may hold the secondary of an unprotected VM.
 
     Args:
+        hosts: The hosts.
         source: Host of the VM.
         h: Host for its secondary.
         vcpus: Its vCPUs.
         cpu_mhz: CPU it reserves, MHz.
         mem_mib: Memory it reserves, MiB.
-        host_on: On and healthy, shape (H,).
-        host_domains: Failure domain of every host per kind of domain (rack, feed), -1 = none, shape (H, D).
-        free_cpu_mhz: CPU not reserved, MHz, shape (H,).
-        free_mem_mib: Memory not reserved, MiB, shape (H,).
-        host_vms: Protected VMs per host, shape (H,).
-        host_vcpus: Protected vCPUs per host, shape (H,).
-        max_vms: Limit.
-        max_vcpus: Limit.
+        max_vms: Limit of protected VMs per host.
+        max_vcpus: Limit of protected vCPUs per host.
 
     Returns:
         0, or a code of STANDBY_REASONS.
     """
-    if not host_on[h]:
+    if not hosts.on[h]:
         return 1
     if h == source:
         return 2
-    for d in range(host_domains.shape[1]):
-        if host_domains[h, d] >= 0 and host_domains[h, d] == host_domains[source, d]:
+    for d in range(hosts.domains.shape[1]):
+        if hosts.domains[h, d] >= 0 and hosts.domains[h, d] == hosts.domains[source, d]:
             return 3
-    if host_vms[source] >= max_vms or host_vcpus[source] + vcpus > max_vcpus:
+    if hosts.vms[source] >= max_vms or hosts.vcpus[source] + vcpus > max_vcpus:
         return 8
-    if host_vms[h] >= max_vms:
+    if hosts.vms[h] >= max_vms:
         return 4
-    if host_vcpus[h] + vcpus > max_vcpus:
+    if hosts.vcpus[h] + vcpus > max_vcpus:
         return 5
-    if mem_mib > free_mem_mib[h] * _SLACK:
+    if mem_mib > hosts.free_mem_mib[h] * _SLACK:
         return 6
-    return 7 if cpu_mhz > free_cpu_mhz[h] * _SLACK else 0
+    return 7 if cpu_mhz > hosts.free_cpu_mhz[h] * _SLACK else 0
 
 
 @njit(cache=True)
 def place_secondaries(
+    hosts: StandbyHosts,
     vms: I4,
     vm_host: I4,
     vm_vcpus: I4,
     vm_cpu_mhz: F8,
     vm_mem_mib: F8,
-    host_on: B1,
-    host_domains: I4,
-    free_cpu_mhz: F8,
-    free_mem_mib: F8,
-    host_vms: I4,
-    host_vcpus: I4,
     max_vms: int,
     max_vcpus: int,
     vm_secondary: I4,
@@ -249,19 +246,14 @@ def place_secondaries(
     """Start secondaries by first fit, VM by VM.
 
     Args:
+        hosts: The hosts; what is free decreases, what is counted increases, on both hosts of a pair.
         vms: VMs to protect that have none, in order, shape (N,).
         vm_host: Their hosts, shape (V,).
         vm_vcpus: vCPUs, shape (V,).
         vm_cpu_mhz: CPU that a secondary reserves, MHz, shape (V,).
         vm_mem_mib: Memory that it reserves, MiB, shape (V,).
-        host_on: On and healthy, shape (H,).
-        host_domains: Failure domains, shape (H, D).
-        free_cpu_mhz: Decreased, MHz, shape (H,).
-        free_mem_mib: Decreased, MiB, shape (H,).
-        host_vms: Increased, on both hosts of a pair, shape (H,).
-        host_vcpus: Increased likewise, shape (H,).
-        max_vms: Limit.
-        max_vcpus: Limit.
+        max_vms: Limit of protected VMs per host.
+        max_vcpus: Limit of protected vCPUs per host.
         vm_secondary: Written for those that find a host, shape (V,).
 
     Returns:
@@ -269,32 +261,19 @@ def place_secondaries(
     """
     started = 0
     for v in vms:
-        for h in range(host_on.shape[0]):
-            code = check_secondary(
-                vm_host[v],
-                h,
-                vm_vcpus[v],
-                vm_cpu_mhz[v],
-                vm_mem_mib[v],
-                host_on,
-                host_domains,
-                free_cpu_mhz,
-                free_mem_mib,
-                host_vms,
-                host_vcpus,
-                max_vms,
-                max_vcpus,
-            )
-            if code == 8:
+        source, vcpus, cpu, mem = vm_host[v], vm_vcpus[v], vm_cpu_mhz[v], vm_mem_mib[v]
+        for h in range(hosts.on.shape[0]):
+            code = check_secondary(hosts, source, h, vcpus, cpu, mem, max_vms, max_vcpus)
+            if code == 8:  # its own host is at a limit, so no other will do
                 break
             if code == 0:
                 vm_secondary[v] = h
-                free_cpu_mhz[h] -= vm_cpu_mhz[v]
-                free_mem_mib[h] -= vm_mem_mib[v]
-                host_vms[h] += 1
-                host_vcpus[h] += vm_vcpus[v]
-                host_vms[vm_host[v]] += 1
-                host_vcpus[vm_host[v]] += vm_vcpus[v]
+                hosts.free_cpu_mhz[h] -= cpu
+                hosts.free_mem_mib[h] -= mem
+                hosts.vms[h] += 1
+                hosts.vcpus[h] += vcpus
+                hosts.vms[source] += 1
+                hosts.vcpus[source] += vcpus
                 started += 1
                 break
     return started
