@@ -18,6 +18,7 @@ from virtgym.envs.sim.failures import (
     Incident,
     Outages,
     merge_outages,
+    replay_outages,
     sample_domain_outages,
     sample_host_outages,
     sample_incidents,
@@ -174,6 +175,23 @@ def test_outages_are_ordered_and_apart(n: int) -> None:
     assert np.all(np.diff(got.host) >= 0)
     same = got.host[1:] == got.host[:-1]
     assert np.all(got.down_s[1:][same] > got.up_s[:-1][same])
+
+
+def test_recorded_outages_are_replayed() -> None:
+    host, down, up = (
+        np.array([2, 0, 2], dtype=np.int32),
+        np.array([5.0, 1.0, 4.0]),
+        np.array([9.0, np.inf, 6.0]),
+    )
+    got = replay_outages(host, down, up, 3)
+    assert [c.tolist() for c in got] == [[0, 2], [1, 4], [np.inf, 9], [3, 3]]
+    joined = sample_outages(
+        FailureConfig("none"), 3, 100.0, seed(1), incidents=[Incident(8, 2, 1.0)], replayed=got
+    )
+    assert [c.tolist() for c in joined] == [[0, 1, 2], [1, 8, 4], [np.inf, 10, 10], [3, 2, 3]]
+    for bad in (([3], [0.0], [1.0]), ([0], [-1.0], [1.0]), ([0], [2.0], [1.0]), ([0], [np.nan], [1.0])):
+        with pytest.raises(ConfigError, match=r"failures.outage 0: host"):
+            replay_outages(np.array(bad[0], dtype=np.int32), np.array(bad[1]), np.array(bad[2]), 3)
 
 
 def test_vm_crashes_are_a_poisson_process() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtgym.envs.sim.errors import ConfigError
+from virtgym.envs.sim.io_path import share_nics
 from virtgym.envs.sim.precopy import (
     CRASHED,
     DONE,
@@ -265,6 +266,31 @@ def test_a_copy_without_bandwidth_waits() -> None:
     finish_phase(p, s, 0, 100.0, np.inf)
     next_events(s, ONE, np.zeros(1), wait)
     assert wait[0] == np.inf
+
+
+def test_two_migrations_share_a_nic_until_one_is_done() -> None:
+    """500 and 1,000 MiB leave one host at 100 MiB/s: 50 each for 10 s, then 60, as its end allows."""
+    p, s = precopy_params(PrecopyConfig(init_s=0.0, resume_s=0.0)), allocate_copies(2)
+    memory, end = [500.0, 1000.0], np.full(2, np.inf)
+    start_copies(p, s, np.arange(2, dtype=np.int32))
+    now, none = 0.0, np.zeros(0)
+    nic = np.array([100.0, 1000.0, 60.0]) * MBIT_PER_MIB
+    dests = np.array([1, 2], dtype=np.int32)
+    while np.any(s.phase != IDLE):
+        busy = np.flatnonzero(s.phase != IDLE).astype(np.int32)
+        cap, source = np.full(len(busy), np.inf), np.zeros(len(busy), dtype=np.int32)
+        no_vms = np.zeros(0, dtype=np.int32)
+        _, _, rate = share_nics(nic, no_vms, none, none, source, dests[busy], cap)
+        rate, wait = rate / MBIT_PER_MIB, np.empty(len(busy))
+        next_events(s, busy, rate, wait)
+        advance_copies(s, busy, rate, np.zeros(len(busy)), np.full(len(busy), wait.min()))
+        now += wait.min()
+        for v in busy[wait == wait.min()]:
+            if finish_phase(p, s, int(v), memory[v], np.inf) == DONE:
+                end[v] = now
+    # Alone the second is bound by its destination's 60 MiB/s: 500 / 60 s more.
+    assert end == pytest.approx([10.0, 10.0 + 500 / 60], rel=1e-12)
+    assert s.sent_mib == pytest.approx(memory, rel=1e-12)
 
 
 @given(st.integers(0, 2**32 - 1))

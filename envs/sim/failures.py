@@ -14,7 +14,8 @@ residual of a renewal process, found exactly as U * X with X length-biased, X = 
 G ~ Gamma(1 + 1/k) (Cox, Renewal Theory, 1962, ch. 5). All hosts are up at time 0 either way.
 
 Besides, independent of the hosts' own failures: *domains* (a rack, a power feed) that fail as a whole;
-*incidents*, which strike a share of all hosts at once, replayed from a trace; and crashes of single VMs, a
+*incidents*, which strike a share of all hosts at once, replayed from a trace (as may be
+the outages of single hosts); and crashes of single VMs, a
 Poisson process per VM. A fit per host says nothing about faults of a whole cluster: the two are never drawn
 from the same parameters.
 
@@ -43,6 +44,7 @@ __all__ = [
     "Outages",
     "concat_outages",
     "merge_outages",
+    "replay_outages",
     "sample_domain_outages",
     "sample_host_outages",
     "sample_incidents",
@@ -60,8 +62,8 @@ FAILURE_MODELS: tuple[str, ...] = get_args(FailureModel)
 StartAge = Literal["stationary", "fresh"]
 START_AGES: tuple[str, ...] = get_args(StartAge)
 
-HOST, DOMAIN, INCIDENT = 0, 1, 2
-CAUSES = ("host", "domain", "incident")
+HOST, DOMAIN, INCIDENT, REPLAYED = 0, 1, 2, 3
+CAUSES = ("host", "domain", "incident", "replayed")
 """Why a host is down, the values of ``Outages.cause``."""
 
 S_PER_H = 3600.0
@@ -295,6 +297,33 @@ def sample_incidents(
     return merge_outages(concat_outages(parts))
 
 
+def replay_outages(host: I4, down_s: F8, up_s: F8, n_hosts: int) -> Outages:
+    """Take the outages of hosts from a record of them.
+
+    Args:
+        host: Host of every outage, shape (N,).
+        down_s: When it begins, s, shape (N,).
+        up_s: When it ends, s, shape (N,); inf = never repaired.
+        n_hosts: H.
+
+    Returns:
+        Outages, cause ``replayed``; those of a host that overlap are joined.
+
+    Raises:
+        ConfigError: Naming the first outage of no such host, that begins before 0, or ends before it begins.
+    """
+    bad = np.flatnonzero(
+        (host < 0) | (host >= n_hosts) | ~((down_s >= 0) & (down_s < np.inf) & (up_s >= down_s))
+    )
+    for i in bad[:1]:
+        need(
+            False,
+            f"failures.outage {i}: host {host[i]} from {down_s[i]} to {up_s[i]} s: the host must be below "
+            f"{n_hosts}, the times finite, at least 0 and in order",
+        )
+    return merge_outages(_outages(host, down_s, up_s, REPLAYED))
+
+
 def concat_outages(parts: Sequence[Outages]) -> Outages:
     """Put lists of outages behind one another, unsorted."""
     if not parts:
@@ -337,8 +366,9 @@ def sample_outages(
     seed: np.random.SeedSequence,
     domains: Sequence[FailureDomain] = (),
     incidents: Sequence[Incident] = (),
+    replayed: Outages | None = None,
 ) -> Outages:
-    """All outages of an episode: the hosts' own, their domains', and incidents, joined.
+    """All outages of an episode: the hosts' own, their domains', incidents and replayed ones, joined.
 
     Args:
         config: Parameters.
@@ -347,6 +377,7 @@ def sample_outages(
         seed: Source of randomness; children are spawned from a copy, so the same seed gives the same again.
         domains: Hosts that fail together.
         incidents: Incidents to replay.
+        replayed: Outages of single hosts to replay (with ``model="none"``: nothing else of their own).
 
     Returns:
         Outages. The engine makes two events of each, a failure and a repair.
@@ -359,6 +390,7 @@ def sample_outages(
                 sample_host_outages(config, n_hosts, horizon_s, own),
                 sample_domain_outages(domains, n_hosts, horizon_s, shared),
                 sample_incidents(incidents, n_hosts, horizon_s, struck),
+                *([] if replayed is None else [replayed]),
             ]
         )
     )
