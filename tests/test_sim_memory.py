@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.grouping import make_groups
+from virtgym.envs.sim.handle import make_handle
 from virtgym.envs.sim.memory import (
     MEMORY_STATES,
     MemoryConfig,
     MemoryCosts,
     MemoryInputs,
     MemoryOutputs,
+    MemoryProfile,
+    memory_inputs,
     memory_outputs,
     min_free_mib,
     touch_rates,
@@ -57,14 +60,18 @@ def inputs(touched: Any, **columns: Any) -> MemoryInputs:
     return MemoryInputs(**arrays)
 
 
+def handles(p: MemoryInputs, s: MemoryOutputs) -> tuple[Any, Any]:
+    return make_handle("memory inputs", p, readonly=True), make_handle("memory outputs", s)
+
+
 def run(
     p: MemoryInputs, memory: float, other: float = 0.0, config: MemoryConfig = CONFIG
 ) -> tuple[MemoryOutputs, float, str]:
-    """One host that holds all VMs: the amounts, free memory, state."""
+    """One host that holds all VMs: amounts, free memory, state; through handles, as the engine calls it."""
     n = p.vm_mem_mib.shape[0]
     s = memory_outputs(1, n)
     offset, order = make_groups(np.zeros(n, np.int32), 1)
-    reclaim_hosts(offset, order, np.array([memory]), np.array([other]), config.costs, p, s)
+    reclaim_hosts(offset, order, np.array([memory]), np.array([other]), config.costs, *handles(p, s))
     return s, float(s.host_free_mib[0]), MEMORY_STATES[s.host_mem_state[0]]
 
 
@@ -287,6 +294,41 @@ def test_slowdown_by_hand() -> None:
     assert s.vm_mem_slowdown[0] == pytest.approx(1 + rate[0] * guest * 100e-6 + tax, rel=1e-12)
 
 
+def test_profiles_become_columns() -> None:
+    kinds = [
+        MemoryProfile(reservation_mib=512.0, shares="high", domain="debian"),
+        MemoryProfile(0.5, 0.1, 0.02, 0.2, domain="alpine", balloon_driver=False, shares=3.0),
+        MemoryProfile(),
+    ]
+    mem = np.array([2048.0, 1000.0, 1024.0, 1024.0])
+    p = memory_inputs(kinds, np.array([0, 1, 2, 0], np.int32), mem, CONFIG)
+    assert p.vm_touched_mib.tolist() == [2048.0, 500.0, 1024.0, 1024.0]
+    assert p.vm_active_mib.tolist() == [512.0, 100.0, 256.0, 256.0]
+    assert p.vm_mem_reservation_mib.tolist() == [512.0, 0.0, 0.0, 512.0]
+    assert p.vm_mem_shares.tolist() == [40_960.0, 3000.0, 10_240.0, 20_480.0]
+    assert p.vm_domain.tolist() == [1, 0, -1, 1]
+    assert p.vm_balloon_driver.tolist() == [1, 0, 1, 1]
+    assert p.vm_touch_rate.tolist() == pytest.approx([512 * 256 / 60, 100 * 256 / 60] + [256 * 256 / 60] * 2)
+    with pytest.raises(ConfigError, match="reservation_mib=512"):
+        memory_inputs(kinds, np.zeros(1, np.int32), np.array([256.0]), CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"active_share": 0.6, "touched_share": 0.5}, "active_share"),
+        ({"zero_share": 0.6, "dup_share": 0.5}, "zero_share"),
+        ({"touched_share": 1.2}, "touched_share"),
+        ({"shares": "top"}, "low, normal, high"),
+        ({"shares": 0.0}, "shares"),
+        ({"reservation_mib": -1.0}, "reservation_mib"),
+    ],
+)
+def test_impossible_profiles_name_the_key(options: Any, key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        MemoryProfile(**options)
+
+
 def test_reservations_beyond_the_host_block_memory() -> None:
     s, free, state = run(inputs([20 * GIB, 20 * GIB], vm_mem_reservation_mib=20 * GIB), 32 * GIB)
     assert state == "low"
@@ -347,7 +389,7 @@ def test_many_hosts_equal_one_at_a_time() -> None:
     vm_host = rng.integers(-1, hosts, size=(n,)).astype(np.int32)
     memory, other = np.array([8.0, 16.0, 64.0]) * GIB, np.array([0.0, 500.0, 0.0])
     s, one = memory_outputs(hosts, n), memory_outputs(hosts, n)
-    reclaim_hosts(*make_groups(vm_host, hosts), memory, other, CONFIG.costs, p, s)
+    reclaim_hosts(*make_groups(vm_host, hosts), memory, other, CONFIG.costs, *handles(p, s))
     for h in range(hosts):
         vms = np.flatnonzero(vm_host == h).astype(np.int32)
         scratch = memory_scratch(len(vms))

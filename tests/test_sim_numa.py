@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.grouping import make_groups
-from virtgym.envs.sim.numa import apply_numa_host, apply_numa_hosts, rebalance_host
+from virtgym.envs.sim.handle import make_handle
+from virtgym.envs.sim.numa import apply_numa_host, apply_numa_hosts, rebalance_host, rebalance_hosts
 from virtgym.envs.sim.numa_nodes import (
     NumaConfig,
     NumaParams,
@@ -265,13 +266,22 @@ def test_many_hosts_equal_one_at_a_time() -> None:
             occupy_nodes(p, s, v, int(vm_host[v]), mask)
         else:
             vm_host[v] = -1
-    apply_numa_hosts(p, s, *make_groups(vm_host, hosts), alloc, 0.0)
+    groups = make_groups(vm_host, hosts)
+    handles: tuple[Any, Any] = (make_handle("numa params", p, readonly=True), make_handle("numa state", s))
+    apply_numa_hosts(*handles, *groups, alloc, 0.0)
     together = s.vm_numa_slowdown.copy()
     for h in range(hosts):
         apply_numa_host(p, s, np.flatnonzero(vm_host == h).astype(np.int32), alloc, h, 0.0)
     assert s.vm_numa_slowdown.tolist() == together.tolist()
     assert (together[vm_host < 0] == 1.0).all()
     assert (together > 1.0).any()
+    other = numa_state(p)
+    for mine, its in zip(s, other):
+        its[:] = mine
+    groups_of = [groups[1][groups[0][h] : groups[0][h + 1]] for h in range(hosts)]
+    moves = [rebalance_host(p, other, vms, alloc, h, 1.0, 3) for h, vms in enumerate(groups_of)]
+    assert rebalance_hosts(*handles, *groups, alloc, 1.0, 3) == sum(moves) > 0
+    assert all(mine.tolist() == its.tolist() for mine, its in zip(s, other))
 
 
 @given(seed=SEEDS)

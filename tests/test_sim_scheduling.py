@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtgym.envs.sim.errors import ConfigError
-from virtgym.envs.sim.grouping import group_by_host, largest_group, make_groups
+from virtgym.envs.sim.grouping import group_by_host, largest_group, make_groups, sum_by_host
+from virtgym.envs.sim.handle import make_handle
 from virtgym.envs.sim.scheduling import (
     CpuClaims,
     CpuControl,
@@ -42,12 +45,16 @@ def claims(
     return CpuClaims(column(demand), column(reservation), column(limit), column(shares), cpus)
 
 
+def handles(p: CpuClaims, s: CpuGrants) -> tuple[Any, Any]:
+    return make_handle("cpu claims", p, readonly=True), make_handle("cpu grants", s)
+
+
 def run_one(p: CpuClaims, capacity: float, core: float = 1e9, co_stop: float = 0.0) -> CpuGrants:
-    """One host that holds all VMs."""
+    """One host that holds all VMs; through handles, as the engine calls it."""
     n = p.vm_claim_mhz.shape[0]
     s = cpu_grants(1, n)
     offset, order = make_groups(np.zeros(n, np.int32), 1)
-    schedule_hosts(offset, order, np.array([capacity]), np.array([core]), co_stop, p, s)
+    schedule_hosts(offset, order, np.array([capacity]), np.array([core]), co_stop, *handles(p, s))
     return s
 
 
@@ -181,6 +188,42 @@ def test_the_kernel_equals_the_twin() -> None:
     assert min(short, scarce, 1500 - short) > 50  # every branch was meant
 
 
+def exact_shares(p: CpuClaims, capacity: float, core: float) -> list[Fraction]:
+    """The same in rational numbers, where nothing is rounded: try every piece between two breakpoints."""
+    demand, reservation, weight, vcpus = (
+        [Fraction(x) for x in column.tolist()]
+        for column in (p.vm_claim_mhz, p.vm_reservation_mhz, p.vm_shares, p.vm_vcpus)
+    )
+    upper = [min(d, n * Fraction(core)) for d, n in zip(demand, vcpus)]
+    lower = [min(r, u) for r, u in zip(reservation, upper)]
+    levels = sorted({b / w for low, up, w in zip(lower, upper, weight) for b in (low, up)} | {Fraction(0)})
+
+    def at(level: Fraction) -> list[Fraction]:
+        return [min(max(level * w, low), up) for w, low, up in zip(weight, lower, upper)]
+
+    target = Fraction(capacity)
+    for a, b in pairwise(levels):
+        below, above = sum(at(a)), sum(at(b))
+        if below <= target <= above and above > below:
+            return at(a + (b - a) * (target - below) / (above - below))
+    raise AssertionError("no level")
+
+
+def test_the_level_is_exact() -> None:
+    compared = 0
+    for seed in range(150):
+        p, capacity, core = random_claims(seed, 20)
+        p = p._replace(vm_limit_mhz=np.full_like(p.vm_limit_mhz, np.inf))
+        s = run_one(p, capacity, core)
+        lower = np.minimum(p.vm_reservation_mhz, np.minimum(p.vm_claim_mhz, p.vm_vcpus * core)).sum()
+        if not lower < capacity < s.host_wanted_mhz[0]:
+            continue
+        want = [float(x) for x in exact_shares(p, capacity, core)]
+        assert np.abs(s.vm_alloc_mhz - want).max() <= 1e-13 * capacity, seed
+        compared += 1
+    assert compared > 40
+
+
 def test_many_hosts_equal_one_at_a_time() -> None:
     rng = np.random.default_rng(3)
     n, hosts = 200, 12
@@ -192,7 +235,7 @@ def test_many_hosts_equal_one_at_a_time() -> None:
     offset, order = make_groups(vm_host, hosts)
     capacity, core = rng.uniform(5000, 60_000, hosts), np.full(hosts, 2000.0)
     s, one = cpu_grants(hosts, n), cpu_grants(hosts, n)
-    schedule_hosts(offset, order, capacity, core, 0.1, p, s)
+    schedule_hosts(offset, order, capacity, core, 0.1, *handles(p, s))
     for h in range(hosts):
         vms = np.flatnonzero(vm_host == h).astype(np.int32)
         assert order[offset[h] : offset[h + 1]].tolist() == vms.tolist()
@@ -298,3 +341,6 @@ def test_groups_hold_every_vm_once(seed: int) -> None:
         assert order[offset[h] : offset[h + 1]].tolist() == np.flatnonzero(vm_host == h).tolist()
     assert offset[0] == 0
     assert offset[hosts] == (vm_host >= 0).sum()
+    values, sums = rng.uniform(0, 1, len(vm_host)), np.full(hosts, np.nan)
+    sum_by_host(offset, order, values, sums)
+    assert sums == pytest.approx([values[vm_host == h].sum() for h in range(hosts)])

@@ -11,12 +11,14 @@ measured, 60 s [assumed: vSphere]: touch_rate = active / (page * 60 s).
 
 Sources of the defaults: thresholds [verified: vSphere 6 memory states]; tax 0.75 and balloon cost 1.4-4.4 %
 [assumed: Waldspurger, OSDI 2002]; balloon limit 65 %, compression limit 10 % [assumed: vSphere]; copy on
-write 1-2 us, decompression 20 us, swap 100 us (SSD) or 5-10 ms (disk) [assumed].
+write 1-2 us, decompression 20 us, swap 100 us (SSD) or 5-10 ms (disk) [assumed]; memory shares low / normal /
+high = 5 / 10 / 20 per MiB [assumed: vSphere]; the shares of pages in ``MemoryProfile`` [assumed].
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -27,12 +29,15 @@ from numpy.typing import NDArray
 from .validation import need, need_choice, need_not_negative, need_positive, need_share
 
 __all__ = [
+    "MEMORY_SHARES",
     "MEMORY_STATES",
     "TINY_MIB",
     "MemoryConfig",
     "MemoryCosts",
     "MemoryInputs",
     "MemoryOutputs",
+    "MemoryProfile",
+    "memory_inputs",
     "memory_outputs",
     "min_free_mib",
     "touch_rates",
@@ -47,6 +52,9 @@ DEVICES: tuple[str, ...] = get_args(SwapDevice)
 
 MEMORY_STATES = ("high", "clear", "soft", "hard", "low")
 """States of a host by free memory; their index is the code that kernels write."""
+
+MEMORY_SHARES: dict[str, float] = {"low": 5.0, "normal": 10.0, "high": 20.0}
+"""Memory shares per MiB by name."""
 
 SCALE_MIB = ((4096.0, 0.06), (8192.0, 0.04), (16_384.0, 0.02))
 MIN_FREE_MIB = 899.0
@@ -157,6 +165,60 @@ class MemoryConfig:
         )
 
 
+@dataclass(frozen=True)
+class MemoryProfile:
+    """How a kind of VM uses its memory, where no trace says it.
+
+    Attributes:
+        touched_share: Share of the configured memory that the guest has ever used.
+        active_share: Share of the configured memory in use now, at most ``touched_share``.
+        zero_share: Zero pages, share of touched memory.
+        dup_share: Pages that others in the sharing domain hold too, share of touched memory.
+        domain: Sharing domain, such as an operating system image; empty = shares with nobody.
+        reservation_mib: Memory that is never reclaimed, MiB.
+        shares: Priority per MiB: a number, or ``low``, ``normal``, ``high``.
+        balloon_driver: Whether the guest has a balloon (containers have none).
+    """
+
+    touched_share: float = 1.0
+    active_share: float = 0.25
+    zero_share: float = 0.05
+    dup_share: float = 0.10
+    domain: str = ""
+    reservation_mib: float = 0.0
+    shares: float | str = "normal"
+    balloon_driver: bool = True
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ConfigError: Naming the field and what is allowed.
+        """
+        owner = "memory.profile"
+        need_share(owner, touched_share=self.touched_share, active_share=self.active_share)
+        need_share(owner, zero_share=self.zero_share, dup_share=self.dup_share)
+        need(
+            self.active_share <= self.touched_share,
+            f"{owner}.active_share={self.active_share}: must be at most touched_share={self.touched_share}",
+        )
+        need(
+            self.zero_share + self.dup_share <= 1,
+            f"{owner}.zero_share={self.zero_share}, dup_share={self.dup_share}: their sum must be at most 1",
+        )
+        need_not_negative(owner, reservation_mib=self.reservation_mib)
+        if isinstance(self.shares, str):
+            known = ", ".join(MEMORY_SHARES)
+            need(self.shares in MEMORY_SHARES, f"{owner}.shares={self.shares}: a number or one of {known}")
+        else:
+            need_positive(owner, shares=self.shares)
+
+    @property
+    def shares_per_mib(self) -> float:
+        """Shares of one MiB as a number."""
+        return MEMORY_SHARES[self.shares] if isinstance(self.shares, str) else float(self.shares)
+
+
 class MemoryCosts(NamedTuple):
     """``MemoryConfig`` as numbers."""
 
@@ -202,6 +264,47 @@ class MemoryOutputs(NamedTuple):
     vm_mem_slowdown: F8  # (V,) at least 1
     host_free_mib: F8  # (H,) after reclamation
     host_mem_state: I1  # (H,) index into MEMORY_STATES
+
+
+def memory_inputs(
+    profiles: Sequence[MemoryProfile], profile_of: I4, vm_mem_mib: F8, config: MemoryConfig
+) -> MemoryInputs:
+    """Flatten the profiles of all VMs.
+
+    Args:
+        profiles: Kinds of VMs.
+        profile_of: Index into ``profiles`` per VM, shape (V,).
+        vm_mem_mib: Configured memory, shape (V,), MiB.
+        config: For the window of ``touch_rates``.
+
+    Returns:
+        Arrays for the kernels; where a trace has its own, overwrite them.
+
+    Raises:
+        ConfigError: If a VM reserves more memory than it has.
+    """
+    mem = np.ascontiguousarray(vm_mem_mib, dtype=np.float64)
+    number = {name: i for i, name in enumerate(sorted({profile.domain for profile in profiles} - {""}))}
+
+    def column(values: list[float]) -> F8:
+        return np.ascontiguousarray(np.array(values, dtype=np.float64)[profile_of])
+
+    reservation = column([profile.reservation_mib for profile in profiles])
+    for v in np.flatnonzero(reservation > mem)[:1].tolist():
+        need(False, f"vm {v}: reservation_mib={reservation[v]}: must be at most its memory, {mem[v]} MiB")
+    active = column([profile.active_share for profile in profiles]) * mem
+    return MemoryInputs(
+        vm_mem_mib=mem,
+        vm_touched_mib=column([profile.touched_share for profile in profiles]) * mem,
+        vm_active_mib=active,
+        vm_mem_reservation_mib=reservation,
+        vm_mem_shares=column([profile.shares_per_mib for profile in profiles]) * mem,
+        vm_zero_share=column([profile.zero_share for profile in profiles]),
+        vm_dup_share=column([profile.dup_share for profile in profiles]),
+        vm_domain=np.array([number.get(profile.domain, -1) for profile in profiles], np.int32)[profile_of],
+        vm_balloon_driver=np.array([profile.balloon_driver for profile in profiles], np.int8)[profile_of],
+        vm_touch_rate=touch_rates(active, config.active_window_s),
+    )
 
 
 def memory_outputs(n_hosts: int, n_vms: int) -> MemoryOutputs:

@@ -273,8 +273,8 @@ def reclaim_host(
         memory_mib: Physical memory, MiB.
         other_mib: What is taken by others, such as incoming migrations, and cannot be reclaimed, MiB.
         c: ``MemoryConfig.costs``.
-        p: Any record with the fields of ``MemoryInputs``.
-        s: Any record with the ``vm_`` fields of ``MemoryOutputs``; rewritten for these VMs.
+        p: Handle or record with the fields of ``MemoryInputs``.
+        s: Handle or record with the ``vm_`` fields of ``MemoryOutputs``; rewritten for these VMs.
         scratch: From ``memory_scratch``.
 
     Returns:
@@ -325,8 +325,8 @@ def reclaim_hosts(
         host_memory_mib: Physical memory, shape (H,), MiB.
         host_other_mib: Memory that cannot be reclaimed, shape (H,), MiB.
         c: ``MemoryConfig.costs``.
-        p: Any record with the fields of ``MemoryInputs``.
-        s: Any record with the fields of ``MemoryOutputs``; rewritten.
+        p: Handle or record with the fields of ``MemoryInputs``.
+        s: Handle or record with the fields of ``MemoryOutputs``; rewritten.
     """
     s.vm_resident_mib[:] = 0.0
     s.vm_shared_mib[:] = 0.0

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from .numa_nodes import ROOM, NumaParams, NumaState, add_to_nodes, count_bits, has_room
 
-__all__ = ["apply_numa_host", "apply_numa_hosts", "rebalance_host"]
+__all__ = ["apply_numa_host", "apply_numa_hosts", "rebalance_host", "rebalance_hosts"]
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
@@ -67,8 +67,8 @@ def apply_numa_host(p: NumaParams, s: NumaState, vms: I4, vm_alloc_mhz: F8, h: i
     """Remote shares and slowdowns of the VMs of one host, from what the scheduler gave them.
 
     Args:
-        p: Any record with the fields of ``NumaParams``.
-        s: Any record with the fields of ``NumaState``; loads, shares and slowdowns are rewritten.
+        p: Handle or record with the fields of ``NumaParams``.
+        s: Handle or record with the fields of ``NumaState``; loads, shares and slowdowns are rewritten.
         vms: VMs of the host, shape (n,); one without a home (``vm_nodes`` 0) is not slowed.
         vm_alloc_mhz: CPU allocated, shape (V,), MHz.
         h: Host.
@@ -102,8 +102,8 @@ def apply_numa_hosts(
     """``apply_numa_host`` for every host; VMs without a host are not slowed.
 
     Args:
-        p: Any record with the fields of ``NumaParams``.
-        s: Any record with the fields of ``NumaState``.
+        p: Handle or record with the fields of ``NumaParams``.
+        s: Handle or record with the fields of ``NumaState``.
         offset: Where each host's VMs begin, shape (H + 1,).
         order: VMs by host, shape (V,).
         vm_alloc_mhz: CPU allocated, shape (V,), MHz.
@@ -144,8 +144,8 @@ def rebalance_host(
     schedule, at which ``apply_numa_host`` is called again.
 
     Args:
-        p: Any record with the fields of ``NumaParams``.
-        s: Any record with the fields of ``NumaState``; homes, loads and page times are rewritten.
+        p: Handle or record with the fields of ``NumaParams``.
+        s: Handle or record with the fields of ``NumaState``; homes, loads and page times are rewritten.
         vms: VMs of the host, shape (n,).
         vm_alloc_mhz: CPU allocated, shape (V,), MHz.
         h: Host.
@@ -176,4 +176,28 @@ def rebalance_host(
         s.node_load_mhz[h, hot] -= vm_alloc_mhz[v]
         s.node_load_mhz[h, cold] += vm_alloc_mhz[v]
         moves += 1
+    return moves
+
+
+@njit(cache=True)
+def rebalance_hosts(
+    p: NumaParams, s: NumaState, offset: I4, order: I4, vm_alloc_mhz: F8, now_s: float, max_moves: int
+) -> int:
+    """``rebalance_host`` for every host.
+
+    Args:
+        p: Handle or record with the fields of ``NumaParams``.
+        s: Handle or record with the fields of ``NumaState``.
+        offset: Where each host's VMs begin, shape (H + 1,).
+        order: VMs by host, shape (V,).
+        vm_alloc_mhz: CPU allocated, shape (V,), MHz.
+        now_s: Now, s.
+        max_moves: At most so many on each host.
+
+    Returns:
+        Number of VMs moved.
+    """
+    moves = 0
+    for h in range(offset.shape[0] - 1):
+        moves += rebalance_host(p, s, order[offset[h] : offset[h + 1]], vm_alloc_mhz, h, now_s, max_moves)
     return moves

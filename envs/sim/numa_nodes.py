@@ -230,8 +230,8 @@ def nodes_fit(p: NumaParams, s: NumaState, v: int, h: int, mask: int) -> bool:
     """Whether VM v, split evenly over the nodes of a mask, fits: CPU and memory of every node.
 
     Args:
-        p: Any record with the fields of ``NumaParams``.
-        s: Any record with the fields of ``NumaState``.
+        p: Handle or record with the fields of ``NumaParams``.
+        s: Handle or record with the fields of ``NumaState``.
         v: VM.
         h: Host.
         mask: Bit j for node j.
@@ -268,8 +268,8 @@ def choose_nodes(p: NumaParams, s: NumaState, v: int, h: int) -> Any:
     index); a VM that fits into one node is never split. Blind hosts interleave over all nodes.
 
     Args:
-        p: Any record with the fields of ``NumaParams``.
-        s: Any record with the fields of ``NumaState``.
+        p: Handle or record with the fields of ``NumaParams``.
+        s: Handle or record with the fields of ``NumaState``.
         v: VM.
         h: Host.
 
@@ -350,8 +350,8 @@ def recount_nodes(p: NumaParams, s: NumaState, vms: I4, incoming: I4, h: int) ->
     """Add up what is on the nodes of a host (no drift from adding and subtracting).
 
     Args:
-        p: Any record with the fields of ``NumaParams``.
-        s: Any record with the fields of ``NumaState``; vCPUs and memory on the nodes are rewritten.
+        p: Handle or record with the fields of ``NumaParams``.
+        s: Handle or record with the fields of ``NumaState``; vCPUs and memory on the nodes are rewritten.
         vms: VMs of the host.
         incoming: VMs that migrate to it.
         h: Host.
@@ -373,8 +373,8 @@ def fragment_rate(p: NumaParams, s: NumaState, host_on: NDArray[np.int8], unit_c
         sum over nodes (free mod unit) / sum over nodes free
 
     Args:
-        p: Any record with the fields of ``NumaParams``.
-        s: Any record with the fields of ``NumaState``.
+        p: Handle or record with the fields of ``NumaParams``.
+        s: Handle or record with the fields of ``NumaState``.
         host_on: 1 for the hosts that count, shape (H,).
         unit_cores: Cores of the VM that is asked about; 16 in VMR2L.
 

@@ -268,7 +268,7 @@ def support_code(p: SupportTable, v: int, h: int) -> int:
     """Whether host h can run VM v; asked at placement and for the destination of a migration.
 
     Args:
-        p: Any record with the fields of ``SupportTable``.
+        p: Handle or record with the fields of ``SupportTable``.
         v: VM.
         h: Host.
 

@@ -263,8 +263,8 @@ def schedule_host(
         capacity_mhz: What there is for them, MHz.
         core_mhz: Speed of one core, MHz.
         co_stop: Strength of the co-scheduling penalty, 0...1.
-        p: Any record with the fields of ``CpuClaims``.
-        s: Any record with the ``vm_`` fields of ``CpuGrants``; rewritten for these VMs.
+        p: Handle or record with the fields of ``CpuClaims``.
+        s: Handle or record with the ``vm_`` fields of ``CpuGrants``; rewritten for these VMs.
         scratch: From ``scheduling_scratch``.
 
     Returns:
@@ -330,8 +330,8 @@ def schedule_hosts(
         host_capacity_mhz: What each host has for its VMs, shape (H,), MHz; 0 for a host that is not on.
         host_core_mhz: Speed of one core, shape (H,), MHz.
         co_stop: Strength of the co-scheduling penalty, 0...1.
-        p: Any record with the fields of ``CpuClaims``.
-        s: Any record with the fields of ``CpuGrants``; rewritten.
+        p: Handle or record with the fields of ``CpuClaims``.
+        s: Handle or record with the fields of ``CpuGrants``; rewritten.
     """
     s.vm_alloc_mhz[:] = 0.0
     s.vm_ready_mhz[:] = 0.0
