@@ -26,7 +26,7 @@ from ..sim.errors import TraceError
 from .base import Trace
 from .delimited import Coder, Collector, Window, find_parts, read_blocks
 from .planetlab import show_path
-from .resample import Readings, Vms, build_trace, check_positive, hold_until_next
+from .resample import Readings, Vms, build_trace, check_positive, count_vcpus, hold_until_next
 
 __all__ = ["read_alibaba"]
 
@@ -143,7 +143,7 @@ def read_alibaba(
         raise TraceError(f"{show_path(root)}: no reading of a known container in the window")
     cores, memory = np.array([sizes[name] for name in coder.names]).T
     vms = Vms(
-        vcpus=np.maximum(np.ceil(cores - 1e-9), 1).astype(np.int32),
+        vcpus=count_vcpus(str(path), cores),
         cpu_mhz=None if core_mhz is None else cores * core_mhz,
         memory_mib=None if machine_memory_mib is None else memory * machine_memory_mib,
     )

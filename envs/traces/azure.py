@@ -12,6 +12,7 @@ Schemas: ``AzurePublicDatasetV1.md``, ``AzurePublicDatasetV2.md`` and the analys
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from ..sim.errors import TraceError
 from .base import Trace
 from .delimited import Coder, Collector, Window, find_parts, name_line, read_blocks
 from .planetlab import show_path
-from .resample import Readings, Vms, build_trace, check_positive, hold_until_next
+from .resample import Readings, Vms, build_trace, check_positive, count_vcpus, hold_until_next
 
 __all__ = ["READING_COLUMNS", "VM_COLUMNS", "read_azure"]
 
@@ -105,7 +106,7 @@ def read_azure(
     cores = table.cores[chosen]
     vms = Vms(
         *_lives(readings, table, chosen, zero),
-        vcpus=cores.astype(np.int32),
+        vcpus=count_vcpus(str(path), cores),
         cpu_mhz=None if core_mhz is None else cores * core_mhz,
         memory_mib=table.memory_gib[chosen] * 1024,
     )
@@ -193,7 +194,7 @@ def _size(path: Path, row: int, key: str, text: str, above: float) -> float:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not value > 0:
+    if not 0 < value < math.inf:
         where = name_line(path, row, 0)
         raise TraceError(
             f"{where}: {key}: expected a positive number or a bucket like >24, found {text!r:.40}"

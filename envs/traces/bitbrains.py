@@ -19,7 +19,7 @@ from ..sim.errors import TraceError
 from .base import Trace
 from .delimited import Collector, open_text, read_blocks
 from .planetlab import show_path
-from .resample import Readings, Vms, build_trace, hold_until_next, tell_times
+from .resample import Readings, Vms, build_trace, count_vcpus, hold_until_next, tell_times
 
 __all__ = ["BITBRAINS_COLUMNS", "read_bitbrains"]
 
@@ -101,7 +101,7 @@ def read_bitbrains(
         notes.append(f"in {changed} rows a VM had less CPU than its largest, which counts as its nominal CPU")
     readings = _make_readings(str(path), rows, keep, (capacity, memory), seconds, names, sample_s)
     vms = Vms(
-        vcpus=np.maximum(cores[keep], 1).astype(np.int32),
+        vcpus=count_vcpus(str(path), cores[keep]),
         cpu_mhz=capacity[keep],
         memory_mib=memory[keep] / 1024,
     )

@@ -191,7 +191,7 @@ def name_line(path: Path, row: int, header: int) -> str:
     """Return ``file:line`` of a row, counted from 0 over the lines that are not blank."""
     if path.name.lower().endswith((".parquet", ".parquet.gz", ".pq")):
         return f"{show_path(path)}, row {row + 1}"
-    with open_text(path) as file:
+    with open_text(path, "replace") as file:
         filled = (number for number, line in enumerate(file, start=1) if line.strip())
         for index, number in enumerate(filled, start=-header):
             if index == row:
@@ -216,11 +216,11 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(0, letters), *((int(number), "") for number in digits)]
 
 
-def open_text(path: Path) -> TextIO:
-    """Open a plain or gzip file as text."""
+def open_text(path: Path, errors: str = "strict") -> TextIO:
+    """Open a plain or gzip file as text in UTF-8; ``errors`` as for the built-in ``open``."""
     if path.name.lower().endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return open(path, encoding="utf-8-sig", newline="")
+        return gzip.open(path, "rt", encoding="utf-8-sig", errors=errors, newline="")
+    return open(path, encoding="utf-8-sig", errors=errors, newline="")
 
 
 def read_blocks(

@@ -67,6 +67,7 @@ def _parse(path: Path, first: int, chunk: bytes, numbers: Sequence[str], texts: 
     import pyarrow as pa
     import pyarrow.json as pajson
 
+    _check_utf8(path, first, chunk)
     try:
         options = pajson.ReadOptions(use_threads=False, block_size=len(chunk) + 1)
         table = pajson.read_json(io.BytesIO(chunk), read_options=options)
@@ -82,12 +83,24 @@ def _parse(path: Path, first: int, chunk: bytes, numbers: Sequence[str], texts: 
     )
 
 
+def _check_utf8(path: Path, first: int, chunk: bytes) -> None:
+    """Raise for bytes that are no text; the parser lets them pass."""
+    try:
+        chunk.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = sum(1 for line in chunk[: error.start].split(b"\n")[:-1] if line.strip())
+        where = name_line(path, first + before, 0)
+        raise TraceError(
+            f"{where}: expected text in UTF-8, found the byte {chunk[error.start]:#04x}"
+        ) from None
+
+
 def _flatten(table: Any) -> dict[str, Any]:
     import pyarrow as pa
 
     while any(pa.types.is_struct(field.type) for field in table.schema):
         table = table.flatten()
-    return {name: table[name].combine_chunks() for name in table.column_names}
+    return {name: table.column(place).combine_chunks() for place, name in enumerate(table.column_names)}
 
 
 def _numbers(path: Path, first: int, key: str, columns: Mapping[str, Any], rows: int) -> NDArray[np.float64]:

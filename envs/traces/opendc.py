@@ -31,7 +31,7 @@ from ..sim.errors import TraceError
 from .base import Trace
 from .columns import Columns, read_columns
 from .planetlab import show_path
-from .resample import Readings, Vms, build_trace, check_choice, tell_times
+from .resample import Readings, Vms, build_trace, check_choice, count_vcpus, tell_times
 
 __all__ = ["find_opendc", "read_opendc"]
 
@@ -122,7 +122,7 @@ def read_opendc(
     begin, end = (start - zero) / 1000, (start - zero + duration) / 1000
     vms = Vms(
         *_lives(vm, begin, end, len(tasks.names)),
-        vcpus=tasks.cores.astype(np.int32),
+        vcpus=count_vcpus(str(path), tasks.cores),
         cpu_mhz=tasks.capacity,
         memory_mib=tasks.memory * _unit_of(tasks, memory_unit),
     )

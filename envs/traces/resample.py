@@ -31,6 +31,7 @@ __all__ = [
     "build_trace",
     "check_choice",
     "check_positive",
+    "count_vcpus",
     "hold_until_next",
     "tell_times",
 ]
@@ -48,6 +49,7 @@ OVERS = ("keep", "clip", "error")
 
 # A wrong unit of time would otherwise ask for all the memory there is.
 _MAX_CELLS = 200_000_000
+_MAX_CORES = 65_536
 _CHUNK = 4_000_000
 _ROUNDING = 1e-9
 
@@ -103,6 +105,18 @@ def check_positive(format: str, **options: float | None) -> None:
     for key, value in options.items():
         if value is not None and not 0 < value < math.inf:
             raise TraceError(f"{format}: {key} must be positive, is {value}")
+
+
+def count_vcpus(source: str, cores: Floats) -> NDArray[np.int32]:
+    """Return virtual CPUs, at least 1, from cores that may be a fraction, shape (V,).
+
+    Raises:
+        TraceError: If a VM has more cores than any machine.
+    """
+    if not cores.max() <= _MAX_CORES:
+        raise TraceError(f"{source}: a VM has {cores.max():g} cores; at most {_MAX_CORES} are allowed")
+    vcpus: NDArray[np.int32] = np.maximum(np.ceil(cores - 1e-9), 1).astype(np.int32)
+    return vcpus
 
 
 def check_choice(format: str, key: str, value: object, allowed: Sequence[object]) -> None:
