@@ -219,7 +219,7 @@ def _paths(arguments: argparse.Namespace) -> list[str | None]:
 
 
 def _parse_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """Turn ``key=value`` texts into options; numbers and true/false become such."""
+    """Turn ``key=value`` texts into options; numbers, true/false and none become such."""
     options: dict[str, Any] = {}
     for pair in pairs:
         key, separator, text = pair.partition("=")
@@ -229,7 +229,9 @@ def _parse_options(pairs: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def _parse_value(text: str) -> bool | int | float | str:
+def _parse_value(text: str) -> bool | int | float | str | None:
+    if text in ("none", "null"):
+        return None
     if text in ("true", "false"):
         return text == "true"
     for kind in (int, float):

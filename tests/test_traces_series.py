@@ -132,3 +132,13 @@ def test_real_series(traces_dir: Path) -> None:
             assert summary.rows in (230, 261)
             assert 0 <= summary.minimum <= summary.maximum <= 1
             assert summary.span_s > 365 * 86_400
+
+
+def test_an_option_may_be_none(traces_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = traces_dir / "opendc" / "bitbrains-small"
+    if not folder.is_dir():
+        pytest.skip("no OpenDC traces")
+    assert main(["check", str(folder), "--option", "fill=none"]) == 2
+    err = capsys.readouterr().err
+    assert "fragments.parquet, row " in err
+    assert "say what holds meanwhile with the option fill=previous or fill=zero" in err
