@@ -71,6 +71,10 @@ def test_the_narrower_end_of_a_migration_binds() -> None:
     assert solve([0, 0, 1], [1, -1, -1], [np.inf] * 3, [10.0, 4.0]).tolist() == [2.0, 8.0, 2.0]
 
 
+def test_a_little_contention_is_contention() -> None:
+    assert solve([0, 0], [-1, -1], [500.5, 500.5], [1000.0]).tolist() == [500.0, 500.0]
+
+
 def test_no_contention_gives_everybody_its_cap() -> None:
     assert solve([0, 0], [1, -1], [300.0, 700.0], [1000.0, 1000.0]).tolist() == [300.0, 700.0]
     assert solve([], [], [], [1000.0]).tolist() == []

@@ -103,9 +103,8 @@ def intensity_integral(g_per_kwh: F8, step_s: float, offset_s: float, from_s: fl
     total = 0.0
     while k < last and (k + 1) * step_s < end:
         edge = (k + 1) * step_s
-        if edge > begin:
-            total += g_per_kwh[k] * (edge - begin)
-            begin = edge
+        total += g_per_kwh[k] * (edge - begin)
+        begin = edge
         k += 1
     return total + g_per_kwh[k] * (end - begin)
 

@@ -319,7 +319,7 @@ def replay_outages(host: I4, down_s: F8, up_s: F8, n_hosts: int) -> Outages:
         need(
             False,
             f"failures.outage {i}: host {host[i]} from {down_s[i]} to {up_s[i]} s: the host must be below "
-            f"{n_hosts}, the times finite, at least 0 and in order",
+            f"{n_hosts}, the times at least 0 and in order",
         )
     return merge_outages(_outages(host, down_s, up_s, REPLAYED))
 
