@@ -38,6 +38,7 @@ def test_failures(tmp_path: Path) -> None:
     assert trace.end_s.tolist() == [30, 690, 811]
     assert trace.intensity.tolist() == [0.5, 1.0, 0.0]
     assert trace.span_s == 811
+    assert [tuple(incident) for incident in trace.incidents] == [(0, 30, 0.5), (90, 600, 1.0), (810, 1, 0.0)]
     assert trace.notes[1:] == ("1 incidents have intensity 0: no host fails",)
     other = read_failures(path, since="start")
     assert other.start_s.tolist() == [0, 60, 180]

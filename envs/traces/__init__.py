@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .azure_packing import read_azure_packing
     from .bitbrains import read_bitbrains
     from .cache import cache_dir
+    from .carbon import read_carbon
     from .catalog import CatalogEntry, fetch_traces, load_catalog
     from .failure_trace import FailureTrace, read_failures
     from .google import read_google
@@ -62,6 +63,7 @@ __all__ = [
     "read_azure",
     "read_azure_packing",
     "read_bitbrains",
+    "read_carbon",
     "read_failures",
     "read_google",
     "read_huawei",
@@ -91,6 +93,7 @@ _LAZY = {
     "read_azure": "azure",
     "read_azure_packing": "azure_packing",
     "read_bitbrains": "bitbrains",
+    "read_carbon": "carbon",
     "read_failures": "failure_trace",
     "read_google": "google",
     "read_huawei": "huawei",

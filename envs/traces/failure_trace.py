@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ from ..sim.errors import TraceError
 from .columns import is_table_file, read_columns
 from .planetlab import show_path
 from .resample import check_choice
+
+if TYPE_CHECKING:
+    from ..sim.failures import Incident
 
 __all__ = ["FailureTrace", "read_failures"]
 
@@ -50,6 +54,14 @@ class FailureTrace:
     def end_s(self) -> Floats:
         """End of each incident, s, shape (N,)."""
         return self.start_s + self.duration_s
+
+    @property
+    def incidents(self) -> tuple[Incident, ...]:
+        """The incidents as `virtgym.envs.sim.failures.sample_incidents` takes them."""
+        from ..sim.failures import Incident
+
+        columns = (self.start_s.tolist(), self.duration_s.tolist(), self.intensity.tolist())
+        return tuple(Incident(*incident) for incident in zip(*columns))
 
     @property
     def span_s(self) -> float:
