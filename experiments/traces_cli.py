@@ -13,7 +13,7 @@ from virtgym.envs.sim.errors import TraceError, VirtgymError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from virtgym.envs.traces import RequestSummary, TraceSummary
+    from virtgym.envs.traces import RequestSummary, SeriesSummary, TraceSummary
 
 __all__ = ["main"]
 
@@ -24,7 +24,8 @@ examples:
   virtgym traces fetch 20110303 --to data --base-url http://mirror.example/traces
   virtgym traces check data/planetlab/20110303
   virtgym traces check my_usage.csv --option fill=previous
-  virtgym traces check requests.csv
+  virtgym traces check data/opendc/bitbrains-small --option over=clip
+  virtgym traces check requests.csv DE_2021-2024.parquet
   virtgym traces convert data/planetlab/20110303 --out day.parquet
 """
 
@@ -111,10 +112,10 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_list(arguments: argparse.Namespace) -> None:
-    from virtgym.envs.traces import REQUEST_FORMATS, TRACE_FORMATS, load_catalog
+    from virtgym.envs.traces import REQUEST_FORMATS, SERIES_FORMATS, TRACE_FORMATS, load_catalog
 
     formats = _table("format", "what")
-    for name, text in {**TRACE_FORMATS, **REQUEST_FORMATS}.items():
+    for name, text in {**TRACE_FORMATS, **REQUEST_FORMATS, **SERIES_FORMATS}.items():
         formats.add_row(name, text)
     traces = _table("trace", "format", "files", "kB", "meant to")
     origins = {}
@@ -146,32 +147,46 @@ def _run_fetch(arguments: argparse.Namespace) -> None:
 
 
 def _run_check(arguments: argparse.Namespace) -> None:
-    from virtgym.envs.traces import TraceSummary
+    from virtgym.envs.traces import SeriesSummary, TraceSummary
 
     options = _parse_options(arguments.option)
     summaries = [_check(path, arguments.format, options) for path in arguments.paths]
     usage = _table("trace", "format", "VMs", "samples", "every s", "mean %", "SD %", "max %", "zero %")
     requests = _table("trace", "format", "requests", "days", "cores", "GiB", "p50 s")
+    series = _table("series", "format", "values", "days", "mean", "min", "max")
+    notes: list[str] = []
     for summary in summaries:
         if isinstance(summary, TraceSummary):
             usage.add_row(*_summary_cells(summary))
+            found = _notes(summary)
+        elif isinstance(summary, SeriesSummary):
+            series.add_row(*_series_cells(summary))
+            found = [f"values are {summary.unit}; source: {summary.source}", *summary.notes]
         else:
             requests.add_row(*_request_cells(summary))
-    _show(*(table for table in (usage, requests) if table.row_count))
-    for summary in summaries:
-        notes = _notes(summary) if isinstance(summary, TraceSummary) else _request_notes(summary)
-        for note in notes:
-            print(f"{summary.name}: {note}")
+            found = _request_notes(summary)
+        notes += [f"{summary.name}: {note}" for note in found]
+    _show(*(table for table in (usage, requests, series) if table.row_count))
+    print(*notes, sep="\n")
 
 
-def _check(path: str, format: str, options: dict[str, Any]) -> TraceSummary | RequestSummary:
-    """Read and describe a trace of either kind; a generator has no path, so its name stands for it."""
-    from virtgym.envs.traces import REQUEST_FORMATS, check_requests, check_trace, guess_format
+def _check(path: str, format: str, options: dict[str, Any]) -> TraceSummary | RequestSummary | SeriesSummary:
+    """Read and describe a trace of any kind; a generator has no path, so its name stands for it."""
+    from virtgym.envs.traces import (
+        REQUEST_FORMATS,
+        SERIES_FORMATS,
+        check_requests,
+        check_series,
+        check_trace,
+        guess_format,
+    )
 
     if path in ("synthetic", "synthetic_requests") and not Path(path).exists():
         name = path if format == "auto" else format
         return (check_requests if name in REQUEST_FORMATS else check_trace)(None, name, **options)
     name = guess_format(path) if format == "auto" else format
+    if name in SERIES_FORMATS:
+        return check_series(path, name, **options)
     return (check_requests if name in REQUEST_FORMATS else check_trace)(path, format, **options)
 
 
@@ -204,7 +219,7 @@ def _paths(arguments: argparse.Namespace) -> list[str | None]:
 
 
 def _parse_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """Turn ``key=value`` texts into options; numbers and true/false become such."""
+    """Turn ``key=value`` texts into options; numbers, true/false and none become such."""
     options: dict[str, Any] = {}
     for pair in pairs:
         key, separator, text = pair.partition("=")
@@ -214,7 +229,9 @@ def _parse_options(pairs: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def _parse_value(text: str) -> bool | int | float | str:
+def _parse_value(text: str) -> bool | int | float | str | None:
+    if text in ("none", "null"):
+        return None
     if text in ("true", "false"):
         return text == "true"
     for kind in (int, float):
@@ -240,7 +257,8 @@ def _summary_cells(summary: TraceSummary) -> list[str]:
 
 
 def _notes(summary: TraceSummary) -> list[str]:
-    notes = list(summary.notes)
+    days = summary.span_s / 86_400
+    notes = [f"{days:.4g} days; values are a {summary.unit}, shown in %", *summary.notes]
     if summary.columns:
         notes.append(f"columns {', '.join(summary.columns)}")
     if summary.arrivals or summary.departures:
@@ -248,6 +266,16 @@ def _notes(summary: TraceSummary) -> list[str]:
             f"{summary.arrivals} VMs arrive after the start, {summary.departures} leave before the end"
         )
     return notes
+
+
+def _series_cells(summary: SeriesSummary) -> list[str]:
+    return [
+        summary.name,
+        summary.format,
+        str(summary.rows),
+        f"{summary.span_s / 86_400:.1f}",
+        *(f"{value:.4g}" for value in (summary.mean, summary.minimum, summary.maximum)),
+    ]
 
 
 def _request_cells(summary: RequestSummary) -> list[str]:
@@ -284,7 +312,7 @@ def _table(*headings: str) -> Table:
     table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for heading in headings:
         # Names and numbers must stay whole to be read and copied; only descriptions and paths may wrap.
-        table.add_column(heading, overflow="fold", no_wrap=heading not in ("what", "path", "file"))
+        table.add_column(heading, overflow="fold", no_wrap=heading not in ("what", "path", "file", "series"))
     return table
 
 

@@ -202,8 +202,8 @@ def test_guessing(day: Path, tmp_path: Path) -> None:
 
 def test_errors_of_read_trace(day: Path, tmp_path: Path) -> None:
     listed = ", ".join(TRACE_FORMATS)
-    with pytest.raises(TraceError, match=f"trace format 'bitbrains' is not available; there are: {listed}"):
-        read_trace(day, "bitbrains")
+    with pytest.raises(TraceError, match=f"trace format 'gwa' is not available; there are: {listed}"):
+        read_trace(day, "gwa")
     with pytest.raises(TraceError, match=r"did you mean planetlab\?"):
         read_trace(day, "planetlabs")
     with pytest.raises(TraceError, match=r"planetlab: no option 'expect' \(did you mean expected\?\)"):

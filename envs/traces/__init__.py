@@ -10,28 +10,48 @@ from typing import TYPE_CHECKING, Any
 
 from .base import Trace
 from .planetlab import read_planetlab
-from .readers import REQUEST_FORMATS, TRACE_FORMATS, TraceSummary, check_trace, guess_format, read_trace
+from .readers import (
+    REQUEST_FORMATS,
+    SERIES_FORMATS,
+    TRACE_FORMATS,
+    TraceSummary,
+    check_trace,
+    guess_format,
+    read_trace,
+)
 
 if TYPE_CHECKING:
+    from .alibaba import read_alibaba
+    from .azure import read_azure
     from .azure_packing import read_azure_packing
+    from .bitbrains import read_bitbrains
     from .cache import cache_dir
+    from .carbon import read_carbon
     from .catalog import CatalogEntry, fetch_traces, load_catalog
+    from .failure_trace import FailureTrace, read_failures
+    from .google import read_google
     from .huawei import read_huawei, read_windows
+    from .opendc import read_opendc
     from .requests import RequestSummary, RequestTrace, check_requests, read_requests
+    from .series import SeriesSummary, check_series
     from .synthetic import generate
     from .synthetic_requests import generate_requests
     from .table import convert_trace, read_table
 
 __all__ = [
     "REQUEST_FORMATS",
+    "SERIES_FORMATS",
     "TRACE_FORMATS",
     "CatalogEntry",
+    "FailureTrace",
     "RequestSummary",
     "RequestTrace",
+    "SeriesSummary",
     "Trace",
     "TraceSummary",
     "cache_dir",
     "check_requests",
+    "check_series",
     "check_trace",
     "convert_trace",
     "fetch_traces",
@@ -39,8 +59,15 @@ __all__ = [
     "generate_requests",
     "guess_format",
     "load_catalog",
+    "read_alibaba",
+    "read_azure",
     "read_azure_packing",
+    "read_bitbrains",
+    "read_carbon",
+    "read_failures",
+    "read_google",
     "read_huawei",
+    "read_opendc",
     "read_planetlab",
     "read_requests",
     "read_table",
@@ -50,17 +77,27 @@ __all__ = [
 
 _LAZY = {
     "CatalogEntry": "catalog",
+    "FailureTrace": "failure_trace",
     "RequestSummary": "requests",
     "RequestTrace": "requests",
+    "SeriesSummary": "series",
     "cache_dir": "cache",
     "check_requests": "requests",
+    "check_series": "series",
     "convert_trace": "table",
     "fetch_traces": "catalog",
     "generate": "synthetic",
     "generate_requests": "synthetic_requests",
     "load_catalog": "catalog",
+    "read_alibaba": "alibaba",
+    "read_azure": "azure",
     "read_azure_packing": "azure_packing",
+    "read_bitbrains": "bitbrains",
+    "read_carbon": "carbon",
+    "read_failures": "failure_trace",
+    "read_google": "google",
     "read_huawei": "huawei",
+    "read_opendc": "opendc",
     "read_requests": "requests",
     "read_table": "table",
     "read_windows": "huawei",

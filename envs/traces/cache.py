@@ -14,7 +14,7 @@ import time
 import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from .base import Trace
 __all__ = ["cache_dir", "content_signature", "read_cached"]
 
 # Part of every key: raise it when a reader or this layout changes, and old files are not looked at again.
-_LAYOUT = "1"
+_LAYOUT = "2"
 # A file changed twice within one tick of the file system's clock looks unchanged: younger ones stay uncached.
 _SETTLED_S = 2.0
 _COLUMNS = ("arrival_s", "departure_s", "vcpus", "cpu_mhz", "memory_mib")
@@ -88,8 +88,7 @@ def content_signature(root: Path) -> tuple[str, float] | None:
         if root.is_file():
             found = [("", root.stat())]
         else:
-            with os.scandir(root) as entries:
-                found = sorted((entry.name, entry.stat()) for entry in entries if entry.name[0] != ".")
+            found = sorted(_list_files(root, ""))
     except OSError:
         return None
     digest = hashlib.sha256()
@@ -97,6 +96,16 @@ def content_signature(root: Path) -> tuple[str, float] | None:
         facts = f"\0{stat.st_mode}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0"
         digest.update(os.fsencode(name) + facts.encode())
     return digest.hexdigest(), max((stat.st_ctime for _, stat in found), default=0.0)
+
+
+def _list_files(folder: Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield name and state of everything below a folder that is not hidden."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name[0] != ".":
+                yield prefix + entry.name, entry.stat()
+                if entry.is_dir():
+                    yield from _list_files(folder / entry.name, f"{prefix}{entry.name}/")
 
 
 def _cache_file(root: Path, format: str, options: Mapping[str, Any]) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import gzip
 import importlib
 import inspect
 import numbers
@@ -20,6 +21,7 @@ from .planetlab import show_path
 
 __all__ = [
     "REQUEST_FORMATS",
+    "SERIES_FORMATS",
     "TRACE_FORMATS",
     "TraceSummary",
     "check_options",
@@ -33,6 +35,11 @@ __all__ = [
 TRACE_FORMATS: Mapping[str, str] = {
     "planetlab": "folder with one file per VM, 288 integer percentages each (CoMon project, 2011)",
     "table": "your own CSV or Parquet: one row per VM and time (docs/traces.md)",
+    "bitbrains": "folder with one CSV per VM: CPU, memory, disk, network (GWA-T-12, 2013)",
+    "opendc": "folder with OpenDC's Parquet files of tasks and fragments, versions 1 to 5",
+    "azure": "folder with Azure's VM table and CPU readings (public data set 2017, 2019)",
+    "google": "folder with Google's task usage and events (ClusterData 2011, 2019)",
+    "alibaba": "folder with Alibaba's container usage and sizes (cluster trace 2017, 2018)",
     "synthetic": "embedded generator, seeded, calibrated to PlanetLab statistics; needs no path",
 }
 """Formats that can be read: name to one line of description."""
@@ -44,12 +51,34 @@ REQUEST_FORMATS: Mapping[str, str] = {
 }
 """Formats of VM requests, which `requests.read_requests` reads: name to one line of description."""
 
+SERIES_FORMATS: Mapping[str, str] = {
+    "carbon": "carbon intensity over time, Parquet: timestamp, carbon_intensity (gCO2eq/kWh)",
+    "failures": "incidents, Parquet: failure_interval, failure_duration (ms), failure_intensity (OpenDC)",
+}
+"""Formats of series beside the load, which `series.check_series` checks: name to one line of description."""
+
 # Imported when used: a command that reads no table should not wait for pyarrow.
 _READERS = {
     "planetlab": ("planetlab", "read_planetlab"),
     "table": ("table", "read_table"),
+    "bitbrains": ("bitbrains", "read_bitbrains"),
+    "opendc": ("opendc", "read_opendc"),
+    "azure": ("azure", "read_azure"),
+    "google": ("google", "read_google"),
+    "alibaba": ("alibaba", "read_alibaba"),
     "synthetic": ("synthetic", "generate"),
 }
+# How the names of the files in a folder begin that is of a format.
+_STEMS = {
+    "vmtable": "azure",
+    "trace_data": "azure",
+    "task_usage": "google",
+    "instance_usage": "google",
+    "container_usage": "alibaba",
+}
+
+
+_BITBRAINS = "Timestamp[ms];"
 
 
 @dataclass(frozen=True)
@@ -103,7 +132,8 @@ def read_trace(path: str | os.PathLike[str] | None = None, format: str = "auto",
         path: File or folder; None for ``synthetic``.
         format: A name of `TRACE_FORMATS`, or ``auto`` to guess it from the path.
         **options: Keyword arguments of the format's reader: ``expected`` and ``sample_s`` for planetlab;
-            ``sample_s``, ``fill`` and ``over`` for table; those of `generate` and ``seed`` for synthetic.
+            ``sample_s``, ``fill`` and ``over`` for table and the published formats, some of which have more
+            (see their readers); those of `generate` and ``seed`` for synthetic.
 
     Returns:
         The trace.
@@ -115,27 +145,63 @@ def read_trace(path: str | os.PathLike[str] | None = None, format: str = "auto",
 
 
 def guess_format(path: str | os.PathLike[str] | None) -> str:
-    """Guess the format of ``path`` from the names of its files; None means ``synthetic``, the default.
+    """Guess the format of ``path`` from names and first lines of its files; None means ``synthetic``.
 
     Returns:
-        A name that may be a format of a later version, so that the error can say what the file is.
+        A name that may be one of `REQUEST_FORMATS` or `SERIES_FORMATS`, so that an error can say what the
+        file is.
     """
     if path is None:
         return "synthetic"
     root = Path(path)
     name = root.name.lower()
     if root.is_dir():
-        if (root / "tasks.parquet").is_file():
-            return "opendc"
-        suffixes = (".csv", ".csv.gz", ".parquet", ".pq")
-        return "table" if any((root / f"usage{suffix}").is_file() for suffix in suffixes) else "planetlab"
-    if name.endswith((".parquet", ".pq", ".csv.gz")):
-        return "table"
-    if name.endswith(".csv"):
-        return "huawei" if _first_line(root).startswith("vmid,cpu,mem") else "table"
+        return _guess_folder(root)
+    if name.endswith((".parquet", ".pq")):
+        return _guess_parquet(root)
+    if name.endswith((".csv", ".csv.gz")):
+        line = _first_line(root)
+        if line.startswith(_BITBRAINS):
+            return "bitbrains"
+        return "huawei" if line.startswith("vmid,cpu,mem") and name.endswith(".csv") else "table"
     if name.endswith((".sqlite", ".sqlite3", ".db")) or _first_line(root).startswith("SQLiteformat3"):
         return "azure_packing"
     return "planetlab"
+
+
+def _guess_folder(root: Path) -> str:
+    suffixes = (".csv", ".csv.gz", ".parquet", ".pq")
+    if any((root / f"usage{suffix}").is_file() for suffix in suffixes):
+        return "table"
+    try:
+        names = sorted(entry for entry in os.listdir(root) if not entry.startswith("."))
+    except OSError:
+        return "planetlab"
+    for name in names:
+        found = next((format for stem, format in _STEMS.items() if name.startswith(stem)), None)
+        if found is not None:
+            return found
+    if {"tasks.parquet", "meta.parquet"} & set(names) or (root / "trace" / "meta.parquet").is_file():
+        return "opendc"
+    tables = [name for name in names if name.lower().endswith((".csv", ".csv.gz"))]
+    return "bitbrains" if tables and _first_line(root / tables[0]).startswith(_BITBRAINS) else "planetlab"
+
+
+def _guess_parquet(path: Path) -> str:
+    """Tell a series from a table by its columns; the reader of tables says best why a file cannot be read."""
+    if not path.is_file():
+        return "table"
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with open(path, "rb") as file:
+            names = pq.read_schema(file).names
+    except (OSError, pa.ArrowException):
+        return "table"
+    if "carbon_intensity" in names:
+        return "carbon"
+    return "failures" if "failure_interval" in names else "table"
 
 
 def guess_request_format(path: str | os.PathLike[str] | None) -> str:
@@ -238,6 +304,9 @@ def _unknown_format(name: str, guessed_from: str | os.PathLike[str] | None) -> T
         return TraceError(
             f"{which}: {name} is a format of VM requests, not of utilisation; read it with read_requests"
         )
+    if name in SERIES_FORMATS:
+        which = "the path" if guessed_from is None else show_path(guessed_from)
+        return TraceError(f"{which}: {name} is a series beside the load, not utilisation")
     near = difflib.get_close_matches(name, TRACE_FORMATS, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     where = "" if guessed_from is None else f"{show_path(guessed_from)}: "
@@ -301,8 +370,10 @@ def _generate(generate: Callable[..., Trace], options: Mapping[str, Any]) -> Tra
 
 
 def _first_line(path: Path) -> str:
+    """Return the start of a file without blanks, "" if it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            return file.readline(200).decode("utf-8-sig", errors="replace").replace(" ", "")
-    except OSError:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as file:
+            line: bytes = file.readline(200)
+    except (OSError, EOFError):
         return ""
+    return line.decode("utf-8-sig", errors="replace").replace(" ", "")

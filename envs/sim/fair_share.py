@@ -1,0 +1,227 @@
+"""Max-min fair rates of flows that share links (model.md §5, §6): VM traffic, migrations, logging traffic.
+
+A flow uses one link (a VM that talks to the outside uses its host's NIC) or two (a migration uses the NIC of
+both ends), and asks for no more than its cap. An allocation is *max-min fair* if no flow can get more without
+taking from one that has no more than it:
+
+    r_f = cap_f,  or f has a bottleneck: a full link on which no flow gets more than r_f
+
+There is exactly one such allocation (Bertsekas & Gallager, Data Networks, 1992, §6.5). It is found exactly by
+progressive filling: the next thing to happen is that a link fills up, at the level (what is left of it) /
+(flows not yet fixed on it), or that a flow reaches its cap. Fixing flows only ever raises the level of other
+links, so a heap whose keys may be too low, and are checked when they come up, visits the links in order:
+O(F log F) for F flows. A link that could carry the caps of all its flows constrains nobody and is left out,
+so that a network without contention costs O(F).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+__all__ = ["linked_flows", "max_min_rates", "nic_links"]
+
+F8 = NDArray[np.float64]
+I4 = NDArray[np.int32]
+B1 = NDArray[np.bool_]
+
+
+def nic_links(host_nic_mbps: F8) -> F8:
+    """Links of full-duplex NICs: host h sends on link h and receives on link H + h.
+
+    Args:
+        host_nic_mbps: Line rate of each host's NIC per direction, Mbit/s, shape (H,).
+
+    Returns:
+        Capacity of the 2 H links, Mbit/s.
+    """
+    return np.concatenate([host_nic_mbps, host_nic_mbps]).astype(np.float64)
+
+
+@njit(cache=True)
+def _sift_up(keys: F8, items: I4, i: int) -> None:
+    while i > 0:
+        parent = (i - 1) // 2
+        if keys[parent] < keys[i] or (keys[parent] == keys[i] and items[parent] < items[i]):
+            return
+        keys[parent], keys[i] = keys[i], keys[parent]
+        items[parent], items[i] = items[i], items[parent]
+        i = parent
+
+
+@njit(cache=True)
+def _sift_down(keys: F8, items: I4, n: int) -> None:
+    i = 0
+    while True:
+        least = i
+        for child in (2 * i + 1, 2 * i + 2):
+            if child < n and (
+                keys[child] < keys[least] or (keys[child] == keys[least] and items[child] < items[least])
+            ):
+                least = child
+        if least == i:
+            return
+        keys[least], keys[i] = keys[i], keys[least]
+        items[least], items[i] = items[i], items[least]
+        i = least
+
+
+@njit(cache=True)
+def _flows_of_links(first: I4, second: I4, open_: B1, n_links: int) -> Any:
+    """Flows still open, grouped by link: offsets (L + 1,) and flows."""
+    offsets = np.zeros(n_links + 1, dtype=np.int32)
+    for f in range(first.shape[0]):
+        if open_[f]:
+            offsets[first[f] + 1] += 1
+            if second[f] >= 0 and second[f] != first[f]:
+                offsets[second[f] + 1] += 1
+    for link in range(n_links):
+        offsets[link + 1] += offsets[link]
+    place = offsets[:-1].copy()
+    flows = np.empty(offsets[n_links], dtype=np.int32)
+    for f in range(first.shape[0]):
+        if open_[f]:
+            flows[place[first[f]]] = f
+            place[first[f]] += 1
+            if second[f] >= 0 and second[f] != first[f]:
+                flows[place[second[f]]] = f
+                place[second[f]] += 1
+    return offsets, flows
+
+
+@njit(cache=True)
+def _uncontended(first: I4, second: I4, cap: F8, capacity: F8, rate: F8) -> Any:
+    """Give every flow its cap; returns which flows must be looked at, and which links constrain."""
+    asked = np.zeros(capacity.shape[0])
+    for f in range(first.shape[0]):
+        asked[first[f]] += cap[f]
+        if second[f] >= 0 and second[f] != first[f]:
+            asked[second[f]] += cap[f]
+    tight = asked > capacity
+    open_ = np.zeros(first.shape[0], dtype=np.bool_)
+    for f in range(first.shape[0]):
+        rate[f] = cap[f]
+        open_[f] = cap[f] > 0.0 and (tight[first[f]] or (second[f] >= 0 and tight[second[f]]))
+    return open_, tight
+
+
+@njit(cache=True)
+def _fix(f: int, value: float, first: I4, second: I4, open_: B1, left: F8, count: I4, rate: F8) -> None:
+    """Give a flow its final rate and take it off its links."""
+    rate[f] = value
+    open_[f] = False
+    left[first[f]] -= value
+    count[first[f]] -= 1
+    if second[f] >= 0 and second[f] != first[f]:
+        left[second[f]] -= value
+        count[second[f]] -= 1
+
+
+@njit(cache=True)
+def _link_heap(tight: B1, left: F8, count: I4) -> Any:
+    """Heap of the links that constrain, by the level at which each fills: keys, links, length."""
+    keys, items = np.empty(tight.shape[0]), np.empty(tight.shape[0], dtype=np.int32)
+    n = 0
+    for link in range(tight.shape[0]):
+        if tight[link] and count[link] > 0:
+            keys[n], items[n] = left[link] / count[link], link
+            _sift_up(keys, items, n)
+            n += 1
+    return keys, items, n
+
+
+@njit(cache=True)
+def _fullest(keys: F8, items: I4, n: int, left: F8, count: I4) -> Any:
+    """Bring the link that fills first to the top of the heap; returns the heap's length.
+
+    Keys may be too low, as flows were fixed since: then the link fills later, or never.
+    """
+    while n > 0:
+        link = items[0]
+        if count[link] == 0:
+            n -= 1
+            keys[0], items[0] = keys[n], items[n]
+        else:
+            level = max(0.0, left[link]) / count[link]
+            done = level <= keys[0]
+            keys[0] = level
+            if done:
+                return n
+        _sift_down(keys, items, n)
+    return 0
+
+
+@njit(cache=True)
+def max_min_rates(first: I4, second: I4, cap: F8, capacity: F8, rate: F8) -> None:
+    """Find the max-min fair rates.
+
+    Args:
+        first: A link of each flow, shape (F,).
+        second: Its other link, -1 = none, shape (F,).
+        cap: The most it asks for, Mbit/s, inf = all it can get, shape (F,).
+        capacity: Capacity of each link, Mbit/s, finite, shape (L,).
+        rate: Written: rate of each flow, Mbit/s, shape (F,).
+    """
+    open_, tight = _uncontended(first, second, cap, capacity, rate)
+    by_cap = np.flatnonzero(open_)
+    n_open = by_cap.shape[0]
+    if n_open == 0:
+        return
+    by_cap = by_cap[np.argsort(cap[by_cap], kind="mergesort")]
+    offsets, flows = _flows_of_links(first, second, open_, capacity.shape[0])
+    left, count = capacity.copy(), offsets[1:] - offsets[:-1]
+    keys, items, n = _link_heap(tight, left, count)
+    at = 0
+    while n_open > 0:
+        while not open_[by_cap[at]]:
+            at += 1
+        n = _fullest(keys, items, n, left, count)
+        if n > 0 and keys[0] < cap[by_cap[at]]:
+            link, level = items[0], keys[0]
+            for k in range(offsets[link], offsets[link + 1]):
+                if open_[flows[k]]:
+                    _fix(flows[k], level, first, second, open_, left, count, rate)
+                    n_open -= 1
+        else:
+            _fix(by_cap[at], cap[by_cap[at]], first, second, open_, left, count, rate)
+            n_open -= 1
+
+
+@njit(cache=True)
+def linked_flows(first: I4, second: I4, touched: B1) -> Any:
+    """Flows whose rate can depend on some links: those joined to them by a chain of flows.
+
+    When a migration starts or ends, only the flows that this returns for its two links need new rates; all
+    others keep theirs. Flows of one link, such as a VM's, join nothing and may be left out of the search.
+
+    Args:
+        first: A link of each flow, shape (F,).
+        second: Its other link, -1 = none, shape (F,).
+        touched: Links where something changed, shape (L,); rewritten: all links of the same components.
+
+    Returns:
+        Indices of the flows on touched links, shape (K,).
+    """
+    parent = np.arange(touched.shape[0])
+    for f in range(first.shape[0]):
+        if second[f] >= 0:
+            a, b = _root(parent, first[f]), _root(parent, second[f])
+            parent[max(a, b)] = min(a, b)
+    hit = np.zeros(touched.shape[0], dtype=np.bool_)
+    for link in range(touched.shape[0]):
+        if touched[link]:
+            hit[_root(parent, link)] = True
+    for link in range(touched.shape[0]):
+        touched[link] = hit[_root(parent, link)]
+    return np.flatnonzero(touched[first])
+
+
+@njit(cache=True)
+def _root(parent: NDArray[np.int64], link: int) -> Any:
+    while parent[link] != link:
+        parent[link] = parent[parent[link]]
+        link = parent[link]
+    return link

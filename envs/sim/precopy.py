@@ -1,0 +1,353 @@
+"""Live migration by pre-copy, event by event (model.md §6).
+
+With memory M, dirty rate D, rate of the copy R and writable working set W, round i sends V_i:
+
+    V_0 = M,   T_i = V_i / R,   V_{i+1} = min(integral of D over round i, W)
+
+The last round, sent while the VM is stopped, is the first with V_i <= threshold, or i = 29, or more than 3 M
+sent before it (Xen's defaults, from memory; Clark et al., NSDI 2005). For constant rates, without the cap W:
+
+    total = T_init + sum T_i + T_resume,   downtime = V_n / R + T_resume,
+    data = sum V_i = M (1 - lambda^(n+1)) / (1 - lambda),   lambda = D / R
+
+A round *diverges* if it dirties as much as it sent (lambda >= 1). Then
+
+- ``stop`` goes on to the limits and pays with a long downtime;
+- ``auto_converge`` throttles the vCPUs, and the dirty rate with them, by 20 %, and by 10 % more after every
+  further round;
+- ``post_copy`` stops the VM for its CPU state only, runs it on the destination and fetches the last V_i from
+  there, at the price of page faults. It also does so where a limit would end the rounds.
+
+Rates change whenever another migration starts or ends. So a migration is a little machine,
+
+    INIT -> ROUND 0, 1, ... -> STOP -> RESUME -> done            (or RESUME -> PULL -> done after post-copy)
+
+that ``advance_copies`` moves under constant rates from event to event, ``next_events`` says when each needs
+attention, and ``finish_phase`` takes it into its next phase. ``plan_precopy`` is the closed form for constant
+rates: what a policy uses to estimate.
+
+A VM that is copied loses ``cpu_loss`` of its CPU, and its memory is held on both hosts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from .precopy_config import PrecopyParams
+
+__all__ = [
+    "CRASHED",
+    "DONE",
+    "IDLE",
+    "INIT",
+    "MOVED",
+    "PAUSED",
+    "PULL",
+    "RESUME",
+    "ROUND",
+    "STAYS",
+    "STOP",
+    "PrecopyState",
+    "abort_copy",
+    "admit_copies",
+    "advance_copies",
+    "allocate_copies",
+    "cpu_factor",
+    "finish_phase",
+    "next_events",
+    "plan_precopy",
+    "start_copies",
+]
+
+F8 = NDArray[np.float64]
+I4 = NDArray[np.int32]
+I1 = NDArray[np.int8]
+
+IDLE, INIT, ROUND, STOP, RESUME, PULL = 0, 1, 2, 3, 4, 5
+"""Phases. The VM is stopped in STOP and RESUME, and runs on the destination in PULL."""
+
+PAUSED, MOVED, DONE = 1, 2, 3
+"""What ``finish_phase`` reports: the VM stops; it runs on the destination, pages follow; all is over."""
+
+STAYS, CRASHED = 0, 1
+"""What ``abort_copy`` reports: the VM runs on at the source; it is lost with its host and must restart."""
+
+_AUTO, _POST = 1, 2
+_SAME = 1.0 - 1e-12
+"""A round that dirties this share of what it sent counts as dirtying all of it: rates are floats."""
+
+
+class PrecopyState(NamedTuple):
+    """Migrations under way, one place per VM; all zero = none."""
+
+    phase: I1  # (V,) IDLE, INIT, ...
+    diverged: I1  # (V,) 1: some round dirtied as much as it sent
+    round: I4  # (V,) index i of the round
+    left_s: F8  # (V,) time left of INIT and RESUME, s
+    left_mib: F8  # (V,) left to send in ROUND, STOP and PULL, MiB
+    volume_mib: F8  # (V,) V_i, MiB
+    dirty_mib: F8  # (V,) dirtied since the round began, MiB
+    pull_mib: F8  # (V,) to be fetched after post-copy's handover, MiB
+    sent_mib: F8  # (V,) sent so far, MiB
+    down_s: F8  # (V,) time stopped so far, s
+    throttle: F8  # (V,) share of its CPU taken from the VM to slow it down
+
+
+def allocate_copies(n_vms: int) -> PrecopyState:
+    """Make a state without migrations."""
+    small = [np.zeros(n_vms, dtype=np.int8) for _ in range(2)]
+    return PrecopyState(
+        small[0], small[1], np.zeros(n_vms, dtype=np.int32), *(np.zeros(n_vms) for _ in range(8))
+    )
+
+
+@njit(cache=True)
+def _clear(s: PrecopyState, v: int) -> None:
+    s.phase[v] = IDLE
+    s.diverged[v] = 0
+    s.round[v] = 0
+    for array in (s.left_s, s.left_mib, s.volume_mib, s.dirty_mib, s.pull_mib, s.sent_mib, s.down_s):
+        array[v] = 0.0
+    s.throttle[v] = 0.0
+
+
+@njit(cache=True)
+def start_copies(p: PrecopyParams, s: PrecopyState, vms: I4) -> None:
+    """Begin to migrate some VMs that are IDLE."""
+    for v in vms:
+        _clear(s, v)
+        s.phase[v] = INIT
+        s.left_s[v] = p.init_s
+
+
+@njit(cache=True)
+def advance_copies(s: PrecopyState, vms: I4, rate_mib_s: F8, dirty_mib_s: F8, dt_s: F8) -> None:
+    """Let time pass, for none beyond its next event.
+
+    Args:
+        s: State; rewritten.
+        vms: VMs under way, shape (M,).
+        rate_mib_s: Rate of each copy, MiB/s, shape (M,).
+        dirty_mib_s: Rate at which each VM dirties memory unthrottled, MiB/s, shape (M,).
+        dt_s: Time of each since it was last advanced, s, shape (M,): a migration needs it only when its
+            rates change or its phase ends, not at every event of others.
+    """
+    for k in range(vms.shape[0]):
+        v = vms[k]
+        phase = s.phase[v]
+        if phase in (INIT, RESUME):
+            s.left_s[v] = max(0.0, s.left_s[v] - dt_s[k])
+        elif phase != IDLE:
+            moved = min(s.left_mib[v], rate_mib_s[k] * dt_s[k])
+            s.left_mib[v] -= moved
+            s.sent_mib[v] += moved
+        if phase == ROUND:
+            s.dirty_mib[v] += dirty_mib_s[k] * (1.0 - s.throttle[v]) * dt_s[k]
+        elif phase in (STOP, RESUME):
+            s.down_s[v] += dt_s[k]
+
+
+@njit(cache=True)
+def next_events(s: PrecopyState, vms: I4, rate_mib_s: F8, wait_s: F8) -> None:
+    """Time to the end of each migration's phase, at the present rates.
+
+    Args:
+        s: State.
+        vms: VMs under way, shape (M,).
+        rate_mib_s: Rate of each copy, MiB/s, shape (M,).
+        wait_s: Written: s, inf for a copy without bandwidth, shape (M,).
+    """
+    for k in range(vms.shape[0]):
+        v = vms[k]
+        phase = s.phase[v]
+        if phase == IDLE:
+            wait_s[k] = np.inf
+        elif phase in (INIT, RESUME):
+            wait_s[k] = s.left_s[v]
+        elif s.left_mib[v] <= 0.0:
+            wait_s[k] = 0.0
+        else:
+            wait_s[k] = s.left_mib[v] / rate_mib_s[k] if rate_mib_s[k] > 0.0 else np.inf
+
+
+@njit(cache=True)
+def finish_phase(p: PrecopyParams, s: PrecopyState, v: int, memory_mib: float, working_mib: float) -> Any:
+    """Take a migration whose phase has ended into its next one.
+
+    Args:
+        p: Parameters.
+        s: State; rewritten. After DONE, ``sent_mib`` and ``down_s`` still hold what it cost.
+        v: VM.
+        memory_mib: Its memory M, MiB.
+        working_mib: Its writable working set W, MiB, inf = no cap.
+
+    Returns:
+        0, PAUSED, MOVED or DONE.
+    """
+    s.sent_mib[v] += s.left_mib[v]  # what rounding left over
+    s.left_mib[v] = 0.0
+    s.left_s[v] = 0.0
+    phase = s.phase[v]
+    if phase == INIT:
+        return _begin_round(p, s, v, memory_mib, memory_mib, False)
+    if phase == ROUND:
+        volume = min(s.dirty_mib[v], working_mib, memory_mib)
+        diverges = volume >= s.volume_mib[v] * _SAME and volume > p.threshold_mib
+        s.round[v] += 1
+        if diverges:
+            s.diverged[v] = 1
+        if p.rule == _AUTO and s.diverged[v]:
+            more = p.throttle_start if s.throttle[v] == 0.0 else s.throttle[v] + p.throttle_step
+            s.throttle[v] = min(p.throttle_max, more)
+        return _begin_round(p, s, v, volume, memory_mib, diverges)
+    if phase == STOP:
+        s.phase[v] = RESUME
+        s.left_s[v] = p.resume_s
+        return 0
+    if phase == RESUME and s.pull_mib[v] > 0.0:
+        s.phase[v] = PULL
+        s.left_mib[v] = s.pull_mib[v]
+        s.pull_mib[v] = 0.0
+        return MOVED
+    s.phase[v] = IDLE
+    s.throttle[v] = 0.0
+    return DONE
+
+
+@njit(cache=True)
+def _begin_round(
+    p: PrecopyParams, s: PrecopyState, v: int, volume: float, memory_mib: float, diverges: bool
+) -> Any:
+    small = volume <= p.threshold_mib
+    last = small or s.round[v] >= p.max_rounds or s.sent_mib[v] > p.max_sent * memory_mib
+    s.volume_mib[v] = volume
+    s.left_mib[v] = volume
+    s.dirty_mib[v] = 0.0
+    if p.rule == _POST and not small and (last or diverges):
+        s.pull_mib[v] = volume
+        s.left_mib[v] = p.cpu_state_mib
+        last = True
+    s.phase[v] = STOP if last else ROUND
+    return PAUSED if last else 0
+
+
+@njit(cache=True)
+def abort_copy(s: PrecopyState, v: int, source_failed: bool) -> Any:
+    """End a migration because its source or destination failed, or because it is called off.
+
+    Until the handover all of the VM is at the source: if the destination fails nothing is lost. While pages
+    are fetched after post-copy's handover the VM is in two pieces, and any failure ends it.
+
+    Args:
+        s: State; the VM's place is cleared.
+        v: VM.
+        source_failed: Whether it was the source (False: the destination, or nobody).
+
+    Returns:
+        STAYS or CRASHED.
+    """
+    code = CRASHED if source_failed or s.phase[v] == PULL else STAYS
+    _clear(s, v)
+    return code
+
+
+@njit(cache=True)
+def cpu_factor(p: PrecopyParams, s: PrecopyState, v: int) -> Any:
+    """Share of the CPU granted to a VM that does its work: 1 without a migration, 0 while it is stopped."""
+    phase = s.phase[v]
+    if phase == IDLE:
+        return 1.0
+    if phase in (STOP, RESUME):
+        return 0.0
+    if phase == PULL:
+        return 1.0 - p.postcopy_loss
+    return (1.0 - p.cpu_loss) * (1.0 - s.throttle[v])
+
+
+@njit(cache=True)
+def admit_copies(source: I4, dest: I4, host_busy: I4, host_slots: I4, admitted: I1) -> None:
+    """Which waiting migrations may start now: in their order, each that finds a slot on both of its hosts.
+
+    Args:
+        source: Source host of every waiting migration, shape (M,).
+        dest: Destination, shape (M,).
+        host_busy: Migrations under way per host, in and out, shape (H,); increased by those admitted.
+        host_slots: Limit per host, shape (H,).
+        admitted: Written: 1 = starts, shape (M,).
+    """
+    for k in range(source.shape[0]):
+        a, b = source[k], dest[k]
+        ok = host_busy[a] < host_slots[a] and host_busy[b] < host_slots[b]
+        admitted[k] = ok
+        if ok:
+            host_busy[a] += 1
+            host_busy[b] += 1
+
+
+@njit(cache=True)
+def _plan_one(p: PrecopyParams, memory: float, working: float, rate: float, dirty: float) -> Any:
+    """Total time, downtime, data, index of the last round, and whether some round diverged."""
+    volume, sent, throttle, i = memory, 0.0, 0.0, 0
+    diverges, diverged = False, 0
+    while not (
+        volume <= p.threshold_mib
+        or i >= p.max_rounds
+        or sent > p.max_sent * memory
+        or (diverges and p.rule == _POST)
+    ):
+        sent += volume
+        dirtied = dirty * (1.0 - throttle) * (volume / rate) if rate > 0.0 else np.inf
+        following = min(dirtied, working, memory)
+        diverges = following >= volume * _SAME and following > p.threshold_mib
+        if diverges:
+            diverged = 1
+        if p.rule == _AUTO and diverged:
+            more = p.throttle_start if throttle == 0.0 else throttle + p.throttle_step
+            throttle = min(p.throttle_max, more)
+        volume = following
+        i += 1
+    stopped = volume
+    if p.rule == _POST and volume > p.threshold_mib:
+        stopped = p.cpu_state_mib
+        sent += p.cpu_state_mib
+    sent += volume
+    if rate <= 0.0:
+        return np.inf, np.inf, sent, i, diverged
+    return p.init_s + sent / rate + p.resume_s, stopped / rate + p.resume_s, sent, i, diverged
+
+
+@njit(cache=True)
+def plan_precopy(
+    p: PrecopyParams,
+    memory_mib: F8,
+    working_mib: F8,
+    rate_mib_s: F8,
+    dirty_mib_s: F8,
+    total_s: F8,
+    down_s: F8,
+    data_mib: F8,
+    rounds: I4,
+    diverged: I1,
+) -> None:
+    """What migrations cost if nothing changes on the way.
+
+    Args:
+        p: Parameters.
+        memory_mib: M, MiB, shape (N,).
+        working_mib: W, MiB, inf = no cap, shape (N,).
+        rate_mib_s: R, MiB/s, shape (N,); 0 = never ends.
+        dirty_mib_s: D, MiB/s, shape (N,).
+        total_s: Written: from the order to the last byte, s, shape (N,).
+        down_s: Written: time stopped, s, shape (N,).
+        data_mib: Written: data sent, MiB, shape (N,).
+        rounds: Written: index n of the last round, shape (N,).
+        diverged: Written: 1 if some round dirtied as much as it sent, shape (N,).
+    """
+    for k in range(memory_mib.shape[0]):
+        total_s[k], down_s[k], data_mib[k], rounds[k], diverged[k] = _plan_one(
+            p, memory_mib[k], working_mib[k], rate_mib_s[k], dirty_mib_s[k]
+        )

@@ -1,0 +1,369 @@
+"""Streams of rows from published tables: CSV without or with a header, plain or gzip, file after file.
+
+The tables of cluster traces are far larger than memory, so they are read block by block, and only rows that a
+reader keeps stay. Nothing here guesses: a row of another width or a number that is none is an error with file
+and line.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import math
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..sim.errors import TraceError
+from .planetlab import show_path
+
+__all__ = [
+    "Block",
+    "Coder",
+    "Collector",
+    "Window",
+    "check_block",
+    "find_parts",
+    "name_line",
+    "open_text",
+    "read_blocks",
+]
+
+_BLOCK_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some rows of one file.
+
+    Attributes:
+        path: The file.
+        first: Row number of the first one, from 0.
+        numbers: Numeric columns by name, shape (N,), float64; NaN where a field is blank.
+        texts: Text columns by name, each a ``pyarrow.Array``.
+    """
+
+    path: Path
+    first: int
+    numbers: Mapping[str, NDArray[np.float64]]
+    texts: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        columns = list(self.numbers.values()) or list(self.texts.values())
+        return len(columns[0])
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which part of a large trace to read.
+
+    Attributes:
+        format: Name of the format, for messages.
+        start_s: From when, s on the clock of the source.
+        end_s: Until when, s; None = to the end.
+        max_vms: How many VMs, the first that appear in the window; None = all.
+    """
+
+    format: str
+    start_s: float = 0.0
+    end_s: float | None = None
+    max_vms: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            TraceError: Naming the option and what is allowed.
+        """
+        if not 0 <= self.start_s < math.inf:
+            raise TraceError(f"{self.format}: start_s must be at least 0 and finite, is {self.start_s}")
+        if self.end_s is not None and not self.end_s > self.start_s:
+            raise TraceError(f"{self.format}: end_s must be after start_s={self.start_s:g}, is {self.end_s}")
+        if self.max_vms is not None and self.max_vms < 1:
+            raise TraceError(f"{self.format}: max_vms must be at least 1, is {self.max_vms}")
+
+    def holds(self, time_s: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Whether times lie in the window, shape (N,)."""
+        return (time_s >= self.start_s) & (time_s < (math.inf if self.end_s is None else self.end_s))
+
+
+@dataclass
+class Coder:
+    """Numbers names in the order in which they are first seen.
+
+    Attributes:
+        limit: How many names to take; further ones have the code -1. None = all.
+        allowed: Names to take; others have the code -1. None = all.
+        codes: The names and their numbers.
+        refused: Names seen that are not allowed.
+    """
+
+    limit: int | None = None
+    allowed: Container[str] | None = None
+    codes: dict[str, int] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
+
+    def encode(self, names: Any, wanted: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Return the codes of a ``pyarrow`` array of names, shape (N,).
+
+        Args:
+            names: The names.
+            wanted: Rows to look at, shape (N,); the others have the code -1.
+        """
+        encoded = names.dictionary_encode()
+        indices = encoded.indices.to_numpy(zero_copy_only=False)
+        table = np.full(len(encoded.dictionary), -1, dtype=np.int64)
+        distinct = encoded.dictionary.to_pylist()
+        for place in np.unique(indices[wanted]):
+            table[place] = self._code(distinct[place])
+        return np.where(wanted, table[indices], -1) if table.size else np.full(indices.shape, -1)
+
+    def _code(self, name: str) -> int:
+        code = self.codes.get(name)
+        if code is not None:
+            return code
+        if self.allowed is not None and name not in self.allowed:
+            self.refused.add(name)
+            return -1
+        if self.limit is not None and len(self.codes) >= self.limit:
+            return -1
+        self.codes[name] = len(self.codes)
+        return self.codes[name]
+
+    @property
+    def names(self) -> list[str]:
+        """The names in the order of their numbers."""
+        return list(self.codes)
+
+
+class Collector:
+    """Gathers the kept rows of many blocks, and remembers where each came from."""
+
+    def __init__(self, header: int = 0) -> None:
+        """Prepare an empty collection; ``header`` lines stand before the rows of each file."""
+        self._header = header
+        self._parts: list[dict[str, NDArray[Any]]] = []
+        self._rows: list[NDArray[np.int64]] = []
+        self._files: list[Path] = []
+        self._file_of: list[NDArray[np.int32]] = []
+
+    def add(self, block: Block, keep: NDArray[np.bool_], columns: Mapping[str, NDArray[Any]]) -> None:
+        """Keep some rows of a block.
+
+        Args:
+            block: The block.
+            keep: Rows to keep, shape (N,).
+            columns: Columns to keep of them, shape (N,) each.
+        """
+        rows = np.flatnonzero(keep)
+        if rows.size == 0:
+            return
+        if not self._files or self._files[-1] != block.path:
+            self._files.append(block.path)
+        self._parts.append({key: column[rows] for key, column in columns.items()})
+        self._rows.append(rows + block.first)
+        self._file_of.append(np.full(rows.size, len(self._files) - 1, dtype=np.int32))
+
+    def __len__(self) -> int:
+        """Number of rows kept."""
+        return sum(rows.size for rows in self._rows)
+
+    def column(self, key: str) -> NDArray[Any]:
+        """Return one column of all kept rows."""
+        return np.concatenate([part[key] for part in self._parts])
+
+    def where(self, row: int) -> str:
+        """Name file and line of a kept row."""
+        for rows, files in zip(self._rows, self._file_of):
+            if row < rows.size:
+                path = self._files[files[row]]
+                return name_line(path, int(rows[row]), self._header)
+            row -= rows.size
+        raise IndexError(row)
+
+
+def name_line(path: Path, row: int, header: int) -> str:
+    """Return ``file:line`` of a row, counted from 0 over the lines that are not blank."""
+    if path.name.lower().endswith((".parquet", ".parquet.gz", ".pq")):
+        return f"{show_path(path)}, row {row + 1}"
+    with open_text(path, "replace") as file:
+        filled = (number for number, line in enumerate(file, start=1) if line.strip())
+        for index, number in enumerate(filled, start=-header):
+            if index == row:
+                return f"{show_path(path)}:{number}"
+    return f"{show_path(path)}, row {row + 1}"
+
+
+def find_parts(root: Path, stem: str, suffixes: Sequence[str] = (".csv", ".csv.gz")) -> list[Path]:
+    """List the files of one table below a folder: ``stem*`` in it or in its sub-folder ``stem``.
+
+    Returns:
+        The files in natural order (part 2 before part 10); empty if there are none.
+    """
+    found = [*root.glob(f"{stem}*"), *(root / stem).glob("[!.]*")] if root.is_dir() else []
+    ends = tuple(suffixes)
+    return sorted((p for p in found if p.is_file() and p.name.lower().endswith(ends)), key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    digits = "".join(c if c.isdigit() else " " for c in path.name).split()
+    letters = "".join(" " if c.isdigit() else c for c in path.name)
+    return [(0, letters), *((int(number), "") for number in digits)]
+
+
+def open_text(path: Path, errors: str = "strict") -> TextIO:
+    """Open a plain or gzip file as text in UTF-8; ``errors`` as for the built-in ``open``."""
+    if path.name.lower().endswith(".gz"):
+        return gzip.open(path, "rt", encoding="utf-8-sig", errors=errors, newline="")
+    return open(path, encoding="utf-8-sig", errors=errors, newline="")
+
+
+def read_blocks(
+    path: Path,
+    fields: Sequence[str],
+    *,
+    numbers: Sequence[str],
+    texts: Sequence[str] = (),
+    optional: Sequence[str] = (),
+    signed: Sequence[str] = (),
+    delimiter: str = ",",
+    header: bool = False,
+) -> Iterator[Block]:
+    """Read a CSV file block by block.
+
+    Args:
+        path: The file, ``.csv`` or ``.csv.gz``.
+        fields: Names of all its columns in their order.
+        numbers: Columns to read as numbers.
+        texts: Columns to read as text.
+        optional: Numeric columns that may be blank; they are NaN there.
+        signed: Numeric columns that may be negative.
+        delimiter: What stands between two fields.
+        header: Whether the first line names the columns.
+
+    Yields:
+        Its rows, in order.
+
+    Raises:
+        TraceError: If the file cannot be read, has another number of columns, or a field is not what it
+            should be; the text names file and line.
+    """
+    import pyarrow as pa
+    import pyarrow.csv as pacsv
+
+    wanted = [*numbers, *texts]
+    kinds = {key: pa.float64() for key in numbers} | {key: pa.string() for key in texts}
+    explain = _Explainer(path, fields, frozenset(numbers), frozenset(optional), delimiter, header)
+    try:
+        with pacsv.open_csv(
+            path,
+            read_options=pacsv.ReadOptions(
+                column_names=list(fields), skip_rows=int(header), block_size=_BLOCK_BYTES, use_threads=False
+            ),
+            parse_options=pacsv.ParseOptions(delimiter=delimiter),
+            convert_options=pacsv.ConvertOptions(
+                include_columns=wanted, column_types=kinds, null_values=[""], strings_can_be_null=False
+            ),
+        ) as reader:
+            first = 0
+            for batch in reader:
+                block = Block(
+                    path,
+                    first,
+                    {key: _as_floats(batch[key]) for key in numbers},
+                    {key: batch[key] for key in texts},
+                )
+                check_block(block, optional, signed, int(header))
+                yield block
+                first += batch.num_rows
+    except pa.ArrowInvalid as error:
+        if "Empty CSV" in str(error):
+            return
+        raise explain(error) from None
+    except FileNotFoundError:
+        raise TraceError(f"{show_path(path)}: no such file or folder") from None
+    except (OSError, EOFError) as error:
+        raise TraceError(f"{show_path(path)}: cannot be read ({_one_line(error)})") from None
+
+
+def check_block(block: Block, optional: Sequence[str], signed: Sequence[str], header: int = 0) -> None:
+    """Raise a `TraceError` for a text that is missing, or a number that is missing, infinite or negative.
+
+    Args:
+        block: The rows.
+        optional: Columns that may be blank.
+        signed: Columns that may be negative.
+        header: Lines before the first row of the file.
+    """
+    import pyarrow.compute as pc
+
+    for key, texts in block.texts.items():
+        row = -1 if key in optional else pc.index(texts, "").as_py()
+        if row >= 0:
+            where = name_line(block.path, block.first + row, header)
+            raise TraceError(f"{where}: {key}: expected a name, found nothing")
+    for key, values in block.numbers.items():
+        bad = (
+            np.isinf(values)
+            | (np.isnan(values) & (key not in optional))
+            | ((values < 0) & (key not in signed))
+        )
+        if bad.any():
+            row = int(np.argmax(bad))
+            found = "nothing" if np.isnan(values[row]) else f"{values[row]:g}"
+            what = "a number" if key in signed else "a number of at least 0"
+            where = name_line(block.path, block.first + row, header)
+            raise TraceError(f"{where}: {key}: expected {what}, found {found}")
+
+
+def _as_floats(column: Any) -> NDArray[np.float64]:
+    import pyarrow.compute as pc
+
+    filled = pc.fill_null(column, float("nan"))
+    return np.asarray(filled.to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class _Explainer:
+    """Finds the line over which a CSV parser stumbled, which it does not tell."""
+
+    path: Path
+    fields: Sequence[str]
+    numbers: frozenset[str]
+    optional: frozenset[str]
+    delimiter: str
+    header: bool
+
+    def __call__(self, error: Exception) -> TraceError:
+        try:
+            with open_text(self.path) as file:
+                reader = csv.reader(file, delimiter=self.delimiter)
+                for index, cells in enumerate(reader):
+                    text = self._offence(cells) if cells and index >= int(self.header) else None
+                    if text:
+                        return TraceError(f"{show_path(self.path)}:{reader.line_num}: {text}")
+        except (OSError, EOFError, UnicodeDecodeError, csv.Error) as reason:
+            return TraceError(f"{show_path(self.path)}: not a CSV file in UTF-8 ({_one_line(reason)})")
+        return TraceError(f"{show_path(self.path)}: not a well-formed CSV file ({_one_line(error)})")
+
+    def _offence(self, cells: Sequence[str]) -> str | None:
+        if len(cells) != len(self.fields):
+            return f"expected {len(self.fields)} columns, found {len(cells)}"
+        for key, cell in zip(self.fields, cells):
+            if key in self.numbers:
+                try:
+                    float(cell or "nan")
+                except ValueError:
+                    return f"{key}: expected a number, found {cell.strip()[:40]!r}"
+                if not cell.strip() and key not in self.optional:
+                    return f"{key}: expected a number, found nothing"
+        return None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160]

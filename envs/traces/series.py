@@ -1,0 +1,108 @@
+"""Series beside the load that can be checked like a trace: carbon intensity and failures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..sim.errors import TraceError
+from .readers import SERIES_FORMATS, check_options, guess_format
+
+__all__ = ["SeriesSummary", "check_series"]
+
+
+@dataclass(frozen=True)
+class SeriesSummary:
+    """What `check_series` found.
+
+    Attributes:
+        name: Name of the file.
+        format: ``carbon`` or ``failures``.
+        source: Where it comes from, as results record it.
+        rows: Number of values or incidents.
+        span_s: Length, s.
+        unit: What a value means.
+        mean: Mean value.
+        minimum: Smallest value.
+        maximum: Largest value.
+        notes: What the reader found.
+    """
+
+    name: str
+    format: str
+    source: str
+    rows: int
+    span_s: float
+    unit: str
+    mean: float
+    minimum: float
+    maximum: float
+    notes: tuple[str, ...]
+
+
+def check_series(path: str | os.PathLike[str], format: str = "auto", **options: Any) -> SeriesSummary:
+    """Read a carbon or failure series and describe it.
+
+    Args:
+        path: The file.
+        format: ``carbon``, ``failures``, or ``auto``.
+        **options: Options of `read_carbon` or `read_failures`.
+
+    Returns:
+        The summary.
+
+    Raises:
+        TraceError: If the file is malformed or of another format.
+    """
+    name = guess_format(path) if format == "auto" else format
+    if name == "carbon":
+        return _check_carbon(path, options)
+    if name == "failures":
+        return _check_failures(path, options)
+    raise TraceError(f"{name!r} is not a format of series; there are: {', '.join(SERIES_FORMATS)}")
+
+
+def _check_carbon(path: str | os.PathLike[str], options: Mapping[str, Any]) -> SeriesSummary:
+    from .carbon import read_carbon
+
+    check_options("carbon", read_carbon, options)
+    series = read_carbon(path, **options)
+    values = series.g_per_kwh
+    return SeriesSummary(
+        name=Path(path).name.split(".")[0],
+        format="carbon",
+        source=series.source,
+        rows=values.size,
+        span_s=values.size * series.step_s,
+        unit="gCO2eq/kWh",
+        mean=float(values.mean()),
+        minimum=float(values.min()),
+        maximum=float(values.max()),
+        notes=(f"from {series.start} UTC, a value every {series.step_s:g} s", "gaps: none"),
+    )
+
+
+def _check_failures(path: str | os.PathLike[str], options: Mapping[str, Any]) -> SeriesSummary:
+    from .failure_trace import read_failures
+
+    check_options("failures", read_failures, options)
+    trace = read_failures(path, **options)
+    hours = trace.duration_s / 3600
+    lasts = f"durations: median {np.median(hours):.3g} h, longest {hours.max():.4g} h"
+    return SeriesSummary(
+        name=trace.name,
+        format="failures",
+        source=trace.source,
+        rows=trace.start_s.size,
+        span_s=trace.span_s,
+        unit="share of hosts",
+        mean=float(trace.intensity.mean()),
+        minimum=float(trace.intensity.min()),
+        maximum=float(trace.intensity.max()),
+        notes=(lasts, *trace.notes),
+    )

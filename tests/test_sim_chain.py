@@ -1,0 +1,126 @@
+"""The chain of one interval (model.md §0): overhead, scheduling, NUMA and memory one after the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from virtgym.envs.sim.grouping import make_groups
+from virtgym.envs.sim.handle import make_handle
+from virtgym.envs.sim.memory import MemoryConfig, MemoryProfile, memory_inputs, memory_outputs
+from virtgym.envs.sim.memory_tiers import reclaim_hosts
+from virtgym.envs.sim.numa import apply_numa_hosts, rebalance_hosts
+from virtgym.envs.sim.numa_nodes import NumaConfig, choose_nodes, numa_params, numa_state, occupy_nodes
+from virtgym.envs.sim.overhead import (
+    PROFILES,
+    OverheadConfig,
+    add_overhead,
+    guest_work,
+    operation_rates,
+    profile_tables,
+)
+from virtgym.envs.sim.scheduling import CpuControl, cpu_claims, cpu_grants, schedule_hosts
+
+SEEDS = st.integers(0, 2**32 - 1)
+MANY = settings(max_examples=80, deadline=None, derandomize=True)
+SUBMODELS = ("overhead", "cpu", "numa", "memory")
+CORE = 2000.0
+
+
+class Interval:
+    """A random cluster and the work that its VMs get done, with some sub-models on."""
+
+    def __init__(self, seed: int, load: float = 1.0) -> None:
+        rng = np.random.default_rng(seed)
+        self.hosts, n = int(rng.integers(1, 6)), int(rng.integers(1, 40))
+        self.vcpus = rng.integers(1, 6, n).astype(np.int32)
+        self.mem = rng.uniform(512.0, 8192.0, n)
+        self.demand = rng.uniform(0, 1, n) * self.vcpus * CORE * load
+        self.vm_host = rng.integers(-1, self.hosts, n).astype(np.int32)
+        self.profile = rng.integers(0, len(PROFILES), n).astype(np.int32)
+        self.kind = rng.integers(0, 5, n).astype(np.int32)
+        self.stall = rng.uniform(0.1, 0.6, n)
+        self.share = rng.integers(0, 3, n).astype(np.int32)
+        self.cores = np.full(self.hosts, 16.0)
+        self.host_mem = rng.uniform(16.0, 48.0, self.hosts) * 1024.0
+
+    def run(self, on: Any) -> Any:
+        """Delivered work of every VM, MHz."""
+        n, core = len(self.demand), np.full(self.hosts, CORE)
+        offset, order = make_groups(self.vm_host, self.hosts)
+        controls = [CpuControl(shares=name) for name in ("low", "normal", "high")]
+        claims, grants = cpu_claims(controls, self.share, self.vcpus), cpu_grants(self.hosts, n)
+        claims.vm_claim_mhz[:] = self.demand * (self.vm_host >= 0)
+        if "overhead" in on:
+            rates, config = np.zeros((n, 4)), OverheadConfig()
+            tables = profile_tables(list(PROFILES.values()))
+            operation_rates(*tables, self.profile, self.vcpus, self.demand, rates)
+            cost, tax = config.cost_cycles, config.steady_tax
+            overhead = np.zeros(n)
+            add_overhead(
+                cost, tax, True, self.vm_host, self.kind, self.demand, rates, overhead, claims.vm_claim_mhz
+            )
+        capacity = self.cores * CORE if "cpu" in on else np.full(self.hosts, 1e12)
+        both: tuple[Any, Any] = (
+            make_handle("cpu claims", claims, readonly=True),
+            make_handle("grants", grants),
+        )
+        schedule_hosts(offset, order, capacity, core, 0.1, *both)
+        work = np.zeros(n)
+        guest_work(self.demand, claims.vm_claim_mhz, grants.vm_alloc_mhz - grants.vm_co_stop_mhz, work)
+        if "numa" in on:
+            work /= self.numa(offset, order, core, grants.vm_alloc_mhz)
+        if "memory" in on:
+            tiers = MemoryConfig(swap_device="disk")
+            inputs = memory_inputs([MemoryProfile()], np.zeros(n, np.int32), self.mem, tiers)
+            outputs = memory_outputs(self.hosts, n)
+            pair: tuple[Any, Any] = make_handle("inputs", inputs, readonly=True), make_handle("out", outputs)
+            reclaim_hosts(offset, order, self.host_mem, np.zeros(self.hosts), tiers.costs, *pair)
+            work /= outputs.vm_mem_slowdown
+        return work
+
+    def numa(self, offset: Any, order: Any, core: Any, alloc: Any) -> Any:
+        nodes = np.full(self.hosts, 2, np.int32)
+        config = NumaConfig(cpu_overcommit=16.0, rebalance_threshold=0.2)
+        memory = np.full(self.hosts, 2.0**20)
+        p = numa_params(config, nodes, self.cores, core, memory, self.vcpus, self.mem, self.stall)
+        s = numa_state(p)
+        pair: tuple[Any, Any] = make_handle("numa params", p, readonly=True), make_handle("numa state", s)
+        for v in order[: offset[-1]].tolist():
+            h = int(self.vm_host[v])
+            occupy_nodes(*pair, v, h, choose_nodes(*pair, v, h))
+        rebalance_hosts(*pair, offset, order, alloc, 0.0, config.moves_in(300.0))
+        apply_numa_hosts(*pair, offset, order, alloc, 0.0)
+        return s.vm_numa_slowdown
+
+
+@given(seed=SEEDS)
+@MANY
+def test_each_sub_model_only_ever_costs_work(seed: int) -> None:
+    interval = Interval(seed)
+    everything = interval.run(SUBMODELS)
+    nothing = interval.run(())
+    running = interval.vm_host >= 0
+    want = np.where(running, np.minimum(interval.demand, interval.vcpus * CORE), 0.0)
+    assert nothing == pytest.approx(want, rel=1e-14)
+    assert (everything >= 0).all()
+    assert (everything <= want * (1 + 1e-12)).all()
+    for one in ("numa", "memory"):  # these two divide what each VM has got
+        without = interval.run([name for name in SUBMODELS if name != one])
+        assert (everything <= without * (1 + 1e-12)).all()
+    for one in ("overhead", "cpu"):  # these change who gets what: the host as a whole never gains
+        alone = interval.run([one])
+        total = [x[interval.vm_host == h].sum() for h in range(interval.hosts) for x in (alone, want)]
+        assert all(a <= b * (1 + 1e-12) for a, b in zip(total[::2], total[1::2]))
+
+
+def test_a_quiet_host_does_all_its_work() -> None:
+    for seed in range(20):
+        interval = Interval(seed, load=0.01)
+        interval.host_mem[:] = 2.0**20
+        running = interval.vm_host >= 0
+        assert interval.run(("cpu", "memory", "numa"))[running] == pytest.approx(interval.demand[running])
