@@ -208,7 +208,10 @@ def make_cell(
         return Cell(scenario, spec, None, config_hash(scenario, spec, {}))
     made = make_policy(spec.name, **spec.params)
     check_task(spec.name, made, task, scenario.name)
-    defaults = policy_defaults(spec.name) if spec.name in POLICIES else agent_digest(Path(spec.name))
+    named = spec.name in POLICIES
+    folder = getattr(made, "folder", None) if named else spec.name  # of an agent that ships, or one by folder
+    content = {} if folder is None else agent_digest(Path(folder))
+    defaults = {**(policy_defaults(spec.name) if named else {}), **content}
     return Cell(scenario, spec, made, config_hash(scenario, spec, defaults))
 
 

@@ -42,9 +42,9 @@ def _described(group: str) -> dict[str, str]:
 
 
 def _traces() -> dict[str, str]:
-    from virtgym.envs.traces import REQUEST_FORMATS, TRACE_FORMATS
+    from virtgym.envs.traces import REQUEST_FORMATS, SERIES_FORMATS, TRACE_FORMATS
 
-    return {**TRACE_FORMATS, **REQUEST_FORMATS}
+    return {**TRACE_FORMATS, **REQUEST_FORMATS, **SERIES_FORMATS}
 
 
 def _envs() -> dict[str, str]:

@@ -18,6 +18,7 @@ from .optimal_placement import OrtoolsPlacementPolicy
 from .placement_policies import PLACEMENT_DESCRIPTIONS, RulePolicy
 from .schema import RESERVED, check_parameters, structured
 from .selectors import SELECTORS
+from .shipped import SHIPPED, ShippedPolicy
 from .simple import DvfsPolicy, NpaPolicy, RandomPolicy, StaticPolicy
 
 __all__ = [
@@ -87,6 +88,8 @@ def _register_baselines() -> None:
         "placement: CP-SAT packs the queue and keeps room for what is likely to come",
         OrtoolsPlacementPolicy,
     )
+    for agent, description in SHIPPED.items():
+        register_policy(f"{agent}_agent", f"placement: {description}", ShippedPolicy, agent=agent)
 
 
 _register_baselines()
