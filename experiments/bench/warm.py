@@ -58,6 +58,48 @@ def warm_placement() -> None:
     run_windows(env.games, [0], "first_fit")
 
 
+def warm_players() -> None:
+    """Compile what plays placement windows: rules, the solver's search, and the agent that ships."""
+    from virtgym.envs.placement_scenarios import build_placement_scenario
+    from virtgym.experiments.evaluate import make_cell, run_cell
+    from virtgym.experiments.overrides import PolicySpec
+
+    scenario = build_placement_scenario("demo_placement", overrides={"n_windows": 1})
+    for name in ("first_fit", "ortools_placement", "demo_agent"):
+        run_cell(make_cell(scenario, PolicySpec(name)), 0)
+
+
+def warm_comparisons() -> None:
+    """Compile the comparisons of actions, which rollout policy iteration learns from, with its network."""
+    import numpy as np
+
+    from virtgym.envs.placement_observations import PlacementObserver
+    from virtgym.envs.placement_scenarios import build_placement_scenario
+    from virtgym.policies.learned.comparisons import (
+        NETWORK,
+        allocate_comparisons,
+        collect_comparisons,
+        play_windows,
+    )
+    from virtgym.policies.learned.kernel_net import make_kernel_net
+    from virtgym.policies.learned.storage import load_agent
+    from virtgym.policies.placement import make_keys
+    from virtgym.policies.shipped import shipped_folder
+
+    games = build_placement_scenario("demo_placement", overrides={"n_windows": 1}).games(2)
+    (member,) = load_agent(shipped_folder("demo")).members
+    observer = PlacementObserver(games, member.layout.observation())
+    net = make_kernel_net(member.architecture, member.weights, games.params.n_nodes)
+    firsts = np.zeros(1, np.int64)
+    ends = firsts + 20
+    handles = games.kernel_params, games.kernel_state, observer.handle
+    collect_comparisons(
+        *handles, net, firsts, ends, np.zeros(2), np.array([NETWORK]), NETWORK,
+        5, 1.0, 0.0, make_keys(1, 0), allocate_comparisons(4, observer),
+    )  # fmt: skip
+    play_windows(*handles, net, firsts, ends, np.empty(1))
+
+
 def warm_replica() -> None:
     """Compile the replica of CloudSim."""
     import numpy as np
@@ -70,7 +112,11 @@ def warm_replica() -> None:
 def main() -> int:
     """Compile, and say how long it took."""
     start = time.perf_counter()
-    for step in (warm_simulator, warm_environment, warm_placement, warm_replica):
+    steps = (
+        *(warm_simulator, warm_environment, warm_placement, warm_players, warm_comparisons),
+        warm_replica,
+    )
+    for step in steps:
         step()
     print(f"kernels ready after {time.perf_counter() - start:.1f} s")
     return 0
