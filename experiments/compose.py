@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from virtgym.envs.placement_scenarios import check_placement_keys
 from virtgym.envs.sim.errors import ConfigError
 
-from .listing import list_names, read_group_file
+from .listing import experiment_agent, list_names, read_group_file
 from .overrides import (
     PolicySpec,
     hint,
@@ -155,6 +155,8 @@ def _check_key(command: str, key: str, value: str) -> None:
         raise ConfigError(
             f"{key}={value}: no such {key}{hint(value, known)}; there are: {', '.join(known) or 'none'}"
         )
+    if key == "experiment" and command != "train" and experiment_agent(unquote(value)):
+        raise ConfigError(f"{key}={value}: trains an agent; use virtgym train {key}={value}")
     if first == "scenario" and rest:
         _check_scenario_key(key, rest.split("."), ScenarioNode)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from .yamlio import load_yaml
 
-__all__ = ["KINDS", "list_kind", "list_names", "read_group_file"]
+__all__ = ["KINDS", "experiment_agent", "list_kind", "list_names", "read_group_file"]
 
 KINDS: tuple[str, ...] = ("scenarios", "policies", "agents", "traces", "envs")
 """What ``virtgym list`` can list."""
@@ -35,6 +35,16 @@ def list_names(group: str) -> tuple[str, ...]:
 def read_group_file(group: str, name: str) -> dict[str, Any]:
     """Read ``conf/GROUP/NAME.yaml`` as plain data."""
     return dict(load_yaml((_folder(group) / f"{name}.yaml").read_text(encoding="utf-8")) or {})
+
+
+def experiment_agent(name: str) -> str | None:
+    """The agent that an experiment trains; None = there is no such experiment, or it trains none."""
+    if name not in list_names("experiment"):
+        return None
+    for item in read_group_file("experiment", name).get("defaults", []):
+        if isinstance(item, dict) and "override /agent" in item:
+            return str(item["override /agent"])
+    return None
 
 
 def _described(group: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 from virtgym.envs.sim.errors import ConfigError
 
 from .compose import _check_grammar, _check_key, _of_its_kind, _one_line, _rewrite
-from .listing import list_names
+from .listing import experiment_agent, list_names
 from .overrides import hint, last_value, quote, split_list, split_override, unquote
 from .train_agents import AGENTS, AgentConfig, agent_kind
 from .train_schema import TrainConfig, check_train_values
@@ -123,7 +123,8 @@ def check_train_keys(arguments: Sequence[str], *, sweep: bool = False) -> list[s
     """
     pairs = [split_override(text) for text in arguments]
     pairs = [("import_zip" if key == "import" else key, value) for key, value in pairs]
-    agents = _values(last_value(pairs, "agent") or "maskable_ppo", sweep)
+    of_experiment = experiment_agent(unquote(last_value(pairs, "experiment") or ""))
+    agents = _values(last_value(pairs, "agent") or of_experiment or "maskable_ppo", sweep)
     texts = []
     for key, value in pairs:
         first = key.split(".")[0].split("/")[0]

@@ -9,8 +9,10 @@ import pytest
 from virtgym.envs.scenarios import list_scenarios
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.experiments.compose import compose_run
-from virtgym.experiments.listing import list_names
+from virtgym.experiments.listing import experiment_agent, list_names
 from virtgym.experiments.overrides import PolicySpec, parse_policy, quote, split_list
+from virtgym.experiments.train_agents import RolloutConfig
+from virtgym.experiments.train_compose import compose_training
 from virtgym.policies import POLICIES
 
 
@@ -23,8 +25,22 @@ def test_every_scenario_composes(name: str) -> None:
 
 @pytest.mark.parametrize("name", list_names("experiment"))
 def test_every_experiment_composes(name: str) -> None:
-    run = compose_run("benchmark", [f"experiment={name}"])
-    assert len(run.policies) > 5
+    agent = experiment_agent(name)
+    if agent is None:
+        assert len(compose_run("benchmark", [f"experiment={name}"]).policies) > 5
+        return
+    run = compose_training([f"experiment={name}", "agent.learning_rate=0.5"])
+    assert (run.agent.name, run.agent.learning_rate) == (agent, 0.5)
+    with pytest.raises(ConfigError, match=f"trains an agent; use virtgym train experiment={name}$"):
+        compose_run("benchmark", [f"experiment={name}"])
+
+
+def test_settings_of_an_experiment_s_agent_are_checked_as_its_own() -> None:
+    run = compose_training(["experiment=demo_agent", "agent.population=3"])
+    assert isinstance(run.agent, RolloutConfig)
+    assert run.agent.population == 3
+    with pytest.raises(ConfigError, match="rollout_iteration has no such key"):
+        compose_training(["experiment=demo_agent", "agent.n_steps=3"])
 
 
 def test_every_policy_composes() -> None:
