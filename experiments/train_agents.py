@@ -202,6 +202,7 @@ class RolloutConfig(AgentConfig):
 
     hidden: list[int] = field(default_factory=lambda: [32, 32])
     learning_rate: float = 1e-3
+    gamma: float = 1.0
     rules: list[str] = field(default_factory=lambda: list(_PLAYERS))
     base: str = "first_host_emptier_node"
     rule_share: float = 1.0

@@ -11,7 +11,7 @@ import sys
 import time
 import types
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hydra.core.config_store import ConfigStore
 
 from virtgym.experiments import train_agents, train_compose
 from virtgym.experiments.cli import main
@@ -474,6 +475,16 @@ class CoinLearner:
         self.rng.bit_generator.state = state["rng"]
 
 
+@pytest.fixture
+def forget_coin() -> Iterator[None]:
+    """Take what Hydra keeps of it away: a sweep's processes are sent all that, and cannot import this file."""
+    yield
+    kept = ConfigStore.instance().repo["agent"]
+    for name in [name for name in kept if name.startswith("coin")]:
+        del kept[name]
+
+
+@pytest.mark.usefixtures("forget_coin")
 def test_a_learner_of_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
