@@ -477,7 +477,7 @@ class CoinLearner:
 
 @pytest.fixture
 def forget_coin() -> Iterator[None]:
-    """Take what Hydra keeps of it away: a sweep's processes are sent all that, and cannot import this file."""
+    """Take what Hydra keeps of it away: a sweep's processes get all that, and cannot import this file."""
     yield
     kept = ConfigStore.instance().repo["agent"]
     for name in [name for name in kept if name.startswith("coin")]:
