@@ -236,7 +236,7 @@ def test_who_plays_what() -> None:
     assert policy_task(make_policy("norm_based")) == "placement"
     assert policy_task(make_policy("random")) == "any"
     assert policy_task(object()) == "cluster"
-    assert set(policy_names("placement")) == {*PLACEMENT_RULES, "ortools_placement"}
+    assert set(policy_names("placement")) == {*PLACEMENT_RULES, "ortools_placement", "demo_agent"}
     assert set(policy_names("cluster")) | set(policy_names("placement")) == set(POLICIES)
     assert "random" in policy_names("cluster")
     assert "first_fit" not in policy_names("cluster")
