@@ -123,6 +123,7 @@ def _make_params(requests: RequestArrays, config: PlacementConfig) -> PlacementP
         for name in ("cores", "memory_gib", "arrival_s", "lifetime_s")
     ]
     cores, memory, arrival, lifetime = columns
+    source = getattr(requests, "source", "requests")
     n = len(cores)
     if n == 0 or any(column.shape != (n,) for column in columns):
         raise TraceError("requests: need at least one request, and one value of each kind per request")
@@ -130,7 +131,7 @@ def _make_params(requests: RequestArrays, config: PlacementConfig) -> PlacementP
     bad[1:] |= np.diff(arrival) < 0
     if bad.any():
         raise TraceError(
-            f"requests: row {int(np.argmax(bad))}: cores must be positive, memory and lifetime at least 0, "
+            f"{source}: row {int(np.argmax(bad))}: cores must be positive, memory and lifetime at least 0, "
             "arrivals must not decrease"
         )
     double = memory > config.double_above_gib
@@ -141,7 +142,7 @@ def _make_params(requests: RequestArrays, config: PlacementConfig) -> PlacementP
     if large.any():
         row = int(np.argmax(large))
         raise TraceError(
-            f"requests: row {row}: {columns[0][row]:g} cores and {columns[1][row]:g} GiB fit on no empty host"
+            f"{source}: row {row}: {columns[0][row]:g} cores and {columns[1][row]:g} GiB fit on no empty host"
         )
     n_nodes, n_actions = 2 * config.n_hosts, config.n_actions
     return PlacementParams(
