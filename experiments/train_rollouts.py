@@ -50,6 +50,7 @@ from virtgym.policies.placement import make_keys, rule_number
 from .stats import trimmed_mean
 from .train_agents import AgentConfig, RolloutConfig
 from .train_learners import Arrays, TrainTask
+from .train_torch import by_prefix, optimizer_arrays, restore_optimizer
 
 __all__ = ["RolloutLearner", "make_rollout_learner"]
 
@@ -253,29 +254,20 @@ class RolloutLearner:
         for i, (net, mean) in enumerate(zip(self.nets, self.means)):
             found |= {f"net/{i}/{k}": v for k, v in _weights(net).items()}
             found |= {f"mean/{i}/{k}": v.copy() for k, v in mean.items()}
-        for i, slots in self.optimizer.state_dict()["state"].items():
-            found |= {f"optimizer/{i}/{k}": torch.as_tensor(v).numpy().copy() for k, v in slots.items()}
+        found |= {f"optimizer/{k}": v for k, v in optimizer_arrays(self.optimizer).items()}
         rng = self.rng.bit_generator.state
         counts = {"timesteps": self.timesteps, "updates": self.updates, "best": self.best}
         return found, {**counts, "rng": rng}
 
     def restore(self, arrays: Arrays, state: dict[str, Any]) -> None:
         """Take up where ``arrays`` was called."""
-        slots: dict[int, dict[str, Tensor]] = {}
-        nets: list[dict[str, Tensor]] = [{} for _ in self.nets]
-        for name, value in arrays.items():
-            kind, number, key = name.split("/", 2)
-            i = int(number)
-            if kind == "net":
-                nets[i][key] = torch.from_numpy(value.copy())
-            elif kind == "mean":
-                self.means[i][key] = value.copy()
-            else:
-                slots.setdefault(i, {})[key] = torch.from_numpy(value.copy())
-        for net, weights in zip(self.nets, nets):
-            net.load_state_dict(weights)
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        parts = by_prefix(arrays)
+        for number, weights in by_prefix(parts["net"]).items():
+            tensors = {name: torch.from_numpy(value.copy()) for name, value in weights.items()}
+            self.nets[int(number)].load_state_dict(tensors)
+        for number, weights in by_prefix(parts["mean"]).items():
+            self.means[int(number)] = {name: value.copy() for name, value in weights.items()}
+        restore_optimizer(self.optimizer, parts.get("optimizer", {}))
         self.timesteps, self.updates = int(state["timesteps"]), int(state["updates"])
         self.best = int(state["best"])
         self.rng.bit_generator.state = state["rng"]

@@ -27,6 +27,7 @@ from virtgym.policies.learned.storage import Member
 
 from .train_agents import A2cConfig, AgentConfig, DqnConfig, MaskablePpoConfig, PpoConfig
 from .train_learners import Arrays, TrainTask
+from .train_torch import by_prefix, optimizer_arrays, restore_optimizer
 
 __all__ = ["Sb3Learner", "load_sb3_zip", "make_sb3_learner"]
 
@@ -215,8 +216,7 @@ class Sb3Learner:
         """Networks, optimiser, environments, generators and, for DQN, the replay buffer."""
         model = self.model
         found: Arrays = {f"policy/{k}": v.numpy().copy() for k, v in model.policy.state_dict().items()}
-        for i, slots in model.policy.optimizer.state_dict()["state"].items():
-            found |= {f"optimizer/{i}/{k}": torch.as_tensor(v).numpy().copy() for k, v in slots.items()}
+        found |= {f"optimizer/{k}": v for k, v in optimizer_arrays(model.policy.optimizer).items()}
         found["torch_rng"] = torch.get_rng_state().numpy()
         state: dict[str, Any] = {k: getattr(model, k) for k in _NUMBERS if hasattr(model, k)}
         state["rng"] = model.rng.bit_generator.state
@@ -236,14 +236,9 @@ class Sb3Learner:
     def restore(self, arrays: Arrays, state: dict[str, Any]) -> None:
         """Take up where ``arrays`` was called."""
         model = self.model
-        parts = _by_prefix(arrays)
+        parts = by_prefix(arrays)
         model.policy.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in parts["policy"].items()})
-        slots: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in parts.get("optimizer", {}).items():
-            i, _, key = name.partition("/")
-            slots.setdefault(int(i), {})[key] = torch.from_numpy(value.copy())
-        groups = model.policy.optimizer.state_dict()["param_groups"]
-        model.policy.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        restore_optimizer(model.policy.optimizer, parts.get("optimizer", {}))
         for key in _NUMBERS:
             if key in state:
                 setattr(model, key, state[key])
@@ -275,15 +270,6 @@ _REPLAY = ("observations", "next_observations", "actions", "rewards", "dones", "
 def _plain(value: Any) -> Any:
     """NumPy's numbers as JSON takes them."""
     return value.item() if isinstance(value, np.generic) else str(value)
-
-
-def _by_prefix(arrays: Arrays) -> dict[str, Arrays]:
-    parts: dict[str, Arrays] = {}
-    for name, value in arrays.items():
-        prefix, found, rest = name.partition("/")
-        if found:
-            parts.setdefault(prefix, {})[rest] = value
-    return parts
 
 
 def load_sb3_zip(path: str, config: AgentConfig) -> Member:

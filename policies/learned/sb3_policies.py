@@ -100,7 +100,35 @@ def legal_actions(observation: Tensor, n_actions: int, layout: Layout) -> Tensor
     return fits | ~fits.any(dim=1, keepdim=True)
 
 
-class _NetMixin:
+class _Described:
+    """What all three kinds of policy share: settings that describe our network, kept for saving."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Any,
+        network: str = "equivariant",
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "relu",
+        queue_window: int = 1,
+        observation: str = "basic",
+        **kwargs: Any,
+    ) -> None:
+        self._described, self.layout = describe_network(
+            observation_space, action_space, network, hidden, activation, queue_window, observation
+        )
+        self._seen = {"queue_window": queue_window, "observation": observation}
+        made: Any = super().__init__  # SB3's class, which comes after this one
+        made(observation_space, action_space, lr_schedule, **kwargs)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        a = self._described
+        own: dict[str, Any] = {"network": a.network, "hidden": a.hidden, "activation": a.activation}
+        return {**super()._get_constructor_parameters(), **own, **self._seen}  # type: ignore[misc]
+
+
+class _NetMixin(_Described):
     """What both kinds of actor-critic policy share; ``net`` gives logits and values."""
 
     net: Network
@@ -138,8 +166,8 @@ class _NetMixin:
         entropy = -(log_odds.exp() * log_odds).sum(dim=1)
         return values.unsqueeze(1), log_prob, entropy
 
-    def _make_net(self, architecture: Architecture, lr_schedule: Any) -> None:
-        self.net = build_network(architecture)
+    def _build(self, lr_schedule: Any) -> None:
+        self.net = build_network(self._described)
         kind: Any = self.optimizer_class  # type: ignore[attr-defined]
         self.optimizer = kind(self.net.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[attr-defined]
 
@@ -162,32 +190,6 @@ class ActorCriticNetPolicy(_NetMixin, ActorCriticPolicy):
         observation: The environment's.
         **kwargs: As of SB3's policy.
     """
-
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        lr_schedule: Any,
-        network: str = "equivariant",
-        hidden: Sequence[int] = (64, 64),
-        activation: str = "relu",
-        queue_window: int = 1,
-        observation: str = "basic",
-        **kwargs: Any,
-    ) -> None:
-        self._described, self.layout = describe_network(
-            observation_space, action_space, network, hidden, activation, queue_window, observation
-        )
-        self._seen = {"queue_window": queue_window, "observation": observation}
-        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
-
-    def _build(self, lr_schedule: Any) -> None:
-        self._make_net(self._described, lr_schedule)
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        a = self._described
-        own: dict[str, Any] = {"network": a.network, "hidden": a.hidden, "activation": a.activation}
-        return {**super()._get_constructor_parameters(), **own, **self._seen}
 
     def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Actions (B,), values (B, 1) and log-probabilities (B,)."""
@@ -221,32 +223,6 @@ class MaskableNetPolicy(_NetMixin, MaskableActorCriticPolicy):
         observation: The environment's.
         **kwargs: As of sb3-contrib's policy.
     """
-
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        lr_schedule: Any,
-        network: str = "equivariant",
-        hidden: Sequence[int] = (64, 64),
-        activation: str = "relu",
-        queue_window: int = 1,
-        observation: str = "basic",
-        **kwargs: Any,
-    ) -> None:
-        self._described, self.layout = describe_network(
-            observation_space, action_space, network, hidden, activation, queue_window, observation
-        )
-        self._seen = {"queue_window": queue_window, "observation": observation}
-        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
-
-    def _build(self, lr_schedule: Any) -> None:
-        self._make_net(self._described, lr_schedule)
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        a = self._described
-        own: dict[str, Any] = {"network": a.network, "hidden": a.hidden, "activation": a.activation}
-        return {**super()._get_constructor_parameters(), **own, **self._seen}
 
     def forward(
         self, obs: Any, deterministic: bool = False, action_masks: Any = None
@@ -300,7 +276,7 @@ class NetQNetwork(QNetwork):
         return scores if legal is None else torch.where(legal, scores, MASKED)
 
 
-class QNetPolicy(DQNPolicy):
+class QNetPolicy(_Described, DQNPolicy):
     """Policy of DQN.
 
     Args:
@@ -315,33 +291,10 @@ class QNetPolicy(DQNPolicy):
         **kwargs: As of SB3's policy.
     """
 
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Discrete,
-        lr_schedule: Any,
-        network: str = "equivariant",
-        hidden: Sequence[int] = (64, 64),
-        activation: str = "relu",
-        queue_window: int = 1,
-        observation: str = "basic",
-        **kwargs: Any,
-    ) -> None:
-        self._described, self.layout = describe_network(
-            observation_space, action_space, network, hidden, activation, queue_window, observation
-        )
-        self._seen = {"queue_window": queue_window, "observation": observation}
-        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
-
     def make_q_net(self) -> QNetwork:
         """A network of values, freshly initialised."""
         assert isinstance(self.action_space, spaces.Discrete)
         return NetQNetwork(self._described, self.layout, self.observation_space, self.action_space)
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        a = self._described
-        own: dict[str, Any] = {"network": a.network, "hidden": a.hidden, "activation": a.activation}
-        return {**super()._get_constructor_parameters(), **own, **self._seen}
 
 
 def sample_legal(
