@@ -115,10 +115,10 @@ def play(
     assert down_from < math.inf
     return {
         "total": now,
-        "down": float(s.down_s[0]),
-        "data": float(s.sent_mib[0]),
-        "rounds": int(s.round[0]),
-        "diverged": int(s.diverged[0]),
+        "down": float(s.copy_down_s[0]),
+        "data": float(s.copy_sent_mib[0]),
+        "rounds": int(s.copy_round[0]),
+        "diverged": int(s.copy_diverged[0]),
         "events": events,
     }
 
@@ -238,9 +238,9 @@ def test_cpu_and_abort_in_every_phase() -> None:
     assert cpu_factor(p, s, 0) == 1.0
     factors = []
     start_copies(p, s, ONE)
-    while s.phase[0] != IDLE:
-        factors.append((int(s.phase[0]), float(cpu_factor(p, s, 0))))
-        s.dirty_mib[0] = 1e9
+    while s.copy_phase[0] != IDLE:
+        factors.append((int(s.copy_phase[0]), float(cpu_factor(p, s, 0))))
+        s.copy_dirty_mib[0] = 1e9
         finish_phase(p, s, 0, 1000.0, np.inf)
     assert [f for _, f in factors] == [0.9, 0.9, 0.0, 0.0, 0.75]
     for steps, phase, source, want in (
@@ -251,9 +251,9 @@ def test_cpu_and_abort_in_every_phase() -> None:
     ):
         start_copies(p, s, ONE)
         for _ in range(steps):
-            s.dirty_mib[0] = 1e9
+            s.copy_dirty_mib[0] = 1e9
             finish_phase(p, s, 0, 1000.0, np.inf)
-        assert s.phase[0] == phase
+        assert s.copy_phase[0] == phase
         assert abort_copy(s, 0, source) == want
         assert all(not np.any(array) for array in s)
 
@@ -276,8 +276,8 @@ def test_two_migrations_share_a_nic_until_one_is_done() -> None:
     now, none = 0.0, np.zeros(0)
     nic = np.array([100.0, 1000.0, 60.0]) * MBIT_PER_MIB
     dests = np.array([1, 2], dtype=np.int32)
-    while np.any(s.phase != IDLE):
-        busy = np.flatnonzero(s.phase != IDLE).astype(np.int32)
+    while np.any(s.copy_phase != IDLE):
+        busy = np.flatnonzero(s.copy_phase != IDLE).astype(np.int32)
         cap, source = np.full(len(busy), np.inf), np.zeros(len(busy), dtype=np.int32)
         no_vms = np.zeros(0, dtype=np.int32)
         _, _, rate = share_nics(nic, no_vms, none, none, source, dests[busy], cap)
@@ -290,7 +290,7 @@ def test_two_migrations_share_a_nic_until_one_is_done() -> None:
                 end[v] = now
     # Alone the second is bound by its destination's 60 MiB/s: 500 / 60 s more.
     assert end == pytest.approx([10.0, 10.0 + 500 / 60], rel=1e-12)
-    assert s.sent_mib == pytest.approx(memory, rel=1e-12)
+    assert s.copy_sent_mib == pytest.approx(memory, rel=1e-12)
 
 
 @given(st.integers(0, 2**32 - 1))

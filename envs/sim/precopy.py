@@ -84,17 +84,17 @@ _SAME = 1.0 - 1e-12
 class PrecopyState(NamedTuple):
     """Migrations under way, one place per VM; all zero = none."""
 
-    phase: I1  # (V,) IDLE, INIT, ...
-    diverged: I1  # (V,) 1: some round dirtied as much as it sent
-    round: I4  # (V,) index i of the round
-    left_s: F8  # (V,) time left of INIT and RESUME, s
-    left_mib: F8  # (V,) left to send in ROUND, STOP and PULL, MiB
-    volume_mib: F8  # (V,) V_i, MiB
-    dirty_mib: F8  # (V,) dirtied since the round began, MiB
-    pull_mib: F8  # (V,) to be fetched after post-copy's handover, MiB
-    sent_mib: F8  # (V,) sent so far, MiB
-    down_s: F8  # (V,) time stopped so far, s
-    throttle: F8  # (V,) share of its CPU taken from the VM to slow it down
+    copy_phase: I1  # (V,) IDLE, INIT, ...
+    copy_diverged: I1  # (V,) 1: some round dirtied as much as it sent
+    copy_round: I4  # (V,) index i of the round
+    copy_left_s: F8  # (V,) time left of INIT and RESUME, s
+    copy_left_mib: F8  # (V,) left to send in ROUND, STOP and PULL, MiB
+    copy_volume_mib: F8  # (V,) V_i, MiB
+    copy_dirty_mib: F8  # (V,) dirtied since the round began, MiB
+    copy_pull_mib: F8  # (V,) to be fetched after post-copy's handover, MiB
+    copy_sent_mib: F8  # (V,) sent so far, MiB
+    copy_down_s: F8  # (V,) time stopped so far, s
+    copy_throttle: F8  # (V,) share of its CPU taken from the VM to slow it down
 
 
 def allocate_copies(n_vms: int) -> PrecopyState:
@@ -107,12 +107,20 @@ def allocate_copies(n_vms: int) -> PrecopyState:
 
 @njit(cache=True)
 def _clear(s: PrecopyState, v: int) -> None:
-    s.phase[v] = IDLE
-    s.diverged[v] = 0
-    s.round[v] = 0
-    for array in (s.left_s, s.left_mib, s.volume_mib, s.dirty_mib, s.pull_mib, s.sent_mib, s.down_s):
+    s.copy_phase[v] = IDLE
+    s.copy_diverged[v] = 0
+    s.copy_round[v] = 0
+    for array in (
+        s.copy_left_s,
+        s.copy_left_mib,
+        s.copy_volume_mib,
+        s.copy_dirty_mib,
+        s.copy_pull_mib,
+        s.copy_sent_mib,
+        s.copy_down_s,
+    ):
         array[v] = 0.0
-    s.throttle[v] = 0.0
+    s.copy_throttle[v] = 0.0
 
 
 @njit(cache=True)
@@ -120,8 +128,8 @@ def start_copies(p: PrecopyParams, s: PrecopyState, vms: I4) -> None:
     """Begin to migrate some VMs that are IDLE."""
     for v in vms:
         _clear(s, v)
-        s.phase[v] = INIT
-        s.left_s[v] = p.init_s
+        s.copy_phase[v] = INIT
+        s.copy_left_s[v] = p.init_s
 
 
 @njit(cache=True)
@@ -138,17 +146,17 @@ def advance_copies(s: PrecopyState, vms: I4, rate_mib_s: F8, dirty_mib_s: F8, dt
     """
     for k in range(vms.shape[0]):
         v = vms[k]
-        phase = s.phase[v]
+        phase = s.copy_phase[v]
         if phase in (INIT, RESUME):
-            s.left_s[v] = max(0.0, s.left_s[v] - dt_s[k])
+            s.copy_left_s[v] = max(0.0, s.copy_left_s[v] - dt_s[k])
         elif phase != IDLE:
-            moved = min(s.left_mib[v], rate_mib_s[k] * dt_s[k])
-            s.left_mib[v] -= moved
-            s.sent_mib[v] += moved
+            moved = min(s.copy_left_mib[v], rate_mib_s[k] * dt_s[k])
+            s.copy_left_mib[v] -= moved
+            s.copy_sent_mib[v] += moved
         if phase == ROUND:
-            s.dirty_mib[v] += dirty_mib_s[k] * (1.0 - s.throttle[v]) * dt_s[k]
+            s.copy_dirty_mib[v] += dirty_mib_s[k] * (1.0 - s.copy_throttle[v]) * dt_s[k]
         elif phase in (STOP, RESUME):
-            s.down_s[v] += dt_s[k]
+            s.copy_down_s[v] += dt_s[k]
 
 
 @njit(cache=True)
@@ -163,15 +171,15 @@ def next_events(s: PrecopyState, vms: I4, rate_mib_s: F8, wait_s: F8) -> None:
     """
     for k in range(vms.shape[0]):
         v = vms[k]
-        phase = s.phase[v]
+        phase = s.copy_phase[v]
         if phase == IDLE:
             wait_s[k] = np.inf
         elif phase in (INIT, RESUME):
-            wait_s[k] = s.left_s[v]
-        elif s.left_mib[v] <= 0.0:
+            wait_s[k] = s.copy_left_s[v]
+        elif s.copy_left_mib[v] <= 0.0:
             wait_s[k] = 0.0
         else:
-            wait_s[k] = s.left_mib[v] / rate_mib_s[k] if rate_mib_s[k] > 0.0 else np.inf
+            wait_s[k] = s.copy_left_mib[v] / rate_mib_s[k] if rate_mib_s[k] > 0.0 else np.inf
 
 
 @njit(cache=True)
@@ -188,33 +196,33 @@ def finish_phase(p: PrecopyParams, s: PrecopyState, v: int, memory_mib: float, w
     Returns:
         0, PAUSED, MOVED or DONE.
     """
-    s.sent_mib[v] += s.left_mib[v]  # what rounding left over
-    s.left_mib[v] = 0.0
-    s.left_s[v] = 0.0
-    phase = s.phase[v]
+    s.copy_sent_mib[v] += s.copy_left_mib[v]  # what rounding left over
+    s.copy_left_mib[v] = 0.0
+    s.copy_left_s[v] = 0.0
+    phase = s.copy_phase[v]
     if phase == INIT:
         return _begin_round(p, s, v, memory_mib, memory_mib, False)
     if phase == ROUND:
-        volume = min(s.dirty_mib[v], working_mib, memory_mib)
-        diverges = volume >= s.volume_mib[v] * _SAME and volume > p.threshold_mib
-        s.round[v] += 1
+        volume = min(s.copy_dirty_mib[v], working_mib, memory_mib)
+        diverges = volume >= s.copy_volume_mib[v] * _SAME and volume > p.threshold_mib
+        s.copy_round[v] += 1
         if diverges:
-            s.diverged[v] = 1
-        if p.rule == _AUTO and s.diverged[v]:
-            more = p.throttle_start if s.throttle[v] == 0.0 else s.throttle[v] + p.throttle_step
-            s.throttle[v] = min(p.throttle_max, more)
+            s.copy_diverged[v] = 1
+        if p.rule == _AUTO and s.copy_diverged[v]:
+            more = p.throttle_start if s.copy_throttle[v] == 0.0 else s.copy_throttle[v] + p.throttle_step
+            s.copy_throttle[v] = min(p.throttle_max, more)
         return _begin_round(p, s, v, volume, memory_mib, diverges)
     if phase == STOP:
-        s.phase[v] = RESUME
-        s.left_s[v] = p.resume_s
+        s.copy_phase[v] = RESUME
+        s.copy_left_s[v] = p.resume_s
         return 0
-    if phase == RESUME and s.pull_mib[v] > 0.0:
-        s.phase[v] = PULL
-        s.left_mib[v] = s.pull_mib[v]
-        s.pull_mib[v] = 0.0
+    if phase == RESUME and s.copy_pull_mib[v] > 0.0:
+        s.copy_phase[v] = PULL
+        s.copy_left_mib[v] = s.copy_pull_mib[v]
+        s.copy_pull_mib[v] = 0.0
         return MOVED
-    s.phase[v] = IDLE
-    s.throttle[v] = 0.0
+    s.copy_phase[v] = IDLE
+    s.copy_throttle[v] = 0.0
     return DONE
 
 
@@ -223,15 +231,15 @@ def _begin_round(
     p: PrecopyParams, s: PrecopyState, v: int, volume: float, memory_mib: float, diverges: bool
 ) -> Any:
     small = volume <= p.threshold_mib
-    last = small or s.round[v] >= p.max_rounds or s.sent_mib[v] > p.max_sent * memory_mib
-    s.volume_mib[v] = volume
-    s.left_mib[v] = volume
-    s.dirty_mib[v] = 0.0
+    last = small or s.copy_round[v] >= p.max_rounds or s.copy_sent_mib[v] > p.max_sent * memory_mib
+    s.copy_volume_mib[v] = volume
+    s.copy_left_mib[v] = volume
+    s.copy_dirty_mib[v] = 0.0
     if p.rule == _POST and not small and (last or diverges):
-        s.pull_mib[v] = volume
-        s.left_mib[v] = p.cpu_state_mib
+        s.copy_pull_mib[v] = volume
+        s.copy_left_mib[v] = p.cpu_state_mib
         last = True
-    s.phase[v] = STOP if last else ROUND
+    s.copy_phase[v] = STOP if last else ROUND
     return PAUSED if last else 0
 
 
@@ -250,7 +258,7 @@ def abort_copy(s: PrecopyState, v: int, source_failed: bool) -> Any:
     Returns:
         STAYS or CRASHED.
     """
-    code = CRASHED if source_failed or s.phase[v] == PULL else STAYS
+    code = CRASHED if source_failed or s.copy_phase[v] == PULL else STAYS
     _clear(s, v)
     return code
 
@@ -258,14 +266,14 @@ def abort_copy(s: PrecopyState, v: int, source_failed: bool) -> Any:
 @njit(cache=True)
 def cpu_factor(p: PrecopyParams, s: PrecopyState, v: int) -> Any:
     """Share of the CPU granted to a VM that does its work: 1 without a migration, 0 while it is stopped."""
-    phase = s.phase[v]
+    phase = s.copy_phase[v]
     if phase == IDLE:
         return 1.0
     if phase in (STOP, RESUME):
         return 0.0
     if phase == PULL:
         return 1.0 - p.postcopy_loss
-    return (1.0 - p.cpu_loss) * (1.0 - s.throttle[v])
+    return (1.0 - p.cpu_loss) * (1.0 - s.copy_throttle[v])
 
 
 @njit(cache=True)
