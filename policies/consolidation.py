@@ -15,9 +15,10 @@ from virtgym.envs.sim.handle import make_handle
 from virtgym.envs.sim.simulator import ClusterView
 
 from .base import PlanningPolicy
-from .detectors import ADDITIVE, DETECTORS, tricube_weights
+from .detectors import ADDITIVE, DETECTORS
 from .names import one_of
 from .placers import PLACERS
+from .regression import tricube_weights
 from .rounds import plan_round
 from .selectors import MMT_TIES, RS, SELECTORS
 from .workspace import (

@@ -11,6 +11,7 @@ from scipy import stats
 
 from virtgym.envs.sim.handle import make_handle
 from virtgym.policies import detectors as d
+from virtgym.policies import regression
 from virtgym.policies.selectors import multiple_correlation, splitmix
 from virtgym.policies.sorting import sort_ascending
 
@@ -52,7 +53,7 @@ def test_loess_taps_are_a_tricube_weighted_line(window: int) -> None:
 
 
 def test_loess_weighs_the_newest_most_and_ols_does_not_weigh() -> None:
-    weights = d.tricube_weights(10)
+    weights = regression.tricube_weights(10)
     assert (np.diff(weights) > 0).all()
     assert weights[0] == 0
     assert weights[-1] == 1
@@ -75,29 +76,31 @@ def robust_reference(y: F8, weights: F8, horizon: int) -> float:
 
 @pytest.mark.parametrize("horizon", [1, 3])
 def test_robust_loess_is_cleveland_s_bisquare_refit(horizon: int) -> None:
-    weights = d.tricube_weights(10)
+    weights = regression.tricube_weights(10)
     for seed in range(200):
         rng = np.random.default_rng(seed)
         y = rng.random(10) + (rng.random(10) < 0.2) * 5
-        got = d.forecast_robust(y, weights, 10, horizon, np.zeros(20))
+        got = regression.forecast_robust(y, weights, 10, horizon, np.zeros(20))
         assert got == pytest.approx(robust_reference(y, weights, horizon), abs=1e-9)
 
 
 def test_robust_loess_ignores_an_outlier_and_keeps_exact_lines() -> None:
-    weights, line = d.tricube_weights(10), np.arange(10.0)
+    weights, line = regression.tricube_weights(10), np.arange(10.0)
     spiked = line + 0.01 * np.array([1, -1, 1, 1, -1, -1, 1, -1, 1, -1])
     spiked[7] += 20
-    assert d.forecast_robust(spiked, weights, 10, 1, np.zeros(20)) == pytest.approx(10, abs=0.1)
+    assert regression.forecast_robust(spiked, weights, 10, 1, np.zeros(20)) == pytest.approx(10, abs=0.1)
     assert d.DETECTORS["loess"].taps(10, 1) @ spiked > 12
     for y in (line, np.zeros(10), np.full(10, 3.0)):
-        assert d.forecast_robust(y, weights, 10, 1, np.zeros(20)) == pytest.approx(y[-1] + y[1] - y[0])
+        assert regression.forecast_robust(y, weights, 10, 1, np.zeros(20)) == pytest.approx(
+            y[-1] + y[1] - y[0]
+        )
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 11, 12, 29, 30])
 def test_median_and_mad_agree_with_scipy(n: int) -> None:
     for seed in range(30):
         y = np.random.default_rng([n, seed]).integers(0, 12, n) / 7.0
-        assert d.median(y.copy(), n) == pytest.approx(np.median(y), abs=1e-12)
+        assert regression.median(y.copy(), n) == pytest.approx(np.median(y), abs=1e-12)
         assert d.mad(y.copy(), n) == pytest.approx(stats.median_abs_deviation(y), abs=1e-12)
 
 

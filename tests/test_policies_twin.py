@@ -18,7 +18,8 @@ from virtgym.envs.sim.simulator import ClusterView, Simulator
 from virtgym.envs.sim.state import MIG_NONE, PENDING, RUNNING
 from virtgym.envs.sim.workload import Workload
 from virtgym.policies.consolidation import ConsolidationPolicy
-from virtgym.policies.detectors import DETECTORS, tricube_weights
+from virtgym.policies.detectors import DETECTORS
+from virtgym.policies.regression import tricube_weights
 
 SLACK = 1 + 1e-9
 MASK = 2**64 - 1
