@@ -1,9 +1,9 @@
 """Straight lines through equally spaced samples: the arithmetic that detectors and forecasters share.
 
 Local regression is that of Cleveland, "Robust Locally Weighted Regression and Smoothing Scatterplots", JASA
-74, 1979, at the newest sample x: ``w_i(x) = T(D_i(x) / D_(q)(x))``, ``T(u) = (1 - |u|**3)**3`` for ``|u| < 1``,
-else 0, where ``D_i(x)`` is the distance of sample i and ``D_(q)(x)`` that of the q-th nearest, here the
-oldest of a window of q samples; then ``a, b`` minimise ``sum w_i (y_i - a - b x_i)**2``.
+74, 1979, at the newest sample x: ``w_i(x) = T(D_i(x) / D_(q)(x))``, ``T(u) = (1 - |u|**3)**3`` for
+``|u| < 1``, else 0, where ``D_i(x)`` is the distance of sample i and ``D_(q)(x)`` that of the q-th nearest,
+here the oldest of a window of q samples; then ``a, b`` minimise ``sum w_i (y_i - a - b x_i)**2``.
 """
 
 from __future__ import annotations

@@ -60,13 +60,14 @@ def structured(name: str, description: str, kind: type[Any], implied: Mapping[st
     return make_dataclass(f"{kind.__name__}Config", members)
 
 
-def check_parameters(name: str, kind: type[Any], params: Mapping[str, Any]) -> None:
+def check_parameters(name: str, kind: type[Any], params: Mapping[str, Any], what: str = "policy") -> None:
     """Check names and types of parameters; a class that is not a dataclass checks its own.
 
     Args:
         name: Name of the policy.
         kind: Its class.
         params: Parameters given.
+        what: What the class is, the first word of the key in messages.
 
     Raises:
         ConfigError: Naming the key, its neighbours and what is allowed.
@@ -76,8 +77,8 @@ def check_parameters(name: str, kind: type[Any], params: Mapping[str, Any]) -> N
     hints = parameter_types(kind)
     for key, value in params.items():
         if key not in hints:
-            raise _unknown_parameter(name, key, list(hints))
-        _check_type(key, value, hints[key])
+            raise _unknown_parameter(name, key, list(hints), what)
+        _check_type(f"{what}.{key}", value, hints[key])
 
 
 def _check_type(key: str, value: Any, hint: Any) -> None:
@@ -95,11 +96,11 @@ def _check_type(key: str, value: Any, hint: Any) -> None:
         fits = isinstance(value, kind)
     if not fits or value != value:
         nothing = " or null" if types.NoneType in options else ""
-        raise ConfigError(f"policy.{key}={value}: must be {_WORDS[kind]}{nothing}")
+        raise ConfigError(f"{key}={value}: must be {_WORDS[kind]}{nothing}")
 
 
-def _unknown_parameter(name: str, key: str, allowed: list[str]) -> ConfigError:
+def _unknown_parameter(name: str, key: str, allowed: list[str], what: str) -> ConfigError:
     if not allowed:
-        return ConfigError(f"policy.{key}: {name} has no parameters")
+        return ConfigError(f"{what}.{key}: {name} has no parameters")
     hint = str(unknown_name("", key, allowed)).split(": ", 1)[1]
-    return ConfigError(f"policy.{key}: {name} has no such parameter; {hint}")
+    return ConfigError(f"{what}.{key}: {name} has no such parameter; {hint}")
