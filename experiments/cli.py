@@ -119,6 +119,32 @@ examples:
   virtgym report runs/day1 runs/day2 out=both.html
 """
 
+_FORECAST = """\
+usage: virtgym forecast trace=PATH [key=value…]
+
+Compare forecasters of CPU demand on a trace: mean absolute error and skill against persistence and against
+the mean, with bootstrap intervals, for VMs and for groups of VMs as hosts hold them. Writes forecast.csv and
+config.yaml to out=DIR.
+
+keys:
+  trace=PATH                    file, folder or name of a fetched trace; several: [A,B]; synthetic
+  trace.format=NAME             its format, guessed by default; trace.options.KEY=VALUE of its reader
+  forecasters=[NAME,…]          persistence mean moving_average ewma ols loess0 loess loess_robust0
+                                loess_robust seasonal, default all; with parameters: loess(window=20)
+  horizons=[N,…]                steps ahead, default [1,6]
+  warmup=N                      samples that a VM must have, default 30
+  vms_per_host=N                VMs in a group, default 20; 0 = no groups
+  origins=N                     points in time to forecast from, at most, default 2000
+  clip=true|false               whether forecasts are cut to what demand can be, default true
+  seed=N  resamples=N           of groups and bootstrap, default 0 and 2000
+  out=DIR                       default runs/forecast-<date>-<time>
+
+examples:
+  virtgym forecast trace=planetlab/20110303
+  virtgym forecast trace=[traces/20110303,traces/20110306] horizons=[1,6,12] out=runs/skill
+  virtgym forecast trace=usage.csv trace.options.fill=previous 'forecasters=[loess(window=20),ewma]'
+"""
+
 
 @dataclass(frozen=True)
 class Command:
@@ -315,6 +341,12 @@ def _report(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _forecast(arguments: Sequence[str]) -> int:
+    from .forecast_cli import main as forecast_main
+
+    return forecast_main(arguments)
+
+
 def _traces(arguments: Sequence[str]) -> int:
     from .traces_cli import main as traces_main
 
@@ -330,6 +362,7 @@ COMMANDS: dict[str, Command] = {
     "benchmark": Command("policies x seeds, resumable and parallel, with a report", _BENCHMARK, _benchmark),
     "train": Command("train an agent, evaluate it, keep the best; sweeps with -m", _TRAIN, _train),
     "report": Command("the report again, from stored results", _REPORT, _report),
+    "forecast": Command("skill of forecasters of demand on a trace", _FORECAST, _forecast),
     "traces": Command("download, check and convert traces", None, _traces),
 }
 """Commands by name."""

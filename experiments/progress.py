@@ -91,15 +91,22 @@ class Progress:
             rows: Its result rows, if it finished.
             error: What went wrong, if it did not.
         """
+        if self._bar is not None and error is not None:
+            self.note(f"{name}: failed: {error}")
+        self.tick(name, f"failed: {error}" if rows is None else _numbers(rows))
+
+    def tick(self, name: str, text: str) -> None:
+        """Something has ended.
+
+        Args:
+            name: What it was.
+            text: What it gave, said where there is no bar.
+        """
         self._done += 1
         if self._bar is not None:
             self._bar.update(self._task, advance=1, description=name)
-            if error is not None:
-                self.note(f"{name}: failed: {error}")
-        elif rows is not None:
-            self.note(f"[{self._done}/{self._total}] {name}: {_numbers(rows)}")
         else:
-            self.note(f"[{self._done}/{self._total}] {name}: failed: {error}")
+            self.note(f"[{self._done}/{self._total}] {name}: {text}")
 
 
 def _numbers(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -26,8 +26,10 @@ __all__ = [
     "mean_statistic",
     "paired_bootstrap",
     "paired_bootstrap_difference",
+    "percentile_interval",
     "performance_profile",
     "probability_of_improvement",
+    "resampled_means",
     "stratified_bootstrap",
     "trimmed_mean",
     "trimmed_statistic",
@@ -326,3 +328,42 @@ def performance_profile(values: ArrayLike, taus: ArrayLike, *, lower_is_better: 
         return np.full(thresholds.shape, math.nan)
     below = np.searchsorted(x, thresholds, side="right") / len(x)
     return np.asarray(below if lower_is_better else 1.0 - below, dtype=np.float64)
+
+
+def percentile_interval(estimate: float, samples: F8, n: int, confidence: float = 0.95) -> Interval:
+    """The interval that holds the middle of resampled estimates.
+
+    Args:
+        estimate: The estimate.
+        samples: The same of each resample, (R,).
+        n: Number of values behind the estimate; fewer than two give no interval.
+        confidence: Coverage.
+    """
+    if n < 2:
+        return Interval(estimate, math.nan, math.nan, n)
+    return Interval(estimate, *_bounds(samples, confidence), n)
+
+
+def resampled_means(values: F8, rng: np.random.Generator, *, n_resamples: int = 2000) -> F8:
+    """Means of bootstrap resamples that are the same for every column.
+
+    Rows (VMs, windows) are drawn with replacement, whole: a ratio or difference of columns within a resample
+    is that of paired values.
+
+    Args:
+        values: (n, K).
+        rng: Source of the resamples.
+        n_resamples: Number of resamples, R.
+
+    Returns:
+        Means, (R, K).
+    """
+    n = len(values)
+    means = np.empty((n_resamples, values.shape[1]))
+    chunk = max(1, 4_000_000 // max(1, n))  # rows are drawn 32 MB at a time
+    for first in range(0, n_resamples, chunk):
+        size = min(chunk, n_resamples - first)
+        drawn = rng.integers(0, n, size=(size, n)) + n * np.arange(size)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
+        means[first : first + size] = times @ values / n
+    return means

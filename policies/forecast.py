@@ -10,7 +10,8 @@ ewma           ``s_n = alpha y_n + (1 - alpha) s_(n-1)``, ``s_1 = y_1``
 ols            unweighted straight line through ``window`` samples (what CloudSim calls "LR")
 loess0         local regression of degree 0: mean with tricube weights
 loess          local regression of degree 1: straight line with tricube weights
-loess_robust   the same, refitted with bisquare weights of the residuals over 6 median |r|
+loess_robust0  ``loess0`` refitted with bisquare weights of the residuals over 6 median |r|
+loess_robust   ``loess`` refitted likewise
 seasonal       mean of the samples at the same place of up to ``seasons`` earlier seasons
 ============== ================================================================================
 
@@ -67,7 +68,7 @@ class Forecaster(ABC):
     @property
     @abstractmethod
     def samples(self) -> int | None:
-        """Newest samples that a forecast depends on (beyond a weight of 1e-6); None = all that there are."""
+        """Newest samples that a forecast looks at; None = all that there are."""
 
     def predict(self, history: ArrayLike, steps: int = 1, counts: ArrayLike | None = None) -> F8:
         """Forecast every series.
@@ -90,6 +91,7 @@ class Forecaster(ABC):
             raise ConfigError(f"history: must have shape (n, V), is {past.shape}")
         if steps < 1:
             raise ConfigError(f"steps={steps}: must be at least 1")
+        past = past[-(self.samples or len(past)) :]
         n, series = past.shape
         if counts is None:
             known = np.full(series, n, dtype=np.int64)
@@ -119,7 +121,7 @@ def _check_alpha(alpha: float) -> None:
 
 
 def _ewma_samples(alpha: float) -> int:
-    """Samples after which exponential smoothing has forgotten all but a millionth."""
+    """Samples after which exponential smoothing has forgotten all but a millionth of what came before."""
     return 1 if alpha == 1.0 else math.ceil(math.log(1e-6) / math.log1p(-alpha))
 
 
@@ -174,7 +176,7 @@ class Ewma(Forecaster):
         alpha: Weight of the newest sample, above 0, at most 1 (persistence).
     """
 
-    alpha: float = 0.3
+    alpha: float = 0.1
 
     def __post_init__(self) -> None:
         """Check the weight.
@@ -186,7 +188,7 @@ class Ewma(Forecaster):
 
     @property
     def samples(self) -> int | None:
-        """Samples after which all but a millionth is forgotten."""
+        """Samples after which all but a millionth is forgotten; older ones are not read."""
         return _ewma_samples(self.alpha)
 
     def _forecast(self, history: F8, steps: int, counts: I8, out: F8) -> None:
@@ -197,13 +199,14 @@ class Ewma(Forecaster):
 class OrdinaryLeastSquares(Forecaster):
     """Unweighted straight line through the newest samples, extrapolated.
 
-    This is what CloudSim's ``LR`` computes: it never applies its weights, so it is no local regression.
+    This is what CloudSim's ``LR`` computes (over 10 samples): it never applies its weights, so it is no local
+    regression.
 
     Attributes:
         window: Samples, 3 to 2,000.
     """
 
-    window: int = 30
+    window: int = 72
 
     def __post_init__(self) -> None:
         """Check the window.
@@ -231,7 +234,7 @@ class LocalRegression(Forecaster):
         degree: 0 = a constant, 1 = a straight line.
     """
 
-    window: int = 30
+    window: int = 96
     degree: int = 1
 
     def __post_init__(self) -> None:
@@ -262,7 +265,7 @@ class RobustLocalRegression(Forecaster):
         rounds: Refits, at least 1.
     """
 
-    window: int = 30
+    window: int = 96
     degree: int = 1
     rounds: int = 1
 
@@ -301,7 +304,7 @@ class Seasonal(Forecaster):
 
     period: int = 288
     seasons: int = 3
-    alpha: float = 0.3
+    alpha: float = 0.1
 
     def __post_init__(self) -> None:
         """Check the parameters.
@@ -319,7 +322,9 @@ class Seasonal(Forecaster):
         return max(self.period * self.seasons, _ewma_samples(self.alpha))
 
     def _forecast(self, history: F8, steps: int, counts: I8, out: F8) -> None:
-        kernels.forecast_seasonal(history, counts, self.period, self.seasons, steps, float(self.alpha), out)
+        smoothed = history[-_ewma_samples(self.alpha) :]
+        kernels.forecast_ewma(smoothed, np.minimum(counts, len(smoothed)), float(self.alpha), out)
+        kernels.forecast_seasonal(history, counts, self.period, self.seasons, steps, out)
 
 
 def _shortest(degree: int) -> int:
@@ -352,15 +357,29 @@ def _tricube_table(window: int) -> F8:
     return table
 
 
+# Windows and alpha were tuned on four PlanetLab days (docs/forecasting.md).
 _CLASSES: dict[str, tuple[type[Forecaster], dict[str, Any], str]] = {
     "persistence": (Persistence, {}, "the newest sample"),
     "mean": (Mean, {}, "mean of the whole history"),
     "moving_average": (Mean, {"window": 24}, "mean of the newest samples"),
     "ewma": (Ewma, {}, "exponentially weighted moving average"),
     "ols": (OrdinaryLeastSquares, {}, 'unweighted straight line (CloudSim\'s "LR")'),
-    "loess0": (LocalRegression, {"degree": 0}, "local regression of degree 0: mean with tricube weights"),
+    "loess0": (
+        LocalRegression,
+        {"window": 30, "degree": 0},
+        "local regression of degree 0: mean with tricube weights",
+    ),
     "loess": (LocalRegression, {}, "local regression of degree 1: line with tricube weights"),
-    "loess_robust": (RobustLocalRegression, {}, "local regression refitted with bisquare weights"),
+    "loess_robust0": (
+        RobustLocalRegression,
+        {"window": 30, "degree": 0},
+        "local regression of degree 0 refitted with bisquare weights",
+    ),
+    "loess_robust": (
+        RobustLocalRegression,
+        {},
+        "local regression of degree 1 refitted with bisquare weights",
+    ),
     "seasonal": (Seasonal, {}, "mean of earlier seasons at the same place"),
 }
 

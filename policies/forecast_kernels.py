@@ -123,10 +123,8 @@ def forecast_robust_line(
 
 
 @njit(cache=True)
-def forecast_seasonal(
-    history: F8, counts: I8, period: int, seasons: int, steps: int, alpha: float, out: F8
-) -> Any:
-    """Mean of the samples at the same place of earlier seasons; ``forecast_ewma`` where there is none.
+def forecast_seasonal(history: F8, counts: I8, period: int, seasons: int, steps: int, out: F8) -> Any:
+    """Mean of the samples at the same place of earlier seasons; a series without one keeps its ``out``.
 
     Args:
         history: Shape (n, V).
@@ -134,11 +132,9 @@ def forecast_seasonal(
         period: Samples per season.
         seasons: Earlier seasons to look at.
         steps: Steps ahead.
-        alpha: Of the exponential smoothing.
         out: Shape (V,).
     """
     n = history.shape[0]
-    forecast_ewma(history, counts, alpha, out)
     nearest = (steps + period - 1) // period
     for v in range(out.shape[0]):
         total = 0.0

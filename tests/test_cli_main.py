@@ -59,7 +59,7 @@ def test_a_bad_trace_is_one_line(day: Path, damage: str, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["simulate"], ["simulate", "list, evaluate, benchmark, train, report, traces"]),
+        (["simulate"], ["simulate", "list, evaluate, benchmark, train, report, forecast, traces"]),
         (["benchmrk"], ["did you mean benchmark"]),
         (["list", "polices"], ["did you mean policies"]),
         (["evaluate", "policy=ols-mtm"], ["ols-mtm", "did you mean ols-mmt"]),
@@ -108,13 +108,15 @@ def test_an_internal_error_is_told_short(
     assert len(text) < 15
 
 
-@pytest.mark.parametrize("command", ["list", "evaluate", "benchmark", "train", "report", "traces"])
+@pytest.mark.parametrize(
+    "command", ["list", "evaluate", "benchmark", "train", "report", "forecast", "traces"]
+)
 def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
     assert f"virtgym {command}" in text
     assert "examples:" in text
-    assert set(COMMANDS) == {"list", "evaluate", "benchmark", "train", "report", "traces"}
+    assert set(COMMANDS) == {"list", "evaluate", "benchmark", "train", "report", "forecast", "traces"}
 
 
 def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

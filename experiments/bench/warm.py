@@ -109,12 +109,22 @@ def warm_replica() -> None:
     run_replica(np.random.default_rng(0).integers(0, 60, (20, 288)), "lr-mmt")
 
 
+def warm_forecasters() -> None:
+    """Compile the forecasters."""
+    import numpy as np
+
+    from virtgym.policies.forecast import FORECASTERS, make_forecaster
+
+    for name in FORECASTERS:
+        make_forecaster(name).predict(np.zeros((5, 2)))
+
+
 def main() -> int:
     """Compile, and say how long it took."""
     start = time.perf_counter()
     steps = (
         *(warm_simulator, warm_environment, warm_placement, warm_players, warm_comparisons),
-        warm_replica,
+        *(warm_replica, warm_forecasters),
     )
     for step in steps:
         step()
