@@ -101,11 +101,11 @@ class ActionCodec:
 
 
 @njit(cache=True)
-def check_toggle(s: ClusterState, h: int) -> Any:
+def check_toggle(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Whether a host's power may be toggled: 0, or the code of the reason."""
-    if check_power_on(s, h) == 0:
+    if check_power_on(p, s, h) == 0:
         return 0
-    return check_power_off(s, h)
+    return check_power_off(p, s, h)
 
 
 @njit(cache=True)
@@ -206,7 +206,7 @@ def _choose(p: ClusterParams, s: ClusterState, v: int) -> Any:
 
 @njit(cache=True)
 def _toggle(p: ClusterParams, s: ClusterState, h: int) -> Any:
-    return order_power_on(p, s, h) if check_power_on(s, h) == 0 else order_power_off(p, s, h)
+    return order_power_on(p, s, h) if check_power_on(p, s, h) == 0 else order_power_off(p, s, h)
 
 
 @njit(cache=True)

@@ -298,7 +298,7 @@ def _write_choices(p: ClusterParams, s: ClusterState, b: Buffers, chosen: int) -
         b.vms[chosen, V_CHOSEN] = 1.0
         where = s.vm_host[chosen]
     for h in range(n_hosts):
-        switchable = chosen < 0 and check_toggle(s, h) == 0
+        switchable = chosen < 0 and check_toggle(p, s, h) == 0
         b.mask[1 + n_vms + n_hosts + h] = switchable
         b.hosts[h, H_TARGET] = b.mask[1 + n_vms + h]
         b.hosts[h, H_HOLDS] = 1.0 if h == where else 0.0

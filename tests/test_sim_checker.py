@@ -199,8 +199,8 @@ def test_checks_tell_what_orders_do(random_episode: Any) -> None:
             n_hosts, n_vms = len(sim.state.host_drain), len(sim.state.vm_state)
             for h in range(-1, n_hosts + 1):
                 for check, orders in (
-                    (check_power_on(s, h), Decisions(power_on=indices(h))),
-                    (check_power_off(s, h), Decisions(power_off=indices(h))),
+                    (check_power_on(p, s, h), Decisions(power_on=indices(h))),
+                    (check_power_off(p, s, h), Decisions(power_off=indices(h))),
                 ):
                     assert [r.code for r in sim.fork().apply(orders)] == ([check] if check else [])
                 for v in range(-1, n_vms + 1):

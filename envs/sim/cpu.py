@@ -19,12 +19,12 @@ from numba import njit
 from numpy.typing import NDArray
 
 from .power import BOOTING, OFF, ON, power_at
-from .state import MIG_COPYING, PENDING, ClusterParams, ClusterState
+from .state import MIG_COPYING, ClusterParams, ClusterState
 from .totals import (
+    C_DOWN,
     C_LOSS,
     C_MOVING,
     C_ON,
-    C_PENDING,
     C_SAMPLE,
     C_SHORT,
     T_ACTIVE_S,
@@ -44,7 +44,11 @@ __all__ = [
     "open_segment",
     "recount_host",
     "refresh_host",
+    "set_host",
+    "set_vm_down",
+    "set_vm_miss",
     "set_vm_rates",
+    "spread",
 ]
 
 SHORTAGE = 1.0 + 1e-9
@@ -161,6 +165,28 @@ def _host_power(p: ClusterParams, s: ClusterState, h: int, load: float) -> Any:
 
 
 @njit(cache=True)
+def set_host(
+    s: ClusterState, h: int, power: float, active: float, sat: float, elapsed_s: float
+) -> None:
+    """Set the rates of a host's energy, time with load and time short of CPU."""
+    if elapsed_s > 0.0:
+        change = (s.host_power_now_w[h] - power) * elapsed_s
+        s.host_energy_j[h] += change
+        s.totals[T_ENERGY_J] += change
+        if sat > 0.0:
+            s.counters[C_SHORT] += 1
+        change = (s.host_sat_now[h] - sat) * elapsed_s
+        s.host_sat_s[h] += change
+        s.totals[T_SAT_S] += change
+        change = (s.host_active_now[h] - active) * elapsed_s
+        s.host_active_s[h] += change
+        s.totals[T_ACTIVE_S] += change
+    s.host_power_now_w[h] = power
+    s.host_active_now[h] = active
+    s.host_sat_now[h] = sat
+
+
+@njit(cache=True)
 def refresh_host(p: ClusterParams, s: ClusterState, h: int, elapsed_s: float) -> None:
     """Recompute a host's power, shortage and, where it is or was short, its VMs' rates.
 
@@ -177,22 +203,7 @@ def refresh_host(p: ClusterParams, s: ClusterState, h: int, elapsed_s: float) ->
     was_short = s.host_sat_now[h] > 0.0
     power = _host_power(p, s, h, ask * p.host_inv_cpu[h])
     active = 1.0 if on and s.host_n_vms[h] + s.host_n_in[h] > 0 else 0.0
-    sat = 1.0 if short else 0.0
-    if elapsed_s > 0.0:
-        change = (s.host_power_now_w[h] - power) * elapsed_s
-        s.host_energy_j[h] += change
-        s.totals[T_ENERGY_J] += change
-        if sat > 0.0:
-            s.counters[C_SHORT] += 1
-        change = (s.host_sat_now[h] - sat) * elapsed_s
-        s.host_sat_s[h] += change
-        s.totals[T_SAT_S] += change
-        change = (s.host_active_now[h] - active) * elapsed_s
-        s.host_active_s[h] += change
-        s.totals[T_ACTIVE_S] += change
-    s.host_power_now_w[h] = power
-    s.host_active_now[h] = active
-    s.host_sat_now[h] = sat
+    set_host(s, h, power, active, 1.0 if short else 0.0, elapsed_s)
     s.host_scale[h] = capacity / ask if short else 1.0
     if short or was_short:
         v = s.host_head[h]
@@ -232,11 +243,11 @@ def open_segment(p: ClusterParams, s: ClusterState) -> Any:
             if s.vm_mig[v] == MIG_COPYING:
                 set_vm_rates(p, s, v, 0.0)
     n = s.counters[C_ON]
-    return _spread(state, n, ask, inv_cpu, 1.0), _spread(state, n, s.host_mem_mib, p.host_inv_mem, np.inf)
+    return spread(state, n, ask, inv_cpu, 1.0), spread(state, n, s.host_mem_mib, p.host_inv_mem, np.inf)
 
 
 @njit(cache=True, fastmath={"reassoc", "nsz"})
-def _spread(
+def spread(
     state: NDArray[np.int8], n: int, used: NDArray[np.float64], inverse: NDArray[np.float64], cap: float
 ) -> Any:
     """Standard deviation over the n powered-on hosts of ``min(cap, used * inverse)``; 0 where none is on.
@@ -284,8 +295,18 @@ def accumulate(s: ClusterState, dt_s: float) -> None:
     if s.counters[C_LOSS] > 0:
         t[T_MISSED] += _integrate(s.vm_missed, s.vm_miss_mhz, dt_s) * dt_s
         t[T_MIG_LOST] += _integrate(s.vm_mig_lost, s.vm_mig_loss_mhz, dt_s) * dt_s
-    if s.counters[C_PENDING] > 0:
-        for v in range(s.vm_state.shape[0]):
-            if s.vm_state[v] == PENDING:
+    if s.counters[C_DOWN] > 0:
+        for v in range(s.vm_down_now.shape[0]):
+            if s.vm_down_now[v]:
                 s.vm_down_s[v] += dt_s
                 t[T_DOWN_S] += dt_s
+
+
+@njit(cache=True)
+def set_vm_down(s: ClusterState, v: int, down: int, elapsed_s: float) -> None:
+    """Start or end a VM's downtime: it has arrived, and does not run."""
+    change = s.vm_down_now[v] - down
+    s.vm_down_now[v] = down
+    s.counters[C_DOWN] -= change
+    s.vm_down_s[v] += change * elapsed_s
+    s.totals[T_DOWN_S] += change * elapsed_s

@@ -26,6 +26,21 @@ REASONS: dict[int, str] = {
     11: "the host is not on",
     12: "the host lacks nominal CPU for an arrival",
     13: "the host's cores are slower than the VM's vCPUs",
+    14: "the host is in maintenance",
+    15: "the host does not offer this virtualization type",
+    16: "the host's CPU has no virtualization extension",
+    17: "an os_level VM needs a host with the same kernel",
+    18: "the host lacks CPU for the VM's reservation",
+    19: "the host lacks passthrough functions",
+    20: "the host lacks CPU features that the VM sees",
+    21: "an os_level VM cannot move to another kernel",
+    22: "the VM has a passthrough device that cannot migrate",
+    23: "no NUMA node of the host has room",
+    24: "nobody has noticed yet that the VM failed",
+    25: "the host has failed",
+    26: "the host is a spare without a profile",
+    27: "the host holds the secondary of a protected VM",
+    28: "a simple cluster has no standby and no maintenance",
 }
 """Reason codes of refusals."""
 
@@ -47,6 +62,9 @@ class Decisions:
         move_host: Their destinations, shape (m,).
         power_off: Hosts to switch off, shape (n,): at once where empty, else when the last VM that is
             leaving has left.
+        suspend: Hosts to suspend to memory, shape (n,); they must be empty.
+        maintenance: Hosts that take no VM from now on, shape (n,); what is on them is to be moved away.
+        end_maintenance: Hosts that take VMs again, shape (n,). Both come before all other orders.
     """
 
     power_on: I4 = field(default_factory=_empty)
@@ -56,12 +74,18 @@ class Decisions:
     move_vm: I4 = field(default_factory=_empty)
     move_host: I4 = field(default_factory=_empty)
     power_off: I4 = field(default_factory=_empty)
+    suspend: I4 = field(default_factory=_empty)
+    maintenance: I4 = field(default_factory=_empty)
+    end_maintenance: I4 = field(default_factory=_empty)
 
     def __len__(self) -> int:
         """Number of orders."""
         return sum(
             len(part)
-            for part in (self.power_on, self.full_power, self.place_vm, self.move_vm, self.power_off)
+            for part in (
+                *(self.power_on, self.full_power, self.place_vm, self.move_vm, self.power_off),
+                *(self.suspend, self.maintenance, self.end_maintenance),
+            )
         )
 
 
@@ -70,7 +94,7 @@ class Refusal:
     """An order that was refused.
 
     Attributes:
-        kind: ``power_on``, ``full_power``, ``place``, ``move`` or ``power_off``.
+        kind: Field of ``Decisions`` that the order stands in, ``place`` and ``move`` for the pairs.
         vm: VM, -1 = none.
         host: Host.
         code: Key of ``REASONS``.

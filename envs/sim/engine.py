@@ -10,8 +10,8 @@ from numba import njit
 from .cpu import accumulate, measure, open_segment
 from .events import BOOT_END, DEPARTURE, MIGRATION_END, pop_event
 from .lifecycle import arrive, boot_host, depart, finish_boot, finish_migration, finish_shutdown, place
-from .orders import fits_arrival
-from .power import BOOTING, OFF, ON, power_at
+from .orders import fits_arrival, host_accepts, may_go_on
+from .power import OFF, ON, power_at
 from .state import ABSENT, PENDING, ClusterParams, ClusterState
 from .totals import (
     C_ARRIVED,
@@ -24,7 +24,17 @@ from .totals import (
     T_IMB_MEM_S,
 )
 
-__all__ = ["advance", "begin", "choose_host"]
+__all__ = [
+    "admit_arrivals",
+    "advance",
+    "begin",
+    "choose_host",
+    "handle_event",
+    "on_interval",
+    "segment_end",
+    "start",
+    "try_arrival",
+]
 
 FIRST_FIT, BEST_FIT, WORST_FIT, PABFD, BY_POLICY = 0, 1, 2, 3, 4
 """Arrival rules, in the order of ``config.ARRIVAL_RULES``."""
@@ -57,11 +67,10 @@ def choose_host(p: ClusterParams, s: ClusterState, v: int, off: bool) -> int:
     best = -1
     least = np.inf
     for h in range(s.host_power_state.shape[0]):
-        state = s.host_power_state[h]
         if off:
-            if state != OFF:
+            if may_go_on(p, s, h) != 0:
                 continue
-        elif (state != ON and state != BOOTING) or s.host_drain[h]:
+        elif host_accepts(p, s, h) != 0:
             continue
         if fits_arrival(p, s, v, h) != 0:
             continue
@@ -75,7 +84,8 @@ def choose_host(p: ClusterParams, s: ClusterState, v: int, off: bool) -> int:
 
 
 @njit(cache=True)
-def _try_arrival(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> bool:
+def try_arrival(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> bool:
+    """Place an arriving VM by the arrival rule, booting a host where that is allowed; whether it found one."""
     h = choose_host(p, s, v, False)
     if h < 0 and p.auto_boot:
         h = choose_host(p, s, v, True)
@@ -88,7 +98,7 @@ def _try_arrival(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapse
 
 
 @njit(cache=True)
-def _admit_arrivals(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: float) -> None:
+def admit_arrivals(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: float) -> None:
     """Let every VM appear whose time has come, and place it unless the policy does that."""
     n = p.arrival_order.shape[0]
     while s.counters[C_ARRIVED] < n and p.vm_arrival_s[p.arrival_order[s.counters[C_ARRIVED]]] <= now_s:
@@ -96,25 +106,30 @@ def _admit_arrivals(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: 
         s.counters[C_ARRIVED] += 1
         s.totals[T_ARRIVALS] += 1.0
         arrive(p, s, v, now_s, elapsed_s)
-        if p.arrival_rule != BY_POLICY and not _try_arrival(p, s, v, now_s, elapsed_s):
+        if p.arrival_rule != BY_POLICY and not try_arrival(p, s, v, now_s, elapsed_s):
             s.totals[T_FAILED_PLACEMENTS] += 1.0
+
+
+@njit(cache=True)
+def on_interval(p: ClusterParams, s: ClusterState) -> bool:
+    """Whether now is a multiple of the interval."""
+    intervals = s.clock[0] / p.interval_s
+    return bool(abs(intervals - np.rint(intervals)) <= 1e-9 * max(1.0, intervals))
 
 
 @njit(cache=True)
 def _retry_pending(p: ClusterParams, s: ClusterState) -> None:
     """At every multiple of the interval, VMs that found no host try again, however time is cut into calls."""
-    if s.counters[C_PENDING] == 0 or p.arrival_rule == BY_POLICY:
-        return
-    intervals = s.clock[0] / p.interval_s
-    if abs(intervals - np.rint(intervals)) > 1e-9 * max(1.0, intervals):
+    if s.counters[C_PENDING] == 0 or p.arrival_rule == BY_POLICY or not on_interval(p, s):
         return
     for v in range(s.vm_state.shape[0]):
         if s.vm_state[v] == PENDING and s.vm_dest[v] < 0:
-            _try_arrival(p, s, v, s.clock[0], 0.0)
+            try_arrival(p, s, v, s.clock[0], 0.0)
 
 
 @njit(cache=True)
-def _handle_event(p: ClusterParams, s: ClusterState, start_s: float) -> None:
+def handle_event(p: ClusterParams, s: ClusterState, start_s: float) -> None:
+    """Take the first event off the queue and let it happen."""
     now, kind, item = s.heap_time[0], s.heap_kind[0], s.heap_item[0]
     pop_event(s)
     elapsed = now - start_s
@@ -139,7 +154,7 @@ def _next_time(p: ClusterParams, s: ClusterState) -> tuple[float, bool]:
 
 
 @njit(cache=True)
-def _segment_end(p: ClusterParams, start_s: float, until_s: float) -> float:
+def segment_end(p: ClusterParams, start_s: float, until_s: float) -> float:
     """The next trace sample, multiple of the interval or end, whichever is first.
 
     Cutting at the interval too makes one long run equal, to the last bit, to a run step by step.
@@ -160,7 +175,7 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
     """
     while s.clock[0] < until_s:
         start = s.clock[0]
-        end = _segment_end(p, start, until_s)
+        end = segment_end(p, start, until_s)
         _retry_pending(p, s)
         imb_cpu, imb_mem = open_segment(p, s)
         s.totals[T_IMB_CPU_S] += imb_cpu * (end - start)
@@ -168,9 +183,9 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
         at, is_arrival = _next_time(p, s)
         while at <= end:
             if is_arrival:
-                _admit_arrivals(p, s, at, at - start)
+                admit_arrivals(p, s, at, at - start)
             else:
-                _handle_event(p, s, start)
+                handle_event(p, s, start)
             at, is_arrival = _next_time(p, s)
         accumulate(s, end - start)
         s.clock[0] = end
@@ -180,7 +195,7 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
 
 @njit(cache=True)
 def begin(p: ClusterParams, s: ClusterState, hosts_on: bool) -> None:
-    """Set an all-zero state to time 0: hosts on or off, the VMs of time 0 placed, demand measured."""
+    """Set an all-zero state to time 0: hosts on or off, nobody on them; ``start`` goes on."""
     s.host_head[:] = -1
     s.host_tail[:] = -1
     s.host_in_head[:] = -1
@@ -198,7 +213,12 @@ def begin(p: ClusterParams, s: ClusterState, hosts_on: bool) -> None:
     s.vm_last_from[:] = -1
     s.vm_last_move_s[:] = -np.inf
     s.vm_state[:] = ABSENT
+
+
+@njit(cache=True)
+def start(p: ClusterParams, s: ClusterState) -> None:
+    """Place the VMs of time 0 and measure demand."""
     measure(p, s, 0.0)
-    _admit_arrivals(p, s, 0.0, 0.0)
+    admit_arrivals(p, s, 0.0, 0.0)
     measure(p, s, 0.0)
     open_segment(p, s)

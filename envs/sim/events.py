@@ -14,8 +14,13 @@ from .totals import C_HEAP
 __all__ = [
     "BOOT_END",
     "DEPARTURE",
+    "HOST_NOTICED",
     "MIGRATION_END",
+    "PAGES_END",
+    "PROFILE_MOVED",
+    "RESTART_DUE",
     "SHUTDOWN_END",
+    "VM_UP",
     "drop_event",
     "pop_event",
     "push_event",
@@ -23,6 +28,10 @@ __all__ = [
 
 # At one instant copies finish first, then VMs leave: capacity is freed before anything asks for it.
 MIGRATION_END, DEPARTURE, BOOT_END, SHUTDOWN_END = 0, 1, 2, 3
+
+# The full model: a VM has booted; its pages have followed it to another NUMA node; its failure is noticed; the
+# failure of a host is noticed; a spare has got the identity of a failed host.
+VM_UP, PAGES_END, RESTART_DUE, HOST_NOTICED, PROFILE_MOVED = 4, 5, 6, 7, 8
 
 
 @njit(cache=True)
@@ -46,7 +55,8 @@ def push_event(s: ClusterState, time_s: float, kind: int, item: int) -> None:
     """Add an event.
 
     Every VM has at most one departure and one copy in flight and every host one transition, so the heap of
-    2 V + H places cannot overflow; events that were overtaken are dropped by whoever overtakes them.
+    2 V + H places cannot overflow (in the full model 5 V + 2 H); events that were overtaken are dropped by
+    whoever overtakes them.
     """
     i = s.counters[C_HEAP]
     s.heap_time[i] = time_s

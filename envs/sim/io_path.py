@@ -47,6 +47,7 @@ __all__ = [
     "IoConfig",
     "IoMode",
     "count_functions",
+    "io_cost",
     "io_costs",
     "mode_table",
     "share_nics",
@@ -188,19 +189,21 @@ def io_costs(
         latency_s: Written: mean latency of a packet, s; 0 for a VM without I/O, shape (V,).
     """
     for v in range(vm_mode.shape[0]):
-        rate = vm_rate[v]
-        if rate <= 0.0:
-            cpu_mhz[v] = 0.0
-            latency_s[v] = 0.0
-            continue
-        cycles, path_s, coalesce_s = table[vm_mode[v]]
-        batch = max(1.0, rate * coalesce_s)
-        f = min(1.0, max(0.0, vm_waiting[v]))
-        wait = interval_s
-        if f < 1.0:
-            wait = min(interval_s, 0.5 * f * f * slice_s / (1.0 - f))
-        cpu_mhz[v] = 1e-6 * rate / batch * cycles
-        latency_s[v] = path_s + 0.5 * (batch - 1.0) / rate + wait
+        cpu_mhz[v], latency_s[v] = io_cost(vm_mode[v], vm_rate[v], vm_waiting[v], table, slice_s, interval_s)
+
+
+@njit(cache=True)
+def io_cost(mode: int, rate: float, waiting: float, table: F8, slice_s: float, interval_s: float) -> Any:
+    """CPU cost (MHz) and latency (s) of one VM's I/O; see ``io_costs``."""
+    if rate <= 0.0:
+        return 0.0, 0.0
+    cycles, path_s, coalesce_s = table[mode]
+    batch = max(1.0, rate * coalesce_s)
+    f = min(1.0, max(0.0, waiting))
+    wait = interval_s
+    if f < 1.0:
+        wait = min(interval_s, 0.5 * f * f * slice_s / (1.0 - f))
+    return 1e-6 * rate / batch * cycles, path_s + 0.5 * (batch - 1.0) / rate + wait
 
 
 def count_functions(vm_host: I4, vm_mode: I1, vm_functions: I4, n_hosts: int) -> I4:

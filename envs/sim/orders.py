@@ -8,10 +8,16 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .cpu import refresh_host
+from .compatibility import MOVE_REFUSED_DEVICE, MOVE_REFUSED_FEATURES, MOVE_REFUSED_KERNEL
 from .lifecycle import boot_host, place, start_migration, switch_off_if_empty
+from .numa_nodes import choose_nodes
+from .overhead import OS_LEVEL, SUPPORTED, support_code
 from .power import BOOTING, OFF, ON
+from .power_cycle import refresh_power, suspend_host
+from .power_states import FAILED, RESUMING, STANDBY
+from .scheduling import admits
 from .state import MIG_NONE, PENDING, RUNNING, ClusterParams, ClusterState
+from .variants import by_model
 
 __all__ = ["apply_orders", "check_move", "check_place", "check_power_off", "check_power_on"]
 
@@ -21,15 +27,83 @@ MEM_SLACK = 1.0 + 1e-9
 
 @njit(cache=True)
 def _fits_memory(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
-    return s.host_mem_mib[h] + p.vm_mem_mib[v] <= p.host_mem_mib[h] * MEM_SLACK
+    return s.host_mem_mib[h] + p.vm_mem_mib[v] <= p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK
 
 
 @njit(cache=True)
-def _host_accepts(s: ClusterState, h: int) -> Any:
+def _accepts_simple(p: ClusterParams, s: ClusterState, h: int) -> Any:
     state = s.host_power_state[h]
     if state != ON and state != BOOTING:
         return 5
     return 7 if s.host_drain[h] else 0
+
+
+@njit(cache=True)
+def _accepts_full(p: ClusterParams, s: ClusterState, h: int) -> Any:
+    state = s.host_power_state[h]
+    if state != ON and state != BOOTING and state != RESUMING:
+        return 5
+    if s.host_drain[h]:
+        return 7
+    return 14 if s.host_maintenance[h] else 0
+
+
+host_accepts = by_model(_accepts_simple, _accepts_full)
+"""``host_accepts(p, s, h)``: whether a host takes VMs at all: 0, or the code of ``decisions.REASONS``."""
+
+
+@njit(cache=True)
+def _any_host(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
+    return 0
+
+
+@njit(cache=True)
+def _suits(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
+    """What a host of the full model must offer: the type of virtualization, CPU reservation, nodes, devices."""
+    if p.has_overhead:
+        code = support_code(p, v, h)
+        if code != SUPPORTED:
+            return 14 + code  # 15, 16, 17
+    if p.has_cpu and not admits(s.host_reserved_mhz[h], p.host_cpu_mhz[h], p.vm_reservation_mhz[v]):
+        return 18
+    if p.has_io and s.host_functions_used[h] + p.vm_functions[v] > p.host_functions[h]:
+        return 19
+    return 23 if p.has_numa and choose_nodes(p, s, v, h) == 0 else 0
+
+
+host_suits = by_model(_any_host, _suits)
+"""``host_suits(p, s, v, h)``: whether a VM may run on a host by what the host offers: 0, or a code."""
+
+
+@njit(cache=True)
+def _can_follow(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
+    """Whether a running VM may go on on another host: CPU features, kernel, devices (model.md §6)."""
+    if p.has_io and p.vm_pinned[v]:
+        return MOVE_REFUSED_DEVICE
+    if p.has_overhead and p.vm_virt_type[v] == OS_LEVEL:
+        if p.host_kernel[s.vm_host[v]] != p.host_kernel[h]:
+            return MOVE_REFUSED_KERNEL
+    if p.host_features.shape[0] > 0 and (s.vm_baseline[v] & ~p.host_features[h]) != 0:
+        return MOVE_REFUSED_FEATURES
+    return 0
+
+
+vm_can_follow = by_model(_any_host, _can_follow)
+"""``vm_can_follow(p, s, v, h)``: whether a live migration is possible at all: 0, or a code."""
+
+
+@njit(cache=True)
+def _always_known(p: ClusterParams, s: ClusterState, v: int) -> Any:
+    return 0
+
+
+@njit(cache=True)
+def _noticed(p: ClusterParams, s: ClusterState, v: int) -> Any:
+    return 24 if p.has_failures and s.vm_restart[v] == 1 else 0
+
+
+waits_knowingly = by_model(_always_known, _noticed)
+"""``waits_knowingly(p, s, v)``: 0, or the code for a VM whose failure nobody has noticed yet."""
 
 
 @njit(cache=True)
@@ -52,10 +126,13 @@ def check_move(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
         return 1
     if s.vm_host[v] == h:
         return 4
-    code = _host_accepts(s, h)
+    code = host_accepts(p, s, h)
     if code != 0:
         return code
-    return 6 if p.memory_binding and not _fits_memory(p, s, v, h) else 0
+    if p.memory_binding and not _fits_memory(p, s, v, h):
+        return 6
+    code = vm_can_follow(p, s, v, h)
+    return code if code != 0 else host_suits(p, s, v, h)
 
 
 @njit(cache=True)
@@ -68,7 +145,9 @@ def check_place(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
         return 1
     if s.vm_state[v] != PENDING or s.vm_dest[v] >= 0:
         return 8
-    code = _host_accepts(s, h)
+    code = waits_knowingly(p, s, v)
+    if code == 0:
+        code = host_accepts(p, s, h)
     return code if code != 0 else fits_arrival(p, s, v, h)
 
 
@@ -81,21 +160,58 @@ def fits_arrival(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     if s.host_nominal_mhz[h] + p.vm_cpu_mhz[v] > room:
         return 12
     too_slow = p.vm_cpu_mhz[v] > p.vm_vcpus[v] * p.host_core_mhz[h] * MEM_SLACK
-    return 13 if p.arrival_core_speed and too_slow else 0
+    return 13 if p.arrival_core_speed and too_slow else host_suits(p, s, v, h)
 
 
 @njit(cache=True)
-def check_power_on(s: ClusterState, h: int) -> Any:
+def _on_simple(p: ClusterParams, s: ClusterState, h: int) -> Any:
+    return 0 if s.host_power_state[h] == OFF else 9
+
+
+@njit(cache=True)
+def _on_full(p: ClusterParams, s: ClusterState, h: int) -> Any:
+    state = s.host_power_state[h]
+    if state == FAILED:
+        return 25
+    if state != OFF and state != STANDBY:
+        return 9
+    return 26 if p.has_failures and s.host_profile[h] < 0 else 0
+
+
+may_go_on = by_model(_on_simple, _on_full)
+"""``may_go_on(p, s, h)``: whether a host that is not on may be switched on: 0, or a code."""
+
+
+@njit(cache=True)
+def check_power_on(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Whether a host may be switched on (or its pending switch-off be cancelled)."""
     if h < 0 or h >= s.host_power_state.shape[0]:
         return 1
     if s.host_power_state[h] == ON and s.host_drain[h]:
         return 0
-    return 0 if s.host_power_state[h] == OFF else 9
+    return may_go_on(p, s, h)
 
 
 @njit(cache=True)
-def check_power_off(s: ClusterState, h: int) -> Any:
+def _no_mirrors(p: ClusterParams, s: ClusterState, h: int) -> Any:
+    return 0
+
+
+@njit(cache=True)
+def _mirrors(p: ClusterParams, s: ClusterState, h: int) -> Any:
+    """A secondary is in the way of a switch-off."""
+    for v in p.protected_vms:
+        if p.has_standby and s.vm_secondary[v] == h:
+            return 27
+    return 0
+
+
+holds_secondary = by_model(_no_mirrors, _mirrors)
+"""``holds_secondary(p, s, h)``: 0, or the code for a host that holds a secondary."""
+
+
+@njit(cache=True)
+def check_power_off(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Whether a host may be switched off: on, nothing coming, every resident on its way out."""
     if h < 0 or h >= s.host_power_state.shape[0]:
         return 1
@@ -110,13 +226,22 @@ def check_power_off(s: ClusterState, h: int) -> Any:
         if s.vm_mig[v] == MIG_NONE:
             return 10
         v = s.vm_next[v]
-    return 0
+    return holds_secondary(p, s, h)
+
+
+@njit(cache=True)
+def check_suspend(p: ClusterParams, s: ClusterState, h: int) -> Any:
+    """Whether a host may be suspended to memory: on and empty; a simple cluster has no standby."""
+    if p.full == 0:
+        return 28
+    code = check_power_off(p, s, h)
+    return 10 if code == 0 and s.host_n_vms[h] > 0 else code
 
 
 @njit(cache=True)
 def order_power_on(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Switch a host on; returns the code."""
-    code = check_power_on(s, h)
+    code = check_power_on(p, s, h)
     if code == 0:
         if s.host_power_state[h] == ON:
             s.host_drain[h] = 0
@@ -131,18 +256,51 @@ def order_full_power(p: ClusterParams, s: ClusterState, h: int) -> Any:
     if h < 0 or h >= s.host_power_state.shape[0]:
         return 1
     s.host_full_power[h] = 1
-    refresh_host(p, s, h, 0.0)
+    refresh_power(p, s, h, 0.0)
     return 0
 
 
 @njit(cache=True)
 def order_power_off(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Switch a host off; returns the code."""
-    code = check_power_off(s, h)
+    code = check_power_off(p, s, h)
     if code == 0:
         s.host_drain[h] = 1
         switch_off_if_empty(p, s, h, s.clock[0], 0.0)
     return code
+
+
+@njit(cache=True)
+def _suspend_never(p: ClusterParams, s: ClusterState, h: int) -> None:
+    """A simple cluster has no standby."""
+
+
+@njit(cache=True)
+def _suspend_now(p: ClusterParams, s: ClusterState, h: int) -> None:
+    suspend_host(p, s, h, s.clock[0], 0.0)
+
+
+_suspend = by_model(_suspend_never, _suspend_now)
+
+
+@njit(cache=True)
+def order_suspend(p: ClusterParams, s: ClusterState, h: int) -> Any:
+    """Suspend a host to memory; returns the code."""
+    code = check_suspend(p, s, h)
+    if code == 0:
+        _suspend(p, s, h)
+    return code
+
+
+@njit(cache=True)
+def order_maintenance(p: ClusterParams, s: ClusterState, h: int, on: int) -> Any:
+    """Let a host take no more VMs, or take them again; returns the code."""
+    if h < 0 or h >= s.host_power_state.shape[0]:
+        return 1
+    if p.full == 0:
+        return 28
+    s.host_maintenance[h] = on
+    return 0
 
 
 @njit(cache=True)
@@ -174,6 +332,9 @@ def apply_orders(
     move_vm: NDArray[np.int32],
     move_host: NDArray[np.int32],
     power_off: NDArray[np.int32],
+    suspend: NDArray[np.int32],
+    maintenance: NDArray[np.int32],
+    end_maintenance: NDArray[np.int32],
     codes: NDArray[np.int32],
 ) -> int:
     """Carry out one interval's orders; refused ones change nothing.
@@ -188,31 +349,45 @@ def apply_orders(
         move_vm: VMs to migrate.
         move_host: Their destinations.
         power_off: Hosts to switch off.
+        suspend: Hosts to suspend to memory.
+        maintenance: Hosts that take no VM from now on; carried out before everything else.
+        end_maintenance: Hosts that take VMs again; the same.
         codes: Written: one code per order, in the order of the arguments.
 
     Returns:
         Number of refused orders.
     """
-    n = 0
-    refused = 0
+    _carry_out_maintenance(p, s, maintenance, end_maintenance, codes)
+    n = maintenance.shape[0] + end_maintenance.shape[0]
     for i in range(power_on.shape[0]):
-        codes[n] = order_power_on(p, s, power_on[i])
-        refused += codes[n] != 0
-        n += 1
+        codes[n + i] = order_power_on(p, s, power_on[i])
+    n += power_on.shape[0]
     for i in range(full_power.shape[0]):
-        codes[n] = order_full_power(p, s, full_power[i])
-        refused += codes[n] != 0
-        n += 1
+        codes[n + i] = order_full_power(p, s, full_power[i])
+    n += full_power.shape[0]
     for i in range(place_vm.shape[0]):
-        codes[n] = order_place(p, s, place_vm[i], place_host[i])
-        refused += codes[n] != 0
-        n += 1
+        codes[n + i] = order_place(p, s, place_vm[i], place_host[i])
+    n += place_vm.shape[0]
     for i in range(move_vm.shape[0]):
-        codes[n] = order_move(p, s, move_vm[i], move_host[i])
-        refused += codes[n] != 0
-        n += 1
+        codes[n + i] = order_move(p, s, move_vm[i], move_host[i])
+    n += move_vm.shape[0]
     for i in range(power_off.shape[0]):
-        codes[n] = order_power_off(p, s, power_off[i])
-        refused += codes[n] != 0
-        n += 1
-    return refused
+        codes[n + i] = order_power_off(p, s, power_off[i])
+    n += power_off.shape[0]
+    for i in range(suspend.shape[0]):
+        codes[n + i] = order_suspend(p, s, suspend[i])
+    return np.count_nonzero(codes)
+
+
+@njit(cache=True)
+def _carry_out_maintenance(
+    p: ClusterParams,
+    s: ClusterState,
+    begin: NDArray[np.int32],
+    end: NDArray[np.int32],
+    codes: NDArray[np.int32],
+) -> None:
+    for i in range(begin.shape[0]):
+        codes[i] = order_maintenance(p, s, begin[i], 1)
+    for i in range(end.shape[0]):
+        codes[begin.shape[0] + i] = order_maintenance(p, s, end[i], 0)

@@ -55,9 +55,11 @@ __all__ = [
     "abort_copy",
     "admit_copies",
     "advance_copies",
+    "advance_copy",
     "allocate_copies",
     "cpu_factor",
     "finish_phase",
+    "next_event",
     "next_events",
     "plan_precopy",
     "start_copies",
@@ -145,18 +147,23 @@ def advance_copies(s: PrecopyState, vms: I4, rate_mib_s: F8, dirty_mib_s: F8, dt
             rates change or its phase ends, not at every event of others.
     """
     for k in range(vms.shape[0]):
-        v = vms[k]
-        phase = s.copy_phase[v]
-        if phase in (INIT, RESUME):
-            s.copy_left_s[v] = max(0.0, s.copy_left_s[v] - dt_s[k])
-        elif phase != IDLE:
-            moved = min(s.copy_left_mib[v], rate_mib_s[k] * dt_s[k])
-            s.copy_left_mib[v] -= moved
-            s.copy_sent_mib[v] += moved
-        if phase == ROUND:
-            s.copy_dirty_mib[v] += dirty_mib_s[k] * (1.0 - s.copy_throttle[v]) * dt_s[k]
-        elif phase in (STOP, RESUME):
-            s.copy_down_s[v] += dt_s[k]
+        advance_copy(s, vms[k], rate_mib_s[k], dirty_mib_s[k], dt_s[k])
+
+
+@njit(cache=True)
+def advance_copy(s: PrecopyState, v: int, rate_mib_s: float, dirty_mib_s: float, dt_s: float) -> None:
+    """Let time pass for one migration; see ``advance_copies``."""
+    phase = s.copy_phase[v]
+    if phase in (INIT, RESUME):
+        s.copy_left_s[v] = max(0.0, s.copy_left_s[v] - dt_s)
+    elif phase != IDLE:
+        moved = min(s.copy_left_mib[v], rate_mib_s * dt_s)
+        s.copy_left_mib[v] -= moved
+        s.copy_sent_mib[v] += moved
+    if phase == ROUND:
+        s.copy_dirty_mib[v] += dirty_mib_s * (1.0 - s.copy_throttle[v]) * dt_s
+    elif phase in (STOP, RESUME):
+        s.copy_down_s[v] += dt_s
 
 
 @njit(cache=True)
@@ -170,16 +177,20 @@ def next_events(s: PrecopyState, vms: I4, rate_mib_s: F8, wait_s: F8) -> None:
         wait_s: Written: s, inf for a copy without bandwidth, shape (M,).
     """
     for k in range(vms.shape[0]):
-        v = vms[k]
-        phase = s.copy_phase[v]
-        if phase == IDLE:
-            wait_s[k] = np.inf
-        elif phase in (INIT, RESUME):
-            wait_s[k] = s.copy_left_s[v]
-        elif s.copy_left_mib[v] <= 0.0:
-            wait_s[k] = 0.0
-        else:
-            wait_s[k] = s.copy_left_mib[v] / rate_mib_s[k] if rate_mib_s[k] > 0.0 else np.inf
+        wait_s[k] = next_event(s, vms[k], rate_mib_s[k])
+
+
+@njit(cache=True)
+def next_event(s: PrecopyState, v: int, rate_mib_s: float) -> float:
+    """Time to the end of one migration's phase, s; see ``next_events``."""
+    phase = s.copy_phase[v]
+    if phase == IDLE:
+        return np.inf
+    if phase in (INIT, RESUME):
+        return s.copy_left_s[v]
+    if s.copy_left_mib[v] <= 0.0:
+        return 0.0
+    return s.copy_left_mib[v] / rate_mib_s if rate_mib_s > 0.0 else np.inf
 
 
 @njit(cache=True)

@@ -53,6 +53,7 @@ class PrecopyConfig:
         cpu_state_mib: State that post-copy hands over while the VM is stopped, MiB (assumed).
         postcopy_loss: Share of its CPU that a VM loses to page faults while pages are fetched (assumed).
         cpu_loss: Share of its CPU that a VM loses while it is copied (verified: Beloglazov & Buyya 2012).
+        dest_cpu_share: Share of the VM's CPU that the copy costs on the destination (assumed).
         max_mbps: Bound of one migration's rate, Mbit/s; None = whatever the NICs leave.
         slots_1g: Concurrent migrations of a host below 10 GbE (verified: vMotion limits).
         slots_10g: The same from 10 GbE on (verified: vMotion limits).
@@ -72,6 +73,7 @@ class PrecopyConfig:
     cpu_state_mib: float = 1.0
     postcopy_loss: float = 0.20
     cpu_loss: float = 0.10
+    dest_cpu_share: float = 0.10
     max_mbps: float | None = None
     slots_1g: int = 4
     slots_10g: int = 8
@@ -106,6 +108,7 @@ class PrecopyConfig:
             throttle_max=self.throttle_max,
             postcopy_loss=self.postcopy_loss,
             cpu_loss=self.cpu_loss,
+            dest_cpu_share=self.dest_cpu_share,
         )
         need(
             self.throttle_start <= self.throttle_max,

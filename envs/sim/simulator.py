@@ -12,19 +12,22 @@ from numpy.typing import NDArray
 
 from .config import ClusterConfig
 from .decisions import Decisions, Refusal
-from .engine import advance, begin
+from .engine import advance, begin, start
+from .engine_full import advance_full, prepare_full, start_full
 from .errors import ConfigError, IllegalDecision
 from .handle import make_handle
 from .metrics import StepMetrics, summarize
+from .model_params import sample_faults
 from .orders import apply_orders
+from .params import bind_params, make_params
 from .state import (
     ClusterParams,
     ClusterState,
     allocate_state,
     copy_state,
     digest,
-    make_params,
     read_only,
+    shape_of,
 )
 from .totals import T_ILLEGAL
 from .workload import Workload
@@ -102,15 +105,15 @@ class Simulator:
         if not 0 < self.horizon_s < math.inf:
             raise ConfigError(f"horizon_s={horizon_s}: must be a positive number")
         self.params = make_params(config, workload)
-        self._bind(*allocate_state(config.n_hosts, workload.n_vms))
+        self._bind(*allocate_state(shape_of(self.params)))
         self.reset()
 
     def _bind(self, arena: NDArray[np.uint8], state: ClusterState) -> None:
         self._arena = arena
         self.state = state
-        self.kernel_params: Any = make_handle("params", self.params, readonly=True)
+        self.kernel_params: Any = bind_params(self.params, state)
         self.kernel_state: Any = make_handle("state", state)
-        shown = read_only(arena, self.config.n_hosts, self.workload.n_vms)
+        shown = read_only(arena, shape_of(self.params))
         self.view = ClusterView(
             self.params,
             shown,
@@ -125,15 +128,30 @@ class Simulator:
         """Go back to time 0: hosts on (or off), the VMs of time 0 placed by the arrival rule.
 
         Args:
-            rng: Source of randomness for the sub-models that have some; none of the present ones has.
+            rng: Source of randomness: the faults of the episode are drawn from it. None = no faults.
 
         Returns:
             The view of this simulator's state; the same object stays valid after every reset.
         """
         self._arena[:] = 0
+        if self.params.has_failures:
+            self._draw_faults(rng)
         begin(self.kernel_params, self.kernel_state, self.config.hosts_start_on)
+        if self.params.full:
+            prepare_full(self.kernel_params, self.kernel_state)
+            start_full(self.kernel_params, self.kernel_state)
+        else:
+            start(self.kernel_params, self.kernel_state)
         self.refusals = []
         return self.view
+
+    def _draw_faults(self, rng: np.random.Generator | None) -> None:
+        """Draw what will break, and put it where the kernels and the view find it."""
+        time_s, item, kind = sample_faults(self.config, self.workload.n_vms, self.horizon_s, rng)
+        self.params = self.params._replace(fail_time_s=time_s, fail_item=item, fail_kind=kind)
+        self.kernel_params = bind_params(self.params, self.state)
+        for name in ("params", "kernel_params"):  # the view stays the same object from reset to reset
+            object.__setattr__(self.view, name, getattr(self, name))
 
     @property
     def time_s(self) -> float:
@@ -187,11 +205,15 @@ class Simulator:
         on_grid = round(until / interval) * interval
         if abs(until - on_grid) <= 1e-9 * interval:
             until = min(on_grid, self.horizon_s)
-        advance(self.kernel_params, self.kernel_state, until)
+        self._advance(until)
 
     def run(self) -> None:
         """Let time pass up to the horizon without a decision, in one kernel call."""
-        advance(self.kernel_params, self.kernel_state, self.horizon_s)
+        self._advance(self.horizon_s)
+
+    def _advance(self, until_s: float) -> None:
+        run = advance_full if self.params.full else advance
+        run(self.kernel_params, self.kernel_state, until_s)
 
     def step(self, decisions: Decisions | None = None) -> StepMetrics:
         """Apply orders, then run one interval.
@@ -214,7 +236,7 @@ class Simulator:
         twin = object.__new__(Simulator)
         twin.config, twin.workload, twin.params = self.config, self.workload, self.params
         twin.strict, twin.horizon_s = self.strict, self.horizon_s
-        twin._bind(*copy_state(self._arena, self.config.n_hosts, self.workload.n_vms))
+        twin._bind(*copy_state(self._arena, shape_of(self.params)))
         return twin
 
     def digest(self) -> str:
@@ -233,20 +255,24 @@ class Simulator:
             "strict": self.strict,
             "horizon_s": self.horizon_s,
             "arena": self._arena,
+            "faults": (self.params.fail_time_s, self.params.fail_item, self.params.fail_kind),
         }
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         """Rebuild the parameters and the views."""
         self.config, self.workload = saved["config"], saved["workload"]
         self.strict, self.horizon_s = saved["strict"], saved["horizon_s"]
-        self.params = make_params(self.config, self.workload)
-        self._bind(*copy_state(saved["arena"], self.config.n_hosts, self.workload.n_vms))
+        time_s, item, kind = saved["faults"]
+        self.params = make_params(self.config, self.workload)._replace(
+            fail_time_s=time_s, fail_item=item, fail_kind=kind
+        )
+        self._bind(*copy_state(saved["arena"], shape_of(self.params)))
 
 
 _I4 = NDArray[np.int32]
 
 
-def _orders(d: Decisions) -> tuple[_I4, _I4, _I4, _I4, _I4, _I4, _I4]:
+def _orders(d: Decisions) -> tuple[_I4, ...]:
     return (
         _indices(d.power_on),
         _indices(d.full_power),
@@ -255,6 +281,9 @@ def _orders(d: Decisions) -> tuple[_I4, _I4, _I4, _I4, _I4, _I4, _I4]:
         _indices(d.move_vm),
         _indices(d.move_host),
         _indices(d.power_off),
+        _indices(d.suspend),
+        _indices(d.maintenance),
+        _indices(d.end_maintenance),
     )
 
 
@@ -270,10 +299,13 @@ def _indices(part: _I4) -> _I4:
 
 def _explain(d: Decisions, codes: NDArray[np.int32]) -> list[Refusal]:
     subjects = (
-        [("power_on", -1, int(h)) for h in d.power_on]
+        [("maintenance", -1, int(h)) for h in d.maintenance]
+        + [("end_maintenance", -1, int(h)) for h in d.end_maintenance]
+        + [("power_on", -1, int(h)) for h in d.power_on]
         + [("full_power", -1, int(h)) for h in d.full_power]
         + [("place", int(v), int(h)) for v, h in zip(d.place_vm, d.place_host)]
         + [("move", int(v), int(h)) for v, h in zip(d.move_vm, d.move_host)]
         + [("power_off", -1, int(h)) for h in d.power_off]
+        + [("suspend", -1, int(h)) for h in d.suspend]
     )
     return [Refusal(*subject, int(code)) for subject, code in zip(subjects, codes) if code]

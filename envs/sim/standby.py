@@ -42,6 +42,8 @@ __all__ = [
     "StandbyHosts",
     "check_secondary",
     "count_protected",
+    "mirror_loss",
+    "mirror_need_mbps",
     "place_secondaries",
     "standby_costs",
     "standby_load",
@@ -135,6 +137,29 @@ def standby_costs(
     pause_s = config.fixed_pause_s + dirty_mib / config.copy_mib_s
     period_s = config.epoch_s + pause_s
     return pause_s / period_s, dirty_mib * MBIT_PER_MIB / period_s
+
+
+@njit(cache=True)
+def mirror_loss(params: F8, dirty_mib_s: float) -> float:
+    """Share of its work that one protected VM loses; see ``standby_costs``.
+
+    Args:
+        params: ``mirror_params`` of the cluster: mode, epoch, fixed pause, copy rate, lock-step loss, ...
+        dirty_mib_s: Dirty rate, MiB/s.
+    """
+    if params[0] != 0.0:
+        return float(params[4])
+    pause = params[2] + dirty_mib_s * params[1] / params[3]
+    return float(pause / (params[1] + pause))
+
+
+@njit(cache=True)
+def mirror_need_mbps(params: F8, dirty_mib_s: float, disk_read_mb_s: float, network_in_mbps: float) -> float:
+    """Logging traffic of one protected VM, Mbit/s; see ``standby_costs``."""
+    if params[0] != 0.0:
+        return 1.2 * (8.0 * disk_read_mb_s + network_in_mbps)
+    pause = params[2] + dirty_mib_s * params[1] / params[3]
+    return float(dirty_mib_s * params[1] * MBIT_PER_MIB / (params[1] + pause))
 
 
 def work_share(loss: F8, needed_mbps: F8, granted_mbps: F8) -> F8:

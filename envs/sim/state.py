@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import ARRIVAL_RULES, ClusterConfig
-from .workload import Workload
+from .params import ClusterParams
+from .totals import N_COUNTERS, N_RATES, N_TOTALS
 
 __all__ = [
     "ABSENT",
@@ -24,67 +24,35 @@ __all__ = [
     "MIG_WAITING",
     "PENDING",
     "RUNNING",
+    "STARTING",
     "ClusterParams",
     "ClusterState",
+    "StateShape",
     "allocate_state",
     "copy_state",
     "digest",
-    "make_params",
     "read_only",
+    "shape_of",
 ]
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 I1 = NDArray[np.int8]
 
-ABSENT, PENDING, RUNNING, DEPARTED = 0, 1, 2, 3
-"""VM states, the values of ``ClusterState.vm_state``: not yet arrived, without a host, on a host, gone."""
+ABSENT, PENDING, RUNNING, DEPARTED, STARTING = 0, 1, 2, 3, 4
+"""VM states, the values of ``ClusterState.vm_state``: not yet arrived, without a host, on a host, gone, on a
+host and booting after a failure."""
 
 MIG_NONE, MIG_WAITING, MIG_COPYING = 0, 1, 2
 """Migration states, the values of ``ClusterState.vm_mig``: none, waiting for the host to boot, copying."""
 
-N_TOTALS = 32
-"""Room for running totals; their meaning is in ``metrics.py``."""
-
-
-class ClusterParams(NamedTuple):
-    """What does not change during an episode."""
-
-    host_type: I4  # (H,) index into the power tables
-    host_cpu_mhz: F8  # (H,) CPU of the whole host, MHz
-    host_core_mhz: F8  # (H,) speed of one core, MHz
-    host_mem_mib: F8  # (H,) MiB
-    host_inv_cpu: F8  # (H,) 1 / host_cpu_mhz
-    host_inv_mem: F8  # (H,) 1 / host_mem_mib
-    host_boot_s: F8  # (H,) s
-    host_shutdown_s: F8  # (H,) s
-    host_boot_w: F8  # (H,) W while booting
-    host_shutdown_w: F8  # (H,) W while shutting down
-    power_w: F8  # (T, P) W at equally spaced loads
-    vm_cpu_mhz: F8  # (V,) nominal CPU, MHz
-    vm_vcpus: I4  # (V,)
-    vm_mem_mib: F8  # (V,) MiB
-    vm_departure_s: F8  # (V,) s, inf = never
-    vm_arrival_s: F8  # (V,) s
-    arrival_order: I4  # (V,) VMs by arrival, ties by index
-    util: F8  # (S, V) demand as a fraction of nominal CPU
-    sample_s: float  # s
-    interval_s: float  # s between two decisions
-    mig_mib_s: float  # MiB/s of one migration
-    mig_cpu_loss: float  # share of its CPU a moving VM loses
-    mig_dest_share: float  # share of its CPU the copy costs on the destination
-    memory_binding: int  # 0: memory binds at arrival only, 1: at every placement
-    arrival_rule: int  # index into config.ARRIVAL_RULES
-    arrival_overcommit: float
-    arrival_core_speed: int  # 1: a vCPU needs a core at least as fast at arrival
-    auto_boot: int  # 1: an arrival that fits nowhere boots a host
 
 
 class ClusterState(NamedTuple):
     """Everything that changes during an episode. Arrays are views into one block of bytes."""
 
-    clock: F8  # (2,) now, s; end of the last full measurement, s
-    counters: I4  # (8,) see the C_* indices in engine.py
+    clock: F8  # (4,) s: now; unused; time of the event under way; next end of a copy's phase
+    counters: I4  # (16,) see the C_* indices in engine.py
     totals: F8  # (N_TOTALS,) running totals, see metrics.py
     host_power_state: I1  # (H,) power.OFF, BOOTING, ON, SHUTTING_DOWN
     host_drain: I1  # (H,) 1: switch off when the last VM has left
@@ -128,131 +96,236 @@ class ClusterState(NamedTuple):
     vm_down_s: F8  # (V,) time arrived but without a host, s
     vm_last_from: I4  # (V,) host that the VM last left, -1 = never moved (for thrash)
     vm_last_move_s: F8  # (V,) start of the last migration, s, -inf = never
-    heap_time: F8  # (V + V + H,) event queue: time, s
-    heap_kind: I4  # (V + V + H,) event queue: kind
-    heap_item: I4  # (V + V + H,) event queue: VM or host
+    vm_down_now: I1  # (V,) 1 while downtime runs: waiting for a host, starting, or stopped by a migration
+    heap_time: F8  # (E,) event queue: time, s; E = 2 V + H, 5 V + 2 H with the full model
+    heap_kind: I4  # (E,) event queue: kind
+    heap_item: I4  # (E,) event queue: VM or host
+    # --- the full model; length 0 where the sub-model is off ---
+    host_rates: F8  # (H, K) what a host adds to the totals ``totals.RATES`` in a second
+    host_alloc_mhz: F8  # (H,) CPU allocated to its VMs, MHz
+    host_wanted_mhz: F8  # (H,) CPU that its VMs can use, MHz
+    host_reserved_mhz: F8  # (H,) CPU reservations of residents and incoming VMs, MHz
+    host_functions_used: I4  # (H,) passthrough functions of residents and incoming VMs
+    vm_claim_mhz: F8  # (V,) demand with all overhead, MHz
+    vm_overhead_mhz: F8  # (V,) what the hypervisor adds (§1), MHz
+    vm_io_mhz: F8  # (V,) what interrupts add (§5), MHz
+    vm_alloc_mhz: F8  # (V,) CPU allocated, MHz
+    vm_ready_mhz: F8  # (V,) ready and not scheduled, MHz per vCPU
+    vm_ready_share: F8  # (V,) the same as a share of the time, per vCPU
+    vm_limited_mhz: F8  # (V,) beyond the VM's limit, MHz
+    vm_capped_mhz: F8  # (V,) beyond what its vCPUs can do on this host, MHz
+    vm_co_stop_mhz: F8  # (V,) allocated, and lost to co-scheduling, MHz
+    vm_starts_s: F8  # (V,) when a STARTING VM will run, s
+    node_vcpus: F8  # (H, N) vCPUs at home on the node
+    node_used_mib: F8  # (H, N) memory at home on the node, MiB
+    node_load_mhz: F8  # (H, N) CPU allocated to the VMs at home there, MHz
+    vm_nodes: NDArray[np.int64]  # (V,) bit j: at home on node j of its host
+    vm_dest_nodes: NDArray[np.int64]  # (V,) the same on the host that it migrates to
+    vm_pages_end_s: F8  # (V,) when the last page has followed, s
+    vm_remote_share: F8  # (V,) share of accesses to another node
+    vm_numa_slowdown: F8  # (V,) at least 1
+    vm_touched_mib: F8  # (V,) memory that the guest has used, MiB
+    vm_active_mib: F8  # (V,) memory in use now, MiB
+    vm_touch_rate: F8  # (V,) page touches per second
+    vm_resident_mib: F8  # (V,) MiB
+    vm_shared_mib: F8  # (V,) MiB
+    vm_ballooned_mib: F8  # (V,) MiB
+    vm_compressed_mib: F8  # (V,) saved by compression, MiB
+    vm_swapped_mib: F8  # (V,) MiB
+    vm_blocked_mib: F8  # (V,) never allocated, MiB
+    vm_mem_slowdown: F8  # (V,) at least 1
+    host_free_mib: F8  # (H,) free memory after reclamation, MiB
+    host_mem_state: I1  # (H,) index into memory.MEMORY_STATES
+    vm_net_out_ask: F8  # (V,) Mbit/s
+    vm_net_in_ask: F8  # (V,) Mbit/s
+    vm_net_out_mbps: F8  # (V,) what the NIC lets through, Mbit/s
+    vm_net_in_mbps: F8  # (V,) Mbit/s
+    vm_disk_mb_s: F8  # (V,) reads and writes, MB/s
+    vm_io_rate: F8  # (V,) packets and disk requests, 1/s
+    vm_io_latency_s: F8  # (V,) mean latency of one, s
+    vm_dirty_mib_s: F8  # (V,) rate at which the VM dirties memory, MiB/s
+    copy_phase: I1  # (V,) see precopy.PrecopyState
+    copy_diverged: I1  # (V,)
+    copy_round: I4  # (V,)
+    copy_left_s: F8  # (V,)
+    copy_left_mib: F8  # (V,)
+    copy_volume_mib: F8  # (V,)
+    copy_dirty_mib: F8  # (V,)
+    copy_pull_mib: F8  # (V,)
+    copy_sent_mib: F8  # (V,)
+    copy_down_s: F8  # (V,)
+    copy_throttle: F8  # (V,)
+    copy_rate_mib_s: F8  # (V,) rate of the copy, MiB/s
+    copy_dirtying_mib_s: F8  # (V,) dirty rate since the copy was last looked at, MiB/s
+    copy_since_s: F8  # (V,) when the copy was last looked at, s
+    copy_list: I4  # (V,) VMs that are being copied, in the order in which they began
+    host_copies: I4  # (H,) copies under way, in and out
+    vm_baseline: NDArray[np.uint64]  # (V,) CPU features that the VM sees
+    vm_restart: I1  # (V,) 0 no, 1 down and not yet noticed, 2 waits for a host
+    vm_down_since_s: F8  # (V,) when it failed, s
+    host_profile: I4  # (H,) identity of the host (stateless computing), -1 = a spare without one
+    host_was_on: I1  # (H,) 1: a failed host that was on, and is to be on again
+    vm_secondary: I4  # (V,) host of the secondary, -1 = none
+    host_mirrors: I4  # (H,) protected VMs, primaries and secondaries
+    host_mirror_vcpus: I4  # (H,) their vCPUs
+    host_mirror_mib: F8  # (H,) memory of secondaries, MiB
+    vm_mirror_need_mbps: F8  # (V,) logging traffic that a protected VM needs, Mbit/s
+    vm_mirror_mbps: F8  # (V,) what the network gives it, Mbit/s
+    host_maintenance: I1  # (H,) 1: takes no VM, to be emptied
 
 
-_SHAPES: dict[str, str] = {
-    **dict.fromkeys(ClusterState._fields, ""),
-    "clock": "2",
-    "counters": "8",
-    "totals": "N",
-    **{name: "H" for name in ClusterState._fields if name.startswith("host_")},
-    **{name: "V" for name in ClusterState._fields if name.startswith("vm_")},
-    **{name: "E" for name in ClusterState._fields if name.startswith("heap_")},
+class StateShape(NamedTuple):
+    """Sizes of a state.
+
+    Attributes:
+        hosts: H.
+        vms: V.
+        nodes: NUMA nodes of the host that has most; 0 = no NUMA.
+        parts: The sub-models whose arrays have a length, of ``PARTS``.
+    """
+
+    hosts: int
+    vms: int
+    nodes: int = 0
+    parts: tuple[str, ...] = ()
+
+
+def shape_of(params: ClusterParams) -> StateShape:
+    """Sizes of the state that belongs to some parameters."""
+    has = {
+        "full": params.full,
+        "overhead": params.has_overhead,
+        "numa": params.has_numa,
+        "tiers": params.has_tiers,
+        "io": params.has_io,
+        "precopy": params.has_precopy,
+        "failures": params.has_failures,
+        "standby": params.has_standby,
+        "features": len(params.host_features),
+    }
+    nodes = int(params.host_nodes.max()) if params.has_numa else 0
+    parts = tuple(name for name in has if has[name])
+    return StateShape(len(params.host_type), len(params.vm_vcpus), nodes, parts)
+
+
+_PARTS: dict[str, tuple[str, ...]] = {
+    "full": (
+        *("host_rates", "host_alloc_mhz", "host_wanted_mhz", "host_reserved_mhz", "vm_claim_mhz"),
+        *("vm_overhead_mhz", "vm_io_mhz", "vm_alloc_mhz", "vm_ready_mhz", "vm_ready_share"),
+        *("vm_limited_mhz", "vm_capped_mhz", "vm_co_stop_mhz", "host_maintenance"),
+    ),
+    "numa": (
+        *("node_vcpus", "node_used_mib", "node_load_mhz", "vm_nodes", "vm_dest_nodes", "vm_pages_end_s"),
+        *("vm_remote_share", "vm_numa_slowdown"),
+    ),
+    "tiers": (
+        *("vm_touched_mib", "vm_active_mib", "vm_touch_rate", "vm_resident_mib", "vm_shared_mib"),
+        *("vm_ballooned_mib", "vm_compressed_mib", "vm_swapped_mib", "vm_blocked_mib", "vm_mem_slowdown"),
+        *("host_free_mib", "host_mem_state"),
+    ),
+    "io": (
+        *("vm_net_out_ask", "vm_net_in_ask", "vm_net_out_mbps", "vm_net_in_mbps", "vm_disk_mb_s"),
+        *("vm_io_rate", "vm_io_latency_s", "host_functions_used"),
+    ),
+    "precopy": (
+        *("copy_phase", "copy_diverged", "copy_round", "copy_left_s", "copy_left_mib", "copy_volume_mib"),
+        *("copy_dirty_mib", "copy_pull_mib", "copy_sent_mib", "copy_down_s", "copy_throttle"),
+        *("copy_rate_mib_s", "copy_dirtying_mib_s", "copy_since_s", "copy_list", "host_copies"),
+    ),
+    "failures": ("vm_restart", "vm_down_since_s", "vm_starts_s", "host_profile", "host_was_on"),
+    "standby": (
+        *("vm_secondary", "host_mirrors", "host_mirror_vcpus", "host_mirror_mib", "vm_mirror_need_mbps"),
+        "vm_mirror_mbps",
+    ),
+    "precopy or standby": ("vm_dirty_mib_s",),
+    "features": ("vm_baseline",),
 }
-_INT8 = {"host_power_state", "host_drain", "host_full_power", "vm_state", "vm_mig"}
+"""Which sub-model needs which arrays; all others are always there."""
+
+_OWNER = {name: part for part, names in _PARTS.items() for name in names}
+_MATRICES = {"host_rates": "K", "node_vcpus": "N", "node_used_mib": "N", "node_load_mhz": "N"}
+_INT8 = {
+    *("host_power_state", "host_drain", "host_full_power", "vm_state", "vm_mig", "vm_down_now"),
+    *("host_mem_state", "copy_phase", "copy_diverged", "vm_restart", "host_was_on", "host_maintenance"),
+}
 _INT32 = {
     *("counters", "host_n_vms", "host_n_in", "host_head", "host_tail", "host_in_head", "heap_kind"),
     *("vm_host", "vm_dest", "vm_next", "vm_prev", "vm_in_next", "vm_in_prev", "vm_last_from", "heap_item"),
+    *("host_functions_used", "copy_round", "copy_list", "host_copies", "host_profile", "vm_secondary"),
+    *("host_mirrors", "host_mirror_vcpus"),
 }
+_INT64 = {"vm_nodes", "vm_dest_nodes"}
+_UINT64 = {"vm_baseline"}
 
 
 def _dtype(name: str) -> np.dtype[np.generic]:
-    return np.dtype(np.int8 if name in _INT8 else np.int32 if name in _INT32 else np.float64)
+    for names, dtype in ((_INT8, np.int8), (_INT32, np.int32), (_INT64, np.int64), (_UINT64, np.uint64)):
+        if name in names:
+            return np.dtype(dtype)
+    return np.dtype(np.float64)
 
 
-def _views(arena: NDArray[np.uint8], n_hosts: int, n_vms: int) -> ClusterState:
-    sizes = {"2": 2, "8": 8, "N": N_TOTALS, "H": n_hosts, "V": n_vms, "E": 2 * n_vms + n_hosts}
+def _shape(name: str, size: StateShape) -> tuple[int, ...]:
+    """Shape of one array."""
+    fixed = {"clock": 4, "counters": N_COUNTERS, "totals": N_TOTALS}
+    if name in fixed:
+        return (fixed[name],)
+    parts = set(size.parts)
+    if parts & {"precopy", "standby"}:
+        parts.add("precopy or standby")
+    if name in _OWNER and _OWNER[name] not in parts:
+        return (0, 0) if name in _MATRICES else (0,)
+    if name in _MATRICES:
+        return size.hosts, N_RATES if _MATRICES[name] == "K" else size.nodes
+    if name.startswith("heap_"):
+        more = "full" in parts
+        return ((5 * size.vms + 2 * size.hosts) if more else (2 * size.vms + size.hosts),)
+    return (size.hosts if name.startswith("host_") else size.vms,)
+
+
+def _views(arena: NDArray[np.uint8], size: StateShape) -> ClusterState:
     arrays = []
     offset = 0
     for name in ClusterState._fields:
-        dtype = _dtype(name)
-        nbytes = sizes[_SHAPES[name]] * dtype.itemsize
-        arrays.append(arena[offset : offset + nbytes].view(dtype))
+        dtype, shape = _dtype(name), _shape(name, size)
+        nbytes = math.prod(shape) * dtype.itemsize
+        arrays.append(arena[offset : offset + nbytes].view(dtype).reshape(shape))
         offset += -(-nbytes // 64) * 64  # every array starts on a cache line
     return ClusterState(*arrays)
 
 
-def _arena_bytes(n_hosts: int, n_vms: int) -> int:
-    sizes = {"2": 2, "8": 8, "N": N_TOTALS, "H": n_hosts, "V": n_vms, "E": 2 * n_vms + n_hosts}
-    return sum(-(-sizes[_SHAPES[n]] * _dtype(n).itemsize // 64) * 64 for n in ClusterState._fields)
+def _arena_bytes(size: StateShape) -> int:
+    return sum(
+        -(-math.prod(_shape(n, size)) * _dtype(n).itemsize // 64) * 64 for n in ClusterState._fields
+    )
 
 
-def allocate_state(n_hosts: int, n_vms: int) -> tuple[NDArray[np.uint8], ClusterState]:
+def allocate_state(size: StateShape) -> tuple[NDArray[np.uint8], ClusterState]:
     """Make an all-zero state.
 
     Args:
-        n_hosts: H.
-        n_vms: V.
+        size: Sizes, as from ``shape_of``.
 
     Returns:
         The block of bytes and the arrays that view it.
     """
-    arena = np.zeros(_arena_bytes(n_hosts, n_vms), dtype=np.uint8)
-    return arena, _views(arena, n_hosts, n_vms)
+    arena = np.zeros(_arena_bytes(size), dtype=np.uint8)
+    return arena, _views(arena, size)
 
 
-def copy_state(arena: NDArray[np.uint8], n_hosts: int, n_vms: int) -> tuple[NDArray[np.uint8], ClusterState]:
+def copy_state(arena: NDArray[np.uint8], size: StateShape) -> tuple[NDArray[np.uint8], ClusterState]:
     """Copy a state: one memory copy."""
     twin = arena.copy()
-    return twin, _views(twin, n_hosts, n_vms)
+    return twin, _views(twin, size)
 
 
-def read_only(arena: NDArray[np.uint8], n_hosts: int, n_vms: int) -> ClusterState:
+def read_only(arena: NDArray[np.uint8], size: StateShape) -> ClusterState:
     """Read-only arrays over the same memory: what policies are shown."""
     frozen = arena.view()
     frozen.flags.writeable = False
-    return _views(frozen, n_hosts, n_vms)
+    return _views(frozen, size)
 
 
 def digest(arena: NDArray[np.uint8]) -> str:
     """A fingerprint of a state: equal states, equal digests."""
     return hashlib.blake2b(arena.tobytes(), digest_size=16).hexdigest()
-
-
-def make_params(config: ClusterConfig, workload: Workload) -> ClusterParams:
-    """Flatten a cluster and its workload into the arrays that kernels read."""
-    kinds = np.ascontiguousarray(config.host_type_of, dtype=np.int32)
-    types = config.host_types
-    # Tables of different length meet on the coarsest grid that holds every given point, so none is bent.
-    points = math.lcm(*(len(t.table_w) - 1 for t in types)) + 1
-    grid = np.linspace(0.0, 1.0, points)
-    power = np.array([np.interp(grid, np.linspace(0.0, 1.0, len(t.table_w)), t.table_w) for t in types])
-
-    def per_host(values: list[float]) -> F8:
-        return np.asarray(values, dtype=np.float64)[kinds]
-
-    mid = [0.5 * (t.table_w[0] + t.table_w[-1]) if t.boot_power_w is None else t.boot_power_w for t in types]
-    down = [t.table_w[0] if t.shutdown_power_w is None else t.shutdown_power_w for t in types]
-    params = ClusterParams(
-        host_type=kinds,
-        host_cpu_mhz=per_host([t.cpu_mhz for t in types]),
-        host_core_mhz=per_host([t.core_mhz for t in types]),
-        host_mem_mib=per_host([t.memory_mib for t in types]),
-        host_inv_cpu=1.0 / per_host([t.cpu_mhz for t in types]),
-        host_inv_mem=1.0 / per_host([t.memory_mib for t in types]),
-        host_boot_s=per_host([t.boot_time_s for t in types]),
-        host_shutdown_s=per_host([t.shutdown_time_s for t in types]),
-        host_boot_w=per_host(mid),
-        host_shutdown_w=per_host(down),
-        power_w=np.ascontiguousarray(power),
-        vm_cpu_mhz=np.ascontiguousarray(workload.vm_cpu_mhz, dtype=np.float64),
-        vm_vcpus=np.ascontiguousarray(workload.vm_vcpus, dtype=np.int32),
-        vm_mem_mib=np.ascontiguousarray(workload.vm_mem_mib, dtype=np.float64),
-        vm_departure_s=np.ascontiguousarray(workload.vm_departure_s, dtype=np.float64),
-        vm_arrival_s=np.ascontiguousarray(workload.vm_arrival_s, dtype=np.float64),
-        arrival_order=np.argsort(workload.vm_arrival_s, kind="stable").astype(np.int32),
-        util=np.ascontiguousarray(workload.util, dtype=np.float64),
-        sample_s=float(workload.sample_s),
-        interval_s=float(config.interval_s),
-        mig_mib_s=float(config.migration.rate_mib_s),
-        mig_cpu_loss=float(config.migration.cpu_loss),
-        mig_dest_share=float(config.migration.dest_cpu_share),
-        memory_binding=int(config.memory == "binding"),
-        arrival_rule=ARRIVAL_RULES.index(config.arrival),
-        arrival_overcommit=float(config.arrival_cpu_overcommit),
-        arrival_core_speed=int(config.arrival_core_speed),
-        auto_boot=int(config.auto_boot),
-    )
-    return ClusterParams(*(_frozen(value) for value in params))
-
-
-def _frozen(value: Any) -> Any:
-    """The same array, not to be written to: policies are shown the parameters, and forks share them."""
-    if not isinstance(value, np.ndarray):
-        return value
-    shown = value.view()
-    shown.flags.writeable = False
-    return shown

@@ -1,0 +1,319 @@
+"""The clock of the full model: the same segments and the same order of events as in ``engine``, with more kinds.
+
+At one instant: phases of copies end, queued events in the order of their kinds, faults and repairs, arrivals.
+Everything that acts by itself (levelling NUMA nodes, restarts that found no host, new secondaries) acts at
+trace samples or at multiples of the interval, never at the end of a call: looking more often changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from .cpu import accumulate, spread
+from .drive import drive_all
+from .engine import admit_arrivals, handle_event, on_interval, segment_end, try_arrival
+from .events import (
+    HOST_NOTICED,
+    PAGES_END,
+    PROFILE_MOVED,
+    RESTART_DUE,
+    VM_UP,
+    drop_event,
+    pop_event,
+    push_event,
+)
+from .copies import finish_copy
+from .mirrors import protect_all
+from .network import find_next_copy, look_at_copy, renew_hosts, share_network
+from .numa import rebalance_host
+from .numa_nodes import fragment_rate
+from .outages import finish_start, handle_faults, move_profile, notice_host, restart_waiting
+from .power import OFF, ON
+from .power_states import FAILED
+from .rates import rate_host, residents
+from .state import PENDING, ClusterParams, ClusterState
+from .totals import (
+    C_ARRIVED,
+    C_BALANCED,
+    C_FAULT,
+    C_HEAP,
+    C_LOSS,
+    C_MOVING,
+    C_ON,
+    C_PENDING,
+    C_SAMPLE,
+    C_SHORT,
+    N_RATES,
+    T_CARBON_G,
+    T_ENERGY_J,
+    T_FRAGMENT_S,
+    T_IMB_CPU_S,
+    T_IMB_MEM_S,
+    T_NUMA_MOVES,
+    T_RATE_FIRST,
+)
+
+__all__ = ["advance_full", "measure_full", "open_full", "prepare_full", "start_full"]
+
+COPY, QUEUED, FAULT, ARRIVAL = 0, 1, 2, 3
+UNIT_CORES = 16.0
+"""Size of the VM that the fragment rate asks about (model.md §3)."""
+
+J_PER_KWH = 3.6e6
+BY_POLICY = 4
+
+
+@njit(cache=True)
+def measure_full(p: ClusterParams, s: ClusterState, time_s: float) -> None:
+    """Read the trace at a time: demand of every VM, and what else drives it.
+
+    Args:
+        p: Parameters.
+        s: State.
+        time_s: Now, s.
+    """
+    k = min(int(time_s / p.sample_s + 1e-9), p.util.shape[0] - 1)
+    s.counters[C_SAMPLE] = k
+    s.counters[C_LOSS] = 1
+    for v in range(s.vm_live_mhz.shape[0]):
+        demand = p.util[k, v] * s.vm_live_mhz[v]
+        s.vm_demand_mhz[v] = demand
+        if s.vm_host[v] < 0:
+            s.vm_miss_mhz[v] = demand
+    drive_all(p, s)
+
+
+@njit(cache=True)
+def _level_nodes(p: ClusterParams, s: ClusterState) -> None:
+    """Level the NUMA nodes of every host, once in a trace sample."""
+    sample = s.counters[C_SAMPLE] + 1
+    if p.has_numa == 0 or p.numa_moves == 0 or s.counters[C_BALANCED] == sample:
+        return
+    s.counters[C_BALANCED] = sample
+    now = s.clock[0]
+    for h in range(s.host_head.shape[0]):
+        if s.host_n_vms[h] < 2 or p.host_nodes[h] < 2:
+            continue
+        vms = residents(s, h)
+        moved = rebalance_host(p, s, vms, s.vm_alloc_mhz, h, now, p.numa_moves)
+        if moved == 0:
+            continue
+        s.totals[T_NUMA_MOVES] += moved
+        for v in vms:
+            if s.vm_pages_end_s[v] == now + p.vm_mem_mib[v] / p.numa_page_mib_s:
+                drop_event(s, PAGES_END, v)
+                push_event(s, s.vm_pages_end_s[v], PAGES_END, v)
+        rate_host(p, s, h, 0.0)
+
+
+@njit(cache=True)
+def open_full(p: ClusterParams, s: ClusterState) -> Any:
+    """Start a segment: the rates of every host and VM.
+
+    Returns:
+        Standard deviation over powered-on hosts of CPU load (capped at 1) and of configured memory.
+    """
+    s.clock[2] = s.clock[0]
+    n = s.host_head.shape[0]
+    if p.has_io or p.has_precopy or p.has_standby:
+        share_network(p, s, np.ones(n, dtype=np.bool_))
+        for i in range(s.counters[C_MOVING] if p.has_precopy else 0):
+            _look_again(p, s, s.copy_list[i])
+        if p.has_precopy:
+            find_next_copy(s)
+    short = 0
+    for h in range(n):
+        state = s.host_power_state[h]
+        if (state == OFF or state == FAILED) and s.host_power_now_w[h] == 0.0:
+            continue
+        rate_host(p, s, h, 0.0)
+        short += s.host_sat_now[h] > 0.0
+    s.counters[C_SHORT] = short
+    _level_nodes(p, s)
+    n_on = s.counters[C_ON]
+    cpu = spread(s.host_power_state, n_on, s.host_ask_mhz, p.host_inv_cpu, 1.0)
+    return cpu, spread(s.host_power_state, n_on, s.host_mem_mib, p.host_inv_mem, np.inf)
+
+
+@njit(cache=True)
+def _look_again(p: ClusterParams, s: ClusterState, v: int) -> None:
+    """A copy that has its rate may still dirty memory at another one since the sample changed."""
+    look_at_copy(p, s, v, s.copy_rate_mib_s[v], s.clock[2])
+
+
+@njit(cache=True)
+def _end_of_segment(p: ClusterParams, start_s: float, until_s: float) -> float:
+    """As in the simple engine, and no later than the next sample of the carbon intensity."""
+    end = segment_end(p, start_s, until_s)
+    if p.carbon_g_kwh.shape[0] == 0:
+        return end
+    k = np.floor((start_s - p.carbon_start_s) / p.carbon_sample_s + 1e-9) + 1.0
+    return min(end, p.carbon_start_s + k * p.carbon_sample_s)
+
+
+@njit(cache=True)
+def _carbon_now(p: ClusterParams, start_s: float) -> float:
+    """Carbon intensity of a segment, g/kWh; before the first and after the last sample it stays as there."""
+    k = int(np.floor((start_s - p.carbon_start_s) / p.carbon_sample_s + 1e-9))
+    return float(p.carbon_g_kwh[min(max(k, 0), p.carbon_g_kwh.shape[0] - 1)])
+
+
+@njit(cache=True)
+def _next(p: ClusterParams, s: ClusterState) -> Any:
+    """Time of the next event and what it is."""
+    at, kind = s.clock[3], COPY
+    if s.counters[C_HEAP] > 0 and s.heap_time[0] < at:
+        at, kind = s.heap_time[0], QUEUED
+    if s.counters[C_FAULT] < p.fail_time_s.shape[0] and p.fail_time_s[s.counters[C_FAULT]] < at:
+        at, kind = p.fail_time_s[s.counters[C_FAULT]], FAULT
+    if s.counters[C_ARRIVED] < p.arrival_order.shape[0]:
+        arrival = p.vm_arrival_s[p.arrival_order[s.counters[C_ARRIVED]]]
+        if arrival < at:
+            at, kind = arrival, ARRIVAL
+    return at, kind
+
+
+@njit(cache=True)
+def _end_phase(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: float) -> None:
+    """The copy whose phase ends now; of several the one with the lowest VM."""
+    first = -1
+    for i in range(s.counters[C_MOVING]):
+        v = s.copy_list[i]
+        if s.copy_end_s[v] <= now_s and (first < 0 or v < first):
+            first = v
+    finish_copy(p, s, first, now_s, elapsed_s)
+
+
+@njit(cache=True)
+def _handle_queued(p: ClusterParams, s: ClusterState, start_s: float) -> None:
+    now, kind, item = s.heap_time[0], s.heap_kind[0], s.heap_item[0]
+    if kind < VM_UP:
+        handle_event(p, s, start_s)
+        return
+    pop_event(s)
+    elapsed = now - start_s
+    if kind == VM_UP:
+        finish_start(p, s, item, elapsed)
+    elif kind == PAGES_END:
+        if s.vm_host[item] >= 0:
+            renew_hosts(p, s, s.vm_host[item], -1, elapsed)
+    elif kind == RESTART_DUE:
+        s.vm_restart[item] = 2
+        while s.counters[C_HEAP] > 0 and s.heap_time[0] == now and s.heap_kind[0] == RESTART_DUE:
+            s.vm_restart[s.heap_item[0]] = 2
+            pop_event(s)
+        restart_waiting(p, s, now, elapsed)
+    elif kind == HOST_NOTICED:
+        notice_host(p, s, item, now)
+    elif kind == PROFILE_MOVED:
+        move_profile(p, s, item, now, elapsed)
+
+
+@njit(cache=True)
+def _retry(p: ClusterParams, s: ClusterState) -> None:
+    """At every multiple of the interval: VMs that found no host, and secondaries that are missing."""
+    if not on_interval(p, s):
+        return
+    if s.counters[C_PENDING] > 0:
+        if p.has_failures:
+            restart_waiting(p, s, s.clock[0], 0.0)
+        if p.arrival_rule != BY_POLICY:
+            for v in range(s.vm_state.shape[0]):
+                new = p.has_failures == 0 or s.vm_restart[v] == 0
+                if s.vm_state[v] == PENDING and s.vm_dest[v] < 0 and new:
+                    try_arrival(p, s, v, s.clock[0], 0.0)
+    if p.has_standby:
+        protect_all(p, s, 0.0)
+
+
+@njit(cache=True)
+def _sum_up(p: ClusterParams, s: ClusterState, start_s: float, dt_s: float, energy_j: float) -> None:
+    """Close a segment: every rate times its length, and the carbon of its energy."""
+    accumulate(s, dt_s)
+    for h in range(s.host_rates.shape[0]):
+        if s.host_power_state[h] == ON:
+            for k in range(N_RATES):
+                s.totals[T_RATE_FIRST + k] += s.host_rates[h, k] * dt_s
+    if p.carbon_g_kwh.shape[0] > 0:
+        kwh = (s.totals[T_ENERGY_J] - energy_j) * p.pue / J_PER_KWH
+        s.totals[T_CARBON_G] += kwh * _carbon_now(p, start_s)
+
+
+@njit(cache=True)
+def _fragments(p: ClusterParams, s: ClusterState) -> float:
+    if p.has_numa == 0:
+        return 0.0
+    on = np.empty(s.host_head.shape[0], dtype=np.int8)
+    for h in range(on.shape[0]):
+        on[h] = s.host_power_state[h] == ON
+    return float(fragment_rate(p, s, on, UNIT_CORES))
+
+
+@njit(cache=True)
+def advance_full(p: ClusterParams, s: ClusterState, until_s: float) -> None:
+    """Run the cluster up to a time.
+
+    Args:
+        p: Parameters.
+        s: State, measured at ``clock[0]``.
+        until_s: End, s; the state is measured there.
+    """
+    while s.clock[0] < until_s:
+        start = s.clock[0]
+        end = _end_of_segment(p, start, until_s)
+        s.clock[2] = start
+        _retry(p, s)
+        imb_cpu, imb_mem = open_full(p, s)
+        energy = s.totals[T_ENERGY_J]
+        s.totals[T_IMB_CPU_S] += imb_cpu * (end - start)
+        s.totals[T_IMB_MEM_S] += imb_mem * (end - start)
+        s.totals[T_FRAGMENT_S] += _fragments(p, s) * (end - start)
+        at, kind = _next(p, s)
+        while at <= end:
+            s.clock[2] = at
+            if kind == COPY:
+                _end_phase(p, s, at, at - start)
+            elif kind == QUEUED:
+                _handle_queued(p, s, start)
+            elif kind == FAULT:
+                handle_faults(p, s, at, at - start)
+            else:
+                admit_arrivals(p, s, at, at - start)
+            at, kind = _next(p, s)
+        _sum_up(p, s, start, end - start, energy)
+        s.clock[0] = end
+        s.clock[2] = end
+        measure_full(p, s, end)
+    open_full(p, s)  # whoever looks now sees the rates that follow from this instant's demand
+
+
+@njit(cache=True)
+def prepare_full(p: ClusterParams, s: ClusterState) -> None:
+    """What the full model needs at time 0, before the first VM is placed."""
+    s.clock[3] = np.inf
+    if p.has_numa:
+        s.vm_pages_end_s[:] = -np.inf
+        s.vm_numa_slowdown[:] = 1.0
+    if p.has_tiers:
+        s.vm_mem_slowdown[:] = 1.0
+    if p.has_standby:
+        s.vm_secondary[:] = -1
+    if p.has_failures:
+        for h in range(s.host_profile.shape[0]):
+            spare = p.host_is_spare.shape[0] > 0 and p.host_is_spare[h] != 0
+            s.host_profile[h] = -1 if spare else h
+            if spare and s.host_power_state[h] == ON:
+                s.host_power_state[h] = OFF
+                s.counters[C_ON] -= 1
+
+
+@njit(cache=True)
+def start_full(p: ClusterParams, s: ClusterState) -> None:
+    """Place the VMs of time 0 and measure demand."""
+    measure_full(p, s, 0.0)
+    admit_arrivals(p, s, 0.0, 0.0)
+    measure_full(p, s, 0.0)
+    open_full(p, s)

@@ -1,0 +1,103 @@
+"""Secondaries of protected VMs inside the simulator: their room on a second host, and who takes over (§9)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import njit
+
+from .network import renew_hosts
+from .power import ON
+from .state import MIG_NONE, RUNNING, ClusterParams, ClusterState
+
+__all__ = ["MEM_SLACK", "check_mirror", "drop_secondary", "protect", "protect_all"]
+
+MEM_SLACK = 1.0 + 1e-9
+MAX_VMS, MAX_VCPUS = 6, 7
+
+
+@njit(cache=True)
+def check_mirror(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
+    """Whether a host may hold the secondary of a running VM: 0, or a code of ``standby.STANDBY_REASONS``."""
+    source = s.vm_host[v]
+    if s.host_power_state[h] != ON or s.host_drain[h] or s.host_maintenance[h]:
+        return 1
+    if h == source:
+        return 2
+    for d in range(p.host_domains.shape[1]):
+        if p.host_domains[h, d] >= 0 and p.host_domains[h, d] == p.host_domains[source, d]:
+            return 3
+    most_vms, most_vcpus = p.mirror_params[MAX_VMS], p.mirror_params[MAX_VCPUS]
+    if s.host_mirrors[source] >= most_vms or s.host_mirror_vcpus[source] + p.vm_vcpus[v] > most_vcpus:
+        return 8
+    if s.host_mirrors[h] >= most_vms:
+        return 4
+    if s.host_mirror_vcpus[h] + p.vm_vcpus[v] > most_vcpus:
+        return 5
+    if s.host_mem_mib[h] + p.vm_mem_mib[v] > p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK:
+        return 6
+    room = p.host_cpu_mhz[h] * p.arrival_overcommit * MEM_SLACK
+    return 7 if s.host_nominal_mhz[h] + p.vm_cpu_mhz[v] > room else 0
+
+
+@njit(cache=True)
+def _count(p: ClusterParams, s: ClusterState, v: int, h: int, sign: int) -> None:
+    s.host_mirrors[h] += sign
+    s.host_mirror_vcpus[h] += sign * p.vm_vcpus[v]
+
+
+@njit(cache=True)
+def _hold(p: ClusterParams, s: ClusterState, v: int, h: int, sign: float) -> None:
+    """Room of a secondary: its memory and its CPU, reserved again."""
+    s.host_mirror_mib[h] += sign * p.vm_mem_mib[v]
+    s.host_mem_mib[h] += sign * p.vm_mem_mib[v]
+    s.host_nominal_mhz[h] += sign * p.vm_cpu_mhz[v]
+
+
+@njit(cache=True)
+def protect(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
+    """Start the secondary of a VM on the first host that may hold it, if there is one."""
+    if p.vm_protected[v] == 0 or s.vm_secondary[v] >= 0:
+        return
+    if s.vm_state[v] != RUNNING or s.vm_mig[v] != MIG_NONE:
+        return
+    for h in range(s.host_head.shape[0]):
+        code = check_mirror(p, s, v, h)
+        if code == 8:  # its own host is at a limit: no other will do
+            return
+        if code == 0:
+            s.vm_secondary[v] = h
+            _count(p, s, v, h, 1)
+            _count(p, s, v, s.vm_host[v], 1)
+            _hold(p, s, v, h, 1.0)
+            renew_hosts(p, s, s.vm_host[v], h, elapsed_s)
+            return
+
+
+@njit(cache=True)
+def protect_all(p: ClusterParams, s: ClusterState, elapsed_s: float) -> None:
+    """Start what secondaries are missing."""
+    for v in p.protected_vms:
+        protect(p, s, v, elapsed_s)
+
+
+@njit(cache=True)
+def drop_secondary(p: ClusterParams, s: ClusterState, v: int) -> int:
+    """End a VM's secondary, while ``vm_host`` still says where the primary is (or was); -1 = it had none.
+
+    Returns:
+        The host that held it: its rates are to be worked out again.
+    """
+    h = s.vm_secondary[v]
+    if h >= 0:
+        s.vm_secondary[v] = -1
+        s.vm_mirror_mbps[v] = 0.0
+        _count(p, s, v, h, -1)
+        if s.vm_host[v] >= 0:
+            _count(p, s, v, s.vm_host[v], -1)
+        _hold(p, s, v, h, -1.0)
+        if s.host_n_vms[h] + s.host_n_in[h] == 0 and s.host_mirrors[h] == 0:
+            s.host_mirror_mib[h] = 0.0
+            s.host_mem_mib[h] = 0.0
+            s.host_nominal_mhz[h] = 0.0
+    return h

@@ -1,0 +1,347 @@
+"""What the VMs of one host get, with every sub-model that is on: the chain of model.md §0.
+
+    demand -> overhead (§1) and interrupts (§5) -> vCPU scheduling (§2) -> NUMA (§3) -> memory tiers (§4)
+           -> mirroring (§9) -> migration (§6) -> delivered work -> power (§7)
+
+    claim_v   = d_v + overhead_v + io_v                                      MHz
+    work_v    = d_v (alloc_v - co_stop_v) / claim_v / slowdown_numa / slowdown_memory * mirror_v
+    granted_v = work_v * migration_v,     missed_v = d_v - granted_v
+
+A sub-model that is off leaves its factor at 1 and its term at 0. Copies that arrive ask for a share of their
+VM's CPU and come before the host's own VMs. Rates are constant between events; every function here adds the
+change of a rate, times the time since the segment began, to what that rate feeds (see ``totals``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from .cpu import SHORTAGE, set_host, set_vm_miss
+from .io_path import io_cost
+from .memory import MemoryCosts
+from .memory_tiers import reclaim_host
+from .numa import apply_numa_host
+from .overhead import IO_CLASS
+from .power import BOOTING, OFF, ON, power_at
+from .power_states import FAILED, RESUMING, STANDBY
+from .precopy import PULL, RESUME, STOP, cpu_factor
+from .precopy_config import PrecopyParams
+from .scheduling import schedule_host
+from .standby import mirror_loss
+from .state import MIG_COPYING, RUNNING, ClusterParams, ClusterState
+from .totals import (
+    N_RATES,
+    R_ALLOC,
+    R_BALLOONED,
+    R_BLOCKED,
+    R_CAPPED,
+    R_CO_STOP,
+    R_COMPRESSED,
+    R_IO_CPU,
+    R_IO_RATE,
+    R_LATENCY,
+    R_LIMITED,
+    R_MEMORY_LOSS,
+    R_MIRROR_LOSS,
+    R_NET_DROPPED,
+    R_NUMA_LOSS,
+    R_OVERHEAD,
+    R_READY,
+    R_REMOTE,
+    R_SHARED,
+    R_SWAPPED,
+    R_VCPUS,
+    T_RATE_FIRST,
+)
+
+__all__ = ["copy_params", "host_power", "rate_host", "residents", "vm_overhead", "vm_stopped"]
+
+F8 = NDArray[np.float64]
+I4 = NDArray[np.int32]
+
+FAN = 2
+
+
+@njit(cache=True)
+def copy_params(p: ClusterParams) -> Any:
+    """Parameters of pre-copy as the record that its kernels take."""
+    a = p.copy_params
+    return PrecopyParams(
+        int(a[0]), a[1], int(a[2]), a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11]
+    )
+
+
+@njit(cache=True)
+def _memory_costs(p: ClusterParams) -> Any:
+    a = p.memory_costs
+    return MemoryCosts(
+        a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12]
+    )
+
+
+@njit(cache=True)
+def residents(s: ClusterState, h: int) -> Any:
+    """The VMs that are on a host, in the order in which they came, shape (n,) int32."""
+    vms = np.empty(s.host_n_vms[h], dtype=np.int32)
+    v = s.host_head[h]
+    i = 0
+    while v >= 0:
+        vms[i] = v
+        i += 1
+        v = s.vm_next[v]
+    return vms
+
+
+@njit(cache=True)
+def vm_stopped(p: ClusterParams, s: ClusterState, v: int) -> bool:
+    """Whether a VM that is on a host does not run: it starts, or a migration has stopped it."""
+    if s.vm_state[v] != RUNNING:
+        return True
+    return p.has_precopy != 0 and (s.copy_phase[v] == STOP or s.copy_phase[v] == RESUME)
+
+
+@njit(cache=True)
+def vm_overhead(p: ClusterParams, v: int, demand_mhz: float) -> float:
+    """Hypervisor overhead of one VM, MHz (``overhead.add_overhead``); I/O is charged by §5 where that is on."""
+    kind, row = p.vm_virt_type[v], p.vm_instructions[v]
+    classes = IO_CLASS if p.has_io else IO_CLASS + 1
+    cycles = 0.0
+    for k in range(classes):
+        rate = p.idle_per_s[row, k] * p.vm_vcpus[v] + p.busy_per_ghz_s[row, k] * (demand_mhz / 1000.0)
+        cycles += rate * p.cost_cycles[kind, k]
+    return 1e-6 * cycles + p.steady_tax[kind] * demand_mhz
+
+
+@njit(cache=True)
+def _claim(p: ClusterParams, s: ClusterState, v: int, h: int) -> None:
+    """What one VM of a host claims, and the most of it that it can use."""
+    s.vm_overhead_mhz[v] = 0.0
+    s.vm_io_mhz[v] = 0.0
+    if vm_stopped(p, s, v):
+        s.vm_claim_mhz[v] = 0.0
+        s.vm_ask_mhz[v] = 0.0
+        if p.has_io:
+            s.vm_io_rate[v] = 0.0
+        return
+    demand = s.vm_demand_mhz[v]
+    if p.has_overhead:
+        s.vm_overhead_mhz[v] = vm_overhead(p, v, demand)
+    if p.has_io:
+        packets = (s.vm_net_out_mbps[v] + s.vm_net_in_mbps[v]) / p.vm_packet_mbit[v]
+        s.vm_io_rate[v] = packets + s.vm_disk_mb_s[v] / p.vm_request_mb[v]
+        cpu, _ = io_cost(p.vm_io_mode[v], s.vm_io_rate[v], 0.0, p.io_table, p.io_slice_s, p.interval_s)
+        s.vm_io_mhz[v] = cpu
+    claim = demand + s.vm_overhead_mhz[v] + s.vm_io_mhz[v]
+    s.vm_claim_mhz[v] = claim
+    usable = min(claim, p.vm_vcpus[v] * p.host_core_mhz[h])
+    s.vm_ask_mhz[v] = min(usable, p.vm_limit_mhz[v]) if p.has_cpu else usable
+
+
+@njit(cache=True)
+def _copies_mhz(p: ClusterParams, s: ClusterState, h: int) -> float:
+    """CPU that incoming copies ask of a host."""
+    total = 0.0
+    v = s.host_in_head[h]
+    while v >= 0:
+        if s.vm_mig[v] == MIG_COPYING:
+            cap = p.vm_vcpus[v] * p.host_core_mhz[s.vm_host[v]]
+            total += p.mig_dest_share * min(s.vm_demand_mhz[v], cap)
+        v = s.vm_in_next[v]
+    return total
+
+
+@njit(cache=True)
+def _other_mib(p: ClusterParams, s: ClusterState, h: int) -> float:
+    """Memory of a host that belongs to none of its VMs: copies on their way, and secondaries."""
+    total = s.host_mirror_mib[h] if p.has_standby else 0.0
+    v = s.host_in_head[h]
+    while v >= 0:
+        if s.vm_mig[v] == MIG_COPYING:
+            total += s.vm_touched_mib[v]
+        v = s.vm_in_next[v]
+    return total
+
+
+@njit(cache=True)
+def _share_evenly(p: ClusterParams, s: ClusterState, vms: I4, h: int, scale: float) -> float:
+    """Without the scheduler: everybody gets the same share of what it can use; returns the sum."""
+    total = 0.0
+    for v in vms:
+        usable = s.vm_ask_mhz[v]
+        alloc = usable * scale
+        ready = (usable - alloc) / p.vm_vcpus[v]
+        s.vm_alloc_mhz[v] = alloc
+        s.vm_ready_mhz[v] = ready
+        s.vm_ready_share[v] = ready / p.host_core_mhz[h]
+        s.vm_limited_mhz[v] = 0.0
+        s.vm_capped_mhz[v] = max(0.0, s.vm_claim_mhz[v] - p.vm_vcpus[v] * p.host_core_mhz[h])
+        s.vm_co_stop_mhz[v] = 0.0
+        total += alloc
+    return total
+
+
+@njit(cache=True)
+def _schedule(p: ClusterParams, s: ClusterState, vms: I4, h: int, copies: float, scratch: F8) -> Any:
+    """Divide a host's CPU; returns what VMs and copies got and what they can use, MHz."""
+    capacity = p.host_cpu_mhz[h]
+    wanted = 0.0
+    for v in vms:
+        wanted += s.vm_ask_mhz[v]
+    asked = wanted + copies
+    if p.has_cpu:
+        copies = min(copies, capacity)
+        total, _ = schedule_host(vms, capacity - copies, p.host_core_mhz[h], p.co_stop, p, s, scratch)
+        return total, copies, wanted, asked
+    scale = capacity / asked if asked > capacity * SHORTAGE else 1.0
+    return _share_evenly(p, s, vms, h, scale), copies * scale, wanted, asked
+
+
+@njit(cache=True)
+def _mirror_factor(p: ClusterParams, s: ClusterState, v: int) -> float:
+    """Share of its work that a protected VM keeps (``standby.work_share``)."""
+    if s.vm_secondary[v] < 0:
+        return 1.0
+    need, given = s.vm_mirror_need_mbps[v], s.vm_mirror_mbps[v]
+    return (1.0 - mirror_loss(p.mirror_params, s.vm_dirty_mib_s[v])) * (
+        1.0 if given >= need else given / need
+    )
+
+
+@njit(cache=True)
+def _deliver(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float, rates: F8) -> None:
+    """From what a VM was allocated to the work it gets done, and what it misses."""
+    demand, claim = s.vm_demand_mhz[v], s.vm_claim_mhz[v]
+    if claim <= 0.0:
+        stopped = p.has_precopy and s.vm_mig[v] == MIG_COPYING and vm_stopped(p, s, v)
+        cap = p.vm_vcpus[v] * p.host_core_mhz[s.vm_host[v]]
+        s.vm_granted_mhz[v] = 0.0
+        set_vm_miss(s, v, demand, min(demand, cap) if stopped else 0.0, elapsed_s)
+        return
+    work = demand * min(1.0, (s.vm_alloc_mhz[v] - s.vm_co_stop_mhz[v]) / claim)
+    if p.has_numa:
+        slower = work / s.vm_numa_slowdown[v]
+        rates[R_NUMA_LOSS] += work - slower
+        rates[R_REMOTE] += s.vm_remote_share[v] * s.vm_alloc_mhz[v]
+        work = slower
+    if p.has_tiers:
+        slower = work / s.vm_mem_slowdown[v]
+        rates[R_MEMORY_LOSS] += work - slower
+        work = slower
+    if p.has_standby:
+        slower = work * _mirror_factor(p, s, v)
+        rates[R_MIRROR_LOSS] += work - slower
+        work = slower
+    granted = work
+    if s.vm_mig[v] == MIG_COPYING:
+        granted *= cpu_factor(copy_params(p), s, v) if p.has_precopy else 1.0 - p.mig_cpu_loss
+    s.vm_granted_mhz[v] = granted
+    set_vm_miss(s, v, demand - granted, work - granted, elapsed_s)
+
+
+@njit(cache=True)
+def _add_vm_rates(p: ClusterParams, s: ClusterState, v: int, rates: F8) -> None:
+    if s.vm_state[v] == RUNNING:
+        rates[R_VCPUS] += p.vm_vcpus[v]
+    rates[R_READY] += s.vm_ready_share[v] * p.vm_vcpus[v]
+    rates[R_LIMITED] += s.vm_limited_mhz[v]
+    rates[R_CAPPED] += s.vm_capped_mhz[v]
+    rates[R_CO_STOP] += s.vm_co_stop_mhz[v]
+    rates[R_OVERHEAD] += s.vm_overhead_mhz[v]
+    rates[R_IO_CPU] += s.vm_io_mhz[v]
+    rates[R_ALLOC] += s.vm_alloc_mhz[v]
+    if p.has_tiers:
+        rates[R_SHARED] += s.vm_shared_mib[v]
+        rates[R_BALLOONED] += s.vm_ballooned_mib[v]
+        rates[R_COMPRESSED] += s.vm_compressed_mib[v]
+        rates[R_SWAPPED] += s.vm_swapped_mib[v]
+        rates[R_BLOCKED] += s.vm_blocked_mib[v]
+    if p.has_io and s.vm_io_rate[v] > 0.0:
+        usable = s.vm_ask_mhz[v]
+        waiting = 1.0 - s.vm_alloc_mhz[v] / usable if usable > 0.0 else 0.0
+        mode, rate = p.vm_io_mode[v], s.vm_io_rate[v]
+        _, latency = io_cost(mode, rate, waiting, p.io_table, p.io_slice_s, p.interval_s)
+        s.vm_io_latency_s[v] = latency
+        rates[R_LATENCY] += latency * rate
+        rates[R_IO_RATE] += rate
+        asked = s.vm_net_out_ask[v] + s.vm_net_in_ask[v]
+        rates[R_NET_DROPPED] += asked - s.vm_net_out_mbps[v] - s.vm_net_in_mbps[v]
+
+
+@njit(cache=True)
+def host_power(p: ClusterParams, s: ClusterState, h: int, load: float) -> Any:
+    """Power of a host in its state, W (model.md §7)."""
+    state, kind = s.host_power_state[h], p.host_type[h]
+    if state == ON:
+        table = p.power_w[kind]
+        last = table.shape[0] - 1
+        if s.host_full_power[h]:
+            return table[last]
+        if p.curve_kind[kind] == FAN:
+            u = min(1.0, max(0.0, load))
+            return table[0] + (table[last] - table[0]) * (2.0 * u - u ** p.curve_exponent[kind])
+        return power_at(table, load)
+    if state == OFF or state == FAILED:
+        return 0.0
+    if state == BOOTING or state == RESUMING:
+        return p.host_boot_w[h]
+    return p.standby_w[h] if state == STANDBY else p.host_shutdown_w[h]
+
+
+@njit(cache=True)
+def _set_host_rates(s: ClusterState, h: int, rates: F8, elapsed_s: float) -> None:
+    for k in range(rates.shape[0]):
+        s.totals[T_RATE_FIRST + k] += (s.host_rates[h, k] - rates[k]) * elapsed_s
+        s.host_rates[h, k] = rates[k]
+
+
+@njit(cache=True)
+def rate_host(p: ClusterParams, s: ClusterState, h: int, elapsed_s: float) -> None:
+    """Work out everything that one host and its VMs do until the next event.
+
+    Args:
+        p: Parameters.
+        s: State with demand, network shares and the lists of the host up to date; ``clock[2]`` is now.
+        h: Host.
+        elapsed_s: Time since the segment began, s.
+    """
+    rates = np.zeros(N_RATES)
+    vms = residents(s, h)
+    n = vms.shape[0]
+    demand = 0.0
+    for v in vms:
+        _claim(p, s, v, h)
+        demand += s.vm_demand_mhz[v]
+    on = s.host_power_state[h] == ON
+    copies = _copies_mhz(p, s, h) if on else 0.0
+    got, copied, wanted, asked = 0.0, copies, 0.0, copies
+    if n > 0:
+        scratch = np.empty((5, 3 * n))
+        got, copied, wanted, asked = _schedule(p, s, vms, h, copies, scratch)
+        if p.has_numa:
+            apply_numa_host(p, s, vms, s.vm_alloc_mhz, h, s.clock[2])
+        if p.has_tiers:
+            other = _other_mib(p, s, h)
+            free, tier = reclaim_host(vms, p.host_mem_mib[h], other, _memory_costs(p), p, s, scratch)
+            s.host_free_mib[h] = free
+            s.host_mem_state[h] = tier
+    elif p.has_tiers:
+        s.host_free_mib[h] = p.host_mem_mib[h] - _other_mib(p, s, h)
+        s.host_mem_state[h] = 0
+    for v in vms:
+        _deliver(p, s, v, elapsed_s, rates)
+        _add_vm_rates(p, s, v, rates)
+    s.host_demand_mhz[h] = demand
+    s.host_ask_mhz[h] = asked
+    s.host_alloc_mhz[h] = got
+    s.host_wanted_mhz[h] = wanted
+    capacity = p.host_cpu_mhz[h]
+    short = on and asked > capacity * SHORTAGE
+    s.host_scale[h] = capacity / asked if short else 1.0
+    active = 1.0 if on and n + s.host_n_in[h] > 0 else 0.0
+    power = host_power(p, s, h, (got + copied) * p.host_inv_cpu[h])
+    set_host(s, h, power, active, 1.0 if short else 0.0, elapsed_s)
+    _set_host_rates(s, h, rates, elapsed_s)

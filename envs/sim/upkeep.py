@@ -1,0 +1,106 @@
+"""What the full model adds to the beginning and the end of a VM's run on a host; nothing on a simple cluster."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from .copies import start_waiting
+from .cpu import set_vm_down
+from .events import PAGES_END, RESTART_DUE, VM_UP, drop_event, push_event
+from .mirrors import drop_secondary
+from .network import renew_hosts
+from .state import STARTING, ClusterParams, ClusterState
+from .totals import T_RESTARTS
+from .variants import by_model
+
+__all__ = ["after_leaving", "before_move", "begin_run", "end_run", "start_vm"]
+
+
+@njit(cache=True)
+def _begin_simple(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
+    """A placed VM runs."""
+
+
+@njit(cache=True)
+def _begin_full(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
+    if p.host_baseline.shape[0] > 0:
+        s.vm_baseline[v] = p.host_baseline[s.vm_host[v]]
+    if p.has_failures and s.vm_restart[v]:
+        s.vm_restart[v] = 0
+        s.totals[T_RESTARTS] += 1.0
+        start_vm(p, s, v, s.clock[2] + p.vm_boot_s, elapsed_s)
+
+
+@njit(cache=True)
+def start_vm(p: ClusterParams, s: ClusterState, v: int, at_s: float, elapsed_s: float) -> None:
+    """Let a VM that is on its host be down until a time; the caller works out the host's rates."""
+    s.vm_state[v] = STARTING
+    s.vm_starts_s[v] = at_s
+    push_event(s, at_s, VM_UP, v)
+    set_vm_down(s, v, 1, elapsed_s)
+
+
+begin_run = by_model(_begin_simple, _begin_full)
+"""``begin_run(p, s, v, elapsed_s)``: a VM has got its host; after a failure it has to boot first."""
+
+
+@njit(cache=True)
+def _end_simple(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
+    """Nothing hangs on a VM that leaves."""
+
+
+@njit(cache=True)
+def _end_full(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
+    if p.has_failures:
+        if s.vm_state[v] == STARTING:
+            drop_event(s, VM_UP, v)
+            s.vm_starts_s[v] = 0.0
+        if s.vm_restart[v] == 1:
+            drop_event(s, RESTART_DUE, v)
+        s.vm_restart[v] = 0
+    if p.has_numa and s.vm_pages_end_s[v] > s.clock[2]:
+        drop_event(s, PAGES_END, v)
+        s.vm_pages_end_s[v] = -np.inf
+    if p.has_standby:
+        h = drop_secondary(p, s, v)
+        if h >= 0:
+            renew_hosts(p, s, h, -1, elapsed_s)
+
+
+end_run = by_model(_end_simple, _end_full)
+"""``end_run(p, s, v, elapsed_s)``: forget what is planned for a VM that leaves its host for good."""
+
+
+@njit(cache=True)
+def _move_full(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
+    if p.has_standby:
+        h = drop_secondary(p, s, v)
+        if h >= 0:
+            renew_hosts(p, s, h, -1, elapsed_s)
+
+
+before_move = by_model(_end_simple, _move_full)
+"""``before_move(p, s, v, elapsed_s)``: a protected VM is not mirrored while it migrates; it gets a new secondary
+at the next interval after it has arrived."""
+
+
+@njit(cache=True)
+def _after_simple(
+    p: ClusterParams, s: ClusterState, host: int, dest: int, now_s: float, elapsed_s: float
+) -> None:
+    """Nobody waits for a slot."""
+
+
+@njit(cache=True)
+def _after_full(
+    p: ClusterParams, s: ClusterState, host: int, dest: int, now_s: float, elapsed_s: float
+) -> None:
+    if p.has_precopy:
+        for h in (host, dest):
+            if h >= 0:
+                start_waiting(p, s, h, now_s, elapsed_s)
+
+
+after_leaving = by_model(_after_simple, _after_full)
+"""``after_leaving(p, s, host, dest, now_s, elapsed_s)``: let others use the slots that a VM gave back."""
