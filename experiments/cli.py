@@ -134,7 +134,7 @@ keys:
   horizons=[N,…]                steps ahead, default [1,6]
   warmup=N                      samples that a VM must have, default 30
   vms_per_host=N                VMs in a group, default 20; 0 = no groups
-  origins=N                     points in time to forecast from, at most, default 2000
+  origins=N                     points in time to forecast from, at most, default 500
   clip=true|false               whether forecasts are cut to what demand can be, default true
   seed=N  resamples=N           of groups and bootstrap, default 0 and 2000
   out=DIR                       default runs/forecast-<date>-<time>

@@ -72,7 +72,7 @@ class SkillSettings:
     vms_per_host: int = 20
     seed: int = 0
     resamples: int = 2000
-    origins: int = 2000
+    origins: int = 500
     clip: bool = True
 
     def __post_init__(self) -> None:

@@ -9,22 +9,37 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from .carbon import CarbonSeries
+from .compatibility import CPU_LEVELS, CpuLevels
 from .errors import ConfigError
+from .failures import FailureConfig, FailureDomain, Incident, Outages
+from .io_path import IoConfig
+from .memory import MemoryConfig
+from .numa_nodes import MAX_NODES, NumaConfig
+from .overhead import HostVirtualization, OverheadConfig
 from .power import SPEC_POWER_W
+from .power_states import PowerConfig, PowerCurve
+from .precopy_config import PrecopyConfig
+from .recovery import RecoveryConfig
+from .scheduling import SchedulingConfig
+from .standby import StandbyConfig
 
 __all__ = [
     "ARRIVAL_RULES",
     "MEMORY_RULES",
+    "RESTART_RULES",
     "ClusterConfig",
     "HostType",
     "MigrationConfig",
     "VmType",
 ]
 
-MemoryRule = Literal["ignored", "binding"]
+MemoryRule = Literal["ignored", "binding", "multiplexed"]
 ArrivalRule = Literal["first_fit", "best_fit", "worst_fit", "pabfd", "policy"]
+RestartRule = Literal["first_fit", "policy"]
 MEMORY_RULES: tuple[str, ...] = get_args(MemoryRule)
 ARRIVAL_RULES: tuple[str, ...] = get_args(ArrivalRule)
+RESTART_RULES: tuple[str, ...] = get_args(RestartRule)
 
 
 def _require(ok: bool, message: str) -> None:
@@ -62,6 +77,11 @@ class HostType:
         shutdown_time_s: On to off, s.
         boot_power_w: Power while booting, W; None = mean of idle and peak.
         shutdown_power_w: Power while shutting down, W; None = idle.
+        numa_nodes: NUMA nodes; each has the same part of cores and memory (read where NUMA is on).
+        virtualization: What it can run.
+        cpu_level: CPU generation, a level of ``compatibility.CPU_LEVELS``; None = no limits of compatibility.
+        io_functions: Passthrough functions; None = ``IoConfig.functions_per_host``.
+        curve: Power over load in place of ``power_w``; None = that table.
     """
 
     name: str
@@ -74,6 +94,11 @@ class HostType:
     shutdown_time_s: float = 60.0
     boot_power_w: float | None = None
     shutdown_power_w: float | None = None
+    numa_nodes: int = 1
+    virtualization: HostVirtualization = field(default_factory=HostVirtualization)
+    cpu_level: str | None = None
+    io_functions: int | None = None
+    curve: PowerCurve | None = None
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -101,10 +126,31 @@ class HostType:
             value = getattr(self, key)
             if value is not None:
                 _not_negative(owner, **{key: value})
+        self._check_models(owner)
+
+    def _check_models(self, owner: str) -> None:
+        nodes, most = self.numa_nodes, min(MAX_NODES, int(self.cores))
+        _require(
+            _is_count(nodes) and nodes <= most,
+            f"{owner}.numa_nodes={nodes}: must be a whole number in 1..{most} (every node needs a core)",
+        )
+        if self.cpu_level is not None:
+            known = CpuLevels(CPU_LEVELS).names
+            _require(
+                self.cpu_level in known,
+                f"{owner}.cpu_level={self.cpu_level}: no such level (known: {', '.join(known)})",
+            )
+        if self.io_functions is not None:
+            _require(
+                self.io_functions == 0 or _is_count(self.io_functions),
+                f"{owner}.io_functions={self.io_functions}: must be a whole number, at least 0",
+            )
 
     @property
     def table_w(self) -> tuple[float, ...]:
-        """The power table, W."""
+        """The power table, W; of an analytic curve idle and peak."""
+        if self.curve is not None:
+            return tuple(self.curve.points)
         return SPEC_POWER_W[self.power_w] if isinstance(self.power_w, str) else tuple(self.power_w)
 
     @property
@@ -181,18 +227,38 @@ class MigrationConfig:
 class ClusterConfig:
     """A cluster and the rules that it runs by.
 
+    Every sub-model is off (None) unless it is given, and then costs nothing.
+
     Attributes:
         host_types: Kinds of hosts.
         host_type_of: Index into ``host_types`` per host, shape (H,).
         interval_s: Time between two decisions, s.
         memory: ``ignored``: memory binds only when a VM arrives (the literature's rule); ``binding``:
-            configured memory must fit at every placement, on both ends of a migration.
+            configured memory must fit at every placement, on both ends of a migration; ``multiplexed``: hosts
+            may hold more than they have, and reclaim memory (``memory_tiers``).
         arrival: Who places an arriving VM: a rule at its arrival, or ``policy`` at the next interval.
         arrival_cpu_overcommit: Arrivals fit while nominal CPU stays under this multiple of capacity.
         arrival_core_speed: Whether a vCPU may only arrive on a host with cores at least as fast.
         auto_boot: Whether an arrival that fits on no running host boots one.
         hosts_start_on: Whether hosts are on at time 0.
-        migration: Live migration.
+        migration: Live migration: at a fixed rate, or pre-copy.
+        overhead: What the hypervisor adds (§1).
+        cpu: Reservations, limits and shares (§2); None = all get the same share of what they ask.
+        numa: Nodes of hosts (§3).
+        memory_tiers: How memory is reclaimed (§4), where ``memory`` is ``multiplexed``.
+        io: I/O and interrupts (§5).
+        power: Power states and PUE (§7).
+        carbon: Carbon intensity of the electricity (§7).
+        failures: Failures of hosts and VMs (§8).
+        domains: Hosts that fail together, such as racks; hot standby keeps them apart.
+        incidents: Faults that strike a share of all hosts, replayed where ``failures`` is on.
+        replayed: Outages of single hosts, replayed where ``failures`` is on.
+        recovery: Times of recovery (§8).
+        restart: Who places a VM that restarts: ``first_fit`` at once, or the ``policy``.
+        spares: Hosts without a profile at time 0, off: a failed host's profile can move to them.
+        standby: Hot standby of the VMs whose profile says ``protected`` (§9).
+        evc_level: Highest CPU level that VMs see; None = the highest that their host offers. Needs a
+            ``cpu_level`` of every host type.
     """
 
     host_types: tuple[HostType, ...]
@@ -204,7 +270,23 @@ class ClusterConfig:
     arrival_core_speed: bool = False
     auto_boot: bool = True
     hosts_start_on: bool = True
-    migration: MigrationConfig = field(default_factory=MigrationConfig)
+    migration: MigrationConfig | PrecopyConfig = field(default_factory=MigrationConfig)
+    overhead: OverheadConfig | None = None
+    cpu: SchedulingConfig | None = None
+    numa: NumaConfig | None = None
+    memory_tiers: MemoryConfig = field(default_factory=MemoryConfig)
+    io: IoConfig | None = None
+    power: PowerConfig = field(default_factory=PowerConfig)
+    carbon: CarbonSeries | None = None
+    failures: FailureConfig | None = None
+    domains: tuple[FailureDomain, ...] = ()
+    incidents: tuple[Incident, ...] = ()
+    replayed: Outages | None = None
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    restart: RestartRule = "first_fit"
+    spares: tuple[int, ...] = ()
+    standby: StandbyConfig | None = None
+    evc_level: str | None = None
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -220,11 +302,51 @@ class ClusterConfig:
             f"cluster.host_type_of: must be integers in 0..{len(self.host_types) - 1}",
         )
         _positive("cluster", interval_s=self.interval_s, arrival_cpu_overcommit=self.arrival_cpu_overcommit)
-        for key, allowed in (("memory", MEMORY_RULES), ("arrival", ARRIVAL_RULES)):
+        choices = (("memory", MEMORY_RULES), ("arrival", ARRIVAL_RULES), ("restart", RESTART_RULES))
+        for key, allowed in choices:
             value = getattr(self, key)
             _require(value in allowed, f"cluster.{key}={value}: must be one of {', '.join(allowed)}")
+        self._check_hosts_named()
+        self._check_levels()
+
+    def _check_hosts_named(self) -> None:
+        """Hosts that domains, spares and replayed outages name must exist."""
+        n = self.n_hosts
+        for domain in self.domains:
+            top = max(domain.hosts)
+            _require(top < n, f"failures.domain {domain.name}.hosts={top}: must be below {n}")
+        for host in self.spares:
+            _require(0 <= host < n, f"recovery.spares={host}: no such host, must lie in 0..{n - 1}")
+        _require(len(set(self.spares)) == len(self.spares), "recovery.spares: a host is named twice")
+        _require(len(self.spares) < n, "recovery.spares: at least one host must not be a spare")
+        if self.replayed is not None and self.replayed.host.size:
+            top = int(self.replayed.host.max())
+            _require(top < n, f"failures.replayed: host {top}: must be below {n}")
+
+    def _check_levels(self) -> None:
+        """CPU levels are for all hosts or for none, and the cluster's level for hosts that have one."""
+        levels = CpuLevels(CPU_LEVELS)
+        missing = [kind.name for kind in self.host_types if kind.cpu_level is None]
+        mixed = 0 < len(missing) < len(self.host_types)
+        _require(
+            not mixed,
+            f"host type {missing[0] if missing else ''}.cpu_level: give every host type a level, or none",
+        )
+        if self.evc_level is None:
+            return
+        known = ", ".join(levels.names)
+        _require(
+            self.evc_level in levels.names,
+            f"cluster.evc_level={self.evc_level}: no such level (known: {known})",
+        )
+        _require(not missing, f"cluster.evc_level={self.evc_level}: needs a cpu_level of every host type")
 
     @property
     def n_hosts(self) -> int:
         """Number of hosts."""
         return int(self.host_type_of.shape[0])
+
+    @property
+    def fixed_migration(self) -> MigrationConfig:
+        """Parameters of migration at a fixed rate; the defaults where pre-copy is on."""
+        return self.migration if isinstance(self.migration, MigrationConfig) else MigrationConfig()

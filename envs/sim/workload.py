@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ConfigError
+from .guests import GUEST_PROFILES, GuestProfile
 
 __all__ = ["Workload"]
 
@@ -28,7 +29,9 @@ class Workload:
         vm_arrival_s: Arrival, s, shape (V,).
         vm_departure_s: Departure, s, shape (V,); inf = never.
         vm_names: Labels; may be empty.
-        signals: Further (S, V) matrices by name, for sub-models that use them.
+        signals: Further (S, V) matrices by name, for sub-models that use them (``model_params.SIGNALS``).
+        profiles: Kinds of guests; at least one.
+        vm_profile: Index into ``profiles`` per VM, shape (V,), int32; empty = the first for all.
     """
 
     name: str
@@ -41,6 +44,8 @@ class Workload:
     vm_departure_s: NDArray[np.float64]
     vm_names: tuple[str, ...] = ()
     signals: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    profiles: tuple[GuestProfile, ...] = (GUEST_PROFILES["default"],)
+    vm_profile: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, dtype=np.int32))
 
     def __post_init__(self) -> None:
         """Check shapes and ranges.
@@ -70,6 +75,24 @@ class Workload:
             raise ConfigError(f"workload {self.name}: vm_arrival_s must be finite and at least 0")
         if not bool((self.vm_departure_s > self.vm_arrival_s).all()):
             raise ConfigError(f"workload {self.name}: every departure must come after its arrival")
+        self._check_profiles()
+
+    def _check_profiles(self) -> None:
+        if not self.profiles:
+            raise ConfigError(f"workload {self.name}: profiles: needs at least one")
+        kinds = np.asarray(self.vm_profile)
+        if kinds.size == 0:
+            kinds = np.zeros(self.n_vms, dtype=np.int32)
+        if kinds.shape != (self.n_vms,) or kinds.dtype.kind not in "iu":
+            raise ConfigError(
+                f"workload {self.name}: vm_profile must be integers of shape ({self.n_vms},), "
+                f"is {kinds.dtype} of shape {kinds.shape}"
+            )
+        if int(kinds.min()) < 0 or int(kinds.max()) >= len(self.profiles):
+            raise ConfigError(
+                f"workload {self.name}: vm_profile must lie in 0..{len(self.profiles) - 1}, the profiles"
+            )
+        object.__setattr__(self, "vm_profile", np.ascontiguousarray(kinds, dtype=np.int32))
 
     @property
     def n_vms(self) -> int:
