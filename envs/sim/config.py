@@ -236,6 +236,8 @@ class ClusterConfig:
         memory: ``ignored``: memory binds only when a VM arrives (the literature's rule); ``binding``:
             configured memory must fit at every placement, on both ends of a migration; ``multiplexed``: hosts
             may hold more than they have, and reclaim memory (``memory_tiers``).
+        memory_overcommit: Configured memory that a host takes, as a multiple of its own, where ``memory`` is
+            ``multiplexed``; at least 1.
         arrival: Who places an arriving VM: a rule at its arrival, or ``policy`` at the next interval.
         arrival_cpu_overcommit: Arrivals fit while nominal CPU stays under this multiple of capacity.
         arrival_core_speed: Whether a vCPU may only arrive on a host with cores at least as fast.
@@ -265,6 +267,7 @@ class ClusterConfig:
     host_type_of: NDArray[np.int32]
     interval_s: float = 300.0
     memory: MemoryRule = "binding"
+    memory_overcommit: float = 1.5
     arrival: ArrivalRule = "first_fit"
     arrival_cpu_overcommit: float = 1.0
     arrival_core_speed: bool = False
@@ -302,6 +305,8 @@ class ClusterConfig:
             f"cluster.host_type_of: must be integers in 0..{len(self.host_types) - 1}",
         )
         _positive("cluster", interval_s=self.interval_s, arrival_cpu_overcommit=self.arrival_cpu_overcommit)
+        most = self.memory_overcommit
+        _require(math.isfinite(most) and most >= 1, f"cluster.memory_overcommit={most}: must be at least 1")
         choices = (("memory", MEMORY_RULES), ("arrival", ARRIVAL_RULES), ("restart", RESTART_RULES))
         for key, allowed in choices:
             value = getattr(self, key)

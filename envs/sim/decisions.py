@@ -41,6 +41,7 @@ REASONS: dict[int, str] = {
     26: "the host is a spare without a profile",
     27: "the host holds the secondary of a protected VM",
     28: "a simple cluster has no standby and no maintenance",
+    29: "the host lacks memory for the VM's reservation",
 }
 """Reason codes of refusals."""
 

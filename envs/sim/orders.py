@@ -60,12 +60,16 @@ def _any_host(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
 @njit(cache=True)
 def _suits(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     """What a host of the full model must offer: the type of virtualization, CPU reservation, nodes, devices."""
-    if p.has_overhead:
+    if p.host_virt_types.shape[0] > 0:
         code = support_code(p, v, h)
         if code != SUPPORTED:
             return 14 + code  # 15, 16, 17
     if p.has_cpu and not admits(s.host_reserved_mhz[h], p.host_cpu_mhz[h], p.vm_reservation_mhz[v]):
         return 18
+    if p.has_tiers:
+        reserved, most = s.host_mem_reserved_mib[h], p.host_mem_mib[h]
+        if not admits(reserved, most, p.vm_mem_reservation_mib[v]):
+            return 29
     if p.has_io and s.host_functions_used[h] + p.vm_functions[v] > p.host_functions[h]:
         return 19
     return 23 if p.has_numa and choose_nodes(p, s, v, h) == 0 else 0
@@ -80,7 +84,7 @@ def _can_follow(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     """Whether a running VM may go on on another host: CPU features, kernel, devices (model.md §6)."""
     if p.has_io and p.vm_pinned[v]:
         return MOVE_REFUSED_DEVICE
-    if p.has_overhead and p.vm_virt_type[v] == OS_LEVEL:
+    if p.host_virt_types.shape[0] > 0 and p.vm_virt_type[v] == OS_LEVEL:
         if p.host_kernel[s.vm_host[v]] != p.host_kernel[h]:
             return MOVE_REFUSED_KERNEL
     if p.host_features.shape[0] > 0 and (s.vm_baseline[v] & ~p.host_features[h]) != 0:

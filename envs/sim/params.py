@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from .config import ARRIVAL_RULES, ClusterConfig, MigrationConfig
 from .handle import Handle, make_handle
 from .model_params import model_params
+from .power_states import PowerConfig
 from .precopy_config import PrecopyConfig
 from .workload import Workload
 
@@ -172,6 +173,7 @@ def make_params(config: ClusterConfig, workload: Workload) -> ClusterParams:
     down = [t.table_w[0] if t.shutdown_power_w is None else t.shutdown_power_w for t in types]
     none = np.empty(0)
     model = model_params(config, workload)
+    model["full"] = int(model["full"] or _needs_full(config, model))
     migration = config.migration
     params = ClusterParams(
         host_type=kinds,
@@ -212,6 +214,18 @@ def make_params(config: ClusterConfig, workload: Workload) -> ClusterParams:
         fail_kind=none.astype(np.int8),
     )
     return ClusterParams(*(_frozen(value) for value in params))
+
+
+def _needs_full(config: ClusterConfig, model: dict[str, Any]) -> bool:
+    """Whether something is on that the simple cluster's kernels do not know, though no VM's share hangs on it."""
+    return bool(
+        model["has_failures"]
+        or config.carbon is not None
+        or config.power != PowerConfig()
+        or any(kind.curve is not None for kind in config.host_types)
+        or len(model["host_features"])
+        or len(model["host_virt_types"])
+    )
 
 
 def _frozen(value: Any) -> Any:

@@ -114,6 +114,10 @@ def _add_full(p: ClusterParams, s: ClusterState, v: int, h: int, sign: int) -> N
         s.host_reserved_mhz[h] += sign * p.vm_reservation_mhz[v]
         if empty:
             s.host_reserved_mhz[h] = 0.0
+    if p.has_tiers:
+        s.host_mem_reserved_mib[h] += sign * p.vm_mem_reservation_mib[v]
+        if empty:
+            s.host_mem_reserved_mib[h] = 0.0
     if p.has_io:
         s.host_functions_used[h] += sign * p.vm_functions[v]
     if p.has_standby and empty and s.host_mirrors[h] > 0:

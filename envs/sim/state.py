@@ -105,6 +105,7 @@ class ClusterState(NamedTuple):
     host_alloc_mhz: F8  # (H,) CPU allocated to its VMs, MHz
     host_wanted_mhz: F8  # (H,) CPU that its VMs can use, MHz
     host_reserved_mhz: F8  # (H,) CPU reservations of residents and incoming VMs, MHz
+    host_mem_reserved_mib: F8  # (H,) memory reservations of residents and incoming VMs, MiB
     host_functions_used: I4  # (H,) passthrough functions of residents and incoming VMs
     vm_claim_mhz: F8  # (V,) demand with all overhead, MHz
     vm_overhead_mhz: F8  # (V,) what the hypervisor adds (§1), MHz
@@ -221,7 +222,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "tiers": (
         *("vm_touched_mib", "vm_active_mib", "vm_touch_rate", "vm_resident_mib", "vm_shared_mib"),
         *("vm_ballooned_mib", "vm_compressed_mib", "vm_swapped_mib", "vm_blocked_mib", "vm_mem_slowdown"),
-        *("host_free_mib", "host_mem_state"),
+        *("host_free_mib", "host_mem_state", "host_mem_reserved_mib"),
     ),
     "io": (
         *("vm_net_out_ask", "vm_net_in_ask", "vm_net_out_mbps", "vm_net_in_mbps", "vm_disk_mb_s"),
