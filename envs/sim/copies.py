@@ -97,8 +97,7 @@ def _start_precopy(p: ClusterParams, s: ClusterState, v: int, now_s: float, elap
     s.copy_rate_mib_s[v] = 0.0
     s.copy_dirtying_mib_s[v] = s.vm_dirty_mib_s[v]
     s.copy_since_s[v] = now_s
-    s.copy_end_s[v] = now_s + s.copy_left_s[v]
-    s.vm_mig_end_s[v] = s.copy_end_s[v]
+    s.vm_mig_end_s[v] = now_s + s.copy_left_s[v]
     renew_hosts(p, s, a, b, elapsed_s)
 
 
@@ -171,7 +170,6 @@ def _leave_list(s: ClusterState, v: int) -> None:
     s.copy_rate_mib_s[v] = 0.0
     s.copy_dirtying_mib_s[v] = 0.0
     s.copy_since_s[v] = 0.0
-    s.copy_end_s[v] = 0.0
     s.vm_mig_end_s[v] = np.inf
 
 
@@ -256,7 +254,7 @@ def finish_copy(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed
     s.copy_since_s[v] = now_s
     s.copy_rate_mib_s[v] = 0.0  # a phase that sends gets its rate from the network
     s.copy_dirtying_mib_s[v] = s.vm_dirty_mib_s[v]
-    s.copy_end_s[v] = now_s + next_event(s, v, 0.0)
+    s.vm_mig_end_s[v] = now_s + next_event(s, v, 0.0)
     renew_hosts(p, s, source, dest, elapsed_s)
 
 

@@ -182,7 +182,7 @@ def _end_phase(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: float
     first = -1
     for i in range(s.counters[C_MOVING]):
         v = s.copy_list[i]
-        if s.copy_end_s[v] <= now_s and (first < 0 or v < first):
+        if s.vm_mig_end_s[v] <= now_s and (first < 0 or v < first):
             first = v
     finish_copy(p, s, first, now_s, elapsed_s)
 

@@ -12,6 +12,7 @@ The table is constant for the life of a handle, so its loads are marked invarian
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,9 @@ class HandleType(types.Type):
         self.layout = layout
         self.readonly = readonly
         self.index = {name: i for i, (name, _, _) in enumerate(layout)}
-        super().__init__(name=f"Handle({label}, {layout}, {readonly})")
+        # the name stands in every message and every mangled symbol: a digest says as much as the layout
+        digest = hashlib.blake2b(repr(layout).encode(), digest_size=8).hexdigest()
+        super().__init__(name=f"Handle({label}, {digest}, {readonly})")
 
     def field(self, name: str) -> types.Type:
         """Numba type of a field."""

@@ -35,7 +35,7 @@ def find_next_copy(s: ClusterState) -> None:
     """Note when the next phase of a copy ends."""
     soonest = np.inf
     for i in range(s.counters[C_MOVING]):
-        soonest = min(soonest, s.copy_end_s[s.copy_list[i]])
+        soonest = min(soonest, s.vm_mig_end_s[s.copy_list[i]])
     s.clock[3] = soonest
 
 
@@ -49,7 +49,7 @@ def look_at_copy(p: ClusterParams, s: ClusterState, v: int, rate_mib_s: float, n
     s.copy_since_s[v] = now_s
     s.copy_rate_mib_s[v] = rate_mib_s
     s.copy_dirtying_mib_s[v] = dirty
-    s.copy_end_s[v] = now_s + next_event(s, v, rate_mib_s)
+    s.vm_mig_end_s[v] = now_s + next_event(s, v, rate_mib_s)
 
 
 @njit(cache=True)

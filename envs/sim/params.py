@@ -169,7 +169,9 @@ def make_params(config: ClusterConfig, workload: Workload) -> ClusterParams:
     def per_host(values: list[float]) -> F8:
         return np.asarray(values, dtype=np.float64)[kinds]
 
-    mid = [0.5 * (t.table_w[0] + t.table_w[-1]) if t.boot_power_w is None else t.boot_power_w for t in types]
+    level = config.power.boot_level
+    booting = [t.table_w[0] + level * (t.table_w[-1] - t.table_w[0]) for t in types]
+    mid = [w if t.boot_power_w is None else t.boot_power_w for t, w in zip(types, booting)]
     down = [t.table_w[0] if t.shutdown_power_w is None else t.shutdown_power_w for t in types]
     none = np.empty(0)
     model = model_params(config, workload)

@@ -97,9 +97,10 @@ def _after_full(
     p: ClusterParams, s: ClusterState, host: int, dest: int, now_s: float, elapsed_s: float
 ) -> None:
     if p.has_precopy:
-        for h in (host, dest):
-            if h >= 0:
-                start_waiting(p, s, h, now_s, elapsed_s)
+        if host >= 0:
+            start_waiting(p, s, host, now_s, elapsed_s)
+        if dest >= 0:
+            start_waiting(p, s, dest, now_s, elapsed_s)
 
 
 after_leaving = by_model(_after_simple, _after_full)
