@@ -37,10 +37,20 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from .consolidation_classes import Classes, make_classes
-from .consolidation_items import Items
+from .consolidation_items import N_IDLE, Items
 from .consolidation_model import ConsolidationProblem, sums
 
-__all__ = ["Bound", "BoundModel", "build_bound", "power_hull", "solve_bound"]
+__all__ = [
+    "TOLERANCE",
+    "Bound",
+    "BoundModel",
+    "Programme",
+    "Rows",
+    "build_bound",
+    "power_hull",
+    "solve_bound",
+    "solve_programme",
+]
 
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
@@ -79,14 +89,20 @@ def power_hull(energy: F8, most: float) -> list[tuple[float, float]]:
     return lines or [(float(w[0]), 0.0)]
 
 
-class BoundModel(NamedTuple):
-    """A mixed-integer programme and where its parts are."""
+class Programme(NamedTuple):
+    """A linear programme: minimise objective . x over row_lower <= matrix x <= row_upper, 0 <= x <= upper."""
 
     objective: F8
-    upper: F8  # lower limits are 0
+    upper: F8
     matrix: Any  # sparse, (rows, columns)
     row_lower: F8
     row_upper: F8
+
+
+class BoundModel(NamedTuple):
+    """The programme of a bound and where its parts are."""
+
+    programme: Programme
     whole: B1  # columns that must be whole
     keep_host: I8  # hosts of the columns y
     keep: I8  # columns y
@@ -104,8 +120,8 @@ class Bound(NamedTuple):
     stays: F8  # (I,) share of each item that stays; NaN without a solution
 
 
-class _Rows:
-    """Collects columns and rows of a sparse programme."""
+class Rows:
+    """Collects columns and rows of a sparse programme; all variables are 0 or more."""
 
     def __init__(self) -> None:
         self.n_columns = self.n_rows = 0
@@ -133,17 +149,23 @@ class _Rows:
         self.low.append(np.full(n, low))
         self.high.append(np.full(n, high))
 
-    def matrix(self) -> Any:
-        """All rows."""
+    def programme(self) -> Programme:
+        """What was added so far, every row scaled to a largest factor of 1."""
         row, column, value = (np.concatenate([part[k] for part in self.parts]) for k in range(3))
-        return sparse.csr_matrix((value, (row, column)), shape=(self.n_rows, self.n_columns))
+        cost, top, low, high = (np.concatenate(x) for x in (self.cost, self.top, self.low, self.high))
+        largest = np.zeros(self.n_rows)
+        np.maximum.at(largest, row, np.abs(value))
+        scale = 1.0 / np.where(largest > 0.0, largest, 1.0)
+        shape = self.n_rows, self.n_columns
+        matrix = sparse.csr_matrix((value * scale[row], (row, column)), shape=shape)
+        return Programme(cost, top, matrix, low * scale, high * scale)
 
 
 class _Builder:
     """Builds the programme, one family of rows at a time."""
 
     def __init__(self, problem: ConsolidationProblem, items: Items) -> None:
-        self.p, self.items, self.rows = problem, items, _Rows()
+        self.p, self.items, self.rows = problem, items, Rows()
         n_items = len(items.cpu)
         usable = items.allowed.max(axis=0) > 0
         kinds = np.column_stack([items.table, items.host_cpu, np.nan_to_num(items.host_mem, posinf=-1.0)])
@@ -182,7 +204,9 @@ class _Builder:
         self.move_type = np.repeat(np.arange(self.n_types), [len(m) for m in moves])
         self.move = rows.columns(len(self.move_item), items.move_j[self.move_item], 1.0)
         self.number = rows.columns(self.n_types)
-        self.energy = rows.columns(self.n_types, 1.0)
+        # In idle hosts, not J: solvers want numbers near 1.
+        self.unit = max(float(items.numbers[N_IDLE]), 1e-9)
+        self.energy = rows.columns(self.n_types, self.unit)
 
     def place(self) -> None:
         """Every item is somewhere, and stays only on hosts that stay on."""
@@ -227,7 +251,7 @@ class _Builder:
             for base, slope in power_hull(items.energy_j[items.table[hosts[0]]], most):
                 b = slope / items.host_cpu[hosts[0]]
                 rows.rows(
-                    1, 0.0, INF, (0, self.energy[[t]], 1.0), (0, self.number[[t]], -base),
+                    1, 0.0, INF, (0, self.energy[[t]], self.unit), (0, self.number[[t]], -base),
                     (0, self.stay[inside], -b * items.cpu[self.stay_item[inside]]),
                     (0, self.move[of_type], -b * items.cpu[self.move_item[of_type]]),
                 )  # fmt: skip
@@ -314,10 +338,8 @@ class _Builder:
         whole = np.zeros(rows.n_columns, dtype=np.bool_)
         whole[self.number] = whole[self.keep] = whole[self.open] = True
         return BoundModel(
-            np.concatenate(rows.cost), np.concatenate(rows.top), rows.matrix(),
-            np.concatenate(rows.low), np.concatenate(rows.high), whole,
-            self.keep_host, self.keep, self.stay_item, self.stay_host, self.stay,
-        )  # fmt: skip
+            rows.programme(), whole, self.keep_host, self.keep, self.stay_item, self.stay_host, self.stay
+        )
 
 
 def build_bound(problem: ConsolidationProblem, items: Items, *, patterns: bool = True) -> BoundModel:
@@ -341,7 +363,7 @@ def build_bound(problem: ConsolidationProblem, items: Items, *, patterns: bool =
     return builder.done()
 
 
-def _mathopt_model(model: BoundModel, whole: B1) -> Any:
+def _mathopt_model(model: Programme, whole: B1) -> Any:
     """The programme as OR-Tools' MathOpt takes it, filled from arrays."""
     from ortools.math_opt import model_pb2  # type: ignore[import-untyped]
     from ortools.math_opt.python import mathopt  # type: ignore[import-untyped]
@@ -365,8 +387,20 @@ def _mathopt_model(model: BoundModel, whole: B1) -> Any:
     return mathopt.Model.from_model_proto(proto)
 
 
-def _solve(model: BoundModel, whole: B1, seconds: float, nodes: int | None) -> tuple[float, F8 | None, bool]:
-    """Solve with GLOP or HiGHS: what is proven, the best solution found, whether it is optimal."""
+def solve_programme(
+    model: Programme, whole: B1, seconds: float, nodes: int | None = None
+) -> tuple[float, F8 | None, bool]:
+    """Solve with GLOP, or HiGHS if something must be whole.
+
+    Args:
+        model: The programme.
+        whole: Columns that must be whole, (columns,).
+        seconds: Wall time.
+        nodes: Most nodes of HiGHS's tree.
+
+    Returns:
+        What is proven of the least value, the best solution found or None, and whether that is optimal.
+    """
     from ortools.math_opt.python import mathopt
 
     parameters = mathopt.SolveParameters(
@@ -377,8 +411,12 @@ def _solve(model: BoundModel, whole: B1, seconds: float, nodes: int | None) -> t
         kind = mathopt.SolverType.HIGHS
         parameters.relative_gap_tolerance = TOLERANCE
         parameters.node_limit = nodes
-    result = mathopt.solve(_mathopt_model(model, whole), kind, params=parameters)
-    proven = float(result.termination.objective_bounds.dual_bound)
+    scale = max(1e-9, float(np.abs(model.objective).max(initial=0.0)))
+    scaled = _mathopt_model(model._replace(objective=model.objective / scale), whole)
+    result = mathopt.solve(scaled, kind, params=parameters)
+    if result.termination.reason == mathopt.TerminationReason.IMPRECISE:
+        result = mathopt.solve(scaled, mathopt.SolverType.HIGHS, params=parameters)
+    proven = float(result.termination.objective_bounds.dual_bound) * scale
     optimal = result.termination.reason == mathopt.TerminationReason.OPTIMAL
     if not result.has_primal_feasible_solution():
         return proven, None, optimal
@@ -406,12 +444,12 @@ def solve_bound(
     unknown = Bound(-INF, False, np.full(n_hosts, np.nan), np.full(n_items, np.nan))
     if n_items == 0:
         return Bound(0.0, True, np.zeros(n_hosts), np.zeros(0))
-    value, x, optimal = _solve(model, model.whole & False, seconds, None)
+    value, x, optimal = solve_programme(model.programme, model.whole & False, seconds)
     if x is None or not optimal:
         return unknown
     left = seconds - (time.monotonic() - start)
     if whole and left > 0.0:
-        proven, found, optimal = _solve(model, model.whole, left, nodes)
+        proven, found, optimal = solve_programme(model.programme, model.whole, left, nodes)
         value = max(value, proven) if np.isfinite(proven) else value
         x = x if found is None else found
     kept = np.zeros(n_hosts)

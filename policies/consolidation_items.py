@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .consolidation_model import SLACK, ConsolidationProblem, host_energy, sums
 
-__all__ = ["Items", "find_groups", "make_items", "vm_hosts"]
+__all__ = ["Items", "find_groups", "legal_homes", "make_items", "vm_hosts"]
 
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
@@ -219,3 +219,17 @@ def vm_hosts(items: Items, item_host: I8, problem: ConsolidationProblem) -> I8:
     of_row = np.repeat(item_host, np.diff(items.vm_first))
     host[items.vm] = np.where(of_row >= 0, of_row, host[items.vm])
     return host
+
+
+def legal_homes(items: Items) -> I8:
+    """Where items are now, (I,), but -1 for those that may not be there by a rule."""
+    home = items.home.copy()
+    at = np.flatnonzero(home >= 0)
+    home[at[items.allowed[items.row[at], home[at]] == 0]] = -1
+    seen = set()
+    item = np.repeat(np.arange(len(home)), np.diff(items.anti_first))
+    for i, group in zip(item.tolist(), items.anti_group.tolist()):
+        if home[i] >= 0 and (group, home[i]) in seen:
+            home[i] = -1
+        seen.add((group, home[i]))
+    return home

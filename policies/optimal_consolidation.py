@@ -24,7 +24,7 @@ from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.handle import make_handle
 
 from .consolidation_bounds import Bound, build_bound, solve_bound
-from .consolidation_items import N_IDLE, Items, make_items, vm_hosts
+from .consolidation_items import N_IDLE, Items, legal_homes, make_items, vm_hosts
 from .consolidation_model import (
     ConsolidationProblem,
     Evaluation,
@@ -274,20 +274,6 @@ def solve_consolidation(
     return run.solution.result(run.started, run.searched)
 
 
-def _legal_homes(items: Items) -> I8:
-    """Where items are now, (I,), but -1 for those that may not be there by a rule."""
-    home = items.home.copy()
-    at = np.flatnonzero(home >= 0)
-    home[at[items.allowed[items.row[at], home[at]] == 0]] = -1
-    seen = set()
-    item = np.repeat(np.arange(len(home)), np.diff(items.anti_first))
-    for i, group in zip(item.tolist(), items.anti_group.tolist()):
-        if home[i] >= 0 and (group, home[i]) in seen:
-            home[i] = -1
-        seen.add((group, home[i]))
-    return home
-
-
 class _Run:
     """One call of ``solve_consolidation``."""
 
@@ -301,7 +287,7 @@ class _Run:
         self.found: list[_Start] = []
 
     def _starts(self, searcher: _Searcher) -> None:
-        home = _legal_homes(self.items)
+        home = legal_homes(self.items)
         self._keep(searcher.pack(False))
         self._keep(searcher.pack(True))
         for order in ("fill", "migration", "yield"):
@@ -317,7 +303,7 @@ class _Run:
         if bound.value_j > self.solution.bound:
             self.solution.bound = bound.value_j
         if len(bound.kept) and np.isfinite(bound.kept).all():
-            home = _legal_homes(self.items)
+            home = legal_homes(self.items)
             home[(home >= 0) & (bound.kept[home] < 0.5)] = -1
             self._keep(searcher.evacuate(home, name))
 
