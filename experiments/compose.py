@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
 from virtgym.envs.placement_scenarios import check_placement_keys
+from virtgym.envs.scenario_schema import unknown_key
 from virtgym.envs.sim.errors import ConfigError
 
 from .listing import experiment_agent, list_names, read_group_file
@@ -26,7 +27,14 @@ from .yamlio import YamlError
 
 __all__ = ["Run", "compose_run"]
 
-_PATH_KEYS = ("out", "scenario.trace.path", "scenario.windows")
+_PATH_KEYS = (
+    *("out", "scenario.trace.path", "scenario.windows"),
+    *("scenario.carbon.path", "scenario.failures.path"),
+)
+_OPEN_KEYS = (
+    *("policy.", "scenario.quirks.", "scenario.trace.options.", "scenario.placement."),
+    *("scenario.profiles.", "scenario.profile_assignment."),
+)
 _GROUPS = ("scenario", "policy", "agent", "experiment")
 _OTHER = {
     (
@@ -248,7 +256,7 @@ def _rewrite(key: str, value: str) -> str:
         return f"scenario={_store_scenario_file(unquote(value))}"
     if key == "policies":
         return f"policies=[{','.join(quote(item) for item in split_list(value))}]"
-    if key.startswith(("policy.", "scenario.quirks.", "scenario.trace.options.", "scenario.placement.")):
+    if key.startswith(_OPEN_KEYS):
         # Open mappings, checked by their owners: Hydra asks for a mark to add a key.
         return f"++{key}={value}"
     return f"{key}={value}"
@@ -308,7 +316,11 @@ def _compose(texts: list[str]) -> dict[str, Any]:
 
 def _one_line(error: BaseException) -> str:
     """What Hydra says in many lines, in one: the key, and what is wrong with it."""
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
     cause = error.__cause__ or error
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and is_dataclass(cause.object_type):
+        return unknown_key(cause)
     full_key = getattr(cause, "full_key", None)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     first = lines[0] if lines else type(cause).__name__

@@ -6,7 +6,7 @@ import functools
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +131,11 @@ def _stamp(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> tuple
     typed = overrides or {}
     trace = typed.get("trace.path") or (raw.get("trace") or {}).get("path")
     windows = typed.get("windows") or raw.get("windows")
-    return tuple(_changed(path) for path in (trace, windows))
+    series = [
+        typed.get(f"{key}.path") or ((typed.get(key) or raw.get(key) or {}).get("path"))
+        for key in ("carbon", "failures")
+    ]
+    return tuple(_changed(path) for path in (trace, windows, *series))
 
 
 def _changed(path: Any) -> float:
@@ -155,11 +159,9 @@ def _build_replica(raw: Mapping[str, Any], seed: int, overrides: Mapping[str, An
     """The replica's hosts and VM types are those of ``planetlab`` and cannot be changed."""
     from .replication.quirks import QUIRK_TEXT
 
-    plain = {f.name: f.default for f in fields(ScenarioConfig) if f.default is not MISSING}
+    plain = {"_target_": raw.get("_target_"), **asdict(ScenarioConfig())}
     for key, value in raw.items():
-        changed = (
-            value != plain[key] if key in plain else bool(value) and key not in ("_target_", "migration")
-        )
+        changed = value != plain[key] if key in plain else bool(value)
         if key not in REPLICA_KEYS and changed:
             raise ConfigError(f"scenario.{key}: fixed in the replica; allowed are: {', '.join(REPLICA_KEYS)}")
     for name in raw.get("quirks") or {}:

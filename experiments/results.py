@@ -105,6 +105,11 @@ def config_hash(
     config.pop("description")
     if scenario.config.trace.path is not None:
         config["trace"]["path"] = trace_digest(scenario)
+    if isinstance(scenario, Scenario):
+        if scenario.cluster.carbon is not None:
+            config["carbon"]["path"] = scenario.cluster.carbon.source  # with the file's SHA-256
+        if scenario.config.failures.path is not None:
+            config["failures"]["path"] = repr(scenario.cluster.incidents)
     if isinstance(scenario, PlacementScenario):
         config.pop("train_rows")  # says how agents are trained, not what is played
         if scenario.config.windows is not None:

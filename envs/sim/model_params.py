@@ -193,8 +193,11 @@ def _numa(config: ClusterConfig, workload: Workload) -> dict[str, Any]:
         workload.vm_mem_mib,
         _per_vm(workload, [profile.stalls for profile in workload.profiles]),
     )
-    moves = config.numa.moves_in(workload.sample_s)
-    return {**{name: getattr(p, name) for name in (*arrays, *numbers)}, "numa_moves": moves}
+    fields = {name: getattr(p, name) for name in (*arrays, *numbers)}
+    if config.memory != "binding":
+        # Memory binds on nodes where it binds on hosts: tiers reclaim nothing if nodes refuse to overcommit.
+        fields["node_mem_mib"] = np.full(config.n_hosts, math.inf)
+    return {**fields, "numa_moves": config.numa.moves_in(workload.sample_s)}
 
 
 def _memory(config: ClusterConfig, workload: Workload) -> dict[str, Any]:

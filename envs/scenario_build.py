@@ -1,0 +1,246 @@
+"""From the keys of a scenario to the cluster and the workload that the simulator takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .scenario_models import CarbonGroup, FailuresGroup, to_room
+from .scenario_profiles import build_profiles, draw_profiles, profile_index
+from .scenario_schema import HostGroupConfig, ScenarioConfig, TraceConfig
+from .sim.carbon import CarbonSeries, constant_carbon
+from .sim.config import ClusterConfig, HostType, MigrationConfig, VmType
+from .sim.errors import ConfigError
+from .sim.failures import FailureConfig, FailureDomain, replay_outages
+from .sim.io_path import IoConfig
+from .sim.memory import MemoryConfig
+from .sim.numa_nodes import NumaConfig
+from .sim.overhead import HostVirtualization, OverheadConfig
+from .sim.power_states import PowerConfig, PowerCurve
+from .sim.precopy_config import PrecopyConfig
+from .sim.recovery import RecoveryConfig
+from .sim.scheduling import SchedulingConfig
+from .sim.standby import StandbyConfig
+from .sim.workload import Workload
+from .traces import Trace, read_trace
+from .traces.carbon import read_carbon
+from .traces.failure_trace import read_failures
+
+__all__ = ["build_cluster", "read_demand", "size_vms"]
+
+R = TypeVar("R")
+
+
+def read_demand(config: TraceConfig, rng: np.random.Generator) -> Trace:
+    """Read a scenario's trace, or generate one.
+
+    Args:
+        config: Where the demand comes from.
+        rng: Source of randomness of the generator.
+
+    Raises:
+        TraceError: If it cannot be read.
+    """
+    if config.path is None:
+        options = dict(config.options)
+        return read_trace(None, config.format, **({"rng": rng} if "seed" not in options else {}), **options)
+    return read_trace(config.path, config.format, **config.options)
+
+
+def build_cluster(config: ScenarioConfig) -> ClusterConfig:
+    """Build the cluster of a scenario.
+
+    Raises:
+        ConfigError: For a value that is not allowed, in one line.
+        TraceError: If a carbon series or a trace of failures cannot be read.
+    """
+    if not config.hosts:
+        raise ConfigError("scenario.hosts: needs at least one group of hosts")
+    counts = [group.count for group in config.hosts]
+    return ClusterConfig(
+        host_types=tuple(_host_type(group) for group in config.hosts),
+        host_type_of=_host_order(counts, config.host_order),
+        interval_s=config.interval_s,
+        memory=config.memory,  # type: ignore[arg-type]  # checked by ClusterConfig
+        arrival=config.arrival,  # type: ignore[arg-type]
+        arrival_cpu_overcommit=config.arrival_cpu_overcommit,
+        arrival_core_speed=config.arrival_core_speed,
+        auto_boot=config.auto_boot,
+        hosts_start_on=config.hosts_start_on,
+        migration=_migration(config),
+        overhead=_switched(config, "overhead", OverheadConfig),
+        cpu=_switched(config, "cpu", SchedulingConfig),
+        numa=_switched(config, "numa", NumaConfig),
+        memory_tiers=_room(config, "memory_tiers", MemoryConfig),
+        io=_switched(config, "io", IoConfig),
+        power=_room(config, "power", PowerConfig),
+        carbon=_carbon(config.carbon),
+        failures=_switched(config, "failures", FailureConfig),
+        domains=_domains(config.failures),
+        **_replayed(config.failures, sum(counts)),
+        recovery=_room(config, "recovery", RecoveryConfig),
+        restart=config.recovery.restart,  # type: ignore[arg-type]
+        spares=tuple(config.recovery.spares),
+        standby=_switched(config, "standby", StandbyConfig),
+        evc_level=config.evc_level,
+    )
+
+
+def _room(config: ScenarioConfig, key: str, room: type[R]) -> R:
+    """A group as its room takes it; what the room refuses is named by the group's key."""
+    try:
+        return to_room(getattr(config, key), room)
+    except ConfigError as error:
+        raise ConfigError(f"scenario.{key}: {error}") from None
+
+
+def _switched(config: ScenarioConfig, key: str, room: type[R]) -> R | None:
+    """The same, None where it is not enabled; a value that is not allowed is refused either way."""
+    built = _room(config, key, room)
+    return built if getattr(config, key).enabled else None
+
+
+def _host_type(group: HostGroupConfig) -> HostType:
+    if group.count < 1:
+        raise ConfigError(f"scenario.hosts: host type {group.name}.count={group.count}: must be at least 1")
+    values = {f.name: getattr(group, f.name) for f in fields(group) if f.name != "count"}
+    if not isinstance(group.power_w, str):
+        values["power_w"] = tuple(float(w) for w in group.power_w)
+    try:
+        values["virtualization"] = to_room(group.virtualization, HostVirtualization)
+        values["curve"] = None if group.curve.kind == "table" else to_room(group.curve, PowerCurve)
+    except ConfigError as error:
+        raise ConfigError(f"host type {group.name}: {error}") from None
+    return HostType(**values)
+
+
+def _migration(config: ScenarioConfig) -> MigrationConfig | PrecopyConfig:
+    fixed = _room(config, "migration", MigrationConfig)
+    precopy = _room(config, "precopy", PrecopyConfig)
+    return precopy if config.migration.mode == "precopy" else fixed
+
+
+def _carbon(group: CarbonGroup) -> CarbonSeries | None:
+    """The series of a file, of a zone's file in a folder, or a constant."""
+    if group.g_per_kwh is not None:
+        if group.path is not None:
+            raise ConfigError("scenario.carbon: give path or g_per_kwh, not both")
+        return constant_carbon(group.g_per_kwh, group.source or "")
+    if group.path is None:
+        return None
+    path = Path(group.path)
+    if path.is_dir():
+        path = _zone_file(path, group.zone)
+    source = ", ".join(text for text in (group.source, group.zone and f"zone {group.zone}") if text)
+    return read_carbon(path, start=group.start, source=source or None)
+
+
+def _zone_file(folder: Path, zone: str | None) -> Path:
+    files = sorted(folder.glob("*.parquet"))
+    zones = sorted({path.name.partition("_")[0].removesuffix(".parquet") for path in files})
+    found = [path for path in files if zone and path.name.startswith((f"{zone}_", f"{zone}."))]
+    if len(found) != 1:
+        what = f"{len(found)} files of zone {zone}" if zone else "is a folder: say which zone"
+        raise ConfigError(
+            f"scenario.carbon.path={folder}: {what}; zones there: {', '.join(zones) or 'none'} "
+            "(files are named ZONE_*.parquet)"
+        )
+    return found[0]
+
+
+def _domains(group: FailuresGroup) -> tuple[FailureDomain, ...]:
+    """Hosts that fail together; hot standby keeps them apart, so they are there in any case."""
+    names = [domain.name for domain in group.domains]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"scenario.failures.domains: {name} is named twice")
+    return tuple(to_room(domain, FailureDomain) for domain in group.domains)
+
+
+def _replayed(group: FailuresGroup, n_hosts: int) -> dict[str, Any]:
+    """Incidents and outages to replay, where failures are on."""
+    if not group.enabled:
+        return {}
+    replayed = None
+    if group.outages:
+        host, down_s, up_s = zip(*((o.host, o.down_s, o.up_s) for o in group.outages))
+        replayed = replay_outages(
+            np.array(host, dtype=np.int32), np.array(down_s, float), np.array(up_s, float), n_hosts
+        )
+    incidents = () if group.path is None else read_failures(group.path, since=group.since).incidents
+    return {"incidents": incidents, "replayed": replayed}
+
+
+def _host_order(counts: Sequence[int], order: str) -> NDArray[np.int32]:
+    """Type of each host: one type after the other, or types taking turns until each is used up."""
+    grouped = np.repeat(np.arange(len(counts)), counts)
+    if order == "grouped":
+        return grouped.astype(np.int32)
+    turn = np.concatenate([np.arange(n) for n in counts])
+    return grouped[np.lexsort((grouped, turn))].astype(np.int32)
+
+
+def size_vms(config: ScenarioConfig, trace: Trace, rng: np.random.Generator) -> Workload:
+    """Give the VMs of a trace sizes and profiles.
+
+    Args:
+        config: The scenario.
+        trace: Its trace.
+        rng: Source of randomness of types and profiles.
+
+    Raises:
+        ConfigError: If the trace has no sizes, or there are no VM types or no such profile.
+    """
+    n = trace.n_vms
+    known = build_profiles(config.profiles)
+    if config.vm_assignment == "trace":
+        if trace.cpu_mhz is None or trace.memory_mib is None:
+            raise ConfigError(
+                f"scenario.vm_assignment=trace: {trace.source} has no VM sizes; use blocks or random"
+            )
+        cpu, memory = trace.cpu_mhz, trace.memory_mib
+        vcpus = np.ones(n, dtype=np.int32) if trace.vcpus is None else trace.vcpus
+        weights = config.profile_assignment or {"default": 1.0}
+        profile = draw_profiles(known, weights, n, rng)
+    else:
+        if not config.vm_types:
+            raise ConfigError("scenario.vm_types: needs at least one VM type")
+        types = [VmType(t.name, t.vcpus, t.vcpu_mhz, t.memory_mib) for t in config.vm_types]
+        kinds = _assign_types(config, n, rng)
+        cpu = np.array([t.cpu_mhz for t in types])[kinds]
+        memory = np.array([t.memory_mib for t in types])[kinds]
+        vcpus = np.array([t.vcpus for t in types], dtype=np.int32)[kinds]
+        profile = np.array(
+            [profile_index(known, f"vm_types.{t.name}.profile", t.profile) for t in config.vm_types], np.int32
+        )[kinds]
+    used, index = np.unique(profile, return_inverse=True)
+    return Workload(
+        name=trace.name,
+        sample_s=trace.sample_s,
+        util=trace.util,
+        vm_cpu_mhz=cpu,
+        vm_vcpus=vcpus,
+        vm_mem_mib=memory,
+        vm_arrival_s=trace.arrival_s,
+        vm_departure_s=trace.departure_s,
+        vm_names=trace.vm_names,
+        signals=dict(trace.signals),
+        profiles=tuple(list(known.values())[i] for i in used),
+        vm_profile=index.astype(np.int32),
+    )
+
+
+def _assign_types(config: ScenarioConfig, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    n_types = len(config.vm_types)
+    if config.vm_assignment == "blocks":
+        block = -(-n // n_types)  # the literature's rule: type = floor(i / ceil(N / types))
+        return np.arange(n) // block
+    weights = np.array([t.weight for t in config.vm_types], dtype=np.float64)
+    if not (np.isfinite(weights).all() and float(weights.min()) >= 0 and float(weights.sum()) > 0):
+        raise ConfigError("scenario.vm_types: weights must be 0 or more and not all 0")
+    return rng.choice(n_types, size=n, p=weights / weights.sum())

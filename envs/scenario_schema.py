@@ -1,0 +1,239 @@
+"""Every key that a scenario may have, and what is wrong with one that it may not."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from .scenario_models import (
+    CarbonGroup,
+    CpuGroup,
+    CurveGroup,
+    FailuresGroup,
+    HostVirtualizationGroup,
+    IoGroup,
+    MemoryTiersGroup,
+    MigrationGroupConfig,
+    NumaGroup,
+    OverheadGroup,
+    PowerGroup,
+    PrecopyGroup,
+    RecoveryGroup,
+    StandbyGroup,
+)
+from .sim.errors import ConfigError
+
+__all__ = [
+    "MIGRATION_MODES",
+    "HostGroupConfig",
+    "ScenarioConfig",
+    "TraceConfig",
+    "VmTypeConfig",
+    "check_scenario",
+    "unknown_key",
+]
+
+MIGRATION_MODES = ("fixed", "precopy")
+"""Values of ``scenario.migration.mode``."""
+
+
+@dataclass
+class TraceConfig:
+    """Where the demand comes from.
+
+    Attributes:
+        path: File or folder; None = the embedded generator.
+        format: Reader, or ``auto``.
+        options: Keyword arguments of the reader.
+    """
+
+    path: str | None = None
+    format: str = "auto"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class HostGroupConfig:
+    """Hosts of one kind; the fields of ``sim.config.HostType`` and how many there are."""
+
+    name: str = "host"
+    count: int = 1
+    cores: int = 2
+    core_mhz: float = 2000.0
+    memory_mib: float = 4096.0
+    power_w: Any = "hp_ml110_g4"
+    nic_mbps: float = 1000.0
+    boot_time_s: float = 240.0
+    shutdown_time_s: float = 60.0
+    boot_power_w: float | None = None
+    shutdown_power_w: float | None = None
+    numa_nodes: int = 1
+    virtualization: HostVirtualizationGroup = field(default_factory=HostVirtualizationGroup)
+    cpu_level: str | None = None
+    io_functions: int | None = None
+    curve: CurveGroup = field(default_factory=CurveGroup)
+
+
+@dataclass
+class VmTypeConfig:
+    """One kind of VM; the fields of ``sim.config.VmType``, how often it occurs and its guest profile."""
+
+    name: str = "vm"
+    vcpus: int = 1
+    vcpu_mhz: float = 1000.0
+    memory_mib: float = 1024.0
+    weight: float = 1.0
+    profile: str = "default"
+
+
+@dataclass
+class ScenarioConfig:
+    """Every key that a scenario may have.
+
+    Attributes:
+        name: Name in result rows.
+        description: One line for ``virtgym list``.
+        kind: ``cluster`` (the main simulator) or ``replica`` (the CloudSim 3.0.3 replica); placement
+            scenarios have a schema of their own, ``placement_scenarios.PlacementScenarioConfig``.
+        trace: The demand.
+        hosts: Groups of hosts.
+        host_order: ``interleaved`` (types take turns) or ``grouped``.
+        vm_types: Kinds of VMs.
+        vm_assignment: How VMs get a type: ``blocks`` (equal blocks in the order of the trace's names, the
+            literature's rule), ``random`` (by weight) or ``trace`` (the sizes of the trace).
+        memory: ``ignored``, ``binding`` or ``multiplexed`` (then ``memory_tiers`` says how).
+        arrival: Rule that places arriving VMs; policies may bring their own.
+        arrival_cpu_overcommit: See ``sim.config.ClusterConfig``.
+        arrival_core_speed: See there.
+        auto_boot: See there.
+        hosts_start_on: See there.
+        interval_s: Time between decisions, s.
+        horizon_s: End of the episode, s; None = the length of the trace.
+        migration: Live migration, ``mode`` fixed or precopy.
+        precopy: Live migration by pre-copy (§6).
+        overhead: Hypervisor overhead (§1).
+        cpu: Reservations, limits and shares (§2).
+        numa: NUMA (§3).
+        memory_tiers: Memory multiplexing (§4).
+        io: I/O and interrupts (§5).
+        evc_level: Highest CPU level that VMs see (§6); None = what their host offers.
+        power: Power states and PUE (§7).
+        carbon: Carbon intensity (§7).
+        failures: Failures of hosts and VMs (§8).
+        recovery: What follows them (§8).
+        standby: Hot standby (§9).
+        profiles: Own guest profiles by name; keys of ``scenario_profiles.ProfileGroup``.
+        profile_assignment: With ``vm_assignment: trace``: weight by name of profile; VMs are drawn. Empty =
+            ``default`` for all.
+        quirks: Switches of the replica (``kind: replica`` only).
+    """
+
+    name: str = "scenario"
+    description: str = ""
+    kind: str = "cluster"
+    trace: TraceConfig = field(default_factory=TraceConfig)
+    hosts: list[HostGroupConfig] = field(default_factory=list)
+    host_order: str = "interleaved"
+    vm_types: list[VmTypeConfig] = field(default_factory=list)
+    vm_assignment: str = "blocks"
+    memory: str = "binding"
+    arrival: str = "first_fit"
+    arrival_cpu_overcommit: float = 1.0
+    arrival_core_speed: bool = False
+    auto_boot: bool = True
+    hosts_start_on: bool = True
+    interval_s: float = 300.0
+    horizon_s: float | None = None
+    migration: MigrationGroupConfig = field(default_factory=MigrationGroupConfig)
+    precopy: PrecopyGroup = field(default_factory=PrecopyGroup)
+    overhead: OverheadGroup = field(default_factory=OverheadGroup)
+    cpu: CpuGroup = field(default_factory=CpuGroup)
+    numa: NumaGroup = field(default_factory=NumaGroup)
+    memory_tiers: MemoryTiersGroup = field(default_factory=MemoryTiersGroup)
+    io: IoGroup = field(default_factory=IoGroup)
+    evc_level: str | None = None
+    power: PowerGroup = field(default_factory=PowerGroup)
+    carbon: CarbonGroup = field(default_factory=CarbonGroup)
+    failures: FailuresGroup = field(default_factory=FailuresGroup)
+    recovery: RecoveryGroup = field(default_factory=RecoveryGroup)
+    standby: StandbyGroup = field(default_factory=StandbyGroup)
+    profiles: dict[str, Any] = field(default_factory=dict)
+    profile_assignment: dict[str, float] = field(default_factory=dict)
+    quirks: dict[str, bool] = field(default_factory=dict)
+
+
+def check_scenario(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> ScenarioConfig:
+    """Merge a configuration onto the schema.
+
+    Args:
+        raw: The configuration.
+        overrides: Nested mapping (or dotted keys) laid over it.
+
+    Returns:
+        Every key with its value.
+
+    Raises:
+        ConfigError: For a key that does not exist, naming its neighbours, or a value of the wrong type.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+    plain = {key: value for key, value in raw.items() if key not in ("_target_", "defaults")}
+    schema = OmegaConf.structured(ScenarioConfig)
+    try:
+        merged = OmegaConf.merge(schema, OmegaConf.create(plain))
+        for key, value in overrides.items():
+            OmegaConf.update(merged, key, value, merge=True)
+        result = OmegaConf.to_object(merged)
+    except (ConfigKeyError, ConfigAttributeError) as error:
+        raise ConfigError(unknown_key(error)) from None
+    except OmegaConfBaseException as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(f"scenario.{error.full_key}: {first}") from None
+    assert isinstance(result, ScenarioConfig)
+    _check_choices(result)
+    return result
+
+
+def unknown_key(error: Any) -> str:
+    """The line for a key that does not exist: its neighbours are those of the group that it stands in.
+
+    Args:
+        error: What OmegaConf raised (a ``ConfigKeyError`` or ``ConfigAttributeError``); within an item of a
+            list it knows the key from there on only.
+    """
+    full = str(error.full_key or error.key)
+    owner = error.object_type if is_dataclass(error.object_type) else ScenarioConfig
+    allowed = [f.name for f in fields(owner) if not f.name.startswith("_")]
+    near = difflib.get_close_matches(full.split(".")[-1], allowed, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    key = full.removeprefix("scenario.")
+    return f"scenario.{key}: no such key{hint}; allowed are: {', '.join(allowed)}"
+
+
+def _check_choices(config: ScenarioConfig) -> None:
+    choices: Sequence[tuple[str, tuple[str, ...]]] = (
+        ("kind", ("cluster", "replica")),
+        ("host_order", ("interleaved", "grouped")),
+        ("vm_assignment", ("blocks", "random", "trace")),
+        ("migration.mode", MIGRATION_MODES),
+    )
+    for key, allowed in choices:
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        if value not in allowed:
+            raise ConfigError(f"scenario.{key}={value}: must be one of {', '.join(allowed)}")
+    if config.quirks and config.kind != "replica":
+        raise ConfigError(
+            f"scenario.quirks: only scenario=planetlab_cloudsim3 has quirks, {config.name} has none"
+        )
+    if config.profile_assignment and config.vm_assignment != "trace":
+        raise ConfigError(
+            f"scenario.profile_assignment: is for vm_assignment=trace; with {config.vm_assignment} give "
+            "every item of vm_types a profile"
+        )
+    if config.horizon_s is not None and not config.horizon_s > 0:
+        raise ConfigError(f"scenario.horizon_s={config.horizon_s}: must be positive")
