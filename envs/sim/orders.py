@@ -16,7 +16,7 @@ from .power import BOOTING, OFF, ON
 from .power_cycle import refresh_power, suspend_host
 from .power_states import FAILED, RESUMING, STANDBY
 from .scheduling import admits
-from .state import MIG_NONE, PENDING, RUNNING, ClusterParams, ClusterState
+from .state import MIG_NONE, PENDING, RUNNING, ClusterParams, ClusterState, FullParams, FullState
 from .variants import by_model
 
 __all__ = ["apply_orders", "check_move", "check_place", "check_power_off", "check_power_on"]
@@ -58,7 +58,7 @@ def _any_host(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
 
 
 @njit(cache=True)
-def _suits(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
+def _suits(p: FullParams, s: FullState, v: int, h: int) -> Any:
     """What a host of the full model must offer: the type of virtualization, CPU reservation, nodes, devices."""
     if p.host_virt_types.shape[0] > 0:
         code = support_code(p, v, h)
@@ -380,7 +380,7 @@ def apply_orders(
     n += power_off.shape[0]
     for i in range(suspend.shape[0]):
         codes[n + i] = order_suspend(p, s, suspend[i])
-    return np.count_nonzero(codes)
+    return int(np.count_nonzero(codes))
 
 
 @njit(cache=True)

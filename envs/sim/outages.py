@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from .copies import drop_copy
 from .cpu import set_vm_down, set_vm_miss
 from .events import BOOT_END, HOST_NOTICED, PROFILE_MOVED, RESTART_DUE, SHUTDOWN_END, drop_event, push_event
+from .lifecycle import place
 from .mirrors import drop_secondary
 from .network import renew_hosts
 from .orders import fits_arrival, host_accepts
@@ -35,7 +36,6 @@ from .residents import (
     settle,
     take_room,
 )
-from .lifecycle import place
 from .state import MIG_COPYING, PENDING, RUNNING, ClusterParams, ClusterState
 from .totals import (
     C_FAULT,

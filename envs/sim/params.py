@@ -19,11 +19,14 @@ from .power_states import PowerConfig
 from .precopy_config import PrecopyConfig
 from .workload import Workload
 
-__all__ = ["ClusterParams", "bind_params", "make_params"]
+__all__ = ["ClusterParams", "FullParams", "bind_params", "make_params"]
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 I1 = NDArray[np.int8]
+
+FullParams = Any
+"""``ClusterParams`` where a kernel passes it on as the record of one sub-model, whose fields it has."""
 
 DRIVEN = ("vm_claim_mhz", "vm_touched_mib", "vm_active_mib", "vm_touch_rate")
 """Arrays of the state that drive a sub-model: its kernels read them beside the parameters."""
@@ -250,4 +253,6 @@ def bind_params(params: ClusterParams, state: Any) -> Handle:
         state: The ``ClusterState`` whose arrays are viewed.
     """
     label = "full" if params.full else "params"
-    return make_handle(label, _Bound(*params, *(getattr(state, name) for name in DRIVEN)), readonly=True)
+    return make_handle(
+        label, _Bound._make((*params, *(getattr(state, name) for name in DRIVEN))), readonly=True
+    )
