@@ -100,7 +100,7 @@ def _spread(p: FullParams, s: FullState, touched: B1) -> int:
 
 @njit(cache=True)
 def _ask_of_host(p: FullParams, s: FullState, h: int) -> Any:
-    """Give every VM of a host the traffic it asks for; returns what they send and receive, and their number."""
+    """Give every VM of a host the traffic it asks for; returns what they send and receive, and the flows."""
     out, into, n = 0.0, 0.0, 0
     v = s.host_head[h]
     while v >= 0:

@@ -59,7 +59,7 @@ def _any_host(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
 
 @njit(cache=True)
 def _suits(p: FullParams, s: FullState, v: int, h: int) -> Any:
-    """What a host of the full model must offer: the type of virtualization, CPU reservation, nodes, devices."""
+    """What a host of the full model must offer: type of virtualization, room for reservations, devices."""
     if p.host_virt_types.shape[0] > 0:
         code = support_code(p, v, h)
         if code != SUPPORTED:
@@ -84,9 +84,9 @@ def _can_follow(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     """Whether a running VM may go on on another host: CPU features, kernel, devices (model.md §6)."""
     if p.has_io and p.vm_pinned[v]:
         return MOVE_REFUSED_DEVICE
-    if p.host_virt_types.shape[0] > 0 and p.vm_virt_type[v] == OS_LEVEL:
-        if p.host_kernel[s.vm_host[v]] != p.host_kernel[h]:
-            return MOVE_REFUSED_KERNEL
+    shares_kernel = p.host_virt_types.shape[0] > 0 and p.vm_virt_type[v] == OS_LEVEL
+    if shares_kernel and p.host_kernel[s.vm_host[v]] != p.host_kernel[h]:
+        return MOVE_REFUSED_KERNEL
     if p.host_features.shape[0] > 0 and (s.vm_baseline[v] & ~p.host_features[h]) != 0:
         return MOVE_REFUSED_FEATURES
     return 0

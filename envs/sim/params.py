@@ -1,4 +1,4 @@
-"""What does not change during an episode: hosts, VMs, demand and the parameters of every sub-model, as arrays.
+"""What does not change during an episode: hosts, VMs, demand, the parameters of every sub-model, as arrays.
 
 Shape and unit of every array stand on its field; H hosts, V VMs, T host types, S trace samples.
 """
@@ -222,7 +222,7 @@ def make_params(config: ClusterConfig, workload: Workload) -> ClusterParams:
 
 
 def _needs_full(config: ClusterConfig, model: dict[str, Any]) -> bool:
-    """Whether something is on that the simple cluster's kernels do not know, though no VM's share hangs on it."""
+    """Whether something is on that the simple cluster's kernels do not know."""
     return bool(
         model["has_failures"]
         or config.carbon is not None

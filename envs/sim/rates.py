@@ -102,7 +102,7 @@ def vm_stopped(p: FullParams, s: FullState, v: int) -> bool:
 
 @njit(cache=True)
 def vm_overhead(p: FullParams, v: int, demand_mhz: float) -> float:
-    """Hypervisor overhead of one VM, MHz (``overhead.add_overhead``); I/O is charged by §5 where that is on."""
+    """Hypervisor overhead of one VM, MHz (``overhead.add_overhead``); §5 charges I/O where that is on."""
     kind, row = p.vm_virt_type[v], p.vm_instructions[v]
     classes = IO_CLASS if p.has_io else IO_CLASS + 1
     cycles = 0.0
