@@ -71,7 +71,8 @@ def ablate_models(
     for policy in policies:
         for case, change in CASES.items():
             for seed in seeds:
-                scenario = build_scenario("planetlab_full", seed=seed, overrides={"trace.path": path, **change})
+                changes = {"trace.path": path, **change}
+                scenario = build_scenario("planetlab_full", seed=seed, overrides=changes)
                 row = evaluate(scenario, policy, seed=seed).iloc[0]
                 rows.append({"policy": policy, "case": case, **{name: row[name] for name in COLUMNS}})
     return pd.DataFrame(rows).groupby(["policy", "case"], sort=False).mean().reset_index()
@@ -82,9 +83,7 @@ def to_markdown(table: pd.DataFrame) -> str:
     names = ["policy", "case", *COLUMNS]
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     for _, row in table.iterrows():
-        cells = [
-            "–" if row[name] != row[name] else form.format(row[name]) for name, form in COLUMNS.items()
-        ]
+        cells = ["–" if row[name] != row[name] else form.format(row[name]) for name, form in COLUMNS.items()]
         lines.append("| " + " | ".join([row["policy"], row["case"], *cells]) + " |")
     return "\n".join(lines)
 
