@@ -199,7 +199,8 @@ def test_a_migration_costs_what_the_closed_form_says(rule: str, dirty: float) ->
     total, down, data = (np.empty(1) for _ in range(3))
     rounds, diverged = np.empty(1, dtype=np.int32), np.empty(1, dtype=np.int8)
     one = [np.array([x]) for x in (2048.0, 1024.0, HOST.nic_mbps / MBIT_PER_MIB, dirty)]
-    plan_precopy(precopy_params(config), *one, total, down, data, rounds, diverged)
+    plan: Any = plan_precopy
+    plan(precopy_params(config), *one, total, down, data, rounds, diverged)
     assert sim.state.vm_host[0] == 1
     assert sim.metrics()["migration_data_gib"] * 1024 == pytest.approx(data[0], rel=1e-9)
     assert sim.state.vm_down_s[0] == pytest.approx(down[0], rel=1e-9)
