@@ -15,7 +15,8 @@ from numba import njit
 
 from .cpu import set_vm_down
 from .events import MIGRATION_END, drop_event, push_event
-from .network import find_next_copy, renew_hosts
+from .hub import renew_hosts
+from .network import find_next_copy
 from .power import ON
 from .power_cycle import switch_off_if_empty
 from .precopy import (
@@ -40,7 +41,7 @@ from .residents import (
     touch,
     touch_two,
 )
-from .state import MIG_COPYING, MIG_NONE, MIG_WAITING, ClusterParams, ClusterState
+from .state import MIG_COPYING, MIG_NONE, MIG_WAITING, FullParams, FullState
 from .totals import (
     C_MOVING,
     T_MIG_ABORTED,
@@ -57,7 +58,7 @@ MB_PER_MIB = 2**20 / 1e6
 
 
 @njit(cache=True)
-def _start_fixed(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> None:
+def _start_fixed(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
     s.vm_mig[v] = MIG_COPYING
     s.counters[C_MOVING] += 1
     end = now_s + p.vm_mem_mib[v] / p.mig_mib_s
@@ -68,7 +69,7 @@ def _start_fixed(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapse
 
 
 @njit(cache=True)
-def _start_simple(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> None:
+def _start_simple(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
     s.vm_mig[v] = MIG_COPYING
     s.counters[C_MOVING] += 1
     end = now_s + p.vm_mem_mib[v] / p.mig_mib_s
@@ -79,12 +80,12 @@ def _start_simple(p: ClusterParams, s: ClusterState, v: int, now_s: float, elaps
 
 
 @njit(cache=True)
-def _has_slots(p: ClusterParams, s: ClusterState, a: int, b: int) -> bool:
+def _has_slots(p: FullParams, s: FullState, a: int, b: int) -> bool:
     return bool(s.host_copies[a] < p.host_slots[a] and s.host_copies[b] < p.host_slots[b])
 
 
 @njit(cache=True)
-def _start_precopy(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> None:
+def _start_precopy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
     a, b = s.vm_host[v], s.vm_dest[v]
     abort_copy(s, v, False)  # a clean slate
     s.copy_phase[v] = INIT
@@ -102,7 +103,7 @@ def _start_precopy(p: ClusterParams, s: ClusterState, v: int, now_s: float, elap
 
 
 @njit(cache=True)
-def _start_full(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> None:
+def _start_full(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
     if p.has_precopy == 0:
         _start_fixed(p, s, v, now_s, elapsed_s)
     elif _has_slots(p, s, s.vm_host[v], s.vm_dest[v]):
@@ -114,7 +115,7 @@ start_copy = by_model(_start_simple, _start_full)
 
 
 @njit(cache=True)
-def _first_waiting(p: ClusterParams, s: ClusterState, h: int) -> int:
+def _first_waiting(p: FullParams, s: FullState, h: int) -> int:
     """The migration from or to a host that was ordered first, of those that could start; -1 = none."""
     best = -1
     for incoming in range(2):
@@ -130,7 +131,7 @@ def _first_waiting(p: ClusterParams, s: ClusterState, h: int) -> int:
 
 
 @njit(cache=True)
-def start_waiting(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
+def start_waiting(p: FullParams, s: FullState, h: int, now_s: float, elapsed_s: float) -> None:
     """Start migrations that wait for a slot of a host, in the order in which they were ordered."""
     v = _first_waiting(p, s, h)
     while v >= 0:
@@ -139,7 +140,7 @@ def start_waiting(p: ClusterParams, s: ClusterState, h: int, now_s: float, elaps
 
 
 @njit(cache=True)
-def finish_migration(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> None:
+def finish_migration(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
     """Hand a VM that was copied at a fixed rate over to its destination."""
     source, dest = s.vm_host[v], s.vm_dest[v]
     remove_resident(s, v, source)
@@ -158,7 +159,7 @@ def finish_migration(p: ClusterParams, s: ClusterState, v: int, now_s: float, el
 
 
 @njit(cache=True)
-def _leave_list(s: ClusterState, v: int) -> None:
+def _leave_list(s: FullState, v: int) -> None:
     n = s.counters[C_MOVING]
     i = 0
     while s.copy_list[i] != v:
@@ -174,13 +175,13 @@ def _leave_list(s: ClusterState, v: int) -> None:
 
 
 @njit(cache=True)
-def _memory_mib(p: ClusterParams, s: ClusterState, v: int) -> Any:
+def _memory_mib(p: FullParams, s: FullState, v: int) -> Any:
     """What a copy has to send: touched memory where that is known, else all of it."""
     return s.vm_touched_mib[v] if p.has_tiers else p.vm_mem_mib[v]
 
 
 @njit(cache=True)
-def _hand_over(p: ClusterParams, s: ClusterState, v: int) -> None:
+def _hand_over(p: FullParams, s: FullState, v: int) -> None:
     """Post-copy: the VM runs at its destination, its old host keeps the pages that are to come."""
     source, dest = s.vm_host[v], s.vm_dest[v]
     remove_resident(s, v, source)
@@ -194,7 +195,7 @@ def _hand_over(p: ClusterParams, s: ClusterState, v: int) -> None:
 
 
 @njit(cache=True)
-def _finish_last(p: ClusterParams, s: ClusterState, v: int, pulled: bool) -> None:
+def _finish_last(p: FullParams, s: FullState, v: int, pulled: bool) -> None:
     """The last byte has come: the old host lets go."""
     source, dest = s.vm_host[v], s.vm_dest[v]
     if pulled:
@@ -216,7 +217,7 @@ def _finish_last(p: ClusterParams, s: ClusterState, v: int, pulled: bool) -> Non
 
 
 @njit(cache=True)
-def _count_data(p: ClusterParams, s: ClusterState, v: int) -> None:
+def _count_data(p: FullParams, s: FullState, v: int) -> None:
     sent = s.copy_sent_mib[v]
     s.totals[T_MIG_MIB] += sent
     s.totals[T_MIG_ENERGY_J] += p.migration_j + p.migration_j_per_mb * MB_PER_MIB * sent
@@ -224,7 +225,7 @@ def _count_data(p: ClusterParams, s: ClusterState, v: int) -> None:
 
 
 @njit(cache=True)
-def finish_copy(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> None:
+def finish_copy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
     """A phase of a copy has ended: go on to the next one.
 
     Args:
@@ -259,7 +260,7 @@ def finish_copy(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed
 
 
 @njit(cache=True)
-def _drop_simple(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
+def _drop_simple(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
     if s.vm_mig[v] == MIG_COPYING:
         drop_event(s, MIGRATION_END, v)
         s.counters[C_MOVING] -= 1
@@ -270,7 +271,7 @@ def _drop_simple(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) ->
 
 
 @njit(cache=True)
-def _drop_full(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
+def _drop_full(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
     if p.has_precopy == 0 or s.vm_mig[v] != MIG_COPYING:
         _drop_simple(p, s, v, elapsed_s)
         return

@@ -165,9 +165,7 @@ def _host_power(p: ClusterParams, s: ClusterState, h: int, load: float) -> Any:
 
 
 @njit(cache=True)
-def set_host(
-    s: ClusterState, h: int, power: float, active: float, sat: float, elapsed_s: float
-) -> None:
+def set_host(s: ClusterState, h: int, power: float, active: float, sat: float, elapsed_s: float) -> None:
     """Set the rates of a host's energy, time with load and time short of CPU."""
     if elapsed_s > 0.0:
         change = (s.host_power_now_w[h] - power) * elapsed_s

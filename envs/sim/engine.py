@@ -85,7 +85,7 @@ def choose_host(p: ClusterParams, s: ClusterState, v: int, off: bool) -> int:
 
 @njit(cache=True)
 def try_arrival(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> bool:
-    """Place an arriving VM by the arrival rule, booting a host where that is allowed; whether it found one."""
+    """Place an arriving VM by the rule, booting a host where that is allowed; whether it found one."""
     h = choose_host(p, s, v, False)
     if h < 0 and p.auto_boot:
         h = choose_host(p, s, v, True)

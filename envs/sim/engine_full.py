@@ -1,4 +1,4 @@
-"""The clock of the full model: the same segments and the same order of events as in ``engine``, with more kinds.
+"""The clock of the full model: segments and order of events as in ``engine``, with more kinds of events.
 
 At one instant: phases of copies end, queued events in the order of their kinds, faults and repairs, arrivals.
 Everything that acts by itself (levelling NUMA nodes, restarts that found no host, new secondaries) acts at
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from .copies import finish_copy
 from .cpu import accumulate, spread
 from .drive import drive_all
 from .engine import admit_arrivals, handle_event, on_interval, segment_end, try_arrival
@@ -25,16 +26,16 @@ from .events import (
     pop_event,
     push_event,
 )
-from .copies import finish_copy
 from .mirrors import protect_all
-from .network import find_next_copy, look_at_copy, renew_hosts, share_network
+from .hub import renew_hosts
+from .network import find_next_copy, look_at_copy, share_network
 from .numa import rebalance_host
 from .numa_nodes import fragment_rate
 from .outages import finish_start, handle_faults, move_profile, notice_host, restart_waiting
 from .power import OFF, ON
 from .power_states import FAILED
 from .rates import rate_host, residents
-from .state import PENDING, ClusterParams, ClusterState
+from .state import PENDING, FullParams, FullState
 from .totals import (
     C_ARRIVED,
     C_BALANCED,
@@ -75,7 +76,7 @@ BY_POLICY = 4
 
 
 @njit(cache=True)
-def measure_full(p: ClusterParams, s: ClusterState, time_s: float) -> None:
+def measure_full(p: FullParams, s: FullState, time_s: float) -> None:
     """Read the trace at a time: demand of every VM, and what else drives it.
 
     Args:
@@ -95,7 +96,7 @@ def measure_full(p: ClusterParams, s: ClusterState, time_s: float) -> None:
 
 
 @njit(cache=True)
-def _level_nodes(p: ClusterParams, s: ClusterState) -> None:
+def _level_nodes(p: FullParams, s: FullState) -> None:
     """Level the NUMA nodes of every host, once in a trace sample."""
     sample = s.counters[C_SAMPLE] + 1
     if p.has_numa == 0 or p.numa_moves == 0 or s.counters[C_BALANCED] == sample:
@@ -118,7 +119,7 @@ def _level_nodes(p: ClusterParams, s: ClusterState) -> None:
 
 
 @njit(cache=True)
-def open_full(p: ClusterParams, s: ClusterState) -> Any:
+def open_full(p: FullParams, s: FullState) -> Any:
     """Start a segment: the rates of every host and VM.
 
     Returns:
@@ -135,7 +136,7 @@ def open_full(p: ClusterParams, s: ClusterState) -> Any:
     short = 0
     for h in range(n):
         state = s.host_power_state[h]
-        if (state == OFF or state == FAILED) and s.host_power_now_w[h] == 0.0:
+        if state in (OFF, FAILED) and s.host_power_now_w[h] == 0.0:
             continue
         rate_host(p, s, h, 0.0)
         short += s.host_sat_now[h] > 0.0
@@ -147,13 +148,13 @@ def open_full(p: ClusterParams, s: ClusterState) -> Any:
 
 
 @njit(cache=True)
-def _look_again(p: ClusterParams, s: ClusterState, v: int) -> None:
+def _look_again(p: FullParams, s: FullState, v: int) -> None:
     """A copy that has its rate may still dirty memory at another one since the sample changed."""
     look_at_copy(p, s, v, s.copy_rate_mib_s[v], s.clock[2])
 
 
 @njit(cache=True)
-def _end_of_segment(p: ClusterParams, start_s: float, until_s: float) -> float:
+def _end_of_segment(p: FullParams, start_s: float, until_s: float) -> Any:
     """As in the simple engine, and no later than the next sample of the carbon intensity."""
     end = segment_end(p, start_s, until_s)
     if p.carbon_g_kwh.shape[0] == 0:
@@ -163,14 +164,14 @@ def _end_of_segment(p: ClusterParams, start_s: float, until_s: float) -> float:
 
 
 @njit(cache=True)
-def carbon_now(p: ClusterParams, start_s: float) -> float:
+def carbon_now(p: FullParams, start_s: float) -> float:
     """Carbon intensity from a time on, g/kWh; before the first and after the last sample it stays."""
     k = int(np.floor((start_s - p.carbon_start_s) / p.carbon_sample_s + 1e-9))
     return float(p.carbon_g_kwh[min(max(k, 0), p.carbon_g_kwh.shape[0] - 1)])
 
 
 @njit(cache=True)
-def _next(p: ClusterParams, s: ClusterState) -> Any:
+def _next(p: FullParams, s: FullState) -> Any:
     """Time of the next event and what it is."""
     at, kind = s.clock[3], COPY
     if s.counters[C_HEAP] > 0 and s.heap_time[0] < at:
@@ -185,7 +186,7 @@ def _next(p: ClusterParams, s: ClusterState) -> Any:
 
 
 @njit(cache=True)
-def _end_phase(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: float) -> None:
+def _end_phase(p: FullParams, s: FullState, now_s: float, elapsed_s: float) -> None:
     """The copy whose phase ends now; of several the one with the lowest VM."""
     first = -1
     for i in range(s.counters[C_MOVING]):
@@ -196,7 +197,7 @@ def _end_phase(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: float
 
 
 @njit(cache=True)
-def _handle_queued(p: ClusterParams, s: ClusterState, start_s: float) -> None:
+def _handle_queued(p: FullParams, s: FullState, start_s: float) -> None:
     now, kind, item = s.heap_time[0], s.heap_kind[0], s.heap_item[0]
     if kind < VM_UP:
         handle_event(p, s, start_s)
@@ -221,7 +222,7 @@ def _handle_queued(p: ClusterParams, s: ClusterState, start_s: float) -> None:
 
 
 @njit(cache=True)
-def _retry(p: ClusterParams, s: ClusterState) -> None:
+def _retry(p: FullParams, s: FullState) -> None:
     """At every multiple of the interval: VMs that found no host, and secondaries that are missing."""
     if not on_interval(p, s):
         return
@@ -238,7 +239,7 @@ def _retry(p: ClusterParams, s: ClusterState) -> None:
 
 
 @njit(cache=True)
-def _sum_up(p: ClusterParams, s: ClusterState, start_s: float, dt_s: float, energy_j: float) -> None:
+def _sum_up(p: FullParams, s: FullState, start_s: float, dt_s: float, energy_j: float) -> None:
     """Close a segment: every rate times its length, and the carbon of its energy."""
     accumulate(s, dt_s)
     for h in range(s.host_rates.shape[0]):
@@ -251,7 +252,7 @@ def _sum_up(p: ClusterParams, s: ClusterState, start_s: float, dt_s: float, ener
 
 
 @njit(cache=True)
-def fragments_now(p: ClusterParams, s: ClusterState) -> float:
+def fragments_now(p: FullParams, s: FullState) -> float:
     """Fragment rate over the hosts that are on; 0 without NUMA."""
     if p.has_numa == 0:
         return 0.0
@@ -262,7 +263,7 @@ def fragments_now(p: ClusterParams, s: ClusterState) -> float:
 
 
 @njit(cache=True)
-def advance_full(p: ClusterParams, s: ClusterState, until_s: float) -> None:
+def advance_full(p: FullParams, s: FullState, until_s: float) -> None:
     """Run the cluster up to a time.
 
     Args:
@@ -300,7 +301,7 @@ def advance_full(p: ClusterParams, s: ClusterState, until_s: float) -> None:
 
 
 @njit(cache=True)
-def prepare_full(p: ClusterParams, s: ClusterState) -> None:
+def prepare_full(p: FullParams, s: FullState) -> None:
     """What the full model needs at time 0, before the first VM is placed."""
     s.clock[3] = np.inf
     if p.has_numa:
@@ -320,7 +321,7 @@ def prepare_full(p: ClusterParams, s: ClusterState) -> None:
 
 
 @njit(cache=True)
-def start_full(p: ClusterParams, s: ClusterState) -> None:
+def start_full(p: FullParams, s: FullState) -> None:
     """Place the VMs of time 0 and measure demand."""
     measure_full(p, s, 0.0)
     admit_arrivals(p, s, 0.0, 0.0)

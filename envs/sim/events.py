@@ -29,8 +29,8 @@ __all__ = [
 # At one instant copies finish first, then VMs leave: capacity is freed before anything asks for it.
 MIGRATION_END, DEPARTURE, BOOT_END, SHUTDOWN_END = 0, 1, 2, 3
 
-# The full model: a VM has booted; its pages have followed it to another NUMA node; its failure is noticed; the
-# failure of a host is noticed; a spare has got the identity of a failed host.
+# The full model: a VM has booted; its pages have followed it to another NUMA node; its failure is noticed;
+# the failure of a host is noticed; a spare has got the identity of a failed host.
 VM_UP, PAGES_END, RESTART_DUE, HOST_NOTICED, PROFILE_MOVED = 4, 5, 6, 7, 8
 
 

@@ -30,7 +30,6 @@ from .residents import (
 )
 from .state import (
     DEPARTED,
-    MIG_NONE,
     MIG_WAITING,
     PENDING,
     RUNNING,

@@ -6,7 +6,7 @@ from typing import Any
 
 from numba import njit
 
-from .network import renew_hosts
+from .hub import renew_hosts
 from .power import ON
 from .state import MIG_NONE, RUNNING, ClusterParams, ClusterState
 
@@ -82,7 +82,7 @@ def protect_all(p: ClusterParams, s: ClusterState, elapsed_s: float) -> None:
 
 
 @njit(cache=True)
-def drop_secondary(p: ClusterParams, s: ClusterState, v: int) -> int:
+def drop_secondary(p: ClusterParams, s: ClusterState, v: int) -> Any:
     """End a VM's secondary, while ``vm_host`` still says where the primary is (or was); -1 = it had none.
 
     Returns:

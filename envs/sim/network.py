@@ -1,9 +1,8 @@
-"""The NICs inside the simulator: who gets what of them whenever a flow begins, ends or changes (model.md §5, §6).
+"""The NICs inside the simulator: who gets what of them when a flow begins, ends or changes (model.md §5, §6).
 
 Flows are the traffic of VMs (one end), copies of memory and the logs of mirrored VMs (two ends). Rates are
-max-min fair (``fair_share``). When something happens on some hosts, only flows that a chain of copies and logs
-joins to them can change; only these are worked out again, and only hosts whose VMs get another share of the
-network are rated again.
+max-min fair (``fair_share``). When something happens on some hosts, only flows that a chain of copies and
+logs joins to them can change; only these are worked out again.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from .fair_share import max_min_rates
 from .precopy import INIT, PULL, RESUME, advance_copy, next_event
 from .precopy_config import MBIT_PER_MIB
 from .rates import rate_host, vm_stopped
-from .state import ClusterParams, ClusterState
+from .state import FullParams, FullState
 from .totals import C_MOVING
 
-__all__ = ["find_next_copy", "look_at_copy", "renew_hosts", "share_network"]
+__all__ = ["find_next_copy", "look_at_copy", "renew_rates", "share_network"]
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
@@ -31,7 +30,7 @@ NET_OUT, NET_IN, COPY, LOG = 0, 1, 2, 3
 
 
 @njit(cache=True)
-def find_next_copy(s: ClusterState) -> None:
+def find_next_copy(s: FullState) -> None:
     """Note when the next phase of a copy ends."""
     soonest = np.inf
     for i in range(s.counters[C_MOVING]):
@@ -40,7 +39,7 @@ def find_next_copy(s: ClusterState) -> None:
 
 
 @njit(cache=True)
-def look_at_copy(p: ClusterParams, s: ClusterState, v: int, rate_mib_s: float, now_s: float) -> None:
+def look_at_copy(p: FullParams, s: FullState, v: int, rate_mib_s: float, now_s: float) -> None:
     """Bring a copy up to now, give it a new rate and find when its phase ends."""
     dirty = s.vm_dirty_mib_s[v]
     if rate_mib_s == s.copy_rate_mib_s[v] and dirty == s.copy_dirtying_mib_s[v]:
@@ -53,7 +52,7 @@ def look_at_copy(p: ClusterParams, s: ClusterState, v: int, rate_mib_s: float, n
 
 
 @njit(cache=True)
-def _ends(s: ClusterState, v: int) -> Any:
+def _ends(s: FullState, v: int) -> Any:
     """Sending and receiving host of a copy; after post-copy's handover the old host sends on."""
     if s.copy_phase[v] == PULL:
         return s.vm_dest[v], s.vm_host[v]
@@ -61,18 +60,18 @@ def _ends(s: ClusterState, v: int) -> Any:
 
 
 @njit(cache=True)
-def _sends(s: ClusterState, v: int) -> bool:
-    return s.copy_phase[v] != INIT and s.copy_phase[v] != RESUME
+def _sends(s: FullState, v: int) -> bool:
+    return bool(s.copy_phase[v] != INIT and s.copy_phase[v] != RESUME)
 
 
 @njit(cache=True)
-def _logs(p: ClusterParams, s: ClusterState, v: int) -> bool:
+def _logs(p: FullParams, s: FullState, v: int) -> bool:
     return bool(s.vm_secondary[v] >= 0 and s.vm_host[v] >= 0 and not vm_stopped(p, s, v))
 
 
 @njit(cache=True)
-def _spread(p: ClusterParams, s: ClusterState, touched: B1) -> int:
-    """Touch every host that a chain of copies and logs joins to a touched one; returns the flows on the way."""
+def _spread(p: FullParams, s: FullState, touched: B1) -> int:
+    """Touch every host that a chain of copies and logs joins to a touched one; returns the flows met."""
     n_copies = s.counters[C_MOVING] if p.has_precopy else 0
     n_logs = p.protected_vms.shape[0] if p.has_standby else 0
     grew = True
@@ -100,8 +99,8 @@ def _spread(p: ClusterParams, s: ClusterState, touched: B1) -> int:
 
 
 @njit(cache=True)
-def _ask_of_host(p: ClusterParams, s: ClusterState, h: int) -> Any:
-    """Give every VM of a host the traffic it asks for; returns what they send and receive, and their number."""
+def _ask_of_host(p: FullParams, s: FullState, h: int) -> Any:
+    """Give every VM of a host the traffic it asks for; returns what they send and receive, and the flows."""
     out, into, n = 0.0, 0.0, 0
     v = s.host_head[h]
     while v >= 0:
@@ -116,7 +115,7 @@ def _ask_of_host(p: ClusterParams, s: ClusterState, h: int) -> Any:
 
 
 @njit(cache=True)
-def _collect(p: ClusterParams, s: ClusterState, place: I4, first: I4, second: I4, cap: F8, who: I4) -> int:
+def _collect(p: FullParams, s: FullState, place: I4, first: I4, second: I4, cap: F8, who: I4) -> int:
     """Write down the flows of the hosts that have a place; returns their number."""
     n = 0
     n_copies = s.counters[C_MOVING] if p.has_precopy else 0
@@ -154,7 +153,7 @@ def _collect(p: ClusterParams, s: ClusterState, place: I4, first: I4, second: I4
 
 
 @njit(cache=True)
-def _hand_out(p: ClusterParams, s: ClusterState, who: I4, rate: F8, n: int) -> None:
+def _hand_out(p: FullParams, s: FullState, who: I4, rate: F8, n: int) -> None:
     for f in range(n):
         kind, v = who[f, 0], who[f, 1]
         if kind == COPY:
@@ -168,7 +167,7 @@ def _hand_out(p: ClusterParams, s: ClusterState, who: I4, rate: F8, n: int) -> N
 
 
 @njit(cache=True)
-def share_network(p: ClusterParams, s: ClusterState, touched: B1) -> None:
+def share_network(p: FullParams, s: FullState, touched: B1) -> None:
     """Work out the network's rates again on some hosts, and on all that these can affect.
 
     Args:
@@ -204,7 +203,7 @@ def share_network(p: ClusterParams, s: ClusterState, touched: B1) -> None:
 
 
 @njit(cache=True)
-def renew_hosts(p: ClusterParams, s: ClusterState, a: int, b: int, elapsed_s: float) -> None:
+def renew_rates(p: FullParams, s: FullState, a: int, b: int, elapsed_s: float) -> None:
     """Work out rates again after something happened on one or two hosts.
 
     Args:

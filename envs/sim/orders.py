@@ -16,7 +16,7 @@ from .power import BOOTING, OFF, ON
 from .power_cycle import refresh_power, suspend_host
 from .power_states import FAILED, RESUMING, STANDBY
 from .scheduling import admits
-from .state import MIG_NONE, PENDING, RUNNING, ClusterParams, ClusterState
+from .state import MIG_NONE, PENDING, RUNNING, ClusterParams, ClusterState, FullParams, FullState
 from .variants import by_model
 
 __all__ = ["apply_orders", "check_move", "check_place", "check_power_off", "check_power_on"]
@@ -58,8 +58,8 @@ def _any_host(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
 
 
 @njit(cache=True)
-def _suits(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
-    """What a host of the full model must offer: the type of virtualization, CPU reservation, nodes, devices."""
+def _suits(p: FullParams, s: FullState, v: int, h: int) -> Any:
+    """What a host of the full model must offer: type of virtualization, room for reservations, devices."""
     if p.host_virt_types.shape[0] > 0:
         code = support_code(p, v, h)
         if code != SUPPORTED:
@@ -84,9 +84,9 @@ def _can_follow(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     """Whether a running VM may go on on another host: CPU features, kernel, devices (model.md §6)."""
     if p.has_io and p.vm_pinned[v]:
         return MOVE_REFUSED_DEVICE
-    if p.host_virt_types.shape[0] > 0 and p.vm_virt_type[v] == OS_LEVEL:
-        if p.host_kernel[s.vm_host[v]] != p.host_kernel[h]:
-            return MOVE_REFUSED_KERNEL
+    shares_kernel = p.host_virt_types.shape[0] > 0 and p.vm_virt_type[v] == OS_LEVEL
+    if shares_kernel and p.host_kernel[s.vm_host[v]] != p.host_kernel[h]:
+        return MOVE_REFUSED_KERNEL
     if p.host_features.shape[0] > 0 and (s.vm_baseline[v] & ~p.host_features[h]) != 0:
         return MOVE_REFUSED_FEATURES
     return 0
@@ -380,7 +380,7 @@ def apply_orders(
     n += power_off.shape[0]
     for i in range(suspend.shape[0]):
         codes[n + i] = order_suspend(p, s, suspend[i])
-    return np.count_nonzero(codes)
+    return int(np.count_nonzero(codes))
 
 
 @njit(cache=True)

@@ -1,14 +1,14 @@
-"""Failures and recovery inside the simulator (model.md §8, §9): what breaks, what is noticed, what starts again.
+"""Failures and recovery inside the simulator (model.md §8, §9): what breaks, what is noticed, what starts.
 
-At a fault all hosts that fail at that instant fail together, so that a pair of mirrored images which loses both
-hosts at once is lost. Then, for every VM on a failed host:
+All hosts that fail at one instant fail together, so that a pair of mirrored images which loses both hosts at
+once is lost. Then, for every VM on a failed host:
 
     secondary alive  -> it takes over, the VM is down for ``takeover_s`` and has lost nothing
-    otherwise        -> down; noticed after ``detect_s``; placed ``place_s`` later by the restart rule, in the
-                        order of priority, then of who is down longest; runs ``vm_boot_s`` after that
+    otherwise        -> down; noticed after ``detect_s``; placed ``place_s`` later by the restart rule, by
+                        priority, then by who is down longest; runs ``vm_boot_s`` after that
 
-VMs that came to a failed host stay where they are; one whose pages were in two places is lost with either. A VM
-that crashes alone restarts where it is. A failed host's identity moves to a spare, where there is one.
+VMs that came to a failed host stay where they are; one whose pages were in two places is lost with either. A
+VM that crashes alone restarts where it is. A failed host's identity moves to a spare, where there is one.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from .copies import drop_copy
 from .cpu import set_vm_down, set_vm_miss
 from .events import BOOT_END, HOST_NOTICED, PROFILE_MOVED, RESTART_DUE, SHUTDOWN_END, drop_event, push_event
+from .lifecycle import place
 from .mirrors import drop_secondary
-from .network import renew_hosts
+from .hub import renew_hosts
 from .orders import fits_arrival, host_accepts
 from .power import BOOTING, OFF, ON, SHUTTING_DOWN
 from .power_cycle import boot_host, set_power_state
@@ -35,7 +36,6 @@ from .residents import (
     settle,
     take_room,
 )
-from .lifecycle import place
 from .state import MIG_COPYING, PENDING, RUNNING, ClusterParams, ClusterState
 from .totals import (
     C_FAULT,
@@ -58,9 +58,9 @@ TAKEOVER_S = 5
 @njit(cache=True)
 def _stop_transition(s: ClusterState, h: int) -> None:
     state = s.host_power_state[h]
-    if state == BOOTING or state == RESUMING:
+    if state in (BOOTING, RESUMING):
         drop_event(s, BOOT_END, h)
-    elif state == SHUTTING_DOWN or state == SUSPENDING:
+    elif state in (SHUTTING_DOWN, SUSPENDING):
         drop_event(s, SHUTDOWN_END, h)
     s.host_trans_end_s[h] = np.inf
     s.host_drain[h] = 0
@@ -161,7 +161,7 @@ def _fail_hosts(p: ClusterParams, s: ClusterState, failed: B1, now_s: float, ela
     for h in range(failed.shape[0]):  # nobody may find refuge on a host that fails at the same instant
         if failed[h]:
             state = s.host_power_state[h]
-            s.host_was_on[h] = state == ON or state == BOOTING or state == RESUMING
+            s.host_was_on[h] = state in (ON, BOOTING, RESUMING)
             _stop_transition(s, h)
             set_power_state(p, s, h, FAILED, elapsed_s)
             s.totals[T_HOST_FAILURES] += 1.0

@@ -1,4 +1,4 @@
-"""What does not change during an episode: hosts, VMs, demand and the parameters of every sub-model, as arrays.
+"""What does not change during an episode: hosts, VMs, demand, the parameters of every sub-model, as arrays.
 
 Shape and unit of every array stand on its field; H hosts, V VMs, T host types, S trace samples.
 """
@@ -19,11 +19,14 @@ from .power_states import PowerConfig
 from .precopy_config import PrecopyConfig
 from .workload import Workload
 
-__all__ = ["ClusterParams", "bind_params", "make_params"]
+__all__ = ["ClusterParams", "FullParams", "bind_params", "make_params"]
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 I1 = NDArray[np.int8]
+
+FullParams = Any
+"""``ClusterParams`` where a kernel passes it on as the record of one sub-model, whose fields it has."""
 
 DRIVEN = ("vm_claim_mhz", "vm_touched_mib", "vm_active_mib", "vm_touch_rate")
 """Arrays of the state that drive a sub-model: its kernels read them beside the parameters."""
@@ -219,7 +222,7 @@ def make_params(config: ClusterConfig, workload: Workload) -> ClusterParams:
 
 
 def _needs_full(config: ClusterConfig, model: dict[str, Any]) -> bool:
-    """Whether something is on that the simple cluster's kernels do not know, though no VM's share hangs on it."""
+    """Whether something is on that the simple cluster's kernels do not know."""
     return bool(
         model["has_failures"]
         or config.carbon is not None
@@ -239,7 +242,7 @@ def _frozen(value: Any) -> Any:
     return shown
 
 
-_Bound = namedtuple("_Bound", (*ClusterParams._fields, *DRIVEN))  # type: ignore[misc]  # names are not literal
+_Bound = namedtuple("_Bound", (*ClusterParams._fields, *DRIVEN, "fn_renew"))  # type: ignore[misc]  # names are not literal
 
 
 def bind_params(params: ClusterParams, state: Any) -> Handle:
@@ -248,6 +251,11 @@ def bind_params(params: ClusterParams, state: Any) -> Handle:
     Args:
         params: Parameters.
         state: The ``ClusterState`` whose arrays are viewed.
+
+    Returns:
+        The handle; in the full model ``hub.connect`` completes it.
     """
     label = "full" if params.full else "params"
-    return make_handle(label, _Bound(*params, *(getattr(state, name) for name in DRIVEN)), readonly=True)
+    return make_handle(
+        label, _Bound._make((*params, *(getattr(state, name) for name in DRIVEN), 0)), readonly=True
+    )

@@ -181,7 +181,7 @@ def next_events(s: PrecopyState, vms: I4, rate_mib_s: F8, wait_s: F8) -> None:
 
 
 @njit(cache=True)
-def next_event(s: PrecopyState, v: int, rate_mib_s: float) -> float:
+def next_event(s: PrecopyState, v: int, rate_mib_s: float) -> Any:
     """Time to the end of one migration's phase, s; see ``next_events``."""
     phase = s.copy_phase[v]
     if phase == IDLE:

@@ -28,11 +28,11 @@ from .numa import apply_numa_host
 from .overhead import IO_CLASS
 from .power import BOOTING, OFF, ON, power_at
 from .power_states import FAILED, RESUMING, STANDBY
-from .precopy import PULL, RESUME, STOP, cpu_factor
+from .precopy import RESUME, STOP, cpu_factor
 from .precopy_config import PrecopyParams
 from .scheduling import schedule_host
 from .standby import mirror_loss
-from .state import MIG_COPYING, RUNNING, ClusterParams, ClusterState
+from .state import MIG_COPYING, RUNNING, FullParams, FullState
 from .totals import (
     N_RATES,
     R_ALLOC,
@@ -67,24 +67,20 @@ FAN = 2
 
 
 @njit(cache=True)
-def copy_params(p: ClusterParams) -> Any:
+def copy_params(p: FullParams) -> Any:
     """Parameters of pre-copy as the record that its kernels take."""
     a = p.copy_params
-    return PrecopyParams(
-        int(a[0]), a[1], int(a[2]), a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11]
-    )
+    return PrecopyParams(int(a[0]), a[1], int(a[2]), a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11])
 
 
 @njit(cache=True)
-def _memory_costs(p: ClusterParams) -> Any:
+def _memory_costs(p: FullParams) -> Any:
     a = p.memory_costs
-    return MemoryCosts(
-        a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12]
-    )
+    return MemoryCosts(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12])
 
 
 @njit(cache=True)
-def residents(s: ClusterState, h: int) -> Any:
+def residents(s: FullState, h: int) -> Any:
     """The VMs that are on a host, in the order in which they came, shape (n,) int32."""
     vms = np.empty(s.host_n_vms[h], dtype=np.int32)
     v = s.host_head[h]
@@ -97,27 +93,27 @@ def residents(s: ClusterState, h: int) -> Any:
 
 
 @njit(cache=True)
-def vm_stopped(p: ClusterParams, s: ClusterState, v: int) -> bool:
+def vm_stopped(p: FullParams, s: FullState, v: int) -> bool:
     """Whether a VM that is on a host does not run: it starts, or a migration has stopped it."""
     if s.vm_state[v] != RUNNING:
         return True
-    return p.has_precopy != 0 and (s.copy_phase[v] == STOP or s.copy_phase[v] == RESUME)
+    return bool(p.has_precopy != 0 and s.copy_phase[v] in (STOP, RESUME))
 
 
 @njit(cache=True)
-def vm_overhead(p: ClusterParams, v: int, demand_mhz: float) -> float:
-    """Hypervisor overhead of one VM, MHz (``overhead.add_overhead``); I/O is charged by §5 where that is on."""
+def vm_overhead(p: FullParams, v: int, demand_mhz: float) -> float:
+    """Hypervisor overhead of one VM, MHz (``overhead.add_overhead``); §5 charges I/O where that is on."""
     kind, row = p.vm_virt_type[v], p.vm_instructions[v]
     classes = IO_CLASS if p.has_io else IO_CLASS + 1
     cycles = 0.0
     for k in range(classes):
         rate = p.idle_per_s[row, k] * p.vm_vcpus[v] + p.busy_per_ghz_s[row, k] * (demand_mhz / 1000.0)
         cycles += rate * p.cost_cycles[kind, k]
-    return 1e-6 * cycles + p.steady_tax[kind] * demand_mhz
+    return float(1e-6 * cycles + p.steady_tax[kind] * demand_mhz)
 
 
 @njit(cache=True)
-def _claim(p: ClusterParams, s: ClusterState, v: int, h: int) -> None:
+def _claim(p: FullParams, s: FullState, v: int, h: int) -> None:
     """What one VM of a host claims, and the most of it that it can use."""
     s.vm_overhead_mhz[v] = 0.0
     s.vm_io_mhz[v] = 0.0
@@ -142,7 +138,7 @@ def _claim(p: ClusterParams, s: ClusterState, v: int, h: int) -> None:
 
 
 @njit(cache=True)
-def _copies_mhz(p: ClusterParams, s: ClusterState, h: int) -> float:
+def _copies_mhz(p: FullParams, s: FullState, h: int) -> float:
     """CPU that incoming copies ask of a host."""
     total = 0.0
     v = s.host_in_head[h]
@@ -155,7 +151,7 @@ def _copies_mhz(p: ClusterParams, s: ClusterState, h: int) -> float:
 
 
 @njit(cache=True)
-def _other_mib(p: ClusterParams, s: ClusterState, h: int) -> float:
+def _other_mib(p: FullParams, s: FullState, h: int) -> float:
     """Memory of a host that belongs to none of its VMs: copies on their way, and secondaries."""
     total = s.host_mirror_mib[h] if p.has_standby else 0.0
     v = s.host_in_head[h]
@@ -167,7 +163,7 @@ def _other_mib(p: ClusterParams, s: ClusterState, h: int) -> float:
 
 
 @njit(cache=True)
-def _share_evenly(p: ClusterParams, s: ClusterState, vms: I4, h: int, scale: float) -> float:
+def _share_evenly(p: FullParams, s: FullState, vms: I4, h: int, scale: float) -> float:
     """Without the scheduler: everybody gets the same share of what it can use; returns the sum."""
     total = 0.0
     for v in vms:
@@ -185,7 +181,7 @@ def _share_evenly(p: ClusterParams, s: ClusterState, vms: I4, h: int, scale: flo
 
 
 @njit(cache=True)
-def _schedule(p: ClusterParams, s: ClusterState, vms: I4, h: int, copies: float, scratch: F8) -> Any:
+def _schedule(p: FullParams, s: FullState, vms: I4, h: int, copies: float, scratch: F8) -> Any:
     """Divide a host's CPU; returns what VMs and copies got and what they can use, MHz."""
     capacity = p.host_cpu_mhz[h]
     wanted = 0.0
@@ -201,7 +197,7 @@ def _schedule(p: ClusterParams, s: ClusterState, vms: I4, h: int, copies: float,
 
 
 @njit(cache=True)
-def _mirror_factor(p: ClusterParams, s: ClusterState, v: int) -> float:
+def _mirror_factor(p: FullParams, s: FullState, v: int) -> float:
     """Share of its work that a protected VM keeps (``standby.work_share``)."""
     if s.vm_secondary[v] < 0:
         return 1.0
@@ -212,7 +208,7 @@ def _mirror_factor(p: ClusterParams, s: ClusterState, v: int) -> float:
 
 
 @njit(cache=True)
-def _deliver(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float, rates: F8) -> None:
+def _deliver(p: FullParams, s: FullState, v: int, elapsed_s: float, rates: F8) -> None:
     """From what a VM was allocated to the work it gets done, and what it misses."""
     demand, claim = s.vm_demand_mhz[v], s.vm_claim_mhz[v]
     if claim <= 0.0:
@@ -243,7 +239,7 @@ def _deliver(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float, rates:
 
 
 @njit(cache=True)
-def _add_vm_rates(p: ClusterParams, s: ClusterState, v: int, rates: F8) -> None:
+def _add_vm_rates(p: FullParams, s: FullState, v: int, rates: F8) -> None:
     if s.vm_state[v] == RUNNING:
         rates[R_VCPUS] += p.vm_vcpus[v]
     rates[R_READY] += s.vm_ready_share[v] * p.vm_vcpus[v]
@@ -272,7 +268,7 @@ def _add_vm_rates(p: ClusterParams, s: ClusterState, v: int, rates: F8) -> None:
 
 
 @njit(cache=True)
-def host_power(p: ClusterParams, s: ClusterState, h: int, load: float) -> Any:
+def host_power(p: FullParams, s: FullState, h: int, load: float) -> Any:
     """Power of a host in its state, W (model.md §7)."""
     state, kind = s.host_power_state[h], p.host_type[h]
     if state == ON:
@@ -284,22 +280,22 @@ def host_power(p: ClusterParams, s: ClusterState, h: int, load: float) -> Any:
             u = min(1.0, max(0.0, load))
             return table[0] + (table[last] - table[0]) * (2.0 * u - u ** p.curve_exponent[kind])
         return power_at(table, load)
-    if state == OFF or state == FAILED:
+    if state in (OFF, FAILED):
         return 0.0
-    if state == BOOTING or state == RESUMING:
+    if state in (BOOTING, RESUMING):
         return p.host_boot_w[h]
     return p.standby_w[h] if state == STANDBY else p.host_shutdown_w[h]
 
 
 @njit(cache=True)
-def _set_host_rates(s: ClusterState, h: int, rates: F8, elapsed_s: float) -> None:
+def _set_host_rates(s: FullState, h: int, rates: F8, elapsed_s: float) -> None:
     for k in range(rates.shape[0]):
         s.totals[T_RATE_FIRST + k] += (s.host_rates[h, k] - rates[k]) * elapsed_s
         s.host_rates[h, k] = rates[k]
 
 
 @njit(cache=True)
-def rate_host(p: ClusterParams, s: ClusterState, h: int, elapsed_s: float) -> None:
+def rate_host(p: FullParams, s: FullState, h: int, elapsed_s: float) -> None:
     """Work out everything that one host and its VMs do until the next event.
 
     Args:

@@ -6,13 +6,12 @@ nominal CPU and, in the full model, CPU reservations, NUMA nodes and passthrough
 
 from __future__ import annotations
 
-import numpy as np
 from numba import njit
 
 from .cpu import recount_host, refresh_host, set_vm_rates
-from .network import renew_hosts
+from .hub import renew_hosts
 from .numa_nodes import add_to_nodes, arrive_on_nodes, choose_nodes
-from .state import ClusterParams, ClusterState
+from .state import FullParams, FullState
 from .variants import by_model
 
 __all__ = [
@@ -30,7 +29,7 @@ __all__ = [
 
 
 @njit(cache=True)
-def append_resident(s: ClusterState, v: int, h: int) -> None:
+def append_resident(s: FullState, v: int, h: int) -> None:
     """Put a VM at the end of a host's list of residents."""
     tail = s.host_tail[h]
     s.vm_prev[v] = tail
@@ -44,7 +43,7 @@ def append_resident(s: ClusterState, v: int, h: int) -> None:
 
 
 @njit(cache=True)
-def remove_resident(s: ClusterState, v: int, h: int) -> None:
+def remove_resident(s: FullState, v: int, h: int) -> None:
     """Take a VM out of a host's list of residents."""
     before, after = s.vm_prev[v], s.vm_next[v]
     if before >= 0:
@@ -61,7 +60,7 @@ def remove_resident(s: ClusterState, v: int, h: int) -> None:
 
 
 @njit(cache=True)
-def append_incoming(s: ClusterState, v: int, h: int) -> None:
+def append_incoming(s: FullState, v: int, h: int) -> None:
     """Put a VM into the list of those that come to a host."""
     head = s.host_in_head[h]
     s.vm_in_next[v] = head
@@ -73,7 +72,7 @@ def append_incoming(s: ClusterState, v: int, h: int) -> None:
 
 
 @njit(cache=True)
-def remove_incoming(s: ClusterState, v: int, h: int) -> None:
+def remove_incoming(s: FullState, v: int, h: int) -> None:
     """Take a VM out of that list."""
     before, after = s.vm_in_prev[v], s.vm_in_next[v]
     if before >= 0:
@@ -88,7 +87,7 @@ def remove_incoming(s: ClusterState, v: int, h: int) -> None:
 
 
 @njit(cache=True)
-def _add(p: ClusterParams, s: ClusterState, v: int, h: int, sign: float) -> None:
+def _add(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
     s.host_mem_mib[h] += sign * p.vm_mem_mib[v]
     s.host_nominal_mhz[h] += sign * p.vm_cpu_mhz[v]
     if s.host_n_vms[h] + s.host_n_in[h] == 0:  # an empty host holds exactly nothing
@@ -97,17 +96,17 @@ def _add(p: ClusterParams, s: ClusterState, v: int, h: int, sign: float) -> None
 
 
 @njit(cache=True)
-def _take_simple(p: ClusterParams, s: ClusterState, v: int, h: int) -> None:
+def _take_simple(p: FullParams, s: FullState, v: int, h: int) -> None:
     _add(p, s, v, h, 1.0)
 
 
 @njit(cache=True)
-def _free_simple(p: ClusterParams, s: ClusterState, v: int, h: int) -> None:
+def _free_simple(p: FullParams, s: FullState, v: int, h: int) -> None:
     _add(p, s, v, h, -1.0)
 
 
 @njit(cache=True)
-def _add_full(p: ClusterParams, s: ClusterState, v: int, h: int, sign: int) -> None:
+def _add_full(p: FullParams, s: FullState, v: int, h: int, sign: int) -> None:
     _add(p, s, v, h, float(sign))
     empty = s.host_n_vms[h] + s.host_n_in[h] == 0
     if p.has_cpu:
@@ -127,7 +126,7 @@ def _add_full(p: ClusterParams, s: ClusterState, v: int, h: int, sign: int) -> N
 
 
 @njit(cache=True)
-def _mirrored_mhz(p: ClusterParams, s: ClusterState, h: int) -> float:
+def _mirrored_mhz(p: FullParams, s: FullState, h: int) -> float:
     """Nominal CPU of the secondaries on a host, MHz."""
     total = 0.0
     for v in p.protected_vms:
@@ -137,7 +136,7 @@ def _mirrored_mhz(p: ClusterParams, s: ClusterState, h: int) -> float:
 
 
 @njit(cache=True)
-def _take_full(p: ClusterParams, s: ClusterState, v: int, h: int) -> None:
+def _take_full(p: FullParams, s: FullState, v: int, h: int) -> None:
     _add_full(p, s, v, h, 1)
     if p.has_numa:
         nodes = choose_nodes(p, s, v, h)
@@ -146,7 +145,7 @@ def _take_full(p: ClusterParams, s: ClusterState, v: int, h: int) -> None:
 
 
 @njit(cache=True)
-def _free_full(p: ClusterParams, s: ClusterState, v: int, h: int) -> None:
+def _free_full(p: FullParams, s: FullState, v: int, h: int) -> None:
     """Room on the host where the VM is (its home nodes), or on the one that it was coming to."""
     _add_full(p, s, v, h, -1)
     if p.has_numa:
@@ -170,7 +169,7 @@ still says whether it was at home there."""
 
 
 @njit(cache=True)
-def _settle_simple(p: ClusterParams, s: ClusterState, v: int, h: int) -> None:
+def _settle_simple(p: FullParams, s: FullState, v: int, h: int) -> None:
     append_resident(s, v, h)
     s.vm_host[v] = h
     s.vm_cap_mhz[v] = p.vm_vcpus[v] * p.host_core_mhz[h]
@@ -178,7 +177,7 @@ def _settle_simple(p: ClusterParams, s: ClusterState, v: int, h: int) -> None:
 
 
 @njit(cache=True)
-def _settle_full(p: ClusterParams, s: ClusterState, v: int, h: int) -> None:
+def _settle_full(p: FullParams, s: FullState, v: int, h: int) -> None:
     _settle_simple(p, s, v, h)
     if p.has_numa:
         arrive_on_nodes(s, v)
@@ -189,24 +188,24 @@ settle = by_model(_settle_simple, _settle_full)
 
 
 @njit(cache=True)
-def _touch_simple(p: ClusterParams, s: ClusterState, h: int, elapsed_s: float) -> None:
+def _touch_simple(p: FullParams, s: FullState, h: int, elapsed_s: float) -> None:
     recount_host(p, s, h)
     refresh_host(p, s, h, elapsed_s)
 
 
 @njit(cache=True)
-def _touch_full(p: ClusterParams, s: ClusterState, h: int, elapsed_s: float) -> None:
+def _touch_full(p: FullParams, s: FullState, h: int, elapsed_s: float) -> None:
     renew_hosts(p, s, h, -1, elapsed_s)
 
 
 @njit(cache=True)
-def _touch_two_simple(p: ClusterParams, s: ClusterState, a: int, b: int, elapsed_s: float) -> None:
+def _touch_two_simple(p: FullParams, s: FullState, a: int, b: int, elapsed_s: float) -> None:
     _touch_simple(p, s, a, elapsed_s)
     _touch_simple(p, s, b, elapsed_s)
 
 
 @njit(cache=True)
-def _rates_known(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
+def _rates_known(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
     """In the full model the VM's host has been rated as a whole."""
 
 

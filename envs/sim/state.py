@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .params import ClusterParams
+from .params import ClusterParams, FullParams
 from .totals import N_COUNTERS, N_RATES, N_TOTALS
 
 __all__ = [
@@ -27,6 +27,8 @@ __all__ = [
     "STARTING",
     "ClusterParams",
     "ClusterState",
+    "FullParams",
+    "FullState",
     "StateShape",
     "allocate_state",
     "copy_state",
@@ -45,7 +47,6 @@ host and booting after a failure."""
 
 MIG_NONE, MIG_WAITING, MIG_COPYING = 0, 1, 2
 """Migration states, the values of ``ClusterState.vm_mig``: none, waiting for the host to boot, copying."""
-
 
 
 class ClusterState(NamedTuple):
@@ -175,6 +176,10 @@ class ClusterState(NamedTuple):
     host_maintenance: I1  # (H,) 1: takes no VM, to be emptied
 
 
+FullState = Any
+"""``ClusterState`` where a kernel passes it on as the record of one sub-model, whose fields it has."""
+
+
 class StateShape(NamedTuple):
     """Sizes of a state.
 
@@ -296,9 +301,7 @@ def _views(arena: NDArray[np.uint8], size: StateShape) -> ClusterState:
 
 
 def _arena_bytes(size: StateShape) -> int:
-    return sum(
-        -(-math.prod(_shape(n, size)) * _dtype(n).itemsize // 64) * 64 for n in ClusterState._fields
-    )
+    return sum(-(-math.prod(_shape(n, size)) * _dtype(n).itemsize // 64) * 64 for n in ClusterState._fields)
 
 
 def allocate_state(size: StateShape) -> tuple[NDArray[np.uint8], ClusterState]:

@@ -9,8 +9,22 @@ events costs one dense pass.
 from __future__ import annotations
 
 __all__ = [
-    *("C_ARRIVED", "C_DOWN", "C_FAULT", "C_HEAP", "C_LOSS", "C_MOVING", "C_ON", "C_PENDING", "C_SAMPLE"),
-    *("C_SHORT", "N_COUNTERS", "N_RATES", "N_TOTALS", "RATES"),
+    "C_ARRIVED",
+    "C_BALANCED",
+    "C_DOWN",
+    "C_FAULT",
+    "C_HEAP",
+    "C_LOSS",
+    "C_MOVING",
+    "C_ON",
+    "C_PENDING",
+    "C_SAMPLE",
+    "C_SHORT",
+    "N_COUNTERS",
+    "N_RATES",
+    "N_TOTALS",
+    "RATES",
+    "T_RATE_FIRST",
 ]
 
 C_ARRIVED, C_HEAP, C_SAMPLE, C_PENDING, C_LOSS, C_MOVING, C_ON, C_SHORT = 0, 1, 2, 3, 4, 5, 6, 7

@@ -1,4 +1,4 @@
-"""What the full model adds to the beginning and the end of a VM's run on a host; nothing on a simple cluster."""
+"""What the full model adds to the begin and the end of a VM's run on a host; nothing on a simple cluster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .copies import start_waiting
 from .cpu import set_vm_down
 from .events import PAGES_END, RESTART_DUE, VM_UP, drop_event, push_event
 from .mirrors import drop_secondary
-from .network import renew_hosts
+from .hub import renew_hosts
 from .state import STARTING, ClusterParams, ClusterState
 from .totals import T_RESTARTS
 from .variants import by_model
@@ -81,8 +81,8 @@ def _move_full(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> N
 
 
 before_move = by_model(_end_simple, _move_full)
-"""``before_move(p, s, v, elapsed_s)``: a protected VM is not mirrored while it migrates; it gets a new secondary
-at the next interval after it has arrived."""
+"""``before_move(p, s, v, elapsed_s)``: a protected VM is not mirrored while it migrates; it gets a new
+secondary at the next interval after it has arrived."""
 
 
 @njit(cache=True)

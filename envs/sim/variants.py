@@ -1,7 +1,7 @@
 """Kernels that are one thing for a simple cluster and another for the full model.
 
-The handle that a kernel is given says by its label which model it belongs to. The choice is made when a caller
-is compiled: a simple cluster neither runs nor compiles a line of the full model.
+The handle that a kernel is given says by its label which model it belongs to. The choice is made when a
+caller is compiled: a simple cluster neither runs nor compiles a line of the full model.
 """
 
 # numba describes its extension points with few or no types
