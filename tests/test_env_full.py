@@ -317,7 +317,7 @@ def test_columns_say_what_the_state_holds() -> None:
             if rng.random() < 0.1:  # what single choices cannot order
                 s = env.sim.state
                 empty = np.flatnonzero((s.host_power_state == ON) & (s.host_n_vms + s.host_n_in == 0))
-                action = Decisions(suspend=empty[:1], maintenance=np.array([5]))
+                action = Decisions(suspend=empty[:1].astype(np.int32), maintenance=np.array([5]))
             observation, *_, over, _ = env.step(action)
     # These last for less than an interval, or need more load than this cluster has.
     rare = {"is_suspending", "is_resuming", "copy_stopped", "net_dropped", "failed", "starting", "log_share"}

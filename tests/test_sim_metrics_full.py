@@ -199,6 +199,7 @@ def test_hypervisor_and_interrupts(make_full: MakeFull) -> None:
     assert found["overhead_share"] == pytest.approx(0.02)
     assert found["io_latency_ms"] == pytest.approx(0.015)
     assert found["sla_unserved"] == 0.0
+    assert run(make_full([[0.5]], 1, [kind], io=IoConfig()))["net_dropped_mbps"] == 0.0
     load = (500 + 10 + 4.5) / 2000
     assert found["energy_kwh"] == pytest.approx((100 + 100 * load) * HOUR / J_PER_KWH)
 
@@ -251,7 +252,7 @@ def test_intervals_add_up_to_the_episode(make_full: MakeFull) -> None:
         **outage(0, 700.0, 2000.0),
     )
     sim.reset(np.random.default_rng(0))
-    steps = []
+    steps: list[StepMetrics] = []
     while not sim.done:
         moves = Decisions(move_vm=np.array([1]), move_host=np.array([len(steps) % 3]))
         steps.append(sim.step(moves))
