@@ -232,6 +232,10 @@ class _Builder:
         number = (np.arange(self.n_types), self.number, -1.0)
         rows.rows(self.n_types, 0.0, 0.0, *[(at, c, 1.0) for at, c in terms], number)
         stay, move = (self.type_of[self.stay_host], self.stay), (self.move_type, self.move)
+        # With less load a host draws no more, so the shrunk sizes also bound energy, if tables never fall.
+        room, cpu_of_stay = items.cap_cpu, self._shrunk(items.cpu, items.cap_cpu, items.keep_cpu)
+        if (np.diff(items.energy_j, axis=1) < 0.0).any():
+            room, cpu_of_stay = items.keep_cpu.max(initial=0.0) + 0.0 * room, items.cpu[self.stay_item]
         for size, cap, keep in (
             (items.cpu, items.cap_cpu, items.keep_cpu),
             (items.mem, items.cap_mem, items.keep_mem),
@@ -240,21 +244,30 @@ class _Builder:
                 continue
             rows.rows(
                 self.n_types, -INF, 0.0,
-                (*stay, size[self.stay_item]), (*move, size[self.move_item]),
-                (*terms[0], -keep[self.keep_host]), (*terms[1], -cap[self.open_host]),
+                (*stay, self._shrunk(size, cap, keep)), (*move, size[self.move_item]),
+                (*terms[0], -cap[self.keep_host]), (*terms[1], -cap[self.open_host]),
             )  # fmt: skip
         for t in range(self.n_types):
             hosts = np.flatnonzero(self.type_of == t)
-            most = float((items.keep_cpu[hosts] / items.host_cpu[hosts]).max())
+            most = float(room[hosts[0]] / items.host_cpu[hosts[0]])
             inside = self.type_of[self.stay_host] == t
             of_type = self.move_type == t
             for base, slope in power_hull(items.energy_j[items.table[hosts[0]]], most):
                 b = slope / items.host_cpu[hosts[0]]
                 rows.rows(
                     1, 0.0, INF, (0, self.energy[[t]], self.unit), (0, self.number[[t]], -base),
-                    (0, self.stay[inside], -b * items.cpu[self.stay_item[inside]]),
+                    (0, self.stay[inside], -b * cpu_of_stay[inside]),
                     (0, self.move[of_type], -b * items.cpu[self.move_item[of_type]]),
                 )  # fmt: skip
+
+    def _shrunk(self, size: F8, cap: F8, keep: F8) -> F8:
+        """Sizes of items that stay, (columns s,); shrunk on a host over its limit until they fill it exactly.
+
+        Such a host holds more than its limit only while nothing comes, so what may come is at most
+        (cap - held)+, and that is at most cap - held * cap / now for 0 <= held <= now.
+        """
+        now = np.minimum(1.0, cap / np.maximum(keep, 1e-12))[self.stay_host]
+        return np.asarray(size[self.stay_item] * now)
 
     def reserve(self) -> None:
         """Hosts that must be on, in number, CPU and memory."""

@@ -145,8 +145,9 @@ def plain_cost(p: ConsolidationProblem, hosts: tuple[int, ...], on: set[int]) ->
         table = p.power_w[p.host_power[h]]
         cost += p.horizon_s * float(np.interp(min(1.0, load), np.linspace(0, 1, len(table)), table))
         cost += 0.0 if p.host_on[h] else float(p.host_switch_j[h])  # type: ignore[index]
+    assert p.vm_move_j is not None
     moved = [v for v, x in enumerate(hosts) if p.vm_host[v] >= 0 and p.vm_host[v] != x]
-    return cost + sum(float(p.vm_move_j[v]) for v in moved)  # type: ignore[index]
+    return cost + sum(float(p.vm_move_j[v]) for v in moved)
 
 
 def brute_force(p: ConsolidationProblem) -> float:

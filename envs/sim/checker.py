@@ -10,8 +10,8 @@ tests and for a look at one's own episode::
         auditor.observe()
     print(auditor.violations or "nothing to complain about")
 
-A cluster with sub-models is held to ``checker_full`` (who is where), ``checker_rates`` (what everybody gets) and
-``checker_time`` (what happened since).
+A cluster with sub-models is held to ``checker_full`` (who is where), ``checker_rates`` (what everybody gets)
+and ``checker_time`` (what happened since).
 """
 
 from __future__ import annotations

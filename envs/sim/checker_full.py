@@ -1,9 +1,9 @@
 """Who is where in the full model: what must hold of lists, rooms, hosts, migrations and events of a state.
 
-The part of the checker that asks about states and sums; what VMs get is in ``checker_rates``, what happens from
-one observation to the next in ``checker_time``. Everything is worked out again from who is where and from the
-equations of the model: nothing here uses the rules of ``orders.py`` or the code that steps. The sub-models that
-are off have nothing to be checked.
+The part of the checker that asks about states and sums; what VMs get is in ``checker_rates``, what happens
+from one observation to the next in ``checker_time``. Everything is worked out again from who is where and from
+the equations of the model: nothing here uses the rules of ``orders.py`` or the code that steps. A sub-model that
+is off has nothing to be checked.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _check_waiting(p: ClusterParams, s: ClusterState, report: Report) -> None:
 
 
 def _check_room(p: ClusterParams, s: ClusterState, report: Report) -> None:
-    """Configured memory, nominal CPU, reservations and functions of residents, incoming VMs and secondaries."""
+    """Memory, nominal CPU, reservations and functions of residents, incoming VMs and secondaries."""
     second = s.vm_secondary if p.has_standby else np.full(len(s.vm_host), -1)
     binds = p.memory_binding or p.has_tiers
     rooms: list[tuple[str, Any, Any, Any]] = [

@@ -23,12 +23,12 @@ F8 = NDArray[np.float64]
 
 HIGH, CLEAR, SOFT, HARD, LOW = range(5)
 NEAR = 1e-7
-"""Relative tolerance of prices, which are quotients, and distance from a threshold within which either side is
+"""Relative tolerance of prices, which are quotients, and of distances from a threshold: on it, either side is
 right."""
 
 
 def min_free(memory_mib: float) -> float:
-    """minFree of a host: 6, 4 and 2 % of its first 4, next 8 and next 16 GiB, scaled to 899 MiB; 1 % above."""
+    """minFree of a host: 6, 4, 2 % of its first 4, next 8, next 16 GiB, scaled to 899 MiB; 1 % above."""
     steps = [(4096.0, 0.06), (8192.0, 0.04), (16384.0, 0.02)]
     kept, left = 0.0, memory_mib
     for size, share in steps:
@@ -165,7 +165,7 @@ def _check_payers(
 
 
 def _shareable(p: ClusterParams, s: ClusterState, vms: Any) -> F8:
-    """Memory that VMs of one host can share: zero pages, and copies within a domain but the largest holder's."""
+    """What VMs of one host can share: zero pages, and copies within a domain but the largest holder's."""
     touched, domain = s.vm_touched_mib[vms], p.vm_domain[vms]
     copies = p.vm_dup_share[vms] * touched
     can = p.vm_zero_share[vms] * touched

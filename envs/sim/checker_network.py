@@ -1,7 +1,7 @@
 """The network of the full model, checked by the condition of max-min fairness, and logs of mirrored VMs.
 
-A division of links among flows is max-min fair exactly if every flow has what it asks for, or crosses a link that
-is full and on which nobody has more than it.
+A division of links among flows is max-min fair exactly if every flow has what it asks for, or crosses a link
+that is full and on which nobody has more than it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Flow = tuple[str, int, float, float, tuple[int, ...]]
 
 
 def mirror_parts(p: ClusterParams, dirty: F8, disk_read: F8, net_in: F8) -> tuple[F8, F8]:
-    """Share of its work that mirroring costs a VM, and the log it needs, Mbit/s, shape (V,) each (section 9)."""
+    """Share of its work that mirroring costs a VM, and its log, Mbit/s, shape (V,) each (section 9)."""
     lockstep, epoch_s, fixed_s, copy_mib_s, loss = p.mirror_params[:5]
     if lockstep:
         return np.full(len(dirty), loss), 1.2 * (8.0 * disk_read + net_in)

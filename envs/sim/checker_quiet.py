@@ -1,7 +1,7 @@
 """Hosts of the full model on which nothing happened between two observations: their energy, exactly.
 
-For such a host the chain is run again in NumPy from sample to sample: demand, overhead, interrupts, allocation,
-power, and, where nobody is short, the work that is not done.
+For such a host the chain is run again in NumPy from sample to sample: demand, overhead, interrupts,
+allocation, power, and, where nobody is short, the work that is not done.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def check_quiet(p: ClusterParams, s: ClusterState, old: Old, struck: Any, report
 
 
 def _quiet_hosts(p: ClusterParams, s: ClusterState, old: Old, struck: Any) -> Any:
-    """Hosts that are on, hold somebody, and on which nothing happened, or can have happened; shape (H,) bool."""
+    """Hosts that are on, hold somebody, and on which nothing can have happened; shape (H,) bool."""
     counts = s.totals - old["totals"]
     on = (s.host_power_state == ON) & (old["host_power_state"] == ON) & ~struck & (counts[T_BOOTS] == 0)
     on &= (s.host_n_vms > 0) & (s.host_full_power == old["host_full_power"])
@@ -93,8 +93,12 @@ def _own(p: ClusterParams, own: Any, k: int, sample: int) -> Any:
 
 
 def _integrate(p: ClusterParams, s: ClusterState, start: float, end: float) -> tuple[F8, F8, Any, Any]:
-    """If everybody stayed where it is now: energy per host, J; unserved CPU per VM, MHz s; for which VMs that is
-    known; and which hosts' links were wide enough for all at all times."""
+    """What there would be if everybody stayed where it is now.
+
+    Returns:
+        Energy per host, J; unserved CPU per VM, MHz s; for which VMs that is known; and which hosts' links were
+        wide enough for all at all times.
+    """
     energy, missed = np.zeros(len(p.host_type)), np.zeros(len(p.vm_mem_mib))
     sure = np.ones(len(missed), dtype=bool)
     wide = np.ones(len(energy), dtype=bool)

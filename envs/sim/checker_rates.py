@@ -1,8 +1,8 @@
 """What everybody gets in the full model: the chain of model.md section 0, checked link by link.
 
-The answers are not worked out by running the algorithms again, but held to what makes them right: allocations to
-the conditions of optimality (all that is there is handed out, nobody gets less than its reservation or more than
-it can use, and nobody who could use more has a higher level than one who could give), network rates to the
+The answers are not worked out by running the algorithms again, but held to what makes them right: allocations
+to the conditions of optimality (all that is there is handed out, nobody gets less than its reservation or more
+than it can use, and nobody who could give has a higher level than one who could use more), network rates to the
 condition that every flow has a bottleneck, reclaimed memory to the order of the tiers and to who has to pay.
 What follows by an equation is worked out again in NumPy. Memory and network are in ``checker_memory`` and
 ``checker_network``.
@@ -94,7 +94,7 @@ def _check_signals(p: ClusterParams, s: ClusterState, report: Report) -> None:
 
 
 def claims(p: ClusterParams, demand: F8, io_rate: F8) -> tuple[F8, F8]:
-    """What the hypervisor and interrupts add to a demand, MHz, shape (V,) each (model.md sections 1 and 5)."""
+    """What hypervisor and interrupts add to a demand, MHz, shape (V,) each (model.md sections 1, 5)."""
     overhead, io = np.zeros(len(demand)), np.zeros(len(demand))
     if p.has_overhead:
         rates = p.idle_per_s[p.vm_instructions] * p.vm_vcpus[:, None]

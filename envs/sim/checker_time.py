@@ -1,8 +1,8 @@
 """From one observation to the next in the full model: conservation, downtime, migrations, energy.
 
 Compares two states of one simulator. What the trace, the faults and the two states decide is worked out again
-exactly: requested CPU, downtime of whoever waited or started all the time, what finished migrations have sent,
-energy and unserved CPU of every host on which nothing happened. For the rest there are bounds.
+exactly: requested CPU, downtime of whoever waited or started all the time, what finished migrations have
+sent, energy and unserved CPU of every host on which nothing happened. For the rest there are bounds.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from numba import njit
 
 from .cpu import set_vm_down
 from .events import MIGRATION_END, drop_event, push_event
-from .network import find_next_copy, renew_hosts
+from .hub import renew_hosts
+from .network import find_next_copy
 from .power import ON
 from .power_cycle import switch_off_if_empty
 from .precopy import (

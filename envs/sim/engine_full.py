@@ -27,7 +27,8 @@ from .events import (
     push_event,
 )
 from .mirrors import protect_all
-from .network import find_next_copy, look_at_copy, renew_hosts, share_network
+from .hub import renew_hosts
+from .network import find_next_copy, look_at_copy, share_network
 from .numa import rebalance_host
 from .numa_nodes import fragment_rate
 from .outages import finish_start, handle_faults, move_profile, notice_host, restart_waiting

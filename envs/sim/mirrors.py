@@ -6,7 +6,7 @@ from typing import Any
 
 from numba import njit
 
-from .network import renew_hosts
+from .hub import renew_hosts
 from .power import ON
 from .state import MIG_NONE, RUNNING, ClusterParams, ClusterState
 from .suits import check_suits, lacks_features

@@ -20,7 +20,7 @@ from .rates import rate_host, vm_stopped
 from .state import FullParams, FullState
 from .totals import C_MOVING
 
-__all__ = ["find_next_copy", "look_at_copy", "renew_hosts", "share_network"]
+__all__ = ["find_next_copy", "look_at_copy", "renew_rates", "share_network"]
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
@@ -203,7 +203,7 @@ def share_network(p: FullParams, s: FullState, touched: B1) -> None:
 
 
 @njit(cache=True)
-def renew_hosts(p: FullParams, s: FullState, a: int, b: int, elapsed_s: float) -> None:
+def renew_rates(p: FullParams, s: FullState, a: int, b: int, elapsed_s: float) -> None:
     """Work out rates again after something happened on one or two hosts.
 
     Args:

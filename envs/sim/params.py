@@ -242,7 +242,7 @@ def _frozen(value: Any) -> Any:
     return shown
 
 
-_Bound = namedtuple("_Bound", (*ClusterParams._fields, *DRIVEN))  # type: ignore[misc]  # names are not literal
+_Bound = namedtuple("_Bound", (*ClusterParams._fields, *DRIVEN, "fn_renew"))  # type: ignore[misc]  # names are not literal
 
 
 def bind_params(params: ClusterParams, state: Any) -> Handle:
@@ -251,8 +251,11 @@ def bind_params(params: ClusterParams, state: Any) -> Handle:
     Args:
         params: Parameters.
         state: The ``ClusterState`` whose arrays are viewed.
+
+    Returns:
+        The handle; in the full model ``hub.connect`` completes it.
     """
     label = "full" if params.full else "params"
     return make_handle(
-        label, _Bound._make((*params, *(getattr(state, name) for name in DRIVEN))), readonly=True
+        label, _Bound._make((*params, *(getattr(state, name) for name in DRIVEN), 0)), readonly=True
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from numba import njit
 
 from .cpu import recount_host, refresh_host, set_vm_rates
-from .network import renew_hosts
+from .hub import renew_hosts
 from .numa_nodes import add_to_nodes, arrive_on_nodes, choose_nodes
 from .state import FullParams, FullState
 from .variants import by_model

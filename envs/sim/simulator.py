@@ -16,6 +16,7 @@ from .engine import advance, begin, start
 from .engine_full import advance_full, prepare_full, start_full
 from .errors import ConfigError, IllegalDecision
 from .handle import make_handle
+from .hub import connect
 from .metrics import StepMetrics, summarize
 from .model_params import sample_faults
 from .orders import apply_orders
@@ -113,6 +114,8 @@ class Simulator:
         self.state = state
         self.kernel_params: Any = bind_params(self.params, state)
         self.kernel_state: Any = make_handle("state", state)
+        if self.params.full:
+            connect(self.kernel_params, self.kernel_state)
         shown = read_only(arena, shape_of(self.params))
         self.view = ClusterView(
             self.params,
@@ -150,6 +153,7 @@ class Simulator:
         time_s, item, kind = sample_faults(self.config, self.workload.n_vms, self.horizon_s, rng)
         self.params = self.params._replace(fail_time_s=time_s, fail_item=item, fail_kind=kind)
         self.kernel_params = bind_params(self.params, self.state)
+        connect(self.kernel_params, self.kernel_state)
         for name in ("params", "kernel_params"):  # the view stays the same object from reset to reset
             object.__setattr__(self.view, name, getattr(self, name))
 
