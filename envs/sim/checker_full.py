@@ -1,9 +1,9 @@
 """Who is where in the full model: what must hold of lists, rooms, hosts, migrations and events of a state.
 
 The part of the checker that asks about states and sums; what VMs get is in ``checker_rates``, what happens
-from one observation to the next in ``checker_time``. Everything is worked out again from who is where and from
-the equations of the model: nothing here uses the rules of ``orders.py`` or the code that steps. A sub-model that
-is off has nothing to be checked.
+from one observation to the next in ``checker_time``. Everything is worked out again from who is where and
+from the equations of the model: nothing here uses the rules of ``orders.py`` or the code that steps. A
+sub-model that is off has nothing to be checked.
 """
 
 from __future__ import annotations

@@ -174,7 +174,8 @@ def _shareable(p: ClusterParams, s: ClusterState, vms: Any) -> F8:
         total = float(copies[mine].sum())
         if total > 0:
             can[mine] += copies[mine] * (1.0 - float(copies[mine].max()) / total)
-    return np.minimum(can, touched - np.minimum(p.vm_mem_reservation_mib[vms], touched))
+    least: F8 = np.minimum(can, touched - np.minimum(p.vm_mem_reservation_mib[vms], touched))
+    return least
 
 
 def _check_slowdown(p: ClusterParams, s: ClusterState, here: Any, report: Report) -> None:

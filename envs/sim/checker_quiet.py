@@ -96,8 +96,8 @@ def _integrate(p: ClusterParams, s: ClusterState, start: float, end: float) -> t
     """What there would be if everybody stayed where it is now.
 
     Returns:
-        Energy per host, J; unserved CPU per VM, MHz s; for which VMs that is known; and which hosts' links were
-        wide enough for all at all times.
+        Energy per host, J; unserved CPU per VM, MHz s; for which VMs that is known; and which hosts' links
+        were wide enough for all at all times.
     """
     energy, missed = np.zeros(len(p.host_type)), np.zeros(len(p.vm_mem_mib))
     sure = np.ones(len(missed), dtype=bool)

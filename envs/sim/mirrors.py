@@ -19,8 +19,10 @@ MAX_VMS, MAX_VCPUS = 6, 7
 
 @njit(cache=True)
 def check_mirror(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
-    """Whether a host may hold the secondary of a running VM: 0, or a code of ``standby.STANDBY_REASONS``,
-    or 9 where the VM itself could not run: whoever takes over has to."""
+    """Whether a host may hold the secondary of a running VM: 0, or a code of ``standby.STANDBY_REASONS``.
+
+    Code 9: the VM itself could not run there, as it has to once the secondary takes over.
+    """
     source = s.vm_host[v]
     if s.host_power_state[h] != ON or s.host_drain[h] or s.host_maintenance[h]:
         return 1

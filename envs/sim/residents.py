@@ -120,7 +120,7 @@ def _add_full(p: FullParams, s: FullState, v: int, h: int, sign: int) -> None:
 
 
 @njit(cache=True)
-def _recount_secondaries(p: ClusterParams, s: ClusterState, h: int) -> None:
+def _recount_secondaries(p: FullParams, s: FullState, h: int) -> None:
     """Add up the room on a host that holds no VM and awaits none: what is left are secondaries, if any."""
     memory, nominal, reserved, reserved_mib = 0.0, 0.0, 0.0, 0.0
     if p.has_standby:

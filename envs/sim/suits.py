@@ -9,7 +9,7 @@ from numba import njit
 from .numa_nodes import choose_nodes
 from .overhead import SUPPORTED, support_code
 from .scheduling import admits
-from .state import ClusterParams, ClusterState
+from .state import FullParams, FullState
 
 __all__ = ["check_suits", "lacks_features"]
 
@@ -33,6 +33,6 @@ def check_suits(p: FullParams, s: FullState, v: int, h: int) -> Any:
 
 
 @njit(cache=True)
-def lacks_features(p: ClusterParams, s: ClusterState, v: int, h: int) -> bool:
+def lacks_features(p: FullParams, s: FullState, v: int, h: int) -> bool:
     """Whether a host lacks CPU features that a VM sees."""
-    return p.host_features.shape[0] > 0 and (s.vm_baseline[v] & ~p.host_features[h]) != 0
+    return bool(p.host_features.shape[0] > 0 and (s.vm_baseline[v] & ~p.host_features[h]) != 0)

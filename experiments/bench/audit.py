@@ -1,8 +1,8 @@
 """Random episodes of the full model under the independent checker (`python -m ...bench.audit`).
 
-Every sub-model is on, hosts fail, VMs crash, orders are legal or not. After every order and every stretch of time
-the state and what has happened are worked out again (``envs/sim/checker.py``). Anything that does not hold is
-printed, and makes the exit status 1.
+Every sub-model is on, hosts fail, VMs crash, orders are legal or not. After all orders and every stretch of
+time the state and what has happened are worked out again (``envs/sim/checker.py``). Anything that does not
+hold is printed, and makes the exit status 1.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Audit:
         checks: Number of states checked.
         exact_hosts: (host, stretch) pairs whose energy was worked out exactly.
         events: How often what has happened.
-        states: How often what was seen in a state that was checked: phases of copies, memory states, hosts short
-            of CPU, and the like.
+        states: How often what was seen in a state that was checked: phases of copies, memory states, hosts
+            short of CPU, and the like.
         violations: Everything found, with the episode.
     """
 
