@@ -289,8 +289,10 @@ def _check_nodes(p: ClusterParams, s: ClusterState, report: Report) -> None:
         report.none(
             there & (masks >> p.host_nodes[np.maximum(where, 0)] > 0), f"VMs with a {what} node too many"
         )
-        for v in np.flatnonzero(there & (masks != 0)):
+        for v in np.flatnonzero(there):
             h, nodes = int(where[v]), [j for j in range(n_nodes) if int(masks[v]) >> j & 1]
+            if not nodes:
+                continue
             vcpus[h, nodes] += p.vm_vcpus[v] / len(nodes)
             memory[h, nodes] += p.vm_mem_mib[v] / len(nodes)
             if len(nodes) not in _allowed_nodes(p, int(v), h):
@@ -408,9 +410,8 @@ def _check_pairs(p: ClusterParams, s: ClusterState, report: Report) -> None:
 def _check_failed(p: ClusterParams, s: ClusterState, report: Report) -> None:
     """Hosts are down exactly when the faults say so; identities are neither lost nor doubled."""
     now, state = float(s.clock[0]), s.host_power_state
-    if now > 0:
-        down = np.isfinite(failed_since(p, now))
-        report.none((state == FAILED) != down, "hosts that are down and should not be, or the reverse")
+    down = np.isfinite(failed_since(p, now)) & (now > 0)  # faults of time 0 strike as soon as time passes
+    report.none((state == FAILED) != down, "hosts that are down and should not be, or the reverse")
     profile = np.where(s.host_profile < -1, -2 - s.host_profile, s.host_profile)
     report.equal(
         sorted(profile[profile >= 0].tolist()), np.flatnonzero(p.host_is_spare == 0).tolist(), "identities"

@@ -77,9 +77,11 @@ def _quiet_hosts(p: ClusterParams, s: ClusterState, old: Old, struck: Any) -> An
         if changed[(s.vm_down_since_s > old["clock"][0])].any():
             return np.zeros(len(hit), dtype=bool)  # somebody may have been anywhere for a while
     if p.has_standby and len(p.protected_vms):
-        moved = s.vm_secondary != old["vm_secondary"]
-        for hosts in (s.vm_secondary[moved], old["vm_secondary"][moved]):
-            hit[hosts[hosts >= 0]] = True
+        differs = (s.vm_host != old["vm_host"]) | (s.vm_state != old["vm_state"])
+        differs |= (s.vm_mig != old["vm_mig"]) | (s.vm_last_move_s >= old["clock"][0])
+        moved = (s.vm_secondary != old["vm_secondary"]) | ((p.vm_protected > 0) & differs)
+        if moved.any() or struck.any():
+            return np.zeros(len(hit), dtype=bool)  # a secondary may have come and gone, and its log with it
     gone = (s.vm_state == DEPARTED) & (old["vm_state"] != DEPARTED)
     if bool((gone & ((counts[T_MIG_DONE] + counts[T_MIG_ABORTED] > 0) | (old["vm_host"] < 0))).any()):
         return np.zeros(len(hit), dtype=bool)  # a VM may have come and gone between the two observations

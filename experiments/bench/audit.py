@@ -125,7 +125,8 @@ def audit_episode(episode: RandomEpisode, audit: Audit) -> None:
         auditor.observe()
         left = sim.params.interval_s
         if rng.random() < 0.3:  # look at some time between two decisions, too
-            part = float(rng.uniform(0.01, 0.99)) * left
+            most = float(rng.choice([2.0, 30.0, left]))  # short stretches show the short phases of a copy
+            part = float(rng.uniform(0.01, 0.99)) * most
             sim.advance(part)
             auditor.observe()
             _note(audit, sim)
