@@ -50,6 +50,7 @@ class Audit:
         checks: Number of states checked.
         exact_hosts: (host, stretch) pairs whose energy was worked out exactly.
         events: How often what has happened.
+        queued: Different events that were seen in the queue, by kind; shorter waits fall between two looks.
         states: How often what was seen in a state that was checked: phases of copies, memory states, hosts
             short of CPU, and the like.
         violations: Everything found, with the episode.
@@ -60,6 +61,7 @@ class Audit:
     checks: int = 0
     exact_hosts: int = 0
     events: Counter[str] = field(default_factory=Counter)
+    queued: Counter[str] = field(default_factory=Counter)
     states: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
 
@@ -69,12 +71,17 @@ class Audit:
             f"episodes: {self.episodes}, intervals: {self.intervals}, states checked: {self.checks}, "
             f"host energies worked out exactly: {self.exact_hosts}",
             "events: " + ", ".join(f"{name} {n:,}" for name, n in self.events.items()),
+            "queued: " + ", ".join(f"{name} {self.queued[name]:,}" for name in EVENT_KINDS),
             "seen: " + ", ".join(f"{name} {n:,}" for name, n in sorted(self.states.items())),
             f"violations: {len(self.violations)}",
         ]
         return "\n".join([*lines, *self.violations[:20]])
 
 
+EVENT_KINDS = (
+    *("migration end", "departure", "boot end", "shutdown end", "VM up", "pages end", "restart due"),
+    *("host noticed", "profile moved"),
+)
 COPY_PHASES = ("idle", "init", "round", "stop", "resume", "pull")
 MEMORY_STATES = ("high", "clear", "soft", "hard", "low")
 POWER_STATES = ("off", "booting", "on", "shutting down", "standby", "suspending", "resuming", "failed")
@@ -110,6 +117,13 @@ def _note(audit: Audit, sim: Simulator) -> None:
         count("VMs short of network", int((dropped & (s.vm_io_rate > 0)).sum()))
 
 
+def _queue(sim: Simulator) -> set[tuple[float, int, int]]:
+    """Time, kind and item of every event that waits."""
+    s = sim.state
+    n = int(s.counters[totals.C_HEAP])
+    return set(zip(s.heap_time[:n].tolist(), s.heap_kind[:n].tolist(), s.heap_item[:n].tolist()))
+
+
 def audit_episode(episode: RandomEpisode, audit: Audit) -> None:
     """Run one random episode under the checker.
 
@@ -120,26 +134,32 @@ def audit_episode(episode: RandomEpisode, audit: Audit) -> None:
     sim, rng = episode.simulator()
     auditor = Auditor(sim)
     steps = 0
+    queued: set[tuple[float, int, int]] = set()
     while not sim.done:
         sim.apply(random_orders(rng, sim))
         auditor.observe()
+        queued |= _queue(sim)
         left = sim.params.interval_s
         if rng.random() < 0.3:  # look at some time between two decisions, too
             most = float(rng.choice([2.0, 30.0, left]))  # short stretches show the short phases of a copy
             part = float(rng.uniform(0.01, 0.99)) * most
             sim.advance(part)
             auditor.observe()
+            audit.checks += 1
             _note(audit, sim)
+            queued |= _queue(sim)
             left -= part
         sim.advance(left)
         auditor.observe()
         _note(audit, sim)
         steps += 1
         audit.checks += 2
+        queued |= _queue(sim)
         if auditor.violations:
             break  # what follows from a fault says nothing new
     audit.episodes += 1
     audit.intervals += steps
+    audit.queued.update(EVENT_KINDS[kind] for _, kind, _ in queued)
     audit.exact_hosts += auditor.exact_hosts
     for name, index in EVENTS.items():
         audit.events[name] += int(sim.state.totals[index])
