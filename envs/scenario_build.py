@@ -68,6 +68,7 @@ def build_cluster(config: ScenarioConfig) -> ClusterConfig:
         interval_s=config.interval_s,
         memory=config.memory,  # type: ignore[arg-type]  # checked by ClusterConfig
         arrival=config.arrival,  # type: ignore[arg-type]
+        memory_overcommit=config.memory_overcommit,
         arrival_cpu_overcommit=config.arrival_cpu_overcommit,
         arrival_core_speed=config.arrival_core_speed,
         auto_boot=config.auto_boot,

@@ -198,6 +198,7 @@ class PrecopyGroup:
     cpu_state_mib: float = 1.0
     postcopy_loss: float = 0.20
     cpu_loss: float = 0.10
+    dest_cpu_share: float = 0.10
     max_mbps: float | None = None
     slots_1g: int = 4
     slots_10g: int = 8

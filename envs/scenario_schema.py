@@ -105,6 +105,7 @@ class ScenarioConfig:
             literature's rule), ``random`` (by weight) or ``trace`` (the sizes of the trace).
         memory: ``ignored``, ``binding`` or ``multiplexed`` (then ``memory_tiers`` says how).
         arrival: Rule that places arriving VMs; policies may bring their own.
+        memory_overcommit: See ``sim.config.ClusterConfig``; for ``memory: multiplexed``.
         arrival_cpu_overcommit: See ``sim.config.ClusterConfig``.
         arrival_core_speed: See there.
         auto_boot: See there.
@@ -140,6 +141,7 @@ class ScenarioConfig:
     vm_assignment: str = "blocks"
     memory: str = "binding"
     arrival: str = "first_fit"
+    memory_overcommit: float = 1.5
     arrival_cpu_overcommit: float = 1.0
     arrival_core_speed: bool = False
     auto_boot: bool = True

@@ -170,7 +170,7 @@ def test_splitmix_gives_the_published_numbers() -> None:
 
 def test_handles_of_workspaces_have_one_type() -> None:
     from virtgym.envs.sim.config import ClusterConfig, HostType
-    from virtgym.envs.sim.state import make_params
+    from virtgym.envs.sim.params import make_params
     from virtgym.envs.sim.workload import Workload
     from virtgym.policies.workspace import allocate_workspace
 

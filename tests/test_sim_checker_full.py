@@ -385,8 +385,9 @@ def test_the_wrong_payer_is_found(states: list[Simulator]) -> None:
 def test_memory_reclaimed_without_need_is_found(states: list[Simulator], tier: str, words: str) -> None:
     for sim in states:
         s = sim.state
-        pressed = s.host_mem_state[np.maximum(s.vm_host, 0)] > 0 if len(s.host_mem_state) else np.zeros(0)
-        places = np.flatnonzero((s.vm_host >= 0) & pressed) if len(pressed) else []
+        if not sim.params.has_tiers:
+            continue
+        places = np.flatnonzero((s.vm_host >= 0) & (s.host_mem_state[np.maximum(s.vm_host, 0)] > 0))
         for v in places[:1]:
             spoilt = sim.fork()
             spoilt.state.vm_resident_mib[v] -= 20.0
@@ -551,6 +552,22 @@ def test_faults_in_time_are_found(
             assert found[0].startswith("at ")
             return
     raise AssertionError(f"nothing says: {words}")
+
+
+@pytest.mark.parametrize("index", [0, 2, 3, 13, 14, 15, 16, 17, 18, 30, *range(32, 32 + len(RATE_NAMES))])
+def test_wrong_totals_of_a_still_stretch_are_found(states: list[Simulator], index: int) -> None:
+    found = []
+    for sim in states[::2]:
+        spoilt = sim.fork()
+        auditor = Auditor(spoilt)
+        spoilt.advance(1.0)
+        assert auditor.observe() == []
+        spoilt.advance(1.0)
+        spoilt.state.totals[index] += 0.01 + 1e-3 * abs(spoilt.state.totals[index])
+        found = auditor.observe()
+        if "grew by" in " | ".join(found):
+            return
+    raise AssertionError(f"nobody says that total {index} is wrong, but: {found}")
 
 
 Past = Callable[[ClusterState, dict[str, Any]], bool]

@@ -16,6 +16,7 @@ from .checker_faults import fault_window, host_failures
 from .checker_full import IDLE, RESUME, STOP
 from .checker_parts import TOLERANCE, Report, window_asked
 from .checker_quiet import check_quiet
+from .checker_still import check_still
 from .power import BOOTING, OFF, ON, SHUTTING_DOWN
 from .power_states import FAILED, STANDBY
 from .state import (
@@ -117,6 +118,7 @@ def check_window(p: ClusterParams, s: ClusterState, old: Old, report: Report) ->
         _check_data(p, s, old, report)
     _check_energy(p, s, old, struck, report)
     _check_rates(p, s, old, report)
+    check_still(p, s, old, report)
     return check_quiet(p, s, old, struck, report)
 
 

@@ -26,8 +26,8 @@ from .events import (
     pop_event,
     push_event,
 )
-from .mirrors import protect_all
 from .hub import renew_hosts
+from .mirrors import protect_all
 from .network import find_next_copy, look_at_copy, share_network
 from .numa import rebalance_host
 from .numa_nodes import fragment_rate

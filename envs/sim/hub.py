@@ -1,8 +1,8 @@
 """One kernel that many call, reached through its address.
 
-Numba links what a kernel calls into the kernel, and optimises it there again. The rates of hosts are worked out
-after every event: linked into every event's kernel they would be compiled a dozen times over. So that kernel is
-compiled once, as a C function, and the parameters' handle carries its address.
+Numba links what a kernel calls into the kernel, and optimises it there again. The rates of hosts are worked
+out after every event: linked into every event's kernel they would be compiled a dozen times over. So that
+kernel is compiled once, as a C function, and the parameters' handle carries its address.
 """
 
 # numba and llvmlite describe their extension points with few or no types
@@ -36,6 +36,9 @@ def _call(_context: Any, address: Any, p: Any, s: Any, a: Any, b: Any, elapsed_s
     return signature, generate
 
 
+_call_address: Any = _call  # numba adds the typing context itself
+
+
 @njit(cache=True)
 def renew_hosts(p: Any, s: Any, a: int, b: int, elapsed_s: float) -> None:
     """``network.renew_rates`` by its address: rates after something happened on one or two hosts.
@@ -47,7 +50,7 @@ def renew_hosts(p: Any, s: Any, a: int, b: int, elapsed_s: float) -> None:
         b: Another host, -1 = none.
         elapsed_s: Time since the segment began, s.
     """
-    _call(p.fn_renew, p, s, a, b, elapsed_s)
+    _call_address(p.fn_renew, p, s, a, b, elapsed_s)
 
 
 _COMPILED: dict[tuple[HandleType, HandleType], Any] = {}

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from .copies import drop_copy
 from .cpu import set_vm_down, set_vm_miss
 from .events import BOOT_END, HOST_NOTICED, PROFILE_MOVED, RESTART_DUE, SHUTDOWN_END, drop_event, push_event
+from .hub import renew_hosts
 from .lifecycle import place
 from .mirrors import drop_secondary
-from .hub import renew_hosts
 from .orders import fits_arrival, host_accepts
 from .power import BOOTING, OFF, ON, SHUTTING_DOWN
 from .power_cycle import boot_host, set_power_state

@@ -8,8 +8,8 @@ from numba import njit
 from .copies import start_waiting
 from .cpu import set_vm_down
 from .events import PAGES_END, RESTART_DUE, VM_UP, drop_event, push_event
-from .mirrors import drop_secondary
 from .hub import renew_hosts
+from .mirrors import drop_secondary
 from .power_cycle import switch_off_if_empty
 from .state import STARTING, ClusterParams, ClusterState
 from .totals import T_RESTARTS
