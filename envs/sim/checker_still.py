@@ -22,16 +22,29 @@ from .totals import (
     N_RATES,
     RATES,
     T_ACTIVE_S,
+    T_ARRIVALS,
+    T_BOOTS,
+    T_DEPARTURES,
     T_DOWN_S,
     T_ENERGY_J,
     T_FRAGMENT_S,
+    T_HOST_FAILURES,
     T_IMB_CPU_S,
     T_IMB_MEM_S,
+    T_MIG_ABORTED,
+    T_MIG_DONE,
     T_MIG_LOST,
+    T_MIG_STARTED,
     T_MISSED,
+    T_NUMA_MOVES,
     T_ON_S,
+    T_PROFILE_MOVES,
     T_RATE_FIRST,
+    T_RESTARTS,
     T_SAT_S,
+    T_SHUTDOWNS,
+    T_TAKEOVERS,
+    T_VM_CRASHES,
 )
 
 __all__ = ["check_still", "fragments"]
@@ -45,7 +58,10 @@ RATE_ARRAYS = (
 )
 """What must be the same at both ends."""
 
-COUNTED = (4, 5, 7, 8, 9, 10, 21, 24, 25, 26, 27, 28, 31)
+COUNTED = (
+    *(T_MIG_STARTED, T_MIG_DONE, T_MIG_ABORTED, T_BOOTS, T_SHUTDOWNS, T_ARRIVALS, T_DEPARTURES, T_RESTARTS),
+    *(T_HOST_FAILURES, T_VM_CRASHES, T_TAKEOVERS, T_PROFILE_MOVES, T_NUMA_MOVES),
+)
 """Totals that count what happens: migrations, boots, arrivals, failures, and so on."""
 
 UNIT_CORES = 16.0

@@ -15,7 +15,7 @@ from .power import BOOTING, OFF, ON
 from .power_cycle import refresh_power, suspend_host
 from .power_states import FAILED, RESUMING, STANDBY
 from .precopy import PULL
-from .state import MIG_NONE, PENDING, RUNNING, ClusterParams, ClusterState, FullParams, FullState
+from .state import MIG_NONE, PENDING, RUNNING, ClusterParams, ClusterState
 from .suits import check_suits, lacks_features
 from .variants import by_model
 
