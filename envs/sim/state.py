@@ -106,9 +106,9 @@ class ClusterState(NamedTuple):
     host_rates: F8  # (H, K) what a host adds to the totals ``totals.RATES`` in a second
     host_alloc_mhz: F8  # (H,) CPU allocated to its VMs, MHz
     host_wanted_mhz: F8  # (H,) CPU that its VMs can use, MHz
-    host_reserved_mhz: F8  # (H,) CPU reservations of residents and incoming VMs, MHz
-    host_mem_reserved_mib: F8  # (H,) memory reservations of residents and incoming VMs, MiB
-    host_functions_used: I4  # (H,) passthrough functions of residents and incoming VMs
+    host_reserved_mhz: F8  # (H,) CPU reservations of residents, incoming VMs and secondaries, MHz
+    host_mem_reserved_mib: F8  # (H,) memory reservations of the same, MiB
+    host_functions_used: I4  # (H,) passthrough functions of the same
     vm_claim_mhz: F8  # (V,) demand with all overhead, MHz
     vm_overhead_mhz: F8  # (V,) what the hypervisor adds (§1), MHz
     vm_io_mhz: F8  # (V,) what interrupts add (§5), MHz
@@ -166,7 +166,8 @@ class ClusterState(NamedTuple):
     vm_baseline: NDArray[np.uint64]  # (V,) CPU features that the VM sees
     vm_restart: I1  # (V,) 0 no, 1 down and not yet noticed, 2 waits for a host
     vm_down_since_s: F8  # (V,) when it failed, s
-    host_profile: I4  # (H,) identity of the host (stateless computing), -1 = a spare without one
+    host_profile: I4  # (H,) identity of the host (stateless computing), -1 = a spare without one,
+    # -2 - i: identity i is on its way to it
     host_was_on: I1  # (H,) 1: a failed host that was on, and is to be on again
     vm_secondary: I4  # (V,) host of the secondary, -1 = none
     host_mirrors: I4  # (H,) protected VMs, primaries and secondaries
