@@ -129,7 +129,7 @@ def _some_host(p: ClusterParams, s: ClusterState, v: int) -> bool:
 
 
 @njit(cache=True)
-def _room(p: ClusterParams, s: ClusterState, h: int) -> float:
+def _room(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Free memory of a host that takes VMs, MiB (inf where memory does not bind); -inf = takes none."""
     state = s.host_power_state[h]
     if (state != ON and state != BOOTING) or s.host_drain[h]:
