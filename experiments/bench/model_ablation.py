@@ -1,6 +1,6 @@
 """What each sub-model does to the numbers: one switched off at a time.
 
-python -m virtgym.experiments.bench.model_ablation DAY_FOLDER [--policies static ols-mmt] [--seeds 0 1 2] [--set KEY=VALUE]
+python -m virtgym.experiments.bench.model_ablation DAY [--policies P ...] [--seeds N ...] [--set KEY=VALUE]
 """
 
 from __future__ import annotations
