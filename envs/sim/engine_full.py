@@ -28,7 +28,7 @@ from .events import (
 )
 from .hub import renew_hosts
 from .mirrors import protect_all
-from .network import find_next_copy, look_at_copy, share_network
+from .network import find_next_copy, look_at_copy, share_everything
 from .numa import rebalance_host
 from .numa_nodes import fragment_rate
 from .outages import finish_start, handle_faults, move_profile, notice_host, restart_waiting
@@ -43,6 +43,7 @@ from .totals import (
     C_HEAP,
     C_LOSS,
     C_MOVING,
+    C_NEXT_COPY,
     C_ON,
     C_PENDING,
     C_SAMPLE,
@@ -128,7 +129,7 @@ def open_full(p: FullParams, s: FullState) -> Any:
     s.clock[2] = s.clock[0]
     n = s.host_head.shape[0]
     if p.has_io or p.has_precopy or p.has_standby:
-        share_network(p, s, np.ones(n, dtype=np.bool_))
+        share_everything(p, s)
         for i in range(s.counters[C_MOVING] if p.has_precopy else 0):
             _look_again(p, s, s.copy_list[i])
         if p.has_precopy:
@@ -183,17 +184,6 @@ def _next(p: FullParams, s: FullState) -> Any:
         if arrival < at:
             at, kind = arrival, ARRIVAL
     return at, kind
-
-
-@njit(cache=True)
-def _end_phase(p: FullParams, s: FullState, now_s: float, elapsed_s: float) -> None:
-    """The copy whose phase ends now; of several the one with the lowest VM."""
-    first = -1
-    for i in range(s.counters[C_MOVING]):
-        v = s.copy_list[i]
-        if s.vm_mig_end_s[v] <= now_s and (first < 0 or v < first):
-            first = v
-    finish_copy(p, s, first, now_s, elapsed_s)
 
 
 @njit(cache=True)
@@ -285,7 +275,7 @@ def advance_full(p: FullParams, s: FullState, until_s: float) -> None:
         while at <= end:
             s.clock[2] = at
             if kind == COPY:
-                _end_phase(p, s, at, at - start)
+                finish_copy(p, s, s.counters[C_NEXT_COPY], at, at - start)
             elif kind == QUEUED:
                 _handle_queued(p, s, start)
             elif kind == FAULT:
@@ -304,6 +294,7 @@ def advance_full(p: FullParams, s: FullState, until_s: float) -> None:
 def prepare_full(p: FullParams, s: FullState) -> None:
     """What the full model needs at time 0, before the first VM is placed."""
     s.clock[3] = np.inf
+    s.counters[C_NEXT_COPY] = -1
     if p.has_numa:
         s.vm_pages_end_s[:] = -np.inf
         s.vm_numa_slowdown[:] = 1.0
