@@ -134,7 +134,9 @@ def _room(p: ClusterParams, s: ClusterState, h: int) -> float:
     state = s.host_power_state[h]
     if (state != ON and state != BOOTING) or s.host_drain[h]:
         return -np.inf
-    return p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK - s.host_mem_mib[h] if p.memory_binding else np.inf
+    return (
+        p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK - s.host_mem_mib[h] if p.memory_binding else np.inf
+    )
 
 
 @njit(cache=True)
