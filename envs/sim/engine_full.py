@@ -58,7 +58,15 @@ from .totals import (
     T_RATE_FIRST,
 )
 
-__all__ = ["advance_full", "measure_full", "open_full", "prepare_full", "start_full"]
+__all__ = [
+    "advance_full",
+    "carbon_now",
+    "fragments_now",
+    "measure_full",
+    "open_full",
+    "prepare_full",
+    "start_full",
+]
 
 COPY, QUEUED, FAULT, ARRIVAL = 0, 1, 2, 3
 UNIT_CORES = 16.0
@@ -157,8 +165,8 @@ def _end_of_segment(p: FullParams, start_s: float, until_s: float) -> Any:
 
 
 @njit(cache=True)
-def _carbon_now(p: FullParams, start_s: float) -> float:
-    """Carbon intensity of a segment, g/kWh; before the first and after the last sample it stays as there."""
+def carbon_now(p: FullParams, start_s: float) -> float:
+    """Carbon intensity from a time on, g/kWh; before the first and after the last sample it stays."""
     k = int(np.floor((start_s - p.carbon_start_s) / p.carbon_sample_s + 1e-9))
     return float(p.carbon_g_kwh[min(max(k, 0), p.carbon_g_kwh.shape[0] - 1)])
 
@@ -230,11 +238,12 @@ def _sum_up(p: FullParams, s: FullState, start_s: float, dt_s: float, energy_j: 
                 s.totals[T_RATE_FIRST + k] += s.host_rates[h, k] * dt_s
     if p.carbon_g_kwh.shape[0] > 0:
         kwh = (s.totals[T_ENERGY_J] - energy_j) * p.pue / J_PER_KWH
-        s.totals[T_CARBON_G] += kwh * _carbon_now(p, start_s)
+        s.totals[T_CARBON_G] += kwh * carbon_now(p, start_s)
 
 
 @njit(cache=True)
-def _fragments(p: FullParams, s: FullState) -> float:
+def fragments_now(p: FullParams, s: FullState) -> float:
+    """Fragment rate over the hosts that are on; 0 without NUMA."""
     if p.has_numa == 0:
         return 0.0
     on = np.empty(s.host_head.shape[0], dtype=np.int8)
@@ -261,7 +270,7 @@ def advance_full(p: FullParams, s: FullState, until_s: float) -> None:
         energy = s.totals[T_ENERGY_J]
         s.totals[T_IMB_CPU_S] += imb_cpu * (end - start)
         s.totals[T_IMB_MEM_S] += imb_mem * (end - start)
-        s.totals[T_FRAGMENT_S] += _fragments(p, s) * (end - start)
+        s.totals[T_FRAGMENT_S] += fragments_now(p, s) * (end - start)
         at, kind = _next(p, s)
         while at <= end:
             s.clock[2] = at

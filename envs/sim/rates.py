@@ -265,8 +265,8 @@ def _add_vm_rates(p: FullParams, s: FullState, v: int, rates: F8) -> None:
         s.vm_io_latency_s[v] = latency
         rates[R_LATENCY] += latency * rate
         rates[R_IO_RATE] += rate
-        asked = s.vm_net_out_ask[v] + s.vm_net_in_ask[v]
-        rates[R_NET_DROPPED] += asked - s.vm_net_out_mbps[v] - s.vm_net_in_mbps[v]
+        rates[R_NET_DROPPED] += s.vm_net_out_ask[v] - s.vm_net_out_mbps[v]  # each exactly 0 where all passes
+        rates[R_NET_DROPPED] += s.vm_net_in_ask[v] - s.vm_net_in_mbps[v]
 
 
 @njit(cache=True)
