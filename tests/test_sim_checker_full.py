@@ -164,6 +164,8 @@ PARTS: list[Fault] = [
     ("vm_nodes", running, becomes(2**8), "home node too many"),
     ("vm_nodes", lambda p, s: s.vm_host < 0, becomes(1), "on no host"),
     ("vm_dest_nodes", lambda p, s: s.vm_dest >= 0, becomes(0), "without a reserved node"),
+    ("vm_mirror_nodes", lambda p, s: mirrored(p, s) & (p.has_numa > 0), becomes(0), "without a mirror node"),
+    ("vm_mirror_nodes", lambda p, s: ~mirrored(p, s) & (p.has_numa > 0), becomes(1), "on no host"),
     ("vm_nodes", lambda p, s: (s.vm_nodes == 2) & (p.numa_aware > 0), becomes(3), "is spread over"),
     ("vm_pages_end_s", lambda p, s: s.vm_pages_end_s > s.clock[0], plus(1e5), "pages take too long"),
     ("vm_pages_end_s", lambda p, s: s.vm_host < 0, becomes(1e9), "pages move nowhere"),
