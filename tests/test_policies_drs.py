@@ -311,7 +311,7 @@ def test_an_evacuation_is_planned_by_hand(make_sim: MakeSim) -> None:
     assert {h for _, h in pairs(plan_evacuation(sim.view, [0, 2]))} == {1}
     with pytest.raises(ConfigError, match=r"^evacuation: host 3: no such host, must lie in 0..2$"):
         plan_evacuation(sim.view, [3])
-    with pytest.raises(ConfigError, match="evacuation.by=age"):
+    with pytest.raises(ConfigError, match=r"^evacuation.by=age"):
         plan_evacuation(sim.view, [0], by="age")
 
 
