@@ -13,6 +13,7 @@ from virtgym.envs.sim.errors import ConfigError
 from .base import Policy
 from .consolidation import ConsolidationPolicy
 from .detectors import DETECTORS
+from .drs import DrsPolicy
 from .names import unknown_name
 from .optimal_placement import OrtoolsPlacementPolicy
 from .placement_policies import PLACEMENT_DESCRIPTIONS, RulePolicy
@@ -81,6 +82,11 @@ def _register_baselines() -> None:
                 detector=detector.name,
                 selector=selector.name,
             )
+    register_policy("drs", "DRS: even load by moves that pay off, rules, maintenance", DrsPolicy)
+    register_policy(
+        "drs_loess", "DRS on forecast demand (tuned local regression)", DrsPolicy, forecaster="loess"
+    )
+    register_policy("drs_ortools", "DRS with the fewest migrations, by OR-Tools", DrsPolicy, solver="ortools")
     for rule, description in PLACEMENT_DESCRIPTIONS.items():
         register_policy(rule, f"placement: {description}", RulePolicy, rule=rule)
     register_policy(

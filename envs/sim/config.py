@@ -21,6 +21,7 @@ from .power import SPEC_POWER_W
 from .power_states import PowerConfig, PowerCurve
 from .precopy_config import PrecopyConfig
 from .recovery import RecoveryConfig
+from .rules import Rules
 from .scheduling import SchedulingConfig
 from .standby import StandbyConfig
 
@@ -261,6 +262,7 @@ class ClusterConfig:
         standby: Hot standby of the VMs whose profile says ``protected`` (§9).
         evc_level: Highest CPU level that VMs see; None = the highest that their host offers. Needs a
             ``cpu_level`` of every host type.
+        rules: What belongs together, apart, or on certain hosts; kept by the policies that know of rules.
     """
 
     host_types: tuple[HostType, ...]
@@ -290,6 +292,7 @@ class ClusterConfig:
     spares: tuple[int, ...] = ()
     standby: StandbyConfig | None = None
     evc_level: str | None = None
+    rules: Rules = field(default_factory=Rules)
 
     def __post_init__(self) -> None:
         """Check every field.
