@@ -9,6 +9,7 @@ from numba import njit
 from .hub import renew_hosts
 from .power import ON
 from .state import MIG_NONE, RUNNING, ClusterParams, ClusterState
+from .suits import check_suits, lacks_features
 
 __all__ = ["MEM_SLACK", "check_mirror", "drop_secondary", "protect", "protect_all"]
 
@@ -18,7 +19,10 @@ MAX_VMS, MAX_VCPUS = 6, 7
 
 @njit(cache=True)
 def check_mirror(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
-    """Whether a host may hold the secondary of a running VM: 0, or a code of ``standby.STANDBY_REASONS``."""
+    """Whether a host may hold the secondary of a running VM: 0, or a code of ``standby.STANDBY_REASONS``.
+
+    Code 9: the VM itself could not run there, as it has to once the secondary takes over.
+    """
     source = s.vm_host[v]
     if s.host_power_state[h] != ON or s.host_drain[h] or s.host_maintenance[h]:
         return 1
@@ -37,7 +41,9 @@ def check_mirror(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     if s.host_mem_mib[h] + p.vm_mem_mib[v] > p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK:
         return 6
     room = p.host_cpu_mhz[h] * p.arrival_overcommit * MEM_SLACK
-    return 7 if s.host_nominal_mhz[h] + p.vm_cpu_mhz[v] > room else 0
+    if s.host_nominal_mhz[h] + p.vm_cpu_mhz[v] > room:
+        return 7
+    return 9 if lacks_features(p, s, v, h) or check_suits(p, s, v, h) != 0 else 0
 
 
 @njit(cache=True)
@@ -48,10 +54,16 @@ def _count(p: ClusterParams, s: ClusterState, v: int, h: int, sign: int) -> None
 
 @njit(cache=True)
 def _hold(p: ClusterParams, s: ClusterState, v: int, h: int, sign: float) -> None:
-    """Room of a secondary: its memory and its CPU, reserved again."""
+    """Room of a secondary: its memory and its CPU, reserved again, and the functions that it will need."""
     s.host_mirror_mib[h] += sign * p.vm_mem_mib[v]
     s.host_mem_mib[h] += sign * p.vm_mem_mib[v]
     s.host_nominal_mhz[h] += sign * p.vm_cpu_mhz[v]
+    if p.has_cpu:
+        s.host_reserved_mhz[h] += sign * p.vm_reservation_mhz[v]
+    if p.has_tiers:
+        s.host_mem_reserved_mib[h] += sign * p.vm_mem_reservation_mib[v]
+    if p.has_io:
+        s.host_functions_used[h] += int(sign) * p.vm_functions[v]
 
 
 @njit(cache=True)
@@ -100,4 +112,8 @@ def drop_secondary(p: ClusterParams, s: ClusterState, v: int) -> Any:
             s.host_mirror_mib[h] = 0.0
             s.host_mem_mib[h] = 0.0
             s.host_nominal_mhz[h] = 0.0
+            if p.has_cpu:
+                s.host_reserved_mhz[h] = 0.0
+            if p.has_tiers:
+                s.host_mem_reserved_mib[h] = 0.0
     return h

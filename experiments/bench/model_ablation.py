@@ -23,7 +23,7 @@ OFF: dict[str, dict[str, Any]] = {
     "overhead": {"overhead.enabled": False},
     "cpu scheduling": {"cpu.enabled": False},
     "numa": {"numa.enabled": False},
-    "memory tiers": {"memory": "ignored"},
+    "memory tiers (ignored)": {"memory": "ignored"},
     "io": {"io.enabled": False},
     "pre-copy": {"migration.mode": "fixed"},
     "failures": {"failures.enabled": False},
@@ -33,6 +33,7 @@ OFF: dict[str, dict[str, Any]] = {
 CASES: dict[str, dict[str, Any]] = {
     "all on": {},
     **{f"{name} off": change for name, change in OFF.items()},
+    "memory tiers (binding) off": {"memory": "binding"},
     "all off": {key: value for change in OFF.values() for key, value in change.items()},
 }
 """Changes of ``planetlab_full`` by name: nothing, one sub-model off, everything off."""
