@@ -108,7 +108,10 @@ class RandomPolicy(PlanningPolicy):
         pairs = []
         for v, h in zip(vms.tolist(), targets.tolist()):
             needed = coming[h] + view.params.vm_mem_mib[v] + view.state.host_mem_mib[h]
-            if view.params.memory_binding and needed > view.params.host_mem_mib[h] * view.params.mem_overcommit:
+            if (
+                view.params.memory_binding
+                and needed > view.params.host_mem_mib[h] * view.params.mem_overcommit
+            ):
                 continue
             if check_move(view.kernel_params, view.kernel_state, v, h) == 0:
                 coming[h] += view.params.vm_mem_mib[v]
