@@ -240,7 +240,8 @@ class HaPolicy(PlanningPolicy):
         at = s.vm_host[vms]
         full = s.host_mirrors[at] >= p.mirror_params[MAX_VMS]
         full |= s.host_mirror_vcpus[at] + p.vm_vcpus[vms] > p.mirror_params[MAX_VCPUS]
-        return vms[full][: self.protection_moves]
+        bare: I4 = vms[full][: self.protection_moves]
+        return bare
 
     def _may_mirror(self, sim: Simulator, v: int) -> B1:
         """Hosts where a VM would be below the limits, with those that are on their way there, shape (H,)."""

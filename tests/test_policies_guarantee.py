@@ -52,7 +52,7 @@ def tempting(seed: int, rule: AdmissionConfig, full: bool) -> Simulator:
         "tempting",
         300.0,
         np.clip(level * rng.uniform(0.5, 1.5, (samples, n)), 0.0, 1.0),
-        vcpus * 2000.0,
+        vcpus.astype(np.float64) * 2000.0,
         vcpus,
         rng.choice([1024.0, 2048.0, 3072.0], n),
         arrival,
@@ -65,7 +65,7 @@ def tempting(seed: int, rule: AdmissionConfig, full: bool) -> Simulator:
             "restart": str(rng.choice(["first_fit", "policy"])),
         }
     kinds = rng.permutation([0, 0, 0, 0, 1, 1, 1, 1]).astype(np.int32)
-    arrive = "policy" if rule.rule == "dedicated" else "worst_fit"
+    arrive: Any = "policy" if rule.rule == "dedicated" else "worst_fit"
     cluster = ClusterConfig((BIG, SMALL), kinds, arrival=arrive, admission=rule, domains=RACKS, **extra)
     return Simulator(cluster, work)
 

@@ -163,7 +163,7 @@ def test_whichever_hosts_fail_all_admitted_vms_come_back(seed: int, k: int) -> N
 
 def test_a_domain_can_be_lost_as_a_whole() -> None:
     racks = (FailureDomain("a", (0, 1, 2), 1e6, 1.0), FailureDomain("b", (3, 4, 5), 1e6, 1.0))
-    both = {"domains": racks, "horizon_s": 480.0}
+    both: dict[str, Any] = {"domains": racks, "horizon_s": 480.0}
     for survive, most in ((False, 40), (True, 24)):  # 6 hosts of 8 slots: 5 x 8, and 3 x 8
         rule = AdmissionConfig("slots", 1, survive_domain=survive)
         sim = build(6, load(48), [(h, 200.0, FOREVER) for h in (0, 1, 2)], admission=rule, **both)

@@ -103,7 +103,7 @@ def analytic_availability(mode: str, interval_s: float = 900.0) -> float:
 
     Examples:
         >>> [round(analytic_availability(mode), 7) for mode in MODES]
-        [0.9966218, 0.9999883, 0.9999998, 0.9998195]
+        [0.9966123, 0.9999883, 0.9999998, 0.9998195]
     """
     mtbf_s = FAILURES.mtbf_h * 3600.0
     return mtbf_s / (mtbf_s + mean_outage_s(mode, interval_s))
