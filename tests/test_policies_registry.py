@@ -18,7 +18,6 @@ from virtgym.policies import POLICIES, Policy, make_policy, registry
 from virtgym.policies.consolidation import ConsolidationPolicy
 from virtgym.policies.detectors import DETECTORS
 
-
 KEEP_ARRIVAL = {"ha", "nfv_upgrade"}
 """Policies that leave the scenario's rule for arrivals as it is."""
 
