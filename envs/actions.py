@@ -129,12 +129,14 @@ def _some_host(p: ClusterParams, s: ClusterState, v: int) -> bool:
 
 
 @njit(cache=True)
-def _room(p: ClusterParams, s: ClusterState, h: int) -> float:
+def _room(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Free memory of a host that takes VMs, MiB (inf where memory does not bind); -inf = takes none."""
     state = s.host_power_state[h]
     if (state != ON and state != BOOTING) or s.host_drain[h]:
         return -np.inf
-    return p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK - s.host_mem_mib[h] if p.memory_binding else np.inf
+    if p.memory_binding == 0:
+        return np.inf
+    return p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK - s.host_mem_mib[h]
 
 
 @njit(cache=True)

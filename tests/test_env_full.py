@@ -520,6 +520,27 @@ def test_pictures_show_hosts_in_standby_and_failed() -> None:
     assert env.render().splitlines()[3].endswith("resuming")
 
 
+def test_the_log_of_an_episode_tells_power_states_apart() -> None:
+    recording = pytest.importorskip("virtgym.experiments.recording")
+    overrides = {
+        **{"failures.model": "none", "failures.vm_mtbf_h": None, "arrival": "policy", **HOUR},
+        **{"failures.outages": [{"host": 1, "down_s": 100.0}], "power.suspend_time_s": 400.0},
+    }
+    env = make(scenario_overrides=overrides)
+    env.reset(seed=0)
+    sim = env.sim
+    log = recording.Recorder(sim)
+    for orders in (Decisions(suspend=np.array([2])), None, None):
+        sim.step(orders)
+        log.record(0)
+    log.close()
+    assert log.heat[2, :3].tolist() == [recording.HEAT_IN_TRANSIT, recording.HEAT_OFF, recording.HEAT_OFF]
+    assert log.heat[1, :3].tolist() == [recording.HEAT_OFF] * 3
+    columns = log.columns()
+    assert columns["energy_kwh"].sum() == pytest.approx(sim.metrics()["energy_kwh"])
+    assert columns["power_w"][0] * 300 / 3.6e6 * 1.4 == pytest.approx(columns["energy_kwh"][0])
+
+
 def test_it_is_made_by_name() -> None:
     env = gym.make("virtgym/Cluster-v0", scenario=FULL, scenario_overrides=HOUR)
     observation, _ = env.reset(seed=0)

@@ -268,3 +268,9 @@ def test_intervals_add_up_to_the_episode(make_full: MakeFull) -> None:
     assert 0 < found["ready_pct"] < 100
     assert whole.ready_share * 100 == pytest.approx(found["ready_pct"])
     assert whole.swapped_mib == pytest.approx(found["swap_mib"])
+
+
+def test_the_documentation_defines_every_metric(repo_dir: Any) -> None:
+    text = (repo_dir / "docs" / "simulator.md").read_text(encoding="utf-8")
+    for name in METRICS:
+        assert f"`{name}`" in text or name.startswith("decision_ms"), name

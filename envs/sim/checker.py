@@ -133,7 +133,8 @@ def _check_sums(p: ClusterParams, s: ClusterState, report: Report) -> None:
     ask = per_host(p, s.vm_host, s.vm_ask_mhz) + p.mig_dest_share * per_host(p, copied, s.vm_ask_mhz)
     report.none(differ(s.host_ask_mhz, ask, ask), "hosts whose CPU asked does not add up")
     if p.memory_binding:
-        report.none(s.host_mem_mib > p.host_mem_mib * p.mem_overcommit * (1 + 2 * TOLERANCE), "hosts over their memory")
+        most = p.host_mem_mib * p.mem_overcommit
+        report.none(s.host_mem_mib > most * (1 + 2 * TOLERANCE), "hosts over their memory")
 
 
 def _check_power(p: ClusterParams, s: ClusterState, report: Report) -> None:

@@ -36,7 +36,6 @@ from .totals import (
     C_ON,
     C_PENDING,
     C_SAMPLE,
-    T_TAKEOVERS,
 )
 
 __all__ = ["check_places", "stopped_vms"]
@@ -151,7 +150,7 @@ def _check_waiting(p: ClusterParams, s: ClusterState, report: Report) -> None:
 def _check_room(p: ClusterParams, s: ClusterState, report: Report) -> None:
     """Memory, nominal CPU, reservations and functions of residents, incoming VMs and secondaries."""
     second = s.vm_secondary if p.has_standby else np.full(len(s.vm_host), -1)
-    binds = p.memory_binding or p.has_tiers
+    binds = p.memory_binding
     rooms: list[tuple[str, Any, Any, Any]] = [
         ("memory", s.host_mem_mib, p.vm_mem_mib, p.host_mem_mib * p.mem_overcommit if binds else np.inf),
         ("nominal CPU", s.host_nominal_mhz, p.vm_cpu_mhz, np.inf),
@@ -278,13 +277,12 @@ def _bits(mask: Any) -> Any:
 def _check_nodes(p: ClusterParams, s: ClusterState, report: Report) -> None:
     n_hosts, n_nodes = s.node_vcpus.shape
     vcpus, memory = np.zeros((n_hosts, n_nodes)), np.zeros((n_hosts, n_nodes))
-    took_over = p.has_standby and s.totals[T_TAKEOVERS] > 0
-    for where, masks, what in ((s.vm_host, s.vm_nodes, "home"), (s.vm_dest, s.vm_dest_nodes, "reserved")):
+    places = [(s.vm_host, s.vm_nodes, "home"), (s.vm_dest, s.vm_dest_nodes, "reserved")]
+    if p.has_standby:
+        places.append((s.vm_secondary, s.vm_mirror_nodes, "mirror"))
+    for where, masks, what in places:
         there = where >= 0
-        homeless = there & (masks == 0)
-        # A secondary has no nodes: where it takes over there may be no room on any.
-        excused = (p.vm_protected > 0) if took_over else np.zeros(len(where), bool)
-        report.none(homeless & ~excused, f"VMs without a {what} node")
+        report.none(there & (masks == 0), f"VMs without a {what} node")
         report.none(~there & (masks != 0), f"VMs with a {what} node on no host")
         report.none(
             there & (masks >> p.host_nodes[np.maximum(where, 0)] > 0), f"VMs with a {what} node too many"

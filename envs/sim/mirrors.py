@@ -7,8 +7,9 @@ from typing import Any
 from numba import njit
 
 from .hub import renew_hosts
+from .numa_nodes import add_to_nodes, choose_nodes
 from .power import ON
-from .state import MIG_NONE, RUNNING, ClusterParams, ClusterState
+from .state import MIG_NONE, RUNNING, FullParams, FullState
 from .suits import check_suits, lacks_features
 
 __all__ = ["MAX_VCPUS", "MAX_VMS", "MEM_SLACK", "check_mirror", "drop_secondary", "protect", "protect_all"]
@@ -19,7 +20,7 @@ MAX_VMS, MAX_VCPUS = 6, 7
 
 
 @njit(cache=True)
-def check_mirror(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
+def check_mirror(p: FullParams, s: FullState, v: int, h: int) -> Any:
     """Whether a host may hold the secondary of a running VM: 0, or a code of ``standby.STANDBY_REASONS``.
 
     Code 9: the VM itself could not run there, as it has to once the secondary takes over.
@@ -48,13 +49,13 @@ def check_mirror(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
 
 
 @njit(cache=True)
-def _count(p: ClusterParams, s: ClusterState, v: int, h: int, sign: int) -> None:
+def _count(p: FullParams, s: FullState, v: int, h: int, sign: int) -> None:
     s.host_mirrors[h] += sign
     s.host_mirror_vcpus[h] += sign * p.vm_vcpus[v]
 
 
 @njit(cache=True)
-def _hold(p: ClusterParams, s: ClusterState, v: int, h: int, sign: float) -> None:
+def _hold(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
     """Room of a secondary: its memory and its CPU, reserved again, and the functions that it will need."""
     s.host_mirror_mib[h] += sign * p.vm_mem_mib[v]
     s.host_mem_mib[h] += sign * p.vm_mem_mib[v]
@@ -65,10 +66,12 @@ def _hold(p: ClusterParams, s: ClusterState, v: int, h: int, sign: float) -> Non
         s.host_mem_reserved_mib[h] += sign * p.vm_mem_reservation_mib[v]
     if p.has_io:
         s.host_functions_used[h] += int(sign) * p.vm_functions[v]
+    if p.has_numa:
+        add_to_nodes(p, s, v, h, s.vm_mirror_nodes[v], sign)
 
 
 @njit(cache=True)
-def protect(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
+def protect(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
     """Start the secondary of a VM on the first host that may hold it, if there is one."""
     if p.vm_protected[v] == 0 or s.vm_secondary[v] >= 0:
         return
@@ -82,20 +85,22 @@ def protect(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None
             s.vm_secondary[v] = h
             _count(p, s, v, h, 1)
             _count(p, s, v, s.vm_host[v], 1)
+            if p.has_numa:
+                s.vm_mirror_nodes[v] = choose_nodes(p, s, v, h)
             _hold(p, s, v, h, 1.0)
             renew_hosts(p, s, s.vm_host[v], h, elapsed_s)
             return
 
 
 @njit(cache=True)
-def protect_all(p: ClusterParams, s: ClusterState, elapsed_s: float) -> None:
+def protect_all(p: FullParams, s: FullState, elapsed_s: float) -> None:
     """Start what secondaries are missing."""
     for v in p.protected_vms:
         protect(p, s, v, elapsed_s)
 
 
 @njit(cache=True)
-def drop_secondary(p: ClusterParams, s: ClusterState, v: int) -> Any:
+def drop_secondary(p: FullParams, s: FullState, v: int) -> Any:
     """End a VM's secondary, while ``vm_host`` still says where the primary is (or was); -1 = it had none.
 
     Returns:
@@ -109,6 +114,7 @@ def drop_secondary(p: ClusterParams, s: ClusterState, v: int) -> Any:
         if s.vm_host[v] >= 0:
             _count(p, s, v, s.vm_host[v], -1)
         _hold(p, s, v, h, -1.0)
+        s.vm_mirror_nodes[v] = 0
         if s.host_n_vms[h] + s.host_n_in[h] == 0 and s.host_mirrors[h] == 0:
             s.host_mirror_mib[h] = 0.0
             s.host_mem_mib[h] = 0.0
@@ -117,4 +123,7 @@ def drop_secondary(p: ClusterParams, s: ClusterState, v: int) -> Any:
                 s.host_reserved_mhz[h] = 0.0
             if p.has_tiers:
                 s.host_mem_reserved_mib[h] = 0.0
+            if p.has_numa:
+                s.node_vcpus[h, :] = 0.0
+                s.node_used_mib[h, :] = 0.0
     return h

@@ -113,7 +113,7 @@ def check_move(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     code = host_accepts(p, s, h)
     if code != 0:
         return code
-    if (p.memory_binding or p.has_tiers) and not _fits_memory(p, s, v, h):
+    if p.memory_binding and not _fits_memory(p, s, v, h):
         return 6
     code = vm_can_follow(p, s, v, h)
     return code if code != 0 else host_suits(p, s, v, h)

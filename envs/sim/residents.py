@@ -139,6 +139,17 @@ def _recount_secondaries(p: FullParams, s: FullState, h: int) -> None:
 
 
 @njit(cache=True)
+def _recount_mirror_nodes(p: FullParams, s: FullState, h: int) -> None:
+    """Add up what secondaries hold on the nodes of such a host."""
+    s.node_vcpus[h, :] = 0.0
+    s.node_used_mib[h, :] = 0.0
+    if p.has_standby:
+        for v in p.protected_vms:
+            if s.vm_secondary[v] == h:
+                add_to_nodes(p, s, v, h, s.vm_mirror_nodes[v], 1.0)
+
+
+@njit(cache=True)
 def _take_full(p: FullParams, s: FullState, v: int, h: int) -> None:
     _add_full(p, s, v, h, 1)
     if p.has_numa:
@@ -159,8 +170,7 @@ def _free_full(p: FullParams, s: FullState, v: int, h: int) -> None:
         else:
             s.vm_dest_nodes[v] = 0
         if s.host_n_vms[h] + s.host_n_in[h] == 0:
-            s.node_vcpus[h, :] = 0.0
-            s.node_used_mib[h, :] = 0.0
+            _recount_mirror_nodes(p, s, h)
 
 
 take_room = by_model(_take_simple, _take_full)

@@ -170,6 +170,7 @@ class ClusterState(NamedTuple):
     # -2 - i: identity i is on its way to it
     host_was_on: I1  # (H,) 1: a failed host that was on, and is to be on again
     vm_secondary: I4  # (V,) host of the secondary, -1 = none
+    vm_mirror_nodes: NDArray[np.int64]  # (V,) bit j: its room is on node j of that host
     host_mirrors: I4  # (H,) protected VMs, primaries and secondaries
     host_mirror_vcpus: I4  # (H,) their vCPUs
     host_mirror_mib: F8  # (H,) memory of secondaries, MiB
@@ -249,8 +250,8 @@ _PARTS: dict[str, tuple[str, ...]] = {
     ),
     "failures": ("vm_restart", "vm_down_since_s", "vm_starts_s", "host_profile", "host_was_on"),
     "standby": (
-        *("vm_secondary", "host_mirrors", "host_mirror_vcpus", "host_mirror_mib", "vm_mirror_need_mbps"),
-        "vm_mirror_mbps",
+        *("vm_secondary", "vm_mirror_nodes", "host_mirrors", "host_mirror_vcpus", "host_mirror_mib"),
+        *("vm_mirror_need_mbps", "vm_mirror_mbps"),
     ),
     "precopy or standby": ("vm_dirty_mib_s",),
     "features": ("vm_baseline",),
@@ -269,7 +270,7 @@ _INT32 = {
     *("host_functions_used", "copy_round", "copy_list", "host_copies", "host_profile", "vm_secondary"),
     *("host_mirrors", "host_mirror_vcpus", "host_mark"),
 }
-_INT64 = {"vm_nodes", "vm_dest_nodes"}
+_INT64 = {"vm_nodes", "vm_dest_nodes", "vm_mirror_nodes"}
 _UINT64 = {"vm_baseline"}
 
 
