@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from .scenario_models import (
+    AdmissionGroup,
     CarbonGroup,
     CpuGroup,
     CurveGroup,
@@ -127,6 +128,7 @@ class ScenarioConfig:
         recovery: What follows them (§8).
         standby: Hot standby (§9).
         rules: Placement rules, ``scenario_rules.RulesGroup``: affinity, anti-affinity, VMs on hosts.
+        admission: What of the cluster policies keep for failover (§8).
         profiles: Own guest profiles by name; keys of ``scenario_profiles.ProfileGroup``.
         profile_assignment: With ``vm_assignment: trace``: weight by name of profile; VMs are drawn. Empty =
             ``default`` for all.
@@ -164,6 +166,7 @@ class ScenarioConfig:
     recovery: RecoveryGroup = field(default_factory=RecoveryGroup)
     standby: StandbyGroup = field(default_factory=StandbyGroup)
     rules: RulesGroup = field(default_factory=RulesGroup)
+    admission: AdmissionGroup = field(default_factory=AdmissionGroup)
     profiles: dict[str, Any] = field(default_factory=dict)
     profile_assignment: dict[str, float] = field(default_factory=dict)
     quirks: dict[str, bool] = field(default_factory=dict)

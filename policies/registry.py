@@ -14,9 +14,11 @@ from .base import Policy
 from .consolidation import ConsolidationPolicy
 from .detectors import DETECTORS
 from .drs import DrsPolicy
+from .ha import HaPolicy
 from .names import unknown_name
 from .optimal_placement import OrtoolsPlacementPolicy
 from .placement_policies import PLACEMENT_DESCRIPTIONS, RulePolicy
+from .rolling_upgrade import RollingUpgradePolicy
 from .schema import RESERVED, check_parameters, structured
 from .selectors import SELECTORS
 from .shipped import SHIPPED, ShippedPolicy
@@ -87,6 +89,12 @@ def _register_baselines() -> None:
         "drs_loess", "DRS on forecast demand (tuned local regression)", DrsPolicy, forecaster="loess"
     )
     register_policy("drs_ortools", "DRS with the fewest migrations, by OR-Tools", DrsPolicy, solver="ortools")
+    register_policy("ha", "restart in order, spread over failure domains, keep failover capacity", HaPolicy)
+    register_policy(
+        "nfv_upgrade",
+        "rolling hardware upgrade: empty old hosts onto newer ones and switch them off",
+        RollingUpgradePolicy,
+    )
     for rule, description in PLACEMENT_DESCRIPTIONS.items():
         register_policy(rule, f"placement: {description}", RulePolicy, rule=rule)
     register_policy(
