@@ -13,6 +13,8 @@ from virtgym.envs.sim.errors import ConfigError
 from .base import Policy
 from .consolidation import ConsolidationPolicy
 from .detectors import DETECTORS
+from .dpm import DpmPolicy
+from .dpm_ortools import OrtoolsDpmPolicy
 from .names import unknown_name
 from .optimal_placement import OrtoolsPlacementPolicy
 from .placement_policies import PLACEMENT_DESCRIPTIONS, RulePolicy
@@ -81,6 +83,10 @@ def _register_baselines() -> None:
                 detector=detector.name,
                 selector=selector.name,
             )
+    register_policy("dpm", "power management: relieve, evacuate, switch hosts off and on; greedy", DpmPolicy)
+    register_policy(
+        "dpm_ortools", "power management towards placements that OR-Tools plans", OrtoolsDpmPolicy
+    )
     for rule, description in PLACEMENT_DESCRIPTIONS.items():
         register_policy(rule, f"placement: {description}", RulePolicy, rule=rule)
     register_policy(
