@@ -193,7 +193,7 @@ def fits(p: Any, s: Any, w: Any, v: int, h: int, fill: float, high: float) -> An
             return False
     if not _holds(p, w, v, h):
         return False
-    if s.vm_last_from[v] == h and s.clock[0] - s.vm_last_move_s[v] < w.rules[K_SETTLE_S]:
+    if s.vm_last_from[v] == h and s.clock[0] - s.vm_last_move_s[v] <= w.rules[K_SETTLE_S]:
         return False
     if w.opened[h]:
         return host_suits(p, s, v, h) == 0 and vm_can_follow(p, s, v, h) == 0

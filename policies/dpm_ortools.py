@@ -18,7 +18,6 @@ from virtgym.envs.sim.state import MIG_NONE, RUNNING
 
 from . import dpm_kernels as kernels
 from .dpm import DpmPolicy
-from .dpm_work import DpmWork
 from .optimal_consolidation import (
     ConsolidationProblem,
     ConsolidationResult,
@@ -63,7 +62,6 @@ class OrtoolsDpmPolicy(DpmPolicy):
         solver_seed: Seed of the search.
     """
 
-    spread: float = 1.0
     period_s: float = 3600.0
     rounds: int = 2000
     time_limit_s: float | None = None
@@ -75,6 +73,14 @@ class OrtoolsDpmPolicy(DpmPolicy):
         super().reset(view, rng)
         self.plans: list[PlanReport] = []
         self._next_plan_s = -np.inf
+
+    def _forecast(self, demand: F8) -> None:
+        """Forecast, and split the margin of hosts among VMs: the solver adds up sizes, as the kernels must."""
+        super()._forecast(demand)
+        w = self._work
+        full = (self.target + self.tolerance) * float(self.view.params.host_cpu_mhz.max())
+        w.vm_mean[:] = planning_size(w.vm_mean, w.vm_var, self.spread, full)
+        w.vm_var[:] = 0.0
 
     def _consolidate(self, view: ClusterView) -> None:
         """Plan anew if it is time to, and order what is legal of it and better than staying."""
@@ -124,7 +130,7 @@ class OrtoolsDpmPolicy(DpmPolicy):
 
     def _problem(self, view: ClusterView, vms: I8, here: I8) -> ConsolidationProblem:
         """The consolidation problem of now: what stands, what moves already, and what may go on."""
-        p, s, w = view.params, view.state, self._work
+        p, s, w, high = view.params, view.state, self._work, self.target + self.tolerance
         state = s.host_power_state
         up = (state == ON) | (state == BOOTING) | (state == RESUMING)
         may_hold = (w.accepts > 0) | (w.n_home + w.received > 0)
@@ -147,7 +153,7 @@ class OrtoolsDpmPolicy(DpmPolicy):
             }
         slots = self._admission is not None and self._admission.rule == "slots"
         return ConsolidationProblem(
-            vm_cpu_mhz=planning_size(w, vms, self.spread, up),
+            vm_cpu_mhz=w.vm_mean[vms],
             vm_mem_mib=p.vm_mem_mib[vms],
             vm_host=here,
             host_cpu_mhz=p.host_cpu_mhz,
@@ -159,7 +165,7 @@ class OrtoolsDpmPolicy(DpmPolicy):
             host_on=up | (w.opened > 0),
             host_allowed=may_hold & (w.closed == 0),
             host_switch_j=p.host_boot_s * p.host_boot_w,
-            cpu_share=self.target + self.tolerance,
+            cpu_share=high,
             rules=_rules(view, vms, here, np.flatnonzero(fixed)),
             min_hosts=min(self.min_hosts + self.spare_hosts, view.n_hosts),
             reserve_cpu=self.spare_share,
@@ -168,23 +174,22 @@ class OrtoolsDpmPolicy(DpmPolicy):
         )
 
 
-def planning_size(w: DpmWork, vms: I8, spread: float, up: NDArray[np.bool_]) -> F8:
-    """CPU that each VM is planned with, MHz, (n,): expected demand and its part of the host's margin.
+def planning_size(mean: F8, variance: F8, spread: float, full_mhz: float) -> F8:
+    """CPU that each VM is planned with, MHz, (V,): expected demand and its part of the host's margin.
 
-    A host needs ``mean + spread * sqrt(sum of variances)``. Around a typical host's variance V that is linear
-    in the variances to within half: a VM's part is ``spread * variance / sqrt(V)``, exact for hosts at V.
+    A host needs ``mean + spread * sqrt(sum of variances)``. A VM's part of the margin is taken to be
+    ``spread * variance / sqrt(W)``, which is exact for hosts with the variance W that a full one would have if
+    VMs were spread evenly, and errs on the safe side for hosts with more.
 
     Args:
-        w: The forecasts.
-        vms: VMs, (n,).
+        mean: Expected demand, MHz, (V,).
+        variance: Variance around it, MHz^2, (V,).
         spread: Standard deviations.
-        up: Hosts that are on, (H,).
+        full_mhz: Load of a full host, MHz.
     """
-    variance = w.vm_var[vms]
-    loaded = w.var[(w.mean > 0.0) & up]
-    full = float(np.median(loaded)) if loaded.size else 0.0
-    typical = max(full, float(variance.max(initial=0.0)), 1e-9)
-    return np.asarray(w.vm_mean[vms] + spread * variance / np.sqrt(typical))
+    hosts = max(1.0, float(mean.sum()) / full_mhz)
+    typical = max(float(variance.sum()) / hosts, float(variance.max(initial=0.0)), 1e-9)
+    return np.asarray(mean + spread * variance / np.sqrt(typical))
 
 
 def _rules(view: ClusterView, vms: I8, here: I8, fixed: I8) -> PlacementRules:
