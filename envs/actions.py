@@ -6,7 +6,7 @@ long. With V VMs and H hosts an action is a number:
     0                     stop: time passes
     1 + v                 choose VM v: a running one to migrate, a waiting one to place
     1 + V + h             the chosen VM goes to host h
-    1 + V + H + h         toggle the power of host h: on if it is off or about to be, else off
+    1 + V + H + h         toggle the power of host h: on if it is off, in standby or about to be, else off
 
 The legality functions are those of ``sim.orders``; nothing here knows a rule of its own.
 """
@@ -32,12 +32,15 @@ from .sim.orders import (
     order_power_off,
     order_power_on,
     vm_movable,
+    waits_knowingly,
 )
 from .sim.power import BOOTING, ON
 from .sim.state import PENDING, RUNNING, ClusterParams, ClusterState
+from .sim.variants import by_model
 
 __all__ = ["ACTION_REASONS", "ActionCodec", "ActionKind"]
 
+IS_NOT_OFF, IS_NOT_ON = 9, 11
 NO_HOST, NOT_CHOSEN, HOST_FIRST, NO_ACTION = 101, 102, 103, 104
 ACTION_REASONS: dict[int, str] = {
     **REASONS,
@@ -103,9 +106,12 @@ class ActionCodec:
 @njit(cache=True)
 def check_toggle(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Whether a host's power may be toggled: 0, or the code of the reason."""
-    if check_power_on(p, s, h) == 0:
+    on = check_power_on(p, s, h)
+    if on == 0:
         return 0
-    return check_power_off(p, s, h)
+    off = check_power_off(p, s, h)
+    # A host that is not on and may not be switched on (failed, a spare): the reason is what forbids that.
+    return on if off == IS_NOT_ON and on != IS_NOT_OFF else off
 
 
 @njit(cache=True)
@@ -123,12 +129,14 @@ def _some_host(p: ClusterParams, s: ClusterState, v: int) -> bool:
 
 
 @njit(cache=True)
-def _room(p: ClusterParams, s: ClusterState, h: int) -> float:
+def _room(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Free memory of a host that takes VMs, MiB (inf where memory does not bind); -inf = takes none."""
     state = s.host_power_state[h]
     if (state != ON and state != BOOTING) or s.host_drain[h]:
         return -np.inf
-    return p.host_mem_mib[h] * MEM_SLACK - s.host_mem_mib[h] if p.memory_binding else np.inf
+    if p.memory_binding == 0:
+        return np.inf
+    return p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK - s.host_mem_mib[h]
 
 
 @njit(cache=True)
@@ -147,8 +155,8 @@ def _roomiest(p: ClusterParams, s: ClusterState) -> tuple[int, int]:
 
 
 @njit(cache=True)
-def _choosable(p: ClusterParams, s: ClusterState, v: int, best: int, second: int) -> bool:
-    """Whether some host may take a VM: the roomiest other host decides, not every pair is looked at."""
+def _choosable_simple(p: ClusterParams, s: ClusterState, v: int, best: int, second: int) -> bool:
+    """Only memory tells hosts apart: the roomiest other host decides, not every pair is looked at."""
     if s.vm_state[v] == PENDING:
         return s.vm_dest[v] < 0 and _some_host(p, s, v)
     if vm_movable(s, v) != 0:
@@ -161,6 +169,21 @@ def _choosable(p: ClusterParams, s: ClusterState, v: int, best: int, second: int
     # The rule compares sums that are rounded differently from host to host: near the edge ask every host.
     near = p.vm_mem_mib[v] <= _room(p, s, h) + 1e-6 * p.host_mem_mib[h]
     return near and _some_host(p, s, v)
+
+
+@njit(cache=True)
+def _choosable_full(p: ClusterParams, s: ClusterState, v: int, best: int, second: int) -> bool:
+    """Nodes, reservations, devices, CPU features may rule out any host: the roomiest is but a first guess."""
+    if s.vm_state[v] == PENDING:
+        return s.vm_dest[v] < 0 and waits_knowingly(p, s, v) == 0 and _some_host(p, s, v)
+    if vm_movable(s, v) != 0:
+        return False
+    h = second if s.vm_host[v] == best else best
+    return (h >= 0 and check_move(p, s, v, h) == 0) or _some_host(p, s, v)
+
+
+_choosable = by_model(_choosable_simple, _choosable_full)
+"""``_choosable(p, s, v, best, second)``: whether some host may take a VM; the roomiest are asked first."""
 
 
 @njit(cache=True)
@@ -197,6 +220,9 @@ def _choose(p: ClusterParams, s: ClusterState, v: int) -> Any:
     if state == PENDING:
         if s.vm_dest[v] >= 0:
             return 8
+        code = waits_knowingly(p, s, v)
+        if code != 0:
+            return code
     elif state != RUNNING:
         return 2
     elif vm_movable(s, v) != 0:
@@ -206,6 +232,9 @@ def _choose(p: ClusterParams, s: ClusterState, v: int) -> Any:
 
 @njit(cache=True)
 def _toggle(p: ClusterParams, s: ClusterState, h: int) -> Any:
+    code = check_toggle(p, s, h)
+    if code != 0:
+        return code
     return order_power_on(p, s, h) if check_power_on(p, s, h) == 0 else order_power_off(p, s, h)
 
 

@@ -20,18 +20,8 @@ from .rewards import RewardFunction, check_weights
 from .scenarios import Scenario, build_scenario, load_scenario_config
 from .sim.decisions import Decisions
 from .sim.errors import ConfigError
-from .sim.metrics import J_PER_KWH, StepMetrics
+from .sim.metrics import StepMetrics, interval_metrics
 from .sim.simulator import ClusterView, Simulator
-from .sim.totals import (
-    T_ENERGY_J,
-    T_FAILED_PLACEMENTS,
-    T_MIG_STARTED,
-    T_MISSED,
-    T_ON_S,
-    T_REQUESTED,
-    T_SHUTDOWNS,
-    T_TIME_S,
-)
 
 __all__ = ["ACTION_FORMS", "ClusterEnv"]
 
@@ -121,7 +111,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
             raise ConfigError(f"env.max_decisions_per_interval={limit}: must be at least 1")
         self.max_decisions_per_interval = limit
         self._use(built)
-        self.observation_space: Any = Observer.space(*self._shape, tables)
+        self.observation_space: Any = Observer.space(*self._shape, tables, self._observer.full)
         self.action_space: spaces.Space[Any] = spaces.Discrete(self.codec.n)
         if self.knobs is not None:
             self.action_space = spaces.Box(-1.0, 1.0, (len(self.knobs.codec.knobs),), np.float32)
@@ -268,7 +258,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
             self._history.open(sim)
         sim.advance()
         delta = StepMetrics(sim.state.totals - self._totals)
-        summary = _summary(delta)
+        summary = interval_metrics(sim.params, delta)
         self._observer.remember()
         if self._history is not None:
             self._history.close(sim, summary)
@@ -306,16 +296,3 @@ def _build(
             "use a scenario of kind cluster"
         )
     return build_scenario(raw, seed=seed, overrides=overrides)
-
-
-def _summary(step: StepMetrics) -> dict[str, float]:
-    """What an interval did, by the names of the metrics."""
-    d = step.delta.tolist()
-    return {
-        "energy_kwh": d[T_ENERGY_J] / J_PER_KWH,
-        "sla_unserved": d[T_MISSED] / d[T_REQUESTED] if d[T_REQUESTED] > 0 else 0.0,
-        "migrations": d[T_MIG_STARTED],
-        "active_hosts": d[T_ON_S] / d[T_TIME_S] if d[T_TIME_S] > 0 else 0.0,
-        "host_shutdowns": d[T_SHUTDOWNS],
-        "failed_placements": d[T_FAILED_PLACEMENTS],
-    }

@@ -1,8 +1,9 @@
 """What an agent sees: a host table, a VM table and a global vector, written by one kernel call.
 
-The columns are named and documented in ``HOST_COLUMNS``, ``VM_COLUMNS`` and ``GLOBAL_COLUMNS``; every value
-is float32 in ``[0, high]`` (``[-1, 1]`` for the two phases of the day), clipped where it could leave. Nothing
-names a host or VM by its number but ``vm_host``, so a network that treats rows alike runs on any cluster.
+The columns are named and documented in ``observation_columns``; with the full model more of them follow those
+of a simple cluster (``full_observations``). Every value is float32 in ``[0, high]`` (``[-1, 1]`` for the two
+phases of the day), clipped where it could leave. Nothing names a host or VM by its number but ``vm_host``, so
+a network that treats rows alike runs on any cluster.
 """
 
 from __future__ import annotations
@@ -15,13 +16,25 @@ from numba import njit
 from numpy.typing import NDArray
 
 from .actions import check_toggle, write_host_mask, write_vm_mask
+from .full_observations import static_host_columns, static_vm_columns, write_full_columns
+from .observation_columns import HOST_COLUMNS, VM_COLUMNS, Column, columns_of
 from .sim.handle import make_handle
 from .sim.power import BOOTING, OFF, ON, SHUTTING_DOWN
+from .sim.power_states import RESUMING, SUSPENDING
 from .sim.simulator import Simulator
-from .sim.state import MIG_COPYING, MIG_NONE, PENDING, RUNNING, ClusterParams, ClusterState
+from .sim.state import (
+    ABSENT,
+    DEPARTED,
+    MIG_COPYING,
+    MIG_NONE,
+    PENDING,
+    RUNNING,
+    ClusterParams,
+    ClusterState,
+)
 from .sim.totals import C_PENDING, T_MISSED, T_REQUESTED
 
-__all__ = ["GLOBAL_COLUMNS", "HOST_COLUMNS", "VM_COLUMNS", "Column", "Observer", "column_index"]
+__all__ = ["Buffers", "Observer", "observe", "remember"]
 
 F4 = NDArray[np.float32]
 F8 = NDArray[np.float64]
@@ -34,96 +47,12 @@ THRASH_INTERVALS = 12.0
 COUNT_SCALE = 1.0 / float(np.log1p(128.0))
 
 
-class Column(NamedTuple):
-    """One column of a table: its name, its largest value and what it says."""
-
-    name: str
-    high: float
-    doc: str
-    low: float = 0.0
-
-
-HOST_COLUMNS: tuple[Column, ...] = (
-    Column("cpu_load", 2, "CPU asked of the host (capped demand + incoming copies) / its capacity"),
-    Column("cpu_demand", 2, "demand of its VMs, not capped by core speed / its capacity"),
-    Column("memory", 2, "configured memory of residents and incoming VMs / its memory"),
-    Column("nominal", 4, "nominal CPU of residents and incoming VMs / its capacity"),
-    Column("n_vms", 1, "log(1 + residents) / log(129)"),
-    Column("n_incoming", 1, "log(1 + VMs on their way to it) / log(129)"),
-    Column("is_off", 1, "1: switched off"),
-    Column("is_booting", 1, "1: booting"),
-    Column("is_on", 1, "1: on"),
-    Column("is_shutting_down", 1, "1: shutting down"),
-    Column("draining", 1, "1: will switch off when its last VM has left"),
-    Column("power", 1, "power now / peak power of the hungriest host type"),
-    Column("transition", 2, "time left of a boot or shutdown / interval"),
-    Column("saturated", 1, "share of the last interval in which it was short of CPU"),
-    Column("target", 1, "1: the chosen VM may go here (0 everywhere while no VM is chosen)"),
-    Column("holds_chosen", 1, "1: the chosen VM runs here"),
-    Column("switchable", 1, "1: its power may be toggled now"),
-    Column("capacity", 1, "its CPU / CPU of the largest host"),
-    Column("core_speed", 1, "speed of a core / speed of the fastest core"),
-    Column("memory_capacity", 1, "its memory / memory of the largest host"),
-    Column("idle_power", 1, "its idle power / peak power of the hungriest host type"),
-    Column("peak_power", 1, "its peak power / peak power of the hungriest host type"),
-)
-"""Columns of ``observation["hosts"]``, shape (H, 22); from ``capacity`` on they are constant."""
-
-VM_COLUMNS: tuple[Column, ...] = (
-    Column("running", 1, "1: runs on a host"),
-    Column("waiting", 1, "1: has arrived and has no host"),
-    Column("migrating", 1, "1: a migration is ordered or under way"),
-    Column("copy_left", 2, "time left of the copy / interval"),
-    Column("demand", 1, "CPU demand / nominal CPU"),
-    Column("recent_demand", 1, "exponentially weighted mean of demand / nominal CPU (newest interval: 0.2)"),
-    Column("granted", 1, "CPU that does its work / nominal CPU"),
-    Column("missed", 1, "unserved share of what it demanded in the last interval"),
-    Column("demand_size", 1, "CPU demand / CPU of the largest host"),
-    Column("age", 1, "time since arrival / 24 h"),
-    Column("moved", 1, "1 right after a migration was ordered, falling to 0 in 12 intervals"),
-    Column("movable", 1, "1: may be chosen now (some host may take it)"),
-    Column("chosen", 1, "1: is the chosen VM"),
-    Column("host_load", 2, "cpu_load of its host"),
-    Column("host_memory", 2, "memory of its host"),
-    Column("host_saturated", 1, "saturated of its host"),
-    Column("host_share", 2, "what it asks for / capacity of its host"),
-    Column("nominal_size", 1, "nominal CPU / CPU of the largest host"),
-    Column("memory_size", 1, "memory / memory of the largest host"),
-)
-"""Columns of ``observation["vms"]``, shape (V, 19); all but the last two, which are constant, are 0 for a VM
-that is not there."""
-
-GLOBAL_COLUMNS: tuple[Column, ...] = (
-    Column("day_sin", 1, "sine of the time of day", -1),
-    Column("day_cos", 1, "cosine of the time of day", -1),
-    Column("elapsed", 1, "time / horizon"),
-    Column("hosts_on", 1, "hosts that are on / H"),
-    Column("hosts_booting", 1, "hosts that boot / H"),
-    Column("hosts_short", 1, "hosts short of CPU now / H"),
-    Column("load", 2, "CPU asked of the hosts that are on / their capacity"),
-    Column("demand", 2, "demand of all VMs / capacity of all hosts"),
-    Column("memory", 2, "memory of residents and incoming VMs / memory of hosts that are on"),
-    Column("power", 1, "power now / peak power of all hosts"),
-    Column("waiting", 1, "VMs without a host / V"),
-    Column("migrating", 1, "migrations ordered or under way / V"),
-    Column("unserved", 1, "unserved share of all demand in the last interval"),
-    Column("decisions", 1, "decisions in this interval / their limit"),
-    Column("choosing_host", 1, "1: a VM is chosen, its host comes next"),
-)
-"""Elements of ``observation["globals"]``, shape (15,)."""
-
-
-def column_index(columns: tuple[Column, ...], name: str) -> int:
-    """Place of a column by its name."""
-    return [column.name for column in columns].index(name)
-
-
 _H = {column.name: i for i, column in enumerate(HOST_COLUMNS)}
 _V = {column.name: i for i, column in enumerate(VM_COLUMNS)}
 H_TARGET, H_HOLDS, H_SWITCHABLE = _H["target"], _H["holds_chosen"], _H["switchable"]
 H_STATIC = _H["capacity"]
 V_MOVABLE, V_CHOSEN, V_STATIC = _V["movable"], _V["chosen"], _V["nominal_size"]
-N_GLOBALS = len(GLOBAL_COLUMNS)
+H_END, V_END = len(HOST_COLUMNS), len(VM_COLUMNS)
 
 
 class Buffers(NamedTuple):
@@ -137,6 +66,8 @@ class Buffers(NamedTuple):
     inv_cpu: F8  # (H,) 1 / capacity, 1/MHz
     inv_mem: F8  # (H,) 1 / memory, 1/MiB
     inv_nominal: F8  # (V,) 1 / nominal CPU, 1/MHz
+    host_out_mbps: F8  # (H,) traffic sent, Mbit/s (full model)
+    host_in_mbps: F8  # (H,) traffic received, Mbit/s (full model)
     host_sat_s: F8  # (H,) host_sat_s at the end of the interval before the last
     host_sat_share: F8  # (H,) share of the last interval short of CPU
     vm_missed: F8  # (V,) vm_missed at the end of the last interval, MHz s
@@ -180,7 +111,7 @@ def remember(p: ClusterParams, s: ClusterState, b: Buffers, weight: float) -> No
         b.vm_requested[v] = s.vm_requested[v]
         b.vm_missed[v] = s.vm_missed[v]
         demand = s.vm_demand_mhz[v] * b.inv_nominal[v]
-        if s.vm_state[v] != PENDING and s.vm_state[v] != RUNNING:
+        if s.vm_state[v] in (ABSENT, DEPARTED):
             b.vm_recent[v] = -1.0
         elif b.vm_recent[v] < 0.0:
             b.vm_recent[v] = demand
@@ -217,7 +148,8 @@ def _write_hosts(p: ClusterParams, s: ClusterState, b: Buffers) -> None:
         row[10] = 1.0 if s.host_drain[h] else 0.0
         row[11] = _clip(s.host_power_now_w[h] * b.scale[1], 1.0)
         left = (s.host_trans_end_s[h] - now) * inv_interval
-        row[12] = _clip(left, 2.0) if state in (BOOTING, SHUTTING_DOWN) else 0.0
+        changing = state in (BOOTING, SHUTTING_DOWN, SUSPENDING, RESUMING)
+        row[12] = _clip(left, 2.0) if changing else 0.0
         row[13] = b.host_sat_share[h]
         power += s.host_power_now_w[h]
         n_booting += state == BOOTING
@@ -248,7 +180,7 @@ def _write_vms(p: ClusterParams, s: ClusterState, b: Buffers) -> None:
     for v in range(p.vm_vcpus.shape[0]):
         row = b.vms[v]
         state = s.vm_state[v]
-        if state != RUNNING and state != PENDING:
+        if state in (ABSENT, DEPARTED):
             row[:V_STATIC] = 0.0
             b.vm_host[v] = n_hosts
             continue
@@ -328,19 +260,15 @@ def observe(
         b.globals[12] = b.cluster[3]
         _write_hosts(p, s, b)
         _write_vms(p, s, b)
+        write_full_columns(p, s, b)
     b.globals[13] = _clip(n_decisions * b.scale[5], 1.0)
     _write_choices(p, s, b, chosen)
 
 
-def _make_buffers(p: ClusterParams, flat: F4, horizon_s: float, limit: int) -> Buffers:
-    n_hosts, n_vms = p.host_type.shape[0], p.vm_vcpus.shape[0]
-    split = n_hosts * len(HOST_COLUMNS)
-    rest = split + n_vms * len(VM_COLUMNS)
-    hosts = flat[:split].reshape(n_hosts, len(HOST_COLUMNS))
-    vms = flat[split:rest].reshape(n_vms, len(VM_COLUMNS))
+def _write_constants(p: ClusterParams, hosts: F4, vms: F4, largest: float, hungriest: float) -> None:
+    """The columns that never change."""
     idle, peak = p.power_w[p.host_type, 0], p.power_w[p.host_type].max(axis=1)
-    largest, hungriest = float(p.host_cpu_mhz.max()), max(float(peak.max()), 1e-9)
-    hosts[:, H_STATIC:] = np.column_stack(
+    hosts[:, H_STATIC:H_END] = np.column_stack(
         [
             p.host_cpu_mhz / largest,
             p.host_core_mhz / p.host_core_mhz.max(),
@@ -349,9 +277,26 @@ def _make_buffers(p: ClusterParams, flat: F4, horizon_s: float, limit: int) -> B
             peak / hungriest,
         ]
     )
-    vms[:, V_STATIC:] = np.minimum(
+    vms[:, V_STATIC:V_END] = np.minimum(
         1.0, np.column_stack([p.vm_cpu_mhz / largest, p.vm_mem_mib / p.host_mem_mib.max()])
     )
+    if p.full:
+        constant = static_host_columns(p, largest)
+        hosts[:, hosts.shape[1] - constant.shape[1] :] = constant
+        constant = static_vm_columns(p)
+        vms[:, vms.shape[1] - constant.shape[1] :] = constant
+
+
+def _make_buffers(p: ClusterParams, flat: F4, horizon_s: float, limit: int) -> Buffers:
+    n_hosts, n_vms = p.host_type.shape[0], p.vm_vcpus.shape[0]
+    host_columns, vm_columns, _ = columns_of(bool(p.full))
+    split = n_hosts * len(host_columns)
+    rest = split + n_vms * len(vm_columns)
+    hosts = flat[:split].reshape(n_hosts, len(host_columns))
+    vms = flat[split:rest].reshape(n_vms, len(vm_columns))
+    peak = p.power_w[p.host_type].max(axis=1)
+    largest, hungriest = float(p.host_cpu_mhz.max()), max(float(peak.max()), 1e-9)
+    _write_constants(p, hosts, vms, largest, hungriest)
     totals = [float(p.host_cpu_mhz.sum()), max(float(peak.sum()), 1e-9)]
     return Buffers(
         hosts=hosts,
@@ -362,6 +307,8 @@ def _make_buffers(p: ClusterParams, flat: F4, horizon_s: float, limit: int) -> B
         inv_cpu=1.0 / p.host_cpu_mhz,
         inv_mem=1.0 / p.host_mem_mib,
         inv_nominal=1.0 / p.vm_cpu_mhz,
+        host_out_mbps=np.zeros(n_hosts),
+        host_in_mbps=np.zeros(n_hosts),
         host_sat_s=np.zeros(n_hosts),
         host_sat_share=np.zeros(n_hosts),
         vm_missed=np.zeros(n_vms),
@@ -387,22 +334,26 @@ class Observer:
         self.limit = limit
         self.tables = tables
         self.n_hosts, self.n_vms = sim.config.n_hosts, sim.workload.n_vms
-        self._split = self.n_hosts * len(HOST_COLUMNS)
-        self._rest = self._split + self.n_vms * len(VM_COLUMNS)
-        self.flat = np.zeros(self._rest + N_GLOBALS, dtype=np.float32)
+        self.full = bool(sim.params.full)
+        host_columns, vm_columns, global_columns = columns_of(self.full)
+        self._split = self.n_hosts * len(host_columns)
+        self._rest = self._split + self.n_vms * len(vm_columns)
+        self.flat = np.zeros(self._rest + len(global_columns), dtype=np.float32)
         self.buffers = _make_buffers(sim.params, self.flat, sim.horizon_s, limit)
         self._handle: Any = make_handle("observer", self.buffers)
         self._last: tuple[int, int] | None = None  # what the buffers show: chosen VM, decisions
 
     @staticmethod
-    def space(n_hosts: int, n_vms: int, tables: bool = False) -> spaces.Dict:
+    def space(n_hosts: int, n_vms: int, tables: bool = False, full: bool = False) -> spaces.Dict:
         """The observation space of a cluster.
 
         Args:
             n_hosts: H.
             n_vms: V.
             tables: As for the class.
+            full: Whether the cluster uses the full model.
         """
+        host_columns, vm_columns, global_columns = columns_of(full)
 
         def box(columns: tuple[Column, ...], *rows: int) -> spaces.Box:
             shape = (*rows, len(columns))
@@ -413,9 +364,9 @@ class Observer:
 
         return spaces.Dict(
             {
-                "hosts": box(HOST_COLUMNS, n_hosts),
-                "vms": box(VM_COLUMNS, n_vms),
-                "globals": box(GLOBAL_COLUMNS),
+                "hosts": box(host_columns, n_hosts),
+                "vms": box(vm_columns, n_vms),
+                "globals": box(global_columns),
                 "vm_host": spaces.Box(0, n_hosts, (n_vms,), np.int32),
             }
         )

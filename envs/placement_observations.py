@@ -15,7 +15,7 @@ from gymnasium import spaces
 from numba import njit
 from numpy.typing import NDArray
 
-from .observations import Column
+from .observation_columns import Column
 from .placement_slots import SLOT_GLOBAL_COLUMNS, SLOT_NODE_COLUMNS, slot_table, write_slots
 from .sim.errors import ConfigError
 from .sim.handle import make_handle

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .observations import Column
+from .observation_columns import Column
 from .sim.placement import PlacementParams, PlacementState
 from .sim.placement_games import PlacementConfig
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from .sim.power import BOOTING, OFF, ON, SHUTTING_DOWN
+from .sim.power_states import FAILED, RESUMING, STANDBY, SUSPENDING
 from .sim.simulator import Simulator
 from .sim.totals import C_PENDING
 
@@ -48,6 +49,31 @@ STOPS = np.array(
     dtype=np.float64,
 )
 """Viridis without its dark end, which would look like a host that is off."""
+
+STANDBY_COLOUR, FAILED_COLOUR = (116, 124, 140), (241, 138, 32)
+
+IN_TRANSIT = (BOOTING, SHUTTING_DOWN, SUSPENDING, RESUMING)
+WORDS: dict[int, str] = {
+    OFF: "off",
+    BOOTING: "booting",
+    SHUTTING_DOWN: "shutting down",
+    STANDBY: "standby",
+    SUSPENDING: "suspending",
+    RESUMING: "resuming",
+    FAILED: "failed",
+}
+"""What a host that is not on is called."""
+
+MARKS: dict[int, str] = {
+    OFF: "·",
+    BOOTING: "↑",
+    SHUTTING_DOWN: "↓",
+    STANDBY: "z",
+    SUSPENDING: "↓",
+    RESUMING: "↑",
+    FAILED: "x",
+}
+"""The same in one character."""
 
 ROWS_IN_TEXT = 40
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -107,6 +133,7 @@ class History:
         self.strip = np.empty((self.n_rows, self.n_columns, 3), dtype=np.uint8)
         self.power_w = np.zeros(self.n_columns)
         self.unserved = np.zeros(self.n_columns)
+        self.full = bool(sim.params.full)
         self.span_h = sim.horizon_s / 3600.0
         self.n_done = 0
         self._base: Image.Image | None = None
@@ -130,7 +157,8 @@ class History:
         colours = _colour(self._load, self._power_state, short)[self.order]
         sums = np.add.reduceat(colours, self.edges, axis=0)
         self.strip[:, self.n_done] = np.rint(sums / self.sizes[:, None])
-        self.power_w[self.n_done] = step["energy_kwh"] * 3.6e6 / sim.params.interval_s
+        hosts_kwh = step["energy_kwh"] / sim.params.pue  # the header shows what hosts draw, and so the curve
+        self.power_w[self.n_done] = hosts_kwh * 3.6e6 / sim.params.interval_s
         self.unserved[self.n_done] = step["sla_unserved"]
         self.n_done += 1
 
@@ -154,8 +182,10 @@ def _colour(
     share = (x - a)[:, None]
     colours: NDArray[np.float64] = STOPS[a] * (1.0 - share) + STOPS[a + 1] * share
     colours[state == OFF] = OFF_COLOUR
-    colours[(state == BOOTING) | (state == SHUTTING_DOWN)] = CHANGING
+    colours[np.isin(state, IN_TRANSIT)] = CHANGING
+    colours[state == STANDBY] = STANDBY_COLOUR
     colours[short] = SHORT
+    colours[state == FAILED] = FAILED_COLOUR
     return colours
 
 
@@ -183,7 +213,7 @@ def _draw_background(history: History) -> Image.Image:
     full = f"{100 * UNSERVED_FULL:.0f} %"
     draw.text((LEFT - 12, UNSERVED[0]), full, font=_font(12), fill=FAINT, anchor="rt")
     _draw_time_axis(draw, history.span_h)
-    _draw_legend(image, draw)
+    _draw_legend(image, draw, history.full)
     return image
 
 
@@ -205,22 +235,22 @@ def _draw_hosts_axis(draw: ImageDraw.ImageDraw, history: History) -> None:
         first += n
 
 
-def _draw_legend(image: Image.Image, draw: ImageDraw.ImageDraw) -> None:
+def _draw_legend(image: Image.Image, draw: ImageDraw.ImageDraw, full: bool) -> None:
     x = LEFT
-    for label, colour in (
-        ("off", OFF_COLOUR),
-        ("booting or shutting down", CHANGING),
-        ("short of CPU", SHORT),
-    ):
+    entries = [("off", OFF_COLOUR), ("booting or shutting down", CHANGING), ("short of CPU", SHORT)]
+    if full:
+        entries[1:1] = [("standby", STANDBY_COLOUR), ("failed", FAILED_COLOUR)]
+    for label, colour in entries:
         draw.rectangle((x, LEGEND_Y, x + 16, LEGEND_Y + 16), fill=colour)
         draw.text((x + 23, LEGEND_Y + 8), label, font=_font(13), fill=INK, anchor="lm")
         x += 23 + int(draw.textlength(label, font=_font(13))) + 24
     draw.text((x, LEGEND_Y + 8), "CPU load  0 %", font=_font(13), fill=INK, anchor="lm")
     x += int(draw.textlength("CPU load  0 %", font=_font(13))) + 8
-    ramp = _colour(np.linspace(0, 1, 160), np.full(160, ON, dtype=np.int8), np.zeros(160, dtype=np.bool_))
-    bar = np.broadcast_to(ramp.astype(np.uint8), (17, 160, 3))
+    wide = 70 if full else 160
+    ramp = _colour(np.linspace(0, 1, wide), np.full(wide, ON, dtype=np.int8), np.zeros(wide, dtype=np.bool_))
+    bar = np.broadcast_to(ramp.astype(np.uint8), (17, wide, 3))
     image.paste(Image.fromarray(np.ascontiguousarray(bar)), (x, LEGEND_Y))
-    draw.text((x + 168, LEGEND_Y + 8), "100 %", font=_font(13), fill=INK, anchor="lm")
+    draw.text((x + wide + 8, LEGEND_Y + 8), "100 %", font=_font(13), fill=INK, anchor="lm")
 
 
 def draw_frame(sim: Simulator, history: History, step: Mapping[str, float], name: str) -> U1:
@@ -327,7 +357,7 @@ def _draw_header(draw: ImageDraw.ImageDraw, sim: Simulator, step: Mapping[str, f
 
 def _block(load: float, state: int, short: bool) -> str:
     if state != ON:
-        return {OFF: "·", BOOTING: "↑", SHUTTING_DOWN: "↓"}[state]
+        return MARKS[state]
     return "!" if short else BLOCKS[min(7, int(8 * load))]
 
 
@@ -356,7 +386,6 @@ def _text_rows(sim: Simulator) -> list[str]:
     s = sim.state
     names = [sim.config.host_types[k].name for k in sim.params.host_type.tolist()]
     wide = max(len(name) for name in names)
-    words = {OFF: "off", BOOTING: "booting", SHUTTING_DOWN: "shutting down"}
     lines = []
     for h, (name, load) in enumerate(zip(names, _loads(sim).tolist())):
         state = int(s.host_power_state[h])
@@ -366,7 +395,7 @@ def _text_rows(sim: Simulator) -> list[str]:
             what += "  short of CPU" if s.host_sat_now[h] > 0 else ""
             what += "  draining" if s.host_drain[h] else ""
         else:
-            what = words[state]
+            what = WORDS[state]
         lines.append(f"{h:4d} {name:<{wide}} {what}")
     return lines
 
@@ -379,7 +408,8 @@ def _text_blocks(sim: Simulator) -> list[str]:
             _loads(sim).tolist(), s.host_power_state.tolist(), (s.host_sat_now > 0).tolist()
         )
     ]
-    lines = [f"load of each host: {BLOCKS} 0...100 %, ! short of CPU, · off, ↑ booting, ↓ shutting down"]
+    legend = f"load of each host: {BLOCKS} 0...100 %, ! short of CPU, · off, ↑ booting, ↓ shutting down"
+    lines = [legend + (", z standby, x failed" if sim.params.full else "")]
     kinds = sim.params.host_type
     for k, kind in enumerate(sim.config.host_types):
         mine = [marks[h] for h in np.flatnonzero(kinds == k).tolist()]

@@ -15,12 +15,18 @@ from .sim.errors import ConfigError
 from .sim.metrics import J_PER_KWH, StepMetrics
 from .sim.state import ClusterParams
 from .sim.totals import (
+    R_READY,
+    R_SWAPPED,
+    R_VCPUS,
     T_ACTIVE_S,
     T_BOOTS,
+    T_DOWN_S,
     T_ENERGY_J,
     T_MIG_STARTED,
     T_MISSED,
+    T_RATE_FIRST,
     T_REQUESTED,
+    T_RESTARTS,
     T_SAT_S,
     T_SHUTDOWNS,
     T_TIME_S,
@@ -30,11 +36,15 @@ __all__ = ["DEFAULT_WEIGHTS", "TERMS", "RewardFunction", "check_weights"]
 
 TERMS: dict[str, str] = {
     "energy": "energy / energy of all hosts at peak power over the interval",
-    "energy_kwh": "energy, kWh",
+    "energy_kwh": "energy times PUE, kWh",
     "unserved": "unserved CPU / requested CPU",
     "migrations": "migrations started / V",
     "violations": "host-time short of CPU / host-time with load",
     "power_actions": "(boots + switch-offs) / H",
+    "downtime": "time that VMs had arrived and did not run / (V * interval)",
+    "restarts": "VMs restarted after a failure / V",
+    "ready": "time that vCPUs were ready but not scheduled / time of vCPUs (full model)",
+    "swap": "memory swapped by hosts / memory of all hosts, mean over the interval (memory=multiplexed)",
     "illegal": "refused orders of a Decisions object; 1 for an illegal single action, at once",
 }
 """Every term, computed from the interval's ``StepMetrics``."""
@@ -46,6 +56,10 @@ DEFAULT_WEIGHTS: dict[str, float] = {
     "migrations": -0.1,
     "violations": -1.0,
     "power_actions": 0.0,
+    "downtime": 0.0,
+    "restarts": 0.0,
+    "ready": 0.0,
+    "swap": 0.0,
     "illegal": 0.0,
 }
 """Weights unless configured: 1 % of the work unserved, 10 % of the peak energy and moving every VM once cost
@@ -88,6 +102,8 @@ class RewardFunction:
         self.weights = check_weights(weights)
         self.n_vms = int(params.vm_vcpus.shape[0])
         self.n_hosts = int(params.host_type.shape[0])
+        self.memory_mib = float(params.host_mem_mib.sum())
+        self.pue = float(params.pue)
         self.peak_w = max(float(params.power_w[params.host_type].max(axis=1).sum()), 1e-9)
 
     def terms(self, step: StepMetrics, illegal: int = 0) -> dict[str, float]:
@@ -99,13 +115,18 @@ class RewardFunction:
         """
         d = step.delta.tolist()
         active, requested, duration = d[T_ACTIVE_S], d[T_REQUESTED], d[T_TIME_S]
+        ready, vcpus, swapped = (d[T_RATE_FIRST + k] for k in (R_READY, R_VCPUS, R_SWAPPED))
         return {
             "energy": d[T_ENERGY_J] / (self.peak_w * duration) if duration > 0 else 0.0,
-            "energy_kwh": d[T_ENERGY_J] / J_PER_KWH,
+            "energy_kwh": self.pue * d[T_ENERGY_J] / J_PER_KWH,
             "unserved": d[T_MISSED] / requested if requested > 0 else 0.0,
             "migrations": d[T_MIG_STARTED] / self.n_vms,
             "violations": d[T_SAT_S] / active if active > 0 else 0.0,
             "power_actions": (d[T_BOOTS] + d[T_SHUTDOWNS]) / self.n_hosts,
+            "downtime": d[T_DOWN_S] / (self.n_vms * duration) if duration > 0 else 0.0,
+            "restarts": d[T_RESTARTS] / self.n_vms,
+            "ready": ready / vcpus if vcpus > 0 else 0.0,
+            "swap": swapped / (self.memory_mib * duration) if duration > 0 else 0.0,
             "illegal": float(illegal),
         }
 

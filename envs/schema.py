@@ -20,6 +20,10 @@ class RewardConfig:
     migrations: float = DEFAULT_WEIGHTS["migrations"]
     violations: float = DEFAULT_WEIGHTS["violations"]
     power_actions: float = DEFAULT_WEIGHTS["power_actions"]
+    downtime: float = DEFAULT_WEIGHTS["downtime"]
+    restarts: float = DEFAULT_WEIGHTS["restarts"]
+    ready: float = DEFAULT_WEIGHTS["ready"]
+    swap: float = DEFAULT_WEIGHTS["swap"]
     illegal: float = DEFAULT_WEIGHTS["illegal"]
 
 

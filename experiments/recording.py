@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virtgym.envs.sim.power import BOOTING, OFF, ON, SHUTTING_DOWN
+from virtgym.envs.sim.power_states import FAILED, RESUMING, STANDBY, SUSPENDING
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.totals import (
     C_PENDING,
@@ -42,9 +43,12 @@ HEAT_PER_UNIT = 200
 HEAT_OVERLOADED = 253
 """Heat value of a host that was short of CPU at some time in the interval."""
 HEAT_IN_TRANSIT = 254
-"""Heat value of a host that is booting or shutting down."""
+"""Heat value of a host that is booting, shutting down, suspending or resuming."""
 HEAT_OFF = 255
-"""Heat value of a host that is off."""
+"""Heat value of a host that is off, in standby or failed."""
+
+_IN_TRANSIT = (BOOTING, SHUTTING_DOWN, SUSPENDING, RESUMING)
+_NOT_ON = (OFF, STANDBY, FAILED)
 
 _BLOCK = 64
 _J_PER_KWH = 3.6e6
@@ -115,8 +119,8 @@ class Recorder:
             block = np.rint(used * HEAT_PER_UNIT).astype(np.uint8)
             short = np.diff(self._short_s[: count + 1], axis=0) > 0
             block[short & on] = HEAT_OVERLOADED
-            block[(power == BOOTING) | (power == SHUTTING_DOWN)] = HEAT_IN_TRANSIT
-            block[power == OFF] = HEAT_OFF
+            block[np.isin(power, _IN_TRANSIT)] = HEAT_IN_TRANSIT
+            block[np.isin(power, _NOT_ON)] = HEAT_OFF
             self.heat[:, first : self.n] = block.T
         self._short_s[0] = self._short_s[count]
 
@@ -150,7 +154,7 @@ class Recorder:
             "time_s": self._time_s[:n],
             "hosts_on": delta[:, T_ON_S] / span,
             "power_w": delta[:, T_ENERGY_J] / span,
-            "energy_kwh": delta[:, T_ENERGY_J] / _J_PER_KWH,
+            "energy_kwh": self._sim.params.pue * delta[:, T_ENERGY_J] / _J_PER_KWH,
             "cpu_load": self._load[:n],
             "demand_mhz": delta[:, T_REQUESTED] / span,
             "unserved_mhz": delta[:, T_MISSED] / span,

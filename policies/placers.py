@@ -156,7 +156,7 @@ def free_memory(p: Any, s: Any, h: int) -> Any:
     """Memory that VMs may still come with, MiB."""
     if p.memory_binding == 0:
         return np.inf
-    return p.host_mem_mib[h] * MEM_SLACK - s.host_mem_mib[h]
+    return p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK - s.host_mem_mib[h]
 
 
 @njit(cache=True)

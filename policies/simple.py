@@ -104,11 +104,11 @@ class RandomPolicy(PlanningPolicy):
             return Decisions()
         vms = self.rng.choice(movable, size=min(self.moves, movable.size), replace=False)
         targets = self.rng.choice(hosts, size=vms.size)
-        coming = np.zeros(view.n_hosts)
+        params, coming = view.params, np.zeros(view.n_hosts)
         pairs = []
         for v, h in zip(vms.tolist(), targets.tolist()):
             needed = coming[h] + view.params.vm_mem_mib[v] + view.state.host_mem_mib[h]
-            if view.params.memory_binding and needed > view.params.host_mem_mib[h]:
+            if params.memory_binding and needed > params.host_mem_mib[h] * params.mem_overcommit:
                 continue
             if check_move(view.kernel_params, view.kernel_state, v, h) == 0:
                 coming[h] += view.params.vm_mem_mib[v]

@@ -236,6 +236,23 @@ def random_episode() -> type[RandomEpisode]:
 
 
 @pytest.fixture(scope="session")
+def states() -> list[Simulator]:
+    """Many states of a few random episodes of the full model, every one right; for nobody to change."""
+    from virtgym.experiments.bench.random_episodes import RandomEpisode as FullEpisode
+    from virtgym.experiments.bench.random_episodes import random_orders
+
+    found = []
+    for seed in (0, 1, 2, 5, 7, 8, 11, 14, 102, 103, 105):
+        sim, rng = FullEpisode(seed, 40, every=seed < 100).simulator()
+        while not sim.done:
+            sim.apply(random_orders(rng, sim))
+            found.append(sim.fork())
+            sim.advance(float(rng.choice([1.5, 20.0, 150.0, 300.0])))
+            found.append(sim.fork())
+    return found
+
+
+@pytest.fixture(scope="session")
 def report_sample() -> Any:
     """The generator of run folders, ``report_sample.py`` beside this file; tests cannot import it by name."""
     spec = importlib.util.spec_from_file_location(

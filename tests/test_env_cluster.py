@@ -19,7 +19,7 @@ from gymnasium.utils.env_checker import check_env
 import virtgym.envs
 from virtgym.envs.cluster import ClusterEnv
 from virtgym.envs.knobs import KnobCodec
-from virtgym.envs.observations import GLOBAL_COLUMNS, HOST_COLUMNS, VM_COLUMNS
+from virtgym.envs.observation_columns import GLOBAL_COLUMNS, HOST_COLUMNS, VM_COLUMNS
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.simulator import ClusterView

@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from virtgym.envs.cluster import ClusterEnv
-from virtgym.envs.observations import GLOBAL_COLUMNS, HOST_COLUMNS, VM_COLUMNS, column_index
+from virtgym.envs.observation_columns import (
+    FULL_GLOBAL_COLUMNS,
+    FULL_HOST_COLUMNS,
+    FULL_VM_COLUMNS,
+    GLOBAL_COLUMNS,
+    HOST_COLUMNS,
+    VM_COLUMNS,
+    column_index,
+)
 from virtgym.envs.rewards import DEFAULT_WEIGHTS, TERMS
 from virtgym.envs.scenarios import Scenario, ScenarioConfig
 from virtgym.envs.schema import ClusterEnvConfig, RewardConfig
@@ -215,7 +223,7 @@ def test_reward_of_an_interval_by_hand(make_env: MakeEnv) -> None:
         "migrations": 0.5,
         "violations": 0.0,
         "power_actions": 0.0,
-        "illegal": 0.0,
+        **dict.fromkeys(("downtime", "restarts", "ready", "swap", "illegal"), 0.0),
     }
     assert info["reward_terms"] == pytest.approx(want)
     assert reward == pytest.approx(-want["energy"] - 10 * want["unserved"] - 0.1 * 0.5)
@@ -305,12 +313,16 @@ def test_shipped_configurations_fit_the_schema_and_make_an_environment(name: str
 
 def test_the_documentation_names_every_column_and_term(repo_dir: Path) -> None:
     text = (repo_dir / "docs" / "environment.md").read_text(encoding="utf-8")
-    for column in (*HOST_COLUMNS, *VM_COLUMNS, *GLOBAL_COLUMNS):
+    full = (*FULL_HOST_COLUMNS, *FULL_VM_COLUMNS, *FULL_GLOBAL_COLUMNS)
+    for column in (*HOST_COLUMNS, *VM_COLUMNS, *GLOBAL_COLUMNS, *full):
         assert f"| `{column.name}` | {column.low:g}…{column.high:g} | {column.doc} |" in text
     for term, what in TERMS.items():
         assert f"| `{term}` | {DEFAULT_WEIGHTS[term]:g} | {what} |" in text
     for columns, key in ((HOST_COLUMNS, "hosts"), (VM_COLUMNS, "vms"), (GLOBAL_COLUMNS, "globals")):
         shape = {"hosts": "(H, ", "vms": "(V, ", "globals": "("}[key] + str(len(columns))
         assert f"### `{key}`, shape {shape}" in text
+    more = {"hosts": FULL_HOST_COLUMNS, "vms": FULL_VM_COLUMNS, "globals": FULL_GLOBAL_COLUMNS}
+    for key, columns in more.items():
+        assert f"### `{key}` with the full model: {len(columns)} more" in text
     for name in inspect.signature(ClusterEnv).parameters:
         assert f"| `{name}` |" in text

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import virtgym.policies.learned.architecture as architecture_module
-from virtgym.envs.observations import Column
+from virtgym.envs.observation_columns import Column
 from virtgym.envs.placement import PlacementTask
 from virtgym.envs.placement_observations import OBSERVATIONS, observation_columns
 from virtgym.envs.sim.errors import ConfigError

@@ -9,6 +9,9 @@ tests and for a look at one's own episode::
         simulator.step(policy.plan(simulator.view))
         auditor.observe()
     print(auditor.violations or "nothing to complain about")
+
+A cluster with sub-models is held to ``checker_full`` (who is where), ``checker_rates`` (what everybody gets)
+and ``checker_time`` (what happened since).
 """
 
 from __future__ import annotations
@@ -18,6 +21,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .checker_full import check_places
+from .checker_parts import (
+    TOLERANCE,
+    Report,
+    check_lists,
+    check_queue,
+    differ,
+    per_host,
+    pieces,
+    table_power,
+    window_asked,
+)
+from .checker_rates import check_rates
+from .checker_time import check_window
 from .power import BOOTING, OFF, ON, SHUTTING_DOWN
 from .state import (
     ABSENT,
@@ -32,7 +49,6 @@ from .state import (
 )
 from .totals import (
     C_ARRIVED,
-    C_HEAP,
     C_MOVING,
     C_ON,
     C_PENDING,
@@ -57,36 +73,6 @@ __all__ = ["Auditor", "check_state"]
 
 F8 = NDArray[np.float64]
 
-TOLERANCE = 1e-9
-"""Relative tolerance of every comparison of floats."""
-
-
-def _some(mask: Any) -> str:
-    """The first few places where a mask is true, in words."""
-    places = np.flatnonzero(mask)
-    return ", ".join(map(str, places[:5])) + (f" and {len(places) - 5} more" if len(places) > 5 else "")
-
-
-def _differ(got: Any, want: Any, scale: Any) -> Any:
-    return np.abs(np.asarray(got) - want) > TOLERANCE * np.maximum(scale, 1.0)
-
-
-class _Report:
-    """Collects violations in words."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def none(self, mask: Any, what: str) -> None:
-        """No element may be true."""
-        if np.any(mask):
-            self.lines.append(f"{what}: {_some(np.atleast_1d(mask))}")
-
-    def equal(self, got: Any, want: Any, what: str) -> None:
-        """Two numbers must be equal."""
-        if got != want:
-            self.lines.append(f"{what}: {got}, expected {want}")
-
 
 def check_state(params: ClusterParams, state: ClusterState) -> list[str]:
     """Check everything that must hold of a state between two calls of the simulator.
@@ -98,8 +84,14 @@ def check_state(params: ClusterParams, state: ClusterState) -> list[str]:
     Returns:
         The violations, one sentence each; empty = none.
     """
-    report = _Report()
-    _check_lists(state, report)
+    report = Report()
+    check_lists(state, report)
+    if params.full:
+        if not report.lines:
+            check_places(params, state, report)
+        if not report.lines:
+            check_rates(params, state, report)
+        return report.lines
     _check_vms(state, report)
     if not report.lines:  # sums over broken lists say nothing
         _check_sums(params, state, report)
@@ -109,38 +101,7 @@ def check_state(params: ClusterParams, state: ClusterState) -> list[str]:
     return report.lines
 
 
-def _walk(head: int, after: Any, before: Any, what: str, report: _Report) -> list[int]:
-    """Follow a linked list; a loop or a wrong back link is a violation."""
-    found: list[int] = []
-    previous, v = -1, int(head)
-    while v >= 0:
-        if v >= len(after) or len(found) > len(after):
-            report.lines.append(f"{what}: the list runs in a circle or out of range")
-            return found
-        if int(before[v]) != previous:
-            report.lines.append(f"{what}: vm {v} links back to {int(before[v])}, expected {previous}")
-        found.append(v)
-        previous, v = v, int(after[v])
-    return found
-
-
-def _check_lists(s: ClusterState, report: _Report) -> None:
-    residents = np.full(len(s.vm_host), -1)
-    incoming = np.full(len(s.vm_host), -1)
-    for h in range(len(s.host_head)):
-        here = _walk(s.host_head[h], s.vm_next, s.vm_prev, f"residents of host {h}", report)
-        coming = _walk(s.host_in_head[h], s.vm_in_next, s.vm_in_prev, f"incoming copies of host {h}", report)
-        for what, found, owner in (("residents", here, residents), ("incoming copies", coming, incoming)):
-            report.none(owner[found] >= 0, f"VMs twice in lists of {what}, places in the list of host {h}")
-            owner[found] = h
-        report.equal(int(s.host_tail[h]), here[-1] if here else -1, f"tail of host {h}")
-        report.equal(int(s.host_n_vms[h]), len(here), f"number of residents of host {h}")
-        report.equal(int(s.host_n_in[h]), len(coming), f"number of incoming copies of host {h}")
-    report.none(residents != s.vm_host, "VMs not exactly once in the list of their host")
-    report.none(incoming != s.vm_dest, "VMs not exactly once in the incoming list of their destination")
-
-
-def _check_vms(s: ClusterState, report: _Report) -> None:
+def _check_vms(s: ClusterState, report: Report) -> None:
     running, pending = s.vm_state == RUNNING, s.vm_state == PENDING
     report.none((s.vm_state < ABSENT) | (s.vm_state > DEPARTED), "VMs in an unknown state")
     report.none(running != (s.vm_host >= 0), "VMs that run without a host, or have one without running")
@@ -159,29 +120,24 @@ def _check_vms(s: ClusterState, report: _Report) -> None:
     report.none(waits & (to != BOOTING), "VMs waiting for a host that does not boot")
 
 
-def _per_host(p: ClusterParams, where: Any, what: Any) -> F8:
-    """Sum per host of a column of VMs, for the VMs that have a host in ``where``."""
-    there = where >= 0
-    return np.bincount(where[there], weights=what[there], minlength=len(p.host_type)).astype(np.float64)
-
-
-def _check_sums(p: ClusterParams, s: ClusterState, report: _Report) -> None:
+def _check_sums(p: ClusterParams, s: ClusterState, report: Report) -> None:
     for name, got, column in (
         ("memory", s.host_mem_mib, p.vm_mem_mib),
         ("nominal CPU", s.host_nominal_mhz, p.vm_cpu_mhz),
     ):
-        want = _per_host(p, s.vm_host, column) + _per_host(p, s.vm_dest, column)
-        report.none(_differ(got, want, want), f"hosts whose {name} does not add up")
-    demand = _per_host(p, s.vm_host, s.vm_demand_mhz)
-    report.none(_differ(s.host_demand_mhz, demand, demand), "hosts whose demand does not add up")
+        want = per_host(p, s.vm_host, column) + per_host(p, s.vm_dest, column)
+        report.none(differ(got, want, want), f"hosts whose {name} does not add up")
+    demand = per_host(p, s.vm_host, s.vm_demand_mhz)
+    report.none(differ(s.host_demand_mhz, demand, demand), "hosts whose demand does not add up")
     copied = np.where(s.vm_mig == MIG_COPYING, s.vm_dest, -1)
-    ask = _per_host(p, s.vm_host, s.vm_ask_mhz) + p.mig_dest_share * _per_host(p, copied, s.vm_ask_mhz)
-    report.none(_differ(s.host_ask_mhz, ask, ask), "hosts whose CPU asked does not add up")
+    ask = per_host(p, s.vm_host, s.vm_ask_mhz) + p.mig_dest_share * per_host(p, copied, s.vm_ask_mhz)
+    report.none(differ(s.host_ask_mhz, ask, ask), "hosts whose CPU asked does not add up")
     if p.memory_binding:
-        report.none(s.host_mem_mib > p.host_mem_mib * (1 + 2 * TOLERANCE), "hosts over their memory")
+        most = p.host_mem_mib * p.mem_overcommit
+        report.none(s.host_mem_mib > most * (1 + 2 * TOLERANCE), "hosts over their memory")
 
 
-def _check_power(p: ClusterParams, s: ClusterState, report: _Report) -> None:
+def _check_power(p: ClusterParams, s: ClusterState, report: Report) -> None:
     state, watts = s.host_power_state, s.host_power_now_w
     on, table = state == ON, p.power_w[p.host_type]
     holds = s.host_n_vms > 0
@@ -194,69 +150,52 @@ def _check_power(p: ClusterParams, s: ClusterState, report: _Report) -> None:
     low, high = table.min(axis=1) * (1 - TOLERANCE), table.max(axis=1) * (1 + TOLERANCE)
     report.none(on & ((watts < low) | (watts > high)), "hosts with power outside idle..peak")
     load = s.host_ask_mhz / p.host_cpu_mhz
-    want = np.where(on, np.where(s.host_full_power > 0, table[:, -1], _power(table, load)), 0.0)
+    want = np.where(on, np.where(s.host_full_power > 0, table[:, -1], table_power(table, load)), 0.0)
     want = np.where(state == BOOTING, p.host_boot_w, want)
     want = np.where(state == SHUTTING_DOWN, p.host_shutdown_w, want)
-    report.none(_differ(watts, want, want), "hosts whose power does not follow from state and load")
+    report.none(differ(watts, want, want), "hosts whose power does not follow from state and load")
     active = on & (s.host_n_vms + s.host_n_in > 0)
     report.none((s.host_active_now > 0) != active, "hosts counted as loaded that are not, or the reverse")
     transit = (state == BOOTING) | (state == SHUTTING_DOWN)
     report.none(np.isfinite(s.host_trans_end_s) != transit, "hosts with a wrong end of boot or shutdown")
 
 
-def _power(table: F8, load: F8) -> F8:
-    """Power of every host at its load, W, by linear interpolation; table (H, P)."""
-    points = np.linspace(0.0, 1.0, table.shape[1])
-    return np.array([np.interp(x, points, row) for x, row in zip(load, table)])
-
-
-def _check_shares(p: ClusterParams, s: ClusterState, report: _Report) -> None:
+def _check_shares(p: ClusterParams, s: ClusterState, report: Report) -> None:
     there = (s.vm_state == RUNNING) | (s.vm_state == PENDING)
     running = s.vm_state == RUNNING
     demand, ask, granted, miss = s.vm_demand_mhz, s.vm_ask_mhz, s.vm_granted_mhz, s.vm_miss_mhz
     now = p.util[min(int(s.clock[0] / p.sample_s + TOLERANCE), len(p.util) - 1)] * p.vm_cpu_mhz
-    report.none(_differ(demand, np.where(there, now, 0.0), now), "VMs whose demand is not the trace's")
+    report.none(differ(demand, np.where(there, now, 0.0), now), "VMs whose demand is not the trace's")
     cap = np.where(running, p.vm_vcpus * p.host_core_mhz[np.maximum(s.vm_host, 0)], 0.0)
-    report.none(_differ(ask, np.minimum(demand, cap), demand), "VMs whose ask is not min(demand, cores)")
+    report.none(differ(ask, np.minimum(demand, cap), demand), "VMs whose ask is not min(demand, cores)")
     report.none(granted > ask * (1 + TOLERANCE), "VMs granted more than they ask")
     report.none((granted < 0) | (ask < 0), "VMs with negative CPU")
-    report.none(_differ(granted + miss, demand, demand), "VMs whose granted and missed CPU is not the demand")
+    report.none(differ(granted + miss, demand, demand), "VMs whose granted and missed CPU is not the demand")
     load, loss = s.host_ask_mhz, s.vm_mig_loss_mhz
     scale = np.where(load > p.host_cpu_mhz, p.host_cpu_mhz / np.maximum(load, 1e-300), 1.0)
     copied = np.where(s.vm_mig == MIG_COPYING, s.vm_dest, -1)
-    copies = p.mig_dest_share * _per_host(p, copied, ask) * scale
-    used = _per_host(p, s.vm_host, granted + loss) + copies
+    copies = p.mig_dest_share * per_host(p, copied, ask) * scale
+    used = per_host(p, s.vm_host, granted + loss) + copies
     report.none(used > p.host_cpu_mhz * (1 + 3 * TOLERANCE), "hosts that give more CPU than they have")
     report.none(used < np.minimum(load, p.host_cpu_mhz) * (1 - 3 * TOLERANCE), "hosts that hold CPU back")
     short = load > p.host_cpu_mhz * (1 + TOLERANCE)
     report.none((s.host_sat_now > 0) != (short & (s.host_power_state == ON)), "hosts wrongly short of CPU")
     fair = np.where(running, ask * scale[np.maximum(s.vm_host, 0)], 0.0)
-    report.none(_differ(granted + loss, fair, fair), "VMs without their proportional share")
+    report.none(differ(granted + loss, fair, fair), "VMs without their proportional share")
     want = np.where(s.vm_mig == MIG_COPYING, p.mig_cpu_loss * fair, 0.0)
-    report.none(_differ(loss, want, want), "VMs with a wrong loss to migration")
+    report.none(differ(loss, want, want), "VMs with a wrong loss to migration")
 
 
-def _check_events(p: ClusterParams, s: ClusterState, report: _Report) -> None:
+def _check_events(p: ClusterParams, s: ClusterState, report: Report) -> None:
     # Kinds of events, by their place in the order of an instant.
     copy_end, departure, boot_end, shutdown_end = range(4)
-    n = int(s.counters[C_HEAP])
-    times, kinds, items = s.heap_time[:n], s.heap_kind[:n], s.heap_item[:n]
-    queued = sorted(zip(times.tolist(), kinds.tolist(), items.tolist()))
     due = [(float(s.vm_mig_end_s[v]), copy_end, int(v)) for v in np.flatnonzero(s.vm_mig == MIG_COPYING)]
     alive = ((s.vm_state == RUNNING) | (s.vm_state == PENDING)) & np.isfinite(p.vm_departure_s)
     due += [(float(p.vm_departure_s[v]), departure, int(v)) for v in np.flatnonzero(alive)]
     for power, kind in ((BOOTING, boot_end), (SHUTTING_DOWN, shutdown_end)):
         hosts = np.flatnonzero(s.host_power_state == power)
         due += [(float(s.host_trans_end_s[h]), kind, int(h)) for h in hosts]
-    if queued != sorted(due):
-        odd = sorted(set(queued) ^ set(due))[:3]
-        report.lines.append(f"events (time, kind, item) queued and due differ, e.g. {odd}")
-    report.none(times < s.clock[0], "events that are overdue, places in the queue")
-    for i in range(1, n):
-        parent = (i - 1) // 2
-        if (times[i], kinds[i], items[i]) < (times[parent], kinds[parent], items[parent]):
-            report.lines.append(f"event queue out of order at place {i}")
-    report.none(s.heap_time[n:] != 0.0, "unused places of the event queue that are not zero")
+    check_queue(s, due, set(), report)
 
 
 _GROWING = (
@@ -304,23 +243,29 @@ class Auditor:
             The violations found this time, each with the time at which it was seen.
         """
         p, s, old = self.simulator.params, self.simulator.state, self._before
-        report = _Report()
+        report = Report()
         report.lines += check_state(p, s)
+        if p.full:
+            self.exact_hosts += check_window(p, s, old, report)
+        else:
+            self._observe_simple(p, s, old, report)
+        self._before = self._snapshot()
+        found = [f"at {float(s.clock[0]):g} s: {line}" for line in report.lines]
+        self.violations += found
+        return found
+
+    def _observe_simple(self, p: ClusterParams, s: ClusterState, old: dict[str, Any], report: Report) -> None:
         self._check_time(p, s, old, report)
         self._check_conservation(p, s, old, report)
         if not report.lines and s.clock[0] > old["clock"][0]:
             self._check_requested(p, s, old, report)
             self._check_downtime(p, s, old, report)
             self._check_energy(p, s, old, report)
-        self._before = self._snapshot()
-        found = [f"at {float(s.clock[0]):g} s: {line}" for line in report.lines]
-        self.violations += found
-        return found
 
     @staticmethod
-    def _check_time(p: ClusterParams, s: ClusterState, old: dict[str, Any], report: _Report) -> None:
+    def _check_time(p: ClusterParams, s: ClusterState, old: dict[str, Any], report: Report) -> None:
         report.none(s.clock[0] < old["clock"][0], "time ran backwards")
-        report.none(_differ(s.totals[T_TIME_S], s.clock[0], s.clock[0]), "total time is not the clock's")
+        report.none(differ(s.totals[T_TIME_S], s.clock[0], s.clock[0]), "total time is not the clock's")
         for name in _GROWING:
             now = getattr(s, name)
             slack = TOLERANCE * max(1.0, float(np.abs(now).max()))
@@ -333,11 +278,11 @@ class Auditor:
             (T_MIG_LOST, s.vm_mig_lost),
         ):
             want = float(np.sum(total))
-            report.none(_differ(s.totals[index], want, max(want, scale)), f"total {index} is not the sum")
+            report.none(differ(s.totals[index], want, max(want, scale)), f"total {index} is not the sum")
         report.none(s.vm_missed > s.vm_requested + TOLERANCE * max(1.0, scale), "VMs that missed too much")
 
     @staticmethod
-    def _check_conservation(p: ClusterParams, s: ClusterState, old: dict[str, Any], report: _Report) -> None:
+    def _check_conservation(p: ClusterParams, s: ClusterState, old: dict[str, Any], report: Report) -> None:
         now = s.clock[0]
         report.none((s.vm_state != ABSENT) != (p.vm_arrival_s <= now), "VMs that did not arrive in time")
         report.none((s.vm_state == DEPARTED) != (p.vm_departure_s <= now), "VMs that did not depart in time")
@@ -349,27 +294,15 @@ class Auditor:
         moving = int((s.vm_mig != MIG_NONE).sum())
         report.equal(int(t[T_MIG_STARTED]), int(t[T_MIG_DONE] + t[T_MIG_ABORTED]) + moving, "migrations")
 
-    @staticmethod
-    def _pieces(p: ClusterParams, start: float, end: float) -> list[tuple[int, float, float]]:
-        """(sample, from, to) of the stretches of constant demand between two times."""
-        last = len(p.util) - 1
-        first = min(int(start / p.sample_s + TOLERANCE), last)
-        final = min(int(end / p.sample_s - TOLERANCE), last)
-        cuts = [start, *(k * p.sample_s for k in range(first + 1, final + 1)), end]
-        return list(zip(range(first, final + 1), cuts[:-1], cuts[1:]))
-
     def _check_requested(
-        self, p: ClusterParams, s: ClusterState, old: dict[str, Any], report: _Report
+        self, p: ClusterParams, s: ClusterState, old: dict[str, Any], report: Report
     ) -> None:
         """Requested CPU is the trace over the VM's life, wherever it was placed."""
-        want = old["vm_requested"].copy()
-        for k, start, end in self._pieces(p, float(old["clock"][0]), float(s.clock[0])):
-            alive = np.minimum(p.vm_departure_s, end) - np.maximum(p.vm_arrival_s, start)
-            want += p.util[k] * p.vm_cpu_mhz * np.maximum(alive, 0.0)
-        report.none(_differ(s.vm_requested, want, want.max()), "VMs with wrong requested CPU")
+        want = old["vm_requested"] + window_asked(p, float(old["clock"][0]), float(s.clock[0]))
+        report.none(differ(s.vm_requested, want, want.max()), "VMs with wrong requested CPU")
 
     @staticmethod
-    def _check_downtime(p: ClusterParams, s: ClusterState, old: dict[str, Any], report: _Report) -> None:
+    def _check_downtime(p: ClusterParams, s: ClusterState, old: dict[str, Any], report: Report) -> None:
         start, end = old["clock"][0], s.clock[0]
         added = s.vm_down_s - old["vm_down_s"]
         waited = np.maximum(0.0, np.minimum(end, p.vm_departure_s) - np.maximum(start, p.vm_arrival_s))
@@ -377,9 +310,9 @@ class Auditor:
         still = (s.vm_state == PENDING) | (s.vm_state == ABSENT)
         most = np.where(was_running, 0.0, waited)
         report.none(added > most + TOLERANCE * max(1.0, end), "VMs with more downtime than time")
-        report.none(still & _differ(added, waited, end), "waiting VMs whose downtime does not count")
+        report.none(still & differ(added, waited, end), "waiting VMs whose downtime does not count")
 
-    def _check_energy(self, p: ClusterParams, s: ClusterState, old: dict[str, Any], report: _Report) -> None:
+    def _check_energy(self, p: ClusterParams, s: ClusterState, old: dict[str, Any], report: Report) -> None:
         start, end = float(old["clock"][0]), float(s.clock[0])
         added = s.host_energy_j - old["host_energy_j"]
         scale = max(1.0, float(s.host_energy_j.max()))
@@ -401,10 +334,10 @@ class Auditor:
         quiet = on & ~self._disturbed(p, s, old) & (s.host_full_power == old["host_full_power"])
         self.exact_hosts += int(quiet.sum())
         energy, missed = self._integrate(p, s, start, end, table)
-        report.none(quiet & _differ(added, energy, scale), "hosts with wrong energy")
+        report.none(quiet & differ(added, energy, scale), "hosts with wrong energy")
         calm = (s.vm_host >= 0) & quiet[s.vm_host] & (s.vm_mig == MIG_NONE) & (old["vm_mig"] == MIG_NONE)
         got = s.vm_missed - old["vm_missed"]
-        report.none(calm & _differ(got, missed, s.vm_requested.max()), "VMs with wrong unserved CPU")
+        report.none(calm & differ(got, missed, s.vm_requested.max()), "VMs with wrong unserved CPU")
 
     @staticmethod
     def _disturbed(p: ClusterParams, s: ClusterState, old: dict[str, Any]) -> Any:
@@ -424,10 +357,10 @@ class Auditor:
         full = s.host_full_power > 0
         here = np.maximum(s.vm_host, 0)
         cap = p.vm_vcpus * p.host_core_mhz[here]
-        for k, since, until in self._pieces(p, start, end):
+        for k, since, until in pieces(p, start, end):
             demand = p.util[k] * p.vm_cpu_mhz
             ask = np.minimum(demand, cap)
-            load = _per_host(p, s.vm_host, ask) / p.host_cpu_mhz
-            energy += np.where(full, table[:, -1], _power(table, load)) * (until - since)
+            load = per_host(p, s.vm_host, ask) / p.host_cpu_mhz
+            energy += np.where(full, table[:, -1], table_power(table, load)) * (until - since)
             missed += (demand - ask / np.maximum(load, 1.0)[here]) * (until - since)
         return energy, missed

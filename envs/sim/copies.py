@@ -108,6 +108,8 @@ def _start_full(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: fl
         _start_fixed(p, s, v, now_s, elapsed_s)
     elif _has_slots(p, s, s.vm_host[v], s.vm_dest[v]):
         _start_precopy(p, s, v, now_s, elapsed_s)
+    else:
+        renew_hosts(p, s, s.vm_host[v], s.vm_dest[v], elapsed_s)  # the destination holds somebody now
 
 
 start_copy = by_model(_start_simple, _start_full)

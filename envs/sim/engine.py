@@ -68,7 +68,7 @@ def choose_host(p: ClusterParams, s: ClusterState, v: int, off: bool) -> int:
     least = np.inf
     for h in range(s.host_power_state.shape[0]):
         if off:
-            if may_go_on(p, s, h) != 0:
+            if may_go_on(p, s, h) != 0 or (p.full and s.host_maintenance[h]):
                 continue
         elif host_accepts(p, s, h) != 0:
             continue

@@ -28,7 +28,7 @@ from .events import (
 )
 from .hub import renew_hosts
 from .mirrors import protect_all
-from .network import find_next_copy, look_at_copy, share_network
+from .network import find_next_copy, look_at_copy, share_everything
 from .numa import rebalance_host
 from .numa_nodes import fragment_rate
 from .outages import finish_start, handle_faults, move_profile, notice_host, restart_waiting
@@ -43,6 +43,7 @@ from .totals import (
     C_HEAP,
     C_LOSS,
     C_MOVING,
+    C_NEXT_COPY,
     C_ON,
     C_PENDING,
     C_SAMPLE,
@@ -57,7 +58,15 @@ from .totals import (
     T_RATE_FIRST,
 )
 
-__all__ = ["advance_full", "measure_full", "open_full", "prepare_full", "start_full"]
+__all__ = [
+    "advance_full",
+    "carbon_now",
+    "fragments_now",
+    "measure_full",
+    "open_full",
+    "prepare_full",
+    "start_full",
+]
 
 COPY, QUEUED, FAULT, ARRIVAL = 0, 1, 2, 3
 UNIT_CORES = 16.0
@@ -120,7 +129,7 @@ def open_full(p: FullParams, s: FullState) -> Any:
     s.clock[2] = s.clock[0]
     n = s.host_head.shape[0]
     if p.has_io or p.has_precopy or p.has_standby:
-        share_network(p, s, np.ones(n, dtype=np.bool_))
+        share_everything(p, s)
         for i in range(s.counters[C_MOVING] if p.has_precopy else 0):
             _look_again(p, s, s.copy_list[i])
         if p.has_precopy:
@@ -156,8 +165,8 @@ def _end_of_segment(p: FullParams, start_s: float, until_s: float) -> Any:
 
 
 @njit(cache=True)
-def _carbon_now(p: FullParams, start_s: float) -> float:
-    """Carbon intensity of a segment, g/kWh; before the first and after the last sample it stays as there."""
+def carbon_now(p: FullParams, start_s: float) -> float:
+    """Carbon intensity from a time on, g/kWh; before the first and after the last sample it stays."""
     k = int(np.floor((start_s - p.carbon_start_s) / p.carbon_sample_s + 1e-9))
     return float(p.carbon_g_kwh[min(max(k, 0), p.carbon_g_kwh.shape[0] - 1)])
 
@@ -175,17 +184,6 @@ def _next(p: FullParams, s: FullState) -> Any:
         if arrival < at:
             at, kind = arrival, ARRIVAL
     return at, kind
-
-
-@njit(cache=True)
-def _end_phase(p: FullParams, s: FullState, now_s: float, elapsed_s: float) -> None:
-    """The copy whose phase ends now; of several the one with the lowest VM."""
-    first = -1
-    for i in range(s.counters[C_MOVING]):
-        v = s.copy_list[i]
-        if s.vm_mig_end_s[v] <= now_s and (first < 0 or v < first):
-            first = v
-    finish_copy(p, s, first, now_s, elapsed_s)
 
 
 @njit(cache=True)
@@ -240,11 +238,12 @@ def _sum_up(p: FullParams, s: FullState, start_s: float, dt_s: float, energy_j: 
                 s.totals[T_RATE_FIRST + k] += s.host_rates[h, k] * dt_s
     if p.carbon_g_kwh.shape[0] > 0:
         kwh = (s.totals[T_ENERGY_J] - energy_j) * p.pue / J_PER_KWH
-        s.totals[T_CARBON_G] += kwh * _carbon_now(p, start_s)
+        s.totals[T_CARBON_G] += kwh * carbon_now(p, start_s)
 
 
 @njit(cache=True)
-def _fragments(p: FullParams, s: FullState) -> float:
+def fragments_now(p: FullParams, s: FullState) -> float:
+    """Fragment rate over the hosts that are on; 0 without NUMA."""
     if p.has_numa == 0:
         return 0.0
     on = np.empty(s.host_head.shape[0], dtype=np.int8)
@@ -271,12 +270,12 @@ def advance_full(p: FullParams, s: FullState, until_s: float) -> None:
         energy = s.totals[T_ENERGY_J]
         s.totals[T_IMB_CPU_S] += imb_cpu * (end - start)
         s.totals[T_IMB_MEM_S] += imb_mem * (end - start)
-        s.totals[T_FRAGMENT_S] += _fragments(p, s) * (end - start)
+        s.totals[T_FRAGMENT_S] += fragments_now(p, s) * (end - start)
         at, kind = _next(p, s)
         while at <= end:
             s.clock[2] = at
             if kind == COPY:
-                _end_phase(p, s, at, at - start)
+                finish_copy(p, s, s.counters[C_NEXT_COPY], at, at - start)
             elif kind == QUEUED:
                 _handle_queued(p, s, start)
             elif kind == FAULT:
@@ -295,6 +294,7 @@ def advance_full(p: FullParams, s: FullState, until_s: float) -> None:
 def prepare_full(p: FullParams, s: FullState) -> None:
     """What the full model needs at time 0, before the first VM is placed."""
     s.clock[3] = np.inf
+    s.counters[C_NEXT_COPY] = -1
     if p.has_numa:
         s.vm_pages_end_s[:] = -np.inf
         s.vm_numa_slowdown[:] = 1.0

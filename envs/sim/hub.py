@@ -57,7 +57,7 @@ _COMPILED: dict[tuple[HandleType, HandleType], Any] = {}
 
 
 def connect(params: Handle, state: Handle) -> None:
-    """Put the address of the compiled kernel into the parameters' handle; the first call compiles or loads it.
+    """Put the address of the kernel into the parameters' handle; the first call compiles or loads it.
 
     Args:
         params: Handle of the full model's parameters.

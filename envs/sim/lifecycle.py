@@ -45,7 +45,7 @@ from .totals import (
     T_REQUESTED,
     T_THRASH,
 )
-from .upkeep import after_leaving, before_move, begin_run, end_run
+from .upkeep import after_leaving, before_move, begin_run, end_run, forget_rates
 
 __all__ = [
     "arrive",
@@ -135,6 +135,7 @@ def depart(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: f
     s.vm_demand_mhz[v] = 0.0
     s.vm_ask_mhz[v] = 0.0
     s.vm_granted_mhz[v] = 0.0
+    forget_rates(p, s, v)
     set_vm_miss(s, v, 0.0, 0.0, elapsed_s)
     s.totals[T_DEPARTURES] += 1.0
     if dest >= 0:

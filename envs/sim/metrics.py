@@ -10,26 +10,58 @@ from numpy.typing import NDArray
 
 from .state import ABSENT, ClusterParams, ClusterState
 from .totals import (
+    R_ALLOC,
+    R_BALLOONED,
+    R_BLOCKED,
+    R_CAPPED,
+    R_CO_STOP,
+    R_COMPRESSED,
+    R_IO_CPU,
+    R_IO_RATE,
+    R_LATENCY,
+    R_LIMITED,
+    R_MEMORY_LOSS,
+    R_MIRROR_LOSS,
+    R_NET_DROPPED,
+    R_NUMA_LOSS,
+    R_OVERHEAD,
+    R_READY,
+    R_REMOTE,
+    R_SHARED,
+    R_SWAPPED,
+    R_VCPUS,
+    T_CARBON_G,
+    T_DOWN_S,
     T_ENERGY_J,
     T_FAILED_PLACEMENTS,
+    T_FRAGMENT_S,
+    T_HOST_FAILURES,
     T_IMB_CPU_S,
     T_IMB_MEM_S,
+    T_MIG_ENERGY_J,
     T_MIG_MIB,
     T_MIG_STARTED,
+    T_MIG_STOP_S,
     T_MISSED,
+    T_NUMA_MOVES,
     T_ON_S,
+    T_PROFILE_MOVES,
+    T_RATE_FIRST,
     T_REQUESTED,
+    T_RESTARTS,
     T_SHUTDOWNS,
+    T_TAKEOVERS,
     T_THRASH,
     T_TIME_S,
+    T_VM_CRASHES,
 )
 
-__all__ = ["METRICS", "StepMetrics", "summarize"]
+__all__ = ["METRICS", "StepMetrics", "interval_metrics", "model_metrics", "summarize"]
 
 J_PER_KWH = 3.6e6
 
 METRICS: dict[str, str] = {
-    "energy_kwh": "energy of all hosts in every power state, kWh",
+    "energy_kwh": "energy of all hosts in every power state, times PUE, kWh",
     "migrations": "live migrations started",
     "slatah": "mean over hosts of (time short of CPU / time with load)",
     "pdm": "mean over VMs of (CPU lost to migration / CPU requested)",
@@ -40,20 +72,48 @@ METRICS: dict[str, str] = {
     "host_shutdowns": "hosts switched off",
     "imbalance_cpu": "standard deviation of CPU load over hosts that are on, mean over time",
     "imbalance_mem": "the same of configured memory",
-    "ready_pct": "time that a VM was ready but not scheduled, % (needs the vCPU scheduling sub-model)",
-    "swap_mib": "memory swapped by hosts (needs the memory sub-model)",
-    "downtime_s": "time that VMs had arrived but had no host, summed over VMs, s",
+    "ready_pct": "time that vCPUs were ready but not scheduled / time of vCPUs, % (needs the full model)",
+    "swap_mib": "memory swapped by hosts, mean over time, MiB (needs memory=multiplexed)",
+    "downtime_s": "time that VMs had arrived and did not run, summed over VMs, s",
     "vm_availability": "1 - downtime / time since arrival, over all VMs",
-    "restarts": "VMs restarted after a failure (needs the failure sub-model)",
+    "restarts": "VMs restarted after a failure (needs failures)",
     "failed_placements": "arrivals that fitted on no host at their time",
-    "migration_data_gib": "memory copied by finished migrations, GiB",
+    "migration_data_gib": "memory sent by migrations, GiB",
     "thrash": "moves back to the host that a VM had left within 12 intervals",
-    "carbon_kg": "CO2-equivalent (needs a carbon series), kg",
+    "carbon_kg": "CO2-equivalent of energy_kwh, kg (needs a carbon series)",
     "decision_ms_p50": "median time of the policy for one decision, ms",
     "decision_ms_p99": "99th percentile of it, ms",
-    "fragment_rate": "free CPU that cannot hold one more 16-core VM (needs the NUMA sub-model)",
+    "fragment_rate": "free CPU that cannot hold one more 16-core VM on a node, mean over time (needs NUMA)",
+    "migration_stop_s": "time that migrations stopped VMs, summed over VMs, s (needs pre-copy)",
+    "migration_energy_kwh": "energy of migrations, an estimate beside energy_kwh (needs pre-copy)",
+    "capped_share": "demand beyond what vCPUs can do on their hosts / requested CPU (needs the full model)",
+    "limited_share": "demand beyond the VMs' limits / requested CPU (needs the CPU scheduler)",
+    "co_stop_share": "CPU lost to co-scheduling / requested CPU (needs the CPU scheduler)",
+    "overhead_share": "CPU that hypervisors add / requested CPU (needs overhead)",
+    "io_cpu_share": "CPU that interrupts add / requested CPU (needs I/O)",
+    "io_latency_ms": "latency of a packet or disk request, mean over them, ms (needs I/O)",
+    "net_dropped_mbps": "VM traffic that NICs did not let through, mean over time, Mbit/s (needs I/O)",
+    "numa_loss": "work lost to remote memory / requested CPU (needs NUMA)",
+    "remote_share": "remote share of memory accesses, weighted by CPU allocated (needs NUMA)",
+    "numa_moves": "VMs moved to another node of their host (needs NUMA)",
+    "memory_loss": "work lost to reclaimed memory / requested CPU (needs memory=multiplexed)",
+    "shared_mib": "memory saved by page sharing, mean over time, MiB (needs memory=multiplexed)",
+    "ballooned_mib": "memory in balloons, mean over time, MiB (needs memory=multiplexed)",
+    "compressed_mib": "memory saved by compression, mean over time, MiB (needs memory=multiplexed)",
+    "blocked_mib": "memory that VMs asked for and did not get, mean, MiB (needs memory=multiplexed)",
+    "host_failures": "hosts that failed (needs failures)",
+    "vm_crashes": "VMs that crashed alone (needs failures)",
+    "profile_moves": "profiles of failed hosts moved to a spare (needs failures)",
+    "mirror_loss": "work lost to mirroring / requested CPU (needs hot standby)",
+    "takeovers": "secondaries that took over (needs hot standby)",
 }
-"""Every metric by its column name in result rows."""
+"""Every metric by its column name in result rows; NaN where what it needs is off."""
+
+IN_INTERVAL: tuple[str, ...] = (
+    *("ready_pct", "swap_mib", "restarts", "host_failures", "takeovers", "migration_stop_s", "carbon_kg"),
+    *("numa_loss", "memory_loss", "mirror_loss"),
+)
+"""Metrics of the full model that are also given for single intervals."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +121,7 @@ class StepMetrics:
     """What one interval added to the running totals.
 
     Attributes:
-        delta: Differences of ``ClusterState.totals``, shape (32,); the indices are in ``totals.py``.
+        delta: Differences of ``ClusterState.totals``, shape (64,); the indices are in ``totals.py``.
     """
 
     delta: NDArray[np.float64]
@@ -72,7 +132,7 @@ class StepMetrics:
 
     @property
     def energy_j(self) -> float:
-        """Energy, J."""
+        """Energy of the hosts (without PUE), J."""
         return float(self.delta[T_ENERGY_J])
 
     @property
@@ -90,6 +150,41 @@ class StepMetrics:
         """Migrations started."""
         return int(self.delta[T_MIG_STARTED])
 
+    @property
+    def downtime_s(self) -> float:
+        """Time that VMs had arrived and did not run, summed over VMs, s."""
+        return float(self.delta[T_DOWN_S])
+
+    @property
+    def restarts(self) -> int:
+        """VMs restarted after a failure."""
+        return int(self.delta[T_RESTARTS])
+
+    @property
+    def host_failures(self) -> int:
+        """Hosts that failed."""
+        return int(self.delta[T_HOST_FAILURES])
+
+    @property
+    def carbon_g(self) -> float:
+        """CO2-equivalent, g; 0 without a carbon series."""
+        return float(self.delta[T_CARBON_G])
+
+    @property
+    def ready_share(self) -> float:
+        """Share of their time that vCPUs were ready but not scheduled; 0 without the full model."""
+        return _ratio(self.delta, R_READY, float(self.delta[T_RATE_FIRST + R_VCPUS]))
+
+    @property
+    def swapped_mib(self) -> float:
+        """Memory swapped by hosts, mean over the interval, MiB."""
+        return _ratio(self.delta, R_SWAPPED, float(self.delta[T_TIME_S]))
+
+
+def _ratio(totals: NDArray[np.float64], rate: int, over: float) -> float:
+    """One of the totals of ``RATES`` over something; 0 over nothing."""
+    return float(totals[T_RATE_FIRST + rate]) / over if over > 0 else 0.0
+
 
 def _ratio_mean(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> float:
     used = denominator > 0
@@ -102,6 +197,89 @@ def _alive_s(p: ClusterParams, s: ClusterState) -> NDArray[np.float64]:
     return np.where(s.vm_state != ABSENT, alive, 0.0)
 
 
+def model_metrics(p: ClusterParams, totals: NDArray[np.float64]) -> dict[str, float]:
+    """What the sub-models that are on say of an episode, or of an interval.
+
+    Args:
+        p: Parameters.
+        totals: ``ClusterState.totals``, or what an interval added to them, shape (64,).
+
+    Returns:
+        Metric by column name; those of sub-models that are off are left out.
+    """
+    if not p.full:
+        return {}
+    t = totals
+    requested, time_s = float(t[T_REQUESTED]), float(t[T_TIME_S])
+
+    def shares(**rates: int) -> dict[str, float]:
+        return {name: _ratio(t, rate, requested) for name, rate in rates.items()}
+
+    def means(**rates: int) -> dict[str, float]:
+        return {name: _ratio(t, rate, time_s) for name, rate in rates.items()}
+
+    def counts(**indices: int) -> dict[str, float]:
+        return {name: float(t[index]) for name, index in indices.items()}
+
+    ready = 100.0 * _ratio(t, R_READY, float(t[T_RATE_FIRST + R_VCPUS]))
+    found = {"ready_pct": ready, **shares(capped_share=R_CAPPED)}
+    if p.has_cpu:
+        found |= shares(limited_share=R_LIMITED, co_stop_share=R_CO_STOP)
+    if p.has_overhead:
+        found |= shares(overhead_share=R_OVERHEAD)
+    if p.has_numa:
+        remote = _ratio(t, R_REMOTE, float(t[T_RATE_FIRST + R_ALLOC]))
+        fragments = float(t[T_FRAGMENT_S]) / time_s if time_s > 0 else 0.0
+        found |= shares(numa_loss=R_NUMA_LOSS) | counts(numa_moves=T_NUMA_MOVES)
+        found |= {"remote_share": remote, "fragment_rate": fragments}
+    if p.has_tiers:
+        found |= shares(memory_loss=R_MEMORY_LOSS)
+        found |= means(swap_mib=R_SWAPPED, shared_mib=R_SHARED, ballooned_mib=R_BALLOONED)
+        found |= means(compressed_mib=R_COMPRESSED, blocked_mib=R_BLOCKED)
+    if p.has_io:
+        latency = 1e3 * _ratio(t, R_LATENCY, float(t[T_RATE_FIRST + R_IO_RATE]))
+        found |= shares(io_cpu_share=R_IO_CPU) | means(net_dropped_mbps=R_NET_DROPPED)
+        found["io_latency_ms"] = latency
+    if p.has_precopy:
+        found |= counts(migration_stop_s=T_MIG_STOP_S)
+        found["migration_energy_kwh"] = float(t[T_MIG_ENERGY_J]) / J_PER_KWH
+    if p.has_failures:
+        found |= counts(restarts=T_RESTARTS, host_failures=T_HOST_FAILURES, vm_crashes=T_VM_CRASHES)
+        found |= counts(profile_moves=T_PROFILE_MOVES)
+    if p.has_standby:
+        found |= shares(mirror_loss=R_MIRROR_LOSS) | counts(takeovers=T_TAKEOVERS)
+    if len(p.carbon_g_kwh):
+        found["carbon_kg"] = float(t[T_CARBON_G]) / 1000.0
+    return found
+
+
+def interval_metrics(p: ClusterParams, step: StepMetrics) -> dict[str, float]:
+    """What an interval did, by the names of the metrics.
+
+    Args:
+        p: Parameters.
+        step: The interval.
+
+    Returns:
+        Six metrics of every cluster; with the full model also ``downtime_s``, ``migration_data_gib`` and
+        those of ``IN_INTERVAL`` whose sub-model is on.
+    """
+    d = step.delta.tolist()
+    found = {
+        "energy_kwh": p.pue * d[T_ENERGY_J] / J_PER_KWH,
+        "sla_unserved": d[T_MISSED] / d[T_REQUESTED] if d[T_REQUESTED] > 0 else 0.0,
+        "migrations": d[T_MIG_STARTED],
+        "active_hosts": d[T_ON_S] / d[T_TIME_S] if d[T_TIME_S] > 0 else 0.0,
+        "host_shutdowns": d[T_SHUTDOWNS],
+        "failed_placements": d[T_FAILED_PLACEMENTS],
+    }
+    if p.full:
+        found |= {"downtime_s": d[T_DOWN_S], "migration_data_gib": d[T_MIG_MIB] / 1024.0}
+        model = model_metrics(p, step.delta)
+        found |= {name: model[name] for name in IN_INTERVAL if name in model}
+    return found
+
+
 def summarize(p: ClusterParams, s: ClusterState) -> dict[str, float]:
     """Work out every metric of an episode so far.
 
@@ -110,12 +288,12 @@ def summarize(p: ClusterParams, s: ClusterState) -> dict[str, float]:
         s: State.
 
     Returns:
-        Metric by column name; NaN for those that the present sub-models cannot give.
+        Metric by column name; NaN for those whose sub-model is off.
     """
     t = s.totals
     time_s = max(float(t[T_TIME_S]), 1e-300)
     requested = float(t[T_REQUESTED])
-    energy = float(s.host_energy_j.sum()) / J_PER_KWH
+    energy = p.pue * float(s.host_energy_j.sum()) / J_PER_KWH
     slatah = _ratio_mean(s.host_sat_s, s.host_active_s)
     pdm = _ratio_mean(s.vm_mig_lost, s.vm_requested)
     down = float(s.vm_down_s.sum())
@@ -137,5 +315,6 @@ def summarize(p: ClusterParams, s: ClusterState) -> dict[str, float]:
         "failed_placements": float(t[T_FAILED_PLACEMENTS]),
         "migration_data_gib": float(t[T_MIG_MIB]) / 1024.0,
         "thrash": float(t[T_THRASH]),
+        **model_metrics(p, t),
     }
     return {name: known.get(name, math.nan) for name in METRICS}

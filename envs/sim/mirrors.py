@@ -7,8 +7,10 @@ from typing import Any
 from numba import njit
 
 from .hub import renew_hosts
+from .numa_nodes import add_to_nodes, choose_nodes
 from .power import ON
-from .state import MIG_NONE, RUNNING, ClusterParams, ClusterState
+from .state import MIG_NONE, RUNNING, FullParams, FullState
+from .suits import check_suits, lacks_features
 
 __all__ = ["MEM_SLACK", "check_mirror", "drop_secondary", "protect", "protect_all"]
 
@@ -17,8 +19,11 @@ MAX_VMS, MAX_VCPUS = 6, 7
 
 
 @njit(cache=True)
-def check_mirror(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
-    """Whether a host may hold the secondary of a running VM: 0, or a code of ``standby.STANDBY_REASONS``."""
+def check_mirror(p: FullParams, s: FullState, v: int, h: int) -> Any:
+    """Whether a host may hold the secondary of a running VM: 0, or a code of ``standby.STANDBY_REASONS``.
+
+    Code 9: the VM itself could not run there, as it has to once the secondary takes over.
+    """
     source = s.vm_host[v]
     if s.host_power_state[h] != ON or s.host_drain[h] or s.host_maintenance[h]:
         return 1
@@ -37,25 +42,35 @@ def check_mirror(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     if s.host_mem_mib[h] + p.vm_mem_mib[v] > p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK:
         return 6
     room = p.host_cpu_mhz[h] * p.arrival_overcommit * MEM_SLACK
-    return 7 if s.host_nominal_mhz[h] + p.vm_cpu_mhz[v] > room else 0
+    if s.host_nominal_mhz[h] + p.vm_cpu_mhz[v] > room:
+        return 7
+    return 9 if lacks_features(p, s, v, h) or check_suits(p, s, v, h) != 0 else 0
 
 
 @njit(cache=True)
-def _count(p: ClusterParams, s: ClusterState, v: int, h: int, sign: int) -> None:
+def _count(p: FullParams, s: FullState, v: int, h: int, sign: int) -> None:
     s.host_mirrors[h] += sign
     s.host_mirror_vcpus[h] += sign * p.vm_vcpus[v]
 
 
 @njit(cache=True)
-def _hold(p: ClusterParams, s: ClusterState, v: int, h: int, sign: float) -> None:
-    """Room of a secondary: its memory and its CPU, reserved again."""
+def _hold(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
+    """Room of a secondary: its memory and its CPU, reserved again, and the functions that it will need."""
     s.host_mirror_mib[h] += sign * p.vm_mem_mib[v]
     s.host_mem_mib[h] += sign * p.vm_mem_mib[v]
     s.host_nominal_mhz[h] += sign * p.vm_cpu_mhz[v]
+    if p.has_cpu:
+        s.host_reserved_mhz[h] += sign * p.vm_reservation_mhz[v]
+    if p.has_tiers:
+        s.host_mem_reserved_mib[h] += sign * p.vm_mem_reservation_mib[v]
+    if p.has_io:
+        s.host_functions_used[h] += int(sign) * p.vm_functions[v]
+    if p.has_numa:
+        add_to_nodes(p, s, v, h, s.vm_mirror_nodes[v], sign)
 
 
 @njit(cache=True)
-def protect(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
+def protect(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
     """Start the secondary of a VM on the first host that may hold it, if there is one."""
     if p.vm_protected[v] == 0 or s.vm_secondary[v] >= 0:
         return
@@ -69,20 +84,22 @@ def protect(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None
             s.vm_secondary[v] = h
             _count(p, s, v, h, 1)
             _count(p, s, v, s.vm_host[v], 1)
+            if p.has_numa:
+                s.vm_mirror_nodes[v] = choose_nodes(p, s, v, h)
             _hold(p, s, v, h, 1.0)
             renew_hosts(p, s, s.vm_host[v], h, elapsed_s)
             return
 
 
 @njit(cache=True)
-def protect_all(p: ClusterParams, s: ClusterState, elapsed_s: float) -> None:
+def protect_all(p: FullParams, s: FullState, elapsed_s: float) -> None:
     """Start what secondaries are missing."""
     for v in p.protected_vms:
         protect(p, s, v, elapsed_s)
 
 
 @njit(cache=True)
-def drop_secondary(p: ClusterParams, s: ClusterState, v: int) -> Any:
+def drop_secondary(p: FullParams, s: FullState, v: int) -> Any:
     """End a VM's secondary, while ``vm_host`` still says where the primary is (or was); -1 = it had none.
 
     Returns:
@@ -96,8 +113,16 @@ def drop_secondary(p: ClusterParams, s: ClusterState, v: int) -> Any:
         if s.vm_host[v] >= 0:
             _count(p, s, v, s.vm_host[v], -1)
         _hold(p, s, v, h, -1.0)
+        s.vm_mirror_nodes[v] = 0
         if s.host_n_vms[h] + s.host_n_in[h] == 0 and s.host_mirrors[h] == 0:
             s.host_mirror_mib[h] = 0.0
             s.host_mem_mib[h] = 0.0
             s.host_nominal_mhz[h] = 0.0
+            if p.has_cpu:
+                s.host_reserved_mhz[h] = 0.0
+            if p.has_tiers:
+                s.host_mem_reserved_mib[h] = 0.0
+            if p.has_numa:
+                s.node_vcpus[h, :] = 0.0
+                s.node_used_mib[h, :] = 0.0
     return h

@@ -17,25 +17,30 @@ from .fair_share import max_min_rates
 from .precopy import INIT, PULL, RESUME, advance_copy, next_event
 from .precopy_config import MBIT_PER_MIB
 from .rates import rate_host, vm_stopped
-from .state import FullParams, FullState
-from .totals import C_MOVING
+from .state import MIG_COPYING, FullParams, FullState
+from .totals import C_MOVING, C_NEXT_COPY
 
-__all__ = ["find_next_copy", "look_at_copy", "renew_rates", "share_network"]
+__all__ = ["find_next_copy", "look_at_copy", "renew_rates", "share_everything"]
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
-B1 = NDArray[np.bool_]
 
 NET_OUT, NET_IN, COPY, LOG = 0, 1, 2, 3
 
 
 @njit(cache=True)
 def find_next_copy(s: FullState) -> None:
-    """Note when the next phase of a copy ends."""
+    """Note which copy's phase ends next, and when; of several the one with the lowest VM."""
     soonest = np.inf
+    first = -1
     for i in range(s.counters[C_MOVING]):
-        soonest = min(soonest, s.vm_mig_end_s[s.copy_list[i]])
+        v = s.copy_list[i]
+        at = s.vm_mig_end_s[v]
+        if at < soonest or (at == soonest and v < first):
+            soonest = at
+            first = v
     s.clock[3] = soonest
+    s.counters[C_NEXT_COPY] = first
 
 
 @njit(cache=True)
@@ -70,32 +75,35 @@ def _logs(p: FullParams, s: FullState, v: int) -> bool:
 
 
 @njit(cache=True)
-def _spread(p: FullParams, s: FullState, touched: B1) -> int:
-    """Touch every host that a chain of copies and logs joins to a touched one; returns the flows met."""
-    n_copies = s.counters[C_MOVING] if p.has_precopy else 0
-    n_logs = p.protected_vms.shape[0] if p.has_standby else 0
-    grew = True
+def _meet(s: FullState, hosts: I4, n: int, h: int) -> int:
+    """Put a host on the list, unless it is there; returns the length of the list."""
+    if s.host_mark[h] == 0:
+        hosts[n] = h
+        n += 1
+        s.host_mark[h] = n
+    return n
+
+
+@njit(cache=True)
+def _neighbours(p: FullParams, s: FullState, h: int, hosts: I4, n: int) -> Any:
+    """Put hosts that copies and logs join to a host on the list; returns its length and their number."""
     flows = 0
-    while grew:
-        grew = False
-        flows = 0
-        for i in range(n_copies + n_logs):
-            if i < n_copies:
-                v = s.copy_list[i]
-                a, b = s.vm_host[v], s.vm_dest[v]
-                if not _sends(s, v):
-                    continue
-            else:
-                v = p.protected_vms[i - n_copies]
-                a, b = s.vm_host[v], s.vm_secondary[v]
-                if not _logs(p, s, v):
-                    continue
-            if touched[a] != touched[b]:
-                touched[a] = True
-                touched[b] = True
-                grew = True
-            flows += touched[a]
-    return flows
+    for incoming in range(2):
+        v = s.host_in_head[h] if incoming else s.host_head[h]
+        while v >= 0:
+            if p.has_precopy and s.vm_mig[v] == MIG_COPYING and _sends(s, v):
+                n = _meet(s, hosts, n, s.vm_host[v] if incoming else s.vm_dest[v])
+                flows += 1
+            if p.has_standby and not incoming and _logs(p, s, v):
+                n = _meet(s, hosts, n, s.vm_secondary[v])
+                flows += 1
+            v = s.vm_in_next[v] if incoming else s.vm_next[v]
+    if p.has_standby and s.host_mirrors[h] > 0:
+        for v in p.protected_vms:
+            if s.vm_secondary[v] == h and _logs(p, s, v):
+                n = _meet(s, hosts, n, s.vm_host[v])
+                flows += 1
+    return n, flows
 
 
 @njit(cache=True)
@@ -115,38 +123,33 @@ def _ask_of_host(p: FullParams, s: FullState, h: int) -> Any:
 
 
 @njit(cache=True)
-def _collect(p: FullParams, s: FullState, place: I4, first: I4, second: I4, cap: F8, who: I4) -> int:
+def _collect(
+    p: FullParams, s: FullState, hosts: I4, place: I4, first: I4, second: I4, cap: F8, who: I4
+) -> int:
     """Write down the flows of the hosts that have a place; returns their number."""
     n = 0
-    n_copies = s.counters[C_MOVING] if p.has_precopy else 0
-    for i in range(n_copies):
-        v = s.copy_list[i]
-        a, b = _ends(s, v)
-        if _sends(s, v) and place[a] >= 0:
-            first[n], second[n], cap[n] = 2 * place[a], 2 * place[b] + 1, p.copy_max_mbps
-            who[n, 0], who[n, 1] = COPY, v
-            n += 1
-    for i in range(p.protected_vms.shape[0] if p.has_standby else 0):
-        v = p.protected_vms[i]
-        if _logs(p, s, v) and place[s.vm_host[v]] >= 0:
-            first[n], second[n] = 2 * place[s.vm_host[v]], 2 * place[s.vm_secondary[v]] + 1
-            cap[n] = s.vm_mirror_need_mbps[v]
-            who[n, 0], who[n, 1] = LOG, v
-            n += 1
-    if p.has_io == 0:
-        return n
-    for h in range(place.shape[0]):
-        if place[h] < 0:
+    for i in range(hosts.shape[0]):
+        if place[i] < 0:
             continue
-        v = s.host_head[h]
+        out, into = 2 * place[i], 2 * place[i] + 1
+        v = s.host_head[hosts[i]]
         while v >= 0:
-            if s.vm_net_out_mbps[v] > 0.0:
-                first[n], second[n], cap[n] = 2 * place[h], -1, s.vm_net_out_mbps[v]
-                who[n, 0], who[n, 1] = NET_OUT, v
+            if p.has_precopy and s.vm_mig[v] == MIG_COPYING and _sends(s, v):
+                a, b = _ends(s, v)
+                first[n], second[n] = 2 * place[s.host_mark[a] - 1], 2 * place[s.host_mark[b] - 1] + 1
+                cap[n], who[n, 0], who[n, 1] = p.copy_max_mbps, COPY, v
                 n += 1
-            if s.vm_net_in_mbps[v] > 0.0:
-                first[n], second[n], cap[n] = 2 * place[h] + 1, -1, s.vm_net_in_mbps[v]
-                who[n, 0], who[n, 1] = NET_IN, v
+            if p.has_standby and _logs(p, s, v):
+                first[n], second[n] = out, 2 * place[s.host_mark[s.vm_secondary[v]] - 1] + 1
+                cap[n], who[n, 0], who[n, 1] = s.vm_mirror_need_mbps[v], LOG, v
+                n += 1
+            if p.has_io and s.vm_net_out_mbps[v] > 0.0:
+                first[n], second[n] = out, -1
+                cap[n], who[n, 0], who[n, 1] = s.vm_net_out_mbps[v], NET_OUT, v
+                n += 1
+            if p.has_io and s.vm_net_in_mbps[v] > 0.0:
+                first[n], second[n] = into, -1
+                cap[n], who[n, 0], who[n, 1] = s.vm_net_in_mbps[v], NET_IN, v
                 n += 1
             v = s.vm_next[v]
     return n
@@ -167,39 +170,56 @@ def _hand_out(p: FullParams, s: FullState, who: I4, rate: F8, n: int) -> None:
 
 
 @njit(cache=True)
-def share_network(p: FullParams, s: FullState, touched: B1) -> None:
+def share_network(p: FullParams, s: FullState, hosts: I4, n: int) -> int:
     """Work out the network's rates again on some hosts, and on all that these can affect.
 
     Args:
         p: Parameters.
-        s: State; ``clock[2]`` is now.
-        touched: Hosts on which something changed, shape (H,); rewritten: all hosts looked at.
+        s: State; ``clock[2]`` is now. ``host_mark`` is the place on the list plus one, and 0 elsewhere.
+        hosts: List of hosts on which something changed, shape (H,); those that they affect are added.
+        n: Length of the list.
+
+    Returns:
+        Its length now; the caller unmarks the hosts.
     """
-    flows = _spread(p, s, touched)
-    place = np.full(touched.shape[0], -1, dtype=np.int32)
-    n_places = 0
-    for h in range(touched.shape[0]):
-        if not touched[h]:
-            continue
-        out, into, n = _ask_of_host(p, s, h) if p.has_io else (0.0, 0.0, 0)
+    place = np.empty(s.host_head.shape[0], dtype=np.int32)
+    flows, n_places, i = 0, 0, 0
+    while i < n:
+        h = hosts[i]
+        n, pairs = _neighbours(p, s, h, hosts, n)
+        out, into, own = _ask_of_host(p, s, h) if p.has_io else (0.0, 0.0, 0)
         # Alone on a NIC that is wide enough, everybody has what it asks for.
-        if flows > 0 or out > p.host_nic_mbps[h] or into > p.host_nic_mbps[h]:
-            place[h] = n_places
+        place[i] = -1
+        if pairs > 0 or out > p.host_nic_mbps[h] or into > p.host_nic_mbps[h]:
+            place[i] = n_places
             n_places += 1
-            flows += n
+            flows += own + pairs
+        i += 1
     if n_places == 0:
-        return
+        return n
     capacity = np.empty(2 * n_places)
-    for h in range(touched.shape[0]):
-        if place[h] >= 0:
-            capacity[2 * place[h]] = p.host_nic_mbps[h]
-            capacity[2 * place[h] + 1] = p.host_nic_mbps[h]
+    for i in range(n):
+        if place[i] >= 0:
+            capacity[2 * place[i]] = p.host_nic_mbps[hosts[i]]
+            capacity[2 * place[i] + 1] = p.host_nic_mbps[hosts[i]]
     first, second = np.empty(flows, dtype=np.int32), np.empty(flows, dtype=np.int32)
     cap, who = np.empty(flows), np.empty((flows, 2), dtype=np.int32)
-    n = _collect(p, s, place, first, second, cap, who)
-    rate = np.empty(n)
-    max_min_rates(first[:n], second[:n], cap[:n], capacity, rate)
-    _hand_out(p, s, who, rate, n)
+    n_flows = _collect(p, s, hosts[:n], place, first, second, cap, who)
+    rate = np.empty(n_flows)
+    max_min_rates(first[:n_flows], second[:n_flows], cap[:n_flows], capacity, rate)
+    _hand_out(p, s, who, rate, n_flows)
+    return n
+
+
+@njit(cache=True)
+def share_everything(p: FullParams, s: FullState) -> None:
+    """``share_network`` for all hosts."""
+    n = s.host_head.shape[0]
+    hosts = np.empty(n, dtype=np.int32)
+    for h in range(n):
+        _meet(s, hosts, h, h)
+    share_network(p, s, hosts, n)
+    s.host_mark[:] = 0
 
 
 @njit(cache=True)
@@ -213,23 +233,18 @@ def renew_rates(p: FullParams, s: FullState, a: int, b: int, elapsed_s: float) -
         b: Another host, -1 = none.
         elapsed_s: Time since the segment began, s.
     """
-    if p.has_io == 0 and p.has_precopy == 0 and p.has_standby == 0:
-        rate_host(p, s, a, elapsed_s)
-        if b >= 0:
-            rate_host(p, s, b, elapsed_s)
-        return
-    touched = np.zeros(s.host_head.shape[0], dtype=np.bool_)
-    touched[a] = True
+    hosts = np.empty(s.host_head.shape[0], dtype=np.int32)
+    n = _meet(s, hosts, 0, a)
     if b >= 0:
-        touched[b] = True
-    share_network(p, s, touched)
+        n = _meet(s, hosts, n, b)
+    changed = n
+    if p.has_io or p.has_precopy or p.has_standby:
+        n = share_network(p, s, hosts, n)
     if p.has_precopy:
         find_next_copy(s)
-    if p.has_io or p.has_standby:
-        for h in range(touched.shape[0]):
-            if touched[h]:
-                rate_host(p, s, h, elapsed_s)
-        return
-    rate_host(p, s, a, elapsed_s)
-    if b >= 0:
-        rate_host(p, s, b, elapsed_s)
+    if p.has_io or p.has_standby:  # elsewhere only the copies have other rates
+        changed = n
+    for i in range(n):
+        s.host_mark[hosts[i]] = 0
+    for i in range(changed):
+        rate_host(p, s, hosts[i], elapsed_s)

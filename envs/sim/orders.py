@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from .compatibility import MOVE_REFUSED_DEVICE, MOVE_REFUSED_FEATURES, MOVE_REFUSED_KERNEL
 from .lifecycle import boot_host, place, start_migration, switch_off_if_empty
-from .numa_nodes import choose_nodes
-from .overhead import OS_LEVEL, SUPPORTED, support_code
+from .overhead import OS_LEVEL
 from .power import BOOTING, OFF, ON
 from .power_cycle import refresh_power, suspend_host
 from .power_states import FAILED, RESUMING, STANDBY
-from .scheduling import admits
-from .state import MIG_NONE, PENDING, RUNNING, ClusterParams, ClusterState, FullParams, FullState
+from .precopy import PULL
+from .state import MIG_NONE, PENDING, RUNNING, ClusterParams, ClusterState
+from .suits import check_suits, lacks_features
 from .variants import by_model
 
 __all__ = ["apply_orders", "check_move", "check_place", "check_power_off", "check_power_on"]
@@ -57,25 +57,7 @@ def _any_host(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     return 0
 
 
-@njit(cache=True)
-def _suits(p: FullParams, s: FullState, v: int, h: int) -> Any:
-    """What a host of the full model must offer: type of virtualization, room for reservations, devices."""
-    if p.host_virt_types.shape[0] > 0:
-        code = support_code(p, v, h)
-        if code != SUPPORTED:
-            return 14 + code  # 15, 16, 17
-    if p.has_cpu and not admits(s.host_reserved_mhz[h], p.host_cpu_mhz[h], p.vm_reservation_mhz[v]):
-        return 18
-    if p.has_tiers:
-        reserved, most = s.host_mem_reserved_mib[h], p.host_mem_mib[h]
-        if not admits(reserved, most, p.vm_mem_reservation_mib[v]):
-            return 29
-    if p.has_io and s.host_functions_used[h] + p.vm_functions[v] > p.host_functions[h]:
-        return 19
-    return 23 if p.has_numa and choose_nodes(p, s, v, h) == 0 else 0
-
-
-host_suits = by_model(_any_host, _suits)
+host_suits = by_model(_any_host, check_suits)
 """``host_suits(p, s, v, h)``: whether a VM may run on a host by what the host offers: 0, or a code."""
 
 
@@ -87,9 +69,7 @@ def _can_follow(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     shares_kernel = p.host_virt_types.shape[0] > 0 and p.vm_virt_type[v] == OS_LEVEL
     if shares_kernel and p.host_kernel[s.vm_host[v]] != p.host_kernel[h]:
         return MOVE_REFUSED_KERNEL
-    if p.host_features.shape[0] > 0 and (s.vm_baseline[v] & ~p.host_features[h]) != 0:
-        return MOVE_REFUSED_FEATURES
-    return 0
+    return MOVE_REFUSED_FEATURES if lacks_features(p, s, v, h) else 0
 
 
 vm_can_follow = by_model(_any_host, _can_follow)
@@ -227,7 +207,8 @@ def check_power_off(p: ClusterParams, s: ClusterState, h: int) -> Any:
         return 10
     v = s.host_head[h]
     while v >= 0:
-        if s.vm_mig[v] == MIG_NONE:
+        stays = p.has_precopy and s.copy_phase[v] == PULL  # it has just come, its pages follow
+        if s.vm_mig[v] == MIG_NONE or stays:
             return 10
         v = s.vm_next[v]
     return holds_secondary(p, s, h)

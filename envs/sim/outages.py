@@ -45,7 +45,7 @@ from .totals import (
     T_TAKEOVERS,
     T_VM_CRASHES,
 )
-from .upkeep import after_leaving, end_run, start_vm
+from .upkeep import after_leaving, end_run, forget_rates, start_vm
 
 __all__ = ["finish_start", "handle_faults", "move_profile", "notice_host", "restart_waiting"]
 
@@ -84,6 +84,7 @@ def _lose(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: fl
     s.vm_cap_mhz[v] = 0.0
     s.vm_ask_mhz[v] = 0.0
     s.vm_granted_mhz[v] = 0.0
+    forget_rates(p, s, v)
     set_vm_down(s, v, 1, elapsed_s)
     set_vm_miss(s, v, s.vm_demand_mhz[v], 0.0, elapsed_s)
     s.vm_restart[v] = 1
@@ -234,9 +235,9 @@ def handle_faults(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: fl
 def notice_host(p: ClusterParams, s: ClusterState, h: int, now_s: float) -> None:
     """A host is taken for dead: its identity goes to the first healthy spare of the same kind."""
     for spare in range(s.host_profile.shape[0]):
-        free = s.host_profile[spare] < 0 and s.host_power_state[spare] == OFF
+        free = s.host_profile[spare] == -1 and s.host_power_state[spare] == OFF
         if free and p.host_type[spare] == p.host_type[h]:
-            s.host_profile[spare] = s.host_profile[h]
+            s.host_profile[spare] = -2 - s.host_profile[h]  # on its way: nobody may switch the spare on yet
             s.host_profile[h] = -1
             s.totals[T_PROFILE_MOVES] += 1.0
             push_event(s, now_s + p.associate_s, PROFILE_MOVED, spare)
@@ -246,6 +247,7 @@ def notice_host(p: ClusterParams, s: ClusterState, h: int, now_s: float) -> None
 @njit(cache=True)
 def move_profile(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
     """A spare has got an identity: it boots."""
+    s.host_profile[h] = -2 - s.host_profile[h]
     if s.host_power_state[h] == OFF:
         boot_host(p, s, h, now_s, elapsed_s)
     elif s.host_power_state[h] == FAILED:

@@ -58,7 +58,7 @@ class ClusterParams(NamedTuple):
     mig_mib_s: float  # MiB/s of one migration
     mig_cpu_loss: float  # share of its CPU a moving VM loses
     mig_dest_share: float  # share of its CPU the copy costs on the destination
-    memory_binding: int  # 0: memory binds at arrival only, 1: at every placement
+    memory_binding: int  # 0: memory binds at arrival only, 1: at every placement (times ``mem_overcommit``)
     arrival_rule: int  # index into config.ARRIVAL_RULES
     arrival_overcommit: float
     arrival_core_speed: int  # 1: a vCPU needs a core at least as fast at arrival
@@ -204,7 +204,7 @@ def make_params(config: ClusterConfig, workload: Workload) -> ClusterParams:
         mig_mib_s=float(migration.rate_mib_s) if isinstance(migration, MigrationConfig) else 0.0,
         mig_cpu_loss=float(migration.cpu_loss),
         mig_dest_share=float(migration.dest_cpu_share),
-        memory_binding=int(config.memory == "binding"),
+        memory_binding=int(config.memory != "ignored"),
         arrival_rule=ARRIVAL_RULES.index(config.arrival),
         arrival_overcommit=float(config.arrival_cpu_overcommit),
         arrival_core_speed=int(config.arrival_core_speed),

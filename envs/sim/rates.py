@@ -117,6 +117,8 @@ def _claim(p: FullParams, s: FullState, v: int, h: int) -> None:
     """What one VM of a host claims, and the most of it that it can use."""
     s.vm_overhead_mhz[v] = 0.0
     s.vm_io_mhz[v] = 0.0
+    if p.has_io:
+        s.vm_io_latency_s[v] = 0.0
     if vm_stopped(p, s, v):
         s.vm_claim_mhz[v] = 0.0
         s.vm_ask_mhz[v] = 0.0
@@ -263,8 +265,8 @@ def _add_vm_rates(p: FullParams, s: FullState, v: int, rates: F8) -> None:
         s.vm_io_latency_s[v] = latency
         rates[R_LATENCY] += latency * rate
         rates[R_IO_RATE] += rate
-        asked = s.vm_net_out_ask[v] + s.vm_net_in_ask[v]
-        rates[R_NET_DROPPED] += asked - s.vm_net_out_mbps[v] - s.vm_net_in_mbps[v]
+        rates[R_NET_DROPPED] += s.vm_net_out_ask[v] - s.vm_net_out_mbps[v]  # each exactly 0 where all passes
+        rates[R_NET_DROPPED] += s.vm_net_in_ask[v] - s.vm_net_in_mbps[v]
 
 
 @njit(cache=True)
@@ -324,7 +326,9 @@ def rate_host(p: FullParams, s: FullState, h: int, elapsed_s: float) -> None:
             free, tier = reclaim_host(vms, p.host_mem_mib[h], other, _memory_costs(p), p, s, scratch)
             s.host_free_mib[h] = free
             s.host_mem_state[h] = tier
-    elif p.has_tiers:
+    elif p.has_numa:
+        s.node_load_mhz[h, :] = 0.0
+    if n == 0 and p.has_tiers:
         s.host_free_mib[h] = p.host_mem_mib[h] - _other_mib(p, s, h)
         s.host_mem_state[h] = 0
     for v in vms:

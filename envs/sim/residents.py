@@ -111,28 +111,42 @@ def _add_full(p: FullParams, s: FullState, v: int, h: int, sign: int) -> None:
     empty = s.host_n_vms[h] + s.host_n_in[h] == 0
     if p.has_cpu:
         s.host_reserved_mhz[h] += sign * p.vm_reservation_mhz[v]
-        if empty:
-            s.host_reserved_mhz[h] = 0.0
     if p.has_tiers:
         s.host_mem_reserved_mib[h] += sign * p.vm_mem_reservation_mib[v]
-        if empty:
-            s.host_mem_reserved_mib[h] = 0.0
     if p.has_io:
         s.host_functions_used[h] += sign * p.vm_functions[v]
-    if p.has_standby and empty and s.host_mirrors[h] > 0:
-        s.host_mem_mib[h] = s.host_mirror_mib[h]  # what is left are secondaries
-    if p.has_standby and empty:
-        s.host_nominal_mhz[h] = _mirrored_mhz(p, s, h)
+    if empty:
+        _recount_secondaries(p, s, h)
 
 
 @njit(cache=True)
-def _mirrored_mhz(p: FullParams, s: FullState, h: int) -> float:
-    """Nominal CPU of the secondaries on a host, MHz."""
-    total = 0.0
-    for v in p.protected_vms:
-        if s.vm_secondary[v] == h:
-            total += p.vm_cpu_mhz[v]
-    return total
+def _recount_secondaries(p: FullParams, s: FullState, h: int) -> None:
+    """Add up the room on a host that holds no VM and awaits none: what is left are secondaries, if any."""
+    memory, nominal, reserved, reserved_mib = 0.0, 0.0, 0.0, 0.0
+    if p.has_standby:
+        for v in p.protected_vms:
+            if s.vm_secondary[v] == h:
+                memory += p.vm_mem_mib[v]
+                nominal += p.vm_cpu_mhz[v]
+                reserved += p.vm_reservation_mhz[v] if p.has_cpu else 0.0
+                reserved_mib += p.vm_mem_reservation_mib[v] if p.has_tiers else 0.0
+    s.host_mem_mib[h] = memory
+    s.host_nominal_mhz[h] = nominal
+    if p.has_cpu:
+        s.host_reserved_mhz[h] = reserved
+    if p.has_tiers:
+        s.host_mem_reserved_mib[h] = reserved_mib
+
+
+@njit(cache=True)
+def _recount_mirror_nodes(p: FullParams, s: FullState, h: int) -> None:
+    """Add up what secondaries hold on the nodes of such a host."""
+    s.node_vcpus[h, :] = 0.0
+    s.node_used_mib[h, :] = 0.0
+    if p.has_standby:
+        for v in p.protected_vms:
+            if s.vm_secondary[v] == h:
+                add_to_nodes(p, s, v, h, s.vm_mirror_nodes[v], 1.0)
 
 
 @njit(cache=True)
@@ -156,8 +170,7 @@ def _free_full(p: FullParams, s: FullState, v: int, h: int) -> None:
         else:
             s.vm_dest_nodes[v] = 0
         if s.host_n_vms[h] + s.host_n_in[h] == 0:
-            s.node_vcpus[h, :] = 0.0
-            s.node_used_mib[h, :] = 0.0
+            _recount_mirror_nodes(p, s, h)
 
 
 take_room = by_model(_take_simple, _take_full)

@@ -102,12 +102,13 @@ class ClusterState(NamedTuple):
     heap_kind: I4  # (E,) event queue: kind
     heap_item: I4  # (E,) event queue: VM or host
     # --- the full model; length 0 where the sub-model is off ---
+    host_mark: I4  # (H,) working memory of network.py, 0 between calls
     host_rates: F8  # (H, K) what a host adds to the totals ``totals.RATES`` in a second
     host_alloc_mhz: F8  # (H,) CPU allocated to its VMs, MHz
     host_wanted_mhz: F8  # (H,) CPU that its VMs can use, MHz
-    host_reserved_mhz: F8  # (H,) CPU reservations of residents and incoming VMs, MHz
-    host_mem_reserved_mib: F8  # (H,) memory reservations of residents and incoming VMs, MiB
-    host_functions_used: I4  # (H,) passthrough functions of residents and incoming VMs
+    host_reserved_mhz: F8  # (H,) CPU reservations of residents, incoming VMs and secondaries, MHz
+    host_mem_reserved_mib: F8  # (H,) memory reservations of the same, MiB
+    host_functions_used: I4  # (H,) passthrough functions of the same
     vm_claim_mhz: F8  # (V,) demand with all overhead, MHz
     vm_overhead_mhz: F8  # (V,) what the hypervisor adds (§1), MHz
     vm_io_mhz: F8  # (V,) what interrupts add (§5), MHz
@@ -165,9 +166,11 @@ class ClusterState(NamedTuple):
     vm_baseline: NDArray[np.uint64]  # (V,) CPU features that the VM sees
     vm_restart: I1  # (V,) 0 no, 1 down and not yet noticed, 2 waits for a host
     vm_down_since_s: F8  # (V,) when it failed, s
-    host_profile: I4  # (H,) identity of the host (stateless computing), -1 = a spare without one
+    host_profile: I4  # (H,) identity of the host (stateless computing), -1 = a spare without one,
+    # -2 - i: identity i is on its way to it
     host_was_on: I1  # (H,) 1: a failed host that was on, and is to be on again
     vm_secondary: I4  # (V,) host of the secondary, -1 = none
+    vm_mirror_nodes: NDArray[np.int64]  # (V,) bit j: its room is on node j of that host
     host_mirrors: I4  # (H,) protected VMs, primaries and secondaries
     host_mirror_vcpus: I4  # (H,) their vCPUs
     host_mirror_mib: F8  # (H,) memory of secondaries, MiB
@@ -216,7 +219,14 @@ def shape_of(params: ClusterParams) -> StateShape:
 
 _PARTS: dict[str, tuple[str, ...]] = {
     "full": (
-        *("host_rates", "host_alloc_mhz", "host_wanted_mhz", "host_reserved_mhz", "vm_claim_mhz"),
+        *(
+            "host_mark",
+            "host_rates",
+            "host_alloc_mhz",
+            "host_wanted_mhz",
+            "host_reserved_mhz",
+            "vm_claim_mhz",
+        ),
         *("vm_overhead_mhz", "vm_io_mhz", "vm_alloc_mhz", "vm_ready_mhz", "vm_ready_share"),
         *("vm_limited_mhz", "vm_capped_mhz", "vm_co_stop_mhz", "host_maintenance"),
     ),
@@ -240,8 +250,8 @@ _PARTS: dict[str, tuple[str, ...]] = {
     ),
     "failures": ("vm_restart", "vm_down_since_s", "vm_starts_s", "host_profile", "host_was_on"),
     "standby": (
-        *("vm_secondary", "host_mirrors", "host_mirror_vcpus", "host_mirror_mib", "vm_mirror_need_mbps"),
-        "vm_mirror_mbps",
+        *("vm_secondary", "vm_mirror_nodes", "host_mirrors", "host_mirror_vcpus", "host_mirror_mib"),
+        *("vm_mirror_need_mbps", "vm_mirror_mbps"),
     ),
     "precopy or standby": ("vm_dirty_mib_s",),
     "features": ("vm_baseline",),
@@ -258,9 +268,9 @@ _INT32 = {
     *("counters", "host_n_vms", "host_n_in", "host_head", "host_tail", "host_in_head", "heap_kind"),
     *("vm_host", "vm_dest", "vm_next", "vm_prev", "vm_in_next", "vm_in_prev", "vm_last_from", "heap_item"),
     *("host_functions_used", "copy_round", "copy_list", "host_copies", "host_profile", "vm_secondary"),
-    *("host_mirrors", "host_mirror_vcpus"),
+    *("host_mirrors", "host_mirror_vcpus", "host_mark"),
 }
-_INT64 = {"vm_nodes", "vm_dest_nodes"}
+_INT64 = {"vm_nodes", "vm_dest_nodes", "vm_mirror_nodes"}
 _UINT64 = {"vm_baseline"}
 
 

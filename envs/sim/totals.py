@@ -16,6 +16,7 @@ __all__ = [
     "C_HEAP",
     "C_LOSS",
     "C_MOVING",
+    "C_NEXT_COPY",
     "C_ON",
     "C_PENDING",
     "C_SAMPLE",
@@ -32,9 +33,9 @@ C_ARRIVED, C_HEAP, C_SAMPLE, C_PENDING, C_LOSS, C_MOVING, C_ON, C_SHORT = 0, 1, 
 non-zero if some VM may get less than it demands, copies under way, hosts that are on, non-zero if some
 host may be short of CPU."""
 
-C_DOWN, C_FAULT, C_BALANCED = 8, 9, 10
+C_DOWN, C_FAULT, C_BALANCED, C_NEXT_COPY = 8, 9, 10, 11
 """VMs whose downtime runs, faults that have happened, trace sample at which NUMA nodes were last levelled
-(plus one)."""
+(plus one), VM of the copy whose phase ends next (-1 = none)."""
 
 N_COUNTERS, N_TOTALS = 16, 64
 """Length of ``counters`` and ``totals``."""

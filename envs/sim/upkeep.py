@@ -10,11 +10,12 @@ from .cpu import set_vm_down
 from .events import PAGES_END, RESTART_DUE, VM_UP, drop_event, push_event
 from .hub import renew_hosts
 from .mirrors import drop_secondary
+from .power_cycle import switch_off_if_empty
 from .state import STARTING, ClusterParams, ClusterState
 from .totals import T_RESTARTS
 from .variants import by_model
 
-__all__ = ["after_leaving", "before_move", "begin_run", "end_run", "start_vm"]
+__all__ = ["after_leaving", "before_move", "begin_run", "end_run", "forget_rates", "start_vm"]
 
 
 @njit(cache=True)
@@ -73,11 +74,53 @@ end_run = by_model(_end_simple, _end_full)
 
 
 @njit(cache=True)
+def _forget_full(p: ClusterParams, s: ClusterState, v: int) -> None:
+    for rate in (
+        s.vm_claim_mhz,
+        s.vm_overhead_mhz,
+        s.vm_io_mhz,
+        s.vm_alloc_mhz,
+        s.vm_ready_mhz,
+        s.vm_ready_share,
+        s.vm_limited_mhz,
+        s.vm_capped_mhz,
+        s.vm_co_stop_mhz,
+    ):
+        rate[v] = 0.0
+    if p.has_numa:
+        s.vm_remote_share[v] = 0.0
+        s.vm_numa_slowdown[v] = 1.0
+    if p.has_tiers:
+        for amount in (
+            s.vm_resident_mib,
+            s.vm_shared_mib,
+            s.vm_ballooned_mib,
+            s.vm_compressed_mib,
+            s.vm_swapped_mib,
+            s.vm_blocked_mib,
+        ):
+            amount[v] = 0.0
+        s.vm_mem_slowdown[v] = 1.0
+    if p.has_io:
+        for rate in (s.vm_net_out_mbps, s.vm_net_in_mbps, s.vm_io_rate, s.vm_io_latency_s):
+            rate[v] = 0.0
+
+
+@njit(cache=True)
+def _forget_nothing(p: ClusterParams, s: ClusterState, v: int) -> None:
+    """A simple cluster has no such rates."""
+
+
+forget_rates = by_model(_forget_nothing, _forget_full)
+"""``forget_rates(p, s, v)``: a VM without a host uses nothing and holds nothing."""
+
+
+@njit(cache=True)
 def _move_full(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
     if p.has_standby:
         h = drop_secondary(p, s, v)
         if h >= 0:
-            renew_hosts(p, s, h, -1, elapsed_s)
+            renew_hosts(p, s, h, s.vm_host[v], elapsed_s)
 
 
 before_move = by_model(_end_simple, _move_full)
@@ -89,7 +132,7 @@ secondary at the next interval after it has arrived."""
 def _after_simple(
     p: ClusterParams, s: ClusterState, host: int, dest: int, now_s: float, elapsed_s: float
 ) -> None:
-    """Nobody waits for a slot."""
+    """Nobody waits for a slot, and nobody's pages are behind."""
 
 
 @njit(cache=True)
@@ -101,7 +144,13 @@ def _after_full(
             start_waiting(p, s, host, now_s, elapsed_s)
         if dest >= 0:
             start_waiting(p, s, dest, now_s, elapsed_s)
+    # The host that sends on after post-copy's handover is the VM's destination, and may be on its way out.
+    if dest >= 0:
+        switch_off_if_empty(p, s, dest, now_s, elapsed_s)
+    if host >= 0:
+        switch_off_if_empty(p, s, host, now_s, elapsed_s)
 
 
 after_leaving = by_model(_after_simple, _after_full)
-"""``after_leaving(p, s, host, dest, now_s, elapsed_s)``: let others use the slots that a VM gave back."""
+"""``after_leaving(p, s, host, dest, now_s, elapsed_s)``: let others use the slots that a VM gave back, and
+switch off what was waiting for it to leave."""

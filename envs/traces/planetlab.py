@@ -73,7 +73,11 @@ def read_planetlab(
         vm_names=tuple(name or root.name for name in files),
         arrival_s=np.zeros(vms),
         departure_s=np.full(vms, np.inf),
-        notes=tuple(notes),
+        notes=(
+            "units: whole % of the VM's nominal CPU, made a fraction",
+            f"gaps: none (each file has {expected} values); repairs: none, a value out of order is an error",
+            *notes,
+        ),
     )
 
 

@@ -32,6 +32,8 @@ def _run(trace: str | None, quick: bool) -> list[Measured]:
     results.append(measure.decisions_per_second("small", 5_000 if quick else 50_000))
     results.append(measure.decisions_per_second("planetlab", 1_000 if quick else 10_000))
     results.extend(measure.scaling((100, 1000) if quick else (100, 1000, 10000)))
+    results.append(measure.full_interval(trace, repeats))
+    results.extend(measure.full_scaling((100, 1000) if quick else (1000, 10000)))
     results.append(measure.cold_start())
     return results
 
@@ -52,9 +54,12 @@ def _ratios(results: list[Measured]) -> list[str]:
             lines.append(
                 f"{name}: {CLOUDSIM_CPU_S / result.seconds:,.0f} x CloudSim 3.0.3 (lr-mmt, 33 CPU s a day)"
             )
-    sizes = [result for result in results if result.name.endswith("VMs") and " hosts x " in result.name[:14]]
-    if len(sizes) >= 2:
-        first, last = sizes[-2], sizes[-1]
+    sizes = [result for result in results if result.unit == "VM-interval" and " hosts x " in result.name]
+    for prefix in ("", "full: "):
+        same = [result for result in sizes if result.name.startswith("full: ") == bool(prefix)]
+        if len(same) < 2:
+            continue
+        first, last = same[-2], same[-1]
         exponent = math.log(last.seconds / first.seconds) / math.log(last.work / first.work)
         lines.append(f"growth exponent {first.name} -> {last.name}: {exponent:.2f}")
     return lines

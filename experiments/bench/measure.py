@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from virtgym.envs.scenarios import Scenario, build_scenario
+from virtgym.envs.sim.decisions import Decisions
 
 from .twin import PlainSimulator
 
@@ -21,6 +23,8 @@ __all__ = [
     "best_of",
     "cold_start",
     "decisions_per_second",
+    "full_interval",
+    "full_scaling",
     "physics_day",
     "plain_physics_day",
     "planned_day",
@@ -187,6 +191,59 @@ def scaling(sizes: tuple[int, ...] = (100, 1000, 10000), vms_per_host: int = 10)
         simulator = scenario.simulator()
         seconds = best_of(lambda s=simulator: s.run(), 3, lambda s=simulator: s.reset())  # type: ignore[misc]
         results.append(Measured(f"{hosts} hosts x {n_vms} VMs", seconds / 12, float(n_vms), "VM-interval"))
+    return results
+
+
+EVERYTHING: dict[str, Any] = {
+    **{f"{name}.enabled": True for name in ("overhead", "cpu", "numa", "io", "failures", "standby")},
+    "numa.cpu_overcommit": 4.0,
+    "memory": "multiplexed",
+    "migration.mode": "precopy",
+}
+"""Every sub-model on."""
+
+
+def full_interval(trace: str | None, repeats: int = 3) -> Measured:
+    """An interval of ``planetlab_full`` without a policy: 800 hosts, every sub-model on."""
+    changes = {"trace.options": {"n_vms": 1052}} if trace is None else {"trace.path": trace}
+    scenario = build_scenario("planetlab_full", overrides=changes)
+    simulator = scenario.simulator()
+    seconds = best_of(simulator.run, repeats, lambda: simulator.reset(np.random.default_rng(0)))
+    steps = scenario.horizon_s / scenario.cluster.interval_s
+    name = f"full model, {simulator.view.n_hosts} hosts and {simulator.view.n_vms} VMs"
+    return Measured(name, seconds / steps, 1.0, "interval", "every sub-model on, no policy")
+
+
+def full_scaling(sizes: tuple[int, ...] = (1000, 10000), moves: float = 0.01) -> list[Measured]:
+    """A step of the full model at growing size: ten VMs a host, one in a hundred ordered to move."""
+    results = []
+    for hosts in sizes:
+        n_vms = hosts * 10
+        group = {"name": "r740", "count": hosts, "cores": 56, "core_mhz": 2700.0, "memory_mib": 163840.0}
+        scenario = build_scenario(
+            {
+                "name": "scaling",
+                "trace": {"format": "synthetic", "options": {"n_vms": n_vms, "n_samples": 6}},
+                "hosts": [{**group, "power_w": "dell_r740_8280", "numa_nodes": 2, "nic_mbps": 10_000.0}],
+                "vm_types": [{"name": "medium", "vcpus": 4, "vcpu_mhz": 2700.0, "memory_mib": 16384.0}],
+            },
+            overrides=EVERYTHING,
+        )
+        simulator = scenario.simulator()
+        simulator.reset(np.random.default_rng(0))
+        rng = np.random.default_rng(1)
+        best = math.inf
+        for _ in range(6):
+            vms = rng.choice(n_vms, int(moves * n_vms), replace=False).astype(np.int32)
+            orders = Decisions(move_vm=vms, move_host=rng.integers(0, hosts, len(vms)).astype(np.int32))
+            start = time.process_time()
+            simulator.step(orders)
+            best = min(best, time.process_time() - start)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        done = int(simulator.metrics()["migrations"])
+        note = f"{done} migrations in 6 intervals, peak memory {memory:.1f} GiB so far"
+        name = f"full: {hosts} hosts x {n_vms} VMs"
+        results.append(Measured(name, best, float(n_vms), "VM-interval", note))
     return results
 
 

@@ -1,13 +1,13 @@
 """What each sub-model does to the numbers: one switched off at a time.
 
-python -m virtgym.experiments.bench.model_ablation DAY_FOLDER [--policies static ols-mmt] [--seeds 0 1 2]
+python -m virtgym.experiments.bench.model_ablation DAY [--policies P ...] [--seeds N ...] [--set KEY=VALUE]
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from virtgym.envs.scenarios import build_scenario
@@ -23,7 +23,7 @@ OFF: dict[str, dict[str, Any]] = {
     "overhead": {"overhead.enabled": False},
     "cpu scheduling": {"cpu.enabled": False},
     "numa": {"numa.enabled": False},
-    "memory tiers": {"memory": "ignored"},
+    "memory tiers (ignored)": {"memory": "ignored"},
     "io": {"io.enabled": False},
     "pre-copy": {"migration.mode": "fixed"},
     "failures": {"failures.enabled": False},
@@ -33,6 +33,7 @@ OFF: dict[str, dict[str, Any]] = {
 CASES: dict[str, dict[str, Any]] = {
     "all on": {},
     **{f"{name} off": change for name, change in OFF.items()},
+    "memory tiers (binding) off": {"memory": "binding"},
     "all off": {key: value for change in OFF.values() for key, value in change.items()},
 }
 """Changes of ``planetlab_full`` by name: nothing, one sub-model off, everything off."""
@@ -53,7 +54,10 @@ COLUMNS: dict[str, str] = {
 
 
 def ablate_models(
-    path: str | None, policies: Sequence[str] = ("static", "ols-mmt"), seeds: Sequence[int] = (0,)
+    path: str | None,
+    policies: Sequence[str] = ("static", "ols-mmt"),
+    seeds: Sequence[int] = (0,),
+    base: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """Run a day once per policy, case and seed.
 
@@ -61,6 +65,7 @@ def ablate_models(
         path: Folder of a PlanetLab day; None = a generated day.
         policies: Policies.
         seeds: Seeds; they draw the failures.
+        base: Changes of ``planetlab_full`` that all cases have.
 
     Returns:
         One row per policy and case, means over the seeds.
@@ -71,7 +76,7 @@ def ablate_models(
     for policy in policies:
         for case, change in CASES.items():
             for seed in seeds:
-                changes = {"trace.path": path, **change}
+                changes = {"trace.path": path, **(base or {}), **change}
                 scenario = build_scenario("planetlab_full", seed=seed, overrides=changes)
                 row = evaluate(scenario, policy, seed=seed).iloc[0]
                 rows.append({"policy": policy, "case": case, **{name: row[name] for name in COLUMNS}})
@@ -94,9 +99,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("day", nargs="?", help="folder of a PlanetLab day (default: a generated day)")
     parser.add_argument("--policies", nargs="+", default=["static", "ols-mmt"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes that all cases have"
+    )
     given = parser.parse_args(arguments)
     try:
-        print(to_markdown(ablate_models(given.day, given.policies, given.seeds)))
+        base = dict(pair.split("=", 1) for pair in given.set)
+        print(to_markdown(ablate_models(given.day, given.policies, given.seeds, base)))
     except VirtgymError as error:
         print(error, file=sys.stderr)
         return 2

@@ -258,7 +258,7 @@ class PlainSimulator:
         assert vm.host is not None
         assert vm.dest is not None
         vm.copying = True
-        duration = vm.mem_mib * 8 * 2**20 / (self.config.migration.bandwidth_mbps * 1e6)
+        duration = vm.mem_mib * 8 * 2**20 / (self.config.fixed_migration.bandwidth_mbps * 1e6)
         heapq.heappush(self.queue, (self.now_s + duration, COPY_END, vm.index))
         self._update(vm.host)
         self._update(vm.dest)

@@ -28,6 +28,26 @@ def warm_simulator() -> None:
     simulator.fork().run()
 
 
+def warm_full_model() -> None:
+    """Compile the full model, its faults and its migrations."""
+    import numpy as np
+
+    from virtgym.envs.scenarios import build_scenario
+    from virtgym.envs.sim.decisions import Decisions
+    from virtgym.policies import make_policy
+
+    from .measure import EVERYTHING
+
+    scenario = build_scenario("small", overrides={**EVERYTHING, "horizon_s": 3600.0})
+    policy: Any = make_policy("ols-mmt")
+    simulator = scenario.simulator(arrival=policy.arrival)
+    simulator.reset(np.random.default_rng(0))
+    policy.reset(simulator.view, np.random.default_rng(0))
+    simulator.step(policy.plan(simulator.view))
+    simulator.step(Decisions(suspend=np.array([0], dtype=np.int32)))
+    simulator.fork().run()
+
+
 def warm_environment() -> None:
     """Compile the encoders and masks."""
     import gymnasium as gym
@@ -123,7 +143,7 @@ def main() -> int:
     """Compile, and say how long it took."""
     start = time.perf_counter()
     steps = (
-        *(warm_simulator, warm_environment, warm_placement, warm_players, warm_comparisons),
+        *(warm_simulator, warm_full_model, warm_environment, warm_placement, warm_players, warm_comparisons),
         *(warm_replica, warm_forecasters),
     )
     for step in steps:

@@ -55,12 +55,20 @@ LEADERBOARD: tuple[Column, ...] = (
     Column("active_hosts", "Active hosts", "", METRICS["active_hosts"]),
     Column("host_shutdowns", "Shutdowns", "", METRICS["host_shutdowns"]),
     Column("failed_placements", "Failed placements", "", METRICS["failed_placements"], optional=True),
+    Column("downtime_s", "Downtime", "s", METRICS["downtime_s"], optional=True),
+    Column("restarts", "Restarts", "", METRICS["restarts"], optional=True),
+    Column("takeovers", "Take-overs", "", METRICS["takeovers"], optional=True),
+    Column("ready_pct", "Ready", "%", METRICS["ready_pct"], optional=True),
+    Column("swap_mib", "Swap", "MiB", METRICS["swap_mib"], optional=True),
+    Column("carbon_kg", "Carbon", "kg CO₂e", METRICS["carbon_kg"], optional=True),
     Column("total_wait_s", "Total wait", "s", "waiting time of requests, sum", optional=True),
     Column("mean_wait_s", "Mean wait", "s", "waiting time of requests, mean", optional=True),
     Column("fragment_rate", "Fragments", "%", METRICS["fragment_rate"], percent=True, optional=True),
     Column("decision_ms_p99", "Decision p99", "ms", METRICS["decision_ms_p99"]),
 )
 """Columns in the order of the table."""
+
+COUNTS = ("migrations", "host_shutdowns", "failed_placements", "restarts", "takeovers")
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ def fit_scale(column: Column, values: Iterable[float]) -> Scale:
         exponent = magnitude
         factor *= 10.0**-exponent
         magnitude = 0
-    if column.key in ("migrations", "host_shutdowns", "failed_placements") and magnitude >= 1:
+    if column.key in COUNTS and magnitude >= 1:
         return Scale(factor, exponent, 0 if magnitude >= 2 else 1)
     return Scale(factor, exponent, min(4, max(0, 2 - magnitude)) if magnitude < 3 else 0)
 

@@ -82,8 +82,10 @@ def notes(group: Group, board: Leaderboard) -> list[str]:
         found.append("Runs that agree exactly say nothing about other days or other clusters.")
     missing = missing_metrics(group)
     if missing:
-        texts = "; ".join(f"{name} ({METRICS[name]})" for name in missing)
-        found.append(f"No number (NaN, not 0) in these runs: {texts}.")
+        found.append(
+            f"No number (NaN, not 0) in these runs: {', '.join(missing)}. Most belong to sub-models that are "
+            "off; docs/simulator.md says what each metric needs."
+        )
     unfinished = sum(run.n_unfinished for run in group.runs)
     if unfinished:
         found.append(f"{unfinished} unfinished row{'s' if unfinished > 1 else ''} left out.")

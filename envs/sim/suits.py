@@ -1,0 +1,38 @@
+"""What a host of the full model must offer a VM, whether the VM itself is to run there or its secondary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import njit
+
+from .numa_nodes import choose_nodes
+from .overhead import SUPPORTED, support_code
+from .scheduling import admits
+from .state import FullParams, FullState
+
+__all__ = ["check_suits", "lacks_features"]
+
+
+@njit(cache=True)
+def check_suits(p: FullParams, s: FullState, v: int, h: int) -> Any:
+    """What a host of the full model must offer: type of virtualization, room for reservations, devices."""
+    if p.host_virt_types.shape[0] > 0:
+        code = support_code(p, v, h)
+        if code != SUPPORTED:
+            return 14 + code  # 15, 16, 17
+    if p.has_cpu and not admits(s.host_reserved_mhz[h], p.host_cpu_mhz[h], p.vm_reservation_mhz[v]):
+        return 18
+    if p.has_tiers:
+        reserved, most = s.host_mem_reserved_mib[h], p.host_mem_mib[h]
+        if not admits(reserved, most, p.vm_mem_reservation_mib[v]):
+            return 29
+    if p.has_io and s.host_functions_used[h] + p.vm_functions[v] > p.host_functions[h]:
+        return 19
+    return 23 if p.has_numa and choose_nodes(p, s, v, h) == 0 else 0
+
+
+@njit(cache=True)
+def lacks_features(p: FullParams, s: FullState, v: int, h: int) -> bool:
+    """Whether a host lacks CPU features that a VM sees."""
+    return bool(p.host_features.shape[0] > 0 and (s.vm_baseline[v] & ~p.host_features[h]) != 0)

@@ -1,0 +1,212 @@
+"""Random episodes of the full model under the independent checker (`python -m ...bench.audit`).
+
+Every sub-model is on, hosts fail, VMs crash, orders are legal or not. After all orders and every stretch of
+time the state and what has happened are worked out again (``envs/sim/checker.py``). Anything that does not
+hold is printed, and makes the exit status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from virtgym.envs.sim import totals
+from virtgym.envs.sim.checker import Auditor
+from virtgym.envs.sim.simulator import Simulator
+
+from .random_episodes import RandomEpisode, random_orders
+
+__all__ = ["Audit", "audit_episode", "audit_episodes", "main"]
+
+EVENTS: dict[str, int] = {
+    "arrivals": totals.T_ARRIVALS,
+    "departures": totals.T_DEPARTURES,
+    "migrations ordered": totals.T_MIG_STARTED,
+    "migrations done": totals.T_MIG_DONE,
+    "migrations aborted": totals.T_MIG_ABORTED,
+    "host boots": totals.T_BOOTS,
+    "host shutdowns": totals.T_SHUTDOWNS,
+    "host failures": totals.T_HOST_FAILURES,
+    "VM crashes": totals.T_VM_CRASHES,
+    "VM restarts": totals.T_RESTARTS,
+    "take-overs": totals.T_TAKEOVERS,
+    "profile moves": totals.T_PROFILE_MOVES,
+    "NUMA moves": totals.T_NUMA_MOVES,
+    "failed placements": totals.T_FAILED_PLACEMENTS,
+    "refused orders": totals.T_ILLEGAL,
+}
+"""Label and index of the totals that are printed."""
+
+
+@dataclass
+class Audit:
+    """What an audit has seen.
+
+    Attributes:
+        episodes: Number of episodes.
+        intervals: Number of intervals.
+        checks: Number of states checked.
+        exact_hosts: (host, stretch) pairs whose energy was worked out exactly.
+        events: How often what has happened.
+        queued: Different events that were seen in the queue, by kind; shorter waits fall between two looks.
+        states: How often what was seen in a state that was checked: phases of copies, memory states, hosts
+            short of CPU, and the like.
+        violations: Everything found, with the episode.
+    """
+
+    episodes: int = 0
+    intervals: int = 0
+    checks: int = 0
+    exact_hosts: int = 0
+    events: Counter[str] = field(default_factory=Counter)
+    queued: Counter[str] = field(default_factory=Counter)
+    states: Counter[str] = field(default_factory=Counter)
+    violations: list[str] = field(default_factory=list)
+
+    def report(self) -> str:
+        """The figures in words, one kind a line."""
+        lines = [
+            f"episodes: {self.episodes}, intervals: {self.intervals}, states checked: {self.checks}, "
+            f"host energies worked out exactly: {self.exact_hosts}",
+            "events: " + ", ".join(f"{name} {n:,}" for name, n in self.events.items()),
+            "queued: " + ", ".join(f"{name} {self.queued[name]:,}" for name in EVENT_KINDS),
+            "seen: " + ", ".join(f"{name} {n:,}" for name, n in sorted(self.states.items())),
+            f"violations: {len(self.violations)}",
+        ]
+        return "\n".join([*lines, *self.violations[:20]])
+
+
+EVENT_KINDS = (
+    *("migration end", "departure", "boot end", "shutdown end", "VM up", "pages end", "restart due"),
+    *("host noticed", "profile moved"),
+)
+COPY_PHASES = ("idle", "init", "round", "stop", "resume", "pull")
+MEMORY_STATES = ("high", "clear", "soft", "hard", "low")
+POWER_STATES = ("off", "booting", "on", "shutting down", "standby", "suspending", "resuming", "failed")
+
+
+def _note(audit: Audit, sim: Simulator) -> None:
+    """Count what a state shows."""
+    s, p = sim.state, sim.params
+
+    def count(label: str, number: int) -> None:
+        if number:
+            audit.states[label] += number
+
+    for code, name in enumerate(POWER_STATES):
+        count(f"hosts {name}", int((s.host_power_state == code).sum()))
+    count("hosts short of CPU", int((s.host_sat_now > 0).sum()))
+    count("VMs waiting", int((s.vm_state == 1).sum()))
+    count("VMs starting", int((s.vm_state == 4).sum()))
+    if p.has_precopy:
+        for code, name in enumerate(COPY_PHASES[1:], start=1):
+            count(f"copies in {name}", int((s.copy_phase == code).sum()))
+        count("VMs throttled", int((s.copy_throttle > 0).sum()))
+    if p.has_tiers:
+        for code, name in enumerate(MEMORY_STATES[1:], start=1):
+            count(f"hosts with memory {name}", int((s.host_mem_state == code).sum()))
+        count("VMs with blocked memory", int((s.vm_blocked_mib > 0).sum()))
+    if p.has_standby:
+        count("secondaries", int((s.vm_secondary >= 0).sum()))
+    if p.has_numa:
+        count("VMs with pages on the way", int((s.vm_pages_end_s > s.clock[0]).sum()))
+    if p.has_io:
+        dropped = s.vm_net_out_ask + s.vm_net_in_ask > s.vm_net_out_mbps + s.vm_net_in_mbps + 1e-6
+        count("VMs short of network", int((dropped & (s.vm_io_rate > 0)).sum()))
+
+
+def _queue(sim: Simulator) -> set[tuple[float, int, int]]:
+    """Time, kind and item of every event that waits."""
+    s = sim.state
+    n = int(s.counters[totals.C_HEAP])
+    return set(zip(s.heap_time[:n].tolist(), s.heap_kind[:n].tolist(), s.heap_item[:n].tolist()))
+
+
+def audit_episode(episode: RandomEpisode, audit: Audit) -> None:
+    """Run one random episode under the checker.
+
+    Args:
+        episode: The episode.
+        audit: What was seen is added here.
+    """
+    sim, rng = episode.simulator()
+    auditor = Auditor(sim)
+    steps = 0
+    queued: set[tuple[float, int, int]] = set()
+    while not sim.done:
+        sim.apply(random_orders(rng, sim))
+        auditor.observe()
+        queued |= _queue(sim)
+        left = sim.params.interval_s
+        if rng.random() < 0.3:  # look at some time between two decisions, too
+            most = float(rng.choice([2.0, 30.0, left]))  # short stretches show the short phases of a copy
+            part = float(rng.uniform(0.01, 0.99)) * most
+            sim.advance(part)
+            auditor.observe()
+            audit.checks += 1
+            _note(audit, sim)
+            queued |= _queue(sim)
+            left -= part
+        sim.advance(left)
+        auditor.observe()
+        _note(audit, sim)
+        steps += 1
+        audit.checks += 2
+        queued |= _queue(sim)
+        if auditor.violations:
+            break  # what follows from a fault says nothing new
+    audit.episodes += 1
+    audit.intervals += steps
+    audit.queued.update(EVENT_KINDS[kind] for _, kind, _ in queued)
+    audit.exact_hosts += auditor.exact_hosts
+    for name, index in EVENTS.items():
+        audit.events[name] += int(sim.state.totals[index])
+    audit.violations += [f"episode {episode.seed}: {line}" for line in auditor.violations[:5]]
+
+
+def audit_episodes(
+    episodes: int, intervals: int, *, first: int = 0, every: bool = True, progress: bool = False
+) -> Audit:
+    """Run random episodes under the checker.
+
+    Args:
+        episodes: How many.
+        intervals: Length of each.
+        first: Seed of the first one.
+        every: Whether every sub-model is on; else some are off, at random.
+        progress: Whether to print a line after every tenth episode.
+
+    Returns:
+        What was seen, and every violation.
+    """
+    audit = Audit()
+    began = time.perf_counter()
+    for seed in range(first, first + episodes):
+        audit_episode(RandomEpisode(seed, intervals, every=every), audit)
+        if progress and (seed - first + 1) % 10 == 0:
+            spent = time.perf_counter() - began
+            print(f"{audit.episodes} episodes, {spent:.0f} s, {len(audit.violations)} violations", flush=True)
+    return audit
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Audit, print what was seen."""
+    parser = argparse.ArgumentParser(prog="python -m virtgym.experiments.bench.audit", description=__doc__)
+    parser.add_argument("--episodes", type=int, default=200, help="number of episodes (default: 200)")
+    parser.add_argument("--intervals", type=int, default=200, help="length of each (default: 200)")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first episode (default: 0)")
+    parser.add_argument("--some", action="store_true", help="switch some sub-models off, at random")
+    options = parser.parse_args(argv)
+    began = time.perf_counter()
+    audit = audit_episodes(
+        options.episodes, options.intervals, first=options.first, every=not options.some, progress=True
+    )
+    print(audit.report())
+    print(f"{time.perf_counter() - began:.0f} s")
+    return 1 if audit.violations else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
