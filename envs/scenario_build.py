@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from .scenario_models import CarbonGroup, FailuresGroup, to_room
 from .scenario_profiles import build_profiles, draw_profiles, profile_index
 from .scenario_schema import HostGroupConfig, ScenarioConfig, TraceConfig
+from .sim.admission import AdmissionConfig
 from .sim.carbon import CarbonSeries, constant_carbon
 from .sim.config import ClusterConfig, HostType, MigrationConfig, VmType
 from .sim.errors import ConfigError
@@ -88,6 +89,7 @@ def build_cluster(config: ScenarioConfig) -> ClusterConfig:
         restart=config.recovery.restart,  # type: ignore[arg-type]
         spares=tuple(config.recovery.spares),
         standby=_switched(config, "standby", StandbyConfig),
+        admission=_switched(config, "admission", AdmissionConfig),
         evc_level=config.evc_level,
     )
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
+from .sim.admission import AdmissionConfig
 from .sim.failures import FailureConfig
 from .sim.io_path import IoConfig, IoMode
 from .sim.memory import MemoryConfig
@@ -26,6 +27,7 @@ from .sim.standby import StandbyConfig
 
 __all__ = [
     "ROOMS",
+    "AdmissionGroup",
     "CarbonGroup",
     "CpuGroup",
     "CurveGroup",
@@ -332,6 +334,22 @@ class StandbyGroup:
     max_vcpus: int = 8
 
 
+@dataclass
+class AdmissionGroup:
+    """§8: what is kept for failover; the fields of ``sim.admission.AdmissionConfig``."""
+
+    enabled: bool = False
+    rule: str = "slots"
+    host_failures: int = 1
+    cpu_share: float = 0.25
+    mem_share: float = 0.25
+    hosts: list[int] = field(default_factory=list)
+    default_cpu_mhz: float = 32.0
+    overhead_mib: float = 26.0
+    counts: str = "configured"
+    survive_domain: bool = False
+
+
 ROOMS: Mapping[type, type] = {
     OverheadGroup: OverheadConfig,
     VirtCostsGroup: VirtCosts,
@@ -347,6 +365,7 @@ ROOMS: Mapping[type, type] = {
     FailuresGroup: FailureConfig,
     RecoveryGroup: RecoveryConfig,
     StandbyGroup: StandbyConfig,
+    AdmissionGroup: AdmissionConfig,
 }
 """The configuration of a room that each group stands for."""
 

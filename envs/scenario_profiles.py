@@ -85,6 +85,7 @@ class ProfileGroup:
     dirty_mib_s: list[float] = field(default_factory=lambda: [0.5, 20.0])
     working_share: float = 0.10
     restart_priority: int = 0
+    restart_after: list[str] = field(default_factory=list)
     protected: bool = False
 
 
@@ -107,6 +108,9 @@ def build_profiles(given: Mapping[str, Any]) -> dict[str, GuestProfile]:
                 f"scenario.profiles.{name}={values}: must be a mapping with the keys of a profile"
             )
         known[str(name)] = _build(str(name), values)
+    for profile in known.values():
+        for before in profile.restart_after:
+            profile_index(known, f"profiles.{profile.name}.restart_after", before)
     return known
 
 
@@ -141,6 +145,7 @@ def _build(name: str, values: Mapping[str, Any]) -> GuestProfile:
             else tuple(group.dirty_mib_s),  # type: ignore[arg-type]  # refused there
             working_share=group.working_share,
             restart_priority=group.restart_priority,
+            restart_after=tuple(group.restart_after),
             protected=group.protected,
         )
     except ConfigError as error:
@@ -150,6 +155,7 @@ def _build(name: str, values: Mapping[str, Any]) -> GuestProfile:
 def _plain(profile: GuestProfile) -> dict[str, Any]:
     values = {key: value for key, value in asdict(profile).items() if key != "name"}
     values["dirty_mib_s"] = list(profile.dirty_mib_s)
+    values["restart_after"] = list(profile.restart_after)
     values["io"] = {k: list(v) if isinstance(v, tuple) else v for k, v in values["io"].items()}
     return values
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from .scenario_models import (
+    AdmissionGroup,
     CarbonGroup,
     CpuGroup,
     CurveGroup,
@@ -125,6 +126,7 @@ class ScenarioConfig:
         failures: Failures of hosts and VMs (§8).
         recovery: What follows them (§8).
         standby: Hot standby (§9).
+        admission: What of the cluster policies keep for failover (§8).
         profiles: Own guest profiles by name; keys of ``scenario_profiles.ProfileGroup``.
         profile_assignment: With ``vm_assignment: trace``: weight by name of profile; VMs are drawn. Empty =
             ``default`` for all.
@@ -161,6 +163,7 @@ class ScenarioConfig:
     failures: FailuresGroup = field(default_factory=FailuresGroup)
     recovery: RecoveryGroup = field(default_factory=RecoveryGroup)
     standby: StandbyGroup = field(default_factory=StandbyGroup)
+    admission: AdmissionGroup = field(default_factory=AdmissionGroup)
     profiles: dict[str, Any] = field(default_factory=dict)
     profile_assignment: dict[str, float] = field(default_factory=dict)
     quirks: dict[str, bool] = field(default_factory=dict)

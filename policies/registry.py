@@ -15,9 +15,11 @@ from .consolidation import ConsolidationPolicy
 from .detectors import DETECTORS
 from .dpm import DpmPolicy
 from .dpm_ortools import OrtoolsDpmPolicy
+from .ha import HaPolicy
 from .names import unknown_name
 from .optimal_placement import OrtoolsPlacementPolicy
 from .placement_policies import PLACEMENT_DESCRIPTIONS, RulePolicy
+from .rolling_upgrade import RollingUpgradePolicy
 from .schema import RESERVED, check_parameters, structured
 from .selectors import SELECTORS
 from .shipped import SHIPPED, ShippedPolicy
@@ -86,6 +88,11 @@ def _register_baselines() -> None:
     register_policy("dpm", "power management: relieve, evacuate, switch hosts off and on; greedy", DpmPolicy)
     register_policy(
         "dpm_ortools", "power management towards placements that OR-Tools plans", OrtoolsDpmPolicy
+    register_policy("ha", "restart in order, spread over failure domains, keep failover capacity", HaPolicy)
+    register_policy(
+        "nfv_upgrade",
+        "rolling hardware upgrade: empty old hosts onto newer ones and switch them off",
+        RollingUpgradePolicy,
     )
     for rule, description in PLACEMENT_DESCRIPTIONS.items():
         register_policy(rule, f"placement: {description}", RulePolicy, rule=rule)

@@ -44,6 +44,8 @@ B1 = NDArray[np.bool_]
 
 AdmissionRule = Literal["none", "slots", "percentage", "dedicated"]
 ADMISSION_RULES: tuple[str, ...] = get_args(AdmissionRule)
+AdmissionCount = Literal["configured", "reservations"]
+ADMISSION_COUNTS: tuple[str, ...] = get_args(AdmissionCount)
 
 _SLACK = 1e-9
 """Quotients of floats: this much below a whole slot is one."""
@@ -62,6 +64,10 @@ class AdmissionConfig:
         default_cpu_mhz: Reservation counted for a VM without one, MHz (verified: vSphere, 32).
         overhead_mib: Memory overhead of a VM, added to its reservation, MiB (vSphere lists about 26 for
             1 vCPU and 1 GiB, from memory).
+        counts: What a VM counts with: ``configured``: what a restart needs of a host, nominal CPU over the
+            overcommit of arrivals and configured memory over the overcommit of memory, without overhead;
+            ``reservations``: its reservations (vSphere's rule; it says nothing about VMs without any).
+        survive_domain: Besides, under ``slots``, whether any one failure domain may be lost as a whole.
     """
 
     rule: AdmissionRule = "slots"
@@ -71,6 +77,8 @@ class AdmissionConfig:
     hosts: tuple[int, ...] = ()
     default_cpu_mhz: float = 32.0
     overhead_mib: float = 26.0
+    counts: AdmissionCount = "configured"
+    survive_domain: bool = False
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -80,11 +88,14 @@ class AdmissionConfig:
         """
         owner = "admission"
         need_choice(owner, "rule", self.rule, ADMISSION_RULES)
+        need_choice(owner, "counts", self.counts, ADMISSION_COUNTS)
         need_count(owner, low=0, host_failures=self.host_failures)
         need_share(owner, cpu_share=self.cpu_share, mem_share=self.mem_share)
         need_not_negative(owner, default_cpu_mhz=self.default_cpu_mhz, overhead_mib=self.overhead_mib)
         need(self.rule != "dedicated" or bool(self.hosts), f"{owner}.hosts: needs at least one failover host")
         need(all(h >= 0 for h in self.hosts), f"{owner}.hosts={self.hosts}: must be 0 or more")
+        only_slots = not self.survive_domain or self.rule == "slots"
+        need(only_slots, f"{owner}.survive_domain: is for rule=slots, not {self.rule}")
 
 
 class HostPool(NamedTuple):

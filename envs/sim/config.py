@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from .admission import AdmissionConfig
 from .carbon import CarbonSeries
 from .compatibility import CPU_LEVELS, CpuLevels
 from .errors import ConfigError
@@ -259,6 +260,8 @@ class ClusterConfig:
         restart: Who places a VM that restarts: ``first_fit`` at once, or the ``policy``.
         spares: Hosts without a profile at time 0, off: a failed host's profile can move to them.
         standby: Hot standby of the VMs whose profile says ``protected`` (§9).
+        admission: What of the cluster is kept for failover (§8); policies honour it, the engine does not look
+            at it. None = nothing.
         evc_level: Highest CPU level that VMs see; None = the highest that their host offers. Needs a
             ``cpu_level`` of every host type.
     """
@@ -289,6 +292,7 @@ class ClusterConfig:
     restart: RestartRule = "first_fit"
     spares: tuple[int, ...] = ()
     standby: StandbyConfig | None = None
+    admission: AdmissionConfig | None = None
     evc_level: str | None = None
 
     def __post_init__(self) -> None:
@@ -324,6 +328,8 @@ class ClusterConfig:
             _require(0 <= host < n, f"recovery.spares={host}: no such host, must lie in 0..{n - 1}")
         _require(len(set(self.spares)) == len(self.spares), "recovery.spares: a host is named twice")
         _require(len(self.spares) < n, "recovery.spares: at least one host must not be a spare")
+        for host in () if self.admission is None else self.admission.hosts:
+            _require(host < n, f"admission.hosts={host}: no such host, must lie in 0..{n - 1}")
         if self.replayed is not None and self.replayed.host.size:
             top = int(self.replayed.host.max())
             _require(top < n, f"failures.replayed: host {top}: must be below {n}")

@@ -98,6 +98,8 @@ class GuestProfile:
         dirty_mib_s: Rate at which it dirties memory, (idle, busy), MiB/s. [assumed]
         working_share: Writable working set, share of the configured memory. [assumed]
         restart_priority: Higher restarts first after a failure.
+        restart_after: Names of profiles whose VMs must be up before VMs of this one restart; for policies that
+            place restarts (``recovery.restart: policy``).
         protected: Whether it has a hot standby, where that is on.
     """
 
@@ -111,6 +113,7 @@ class GuestProfile:
     dirty_mib_s: Pair = (0.5, 20.0)
     working_share: float = 0.10
     restart_priority: int = 0
+    restart_after: tuple[str, ...] = ()
     protected: bool = False
 
     def __post_init__(self) -> None:
@@ -127,6 +130,7 @@ class GuestProfile:
             need_share(owner, stall_share=self.stall_share)
         need_share(owner, working_share=self.working_share)
         _need_pairs(owner, dirty_mib_s=self.dirty_mib_s)
+        need(self.name not in self.restart_after, f"{owner}.restart_after: names itself")
         whole = math.isfinite(self.restart_priority) and float(self.restart_priority).is_integer()
         need(whole, f"{owner}.restart_priority={self.restart_priority}: must be a whole number")
 
