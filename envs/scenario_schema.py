@@ -24,6 +24,7 @@ from .scenario_models import (
     RecoveryGroup,
     StandbyGroup,
 )
+from .scenario_rules import RulesGroup
 from .sim.errors import ConfigError
 
 __all__ = [
@@ -127,6 +128,7 @@ class ScenarioConfig:
         recovery: What follows them (§8).
         standby: Hot standby (§9).
         admission: What of the cluster policies keep for failover (§8).
+        rules: Placement rules, ``scenario_rules.RulesGroup``: affinity, anti-affinity, VMs on hosts.
         profiles: Own guest profiles by name; keys of ``scenario_profiles.ProfileGroup``.
         profile_assignment: With ``vm_assignment: trace``: weight by name of profile; VMs are drawn. Empty =
             ``default`` for all.
@@ -164,6 +166,7 @@ class ScenarioConfig:
     recovery: RecoveryGroup = field(default_factory=RecoveryGroup)
     standby: StandbyGroup = field(default_factory=StandbyGroup)
     admission: AdmissionGroup = field(default_factory=AdmissionGroup)
+    rules: RulesGroup = field(default_factory=RulesGroup)
     profiles: dict[str, Any] = field(default_factory=dict)
     profile_assignment: dict[str, float] = field(default_factory=dict)
     quirks: dict[str, bool] = field(default_factory=dict)

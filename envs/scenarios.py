@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .scenario_build import build_cluster, read_demand, size_vms
+from .scenario_rules import build_rules
 from .scenario_schema import HostGroupConfig, ScenarioConfig, TraceConfig, VmTypeConfig, check_scenario
 from .sim.config import ClusterConfig
 from .sim.errors import ConfigError
@@ -132,4 +133,7 @@ def build_scenario(
     trace_rng, type_rng = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
     trace = read_demand(checked.trace, trace_rng)
     workload = size_vms(checked, trace, type_rng)
-    return Scenario(checked, build_cluster(checked), workload, trace, seed)
+    cluster = build_cluster(checked)
+    hosts = [cluster.host_types[kind].name for kind in cluster.host_type_of.tolist()]
+    rules = build_rules(checked.rules, workload.vm_names, workload.n_vms, hosts)
+    return Scenario(checked, replace(cluster, rules=rules), workload, trace, seed)

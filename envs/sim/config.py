@@ -22,6 +22,7 @@ from .power import SPEC_POWER_W
 from .power_states import PowerConfig, PowerCurve
 from .precopy_config import PrecopyConfig
 from .recovery import RecoveryConfig
+from .rules import Rules
 from .scheduling import SchedulingConfig
 from .standby import StandbyConfig
 
@@ -264,6 +265,7 @@ class ClusterConfig:
             at it. None = nothing.
         evc_level: Highest CPU level that VMs see; None = the highest that their host offers. Needs a
             ``cpu_level`` of every host type.
+        rules: What belongs together, apart, or on certain hosts; kept by the policies that know of rules.
     """
 
     host_types: tuple[HostType, ...]
@@ -294,6 +296,7 @@ class ClusterConfig:
     standby: StandbyConfig | None = None
     admission: AdmissionConfig | None = None
     evc_level: str | None = None
+    rules: Rules = field(default_factory=Rules)
 
     def __post_init__(self) -> None:
         """Check every field.

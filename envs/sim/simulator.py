@@ -89,6 +89,9 @@ class Simulator:
         workload: The load.
         strict: Raise on a refused order instead of counting it.
         horizon_s: End of the episode, s; None = the length of the demand signal.
+
+    Raises:
+        ConfigError: For a rule about a VM or host that does not exist.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class Simulator:
         self.horizon_s = workload.span_s if horizon_s is None else float(horizon_s)
         if not 0 < self.horizon_s < math.inf:
             raise ConfigError(f"horizon_s={horizon_s}: must be a positive number")
+        config.rules.check(workload.n_vms, config.n_hosts)
         self.params = make_params(config, workload)
         self._bind(*allocate_state(shape_of(self.params)))
         self.reset()

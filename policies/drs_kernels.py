@@ -1,0 +1,440 @@
+"""What DRS knows of a cluster, what it may do there, and what a move would bring: kernels.
+
+The imbalance of a resource is the standard deviation of the hosts' loads x_h = min(1, sum of entitlements /
+capacity) over the hosts that are on; a host cannot give more than it has, so two hosts that are both full are
+equally loaded. So that nothing hides there, a move may only fill a host that is less loaded then than the
+one that it relieves. A move of a unit (a VM, or VMs that stay together) from host a to host b is worth
+
+    horizon * [n * (E before - E after) + (unserved before - unserved after) / mean capacity]     host-seconds
+
+with E the imbalance of CPU and memory above their targets, n the hosts counted, and what is asked of a and b
+beyond their capacity as unserved. It costs, over the time t of its copy,
+
+    t * [cpu_loss * cpu_a / C_a + dest_share * cpu_b / C_b + copy_cores * (core_a / C_a + core_b / C_b)]
+
+since the VM loses a share of its CPU, the destination works for the copy, and both ends send and receive.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from virtgym.envs.sim.numa_nodes import add_to_nodes, choose_nodes
+from virtgym.envs.sim.orders import MEM_SLACK, check_move, vm_movable
+from virtgym.envs.sim.power import ON
+from virtgym.envs.sim.precopy import PULL
+from virtgym.envs.sim.precopy_config import PrecopyParams
+from virtgym.envs.sim.scheduling import admits
+from virtgym.envs.sim.state import MIG_NONE, PENDING, RUNNING, STARTING
+from virtgym.envs.sim.variants import by_model
+
+from .drs_state import (
+    F_COPY_CORES,
+    F_HORIZON,
+    F_IDLE_MEM,
+    F_RESIDENCE,
+    F_WINDOW,
+    N_MOVES,
+    S_CPU,
+    S_CPU2,
+    S_MEAN_MHZ,
+    S_MEM,
+    S_MEM2,
+    S_ON,
+    S_TARGET_CPU,
+    S_TARGET_MEM,
+)
+
+__all__ = [
+    "commit",
+    "cpu_on",
+    "deviation",
+    "is_back_move",
+    "list_unit",
+    "may_go",
+    "move_cost",
+    "move_gain",
+    "prepare",
+    "share",
+]
+
+INIT_S = PrecopyParams._fields.index("init_s")
+MIB_PER_MBIT = 1.0 / 8.388608
+"""MiB in 1e6 bit."""
+LONGEST = 2.0 / 3.0
+"""Share of its rate that a copy may dirty in the estimate: pre-copy gives up at three times the memory."""
+
+
+@njit(cache=True)
+def _home(p: Any, s: Any, v: int) -> Any:
+    state = s.vm_state[v]
+    if state == PENDING:
+        return s.vm_dest[v]
+    if state != RUNNING and state != STARTING:
+        return np.int32(-1)
+    if s.vm_mig[v] == MIG_NONE or (p.has_precopy and s.copy_phase[v] == PULL):
+        return s.vm_host[v]
+    return s.vm_dest[v]
+
+
+@njit(cache=True)
+def _standing_alone(p: Any, s: Any, v: int) -> Any:
+    return True
+
+
+@njit(cache=True)
+def _unprotected(p: Any, s: Any, v: int) -> Any:
+    """A migration would drop the secondary of a protected VM; one with a device cannot migrate."""
+    if p.has_standby and s.vm_secondary[v] >= 0:
+        return False
+    return not (p.has_io and p.vm_pinned[v])
+
+
+_movable_for_balance = by_model(_standing_alone, _unprotected)
+
+
+@njit(cache=True)
+def share(load: float, inverse: float) -> Any:
+    """Load of a host as a share of what it has, at most 1."""
+    return min(1.0, load * inverse)
+
+
+@njit(cache=True)
+def cpu_on(p: Any, w: Any, v: int, h: int) -> Any:
+    """CPU that a VM is entitled to on a host, MHz: no more than its vCPUs can do there."""
+    return min(w.vm_cpu[v], p.vm_vcpus[v] * p.host_core_mhz[h])
+
+
+@njit(cache=True)
+def _load_vms(p: Any, s: Any, w: Any) -> None:
+    """Homes, entitlements and what may be moved."""
+    now = s.clock[0]
+    for v in range(s.vm_state.shape[0]):
+        h = _home(p, s, v)
+        w.home[v] = h
+        w.movable[v] = h >= 0 and vm_movable(s, v) == 0
+        rested = now - s.vm_last_move_s[v] > w.rules_f[F_RESIDENCE]
+        w.free[v] = w.movable[v] and rested and _movable_for_balance(p, s, v)
+        w.vm_mem[v] = p.vm_mem_mib[v]
+        if p.has_tiers:
+            active = s.vm_active_mib[v]
+            w.vm_mem[v] = active + w.rules_f[F_IDLE_MEM] * max(0.0, s.vm_touched_mib[v] - active)
+        if h < 0:
+            continue
+        w.first[h + 1] += 1
+        w.load_cpu[h] += cpu_on(p, w, v, h)
+        w.load_mem[h] += w.vm_mem[v]
+        if s.vm_mig[v] != MIG_NONE and s.vm_host[v] >= 0:
+            w.moves[s.vm_host[v]] += 1
+            w.moves[s.vm_dest[v]] += 1
+        for k in range(w.anti_first[v], w.anti_first[v + 1]):
+            w.apart_count[w.anti_of[k], h] += 1
+
+
+@njit(cache=True)
+def prepare(p: Any, s: Any, w: Any) -> None:
+    """Read the state: homes, loads, residents, what is under way; nothing is ordered yet."""
+    n_hosts = w.load_cpu.shape[0]
+    for array in (w.load_cpu, w.load_mem, w.add_mib, w.add_mhz, w.add_reserved_mib):
+        array[:] = 0.0
+    w.moves[:] = 0
+    w.n_free[:] = 0
+    w.add_functions[:] = 0
+    w.apart_count[:] = 0
+    w.first[:] = 0
+    w.tally[:] = 0
+    w.stat[:] = 0.0
+    w.node_vcpus[:] = s.node_vcpus
+    w.node_used_mib[:] = s.node_used_mib
+    _load_vms(p, s, w)
+    for h in range(n_hosts):
+        w.first[h + 1] += w.first[h]
+        w.src[h] = 0
+    for v in range(w.home.shape[0]):
+        h = w.home[v]
+        if h >= 0:
+            w.vm_of[w.first[h] + w.src[h]] = v
+            w.src[h] += 1
+            w.n_free[h] += w.free[v]
+    _add_up(p, s, w)
+
+
+@njit(cache=True)
+def _add_up(p: Any, s: Any, w: Any) -> None:
+    """Sums of loads over the hosts that are balanced."""
+    capacity = 0.0
+    for h in range(w.counted.shape[0]):
+        w.counted[h] = s.host_power_state[h] == ON and not s.host_drain[h] and not w.closed[h]
+        if not w.counted[h]:
+            continue
+        cpu, mem = share(w.load_cpu[h], p.host_inv_cpu[h]), share(w.load_mem[h], p.host_inv_mem[h])
+        w.stat[S_ON] += 1.0
+        w.stat[S_CPU] += cpu
+        w.stat[S_CPU2] += cpu * cpu
+        w.stat[S_MEM] += mem
+        w.stat[S_MEM2] += mem * mem
+        capacity += p.host_cpu_mhz[h]
+    w.stat[S_MEAN_MHZ] = capacity / max(1.0, w.stat[S_ON])
+
+
+@njit(cache=True)
+def deviation(n: float, total: float, squares: float) -> Any:
+    """Standard deviation of n loads, from their sum and their sum of squares."""
+    if n <= 0.0:
+        return 0.0
+    mean = total / n
+    return math.sqrt(max(0.0, squares / n - mean * mean))
+
+
+@njit(cache=True)
+def _above(deviates: float, target: float) -> Any:
+    return max(0.0, deviates - target)
+
+
+@njit(cache=True)
+def _room_simple(p: Any, s: Any, w: Any, v: int, h: int) -> Any:
+    used = s.host_mem_mib[h] + w.add_mib[h] + p.vm_mem_mib[v]
+    return p.memory_binding == 0 or used <= p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK
+
+
+@njit(cache=True)
+def _room_full(p: Any, s: Any, w: Any, v: int, h: int) -> Any:
+    """Room beside what was ordered in this round; ``check_move`` sees the state before it."""
+    used = s.host_mem_mib[h] + w.add_mib[h] + p.vm_mem_mib[v]
+    if (p.memory_binding or p.has_tiers) and used > p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK:
+        return False
+    if p.has_cpu:
+        reserved = s.host_reserved_mhz[h] + w.add_mhz[h]
+        if not admits(reserved, p.host_cpu_mhz[h], p.vm_reservation_mhz[v]):
+            return False
+    if p.has_tiers:
+        reserved = s.host_mem_reserved_mib[h] + w.add_reserved_mib[h]
+        if not admits(reserved, p.host_mem_mib[h], p.vm_mem_reservation_mib[v]):
+            return False
+    if p.has_io:
+        functions = s.host_functions_used[h] + w.add_functions[h] + p.vm_functions[v]
+        if functions > p.host_functions[h]:
+            return False
+    return not p.has_numa or choose_nodes(p, w, v, h) != 0
+
+
+_room = by_model(_room_simple, _room_full)
+"""``_room(p, s, w, v, h)``: whether a VM still fits beside everything ordered in this round."""
+
+
+@njit(cache=True)
+def _take_simple(p: Any, w: Any, v: int, h: int, sign: float) -> None:
+    w.add_mib[h] += sign * p.vm_mem_mib[v]
+
+
+@njit(cache=True)
+def _take_full(p: Any, w: Any, v: int, h: int, sign: float) -> None:
+    w.add_mib[h] += sign * p.vm_mem_mib[v]
+    if p.has_cpu:
+        w.add_mhz[h] += sign * p.vm_reservation_mhz[v]
+    if p.has_tiers:
+        w.add_reserved_mib[h] += sign * p.vm_mem_reservation_mib[v]
+    if p.has_io:
+        w.add_functions[h] += int(sign) * p.vm_functions[v]
+    if p.has_numa:
+        if sign > 0.0:
+            w.nodes[v] = choose_nodes(p, w, v, h)
+        add_to_nodes(p, w, v, h, w.nodes[v], sign)
+
+
+_take = by_model(_take_simple, _take_full)
+"""``_take(p, w, v, h, sign)``: hold the room of a VM that comes, or give it back."""
+
+
+@njit(cache=True)
+def is_back_move(s: Any, w: Any, v: int, h: int) -> Any:
+    """Whether a VM would return to the host that it left a short while ago."""
+    return s.vm_last_from[v] == h and s.clock[0] - s.vm_last_move_s[v] <= w.rules_f[F_WINDOW]
+
+
+@njit(cache=True)
+def _rules_allow(w: Any, v: int, h: int, wishes: bool) -> Any:
+    """Whether the rules let a VM go to a host; ``wishes``: nor may a wish that is kept be broken."""
+    row = w.must_row[v]
+    if row >= 0 and not w.host_sets[row, h]:
+        return False
+    row = w.should_row[v]
+    if wishes and row >= 0 and not w.host_sets[row, h] and w.host_sets[row, w.home[v]]:
+        return False
+    for k in range(w.anti_first[v], w.anti_first[v + 1]):
+        if w.apart_count[w.anti_of[k], h] > 0:
+            return False
+    return True
+
+
+@njit(cache=True)
+def may_go(p: Any, s: Any, w: Any, n: int, h: int, wishes: bool, back: bool) -> Any:
+    """Whether the n VMs of ``w.unit`` may all move to a host, by legality, room and rules.
+
+    Args:
+        p: Parameters (handle).
+        s: State (read-only handle).
+        w: ``DrsState`` (handle).
+        n: VMs of the unit; those that are at home there already are passed over.
+        h: Destination.
+        wishes: Whether a wish (``should``) that is kept now may not be broken.
+        back: Whether a VM may return to where it came from within the window.
+    """
+    taken: Any = np.int64(0)
+    fits = True
+    while fits and taken < n:
+        v = w.unit[taken]
+        if w.home[v] != h:
+            fits = _rules_allow(w, v, h, wishes) and (back or not is_back_move(s, w, v, h))
+            fits = fits and _room(p, s, w, v, h) and check_move(p, s, v, h) == 0
+            if fits and n > 1:
+                _take(p, w, v, h, 1.0)
+        taken += fits
+    while n > 1 and taken > 0:
+        taken -= 1
+        if w.home[w.unit[taken]] != h:
+            _take(p, w, w.unit[taken], h, -1.0)
+    return fits
+
+
+@njit(cache=True)
+def list_unit(w: Any, v: int, whole: bool) -> Any:
+    """Write the VMs that must move with a VM to ``w.unit``; returns their number, 0 = they cannot.
+
+    Args:
+        w: ``DrsState`` (handle).
+        v: VM.
+        whole: For balance: the group must be together, every member free to move, and ``v`` its first.
+    """
+    g = w.aff[v]
+    if g < 0:
+        w.unit[0] = v
+        return np.int64(w.free[v] if whole else w.movable[v])
+    n: Any = np.int64(0)
+    for k in range(w.aff_first[g], w.aff_first[g + 1]):
+        m = w.aff_vm[k]
+        if w.home[m] != w.home[v]:
+            if whole and w.home[m] >= 0:
+                return np.int64(0)
+            continue
+        if not (w.free[m] if whole else w.movable[m]):
+            return np.int64(0)
+        w.unit[n] = m
+        n += 1
+    return n if not whole or w.unit[0] == v else np.int64(0)
+
+
+@njit(cache=True)
+def _copy_simple(p: Any, s: Any, v: int, a: int, b: int) -> Any:
+    return p.vm_mem_mib[v] / p.mig_mib_s
+
+
+@njit(cache=True)
+def _copy_full(p: Any, s: Any, v: int, a: int, b: int) -> Any:
+    """Pre-copy sends what is dirtied again: memory / rate / (1 - dirty rate / rate), within its limit."""
+    if not p.has_precopy:
+        return p.vm_mem_mib[v] / p.mig_mib_s
+    memory = s.vm_touched_mib[v] if p.has_tiers else p.vm_mem_mib[v]
+    rate = min(p.host_nic_mbps[a], p.host_nic_mbps[b], p.copy_max_mbps) * MIB_PER_MBIT
+    dirtied = min(LONGEST, s.vm_dirty_mib_s[v] / rate)
+    return p.copy_params[INIT_S] + memory / rate / (1.0 - dirtied)
+
+
+copy_seconds = by_model(_copy_simple, _copy_full)
+"""``copy_seconds(p, s, v, a, b)``: estimate of a migration's duration, s."""
+
+
+@njit(cache=True)
+def move_cost(p: Any, s: Any, w: Any, n: int, a: int, b: int) -> Any:
+    """Cost of moving the unit from a to b, host-seconds."""
+    ends = w.rules_f[F_COPY_CORES] * (
+        p.host_core_mhz[a] * p.host_inv_cpu[a] + p.host_core_mhz[b] * p.host_inv_cpu[b]
+    )
+    total = 0.0
+    for i in range(n):
+        v = w.unit[i]
+        lost = p.mig_cpu_loss * cpu_on(p, w, v, a) * p.host_inv_cpu[a]
+        work = p.mig_dest_share * cpu_on(p, w, v, b) * p.host_inv_cpu[b]
+        total += copy_seconds(p, s, v, a, b) * (lost + work + ends)
+    return total
+
+
+@njit(cache=True)
+def move_gain(p: Any, w: Any, n: int, a: int, b: int) -> Any:
+    """What moving the unit from a to b is worth over the horizon, host-seconds; both are balanced hosts."""
+    out = 0.0
+    come = 0.0
+    mem = 0.0
+    for i in range(n):
+        v = w.unit[i]
+        out += cpu_on(p, w, v, a)
+        come += cpu_on(p, w, v, b)
+        mem += w.vm_mem[v]
+    st = w.stat
+    la, lb = w.load_cpu[a], w.load_cpu[b]
+    ia, ib = p.host_inv_cpu[a], p.host_inv_cpu[b]
+    if (lb + come) * ib > max(1.0, (la - out) * ia):
+        return -np.inf  # the destination would be full, and fuller than where the unit comes from
+    a0, a1, b0, b1 = share(la, ia), share(la - out, ia), share(lb, ib), share(lb + come, ib)
+    cpu = st[S_CPU] + (a1 - a0) + (b1 - b0)
+    cpu2 = st[S_CPU2] + (a1 * a1 - a0 * a0) + (b1 * b1 - b0 * b0)
+    drop = _above(deviation(st[S_ON], st[S_CPU], st[S_CPU2]), st[S_TARGET_CPU])
+    drop -= _above(deviation(st[S_ON], cpu, cpu2), st[S_TARGET_CPU])
+    if st[S_TARGET_MEM] < np.inf:
+        ia, ib = p.host_inv_mem[a], p.host_inv_mem[b]
+        a0, a1 = share(w.load_mem[a], ia), share(w.load_mem[a] - mem, ia)
+        b0, b1 = share(w.load_mem[b], ib), share(w.load_mem[b] + mem, ib)
+        m = st[S_MEM] + (a1 - a0) + (b1 - b0)
+        m2 = st[S_MEM2] + (a1 * a1 - a0 * a0) + (b1 * b1 - b0 * b0)
+        drop += _above(deviation(st[S_ON], st[S_MEM], st[S_MEM2]), st[S_TARGET_MEM])
+        drop -= _above(deviation(st[S_ON], m, m2), st[S_TARGET_MEM])
+    ca, cb = p.host_cpu_mhz[a], p.host_cpu_mhz[b]
+    relief = _above(la, ca) - _above(la - out, ca) + _above(lb, cb) - _above(lb + come, cb)
+    return w.rules_f[F_HORIZON] * (st[S_ON] * drop + relief / st[S_MEAN_MHZ])
+
+
+@njit(cache=True)
+def _load_host(p: Any, w: Any, h: int, sign: float) -> None:
+    """Add a host to the sums of loads, or take it out."""
+    if not w.counted[h]:
+        return
+    cpu, mem = share(w.load_cpu[h], p.host_inv_cpu[h]), share(w.load_mem[h], p.host_inv_mem[h])
+    w.stat[S_CPU] += sign * cpu
+    w.stat[S_CPU2] += sign * cpu * cpu
+    w.stat[S_MEM] += sign * mem
+    w.stat[S_MEM2] += sign * mem * mem
+
+
+@njit(cache=True)
+def commit(p: Any, w: Any, n: int, b: int) -> None:
+    """Order the moves of the n VMs of ``w.unit`` to host b, and see the cluster as it will be then."""
+    for i in range(n):
+        v = w.unit[i]
+        a = w.home[v]
+        if a == b:
+            continue
+        _load_host(p, w, a, -1.0)
+        _load_host(p, w, b, -1.0)
+        w.load_cpu[a] -= cpu_on(p, w, v, a)
+        w.load_cpu[b] += cpu_on(p, w, v, b)
+        w.load_mem[a] -= w.vm_mem[v]
+        w.load_mem[b] += w.vm_mem[v]
+        _load_host(p, w, a, 1.0)
+        _load_host(p, w, b, 1.0)
+        _take(p, w, v, b, 1.0)
+        for k in range(w.anti_first[v], w.anti_first[v + 1]):
+            w.apart_count[w.anti_of[k], a] -= 1
+            w.apart_count[w.anti_of[k], b] += 1
+        w.n_free[a] -= w.free[v]
+        w.moves[a] += 1
+        w.moves[b] += 1
+        w.movable[v] = 0
+        w.free[v] = 0
+        w.home[v] = b
+        w.out_vm[w.tally[N_MOVES]] = v
+        w.out_host[w.tally[N_MOVES]] = b
+        w.tally[N_MOVES] += 1

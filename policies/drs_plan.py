@@ -1,0 +1,97 @@
+"""Balance with OR-Tools: the fewest migrations that bring imbalance under its targets, within DRS's rules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virtgym.envs.sim.simulator import ClusterView
+
+from .consolidation_model import ConsolidationProblem, PlacementRules
+from .drs_balance import follow, plan_corrections
+from .drs_state import (
+    I_MAX_MOVES,
+    N_MOVES,
+    S_TARGET_CPU,
+    S_TARGET_MEM,
+    DrsState,
+    placement_rules,
+)
+from .optimal_rebalancing import solve_rebalancing
+
+__all__ = ["plan_with_solver"]
+
+I8 = NDArray[np.int64]
+
+
+def plan_with_solver(view: ClusterView, work: DrsState, handle: Any, due: bool, rounds: int) -> None:
+    """Plan one interval: what must be done by the kernels, balance by ``solve_rebalancing``.
+
+    Moves of the plan that may not be made now (too soon after the last one, no room beside what is under way)
+    are left out; the next interval plans anew.
+
+    Args:
+        view: The cluster.
+        work: Memory of the kernels, with its input; the orders stand there then.
+        handle: Its handle.
+        due: Whether it is time to look at the trigger.
+        rounds: Rounds of the search.
+    """
+    if not plan_corrections(view.kernel_params, view.kernel_state, handle, due):
+        return
+    left = int(work.rules_i[I_MAX_MOVES] - work.tally[N_MOVES])
+    vms = np.flatnonzero((work.home >= 0) & (work.counted[work.home] != 0))
+    hosts = np.flatnonzero(work.counted)
+    problem = _problem(view, work, vms, hosts)
+    cpu, mem = float(work.stat[S_TARGET_CPU]), float(work.stat[S_TARGET_MEM])
+    plan = solve_rebalancing(problem, threshold=cpu, memory_threshold=mem, rounds=rounds, bound=False)
+    if plan.migrations > left:
+        plan = solve_rebalancing(
+            problem, threshold=cpu, memory_threshold=mem, limit=left, rounds=rounds, bound=False
+        )
+    target = np.full(view.n_vms, -1, dtype=np.int64)
+    target[vms] = hosts[plan.vm_host]
+    follow(view.kernel_params, view.kernel_state, handle, target)
+
+
+def _problem(view: ClusterView, work: DrsState, vms: I8, hosts: I8) -> ConsolidationProblem:
+    """The hosts that are balanced and the VMs on them; a VM that may not move must stay."""
+    p = view.params
+    binds = bool(p.memory_binding or p.has_tiers)
+    vm_at = np.full(view.n_vms, -1, dtype=np.int64)
+    vm_at[vms] = np.arange(len(vms))
+    host_at = np.full(view.n_hosts, -1, dtype=np.int64)
+    host_at[hosts] = np.arange(len(hosts))
+    home = host_at[work.home[vms]]
+    return ConsolidationProblem(
+        vm_cpu_mhz=work.vm_cpu[vms],
+        vm_mem_mib=work.vm_mem[vms],
+        vm_host=home,
+        host_cpu_mhz=p.host_cpu_mhz[hosts],
+        host_mem_mib=p.host_mem_mib[hosts] if binds else np.full(len(hosts), np.inf),
+        host_power=p.host_type[hosts].astype(np.int64),
+        power_w=p.power_w,
+        rules=_rules(view, work, vms, vm_at, host_at, home),
+    )
+
+
+def _rules(view: ClusterView, work: DrsState, vms: I8, vm_at: I8, host_at: I8, home: I8) -> PlacementRules:
+    known = placement_rules(view.config.rules)
+
+    def there(group: Any, at: I8) -> list[int]:
+        return [int(at[i]) for i in group if at[i] >= 0]
+
+    fixed = np.flatnonzero(work.free[vms] == 0)
+    pinned = set(fixed.tolist())
+    must: list[tuple[list[int], list[int]]] = [([i], [int(home[i])]) for i in fixed.tolist()]
+    for group, where in known.must:
+        movable = [i for i in there(group, vm_at) if i not in pinned]
+        if movable:
+            must.append((movable, there(where, host_at)))
+    return PlacementRules(
+        affinity=[there(group, vm_at) for group in known.affinity],
+        anti_affinity=[there(group, vm_at) for group in known.anti_affinity],
+        must=must,
+    )
