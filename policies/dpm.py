@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.admission import AdmissionConfig, vm_hosts_allowed
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.handle import make_handle
-from virtgym.envs.sim.power import BOOTING, ON, SHUTTING_DOWN
+from virtgym.envs.sim.orders import may_go_on
+from virtgym.envs.sim.power import BOOTING, ON
 from virtgym.envs.sim.power_states import RESUMING
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state import PENDING, RUNNING, STARTING
@@ -21,7 +21,6 @@ from virtgym.envs.sim.state import PENDING, RUNNING, STARTING
 from . import dpm_kernels as kernels
 from .base import PlanningPolicy
 from .consolidation_model import migration_energy_j
-from .dpm_guard import keep_guarantee, legal_part, host_pool, running_reservations
 from .dpm_work import (
     K_FILL,
     K_HIGH,
@@ -35,17 +34,18 @@ from .dpm_work import (
     K_RELIEF,
     K_SETTLE_S,
     K_SPREAD,
-    N_MOVES,
     N_ON,
     allocate_work,
 )
-from .forecast import make_forecaster
+from .forecast import FORECASTERS, make_forecaster
+from .ha_guard import AdmissionGuard
 from .history import History
+from .names import one_of
 
-__all__ = ["DpmPolicy"]
+__all__ = ["DpmPolicy", "legal_part"]
 
 F8 = NDArray[np.float64]
-B1 = NDArray[np.bool_]
+I4 = NDArray[np.int32]
 
 UNLIMITED = 2.0**31
 YOUNG_SHARE = 0.1
@@ -77,18 +77,13 @@ class DpmPolicy(PlanningPolicy):
         horizon_s: Time over which an evacuation must pay, s.
         move_cost: Weight of the energy of migrations.
         max_migrations: Most migrations ordered per interval; None = no limit.
-        admission: Admission control that switching off must keep: a name of ``ADMISSION_RULES``; None = the
-            cluster's own, if it has one.
-        host_failures: Host failures to tolerate (``slots``).
-        admission_share: Share of CPU and memory kept free of reservations (``percentage``).
-        failover_hosts: Hosts kept empty, those of the highest index (``dedicated``).
     """
 
     target: float = 0.63
     tolerance: float = 0.18
     off_window_s: float = 2400.0
     on_window_s: float = 300.0
-    spread: float = 1.0
+    spread: float = 0.0
     forecaster: str = "ewma"
     overload: float = 1.0
     relief: float = 0.95
@@ -102,12 +97,36 @@ class DpmPolicy(PlanningPolicy):
     horizon_s: float = 3600.0
     move_cost: float = 1.0
     max_migrations: int | None = None
-    admission: str | None = None
-    host_failures: int = 1
-    admission_share: float = 0.25
-    failover_hosts: int = 1
 
     arrival: ClassVar[str | None] = "pabfd"
+
+    def __post_init__(self) -> None:
+        """Check every parameter.
+
+        Raises:
+            ConfigError: Naming the parameter and what is allowed.
+        """
+        one_of("policy.forecaster", self.forecaster, FORECASTERS)
+        low, high = self.target - self.tolerance, self.target + self.tolerance
+        if not (self.tolerance >= 0.0 and low >= 0.0 and 0.0 < high <= 1.0):
+            raise ConfigError(
+                f"policy.target={self.target}, policy.tolerance={self.tolerance}: target - tolerance and "
+                "target + tolerance must lie in 0..1"
+            )
+        for name in ("off_window_s", "on_window_s", "horizon_s", "overload", "relief", "fill"):
+            if not getattr(self, name) > 0.0:
+                raise ConfigError(f"policy.{name}={getattr(self, name)}: must be positive")
+        for name in ("spread", "min_hosts", "spare_hosts", "settle_s", "min_on_s", "min_off_s", "move_cost"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"policy.{name}={getattr(self, name)}: must be 0 or more")
+        if self.relief > self.overload:
+            raise ConfigError(f"policy.relief={self.relief}: must be at most overload, {self.overload}")
+        if not 0.0 <= self.spare_share < 1.0:
+            raise ConfigError(f"policy.spare_share={self.spare_share}: must lie in 0..1, below 1")
+        if self.max_migrations is not None and self.max_migrations < 0:
+            raise ConfigError(
+                f"policy.max_migrations={self.max_migrations}: must be 0 or more, or null for no limit"
+            )
 
     def reset(self, view: ClusterView, rng: np.random.Generator) -> None:
         """Bind the view, forget the past, allocate the kernels' memory."""
@@ -119,28 +138,14 @@ class DpmPolicy(PlanningPolicy):
         self._lead = math.ceil(float(p.host_boot_s.max()) / p.interval_s)
         depth = max(self._off_window, self._on_window, self._forecaster.samples or 0)
         self._history = History(view.n_vms, depth)
-        self._work = allocate_work(p)
+        self._work = allocate_work(p, view.config.rules)
         self._handle = make_handle("dpm", self._work)
         self._last_time_s = -np.inf
         self._was_on = view.state.host_power_state == ON
-        self._admission = self._admission_config(view)
+        self._guard = AdmissionGuard(view)
         w = self._work
         w.vm_move_j[:] = migration_energy_j(p.vm_mem_mib)
         self._write_rules()
-
-    def _admission_config(self, view: ClusterView) -> AdmissionConfig | None:
-        if self.admission is None:
-            return getattr(view.config, "admission", None)
-        if self.admission == "none":
-            return None
-        failover = tuple(range(view.n_hosts - self.failover_hosts, view.n_hosts))
-        return AdmissionConfig(
-            rule=self.admission,  # type: ignore[arg-type]
-            host_failures=self.host_failures,
-            cpu_share=self.admission_share,
-            mem_share=self.admission_share,
-            hosts=failover if self.admission == "dedicated" else (),
-        )
 
     def _write_rules(self) -> None:
         r = self._work.rules
@@ -167,6 +172,7 @@ class DpmPolicy(PlanningPolicy):
         self._consolidate(view)
         waiting = kernels.open_for_waiting(p, s, w)
         kernels.open_for_load(p, s, w, self._needed_mhz, self.spare_hosts)
+        self._restore_guarantee(view)
         off = self._switch_off(view) if waiting == 0 else np.empty(0, dtype=np.int32)
         work = self._work
         moves = np.flatnonzero(work.dest >= 0).astype(np.int32)
@@ -178,6 +184,20 @@ class DpmPolicy(PlanningPolicy):
         )
         work.host_off_s[off] = view.time_s
         return legal_part(view, decisions) if view.params.full else decisions
+
+    def _restore_guarantee(self, view: ClusterView) -> None:
+        """Count what comes on, and switch hosts on until the failover guarantee holds or no host is left."""
+        if not self._guard.active:
+            return
+        w, state = self._work, view.state.host_power_state
+        for h in np.flatnonzero((state == BOOTING) | (state == RESUMING) | (w.opened > 0)).tolist():
+            self._guard.join(h)
+        for h in w.rank.tolist():
+            if self._guard.holds:
+                return
+            if not w.opened[h] and may_go_on(view.kernel_params, view.kernel_state, h) == 0:
+                kernels.switch_on(self._handle, h)
+                self._guard.join(h)
 
     def _consolidate(self, view: ClusterView) -> None:
         """Empty hosts under the low threshold."""
@@ -200,10 +220,12 @@ class DpmPolicy(PlanningPolicy):
             self._last_time_s = now
         self._forecast(demand)
         high = self.target + self.tolerance
-        self._needed_mhz = float(np.maximum(self._recent, w.vm_soon).sum()) / (high * (1.0 - self.spare_share))
-        w.closed[:] = 0
-        if self._admission is not None and self._admission.rule == "dedicated":
-            w.closed[:] = ~vm_hosts_allowed(self._admission, host_pool(view, np.ones(view.n_hosts, bool)))
+        self._needed_mhz = float(np.maximum(self._recent, w.vm_soon).sum()) / (
+            high * (1.0 - self.spare_share)
+        )
+        if self._guard.active:
+            self._guard.renew()
+            w.closed[:] = ~self._guard.hosts_allowed()
 
     def _forecast(self, demand: F8) -> None:
         """Write what every VM asks for now, soon and until the next plan, and how much that varies."""
@@ -248,10 +270,39 @@ class DpmPolicy(PlanningPolicy):
         empty = int((on & (stays == 0) & (w.closed == 0)).sum()) - np.arange(1, len(hosts) + 1)
         keep = (left >= self._needed_mhz) & (number >= self.min_hosts) & (empty >= self.spare_hosts)
         hosts = hosts[: int(keep.sum())]
-        if self._admission is not None:
-            hosts = keep_guarantee(view, self._admission, on, hosts)
+        if self._guard.active:
+            hosts = np.array([h for h in hosts.tolist() if self._guard.leave(h)], dtype=np.int32)
         return np.sort(hosts).astype(np.int32)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the parameters; a policy starts an episode with ``reset``."""
-        return {key: value for key, value in self.__dict__.items() if key[0] != "_" and key not in ("view", "rng")}
+        return {
+            key: value for key, value in self.__dict__.items() if key[0] != "_" and key not in ("view", "rng")
+        }
+
+
+def legal_part(view: ClusterView, decisions: Decisions) -> Decisions:
+    """What is left of a plan without the orders that the simulator would refuse.
+
+    A copy of the simulator carries the plan out, so that what orders do to each other (nodes, reservations)
+    counts exactly. Orders that it refuses change nothing, so the others stay legal without them.
+    """
+    if len(decisions) == 0:
+        return decisions
+    twin = view.fork()
+    twin.strict = False
+    refused = {(r.kind, r.vm, r.host) for r in twin.apply(decisions)}
+    if not refused:
+        return decisions
+    moves = zip(decisions.move_vm.tolist(), decisions.move_host.tolist())
+    keep = np.array([("move", v, h) not in refused for v, h in moves], dtype=np.bool_)
+    return Decisions(
+        power_on=_without(decisions.power_on, "power_on", refused),
+        move_vm=decisions.move_vm[keep],
+        move_host=decisions.move_host[keep],
+        power_off=_without(decisions.power_off, "power_off", refused),
+    )
+
+
+def _without(hosts: I4, kind: str, refused: set[tuple[str, int, int]]) -> I4:
+    return np.array([h for h in hosts.tolist() if (kind, -1, h) not in refused], dtype=np.int32)

@@ -14,7 +14,14 @@ from numba import njit
 from numpy.typing import NDArray
 
 from virtgym.envs.sim.cpu import SHORTAGE
-from virtgym.envs.sim.orders import check_move, fits_arrival, host_accepts, host_suits, may_go_on, vm_can_follow
+from virtgym.envs.sim.orders import (
+    check_move,
+    fits_arrival,
+    host_accepts,
+    host_suits,
+    may_go_on,
+    vm_can_follow,
+)
 from virtgym.envs.sim.power import ON
 from virtgym.envs.sim.precopy import PULL
 from virtgym.envs.sim.state import MIG_NONE, PENDING, RUNNING, STARTING
@@ -40,7 +47,21 @@ from .dpm_work import (
 )
 from .sorting import sort_ascending
 
-__all__ = ["evacuate", "follow_target", "gather", "open_for_load", "open_for_waiting", "relieve"]
+__all__ = [
+    "collect",
+    "evacuate",
+    "expected_peak",
+    "find_host",
+    "fits",
+    "gather",
+    "movable",
+    "open_for_load",
+    "open_for_waiting",
+    "order_move",
+    "relieve",
+    "stays",
+    "switch_on",
+]
 
 MEM_SLACK = 1.0 + 5e-10
 """Half the slack of the simulator's own check: what the plan accepts is never refused."""
@@ -140,7 +161,7 @@ def order_move(p: Any, w: Any, v: int, h: int) -> None:
 
 
 @njit(cache=True)
-def _stays(w: Any, h: int) -> Any:
+def stays(w: Any, h: int) -> Any:
     """VMs on a host once the plan is carried out."""
     return w.n_home[h] - w.n_out[h] + w.received[h]
 
@@ -154,9 +175,9 @@ def expected_peak(w: Any, mean: float, var: float) -> Any:
 @njit(cache=True)
 def _holds(p: Any, w: Any, v: int, h: int) -> Any:
     """Whether memory, reservations and functions fit beside everything planned."""
-    if p.memory_binding or p.has_tiers:
-        if w.mem[h] + p.vm_mem_mib[v] > p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK:
-            return False
+    most_mib = p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK
+    if (p.memory_binding or p.has_tiers) and w.mem[h] + p.vm_mem_mib[v] > most_mib:
+        return False
     if p.has_cpu and w.reserved[h] + p.vm_reservation_mhz[v] > p.host_cpu_mhz[h]:
         return False
     if p.has_tiers and w.mem_reserved[h] + p.vm_mem_reservation_mib[v] > p.host_mem_mib[h]:
@@ -165,8 +186,33 @@ def _holds(p: Any, w: Any, v: int, h: int) -> Any:
 
 
 @njit(cache=True)
-def _movable(s: Any, v: int) -> Any:
+def movable(s: Any, v: int) -> Any:
     return s.vm_state[v] == RUNNING and s.vm_mig[v] == MIG_NONE
+
+
+@njit(cache=True)
+def _rules_allow(w: Any, v: int, h: int) -> Any:
+    """Whether placement rules let a VM go to a host: they hold all the time that VMs move.
+
+    A VM of an affinity group goes where the others of its host go; who calls moves all of them or none.
+    """
+    row = w.must_row[v]
+    if row >= 0 and not w.host_sets[row, h]:
+        return False
+    row = w.should_row[v]
+    if row >= 0 and w.host_sets[row, w.home[v]] and not w.host_sets[row, h]:
+        return False
+    for i in range(w.apart_first[v], w.apart_first[v + 1]):
+        u = w.apart_vm[i]
+        if w.home[u] == h or w.dest[u] == h:
+            return False
+    if w.group[v] >= 0:
+        home = w.home[v]
+        for i in range(w.first[home], w.first[home + 1]):
+            u = w.vm_of[i]
+            if u != v and w.group[u] == w.group[v] and w.dest[u] >= 0 and w.dest[u] != h:
+                return False
+    return True
 
 
 @njit(cache=True)
@@ -187,11 +233,11 @@ def fits(p: Any, s: Any, w: Any, v: int, h: int, fill: float, high: float) -> An
         return False
     if w.vm_now[v] > p.vm_vcpus[v] * p.host_core_mhz[h] * SHORTAGE:
         return False
-    if _stays(w, h) > 0:
+    if stays(w, h) > 0:
         mean = w.mean[h] + w.vm_mean[v]
         if mean > high * capacity or expected_peak(w, mean, w.var[h] + w.vm_var[v]) > high * capacity:
             return False
-    if not _holds(p, w, v, h):
+    if not _holds(p, w, v, h) or not _rules_allow(w, v, h):
         return False
     if s.vm_last_from[v] == h and s.clock[0] - s.vm_last_move_s[v] <= w.rules[K_SETTLE_S]:
         return False
@@ -215,7 +261,7 @@ def collect(w: Any) -> None:
     """List the hosts that may receive VMs: those that take VMs and hold some in the plan."""
     n = 0
     for h in range(w.accepts.shape[0]):
-        if w.accepts[h] and _stays(w, h) > 0:
+        if w.accepts[h] and stays(w, h) > 0:
             w.cand[n] = h
             n += 1
     w.tally[N_CAND] = n
@@ -263,7 +309,7 @@ def open_host(p: Any, s: Any, w: Any, v: int, fill: float) -> Any:
     """
     tired = -1
     for h in w.rank:
-        if w.accepts[h] and _stays(w, h) == 0 and fits(p, s, w, v, h, fill, 1.0):
+        if w.accepts[h] and stays(w, h) == 0 and fits(p, s, w, v, h, fill, 1.0):
             return h
     for h in w.rank:
         if w.accepts[h] or w.closed[h] or may_go_on(p, s, h) != 0:
@@ -284,7 +330,7 @@ def open_host(p: Any, s: Any, w: Any, v: int, fill: float) -> Any:
 @njit(cache=True)
 def _list_host(w: Any, c: int) -> None:
     """Make a host that was empty a candidate."""
-    if _stays(w, c) == 0:
+    if stays(w, c) == 0:
         w.cand[w.tally[N_CAND]] = c
         w.tally[N_CAND] += 1
 
@@ -294,11 +340,12 @@ def _choose_vm(p: Any, s: Any, w: Any, h: int, excess: float) -> Any:
     """The VM to take off a host: of those that suffice alone the quickest to copy, else the largest.
 
     Among VMs of equal memory the one that is expected to ask for most goes: that relieves the host longest.
+    VMs of an affinity group stay.
     """
     best, best_mem, best_size = -1, np.inf, -1.0
     for i in range(w.first[h], w.first[h + 1]):
         v = w.vm_of[i]
-        if w.dest[v] >= 0 or w.key[v] < 0.0 or not _movable(s, v):
+        if w.dest[v] >= 0 or w.key[v] < 0.0 or w.group[v] >= 0 or not movable(s, v):
             continue
         size = max(w.vm_now[v], w.vm_soon[v])
         enough = size >= excess
@@ -397,7 +444,7 @@ def _evacuate_host(p: Any, s: Any, w: Any, h: int) -> None:
     done = 0
     while done < n:
         v = w.order[done]
-        c = find_host(p, s, w, v, h, w.rules[K_FILL], w.rules[K_HIGH]) if _movable(s, v) else -1
+        c = find_host(p, s, w, v, h, w.rules[K_FILL], w.rules[K_HIGH]) if movable(s, v) else -1
         if c < 0:
             break
         more = power(p, w, c, w.mean[c] + w.vm_mean[v]) - power(p, w, c, w.mean[c])
@@ -411,165 +458,6 @@ def _evacuate_host(p: Any, s: Any, w: Any, h: int) -> None:
         done -= 1
         order_move(p, w, w.order[done], h)
     w.accepts[h] = 1
-
-
-@njit(cache=True)
-def follow_target(p: Any, s: Any, w: Any, target: I8, fill: float, high: float) -> None:
-    """Order the moves that lead to a target placement, as far as they are legal now.
-
-    All moves that rules and memory allow are ordered at once, since what one VM leaves another may take. Moves
-    into hosts that would be asked for too much are then taken back, and what fits after all is ordered again.
-    Hosts that the target empties give all of their VMs or none.
-
-    Args:
-        p: Parameters of the cluster.
-        s: State of the cluster.
-        w: The plan.
-        target: Host of each VM, (V,), -1 = as it is.
-        fill: Share of a host's CPU that may be asked for now.
-        high: Share of a host's CPU that may be expected.
-    """
-    w.base[:] = w.dest
-    n = _list_emptied(s, w, target)
-    w.tally[N_CAND] = 0
-    _follow_pass(p, s, w, target, n, 1e9, 1e9)
-    _take_back_excess(p, s, w, fill, high)
-    collect(w)
-    while _follow_pass(p, s, w, target, n, fill, high):
-        pass
-    prune_opened(w)
-
-
-@njit(cache=True)
-def _list_emptied(s: Any, w: Any, target: I8) -> Any:
-    """List the hosts that a target empties, the least loaded first, and mark them by a key of -1."""
-    n_hosts = w.n_home.shape[0]
-    w.key[:n_hosts] = 0.0
-    for v in range(target.shape[0]):
-        if target[v] >= 0:
-            w.key[target[v]] += 1.0
-    n = 0
-    for h in range(n_hosts):
-        if w.n_home[h] == 0 or w.key[h] > 0.0:
-            continue
-        w.key[h] = -1.0  # its VMs leave together or not at all
-        if s.clock[0] - w.host_on_s[h] >= w.rules[K_MIN_ON_S]:
-            w.order[n] = h
-            w.key[h] = w.mean[h]
-            n += 1
-    sort_ascending(w.order, w.key, n, w.order2)
-    w.hosts[:n] = w.order[:n]
-    for i in range(n):
-        w.key[w.hosts[i]] = -1.0
-    return n
-
-
-@njit(cache=True)
-def _follow_pass(p: Any, s: Any, w: Any, target: I8, n: int, fill: float, high: float) -> Any:
-    """Try every move of a target once; returns whether one was ordered."""
-    moved = False
-    for i in range(n):
-        moved = _follow_host(p, s, w, w.hosts[i], target, fill, high) or moved
-    for v in range(target.shape[0]):
-        h = w.dest[v] if w.dest[v] >= 0 else w.home[v]
-        if h < 0 or target[v] < 0 or target[v] == h or w.key[w.home[v]] < 0.0:
-            continue
-        moved = _follow_vm(p, s, w, v, target[v], fill, high) or moved
-    return moved
-
-
-@njit(cache=True)
-def _asked_too_much(p: Any, w: Any, h: int, fill: float, high: float) -> Any:
-    if w.received[h] == 0:
-        return False
-    if max(w.now[h], w.soon[h]) > fill * p.host_cpu_mhz[h]:
-        return True
-    alone = _stays(w, h) == 1
-    return not alone and expected_peak(w, w.mean[h], w.var[h]) > high * p.host_cpu_mhz[h]
-
-
-@njit(cache=True)
-def _take_back_excess(p: Any, s: Any, w: Any, fill: float, high: float) -> None:
-    """Take moves back until no host receives more than it may hold."""
-    again = True
-    while again:
-        again = False
-        for v in range(w.dest.shape[0]):
-            h = w.dest[v]
-            if h < 0 or h == w.base[v] or not _asked_too_much(p, w, h, fill, high):
-                continue
-            again = True
-            home = w.home[v]
-            if w.key[home] < 0.0:  # emptied: everything comes back
-                w.accepts[home] = host_accepts(p, s, home) == 0 and not w.closed[home]
-                for i in range(w.first[home], w.first[home + 1]):
-                    _back_to_base(p, w, w.vm_of[i])
-            else:
-                _back_to_base(p, w, v)
-
-
-@njit(cache=True)
-def _back_to_base(p: Any, w: Any, v: int) -> None:
-    """Send a VM where it was to go before the target was followed."""
-    if w.dest[v] != w.base[v]:
-        order_move(p, w, v, w.base[v] if w.base[v] >= 0 else w.home[v])
-
-
-@njit(cache=True)
-def _follow_vm(p: Any, s: Any, w: Any, v: int, h: int, fill: float, high: float) -> Any:
-    """Order one VM to its target if that is legal, switching the target on where it is off."""
-    if not _movable(s, v):
-        return False
-    if h == w.home[v]:
-        return False  # relief moved it away
-    off = not w.accepts[h] and not w.closed[h] and may_go_on(p, s, h) == 0
-    if not w.accepts[h] and not off:
-        return False
-    if off:
-        w.opened[h] = 1
-    if not fits(p, s, w, v, h, fill, high):
-        if off:
-            w.opened[h] = 0
-        return False
-    if off:
-        switch_on(w, h)
-    order_move(p, w, v, h)
-    return True
-
-
-@njit(cache=True)
-def _follow_host(p: Any, s: Any, w: Any, h: int, target: I8, fill: float, high: float) -> None:
-    """Empty a host towards the target, or take everything back; returns whether it is empty now."""
-    if w.n_home[h] == w.n_out[h]:
-        return False
-    done = 0
-    n = w.n_home[h]
-    opened = w.tally[N_ON]
-    took = w.accepts[h]
-    w.accepts[h] = 0
-    for i in range(n):
-        v = w.vm_of[w.first[h] + i]
-        ok = w.dest[v] >= 0 or _follow_vm(p, s, w, v, target[v], fill, high)
-        if not ok and _movable(s, v):  # its target has filled up: elsewhere then
-            c = find_host(p, s, w, v, h, fill, high)
-            ok = c >= 0
-            if ok:
-                order_move(p, w, v, c)
-        if not ok:
-            break
-        done += 1
-    if done == n:
-        return True
-    for i in range(done):
-        v = w.vm_of[w.first[h] + i]
-        _back_to_base(p, w, v)
-    while w.tally[N_ON] > opened:
-        w.tally[N_ON] -= 1
-        back = w.out_on[w.tally[N_ON]]
-        w.opened[back] = 0
-        w.accepts[back] = 0
-    w.accepts[h] = took
-    return False
 
 
 @njit(cache=True)
@@ -587,7 +475,7 @@ def open_for_load(p: Any, s: Any, w: Any, needed_mhz: float, spare: int) -> None
     for h in range(w.accepts.shape[0]):
         if w.accepts[h] or (w.n_home[h] > 0 and host_accepts(p, s, h) == 0):
             have += p.host_cpu_mhz[h]
-            empty += w.accepts[h] and _stays(w, h) == 0
+            empty += w.accepts[h] and stays(w, h) == 0
     for round_ in range(2):
         for h in w.rank:
             if have >= needed_mhz and empty >= spare:
@@ -621,26 +509,3 @@ def open_for_waiting(p: Any, s: Any, w: Any) -> Any:
                 switch_on(w, h)
                 break
     return waiting
-
-
-@njit(cache=True)
-def take_back(p: Any, w: Any) -> None:
-    """Take back everything that following a target ordered."""
-    for v in range(w.dest.shape[0]):
-        _back_to_base(p, w, v)
-    prune_opened(w)
-
-
-@njit(cache=True)
-def prune_opened(w: Any) -> None:
-    """Take back to switch on what receives nothing."""
-    n = 0
-    for i in range(w.tally[N_ON]):
-        h = w.out_on[i]
-        if w.received[h] > 0:
-            w.out_on[n] = h
-            n += 1
-        else:
-            w.opened[h] = 0
-            w.accepts[h] = 0
-    w.tally[N_ON] = n

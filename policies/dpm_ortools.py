@@ -13,11 +13,12 @@ from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.orders import may_go_on
 from virtgym.envs.sim.power import BOOTING, ON
 from virtgym.envs.sim.power_states import RESUMING
+from virtgym.envs.sim.rules import Rules
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state import MIG_NONE, RUNNING
 
-from . import dpm_kernels as kernels
 from .dpm import DpmPolicy
+from .dpm_follow import follow_target, take_back
 from .optimal_consolidation import (
     ConsolidationProblem,
     ConsolidationResult,
@@ -62,11 +63,26 @@ class OrtoolsDpmPolicy(DpmPolicy):
         solver_seed: Seed of the search.
     """
 
+    move_cost: float = 5.0
     period_s: float = 3600.0
     rounds: int = 2000
     time_limit_s: float | None = None
     whole: bool = False
     solver_seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every parameter.
+
+        Raises:
+            ConfigError: Naming the parameter and what is allowed.
+        """
+        super().__post_init__()
+        if not self.period_s > 0.0:
+            raise ConfigError(f"policy.period_s={self.period_s}: must be positive")
+        if self.rounds < 0:
+            raise ConfigError(f"policy.rounds={self.rounds}: must be 0 or more")
+        if self.time_limit_s is not None and not 0.0 < self.time_limit_s < np.inf:
+            raise ConfigError(f"policy.time_limit_s={self.time_limit_s}: must be positive, or null")
 
     def reset(self, view: ClusterView, rng: np.random.Generator) -> None:
         """Bind the view; the first plan is made at once."""
@@ -75,7 +91,7 @@ class OrtoolsDpmPolicy(DpmPolicy):
         self._next_plan_s = -np.inf
 
     def _forecast(self, demand: F8) -> None:
-        """Forecast, and split the margin of hosts among VMs: the solver adds up sizes, as the kernels must."""
+        """Forecast, and split the margin of hosts among VMs: the solver adds up sizes, so must kernels."""
         super()._forecast(demand)
         w = self._work
         full = (self.target + self.tolerance) * float(self.view.params.host_cpu_mhz.max())
@@ -106,20 +122,24 @@ class OrtoolsDpmPolicy(DpmPolicy):
         return solve_consolidation(problem, rounds=self.rounds, seed=self.solver_seed, whole=self.whole)
 
     def _carry_out(
-        self, view: ClusterView, problem: ConsolidationProblem, result: ConsolidationResult, vms: I8, target: I8
+        self,
+        view: ClusterView,
+        problem: ConsolidationProblem,
+        result: ConsolidationResult,
+        vms: I8,
+        target: I8,
     ) -> None:
         """Order a plan; take it back if what is legal of it is no better than staying."""
         w = self._work
-        kernels.follow_target(
-            view.kernel_params, view.kernel_state, self._handle, target, 1.0, self.target + self.tolerance + ROUNDING
-        )
+        high = self.target + self.tolerance + ROUNDING
+        follow_target(view.kernel_params, view.kernel_state, self._handle, target, 1.0, high)
         here = np.where(w.dest >= 0, w.dest, w.home)[vms].astype(np.int64)
         value = evaluate(problem, here)
         worse = (value.violations, value.objective_j) >= (result.stay.violations, result.stay.objective_j)
         status = result.status
         if worse:
             status = "stay" if result.status == "stay" else "refused"
-            kernels.take_back(view.kernel_params, self._handle)
+            take_back(view.kernel_params, self._handle)
             value = result.stay
         self.plans.append(
             PlanReport(
@@ -151,7 +171,6 @@ class OrtoolsDpmPolicy(DpmPolicy):
                 "node_cpu": np.where(exists, (p.node_cores * p.numa_overcommit)[:, None], 0.0),
                 "node_mem": np.where(exists, p.node_mem_mib[:, None], 0.0),
             }
-        slots = self._admission is not None and self._admission.rule == "slots"
         return ConsolidationProblem(
             vm_cpu_mhz=w.vm_mean[vms],
             vm_mem_mib=p.vm_mem_mib[vms],
@@ -166,10 +185,9 @@ class OrtoolsDpmPolicy(DpmPolicy):
             host_allowed=may_hold & (w.closed == 0),
             host_switch_j=p.host_boot_s * p.host_boot_w,
             cpu_share=high,
-            rules=_rules(view, vms, here, np.flatnonzero(fixed)),
+            rules=_rules(view.config.rules, vms, here, np.flatnonzero(fixed)),
             min_hosts=min(self.min_hosts + self.spare_hosts, view.n_hosts),
             reserve_cpu=self.spare_share,
-            failover_hosts=self._admission.host_failures if slots and self._admission is not None else 0,
             **nodes,
         )
 
@@ -178,8 +196,8 @@ def planning_size(mean: F8, variance: F8, spread: float, full_mhz: float) -> F8:
     """CPU that each VM is planned with, MHz, (V,): expected demand and its part of the host's margin.
 
     A host needs ``mean + spread * sqrt(sum of variances)``. A VM's part of the margin is taken to be
-    ``spread * variance / sqrt(W)``, which is exact for hosts with the variance W that a full one would have if
-    VMs were spread evenly, and errs on the safe side for hosts with more.
+    ``spread * variance / sqrt(W)``, which is exact for hosts with the variance W that a full one would have
+    if VMs were spread evenly, and errs on the safe side for hosts with more.
 
     Args:
         mean: Expected demand, MHz, (V,).
@@ -192,7 +210,19 @@ def planning_size(mean: F8, variance: F8, spread: float, full_mhz: float) -> F8:
     return np.asarray(mean + spread * variance / np.sqrt(typical))
 
 
-def _rules(view: ClusterView, vms: I8, here: I8, fixed: I8) -> PlacementRules:
+def _rules(rules: Rules, vms: I8, here: I8, fixed: I8) -> PlacementRules:
     """The cluster's rules by the numbers of the problem's VMs; VMs that cannot move now stay."""
+    number = {int(v): i for i, v in enumerate(vms)}
+
+    def known(members: Sequence[int]) -> list[int]:
+        return [number[v] for v in members if v in number]
+
     pins: list[tuple[Sequence[int], Sequence[int]]] = [((int(i),), (int(here[i]),)) for i in fixed]
-    return PlacementRules(must=pins)
+    # What is split now cannot be kept together by a plan that may not break more than staying does.
+    groups = [group for members in rules.joined if len(group := known(members)) > 1]
+    whole = [group for group in groups if len({int(here[i]) for i in group}) == 1]
+    return PlacementRules(
+        affinity=whole,
+        anti_affinity=[group for members in rules.anti_affinity if len(group := known(members)) > 1],
+        must=[(known(rule.vms), rule.hosts) for rule in rules.must] + pins,
+    )

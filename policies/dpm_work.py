@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.sim.rules import Rules
 from virtgym.envs.sim.state import ClusterParams
 
 __all__ = ["DpmWork", "allocate_work"]
@@ -77,6 +78,12 @@ class DpmWork(NamedTuple):
     hosts: I4  # (H,) hosts to work through
     key: F8  # (max(H, V),) sort keys
     out_on: I4  # (H,) hosts to switch on
+    group: I4  # (V,) affinity group, -1 = none
+    apart_first: I4  # (V + 1,) start of each VM's part of ``apart_vm``
+    apart_vm: I4  # (n,) VMs that it must not share a host with
+    must_row: I4  # (V,) row of ``host_sets`` where it has to run, -1 = anywhere
+    should_row: I4  # (V,) row of ``host_sets`` where it is to run if possible, -1 = anywhere
+    host_sets: I1  # (S, H) 1: the host is in the set
 
 
 _PER_VM = {"vm_of", "home", "dest", "base"}
@@ -89,13 +96,52 @@ _DTYPES = {
 }
 
 
-def allocate_work(p: ClusterParams) -> DpmWork:
+def rule_arrays(rules: Rules, n_vms: int, n_hosts: int) -> dict[str, NDArray[np.generic]]:
+    """Placement rules as arrays of ``DpmWork``.
+
+    Args:
+        rules: The cluster's rules.
+        n_vms: V.
+        n_hosts: H.
+    """
+    group = np.full(n_vms, -1, dtype=np.int32)
+    for i, members in enumerate(rules.joined):
+        group[list(members)] = i
+    apart: list[set[int]] = [set() for _ in range(n_vms)]
+    for members in rules.anti_affinity:
+        for v in members:
+            apart[v] |= set(members) - {v}
+    sets: list[set[int]] = []
+    rows = {"must": np.full(n_vms, -1, dtype=np.int32), "should": np.full(n_vms, -1, dtype=np.int32)}
+    for name, row in rows.items():
+        for rule in getattr(rules, name):
+            for v in rule.vms:
+                known = sets[row[v]] if row[v] >= 0 else set(range(n_hosts))
+                both = known & set(rule.hosts)
+                if both or name == "must":  # wishes that contradict each other: the first one counts
+                    row[v] = len(sets)
+                    sets.append(both)
+    table = np.zeros((len(sets), n_hosts), dtype=np.int8)
+    for i, hosts in enumerate(sets):
+        table[i, sorted(hosts)] = 1
+    return {
+        "group": group,
+        "apart_first": np.concatenate([[0], np.cumsum([len(a) for a in apart])]).astype(np.int32),
+        "apart_vm": np.array([u for a in apart for u in sorted(a)], dtype=np.int32),
+        "must_row": rows["must"],
+        "should_row": rows["should"],
+        "host_sets": table,
+    }
+
+
+def allocate_work(p: ClusterParams, rules: Rules) -> DpmWork:
     """Make the memory for a cluster: zeroed, with slopes of power and the order of switching on filled in.
 
     Hosts are switched on by idle power per MHz, the thriftiest first.
 
     Args:
         p: Parameters of the cluster.
+        rules: Its placement rules.
     """
     n_hosts, n_vms = p.host_type.shape[0], p.vm_vcpus.shape[0]
     big = max(n_hosts, n_vms)
@@ -108,6 +154,7 @@ def allocate_work(p: ClusterParams) -> DpmWork:
         "key": (big,),
     }
     arrays: dict[str, NDArray[np.generic]] = {}
+    known = rule_arrays(rules, n_vms, n_hosts)
     for name in DpmWork._fields:
         own = (n_vms,) if name in _PER_VM or name.startswith("vm_") else (n_hosts,)
         arrays[name] = np.zeros(special.get(name, own), dtype=_DTYPES.get(name, "f8"))
@@ -116,4 +163,4 @@ def allocate_work(p: ClusterParams) -> DpmWork:
     arrays["host_off_s"][:] = -np.inf
     price = p.power_w[p.host_type, 0] / p.host_cpu_mhz
     arrays["rank"] = np.argsort(price, kind="stable").astype(np.int32)
-    return DpmWork(**arrays)  # type: ignore[arg-type]
+    return DpmWork(**{**arrays, **known})  # type: ignore[arg-type]
