@@ -71,7 +71,7 @@ class DpmPolicy(PlanningPolicy):
         min_hosts: Hosts that stay on at least.
         spare_hosts: Hosts that stay on empty, for what arrives.
         spare_share: Share of the CPU of hosts that are on that stays free beside.
-        settle_s: A VM does not move back to a host that it left less than this ago, s.
+        settle_steps: A VM does not move back to a host that it left within so many intervals.
         min_on_s: A host that was switched on is not emptied before, s.
         min_off_s: A host that was switched off is not switched on before if another will do, s.
         horizon_s: Time over which an evacuation must pay, s.
@@ -91,7 +91,7 @@ class DpmPolicy(PlanningPolicy):
     min_hosts: int = 1
     spare_hosts: int = 0
     spare_share: float = 0.0
-    settle_s: float = 3600.0
+    settle_steps: int = 12
     min_on_s: float = 1800.0
     min_off_s: float = 1800.0
     horizon_s: float = 3600.0
@@ -116,7 +116,15 @@ class DpmPolicy(PlanningPolicy):
         for name in ("off_window_s", "on_window_s", "horizon_s", "overload", "relief", "fill"):
             if not getattr(self, name) > 0.0:
                 raise ConfigError(f"policy.{name}={getattr(self, name)}: must be positive")
-        for name in ("spread", "min_hosts", "spare_hosts", "settle_s", "min_on_s", "min_off_s", "move_cost"):
+        for name in (
+            "spread",
+            "min_hosts",
+            "spare_hosts",
+            "settle_steps",
+            "min_on_s",
+            "min_off_s",
+            "move_cost",
+        ):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"policy.{name}={getattr(self, name)}: must be 0 or more")
         if self.relief > self.overload:
@@ -156,7 +164,7 @@ class DpmPolicy(PlanningPolicy):
         r[K_FILL] = self.fill
         r[K_HIGH] = self.target + self.tolerance
         r[K_LOW] = self.target - self.tolerance
-        r[K_SETTLE_S] = self.settle_s
+        r[K_SETTLE_S] = self.settle_steps * self.view.params.interval_s * (1.0 + 1e-9)
         r[K_MIN_ON_S] = self.min_on_s
         r[K_MIN_OFF_S] = self.min_off_s
         r[K_HORIZON_S] = self.horizon_s

@@ -102,13 +102,15 @@ class OrtoolsDpmPolicy(DpmPolicy):
         """Plan anew if it is time to, and order what is legal of it and better than staying."""
         if view.time_s < self._next_plan_s:
             return
-        self._next_plan_s = view.time_s + self.period_s
-        w = self._work
+        s, w = view.state, self._work
         here = np.where(w.dest >= 0, w.dest, w.home)
         vms = np.flatnonzero(here >= 0)
-        if vms.size == 0:
-            return
-        problem = self._problem(view, vms, here[vms].astype(np.int64))
+        fixed = (s.vm_state[vms] != RUNNING) | (s.vm_mig[vms] != MIG_NONE)
+        fixed |= view.time_s - w.host_on_s[here[vms]] < self.min_on_s
+        if 2 * int(fixed.sum()) > vms.size or vms.size == 0:
+            return  # most of what there is cannot move now: at the next interval then
+        self._next_plan_s = view.time_s + self.period_s
+        problem = self._problem(view, vms, here[vms].astype(np.int64), np.flatnonzero(fixed))
         result = self._solve(problem)
         target = np.full(view.n_vms, -1, dtype=np.int64)
         target[vms] = result.vm_host
@@ -148,7 +150,7 @@ class OrtoolsDpmPolicy(DpmPolicy):
             )
         )  # fmt: skip
 
-    def _problem(self, view: ClusterView, vms: I8, here: I8) -> ConsolidationProblem:
+    def _problem(self, view: ClusterView, vms: I8, here: I8, fixed: I8) -> ConsolidationProblem:
         """The consolidation problem of now: what stands, what moves already, and what may go on."""
         p, s, w, high = view.params, view.state, self._work, self.target + self.tolerance
         state = s.host_power_state
@@ -161,8 +163,6 @@ class OrtoolsDpmPolicy(DpmPolicy):
         )
         binding = p.memory_binding or p.has_tiers
         memory = p.host_mem_mib * p.mem_overcommit if binding else np.full(view.n_hosts, np.inf)
-        fixed = (s.vm_state[vms] != RUNNING) | (s.vm_mig[vms] != MIG_NONE)
-        fixed |= view.time_s - w.host_on_s[here] < self.min_on_s
         nodes: dict[str, Any] = {}
         if p.has_numa:
             exists = np.arange(s.node_vcpus.shape[1]) < p.host_nodes[:, None]
@@ -185,7 +185,7 @@ class OrtoolsDpmPolicy(DpmPolicy):
             host_allowed=may_hold & (w.closed == 0),
             host_switch_j=p.host_boot_s * p.host_boot_w,
             cpu_share=high,
-            rules=_rules(view.config.rules, vms, here, np.flatnonzero(fixed)),
+            rules=_rules(view.config.rules, vms, here, fixed),
             min_hosts=min(self.min_hosts + self.spare_hosts, view.n_hosts),
             reserve_cpu=self.spare_share,
             **nodes,
