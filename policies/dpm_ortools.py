@@ -87,8 +87,18 @@ class OrtoolsDpmPolicy(DpmPolicy):
     def reset(self, view: ClusterView, rng: np.random.Generator) -> None:
         """Bind the view; the first plan is made at once."""
         super().reset(view, rng)
-        self.plans: list[PlanReport] = []
+        self.plans: list[PlanReport] = []  # of this episode
         self._next_plan_s = -np.inf
+
+    def plan_metrics(self) -> dict[str, float]:
+        """What the results say of the plans of this episode: their mean gap and their mean time, s."""
+        if not self.plans:
+            return {}
+        gaps = [report.gap for report in self.plans if np.isfinite(report.gap)]
+        return {
+            "plan_gap": float(np.mean(gaps)) if gaps else float("nan"),
+            "plan_s": float(np.mean([report.seconds for report in self.plans])),
+        }
 
     def _forecast(self, demand: F8) -> None:
         """Forecast, and split the margin of hosts among VMs: the solver adds up sizes, so must kernels."""

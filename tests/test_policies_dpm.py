@@ -286,6 +286,7 @@ def test_drs_light_leaves_the_fewest_hosts_on(seed: int) -> None:
         assert row["energy_kwh"] < 0.32 * static["energy_kwh"]
         assert row["slatah"] == 0.0
         assert row["thrash"] == 0.0
+        assert np.isfinite(row["plan_gap"]) == (name == "dpm_ortools")
 
 
 def test_planetlab_half_the_esv_at_no_more_energy(traces_dir: Path) -> None:
