@@ -58,24 +58,19 @@ MB_PER_MIB = 2**20 / 1e6
 
 
 @njit(cache=True)
-def _start_fixed(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
+def _begin_fixed(p: FullParams, s: FullState, v: int, now_s: float) -> None:
+    """A copy at a fixed rate, whose end is known when it begins."""
     s.vm_mig[v] = MIG_COPYING
     s.counters[C_MOVING] += 1
     end = now_s + p.vm_mem_mib[v] / p.mig_mib_s
     s.vm_mig_end_s[v] = end
     push_event(s, end, MIGRATION_END, v)
-    touch_two(p, s, s.vm_dest[v], s.vm_host[v], elapsed_s)
-    settle_rates(p, s, v, elapsed_s)
 
 
 @njit(cache=True)
 def _start_simple(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
-    s.vm_mig[v] = MIG_COPYING
-    s.counters[C_MOVING] += 1
-    end = now_s + p.vm_mem_mib[v] / p.mig_mib_s
-    s.vm_mig_end_s[v] = end
-    push_event(s, end, MIGRATION_END, v)
-    touch(p, s, s.vm_dest[v], elapsed_s)
+    _begin_fixed(p, s, v, now_s)
+    touch(p, s, s.vm_dest[v], elapsed_s)  # on the source only the VM's own rates change
     settle_rates(p, s, v, elapsed_s)
 
 
@@ -105,7 +100,8 @@ def _start_precopy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s:
 @njit(cache=True)
 def _start_full(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
     if p.has_precopy == 0:
-        _start_fixed(p, s, v, now_s, elapsed_s)
+        _begin_fixed(p, s, v, now_s)
+        touch_two(p, s, s.vm_dest[v], s.vm_host[v], elapsed_s)
     elif _has_slots(p, s, s.vm_host[v], s.vm_dest[v]):
         _start_precopy(p, s, v, now_s, elapsed_s)
     else:

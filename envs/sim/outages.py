@@ -202,6 +202,8 @@ def _crash(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: f
         free_room(p, s, v, dest)
         s.vm_dest[v] = -1
     end_run(p, s, v, elapsed_s)
+    if p.host_baseline.shape[0] > 0:  # it boots anew, and sees what its host offers now
+        s.vm_baseline[v] = p.host_baseline[host]
     start_vm(p, s, v, now_s + p.vm_detect_s + p.vm_boot_s, elapsed_s)
     renew_hosts(p, s, host, dest, elapsed_s)
     after_leaving(p, s, host, dest, now_s, elapsed_s)
