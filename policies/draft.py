@@ -19,8 +19,8 @@ class Draft:
     """Orders for one interval, each legal after those before it.
 
     ``Decisions`` are carried out kind by kind (maintenance, hosts on, placements, migrations, hosts off):
-    give a draft those on one host in that sequence. An order costs what it costs in the simulator, and making a
-    draft a copy of the state.
+    give a draft those on one host in that sequence. An order costs what it costs in the simulator, making
+    a draft a copy of the state.
 
     Args:
         view: The cluster.

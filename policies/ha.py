@@ -6,7 +6,8 @@ decided here once per interval:
 1. **Restart** VMs whose host failed (``recovery.restart: policy``): by priority, then by who is down longest;
    groups that depend on others wait until those are up.
 2. **Place** arrivals (``arrival: policy``), as many as the failover guarantee admits.
-3. **Restore** the guarantee: switch hosts on while it fails, and clear dedicated failover hosts.
+3. **Restore** what a failure has used up: switch hosts on while the guarantee fails, clear dedicated failover
+   hosts, and move protected VMs away from hosts with so many mirrored images that they get no secondary.
 
 Placement is HA-aware: VMs of one group (guest profile) are spread over failure domains and hosts, then the
 host with most room is taken, so that the loss of any one costs least.
@@ -25,6 +26,7 @@ from virtgym.envs.sim.config import ARRIVAL_RULES
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.guests import GuestProfile
+from virtgym.envs.sim.mirrors import MAX_VCPUS, MAX_VMS
 from virtgym.envs.sim.orders import check_power_on
 from virtgym.envs.sim.recovery import restart_order
 from virtgym.envs.sim.simulator import ClusterView, Simulator
@@ -149,6 +151,7 @@ class HaPolicy(PlanningPolicy):
         dependency_timeout_s: How long a VM waits for the groups it depends on, s (vSphere's default, from
             memory).
         failback_moves: Migrations per interval that clear dedicated failover hosts.
+        protection_moves: Migrations per interval that bring protected VMs to where they may be mirrored.
     """
 
     failover: str = "cluster"
@@ -157,6 +160,7 @@ class HaPolicy(PlanningPolicy):
     restore: bool = True
     dependency_timeout_s: float = 600.0
     failback_moves: int = 4
+    protection_moves: int = 4
 
     arrival: ClassVar[str | None] = None
 
@@ -167,7 +171,7 @@ class HaPolicy(PlanningPolicy):
             ConfigError: Naming the parameter and what is allowed.
         """
         one_of("policy.failover", self.failover, FAILOVER_MODES)
-        for key in ("dependency_timeout_s", "failback_moves"):
+        for key in ("dependency_timeout_s", "failback_moves", "protection_moves"):
             value = getattr(self, key)
             if not value >= 0:
                 raise ConfigError(f"policy.{key}={value}: must be 0 or more")
@@ -184,9 +188,9 @@ class HaPolicy(PlanningPolicy):
         guard.renew()
         restarts.remember()
         due, new = restarts.due(), self._arrivals(view)
-        stranded = self._on_failover_hosts(view)
+        stranded, bare = self._on_failover_hosts(view), self._without_mirror(view)
         broken = self.restore and guard.active and not guard.holds
-        if not (due.size or new.size or stranded.size or broken):
+        if not (due.size or new.size or stranded.size or bare.size or broken):
             return Decisions()
         draft = Draft(view)
         for v in due.tolist():
@@ -198,6 +202,10 @@ class HaPolicy(PlanningPolicy):
                 draft.power_on(h)
         for v in stranded.tolist():
             h = restarts.choose(draft.sim, v, guard.hosts_allowed(), moves=True)
+            if h >= 0:
+                draft.move(v, h)
+        for v in bare.tolist():
+            h = restarts.choose(draft.sim, v, self._may_mirror(draft.sim, v), moves=True)
             if h >= 0:
                 draft.move(v, h)
         return draft.decisions()
@@ -221,6 +229,32 @@ class HaPolicy(PlanningPolicy):
         there = (s.vm_state == RUNNING) & (s.vm_mig == MIG_NONE) & (s.vm_host >= 0)
         there &= self.guard.dedicated[np.maximum(s.vm_host, 0)]
         return np.flatnonzero(there)[: self.failback_moves].astype(np.int32)
+
+    def _without_mirror(self, view: ClusterView) -> I4:
+        """Protected VMs that have no secondary because their own host is at a limit."""
+        p, s = view.params, view.state
+        if not p.has_standby or self.protection_moves == 0:
+            return np.empty(0, dtype=np.int32)
+        vms = p.protected_vms[s.vm_secondary[p.protected_vms] < 0]
+        vms = vms[(s.vm_state[vms] == RUNNING) & (s.vm_mig[vms] == MIG_NONE)]
+        at = s.vm_host[vms]
+        full = s.host_mirrors[at] >= p.mirror_params[MAX_VMS]
+        full |= s.host_mirror_vcpus[at] + p.vm_vcpus[vms] > p.mirror_params[MAX_VCPUS]
+        bare: I4 = vms[full][: self.protection_moves]
+        return bare
+
+    def _may_mirror(self, sim: Simulator, v: int) -> B1:
+        """Hosts where a VM would be below the limits, with those that are on their way there, shape (H,)."""
+        p, s = sim.params, sim.state
+        coming = p.protected_vms[s.vm_dest[p.protected_vms] >= 0]
+        hosts = s.vm_dest[coming]
+        n = len(s.host_mirrors)
+        images = s.host_mirrors + np.bincount(hosts, minlength=n)
+        vcpus = s.host_mirror_vcpus + np.bincount(hosts, weights=p.vm_vcpus[coming], minlength=n)
+        allowed: B1 = self.guard.hosts_allowed()
+        allowed &= images < p.mirror_params[MAX_VMS]
+        allowed &= vcpus + p.vm_vcpus[v] <= p.mirror_params[MAX_VCPUS]
+        return allowed
 
     def _restart(self, draft: Draft, v: int) -> None:
         """Place one VM again; dedicated failover hosts are taken first."""

@@ -90,7 +90,6 @@ class RollingUpgradePolicy(PlanningPolicy):
         self._is_old: B1 = lacks > 0
         self._oldest_first = np.argsort(-lacks, kind="stable")[: int(self._is_old.sum())].tolist()
         self._group = np.ascontiguousarray(view.simulator.workload.vm_profile, dtype=np.int32)
-        self._nobody = np.zeros(view.n_hosts, dtype=np.bool_)
         self._short = False  # the next old host has to wait for another new one
         self.guard = AdmissionGuard(view)
 
@@ -156,9 +155,15 @@ class RollingUpgradePolicy(PlanningPolicy):
             self._move(view, draft, v)
 
     def _move(self, view: ClusterView, draft: Draft, v: int) -> bool:
-        allowed = ~self._is_old & (draft.sim.state.host_power_state == ON) & self.guard.hosts_allowed()
-        params, state = draft.sim.kernel_params, draft.sim.kernel_state
-        h = int(choose_host(params, state, v, self._group, allowed, self._nobody, True, True))
+        """Order a VM's migration to a new host, one that holds VMs already where it fits."""
+        s = draft.sim.state
+        allowed = ~self._is_old & (s.host_power_state == ON) & self.guard.hosts_allowed()
+        used = s.host_n_vms + s.host_n_in > 0
+        h = int(
+            choose_host(
+                draft.sim.kernel_params, draft.sim.kernel_state, v, self._group, allowed, used, True, True
+            )
+        )
         return h >= 0 and draft.move(v, h)
 
     def _switch_new_hosts(self, view: ClusterView, draft: Draft) -> None:

@@ -98,8 +98,8 @@ class GuestProfile:
         dirty_mib_s: Rate at which it dirties memory, (idle, busy), MiB/s. [assumed]
         working_share: Writable working set, share of the configured memory. [assumed]
         restart_priority: Higher restarts first after a failure.
-        restart_after: Names of profiles whose VMs must be up before VMs of this one restart; for policies that
-            place restarts (``recovery.restart: policy``).
+        restart_after: Names of profiles whose VMs must be up before VMs of this one restart; read by policies
+            that place restarts (``recovery.restart: policy``).
         protected: Whether it has a hot standby, where that is on.
     """
 

@@ -12,10 +12,11 @@ from .power import ON
 from .state import MIG_NONE, RUNNING, FullParams, FullState
 from .suits import check_suits, lacks_features
 
-__all__ = ["MEM_SLACK", "check_mirror", "drop_secondary", "protect", "protect_all"]
+__all__ = ["MAX_VCPUS", "MAX_VMS", "MEM_SLACK", "check_mirror", "drop_secondary", "protect", "protect_all"]
 
 MEM_SLACK = 1.0 + 1e-9
 MAX_VMS, MAX_VCPUS = 6, 7
+"""Places of the limits of mirrored images per host in ``mirror_params``."""
 
 
 @njit(cache=True)
