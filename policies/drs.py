@@ -31,6 +31,7 @@ from .drs_state import (
     F_HORIZON,
     F_HYSTERESIS,
     F_IDLE_MEM,
+    F_MEM_COUNTS,
     F_RESIDENCE,
     F_THETA_CPU,
     F_THETA_MEM,
@@ -89,7 +90,8 @@ class DrsRound:
     """What a round did, and why it ended.
 
     Attributes:
-        before: Imbalance of CPU and memory that the moves for balance found.
+        before: Imbalance of CPU and memory that the moves for balance found; memory counts where it binds,
+            else it is 0.
         after: The same as predicted with them.
         moves: Migrations ordered.
         mandatory: Of these, migrations for maintenance and rules.
@@ -204,6 +206,7 @@ class DrsPolicy(PlanningPolicy):
         counts = bool(view.params.memory_binding or view.params.has_tiers)
         f[F_THETA_CPU] = theta
         f[F_THETA_MEM] = by_memory if counts else np.inf
+        f[F_MEM_COUNTS] = counts
         f[F_HYSTERESIS] = self.hysteresis
         f[F_HORIZON] = self.horizon_s
         f[F_RESIDENCE] = self.residence * interval
@@ -293,9 +296,10 @@ class DrsPolicy(PlanningPolicy):
     def last_round(self) -> DrsRound:
         """What the last plan did, and why it ended."""
         t, x = self._work.tally, self._work.stat
+        counts = float(self._work.rules_f[F_MEM_COUNTS])
         return DrsRound(
-            (float(x[S_BEFORE_CPU]), float(x[S_BEFORE_MEM])),
-            (float(x[S_AFTER_CPU]), float(x[S_AFTER_MEM])),
+            (float(x[S_BEFORE_CPU]), counts * float(x[S_BEFORE_MEM])),
+            (float(x[S_AFTER_CPU]), counts * float(x[S_AFTER_MEM])),
             int(t[N_MOVES]),
             int(t[N_MANDATORY]),
             float(x[S_GAIN]),
@@ -305,8 +309,8 @@ class DrsPolicy(PlanningPolicy):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the parameters; a policy starts an episode with ``reset``."""
-        transient = ("view", "rng", "_work", "_handle", "_kept_off", "_leaving", "_asked", "_calls")
-        transient += ("_last_time_s", "_history")
+        transient = {"view", "rng", "_work", "_handle", "_kept_off", "_leaving", "_asked", "_calls"}
+        transient |= {"_last_time_s", "_history"}
         return {key: value for key, value in self.__dict__.items() if key not in transient}
 
 
@@ -351,15 +355,14 @@ def plan_evacuation(view: ClusterView, hosts: Iterable[int], by: str = "size") -
         )
     order = ORDERS[one_of("evacuation.by", by, ORDERS)]
     w = allocate_drs(view.params, view.state, view.config.rules)
-    binds = bool(view.params.memory_binding or view.params.has_tiers)
-    w.rules_f[F_THETA_MEM] = 0.0 if binds else np.inf
+    w.rules_f[F_MEM_COUNTS] = view.params.memory_binding or view.params.has_tiers
     w.rules_f[F_WINDOW] = THRASH_INTERVALS * view.params.interval_s
     w.rules_f[F_IDLE_MEM] = IDLE_MEMORY
     w.rules_i[I_BY] = order
     w.empty[chosen] = 1
     w.closed[chosen] = 1
     if view.state.host_maintenance.size:
-        w.closed |= view.state.host_maintenance
+        w.closed[view.state.host_maintenance != 0] = 1
     write_input(w, view, measured_demand(view))
     handle = make_handle("drs", w)
     plan_evacuations(view.kernel_params, view.kernel_state, handle)

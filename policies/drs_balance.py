@@ -300,7 +300,6 @@ def plan_round(p: Any, s: Any, w: Any, time_to_balance: bool) -> None:
 def plan_evacuations(p: Any, s: Any, w: Any) -> None:
     """Plan a batch of moves that empties the hosts of ``w.empty``, and nothing else."""
     prepare(p, s, w)
-    w.stat[S_TARGET_MEM] = w.rules_f[F_THETA_MEM]
     empty_hosts(p, s, w)
 
 

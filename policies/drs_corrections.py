@@ -16,7 +16,7 @@ from numba import njit
 from virtgym.envs.sim.power import ON
 
 from .drs_kernels import commit, cpu_on, list_unit, may_go
-from .drs_state import BY_SIZE, I_BY, N_MANDATORY, N_MOVES, S_TARGET_MEM
+from .drs_state import BY_SIZE, F_MEM_COUNTS, I_BY, N_MANDATORY, N_MOVES
 from .sorting import sort_ascending
 
 __all__ = ["correct", "empty_hosts"]
@@ -32,7 +32,7 @@ def _load_with(p: Any, w: Any, n: int, h: int) -> Any:
             cpu += cpu_on(p, w, v, h)
             mem += w.vm_mem[v]
     x = cpu * p.host_inv_cpu[h]
-    return max(x, mem * p.host_inv_mem[h]) if w.stat[S_TARGET_MEM] < np.inf else x
+    return max(x, mem * p.host_inv_mem[h]) if w.rules_f[F_MEM_COUNTS] else x
 
 
 @njit(cache=True)

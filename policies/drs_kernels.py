@@ -265,10 +265,10 @@ def _rules_allow(w: Any, v: int, h: int, wishes: bool) -> Any:
     row = w.should_row[v]
     if wishes and row >= 0 and not w.host_sets[row, h] and w.host_sets[row, w.home[v]]:
         return False
+    there: Any = np.int64(0)
     for k in range(w.anti_first[v], w.anti_first[v + 1]):
-        if w.apart_count[w.anti_of[k], h] > 0:
-            return False
-    return True
+        there += w.apart_count[w.anti_of[k], h]
+    return there == 0
 
 
 @njit(cache=True)

@@ -24,8 +24,19 @@ I8 = NDArray[np.int64]
 I4 = NDArray[np.int32]
 I1 = NDArray[np.int8]
 
-F_THETA_CPU, F_THETA_MEM, F_HYSTERESIS, F_HORIZON, F_RESIDENCE, F_WINDOW, F_COPY_CORES, F_IDLE_MEM = range(8)
-"""Indices of ``DrsState.rules_f``: thresholds, share, s, s, s, cores, share of idle memory that counts."""
+(
+    F_THETA_CPU,
+    F_THETA_MEM,
+    F_HYSTERESIS,
+    F_HORIZON,
+    F_RESIDENCE,
+    F_WINDOW,
+    F_COPY_CORES,
+    F_IDLE_MEM,
+    F_MEM_COUNTS,
+) = range(9)
+"""Indices of ``DrsState.rules_f``: thresholds, share, s, s, s, cores, share of idle memory that counts, and
+whether memory is a resource to be balanced."""
 I_MAX_MOVES, I_MAX_PER_HOST, I_BY, I_WINDOW_HOSTS = range(4)
 """Indices of ``DrsState.rules_i``."""
 N_MOVES, N_MANDATORY, REASON, SCANS, RANKED = range(5)
@@ -57,7 +68,7 @@ BY_SIZE, BY_UTILISATION = 0, 1
 class DrsState(NamedTuple):
     """Everything the kernels write, the rules they follow, and their input."""
 
-    rules_f: F8  # (8,) see F_*
+    rules_f: F8  # (9,) see F_*
     rules_i: I8  # (4,) see I_*
     tally: I8  # (5,) see N_*
     stat: F8  # (14,) see S_*
@@ -172,7 +183,7 @@ def allocate_drs(params: ClusterParams, state: ClusterState, rules: Rules) -> Dr
     known = _rule_arrays(rules, n_vms, n_hosts)
     scratch = n_hosts + n_vms
     sizes: dict[str, tuple[Any, Any]] = {
-        "rules_f": (8, np.float64),
+        "rules_f": (9, np.float64),
         "rules_i": (4, np.int64),
         "tally": (5, np.int64),
         "stat": (14, np.float64),
