@@ -127,8 +127,8 @@ class ScenarioConfig:
         failures: Failures of hosts and VMs (§8).
         recovery: What follows them (§8).
         standby: Hot standby (§9).
-        rules: Placement rules, ``scenario_rules.RulesGroup``: affinity, anti-affinity, VMs on hosts.
         admission: What of the cluster policies keep for failover (§8).
+        rules: Placement rules, ``scenario_rules.RulesGroup``: affinity, anti-affinity, VMs on hosts.
         profiles: Own guest profiles by name; keys of ``scenario_profiles.ProfileGroup``.
         profile_assignment: With ``vm_assignment: trace``: weight by name of profile; VMs are drawn. Empty =
             ``default`` for all.
@@ -165,8 +165,8 @@ class ScenarioConfig:
     failures: FailuresGroup = field(default_factory=FailuresGroup)
     recovery: RecoveryGroup = field(default_factory=RecoveryGroup)
     standby: StandbyGroup = field(default_factory=StandbyGroup)
-    rules: RulesGroup = field(default_factory=RulesGroup)
     admission: AdmissionGroup = field(default_factory=AdmissionGroup)
+    rules: RulesGroup = field(default_factory=RulesGroup)
     profiles: dict[str, Any] = field(default_factory=dict)
     profile_assignment: dict[str, float] = field(default_factory=dict)
     quirks: dict[str, bool] = field(default_factory=dict)

@@ -266,6 +266,7 @@ def _run_cluster_cell(
         "vm_intervals_per_s": run.record.vm_intervals / run.wall_s if run.wall_s > 0 else math.nan,
         "memory": scenario.config.memory,
         **run.metrics,
+        **(policy.plan_metrics() if hasattr(policy, "plan_metrics") else {}),
     }
     heat = {
         "heat": run.record.heat,

@@ -243,7 +243,7 @@ def metrics_table(row: Mapping[str, Any]) -> Table:
 
     from virtgym.envs.sim.metrics import METRICS
 
-    from .results import EXTRAS
+    from .results import EXTRAS, PLANS
 
     title = f"{row['scenario']} / {row['trace']} / {row['policy']} / seed {row['seed']}"
     table = Table(title=_escape(title), box=box.SIMPLE_HEAD, title_justify="left")
@@ -252,7 +252,7 @@ def metrics_table(row: Mapping[str, Any]) -> Table:
     table.add_column("meaning")
     for name in ("steps", "sim_hours", "wall_s", "vm_intervals_per_s"):
         table.add_row(name, f"{row[name]:,.6g}", "")
-    for name, meaning in {**METRICS, **EXTRAS}.items():
+    for name, meaning in {**METRICS, **EXTRAS, **PLANS}.items():
         value = float(row[name])
         if not math.isnan(value):
             text = f"{value:,.0f}" if value.is_integer() and abs(value) >= 1 else f"{value:.6g}"

@@ -26,6 +26,7 @@ __all__ = [
     "COLUMNS",
     "EXTRAS",
     "KEYS",
+    "PLANS",
     "agent_digest",
     "config_hash",
     "make_row",
@@ -44,6 +45,12 @@ EXTRAS: dict[str, str] = {
 }
 """Columns that only the replica fills."""
 
+PLANS: dict[str, str] = {
+    "plan_gap": "mean proven gap of the placements that OR-Tools planned, (objective - bound) / objective",
+    "plan_s": "mean time of such a plan, s",
+}
+"""Columns that policies fill which have ``plan_metrics()``: what a solver says of its plans."""
+
 COLUMNS: tuple[str, ...] = (
     *KEYS,
     *("window", "finished", "steps", "sim_hours", "wall_s", "vm_intervals_per_s", "config_hash"),
@@ -52,10 +59,11 @@ COLUMNS: tuple[str, ...] = (
     *("total_wait_s", "mean_wait_s"),
     *("memory", "n_hosts", "n_vms"),
     *EXTRAS,
+    *PLANS,
 )
 """Columns of a result row, in order. NaN where a metric has no meaning: the waits outside of placement
-windows, what clusters are measured by inside them, the last three outside of the CloudSim replica (whose
-overall SLA violation is ``sla_unserved``).
+windows, what clusters are measured by inside them, ``EXTRAS`` outside of the CloudSim replica (whose overall
+SLA violation is ``sla_unserved``), ``PLANS`` for policies without a solver.
 """
 
 

@@ -235,6 +235,7 @@ def solve_consolidation(
     gap: float = 0.0,
     seed: int = 0,
     bound: bool = True,
+    whole: bool = True,
 ) -> ConsolidationResult:
     """Find a plan of least energy and migrations.
 
@@ -247,6 +248,8 @@ def solve_consolidation(
         gap: Stop once the proven gap is at most this.
         seed: Seed of the search.
         bound: Whether to compute a bound; without one there is no guided start either.
+        whole: Whether the bound asks for whole numbers of hosts too (about 1 s at 1,000 x 800), or is the
+            relaxation alone (0.1 s).
 
     Returns:
         The plan; it never breaks more than staying does, and if it breaks as much it never costs more.
@@ -262,7 +265,7 @@ def solve_consolidation(
         raise ConfigError(f"consolidation.workers={workers}: must be 1 or 2")
     if not gap >= 0.0:
         raise ConfigError(f"consolidation.gap={gap}: must be 0 or more")
-    run = _Run(problem, gap, seed)
+    run = _Run(problem, gap, seed, whole)
     if problem.n_vms == 0 or problem.n_hosts == 0:
         run.solution.bound = run.solution.value.objective_j
     elif rounds is not None:
@@ -277,9 +280,9 @@ def solve_consolidation(
 class _Run:
     """One call of ``solve_consolidation``."""
 
-    def __init__(self, problem: ConsolidationProblem, gap: float, seed: int) -> None:
+    def __init__(self, problem: ConsolidationProblem, gap: float, seed: int, whole: bool) -> None:
         self.started = time.monotonic()
-        self.problem, self.target, self.seed = problem, gap, seed
+        self.problem, self.target, self.seed, self.whole = problem, gap, seed, whole
         self.items = make_items(problem)
         self.solution = _Solution(problem, self.items)
         self.searched = 0
@@ -321,7 +324,8 @@ class _Run:
         self._starts(searcher)
         if bound:
             self._guide(searcher, self._bound(PATIENCE_S, whole=False), "guided by the relaxation")
-            self._guide(searcher, self._bound(PATIENCE_S, whole=True, nodes=NODES), "guided by the bound")
+            if self.whole:
+                self._guide(searcher, self._bound(PATIENCE_S, whole=True, nodes=NODES), "guided by the bound")
         searcher.load(self.found[0].hosts)
         while searcher.rounds < rounds and not self._done():
             searcher.search(min(CHUNK, rounds - searcher.rounds))
@@ -336,7 +340,7 @@ class _Run:
         if bound:
             self._guide(searcher, self._bound(seconds, whole=False), "guided by the relaxation")
             left = min(end - time.monotonic(), BOUND_SHARE * seconds)
-            if left > 0.05 and not self._done():
+            if self.whole and left > 0.05 and not self._done():
                 self._guide(searcher, self._bound(left, whole=True), "guided by the bound")
         self._search(searcher, self.found[0], end)
         self.searched = searcher.rounds
@@ -363,7 +367,7 @@ class _Run:
                 self._starts(first)
                 self._guide(first, relaxed.result(), "guided by the relaxation")
                 left = end - time.monotonic()
-                if left > 0.05 and not self._done():
+                if self.whole and left > 0.05 and not self._done():
                     task = pool.submit(self._bound, left, whole=True)
                     self._search(first, self.found[0], end, task)
                     self._keep(first.best(self.found[0].name), note=False)

@@ -13,6 +13,8 @@ from virtgym.envs.sim.errors import ConfigError
 from .base import Policy
 from .consolidation import ConsolidationPolicy
 from .detectors import DETECTORS
+from .dpm import DpmPolicy
+from .dpm_ortools import OrtoolsDpmPolicy
 from .drs import DrsPolicy
 from .ha import HaPolicy
 from .names import unknown_name
@@ -84,17 +86,21 @@ def _register_baselines() -> None:
                 detector=detector.name,
                 selector=selector.name,
             )
-    register_policy("drs", "DRS: even load by moves that pay off, rules, maintenance", DrsPolicy)
+    register_policy("dpm", "power management: relieve, evacuate, switch hosts off and on; greedy", DpmPolicy)
     register_policy(
-        "drs_loess", "DRS on forecast demand (tuned local regression)", DrsPolicy, forecaster="loess"
+        "dpm_ortools", "power management towards placements that OR-Tools plans", OrtoolsDpmPolicy
     )
-    register_policy("drs_ortools", "DRS with the fewest migrations, by OR-Tools", DrsPolicy, solver="ortools")
     register_policy("ha", "restart in order, spread over failure domains, keep failover capacity", HaPolicy)
     register_policy(
         "nfv_upgrade",
         "rolling hardware upgrade: empty old hosts onto newer ones and switch them off",
         RollingUpgradePolicy,
     )
+    register_policy("drs", "DRS: even load by moves that pay off, rules, maintenance", DrsPolicy)
+    register_policy(
+        "drs_loess", "DRS on forecast demand (tuned local regression)", DrsPolicy, forecaster="loess"
+    )
+    register_policy("drs_ortools", "DRS with the fewest migrations, by OR-Tools", DrsPolicy, solver="ortools")
     for rule, description in PLACEMENT_DESCRIPTIONS.items():
         register_policy(rule, f"placement: {description}", RulePolicy, rule=rule)
     register_policy(
