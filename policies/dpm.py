@@ -190,7 +190,8 @@ class DpmPolicy(PlanningPolicy):
             move_host=work.dest[moves],
             power_off=off,
         )
-        work.host_off_s[off] = view.time_s
+        decisions = self._guard.keep(decisions)
+        work.host_off_s[decisions.power_off] = view.time_s
         return legal_part(view, decisions) if view.params.full else decisions
 
     def _restore_guarantee(self, view: ClusterView) -> None:
@@ -279,6 +280,7 @@ class DpmPolicy(PlanningPolicy):
         keep = (left >= self._needed_mhz) & (number >= self.min_hosts) & (empty >= self.spare_hosts)
         hosts = hosts[: int(keep.sum())]
         if self._guard.active:
+            self._guard.renew()  # hosts that were asked to come on hold nobody up yet
             hosts = np.array([h for h in hosts.tolist() if self._guard.leave(h)], dtype=np.int32)
         return np.sort(hosts).astype(np.int32)
 

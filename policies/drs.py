@@ -53,6 +53,7 @@ from .drs_state import (
     allocate_drs,
 )
 from .forecast import make_forecaster
+from .ha_guard import AdmissionGuard
 from .history import History
 from .names import one_of
 
@@ -190,6 +191,7 @@ class DrsPolicy(PlanningPolicy):
         self._kept_off: B1 = np.zeros(view.n_hosts, dtype=np.bool_)
         self._leaving: B1 = np.zeros(view.n_hosts, dtype=np.bool_)
         self._asked: list[tuple[bool, int]] = []
+        self._guard = AdmissionGuard(view)
         self._calls = 0
         self._last_time_s = -np.inf
         self._history: History | None = None
@@ -251,19 +253,20 @@ class DrsPolicy(PlanningPolicy):
         w = self._work
         write_input(w, view, self._expected(view))
         w.empty[:] = self._leaving
-        w.closed[:] = self._leaving | self._kept_off
+        w.closed[:] = self._leaving | self._kept_off | self._guard.dedicated
         due = self._calls % self.period == 0
         self._calls += 1
         if self.solver == "greedy":
             plan_round(view.kernel_params, view.kernel_state, self._handle, due)
         else:
             plan_with_solver(view, w, self._handle, due, self.solver_rounds)
-        return Decisions(
+        plan = Decisions(
             maintenance=begin,
             end_maintenance=end,
             move_vm=w.out_vm[: w.tally[N_MOVES]].copy(),
             move_host=w.out_host[: w.tally[N_MOVES]].copy(),
         )
+        return self._guard.keep(plan)
 
     def _maintenance(self, view: ClusterView) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Hosts that enter and leave maintenance now; ``_leaving`` is then all that are in it."""

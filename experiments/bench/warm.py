@@ -19,7 +19,17 @@ def warm_simulator() -> None:
     scenario = build_scenario("small", overrides={"horizon_s": 3600.0})
     import numpy as np
 
-    for name in ("static", "thr-mmt", "mad-mc", "iqr-mu", "loess_robust-rs", "ols-mmt", "loess-mmt", "drs"):
+    for name in (
+        "static",
+        "thr-mmt",
+        "mad-mc",
+        "iqr-mu",
+        "loess_robust-rs",
+        "ols-mmt",
+        "loess-mmt",
+        "drs",
+        "dpm",
+    ):
         policy: Any = make_policy(name)
         simulator = scenario.simulator(arrival=getattr(policy, "arrival", None))
         policy.reset(simulator.view, np.random.default_rng(0))
