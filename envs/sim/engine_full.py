@@ -15,7 +15,7 @@ from numba import njit
 from .copies import finish_copy
 from .cpu import accumulate, spread
 from .drive import drive_all
-from .engine import admit_arrivals, handle_event, on_interval, segment_end, try_arrival
+from .engine import BY_POLICY, admit_arrivals, handle_event, on_interval, segment_end, try_arrival
 from .events import (
     HOST_NOTICED,
     PAGES_END,
@@ -73,7 +73,6 @@ UNIT_CORES = 16.0
 """Size of the VM that the fragment rate asks about (model.md §3)."""
 
 J_PER_KWH = 3.6e6
-BY_POLICY = 4
 
 
 @njit(cache=True)

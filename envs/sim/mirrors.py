@@ -10,11 +10,10 @@ from .hub import renew_hosts
 from .numa_nodes import add_to_nodes, choose_nodes
 from .power import ON
 from .state import MIG_NONE, RUNNING, FullParams, FullState
-from .suits import check_suits, lacks_features
+from .suits import check_suits, fits_memory, fits_nominal, lacks_features
 
-__all__ = ["MAX_VCPUS", "MAX_VMS", "MEM_SLACK", "check_mirror", "drop_secondary", "protect", "protect_all"]
+__all__ = ["MAX_VCPUS", "MAX_VMS", "check_mirror", "drop_secondary", "protect", "protect_all"]
 
-MEM_SLACK = 1.0 + 1e-9
 MAX_VMS, MAX_VCPUS = 6, 7
 """Places of the limits of mirrored images per host in ``mirror_params``."""
 
@@ -40,10 +39,9 @@ def check_mirror(p: FullParams, s: FullState, v: int, h: int) -> Any:
         return 4
     if s.host_mirror_vcpus[h] + p.vm_vcpus[v] > most_vcpus:
         return 5
-    if s.host_mem_mib[h] + p.vm_mem_mib[v] > p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK:
+    if not fits_memory(p, s, v, h):
         return 6
-    room = p.host_cpu_mhz[h] * p.arrival_overcommit * MEM_SLACK
-    if s.host_nominal_mhz[h] + p.vm_cpu_mhz[v] > room:
+    if not fits_nominal(p, s, v, h):
         return 7
     return 9 if lacks_features(p, s, v, h) or check_suits(p, s, v, h) != 0 else 0
 

@@ -16,18 +16,10 @@ from .power_cycle import refresh_power, suspend_host
 from .power_states import FAILED, RESUMING, STANDBY
 from .precopy import PULL
 from .state import MIG_NONE, PENDING, RUNNING, ClusterParams, ClusterState
-from .suits import check_suits, lacks_features
+from .suits import MEM_SLACK, check_suits, fits_memory, fits_nominal, lacks_features
 from .variants import by_model
 
-__all__ = ["apply_orders", "check_move", "check_place", "check_power_off", "check_power_on"]
-
-MEM_SLACK = 1.0 + 1e-9
-"""Memory sums are floats: this much above capacity still fits."""
-
-
-@njit(cache=True)
-def _fits_memory(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
-    return s.host_mem_mib[h] + p.vm_mem_mib[v] <= p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK
+__all__ = ["MEM_SLACK", "apply_orders", "check_move", "check_place", "check_power_off", "check_power_on"]
 
 
 @njit(cache=True)
@@ -113,7 +105,7 @@ def check_move(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     code = host_accepts(p, s, h)
     if code != 0:
         return code
-    if p.memory_binding and not _fits_memory(p, s, v, h):
+    if p.memory_binding and not fits_memory(p, s, v, h):
         return 6
     code = vm_can_follow(p, s, v, h)
     return code if code != 0 else host_suits(p, s, v, h)
@@ -138,10 +130,9 @@ def check_place(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
 @njit(cache=True)
 def fits_arrival(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     """Whether a host has room for an arrival, whatever its power state: 0, or a code."""
-    if not _fits_memory(p, s, v, h):
+    if not fits_memory(p, s, v, h):
         return 6
-    room = p.host_cpu_mhz[h] * p.arrival_overcommit * MEM_SLACK
-    if s.host_nominal_mhz[h] + p.vm_cpu_mhz[v] > room:
+    if not fits_nominal(p, s, v, h):
         return 12
     too_slow = p.vm_cpu_mhz[v] > p.vm_vcpus[v] * p.host_core_mhz[h] * MEM_SLACK
     return 13 if p.arrival_core_speed and too_slow else host_suits(p, s, v, h)

@@ -45,25 +45,36 @@ def set_power_state(p: ClusterParams, s: ClusterState, h: int, state: int, elaps
 
 
 @njit(cache=True)
-def _resume(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
-    if p.resume_s[h] > 0.0:
-        s.host_trans_end_s[h] = now_s + p.resume_s[h]
-        push_event(s, s.host_trans_end_s[h], BOOT_END, h)
-        set_power_state(p, s, h, RESUMING, elapsed_s)
+def _pass_through(
+    p: ClusterParams,
+    s: ClusterState,
+    h: int,
+    during: int,
+    after: int,
+    event: int,
+    lasts_s: float,
+    now_s: float,
+    elapsed_s: float,
+) -> None:
+    """Put a host into a state that lasts for a time and leads to another; at once there without a time."""
+    if lasts_s > 0.0:
+        s.host_trans_end_s[h] = now_s + lasts_s
+        push_event(s, s.host_trans_end_s[h], event, h)
+        set_power_state(p, s, h, during, elapsed_s)
     else:
-        set_power_state(p, s, h, ON, elapsed_s)
+        set_power_state(p, s, h, after, elapsed_s)
+
+
+@njit(cache=True)
+def _resume(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
+    _pass_through(p, s, h, RESUMING, ON, BOOT_END, p.resume_s[h], now_s, elapsed_s)
 
 
 @njit(cache=True)
 def _boot_off(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
     s.totals[T_BOOTS] += 1.0
     s.host_drain[h] = 0
-    if p.host_boot_s[h] > 0.0:
-        s.host_trans_end_s[h] = now_s + p.host_boot_s[h]
-        push_event(s, s.host_trans_end_s[h], BOOT_END, h)
-        set_power_state(p, s, h, BOOTING, elapsed_s)
-    else:
-        set_power_state(p, s, h, ON, elapsed_s)
+    _pass_through(p, s, h, BOOTING, ON, BOOT_END, p.host_boot_s[h], now_s, elapsed_s)
 
 
 @njit(cache=True)
@@ -82,12 +93,7 @@ it is on at once."""
 @njit(cache=True)
 def suspend_host(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
     """Suspend an empty host to memory."""
-    if p.suspend_s[h] > 0.0:
-        s.host_trans_end_s[h] = now_s + p.suspend_s[h]
-        push_event(s, s.host_trans_end_s[h], SHUTDOWN_END, h)
-        set_power_state(p, s, h, SUSPENDING, elapsed_s)
-    else:
-        set_power_state(p, s, h, STANDBY, elapsed_s)
+    _pass_through(p, s, h, SUSPENDING, STANDBY, SHUTDOWN_END, p.suspend_s[h], now_s, elapsed_s)
 
 
 @njit(cache=True)
@@ -97,12 +103,7 @@ def switch_off_if_empty(p: ClusterParams, s: ClusterState, h: int, now_s: float,
         return
     s.host_drain[h] = 0
     s.totals[T_SHUTDOWNS] += 1.0
-    if p.host_shutdown_s[h] > 0.0:
-        s.host_trans_end_s[h] = now_s + p.host_shutdown_s[h]
-        push_event(s, s.host_trans_end_s[h], SHUTDOWN_END, h)
-        set_power_state(p, s, h, SHUTTING_DOWN, elapsed_s)
-    else:
-        set_power_state(p, s, h, OFF, elapsed_s)
+    _pass_through(p, s, h, SHUTTING_DOWN, OFF, SHUTDOWN_END, p.host_shutdown_s[h], now_s, elapsed_s)
 
 
 @njit(cache=True)

@@ -1,4 +1,4 @@
-"""What a host of the full model must offer a VM, whether the VM itself is to run there or its secondary."""
+"""What a host must offer a VM, whether the VM itself is to run there or its secondary."""
 
 from __future__ import annotations
 
@@ -11,7 +11,22 @@ from .overhead import SUPPORTED, support_code
 from .scheduling import admits
 from .state import FullParams, FullState
 
-__all__ = ["check_suits", "lacks_features"]
+__all__ = ["MEM_SLACK", "check_suits", "fits_memory", "fits_nominal", "lacks_features"]
+
+MEM_SLACK = 1.0 + 1e-9
+"""Sums of memory and CPU are floats: this much above capacity still fits."""
+
+
+@njit(cache=True)
+def fits_memory(p: FullParams, s: FullState, v: int, h: int) -> Any:
+    """Whether configured memory has room for a VM on a host."""
+    return s.host_mem_mib[h] + p.vm_mem_mib[v] <= p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK
+
+
+@njit(cache=True)
+def fits_nominal(p: FullParams, s: FullState, v: int, h: int) -> Any:
+    """Whether nominal CPU has room for a VM on a host."""
+    return s.host_nominal_mhz[h] + p.vm_cpu_mhz[v] <= p.host_cpu_mhz[h] * p.arrival_overcommit * MEM_SLACK
 
 
 @njit(cache=True)
