@@ -15,7 +15,7 @@ host with most room is taken, so that the loss of any one costs least.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -180,12 +180,22 @@ class HaPolicy(PlanningPolicy):
         """Bind the view, forget where VMs were."""
         super().reset(view, rng)
         self.guard = AdmissionGuard(view)
+        self._kept_off: B1 = np.zeros(view.n_hosts, dtype=np.bool_)
         self._restarts = HaRestarts(view, self.failover, self.spread, self.dependency_timeout_s)
+
+    def keep_off(self, hosts: Iterable[int]) -> None:
+        """Name the hosts that take no VM from this policy, such as those in maintenance.
+
+        Args:
+            hosts: All of them; they take the place of those named before.
+        """
+        self._kept_off[:] = False
+        self._kept_off[list(hosts)] = True
 
     def plan(self, view: ClusterView) -> Decisions:
         """Decide restarts, arrivals and what restores the guarantee."""
         guard, restarts = self.guard, self._restarts
-        guard.renew()
+        guard.renew(view)
         restarts.remember()
         due, new = restarts.due(), self._arrivals(view)
         stranded, bare = self._on_failover_hosts(view), self._without_mirror(view)
