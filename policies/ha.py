@@ -10,12 +10,13 @@ decided here once per interval:
    hosts, and move protected VMs away from hosts with so many mirrored images that they get no secondary.
 
 Placement is HA-aware: VMs of one group (guest profile) are spread over failure domains and hosts, then the
-host with most room is taken, so that the loss of any one costs least.
+host with most room is taken, so that the loss of any one costs least. The cluster's placement rules are kept:
+``must`` and anti-affinity always, affinity unless a VM would be down for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,6 +38,7 @@ from .draft import Draft
 from .ha_guard import AdmissionGuard
 from .ha_kernels import choose_host, choose_host_to_boot
 from .names import one_of
+from .rule_hosts import RuleHosts, move_together
 
 __all__ = ["FAILOVER_MODES", "HaPolicy", "HaRestarts", "restart_dependencies"]
 
@@ -96,7 +98,6 @@ class HaRestarts:
         self.after = restart_dependencies(workload.profiles)
         self.home = np.full(view.n_vms, -1, dtype=np.int32)
         self._anywhere = np.ones(view.n_hosts, dtype=np.bool_)
-        self._nowhere = np.zeros(view.n_hosts, dtype=np.bool_)
 
     def remember(self) -> None:
         """Note which host's identity every VM runs on."""
@@ -129,13 +130,14 @@ class HaRestarts:
         there: B1 = self.view.state.host_profile == self.home[v]
         return there
 
-    def choose(
-        self, sim: Simulator, v: int, allowed: B1, preferred: B1 | None = None, moves: bool = False
-    ) -> int:
-        """The best host of a VM in a what-if copy; -1 = none."""
-        first = self._nowhere if preferred is None else preferred
+    def choose(self, sim: Simulator, v: int, allowed: B1, rank: I4, moves: bool = False) -> int:
+        """The best host of a VM in a what-if copy, those of lowest rank first; -1 = none."""
         params, state = sim.kernel_params, sim.kernel_state
-        return int(choose_host(params, state, v, self.group, allowed, first, self.spread, moves))
+        return int(choose_host(params, state, v, self.group, allowed, rank, self.spread, moves))
+
+    def choose_to_move(self, sim: Simulator, v: int, allowed: B1, rank: I4) -> int:
+        """The same for a migration."""
+        return self.choose(sim, v, allowed, rank, moves=True)
 
 
 @dataclass
@@ -148,10 +150,11 @@ class HaPolicy(PlanningPolicy):
         spread: Whether VMs of one guest profile are spread over failure domains and hosts.
         boot_hosts: Whether a VM that fits nowhere has a host booted for it.
         restore: Whether hosts are switched on while the guarantee fails.
-        dependency_timeout_s: How long a VM waits for the groups it depends on, s (vSphere's default, from
-            memory).
-        failback_moves: Migrations per interval that clear dedicated failover hosts.
-        protection_moves: Migrations per interval that bring protected VMs to where they may be mirrored.
+        dependency_timeout_s: How long a VM waits for others at most, s (vSphere's default, from memory): a
+            restart for the groups it depends on, an arrival for room beside its affinity group.
+        failback_moves: VMs per interval that move off dedicated failover hosts; those of their affinity group
+            move with them.
+        protection_moves: VMs per interval that move to where they may be mirrored, likewise.
     """
 
     failover: str = "cluster"
@@ -180,6 +183,7 @@ class HaPolicy(PlanningPolicy):
         """Bind the view, forget where VMs were."""
         super().reset(view, rng)
         self.guard = AdmissionGuard(view)
+        self.rules = RuleHosts(view)
         self._restarts = HaRestarts(view, self.failover, self.spread, self.dependency_timeout_s)
 
     def plan(self, view: ClusterView) -> Decisions:
@@ -200,15 +204,19 @@ class HaPolicy(PlanningPolicy):
         if broken:
             for h in self._hosts_to_restore(view, draft.switched_on):
                 draft.power_on(h)
-        for v in stranded.tolist():
-            h = restarts.choose(draft.sim, v, guard.hosts_allowed(), moves=True)
-            if h >= 0:
-                draft.move(v, h)
-        for v in bare.tolist():
-            h = restarts.choose(draft.sim, v, self._may_mirror(draft.sim, v), moves=True)
-            if h >= 0:
-                draft.move(v, h)
+        self._move(draft, stranded, self.failback_moves, lambda unit: guard.hosts_allowed())
+        self._move(draft, bare, self.protection_moves, lambda unit: self._may_mirror(draft.sim, unit))
         return draft.decisions()
+
+    def _move(self, draft: Draft, vms: I4, most: int, hosts: Callable[[list[int]], B1]) -> None:
+        """Order migrations until so many VMs move; one that fits nowhere does not hold up the next."""
+        moved = 0
+        for v in vms.tolist():
+            if moved >= most:
+                return
+            unit = self.rules.mates(draft.sim.state, v)
+            if move_together(draft, self.rules, unit, hosts(unit), self._restarts.choose_to_move):
+                moved += len(unit)
 
     def _arrivals(self, view: ClusterView) -> I4:
         """VMs that wait for their first host, if the policy gives it to them."""
@@ -222,13 +230,13 @@ class HaPolicy(PlanningPolicy):
         return vms[np.argsort(p.vm_arrival_s[vms], kind="stable")].astype(np.int32)
 
     def _on_failover_hosts(self, view: ClusterView) -> I4:
-        """VMs that run on dedicated failover hosts, as many as may move back in an interval."""
+        """VMs that run on dedicated failover hosts."""
         if self.guard.config.rule != "dedicated" or self.failback_moves == 0:
             return np.empty(0, dtype=np.int32)
         s = view.state
         there = (s.vm_state == RUNNING) & (s.vm_mig == MIG_NONE) & (s.vm_host >= 0)
         there &= self.guard.dedicated[np.maximum(s.vm_host, 0)]
-        return np.flatnonzero(there)[: self.failback_moves].astype(np.int32)
+        return np.flatnonzero(there).astype(np.int32)
 
     def _without_mirror(self, view: ClusterView) -> I4:
         """Protected VMs that have no secondary because their own host is at a limit."""
@@ -240,47 +248,65 @@ class HaPolicy(PlanningPolicy):
         at = s.vm_host[vms]
         full = s.host_mirrors[at] >= p.mirror_params[MAX_VMS]
         full |= s.host_mirror_vcpus[at] + p.vm_vcpus[vms] > p.mirror_params[MAX_VCPUS]
-        bare: I4 = vms[full][: self.protection_moves]
+        bare: I4 = vms[full]
         return bare
 
-    def _may_mirror(self, sim: Simulator, v: int) -> B1:
-        """Hosts where a VM would be below the limits, with those that are on their way there, shape (H,)."""
+    def _may_mirror(self, sim: Simulator, vms: list[int]) -> B1:
+        """Hosts where VMs would be below the limits, with those that are on their way there, shape (H,)."""
         p, s = sim.params, sim.state
         coming = p.protected_vms[s.vm_dest[p.protected_vms] >= 0]
+        more = p.protected_vms[np.isin(p.protected_vms, vms)]
         hosts = s.vm_dest[coming]
         n = len(s.host_mirrors)
         images = s.host_mirrors + np.bincount(hosts, minlength=n)
         vcpus = s.host_mirror_vcpus + np.bincount(hosts, weights=p.vm_vcpus[coming], minlength=n)
         allowed: B1 = self.guard.hosts_allowed()
-        allowed &= images < p.mirror_params[MAX_VMS]
-        allowed &= vcpus + p.vm_vcpus[v] <= p.mirror_params[MAX_VCPUS]
+        allowed &= images + len(more) <= p.mirror_params[MAX_VMS]
+        allowed &= vcpus + p.vm_vcpus[more].sum() <= p.mirror_params[MAX_VCPUS]
         return allowed
 
     def _restart(self, draft: Draft, v: int) -> None:
-        """Place one VM again; dedicated failover hosts are taken first."""
-        allowed = self._restarts.hosts_for(v)
-        h = self._restarts.choose(draft.sim, v, allowed, self.guard.dedicated)
+        """Place one VM again; dedicated failover hosts are taken first.
+
+        Affinity is kept where a host that is on allows it. Else the VM goes elsewhere: being up is worth more
+        than a rule that DRS can mend. For ``must`` and anti-affinity it waits.
+        """
+        hard = self._restarts.hosts_for(v) & self.rules.hard(draft.sim.state, v)
+        rank = 2 * self.rules.rank(draft.sim, v) + ~self.guard.dedicated
+        h = -1
+        if self.rules.has_group(v):
+            near = hard & self.rules.near(draft.sim.state, v)
+            h = self._restarts.choose(draft.sim, v, near, rank)
         if h < 0:
-            h = self._boot_for(draft, v, allowed)
+            h = self._choose_or_boot(draft, v, hard, rank)
         if h >= 0 and draft.place(v, h):
             self._note(v, h)
 
     def _admit(self, draft: Draft, v: int) -> None:
-        """Place one arrival if the guarantee allows it."""
-        allowed = self.guard.hosts_allowed()
+        """Place one arrival if the guarantee allows it.
+
+        It waits for room beside its affinity group, but not for ever: the group may be where it cannot go.
+        """
         if self.guard.active and not self.guard.may_admit(np.array([v], dtype=np.int32))[0]:
             return
-        h = self._restarts.choose(draft.sim, v, allowed)
-        if h < 0:
-            h = self._boot_for(draft, v, allowed)
+        state = draft.sim.state
+        hard = self.guard.hosts_allowed() & self.rules.hard(state, v)
+        rank = self.rules.rank(draft.sim, v)
+        h = self._choose_or_boot(draft, v, hard & self.rules.near(state, v), rank)
+        waited_s = draft.sim.view.time_s - draft.sim.params.vm_arrival_s[v]
+        if h < 0 and self.rules.has_group(v) and waited_s >= self.dependency_timeout_s:
+            h = self._choose_or_boot(draft, v, hard, rank)
         if h >= 0 and draft.place(v, h):
             self.guard.admit(v)
             self._note(v, h)
 
-    def _boot_for(self, draft: Draft, v: int, allowed: B1) -> int:
-        if not self.boot_hosts:
-            return -1
-        h = int(choose_host_to_boot(draft.sim.kernel_params, draft.sim.kernel_state, v, allowed))
+    def _choose_or_boot(self, draft: Draft, v: int, allowed: B1, rank: I4) -> int:
+        """The best host that is on, else one that is booted for the VM; -1 = none."""
+        h = self._restarts.choose(draft.sim, v, allowed, rank)
+        if h >= 0 or not self.boot_hosts:
+            return h
+        params, state = draft.sim.kernel_params, draft.sim.kernel_state
+        h = int(choose_host_to_boot(params, state, v, allowed, rank))
         return h if h >= 0 and draft.power_on(h) else -1
 
     def _note(self, v: int, h: int) -> None:
