@@ -38,7 +38,7 @@ from .draft import Draft
 from .ha_guard import AdmissionGuard
 from .ha_kernels import choose_host, choose_host_to_boot
 from .names import one_of
-from .rule_hosts import RuleHosts, move_together
+from .rule_hosts import NOT_FIRST, RuleHosts, move_together
 
 __all__ = ["FAILOVER_MODES", "HaPolicy", "HaRestarts", "restart_dependencies"]
 
@@ -272,7 +272,8 @@ class HaPolicy(PlanningPolicy):
         than a rule that DRS can mend. For ``must`` and anti-affinity it waits.
         """
         hard = self._restarts.hosts_for(v) & self.rules.hard(draft.sim.state, v)
-        rank = 2 * self.rules.rank(draft.sim, v) + ~self.guard.dedicated
+        rank = self.rules.rank(draft.sim, v)
+        rank[~self.guard.dedicated] += NOT_FIRST
         h = -1
         if self.rules.has_group(v):
             near = hard & self.rules.near(draft.sim.state, v)

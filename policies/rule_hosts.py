@@ -27,13 +27,14 @@ from virtgym.envs.sim.suits import MEM_SLACK
 
 from .draft import Draft
 
-__all__ = ["RuleHosts", "move_together", "room_for"]
+__all__ = ["NOT_FIRST", "RuleHosts", "move_together", "room_for"]
 
 B1 = NDArray[np.bool_]
 I4 = NDArray[np.int32]
 
-NO_ROOM, NOT_WISHED = 4, 1
-"""What a host's rank rises by: no room for those of the group that wait too; not among the wished hosts."""
+NO_ROOM, NOT_FIRST, NOT_WISHED = 4, 2, 1
+"""What a host's rank rises by: no room for those of the group that wait too; not among the hosts that the
+policy itself takes first; not among the wished ones."""
 
 MOST_TRIES = 4
 """Hosts that are tried for a group before it stays where it is; each costs a copy of the cluster."""
