@@ -191,7 +191,8 @@ class HaPolicy(PlanningPolicy):
         guard, restarts = self.guard, self._restarts
         guard.renew()
         restarts.remember()
-        due, new = restarts.due(), self._arrivals(view)
+        due = self.rules.gathered(restarts.due(), view.params.vm_priority)
+        new = self.rules.gathered(self._arrivals(view), np.zeros(view.n_vms))
         stranded, bare = self._on_failover_hosts(view), self._without_mirror(view)
         broken = self.restore and guard.active and not guard.holds
         if not (due.size or new.size or stranded.size or bare.size or broken):

@@ -95,6 +95,7 @@ class RollingUpgradePolicy(PlanningPolicy):
         self._oldest_first = np.argsort(-lacks, kind="stable")[: int(self._is_old.sum())].tolist()
         self._group = np.ascontiguousarray(view.simulator.workload.vm_profile, dtype=np.int32)
         self._short = False  # the next old host has to wait for another new one
+        self._stuck = np.zeros(view.n_hosts, dtype=np.bool_)  # old hosts that cannot be emptied
         self.guard = AdmissionGuard(view)
         self._rules = RuleHosts(view)
 
@@ -105,6 +106,7 @@ class RollingUpgradePolicy(PlanningPolicy):
             return Decisions()
         self.guard.renew()
         self._short = False
+        self._stuck[:] = False
         draft = Draft(view)
         if view.time_s >= self.start_s - 1e-9:
             chosen = self._in_work(view) + self._next_hosts(view, draft)
@@ -131,7 +133,10 @@ class RollingUpgradePolicy(PlanningPolicy):
             if len(chosen) >= room:
                 break
             ready = s.host_power_state[h] == ON and not s.host_maintenance[h] and not s.host_drain[h]
-            if not ready or s.host_n_in[h] > 0 or self._keeps_vms(view, h):
+            if not ready or s.host_n_in[h] > 0:
+                continue
+            self._stuck[h] = self._keeps_vms(view, h)
+            if self._stuck[h]:
                 continue
             self._short = not self._can_empty(view, [*chosen, h]) or not self.guard.leave(h)
             if self._short:
@@ -186,14 +191,14 @@ class RollingUpgradePolicy(PlanningPolicy):
         )
 
     def _switch_new_hosts(self, view: ClusterView, draft: Draft) -> None:
-        """Keep ``keep_on`` empty new hosts on while old ones are left; boot or switch off accordingly."""
+        """Keep ``keep_on`` empty new hosts on while old ones are left to empty; switch hosts to match."""
         s = draft.sim.state
         state = s.host_power_state
         on = (state == ON) & (s.host_drain == 0)
         coming = (state == BOOTING) | (state == RESUMING)
         serves = ~self._is_old & (s.host_maintenance == 0)
         empty = serves & (on | coming) & (s.host_n_vms + s.host_n_in == 0)
-        left = bool((self._is_old & (state == ON)).any())
+        left = bool((self._is_old & (state == ON) & ~self._stuck).any())
         idle = np.flatnonzero(empty & on)
         wanted = self.keep_on if left else 0
         if self._short:

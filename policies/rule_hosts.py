@@ -151,6 +151,21 @@ class RuleHosts:
                 rank[~(room_for(sim, *vms, *waiting) & self.hard(sim.state, *waiting))] += NO_ROOM
         return rank
 
+    def gathered(self, vms: I4, kind: NDArray[Any]) -> I4:
+        """The same VMs, those of one affinity group and kind right behind the first: nobody takes their room.
+
+        Args:
+            vms: VMs in the order in which they are to be placed, shape (N,).
+            kind: What keeps VMs of a group apart in that order, such as their priority, shape (V,).
+        """
+        place = np.arange(len(vms))
+        first: dict[tuple[int, Any], int] = {}
+        for i, v in enumerate(vms.tolist()):
+            if v in self._group:
+                place[i] = first.setdefault((int(self._group[v][0]), kind[v]), i)
+        order: I4 = vms[np.argsort(place, kind="stable")]
+        return order
+
     def mates(self, state: Any, v: int) -> list[int]:
         """VMs that have to move with a VM: itself and those of its affinity group on its host, ascending."""
         if v not in self._group or state.vm_host[v] < 0:

@@ -374,10 +374,8 @@ def test_no_reason_is_good_enough_to_boot_a_host_in_maintenance(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_host_in_maintenance_is_emptied_into_no_other_and_not_switched_off(
-    make_sim: MakeSim, name: str
-) -> None:
-    sim = make_sim([0.1] * 3, n_hosts=4, memory="ignored", arrival="policy", failures=FailureConfig("none"))
+def test_hosts_in_maintenance_receive_nothing_and_are_not_switched_off(make_sim: MakeSim, name: str) -> None:
+    sim = make_sim([0.1] * 2, n_hosts=4, memory="ignored", arrival="policy", failures=FailureConfig("none"))
     policy: Any = make_policy(name)
     start(sim, policy)
     sim.apply(
@@ -388,8 +386,8 @@ def test_a_host_in_maintenance_is_emptied_into_no_other_and_not_switched_off(
         )
     )
     plan = policy.plan(sim.view)
-    assert not np.isin(plan.power_off, (2, 3)).any()
-    assert not np.isin(plan.move_host, (2, 3)).any()
+    assert pairs(plan) in ([(0, 1)], [(1, 0)])
+    assert plan.power_off.tolist() == [1 - int(plan.move_host[0])]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -289,6 +289,18 @@ def test_an_arrival_waits_beside_a_full_host_but_not_for_ever() -> None:
         assert at(sim, 8) == [want]
 
 
+def test_nobody_takes_the_room_of_a_group_that_arrives() -> None:
+    """Two places on either host; VMs 0 and 3 belong together, 1 and 2 arrive between them."""
+    sim = build((SMALL, BIG), 10, Rules(affinity=((0, 3),)))
+    policy = start(sim, [-1] * 4 + [1] * 6)
+    run(sim, policy, 60.0)
+    assert at(sim, 0, 3) == [0, 0]
+    assert at(sim, 1, 2) == [1, 1]
+    order, kind = policy.rules.gathered, np.array([0, 0, 0, 0])
+    assert order(indices(2, 0, 1, 3), kind).tolist() == [2, 0, 3, 1]
+    assert order(indices(3, 1, 0), np.array([1, 1, 1, 2])).tolist() == [3, 1, 0]  # one is more important
+
+
 # --- failback and protection ---
 
 
@@ -348,6 +360,7 @@ def test_a_host_that_a_rule_binds_a_vm_to_is_left_and_the_others_are_replaced() 
     assert s.host_power_state[:3].tolist() == [OFF, ON, OFF]
     assert s.host_maintenance[:3].tolist() == [1, 0, 1]
     assert (s.vm_host[[0, 2, 3]] >= 3).all()
+    assert int((s.host_power_state[3:] == ON).sum()) == 1  # nothing is left to keep a spare one for
 
 
 def test_an_upgrade_keeps_vms_together_and_apart() -> None:
