@@ -290,15 +290,17 @@ class DpmPolicy(PlanningPolicy):
         """Count what comes on, and switch hosts on until the failover guarantee holds or no host is left."""
         if not self._guard.active:
             return
-        w, state = self._work, view.state.host_power_state
-        for h in np.flatnonzero((state == BOOTING) | (state == RESUMING) | (w.opened > 0)).tolist():
-            self._guard.join(h)
-        for h in w.rank.tolist():
-            if self._guard.holds:
+        w, guard, s = self._work, self._guard, view.state
+        for h in np.flatnonzero(guard.coming() | (w.opened > 0)).tolist():
+            guard.join(h)
+        useful = guard.dedicated if guard.config.rule == "dedicated" else ~guard.dedicated
+        for h in w.rank[useful[w.rank]].tolist():
+            if guard.holds:
                 return
-            if not w.opened[h] and may_go_on(view.kernel_params, view.kernel_state, h) == 0:
+            shut = w.opened[h] or (view.params.full and s.host_maintenance[h])
+            if not shut and may_go_on(view.kernel_params, view.kernel_state, h) == 0:
                 kernels.switch_on(self._handle, h)
-                self._guard.join(h)
+                guard.join(h)
 
     def _consolidate(self, view: ClusterView) -> None:
         """Empty hosts under the low threshold."""
@@ -327,9 +329,12 @@ class DpmPolicy(PlanningPolicy):
         if new:
             self._needed_past.append(self._needed_mhz)
         self._needed_for_off_mhz = max(self._needed_past)
+        w.closed[:] = self._kept_off
         if self._guard.active:
             self._guard.renew(view)
             w.closed[~self._guard.hosts_allowed()] = 1
+        if view.params.full:
+            w.closed[s.host_maintenance != 0] = 1
 
     def _forecast(self, demand: F8) -> None:
         """Write what every VM asks for now, soon and until the next plan, and how much that varies."""

@@ -411,7 +411,8 @@ def open_for_load(p: Any, s: Any, w: Any, needed_mhz: float, spare: int) -> None
     """
     have, empty = 0.0, 0
     for h in range(w.accepts.shape[0]):
-        if w.accepts[h] or (w.n_home[h] > 0 and host_accepts(p, s, h) == 0):
+        takes = w.accepts[h] or (w.n_home[h] > 0 and host_accepts(p, s, h) == 0)
+        if takes and not w.closed[h]:
             have += p.host_cpu_mhz[h]
             empty += w.accepts[h] and stays(w, h) == 0
     for round_ in range(2):
@@ -428,6 +429,16 @@ def open_for_load(p: Any, s: Any, w: Any, needed_mhz: float, spare: int) -> None
 
 
 @njit(cache=True)
+def may_wait_for(p: Any, s: Any, w: Any, v: int, h: int) -> Any:
+    """Whether a waiting VM may go to a host: none in maintenance, to those for failover restarts only."""
+    if not w.closed[h]:
+        return True
+    if p.full and s.host_maintenance[h]:
+        return False
+    return bool(p.has_failures and s.vm_restart[v] > 0)
+
+
+@njit(cache=True)
 def open_for_waiting(p: Any, s: Any, w: Any) -> Any:
     """Switch a host on for every VM that waits and fits on no host that is on; returns the VMs that wait."""
     waiting = 0
@@ -437,13 +448,14 @@ def open_for_waiting(p: Any, s: Any, w: Any) -> Any:
         waiting += 1
         found = False
         for h in range(w.accepts.shape[0]):
-            if host_accepts(p, s, h) == 0 and fits_arrival(p, s, v, h) == 0:
+            if host_accepts(p, s, h) == 0 and fits_arrival(p, s, v, h) == 0 and may_wait_for(p, s, w, v, h):
                 found = True
                 break
         if found:
             continue
         for h in w.rank:
-            if not w.accepts[h] and may_go_on(p, s, h) == 0 and fits_arrival(p, s, v, h) == 0:
+            off = not w.opened[h] and may_go_on(p, s, h) == 0 and may_wait_for(p, s, w, v, h)
+            if off and fits_arrival(p, s, v, h) == 0:
                 switch_on(w, h)
                 break
     return waiting

@@ -171,6 +171,8 @@ class OrtoolsDpmPolicy(DpmPolicy):
             np.bool_,
             view.n_hosts,
         )
+        closed = w.closed > 0
+        closed[here[fixed]] = False  # what cannot leave stays: no plan would be allowed
         binding = p.memory_binding or p.has_tiers
         memory = p.host_mem_mib * p.mem_overcommit if binding else np.full(view.n_hosts, np.inf)
         nodes: dict[str, Any] = {}
@@ -192,7 +194,7 @@ class OrtoolsDpmPolicy(DpmPolicy):
             horizon_s=self.horizon_s,
             vm_move_j=self.move_cost * w.vm_move_j[vms],
             host_on=up | (w.opened > 0),
-            host_allowed=may_hold & (w.closed == 0),
+            host_allowed=may_hold & ~closed,
             host_switch_j=p.host_boot_s * p.host_boot_w,
             cpu_share=high,
             rules=_rules(view.config.rules, vms, here, fixed),

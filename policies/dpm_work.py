@@ -54,7 +54,7 @@ class DpmWork(NamedTuple):
     vm_move_j: F8  # (V,) energy of a migration, J
     host_on_s: F8  # (H,) when the host last came on, s; -inf = before the episode
     host_off_s: F8  # (H,) when it was last switched off, s; -inf = never
-    closed: I1  # (H,) 1: takes no VM (kept for failover)
+    closed: I1  # (H,) 1: takes no VM and is not switched (kept for failover, or in maintenance)
     held: I1  # (H,) 1: is not emptied
     home: I4  # (V,) host now, or after the migration or boot under way; -1 = none
     dest: I4  # (V,) host that the plan moves the VM to, -1 = it stays

@@ -153,8 +153,8 @@ def test_a_move_over_a_third_host_does_not_come_back_either(make_sim: MakeSim) -
     for t in range(14):
         vm, host = orders.get(t, (-1, -1))
         plan = Decisions(move_vm=np.array([vm], np.int32), move_host=np.array([host], np.int32))
-        policy._ha.plan = lambda view, plan=plan, vm=vm: plan if vm >= 0 else Decisions()  # type: ignore[method-assign]
-        policy._drs.plan = lambda view: Decisions()  # type: ignore[method-assign]
+        policy._ha.plan = lambda view, plan=plan, vm=vm: plan if vm >= 0 else Decisions()
+        policy._drs.plan = lambda view: Decisions()
         given[t] = len(policy.plan(sim.view))
         sim.step(policy.last_round.ha)
     assert [given[t] for t in orders] == [1, 1, 0, 1]
@@ -225,7 +225,10 @@ def test_a_booted_host_is_filled_by_drs(make_sim: MakeSim) -> None:
 
 
 def test_scene_heavy_boots_before_the_peaks_and_moves_little() -> None:
-    static, _, = play_named("static", "drs_heavy")
+    (
+        static,
+        _,
+    ) = play_named("static", "drs_heavy")
     sim, watch = play("drs_heavy")
     first_hour = 12
     assert sum(watch.moves.values()) <= 100  # 360 VMs, a day
