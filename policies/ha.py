@@ -16,7 +16,7 @@ host with most room is taken, so that the loss of any one costs least. The clust
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -184,12 +184,22 @@ class HaPolicy(PlanningPolicy):
         super().reset(view, rng)
         self.guard = AdmissionGuard(view)
         self.rules = RuleHosts(view)
+        self._kept_off: B1 = np.zeros(view.n_hosts, dtype=np.bool_)
         self._restarts = HaRestarts(view, self.failover, self.spread, self.dependency_timeout_s)
+
+    def keep_off(self, hosts: Iterable[int]) -> None:
+        """Name the hosts that take no VM from this policy and are not booted, such as those in maintenance.
+
+        Args:
+            hosts: All of them; they take the place of those named before.
+        """
+        self._kept_off[:] = False
+        self._kept_off[list(hosts)] = True
 
     def plan(self, view: ClusterView) -> Decisions:
         """Decide restarts, arrivals and what restores the guarantee."""
         guard, restarts = self.guard, self._restarts
-        guard.renew()
+        guard.renew(view)
         restarts.remember()
         due = self.rules.gathered(restarts.due(), view.params.vm_priority)
         new = self.rules.gathered(self._arrivals(view), np.zeros(view.n_vms))
@@ -205,7 +215,7 @@ class HaPolicy(PlanningPolicy):
         if broken:
             for h in self._hosts_to_restore(view, draft.switched_on):
                 draft.power_on(h)
-        self._move(draft, stranded, self.failback_moves, lambda unit: guard.hosts_allowed())
+        self._move(draft, stranded, self.failback_moves, lambda unit: self._open())
         self._move(draft, bare, self.protection_moves, lambda unit: self._may_mirror(draft.sim, unit))
         return draft.decisions()
 
@@ -218,6 +228,10 @@ class HaPolicy(PlanningPolicy):
             unit = self.rules.mates(draft.sim.state, v)
             if move_together(draft, self.rules, unit, hosts(unit), self._restarts.choose_to_move):
                 moved += len(unit)
+
+    def _open(self) -> B1:
+        """Hosts that take VMs which do not restart, shape (H,)."""
+        return self.guard.hosts_allowed() & ~self._kept_off
 
     def _arrivals(self, view: ClusterView) -> I4:
         """VMs that wait for their first host, if the policy gives it to them."""
@@ -261,7 +275,7 @@ class HaPolicy(PlanningPolicy):
         n = len(s.host_mirrors)
         images = s.host_mirrors + np.bincount(hosts, minlength=n)
         vcpus = s.host_mirror_vcpus + np.bincount(hosts, weights=p.vm_vcpus[coming], minlength=n)
-        allowed: B1 = self.guard.hosts_allowed()
+        allowed = self._open()
         allowed &= images + len(more) <= p.mirror_params[MAX_VMS]
         allowed &= vcpus + p.vm_vcpus[more].sum() <= p.mirror_params[MAX_VCPUS]
         return allowed
@@ -272,7 +286,7 @@ class HaPolicy(PlanningPolicy):
         Affinity is kept where a host that is on allows it. Else the VM goes elsewhere: being up is worth more
         than a rule that DRS can mend. For ``must`` and anti-affinity it waits.
         """
-        hard = self._restarts.hosts_for(v) & self.rules.hard(draft.sim.state, v)
+        hard = self._restarts.hosts_for(v) & ~self._kept_off & self.rules.hard(draft.sim.state, v)
         rank = self.rules.rank(draft.sim, v)
         rank[~self.guard.dedicated] += NOT_FIRST
         h = -1
@@ -292,7 +306,7 @@ class HaPolicy(PlanningPolicy):
         if self.guard.active and not self.guard.may_admit(np.array([v], dtype=np.int32))[0]:
             return
         state = draft.sim.state
-        hard = self.guard.hosts_allowed() & self.rules.hard(state, v)
+        hard = self._open() & self.rules.hard(state, v)
         rank = self.rules.rank(draft.sim, v)
         h = self._choose_or_boot(draft, v, hard & self.rules.near(state, v), rank)
         waited_s = draft.sim.view.time_s - draft.sim.params.vm_arrival_s[v]
@@ -328,7 +342,8 @@ class HaPolicy(PlanningPolicy):
         for h in np.argsort(-size, kind="stable").tolist():
             if guard.holds:
                 return
-            shut = not useful[h] or h in already or (p.full and view.state.host_maintenance[h])
+            shut = not useful[h] or h in already or self._kept_off[h]
+            shut |= bool(p.full and view.state.host_maintenance[h])
             if not shut and check_power_on(view.kernel_params, view.kernel_state, h) == 0:
                 guard.join(h)
                 yield h
