@@ -16,7 +16,7 @@ host with most room is taken, so that the loss of any one costs least. The clust
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,6 +29,8 @@ from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.guests import GuestProfile
 from virtgym.envs.sim.mirrors import MAX_VCPUS, MAX_VMS
 from virtgym.envs.sim.orders import check_power_on
+from virtgym.envs.sim.power import BOOTING
+from virtgym.envs.sim.power_states import RESUMING
 from virtgym.envs.sim.recovery import restart_order
 from virtgym.envs.sim.simulator import ClusterView, Simulator
 from virtgym.envs.sim.state import MIG_NONE, PENDING, RUNNING, STARTING
@@ -183,12 +185,13 @@ class HaPolicy(PlanningPolicy):
         """Bind the view, forget where VMs were."""
         super().reset(view, rng)
         self.guard = AdmissionGuard(view)
-        self.rules = RuleHosts(view)
         self._kept_off: B1 = np.zeros(view.n_hosts, dtype=np.bool_)
+        self._wanted: list[int] = []
+        self.rules = RuleHosts(view)
         self._restarts = HaRestarts(view, self.failover, self.spread, self.dependency_timeout_s)
 
     def keep_off(self, hosts: Iterable[int]) -> None:
-        """Name the hosts that take no VM from this policy and are not booted, such as those in maintenance.
+        """Name the hosts that take no VM from this policy, such as those in maintenance.
 
         Args:
             hosts: All of them; they take the place of those named before.
@@ -205,19 +208,59 @@ class HaPolicy(PlanningPolicy):
         new = self.rules.gathered(self._arrivals(view), np.zeros(view.n_vms))
         stranded, bare = self._on_failover_hosts(view), self._without_mirror(view)
         broken = self.restore and guard.active and not guard.holds
-        if not (due.size or new.size or stranded.size or bare.size or broken):
+        needed = [h for h in self._wanted if not guard.may_leave()[h]]
+        stuck = self._in_maintenance(view)
+        if not (due.size or new.size or stranded.size or bare.size or broken or needed or stuck.size):
             return Decisions()
         draft = Draft(view)
         for v in due.tolist():
             self._restart(draft, v)
-        for v in new.tolist():
-            self._admit(draft, v)
+        refused = np.array([v for v in new.tolist() if not self._admit(draft, v)], dtype=np.int32)
         if broken:
-            for h in self._hosts_to_restore(view, draft.switched_on):
-                draft.power_on(h)
-        self._move(draft, stranded, self.failback_moves, lambda unit: self._open())
+            self._switch_on_until(draft, lambda: guard.holds)
+        if refused.size and self.boot_hosts:
+            self._switch_on_until(draft, lambda: bool(guard.may_admit(refused).all()))
+        if needed:
+            self._switch_on_until(draft, lambda: bool(guard.may_leave()[needed].all()))
+        guard.renew(view)
+        self._boot_for_stuck(draft, stuck)
+        self._move(draft, stranded, self.failback_moves, lambda unit: self._hosts_allowed())
         self._move(draft, bare, self.protection_moves, lambda unit: self._may_mirror(draft.sim, unit))
         return draft.decisions()
+
+    def make_room_for(self, hosts: Iterable[int]) -> None:
+        """Name the hosts that are to leave: others are switched on until the guarantee can do without them.
+
+        Args:
+            hosts: All of them; they take the place of those named before.
+        """
+        self._wanted = [int(h) for h in hosts]
+
+    def _in_maintenance(self, view: ClusterView) -> I4:
+        """VMs that run on hosts in maintenance and do not leave yet."""
+        s = view.state
+        if not view.params.full or not self.boot_hosts or not s.host_maintenance.any():
+            return np.empty(0, dtype=np.int32)
+        there = (s.vm_state == RUNNING) & (s.vm_mig == MIG_NONE) & (s.vm_host >= 0)
+        there &= s.host_maintenance[np.maximum(s.vm_host, 0)] != 0
+        return np.flatnonzero(there).astype(np.int32)
+
+    def _boot_for_stuck(self, draft: Draft, vms: I4) -> None:
+        """Switch a host on for the first VM that is to leave a host in maintenance and fits nowhere else."""
+        state = draft.sim.state.host_power_state
+        if ((state == BOOTING) | (state == RESUMING)).any():
+            return  # see first what that one takes
+        for v in vms.tolist():
+            allowed = self._hosts_allowed() & self.rules.hard(draft.sim.state, v)
+            rank = self.rules.rank(draft.sim, v)
+            if self._restarts.choose_to_move(draft.sim, v, allowed, rank) < 0:
+                self._boot(draft, v, allowed, rank)
+                return
+
+    def _hosts_allowed(self) -> B1:
+        """Hosts that are neither closed by the guarantee nor kept off, shape (H,)."""
+        allowed: B1 = self.guard.hosts_allowed() & ~self._kept_off
+        return allowed
 
     def _move(self, draft: Draft, vms: I4, most: int, hosts: Callable[[list[int]], B1]) -> None:
         """Order migrations until so many VMs move; one that fits nowhere does not hold up the next."""
@@ -228,10 +271,6 @@ class HaPolicy(PlanningPolicy):
             unit = self.rules.mates(draft.sim.state, v)
             if move_together(draft, self.rules, unit, hosts(unit), self._restarts.choose_to_move):
                 moved += len(unit)
-
-    def _open(self) -> B1:
-        """Hosts that take VMs which do not restart, shape (H,)."""
-        return self.guard.hosts_allowed() & ~self._kept_off
 
     def _arrivals(self, view: ClusterView) -> I4:
         """VMs that wait for their first host, if the policy gives it to them."""
@@ -275,7 +314,7 @@ class HaPolicy(PlanningPolicy):
         n = len(s.host_mirrors)
         images = s.host_mirrors + np.bincount(hosts, minlength=n)
         vcpus = s.host_mirror_vcpus + np.bincount(hosts, weights=p.vm_vcpus[coming], minlength=n)
-        allowed = self._open()
+        allowed = self._hosts_allowed()
         allowed &= images + len(more) <= p.mirror_params[MAX_VMS]
         allowed &= vcpus + p.vm_vcpus[more].sum() <= p.mirror_params[MAX_VCPUS]
         return allowed
@@ -286,7 +325,7 @@ class HaPolicy(PlanningPolicy):
         Affinity is kept where a host that is on allows it. Else the VM goes elsewhere: being up is worth more
         than a rule that DRS can mend. For ``must`` and anti-affinity it waits.
         """
-        hard = self._restarts.hosts_for(v) & ~self._kept_off & self.rules.hard(draft.sim.state, v)
+        hard = self._restarts.hosts_for(v) & self.rules.hard(draft.sim.state, v) & ~self._kept_off
         rank = self.rules.rank(draft.sim, v)
         rank[~self.guard.dedicated] += NOT_FIRST
         h = -1
@@ -298,15 +337,15 @@ class HaPolicy(PlanningPolicy):
         if h >= 0 and draft.place(v, h):
             self._note(v, h)
 
-    def _admit(self, draft: Draft, v: int) -> None:
-        """Place one arrival if the guarantee allows it.
+    def _admit(self, draft: Draft, v: int) -> bool:
+        """Place one arrival if the guarantee allows it; returns whether it does.
 
         It waits for room beside its affinity group, but not for ever: the group may be where it cannot go.
         """
         if self.guard.active and not self.guard.may_admit(np.array([v], dtype=np.int32))[0]:
-            return
+            return False
         state = draft.sim.state
-        hard = self._open() & self.rules.hard(state, v)
+        hard = self._hosts_allowed() & self.rules.hard(state, v)
         rank = self.rules.rank(draft.sim, v)
         h = self._choose_or_boot(draft, v, hard & self.rules.near(state, v), rank)
         waited_s = draft.sim.view.time_s - draft.sim.params.vm_arrival_s[v]
@@ -315,12 +354,15 @@ class HaPolicy(PlanningPolicy):
         if h >= 0 and draft.place(v, h):
             self.guard.admit(v)
             self._note(v, h)
+        return True
 
     def _choose_or_boot(self, draft: Draft, v: int, allowed: B1, rank: I4) -> int:
         """The best host that is on, else one that is booted for the VM; -1 = none."""
         h = self._restarts.choose(draft.sim, v, allowed, rank)
-        if h >= 0 or not self.boot_hosts:
-            return h
+        return self._boot(draft, v, allowed, rank) if h < 0 and self.boot_hosts else h
+
+    def _boot(self, draft: Draft, v: int, allowed: B1, rank: I4) -> int:
+        """A host that is switched on for a VM; -1 = none."""
         params, state = draft.sim.kernel_params, draft.sim.kernel_state
         h = int(choose_host_to_boot(params, state, v, allowed, rank))
         return h if h >= 0 and draft.power_on(h) else -1
@@ -330,20 +372,20 @@ class HaPolicy(PlanningPolicy):
         if self.view.params.has_failures:
             self._restarts.home[v] = self.view.state.host_profile[h]
 
-    def _hosts_to_restore(self, view: ClusterView, already: list[int]) -> Iterator[int]:
-        """Hosts to switch on, largest first, until the guarantee would hold with all that are coming."""
-        guard = self.guard
-        guard.renew()
-        for h in [*np.flatnonzero(guard.coming()).tolist(), *already]:
+    def _switch_on_until(self, draft: Draft, enough: Callable[[], bool]) -> None:
+        """Switch hosts on, largest first, until the guard says enough, with all that are coming counted."""
+        guard, view, p = self.guard, draft.sim.view, draft.sim.params
+        guard.renew(view)
+        for h in np.flatnonzero(guard.coming()).tolist():
             guard.join(h)
-        p = view.params
         useful = guard.dedicated if guard.config.rule == "dedicated" else ~guard.dedicated
+        shut = ~useful | self._kept_off
+        if p.full:
+            shut |= view.state.host_maintenance != 0
         size = np.minimum(p.host_cpu_mhz / p.host_cpu_mhz.max(), p.host_mem_mib / p.host_mem_mib.max())
         for h in np.argsort(-size, kind="stable").tolist():
-            if guard.holds:
+            if enough():
                 return
-            shut = not useful[h] or h in already or self._kept_off[h]
-            shut |= bool(p.full and view.state.host_maintenance[h])
-            if not shut and check_power_on(view.kernel_params, view.kernel_state, h) == 0:
+            legal = not shut[h] and check_power_on(view.kernel_params, view.kernel_state, h) == 0
+            if legal and draft.power_on(h):
                 guard.join(h)
-                yield h

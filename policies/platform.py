@@ -227,10 +227,12 @@ class PlatformPolicy(PlanningPolicy):
         """Begin and end maintenance as asked, as far as the guarantee allows; the rest stays asked for."""
         view = stage.view
         if not (self._maintenance or self._leaving):
+            self._ha.make_room_for(())
             return Decisions()
         self._guard.renew(view)
         begin, end = sorted(self._maintenance), sorted(self._leaving)
         if view.state.host_maintenance.size == 0:  # a simple cluster: only the managers know of it
+            self._ha.make_room_for(())
             self._drs.enter_maintenance(begin)
             self._drs.leave_maintenance(end)
             for manager in (self._ha, self._dpm):
@@ -241,6 +243,7 @@ class PlatformPolicy(PlanningPolicy):
         begin = [h for h in begin if not view.state.host_maintenance[h] and self._guard.leave(h)]
         orders = Decisions(maintenance=_hosts(begin), end_maintenance=_hosts(end))
         self._maintenance -= set(begin)
+        self._ha.make_room_for(self._maintenance)
         self._leaving = set()
         return stage.take("maintenance", orders)
 
