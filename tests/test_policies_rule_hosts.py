@@ -400,6 +400,18 @@ def test_an_upgrade_boots_no_new_host_in_maintenance() -> None:
     assert (sim.state.host_power_state[:3] == OFF).all()
 
 
+def test_a_host_is_booted_for_maintenance_only_where_a_vm_can_go_on() -> None:
+    """VM 0 is to leave host 0 and fits nowhere that is on. Host 1 lacks CPU features of its."""
+    old = HostType("old", 8, 1000.0, 8192.0, (100.0, 200.0), cpu_level="broadwell")
+    fresh = HostType("new", 8, 1000.0, 8192.0, (100.0, 200.0), cpu_level="ice_lake")
+    for hosts, want in (((fresh, old, old), []), ((fresh, old, fresh), [2])):
+        sim = build(hosts, 1, Rules())
+        policy = start(sim, [0])
+        sim.apply(Decisions(maintenance=indices(0), power_off=indices(1, 2)))
+        sim.advance()
+        assert policy.plan(sim.view).power_on.tolist() == want
+
+
 # --- what must hold in every episode ---
 
 
