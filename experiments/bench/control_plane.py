@@ -75,7 +75,7 @@ def day_rows(day: str | Path, policies: Sequence[str], memory: str = "ignored") 
     scenario = build_scenario(
         "planetlab", overrides={"trace": {"path": str(day), "format": "planetlab"}, "memory": memory}
     )
-    rows = []
+    rows: list[Row] = []
     for spec in specs:
         policy = _make(spec)
         metrics = rollout(make_env(scenario, policy), policy, heat=False).metrics
@@ -91,7 +91,7 @@ def scene_rows(scene: str, policies: Sequence[str], seeds: Sequence[int]) -> lis
         policies: Names, with parameters in parentheses.
         seeds: Seeds, at least one.
     """
-    rows = []
+    rows: list[Row] = []
     for text in policies:
         spec = parse_policy(text)
         runs = []
