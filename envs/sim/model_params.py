@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from .compatibility import CPU_LEVELS, CpuLevels, baselines_at_power_on
 from .config import RESTART_RULES, ClusterConfig
 from .errors import ConfigError
-from .failures import FailureDomain, sample_outages, sample_vm_crashes
+from .failures import (
+    HOST_FAILS,
+    HOST_REPAIRED,
+    VM_CRASHES,
+    FailureDomain,
+    sample_outages,
+    sample_vm_crashes,
+)
 from .io_path import PASSTHROUGH, IoConfig, mode_table
 from .memory import memory_inputs
 from .model_checks import check_models
@@ -28,10 +35,7 @@ from .standby import STANDBY_MODES
 from .workload import Workload
 
 __all__ = [
-    "HOST_FAILS",
-    "HOST_REPAIRED",
     "SIGNALS",
-    "VM_CRASHES",
     "domain_columns",
     "model_params",
     "sample_faults",
@@ -40,9 +44,6 @@ __all__ = [
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 I1 = NDArray[np.int8]
-
-HOST_FAILS, HOST_REPAIRED, VM_CRASHES = 0, 1, 2
-"""Kinds of faults, the values of ``fail_kind``."""
 
 SIGNALS: dict[str, tuple[str, float]] = {
     "sig_active": ("memory_active", 1.0),
