@@ -92,7 +92,7 @@ def random_cluster(rng: np.random.Generator, make_cluster: Make, make_workload: 
 
 
 def test_restarts_equal_plain_first_fit(make_cluster: Make, make_workload: Make) -> None:
-    """Noticed after 15 s, those of 1,000 s and those of 1,007 s; who found no host is tried again with them."""
+    """Noticed after 15 s, those of 1,000 s and of 1,007 s; who found no host is tried again with these."""
     rng = np.random.default_rng(31)
     overtaken = 0
     for _ in range(150):

@@ -31,7 +31,7 @@ from .overhead import SUPPORTED, SupportTable, profile_tables, support_code, sup
 from .power_states import CURVES
 from .precopy_config import PrecopyConfig, PrecopyParams, migration_slots, precopy_params
 from .scheduling import cpu_claims
-from .standby import STANDBY_MODES
+from .standby import standby_params
 from .workload import Workload
 
 __all__ = [
@@ -418,12 +418,9 @@ def _standby(config: ClusterConfig, workload: Workload) -> dict[str, Any]:
     own = config.standby
     if own is None:
         return {"vm_protected": np.empty(0, dtype=np.int8), "mirror_params": np.empty(0)}
-    numbers = [own.epoch_s, own.fixed_pause_s, own.copy_mib_s, own.lockstep_loss, own.takeover_s]
     return {
         "vm_protected": _per_vm(workload, [kind.protected for kind in workload.profiles], np.int8),
-        "mirror_params": np.array(
-            [STANDBY_MODES.index(own.mode), *numbers, own.max_vms, own.max_vcpus], dtype=np.float64
-        ),
+        "mirror_params": standby_params(own),
     }
 
 

@@ -3,7 +3,8 @@
 All hosts that fail at one instant fail together, so that a pair of mirrored images which loses both hosts at
 once is lost. Then, for every VM on a failed host:
 
-    secondary alive  -> it takes over, the VM is down for ``takeover_s`` and has lost nothing
+    secondary alive  -> it takes over, the VM is down for ``takeover_s`` and has lost nothing; it has no
+                        secondary now, nor has a VM whose secondary's host failed: that one runs on
     otherwise        -> down; noticed after ``detect_s``; placed ``place_s`` later by the restart rule, by
                         priority, then by who is down longest; runs ``vm_boot_s`` after that
 
@@ -40,6 +41,7 @@ from .residents import (
     settle,
     take_room,
 )
+from .standby import TAKEOVER_S
 from .state import MIG_COPYING, PENDING, RUNNING, ClusterParams, ClusterState
 from .totals import (
     C_FAULT,
@@ -54,8 +56,6 @@ from .upkeep import after_leaving, end_run, forget_rates, start_vm
 __all__ = ["finish_start", "handle_faults", "move_profile", "notice_host", "restart_waiting"]
 
 B1 = NDArray[np.bool_]
-
-TAKEOVER_S = 5
 
 
 @njit(cache=True)
@@ -303,9 +303,9 @@ def _first_fit(p: ClusterParams, s: ClusterState, v: int, off: bool) -> int:
 def restart_waiting(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: float) -> None:
     """Place VMs that wait to restart by first fit, in the order of ``recovery.restart_order``.
 
-    Each goes to the lowest host that takes VMs and has room for its nominal CPU and memory (``fits_arrival``).
-    One that fits on no running host goes to the lowest that is off, if hosts boot by themselves; one that fits
-    nowhere waits and does not hold up the next.
+    Each goes to the lowest host that takes VMs and has room for its nominal CPU and memory
+    (``fits_arrival``). One that fits on no running host goes to the lowest that is off, if hosts boot by
+    themselves; one that fits nowhere waits and does not hold up the next.
 
     Args:
         p: Parameters; with ``restart_rule`` 1 it is the policy's task and nothing happens here.
