@@ -27,7 +27,7 @@ from .memory_tiers import reclaim_host
 from .numa import apply_numa_host
 from .overhead import IO_CLASS
 from .power import BOOTING, OFF, ON, power_at
-from .power_states import FAILED, RESUMING, STANDBY
+from .power_states import FAILED, FAN, RESUMING, STANDBY
 from .precopy import RESUME, STOP, cpu_factor
 from .precopy_config import PrecopyParams
 from .scheduling import schedule_host
@@ -62,8 +62,6 @@ __all__ = ["copy_params", "host_power", "rate_host", "residents", "vm_overhead",
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
-
-FAN = 2
 
 
 @njit(cache=True)
@@ -200,7 +198,7 @@ def _schedule(p: FullParams, s: FullState, vms: I4, h: int, copies: float, scrat
 
 @njit(cache=True)
 def _mirror_factor(p: FullParams, s: FullState, v: int) -> float:
-    """Share of its work that a protected VM keeps (``standby.work_share``)."""
+    """Share of its granted CPU that does a protected VM's work: (1 - loss) * min(1, granted / needed)."""
     if s.vm_secondary[v] < 0:
         return 1.0
     need, given = s.vm_mirror_need_mbps[v], s.vm_mirror_mbps[v]
@@ -271,7 +269,17 @@ def _add_vm_rates(p: FullParams, s: FullState, v: int, rates: F8) -> None:
 
 @njit(cache=True)
 def host_power(p: FullParams, s: FullState, h: int, load: float) -> Any:
-    """Power of a host in its state, W (model.md §7)."""
+    """Power of a host in its state, W (model.md §7).
+
+    On: its table or curve (``power_states``) at its load, at full power the curve's end. Off, failed: 0.
+    Booting, resuming: between idle and peak. Standby: a share of idle. Shutting down, suspending: idle.
+
+    Args:
+        p: Parameters.
+        s: State.
+        h: Host.
+        load: CPU load; clamped to 0...1.
+    """
     state, kind = s.host_power_state[h], p.host_type[h]
     if state == ON:
         table = p.power_w[kind]
