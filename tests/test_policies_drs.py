@@ -1,4 +1,4 @@
-"""DRS: small cases worked by hand, an independent search, and what must hold in every episode."""
+"""DRS: small cases worked by hand, and an independent search (whole episodes: test_policies_drs_episodes)."""
 
 from __future__ import annotations
 

@@ -18,10 +18,10 @@ from virtgym.envs.sim.numa_nodes import NumaConfig, choose_nodes, numa_params, n
 from virtgym.envs.sim.overhead import (
     PROFILES,
     OverheadConfig,
-    add_overhead,
+    OverheadTable,
     guest_work,
-    operation_rates,
     profile_tables,
+    vm_overhead,
 )
 from virtgym.envs.sim.scheduling import CpuControl, cpu_claims, cpu_grants, schedule_hosts
 
@@ -56,22 +56,20 @@ class Interval:
         claims, grants = cpu_claims(controls, self.share, self.vcpus), cpu_grants(self.hosts, n)
         claims.vm_claim_mhz[:] = self.demand * (self.vm_host >= 0)
         if "overhead" in on:
-            rates, config = np.zeros((n, 4)), OverheadConfig()
-            tables = profile_tables(list(PROFILES.values()))
-            operation_rates(*tables, self.profile, self.vcpus, self.demand, rates)
-            cost, tax = config.cost_cycles, config.steady_tax
-            overhead = np.zeros(n)
-            add_overhead(
-                cost, tax, True, self.vm_host, self.kind, self.demand, rates, overhead, claims.vm_claim_mhz
-            )
+            config, tables = OverheadConfig(), profile_tables(list(PROFILES.values()))
+            guests = (self.profile, self.kind, self.vcpus)
+            p = OverheadTable(config.cost_cycles, config.steady_tax, *tables, *guests, has_io=0)
+            overhead = np.array([vm_overhead(p, v, d) for v, d in enumerate(self.demand)])
+            claims.vm_claim_mhz[:] = (self.demand + overhead) * (self.vm_host >= 0)
         capacity = self.cores * CORE if "cpu" in on else np.full(self.hosts, 1e12)
         both: tuple[Any, Any] = (
             make_handle("cpu claims", claims, readonly=True),
             make_handle("grants", grants),
         )
         schedule_hosts(offset, order, capacity, core, 0.1, *both)
-        work = np.zeros(n)
-        guest_work(self.demand, claims.vm_claim_mhz, grants.vm_alloc_mhz - grants.vm_co_stop_mhz, work)
+        works = grants.vm_alloc_mhz - grants.vm_co_stop_mhz
+        parts = zip(self.demand, claims.vm_claim_mhz, works)
+        work = np.array([guest_work(d, c, a) if c > 0 else 0.0 for d, c, a in parts])
         if "numa" in on:
             work /= self.numa(offset, order, core, grants.vm_alloc_mhz)
         if "memory" in on:

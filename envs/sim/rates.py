@@ -25,7 +25,7 @@ from .io_path import io_cost
 from .memory import MemoryCosts
 from .memory_tiers import reclaim_host
 from .numa import apply_numa_host
-from .overhead import IO_CLASS
+from .overhead import guest_work, vm_overhead
 from .power import BOOTING, OFF, ON, power_at
 from .power_states import FAILED, FAN, RESUMING, STANDBY
 from .precopy import RESUME, STOP, cpu_factor
@@ -58,7 +58,7 @@ from .totals import (
     T_RATE_FIRST,
 )
 
-__all__ = ["copy_params", "host_power", "rate_host", "residents", "vm_overhead", "vm_stopped"]
+__all__ = ["copy_params", "host_power", "rate_host", "residents", "vm_stopped"]
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
@@ -96,18 +96,6 @@ def vm_stopped(p: FullParams, s: FullState, v: int) -> bool:
     if s.vm_state[v] != RUNNING:
         return True
     return bool(p.has_precopy != 0 and s.copy_phase[v] in (STOP, RESUME))
-
-
-@njit(cache=True)
-def vm_overhead(p: FullParams, v: int, demand_mhz: float) -> float:
-    """Hypervisor overhead of one VM, MHz (``overhead.add_overhead``); §5 charges I/O where that is on."""
-    kind, row = p.vm_virt_type[v], p.vm_instructions[v]
-    classes = IO_CLASS if p.has_io else IO_CLASS + 1
-    cycles = 0.0
-    for k in range(classes):
-        rate = p.idle_per_s[row, k] * p.vm_vcpus[v] + p.busy_per_ghz_s[row, k] * (demand_mhz / 1000.0)
-        cycles += rate * p.cost_cycles[kind, k]
-    return float(1e-6 * cycles + p.steady_tax[kind] * demand_mhz)
 
 
 @njit(cache=True)
@@ -217,7 +205,7 @@ def _deliver(p: FullParams, s: FullState, v: int, elapsed_s: float, rates: F8) -
         s.vm_granted_mhz[v] = 0.0
         set_vm_miss(s, v, demand, min(demand, cap) if stopped else 0.0, elapsed_s)
         return
-    work = demand * min(1.0, (s.vm_alloc_mhz[v] - s.vm_co_stop_mhz[v]) / claim)
+    work = guest_work(demand, claim, s.vm_alloc_mhz[v] - s.vm_co_stop_mhz[v])
     if p.has_numa:
         slower = work / s.vm_numa_slowdown[v]
         rates[R_NUMA_LOSS] += work - slower
