@@ -390,7 +390,7 @@ def test_a_host_looks_at_its_own_vms_only(seed: int) -> None:
     among, alone = memory_outputs(1, n), memory_outputs(1, len(vms))
     scratch = memory_scratch(n)
     first = reclaim_host(vms, memory, other, config.costs, *handles(p, among), scratch)
-    own = MemoryInputs(*(column[vms] for column in p))
+    own = MemoryInputs(**{name: column[vms] for name, column in p._asdict().items()})
     every = np.arange(len(vms), dtype=np.int32)
     assert first == reclaim_host(every, memory, other, config.costs, *handles(own, alone), scratch)
     rest = np.setdiff1d(np.arange(n), vms)

@@ -121,7 +121,7 @@ def test_restarts_equal_plain_first_fit(make_cluster: Make, make_workload: Make)
                 stuck |= not fits.any()
             sim.advance(until - sim.time_s)
             assert np.array_equal(s.vm_host[down], where[down])
-        retried += np.count_nonzero(where >= 0) - before
+        retried += int(np.count_nonzero(where >= 0) - before)
         assert s.totals[T_RESTARTS] == np.count_nonzero(down & (where >= 0))
     assert min(overtaken, retried) > 20
 

@@ -230,7 +230,8 @@ def test_a_host_looks_at_its_own_vms_only(seed: int) -> None:
     p, capacity, core = random_claims(seed)
     n = p.vm_claim_mhz.shape[0]
     vms = np.flatnonzero(np.random.default_rng(seed).random(n) < 0.5).astype(np.int32)
-    among, alone = cpu_grants(1, n), run_one(CpuClaims(*(column[vms] for column in p)), capacity, core, 0.1)
+    own = CpuClaims(**{name: column[vms] for name, column in p._asdict().items()})
+    among, alone = cpu_grants(1, n), run_one(own, capacity, core, 0.1)
     total = schedule_host(vms, capacity, core, 0.1, *handles(p, among), scheduling_scratch(n))
     assert total == (alone.host_alloc_mhz[0], alone.host_wanted_mhz[0])
     rest = np.setdiff1d(np.arange(n), vms)
