@@ -97,8 +97,10 @@ class ClusterEnv(gym.Env[Observation, Any]):
         self._tables = tables
         self._weights = check_weights(reward)
         self.knobs = KnobDriver(knobs_policy) if actions == "knobs" else None
-        self._arrival = self.knobs.arrival if arrival is None and self.knobs is not None else arrival
         built = _build(scenario, scenario_seed, scenario_overrides)
+        self._arrival = arrival
+        if arrival is None and self.knobs is not None:
+            self._arrival = self.knobs.arrival_in(built.cluster)
         if resample_trace and built.config.trace.path is not None:
             raise ConfigError(
                 f"env.resample_trace: {built.name} reads {built.config.trace.path}, "

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .sim.config import ClusterConfig
 from .sim.decisions import Decisions
 from .sim.errors import ConfigError
 from .sim.simulator import ClusterView
@@ -109,10 +110,10 @@ class KnobDriver:
         self.policy = _make(policy)
         self.codec = KnobCodec(dict(_find_knobs(self.policy)))
 
-    @property
-    def arrival(self) -> str | None:
-        """Rule for arriving VMs that the policy asks for; None = the scenario's."""
-        rule = getattr(self.policy, "arrival", None)
+    def arrival_in(self, cluster: ClusterConfig) -> str | None:
+        """Rule for arriving VMs that the policy asks for in a cluster; None = the scenario's."""
+        choose: Callable[[ClusterConfig], str | None] | None = getattr(self.policy, "arrival_in", None)
+        rule = getattr(self.policy, "arrival", None) if choose is None else choose(cluster)
         return None if rule is None else str(rule)
 
     def plan(self, action: ArrayLike, view: ClusterView) -> Decisions:
@@ -122,13 +123,27 @@ class KnobDriver:
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the policy in the middle of its episode, which its own pickling may leave out."""
-        return {"codec": self.codec, "kind": type(self.policy), "state": dict(vars(self.policy))}
+        return {"codec": self.codec, "policy": _Frozen(self.policy)}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         """Restore the policy as it was."""
         self.codec = saved["codec"]
-        self.policy = object.__new__(saved["kind"])
-        vars(self.policy).update(saved["state"])
+        self.policy = saved["policy"].thaw()
+
+
+class _Frozen:
+    """A policy with everything that it knows, and with that of the policies it is made of."""
+
+    def __init__(self, policy: Any) -> None:
+        self.kind = type(policy)
+        self.state = {k: _Frozen(v) if hasattr(v, "plan") else v for k, v in vars(policy).items()}
+
+    def thaw(self) -> Any:
+        """The policy."""
+        policy = object.__new__(self.kind)
+        thawed = {k: v.thaw() if isinstance(v, _Frozen) else v for k, v in self.state.items()}
+        vars(policy).update(thawed)
+        return policy
 
 
 def _make(policy: str | Callable[[], KnobPolicy]) -> KnobPolicy:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
+from virtgym.envs.sim.config import ClusterConfig
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.simulator import ClusterView
 
@@ -46,6 +47,14 @@ class PlanningPolicy:
     """
 
     arrival: ClassVar[str | None] = None
+
+    def arrival_in(self, cluster: ClusterConfig) -> str | None:
+        """Rule for arriving VMs under this policy in a cluster, None = the scenario's.
+
+        Args:
+            cluster: The cluster as the scenario has it.
+        """
+        return self.arrival
 
     def reset(self, view: ClusterView, rng: np.random.Generator) -> None:
         """Bind the view of the cluster and the generator of this episode."""

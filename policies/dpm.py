@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,16 +18,18 @@ from virtgym.envs.sim.orders import may_go_on
 from virtgym.envs.sim.power import BOOTING, ON
 from virtgym.envs.sim.power_states import RESUMING
 from virtgym.envs.sim.simulator import ClusterView
-from virtgym.envs.sim.state import PENDING, RUNNING, STARTING
+from virtgym.envs.sim.state import PENDING, RUNNING, STARTING, ClusterParams
 
 from . import dpm_kernels as kernels
 from .base import PlanningPolicy
 from .consolidation_model import migration_energy_j
+from .dpm_evacuation import evacuate
 from .dpm_work import (
     K_FILL,
     K_HIGH,
     K_HORIZON_S,
     K_LOW,
+    K_MAX_EMPTIED,
     K_MAX_MOVES,
     K_MIN_OFF_S,
     K_MIN_ON_S,
@@ -41,11 +45,13 @@ from .forecast import FORECASTERS, make_forecaster
 from .ha_guard import AdmissionGuard
 from .history import History
 from .names import one_of
+from .plans import legal_part
 
-__all__ = ["DpmPolicy", "legal_part"]
+__all__ = ["DpmPolicy"]
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
+B1 = NDArray[np.bool_]
 
 UNLIMITED = 2.0**31
 YOUNG_SHARE = 0.1
@@ -136,6 +142,28 @@ class DpmPolicy(PlanningPolicy):
                 f"policy.max_migrations={self.max_migrations}: must be 0 or more, or null for no limit"
             )
 
+    def set_targets(
+        self,
+        target: float | None = None,
+        tolerance: float | None = None,
+        spare_share: float | None = None,
+        spread: float | None = None,
+    ) -> None:
+        """Change thresholds in the middle of an episode; what would leave 0..1 is cut off.
+
+        Args:
+            target: Utilisation that hosts should have; None = as it is, as for the others.
+            tolerance: Width of the band on either side of it.
+            spare_share: Share of the CPU of hosts that are on that stays free beside.
+            spread: Standard deviations added to the expected load of a host.
+        """
+        self.target = min(max(self.target if target is None else target, 0.0), 1.0)
+        wide = self.tolerance if tolerance is None else max(tolerance, 0.0)
+        self.tolerance = min(wide, self.target, 1.0 - self.target)
+        self.spare_share = self.spare_share if spare_share is None else min(max(spare_share, 0.0), 0.99)
+        self.spread = self.spread if spread is None else max(spread, 0.0)
+        self._write_rules()
+
     def reset(self, view: ClusterView, rng: np.random.Generator) -> None:
         """Bind the view, forget the past, allocate the kernels' memory."""
         super().reset(view, rng)
@@ -146,11 +174,17 @@ class DpmPolicy(PlanningPolicy):
         self._lead = math.ceil(float(p.host_boot_s.max()) / p.interval_s)
         depth = max(self._off_window, self._on_window, self._forecaster.samples or 0)
         self._history = History(view.n_vms, depth)
+        lookback_s = break_even_s(p)
+        self._switching_costs = lookback_s > 0.0
+        lookback_s = max(lookback_s, self.off_window_s) if self._switching_costs else 0.0
+        self._needed_past: deque[float] = deque(maxlen=1 + math.ceil(lookback_s / p.interval_s))
         self._work = allocate_work(p, view.config.rules)
         self._handle = make_handle("dpm", self._work)
         self._last_time_s = -np.inf
         self._was_on = view.state.host_power_state == ON
         self._guard = AdmissionGuard(view)
+        self._held: B1 = np.zeros(view.n_hosts, dtype=np.bool_)
+        self._kept_off: B1 = np.zeros(view.n_hosts, dtype=np.bool_)
         w = self._work
         w.vm_move_j[:] = migration_energy_j(p.vm_mem_mib)
         self._write_rules()
@@ -171,12 +205,43 @@ class DpmPolicy(PlanningPolicy):
         r[K_MOVE_COST] = self.move_cost
         r[K_MAX_MOVES] = UNLIMITED if limit is None else float(limit)
 
+    def keep_off(self, hosts: Iterable[int]) -> None:
+        """Name the hosts that take no VM from this policy and are not switched, such as those in maintenance.
+
+        Args:
+            hosts: All of them; they take the place of those named before.
+        """
+        self._kept_off[:] = False
+        self._kept_off[list(hosts)] = True
+
+    def hold(self, hosts: Iterable[int]) -> None:
+        """Name the hosts that are not emptied for the time being.
+
+        Args:
+            hosts: All of them; they take the place of those named before.
+        """
+        self._held[:] = False
+        self._held[list(hosts)] = True
+
+    def empty_hosts_kept(self, view: ClusterView) -> list[int]:
+        """Hosts that stay on as ``spare_hosts``: of the empty ones those that have been on longest.
+
+        Args:
+            view: The cluster, with this policy's plan carried out.
+        """
+        s = view.state
+        empty = (s.host_power_state == ON) & (s.host_drain == 0) & (s.host_n_vms + s.host_n_in == 0)
+        hosts = np.flatnonzero(empty & ~self._kept_off)
+        since = np.argsort(self._work.host_on_s[hosts], kind="stable")
+        return [int(h) for h in hosts[since][: self.spare_hosts]]
+
     def plan(self, view: ClusterView) -> Decisions:
         """Plan one interval."""
         p, s, w = view.kernel_params, view.kernel_state, self._handle
         self._observe(view)
         kernels.gather(p, s, w)
         kernels.relieve(p, s, w)
+        self._limit_emptying(view)
         self._consolidate(view)
         waiting = kernels.open_for_waiting(p, s, w)
         kernels.open_for_load(p, s, w, self._needed_mhz, self.spare_hosts)
@@ -194,23 +259,52 @@ class DpmPolicy(PlanningPolicy):
         work.host_off_s[decisions.power_off] = view.time_s
         return legal_part(view, decisions) if view.params.full else decisions
 
+    def _limit_emptying(self, view: ClusterView) -> None:
+        """How many hosts may be emptied: an empty host that has to stay on saves next to nothing."""
+        s, w = view.state, self._work
+        w.held[:] = self._held
+        on = (s.host_power_state == ON) & (s.host_drain == 0) & (w.closed == 0)
+        hosts = np.flatnonzero(on)
+        hosts = hosts[np.argsort(w.mean[hosts] * view.params.host_inv_cpu[hosts], kind="stable")]
+        empty = int((w.n_home[hosts] - w.n_out[hosts] + w.received[hosts] == 0).sum())
+        left = float(view.params.host_cpu_mhz[on].sum()) - np.cumsum(view.params.host_cpu_mhz[hosts])
+        may_go = len(hosts) - self.min_hosts
+        if self._switching_costs:  # else what is empty goes off as soon as load allows
+            may_go = min(may_go, int((left >= self._needed_for_off_mhz).sum()))
+        if self._guard.active:
+            may_go = min(may_go, self._that_may_go(hosts))
+        self._stay_on = len(hosts) - max(may_go, 0)
+        w.rules[K_MAX_EMPTIED] = max(0, may_go - max(empty, self.spare_hosts))
+
+    def _that_may_go(self, hosts: NDArray[np.intp]) -> int:
+        """How many hosts, from the first of a list on, the failover guarantee can do without together."""
+        low, high = 0, len(hosts)
+        if not self._guard.holds:
+            return 0
+        while low < high:  # whoever holds without some hosts holds without fewer
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self._guard.holds_without(hosts[:middle]) else (low, middle - 1)
+        return low
+
     def _restore_guarantee(self, view: ClusterView) -> None:
         """Count what comes on, and switch hosts on until the failover guarantee holds or no host is left."""
         if not self._guard.active:
             return
-        w, state = self._work, view.state.host_power_state
-        for h in np.flatnonzero((state == BOOTING) | (state == RESUMING) | (w.opened > 0)).tolist():
-            self._guard.join(h)
-        for h in w.rank.tolist():
-            if self._guard.holds:
+        w, guard, s = self._work, self._guard, view.state
+        for h in np.flatnonzero(guard.coming() | (w.opened > 0)).tolist():
+            guard.join(h)
+        useful = guard.dedicated if guard.config.rule == "dedicated" else ~guard.dedicated
+        for h in w.rank[useful[w.rank]].tolist():
+            if guard.holds:
                 return
-            if not w.opened[h] and may_go_on(view.kernel_params, view.kernel_state, h) == 0:
+            shut = w.opened[h] or (view.params.full and s.host_maintenance[h])
+            if not shut and may_go_on(view.kernel_params, view.kernel_state, h) == 0:
                 kernels.switch_on(self._handle, h)
-                self._guard.join(h)
+                guard.join(h)
 
     def _consolidate(self, view: ClusterView) -> None:
         """Empty hosts under the low threshold."""
-        kernels.evacuate(view.kernel_params, view.kernel_state, self._handle)
+        evacuate(view.kernel_params, view.kernel_state, self._handle)
 
     def _observe(self, view: ClusterView) -> None:
         """Record what is measured now and forecast; asked twice at one time, it takes one sample."""
@@ -222,19 +316,25 @@ class DpmPolicy(PlanningPolicy):
             demand = np.maximum(demand, np.where(there, s.vm_claim_mhz, 0.0))
         state = s.host_power_state
         on = (state == ON) | (state == BOOTING) | (state == RESUMING)
-        if now > self._last_time_s:
+        new = now > self._last_time_s
+        if new:
             self._history.push(demand, there)
             w.host_on_s[on & ~self._was_on] = now
             self._was_on = on
             self._last_time_s = now
         self._forecast(demand)
         high = self.target + self.tolerance
-        self._needed_mhz = float(np.maximum(self._recent, w.vm_soon).sum()) / (
-            high * (1.0 - self.spare_share)
-        )
+        load = max(float(self._recent.sum()), self._ahead_mhz)
+        self._needed_mhz = load / (high * (1.0 - self.spare_share))
+        if new:
+            self._needed_past.append(self._needed_mhz)
+        self._needed_for_off_mhz = max(self._needed_past)
+        w.closed[:] = self._kept_off
         if self._guard.active:
-            self._guard.renew()
-            w.closed[:] = ~self._guard.hosts_allowed()
+            self._guard.renew(view)
+            w.closed[~self._guard.hosts_allowed()] = 1
+        if view.params.full:
+            w.closed[s.host_maintenance != 0] = 1
 
     def _forecast(self, demand: F8) -> None:
         """Write what every VM asks for now, soon and until the next plan, and how much that varies."""
@@ -243,9 +343,11 @@ class DpmPolicy(PlanningPolicy):
         top = self.view.params.vm_cpu_mhz
         w.vm_now[:] = demand
         w.vm_soon[:] = demand
+        self._ahead_mhz = float(demand.sum())
         if self._lead > 0:
             ahead = self._forecaster.predict(past, self._lead, counts)
             np.clip(ahead, demand, np.maximum(top, demand), out=w.vm_soon)
+            self._ahead_mhz = float(ahead.sum())  # of many VMs: those that rise and those that fall
         w.vm_mean[:] = np.maximum(self._forecaster.predict(past, self._lead + 1, counts), 0.0)
         window = past[-self._off_window :]
         age = np.arange(len(window), 0, -1)[:, None]
@@ -277,7 +379,7 @@ class DpmPolicy(PlanningPolicy):
         left = float(cpu[on & (w.closed == 0)].sum()) - np.cumsum(cpu[hosts])
         number = int((on & (w.closed == 0)).sum()) - np.arange(1, len(hosts) + 1)
         empty = int((on & (stays == 0) & (w.closed == 0)).sum()) - np.arange(1, len(hosts) + 1)
-        keep = (left >= self._needed_mhz) & (number >= self.min_hosts) & (empty >= self.spare_hosts)
+        keep = (left >= self._needed_for_off_mhz) & (number >= self.min_hosts) & (empty >= self.spare_hosts)
         hosts = hosts[: int(keep.sum())]
         if self._guard.active:
             self._guard.renew()  # hosts that were asked to come on hold nobody up yet
@@ -291,28 +393,15 @@ class DpmPolicy(PlanningPolicy):
         }
 
 
-def legal_part(view: ClusterView, decisions: Decisions) -> Decisions:
-    """What is left of a plan without the orders that the simulator would refuse.
+def break_even_s(p: ClusterParams) -> float:
+    """Time off from which on switching a host off and on saves energy, and the time that it takes, s.
 
-    A copy of the simulator carries the plan out, so that what orders do to each other (nodes, reservations)
-    counts exactly. Orders that it refuses change nothing, so the others stay legal without them.
+    Who does not know the future loses least by waiting that long before switching off, as for renting or
+    buying skis (Karlin et al., *Competitive snoopy caching*, Algorithmica 3, 1988).
+
+    Args:
+        p: Parameters of the cluster; the host that needs longest counts.
     """
-    if len(decisions) == 0:
-        return decisions
-    twin = view.fork()
-    twin.strict = False
-    refused = {(r.kind, r.vm, r.host) for r in twin.apply(decisions)}
-    if not refused:
-        return decisions
-    moves = zip(decisions.move_vm.tolist(), decisions.move_host.tolist())
-    keep = np.array([("move", v, h) not in refused for v, h in moves], dtype=np.bool_)
-    return Decisions(
-        power_on=_without(decisions.power_on, "power_on", refused),
-        move_vm=decisions.move_vm[keep],
-        move_host=decisions.move_host[keep],
-        power_off=_without(decisions.power_off, "power_off", refused),
-    )
-
-
-def _without(hosts: I4, kind: str, refused: set[tuple[str, int, int]]) -> I4:
-    return np.array([h for h in hosts.tolist() if (kind, -1, h) not in refused], dtype=np.int32)
+    energy_j = p.host_boot_s * p.host_boot_w
+    idle_w = p.power_w[p.host_type, 0]
+    return float(np.max(energy_j / np.maximum(idle_w, 1e-9) + p.host_boot_s, initial=0.0))

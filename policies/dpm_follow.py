@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from virtgym.envs.sim.orders import host_accepts, may_go_on
 
 from .dpm_kernels import collect, expected_peak, find_host, fits, movable, order_move, stays, switch_on
-from .dpm_work import K_MIN_ON_S, N_CAND, N_ON
+from .dpm_work import K_MAX_EMPTIED, K_MIN_ON_S, N_CAND, N_ON
 from .sorting import sort_ascending
 
 __all__ = ["follow_target", "take_back"]
@@ -49,7 +49,10 @@ def follow_target(p: Any, s: Any, w: Any, target: I8, fill: float, high: float) 
 
 @njit(cache=True)
 def _list_emptied(s: Any, w: Any, target: I8) -> Any:
-    """List the hosts that a target empties, the least loaded first, and mark them by a key of -1."""
+    """List the hosts that a target empties, the least loaded first, and mark them by a key of -1.
+
+    What may not be emptied, or not beside the others, keeps its mark: its VMs stay.
+    """
     n_hosts = w.n_home.shape[0]
     w.key[:n_hosts] = 0.0
     for v in range(target.shape[0]):
@@ -60,15 +63,15 @@ def _list_emptied(s: Any, w: Any, target: I8) -> Any:
         if w.n_home[h] == 0 or w.key[h] > 0.0:
             continue
         w.key[h] = -1.0  # its VMs leave together or not at all
-        if s.clock[0] - w.host_on_s[h] >= w.rules[K_MIN_ON_S]:
+        if s.clock[0] - w.host_on_s[h] >= w.rules[K_MIN_ON_S] and not w.held[h]:
             w.order[n] = h
             w.key[h] = w.mean[h]
             n += 1
     sort_ascending(w.order, w.key, n, w.order2)
-    w.hosts[:n] = w.order[:n]
     for i in range(n):
-        w.key[w.hosts[i]] = -1.0
-    return n
+        w.hosts[i] = w.order[i]
+        w.key[w.order[i]] = -1.0
+    return min(n, np.int64(w.rules[K_MAX_EMPTIED]))
 
 
 @njit(cache=True)

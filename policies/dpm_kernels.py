@@ -29,18 +29,13 @@ from virtgym.envs.sim.state import MIG_NONE, PENDING, RUNNING, STARTING
 from .dpm_work import (
     K_FILL,
     K_HIGH,
-    K_HORIZON_S,
-    K_LOW,
     K_MAX_MOVES,
     K_MIN_OFF_S,
-    K_MIN_ON_S,
-    K_MOVE_COST,
     K_OVERLOAD,
     K_RELIEF,
     K_SETTLE_S,
     K_SPREAD,
     N_CAND,
-    N_EVACUATED,
     N_MOVES,
     N_ON,
     N_RELIEVED,
@@ -49,7 +44,6 @@ from .sorting import sort_ascending
 
 __all__ = [
     "collect",
-    "evacuate",
     "expected_peak",
     "find_host",
     "fits",
@@ -58,6 +52,7 @@ __all__ = [
     "open_for_load",
     "open_for_waiting",
     "order_move",
+    "power",
     "relieve",
     "stays",
     "switch_on",
@@ -404,63 +399,6 @@ def _relieve_host(p: Any, s: Any, w: Any, h: int) -> None:
 
 
 @njit(cache=True)
-def evacuate(p: Any, s: Any, w: Any) -> None:
-    """Empty hosts whose expected load is under the low threshold, the least loaded first.
-
-    All VMs of a host move to other hosts that hold VMs, or none does; and only where the power saved over the
-    horizon is worth the migrations.
-    """
-    n = 0
-    for h in range(w.n_home.shape[0]):
-        settled = s.host_power_state[h] == ON and s.host_n_in[h] == 0 and s.host_n_vms[h] == w.n_home[h]
-        settled = settled and w.accepts[h] and w.n_home[h] > 0 and w.n_out[h] == 0 and w.received[h] == 0
-        if not settled or s.clock[0] - w.host_on_s[h] < w.rules[K_MIN_ON_S]:
-            continue
-        load = expected_peak(w, w.mean[h], w.var[h])
-        if load < w.rules[K_LOW] * p.host_cpu_mhz[h]:
-            w.order[n] = h
-            w.key[h] = load * p.host_inv_cpu[h]
-            n += 1
-    sort_ascending(w.order, w.key, n, w.order2)
-    for i in range(n):
-        w.hosts[i] = w.order[i]
-    collect(w)
-    for i in range(n):
-        h = w.hosts[i]
-        if w.received[h] == 0 and w.tally[N_MOVES] + w.n_home[h] <= w.rules[K_MAX_MOVES]:
-            _evacuate_host(p, s, w, h)
-
-
-@njit(cache=True)
-def _evacuate_host(p: Any, s: Any, w: Any, h: int) -> None:
-    n = w.n_home[h]
-    for i in range(n):
-        v = w.vm_of[w.first[h] + i]
-        w.order[i] = v
-        w.key[v] = -w.vm_mean[v]
-    sort_ascending(w.order, w.key, n, w.order2)
-    saved = power(p, w, h, w.mean[h]) * w.rules[K_HORIZON_S]
-    w.accepts[h] = 0
-    done = 0
-    while done < n:
-        v = w.order[done]
-        c = find_host(p, s, w, v, h, w.rules[K_FILL], w.rules[K_HIGH]) if movable(s, v) else -1
-        if c < 0:
-            break
-        more = power(p, w, c, w.mean[c] + w.vm_mean[v]) - power(p, w, c, w.mean[c])
-        saved -= more * w.rules[K_HORIZON_S] + w.rules[K_MOVE_COST] * w.vm_move_j[v]
-        order_move(p, w, v, c)
-        done += 1
-    if done == n and saved > 0.0:
-        w.tally[N_EVACUATED] += 1
-        return
-    while done > 0:
-        done -= 1
-        order_move(p, w, w.order[done], h)
-    w.accepts[h] = 1
-
-
-@njit(cache=True)
 def open_for_load(p: Any, s: Any, w: Any, needed_mhz: float, spare: int) -> None:
     """Switch hosts on until the hosts that take VMs have enough CPU, and enough of them are empty.
 
@@ -473,7 +411,8 @@ def open_for_load(p: Any, s: Any, w: Any, needed_mhz: float, spare: int) -> None
     """
     have, empty = 0.0, 0
     for h in range(w.accepts.shape[0]):
-        if w.accepts[h] or (w.n_home[h] > 0 and host_accepts(p, s, h) == 0):
+        takes = w.accepts[h] or (w.n_home[h] > 0 and host_accepts(p, s, h) == 0)
+        if takes and not w.closed[h]:
             have += p.host_cpu_mhz[h]
             empty += w.accepts[h] and stays(w, h) == 0
     for round_ in range(2):
@@ -490,6 +429,16 @@ def open_for_load(p: Any, s: Any, w: Any, needed_mhz: float, spare: int) -> None
 
 
 @njit(cache=True)
+def may_wait_for(p: Any, s: Any, w: Any, v: int, h: int) -> Any:
+    """Whether a waiting VM may go to a host: none in maintenance, to those for failover restarts only."""
+    if not w.closed[h]:
+        return True
+    if p.full and s.host_maintenance[h]:
+        return False
+    return bool(p.has_failures and s.vm_restart[v] > 0)
+
+
+@njit(cache=True)
 def open_for_waiting(p: Any, s: Any, w: Any) -> Any:
     """Switch a host on for every VM that waits and fits on no host that is on; returns the VMs that wait."""
     waiting = 0
@@ -499,13 +448,14 @@ def open_for_waiting(p: Any, s: Any, w: Any) -> Any:
         waiting += 1
         found = False
         for h in range(w.accepts.shape[0]):
-            if host_accepts(p, s, h) == 0 and fits_arrival(p, s, v, h) == 0:
+            if host_accepts(p, s, h) == 0 and fits_arrival(p, s, v, h) == 0 and may_wait_for(p, s, w, v, h):
                 found = True
                 break
         if found:
             continue
         for h in w.rank:
-            if not w.accepts[h] and may_go_on(p, s, h) == 0 and fits_arrival(p, s, v, h) == 0:
+            off = not w.opened[h] and may_go_on(p, s, h) == 0 and may_wait_for(p, s, w, v, h)
+            if off and fits_arrival(p, s, v, h) == 0:
                 switch_on(w, h)
                 break
     return waiting

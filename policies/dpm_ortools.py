@@ -116,7 +116,7 @@ class OrtoolsDpmPolicy(DpmPolicy):
         here = np.where(w.dest >= 0, w.dest, w.home)
         vms = np.flatnonzero(here >= 0)
         fixed = (s.vm_state[vms] != RUNNING) | (s.vm_mig[vms] != MIG_NONE)
-        fixed |= view.time_s - w.host_on_s[here[vms]] < self.min_on_s
+        fixed |= (view.time_s - w.host_on_s[here[vms]] < self.min_on_s) | (w.held[here[vms]] != 0)
         if 2 * int(fixed.sum()) > vms.size or vms.size == 0:
             return  # most of what there is cannot move now: at the next interval then
         self._next_plan_s = view.time_s + self.period_s
@@ -171,6 +171,8 @@ class OrtoolsDpmPolicy(DpmPolicy):
             np.bool_,
             view.n_hosts,
         )
+        closed = w.closed > 0
+        closed[here[fixed]] = False  # what cannot leave stays: no plan would be allowed
         binding = p.memory_binding or p.has_tiers
         memory = p.host_mem_mib * p.mem_overcommit if binding else np.full(view.n_hosts, np.inf)
         nodes: dict[str, Any] = {}
@@ -192,11 +194,11 @@ class OrtoolsDpmPolicy(DpmPolicy):
             horizon_s=self.horizon_s,
             vm_move_j=self.move_cost * w.vm_move_j[vms],
             host_on=up | (w.opened > 0),
-            host_allowed=may_hold & (w.closed == 0),
+            host_allowed=may_hold & ~closed,
             host_switch_j=p.host_boot_s * p.host_boot_w,
             cpu_share=high,
             rules=_rules(view.config.rules, vms, here, fixed),
-            min_hosts=min(self.min_hosts + self.spare_hosts, view.n_hosts),
+            min_hosts=min(max(self.min_hosts + self.spare_hosts, self._stay_on), view.n_hosts),
             reserve_cpu=self.spare_share,
             **nodes,
         )

@@ -33,7 +33,8 @@ I1 = NDArray[np.int8]
     K_HORIZON_S,
     K_MOVE_COST,
     K_MAX_MOVES,
-) = range(12)
+    K_MAX_EMPTIED,
+) = range(13)
 """Indices of ``DpmWork.rules``."""
 N_MOVES, N_ON, N_CAND, N_RELIEVED, N_EVACUATED = range(5)
 """Indices of ``DpmWork.tally``."""
@@ -42,7 +43,7 @@ N_MOVES, N_ON, N_CAND, N_RELIEVED, N_EVACUATED = range(5)
 class DpmWork(NamedTuple):
     """What the policy tells the kernels, the plan under construction, and scratch."""
 
-    rules: F8  # (12,) see K_*
+    rules: F8  # (13,) see K_*
     tally: I8  # (8,) see N_*
     slope_w: F8  # (T, P) increase of power over each interval of the table, W; last one 0
     rank: I4  # (H,) hosts in the order in which they are to be switched on
@@ -53,7 +54,8 @@ class DpmWork(NamedTuple):
     vm_move_j: F8  # (V,) energy of a migration, J
     host_on_s: F8  # (H,) when the host last came on, s; -inf = before the episode
     host_off_s: F8  # (H,) when it was last switched off, s; -inf = never
-    closed: I1  # (H,) 1: takes no VM (kept for failover)
+    closed: I1  # (H,) 1: takes no VM and is not switched (kept for failover, or in maintenance)
+    held: I1  # (H,) 1: is not emptied
     home: I4  # (V,) host now, or after the migration or boot under way; -1 = none
     dest: I4  # (V,) host that the plan moves the VM to, -1 = it stays
     base: I4  # (V,) ``dest`` before a target is followed
@@ -92,7 +94,7 @@ _DTYPES = {
     **dict.fromkeys(
         ("rank", "home", "dest", "base", "first", "vm_of", "cand", "order", "order2", "hosts", "out_on"), "i4"
     ),
-    **dict.fromkeys(("closed", "accepts", "opened"), "i1"),
+    **dict.fromkeys(("closed", "held", "accepts", "opened"), "i1"),
 }
 
 
@@ -146,7 +148,7 @@ def allocate_work(p: ClusterParams, rules: Rules) -> DpmWork:
     n_hosts, n_vms = p.host_type.shape[0], p.vm_vcpus.shape[0]
     big = max(n_hosts, n_vms)
     special: dict[str, tuple[int, ...]] = {
-        "rules": (12,),
+        "rules": (13,),
         "tally": (8,),
         "first": (n_hosts + 1,),
         "order": (big,),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,16 @@ class Draft:
     def move(self, v: int, h: int) -> bool:
         """Migrate a VM, if that is legal; whether it was."""
         return self._pair("move", v, h)
+
+    def move_all(self, vms: Sequence[int], h: int) -> bool:
+        """Migrate several VMs to one host, if all of it is legal; whether it was. Else nothing is ordered."""
+        if len(vms) > 1:  # what refuses the last one is seen once the others are on their way
+            trial = self.sim.fork()
+            trial.strict = False
+            vm = np.array(vms, dtype=np.int32)
+            if trial.apply(Decisions(move_vm=vm, move_host=np.full(len(vm), h, dtype=np.int32))):
+                return False
+        return all(self.move(v, h) for v in vms)
 
     def decisions(self) -> Decisions:
         """The plan."""

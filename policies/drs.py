@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.handle import make_handle
+from virtgym.envs.sim.lifecycle import THRASH_INTERVALS
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state import PENDING, RUNNING, STARTING
 
@@ -78,8 +79,6 @@ ENDINGS = (
 """Why a round ended, by ``drs_state`` code."""
 
 NO_LIMIT = 2**31 - 1
-THRASH_INTERVALS = 12
-"""A VM does not return to a host within so many intervals of leaving it (model.md §11)."""
 IDLE_MEMORY = 0.25
 """Share of a VM's idle touched memory that counts beside its active one (vSphere's default, from memory)."""
 WINDOW_HOSTS = 16
@@ -229,6 +228,16 @@ class DrsPolicy(PlanningPolicy):
         self._kept_off[:] = False
         self._kept_off[list(hosts)] = True
 
+    def set_threshold(self, threshold: float) -> None:
+        """Change the imbalance of CPU and memory above which moves begin, until the next reset.
+
+        Args:
+            threshold: Standard deviation, at least 0.
+        """
+        f = self._work.rules_f
+        f[F_THETA_CPU] = max(threshold, 0.0)
+        f[F_THETA_MEM] = f[F_THETA_CPU] if f[F_MEM_COUNTS] else np.inf
+
     def enter_maintenance(self, hosts: Iterable[int]) -> None:
         """Take hosts into maintenance at the next plan, which finds a destination for all of their VMs.
 
@@ -250,6 +259,7 @@ class DrsPolicy(PlanningPolicy):
     def plan(self, view: ClusterView) -> Decisions:
         """Plan one interval: maintenance, rules, then balance if it is time and imbalance is too large."""
         begin, end = self._maintenance(view)
+        self._guard.renew(view)
         w = self._work
         write_input(w, view, self._expected(view))
         w.empty[:] = self._leaving

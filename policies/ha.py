@@ -10,12 +10,13 @@ decided here once per interval:
    hosts, and move protected VMs away from hosts with so many mirrored images that they get no secondary.
 
 Placement is HA-aware: VMs of one group (guest profile) are spread over failure domains and hosts, then the
-host with most room is taken, so that the loss of any one costs least.
+host with most room is taken, so that the loss of any one costs least. The cluster's placement rules are kept:
+``must`` and anti-affinity always, affinity unless a VM would be down for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,6 +28,8 @@ from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.guests import GuestProfile
 from virtgym.envs.sim.orders import check_power_on
+from virtgym.envs.sim.power import BOOTING
+from virtgym.envs.sim.power_states import RESUMING
 from virtgym.envs.sim.recovery import restart_order
 from virtgym.envs.sim.simulator import ClusterView, Simulator
 from virtgym.envs.sim.standby import MAX_VCPUS, MAX_VMS
@@ -37,6 +40,7 @@ from .draft import Draft
 from .ha_guard import AdmissionGuard
 from .ha_kernels import choose_host, choose_host_to_boot
 from .names import one_of
+from .rule_hosts import NOT_FIRST, RuleHosts, move_together
 
 __all__ = ["FAILOVER_MODES", "HaPolicy", "HaRestarts", "restart_dependencies"]
 
@@ -96,7 +100,6 @@ class HaRestarts:
         self.after = restart_dependencies(workload.profiles)
         self.home = np.full(view.n_vms, -1, dtype=np.int32)
         self._anywhere = np.ones(view.n_hosts, dtype=np.bool_)
-        self._nowhere = np.zeros(view.n_hosts, dtype=np.bool_)
 
     def remember(self) -> None:
         """Note which host's identity every VM runs on."""
@@ -129,13 +132,14 @@ class HaRestarts:
         there: B1 = self.view.state.host_profile == self.home[v]
         return there
 
-    def choose(
-        self, sim: Simulator, v: int, allowed: B1, preferred: B1 | None = None, moves: bool = False
-    ) -> int:
-        """The best host of a VM in a what-if copy; -1 = none."""
-        first = self._nowhere if preferred is None else preferred
+    def choose(self, sim: Simulator, v: int, allowed: B1, rank: I4, moves: bool = False) -> int:
+        """The best host of a VM in a what-if copy, those of lowest rank first; -1 = none."""
         params, state = sim.kernel_params, sim.kernel_state
-        return int(choose_host(params, state, v, self.group, allowed, first, self.spread, moves))
+        return int(choose_host(params, state, v, self.group, allowed, rank, self.spread, moves))
+
+    def choose_to_move(self, sim: Simulator, v: int, allowed: B1, rank: I4) -> int:
+        """The same for a migration."""
+        return self.choose(sim, v, allowed, rank, moves=True)
 
 
 @dataclass
@@ -148,10 +152,11 @@ class HaPolicy(PlanningPolicy):
         spread: Whether VMs of one guest profile are spread over failure domains and hosts.
         boot_hosts: Whether a VM that fits nowhere has a host booted for it.
         restore: Whether hosts are switched on while the guarantee fails.
-        dependency_timeout_s: How long a VM waits for the groups it depends on, s (vSphere's default, from
-            memory).
-        failback_moves: Migrations per interval that clear dedicated failover hosts.
-        protection_moves: Migrations per interval that bring protected VMs to where they may be mirrored.
+        dependency_timeout_s: How long a VM waits for others at most, s (vSphere's default, from memory): a
+            restart for the groups it depends on, an arrival for room beside its affinity group.
+        failback_moves: VMs per interval that move off dedicated failover hosts; those of their affinity group
+            move with them.
+        protection_moves: VMs per interval that move to where they may be mirrored, likewise.
     """
 
     failover: str = "cluster"
@@ -180,35 +185,92 @@ class HaPolicy(PlanningPolicy):
         """Bind the view, forget where VMs were."""
         super().reset(view, rng)
         self.guard = AdmissionGuard(view)
+        self._kept_off: B1 = np.zeros(view.n_hosts, dtype=np.bool_)
+        self._wanted: list[int] = []
+        self.rules = RuleHosts(view)
         self._restarts = HaRestarts(view, self.failover, self.spread, self.dependency_timeout_s)
+
+    def keep_off(self, hosts: Iterable[int]) -> None:
+        """Name the hosts that take no VM from this policy, such as those in maintenance.
+
+        Args:
+            hosts: All of them; they take the place of those named before.
+        """
+        self._kept_off[:] = False
+        self._kept_off[list(hosts)] = True
 
     def plan(self, view: ClusterView) -> Decisions:
         """Decide restarts, arrivals and what restores the guarantee."""
         guard, restarts = self.guard, self._restarts
-        guard.renew()
+        guard.renew(view)
         restarts.remember()
-        due, new = restarts.due(), self._arrivals(view)
+        due = self.rules.gathered(restarts.due(), view.params.vm_priority)
+        new = self.rules.gathered(self._arrivals(view), np.zeros(view.n_vms))
         stranded, bare = self._on_failover_hosts(view), self._without_mirror(view)
         broken = self.restore and guard.active and not guard.holds
-        if not (due.size or new.size or stranded.size or bare.size or broken):
+        needed = [h for h in self._wanted if not guard.may_leave()[h]]
+        stuck = self._in_maintenance(view)
+        if not (due.size or new.size or stranded.size or bare.size or broken or needed or stuck.size):
             return Decisions()
         draft = Draft(view)
         for v in due.tolist():
             self._restart(draft, v)
-        for v in new.tolist():
-            self._admit(draft, v)
+        refused = np.array([v for v in new.tolist() if not self._admit(draft, v)], dtype=np.int32)
         if broken:
-            for h in self._hosts_to_restore(view, draft.switched_on):
-                draft.power_on(h)
-        for v in stranded.tolist():
-            h = restarts.choose(draft.sim, v, guard.hosts_allowed(), moves=True)
-            if h >= 0:
-                draft.move(v, h)
-        for v in bare.tolist():
-            h = restarts.choose(draft.sim, v, self._may_mirror(draft.sim, v), moves=True)
-            if h >= 0:
-                draft.move(v, h)
+            self._switch_on_until(draft, lambda: guard.holds)
+        if refused.size and self.boot_hosts:
+            self._switch_on_until(draft, lambda: bool(guard.may_admit(refused).all()))
+        if needed:
+            self._switch_on_until(draft, lambda: bool(guard.may_leave()[needed].all()))
+        guard.renew(view)
+        self._boot_for_stuck(draft, stuck)
+        self._move(draft, stranded, self.failback_moves, lambda unit: self._hosts_allowed())
+        self._move(draft, bare, self.protection_moves, lambda unit: self._may_mirror(draft.sim, unit))
         return draft.decisions()
+
+    def make_room_for(self, hosts: Iterable[int]) -> None:
+        """Name the hosts that are to leave: others are switched on until the guarantee can do without them.
+
+        Args:
+            hosts: All of them; they take the place of those named before.
+        """
+        self._wanted = [int(h) for h in hosts]
+
+    def _in_maintenance(self, view: ClusterView) -> I4:
+        """VMs that run on hosts in maintenance and do not leave yet."""
+        s = view.state
+        if not view.params.full or not self.boot_hosts or not s.host_maintenance.any():
+            return np.empty(0, dtype=np.int32)
+        there = (s.vm_state == RUNNING) & (s.vm_mig == MIG_NONE) & (s.vm_host >= 0)
+        there &= s.host_maintenance[np.maximum(s.vm_host, 0)] != 0
+        return np.flatnonzero(there).astype(np.int32)
+
+    def _boot_for_stuck(self, draft: Draft, vms: I4) -> None:
+        """Switch a host on for the first VM that is to leave a host in maintenance and fits nowhere else."""
+        state = draft.sim.state.host_power_state
+        if ((state == BOOTING) | (state == RESUMING)).any():
+            return  # see first what that one takes
+        for v in vms.tolist():
+            allowed = self._hosts_allowed() & self.rules.hard(draft.sim.state, v)
+            rank = self.rules.rank(draft.sim, v)
+            if self._restarts.choose_to_move(draft.sim, v, allowed, rank) < 0:
+                self._boot(draft, v, allowed, rank)
+                return
+
+    def _hosts_allowed(self) -> B1:
+        """Hosts that are neither closed by the guarantee nor kept off, shape (H,)."""
+        allowed: B1 = self.guard.hosts_allowed() & ~self._kept_off
+        return allowed
+
+    def _move(self, draft: Draft, vms: I4, most: int, hosts: Callable[[list[int]], B1]) -> None:
+        """Order migrations until so many VMs move; one that fits nowhere does not hold up the next."""
+        moved = 0
+        for v in vms.tolist():
+            if moved >= most:
+                return
+            unit = self.rules.mates(draft.sim.state, v)
+            if move_together(draft, self.rules, unit, hosts(unit), self._restarts.choose_to_move):
+                moved += len(unit)
 
     def _arrivals(self, view: ClusterView) -> I4:
         """VMs that wait for their first host, if the policy gives it to them."""
@@ -222,13 +284,13 @@ class HaPolicy(PlanningPolicy):
         return vms[np.argsort(p.vm_arrival_s[vms], kind="stable")].astype(np.int32)
 
     def _on_failover_hosts(self, view: ClusterView) -> I4:
-        """VMs that run on dedicated failover hosts, as many as may move back in an interval."""
+        """VMs that run on dedicated failover hosts."""
         if self.guard.config.rule != "dedicated" or self.failback_moves == 0:
             return np.empty(0, dtype=np.int32)
         s = view.state
         there = (s.vm_state == RUNNING) & (s.vm_mig == MIG_NONE) & (s.vm_host >= 0)
         there &= self.guard.dedicated[np.maximum(s.vm_host, 0)]
-        return np.flatnonzero(there)[: self.failback_moves].astype(np.int32)
+        return np.flatnonzero(there).astype(np.int32)
 
     def _without_mirror(self, view: ClusterView) -> I4:
         """Protected VMs that have no secondary because their own host is at a limit."""
@@ -240,47 +302,69 @@ class HaPolicy(PlanningPolicy):
         at = s.vm_host[vms]
         full = s.host_mirrors[at] >= p.mirror_params[MAX_VMS]
         full |= s.host_mirror_vcpus[at] + p.vm_vcpus[vms] > p.mirror_params[MAX_VCPUS]
-        bare: I4 = vms[full][: self.protection_moves]
+        bare: I4 = vms[full]
         return bare
 
-    def _may_mirror(self, sim: Simulator, v: int) -> B1:
-        """Hosts where a VM would be below the limits, with those that are on their way there, shape (H,)."""
+    def _may_mirror(self, sim: Simulator, vms: list[int]) -> B1:
+        """Hosts where VMs would be below the limits, with those that are on their way there, shape (H,)."""
         p, s = sim.params, sim.state
         coming = p.protected_vms[s.vm_dest[p.protected_vms] >= 0]
+        more = p.protected_vms[np.isin(p.protected_vms, vms)]
         hosts = s.vm_dest[coming]
         n = len(s.host_mirrors)
         images = s.host_mirrors + np.bincount(hosts, minlength=n)
         vcpus = s.host_mirror_vcpus + np.bincount(hosts, weights=p.vm_vcpus[coming], minlength=n)
-        allowed: B1 = self.guard.hosts_allowed()
-        allowed &= images < p.mirror_params[MAX_VMS]
-        allowed &= vcpus + p.vm_vcpus[v] <= p.mirror_params[MAX_VCPUS]
+        allowed = self._hosts_allowed()
+        allowed &= images + len(more) <= p.mirror_params[MAX_VMS]
+        allowed &= vcpus + p.vm_vcpus[more].sum() <= p.mirror_params[MAX_VCPUS]
         return allowed
 
     def _restart(self, draft: Draft, v: int) -> None:
-        """Place one VM again; dedicated failover hosts are taken first."""
-        allowed = self._restarts.hosts_for(v)
-        h = self._restarts.choose(draft.sim, v, allowed, self.guard.dedicated)
+        """Place one VM again; dedicated failover hosts are taken first.
+
+        Affinity is kept where a host that is on allows it. Else the VM goes elsewhere: being up is worth more
+        than a rule that DRS can mend. For ``must`` and anti-affinity it waits.
+        """
+        hard = self._restarts.hosts_for(v) & self.rules.hard(draft.sim.state, v) & ~self._kept_off
+        rank = self.rules.rank(draft.sim, v)
+        rank[~self.guard.dedicated] += NOT_FIRST
+        h = -1
+        if self.rules.has_group(v):
+            near = hard & self.rules.near(draft.sim.state, v)
+            h = self._restarts.choose(draft.sim, v, near, rank)
         if h < 0:
-            h = self._boot_for(draft, v, allowed)
+            h = self._choose_or_boot(draft, v, hard, rank)
         if h >= 0 and draft.place(v, h):
             self._note(v, h)
 
-    def _admit(self, draft: Draft, v: int) -> None:
-        """Place one arrival if the guarantee allows it."""
-        allowed = self.guard.hosts_allowed()
+    def _admit(self, draft: Draft, v: int) -> bool:
+        """Place one arrival if the guarantee allows it; returns whether it does.
+
+        It waits for room beside its affinity group, but not for ever: the group may be where it cannot go.
+        """
         if self.guard.active and not self.guard.may_admit(np.array([v], dtype=np.int32))[0]:
-            return
-        h = self._restarts.choose(draft.sim, v, allowed)
-        if h < 0:
-            h = self._boot_for(draft, v, allowed)
+            return False
+        state = draft.sim.state
+        hard = self._hosts_allowed() & self.rules.hard(state, v)
+        rank = self.rules.rank(draft.sim, v)
+        h = self._choose_or_boot(draft, v, hard & self.rules.near(state, v), rank)
+        waited_s = draft.sim.view.time_s - draft.sim.params.vm_arrival_s[v]
+        if h < 0 and self.rules.has_group(v) and waited_s >= self.dependency_timeout_s:
+            h = self._choose_or_boot(draft, v, hard, rank)
         if h >= 0 and draft.place(v, h):
             self.guard.admit(v)
             self._note(v, h)
+        return True
 
-    def _boot_for(self, draft: Draft, v: int, allowed: B1) -> int:
-        if not self.boot_hosts:
-            return -1
-        h = int(choose_host_to_boot(draft.sim.kernel_params, draft.sim.kernel_state, v, allowed))
+    def _choose_or_boot(self, draft: Draft, v: int, allowed: B1, rank: I4) -> int:
+        """The best host that is on, else one that is booted for the VM; -1 = none."""
+        h = self._restarts.choose(draft.sim, v, allowed, rank)
+        return self._boot(draft, v, allowed, rank) if h < 0 and self.boot_hosts else h
+
+    def _boot(self, draft: Draft, v: int, allowed: B1, rank: I4) -> int:
+        """A host that is switched on for a VM; -1 = none."""
+        params, state = draft.sim.kernel_params, draft.sim.kernel_state
+        h = int(choose_host_to_boot(params, state, v, allowed, rank))
         return h if h >= 0 and draft.power_on(h) else -1
 
     def _note(self, v: int, h: int) -> None:
@@ -288,19 +372,20 @@ class HaPolicy(PlanningPolicy):
         if self.view.params.has_failures:
             self._restarts.home[v] = self.view.state.host_profile[h]
 
-    def _hosts_to_restore(self, view: ClusterView, already: list[int]) -> Iterator[int]:
-        """Hosts to switch on, largest first, until the guarantee would hold with all that are coming."""
-        guard = self.guard
-        guard.renew()
-        for h in [*np.flatnonzero(guard.coming()).tolist(), *already]:
+    def _switch_on_until(self, draft: Draft, enough: Callable[[], bool]) -> None:
+        """Switch hosts on, largest first, until the guard says enough, with all that are coming counted."""
+        guard, view, p = self.guard, draft.sim.view, draft.sim.params
+        guard.renew(view)
+        for h in np.flatnonzero(guard.coming()).tolist():
             guard.join(h)
-        p = view.params
         useful = guard.dedicated if guard.config.rule == "dedicated" else ~guard.dedicated
+        shut = ~useful | self._kept_off
+        if p.full:
+            shut |= view.state.host_maintenance != 0
         size = np.minimum(p.host_cpu_mhz / p.host_cpu_mhz.max(), p.host_mem_mib / p.host_mem_mib.max())
         for h in np.argsort(-size, kind="stable").tolist():
-            if guard.holds:
+            if enough():
                 return
-            shut = not useful[h] or h in already or (p.full and view.state.host_maintenance[h])
-            if not shut and check_power_on(view.kernel_params, view.kernel_state, h) == 0:
+            legal = not shut[h] and check_power_on(view.kernel_params, view.kernel_state, h) == 0
+            if legal and draft.power_on(h):
                 guard.join(h)
-                yield h

@@ -76,8 +76,13 @@ class AdmissionGuard:
             self.dedicated[np.asarray(self.config.hosts, dtype=np.int64)] = True
         self.renew()
 
-    def renew(self) -> None:
-        """Read the cluster again, and forget what was granted."""
+    def renew(self, view: ClusterView | None = None) -> None:
+        """Read the cluster again, and forget what was granted.
+
+        Args:
+            view: The cluster from now on, such as a what-if copy with orders carried out; None = as before.
+        """
+        self.view = view or self.view
         p, s = self.view.params, self.view.state
         usable = (s.host_power_state == ON) & (s.host_drain == 0)
         if p.full:
@@ -161,6 +166,15 @@ class AdmissionGuard:
             return False
         self._count(h, False)
         return True
+
+    def holds_without(self, hosts: NDArray[np.integer[Any]]) -> bool:
+        """Whether the guarantee would hold if some hosts left together."""
+        if not self.active:
+            return True
+        usable = self._pool.usable.copy()
+        usable[hosts] = False
+        pool = self._pool._replace(usable=usable)
+        return failover_state(self._config, pool, self._vms).holds and self._survives_domains(pool, self._vms)
 
     def join(self, h: int) -> None:
         """Count a host that is going to be on."""

@@ -58,11 +58,11 @@ def load_with(p: Any, s: Any, v: int, h: int) -> float:
 
 @njit(cache=True)
 def choose_host(
-    p: Any, s: Any, v: int, vm_group: I4, allowed: B1, preferred: B1, spread: bool, moves: bool
+    p: Any, s: Any, v: int, vm_group: I4, allowed: B1, rank: I4, spread: bool, moves: bool
 ) -> int:
     """The best legal host of a VM.
 
-    In this order: preferred hosts; the fewest VMs of its group in the host's failure domains; the fewest on
+    In this order: the lowest rank; the fewest VMs of its group in the host's failure domains; the fewest on
     the host; the least load with the VM; the lowest index.
 
     Args:
@@ -71,7 +71,7 @@ def choose_host(
         v: VM that waits for a host, or (``moves``) runs.
         vm_group: Group of every VM, shape (V,).
         allowed: Hosts to choose from, shape (H,).
-        preferred: Hosts to take first, shape (H,).
+        rank: Hosts to take before others have a lower one, shape (H,).
         spread: Whether groups count.
         moves: Whether it is a migration; it has to meet the rules of an arrival too.
 
@@ -79,7 +79,7 @@ def choose_host(
         The host; -1 = none.
     """
     best = -1
-    best_far, best_near, best_same, best_load = True, 0, 0, np.inf
+    best_rank, best_near, best_same, best_load = 0, 0, 0, np.inf
     counts = np.zeros(0, dtype=np.int64)
     near = np.zeros(0, dtype=np.int64)
     for h in range(s.host_head.shape[0]):
@@ -93,15 +93,15 @@ def choose_host(
         if spread and counts.shape[0] == 0:
             counts = count_group(p, s, v, vm_group)
             near = count_near(p, counts)
-        far = not preferred[h]
+        first = rank[h]
         n = near[h] if spread else 0
         same = counts[h] if spread else 0
         load = load_with(p, s, v, h)
         if (
             best < 0
-            or far < best_far
+            or first < best_rank
             or (
-                far == best_far
+                first == best_rank
                 and (
                     n < best_near
                     or (
@@ -111,16 +111,17 @@ def choose_host(
                 )
             )
         ):
-            best, best_far, best_near, best_same, best_load = h, far, n, same, load
+            best, best_rank, best_near, best_same, best_load = h, first, n, same, load
     return best
 
 
 @njit(cache=True)
-def choose_host_to_boot(p: Any, s: Any, v: int, allowed: B1) -> int:
-    """The first host that is off, may go on and has room for a VM; -1 = none."""
+def choose_host_to_boot(p: Any, s: Any, v: int, allowed: B1, rank: I4) -> int:
+    """Of the hosts that are off, may go on and have room for a VM the first of lowest rank; -1 = none."""
+    best = -1
     for h in range(s.host_head.shape[0]):
         if not allowed[h] or may_go_on(p, s, h) != 0 or (p.full and s.host_maintenance[h]):
             continue
-        if fits_arrival(p, s, v, h) == 0:
-            return h
-    return -1
+        if (best < 0 or rank[h] < rank[best]) and fits_arrival(p, s, v, h) == 0:
+            best = h
+    return best

@@ -20,8 +20,9 @@ from .ha import HaPolicy
 from .names import unknown_name
 from .optimal_placement import OrtoolsPlacementPolicy
 from .placement_policies import PLACEMENT_DESCRIPTIONS, RulePolicy
+from .platform import PlatformPolicy
 from .rolling_upgrade import RollingUpgradePolicy
-from .schema import RESERVED, check_parameters, structured
+from .schema import RESERVED, check_parameters, field_default, nested, structured
 from .selectors import SELECTORS
 from .shipped import SHIPPED, ShippedPolicy
 from .simple import DvfsPolicy, NpaPolicy, RandomPolicy, StaticPolicy
@@ -101,6 +102,7 @@ def _register_baselines() -> None:
         "drs_loess", "DRS on forecast demand (tuned local regression)", DrsPolicy, forecaster="loess"
     )
     register_policy("drs_ortools", "DRS with the fewest migrations, by OR-Tools", DrsPolicy, solver="ortools")
+    register_policy("platform", "HA over power management over DRS, without fights", PlatformPolicy)
     for rule, description in PLACEMENT_DESCRIPTIONS.items():
         register_policy(rule, f"placement: {description}", RulePolicy, rule=rule)
     register_policy(
@@ -131,8 +133,8 @@ def policy_defaults(name: str) -> dict[str, Any]:
         ConfigError: For an unknown name.
     """
     kind, implied = _look_up(name)
-    own = {f.name: f.default for f in fields(kind) if f.init and f.default is not MISSING}
-    return {**own, **implied}
+    own = {f.name: field_default(f) for f in fields(kind) if f.init}
+    return {**{key: value for key, value in own.items() if value is not MISSING}, **implied}
 
 
 def policy_schema(name: str) -> type[Any]:
@@ -246,6 +248,7 @@ def make_policy(policy: str | os.PathLike[str] | Mapping[str, Any] | None = None
 
 def _construct(name: str, kind: type[Any], params: Mapping[str, Any]) -> Policy:
     """Call a policy's class, with parameters that it is known to take."""
+    params = nested(params)
     check_parameters(name, kind, params)
     try:
         policy = kind(**params)

@@ -2,6 +2,9 @@
 
 Hosts whose CPU level is not the newest of the cluster are old. VMs keep the CPU features that they were
 switched on with, so they may go from old hosts to new ones, and never have to come back.
+
+``must`` and anti-affinity are kept, and VMs of an affinity group that share a host move together. A host on
+which a rule leaves a VM no new host stays as it is, and does not hold up the others.
 """
 
 from __future__ import annotations
@@ -16,13 +19,14 @@ from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.power import BOOTING, ON
 from virtgym.envs.sim.power_states import RESUMING
-from virtgym.envs.sim.simulator import ClusterView
+from virtgym.envs.sim.simulator import ClusterView, Simulator
 from virtgym.envs.sim.state import MIG_NONE, RUNNING
 
 from .base import PlanningPolicy
 from .draft import Draft
 from .ha_guard import AdmissionGuard
 from .ha_kernels import choose_host
+from .rule_hosts import RuleHosts, move_together
 
 __all__ = ["RollingUpgradePolicy", "host_generations"]
 
@@ -91,7 +95,9 @@ class RollingUpgradePolicy(PlanningPolicy):
         self._oldest_first = np.argsort(-lacks, kind="stable")[: int(self._is_old.sum())].tolist()
         self._group = np.ascontiguousarray(view.simulator.workload.vm_profile, dtype=np.int32)
         self._short = False  # the next old host has to wait for another new one
+        self._stuck = np.zeros(view.n_hosts, dtype=np.bool_)  # old hosts that cannot be emptied
         self.guard = AdmissionGuard(view)
+        self._rules = RuleHosts(view)
 
     def plan(self, view: ClusterView) -> Decisions:
         """Take the next old hosts out of service, move what is on them, switch off what is empty."""
@@ -100,6 +106,7 @@ class RollingUpgradePolicy(PlanningPolicy):
             return Decisions()
         self.guard.renew()
         self._short = False
+        self._stuck[:] = False
         draft = Draft(view)
         if view.time_s >= self.start_s - 1e-9:
             chosen = self._in_work(view) + self._next_hosts(view, draft)
@@ -126,7 +133,10 @@ class RollingUpgradePolicy(PlanningPolicy):
             if len(chosen) >= room:
                 break
             ready = s.host_power_state[h] == ON and not s.host_maintenance[h] and not s.host_drain[h]
-            if not ready or s.host_n_in[h] > 0 or self._holds_pinned(view, h):
+            if not ready or s.host_n_in[h] > 0:
+                continue
+            self._stuck[h] = self._keeps_vms(view, h)
+            if self._stuck[h]:
                 continue
             self._short = not self._can_empty(view, [*chosen, h]) or not self.guard.leave(h)
             if self._short:
@@ -135,10 +145,22 @@ class RollingUpgradePolicy(PlanningPolicy):
                 chosen.append(h)
         return chosen
 
-    def _holds_pinned(self, view: ClusterView, h: int) -> bool:
-        """Whether a VM is there whose device cannot migrate; its host stays as it is."""
-        p = view.params
-        return bool(p.has_io and p.vm_pinned[view.state.vm_host == h].any())
+    def _keeps_vms(self, view: ClusterView, h: int) -> bool:
+        """Whether a VM cannot leave a host whatever is switched on; its host stays as it is.
+
+        Its device cannot migrate, or placement rules leave no new host that could hold it with its group.
+        """
+        p, s, rules = view.params, view.state, self._rules
+        vms = np.flatnonzero(s.vm_host == h)
+        if p.has_io and p.vm_pinned[vms].any():
+            return True
+        for v in vms[rules.ruled[vms]].tolist():
+            unit = rules.mates(s, v)
+            large = p.host_cpu_mhz * p.arrival_overcommit >= p.vm_cpu_mhz[unit].sum()
+            large &= p.host_mem_mib * p.mem_overcommit >= p.vm_mem_mib[unit].sum()
+            if not (~self._is_old & large & rules.hard(s, *unit)).any():
+                return True
+        return False
 
     def _can_empty(self, view: ClusterView, hosts: list[int]) -> bool:
         """Whether all VMs of some hosts could move to new hosts now."""
@@ -155,26 +177,29 @@ class RollingUpgradePolicy(PlanningPolicy):
             self._move(view, draft, v)
 
     def _move(self, view: ClusterView, draft: Draft, v: int) -> bool:
-        """Order a VM's migration to a new host, one that holds VMs already where it fits."""
+        """Order the migration of a VM and its mates to a new host, one that holds VMs already if it fits."""
         s = draft.sim.state
+        if s.vm_dest[v] != view.state.vm_dest[v]:
+            return True  # it went with a mate
         allowed = ~self._is_old & (s.host_power_state == ON) & self.guard.hosts_allowed()
         used = s.host_n_vms + s.host_n_in > 0
-        h = int(
-            choose_host(
-                draft.sim.kernel_params, draft.sim.kernel_state, v, self._group, allowed, used, True, True
-            )
+        return move_together(draft, self._rules, self._rules.mates(s, v), allowed, self._choose, used)
+
+    def _choose(self, sim: Simulator, v: int, allowed: B1, rank: I4) -> int:
+        return int(
+            choose_host(sim.kernel_params, sim.kernel_state, v, self._group, allowed, rank, True, True)
         )
-        return h >= 0 and draft.move(v, h)
 
     def _switch_new_hosts(self, view: ClusterView, draft: Draft) -> None:
-        """Keep ``keep_on`` empty new hosts on while old ones are left; boot or switch off accordingly."""
+        """Keep ``keep_on`` empty new hosts on while old ones are left to empty; switch hosts to match."""
         s = draft.sim.state
         state = s.host_power_state
         on = (state == ON) & (s.host_drain == 0)
         coming = (state == BOOTING) | (state == RESUMING)
-        empty = ~self._is_old & (on | coming) & (s.host_n_vms + s.host_n_in == 0)
-        left = bool((self._is_old & (state == ON)).any())
-        idle = np.flatnonzero(empty & on & (view.state.host_maintenance == 0))
+        serves = ~self._is_old & (s.host_maintenance == 0)
+        empty = serves & (on | coming) & (s.host_n_vms + s.host_n_in == 0)
+        left = bool((self._is_old & (state == ON) & ~self._stuck).any())
+        idle = np.flatnonzero(empty & on)
         wanted = self.keep_on if left else 0
         if self._short:
             wanted = max(wanted, int(empty.sum()) + (not coming.any()))
@@ -182,7 +207,7 @@ class RollingUpgradePolicy(PlanningPolicy):
             if self.guard.leave(h):
                 draft.power_off(h)
         missing = wanted - int(empty.sum())
-        for h in np.flatnonzero(~self._is_old).tolist():
+        for h in np.flatnonzero(serves).tolist():
             if missing <= 0:
                 break
             missing -= draft.power_on(h)

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass
-from typing import Any, get_args, get_type_hints
+from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
+from typing import Any, get_args, get_origin, get_type_hints
 
 from virtgym.envs.sim.errors import ConfigError
 
 from .names import unknown_name
 
-__all__ = ["RESERVED", "TARGET", "check_parameters", "parameter_types", "structured"]
+__all__ = [
+    "RESERVED",
+    "TARGET",
+    "check_parameters",
+    "field_default",
+    "nested",
+    "parameter_types",
+    "structured",
+]
 
 TARGET = "virtgym.policies.make_policy"
 """What ``hydra.utils.instantiate`` calls for a policy's configuration."""
@@ -35,6 +43,38 @@ def parameter_types(kind: type[Any]) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in fields(kind) if f.init}
 
 
+def field_default(parameter: Field[Any]) -> Any:
+    """Default of a parameter, ``dataclasses.MISSING`` if it has none."""
+    if parameter.default_factory is not MISSING:
+        return parameter.default_factory()
+    return parameter.default
+
+
+def nested(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters with dotted names as mappings of mappings.
+
+    Args:
+        params: Value by name.
+
+    Examples:
+        >>> nested({"power": "dpm", "drs.level": 4, "drs.period": 2})
+        {'power': 'dpm', 'drs': {'level': 4, 'period': 2}}
+    """
+    tree: dict[str, Any] = {}
+    for key, value in params.items():
+        *path, last = key.split(".")
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"policy.{key}: {part} is a plain value")
+        if isinstance(value, Mapping) and isinstance(node.get(last), dict):
+            node[last].update(value)
+        else:
+            node[last] = dict(value) if isinstance(value, Mapping) else value
+    return tree
+
+
 def structured(name: str, description: str, kind: type[Any], implied: Mapping[str, Any]) -> type[Any]:
     """Make the structured configuration of a named policy, for Hydra's ``ConfigStore`` or ``OmegaConf``.
 
@@ -55,8 +95,11 @@ def structured(name: str, description: str, kind: type[Any], implied: Mapping[st
     ]
     for f in fields(kind):
         if f.init:
-            default = implied.get(f.name, None if f.default is MISSING else f.default)
-            members.append((f.name, hints[f.name], field(default=default)))
+            default = implied.get(f.name, field_default(f))
+            default = None if default is MISSING else default
+            # A mapping must not be shared by all configurations.
+            own: Any = field(default_factory=dict) if default == {} else field(default=default)
+            members.append((f.name, hints[f.name], own))
     return make_dataclass(f"{kind.__name__}Config", members)
 
 
@@ -86,6 +129,8 @@ def _check_type(key: str, value: Any, hint: Any) -> None:
     if value is None and types.NoneType in options:
         return
     kind = next(o for o in options if o is not types.NoneType)
+    if get_origin(kind) is dict and not isinstance(value, dict):
+        raise ConfigError(f"{key}={value}: must be a mapping, as in {key}.NAME=VALUE")
     if kind not in _WORDS:
         return
     if isinstance(value, bool):

@@ -17,11 +17,13 @@ from virtgym.envs.scenarios import build_scenario
 from virtgym.envs.sim.admission import AdmissionConfig
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.errors import ConfigError
+from virtgym.envs.sim.failures import FailureConfig, replay_outages
 from virtgym.envs.sim.power import BOOTING, OFF, ON
 from virtgym.envs.sim.rules import Rules, VmHostRule
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state import RUNNING
 from virtgym.experiments.evaluate import evaluate
+from virtgym.policies import dpm_kernels as kernels
 from virtgym.policies import make_policy
 from virtgym.policies.dpm import DpmPolicy
 from virtgym.policies.dpm_ortools import OrtoolsDpmPolicy, planning_size
@@ -324,3 +326,101 @@ def test_policies_pickle_without_an_episode(make_sim: MakeSim, name: str) -> Non
     policy = make_policy(name, spread=0.5)
     run(make_sim([0.2, 0.3], horizon_s=600.0), policy)
     assert repr(pickle.loads(pickle.dumps(policy))) == repr(replace(policy))  # type: ignore[type-var]
+
+
+# --- hosts in maintenance, hosts for failover ---
+
+LURES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "a VM that waits": ({"demand": 0.1, "n": 3}, {}),
+    "overload": ({"demand": 1.6, "n": 2}, {}),
+    "load that is expected": ({"demand": 0.9, "n": 2}, {}),
+    "a spare host": ({"demand": 0.1, "n": 2}, {"spare_hosts": 1}),
+    "the guarantee": ({"demand": 0.1, "n": 2, "admission": AdmissionConfig("slots", 1)}, {}),
+}
+
+
+@pytest.mark.parametrize("lure", LURES)
+@pytest.mark.parametrize("name", NAMES)
+def test_no_reason_is_good_enough_to_boot_a_host_in_maintenance(
+    make_sim: MakeSim, name: str, lure: str
+) -> None:
+    """Host 0 is full, host 1 is off: it is booted, but not while it is in maintenance."""
+    cluster, params = LURES[lure]
+    cluster = {"memory": "ignored", "arrival": "policy", "failures": FailureConfig("none"), **cluster}
+    n = cluster.pop("n")
+    sim = make_sim([cluster.pop("demand")] * n, n_hosts=2, **cluster)
+    for maintenance in (True, False):
+        policy: Any = make_policy(name, **params)
+        start(sim, policy)
+        off = np.array([1], dtype=np.int32)
+        first = np.arange(2, dtype=np.int32)
+        sim.apply(
+            Decisions(
+                maintenance=off if maintenance else off[:0],
+                place_vm=first,
+                place_host=np.zeros(2, dtype=np.int32),
+                power_off=off,
+            )
+        )
+        assert sim.state.host_power_state.tolist() == [ON, OFF]
+        policy.reset(sim.view, np.random.default_rng(0))
+        plan = policy.plan(sim.view)
+        assert plan.power_on.tolist() == ([] if maintenance else [1])
+        assert 1 not in plan.move_host or not maintenance
+        if maintenance:  # until it ends
+            sim.apply(Decisions(end_maintenance=off))
+            sim.advance()
+            assert policy.plan(sim.view).power_on.tolist() == [1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hosts_in_maintenance_receive_nothing_and_are_not_switched_off(make_sim: MakeSim, name: str) -> None:
+    sim = make_sim([0.1] * 2, n_hosts=4, memory="ignored", arrival="policy", failures=FailureConfig("none"))
+    policy: Any = make_policy(name)
+    start(sim, policy)
+    sim.apply(
+        Decisions(
+            maintenance=np.array([2, 3], dtype=np.int32),
+            place_vm=np.arange(2, dtype=np.int32),
+            place_host=np.array([0, 1], dtype=np.int32),
+        )
+    )
+    plan = policy.plan(sim.view)
+    assert pairs(plan) in ([(0, 1)], [(1, 0)])
+    assert plan.power_off.tolist() == [1 - int(plan.move_host[0])]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_failover_host_is_booted_for_restarts_and_not_for_arrivals(make_sim: MakeSim, name: str) -> None:
+    """Two VMs fill host 0; host 1, for failover, is off. A third arrives, or host 2 with it fails."""
+    for fails in (False, True):
+        down = replay_outages(
+            np.array([2], dtype=np.int32), np.array([100.0 if fails else 1e6]), np.array([1e7]), 3
+        )
+        sim = make_sim(
+            [0.1] * 3,
+            n_hosts=3,
+            arrival="policy",
+            restart="policy",
+            failures=FailureConfig("none"),
+            replayed=down,
+            admission=AdmissionConfig("dedicated", hosts=(1,)),
+            load={"arrival_s": [0.0, 0.0, 0.0 if fails else 100.0]},
+            core_mhz=1000.0,
+        )
+        policy: Any = make_policy(name)
+        sim.reset(np.random.default_rng(0))
+        vms = np.arange(3 if fails else 2, dtype=np.int32)
+        off = np.array([1] if fails else [1, 2], dtype=np.int32)
+        sim.apply(
+            Decisions(place_vm=vms, place_host=np.array([0, 0, 2], np.int32)[: len(vms)], power_off=off)
+        )
+        sim.apply(Decisions(maintenance=np.array([2], dtype=np.int32)))
+        sim.advance()
+        assert sim.state.host_power_state[1] == OFF
+        policy.reset(sim.view, np.random.default_rng(0))
+        handle, view = policy._handle, sim.view
+        policy._observe(view)
+        kernels.gather(view.kernel_params, view.kernel_state, handle)
+        assert kernels.open_for_waiting(view.kernel_params, view.kernel_state, handle) == 1
+        assert policy._work.opened.tolist() == [0, int(fails), 0]
