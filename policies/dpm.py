@@ -25,6 +25,7 @@ from .base import PlanningPolicy
 from .consolidation_model import migration_energy_j
 from .dpm_evacuation import evacuate
 from .dpm_work import (
+    FOR_FAILOVER,
     K_FILL,
     K_HIGH,
     K_HORIZON_S,
@@ -38,6 +39,7 @@ from .dpm_work import (
     K_RELIEF,
     K_SETTLE_S,
     K_SPREAD,
+    KEPT_OFF,
     N_ON,
     allocate_work,
 )
@@ -290,14 +292,14 @@ class DpmPolicy(PlanningPolicy):
         """Count what comes on, and switch hosts on until the failover guarantee holds or no host is left."""
         if not self._guard.active:
             return
-        w, guard, s = self._work, self._guard, view.state
+        w, guard = self._work, self._guard
         for h in np.flatnonzero(guard.coming() | (w.opened > 0)).tolist():
             guard.join(h)
         useful = guard.dedicated if guard.config.rule == "dedicated" else ~guard.dedicated
         for h in w.rank[useful[w.rank]].tolist():
             if guard.holds:
                 return
-            shut = w.opened[h] or (view.params.full and s.host_maintenance[h])
+            shut = w.opened[h] or w.closed[h] == KEPT_OFF
             if not shut and may_go_on(view.kernel_params, view.kernel_state, h) == 0:
                 kernels.switch_on(self._handle, h)
                 guard.join(h)
@@ -329,12 +331,13 @@ class DpmPolicy(PlanningPolicy):
         if new:
             self._needed_past.append(self._needed_mhz)
         self._needed_for_off_mhz = max(self._needed_past)
-        w.closed[:] = self._kept_off
+        w.closed[:] = 0
         if self._guard.active:
             self._guard.renew(view)
-            w.closed[~self._guard.hosts_allowed()] = 1
+            w.closed[~self._guard.hosts_allowed()] = FOR_FAILOVER
+        w.closed[self._kept_off] = KEPT_OFF
         if view.params.full:
-            w.closed[s.host_maintenance != 0] = 1
+            w.closed[s.host_maintenance != 0] = KEPT_OFF
 
     def _forecast(self, demand: F8) -> None:
         """Write what every VM asks for now, soon and until the next plan, and how much that varies."""

@@ -27,6 +27,7 @@ from virtgym.envs.sim.precopy import PULL
 from virtgym.envs.sim.state import MIG_NONE, PENDING, RUNNING, STARTING
 
 from .dpm_work import (
+    FOR_FAILOVER,
     K_FILL,
     K_HIGH,
     K_MAX_MOVES,
@@ -431,11 +432,8 @@ def open_for_load(p: Any, s: Any, w: Any, needed_mhz: float, spare: int) -> None
 @njit(cache=True)
 def may_wait_for(p: Any, s: Any, w: Any, v: int, h: int) -> Any:
     """Whether a waiting VM may go to a host: none in maintenance, to those for failover restarts only."""
-    if not w.closed[h]:
-        return True
-    if p.full and s.host_maintenance[h]:
-        return False
-    return bool(p.has_failures and s.vm_restart[v] > 0)
+    restarts = p.has_failures and s.vm_restart[v] > 0
+    return w.closed[h] == 0 or (w.closed[h] == FOR_FAILOVER and restarts)
 
 
 @njit(cache=True)

@@ -40,6 +40,11 @@ N_MOVES, N_ON, N_CAND, N_RELIEVED, N_EVACUATED = range(5)
 """Indices of ``DpmWork.tally``."""
 
 
+FOR_FAILOVER, KEPT_OFF = 1, 2
+"""Values of ``DpmWork.closed``: dedicated failover hosts, which are booted for restarts and for the guarantee
+only; hosts in maintenance, which nobody boots."""
+
+
 class DpmWork(NamedTuple):
     """What the policy tells the kernels, the plan under construction, and scratch."""
 
@@ -54,7 +59,7 @@ class DpmWork(NamedTuple):
     vm_move_j: F8  # (V,) energy of a migration, J
     host_on_s: F8  # (H,) when the host last came on, s; -inf = before the episode
     host_off_s: F8  # (H,) when it was last switched off, s; -inf = never
-    closed: I1  # (H,) 1: takes no VM and is not switched (kept for failover, or in maintenance)
+    closed: I1  # (H,) takes no VM and is not switched: FOR_FAILOVER or KEPT_OFF; 0 = open
     held: I1  # (H,) 1: is not emptied
     home: I4  # (V,) host now, or after the migration or boot under way; -1 = none
     dest: I4  # (V,) host that the plan moves the VM to, -1 = it stays

@@ -253,8 +253,8 @@ class HaPolicy(PlanningPolicy):
         for v in vms.tolist():
             allowed = self._hosts_allowed() & self.rules.hard(draft.sim.state, v)
             rank = self.rules.rank(draft.sim, v)
-            if self._restarts.choose_to_move(draft.sim, v, allowed, rank) < 0:
-                self._boot(draft, v, allowed, rank)
+            stays = self._restarts.choose_to_move(draft.sim, v, allowed, rank) < 0
+            if stays and self._boot(draft, v, allowed, rank, moves=True) >= 0:
                 return
 
     def _hosts_allowed(self) -> B1:
@@ -361,10 +361,10 @@ class HaPolicy(PlanningPolicy):
         h = self._restarts.choose(draft.sim, v, allowed, rank)
         return self._boot(draft, v, allowed, rank) if h < 0 and self.boot_hosts else h
 
-    def _boot(self, draft: Draft, v: int, allowed: B1, rank: I4) -> int:
-        """A host that is switched on for a VM; -1 = none."""
+    def _boot(self, draft: Draft, v: int, allowed: B1, rank: I4, moves: bool = False) -> int:
+        """A host that is switched on for a VM that waits, or (``moves``) runs; -1 = none."""
         params, state = draft.sim.kernel_params, draft.sim.kernel_state
-        h = int(choose_host_to_boot(params, state, v, allowed, rank))
+        h = int(choose_host_to_boot(params, state, v, allowed, rank, moves))
         return h if h >= 0 and draft.power_on(h) else -1
 
     def _note(self, v: int, h: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.orders import check_move, check_place, fits_arrival, may_go_on
+from virtgym.envs.sim.orders import check_move, check_place, fits_arrival, may_go_on, vm_can_follow
 from virtgym.envs.sim.state import DEPARTED
 
 __all__ = ["choose_host", "choose_host_to_boot"]
@@ -116,11 +116,16 @@ def choose_host(
 
 
 @njit(cache=True)
-def choose_host_to_boot(p: Any, s: Any, v: int, allowed: B1, rank: I4) -> int:
-    """Of the hosts that are off, may go on and have room for a VM the first of lowest rank; -1 = none."""
+def choose_host_to_boot(p: Any, s: Any, v: int, allowed: B1, rank: I4, moves: bool) -> int:
+    """Of the hosts that are off, may go on and have room for a VM the first of lowest rank; -1 = none.
+
+    A VM that ``moves`` there has to be able to go on there too.
+    """
     best = -1
     for h in range(s.host_head.shape[0]):
         if not allowed[h] or may_go_on(p, s, h) != 0 or (p.full and s.host_maintenance[h]):
+            continue
+        if moves and vm_can_follow(p, s, v, h) != 0:
             continue
         if (best < 0 or rank[h] < rank[best]) and fits_arrival(p, s, v, h) == 0:
             best = h

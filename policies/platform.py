@@ -159,8 +159,11 @@ class PlatformPolicy(PlanningPolicy):
 
         Args:
             hosts: Hosts that are to be emptied and take no VM until ``leave_maintenance``.
+
+        Raises:
+            ConfigError: If there is no such host.
         """
-        self._maintenance |= {int(h) for h in hosts}
+        self._maintenance |= self._known(hosts)
         self._leaving -= self._maintenance
 
     def leave_maintenance(self, hosts: Iterable[int]) -> None:
@@ -168,9 +171,21 @@ class PlatformPolicy(PlanningPolicy):
 
         Args:
             hosts: Hosts in maintenance, or waiting for it.
+
+        Raises:
+            ConfigError: If there is no such host.
         """
-        self._leaving |= {int(h) for h in hosts}
+        self._leaving |= self._known(hosts)
         self._maintenance -= self._leaving
+
+    def _known(self, hosts: Iterable[int]) -> set[int]:
+        named = {int(h) for h in hosts}
+        for h in named:
+            if not 0 <= h < self.view.n_hosts:
+                raise ConfigError(
+                    f"maintenance: host {h}: no such host, must lie in 0..{self.view.n_hosts - 1}"
+                )
+        return named
 
     def set_knobs(self, values: Mapping[str, float]) -> None:
         """Turn thresholds until the next reset, see ``KNOBS``; values outside the ranges are clipped.
@@ -240,7 +255,10 @@ class PlatformPolicy(PlanningPolicy):
                     manager.keep_off(begin)
             self._leaving = set()
             return Decisions()
-        begin = [h for h in begin if not view.state.host_maintenance[h] and self._guard.leave(h)]
+        flags = view.state.host_maintenance
+        self._maintenance -= {h for h in begin if flags[h]}
+        begin = [h for h in begin if not flags[h] and self._guard.leave(h)]
+        end = [h for h in end if flags[h]]
         orders = Decisions(maintenance=_hosts(begin), end_maintenance=_hosts(end))
         self._maintenance -= set(begin)
         self._ha.make_room_for(self._maintenance)

@@ -301,6 +301,21 @@ def test_nobody_takes_the_room_of_a_group_that_arrives() -> None:
     assert order(indices(3, 1, 0), np.array([1, 1, 1, 2])).tolist() == [3, 1, 0]  # one is more important
 
 
+def test_a_host_that_is_kept_off_takes_nothing_and_is_not_booted(make_sim: Any) -> None:
+    """A simple cluster knows no maintenance: the policy is told. Two hosts of two places, three VMs."""
+    for off in (False, True):
+        sim = make_sim([0.1] * 3, n_hosts=2, arrival="policy")
+        policy = start(sim)
+        if off:
+            sim.apply(Decisions(power_off=indices(1)))
+        policy.keep_off([1])
+        plan = policy.plan(sim.view)
+        assert (plan.place_host.tolist(), plan.power_on.tolist()) == ([0, 0], [])
+        policy.keep_off([])
+        plan = policy.plan(sim.view)
+        assert (sorted(plan.place_host.tolist()), plan.power_on.size) in (([0, 0, 1], off), ([0, 1, 1], off))
+
+
 # --- failback and protection ---
 
 
@@ -383,6 +398,18 @@ def test_an_upgrade_boots_no_new_host_in_maintenance() -> None:
     run(sim, policy, 3600.0)
     assert sim.state.host_power_state[3] == OFF
     assert (sim.state.host_power_state[:3] == OFF).all()
+
+
+def test_a_host_is_booted_for_maintenance_only_where_a_vm_can_go_on() -> None:
+    """VM 0 is to leave host 0 and fits nowhere that is on. Host 1 lacks CPU features of its."""
+    old = HostType("old", 8, 1000.0, 8192.0, (100.0, 200.0), cpu_level="broadwell")
+    fresh = HostType("new", 8, 1000.0, 8192.0, (100.0, 200.0), cpu_level="ice_lake")
+    for hosts, want in (((fresh, old, old), []), ((fresh, old, fresh), [2])):
+        sim = build(hosts, 1, Rules())
+        policy = start(sim, [0])
+        sim.apply(Decisions(maintenance=indices(0), power_off=indices(1, 2)))
+        sim.advance()
+        assert policy.plan(sim.view).power_on.tolist() == want
 
 
 # --- what must hold in every episode ---

@@ -29,6 +29,8 @@ def warm_simulator() -> None:
         "loess-mmt",
         "drs",
         "dpm",
+        "dpm_ortools",
+        "platform",
     ):
         policy: Any = make_policy(name)
         simulator = scenario.simulator(arrival=getattr(policy, "arrival", None))
@@ -39,7 +41,7 @@ def warm_simulator() -> None:
 
 
 def warm_full_model() -> None:
-    """Compile the full model, its faults and its migrations."""
+    """Compile the full model, its faults and its migrations, and the managers that work on it."""
     import numpy as np
 
     from virtgym.envs.scenarios import build_scenario
@@ -56,6 +58,11 @@ def warm_full_model() -> None:
     simulator.step(policy.plan(simulator.view))
     simulator.step(Decisions(suspend=np.array([0], dtype=np.int32)))
     simulator.fork().run()
+    policy = make_policy("platform")
+    simulator = scenario.simulator(arrival="policy")
+    policy.reset(simulator.reset(np.random.default_rng(0)), np.random.default_rng(0))
+    for _ in range(2):
+        simulator.step(policy.plan(simulator.view))
 
 
 def warm_environment() -> None:
