@@ -27,12 +27,12 @@ from virtgym.envs.sim.config import ARRIVAL_RULES
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.guests import GuestProfile
-from virtgym.envs.sim.mirrors import MAX_VCPUS, MAX_VMS
 from virtgym.envs.sim.orders import check_power_on
 from virtgym.envs.sim.power import BOOTING
 from virtgym.envs.sim.power_states import RESUMING
 from virtgym.envs.sim.recovery import restart_order
 from virtgym.envs.sim.simulator import ClusterView, Simulator
+from virtgym.envs.sim.standby import MAX_VCPUS, MAX_VMS
 from virtgym.envs.sim.state import MIG_NONE, PENDING, RUNNING, STARTING
 
 from .base import PlanningPolicy

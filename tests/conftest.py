@@ -79,7 +79,7 @@ def make_workload() -> MakeWorkload:
     """Build a ``Workload`` from demand (S, V), or one number per VM that holds for ever.
 
     Every other column takes a number for all VMs or one per VM; the defaults are one vCPU of 1,000 MHz,
-    1,024 MiB, there from 0 for ever.
+    1,024 MiB, there from 0 for ever. ``profiles`` are guest profiles, ``profile`` says which each VM has.
     """
 
     def build(
@@ -90,6 +90,8 @@ def make_workload() -> MakeWorkload:
         mem_mib: Any = 1024.0,
         arrival_s: Any = 0.0,
         departure_s: Any = np.inf,
+        profiles: Any = None,
+        profile: Any = 0,
     ) -> Workload:
         demand = np.atleast_2d(np.asarray(util, dtype=np.float64))
         n = demand.shape[1]
@@ -106,6 +108,7 @@ def make_workload() -> MakeWorkload:
             column(mem_mib),
             column(arrival_s),
             column(departure_s),
+            **({} if profiles is None else {"profiles": profiles, "vm_profile": column(profile, np.int32)}),
         )
 
     return build

@@ -23,15 +23,6 @@ from virtgym.envs.observation_columns import (
     VM_COLUMNS,
     columns_of,
 )
-from virtgym.envs.render import (
-    BOTTOM,
-    CHANGING,
-    FAILED_COLOUR,
-    LEFT,
-    RIGHT,
-    STANDBY_COLOUR,
-    TOP,
-)
 from virtgym.envs.sim.decisions import REASONS, Decisions
 from virtgym.envs.sim.metrics import METRICS
 from virtgym.envs.sim.power import ON
@@ -487,58 +478,6 @@ def test_the_first_columns_are_those_of_a_simple_cluster() -> None:
         assert r == pytest.approx(q)
         if over:
             break
-
-
-def test_pictures_show_hosts_in_standby_and_failed() -> None:
-    overrides = {
-        **{"failures.model": "none", "failures.vm_mtbf_h": None, "arrival": "policy", **HOUR},
-        **{"failures.outages": [{"host": 1, "down_s": 100.0}], "power.suspend_time_s": 400.0},
-    }
-    env = make(scenario_overrides=overrides, render_mode="rgb_array")
-    env.reset(seed=0)
-    env.step(Decisions(suspend=np.array([2])))
-    env.step(0)
-    env.step(0)
-    frame = env.render()
-
-    def pixel(row: int, column: int) -> tuple[int, ...]:
-        y = TOP + int((row + 0.5) * (BOTTOM - TOP) / 6)
-        x = LEFT + int((column + 0.5) * (RIGHT - LEFT) / 12)
-        return tuple(int(c) for c in frame[y, x])
-
-    assert pixel(2, 0) == CHANGING
-    assert pixel(2, 2) == STANDBY_COLOUR
-    assert pixel(1, 1) == FAILED_COLOUR
-    env = make(scenario_overrides=overrides, render_mode="ansi")
-    env.reset(seed=0)
-    env.step(Decisions(suspend=np.array([2])))
-    lines = env.render().splitlines()
-    assert lines[2].endswith("failed")
-    assert lines[3].endswith("suspending")
-    env.step(0)
-    env.step(env.codec.encode("power", 2))
-    assert env.render().splitlines()[3].endswith("resuming")
-
-
-def test_the_log_of_an_episode_tells_power_states_apart() -> None:
-    recording = pytest.importorskip("virtgym.experiments.recording")
-    overrides = {
-        **{"failures.model": "none", "failures.vm_mtbf_h": None, "arrival": "policy", **HOUR},
-        **{"failures.outages": [{"host": 1, "down_s": 100.0}], "power.suspend_time_s": 400.0},
-    }
-    env = make(scenario_overrides=overrides)
-    env.reset(seed=0)
-    sim = env.sim
-    log = recording.Recorder(sim)
-    for orders in (Decisions(suspend=np.array([2])), None, None):
-        sim.step(orders)
-        log.record(0)
-    log.close()
-    assert log.heat[2, :3].tolist() == [recording.HEAT_IN_TRANSIT, recording.HEAT_OFF, recording.HEAT_OFF]
-    assert log.heat[1, :3].tolist() == [recording.HEAT_OFF] * 3
-    columns = log.columns()
-    assert columns["energy_kwh"].sum() == pytest.approx(sim.metrics()["energy_kwh"])
-    assert columns["power_w"][0] * 300 / 3.6e6 * 1.4 == pytest.approx(columns["energy_kwh"][0])
 
 
 def test_it_is_made_by_name() -> None:

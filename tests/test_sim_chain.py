@@ -9,21 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virtgym.envs.sim.grouping import make_groups
 from virtgym.envs.sim.handle import make_handle
 from virtgym.envs.sim.memory import MemoryConfig, MemoryProfile, memory_inputs, memory_outputs
-from virtgym.envs.sim.memory_tiers import reclaim_hosts
-from virtgym.envs.sim.numa import apply_numa_hosts, rebalance_hosts
-from virtgym.envs.sim.numa_nodes import NumaConfig, choose_nodes, numa_params, numa_state, occupy_nodes
+from virtgym.envs.sim.memory_tiers import memory_scratch, reclaim_host
+from virtgym.envs.sim.numa import apply_numa_host, rebalance_host
+from virtgym.envs.sim.numa_nodes import NumaConfig, add_to_nodes, choose_nodes, numa_params, numa_state
 from virtgym.envs.sim.overhead import (
     PROFILES,
     OverheadConfig,
-    add_overhead,
+    OverheadTable,
     guest_work,
-    operation_rates,
     profile_tables,
+    vm_overhead,
 )
-from virtgym.envs.sim.scheduling import CpuControl, cpu_claims, cpu_grants, schedule_hosts
+from virtgym.envs.sim.scheduling import CpuControl, cpu_claims, cpu_grants, schedule_host, scheduling_scratch
 
 SEEDS = st.integers(0, 2**32 - 1)
 MANY = settings(max_examples=80, deadline=None, derandomize=True)
@@ -50,51 +49,52 @@ class Interval:
 
     def run(self, on: Any) -> Any:
         """Delivered work of every VM, MHz."""
-        n, core = len(self.demand), np.full(self.hosts, CORE)
-        offset, order = make_groups(self.vm_host, self.hosts)
+        n = len(self.demand)
+        of_host = [np.flatnonzero(self.vm_host == h).astype(np.int32) for h in range(self.hosts)]
         controls = [CpuControl(shares=name) for name in ("low", "normal", "high")]
         claims, grants = cpu_claims(controls, self.share, self.vcpus), cpu_grants(self.hosts, n)
         claims.vm_claim_mhz[:] = self.demand * (self.vm_host >= 0)
         if "overhead" in on:
-            rates, config = np.zeros((n, 4)), OverheadConfig()
-            tables = profile_tables(list(PROFILES.values()))
-            operation_rates(*tables, self.profile, self.vcpus, self.demand, rates)
-            cost, tax = config.cost_cycles, config.steady_tax
-            overhead = np.zeros(n)
-            add_overhead(
-                cost, tax, True, self.vm_host, self.kind, self.demand, rates, overhead, claims.vm_claim_mhz
-            )
+            config, tables = OverheadConfig(), profile_tables(list(PROFILES.values()))
+            guests = (self.profile, self.kind, self.vcpus)
+            p = OverheadTable(config.cost_cycles, config.steady_tax, *tables, *guests, has_io=0)
+            overhead = np.array([vm_overhead(p, v, d) for v, d in enumerate(self.demand)])
+            claims.vm_claim_mhz[:] = (self.demand + overhead) * (self.vm_host >= 0)
         capacity = self.cores * CORE if "cpu" in on else np.full(self.hosts, 1e12)
         both: tuple[Any, Any] = (
             make_handle("cpu claims", claims, readonly=True),
             make_handle("grants", grants),
         )
-        schedule_hosts(offset, order, capacity, core, 0.1, *both)
-        work = np.zeros(n)
-        guest_work(self.demand, claims.vm_claim_mhz, grants.vm_alloc_mhz - grants.vm_co_stop_mhz, work)
+        for h, vms in enumerate(of_host):
+            schedule_host(vms, capacity[h], CORE, 0.1, *both, scheduling_scratch(n))
+        works = grants.vm_alloc_mhz - grants.vm_co_stop_mhz
+        parts = zip(self.demand, claims.vm_claim_mhz, works)
+        work = np.array([guest_work(d, c, a) if c > 0 else 0.0 for d, c, a in parts])
         if "numa" in on:
-            work /= self.numa(offset, order, core, grants.vm_alloc_mhz)
+            work /= self.numa(of_host, grants.vm_alloc_mhz)
         if "memory" in on:
             tiers = MemoryConfig(swap_device="disk")
             inputs = memory_inputs([MemoryProfile()], np.zeros(n, np.int32), self.mem, tiers)
             outputs = memory_outputs(self.hosts, n)
             pair: tuple[Any, Any] = make_handle("inputs", inputs, readonly=True), make_handle("out", outputs)
-            reclaim_hosts(offset, order, self.host_mem, np.zeros(self.hosts), tiers.costs, *pair)
+            for h, vms in enumerate(of_host):
+                reclaim_host(vms, self.host_mem[h], 0.0, tiers.costs, *pair, memory_scratch(n))
             work /= outputs.vm_mem_slowdown
         return work
 
-    def numa(self, offset: Any, order: Any, core: Any, alloc: Any) -> Any:
-        nodes = np.full(self.hosts, 2, np.int32)
+    def numa(self, of_host: Any, alloc: Any) -> Any:
+        nodes, core = np.full(self.hosts, 2, np.int32), np.full(self.hosts, CORE)
         config = NumaConfig(cpu_overcommit=16.0, rebalance_threshold=0.2)
         memory = np.full(self.hosts, 2.0**20)
         p = numa_params(config, nodes, self.cores, core, memory, self.vcpus, self.mem, self.stall)
         s = numa_state(p)
         pair: tuple[Any, Any] = make_handle("numa params", p, readonly=True), make_handle("numa state", s)
-        for v in order[: offset[-1]].tolist():
-            h = int(self.vm_host[v])
-            occupy_nodes(*pair, v, h, choose_nodes(*pair, v, h))
-        rebalance_hosts(*pair, offset, order, alloc, 0.0, config.moves_in(300.0))
-        apply_numa_hosts(*pair, offset, order, alloc, 0.0)
+        for h, vms in enumerate(of_host):
+            for v in vms.tolist():
+                s.vm_nodes[v] = choose_nodes(*pair, v, h)
+                add_to_nodes(*pair, v, h, s.vm_nodes[v], 1.0)
+            rebalance_host(*pair, vms, alloc, h, 0.0, config.moves_in(300.0))
+            apply_numa_host(*pair, vms, alloc, h, 0.0)
         return s.vm_numa_slowdown
 
 

@@ -15,18 +15,19 @@ from virtgym.envs.sim.carbon import CarbonSeries
 from virtgym.envs.sim.compatibility import CPU_LEVELS, CpuLevels
 from virtgym.envs.sim.config import ClusterConfig, HostType
 from virtgym.envs.sim.errors import ConfigError
-from virtgym.envs.sim.failures import FailureConfig, FailureDomain, Incident, replay_outages
-from virtgym.envs.sim.guests import GUEST_PROFILES, GuestProfile, IoProfile
-from virtgym.envs.sim.io_path import IoConfig, IoMode, mode_table
-from virtgym.envs.sim.memory import MemoryConfig, MemoryProfile
-from virtgym.envs.sim.model_params import (
+from virtgym.envs.sim.failures import (
     HOST_FAILS,
     HOST_REPAIRED,
     VM_CRASHES,
-    domain_columns,
-    model_params,
-    sample_faults,
+    FailureConfig,
+    FailureDomain,
+    Incident,
+    replay_outages,
 )
+from virtgym.envs.sim.guests import GUEST_PROFILES, GuestProfile, IoProfile
+from virtgym.envs.sim.io_path import IoConfig, IoMode, mode_table
+from virtgym.envs.sim.memory import MemoryConfig, MemoryProfile
+from virtgym.envs.sim.model_params import domain_columns, model_params, sample_faults
 from virtgym.envs.sim.numa_nodes import NumaConfig
 from virtgym.envs.sim.overhead import (
     GuestVirtualization,

@@ -1,7 +1,8 @@
-"""I/O: closed forms per mode, coalescing, ready time, functions, and the NIC shared with migrations."""
+"""I/O: closed forms per mode, coalescing, ready time; functions and the NIC in the engine."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,38 +11,38 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.errors import ConfigError
+from virtgym.envs.sim.guests import GuestProfile, IoProfile
 from virtgym.envs.sim.io_path import (
     EMULATED,
     PASSTHROUGH,
     VIRTIO,
     IoConfig,
     IoMode,
-    count_functions,
-    io_costs,
+    io_cost,
     mode_table,
-    share_nics,
 )
+from virtgym.envs.sim.precopy_config import MBIT_PER_MIB, PrecopyConfig
 
 F8 = NDArray[np.float64]
+Make = Callable[..., Any]
 MANY = settings(max_examples=200, deadline=None, derandomize=True)
 
 
 def costs(mode: Any, rate: Any, waiting: Any = 0.0, config: IoConfig | None = None) -> tuple[F8, F8]:
     config = config or IoConfig()
     modes, rates, waits = np.broadcast_arrays(np.atleast_1d(mode), rate, waiting)
-    cpu, latency = np.empty(len(modes)), np.empty(len(modes))
-    io_costs(
-        np.ascontiguousarray(modes, dtype=np.int8),
-        np.ascontiguousarray(rates, dtype=float),
-        np.ascontiguousarray(waits, dtype=float),
-        mode_table(config),
-        1e-3 * config.slice_ms,
-        300.0,
-        cpu,
-        latency,
-    )
+    table, slice_s = mode_table(config), 1e-3 * config.slice_ms
+    both = [
+        io_cost(int(m), float(r), float(w), table, slice_s, 300.0) for m, r, w in zip(modes, rates, waits)
+    ]
+    cpu, latency = np.array(both).T
     return cpu, latency
+
+
+def indices(*items: int) -> Any:
+    return np.array(items, dtype=np.int32)
 
 
 def test_one_packet_at_a_time_by_hand() -> None:
@@ -115,46 +116,31 @@ def test_monotone_and_ordered(rate: float, factor: float, waiting: float) -> Non
     assert np.all(late >= costs([0, 1, 2], rate)[1])
 
 
-def test_functions_are_counted_where_they_are_used() -> None:
-    host = np.array([0, 0, 1, -1, 2], dtype=np.int32)
-    mode = np.array([2, 1, 2, 2, 2], dtype=np.int8)
-    assert count_functions(host, mode, np.array([1, 5, 2, 9, 1], dtype=np.int32), 4).tolist() == [1, 2, 1, 0]
+def test_functions_are_counted_where_they_are_used(make_sim: Make) -> None:
+    device, other = IoProfile(mode="passthrough", functions=2), IoProfile(mode="virtio", functions=5)
+    load = {"profiles": tuple(GuestProfile(io=io) for io in (device, other)), "profile": [0, 1, 0, 0]}
+    sim = make_sim([0.1] * 4, load=load, cores=4, io=IoConfig(functions_per_host=3))
+    assert sim.state.vm_host.tolist() == [0, 0, 1, -1]
+    assert sim.state.host_functions_used.tolist() == [2, 2]
+    refused = sim.apply(Decisions(place_vm=indices(3), place_host=indices(1)))
+    assert "function" in str(refused[0])
 
 
-def test_a_migration_and_vms_share_the_nic() -> None:
-    nic = np.array([1000.0, 1000.0])
-    send, receive, moved = share_nics(
-        nic,
-        np.array([0, 0, 1, -1], dtype=np.int32),
-        np.array([200.0, 600.0, 0.0, 50.0]),
-        np.array([100.0, 0.0, 700.0, 50.0]),
-        np.array([0], dtype=np.int32),
-        np.array([1], dtype=np.int32),
-        np.array([np.inf]),
+def test_a_migration_and_vms_share_the_nic(make_sim: Make) -> None:
+    traffic = ((200.0, 100.0), (600.0, 0.0), (0.0, 700.0), (0.0, 0.0))
+    profiles = tuple(
+        GuestProfile(io=IoProfile(net_out_mbps=(out, 0.0), net_in_mbps=(into, 0.0)), dirty_mib_s=(0.0, 0.0))
+        for out, into in traffic
     )
+    load = {"profiles": profiles, "profile": [0, 1, 2, 3], "mem_mib": [1024.0, 1024.0, 3072.0, 1024.0]}
+    sim = make_sim([0.1] * 4, load=load, cores=4, io=IoConfig(), migration=PrecopyConfig())
+    assert sim.state.vm_host.tolist() == [0, 0, 1, 0]
+    assert not sim.apply(Decisions(move_vm=indices(3), move_host=indices(1)))
+    sim.advance(2.0)
     # Host 0 sends 200 + two that want all of it: 400 each. Host 1 receives 700 wanted + 400.
-    assert send.tolist() == [200.0, 400.0, 0.0, 0.0]
-    assert moved.tolist() == [400.0]
-    assert receive.tolist() == [100.0, 0.0, 600.0, 0.0]
-
-
-@given(st.integers(0, 2**32 - 1))
-@MANY
-def test_no_nic_carries_more_than_it_can(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    n_hosts, n_vms, n_pairs = int(rng.integers(2, 6)), int(rng.integers(0, 12)), int(rng.integers(0, 5))
-    nic = rng.choice([1000.0, 10000.0], n_hosts)
-    host = rng.integers(-1, n_hosts, n_vms).astype(np.int32)
-    want = rng.uniform(0, 900, (2, n_vms)) * (rng.random((2, n_vms)) < 0.7)
-    source = rng.integers(0, n_hosts, n_pairs).astype(np.int32)
-    dest = ((source + rng.integers(1, n_hosts, n_pairs)) % n_hosts).astype(np.int32)
-    send, receive, pair = share_nics(nic, host, want[0], want[1], source, dest, np.full(n_pairs, np.inf))
-    for h in range(n_hosts):
-        assert send[host == h].sum() + pair[source == h].sum() <= nic[h] * (1 + 1e-12)
-        assert receive[host == h].sum() + pair[dest == h].sum() <= nic[h] * (1 + 1e-12)
-    assert np.all(send <= want[0])
-    assert np.all(receive <= want[1])
-    assert np.all(pair > 0)
+    assert sim.state.vm_net_out_mbps.tolist() == [200.0, 400.0, 0.0, 0.0]
+    assert sim.state.copy_rate_mib_s[3] * MBIT_PER_MIB == pytest.approx(400.0, rel=1e-12)
+    assert sim.state.vm_net_in_mbps.tolist() == [100.0, 0.0, 600.0, 0.0]
 
 
 def test_bad_values_name_their_key() -> None:
@@ -164,6 +150,3 @@ def test_bad_values_name_their_key() -> None:
         IoMode(-1, 1, 1, 1)
     with pytest.raises(ConfigError, match=r"functions_per_host=1.5"):
         IoConfig(functions_per_host=1.5)  # type: ignore[arg-type]
-    one = np.array([0], dtype=np.int32)
-    with pytest.raises(ConfigError, match=r"two different hosts"):
-        share_nics(np.ones(1), one, np.zeros(1), np.zeros(1), one, one, np.ones(1))

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtgym.envs.sim.errors import ConfigError
-from virtgym.envs.sim.grouping import make_groups
 from virtgym.envs.sim.handle import make_handle
 from virtgym.envs.sim.memory import (
     MEMORY_STATES,
@@ -26,7 +25,7 @@ from virtgym.envs.sim.memory import (
     min_free_mib,
     touch_rates,
 )
-from virtgym.envs.sim.memory_tiers import memory_scratch, reclaim_host, reclaim_hosts
+from virtgym.envs.sim.memory_tiers import memory_scratch, reclaim_host
 
 SEEDS = st.integers(0, 2**32 - 1)
 MANY = settings(max_examples=150, deadline=None, derandomize=True)
@@ -69,10 +68,9 @@ def run(
 ) -> tuple[MemoryOutputs, float, str]:
     """One host that holds all VMs: amounts, free memory, state; through handles, as the engine calls it."""
     n = p.vm_mem_mib.shape[0]
-    s = memory_outputs(1, n)
-    offset, order = make_groups(np.zeros(n, np.int32), 1)
-    reclaim_hosts(offset, order, np.array([memory]), np.array([other]), config.costs, *handles(p, s))
-    return s, float(s.host_free_mib[0]), MEMORY_STATES[s.host_mem_state[0]]
+    s, vms = memory_outputs(1, n), np.arange(n, dtype=np.int32)
+    free, state = reclaim_host(vms, memory, other, config.costs, *handles(p, s), memory_scratch(n))
+    return s, float(free), MEMORY_STATES[state]
 
 
 def random_case(seed: int) -> Case:
@@ -382,22 +380,23 @@ def test_the_kernels_equal_the_twin() -> None:
     assert min(seen.values()) > 40, seen  # every state and every tier was meant
 
 
-def test_many_hosts_equal_one_at_a_time() -> None:
-    rng = np.random.default_rng(5)
-    p, *_ = random_case(17)
-    n, hosts = p.vm_mem_mib.shape[0], 3
-    vm_host = rng.integers(-1, hosts, size=(n,)).astype(np.int32)
-    memory, other = np.array([8.0, 16.0, 64.0]) * GIB, np.array([0.0, 500.0, 0.0])
-    s, one = memory_outputs(hosts, n), memory_outputs(hosts, n)
-    reclaim_hosts(*make_groups(vm_host, hosts), memory, other, CONFIG.costs, *handles(p, s))
-    for h in range(hosts):
-        vms = np.flatnonzero(vm_host == h).astype(np.int32)
-        scratch = memory_scratch(len(vms))
-        got = reclaim_host(vms, memory[h], other[h], CONFIG.costs, p, one, scratch)
-        assert got == (s.host_free_mib[h], s.host_mem_state[h])
+@given(seed=SEEDS)
+@MANY
+def test_a_host_looks_at_its_own_vms_only(seed: int) -> None:
+    """Those of other hosts neither change anything nor are changed."""
+    p, memory, other, config = random_case(seed)
+    n = p.vm_mem_mib.shape[0]
+    vms = np.flatnonzero(np.random.default_rng(seed).random(n) < 0.5).astype(np.int32)
+    among, alone = memory_outputs(1, n), memory_outputs(1, len(vms))
+    scratch = memory_scratch(n)
+    first = reclaim_host(vms, memory, other, config.costs, *handles(p, among), scratch)
+    own = MemoryInputs(**{name: column[vms] for name, column in p._asdict().items()})
+    every = np.arange(len(vms), dtype=np.int32)
+    assert first == reclaim_host(every, memory, other, config.costs, *handles(own, alone), scratch)
+    rest = np.setdiff1d(np.arange(n), vms)
     for name in MemoryOutputs._fields[:7]:
-        assert getattr(s, name).tolist() == getattr(one, name).tolist(), name
-    assert s.vm_resident_mib[vm_host < 0].sum() == 0.0
+        assert getattr(among, name)[vms].tolist() == getattr(alone, name).tolist(), name
+        assert (getattr(among, name)[rest] == float(name == "vm_mem_slowdown")).all()
 
 
 @given(seed=SEEDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,29 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.errors import ConfigError
-from virtgym.envs.sim.grouping import make_groups
-from virtgym.envs.sim.handle import make_handle
-from virtgym.envs.sim.numa import apply_numa_host, apply_numa_hosts, rebalance_host, rebalance_hosts
+from virtgym.envs.sim.numa import apply_numa_host, rebalance_host
 from virtgym.envs.sim.numa_nodes import (
     NumaConfig,
     NumaParams,
     NumaState,
-    arrive_on_nodes,
+    add_to_nodes,
     choose_nodes,
     fragment_rate,
-    leave_nodes,
     nodes_fit,
     numa_params,
     numa_state,
-    occupy_nodes,
-    recount_nodes,
-    reserve_nodes,
 )
 
 SEEDS = st.integers(0, 2**32 - 1)
 MANY = settings(max_examples=150, deadline=None, derandomize=True)
-NONE = np.empty(0, np.int32)
 ON = np.ones(1, np.int8)
 
 
@@ -54,13 +49,19 @@ def build(
     return p, numa_state(p)
 
 
+def occupy(p: NumaParams, s: NumaState, v: int, mask: int) -> None:
+    """Put a VM at home on the nodes of a mask of host 0."""
+    add_to_nodes(p, s, v, 0, mask, 1.0)
+    s.vm_nodes[v] = mask
+
+
 def fill(p: NumaParams, s: NumaState) -> Any:
     """Place VMs in order where they fit; returns those placed."""
     placed = []
     for v in range(p.vm_vcpus.shape[0]):
         mask = choose_nodes(p, s, v, 0)
         if mask:
-            occupy_nodes(p, s, v, 0, mask)
+            occupy(p, s, v, mask)
             placed.append(v)
     return np.array(placed, np.int32)
 
@@ -130,7 +131,7 @@ def test_a_vm_at_home_is_not_slowed() -> None:
 def test_wide_vms_take_the_fewest_nodes() -> None:
     p, s = build([9, 17, 33, 2, 8], [1024.0] * 4 + [40_000.0], nodes=4, cores=32, vnuma_min_vcpus=12)
     assert [choose_nodes(p, s, v, 0) for v in range(5)] == [0b11, 0b111, 0, 0b1, 0b11]
-    occupy_nodes(p, s, 0, 0, 0b11)
+    occupy(p, s, 0, 0b11)
     assert s.node_vcpus[0].tolist() == [4.5, 4.5, 0.0, 0.0]
     assert s.node_used_mib[0].tolist() == [512.0, 512.0, 0.0, 0.0]
     apply_numa_host(p, s, np.array([0], np.int32), np.zeros(5), 0, 0.0)
@@ -151,7 +152,7 @@ def test_work_beyond_a_node_is_remote() -> None:
     # 24 GHz of work at home on a node of 16 GHz: a third of it runs elsewhere
     p, s = build([6, 6, 6], [1024.0] * 3, stall=[0.3, 0.3, 0.0], cpu_overcommit=2.0)
     for v, mask in enumerate((1, 1, 2)):
-        occupy_nodes(p, s, v, 0, mask)
+        occupy(p, s, v, mask)
     alloc = np.array([12_000.0, 12_000.0, 8000.0])
     apply_numa_host(p, s, np.arange(3, dtype=np.int32), alloc, 0, 0.0)
     assert s.vm_remote_share.tolist() == pytest.approx([1 / 3, 1 / 3, 0.0])
@@ -162,7 +163,7 @@ def test_the_balancer_and_the_pages_that_follow() -> None:
     p, s = build([2, 2, 2, 2], [1024.0] * 4, cpu_overcommit=2.0, page_move_mib_s=512.0)
     vms = np.arange(4, dtype=np.int32)
     for v, mask in enumerate((1, 1, 1, 2)):
-        occupy_nodes(p, s, v, 0, mask)
+        occupy(p, s, v, mask)
     alloc = np.array([4000.0, 3000.0, 500.0, 500.0])  # 7.5 against 0.5 GHz: 3.5 too many
     assert rebalance_host(p, s, vms, alloc, 0, 100.0, 5) == 1
     assert s.vm_nodes.tolist() == [1, 2, 1, 2] or s.vm_nodes.tolist() == [2, 1, 1, 2]
@@ -178,19 +179,20 @@ def test_the_balancer_and_the_pages_that_follow() -> None:
     assert np.trapezoid(1 - t / 2.0, t) == pytest.approx(0.5 * 2.0)
 
 
-def test_migration_between_hosts_holds_room_on_both() -> None:
-    p, s = build([4, 2], [2048.0, 1024.0])
-    occupy_nodes(p, s, 1, 0, 1)
-    reserve_nodes(p, s, 0, 0, 2)
-    assert s.node_vcpus[0].tolist() == [2.0, 4.0]
-    resident, incoming = np.array([1], np.int32), np.array([0], np.int32)
-    recount_nodes(p, s, resident, incoming, 0)
-    assert s.node_vcpus[0].tolist() == [2.0, 4.0]
-    arrive_on_nodes(s, 0)
-    assert (s.vm_nodes[0], s.vm_dest_nodes[0]) == (2, 0)
-    leave_nodes(s, 1)
-    recount_nodes(p, s, incoming, NONE, 0)
-    assert s.node_vcpus[0].tolist() == [0.0, 4.0]
+def test_migration_between_hosts_holds_room_on_both(make_sim: Callable[..., Any]) -> None:
+    load = {"vcpus": [4, 2], "mem_mib": [2048.0, 1024.0]}
+    sim = make_sim([0.1, 0.1], load=load, cores=8, memory_mib=8192.0, numa_nodes=2, numa=NumaConfig())
+    s = sim.state
+    assert s.node_vcpus.tolist() == [[4.0, 2.0], [0.0, 0.0]]
+    place = np.array([0], np.int32), np.array([1], np.int32)
+    assert not sim.apply(Decisions(move_vm=place[0], move_host=place[1]))
+    assert s.node_vcpus.tolist() == [[4.0, 2.0], [4.0, 0.0]]
+    assert s.node_used_mib.tolist() == [[2048.0, 1024.0], [2048.0, 0.0]]
+    assert (s.vm_nodes.tolist(), s.vm_dest_nodes.tolist()) == ([1, 2], [1, 0])
+    sim.advance()
+    assert s.node_vcpus.tolist() == [[0.0, 2.0], [4.0, 0.0]]
+    assert s.node_used_mib.tolist() == [[0.0, 1024.0], [2048.0, 0.0]]
+    assert (s.vm_nodes.tolist(), s.vm_dest_nodes.tolist()) == ([1, 2], [0, 0])
 
 
 def test_fragment_rate_by_hand() -> None:
@@ -245,45 +247,6 @@ def test_the_kernel_equals_the_twin() -> None:
     assert min(over, moving) > 50
 
 
-def test_many_hosts_equal_one_at_a_time() -> None:
-    rng = np.random.default_rng(1)
-    hosts, n = 4, 40
-    p = numa_params(
-        NumaConfig(cpu_overcommit=3.0),
-        np.array([1, 2, 4, 2], np.int32),
-        np.full(hosts, 16.0),
-        np.full(hosts, 2000.0),
-        np.full(hosts, 2.0**17),
-        rng.integers(1, 7, n).astype(np.int32),
-        rng.uniform(100, 2000, n),
-        rng.uniform(0, 1, n),
-    )
-    s, alloc = numa_state(p), rng.uniform(0, 9000, n)
-    vm_host = rng.integers(-1, hosts, n).astype(np.int32)
-    for v in np.flatnonzero(vm_host >= 0).tolist():
-        mask = choose_nodes(p, s, v, int(vm_host[v]))
-        if mask:
-            occupy_nodes(p, s, v, int(vm_host[v]), mask)
-        else:
-            vm_host[v] = -1
-    groups = make_groups(vm_host, hosts)
-    handles: tuple[Any, Any] = (make_handle("numa params", p, readonly=True), make_handle("numa state", s))
-    apply_numa_hosts(*handles, *groups, alloc, 0.0)
-    together = s.vm_numa_slowdown.copy()
-    for h in range(hosts):
-        apply_numa_host(p, s, np.flatnonzero(vm_host == h).astype(np.int32), alloc, h, 0.0)
-    assert s.vm_numa_slowdown.tolist() == together.tolist()
-    assert (together[vm_host < 0] == 1.0).all()
-    assert (together > 1.0).any()
-    other = numa_state(p)
-    for mine, its in zip(s, other):
-        its[:] = mine
-    groups_of = [groups[1][groups[0][h] : groups[0][h + 1]] for h in range(hosts)]
-    moves = [rebalance_host(p, other, vms, alloc, h, 1.0, 3) for h, vms in enumerate(groups_of)]
-    assert rebalance_hosts(*handles, *groups, alloc, 1.0, 3) == sum(moves) > 0
-    assert all(mine.tolist() == its.tolist() for mine, its in zip(s, other))
-
-
 @given(seed=SEEDS)
 @MANY
 def test_no_node_is_ever_overfull(seed: int) -> None:
@@ -329,7 +292,9 @@ def test_the_balancer_levels_and_respects_room(seed: int, most: int) -> None:
     assert moves <= most
     assert (s.vm_pages_end_s != pages_before).sum() == moves  # nobody moves twice
     got = (s.node_vcpus.copy(), s.node_used_mib.copy(), s.node_load_mhz.copy())
-    recount_nodes(p, s, placed, NONE, 0)
+    s.node_vcpus[:], s.node_used_mib[:] = 0.0, 0.0
+    for v in placed:
+        add_to_nodes(p, s, v, 0, s.vm_nodes[v], 1.0)
     apply_numa_host(p, s, placed, alloc, 0, 60.0)
     for a, b in zip(got, (s.node_vcpus, s.node_used_mib, s.node_load_mhz)):
         assert a == pytest.approx(b, rel=1e-9, abs=1e-6)

@@ -1,9 +1,10 @@
-"""Power states, curves, PUE and carbon: closed forms, the state machine, exact integrals, the reader."""
+"""Power states, curves, PUE, carbon: closed forms, the state machine of the engine, integrals, the reader."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtgym.envs.sim.carbon import CarbonSeries, carbon_kg, constant_carbon, intensity_integral
+from virtgym.envs.sim.config import ClusterConfig, HostType
+from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.errors import ConfigError, TraceError
+from virtgym.envs.sim.failures import FailureConfig, replay_outages
 from virtgym.envs.sim.power import BOOTING, OFF, ON, SHUTTING_DOWN, SPEC_POWER_W
-from virtgym.envs.sim.power_states import (
-    DO_FAIL,
-    DO_FINISH,
-    DO_OFF,
-    DO_ON,
-    DO_REPAIR,
-    DO_SUSPEND,
-    FAILED,
-    RESUMING,
-    STANDBY,
-    SUSPENDING,
-    TRANSITIONS,
-    PowerConfig,
-    PowerCurve,
-    host_powers,
-    power_params,
-    transition,
-)
+from virtgym.envs.sim.power_states import FAILED, RESUMING, STANDBY, SUSPENDING, PowerConfig, PowerCurve
+from virtgym.envs.sim.rates import host_power
+from virtgym.envs.sim.simulator import Simulator
+from virtgym.envs.sim.workload import Workload
 from virtgym.envs.traces.carbon import read_carbon
 
+Make = Callable[..., Any]
 MANY = settings(max_examples=200, deadline=None, derandomize=True)
 CURVES = (
     PowerCurve(table_w="hp_ml110_g4"),
@@ -42,25 +33,28 @@ CURVES = (
     PowerCurve("fan", idle_w=100, peak_w=200),
     PowerCurve(table_w=(50.0, 70.0, 120.0)),
 )
-TIMES = np.array([0, 240, 0, 60, 0, 5, 10, 0], dtype=float)
+
+
+def cluster(curves: tuple[PowerCurve, ...], config: PowerConfig | None = None) -> Simulator:
+    """A host of every curve; tables of different length meet on one grid."""
+    kinds = tuple(
+        HostType(f"{i}", 1, 1000.0, 1024.0, curve.points, curve=None if curve.kind == "table" else curve)
+        for i, curve in enumerate(curves)
+    )
+    hosts = ClusterConfig(kinds, np.arange(len(kinds), dtype=np.int32), power=config or PowerConfig())
+    one = np.ones(1)
+    load = Workload("one", 300.0, np.zeros((1, 1)), one, one.astype(np.int32), one, one * 300.0, one * np.inf)
+    return Simulator(hosts, load)
 
 
 def powers(kind: Any, state: Any, load: Any, config: PowerConfig | None = None) -> Any:
-    kinds, states, loads = np.broadcast_arrays(np.atleast_1d(kind), state, load)
-    out = np.empty(len(kinds))
-    host_powers(
-        power_params(CURVES, config or PowerConfig()),
-        np.ascontiguousarray(kinds, dtype=np.int32),
-        np.ascontiguousarray(states, dtype=np.int8),
-        np.ascontiguousarray(loads, dtype=float),
-        out,
-    )
-    return out
-
-
-def do(state: int, action: int, times: Any = TIMES) -> tuple[int, float]:
-    following, left = transition(TRANSITIONS, state, action, times)
-    return int(following), float(left)
+    """Power of hosts by curve, state and load, as the engine works it out."""
+    sim = cluster(CURVES, config)
+    watts = []
+    for h, at, u in zip(*np.broadcast_arrays(np.atleast_1d(kind), state, load)):
+        sim.state.host_power_state[h] = at
+        watts.append(host_power(sim.kernel_params, sim.kernel_state, int(h), float(u)))
+    return np.array(watts)
 
 
 def test_curves_by_hand() -> None:
@@ -107,53 +101,126 @@ def test_the_kernel_equals_plain_python() -> None:
 @given(st.sampled_from(sorted(SPEC_POWER_W)), st.floats(1, 2), st.floats(0, 1), st.floats(0, 1))
 @MANY
 def test_more_load_never_draws_less(name: str, exponent: float, a: float, b: float) -> None:
-    curves = (PowerCurve(table_w=name), PowerCurve("fan", idle_w=10, peak_w=90, exponent=exponent))
-    p, out = power_params(curves, PowerConfig()), np.empty(4)
-    load = np.array([min(a, b), max(a, b)] * 2)
-    host_powers(p, np.array([0, 0, 1, 1], dtype=np.int32), np.full(4, ON, dtype=np.int8), load, out)
-    assert out[0] <= out[1] + 1e-9
-    assert out[2] <= out[3] + 1e-9
+    sim = cluster((PowerCurve(table_w=name), PowerCurve("fan", idle_w=10, peak_w=90, exponent=exponent)))
+    for h in range(2):
+        low, high = (host_power(sim.kernel_params, sim.kernel_state, h, u) for u in sorted((a, b)))
+        assert low <= high + 1e-9
 
 
-def test_the_life_of_a_host() -> None:
-    assert do(OFF, DO_ON) == (BOOTING, 240.0)
-    assert do(BOOTING, DO_FINISH) == (ON, math.inf)
-    assert do(ON, DO_SUSPEND) == (SUSPENDING, 5.0)
-    assert do(SUSPENDING, DO_FINISH) == (STANDBY, math.inf)
-    assert do(STANDBY, DO_ON) == (RESUMING, 10.0)
-    assert do(ON, DO_OFF) == (SHUTTING_DOWN, 60.0)
-    assert do(STANDBY, DO_OFF) == (OFF, math.inf)
-    assert do(FAILED, DO_REPAIR) == (OFF, math.inf)
-    assert all(do(s, DO_FAIL)[0] == FAILED for s in range(7))
-    assert do(OFF, DO_ON, np.zeros(8)) == (ON, math.inf)  # without a boot time it is on at once
+ORDERS = ("power_on", "power_off", "suspend")
+LEGAL = {
+    (OFF, "power_on"): BOOTING,
+    (ON, "power_off"): SHUTTING_DOWN,
+    (ON, "suspend"): SUSPENDING,
+    (STANDBY, "power_on"): RESUMING,
+}
+"""State and order that leads to another state; all others are refused."""
+
+LASTS = {BOOTING: (240.0, ON), SHUTTING_DOWN: (60.0, OFF), SUSPENDING: (5.0, STANDBY), RESUMING: (10.0, ON)}
+"""How long a state lasts, s, and what comes then; the others stay."""
+
+WAYS: dict[int, tuple[tuple[float, str], ...]] = {
+    OFF: ((800.0, "power_off"),),
+    BOOTING: ((800.0, "power_off"), (998.0, "power_on")),
+    ON: (),
+    SHUTTING_DOWN: ((998.0, "power_off"),),
+    STANDBY: ((800.0, "suspend"),),
+    SUSPENDING: ((998.0, "suspend"),),
+    RESUMING: ((800.0, "suspend"), (998.0, "power_on")),
+    FAILED: ((998.0, "fail"),),
+}
+"""Times of the orders that bring host 1 into a state by 999 s."""
 
 
-def test_what_is_not_legal_is_refused() -> None:
-    assert do(OFF, DO_OFF)[0] == do(ON, DO_ON)[0] == do(BOOTING, DO_OFF)[0] == do(FAILED, DO_ON)[0] == -1
-    assert do(OFF, DO_SUSPEND)[0] == do(FAILED, DO_FAIL)[0] == do(ON, DO_REPAIR)[0] == -1
-    legal = int((TRANSITIONS >= 0).sum())
-    assert legal == 9 + 7 + 1  # orders and their ends; failures; repair
+def give(sim: Simulator, order: str) -> bool:
+    """Give host 1 an order; whether it was carried out."""
+    return not sim.apply(Decisions(**{order: np.array([1], dtype=np.int32)}))
 
 
-@given(st.lists(st.integers(0, 5), max_size=60))
-@MANY
-def test_no_host_is_lost_on_the_way(actions: list[int]) -> None:
-    """From wherever random events lead, a host can be repaired and brought on."""
-    state = OFF
-    for action in actions:
-        following, _ = do(state, action)
-        state = following if following >= 0 else state
-    for action in (DO_FINISH, DO_REPAIR, DO_ON, DO_FINISH):
-        following, _ = do(state, action)
-        state = following if following >= 0 else state
-    assert state == ON
+def bring(make_sim: Make, state: int, fails: float = math.inf, **host: Any) -> Simulator:
+    """A cluster whose empty host 1 is in a state at 999 s, and fails for 100 s at a time."""
+    way = WAYS[state]
+    down = np.array([998.0 if way and way[0][1] == "fail" else fails])
+    down = down[np.isfinite(down)]
+    replayed = replay_outages(np.ones(len(down), dtype=np.int32), down, down + 100.0, 2)
+    times = {"boot_time_s": 240.0, "shutdown_time_s": 60.0, **host}
+    sim: Simulator = make_sim([0.5], failures=FailureConfig(model="none"), replayed=replayed, **times)
+    sim.reset(np.random.default_rng(0))
+    for at, order in way:
+        sim.advance(at - sim.time_s)
+        assert order == "fail" or give(sim, order)
+    sim.advance(999.0 - sim.time_s)
+    assert sim.state.host_power_state[1] == state
+    return sim
 
 
-def test_energy_of_a_day_by_hand() -> None:
-    """Boot 240 s, on at half load 1 h, suspended, 1 h in standby, resumed."""
-    spans = [(BOOTING, 240), (ON, 3600), (SUSPENDING, 5), (STANDBY, 3600), (RESUMING, 10)]
-    energy = sum(float(powers(1, state, 0.5)[0]) * t for state, t in spans)
-    assert energy == pytest.approx(150 * 240 + 150 * 3600 + 100 * 5 + 5 * 3600 + 150 * 10)
+def test_every_order_in_every_state(make_sim: Make) -> None:
+    for state in WAYS:
+        there = bring(make_sim, state)
+        for order in ORDERS:
+            sim = there.fork()
+            assert give(sim, order) == ((state, order) in LEGAL), (state, order)
+            following = LEGAL.get((state, order), state)
+            assert sim.state.host_power_state[1] == following
+            if (state, order) in LEGAL:
+                lasts, then = LASTS[following]
+                sim.advance(lasts - 0.5)
+                assert sim.state.host_power_state[1] == following
+                sim.advance(1.0)
+                assert sim.state.host_power_state[1] == then
+
+
+def test_a_host_fails_in_any_state_and_is_repaired(make_sim: Make) -> None:
+    for state in WAYS.keys() - {FAILED}:
+        sim = bring(make_sim, state, fails=1000.0)
+        sim.advance(50.0)
+        assert sim.state.host_power_state[1] == FAILED
+        assert not any(give(sim, order) for order in ORDERS)
+        sim.advance(51.0)  # it boots by itself if it was on, or about to be
+        assert sim.state.host_power_state[1] == (BOOTING if state in (BOOTING, ON, RESUMING) else OFF)
+        if state not in (BOOTING, ON, RESUMING):
+            assert give(sim, "power_on")
+        sim.advance(241.0)
+        assert sim.state.host_power_state[1] == ON
+
+
+def test_a_transition_without_a_time_is_over_at_once(make_sim: Make) -> None:
+    power = PowerConfig(suspend_time_s=0.0, resume_time_s=0.0)
+    sim = bring(make_sim, ON, boot_time_s=0.0, shutdown_time_s=0.0, power=power)
+    for order, state in (("power_off", OFF), ("power_on", ON), ("suspend", STANDBY), ("power_on", ON)):
+        assert give(sim, order)
+        assert sim.state.host_power_state[1] == state
+
+
+@given(st.lists(st.tuples(st.sampled_from(ORDERS), st.sampled_from((1.0, 20.0, 300.0))), max_size=12))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_no_host_is_lost_on_the_way(make_sim: Make, orders: list[tuple[str, float]]) -> None:
+    """From wherever random orders lead, a host that fails there can be repaired and brought on."""
+    sim = bring(make_sim, ON, fails=1000.0 + sum(time for _, time in orders))
+    for order, time in orders:
+        give(sim, order)
+        sim.advance(time)
+    sim.advance(101.0 + 1.0)
+    give(sim, "power_on")
+    sim.advance(241.0)
+    assert sim.state.host_power_state[1] == ON
+
+
+def test_energy_of_a_day_by_hand(make_sim: Make) -> None:
+    """Boot 240 s, on at half load 1 h, suspended for 5 s, in standby, resumed for 10 s, idle."""
+    times = {"boot_time_s": 240.0, "interval_s": 240.0, "hosts_start_on": False, "auto_boot": False}
+    stay = {"cpu_mhz": 2000.0, "vcpus": 2, "arrival_s": 240.0, "departure_s": 3840.0}
+    sim = make_sim([0.5], n_hosts=1, load=stay, horizon_s=9600.0, power=PowerConfig(pue=1.5), **times)
+    zero = np.array([0], dtype=np.int32)
+    assert not sim.apply(Decisions(power_on=zero))
+    sim.advance(3840.0)
+    assert not sim.apply(Decisions(suspend=zero))
+    sim.advance(3600.0)
+    assert not sim.apply(Decisions(power_on=zero))
+    sim.advance(240.0)
+    want = 150 * 240 + 150 * 3600 + 100 * 5 + 5 * 3595 + 150 * 10 + 100 * 230
+    assert sim.state.host_energy_j[0] == pytest.approx(want)
+    assert sim.metrics()["energy_kwh"] == pytest.approx(1.5 * want / 3.6e6)
 
 
 def test_carbon_by_hand() -> None:

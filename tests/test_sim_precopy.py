@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from virtgym.envs.sim.config import HostType
+from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.errors import ConfigError
-from virtgym.envs.sim.io_path import share_nics
+from virtgym.envs.sim.guests import GuestProfile
 from virtgym.envs.sim.precopy import (
     CRASHED,
     DONE,
@@ -22,15 +26,14 @@ from virtgym.envs.sim.precopy import (
     ROUND,
     STAYS,
     STOP,
+    PrecopyState,
     abort_copy,
-    admit_copies,
-    advance_copies,
-    allocate_copies,
+    advance_copy,
+    begin_copy,
     cpu_factor,
     finish_phase,
-    next_events,
+    next_event,
     plan_precopy,
-    start_copies,
 )
 from virtgym.envs.sim.precopy_config import (
     DIVERGENCE_RULES,
@@ -40,9 +43,16 @@ from virtgym.envs.sim.precopy_config import (
     migration_slots,
     precopy_params,
 )
+from virtgym.envs.sim.totals import T_MIG_MIB
 
+Make = Callable[..., Any]
 MANY = settings(max_examples=200, deadline=None, derandomize=True)
-ONE = np.zeros(1, dtype=np.int32)
+
+
+def idle_state() -> PrecopyState:
+    """One VM without a migration."""
+    small = (np.zeros(1, dtype=np.int8), np.zeros(1, dtype=np.int8), np.zeros(1, dtype=np.int32))
+    return PrecopyState(*small, *(np.zeros(1) for _ in range(8)))
 
 
 def plan(config: PrecopyConfig, memory: float, working: float, rate: float, dirty: float) -> dict[str, Any]:
@@ -93,17 +103,17 @@ def play(
     config: PrecopyConfig, memory: float, working: float, rate: Any, dirty: Any, cut_s: float = math.inf
 ) -> dict[str, Any]:
     """Run the machine; ``rate`` and ``dirty`` are functions of time, constant between multiples of cut_s."""
-    p, s = precopy_params(config), allocate_copies(1)
-    start_copies(p, s, ONE)
-    now, down_from, events, wait = 0.0, math.inf, [], np.empty(1)
+    p, s = precopy_params(config), idle_state()
+    begin_copy(p, s, 0)
+    now, down_from, events = 0.0, math.inf, []
     for _ in range(100_000):
-        r, d = np.array([float(rate(now))]), np.array([float(dirty(now))])
-        next_events(s, ONE, r, wait)
+        r, d = float(rate(now)), float(dirty(now))
+        wait = float(next_event(s, 0, r))
         edge = (math.floor(now / cut_s + 1e-9) + 1) * cut_s if cut_s < math.inf else math.inf
-        dt = min(wait[0], edge - now)
-        advance_copies(s, ONE, r, d, np.array([dt]))
+        dt = min(wait, edge - now)
+        advance_copy(s, 0, r, d, dt)
         now += dt
-        if wait[0] > dt:
+        if wait > dt:
             continue
         code = finish_phase(p, s, 0, memory, working)
         if code:
@@ -234,10 +244,10 @@ def test_more_bandwidth_never_hurts_and_data_is_bounded(
 
 def test_cpu_and_abort_in_every_phase() -> None:
     config = PrecopyConfig(on_divergence="post_copy", cpu_loss=0.1, postcopy_loss=0.25)
-    p, s = precopy_params(config), allocate_copies(1)
+    p, s = precopy_params(config), idle_state()
     assert cpu_factor(p, s, 0) == 1.0
     factors = []
-    start_copies(p, s, ONE)
+    begin_copy(p, s, 0)
     while s.copy_phase[0] != IDLE:
         factors.append((int(s.copy_phase[0]), float(cpu_factor(p, s, 0))))
         s.copy_dirty_mib[0] = 1e9
@@ -249,7 +259,7 @@ def test_cpu_and_abort_in_every_phase() -> None:
         (2, STOP, False, STAYS),
         (4, PULL, False, CRASHED),
     ):
-        start_copies(p, s, ONE)
+        begin_copy(p, s, 0)
         for _ in range(steps):
             s.copy_dirty_mib[0] = 1e9
             finish_phase(p, s, 0, 1000.0, np.inf)
@@ -261,56 +271,43 @@ def test_cpu_and_abort_in_every_phase() -> None:
 def test_a_copy_without_bandwidth_waits() -> None:
     config = PrecopyConfig()
     assert plan(config, 100, np.inf, 0.0, 1.0)["total"] == np.inf
-    p, s, wait = precopy_params(config), allocate_copies(1), np.empty(1)
-    start_copies(p, s, ONE)
+    p, s = precopy_params(config), idle_state()
+    begin_copy(p, s, 0)
     finish_phase(p, s, 0, 100.0, np.inf)
-    next_events(s, ONE, np.zeros(1), wait)
-    assert wait[0] == np.inf
+    assert next_event(s, 0, 0.0) == np.inf
 
 
-def test_two_migrations_share_a_nic_until_one_is_done() -> None:
+def test_two_migrations_share_a_nic_until_one_is_done(make_sim: Make, host_type: HostType) -> None:
     """500 and 1,000 MiB leave one host at 100 MiB/s: 50 each for 10 s, then 60, as its end allows."""
-    p, s = precopy_params(PrecopyConfig(init_s=0.0, resume_s=0.0)), allocate_copies(2)
-    memory, end = [500.0, 1000.0], np.full(2, np.inf)
-    start_copies(p, s, np.arange(2, dtype=np.int32))
-    now, none = 0.0, np.zeros(0)
-    nic = np.array([100.0, 1000.0, 60.0]) * MBIT_PER_MIB
-    dests = np.array([1, 2], dtype=np.int32)
-    while np.any(s.copy_phase != IDLE):
-        busy = np.flatnonzero(s.copy_phase != IDLE).astype(np.int32)
-        cap, source = np.full(len(busy), np.inf), np.zeros(len(busy), dtype=np.int32)
-        no_vms = np.zeros(0, dtype=np.int32)
-        _, _, rate = share_nics(nic, no_vms, none, none, source, dests[busy], cap)
-        rate, wait = rate / MBIT_PER_MIB, np.empty(len(busy))
-        next_events(s, busy, rate, wait)
-        advance_copies(s, busy, rate, np.zeros(len(busy)), np.full(len(busy), wait.min()))
-        now += wait.min()
-        for v in busy[wait == wait.min()]:
-            if finish_phase(p, s, int(v), memory[v], np.inf) == DONE:
-                end[v] = now
+    kinds = tuple(
+        replace(host_type, name=f"{rate}", cores=4, nic_mbps=rate * MBIT_PER_MIB)
+        for rate in (100.0, 1000.0, 60.0)
+    )
+    sim = make_sim(
+        [0.1, 0.1],
+        n_hosts=3,
+        load={"mem_mib": [500.0, 1000.0], "profiles": (GuestProfile(dirty_mib_s=(0.0, 0.0)),)},
+        host_types=kinds,
+        host_type_of=np.arange(3, dtype=np.int32),
+        migration=PrecopyConfig(init_s=0.0, resume_s=0.0),
+    )
+    vms = np.arange(2, dtype=np.int32)
+    assert not sim.apply(Decisions(move_vm=vms, move_host=vms + 1))
+    sim.advance(1.0)
+    assert sim.state.vm_mig_end_s == pytest.approx([10.0, 20.0], rel=1e-12)
+    sim.advance(9.0 + 1e-6)
+    assert sim.state.vm_host.tolist() == [1, 0]
     # Alone the second is bound by its destination's 60 MiB/s: 500 / 60 s more.
-    assert end == pytest.approx([10.0, 10.0 + 500 / 60], rel=1e-12)
-    assert s.copy_sent_mib == pytest.approx(memory, rel=1e-12)
+    assert sim.state.vm_mig_end_s[1] == pytest.approx(10.0 + 500 / 60, rel=1e-12)
+    sim.advance(500 / 60)
+    assert sim.state.vm_host.tolist() == [1, 2]
+    assert sim.state.totals[T_MIG_MIB] == pytest.approx(1500.0, rel=1e-12)
 
 
-@given(st.integers(0, 2**32 - 1))
-@MANY
-def test_slots_are_respected_and_none_is_left_unused(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    n_hosts, n = 6, int(rng.integers(0, 30))
-    slots = migration_slots(PrecopyConfig(), rng.choice([1000.0, 10000.0, 25000.0], n_hosts))
-    assert set(slots.tolist()) <= {4, 8}
-    source = rng.integers(0, n_hosts, n).astype(np.int32)
-    dest = ((source + rng.integers(1, n_hosts, n)) % n_hosts).astype(np.int32)
-    busy, admitted = rng.integers(0, 4, n_hosts).astype(np.int32), np.empty(n, dtype=np.int8)
-    before = busy.copy()
-    admit_copies(source, dest, busy, slots, admitted)
-    yes = admitted == 1
-    count = np.bincount(np.concatenate([source[yes], dest[yes]]), minlength=n_hosts)
-    assert np.array_equal(busy, before + count)
-    assert np.all(busy <= slots)
-    full = busy >= slots
-    assert np.all(full[source[~yes]] | full[dest[~yes]])
+def test_slots_by_hand() -> None:
+    nics = np.array([100.0, 9999.0, 10_000.0, 25_000.0])
+    assert migration_slots(PrecopyConfig(), nics).tolist() == [4, 4, 8, 8]
+    assert migration_slots(PrecopyConfig(slots_1g=1, slots_10g=3), nics).tolist() == [1, 1, 3, 3]
 
 
 def test_energy_by_hand() -> None:

@@ -1,34 +1,52 @@
-"""Recovery: times by hand, restart order, first fit against plain Python, profiles that are never lost."""
+"""Recovery in the engine: times by hand, restarts against plain first fit, identities that are never lost."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from virtgym.envs.sim.config import HostType
 from virtgym.envs.sim.errors import ConfigError
-from virtgym.envs.sim.recovery import (
-    RecoveryConfig,
-    first_attempt_s,
-    move_profiles,
-    place_restarts,
-    profile_up_s,
-    restart_order,
-    vm_up_s,
-)
+from virtgym.envs.sim.failures import FailureConfig, replay_outages
+from virtgym.envs.sim.guests import GuestProfile
+from virtgym.envs.sim.recovery import RecoveryConfig, restart_order
+from virtgym.envs.sim.simulator import Simulator
+from virtgym.envs.sim.totals import T_PROFILE_MOVES, T_RESTARTS, T_VM_CRASHES
 
-MANY = settings(max_examples=200, deadline=None, derandomize=True)
+Make = Callable[..., Any]
+
+PENDING, RUNNING, STARTING = 1, 2, 4
+FAILED = 7
+PRIORITIES = tuple(GuestProfile(restart_priority=k) for k in range(3))
 
 
-def test_outages_by_hand() -> None:
-    config = RecoveryConfig()
-    down = 1000.0
-    assert vm_up_s(config, first_attempt_s(config, down, True)) - down == 15 + 60
-    assert vm_up_s(config, first_attempt_s(config, down, False)) - down == 30 + 60
-    assert profile_up_s(config, down, 240.0) - down == 15 + 600 + 240
-    slow = RecoveryConfig(detect_s=20, placement_s=5, boot_s=100)
-    assert vm_up_s(slow, first_attempt_s(slow, down, True)) - down == 125
+def outages(n_hosts: int, *spans: tuple[int, float, float]) -> dict[str, Any]:
+    """Hosts that are down from one time to another, and nothing else that fails."""
+    host, down, up = (np.array(column) for column in zip(*spans))
+    replayed = replay_outages(host.astype(np.int32), down.astype(float), up.astype(float), n_hosts)
+    return {"failures": FailureConfig(model="none"), "replayed": replayed}
+
+
+def begin(sim: Simulator) -> Simulator:
+    sim.reset(np.random.default_rng(0))
+    return sim
+
+
+def test_who_crashes_alone_boots_again_where_it_is(make_sim: Make) -> None:
+    crashes = FailureConfig(model="none", vm_mtbf_h=3.0)
+    times = RecoveryConfig(vm_detect_s=30.0, placement_s=7.0, boot_s=60.0)
+    sim = begin(make_sim([0.5] * 4, failures=crashes, recovery=times, horizon_s=36_000.0))
+    host = sim.state.vm_host.copy()
+    sim.run()
+    n = sim.state.totals[T_VM_CRASHES]
+    assert n > 5
+    assert sim.state.vm_down_s.sum() == pytest.approx(n * 90.0)
+    assert sim.state.totals[T_RESTARTS] == 0
+    assert np.array_equal(sim.state.vm_host, host)
 
 
 def test_order_is_priority_then_age_then_index() -> None:
@@ -38,88 +56,124 @@ def test_order_is_priority_then_age_then_index() -> None:
     assert restart_order(vms, priority, since).tolist() == [2, 4, 1, 3, 0]
 
 
-def test_who_fits_nowhere_does_not_block_the_others() -> None:
-    used_cpu, used_mem, to_host = np.zeros(2), np.array([0.0, 100.0]), np.empty(3, dtype=np.int32)
-    placed = place_restarts(
-        np.array([2, 0, 1], dtype=np.int32),
-        np.array([500.0, 600.0, 100.0]),
-        np.array([100.0, 50.0, 900.0]),
-        np.array([True, True]),
-        np.full(2, 1000.0),
-        np.full(2, 200.0),
-        used_cpu,
-        used_mem,
-        to_host,
+def test_who_fits_nowhere_does_not_block_the_others(make_sim: Make) -> None:
+    # Host 0 fails with 2,500, 512 and 1,024 MiB; 2,048 and 1,024 MiB are left on hosts 1 and 2.
+    load = {"mem_mib": [2500.0, 512.0, 1024.0, 2048.0, 3072.0], "cpu_mhz": 300.0}
+    load |= {"profiles": PRIORITIES, "profile": [2, 0, 1, 0, 0]}
+    sim = begin(make_sim([0.5] * 5, n_hosts=3, load=load, auto_boot=False, **outages(3, (0, 1000, 3000))))
+    assert sim.state.vm_host.tolist() == [0, 0, 0, 1, 2]
+    sim.advance(1016.0)
+    assert sim.state.vm_host.tolist() == [-1, 1, 1, 1, 2]
+    assert sim.state.vm_state.tolist() == [PENDING, STARTING, STARTING, RUNNING, RUNNING]
+
+
+def random_cluster(rng: np.random.Generator, make_cluster: Make, make_workload: Make) -> Simulator:
+    """Hosts of any size, half of which fail, some a little later; some are back at 1,100 s."""
+    n, m = int(rng.integers(2, 8)), int(rng.integers(1, 16))
+    kinds = tuple(
+        HostType(
+            *(f"kind {i}", int(rng.integers(1, 4)), 1000.0, 1024.0 * int(rng.integers(1, 5)), (1.0, 2.0)),
+            boot_time_s=0.0,
+        )
+        for i in range(3)
     )
-    assert placed == 2
-    assert to_host.tolist() == [-1, 0, 1]
-    assert used_cpu.tolist() == [500.0, 600.0]
-    assert used_mem.tolist() == [100.0, 150.0]
+    failed = np.flatnonzero(rng.random(n) < 0.5)
+    failed = failed if len(failed) else np.array([0])
+    spans = [(int(h), float(rng.choice([1000, 1007])), float(rng.choice([1100, 9000]))) for h in failed]
+    kind_of = rng.integers(0, 3, n).astype(np.int32)
+    config = make_cluster(
+        n, host_types=kinds, host_type_of=kind_of, auto_boot=False, arrival="worst_fit", **outages(n, *spans)
+    )
+    workload = make_workload(
+        rng.random(m),
+        cpu_mhz=100.0 * rng.integers(1, 10, m),
+        mem_mib=256.0 * rng.integers(1, 5, m),
+        profiles=PRIORITIES,
+        profile=rng.integers(0, 3, m),
+    )
+    return begin(Simulator(config, workload, horizon_s=3600.0))
 
 
-def test_first_fit_equals_plain_python() -> None:
+def test_restarts_equal_plain_first_fit(make_cluster: Make, make_workload: Make) -> None:
+    """Noticed after 15 s, those of 1,000 s and of 1,007 s; who finds no host is tried again at 1,200 s."""
     rng = np.random.default_rng(31)
-    for _ in range(1000):
-        n, m = int(rng.integers(1, 8)), int(rng.integers(0, 12))
-        cpu, mem = rng.integers(1, 9, m).astype(float), rng.integers(1, 9, m).astype(float)
-        size = rng.integers(5, 20, (2, n)).astype(float)
-        used, usable = rng.integers(0, 10, (2, n)).astype(float), rng.random(n) < 0.8
-        order, to_host = rng.permutation(m).astype(np.int32), np.empty(m, dtype=np.int32)
-        got_cpu, got_mem = used[0].copy(), used[1].copy()
-        placed = place_restarts(order, cpu, mem, usable, size[0], size[1], got_cpu, got_mem, to_host)
-        want_cpu, want_mem, want = used[0].tolist(), used[1].tolist(), []
-        for v in order:
-            fits = [
-                h
-                for h in range(n)
-                if usable[h] and want_cpu[h] + cpu[v] <= size[0, h] and want_mem[h] + mem[v] <= size[1, h]
-            ]
-            want.append(fits[0] if fits else -1)
-            if fits:
-                want_cpu[fits[0]] += cpu[v]
-                want_mem[fits[0]] += mem[v]
-        assert to_host.tolist() == want
-        assert placed == sum(h >= 0 for h in want)
-        assert got_cpu.tolist() == want_cpu
-        assert got_mem.tolist() == want_mem
+    overtaken = retried = 0
+    for _ in range(150):
+        sim = random_cluster(rng, make_cluster, make_workload)
+        p, s = sim.params, sim.state
+        sim.advance(1010.0)
+        where, down = s.vm_host.copy(), s.vm_restart > 0
+        cpu, mem = s.host_nominal_mhz.copy(), s.host_mem_mib.copy()
+        for since, until in ((1000.0, 1015.5), (1007.0, 1022.5), (1007.0, 1200.5)):
+            if until > 1200.0:
+                sim.advance(1150.0 - sim.time_s)  # some hosts are back, and nobody has looked yet
+            usable = s.host_power_state != FAILED
+            waits = np.flatnonzero(down & (where < 0) & (s.vm_down_since_s <= since)).astype(np.int32)
+            stuck, before = False, np.count_nonzero(where >= 0)
+            for v in restart_order(waits, p.vm_priority, s.vm_down_since_s):
+                fits = usable & (mem + p.vm_mem_mib[v] <= p.host_mem_mib)
+                fits &= cpu + p.vm_cpu_mhz[v] <= p.host_cpu_mhz
+                if fits.any():
+                    where[v] = np.flatnonzero(fits)[0]
+                    cpu[where[v]] += p.vm_cpu_mhz[v]
+                    mem[where[v]] += p.vm_mem_mib[v]
+                    overtaken += stuck
+                stuck |= not fits.any()
+            sim.advance(until - sim.time_s)
+            assert np.array_equal(s.vm_host[down], where[down])
+        retried += int(np.count_nonzero(where >= 0) - before)
+        assert s.totals[T_RESTARTS] == np.count_nonzero(down & (where >= 0))
+    assert min(overtaken, retried) > 20
 
 
-def test_a_profile_needs_a_compatible_spare() -> None:
-    profile = np.array([10, 11, -1, -1], dtype=np.int32)
-    hardware = np.array([0, 0, 1, 0], dtype=np.int32)
-    fits, to_spare = np.eye(2, dtype=bool), np.empty(2, dtype=np.int32)
-    failed = np.array([0, 1], dtype=np.int32)
-    ready = np.array([False, False, True, True])
-    assert move_profiles(failed, profile, hardware, ready, fits, to_spare) == 1
-    assert to_spare.tolist() == [3, -1]
-    assert profile.tolist() == [-1, 11, -1, 10]
-    # Repaired, host 0 is a spare: host 1's profile goes there.
-    ready[0] = True
-    assert move_profiles(failed[1:], profile, hardware, ready, fits, to_spare) == 1
-    assert profile.tolist() == [11, -1, -1, 10]
+def test_a_profile_needs_a_compatible_spare(make_sim: Make, host_type: HostType) -> None:
+    kinds = (host_type, replace(host_type, name="other"))
+    of = np.array([0, 0, 1, 0], dtype=np.int32)
+    hosts = {"host_types": kinds, "host_type_of": of, "spares": (2, 3), "auto_boot": False}
+    plan = outages(4, (0, 900, 3000), (1, 900, 5000), (3, 6000, 9000))
+    sim = begin(make_sim([0.1], n_hosts=4, horizon_s=8000.0, **hosts, **plan))
+    sim.advance(1600.0)  # both failed at once; host 2 is a spare of another type
+    assert sim.state.host_profile.tolist() == [-1, 1, -1, 0]
+    assert sim.state.host_power_state.tolist() == [FAILED, FAILED, 0, 2]
+    sim.advance(5000.0)  # mended, host 0 is the spare that host 3's identity moves to; host 1 kept its own
+    assert sim.state.host_profile.tolist() == [-2, 1, -1, -1]
+    sim.run()
+    assert sim.state.host_profile.tolist() == [0, 1, -1, -1]
+    assert sim.state.host_power_state.tolist() == [2, 2, 0, FAILED]
+    assert sim.state.totals[T_PROFILE_MOVES] == 2
 
 
-@given(st.integers(0, 2**32 - 1))
-@MANY
-def test_no_identity_is_lost_or_doubled(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    n = int(rng.integers(1, 12))
-    profile = np.where(rng.random(n) < 0.7, np.arange(n), -1).astype(np.int32)
-    hardware, fits = rng.integers(0, 3, n).astype(np.int32), rng.random((3, 3)) < 0.6
-    for _ in range(4):
-        failed = np.flatnonzero(rng.random(n) < 0.4).astype(np.int32)
-        ready = rng.random(n) < 0.7
-        ready[failed] = False
-        before, to_spare = profile.copy(), np.empty(len(failed), dtype=np.int32)
-        moved = move_profiles(failed, profile, hardware, ready, fits, to_spare)
-        assert sorted(profile.tolist()) == sorted(before.tolist())
-        assert moved == np.count_nonzero(to_spare >= 0)
-        for a, b in zip(failed, to_spare):
-            if b >= 0:
-                assert profile[b] == before[a] >= 0
-                assert before[b] < 0
-                assert ready[b]
-                assert fits[hardware[a], hardware[b]]
+def test_no_identity_is_lost_or_doubled(make_sim: Make, host_type: HostType) -> None:
+    rng = np.random.default_rng(7)
+    kinds = (host_type, replace(host_type, name="other"))
+    moves = 0
+    for seed in range(12):
+        n = int(rng.integers(4, 12))
+        spares = tuple(int(h) for h in rng.permutation(np.arange(1, n))[: int(rng.integers(1, n - 1))])
+        sim = make_sim(
+            [0.2] * 3,
+            n_hosts=n,
+            horizon_s=200_000.0,
+            host_types=kinds,
+            host_type_of=np.append(0, rng.integers(0, 2, n - 1)).astype(np.int32),
+            spares=spares,
+            failures=FailureConfig(up_shape=1.0, up_scale_h=4.0, down_shape=1.0, down_scale_h=1.0),
+        )
+        sim.reset(np.random.default_rng(seed))
+        s = sim.state
+        type_of = sim.params.host_type
+        before = s.host_profile.copy()
+        while not sim.done:
+            sim.advance()
+            owner = np.where(s.host_profile < -1, -2 - s.host_profile, s.host_profile)
+            held = np.flatnonzero(owner >= 0)
+            assert sorted(owner[held].tolist()) == sorted(set(range(n)) - set(spares))
+            assert np.array_equal(type_of[owner[held]], type_of[held])
+            lost = (before >= 0) & (s.host_profile < 0)
+            assert np.all(~lost | (s.host_power_state == FAILED) | (s.host_power_state == 0))
+            before = s.host_profile.copy()
+        moves += int(s.totals[T_PROFILE_MOVES])
+    assert moves > 100
 
 
 def test_bad_values_name_their_key() -> None:

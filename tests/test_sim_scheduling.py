@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtgym.envs.sim.errors import ConfigError
-from virtgym.envs.sim.grouping import group_by_host, largest_group, make_groups, sum_by_host
 from virtgym.envs.sim.handle import make_handle
 from virtgym.envs.sim.scheduling import (
     CpuClaims,
@@ -24,7 +23,6 @@ from virtgym.envs.sim.scheduling import (
     cpu_claims,
     cpu_grants,
     schedule_host,
-    schedule_hosts,
     scheduling_scratch,
 )
 from virtgym.envs.sim.waterlevel import sort_breakpoints
@@ -52,9 +50,10 @@ def handles(p: CpuClaims, s: CpuGrants) -> tuple[Any, Any]:
 def run_one(p: CpuClaims, capacity: float, core: float = 1e9, co_stop: float = 0.0) -> CpuGrants:
     """One host that holds all VMs; through handles, as the engine calls it."""
     n = p.vm_claim_mhz.shape[0]
-    s = cpu_grants(1, n)
-    offset, order = make_groups(np.zeros(n, np.int32), 1)
-    schedule_hosts(offset, order, np.array([capacity]), np.array([core]), co_stop, *handles(p, s))
+    s, vms = cpu_grants(1, n), np.arange(n, dtype=np.int32)
+    s.host_alloc_mhz[0], s.host_wanted_mhz[0] = schedule_host(
+        vms, capacity, core, co_stop, *handles(p, s), scheduling_scratch(n)
+    )
     return s
 
 
@@ -224,27 +223,21 @@ def test_the_level_is_exact() -> None:
     assert compared > 40
 
 
-def test_many_hosts_equal_one_at_a_time() -> None:
-    rng = np.random.default_rng(3)
-    n, hosts = 200, 12
-    p = claims(
-        rng.uniform(0, 4000, n), rng.uniform(0, 500, n), rng.uniform(600, 5000, n), rng.uniform(1, 9, n), 2
-    )
-    vm_host = rng.integers(-1, hosts, n).astype(np.int32)
-    vm_host[vm_host == 5] = -1  # a host without VMs
-    offset, order = make_groups(vm_host, hosts)
-    capacity, core = rng.uniform(5000, 60_000, hosts), np.full(hosts, 2000.0)
-    s, one = cpu_grants(hosts, n), cpu_grants(hosts, n)
-    schedule_hosts(offset, order, capacity, core, 0.1, *handles(p, s))
-    for h in range(hosts):
-        vms = np.flatnonzero(vm_host == h).astype(np.int32)
-        assert order[offset[h] : offset[h + 1]].tolist() == vms.tolist()
-        got = schedule_host(vms, capacity[h], 2000.0, 0.1, p, one, scheduling_scratch(len(vms)))
-        assert got == (s.host_alloc_mhz[h], s.host_wanted_mhz[h])
+@given(seed=SEEDS)
+@MANY
+def test_a_host_looks_at_its_own_vms_only(seed: int) -> None:
+    """Those of other hosts neither change anything nor are changed."""
+    p, capacity, core = random_claims(seed)
+    n = p.vm_claim_mhz.shape[0]
+    vms = np.flatnonzero(np.random.default_rng(seed).random(n) < 0.5).astype(np.int32)
+    own = CpuClaims(**{name: column[vms] for name, column in p._asdict().items()})
+    among, alone = cpu_grants(1, n), run_one(own, capacity, core, 0.1)
+    total = schedule_host(vms, capacity, core, 0.1, *handles(p, among), scheduling_scratch(n))
+    assert total == (alone.host_alloc_mhz[0], alone.host_wanted_mhz[0])
+    rest = np.setdiff1d(np.arange(n), vms)
     for name in CpuGrants._fields[:6]:
-        assert getattr(s, name).tolist() == getattr(one, name).tolist(), name
-    assert s.vm_alloc_mhz[vm_host < 0].sum() == 0.0
-    assert largest_group(offset) == np.bincount(vm_host[vm_host >= 0]).max()
+        assert getattr(among, name)[vms].tolist() == getattr(alone, name).tolist(), name
+        assert not getattr(among, name)[rest].any()
 
 
 @given(seed=SEEDS)
@@ -327,20 +320,3 @@ def test_breakpoints_are_sorted_with_their_steps(keys: list[float]) -> None:
     sort_breakpoints(key, step, len(keys))
     assert key.tolist() == sorted(keys)
     assert [keys[int(i)] for i in step] == key.tolist()
-
-
-@given(seed=SEEDS)
-@MANY
-def test_groups_hold_every_vm_once(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    hosts = int(rng.integers(1, 9))
-    vm_host = rng.integers(-1, hosts, int(rng.integers(0, 60))).astype(np.int32)
-    offset, order = np.full(hosts + 1, 99, np.int32), np.full(len(vm_host), -1, np.int32)
-    group_by_host(vm_host, offset, order)
-    for h in range(hosts):
-        assert order[offset[h] : offset[h + 1]].tolist() == np.flatnonzero(vm_host == h).tolist()
-    assert offset[0] == 0
-    assert offset[hosts] == (vm_host >= 0).sum()
-    values, sums = rng.uniform(0, 1, len(vm_host)), np.full(hosts, np.nan)
-    sum_by_host(offset, order, values, sums)
-    assert sums == pytest.approx([values[vm_host == h].sum() for h in range(hosts)])

@@ -7,10 +7,10 @@ highest level that the host offers and the cluster allows. It may move to every 
 
 and keeps its baseline there, on a newer host too, until it restarts. Features are bits of a 64-bit word.
 Levels of one vendor are nested: each adds features to the one before. Levels of different vendors are not
-comparable, as the vendor itself counts as a feature.
+comparable, as the vendor itself counts as a feature (``suits.lacks_features``).
 
 ``os_level`` VMs share the host's kernel and cannot cross kernel generations. A VM with a passthrough device
-is pinned to its host, unless the device supports migration.
+is pinned to its host, unless the device supports migration. All three are refused by ``orders.check_move``.
 
 The built-in levels name what each generation added that guests commonly use (from memory, after the vendors'
 and VMware's EVC documentation); they are data, and replaceable.
@@ -20,10 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from .validation import need
@@ -35,8 +33,6 @@ __all__ = [
     "MOVE_REFUSED_KERNEL",
     "CpuLevels",
     "baselines_at_power_on",
-    "check_compatible",
-    "compatible_hosts",
 ]
 
 I4 = NDArray[np.int32]
@@ -151,52 +147,3 @@ def baselines_at_power_on(host_features: U8, level_bits: U8, allowed: U8 | None 
     fits = (level_bits[None, :] & ~offered[:, None]) == 0
     last = level_bits.shape[0] - 1 - np.argmax(fits[:, ::-1], axis=1)
     return np.where(fits.any(axis=1), last, -1).astype(np.int32)
-
-
-@njit(cache=True)
-def check_compatible(
-    baseline: np.uint64, shares_kernel: int, pinned: int, kernel: int, features: np.uint64, to_kernel: int
-) -> Any:
-    """Whether a VM can run on after a live migration.
-
-    Args:
-        baseline: Features the VM sees.
-        shares_kernel: 1 for an ``os_level`` VM.
-        pinned: 1 for a VM with a passthrough device that cannot migrate.
-        kernel: Kernel generation of the source.
-        features: Features of the destination.
-        to_kernel: Kernel generation of the destination.
-
-    Returns:
-        0, or one of the MOVE_REFUSED_* codes.
-    """
-    if pinned:
-        return MOVE_REFUSED_DEVICE
-    if shares_kernel and kernel != to_kernel:
-        return MOVE_REFUSED_KERNEL
-    return MOVE_REFUSED_FEATURES if (baseline & ~features) != 0 else 0
-
-
-@njit(cache=True)
-def compatible_hosts(
-    baseline: np.uint64,
-    shares_kernel: int,
-    pinned: int,
-    kernel: int,
-    host_features: U8,
-    host_kernel: I4,
-    codes: I4,
-) -> None:
-    """``check_compatible`` for one VM against every host.
-
-    Args:
-        baseline: Features the VM sees.
-        shares_kernel: 1 for an ``os_level`` VM.
-        pinned: 1 for a VM with a passthrough device that cannot migrate.
-        kernel: Kernel generation of the source.
-        host_features: Features of every host, shape (H,).
-        host_kernel: Kernel generation of every host, shape (H,).
-        codes: Written: 0 or a MOVE_REFUSED_* code, shape (H,).
-    """
-    for h in range(host_features.shape[0]):
-        codes[h] = check_compatible(baseline, shares_kernel, pinned, kernel, host_features[h], host_kernel[h])

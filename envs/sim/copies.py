@@ -21,12 +21,12 @@ from .power import ON
 from .power_cycle import switch_off_if_empty
 from .precopy import (
     DONE,
-    INIT,
     MOVED,
     PAUSED,
     PULL,
     abort_copy,
     advance_copy,
+    begin_copy,
     finish_phase,
     next_event,
 )
@@ -82,9 +82,7 @@ def _has_slots(p: FullParams, s: FullState, a: int, b: int) -> bool:
 @njit(cache=True)
 def _start_precopy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
     a, b = s.vm_host[v], s.vm_dest[v]
-    abort_copy(s, v, False)  # a clean slate
-    s.copy_phase[v] = INIT
-    s.copy_left_s[v] = p.copy_params[4]
+    begin_copy(copy_params(p), s, v)
     s.vm_mig[v] = MIG_COPYING
     s.copy_list[s.counters[C_MOVING]] = v
     s.counters[C_MOVING] += 1
@@ -130,7 +128,10 @@ def _first_waiting(p: FullParams, s: FullState, h: int) -> int:
 
 @njit(cache=True)
 def start_waiting(p: FullParams, s: FullState, h: int, now_s: float, elapsed_s: float) -> None:
-    """Start migrations that wait for a slot of a host, in the order in which they were ordered."""
+    """Start migrations that wait for a slot of a host, in the order in which they were ordered.
+
+    Each starts that finds a slot on both of its hosts; one that does not holds up nobody.
+    """
     v = _first_waiting(p, s, h)
     while v >= 0:
         _start_precopy(p, s, v, now_s, elapsed_s)

@@ -38,6 +38,9 @@ from .validation import need, need_choice, need_not_negative, need_positive
 
 __all__ = [
     "CAUSES",
+    "HOST_FAILS",
+    "HOST_REPAIRED",
+    "VM_CRASHES",
     "FailureConfig",
     "FailureDomain",
     "Incident",
@@ -65,6 +68,9 @@ START_AGES: tuple[str, ...] = get_args(StartAge)
 HOST, DOMAIN, INCIDENT, REPLAYED = 0, 1, 2, 3
 CAUSES = ("host", "domain", "incident", "replayed")
 """Why a host is down, the values of ``Outages.cause``."""
+
+HOST_FAILS, HOST_REPAIRED, VM_CRASHES = 0, 1, 2
+"""Kinds of faults, the values of ``fail_kind`` in the parameters."""
 
 S_PER_H = 3600.0
 

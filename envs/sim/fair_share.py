@@ -22,23 +22,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["linked_flows", "max_min_rates", "nic_links"]
+__all__ = ["max_min_rates"]
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 B1 = NDArray[np.bool_]
-
-
-def nic_links(host_nic_mbps: F8) -> F8:
-    """Links of full-duplex NICs: host h sends on link h and receives on link H + h.
-
-    Args:
-        host_nic_mbps: Line rate of each host's NIC per direction, Mbit/s, shape (H,).
-
-    Returns:
-        Capacity of the 2 H links, Mbit/s.
-    """
-    return np.concatenate([host_nic_mbps, host_nic_mbps]).astype(np.float64)
 
 
 @njit(cache=True)
@@ -188,40 +176,3 @@ def max_min_rates(first: I4, second: I4, cap: F8, capacity: F8, rate: F8) -> Non
         else:
             _fix(by_cap[at], cap[by_cap[at]], first, second, open_, left, count, rate)
             n_open -= 1
-
-
-@njit(cache=True)
-def linked_flows(first: I4, second: I4, touched: B1) -> Any:
-    """Flows whose rate can depend on some links: those joined to them by a chain of flows.
-
-    When a migration starts or ends, only the flows that this returns for its two links need new rates; all
-    others keep theirs. Flows of one link, such as a VM's, join nothing and may be left out of the search.
-
-    Args:
-        first: A link of each flow, shape (F,).
-        second: Its other link, -1 = none, shape (F,).
-        touched: Links where something changed, shape (L,); rewritten: all links of the same components.
-
-    Returns:
-        Indices of the flows on touched links, shape (K,).
-    """
-    parent = np.arange(touched.shape[0])
-    for f in range(first.shape[0]):
-        if second[f] >= 0:
-            a, b = _root(parent, first[f]), _root(parent, second[f])
-            parent[max(a, b)] = min(a, b)
-    hit = np.zeros(touched.shape[0], dtype=np.bool_)
-    for link in range(touched.shape[0]):
-        if touched[link]:
-            hit[_root(parent, link)] = True
-    for link in range(touched.shape[0]):
-        touched[link] = hit[_root(parent, link)]
-    return np.flatnonzero(touched[first])
-
-
-@njit(cache=True)
-def _root(parent: NDArray[np.int64], link: int) -> Any:
-    while parent[link] != link:
-        parent[link] = parent[parent[link]]
-        link = parent[link]
-    return link

@@ -22,9 +22,10 @@ Latency. Three parts:
   verified: Xen wiki.) Never reported as more than one interval.
 
 Bandwidth. Sending and receiving VMs, migrations and logging traffic share the full-duplex NICs max-min fairly
-(``fair_share.py``).
+(``fair_share.py``, ``network.py``).
 
-Passthrough functions. A host has a finite number of them, each given to one VM.
+Passthrough functions. A host has a finite number of them, each given to one passthrough VM: it may be placed
+where used + its own <= all (``suits.py``).
 """
 
 from __future__ import annotations
@@ -36,8 +37,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .fair_share import max_min_rates, nic_links
-from .validation import need, need_count, need_not_negative, need_positive
+from .validation import need_count, need_not_negative, need_positive
 
 __all__ = [
     "EMULATED",
@@ -46,16 +46,11 @@ __all__ = [
     "VIRTIO",
     "IoConfig",
     "IoMode",
-    "count_functions",
     "io_cost",
-    "io_costs",
     "mode_table",
-    "share_nics",
 ]
 
 F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
-I1 = NDArray[np.int8]
 
 EMULATED, VIRTIO, PASSTHROUGH = 0, 1, 2
 """I/O modes, the values of ``vm_mode``."""
@@ -165,36 +160,21 @@ def mode_table(config: IoConfig) -> F8:
 
 
 @njit(cache=True)
-def io_costs(
-    vm_mode: I1,
-    vm_rate: F8,
-    vm_waiting: F8,
-    table: F8,
-    slice_s: float,
-    interval_s: float,
-    cpu_mhz: F8,
-    latency_s: F8,
-) -> None:
-    """CPU that I/O costs and the latency it has.
+def io_cost(mode: int, rate: float, waiting: float, table: F8, slice_s: float, interval_s: float) -> Any:
+    """CPU that one VM's I/O costs and the latency it has.
 
     Args:
-        vm_mode: EMULATED, VIRTIO or PASSTHROUGH, shape (V,).
-        vm_rate: Packets or requests, 1/s, shape (V,).
-        vm_waiting: Share of the time that a VM wants to run in which it is ready, but not scheduled:
-            1 - granted / asked, 0 where nothing is asked, shape (V,).
+        mode: EMULATED, VIRTIO or PASSTHROUGH.
+        rate: Packets or requests, 1/s.
+        waiting: Share f of the time that the VM wants to run in which it is ready, but not scheduled:
+            1 - granted / asked, 0 where nothing is asked.
         table: From ``mode_table``.
         slice_s: Time slice of the vCPU scheduler, s.
         interval_s: Longest wait reported, s.
-        cpu_mhz: Written: CPU cost, MHz, shape (V,).
-        latency_s: Written: mean latency of a packet, s; 0 for a VM without I/O, shape (V,).
+
+    Returns:
+        CPU cost, MHz, and mean latency of a packet, s; 0 and 0 for a VM without I/O.
     """
-    for v in range(vm_mode.shape[0]):
-        cpu_mhz[v], latency_s[v] = io_cost(vm_mode[v], vm_rate[v], vm_waiting[v], table, slice_s, interval_s)
-
-
-@njit(cache=True)
-def io_cost(mode: int, rate: float, waiting: float, table: F8, slice_s: float, interval_s: float) -> Any:
-    """CPU cost (MHz) and latency (s) of one VM's I/O; see ``io_costs``."""
     if rate <= 0.0:
         return 0.0, 0.0
     cycles, path_s, coalesce_s = table[mode]
@@ -204,65 +184,3 @@ def io_cost(mode: int, rate: float, waiting: float, table: F8, slice_s: float, i
     if f < 1.0:
         wait = min(interval_s, 0.5 * f * f * slice_s / (1.0 - f))
     return 1e-6 * rate / batch * cycles, path_s + 0.5 * (batch - 1.0) / rate + wait
-
-
-def count_functions(vm_host: I4, vm_mode: I1, vm_functions: I4, n_hosts: int) -> I4:
-    """Passthrough functions in use on every host.
-
-    Args:
-        vm_host: Host, -1 = none, shape (V,).
-        vm_mode: I/O mode, shape (V,).
-        vm_functions: Functions each passthrough VM needs, shape (V,).
-        n_hosts: H.
-
-    Returns:
-        Shape (H,). A VM may be placed where ``used + vm_functions <= functions``.
-    """
-    users = (vm_host >= 0) & (vm_mode == PASSTHROUGH)
-    used = np.bincount(vm_host[users], weights=vm_functions[users], minlength=n_hosts)
-    return used.astype(np.int32)
-
-
-def share_nics(
-    host_nic_mbps: F8,
-    vm_host: I4,
-    vm_send_mbps: F8,
-    vm_receive_mbps: F8,
-    pair_source: I4,
-    pair_dest: I4,
-    pair_cap_mbps: F8,
-) -> tuple[F8, F8, F8]:
-    """Divide the NICs among VMs and flows between hosts.
-
-    Args:
-        host_nic_mbps: Line rate per direction, Mbit/s, shape (H,).
-        vm_host: Host of every VM, -1 = none, shape (V,).
-        vm_send_mbps: What each wants to send, Mbit/s, shape (V,).
-        vm_receive_mbps: What each wants to receive, Mbit/s, shape (V,).
-        pair_source: Sending host of every migration or mirrored VM, shape (M,).
-        pair_dest: Receiving host, shape (M,).
-        pair_cap_mbps: What each wants, Mbit/s, inf = all it can get, shape (M,).
-
-    Returns:
-        What each VM can send (V,), what it can receive (V,), and the rate of every pair (M,), Mbit/s. A VM
-        without a host has 0.
-
-    Raises:
-        ConfigError: If a pair has the same host twice.
-    """
-    need(bool(np.all(pair_source != pair_dest)), "io: a flow between hosts needs two different hosts")
-    n_hosts, n_vms = host_nic_mbps.shape[0], vm_host.shape[0]
-    placed = vm_host >= 0
-    senders = np.flatnonzero(placed & (vm_send_mbps > 0)).astype(np.int32)
-    receivers = np.flatnonzero(placed & (vm_receive_mbps > 0)).astype(np.int32)
-    n_send, n_receive = senders.shape[0], receivers.shape[0]
-    first = np.concatenate([vm_host[senders], n_hosts + vm_host[receivers], pair_source]).astype(np.int32)
-    second = np.full(first.shape[0], -1, dtype=np.int32)
-    second[n_send + n_receive :] = n_hosts + pair_dest
-    cap = np.concatenate([vm_send_mbps[senders], vm_receive_mbps[receivers], pair_cap_mbps])
-    rate: Any = np.empty(first.shape[0])
-    max_min_rates(first, second, cap, nic_links(host_nic_mbps), rate)
-    send, receive = np.zeros(n_vms), np.zeros(n_vms)
-    send[senders] = rate[:n_send]
-    receive[receivers] = rate[n_send : n_send + n_receive]
-    return send, receive, rate[n_send + n_receive :]

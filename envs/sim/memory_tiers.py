@@ -52,11 +52,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .grouping import largest_group
 from .memory import TINY_MIB, MemoryCosts, MemoryInputs, MemoryOutputs, min_free_mib
 from .waterlevel import find_bracket, sort_breakpoints
 
-__all__ = ["memory_scratch", "reclaim_host", "reclaim_hosts"]
+__all__ = ["memory_scratch", "reclaim_host"]
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
@@ -305,39 +304,3 @@ def reclaim_host(
             s.vm_resident_mib[v] -= s.vm_blocked_mib[v]
         s.vm_mem_slowdown[v] = _slowdown(v, c, p, s)
     return free + blocked * held, state
-
-
-@njit(cache=True)
-def reclaim_hosts(
-    offset: I4,
-    order: I4,
-    host_memory_mib: F8,
-    host_other_mib: F8,
-    c: MemoryCosts,
-    p: MemoryInputs,
-    s: MemoryOutputs,
-) -> None:
-    """``reclaim_host`` for every host; VMs without a host hold nothing.
-
-    Args:
-        offset: Where each host's VMs begin, shape (H + 1,).
-        order: VMs by host, shape (V,).
-        host_memory_mib: Physical memory, shape (H,), MiB.
-        host_other_mib: Memory that cannot be reclaimed, shape (H,), MiB.
-        c: ``MemoryConfig.costs``.
-        p: Handle or record with the fields of ``MemoryInputs``.
-        s: Handle or record with the fields of ``MemoryOutputs``; rewritten.
-    """
-    s.vm_resident_mib[:] = 0.0
-    s.vm_shared_mib[:] = 0.0
-    s.vm_ballooned_mib[:] = 0.0
-    s.vm_compressed_mib[:] = 0.0
-    s.vm_swapped_mib[:] = 0.0
-    s.vm_blocked_mib[:] = 0.0
-    s.vm_mem_slowdown[:] = 1.0
-    scratch = np.empty((5, 3 * max(1, largest_group(offset))))
-    for h in range(offset.shape[0] - 1):
-        vms = order[offset[h] : offset[h + 1]]
-        free, state = reclaim_host(vms, host_memory_mib[h], host_other_mib[h], c, p, s, scratch)
-        s.host_free_mib[h] = free
-        s.host_mem_state[h] = state

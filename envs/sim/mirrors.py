@@ -9,20 +9,35 @@ from numba import njit
 from .hub import renew_hosts
 from .numa_nodes import add_to_nodes, choose_nodes
 from .power import ON
+from .standby import MAX_VCPUS, MAX_VMS
 from .state import MIG_NONE, RUNNING, FullParams, FullState
 from .suits import check_suits, fits_memory, fits_nominal, lacks_features
 
-__all__ = ["MAX_VCPUS", "MAX_VMS", "check_mirror", "drop_secondary", "protect", "protect_all"]
-
-MAX_VMS, MAX_VCPUS = 6, 7
-"""Places of the limits of mirrored images per host in ``mirror_params``."""
+__all__ = ["check_mirror", "drop_secondary", "protect", "protect_all"]
 
 
 @njit(cache=True)
 def check_mirror(p: FullParams, s: FullState, v: int, h: int) -> Any:
-    """Whether a host may hold the secondary of a running VM: 0, or a code of ``standby.STANDBY_REASONS``.
+    """Whether a host may hold the secondary of a running VM that has none.
 
-    Code 9: the VM itself could not run there, as it has to once the secondary takes over.
+    Args:
+        p: Parameters.
+        s: State.
+        v: VM.
+        h: Host.
+
+    Returns:
+        0 = it may, or the first of these that holds:
+
+        1. the host is not on, or about to be switched off, or in maintenance;
+        2. the VM runs on this host;
+        3. the host shares a failure domain with the VM's host;
+        8. too many protected VMs or vCPUs on the VM's own host, so that no other host will do;
+        4. too many protected VMs on the host;
+        5. too many protected vCPUs on the host;
+        6. the host lacks memory;
+        7. the host lacks CPU;
+        9. the VM itself could not run there, as it has to once the secondary takes over.
     """
     source = s.vm_host[v]
     if s.host_power_state[h] != ON or s.host_drain[h] or s.host_maintenance[h]:
@@ -70,7 +85,10 @@ def _hold(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
 
 @njit(cache=True)
 def protect(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
-    """Start the secondary of a VM on the first host that may hold it, if there is one."""
+    """Start the secondary of a VM on the first host that may hold it, if there is one (first fit).
+
+    It takes room there, and counts against the limits of both hosts of the pair.
+    """
     if p.vm_protected[v] == 0 or s.vm_secondary[v] >= 0:
         return
     if s.vm_state[v] != RUNNING or s.vm_mig[v] != MIG_NONE:

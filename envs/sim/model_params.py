@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from .compatibility import CPU_LEVELS, CpuLevels, baselines_at_power_on
 from .config import RESTART_RULES, ClusterConfig
 from .errors import ConfigError
-from .failures import FailureDomain, sample_outages, sample_vm_crashes
+from .failures import (
+    HOST_FAILS,
+    HOST_REPAIRED,
+    VM_CRASHES,
+    FailureDomain,
+    sample_outages,
+    sample_vm_crashes,
+)
 from .io_path import PASSTHROUGH, IoConfig, mode_table
 from .memory import memory_inputs
 from .model_checks import check_models
@@ -24,14 +31,11 @@ from .overhead import SUPPORTED, SupportTable, profile_tables, support_code, sup
 from .power_states import CURVES
 from .precopy_config import PrecopyConfig, PrecopyParams, migration_slots, precopy_params
 from .scheduling import cpu_claims
-from .standby import STANDBY_MODES
+from .standby import standby_params
 from .workload import Workload
 
 __all__ = [
-    "HOST_FAILS",
-    "HOST_REPAIRED",
     "SIGNALS",
-    "VM_CRASHES",
     "domain_columns",
     "model_params",
     "sample_faults",
@@ -40,9 +44,6 @@ __all__ = [
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 I1 = NDArray[np.int8]
-
-HOST_FAILS, HOST_REPAIRED, VM_CRASHES = 0, 1, 2
-"""Kinds of faults, the values of ``fail_kind``."""
 
 SIGNALS: dict[str, tuple[str, float]] = {
     "sig_active": ("memory_active", 1.0),
@@ -417,12 +418,9 @@ def _standby(config: ClusterConfig, workload: Workload) -> dict[str, Any]:
     own = config.standby
     if own is None:
         return {"vm_protected": np.empty(0, dtype=np.int8), "mirror_params": np.empty(0)}
-    numbers = [own.epoch_s, own.fixed_pause_s, own.copy_mib_s, own.lockstep_loss, own.takeover_s]
     return {
         "vm_protected": _per_vm(workload, [kind.protected for kind in workload.profiles], np.int8),
-        "mirror_params": np.array(
-            [STANDBY_MODES.index(own.mode), *numbers, own.max_vms, own.max_vcpus], dtype=np.float64
-        ),
+        "mirror_params": standby_params(own),
     }
 
 

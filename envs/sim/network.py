@@ -1,8 +1,9 @@
 """The NICs inside the simulator: who gets what of them when a flow begins, ends or changes (model.md §5, §6).
 
 Flows are the traffic of VMs (one end), copies of memory and the logs of mirrored VMs (two ends). Rates are
-max-min fair (``fair_share``). When something happens on some hosts, only flows that a chain of copies and
-logs joins to them can change; only these are worked out again.
+max-min fair (``fair_share``); NICs are full-duplex, so every host has one link to send and one to receive.
+When something happens on some hosts, only flows that a chain of copies and logs joins to them can change;
+only these are worked out again.
 """
 
 from __future__ import annotations
@@ -199,7 +200,7 @@ def share_network(p: FullParams, s: FullState, hosts: I4, n: int) -> int:
         return n
     capacity = np.empty(2 * n_places)
     for i in range(n):
-        if place[i] >= 0:
+        if place[i] >= 0:  # two links: it sends on the first
             capacity[2 * place[i]] = p.host_nic_mbps[hosts[i]]
             capacity[2 * place[i] + 1] = p.host_nic_mbps[hosts[i]]
     first, second = np.empty(flows, dtype=np.int32), np.empty(flows, dtype=np.int32)

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from .numa_nodes import ROOM, NumaParams, NumaState, add_to_nodes, count_bits, has_room
 
-__all__ = ["apply_numa_host", "apply_numa_hosts", "rebalance_host", "rebalance_hosts"]
+__all__ = ["apply_numa_host", "rebalance_host"]
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
@@ -93,26 +93,6 @@ def apply_numa_host(p: NumaParams, s: NumaState, vms: I4, vm_alloc_mhz: F8, h: i
         rho = 1.0 - (1.0 - home) * (1.0 - elsewhere)
         s.vm_remote_share[v] = rho
         s.vm_numa_slowdown[v] = 1.0 + p.vm_stall_share[v] * rho * p.numa_extra_latency
-
-
-@njit(cache=True)
-def apply_numa_hosts(
-    p: NumaParams, s: NumaState, offset: I4, order: I4, vm_alloc_mhz: F8, now_s: float
-) -> None:
-    """``apply_numa_host`` for every host; VMs without a host are not slowed.
-
-    Args:
-        p: Handle or record with the fields of ``NumaParams``.
-        s: Handle or record with the fields of ``NumaState``.
-        offset: Where each host's VMs begin, shape (H + 1,).
-        order: VMs by host, shape (V,).
-        vm_alloc_mhz: CPU allocated, shape (V,), MHz.
-        now_s: Now, s.
-    """
-    s.vm_remote_share[:] = 0.0
-    s.vm_numa_slowdown[:] = 1.0
-    for h in range(offset.shape[0] - 1):
-        apply_numa_host(p, s, order[offset[h] : offset[h + 1]], vm_alloc_mhz, h, now_s)
 
 
 @njit(cache=True)
@@ -176,28 +156,4 @@ def rebalance_host(
         s.node_load_mhz[h, hot] -= vm_alloc_mhz[v]
         s.node_load_mhz[h, cold] += vm_alloc_mhz[v]
         moves += 1
-    return moves
-
-
-@njit(cache=True)
-def rebalance_hosts(
-    p: NumaParams, s: NumaState, offset: I4, order: I4, vm_alloc_mhz: F8, now_s: float, max_moves: int
-) -> int:
-    """``rebalance_host`` for every host.
-
-    Args:
-        p: Handle or record with the fields of ``NumaParams``.
-        s: Handle or record with the fields of ``NumaState``.
-        offset: Where each host's VMs begin, shape (H + 1,).
-        order: VMs by host, shape (V,).
-        vm_alloc_mhz: CPU allocated, shape (V,), MHz.
-        now_s: Now, s.
-        max_moves: At most so many on each host.
-
-    Returns:
-        Number of VMs moved.
-    """
-    moves = 0
-    for h in range(offset.shape[0] - 1):
-        moves += rebalance_host(p, s, order[offset[h] : offset[h + 1]], vm_alloc_mhz, h, now_s, max_moves)
     return moves

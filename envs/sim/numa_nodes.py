@@ -35,12 +35,9 @@ __all__ = [
     "count_bits",
     "fragment_rate",
     "has_room",
-    "leave_nodes",
     "nodes_fit",
     "numa_params",
     "numa_state",
-    "occupy_nodes",
-    "recount_nodes",
     "reserve_nodes",
 ]
 
@@ -313,57 +310,18 @@ def add_to_nodes(p: NumaParams, s: NumaState, v: int, h: int, mask: int, sign: f
 
 
 @njit(cache=True)
-def occupy_nodes(p: NumaParams, s: NumaState, v: int, h: int, mask: int) -> None:
-    """Put VM v at home on the nodes of a mask; its memory is there from the start."""
-    add_to_nodes(p, s, v, h, mask, 1.0)
-    s.vm_nodes[v] = mask
-    s.vm_pages_end_s[v] = -np.inf
-
-
-@njit(cache=True)
 def reserve_nodes(p: NumaParams, s: NumaState, v: int, h: int, mask: int) -> None:
-    """Hold room for VM v on the nodes of a mask of the host that it migrates to."""
+    """Hold room for VM v on the nodes of a mask of the host that it comes to."""
     add_to_nodes(p, s, v, h, mask, 1.0)
     s.vm_dest_nodes[v] = mask
 
 
 @njit(cache=True)
 def arrive_on_nodes(s: NumaState, v: int) -> None:
-    """VM v has migrated: the nodes that were held for it are its home. The source is to be recounted."""
+    """VM v has come: the nodes that were held for it are its home, and its memory is there."""
     s.vm_nodes[v] = s.vm_dest_nodes[v]
     s.vm_dest_nodes[v] = 0
     s.vm_pages_end_s[v] = -np.inf
-
-
-@njit(cache=True)
-def leave_nodes(s: NumaState, v: int) -> None:
-    """VM v is on no host any more, nor on the way to one. The hosts are to be recounted."""
-    s.vm_nodes[v] = 0
-    s.vm_dest_nodes[v] = 0
-    s.vm_pages_end_s[v] = -np.inf
-    s.vm_remote_share[v] = 0.0
-    s.vm_numa_slowdown[v] = 1.0
-
-
-@njit(cache=True)
-def recount_nodes(p: NumaParams, s: NumaState, vms: I4, incoming: I4, h: int) -> None:
-    """Add up what is on the nodes of a host (no drift from adding and subtracting).
-
-    Args:
-        p: Handle or record with the fields of ``NumaParams``.
-        s: Handle or record with the fields of ``NumaState``; vCPUs and memory on the nodes are rewritten.
-        vms: VMs of the host.
-        incoming: VMs that migrate to it.
-        h: Host.
-    """
-    s.node_vcpus[h, :] = 0.0
-    s.node_used_mib[h, :] = 0.0
-    for v in vms:
-        if s.vm_nodes[v] != 0:
-            add_to_nodes(p, s, v, h, s.vm_nodes[v], 1.0)
-    for v in incoming:
-        if s.vm_dest_nodes[v] != 0:
-            add_to_nodes(p, s, v, h, s.vm_dest_nodes[v], 1.0)
 
 
 @njit(cache=True)

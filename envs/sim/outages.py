@@ -3,12 +3,16 @@
 All hosts that fail at one instant fail together, so that a pair of mirrored images which loses both hosts at
 once is lost. Then, for every VM on a failed host:
 
-    secondary alive  -> it takes over, the VM is down for ``takeover_s`` and has lost nothing
+    secondary alive  -> it takes over, the VM is down for ``takeover_s`` and has lost nothing; it has no
+                        secondary now, nor has a VM whose secondary's host failed: that one runs on
     otherwise        -> down; noticed after ``detect_s``; placed ``place_s`` later by the restart rule, by
                         priority, then by who is down longest; runs ``vm_boot_s`` after that
 
+    VM outage   = detect_s + place_s + vm_boot_s, and waiting while nothing fits
+    host outage = detect_s + associate_s + the spare's boot, where there is a spare; else until it is repaired
+
 VMs that came to a failed host stay where they are; one whose pages were in two places is lost with either. A
-VM that crashes alone restarts where it is. A failed host's identity moves to a spare, where there is one.
+VM that crashes alone restarts where it is, ``vm_detect_s + vm_boot_s`` later.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from numpy.typing import NDArray
 from .copies import drop_copy
 from .cpu import set_vm_down, set_vm_miss
 from .events import BOOT_END, HOST_NOTICED, PROFILE_MOVED, RESTART_DUE, SHUTDOWN_END, drop_event, push_event
+from .failures import HOST_FAILS, VM_CRASHES
 from .hub import renew_hosts
 from .lifecycle import place
 from .mirrors import drop_secondary
@@ -36,6 +41,7 @@ from .residents import (
     settle,
     take_room,
 )
+from .standby import TAKEOVER_S
 from .state import MIG_COPYING, PENDING, RUNNING, ClusterParams, ClusterState
 from .totals import (
     C_FAULT,
@@ -50,9 +56,6 @@ from .upkeep import after_leaving, end_run, forget_rates, start_vm
 __all__ = ["finish_start", "handle_faults", "move_profile", "notice_host", "restart_waiting"]
 
 B1 = NDArray[np.bool_]
-
-HOST_FAILS, HOST_REPAIRED, VM_CRASHES = 0, 1, 2
-TAKEOVER_S = 5
 
 
 @njit(cache=True)
@@ -235,7 +238,11 @@ def handle_faults(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: fl
 
 @njit(cache=True)
 def notice_host(p: ClusterParams, s: ClusterState, h: int, now_s: float) -> None:
-    """A host is taken for dead: its identity goes to the first healthy spare of the same kind."""
+    """A host is taken for dead: its identity goes to the lowest healthy idle spare of the same type.
+
+    Identities are neither lost nor doubled: ``host_profile`` holds each once, -1 on a machine without one (a
+    spare, also a repaired one whose identity has left), -2 - i on the spare that identity i is on its way to.
+    """
     for spare in range(s.host_profile.shape[0]):
         free = s.host_profile[spare] == -1 and s.host_power_state[spare] == OFF
         if free and p.host_type[spare] == p.host_type[h]:
@@ -294,7 +301,11 @@ def _first_fit(p: ClusterParams, s: ClusterState, v: int, off: bool) -> int:
 
 @njit(cache=True)
 def restart_waiting(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: float) -> None:
-    """Place VMs that wait to restart by first fit; one that fits nowhere does not hold up the next.
+    """Place VMs that wait to restart by first fit, in the order of ``recovery.restart_order``.
+
+    Each goes to the lowest host that takes VMs and has room for its nominal CPU and memory
+    (``fits_arrival``). One that fits on no running host goes to the lowest that is off, if hosts boot by
+    themselves; one that fits nowhere waits and does not hold up the next.
 
     Args:
         p: Parameters; with ``restart_rule`` 1 it is the policy's task and nothing happens here.

@@ -11,14 +11,13 @@ the cost table and the steady tax t,
     rate_k   = idle_k n_vcpus + busy_k d / 1000                                per second
 
 The claim on the host's CPU is d + overhead; of what is then allocated, the share d / (d + overhead) does the
-guest's work. Class 4 is left out (``charge_io=False``) where the I/O sub-model (§5) charges for it.
+guest's work. Class 4 is left out where the I/O sub-model (§5) charges for it.
 
 How far to trust the numbers: the cost table is of the right order, not measured [assumed]. Near it lie: a
 world switch costs 2,000 cycles directly on Xeon X5570 with KVM [verified: SplitX, WIOV 2011]; a modern exit
 1,000-1,500 [assumed: Dall et al., ISCA 2016]; containers equal or beat VMs in almost all cases [verified:
 Felter et al., ISPASS 2015]; binary translation against hardware [assumed: Adams & Agesen, ASPLOS 2006]; Xen
-paravirtualization [assumed: Barham et al., SOSP 2003]. The rates of the workload profiles are assumed too; a
-trace may bring its own.
+paravirtualization [assumed: Barham et al., SOSP 2003]. The rates of the instruction profiles are assumed too.
 """
 
 from __future__ import annotations
@@ -47,15 +46,14 @@ __all__ = [
     "HostVirtualization",
     "InstructionProfile",
     "OverheadConfig",
+    "OverheadTable",
     "SupportTable",
     "VirtCosts",
-    "add_overhead",
     "guest_work",
-    "hosts_supporting",
-    "operation_rates",
     "profile_tables",
     "support_code",
     "support_table",
+    "vm_overhead",
 ]
 
 F8 = NDArray[np.float64]
@@ -285,16 +283,6 @@ def support_code(p: SupportTable, v: int, h: int) -> int:
     return SUPPORTED
 
 
-@njit(cache=True)
-def hosts_supporting(p: SupportTable, v: int) -> NDArray[np.bool_]:
-    """All hosts that can run VM v, as a mask of shape (H,)."""
-    n_hosts = p.host_kernel.shape[0]
-    mask = np.empty(n_hosts, dtype=np.bool_)
-    for h in range(n_hosts):
-        mask[h] = support_code(p, v, h) == SUPPORTED
-    return mask
-
-
 def profile_tables(profiles: Sequence[InstructionProfile]) -> tuple[F8, F8]:
     """The rates of K profiles as arrays.
 
@@ -308,82 +296,44 @@ def profile_tables(profiles: Sequence[InstructionProfile]) -> tuple[F8, F8]:
     return idle, np.array([profile.busy_per_ghz_s for profile in profiles], dtype=np.float64)
 
 
-@njit(cache=True)
-def operation_rates(
-    idle_per_s: F8, busy_per_ghz_s: F8, vm_profile: I4, vm_vcpus: I4, vm_demand_mhz: F8, rates: F8
-) -> None:
-    """How many sensitive operations every VM issues, from its profile and its demand.
+class OverheadTable(NamedTuple):
+    """What overhead follows from; V VMs, R instruction profiles."""
 
-    Args:
-        idle_per_s: Per vCPU, shape (K, 4).
-        busy_per_ghz_s: Per GHz of demand, shape (K, 4).
-        vm_profile: Profile of every VM, shape (V,); negative = the trace gives the rates, leave
-            them alone.
-        vm_vcpus: Virtual CPUs, shape (V,).
-        vm_demand_mhz: Demand, shape (V,), MHz.
-        rates: Written, shape (V, 4), per second.
-    """
-    for v in range(vm_profile.shape[0]):
-        i = vm_profile[v]
-        if i < 0:
-            continue
-        n, ghz = vm_vcpus[v], vm_demand_mhz[v] / 1000.0
-        for k in range(rates.shape[1]):
-            rates[v, k] = idle_per_s[i, k] * n + busy_per_ghz_s[i, k] * ghz
+    cost_cycles: F8  # (5, 4) cycles per operation, by virtualization type and class
+    steady_tax: F8  # (5,) added share of demand
+    idle_per_s: F8  # (R, 4) operations per second and vCPU
+    busy_per_ghz_s: F8  # (R, 4) operations per second and GHz of demand
+    vm_instructions: I4  # (V,) instruction profile
+    vm_virt_type: I4  # (V,) index into VIRT_TYPES
+    vm_vcpus: I4  # (V,)
+    has_io: int  # 1: §5 charges for class 4
 
 
 @njit(cache=True)
-def add_overhead(
-    cost_cycles: F8,
-    steady_tax: F8,
-    charge_io: bool,
-    vm_host: I4,
-    vm_virt_type: I4,
-    vm_demand_mhz: F8,
-    rates: F8,
-    vm_overhead_mhz: F8,
-    vm_claim_mhz: F8,
-) -> None:
-    """The overhead of every VM that is on a host, and what it claims of the host's CPU.
+def vm_overhead(p: OverheadTable, v: int, demand_mhz: float) -> float:
+    """Hypervisor overhead of one VM, MHz: 1e-6 sum_k rate_k cost_cycles[type, k] + t[type] d.
 
     Args:
-        cost_cycles: Cycles per operation, shape (5, 4).
-        steady_tax: Added share of demand, shape (5,).
-        charge_io: Whether class 4 is charged here; False where the I/O sub-model does it.
-        vm_host: Host, -1 = none (no overhead, no claim), shape (V,).
-        vm_virt_type: Index into ``VIRT_TYPES``, shape (V,).
-        vm_demand_mhz: Demand, shape (V,), MHz.
-        rates: Operations per second, shape (V, 4).
-        vm_overhead_mhz: Written, shape (V,), MHz.
-        vm_claim_mhz: Written: demand + overhead, shape (V,), MHz.
+        p: Handle or record with the fields of ``OverheadTable``.
+        v: VM.
+        demand_mhz: Its demand d, MHz.
     """
-    classes = IO_CLASS + 1 if charge_io else IO_CLASS
-    for v in range(vm_host.shape[0]):
-        if vm_host[v] < 0:
-            vm_overhead_mhz[v] = 0.0
-            vm_claim_mhz[v] = 0.0
-            continue
-        kind = vm_virt_type[v]
-        cycles = 0.0
-        for k in range(classes):
-            cycles += rates[v, k] * cost_cycles[kind, k]
-        overhead = 1e-6 * cycles + steady_tax[kind] * vm_demand_mhz[v]
-        vm_overhead_mhz[v] = overhead
-        vm_claim_mhz[v] = vm_demand_mhz[v] + overhead
+    kind, row = p.vm_virt_type[v], p.vm_instructions[v]
+    classes = IO_CLASS if p.has_io else IO_CLASS + 1
+    cycles = 0.0
+    for k in range(classes):
+        rate = p.idle_per_s[row, k] * p.vm_vcpus[v] + p.busy_per_ghz_s[row, k] * (demand_mhz / 1000.0)
+        cycles += rate * p.cost_cycles[kind, k]
+    return float(1e-6 * cycles + p.steady_tax[kind] * demand_mhz)
 
 
 @njit(cache=True)
-def guest_work(vm_demand_mhz: F8, vm_claim_mhz: F8, vm_alloc_mhz: F8, vm_work_mhz: F8) -> None:
-    """The part of the allocated CPU that does the guest's work: alloc * demand / claim.
+def guest_work(demand_mhz: float, claim_mhz: float, alloc_mhz: float) -> float:
+    """The part of a VM's CPU that does its guest's work, MHz: alloc * demand / claim, never above demand.
 
     Args:
-        vm_demand_mhz: Demand of the guest, shape (V,), MHz.
-        vm_claim_mhz: Demand with all overhead (§1, §5), shape (V,), MHz.
-        vm_alloc_mhz: What the scheduler gave and co-stop left, shape (V,), MHz.
-        vm_work_mhz: Written, shape (V,), MHz.
+        demand_mhz: Demand of the guest, MHz.
+        claim_mhz: Demand with all overhead (§1, §5), above 0, MHz.
+        alloc_mhz: What the scheduler gave and co-stop left, MHz.
     """
-    for v in range(vm_claim_mhz.shape[0]):
-        claim = vm_claim_mhz[v]
-        # a whole claim gives back the demand to the last bit
-        share = vm_alloc_mhz[v] / claim if claim > 0.0 else 0.0
-        vm_work_mhz[v] = vm_demand_mhz[v] * share
+    return demand_mhz * min(1.0, alloc_mhz / claim_mhz)

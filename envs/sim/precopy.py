@@ -22,9 +22,9 @@ Rates change whenever another migration starts or ends. So a migration is a litt
 
     INIT -> ROUND 0, 1, ... -> STOP -> RESUME -> done            (or RESUME -> PULL -> done after post-copy)
 
-that ``advance_copies`` moves under constant rates from event to event, ``next_events`` says when each needs
-attention, and ``finish_phase`` takes it into its next phase. ``plan_precopy`` is the closed form for constant
-rates: what a policy uses to estimate.
+that ``begin_copy`` starts, ``advance_copy`` moves under constant rates from event to event, ``next_event``
+says when it needs attention, and ``finish_phase`` takes it into its next phase. Who may start is said in
+``copies``. ``plan_precopy`` is the closed form for constant rates: what a policy uses to estimate.
 
 A VM that is copied loses ``cpu_loss`` of its CPU, and its memory is held on both hosts.
 """
@@ -53,16 +53,12 @@ __all__ = [
     "STOP",
     "PrecopyState",
     "abort_copy",
-    "admit_copies",
-    "advance_copies",
     "advance_copy",
-    "allocate_copies",
+    "begin_copy",
     "cpu_factor",
     "finish_phase",
     "next_event",
-    "next_events",
     "plan_precopy",
-    "start_copies",
 ]
 
 F8 = NDArray[np.float64]
@@ -99,14 +95,6 @@ class PrecopyState(NamedTuple):
     copy_throttle: F8  # (V,) share of its CPU taken from the VM to slow it down
 
 
-def allocate_copies(n_vms: int) -> PrecopyState:
-    """Make a state without migrations."""
-    small = [np.zeros(n_vms, dtype=np.int8) for _ in range(2)]
-    return PrecopyState(
-        small[0], small[1], np.zeros(n_vms, dtype=np.int32), *(np.zeros(n_vms) for _ in range(8))
-    )
-
-
 @njit(cache=True)
 def _clear(s: PrecopyState, v: int) -> None:
     s.copy_phase[v] = IDLE
@@ -126,33 +114,26 @@ def _clear(s: PrecopyState, v: int) -> None:
 
 
 @njit(cache=True)
-def start_copies(p: PrecopyParams, s: PrecopyState, vms: I4) -> None:
-    """Begin to migrate some VMs that are IDLE."""
-    for v in vms:
-        _clear(s, v)
-        s.copy_phase[v] = INIT
-        s.copy_left_s[v] = p.init_s
-
-
-@njit(cache=True)
-def advance_copies(s: PrecopyState, vms: I4, rate_mib_s: F8, dirty_mib_s: F8, dt_s: F8) -> None:
-    """Let time pass, for none beyond its next event.
-
-    Args:
-        s: State; rewritten.
-        vms: VMs under way, shape (M,).
-        rate_mib_s: Rate of each copy, MiB/s, shape (M,).
-        dirty_mib_s: Rate at which each VM dirties memory unthrottled, MiB/s, shape (M,).
-        dt_s: Time of each since it was last advanced, s, shape (M,): a migration needs it only when its
-            rates change or its phase ends, not at every event of others.
-    """
-    for k in range(vms.shape[0]):
-        advance_copy(s, vms[k], rate_mib_s[k], dirty_mib_s[k], dt_s[k])
+def begin_copy(p: PrecopyParams, s: PrecopyState, v: int) -> None:
+    """Begin to migrate a VM that is IDLE."""
+    _clear(s, v)
+    s.copy_phase[v] = INIT
+    s.copy_left_s[v] = p.init_s
 
 
 @njit(cache=True)
 def advance_copy(s: PrecopyState, v: int, rate_mib_s: float, dirty_mib_s: float, dt_s: float) -> None:
-    """Let time pass for one migration; see ``advance_copies``."""
+    """Let time pass for one migration, no further than to the end of its phase.
+
+    It is needed only when the migration's rates change or its phase ends, not at every event of others.
+
+    Args:
+        s: State; rewritten.
+        v: VM.
+        rate_mib_s: Rate of its copy, MiB/s.
+        dirty_mib_s: Rate at which the VM dirties memory unthrottled, MiB/s.
+        dt_s: Time since the migration was last advanced, s.
+    """
     phase = s.copy_phase[v]
     if phase in (INIT, RESUME):
         s.copy_left_s[v] = max(0.0, s.copy_left_s[v] - dt_s)
@@ -167,22 +148,8 @@ def advance_copy(s: PrecopyState, v: int, rate_mib_s: float, dirty_mib_s: float,
 
 
 @njit(cache=True)
-def next_events(s: PrecopyState, vms: I4, rate_mib_s: F8, wait_s: F8) -> None:
-    """Time to the end of each migration's phase, at the present rates.
-
-    Args:
-        s: State.
-        vms: VMs under way, shape (M,).
-        rate_mib_s: Rate of each copy, MiB/s, shape (M,).
-        wait_s: Written: s, inf for a copy without bandwidth, shape (M,).
-    """
-    for k in range(vms.shape[0]):
-        wait_s[k] = next_event(s, vms[k], rate_mib_s[k])
-
-
-@njit(cache=True)
 def next_event(s: PrecopyState, v: int, rate_mib_s: float) -> Any:
-    """Time to the end of one migration's phase, s; see ``next_events``."""
+    """Time to the end of one migration's phase at the present rate, s; inf for one without bandwidth."""
     phase = s.copy_phase[v]
     if phase == IDLE:
         return np.inf
@@ -285,26 +252,6 @@ def cpu_factor(p: PrecopyParams, s: PrecopyState, v: int) -> Any:
     if phase == PULL:
         return 1.0 - p.postcopy_loss
     return (1.0 - p.cpu_loss) * (1.0 - s.copy_throttle[v])
-
-
-@njit(cache=True)
-def admit_copies(source: I4, dest: I4, host_busy: I4, host_slots: I4, admitted: I1) -> None:
-    """Which waiting migrations may start now: in their order, each that finds a slot on both of its hosts.
-
-    Args:
-        source: Source host of every waiting migration, shape (M,).
-        dest: Destination, shape (M,).
-        host_busy: Migrations under way per host, in and out, shape (H,); increased by those admitted.
-        host_slots: Limit per host, shape (H,).
-        admitted: Written: 1 = starts, shape (M,).
-    """
-    for k in range(source.shape[0]):
-        a, b = source[k], dest[k]
-        ok = host_busy[a] < host_slots[a] and host_busy[b] < host_slots[b]
-        admitted[k] = ok
-        if ok:
-            host_busy[a] += 1
-            host_busy[b] += 1
 
 
 @njit(cache=True)

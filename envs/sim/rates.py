@@ -25,9 +25,9 @@ from .io_path import io_cost
 from .memory import MemoryCosts
 from .memory_tiers import reclaim_host
 from .numa import apply_numa_host
-from .overhead import IO_CLASS
+from .overhead import guest_work, vm_overhead
 from .power import BOOTING, OFF, ON, power_at
-from .power_states import FAILED, RESUMING, STANDBY
+from .power_states import FAILED, FAN, RESUMING, STANDBY
 from .precopy import RESUME, STOP, cpu_factor
 from .precopy_config import PrecopyParams
 from .scheduling import schedule_host
@@ -58,12 +58,10 @@ from .totals import (
     T_RATE_FIRST,
 )
 
-__all__ = ["copy_params", "host_power", "rate_host", "residents", "vm_overhead", "vm_stopped"]
+__all__ = ["copy_params", "host_power", "rate_host", "residents", "vm_stopped"]
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
-
-FAN = 2
 
 
 @njit(cache=True)
@@ -98,18 +96,6 @@ def vm_stopped(p: FullParams, s: FullState, v: int) -> bool:
     if s.vm_state[v] != RUNNING:
         return True
     return bool(p.has_precopy != 0 and s.copy_phase[v] in (STOP, RESUME))
-
-
-@njit(cache=True)
-def vm_overhead(p: FullParams, v: int, demand_mhz: float) -> float:
-    """Hypervisor overhead of one VM, MHz (``overhead.add_overhead``); §5 charges I/O where that is on."""
-    kind, row = p.vm_virt_type[v], p.vm_instructions[v]
-    classes = IO_CLASS if p.has_io else IO_CLASS + 1
-    cycles = 0.0
-    for k in range(classes):
-        rate = p.idle_per_s[row, k] * p.vm_vcpus[v] + p.busy_per_ghz_s[row, k] * (demand_mhz / 1000.0)
-        cycles += rate * p.cost_cycles[kind, k]
-    return float(1e-6 * cycles + p.steady_tax[kind] * demand_mhz)
 
 
 @njit(cache=True)
@@ -200,7 +186,7 @@ def _schedule(p: FullParams, s: FullState, vms: I4, h: int, copies: float, scrat
 
 @njit(cache=True)
 def _mirror_factor(p: FullParams, s: FullState, v: int) -> float:
-    """Share of its work that a protected VM keeps (``standby.work_share``)."""
+    """Share of its granted CPU that does a protected VM's work: (1 - loss) * min(1, granted / needed)."""
     if s.vm_secondary[v] < 0:
         return 1.0
     need, given = s.vm_mirror_need_mbps[v], s.vm_mirror_mbps[v]
@@ -219,7 +205,7 @@ def _deliver(p: FullParams, s: FullState, v: int, elapsed_s: float, rates: F8) -
         s.vm_granted_mhz[v] = 0.0
         set_vm_miss(s, v, demand, min(demand, cap) if stopped else 0.0, elapsed_s)
         return
-    work = demand * min(1.0, (s.vm_alloc_mhz[v] - s.vm_co_stop_mhz[v]) / claim)
+    work = guest_work(demand, claim, s.vm_alloc_mhz[v] - s.vm_co_stop_mhz[v])
     if p.has_numa:
         slower = work / s.vm_numa_slowdown[v]
         rates[R_NUMA_LOSS] += work - slower
@@ -271,7 +257,17 @@ def _add_vm_rates(p: FullParams, s: FullState, v: int, rates: F8) -> None:
 
 @njit(cache=True)
 def host_power(p: FullParams, s: FullState, h: int, load: float) -> Any:
-    """Power of a host in its state, W (model.md §7)."""
+    """Power of a host in its state, W (model.md §7).
+
+    On: its table or curve (``power_states``) at its load, at full power the curve's end. Off, failed: 0.
+    Booting, resuming: between idle and peak. Standby: a share of idle. Shutting down, suspending: idle.
+
+    Args:
+        p: Parameters.
+        s: State.
+        h: Host.
+        load: CPU load; clamped to 0...1.
+    """
     state, kind = s.host_power_state[h], p.host_type[h]
     if state == ON:
         table = p.power_w[kind]

@@ -10,7 +10,7 @@ from numba import njit
 
 from .cpu import recount_host, refresh_host, set_vm_rates
 from .hub import renew_hosts
-from .numa_nodes import add_to_nodes, arrive_on_nodes, choose_nodes
+from .numa_nodes import add_to_nodes, arrive_on_nodes, choose_nodes, reserve_nodes
 from .state import FullParams, FullState
 from .variants import by_model
 
@@ -153,9 +153,7 @@ def _recount_mirror_nodes(p: FullParams, s: FullState, h: int) -> None:
 def _take_full(p: FullParams, s: FullState, v: int, h: int) -> None:
     _add_full(p, s, v, h, 1)
     if p.has_numa:
-        nodes = choose_nodes(p, s, v, h)
-        add_to_nodes(p, s, v, h, nodes, 1.0)
-        s.vm_dest_nodes[v] = nodes
+        reserve_nodes(p, s, v, h, choose_nodes(p, s, v, h))
 
 
 @njit(cache=True)

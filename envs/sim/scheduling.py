@@ -40,7 +40,6 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from .grouping import largest_group
 from .validation import need, need_not_negative, need_positive, need_share
 from .waterlevel import find_bracket, sort_breakpoints
 
@@ -55,7 +54,6 @@ __all__ = [
     "cpu_claims",
     "cpu_grants",
     "schedule_host",
-    "schedule_hosts",
     "scheduling_scratch",
 ]
 
@@ -310,38 +308,3 @@ def _set_grant(
     s.vm_limited_mhz[v] = max(0.0, claim - limit)
     s.vm_capped_mhz[v] = max(0.0, min(claim, limit) - n * core_mhz)
     s.vm_co_stop_mhz[v] = alloc * (1.0 - (1.0 - lag) ** (n - 1)) if lag > 0.0 else 0.0
-
-
-@njit(cache=True)
-def schedule_hosts(
-    offset: I4,
-    order: I4,
-    host_capacity_mhz: F8,
-    host_core_mhz: F8,
-    co_stop: float,
-    p: CpuClaims,
-    s: CpuGrants,
-) -> None:
-    """Share the CPU of every host; VMs without a host get nothing and wait for nothing.
-
-    Args:
-        offset: Where each host's VMs begin, shape (H + 1,).
-        order: VMs by host, shape (V,).
-        host_capacity_mhz: What each host has for its VMs, shape (H,), MHz; 0 for a host that is not on.
-        host_core_mhz: Speed of one core, shape (H,), MHz.
-        co_stop: Strength of the co-scheduling penalty, 0...1.
-        p: Handle or record with the fields of ``CpuClaims``.
-        s: Handle or record with the fields of ``CpuGrants``; rewritten.
-    """
-    s.vm_alloc_mhz[:] = 0.0
-    s.vm_ready_mhz[:] = 0.0
-    s.vm_ready_share[:] = 0.0
-    s.vm_limited_mhz[:] = 0.0
-    s.vm_capped_mhz[:] = 0.0
-    s.vm_co_stop_mhz[:] = 0.0
-    scratch = np.empty((4, 2 * max(1, largest_group(offset))))
-    for h in range(offset.shape[0] - 1):
-        vms = order[offset[h] : offset[h + 1]]
-        total, wanted = schedule_host(vms, host_capacity_mhz[h], host_core_mhz[h], co_stop, p, s, scratch)
-        s.host_alloc_mhz[h] = total
-        s.host_wanted_mhz[h] = wanted

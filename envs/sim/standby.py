@@ -18,65 +18,40 @@ At most 4 protected VMs and 8 protected vCPUs per host, primaries and secondarie
 When the primary's host fails, the secondary takes over: an outage of at most 1 s, no restart, nothing lost.
 When the secondary's host fails, the VM runs on, unprotected until a host fits. When both fail at once the VM
 needs a cold restart.
+
+Where secondaries are and start is ``mirrors``, who takes over ``outages``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from .precopy_config import MBIT_PER_MIB
 from .validation import need_choice, need_count, need_not_negative, need_positive, need_share
 
 __all__ = [
-    "BOTH_LOST",
-    "PROMOTED",
-    "SECONDARY_LOST",
+    "MAX_VCPUS",
+    "MAX_VMS",
     "STANDBY_MODES",
-    "STANDBY_REASONS",
-    "UNTOUCHED",
+    "TAKEOVER_S",
     "StandbyConfig",
-    "StandbyHosts",
-    "check_secondary",
-    "count_protected",
     "mirror_loss",
     "mirror_need_mbps",
-    "place_secondaries",
-    "standby_costs",
-    "standby_load",
-    "take_over",
-    "work_share",
+    "standby_params",
 ]
 
 F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
-I1 = NDArray[np.int8]
-B1 = NDArray[np.bool_]
 
 StandbyMode = Literal["checkpoint", "lockstep"]
 STANDBY_MODES: tuple[str, ...] = get_args(StandbyMode)
 
-UNTOUCHED, PROMOTED, SECONDARY_LOST, BOTH_LOST = 0, 1, 2, 3
-"""What ``take_over`` reports for a protected VM."""
-
-STANDBY_REASONS: dict[int, str] = {
-    0: "legal",
-    1: "the host is not on",
-    2: "the VM runs on this host",
-    3: "the host shares a failure domain with the VM's host",
-    4: "too many protected VMs on the host",
-    5: "too many protected vCPUs on the host",
-    6: "the host lacks memory",
-    7: "the host lacks CPU",
-    8: "too many protected VMs or vCPUs on the VM's own host",
-}
-"""Why a host cannot hold a secondary."""
-
-_SLACK = 1.0 + 1e-9
-MBIT_PER_MIB = 8.388608
+EPOCH_S, FIXED_PAUSE_S, COPY_MIB_S, LOCKSTEP_LOSS, TAKEOVER_S, MAX_VMS, MAX_VCPUS = 1, 2, 3, 4, 5, 6, 7
+"""Places of the numbers in ``mirror_params``; place 0 is the mode."""
 
 
 @dataclass(frozen=True)
@@ -116,219 +91,55 @@ class StandbyConfig:
         need_count("standby", max_vms=self.max_vms, max_vcpus=self.max_vcpus)
 
 
-def standby_costs(
-    config: StandbyConfig, dirty_mib_s: F8, disk_read_mb_s: F8, network_in_mbps: F8
-) -> tuple[F8, F8]:
-    """Slowdown of protected VMs, and the logging traffic that they need.
-
-    Args:
-        config: Parameters.
-        dirty_mib_s: Dirty rate while the VM runs, MiB/s, shape (N,); read under ``checkpoint``.
-        disk_read_mb_s: Disk reads, MB/s, shape (N,); read under ``lockstep``.
-        network_in_mbps: Network traffic received, Mbit/s, shape (N,); read under ``lockstep``.
+def standby_params(config: StandbyConfig) -> F8:
+    """Flatten a configuration for the kernels.
 
     Returns:
-        Share of its work that each loses, 0...1, and logging traffic, Mbit/s, from primary to secondary.
+        ``mirror_params`` of the cluster, shape (8,): the mode (index into ``STANDBY_MODES``), then the
+        numbers at the places ``EPOCH_S`` to ``MAX_VCPUS``.
     """
-    if config.mode == "lockstep":
-        loss = np.full(np.shape(network_in_mbps), config.lockstep_loss)
-        return loss, 1.2 * (8.0 * disk_read_mb_s + network_in_mbps)
-    dirty_mib = dirty_mib_s * config.epoch_s
-    pause_s = config.fixed_pause_s + dirty_mib / config.copy_mib_s
-    period_s = config.epoch_s + pause_s
-    return pause_s / period_s, dirty_mib * MBIT_PER_MIB / period_s
+    values = np.empty(1 + MAX_VCPUS)
+    values[0] = STANDBY_MODES.index(config.mode)
+    values[EPOCH_S], values[FIXED_PAUSE_S] = config.epoch_s, config.fixed_pause_s
+    values[COPY_MIB_S], values[LOCKSTEP_LOSS] = config.copy_mib_s, config.lockstep_loss
+    values[TAKEOVER_S] = config.takeover_s
+    values[MAX_VMS], values[MAX_VCPUS] = config.max_vms, config.max_vcpus
+    return values
+
+
+@njit(cache=True)
+def _pause_s(params: F8, dirty_mib_s: float) -> float:
+    """Pause per checkpoint: t_fix + D tau / R_mem."""
+    return float(params[FIXED_PAUSE_S] + dirty_mib_s * params[EPOCH_S] / params[COPY_MIB_S])
 
 
 @njit(cache=True)
 def mirror_loss(params: F8, dirty_mib_s: float) -> float:
-    """Share of its work that one protected VM loses; see ``standby_costs``.
+    """Share of its work that one protected VM loses, 0...1: t_pause / (tau + t_pause), or that of lock-step.
 
     Args:
-        params: ``mirror_params`` of the cluster: mode, epoch, fixed pause, copy rate, lock-step loss, ...
-        dirty_mib_s: Dirty rate, MiB/s.
+        params: ``mirror_params`` of the cluster, from ``standby_params``.
+        dirty_mib_s: Dirty rate D while the VM runs, MiB/s; read under ``checkpoint``.
     """
     if params[0] != 0.0:
-        return float(params[4])
-    pause = params[2] + dirty_mib_s * params[1] / params[3]
-    return float(pause / (params[1] + pause))
+        return float(params[LOCKSTEP_LOSS])
+    pause = _pause_s(params, dirty_mib_s)
+    return float(pause / (params[EPOCH_S] + pause))
 
 
 @njit(cache=True)
 def mirror_need_mbps(params: F8, dirty_mib_s: float, disk_read_mb_s: float, network_in_mbps: float) -> float:
-    """Logging traffic of one protected VM, Mbit/s; see ``standby_costs``."""
+    """Logging traffic that one protected VM needs, from primary to secondary, Mbit/s.
+
+    D tau / (tau + t_pause) under ``checkpoint``, 1.2 (8 disk reads + network in) in lock-step.
+
+    Args:
+        params: ``mirror_params`` of the cluster, from ``standby_params``.
+        dirty_mib_s: Dirty rate D while the VM runs, MiB/s; read under ``checkpoint``.
+        disk_read_mb_s: Disk reads, MB/s; read under ``lockstep``.
+        network_in_mbps: Network traffic received, Mbit/s; read under ``lockstep``.
+    """
     if params[0] != 0.0:
         return 1.2 * (8.0 * disk_read_mb_s + network_in_mbps)
-    pause = params[2] + dirty_mib_s * params[1] / params[3]
-    return float(dirty_mib_s * params[1] * MBIT_PER_MIB / (params[1] + pause))
-
-
-def work_share(loss: F8, needed_mbps: F8, granted_mbps: F8) -> F8:
-    """Share of its granted CPU that does a protected VM's work.
-
-    Args:
-        loss: From ``standby_costs``.
-        needed_mbps: From ``standby_costs``.
-        granted_mbps: What the network gives the log, Mbit/s.
-
-    Returns:
-        (1 - loss) * min(1, granted / needed).
-    """
-    full = granted_mbps >= needed_mbps
-    return (1.0 - loss) * np.where(full, 1.0, granted_mbps / np.where(full, 1.0, needed_mbps))
-
-
-def count_protected(vm_host: I4, vm_secondary: I4, vm_vcpus: I4, n_hosts: int) -> tuple[I4, I4]:
-    """Protected VMs and vCPUs of every host, primaries and secondaries, shape (H,) each.
-
-    Args:
-        vm_host: Host, -1 = none, shape (V,).
-        vm_secondary: Host of the secondary, -1 = not protected, shape (V,).
-        vm_vcpus: vCPUs, shape (V,).
-        n_hosts: H.
-    """
-    held = vm_secondary >= 0
-    where = np.concatenate([vm_host[held & (vm_host >= 0)], vm_secondary[held]])
-    vcpus = np.concatenate([vm_vcpus[held & (vm_host >= 0)], vm_vcpus[held]])
-    vms = np.bincount(where, minlength=n_hosts).astype(np.int32)
-    return vms, np.bincount(where, weights=vcpus, minlength=n_hosts).astype(np.int32)
-
-
-def standby_load(vm_secondary: I4, vm_cpu_mhz: F8, vm_mem_mib: F8, n_hosts: int) -> tuple[F8, F8]:
-    """CPU (MHz) and memory (MiB) that secondaries reserve on every host, shape (H,) each."""
-    held = vm_secondary >= 0
-    at = vm_secondary[held]
-    cpu = np.bincount(at, weights=vm_cpu_mhz[held], minlength=n_hosts).astype(np.float64)
-    return cpu, np.bincount(at, weights=vm_mem_mib[held], minlength=n_hosts).astype(np.float64)
-
-
-class StandbyHosts(NamedTuple):
-    """What a host must offer a secondary; D kinds of failure domain (rack, power feed)."""
-
-    on: B1  # (H,) on and healthy
-    domains: I4  # (H, D) failure domain per kind, -1 = none
-    free_cpu_mhz: F8  # (H,) CPU not reserved, MHz
-    free_mem_mib: F8  # (H,) memory not reserved, MiB
-    vms: I4  # (H,) protected VMs, primaries and secondaries
-    vcpus: I4  # (H,) their vCPUs
-
-
-@njit(cache=True)
-def check_secondary(
-    hosts: StandbyHosts,
-    source: int,
-    h: int,
-    vcpus: int,
-    cpu_mhz: float,
-    mem_mib: float,
-    max_vms: int,
-    max_vcpus: int,
-) -> Any:
-    """Whether a host may hold the secondary of an unprotected VM.
-
-    Args:
-        hosts: The hosts.
-        source: Host of the VM.
-        h: Host for its secondary.
-        vcpus: Its vCPUs.
-        cpu_mhz: CPU it reserves, MHz.
-        mem_mib: Memory it reserves, MiB.
-        max_vms: Limit of protected VMs per host.
-        max_vcpus: Limit of protected vCPUs per host.
-
-    Returns:
-        0, or a code of STANDBY_REASONS.
-    """
-    if not hosts.on[h]:
-        return 1
-    if h == source:
-        return 2
-    for d in range(hosts.domains.shape[1]):
-        if hosts.domains[h, d] >= 0 and hosts.domains[h, d] == hosts.domains[source, d]:
-            return 3
-    if hosts.vms[source] >= max_vms or hosts.vcpus[source] + vcpus > max_vcpus:
-        return 8
-    if hosts.vms[h] >= max_vms:
-        return 4
-    if hosts.vcpus[h] + vcpus > max_vcpus:
-        return 5
-    if mem_mib > hosts.free_mem_mib[h] * _SLACK:
-        return 6
-    return 7 if cpu_mhz > hosts.free_cpu_mhz[h] * _SLACK else 0
-
-
-@njit(cache=True)
-def place_secondaries(
-    hosts: StandbyHosts,
-    vms: I4,
-    vm_host: I4,
-    vm_vcpus: I4,
-    vm_cpu_mhz: F8,
-    vm_mem_mib: F8,
-    max_vms: int,
-    max_vcpus: int,
-    vm_secondary: I4,
-) -> int:
-    """Start secondaries by first fit, VM by VM.
-
-    Args:
-        hosts: The hosts; what is free decreases, what is counted increases, on both hosts of a pair.
-        vms: VMs to protect that have none, in order, shape (N,).
-        vm_host: Their hosts, shape (V,).
-        vm_vcpus: vCPUs, shape (V,).
-        vm_cpu_mhz: CPU that a secondary reserves, MHz, shape (V,).
-        vm_mem_mib: Memory that it reserves, MiB, shape (V,).
-        max_vms: Limit of protected VMs per host.
-        max_vcpus: Limit of protected vCPUs per host.
-        vm_secondary: Written for those that find a host, shape (V,).
-
-    Returns:
-        Number of secondaries started.
-    """
-    started = 0
-    for v in vms:
-        source, vcpus, cpu, mem = vm_host[v], vm_vcpus[v], vm_cpu_mhz[v], vm_mem_mib[v]
-        for h in range(hosts.on.shape[0]):
-            code = check_secondary(hosts, source, h, vcpus, cpu, mem, max_vms, max_vcpus)
-            if code == 8:  # its own host is at a limit, so no other will do
-                break
-            if code == 0:
-                vm_secondary[v] = h
-                hosts.free_cpu_mhz[h] -= cpu
-                hosts.free_mem_mib[h] -= mem
-                hosts.vms[h] += 1
-                hosts.vcpus[h] += vcpus
-                hosts.vms[source] += 1
-                hosts.vcpus[source] += vcpus
-                started += 1
-                break
-    return started
-
-
-@njit(cache=True)
-def take_over(host_failed: B1, vm_host: I4, vm_secondary: I4, codes: I1) -> None:
-    """What failures of hosts at one instant do to protected VMs.
-
-    Args:
-        host_failed: Hosts that failed now, shape (H,).
-        vm_host: Host of every VM, -1 = none, shape (V,); rewritten where a secondary takes over, -1 where
-            both images are lost.
-        vm_secondary: Host of its secondary, -1 = not protected, shape (V,); rewritten.
-        codes: Written: UNTOUCHED (also for a VM that is not protected), PROMOTED, SECONDARY_LOST or
-            BOTH_LOST, shape (V,).
-    """
-    for v in range(vm_host.shape[0]):
-        codes[v] = UNTOUCHED
-        a, b = vm_host[v], vm_secondary[v]
-        if b < 0 or a < 0:
-            continue
-        if host_failed[a] and host_failed[b]:
-            codes[v] = BOTH_LOST
-            vm_host[v] = -1
-            vm_secondary[v] = -1
-        elif host_failed[a]:
-            codes[v] = PROMOTED
-            vm_host[v] = b
-            vm_secondary[v] = -1
-        elif host_failed[b]:
-            codes[v] = SECONDARY_LOST
-            vm_secondary[v] = -1
+    pause = _pause_s(params, dirty_mib_s)
+    return float(dirty_mib_s * params[EPOCH_S] * MBIT_PER_MIB / (params[EPOCH_S] + pause))
