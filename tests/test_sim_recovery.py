@@ -13,6 +13,7 @@ from virtgym.envs.sim.config import HostType
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.failures import FailureConfig, replay_outages
 from virtgym.envs.sim.guests import GuestProfile
+from virtgym.envs.sim.power import ON
 from virtgym.envs.sim.recovery import RecoveryConfig, restart_order
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.totals import T_PROFILE_MOVES, T_RESTARTS, T_VM_CRASHES
@@ -141,6 +142,22 @@ def test_a_profile_needs_a_compatible_spare(make_sim: Make, host_type: HostType)
     assert sim.state.host_profile.tolist() == [0, 1, -1, -1]
     assert sim.state.host_power_state.tolist() == [2, 2, 0, FAILED]
     assert sim.state.totals[T_PROFILE_MOVES] == 2
+
+
+@pytest.mark.parametrize("mended", [9000.0, 1520.0])
+def test_an_identity_goes_on_when_its_spare_fails_on_the_way(
+    make_sim: Make, host_type: HostType, mended: float
+) -> None:
+    plan = outages(4, (0, 900, 8000), (2, 1200, mended))
+    sim = begin(make_sim([0.1], n_hosts=4, horizon_s=8000.0, spares=(2, 3), auto_boot=False, **plan))
+    sim.advance(1516.0)  # noticed at 915, associated at 1515 with a spare that has failed
+    assert sim.state.host_profile.tolist() == [-1, 1, 0, -1]
+    sim.advance(20.0)  # noticed 15 s later, unless it is mended before
+    assert sim.state.host_profile.tolist() == [-1, 1, 0, -1] if mended < 1530 else [-1, 1, -1, -2]
+    sim.advance(600.0)
+    assert sim.state.host_profile.tolist() == [-1, 1, 0, -1] if mended < 1530 else [-1, 1, -1, 0]
+    assert sim.state.host_power_state[2 if mended < 1530 else 3] == ON
+    assert sim.state.totals[T_PROFILE_MOVES] == (1 if mended < 1530 else 2)
 
 
 def test_no_identity_is_lost_or_doubled(make_sim: Make, host_type: HostType) -> None:

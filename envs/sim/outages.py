@@ -255,12 +255,13 @@ def notice_host(p: ClusterParams, s: ClusterState, h: int, now_s: float) -> None
 
 @njit(cache=True)
 def move_profile(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
-    """A spare has got an identity: it boots."""
+    """A spare has got an identity: it boots; one that has failed meanwhile is noticed like any host."""
     s.host_profile[h] = -2 - s.host_profile[h]
     if s.host_power_state[h] == OFF:
         boot_host(p, s, h, now_s, elapsed_s)
     elif s.host_power_state[h] == FAILED:
-        s.host_was_on[h] = 1  # it boots when it is mended
+        s.host_was_on[h] = 1  # it boots when it is mended, unless the identity goes on to another spare first
+        push_event(s, now_s + p.detect_s, HOST_NOTICED, h)
 
 
 @njit(cache=True)
