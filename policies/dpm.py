@@ -225,6 +225,30 @@ class DpmPolicy(PlanningPolicy):
         self._held[:] = False
         self._held[list(hosts)] = True
 
+    def on_for_s(self, view: ClusterView) -> F8:
+        """How long ago hosts were switched on, s, shape (H,); infinite for those that always were."""
+        return np.asarray(view.time_s - self._work.host_on_s)
+
+    def underused(self, view: ClusterView) -> B1:
+        """Hosts that this policy would empty if the others had room, shape (H,): few enough to go off now.
+
+        Args:
+            view: The cluster, with this policy's last plan carried out.
+        """
+        s, w, p = view.state, self._work, view.params
+        on = (s.host_power_state == ON) & (s.host_drain == 0) & (w.closed == 0)
+        hosts = np.flatnonzero(on)
+        load = (w.mean + self.spread * np.sqrt(np.maximum(w.var, 0.0)))[hosts] * p.host_inv_cpu[hosts]
+        order = np.argsort(load, kind="stable")
+        hosts, load = hosts[order], load[order]
+        left = float(p.host_cpu_mhz[hosts].sum()) - np.cumsum(p.host_cpu_mhz[hosts])
+        number = min(int((left >= self._needed_for_off_mhz).sum()), len(hosts) - self._stay_on)
+        number -= self.spare_hosts
+        low = (load < self.target - self.tolerance) & (self.on_for_s(view)[hosts] >= self.min_on_s)
+        chosen = np.zeros(view.n_hosts, dtype=np.bool_)
+        chosen[hosts[: max(number, 0)][low[: max(number, 0)]]] = True
+        return chosen
+
     def empty_hosts_kept(self, view: ClusterView) -> list[int]:
         """Hosts that stay on as ``spare_hosts``: of the empty ones those that have been on longest.
 

@@ -213,7 +213,7 @@ class PlatformPolicy(PlanningPolicy):
         ha = stage.take("ha", self._ha.plan(stage.view))
         dpm = Decisions()
         if self._dpm is not None:
-            self._dpm.hold(self._ledger.received_from("drs"))
+            self._dpm.hold(self._filled(view))
             before = _stays(stage.view)
             dpm = stage.take("dpm", self._dpm.plan(stage.view))
             self._ledger.note_emptied((before > 0) & (_stays(stage.view) == 0))
@@ -232,10 +232,18 @@ class PlatformPolicy(PlanningPolicy):
         """What the results say of OR-Tools' plans, if they are made."""
         return self._dpm.plan_metrics() if isinstance(self._dpm, OrtoolsDpmPolicy) else {}
 
+    def _filled(self, view: ClusterView) -> NDArray[np.intp]:
+        """Hosts that DPM had booted and DRS has filled within the window: what they came on for holds."""
+        assert self._dpm is not None
+        hosts = self._ledger.received_from("drs")
+        young = self._dpm.on_for_s(view)[hosts] < self._dpm.min_on_s + self._ledger.window_s
+        return np.asarray(hosts[young])
+
     def _kept_empty(self, view: ClusterView) -> list[int]:
-        """Hosts that DPM wants empty: spare ones, and those that it has emptied a short while ago."""
+        """Hosts that DPM wants empty: spare and underused ones, and those that it has just emptied."""
         assert self._dpm is not None
         empty = (view.state.host_power_state == ON) & (_stays(view) == 0) & self._ledger.emptied()
+        empty |= self._dpm.underused(view)
         return [*np.flatnonzero(empty).tolist(), *self._dpm.empty_hosts_kept(view)]
 
     def _take_maintenance(self, stage: _Stage) -> Decisions:
