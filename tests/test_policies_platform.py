@@ -156,6 +156,17 @@ def test_a_move_over_a_third_host_does_not_come_back_either(make_sim: MakeSim) -
 # --- precedence ---
 
 
+@pytest.mark.parametrize("scenario", ["drs_unbalanced", "drs_light", "demo"])
+def test_power_management_decides_how_many_hosts_are_on(scenario: str) -> None:
+    """However aggressive load balancing is, it holds no host on that power management would empty."""
+    built = build_scenario(scenario, seed=1, overrides={"horizon_s": 43_200.0})
+    energy = []
+    for policy in (make_policy("dpm"), make_policy("platform", **{"drs.level": 5})):
+        env = make_env(built, policy)
+        energy.append(rollout(env, policy, seed=1, heat=False).metrics["energy_kwh"])
+    assert energy[1] <= 1.04 * energy[0]
+
+
 def test_what_ha_switches_on_power_management_leaves_on(make_sim: MakeSim) -> None:
     """Two hosts hold everything; the guarantee asks for a third: HA boots it and nobody takes it back."""
     sim = make_sim(
