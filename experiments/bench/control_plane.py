@@ -71,13 +71,12 @@ def day_rows(day: str | Path, policies: Sequence[str], memory: str = "ignored") 
         ConfigError: For an unknown policy or parameter.
         TraceError: For a trace that cannot be read.
     """
-    specs = [parse_policy(text) for text in policies]
+    made = [(spec, _make(spec)) for spec in map(parse_policy, policies)]
     scenario = build_scenario(
         "planetlab", overrides={"trace": {"path": str(day), "format": "planetlab"}, "memory": memory}
     )
     rows: list[Row] = []
-    for spec in specs:
-        policy = _make(spec)
+    for spec, policy in made:
         metrics = rollout(make_env(scenario, policy), policy, heat=False).metrics
         rows.append({"day": Path(day).name, "policy": spec.label, **metrics})
     return rows
