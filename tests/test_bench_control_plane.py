@@ -52,3 +52,17 @@ def test_what_is_wrong_is_one_line(
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+def test_an_agent_on_the_knobs_is_compared_with_fixed_thresholds(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("stable_baselines3", reason="needs the extra rl")
+    from virtgym.experiments.bench.knob_agent import main as compare
+
+    assert compare(["--scenario", "small", "--timesteps", "600", "--seeds", "2", "--days", "1"]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1].strip() for line in table[2:]] == [
+        "reward", "energy, kWh", "migrations", "unserved, share", "ESV",
+    ]  # fmt: skip
+    assert compare(["--seeds", "1"]) == 2
+    assert compare(["--scenario", "smal"]) == 2
+    assert "did you mean small" in capsys.readouterr().err
