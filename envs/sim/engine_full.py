@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 
 from .copies import finish_copy
+from .copy_queue import find_next_copy
 from .cpu import accumulate, spread
 from .drive import drive_all
 from .engine import BY_POLICY, admit_arrivals, handle_event, on_interval, segment_end, try_arrival
@@ -28,7 +29,7 @@ from .events import (
 )
 from .hub import renew_hosts
 from .mirrors import protect_all
-from .network import find_next_copy, look_at_copy, share_everything
+from .network import look_at_copy, share_everything
 from .numa import rebalance_host
 from .numa_nodes import fragment_rate
 from .outages import finish_start, handle_faults, move_profile, notice_host, restart_waiting

@@ -14,34 +14,19 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from .copy_queue import find_next_copy, set_copy_end
 from .fair_share import max_min_rates
 from .precopy import INIT, PULL, RESUME, advance_copy, next_event
 from .precopy_config import MBIT_PER_MIB
 from .rates import rate_host, vm_stopped
 from .state import MIG_COPYING, FullParams, FullState
-from .totals import C_MOVING, C_NEXT_COPY
 
-__all__ = ["find_next_copy", "look_at_copy", "renew_rates", "share_everything"]
+__all__ = ["look_at_copy", "renew_rates", "share_everything"]
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 
 NET_OUT, NET_IN, COPY, LOG = 0, 1, 2, 3
-
-
-@njit(cache=True)
-def find_next_copy(s: FullState) -> None:
-    """Note which copy's phase ends next, and when; of several the one with the lowest VM."""
-    soonest = np.inf
-    first = -1
-    for i in range(s.counters[C_MOVING]):
-        v = s.copy_list[i]
-        at = s.vm_mig_end_s[v]
-        if at < soonest or (at == soonest and v < first):
-            soonest = at
-            first = v
-    s.clock[3] = soonest
-    s.counters[C_NEXT_COPY] = first
 
 
 @njit(cache=True)
@@ -54,7 +39,7 @@ def look_at_copy(p: FullParams, s: FullState, v: int, rate_mib_s: float, now_s: 
     s.copy_since_s[v] = now_s
     s.copy_rate_mib_s[v] = rate_mib_s
     s.copy_dirtying_mib_s[v] = dirty
-    s.vm_mig_end_s[v] = now_s + next_event(s, v, rate_mib_s)
+    set_copy_end(s, v, now_s + next_event(s, v, rate_mib_s))
 
 
 @njit(cache=True)
