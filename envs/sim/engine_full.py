@@ -41,6 +41,7 @@ from .totals import (
     C_ARRIVED,
     C_BALANCED,
     C_FAULT,
+    C_FRESH,
     C_HEAP,
     C_LOSS,
     C_MOVING,
@@ -49,6 +50,7 @@ from .totals import (
     C_PENDING,
     C_SAMPLE,
     C_SHORT,
+    FRESH,
     N_RATES,
     T_CARBON_G,
     T_ENERGY_J,
@@ -88,6 +90,7 @@ def measure_full(p: FullParams, s: FullState, time_s: float) -> None:
     k = min(int(time_s / p.sample_s + 1e-9), p.util.shape[0] - 1)
     s.counters[C_SAMPLE] = k
     s.counters[C_LOSS] = 1
+    s.counters[C_FRESH] = 0
     for v in range(s.vm_live_mhz.shape[0]):
         demand = p.util[k, v] * s.vm_live_mhz[v]
         s.vm_demand_mhz[v] = demand
@@ -120,6 +123,30 @@ def _level_nodes(p: FullParams, s: FullState) -> None:
 
 
 @njit(cache=True)
+def _has_rates(s: FullState, h: int) -> bool:
+    """Whether a host has other rates than 0: one that is off may still have had some before it went off."""
+    off = s.host_power_state[h] in (OFF, FAILED)
+    return bool(not off or s.host_power_now_w[h] != 0.0)
+
+
+@njit(cache=True)
+def _rate_all(p: FullParams, s: FullState) -> None:
+    """Work out the rates of every host, or where that has been done at this instant, what is new since then."""
+    n = s.host_head.shape[0]
+    again = np.zeros(n, dtype=np.int8)
+    if p.has_io or p.has_precopy or p.has_standby:
+        share_everything(p, s, again)
+        for i in range(s.counters[C_MOVING] if p.has_precopy else 0):
+            _look_again(p, s, s.copy_list[i])
+        if p.has_precopy:
+            find_next_copy(s)
+    every = s.counters[C_FRESH] == 0
+    for h in range(n):
+        if (every or again[h]) and _has_rates(s, h):
+            rate_host(p, s, h, 0.0)
+
+
+@njit(cache=True)
 def open_full(p: FullParams, s: FullState) -> Any:
     """Start a segment: the rates of every host and VM.
 
@@ -127,20 +154,12 @@ def open_full(p: FullParams, s: FullState) -> Any:
         Standard deviation over powered-on hosts of CPU load (capped at 1) and of configured memory.
     """
     s.clock[2] = s.clock[0]
-    n = s.host_head.shape[0]
-    if p.has_io or p.has_precopy or p.has_standby:
-        share_everything(p, s)
-        for i in range(s.counters[C_MOVING] if p.has_precopy else 0):
-            _look_again(p, s, s.copy_list[i])
-        if p.has_precopy:
-            find_next_copy(s)
+    if s.counters[C_FRESH] != FRESH:
+        _rate_all(p, s)
+        s.counters[C_FRESH] = FRESH
     short = 0
-    for h in range(n):
-        state = s.host_power_state[h]
-        if state in (OFF, FAILED) and s.host_power_now_w[h] == 0.0:
-            continue
-        rate_host(p, s, h, 0.0)
-        short += s.host_sat_now[h] > 0.0
+    for h in range(s.host_head.shape[0]):
+        short += _has_rates(s, h) and s.host_sat_now[h] > 0.0
     s.counters[C_SHORT] = short
     _level_nodes(p, s)
     n_on = s.counters[C_ON]
