@@ -27,6 +27,7 @@ from .events import (
     pop_event,
     push_event,
 )
+from .fetch import fetch_host
 from .hub import renew_hosts
 from .mirrors import protect_all
 from .network import look_at_copy, share_everything
@@ -100,26 +101,27 @@ def measure_full(p: FullParams, s: FullState, time_s: float) -> None:
 
 
 @njit(cache=True)
-def _level_nodes(p: FullParams, s: FullState) -> None:
-    """Level the NUMA nodes of every host, once in a trace sample."""
-    sample = s.counters[C_SAMPLE] + 1
-    if p.has_numa == 0 or p.numa_moves == 0 or s.counters[C_BALANCED] == sample:
+def _is_unbalanced(p: FullParams, s: FullState) -> bool:
+    """Whether the NUMA nodes of the hosts are to be levelled: once in a trace sample."""
+    return bool(p.has_numa and p.numa_moves > 0 and s.counters[C_BALANCED] != s.counters[C_SAMPLE] + 1)
+
+
+@njit(cache=True)
+def _level_nodes(p: FullParams, s: FullState, h: int) -> None:
+    """Level the NUMA nodes of a host."""
+    if s.host_n_vms[h] < 2 or p.host_nodes[h] < 2:
         return
-    s.counters[C_BALANCED] = sample
     now = s.clock[0]
-    for h in range(s.host_head.shape[0]):
-        if s.host_n_vms[h] < 2 or p.host_nodes[h] < 2:
-            continue
-        vms = residents(s, h)
-        moved = rebalance_host(p, s, vms, s.vm_alloc_mhz, h, now, p.numa_moves)
-        if moved == 0:
-            continue
-        s.totals[T_NUMA_MOVES] += moved
-        for v in vms:
-            if s.vm_pages_end_s[v] == now + p.vm_mem_mib[v] / p.numa_page_mib_s:
-                drop_event(s, PAGES_END, v)
-                push_event(s, s.vm_pages_end_s[v], PAGES_END, v)
-        rate_host(p, s, h, 0.0)
+    vms = residents(s, h)
+    moved = rebalance_host(p, s, vms, s.vm_alloc_mhz, h, now, p.numa_moves)
+    if moved == 0:
+        return
+    s.totals[T_NUMA_MOVES] += moved
+    for v in vms:
+        if s.vm_pages_end_s[v] == now + p.vm_mem_mib[v] / p.numa_page_mib_s:
+            drop_event(s, PAGES_END, v)
+            push_event(s, s.vm_pages_end_s[v], PAGES_END, v)
+    rate_host(p, s, h, 0.0)
 
 
 @njit(cache=True)
@@ -131,7 +133,10 @@ def _has_rates(s: FullState, h: int) -> bool:
 
 @njit(cache=True)
 def _rate_all(p: FullParams, s: FullState) -> None:
-    """Work out the rates of every host, or where that has been done at this instant, what is new since then."""
+    """Work out the rates of every host, or where that has been done at this instant, what is new since then.
+
+    One pass does all that there is to do on a host, as long as its VMs are in the cache.
+    """
     n = s.host_head.shape[0]
     again = np.zeros(n, dtype=np.int8)
     if p.has_io or p.has_precopy or p.has_standby:
@@ -141,9 +146,16 @@ def _rate_all(p: FullParams, s: FullState) -> None:
         if p.has_precopy:
             find_next_copy(s)
     every = s.counters[C_FRESH] == 0
+    unbalanced = _is_unbalanced(p, s)
     for h in range(n):
+        if every and h + 1 < n:
+            fetch_host(p, s, h + 1)
         if (every or again[h]) and _has_rates(s, h):
             rate_host(p, s, h, 0.0)
+        if unbalanced:
+            _level_nodes(p, s, h)
+    if unbalanced:
+        s.counters[C_BALANCED] = s.counters[C_SAMPLE] + 1
 
 
 @njit(cache=True)
@@ -161,7 +173,6 @@ def open_full(p: FullParams, s: FullState) -> Any:
     for h in range(s.host_head.shape[0]):
         short += _has_rates(s, h) and s.host_sat_now[h] > 0.0
     s.counters[C_SHORT] = short
-    _level_nodes(p, s)
     n_on = s.counters[C_ON]
     cpu = spread(s.host_power_state, n_on, s.host_ask_mhz, p.host_inv_cpu, 1.0)
     return cpu, spread(s.host_power_state, n_on, s.host_mem_mib, p.host_inv_mem, np.inf)

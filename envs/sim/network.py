@@ -15,6 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from .copy_queue import find_next_copy, set_copy_end
+from .fetch import fetch_host
 from .fair_share import max_min_rates
 from .precopy import INIT, PULL, RESUME, advance_copy, next_event
 from .precopy_config import MBIT_PER_MIB
@@ -274,6 +275,8 @@ def renew_rates(p: FullParams, s: FullState, a: int, b: int, changed: int, elaps
         n = _meet(s, hosts, n, b)
     for i in range(n):
         again[i] = 0
+        if i < changed:
+            fetch_host(p, s, hosts[i])
     if p.has_io or p.has_precopy or p.has_standby:
         n = share_network(p, s, hosts, n, again)
     if p.has_precopy:

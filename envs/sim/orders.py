@@ -9,6 +9,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from .compatibility import MOVE_REFUSED_DEVICE, MOVE_REFUSED_FEATURES, MOVE_REFUSED_KERNEL
+from .fetch import fetch_host
 from .lifecycle import boot_host, place, start_migration, switch_off_if_empty
 from .overhead import OS_LEVEL
 from .power import BOOTING, OFF, ON
@@ -345,6 +346,11 @@ def apply_orders(
         codes[n + i] = order_place(p, s, place_vm[i], place_host[i])
     n += place_vm.shape[0]
     for i in range(move_vm.shape[0]):
+        if i + 1 < move_vm.shape[0]:
+            v, h = move_vm[i + 1], move_host[i + 1]
+            if vm_movable(s, v) == 0 and h >= 0 and h < s.host_power_state.shape[0]:
+                fetch_host(p, s, s.vm_host[v])
+                fetch_host(p, s, h)
         codes[n + i] = order_move(p, s, move_vm[i], move_host[i])
     n += move_vm.shape[0]
     for i in range(power_off.shape[0]):
