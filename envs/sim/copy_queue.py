@@ -1,7 +1,7 @@
 """Which copy's phase ends next: a heap of the copies under way, by the end of their phase, then by VM.
 
-The order is total, so that equal runs are equal to the last bit. Ends move with every change of a rate, so every
-VM knows its place: a change costs O(log C) of C copies, and the next event is always at the top.
+The order is total, so that equal runs are equal to the last bit. Ends move with every change of a rate, so
+every VM knows its place: a change costs O(log C) of C copies, and the next event is always at the top.
 """
 
 from __future__ import annotations

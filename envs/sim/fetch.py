@@ -1,8 +1,8 @@
 """Ask for memory before it is needed: what the rates of a host are worked out from, of all of its VMs.
 
-Of every VM some sixty numbers are read or written, each in an array of its own: more streams than a processor
-follows by itself. On a cluster that outgrows the cache it would wait for each of them in turn; asked for while
-another host is worked on, they are there in time. Nothing is computed here, and no result depends on it.
+Of every VM some sixty numbers are read or written, each in an array of its own: more streams than a
+processor follows by itself. On a cluster that outgrows the cache it would wait for each of them in turn. Asked
+for while another host is worked on, they come in time. Nothing is computed here; no result depends on it.
 """
 
 # numba and llvmlite describe their extension points with few or no types
@@ -27,7 +27,7 @@ __all__ = ["fetch_host"]
 STATE = (
     *("vm_state", "vm_mig", "vm_demand_mhz", "vm_claim_mhz", "vm_ask_mhz", "vm_overhead_mhz", "vm_io_mhz"),
     *("vm_alloc_mhz", "vm_ready_mhz", "vm_ready_share", "vm_limited_mhz", "vm_capped_mhz", "vm_co_stop_mhz"),
-    *("vm_granted_mhz", "vm_miss_mhz", "vm_mig_loss_mhz", "vm_missed", "vm_mig_lost"),
+    *("vm_granted_mhz", "vm_miss_mhz", "vm_mig_loss_mhz"),
     *("vm_nodes", "vm_pages_end_s", "vm_remote_share", "vm_numa_slowdown"),
     *("vm_touched_mib", "vm_active_mib", "vm_touch_rate", "vm_resident_mib", "vm_shared_mib"),
     *("vm_ballooned_mib", "vm_compressed_mib", "vm_swapped_mib", "vm_blocked_mib", "vm_mem_slowdown"),
@@ -45,8 +45,10 @@ LINE = 8
 
 
 def _fetcher(names: tuple[str, ...]) -> Any:
-    """A kernel ``(handle, item)`` that asks for one item of some arrays; of an empty one it asks for nothing
-    that exists, which does no harm."""
+    """Make a kernel ``(handle, item)`` that asks for one item of some arrays.
+
+    Of an empty array it asks for something that is not there, which does no harm.
+    """
 
     @intrinsic
     def fetch(_context: Any, handle: Any, item: Any) -> Any:

@@ -55,7 +55,7 @@ def renew_hosts(p: Any, s: Any, a: int, b: int, elapsed_s: float) -> None:
 
 @njit(cache=True)
 def renew_flows(p: Any, s: Any, a: int, b: int, changed: int, elapsed_s: float) -> None:
-    """The same where flows of the network have changed, and on the first ``changed`` of both something else."""
+    """The same where flows have changed, and on the first ``changed`` of the two hosts something else."""
     _call_address(p.fn_renew, p, s, a, b, changed, elapsed_s)
 
 

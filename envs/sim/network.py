@@ -15,8 +15,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from .copy_queue import find_next_copy, set_copy_end
-from .fetch import fetch_host
 from .fair_share import max_min_rates
+from .fetch import fetch_host
 from .precopy import INIT, PULL, RESUME, advance_copy, next_event
 from .precopy_config import MBIT_PER_MIB
 from .rates import rate_host, vm_stopped
