@@ -2,7 +2,7 @@
 
 Of every VM some sixty numbers are read or written, each in an array of its own: more streams than a
 processor follows by itself. On a cluster that outgrows the cache it would wait for each of them in turn.
-If it asks while another host is worked on, they come in time. Nothing is computed here; no result depends on it.
+If it asks while another host is worked on, they come in time. Nothing is computed here.
 """
 
 # numba and llvmlite describe their extension points with few or no types
