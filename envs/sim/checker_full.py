@@ -321,6 +321,7 @@ def _check_copies(p: ClusterParams, s: ClusterState, report: Report) -> None:
     n = int(s.counters[C_MOVING])
     report.equal(sorted(s.copy_list[:n].tolist()), np.flatnonzero(copying).tolist(), "list of copies")
     report.none(s.copy_list[n:] != 0, "unused places of the list of copies that are not zero")
+    _check_queue(s, copying, report)
     report.none((phase < IDLE) | (phase > PULL), "copies in an unknown phase")
     report.none(copying != (phase != IDLE), "VMs whose migration and phase disagree")
     one = np.where(copying, 1.0, 0.0)
@@ -352,6 +353,21 @@ def _check_copies(p: ClusterParams, s: ClusterState, report: Report) -> None:
     report.none(first & ~_near(s.copy_sent_mib + left, volume), "first rounds that lose data")
     report.none((phase == INIT) & (s.copy_sent_mib > 0), "copies that send before they begin")
     _check_copy_clock(p, s, copying, sends, report)
+
+
+def _check_queue(s: ClusterState, copying: Any, report: Report) -> None:
+    """The heap of the copies: the same VMs, each after the one above it, and each knows its place."""
+    n = int(s.counters[C_MOVING])
+    queue = s.copy_queue[:n]
+    report.equal(sorted(queue.tolist()), np.flatnonzero(copying).tolist(), "queue of copies")
+    report.none(s.copy_queue[n:] != 0, "unused places of the queue of copies that are not zero")
+    place = np.zeros(len(s.copy_place), dtype=np.int32)
+    place[queue] = np.arange(n)
+    report.none(s.copy_place != place, "copies at another place of their queue")
+    above = queue[(np.arange(1, n) - 1) // 2]
+    end, end_above = s.vm_mig_end_s[queue[1:]], s.vm_mig_end_s[above]
+    wrong = (end < end_above) | ((end == end_above) & (queue[1:] < above))
+    report.none(wrong, "copies before those above them in the queue")
 
 
 def _near(got: Any, want: Any) -> Any:

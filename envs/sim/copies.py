@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from .copy_queue import find_next_copy, put_copy, remove_copy, set_copy_end
 from .cpu import set_vm_down
 from .events import MIGRATION_END, drop_event, push_event
-from .hub import renew_hosts
-from .network import find_next_copy
+from .hub import renew_flows, renew_hosts
 from .power import ON
 from .power_cycle import switch_off_if_empty
 from .precopy import (
@@ -91,7 +91,7 @@ def _start_precopy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s:
     s.copy_rate_mib_s[v] = 0.0
     s.copy_dirtying_mib_s[v] = s.vm_dirty_mib_s[v]
     s.copy_since_s[v] = now_s
-    s.vm_mig_end_s[v] = now_s + s.copy_left_s[v]
+    put_copy(s, v, now_s + s.copy_left_s[v])
     renew_hosts(p, s, a, b, elapsed_s)
 
 
@@ -170,7 +170,7 @@ def _leave_list(s: FullState, v: int) -> None:
     s.copy_rate_mib_s[v] = 0.0
     s.copy_dirtying_mib_s[v] = 0.0
     s.copy_since_s[v] = 0.0
-    s.vm_mig_end_s[v] = np.inf
+    remove_copy(s, v)
 
 
 @njit(cache=True)
@@ -236,6 +236,7 @@ def finish_copy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: fl
     """
     advance_copy(s, v, s.copy_rate_mib_s[v], s.copy_dirtying_mib_s[v], now_s - s.copy_since_s[v])
     pulled = s.copy_phase[v] == PULL
+    throttle = s.copy_throttle[v]
     source, dest = s.vm_host[v], s.vm_dest[v]
     code = finish_phase(copy_params(p), s, v, _memory_mib(p, s, v), p.vm_working_mib[v])
     if code == PAUSED:
@@ -254,8 +255,9 @@ def finish_copy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: fl
     s.copy_since_s[v] = now_s
     s.copy_rate_mib_s[v] = 0.0  # a phase that sends gets its rate from the network
     s.copy_dirtying_mib_s[v] = s.vm_dirty_mib_s[v]
-    s.vm_mig_end_s[v] = now_s + next_event(s, v, 0.0)
-    renew_hosts(p, s, source, dest, elapsed_s)
+    set_copy_end(s, v, now_s + next_event(s, v, 0.0))
+    changed = 2 if code == MOVED else int(code == PAUSED or s.copy_throttle[v] != throttle)
+    renew_flows(p, s, source, dest, changed, elapsed_s)
 
 
 @njit(cache=True)

@@ -143,12 +143,13 @@ def set_vm_miss(s: ClusterState, v: int, miss: float, loss: float, elapsed_s: fl
     """Set the rates of unserved demand and of loss to migration."""
     if miss > 0.0:
         s.counters[C_LOSS] = 1
-    change = (s.vm_miss_mhz[v] - miss) * elapsed_s
-    s.vm_missed[v] += change
-    s.totals[T_MISSED] += change
-    change = (s.vm_mig_loss_mhz[v] - loss) * elapsed_s
-    s.vm_mig_lost[v] += change
-    s.totals[T_MIG_LOST] += change
+    if elapsed_s > 0.0:
+        change = (s.vm_miss_mhz[v] - miss) * elapsed_s
+        s.vm_missed[v] += change
+        s.totals[T_MISSED] += change
+        change = (s.vm_mig_loss_mhz[v] - loss) * elapsed_s
+        s.vm_mig_lost[v] += change
+        s.totals[T_MIG_LOST] += change
     s.vm_miss_mhz[v] = miss
     s.vm_mig_loss_mhz[v] = loss
 

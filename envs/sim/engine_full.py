@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 
 from .copies import finish_copy
+from .copy_queue import find_next_copy
 from .cpu import accumulate, spread
 from .drive import drive_all
 from .engine import BY_POLICY, admit_arrivals, handle_event, on_interval, segment_end, try_arrival
@@ -26,9 +27,10 @@ from .events import (
     pop_event,
     push_event,
 )
+from .fetch import fetch_host
 from .hub import renew_hosts
 from .mirrors import protect_all
-from .network import find_next_copy, look_at_copy, share_everything
+from .network import look_at_copy, share_everything
 from .numa import rebalance_host
 from .numa_nodes import fragment_rate
 from .outages import finish_start, handle_faults, move_profile, notice_host, restart_waiting
@@ -40,6 +42,7 @@ from .totals import (
     C_ARRIVED,
     C_BALANCED,
     C_FAULT,
+    C_FRESH,
     C_HEAP,
     C_LOSS,
     C_MOVING,
@@ -48,6 +51,7 @@ from .totals import (
     C_PENDING,
     C_SAMPLE,
     C_SHORT,
+    FRESH,
     N_RATES,
     T_CARBON_G,
     T_ENERGY_J,
@@ -87,6 +91,7 @@ def measure_full(p: FullParams, s: FullState, time_s: float) -> None:
     k = min(int(time_s / p.sample_s + 1e-9), p.util.shape[0] - 1)
     s.counters[C_SAMPLE] = k
     s.counters[C_LOSS] = 1
+    s.counters[C_FRESH] = 0
     for v in range(s.vm_live_mhz.shape[0]):
         demand = p.util[k, v] * s.vm_live_mhz[v]
         s.vm_demand_mhz[v] = demand
@@ -96,26 +101,61 @@ def measure_full(p: FullParams, s: FullState, time_s: float) -> None:
 
 
 @njit(cache=True)
-def _level_nodes(p: FullParams, s: FullState) -> None:
-    """Level the NUMA nodes of every host, once in a trace sample."""
-    sample = s.counters[C_SAMPLE] + 1
-    if p.has_numa == 0 or p.numa_moves == 0 or s.counters[C_BALANCED] == sample:
+def _is_unbalanced(p: FullParams, s: FullState) -> bool:
+    """Whether the NUMA nodes of the hosts are to be levelled: once in a trace sample."""
+    return bool(p.has_numa and p.numa_moves > 0 and s.counters[C_BALANCED] != s.counters[C_SAMPLE] + 1)
+
+
+@njit(cache=True)
+def _level_nodes(p: FullParams, s: FullState, h: int) -> None:
+    """Level the NUMA nodes of a host."""
+    if s.host_n_vms[h] < 2 or p.host_nodes[h] < 2:
         return
-    s.counters[C_BALANCED] = sample
     now = s.clock[0]
-    for h in range(s.host_head.shape[0]):
-        if s.host_n_vms[h] < 2 or p.host_nodes[h] < 2:
-            continue
-        vms = residents(s, h)
-        moved = rebalance_host(p, s, vms, s.vm_alloc_mhz, h, now, p.numa_moves)
-        if moved == 0:
-            continue
-        s.totals[T_NUMA_MOVES] += moved
-        for v in vms:
-            if s.vm_pages_end_s[v] == now + p.vm_mem_mib[v] / p.numa_page_mib_s:
-                drop_event(s, PAGES_END, v)
-                push_event(s, s.vm_pages_end_s[v], PAGES_END, v)
-        rate_host(p, s, h, 0.0)
+    vms = residents(s, h)
+    moved = rebalance_host(p, s, vms, s.vm_alloc_mhz, h, now, p.numa_moves)
+    if moved == 0:
+        return
+    s.totals[T_NUMA_MOVES] += moved
+    for v in vms:
+        if s.vm_pages_end_s[v] == now + p.vm_mem_mib[v] / p.numa_page_mib_s:
+            drop_event(s, PAGES_END, v)
+            push_event(s, s.vm_pages_end_s[v], PAGES_END, v)
+    rate_host(p, s, h, 0.0)
+
+
+@njit(cache=True)
+def _has_rates(s: FullState, h: int) -> bool:
+    """Whether a host has other rates than 0: one that is off may still have had some before it went off."""
+    off = s.host_power_state[h] in (OFF, FAILED)
+    return bool(not off or s.host_power_now_w[h] != 0.0)
+
+
+@njit(cache=True)
+def _rate_all(p: FullParams, s: FullState) -> None:
+    """Work out the rates of every host, or where that has been done at this instant, what is new since then.
+
+    One pass does all that there is to do on a host, as long as its VMs are in the cache.
+    """
+    n = s.host_head.shape[0]
+    again = np.zeros(n, dtype=np.int8)
+    if p.has_io or p.has_precopy or p.has_standby:
+        share_everything(p, s, again)
+        for i in range(s.counters[C_MOVING] if p.has_precopy else 0):
+            _look_again(p, s, s.copy_list[i])
+        if p.has_precopy:
+            find_next_copy(s)
+    every = s.counters[C_FRESH] == 0
+    unbalanced = _is_unbalanced(p, s)
+    for h in range(n):
+        if every and h + 1 < n:
+            fetch_host(p, s, h + 1)
+        if (every or again[h]) and _has_rates(s, h):
+            rate_host(p, s, h, 0.0)
+        if unbalanced:
+            _level_nodes(p, s, h)
+    if unbalanced:
+        s.counters[C_BALANCED] = s.counters[C_SAMPLE] + 1
 
 
 @njit(cache=True)
@@ -126,22 +166,13 @@ def open_full(p: FullParams, s: FullState) -> Any:
         Standard deviation over powered-on hosts of CPU load (capped at 1) and of configured memory.
     """
     s.clock[2] = s.clock[0]
-    n = s.host_head.shape[0]
-    if p.has_io or p.has_precopy or p.has_standby:
-        share_everything(p, s)
-        for i in range(s.counters[C_MOVING] if p.has_precopy else 0):
-            _look_again(p, s, s.copy_list[i])
-        if p.has_precopy:
-            find_next_copy(s)
+    if s.counters[C_FRESH] != FRESH:
+        _rate_all(p, s)
+        s.counters[C_FRESH] = FRESH
     short = 0
-    for h in range(n):
-        state = s.host_power_state[h]
-        if state in (OFF, FAILED) and s.host_power_now_w[h] == 0.0:
-            continue
-        rate_host(p, s, h, 0.0)
-        short += s.host_sat_now[h] > 0.0
+    for h in range(s.host_head.shape[0]):
+        short += _has_rates(s, h) and s.host_sat_now[h] > 0.0
     s.counters[C_SHORT] = short
-    _level_nodes(p, s)
     n_on = s.counters[C_ON]
     cpu = spread(s.host_power_state, n_on, s.host_ask_mhz, p.host_inv_cpu, 1.0)
     return cpu, spread(s.host_power_state, n_on, s.host_mem_mib, p.host_inv_mem, np.inf)

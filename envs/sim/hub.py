@@ -18,18 +18,18 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .handle import Handle, HandleType
-from .network import renew_rates
+from .network import EVERYWHERE, renew_rates
 
-__all__ = ["connect", "renew_hosts"]
+__all__ = ["connect", "renew_flows", "renew_hosts"]
 
 
 @intrinsic
-def _call(_context: Any, address: Any, p: Any, s: Any, a: Any, b: Any, elapsed_s: Any) -> Any:
-    signature = types.void(types.int64, p, s, types.int64, types.int64, types.float64)
+def _call(_context: Any, address: Any, p: Any, s: Any, a: Any, b: Any, changed: Any, elapsed_s: Any) -> Any:
+    signature = types.void(types.int64, p, s, types.int64, types.int64, types.int64, types.float64)
 
     def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         word, real = ir.IntType(64), ir.DoubleType()
-        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, cgutils.voidptr_t, word, word, real])
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, cgutils.voidptr_t, word, word, word, real])
         builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
         return context.get_dummy_value()
 
@@ -50,7 +50,13 @@ def renew_hosts(p: Any, s: Any, a: int, b: int, elapsed_s: float) -> None:
         b: Another host, -1 = none.
         elapsed_s: Time since the segment began, s.
     """
-    _call_address(p.fn_renew, p, s, a, b, elapsed_s)
+    _call_address(p.fn_renew, p, s, a, b, EVERYWHERE, elapsed_s)
+
+
+@njit(cache=True)
+def renew_flows(p: Any, s: Any, a: int, b: int, changed: int, elapsed_s: float) -> None:
+    """The same where flows have changed, and on the first ``changed`` of the two hosts something else."""
+    _call_address(p.fn_renew, p, s, a, b, changed, elapsed_s)
 
 
 _COMPILED: dict[tuple[HandleType, HandleType], Any] = {}
@@ -65,10 +71,10 @@ def connect(params: Handle, state: Handle) -> None:
     """
     kinds = (params._numba_type_, state._numba_type_)
     if kinds not in _COMPILED:
-        signature = types.void(*kinds, types.int64, types.int64, types.float64)
+        signature = types.void(*kinds, types.int64, types.int64, types.int64, types.float64)
         _COMPILED[kinds] = cfunc(signature, cache=True)(_renew)
     params.arrays[kinds[0].index["fn_renew"]][...] = _COMPILED[kinds].address
 
 
-def _renew(p: Any, s: Any, a: int, b: int, elapsed_s: float) -> None:
-    renew_rates(p, s, a, b, elapsed_s)
+def _renew(p: Any, s: Any, a: int, b: int, changed: int, elapsed_s: float) -> None:
+    renew_rates(p, s, a, b, changed, elapsed_s)

@@ -14,34 +14,25 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from .copy_queue import find_next_copy, set_copy_end
 from .fair_share import max_min_rates
+from .fetch import fetch_host
 from .precopy import INIT, PULL, RESUME, advance_copy, next_event
 from .precopy_config import MBIT_PER_MIB
 from .rates import rate_host, vm_stopped
 from .state import MIG_COPYING, FullParams, FullState
-from .totals import C_MOVING, C_NEXT_COPY
+from .totals import C_FRESH, FRESH, PIECES_FRESH
 
-__all__ = ["find_next_copy", "look_at_copy", "renew_rates", "share_everything"]
+__all__ = ["EVERYWHERE", "look_at_copy", "renew_rates", "share_everything"]
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
+I1 = NDArray[np.int8]
 
 NET_OUT, NET_IN, COPY, LOG = 0, 1, 2, 3
 
-
-@njit(cache=True)
-def find_next_copy(s: FullState) -> None:
-    """Note which copy's phase ends next, and when; of several the one with the lowest VM."""
-    soonest = np.inf
-    first = -1
-    for i in range(s.counters[C_MOVING]):
-        v = s.copy_list[i]
-        at = s.vm_mig_end_s[v]
-        if at < soonest or (at == soonest and v < first):
-            soonest = at
-            first = v
-    s.clock[3] = soonest
-    s.counters[C_NEXT_COPY] = first
+EVERYWHERE = 3
+"""Argument of ``renew_rates``: rates may have to be worked out on more than the two hosts."""
 
 
 @njit(cache=True)
@@ -54,7 +45,7 @@ def look_at_copy(p: FullParams, s: FullState, v: int, rate_mib_s: float, now_s: 
     s.copy_since_s[v] = now_s
     s.copy_rate_mib_s[v] = rate_mib_s
     s.copy_dirtying_mib_s[v] = dirty
-    s.vm_mig_end_s[v] = now_s + next_event(s, v, rate_mib_s)
+    set_copy_end(s, v, now_s + next_event(s, v, rate_mib_s))
 
 
 @njit(cache=True)
@@ -108,24 +99,49 @@ def _neighbours(p: FullParams, s: FullState, h: int, hosts: I4, n: int) -> Any:
 
 
 @njit(cache=True)
+def _ask_of_vm(p: FullParams, s: FullState, v: int) -> Any:
+    """What a VM would send and receive, Mbit/s."""
+    return (0.0, 0.0) if vm_stopped(p, s, v) else (s.vm_net_out_ask[v], s.vm_net_in_ask[v])
+
+
+@njit(cache=True)
 def _ask_of_host(p: FullParams, s: FullState, h: int) -> Any:
-    """Give every VM of a host the traffic it asks for; returns what they send and receive, and the flows."""
-    out, into, n = 0.0, 0.0, 0
+    """What the VMs of a host would send and receive, Mbit/s, and how many flows they may have."""
+    out, into = 0.0, 0.0
     v = s.host_head[h]
     while v >= 0:
-        stopped = vm_stopped(p, s, v)
-        s.vm_net_out_mbps[v] = 0.0 if stopped else s.vm_net_out_ask[v]
-        s.vm_net_in_mbps[v] = 0.0 if stopped else s.vm_net_in_ask[v]
-        out += s.vm_net_out_mbps[v]
-        into += s.vm_net_in_mbps[v]
-        n += 2
+        a, b = _ask_of_vm(p, s, v)
+        out += a
+        into += b
         v = s.vm_next[v]
-    return out, into, n
+    return out, into, 2 * s.host_n_vms[h]
+
+
+@njit(cache=True)
+def _set(rates: F8, v: int, mbps: float) -> bool:
+    """Set a VM's rate; whether it was another one."""
+    changed = rates[v] != mbps
+    if changed:
+        rates[v] = mbps
+    return bool(changed)
+
+
+@njit(cache=True)
+def _let_through(p: FullParams, s: FullState, h: int) -> bool:
+    """Give every VM of a host what it asks for; whether something changed."""
+    changed = False
+    v = s.host_head[h]
+    while v >= 0:
+        out, into = _ask_of_vm(p, s, v)
+        changed |= _set(s.vm_net_out_mbps, v, out)
+        changed |= _set(s.vm_net_in_mbps, v, into)
+        v = s.vm_next[v]
+    return bool(changed)
 
 
 @njit(cache=True)
 def _collect(
-    p: FullParams, s: FullState, hosts: I4, place: I4, first: I4, second: I4, cap: F8, who: I4
+    p: FullParams, s: FullState, hosts: I4, place: I4, first: I4, second: I4, cap: F8, who: I4, again: I1
 ) -> int:
     """Write down the flows of the hosts that have a place; returns their number."""
     n = 0
@@ -144,34 +160,44 @@ def _collect(
                 first[n], second[n] = out, 2 * place[s.host_mark[s.vm_secondary[v]] - 1] + 1
                 cap[n], who[n, 0], who[n, 1] = s.vm_mirror_need_mbps[v], LOG, v
                 n += 1
-            if p.has_io and s.vm_net_out_mbps[v] > 0.0:
-                first[n], second[n] = out, -1
-                cap[n], who[n, 0], who[n, 1] = s.vm_net_out_mbps[v], NET_OUT, v
-                n += 1
-            if p.has_io and s.vm_net_in_mbps[v] > 0.0:
-                first[n], second[n] = into, -1
-                cap[n], who[n, 0], who[n, 1] = s.vm_net_in_mbps[v], NET_IN, v
-                n += 1
+            if p.has_io:
+                asks_out, asks_in = _ask_of_vm(p, s, v)
+                if asks_out > 0.0:
+                    first[n], second[n] = out, -1
+                    cap[n], who[n, 0], who[n, 1] = asks_out, NET_OUT, v
+                    n += 1
+                elif _set(s.vm_net_out_mbps, v, 0.0):
+                    again[i] = 1
+                if asks_in > 0.0:
+                    first[n], second[n] = into, -1
+                    cap[n], who[n, 0], who[n, 1] = asks_in, NET_IN, v
+                    n += 1
+                elif _set(s.vm_net_in_mbps, v, 0.0):
+                    again[i] = 1
             v = s.vm_next[v]
     return n
 
 
 @njit(cache=True)
-def _hand_out(p: FullParams, s: FullState, who: I4, rate: F8, n: int) -> None:
+def _hand_out(p: FullParams, s: FullState, who: I4, rate: F8, n: int, again: I1) -> None:
+    """Give the flows their rates; ``again`` notes the hosts on which a VM gets another one."""
     for f in range(n):
         kind, v = who[f, 0], who[f, 1]
+        changed = False
         if kind == COPY:
             look_at_copy(p, s, v, rate[f] / MBIT_PER_MIB, s.clock[2])
         elif kind == LOG:
-            s.vm_mirror_mbps[v] = rate[f]
+            changed = _set(s.vm_mirror_mbps, v, rate[f])
         elif kind == NET_OUT:
-            s.vm_net_out_mbps[v] = rate[f]
+            changed = _set(s.vm_net_out_mbps, v, rate[f])
         else:
-            s.vm_net_in_mbps[v] = rate[f]
+            changed = _set(s.vm_net_in_mbps, v, rate[f])
+        if changed:
+            again[s.host_mark[s.vm_host[v]] - 1] = 1
 
 
 @njit(cache=True)
-def share_network(p: FullParams, s: FullState, hosts: I4, n: int) -> int:
+def share_network(p: FullParams, s: FullState, hosts: I4, n: int, again: I1) -> int:
     """Work out the network's rates again on some hosts, and on all that these can affect.
 
     Args:
@@ -179,9 +205,10 @@ def share_network(p: FullParams, s: FullState, hosts: I4, n: int) -> int:
         s: State; ``clock[2]`` is now. ``host_mark`` is the place on the list plus one, and 0 elsewhere.
         hosts: List of hosts on which something changed, shape (H,); those that they affect are added.
         n: Length of the list.
+        again: Written: 1 for the hosts of the list on which the rate of a VM changed, shape (H,).
 
     Returns:
-        Its length now; the caller unmarks the hosts.
+        Length of the list now; the caller unmarks the hosts.
     """
     place = np.empty(s.host_head.shape[0], dtype=np.int32)
     flows, n_places, i = 0, 0, 0
@@ -190,11 +217,13 @@ def share_network(p: FullParams, s: FullState, hosts: I4, n: int) -> int:
         n, pairs = _neighbours(p, s, h, hosts, n)
         out, into, own = _ask_of_host(p, s, h) if p.has_io else (0.0, 0.0, 0)
         # Alone on a NIC that is wide enough, everybody has what it asks for.
-        place[i] = -1
+        place[i], again[i] = -1, 0
         if pairs > 0 or out > p.host_nic_mbps[h] or into > p.host_nic_mbps[h]:
             place[i] = n_places
             n_places += 1
             flows += own + pairs
+        elif p.has_io:
+            again[i] = _let_through(p, s, h)
         i += 1
     if n_places == 0:
         return n
@@ -205,26 +234,26 @@ def share_network(p: FullParams, s: FullState, hosts: I4, n: int) -> int:
             capacity[2 * place[i] + 1] = p.host_nic_mbps[hosts[i]]
     first, second = np.empty(flows, dtype=np.int32), np.empty(flows, dtype=np.int32)
     cap, who = np.empty(flows), np.empty((flows, 2), dtype=np.int32)
-    n_flows = _collect(p, s, hosts[:n], place, first, second, cap, who)
+    n_flows = _collect(p, s, hosts[:n], place, first, second, cap, who, again)
     rate = np.empty(n_flows)
     max_min_rates(first[:n_flows], second[:n_flows], cap[:n_flows], capacity, rate)
-    _hand_out(p, s, who, rate, n_flows)
+    _hand_out(p, s, who, rate, n_flows, again)
     return n
 
 
 @njit(cache=True)
-def share_everything(p: FullParams, s: FullState) -> None:
-    """``share_network`` for all hosts."""
+def share_everything(p: FullParams, s: FullState, again: I1) -> None:
+    """``share_network`` for all hosts, in their order."""
     n = s.host_head.shape[0]
     hosts = np.empty(n, dtype=np.int32)
     for h in range(n):
         _meet(s, hosts, h, h)
-    share_network(p, s, hosts, n)
+    share_network(p, s, hosts, n, again)
     s.host_mark[:] = 0
 
 
 @njit(cache=True)
-def renew_rates(p: FullParams, s: FullState, a: int, b: int, elapsed_s: float) -> None:
+def renew_rates(p: FullParams, s: FullState, a: int, b: int, changed: int, elapsed_s: float) -> None:
     """Work out rates again after something happened on one or two hosts.
 
     Args:
@@ -232,20 +261,30 @@ def renew_rates(p: FullParams, s: FullState, a: int, b: int, elapsed_s: float) -
         s: State; ``clock[2]`` is now.
         a: Host.
         b: Another host, -1 = none.
+        changed: On how many of the two, ``a`` first, something else may have changed than flows of the
+            network; ``EVERYWHERE``: wherever these flows lead, too. On the others, rates are worked out again
+            only where a VM gets another share of the network.
         elapsed_s: Time since the segment began, s.
     """
+    if s.counters[C_FRESH] == FRESH:
+        s.counters[C_FRESH] = PIECES_FRESH
     hosts = np.empty(s.host_head.shape[0], dtype=np.int32)
+    again = np.empty(s.host_head.shape[0], dtype=np.int8)
     n = _meet(s, hosts, 0, a)
     if b >= 0:
         n = _meet(s, hosts, n, b)
-    changed = n
+    for i in range(n):
+        again[i] = 0
+        if i < changed:
+            fetch_host(p, s, hosts[i])
     if p.has_io or p.has_precopy or p.has_standby:
-        n = share_network(p, s, hosts, n)
+        n = share_network(p, s, hosts, n, again)
     if p.has_precopy:
         find_next_copy(s)
-    if p.has_io or p.has_standby:  # elsewhere only the copies have other rates
-        changed = n
     for i in range(n):
         s.host_mark[hosts[i]] = 0
-    for i in range(changed):
-        rate_host(p, s, hosts[i], elapsed_s)
+    if changed == EVERYWHERE and (p.has_io or p.has_standby):  # elsewhere only copies have other rates
+        changed = n
+    for i in range(n):
+        if i < changed or again[i]:
+            rate_host(p, s, hosts[i], elapsed_s)

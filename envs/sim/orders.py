@@ -9,6 +9,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from .compatibility import MOVE_REFUSED_DEVICE, MOVE_REFUSED_FEATURES, MOVE_REFUSED_KERNEL
+from .fetch import fetch_host
 from .lifecycle import boot_host, place, start_migration, switch_off_if_empty
 from .overhead import OS_LEVEL
 from .power import BOOTING, OFF, ON
@@ -289,6 +290,14 @@ def order_move(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
 
 
 @njit(cache=True)
+def _fetch_move(p: ClusterParams, s: ClusterState, v: int, h: int) -> None:
+    """Ask for what the next migration needs while this one is begun."""
+    if vm_movable(s, v) == 0 and h >= 0 and h < s.host_power_state.shape[0]:
+        fetch_host(p, s, s.vm_host[v])
+        fetch_host(p, s, h)
+
+
+@njit(cache=True)
 def order_place(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     """Place a waiting VM; returns the code."""
     code = check_place(p, s, v, h)
@@ -345,6 +354,8 @@ def apply_orders(
         codes[n + i] = order_place(p, s, place_vm[i], place_host[i])
     n += place_vm.shape[0]
     for i in range(move_vm.shape[0]):
+        if i + 1 < move_vm.shape[0]:
+            _fetch_move(p, s, move_vm[i + 1], move_host[i + 1])
         codes[n + i] = order_move(p, s, move_vm[i], move_host[i])
     n += move_vm.shape[0]
     for i in range(power_off.shape[0]):

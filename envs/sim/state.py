@@ -162,6 +162,8 @@ class ClusterState(NamedTuple):
     copy_dirtying_mib_s: F8  # (V,) dirty rate since the copy was last looked at, MiB/s
     copy_since_s: F8  # (V,) when the copy was last looked at, s
     copy_list: I4  # (V,) VMs that are being copied, in the order in which they began
+    copy_queue: I4  # (V,) the same VMs as a heap, by the end of their phase
+    copy_place: I4  # (V,) place of a VM in that heap, 0 without a copy
     host_copies: I4  # (H,) copies under way, in and out
     vm_baseline: NDArray[np.uint64]  # (V,) CPU features that the VM sees
     vm_restart: I1  # (V,) 0 no, 1 down and not yet noticed, 2 waits for a host
@@ -246,7 +248,8 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "precopy": (
         *("copy_phase", "copy_diverged", "copy_round", "copy_left_s", "copy_left_mib", "copy_volume_mib"),
         *("copy_dirty_mib", "copy_pull_mib", "copy_sent_mib", "copy_down_s", "copy_throttle"),
-        *("copy_rate_mib_s", "copy_dirtying_mib_s", "copy_since_s", "copy_list", "host_copies"),
+        *("copy_rate_mib_s", "copy_dirtying_mib_s", "copy_since_s", "copy_list", "copy_queue", "copy_place"),
+        "host_copies",
     ),
     "failures": ("vm_restart", "vm_down_since_s", "vm_starts_s", "host_profile", "host_was_on"),
     "standby": (
@@ -267,7 +270,8 @@ _INT8 = {
 _INT32 = {
     *("counters", "host_n_vms", "host_n_in", "host_head", "host_tail", "host_in_head", "heap_kind"),
     *("vm_host", "vm_dest", "vm_next", "vm_prev", "vm_in_next", "vm_in_prev", "vm_last_from", "heap_item"),
-    *("host_functions_used", "copy_round", "copy_list", "host_copies", "host_profile", "vm_secondary"),
+    *("host_functions_used", "copy_round", "copy_list", "copy_queue", "copy_place", "host_copies"),
+    *("host_profile", "vm_secondary"),
     *("host_mirrors", "host_mirror_vcpus", "host_mark"),
 }
 _INT64 = {"vm_nodes", "vm_dest_nodes", "vm_mirror_nodes"}

@@ -13,6 +13,7 @@ __all__ = [
     "C_BALANCED",
     "C_DOWN",
     "C_FAULT",
+    "C_FRESH",
     "C_HEAP",
     "C_LOSS",
     "C_MOVING",
@@ -21,9 +22,11 @@ __all__ = [
     "C_PENDING",
     "C_SAMPLE",
     "C_SHORT",
+    "FRESH",
     "N_COUNTERS",
     "N_RATES",
     "N_TOTALS",
+    "PIECES_FRESH",
     "RATES",
     "T_RATE_FIRST",
 ]
@@ -36,6 +39,13 @@ host may be short of CPU."""
 C_DOWN, C_FAULT, C_BALANCED, C_NEXT_COPY = 8, 9, 10, 11
 """VMs whose downtime runs, faults that have happened, trace sample at which NUMA nodes were last levelled
 (plus one), VM of the copy whose phase ends next (-1 = none)."""
+
+C_FRESH = 12
+"""Whether the rates of every host have been worked out at this instant: 0, ``FRESH`` or ``PIECES_FRESH``."""
+
+FRESH, PIECES_FRESH = 1, 2
+"""All of them at once; the same, and some of them alone since then: the network as a whole may look different
+to a bit."""
 
 N_COUNTERS, N_TOTALS = 16, 64
 """Length of ``counters`` and ``totals``."""
