@@ -404,12 +404,13 @@ def solve_bound(
     unknown = Bound(-INF, False, np.full(n_hosts, np.nan), np.full(n_items, np.nan))
     if n_items == 0:
         return Bound(0.0, True, np.zeros(n_hosts), np.zeros(0))
+    optimal = True
     share, most = (0.0, 0) if whole else (COUNT_SHARE, BRANCHES)
-    value, x, optimal = solve_counts(model.programme, model.number, share * seconds, most, seconds)
-    if x is None or not optimal:
+    value, x = solve_counts(model.programme, model.number, share * seconds, most, seconds)
+    if x is None:
         value, x, optimal = solve_programme(model.programme, model.whole & False, seconds)
-    if x is None or not optimal:
-        return unknown
+        if x is None or not optimal:
+            return unknown
     left = seconds - (time.monotonic() - start)
     if whole and left > 0.0:
         proven, found, optimal = solve_programme(model.programme, model.whole, left, nodes)

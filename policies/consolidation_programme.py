@@ -138,7 +138,7 @@ def solve_programme(
 
 def solve_counts(
     model: Programme, counts: I8, seconds: float, most: int, patience: float
-) -> tuple[float, F8 | None, bool]:
+) -> tuple[float, F8 | None]:
     """Solve with GLOP, and branch until a few columns are whole: each branch starts from the last basis.
 
     Args:
@@ -149,7 +149,7 @@ def solve_counts(
         patience: Wall time of one relaxation at most.
 
     Returns:
-        What is proven of the least value, the solution that has it or None, and whether it was solved.
+        What is proven of the least value, ``-inf`` if nothing is, and the solution of the relaxation or None.
     """
     from ortools.math_opt.python import mathopt
 
@@ -165,44 +165,47 @@ def solve_counts(
         time_limit=timedelta(seconds=max(0.01, patience)), presolve=mathopt.Emphasis.OFF
     )
 
-    def solve(low: tuple[float, ...], high: tuple[float, ...]) -> tuple[float, F8 | None, bool]:
+    def solve(low: tuple[float, ...], high: tuple[float, ...], wanted: list[Any]) -> tuple[float, F8, bool]:
         for column, a, b in zip(columns, low, high):
             column.lower_bound, column.upper_bound = a, b
-        result = solver.solve(params=parameters)
+        # Only what is asked for: reading all of a solution takes longer than finding it.
+        only = mathopt.ModelSolveParameters(
+            variable_values_filter=mathopt.VariableFilter(filtered_items=set(wanted)),
+            reduced_costs_filter=mathopt.VariableFilter(filtered_items=set()),
+            dual_values_filter=mathopt.LinearConstraintFilter(filtered_items=set()),
+        )
+        result = solver.solve(params=parameters, model_params=only)
         reason = result.termination.reason
         if reason != mathopt.TerminationReason.OPTIMAL:
-            return INF, None, reason == mathopt.TerminationReason.INFEASIBLE
-        values = result.variable_values()
+            return INF, np.zeros(0), reason == mathopt.TerminationReason.INFEASIBLE
         proven = float(result.termination.objective_bounds.dual_bound) * scale
-        return proven, np.array([values[v] for v in variables]), True
+        return proven, np.array(result.variable_values(wanted)), True
 
     box = (0.0,) * len(columns), tuple(model.upper[counts].tolist())
-    value, x, solved = solve(*box)
-    if x is None:
-        return -INF, None, False
+    value, x, solved = solve(*box, variables)
+    if not solved or len(x) == 0:
+        return -INF, None
     # The open branches, the least first: what it has bounds them all.
-    tree = [(value, 0, box, x)]
+    tree = [(value, 0, box, x[counts])]
     made = 0
     while tree and made < most and time.monotonic() < end:
-        value, _, (low, high), x = tree[0]
-        part = x[counts] - np.floor(x[counts])
+        value, _, (low, high), number = tree[0]
+        part = number - np.floor(number)
         far = np.minimum(part, 1.0 - part)
         k = int(far.argmax())
         if far[k] < WHOLE:
             break
-        floor = float(np.floor(x[counts[k]]))
+        floor = float(np.floor(number[k]))
         children = []
         for a, b in ((low[k], floor), (floor + 1.0, high[k])):
             box = (*low[:k], a, *low[k + 1 :]), (*high[:k], b, *high[k + 1 :])
-            found, y, solved = solve(*box)
+            found, number, solved = solve(*box, columns)
             if not solved:
-                return value, x, True
+                return value, x
             made += 1
-            if y is not None:
-                children.append((max(found, value), made, box, y))
+            if len(number):
+                children.append((max(found, value), made, box, number))
         heapq.heappop(tree)
         for child in children:
             heapq.heappush(tree, child)
-    if tree:
-        value, _, _, x = tree[0]
-    return value, x, True
+    return (tree[0][0] if tree else value), x
