@@ -23,6 +23,9 @@ x_kp hosts of kind k (same type, same residents by class) filled by p,
 The last row is what makes it tight: whoever fills the gaps of a host as it is now moves fewer VMs and wastes
 more room. (Patterns: Gilmore & Gomory, Oper. Res. 9, 1961; classes: the dual feasible functions of Fekete &
 Schepers, Math. Program. 91, 2001, are their special cases.) Only n_t and y_h need to be whole.
+
+A host over its limit counts twice: the load that it keeps is shrunk to its limit in L_t (``_shrunk``), but
+less so in E_t (``_drawn``). ``consolidation_arrivals`` adds rows by which one large VM cannot fill many gaps.
 """
 
 from __future__ import annotations

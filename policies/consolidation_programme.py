@@ -17,6 +17,7 @@ F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 B1 = NDArray[np.bool_]
 INF = np.inf
+Box = tuple[float, ...]
 
 TOLERANCE = 1e-7
 """Relative gap at which the solver may stop."""
@@ -136,6 +137,43 @@ def solve_programme(
     return proven, np.array([values[v] for v in values]), optimal
 
 
+class _Relaxation:
+    """A relaxation in GLOP that is solved again and again with other bounds of some columns."""
+
+    def __init__(self, model: Programme, counts: I8, patience: float) -> None:
+        from ortools.math_opt.python import mathopt
+
+        self.mathopt = mathopt
+        self.scale = max(1e-9, float(np.abs(model.objective).max(initial=0.0)))
+        none = np.zeros(len(model.objective), dtype=np.bool_)
+        self.model = _mathopt_model(model._replace(objective=model.objective / self.scale), none)
+        self.solver = mathopt.IncrementalSolver(self.model, mathopt.SolverType.GLOP)
+        self.variables = list(self.model.variables())
+        self.columns = [self.variables[c] for c in counts.tolist()]
+        # Without presolve: with it GLOP would begin from nothing in each branch.
+        self.parameters = mathopt.SolveParameters(
+            time_limit=timedelta(seconds=max(0.01, patience)), presolve=mathopt.Emphasis.OFF
+        )
+
+    def solve(self, low: Box, high: Box, wanted: list[Any]) -> tuple[float, F8, bool]:
+        """Value, what is wanted of the solution (empty: there is none), and whether all that is sure."""
+        mathopt = self.mathopt
+        for column, a, b in zip(self.columns, low, high):
+            column.lower_bound, column.upper_bound = a, b
+        # Only what is asked for: reading all of a solution takes longer than finding it.
+        only = mathopt.ModelSolveParameters(
+            variable_values_filter=mathopt.VariableFilter(filtered_items=set(wanted)),
+            reduced_costs_filter=mathopt.VariableFilter(filtered_items=set()),
+            dual_values_filter=mathopt.LinearConstraintFilter(filtered_items=set()),
+        )
+        result = self.solver.solve(params=self.parameters, model_params=only)
+        reason = result.termination.reason
+        if reason != mathopt.TerminationReason.OPTIMAL:
+            return INF, np.zeros(0), bool(reason == mathopt.TerminationReason.INFEASIBLE)
+        proven = float(result.termination.objective_bounds.dual_bound) * self.scale
+        return proven, np.array(result.variable_values(wanted)), True
+
+
 def solve_counts(
     model: Programme, counts: I8, seconds: float, most: int, patience: float
 ) -> tuple[float, F8 | None]:
@@ -151,38 +189,10 @@ def solve_counts(
     Returns:
         What is proven of the least value, ``-inf`` if nothing is, and the solution of the relaxation or None.
     """
-    from ortools.math_opt.python import mathopt
-
     end = time.monotonic() + seconds
-    scale = max(1e-9, float(np.abs(model.objective).max(initial=0.0)))
-    none = np.zeros(len(model.objective), dtype=np.bool_)
-    scaled = _mathopt_model(model._replace(objective=model.objective / scale), none)
-    solver = mathopt.IncrementalSolver(scaled, mathopt.SolverType.GLOP)
-    variables = list(scaled.variables())
-    columns = [variables[c] for c in counts.tolist()]
-    # Without presolve: with it GLOP would begin from nothing in each branch.
-    parameters = mathopt.SolveParameters(
-        time_limit=timedelta(seconds=max(0.01, patience)), presolve=mathopt.Emphasis.OFF
-    )
-
-    def solve(low: tuple[float, ...], high: tuple[float, ...], wanted: list[Any]) -> tuple[float, F8, bool]:
-        for column, a, b in zip(columns, low, high):
-            column.lower_bound, column.upper_bound = a, b
-        # Only what is asked for: reading all of a solution takes longer than finding it.
-        only = mathopt.ModelSolveParameters(
-            variable_values_filter=mathopt.VariableFilter(filtered_items=set(wanted)),
-            reduced_costs_filter=mathopt.VariableFilter(filtered_items=set()),
-            dual_values_filter=mathopt.LinearConstraintFilter(filtered_items=set()),
-        )
-        result = solver.solve(params=parameters, model_params=only)
-        reason = result.termination.reason
-        if reason != mathopt.TerminationReason.OPTIMAL:
-            return INF, np.zeros(0), reason == mathopt.TerminationReason.INFEASIBLE
-        proven = float(result.termination.objective_bounds.dual_bound) * scale
-        return proven, np.array(result.variable_values(wanted)), True
-
-    box = (0.0,) * len(columns), tuple(model.upper[counts].tolist())
-    value, x, solved = solve(*box, variables)
+    relaxed = _Relaxation(model, counts, patience)
+    box = (0.0,) * len(counts), tuple(model.upper[counts].tolist())
+    value, x, solved = relaxed.solve(*box, relaxed.variables)
     if not solved or len(x) == 0:
         return -INF, None
     # The open branches, the least first: what it has bounds them all.
@@ -199,7 +209,7 @@ def solve_counts(
         children = []
         for a, b in ((low[k], floor), (floor + 1.0, high[k])):
             box = (*low[:k], a, *low[k + 1 :]), (*high[:k], b, *high[k + 1 :])
-            found, number, solved = solve(*box, columns)
+            found, number, solved = relaxed.solve(*box, relaxed.columns)
             if not solved:
                 return value, x
             made += 1
