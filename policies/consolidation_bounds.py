@@ -23,42 +23,37 @@ x_kp hosts of kind k (same type, same residents by class) filled by p,
 The last row is what makes it tight: whoever fills the gaps of a host as it is now moves fewer VMs and wastes
 more room. (Patterns: Gilmore & Gomory, Oper. Res. 9, 1961; classes: the dual feasible functions of Fekete &
 Schepers, Math. Program. 91, 2001, are their special cases.) Only n_t and y_h need to be whole.
+
+A host over its limit counts twice: the load that it keeps is shrunk to its limit in L_t (``_shrunk``), but
+less so in E_t (``_drawn``). ``consolidation_arrivals`` adds rows by which one large VM cannot fill many gaps.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from datetime import timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
+from .consolidation_arrivals import Held, Resource, count_arrivals, fill_gaps
 from .consolidation_classes import Classes, make_classes
 from .consolidation_items import N_IDLE, Items
 from .consolidation_model import ConsolidationProblem, sums
+from .consolidation_programme import TOLERANCE, Programme, Rows, solve_counts, solve_programme
 
-__all__ = [
-    "TOLERANCE",
-    "Bound",
-    "BoundModel",
-    "Programme",
-    "Rows",
-    "build_bound",
-    "power_hull",
-    "solve_bound",
-    "solve_programme",
-]
+__all__ = ["Bound", "BoundModel", "build_bound", "least_slope", "power_hull", "solve_bound"]
 
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 B1 = NDArray[np.bool_]
 INF = np.inf
 
-TOLERANCE = 1e-7
-"""Relative gap at which the solver may stop."""
+BRANCHES = 12
+"""Relaxations that are solved to make numbers of hosts by type whole."""
+COUNT_SHARE = 0.1
+"""Share of the wall time after which no more of them are begun."""
 
 
 def power_hull(energy: F8, most: float) -> list[tuple[float, float]]:
@@ -89,14 +84,18 @@ def power_hull(energy: F8, most: float) -> list[tuple[float, float]]:
     return lines or [(float(w[0]), 0.0)]
 
 
-class Programme(NamedTuple):
-    """A linear programme: minimise objective . x over row_lower <= matrix x <= row_upper, 0 <= x <= upper."""
+def least_slope(energy: F8, low: float, high: float) -> float:
+    """The least slope from a table's point at load ``low`` to any point up to ``high``, per unit of load.
 
-    objective: F8
-    upper: F8
-    matrix: Any  # sparse, (rows, columns)
-    row_lower: F8
-    row_upper: F8
+    Args:
+        energy: The table at equally spaced loads 0...1, (P,); beyond 1 it is flat.
+        low: Where the lines begin.
+        high: Greatest load, above ``low``.
+    """
+    grid = np.linspace(0.0, 1.0, len(energy))
+    x = np.append(grid[(grid > low) & (grid < high)], high)
+    rise = np.interp(x, grid, energy) - np.interp(low, grid, energy)
+    return float((rise / (x - low)).min())
 
 
 class BoundModel(NamedTuple):
@@ -109,6 +108,7 @@ class BoundModel(NamedTuple):
     stay_item: I8  # items of the columns s
     stay_host: I8  # and their hosts
     stay: I8  # columns s
+    number: I8  # columns n
 
 
 class Bound(NamedTuple):
@@ -118,47 +118,6 @@ class Bound(NamedTuple):
     exact: bool  # whether the programme was solved to its end
     kept: F8  # (H,) y_h, 1 = stays on; NaN without a solution
     stays: F8  # (I,) share of each item that stays; NaN without a solution
-
-
-class Rows:
-    """Collects columns and rows of a sparse programme; all variables are 0 or more."""
-
-    def __init__(self) -> None:
-        self.n_columns = self.n_rows = 0
-        self.parts: list[tuple[I8, I8, F8]] = []
-        self.low: list[F8] = []
-        self.high: list[F8] = []
-        self.cost: list[F8] = []
-        self.top: list[F8] = []
-
-    def columns(self, n: int, cost: Any = 0.0, top: Any = INF) -> I8:
-        """Add n columns."""
-        first = self.n_columns
-        self.n_columns += n
-        self.cost.append(np.broadcast_to(np.asarray(cost, dtype=np.float64), (n,)))
-        self.top.append(np.broadcast_to(np.asarray(top, dtype=np.float64), (n,)))
-        return np.arange(first, first + n, dtype=np.int64)
-
-    def rows(self, n: int, low: float, high: float, *terms: tuple[Any, I8, Any]) -> None:
-        """Add n rows; a term is (row of each entry from 0, column, factor)."""
-        for row, column, factor in terms:
-            at = np.broadcast_to(np.asarray(row, dtype=np.int64) + self.n_rows, column.shape)
-            value = np.broadcast_to(np.asarray(factor, dtype=np.float64), column.shape)
-            self.parts.append((at.ravel(), column.ravel(), value.ravel()))
-        self.n_rows += n
-        self.low.append(np.full(n, low))
-        self.high.append(np.full(n, high))
-
-    def programme(self) -> Programme:
-        """What was added so far, every row scaled to a largest factor of 1."""
-        row, column, value = (np.concatenate([part[k] for part in self.parts]) for k in range(3))
-        cost, top, low, high = (np.concatenate(x) for x in (self.cost, self.top, self.low, self.high))
-        largest = np.zeros(self.n_rows)
-        np.maximum.at(largest, row, np.abs(value))
-        scale = 1.0 / np.where(largest > 0.0, largest, 1.0)
-        shape = self.n_rows, self.n_columns
-        matrix = sparse.csr_matrix((value * scale[row], (row, column)), shape=shape)
-        return Programme(cost, top, matrix, low * scale, high * scale)
 
 
 class _Builder:
@@ -226,16 +185,12 @@ class _Builder:
             rows.rows(1, float(len(members)), INF, (0, self.number, 1.0))
 
     def count(self) -> None:
-        """Numbers of hosts, their room in total, and what they draw."""
+        """Numbers of hosts, and their room in total."""
         rows, items = self.rows, self.items
         terms = [(self.type_of[self.keep_host], self.keep), (self.type_of[self.open_host], self.open)]
         number = (np.arange(self.n_types), self.number, -1.0)
         rows.rows(self.n_types, 0.0, 0.0, *[(at, c, 1.0) for at, c in terms], number)
         stay, move = (self.type_of[self.stay_host], self.stay), (self.move_type, self.move)
-        # With less load a host draws no more, so the shrunk sizes also bound energy, if tables never fall.
-        room, cpu_of_stay = items.cap_cpu, self._shrunk(items.cpu, items.cap_cpu, items.keep_cpu)
-        if (np.diff(items.energy_j, axis=1) < 0.0).any():
-            room, cpu_of_stay = items.keep_cpu.max(initial=0.0) + 0.0 * room, items.cpu[self.stay_item]
         for size, cap, keep in (
             (items.cpu, items.cap_cpu, items.keep_cpu),
             (items.mem, items.cap_mem, items.keep_mem),
@@ -247,18 +202,44 @@ class _Builder:
                 (*stay, self._shrunk(size, cap, keep)), (*move, size[self.move_item]),
                 (*terms[0], -cap[self.keep_host]), (*terms[1], -cap[self.open_host]),
             )  # fmt: skip
+
+    def draw(self) -> None:
+        """What the hosts of each type draw at least, by the lines under their power table."""
+        rows, items = self.rows, self.items
+        falls = bool((np.diff(items.energy_j, axis=1) < 0.0).any())
         for t in range(self.n_types):
             hosts = np.flatnonzero(self.type_of == t)
-            most = float(room[hosts[0]] / items.host_cpu[hosts[0]])
+            room = items.keep_cpu.max(initial=0.0) if falls else items.cap_cpu[hosts[0]]
             inside = self.type_of[self.stay_host] == t
             of_type = self.move_type == t
-            for base, slope in power_hull(items.energy_j[items.table[hosts[0]]], most):
-                b = slope / items.host_cpu[hosts[0]]
+            host_cpu = items.host_cpu[hosts[0]]
+            for base, slope in power_hull(items.energy_j[items.table[hosts[0]]], float(room / host_cpu)):
+                b = slope / host_cpu
+                stays = b * items.cpu[self.stay_item[inside]]
+                if not falls:
+                    stays = stays * self._drawn(t, b)[self.stay_host[inside]]
                 rows.rows(
                     1, 0.0, INF, (0, self.energy[[t]], self.unit), (0, self.number[[t]], -base),
-                    (0, self.stay[inside], -b * cpu_of_stay[inside]),
+                    (0, self.stay[inside], -stays),
                     (0, self.move[of_type], -b * items.cpu[self.move_item[of_type]]),
                 )  # fmt: skip
+
+    def _drawn(self, t: int, b: float) -> F8:
+        """What counts of the slope b of a line for loads that stay, (H,): 1 but on hosts over their limit.
+
+        The line holds up to the limit. Above it a host draws at least s J more per MHz, so that at a load x
+        it draws at least b min(x, cap) + s (x - cap)+ more than idle. For s < b that is concave, thus above
+        its chord from 0 to what the host holds now.
+        """
+        items = self.items
+        factor = np.ones(len(self.held))
+        for h in np.flatnonzero((self.type_of == t) & (items.keep_cpu > items.cap_cpu)).tolist():
+            if b <= 0.0:
+                break
+            cap, now = float(items.cap_cpu[h]), float(items.keep_cpu[h])
+            s = least_slope(items.energy_j[items.table[h]], cap / items.host_cpu[h], now / items.host_cpu[h])
+            factor[h] = min(1.0, (b * cap + s / items.host_cpu[h] * (now - cap)) / (b * now))
+        return factor
 
     def _shrunk(self, size: F8, cap: F8, keep: F8) -> F8:
         """Sizes of items that stay, (columns s,); shrunk on a host over its limit until they fill it exactly.
@@ -268,6 +249,23 @@ class _Builder:
         """
         now = np.minimum(1.0, cap / np.maximum(keep, 1e-12))[self.stay_host]
         return np.asarray(size[self.stay_item] * now)
+
+    def arrive(self) -> None:
+        """Who receives, receives a VM of its own (``consolidation_arrivals``)."""
+        items = self.items
+        at = np.searchsorted(self.keep_host, self.stay_host)
+        held = Held(
+            self.type_of[self.keep_host], self.keep, self.stay, at, self.stay_item,
+            items.home[self.stay_item] == self.stay_host, self.move, self.move_item, self.move_type,
+            self.open, self.type_of[self.open_host],
+        )  # fmt: skip
+        if len(self.keep_host) == 0:
+            return
+        receives = count_arrivals(self.rows, held, self.n_types)
+        for size, cap in ((items.cpu, items.cap_cpu), (items.mem, items.cap_mem)):
+            if np.isfinite(cap).all():
+                resource = Resource(size, cap[self.keep_host], cap[self.open_host])
+                fill_gaps(self.rows, held, resource, receives, self.n_types)
 
     def reserve(self) -> None:
         """Hosts that must be on, in number, CPU and memory."""
@@ -351,22 +349,35 @@ class _Builder:
         whole = np.zeros(rows.n_columns, dtype=np.bool_)
         whole[self.number] = whole[self.keep] = whole[self.open] = True
         return BoundModel(
-            rows.programme(), whole, self.keep_host, self.keep, self.stay_item, self.stay_host, self.stay
+            rows.programme(),
+            whole,
+            self.keep_host,
+            self.keep,
+            self.stay_item,
+            self.stay_host,
+            self.stay,
+            self.number,
         )
 
 
-def build_bound(problem: ConsolidationProblem, items: Items, *, patterns: bool = True) -> BoundModel:
+def build_bound(
+    problem: ConsolidationProblem, items: Items, *, patterns: bool = True, arrivals: bool = True
+) -> BoundModel:
     """Build the programme of the module's text.
 
     Args:
         problem: The instance.
         items: The same, flattened.
         patterns: Whether to add patterns where a resource is packed tightly; False = sums alone.
+        arrivals: Whether to add that a host that receives, receives a VM of its own.
     """
     builder = _Builder(problem, items)
     builder.place()
     builder.count()
+    builder.draw()
     builder.reserve()
+    if arrivals:
+        builder.arrive()
     if patterns:
         for size, cap in ((items.mem, items.cap_mem), (items.cpu, items.cap_cpu)):
             caps = np.unique(cap[items.allowed.max(axis=0) > 0])
@@ -376,77 +387,16 @@ def build_bound(problem: ConsolidationProblem, items: Items, *, patterns: bool =
     return builder.done()
 
 
-def _mathopt_model(model: Programme, whole: B1) -> Any:
-    """The programme as OR-Tools' MathOpt takes it, filled from arrays."""
-    from ortools.math_opt import model_pb2  # type: ignore[import-untyped]
-    from ortools.math_opt.python import mathopt  # type: ignore[import-untyped]
-
-    proto = model_pb2.ModelProto()
-    n, n_rows = len(model.objective), len(model.row_lower)
-    proto.variables.ids.extend(range(n))
-    proto.variables.lower_bounds.extend([0.0] * n)
-    proto.variables.upper_bounds.extend(model.upper.tolist())
-    proto.variables.integers.extend(whole.tolist())
-    costly = np.flatnonzero(model.objective)
-    proto.objective.linear_coefficients.ids.extend(costly.tolist())
-    proto.objective.linear_coefficients.values.extend(model.objective[costly].tolist())
-    proto.linear_constraints.ids.extend(range(n_rows))
-    proto.linear_constraints.lower_bounds.extend(model.row_lower.tolist())
-    proto.linear_constraints.upper_bounds.extend(model.row_upper.tolist())
-    matrix = model.matrix.tocoo()
-    proto.linear_constraint_matrix.row_ids.extend(matrix.row.tolist())
-    proto.linear_constraint_matrix.column_ids.extend(matrix.col.tolist())
-    proto.linear_constraint_matrix.coefficients.extend(matrix.data.tolist())
-    return mathopt.Model.from_model_proto(proto)
-
-
-def solve_programme(
-    model: Programme, whole: B1, seconds: float, nodes: int | None = None
-) -> tuple[float, F8 | None, bool]:
-    """Solve with GLOP, or HiGHS if something must be whole.
-
-    Args:
-        model: The programme.
-        whole: Columns that must be whole, (columns,).
-        seconds: Wall time.
-        nodes: Most nodes of HiGHS's tree.
-
-    Returns:
-        What is proven of the least value, the best solution found or None, and whether that is optimal.
-    """
-    from ortools.math_opt.python import mathopt
-
-    parameters = mathopt.SolveParameters(
-        time_limit=timedelta(seconds=max(0.01, seconds)), random_seed=1, enable_output=False
-    )
-    kind = mathopt.SolverType.GLOP
-    if whole.any():
-        kind = mathopt.SolverType.HIGHS
-        parameters.relative_gap_tolerance = TOLERANCE
-        parameters.node_limit = nodes
-    scale = max(1e-9, float(np.abs(model.objective).max(initial=0.0)))
-    scaled = _mathopt_model(model._replace(objective=model.objective / scale), whole)
-    result = mathopt.solve(scaled, kind, params=parameters)
-    if result.termination.reason == mathopt.TerminationReason.IMPRECISE:
-        result = mathopt.solve(scaled, mathopt.SolverType.HIGHS, params=parameters)
-    proven = float(result.termination.objective_bounds.dual_bound) * scale
-    optimal = result.termination.reason == mathopt.TerminationReason.OPTIMAL
-    if not result.has_primal_feasible_solution():
-        return proven, None, optimal
-    values = result.variable_values()
-    return proven, np.array([values[v] for v in values]), optimal
-
-
 def solve_bound(
     model: BoundModel, items: Items, seconds: float, *, whole: bool = True, nodes: int | None = None
 ) -> Bound:
-    """Solve the programme: its relaxation with GLOP, then, if asked, itself with HiGHS.
+    """Solve the programme: its relaxation with whole n_t (GLOP), or, if asked, itself with HiGHS.
 
     Args:
         model: The programme.
         items: The instance.
         seconds: Wall time; what is proven by then counts.
-        whole: Whether numbers of hosts and y are whole; False = the relaxation alone.
+        whole: Whether y and e are whole too; False = n_t alone, in a few branches of the relaxation.
         nodes: Most nodes of the search tree: the same result on every machine if time does not run out first.
 
     Returns:
@@ -457,9 +407,13 @@ def solve_bound(
     unknown = Bound(-INF, False, np.full(n_hosts, np.nan), np.full(n_items, np.nan))
     if n_items == 0:
         return Bound(0.0, True, np.zeros(n_hosts), np.zeros(0))
-    value, x, optimal = solve_programme(model.programme, model.whole & False, seconds)
-    if x is None or not optimal:
-        return unknown
+    optimal = True
+    share, most = (0.0, 0) if whole else (COUNT_SHARE, BRANCHES)
+    value, x = solve_counts(model.programme, model.number, share * seconds, most, seconds)
+    if x is None:
+        value, x, optimal = solve_programme(model.programme, model.whole & False, seconds)
+        if x is None or not optimal:
+            return unknown
     left = seconds - (time.monotonic() - start)
     if whole and left > 0.0:
         proven, found, optimal = solve_programme(model.programme, model.whole, left, nodes)

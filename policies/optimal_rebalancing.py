@@ -33,10 +33,10 @@ from numpy.typing import NDArray
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.handle import make_handle
 
-from .consolidation_bounds import TOLERANCE, Rows, solve_programme
 from .consolidation_items import Items, legal_homes, make_items, vm_hosts
 from .consolidation_model import ConsolidationProblem, evaluate, sums
 from .consolidation_moves import allocate_plan, load_plan
+from .consolidation_programme import TOLERANCE, Rows, solve_programme
 from .consolidation_search import fill_bank
 from .names import one_of
 from .rebalancing_search import (
