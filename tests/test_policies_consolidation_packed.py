@@ -37,7 +37,7 @@ def packed_problem(seed: int) -> ConsolidationProblem:
         table = table[:, ::-1]  # the more load, the less power
     kind = rng.integers(0, 2, n_hosts)
     held = np.bincount(home[home >= 0], minlength=n_hosts).max()
-    return random_problem(
+    problem: ConsolidationProblem = random_problem(
         seed, n_vms, n_hosts,
         vm_cpu_mhz=rng.uniform(0.2, 1.0, n_vms) * 2.2 * 3720.0 / max(1, held),
         vm_mem_mib=rng.choice([100.0, 613.0, 1740.0], n_vms),
@@ -51,6 +51,7 @@ def packed_problem(seed: int) -> ConsolidationProblem:
         min_hosts=0, reserve_cpu=0.0, reserve_mem=0.0, failover_hosts=0,
         vm_node_cpu=None, node_cpu=None, node_mem=None,
     )  # fmt: skip
+    return problem
 
 
 @pytest.mark.parametrize("first", [0, 40, 80])
