@@ -56,7 +56,7 @@ def test_what_is_wrong_is_one_line(
 
 def test_an_agent_on_the_knobs_is_compared_with_fixed_thresholds(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("stable_baselines3", reason="needs the extra rl")
-    from virtgym.experiments.bench.knob_agent import main as compare
+    from virtgym.experiments.train_knobs import main as compare
 
     assert compare(["--scenario", "small", "--timesteps", "600", "--seeds", "2", "--days", "1"]) == 0
     table = capsys.readouterr().out.splitlines()

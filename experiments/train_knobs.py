@@ -1,6 +1,6 @@
 """An agent that turns the platform's thresholds, against the platform with fixed ones, on the same days.
 
-    python -m virtgym.experiments.bench.knob_agent [--timesteps 40000] [--seeds 5] [--scenario demo]
+    python -m virtgym.experiments.train_knobs [--timesteps 40000] [--seeds 5] [--scenario demo]
 
 PPO of Stable-Baselines3 (extra ``rl``) with a small network that sees the global columns of the observation
 sets the knobs of ``policies.platform`` every interval, on generated days drawn anew in every episode.
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 import virtgym.envs  # noqa: F401 - registers the environments
 from virtgym.envs.sim.errors import VirtgymError
-from virtgym.experiments.stats import mean_interval
+
+from .stats import mean_interval
 
 __all__ = ["GlobalColumns", "make_knob_env", "play_days", "train_agent"]
 
