@@ -235,18 +235,13 @@ class DpmPolicy(PlanningPolicy):
         Args:
             view: The cluster, with this policy's last plan carried out.
         """
-        s, w, p = view.state, self._work, view.params
-        on = (s.host_power_state == ON) & (s.host_drain == 0) & (w.closed == 0)
-        hosts = np.flatnonzero(on)
-        load = (w.mean + self.spread * np.sqrt(np.maximum(w.var, 0.0)))[hosts] * p.host_inv_cpu[hosts]
-        order = np.argsort(load, kind="stable")
-        hosts, load = hosts[order], load[order]
-        left = float(p.host_cpu_mhz[hosts].sum()) - np.cumsum(p.host_cpu_mhz[hosts])
-        number = min(int((left >= self._needed_for_off_mhz).sum()), len(hosts) - self._stay_on)
-        number -= self.spare_hosts
-        low = (load < self.target - self.tolerance) & (self.on_for_s(view)[hosts] >= self.min_on_s)
+        w = self._work
+        load = w.mean + self.spread * np.sqrt(np.maximum(w.var, 0.0))
+        hosts, enough = self._least_loaded(view, load)
+        hosts = hosts[: max(0, min(enough, len(hosts) - self._stay_on) - self.spare_hosts)]
+        low = load[hosts] * view.params.host_inv_cpu[hosts] < self.target - self.tolerance
         chosen = np.zeros(view.n_hosts, dtype=np.bool_)
-        chosen[hosts[: max(number, 0)][low[: max(number, 0)]]] = True
+        chosen[hosts[low & (self.on_for_s(view)[hosts] >= self.min_on_s)]] = True
         return chosen
 
     def empty_hosts_kept(self, view: ClusterView) -> list[int]:
@@ -287,20 +282,26 @@ class DpmPolicy(PlanningPolicy):
 
     def _limit_emptying(self, view: ClusterView) -> None:
         """How many hosts may be emptied: an empty host that has to stay on saves next to nothing."""
-        s, w = view.state, self._work
+        w = self._work
         w.held[:] = self._held
-        on = (s.host_power_state == ON) & (s.host_drain == 0) & (w.closed == 0)
-        hosts = np.flatnonzero(on)
-        hosts = hosts[np.argsort(w.mean[hosts] * view.params.host_inv_cpu[hosts], kind="stable")]
+        hosts, enough = self._least_loaded(view, w.mean)
         empty = int((w.n_home[hosts] - w.n_out[hosts] + w.received[hosts] == 0).sum())
-        left = float(view.params.host_cpu_mhz[on].sum()) - np.cumsum(view.params.host_cpu_mhz[hosts])
         may_go = len(hosts) - self.min_hosts
         if self._switching_costs:  # else what is empty goes off as soon as load allows
-            may_go = min(may_go, int((left >= self._needed_for_off_mhz).sum()))
+            may_go = min(may_go, enough)
         if self._guard.active:
             may_go = min(may_go, self._that_may_go(hosts))
         self._stay_on = len(hosts) - max(may_go, 0)
         w.rules[K_MAX_EMPTIED] = max(0, may_go - max(empty, self.spare_hosts))
+
+    def _least_loaded(self, view: ClusterView, load_mhz: F8) -> tuple[NDArray[np.intp], int]:
+        """Hosts that are on and take VMs, the least loaded first, and how many of these load lets go."""
+        s, p = view.state, view.params
+        on = (s.host_power_state == ON) & (s.host_drain == 0) & (self._work.closed == 0)
+        hosts = np.flatnonzero(on)
+        hosts = hosts[np.argsort(load_mhz[hosts] * p.host_inv_cpu[hosts], kind="stable")]
+        left = float(p.host_cpu_mhz[on].sum()) - np.cumsum(p.host_cpu_mhz[hosts])
+        return hosts, int((left >= self._needed_for_off_mhz).sum())
 
     def _that_may_go(self, hosts: NDArray[np.intp]) -> int:
         """How many hosts, from the first of a list on, the failover guarantee can do without together."""

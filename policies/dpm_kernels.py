@@ -41,6 +41,7 @@ from .dpm_work import (
     N_ON,
     N_RELIEVED,
 )
+from .rounds import group_by_home
 from .sorting import sort_ascending
 
 __all__ = [
@@ -92,11 +93,8 @@ def gather(p: Any, s: Any, w: Any) -> None:
         if h >= 0:
             w.n_home[h] += 1
             _add(w, v, h, 1.0)
-    w.first[0] = 0
+    group_by_home(w)
     for h in range(w.n_home.shape[0]):
-        w.first[h + 1] = w.first[h] + w.n_home[h]
-        w.n_out[h] = 0
-        w.received[h] = 0
         w.opened[h] = 0
         w.accepts[h] = host_accepts(p, s, h) == 0 and not w.closed[h]
         w.mem[h] = s.host_mem_mib[h]
@@ -106,12 +104,6 @@ def gather(p: Any, s: Any, w: Any) -> None:
             w.mem_reserved[h] = s.host_mem_reserved_mib[h]
         if p.has_io:
             w.functions[h] = s.host_functions_used[h]
-    for v in range(w.home.shape[0]):
-        h = w.home[v]
-        if h >= 0:
-            w.vm_of[w.first[h] + w.n_out[h]] = v
-            w.n_out[h] += 1
-    w.n_out[:] = 0
 
 
 @njit(cache=True)

@@ -25,9 +25,7 @@ from virtgym.envs.sim.config import ClusterConfig
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.power import ON
-from virtgym.envs.sim.precopy import PULL
 from virtgym.envs.sim.simulator import ClusterView
-from virtgym.envs.sim.state import MIG_NONE
 
 from .base import PlanningPolicy
 from .dpm import DpmPolicy
@@ -146,6 +144,7 @@ class PlatformPolicy(PlanningPolicy):
         self._drs.reset(view, rng)
         self._guard = AdmissionGuard(view)
         self._ledger = MoveLedger(view)
+        self._vms = np.arange(view.n_vms, dtype=np.int32)
         self._in_rules: B1 = np.zeros(view.n_vms, dtype=np.bool_)
         rules = view.config.rules
         for group in (*rules.joined, *rules.anti_affinity):
@@ -214,9 +213,9 @@ class PlatformPolicy(PlanningPolicy):
         dpm = Decisions()
         if self._dpm is not None:
             self._dpm.hold(self._filled(view))
-            before = _stays(stage.view)
+            before = self._stays(stage.view)
             dpm = stage.take("dpm", self._dpm.plan(stage.view))
-            self._ledger.note_emptied((before > 0) & (_stays(stage.view) == 0))
+            self._ledger.note_emptied((before > 0) & (self._stays(stage.view) == 0))
             self._drs.keep_off(self._kept_empty(stage.view))
         orders = self._drs.plan(stage.view)
         drs = stage.take("drs", orders, exempt=self._drs.last_round.mandatory)
@@ -242,9 +241,14 @@ class PlatformPolicy(PlanningPolicy):
     def _kept_empty(self, view: ClusterView) -> list[int]:
         """Hosts that DPM wants empty: spare and underused ones, and those that it has just emptied."""
         assert self._dpm is not None
-        empty = (view.state.host_power_state == ON) & (_stays(view) == 0) & self._ledger.emptied()
+        empty = (view.state.host_power_state == ON) & (self._stays(view) == 0) & self._ledger.emptied()
         empty |= self._dpm.underused(view)
         return [*np.flatnonzero(empty).tolist(), *self._dpm.empty_hosts_kept(view)]
+
+    def _stays(self, view: ClusterView) -> NDArray[np.int64]:
+        """VMs that are on every host, or come to it, and do not leave, shape (H,)."""
+        home = self._ha.rules.host_of(view.state, self._vms)
+        return np.bincount(home[home >= 0], minlength=view.n_hosts)
 
     def _take_maintenance(self, stage: _Stage) -> Decisions:
         """Begin and end maintenance as asked, as far as the guarantee allows; the rest stays asked for."""
@@ -331,16 +335,6 @@ class _Stage:
             back |= self._in_rules[plan.move_vm]
             back[:exempt] = False
         return _replaced(plan, move_vm=plan.move_vm[~back], move_host=plan.move_host[~back])
-
-
-def _stays(view: ClusterView) -> NDArray[np.int64]:
-    """VMs that are on every host, or come to it, and do not leave, shape (H,)."""
-    s = view.state
-    moving = s.vm_mig != MIG_NONE
-    if view.params.has_precopy:
-        moving &= s.copy_phase != PULL  # it has come, its pages follow
-    home = np.where(moving | (s.vm_host < 0), s.vm_dest, s.vm_host)
-    return np.bincount(home[home >= 0], minlength=view.n_hosts)
 
 
 def _make(key: str, kind: type[Any], params: Mapping[str, Any]) -> Any:

@@ -51,7 +51,7 @@ from .workspace import (
     WAITING,
 )
 
-__all__ = ["plan_round"]
+__all__ = ["group_by_home", "plan_round"]
 
 BOUND_SLACK = 1e-6
 """Rounding of a difference against that of a sum, MHz: a bound may be loose, never tight."""
@@ -115,7 +115,7 @@ def _find_homes(p: Any, s: Any, w: Any) -> None:
 
 
 @njit(cache=True)
-def _group_by_home(w: Any) -> None:
+def group_by_home(w: Any) -> None:
     """List the VMs of every host, ascending (counting sort)."""
     n_hosts = w.n_home.shape[0]
     w.first[0] = 0
@@ -416,7 +416,7 @@ def plan_round(p: Any, s: Any, w: Any, record: bool) -> None:
     if record:
         _record(s, w)
     _find_homes(p, s, w)
-    _group_by_home(w)
+    group_by_home(w)
     _detect(p, w)
     _drain(p, s, w)
     collect_candidates(p, s, w)

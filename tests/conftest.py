@@ -15,6 +15,7 @@ import pytest
 
 from virtgym.envs.sim.config import ClusterConfig, HostType, MigrationConfig
 from virtgym.envs.sim.decisions import Decisions
+from virtgym.envs.sim.rules import Rules, VmHostRule
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state import PENDING, RUNNING
 from virtgym.envs.sim.workload import Workload
@@ -267,3 +268,41 @@ def report_sample() -> Any:
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+def _broken_rules(rules: Rules, homes: np.ndarray) -> set[Any]:
+    """What is broken, as a set."""
+    broken: set[Any] = set()
+    for group in rules.joined:
+        broken |= {("together", a, b) for a in group for b in group if homes[a] != homes[b] >= 0 <= homes[a]}
+    for group in rules.anti_affinity:
+        broken |= {("apart", a, b) for a in group for b in group if a < b and homes[a] == homes[b] >= 0}
+    for rule in rules.must:
+        broken |= {("must", v) for v in rule.vms if homes[v] >= 0 and homes[v] not in rule.hosts}
+    return broken
+
+
+def _draw_rules(rng: np.random.Generator, n_vms: int, n_hosts: int) -> Rules:
+    """Random rules that can be kept, or none."""
+    if n_vms < 6 or n_hosts < 3:
+        return Rules()
+    v = rng.permutation(n_vms).tolist()
+    hosts = tuple(sorted(rng.choice(n_hosts, n_hosts - 1, replace=False).tolist()))
+    return Rules(
+        affinity=((v[0], v[1]),),
+        anti_affinity=((v[2], v[3]), (v[2], v[4])),
+        must=(VmHostRule((v[5], v[2]), hosts),),
+        should=(VmHostRule((v[3],), (hosts[0],)),),
+    )
+
+
+@pytest.fixture(scope="session")
+def draw_rules() -> Callable[..., Rules]:
+    """Random rules that can be kept: ``draw_rules(rng, n_vms, n_hosts)``."""
+    return _draw_rules
+
+
+@pytest.fixture(scope="session")
+def broken_rules() -> Callable[..., set[Any]]:
+    """What a placement breaks: ``broken_rules(rules, homes)``, homes (V,), -1 = none."""
+    return _broken_rules

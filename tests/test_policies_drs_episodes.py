@@ -9,37 +9,10 @@ import pytest
 
 from virtgym.envs.scenarios import build_scenario
 from virtgym.envs.sim.power import ON
-from virtgym.envs.sim.rules import Rules, VmHostRule
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state import RUNNING
 from virtgym.policies import make_policy
 from virtgym.policies.drs import LEVELS, DrsPolicy
-
-
-def keeps_rules(rules: Rules, homes: np.ndarray) -> set[Any]:
-    """What is broken, as a set."""
-    broken: set[Any] = set()
-    for group in rules.joined:
-        broken |= {("together", a, b) for a in group for b in group if homes[a] != homes[b] >= 0 <= homes[a]}
-    for group in rules.anti_affinity:
-        broken |= {("apart", a, b) for a in group for b in group if a < b and homes[a] == homes[b] >= 0}
-    for rule in rules.must:
-        broken |= {("must", v) for v in rule.vms if homes[v] >= 0 and homes[v] not in rule.hosts}
-    return broken
-
-
-def draw_rules(rng: np.random.Generator, n_vms: int, n_hosts: int) -> Rules:
-    """Random rules that can be kept, or none."""
-    if n_vms < 6 or n_hosts < 3:
-        return Rules()
-    v = rng.permutation(n_vms).tolist()
-    hosts = tuple(sorted(rng.choice(n_hosts, n_hosts - 1, replace=False).tolist()))
-    return Rules(
-        affinity=((v[0], v[1]),),
-        anti_affinity=((v[2], v[3]), (v[2], v[4])),
-        must=(VmHostRule((v[5], v[2]), hosts),),
-        should=(VmHostRule((v[3],), (hosts[0],)),),
-    )
 
 
 def homes_of(sim: Simulator) -> np.ndarray:
@@ -50,7 +23,9 @@ def homes_of(sim: Simulator) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_no_order_is_refused_and_no_rule_newly_broken(random_episode: Any, seed: int) -> None:
+def test_no_order_is_refused_and_no_rule_newly_broken(
+    random_episode: Any, draw_rules: Any, broken_rules: Any, seed: int
+) -> None:
     rng = np.random.default_rng([seed, 1])
     episode = random_episode(seed)
     rules = draw_rules(rng, episode.workload.n_vms, episode.config.n_hosts)
@@ -68,7 +43,7 @@ def test_no_order_is_refused_and_no_rule_newly_broken(random_episode: Any, seed:
         plan = policy.plan(sim.view)
         sim.apply(plan)
         moved = set(plan.move_vm.tolist())
-        new = keeps_rules(rules, homes_of(sim)) - keeps_rules(rules, before)
+        new = broken_rules(rules, homes_of(sim)) - broken_rules(rules, before)
         assert not {b for b in new if moved & set(b[1:])}
         assert len(moved) == len(plan.move_vm)
         sim.advance()

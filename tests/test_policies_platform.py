@@ -19,7 +19,6 @@ from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.failures import FailureConfig
 from virtgym.envs.sim.power import BOOTING, OFF, ON
-from virtgym.envs.sim.rules import Rules, VmHostRule
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state import PENDING, RUNNING
 from virtgym.experiments.rollout import make_env, rollout
@@ -256,37 +255,17 @@ def play_named(name: str, scenario: str, skip: int = 12) -> tuple[dict[str, floa
 # --- what must hold in every round ---
 
 
-def draw_rules(rng: np.random.Generator, n_vms: int, n_hosts: int) -> Rules:
-    """Random rules that can be kept, or none."""
-    if n_vms < 6 or n_hosts < 3:
-        return Rules()
-    v = rng.permutation(n_vms).tolist()
-    hosts = tuple(sorted(rng.choice(n_hosts, n_hosts - 1, replace=False).tolist()))
-    return Rules(
-        affinity=((v[0], v[1]),),
-        anti_affinity=((v[2], v[3]), (v[2], v[4])),
-        must=(VmHostRule((v[5], v[2]), hosts),),
-        should=(VmHostRule((v[3],), (hosts[0],)),),
-    )
-
-
-def broken(rules: Rules, sim: Simulator) -> set[Any]:
-    """Rules that are broken once everything under way has arrived."""
+def homes_of(sim: Simulator) -> np.ndarray:
+    """Where every VM will be once everything under way has arrived."""
     s = sim.state
     homes = np.where(s.vm_dest >= 0, s.vm_dest, s.vm_host)
-    homes = np.where((s.vm_state == RUNNING) | (s.vm_state == PENDING), homes, -1)
-    found: set[Any] = set()
-    for group in rules.joined:
-        found |= {("together", a, b) for a in group for b in group if homes[a] != homes[b] >= 0 <= homes[a]}
-    for group in rules.anti_affinity:
-        found |= {("apart", a, b) for a in group for b in group if a < b and homes[a] == homes[b] >= 0}
-    for rule in rules.must:
-        found |= {("must", v) for v in rule.vms if homes[v] >= 0 and homes[v] not in rule.hosts}
-    return found
+    return np.where((s.vm_state == RUNNING) | (s.vm_state == PENDING), homes, -1)
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_no_order_is_refused_no_rule_and_no_guarantee_broken(random_episode: Any, seed: int) -> None:
+def test_no_order_is_refused_no_rule_and_no_guarantee_broken(
+    random_episode: Any, draw_rules: Any, broken_rules: Any, seed: int
+) -> None:
     rng = np.random.default_rng([seed, 7])
     episode = random_episode(seed)
     rules = draw_rules(rng, episode.workload.n_vms, episode.config.n_hosts)
@@ -302,13 +281,13 @@ def test_no_order_is_refused_no_rule_and_no_guarantee_broken(random_episode: Any
             policy.enter_maintenance([int(rng.integers(sim.view.n_hosts))])
         if rng.random() < 0.1:
             policy.leave_maintenance(range(sim.view.n_hosts))
-        before, held = broken(rules, sim), AdmissionGuard(sim.view).holds
+        before, held = broken_rules(rules, homes_of(sim)), AdmissionGuard(sim.view).holds
         plan = policy.plan(sim.view)
         r = policy.last_round
         watch.note(plan, {"ha": r.ha, "dpm": r.dpm, "drs": r.drs}, policy._drs.last_round.mandatory)
         sim.apply(plan)  # strict: raises on a refusal
         moved, placed = set(plan.move_vm.tolist()), set(plan.place_vm.tolist())
-        for kind, *vms in broken(rules, sim) - before:
+        for kind, *vms in broken_rules(rules, homes_of(sim)) - before:
             assert not moved & set(vms), (kind, vms)
             # Being up is worth a group apart: a VM that finds no room beside the others goes elsewhere.
             assert kind == "together" or not placed & set(vms), (kind, vms)
