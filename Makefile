@@ -1,4 +1,4 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Two commands do everything on a fresh machine: `make demo` and `make test`; `make help` lists the others.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,9 +6,12 @@ RUN ?= runs/demo
 # One OpenMP/BLAS thread: the kernels are serial, and idle thread pools only disturb each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint bench clean install
+.PHONY: help demo test coverage lint format hooks bench clean install
 
-install: $(VENV)/.installed-core
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed-core  ## create .venv and install virtgym
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -28,25 +31,37 @@ RULES := first_fit,best_fit,worst_fit,balance_fit,best_host_emptier_node,first_h
 dot_product,norm_based,random
 
 # Operating a cluster by rules, then placing VMs by rules and by the agent that ships; one report of both.
-demo: $(VENV)/.installed-core
+demo: $(VENV)/.installed-core  ## benchmark rules and the shipped agent, print the report's path
 	$(BIN)/virtgym benchmark scenario=demo seeds=[0,1,2,3,4] out=$(RUN)/cluster report=false
 	$(BIN)/virtgym benchmark scenario=demo_placement policies=[$(RULES),demo_agent] seeds=[0,1,2,3,4] \
 	  out=$(RUN)/placement report=false
 	@$(BIN)/virtgym report $(RUN)/cluster $(RUN)/placement out=$(RUN)
 
 # Kernels are compiled once, before the workers of the suite start and would all compile them.
-test: $(VENV)/.installed-dev
+test: $(VENV)/.installed-dev  ## install the development extras, run the whole suite
 	$(BIN)/python -m virtgym.experiments.bench.warm
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
-lint: $(VENV)/.installed-dev
+# Lines of kernels count as not run: Numba compiles them.
+coverage: $(VENV)/.installed-dev  ## the suite with a coverage report in htmlcov/
+	$(BIN)/python -m virtgym.experiments.bench.warm
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=html --cov-report=term:skip-covered $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev  ## ruff and mypy, as CI runs them
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed-dev
+format: $(VENV)/.installed-dev  ## sort imports, format, fix what ruff can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+hooks: $(VENV)/.installed-dev  ## run lint, spelling and file checks before every commit
+	$(BIN)/pre-commit install
+
+bench: $(VENV)/.installed-dev  ## speed as ratios against plain Python
 	$(BIN)/python -m virtgym.experiments.bench $(BENCH_ARGS)
 	$(BIN)/python -m pytest -q experiments/bench/benchmarks.py --benchmark-group-by=group --benchmark-columns=min,median,ops
 
-clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean:  ## remove .venv and everything built
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov
