@@ -187,9 +187,7 @@ class _Lines(io.RawIOBase):
         newline = data.rfind(b"\n")
         self._since_newline = self._since_newline + len(data) if newline < 0 else len(data) - newline - 1
         if self._since_newline > _LONGEST_LINE:
-            raise TraceError(
-                f"{self._where}: not a table of text (a line of more than {_LONGEST_LINE:,} bytes)"
-            )
+            raise TraceError(f"{self._where}: no text (a line of more than {_LONGEST_LINE:,} bytes)")
         self._bytes += len(data)
         most = min(self._limit, max(_FREE_TEXT, _MOST_PACKED * consumed))
         if self._bytes > most:
@@ -330,7 +328,7 @@ def read_parquet(
             for place, name in enumerate(table.column_names):
                 column = table.column(place)
                 if pa.types.is_dictionary(column.type):
-                    _check_text(where, column, name, refusal)
+                    _check_text(where, column, name, size, refusal)
                     table = table.set_column(place, name, column.cast(column.type.value_type))
         except (pa.ArrowException, OSError) as error:
             raise refusal(f"{where}: not a Parquet file ({one_line(error)})") from None
@@ -355,12 +353,10 @@ def _check_declared(where: str, metadata: Any, columns: int, size: int, refusal:
     if rows < 0 or min(groups, default=0) < 0 or sum(groups) != rows:
         raise refusal(f"{where}: not a Parquet file (it declares {rows:,} rows, its parts {sum(groups):,})")
     if rows * columns * 8 > max(_FREE, _MOST_PACKED_COLUMNS * size):
-        raise refusal(
-            f"{where}: declares {rows:,} rows of {columns} columns in {size:,} bytes, which is no data"
-        )
+        raise refusal(f"{where}: declares {rows:,} rows of {columns} columns in only {size:,} bytes")
 
 
-def _check_text(where: str, column: Any, name: str, refusal: Refusal) -> None:
+def _check_text(where: str, column: Any, name: str, size: int, refusal: Refusal) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -371,8 +367,8 @@ def _check_text(where: str, column: Any, name: str, refusal: Refusal) -> None:
         lengths = pc.binary_length(chunk.dictionary).fill_null(0).to_numpy(zero_copy_only=False)
         used = chunk.indices.drop_null().to_numpy(zero_copy_only=False)
         total += int(lengths[used].sum()) if used.size else 0
-    if total > max(_FREE, LARGEST_WHOLE >> 2):
-        raise refusal(f"{where}: column {name!r} holds {total:,} bytes of text, which is no data")
+    if total > max(_FREE, _MOST_PACKED_COLUMNS * size):
+        raise refusal(f"{where}: column {name!r} holds {total:,} bytes of text in a file of {size:,}")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

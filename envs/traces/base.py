@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from ..sim.errors import TraceError
 
-__all__ = ["LARGEST", "LONGEST_S", "Trace", "check_cells", "check_moments"]
+__all__ = ["LARGEST", "LONGEST_S", "SHORTEST_S", "Trace", "check_cells", "check_moments"]
 
 LARGEST = 1e18
 """Largest number that is taken from a file, in whatever unit: what is more has no meaning, and overflows."""
-LONGEST_S = 1e11
-"""Longest time, s: three thousand years."""
+SHORTEST_S, LONGEST_S = 1e-3, 1e11
+"""Shortest period and longest time, s: a millisecond and three thousand years."""
 # A wrong unit of time would otherwise ask for all the memory there is: cells of a trace, in all, for each
 # reading, and for the few readings of a small one.
 _MOST_CELLS = 200_000_000
@@ -94,8 +94,9 @@ class Trace:
         samples, vms = self.util.shape
         if samples == 0 or vms == 0:
             raise TraceError(f"{self.source}: the trace is empty ({samples} samples, {vms} VMs)")
-        if not 0 < self.sample_s <= LONGEST_S:
-            raise TraceError(f"{self.source}: sample_s must be positive and finite, is {self.sample_s}")
+        if not SHORTEST_S <= self.sample_s <= LONGEST_S:
+            allowed = f"from {SHORTEST_S:g} to {LONGEST_S:g} s"
+            raise TraceError(f"{self.source}: sample_s must be {allowed}, is {self.sample_s}")
         if len(self.vm_names) != vms:
             raise TraceError(f"{self.source}: {len(self.vm_names)} VM names for {vms} columns")
         for key, matrix in {"utilisation": self.util, **self.signals}.items():

@@ -124,7 +124,7 @@ def _list_files(root: Path) -> list[Path]:
         raise TraceError(
             f"{show_path(root)}: no such file or folder; a bitbrains trace is a folder of CSV files"
         )
-    files = [p for p in root.iterdir() if p.name.lower().endswith((".csv", ".csv.gz")) and p.is_file()]
+    files = [p for p in root.iterdir() if p.name.lower().endswith((".csv", ".csv.gz")) and not p.is_dir()]
     if not files:
         folders = sorted(p.name for p in root.iterdir() if p.is_dir())
         hint = f"; it holds folders, pick one of them: {', '.join(folders[:8])}" if folders else ""

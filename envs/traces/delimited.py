@@ -207,7 +207,7 @@ def find_parts(root: Path, stem: str, suffixes: Sequence[str] = (".csv", ".csv.g
     """
     found = [*root.glob(f"{stem}*"), *(root / stem).glob("[!.]*")] if root.is_dir() else []
     ends = tuple(suffixes)
-    return sorted((p for p in found if p.is_file() and p.name.lower().endswith(ends)), key=_natural)
+    return sorted((p for p in found if not p.is_dir() and p.name.lower().endswith(ends)), key=_natural)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

@@ -154,8 +154,8 @@ def _parse_slow(paths: Sequence[Path], contents: Sequence[bytes], expected: int)
     Raises:
         TraceError: With file and line of the first offence.
     """
-    percent = np.empty((len(paths), expected), dtype=np.int64)
-    for row, (path, text) in enumerate(zip(paths, contents)):
+    percent = []
+    for path, text in zip(paths, contents):
         lines = text.rstrip().split(b"\n") if text.strip() else []
         values = [_parse_line(path, number, line) for number, line in enumerate(lines, start=1)]
         if len(values) != expected:
@@ -164,8 +164,8 @@ def _parse_slow(paths: Sequence[Path], contents: Sequence[bytes], expected: int)
                 f"{show_path(path)}:{len(values)}: {what}, has {len(values)} of {expected} lines; "
                 f"every file must have {expected}"
             )
-        percent[row] = values
-    return percent
+        percent.append(values)
+    return np.array(percent, dtype=np.int64)
 
 
 def _parse_line(path: Path, number: int, line: bytes) -> int:

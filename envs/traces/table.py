@@ -127,7 +127,7 @@ def read_table(
 def find_usage_file(folder: Path, stem: str = "usage") -> Path | None:
     """Return the file ``stem.csv|csv.gz|parquet|pq`` of a folder, or None."""
     for suffix in (".parquet", ".pq", ".csv", ".csv.gz"):
-        if (folder / (stem + suffix)).is_file():
+        if os.path.lexists(folder / (stem + suffix)):
             return folder / (stem + suffix)
     return None
 

@@ -105,7 +105,7 @@ def mutate_gzip(rng: Rng, content: bytes) -> bytes:
         packed += bytes(rng.integers(0, 256, 8, dtype=np.uint8))
     else:
         unit = {"zeros": b"\0", "lines": b"\n", "rows": content.splitlines(keepends=True)[-1]}[str(what)]
-        bomb = unit * (40_000_000 // len(unit))
+        bomb = unit * (20_000_000 // len(unit))
         packed = bytearray(gzip.compress(content + bomb, 1, mtime=0))
     return bytes(packed)
 
