@@ -10,6 +10,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import hashlib
+import io
 import json
 import lzma
 import os
@@ -310,8 +311,8 @@ def _members(archive: Path, limit: int) -> Iterator[tuple[str, int, Callable[[],
                 if not item.is_dir():
                     yield item.filename, item.file_size, partial(packed.read, item)
         return
-    # Unpacked to a file first: headers of a tar may declare any length, and be many.
-    with tempfile.TemporaryFile() as plain:
+    # Unpacked first: headers of a tar may declare any length, and be many.
+    with io.BytesIO() as plain:
         capped = _Capped(plain, limit, "unpacking")
         for opener in (gzip.open, bz2.open, lzma.open, open):
             try:
