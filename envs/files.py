@@ -251,21 +251,20 @@ def read_npy(path: Located, *, limit: int = LARGEST_WHOLE, refusal: Refusal = Tr
 
 
 def read_arrays(
-    path: Located | BinaryIO, *, limit: int = 1 << 30, refusal: Refusal = TraceError, where: str = ""
+    path: Located, *, limit: int = 1 << 30, refusal: Refusal = TraceError
 ) -> dict[str, NDArray[Any]]:
     """Read all arrays of a ``.npz`` archive, without objects.
 
     Args:
-        path: The file, or an open one.
+        path: The file.
         limit: Most bytes of the file, and of all arrays together when unpacked.
         refusal: Kind of the error.
-        where: What to call an open file in messages.
 
     Raises:
         VirtgymError: Of that kind, naming the file: if it is damaged, or declares more than ``limit``.
     """
-    opened = path if isinstance(path, io.IOBase) else open_regular(path, limit=limit, refusal=refusal)  # type: ignore[arg-type]
-    where = where or show_path(path)  # type: ignore[arg-type]
+    where = show_path(path)
+    opened = open_regular(path, limit=limit, refusal=refusal)
     try:
         with opened, zipfile.ZipFile(opened) as archive:
             entries = archive.infolist()

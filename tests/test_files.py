@@ -8,12 +8,15 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from virtgym.envs.files import (
+    Located,
     file_stem,
     names_its_file,
     open_stream,
@@ -26,7 +29,7 @@ from virtgym.envs.files import (
 )
 from virtgym.envs.sim.errors import ConfigError, TraceError, VirtgymError
 
-READERS = {
+READERS: dict[str, Callable[[Path], object]] = {
     "bytes": read_bytes,
     "stream": lambda path: open_stream(path).read(),
     "text": lambda path: open_text(path).read(),
@@ -111,7 +114,7 @@ def test_declared_size_of_an_array(tmp_path: Path, shape: tuple[int, ...]) -> No
 
 def test_arrays_are_read_as_numpy_reads_them(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    arrays = {
+    arrays: dict[str, Any] = {
         "0/w": rng.random((3, 4)),
         "f": np.asfortranarray(rng.random((3, 4))),
         "i": np.arange(5),
@@ -216,7 +219,7 @@ def test_reading_parquet_starts_no_thread(tmp_path: Path) -> None:
 )
 def test_edge_names_the_file(error: Exception) -> None:
     @names_its_file
-    def read(path: str) -> None:
+    def read(path: Located) -> None:
         raise error
 
     with pytest.raises(TraceError, match=r"^some/file: ") as caught:
@@ -226,7 +229,7 @@ def test_edge_names_the_file(error: Exception) -> None:
 
 def test_edge_keeps_what_readers_say() -> None:
     @names_its_file
-    def read(path: str, *, what: int = 0) -> int:
+    def read(path: Located, *, what: int = 0) -> int:
         if what:
             raise ConfigError("as it is")
         return what

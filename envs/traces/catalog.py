@@ -314,7 +314,8 @@ def _members(archive: Path, limit: int) -> Iterator[tuple[str, int, Callable[[],
     # Unpacked first: headers of a tar may declare any length, and be many.
     with io.BytesIO() as plain:
         capped = _Capped(plain, limit, "unpacking")
-        for opener in (gzip.open, bz2.open, lzma.open, open):
+        openers: tuple[Callable[..., Any], ...] = (gzip.open, bz2.open, lzma.open, open)
+        for opener in openers:
             try:
                 with opener(archive, "rb") as packed_file:
                     shutil.copyfileobj(packed_file, capped)
