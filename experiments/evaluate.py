@@ -15,6 +15,7 @@ import numpy as np
 from virtgym.envs.placement_scenarios import PlacementScenario, build_placement_scenario
 from virtgym.envs.scenarios import Scenario, ScenarioConfig, build_scenario, load_scenario_config
 from virtgym.envs.sim.errors import ConfigError
+from virtgym.envs.traces.cache import content_signature
 from virtgym.policies.base import Policy
 from virtgym.policies.registry import POLICIES, check_task, make_policy, policy_defaults
 
@@ -126,8 +127,8 @@ def load_scenario(
     return _load_cached(text, seed, _stamp(raw, overrides))
 
 
-def _stamp(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> tuple[float, ...]:
-    """Times of the last change of the files: a changed one is read again."""
+def _stamp(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Signatures of the files: a changed one is read again."""
     typed = overrides or {}
     trace = typed.get("trace.path") or (raw.get("trace") or {}).get("path")
     windows = typed.get("windows") or raw.get("windows")
@@ -135,18 +136,12 @@ def _stamp(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> tuple
         typed.get(f"{key}.path") or ((typed.get(key) or raw.get(key) or {}).get("path"))
         for key in ("carbon", "failures")
     ]
-    return tuple(_changed(path) for path in (trace, windows, *series))
-
-
-def _changed(path: Any) -> float:
-    try:
-        return Path(str(path)).stat().st_mtime if path else 0.0
-    except OSError:
-        return 0.0
+    found = (path and content_signature(Path(str(path))) for path in (trace, windows, *series))
+    return tuple(signature[0] if signature else "" for signature in found)
 
 
 @functools.lru_cache(maxsize=4)
-def _load_cached(text: str, seed: int, _stamp: tuple[float, ...]) -> Scenario | PlacementScenario:
+def _load_cached(text: str, seed: int, _stamp: tuple[str, ...]) -> Scenario | PlacementScenario:
     raw, overrides = json.loads(text)
     if raw.get("kind") == "placement":
         return build_placement_scenario(raw, seed=seed, overrides=overrides)

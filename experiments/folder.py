@@ -15,7 +15,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.files import read_parquet, write_atomically
 from virtgym.envs.sim.errors import ConfigError
 
 from .results import COLUMNS, make_row, rows_frame, virtgym_version
@@ -32,7 +33,7 @@ from .yamlio import YamlError, dump_yaml, load_yaml
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CellResult", "RunFolder", "cell_stem", "write_atomically"]
+__all__ = ["CellResult", "RunFolder", "cell_stem"]
 
 _LONGEST = 160
 """Longest name of a policy in a file name, bytes; file systems allow 255 for all of it."""
@@ -65,25 +66,6 @@ def cell_stem(policy: str, seed: int) -> str:
         digest = hashlib.blake2b(policy.encode(), digest_size=6).hexdigest()
         name = f"{digest}_{name.encode()[-_LONGEST:].decode(errors='ignore')}"
     return f"{name}__{seed}"
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file so that it is there in full or not at all, also after a power cut.
-
-    Args:
-        path: The file.
-        write: Writes a given path.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last: writers of Parquet and NumPy choose by it.
-    draft = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        write(draft)
-        with open(draft, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -258,7 +240,7 @@ class RunFolder:
             if not f.name.startswith(".") and (rows := self._read_rows(f)) is not None
         ]
         frame = rows_frame([row for _, rows in kept for row in rows])
-        steps = [pd.read_parquet(f.with_suffix(".steps.parquet")) for f, _ in kept]
+        steps = [read_parquet(f.with_suffix(".steps.parquet")).to_pandas(use_threads=False) for f, _ in kept]
         write_atomically(self.path / "results.parquet", lambda d: frame.to_parquet(d, index=False))
         write_atomically(self.path / "results.csv", lambda d: frame.to_csv(d, index=False))
         if steps:

@@ -9,10 +9,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from virtgym.envs.files import write_atomically
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.traces import Trace, read_trace
 
-from .folder import write_atomically
 from .forecast import LEVELS, SkillSettings, cells, forecast_skill, unseasoned
 from .overrides import hint, parse_policy, parse_value, split_list, split_override, unquote
 from .progress import Progress

@@ -15,9 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from virtgym.envs.files import write_atomically
 from virtgym.envs.sim.errors import ConfigError, VirtgymError
 
-from .folder import write_atomically
 from .overrides import hint, split_override, unquote
 from .train_compose import check_train_keys, make_run, store_schemas
 from .train_folder import TrainFolder

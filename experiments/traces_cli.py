@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from virtgym.envs.files import file_stem, show_path
 from virtgym.envs.sim.errors import TraceError, VirtgymError
 
 if TYPE_CHECKING:
@@ -157,15 +158,15 @@ def _run_check(arguments: argparse.Namespace) -> None:
     notes: list[str] = []
     for summary in summaries:
         if isinstance(summary, TraceSummary):
-            usage.add_row(*_summary_cells(summary))
+            _add(usage, *_summary_cells(summary))
             found = _notes(summary)
         elif isinstance(summary, SeriesSummary):
-            series.add_row(*_series_cells(summary))
+            _add(series, *_series_cells(summary))
             found = [f"values are {summary.unit}; source: {summary.source}", *summary.notes]
         else:
-            requests.add_row(*_request_cells(summary))
+            _add(requests, *_request_cells(summary))
             found = _request_notes(summary)
-        notes += [f"{summary.name}: {note}" for note in found]
+        notes += [_printable(f"{summary.name}: {note}") for note in found]
     _show(*(table for table in (usage, requests, series) if table.row_count))
     print(*notes, sep="\n")
 
@@ -202,14 +203,14 @@ def _run_convert(arguments: argparse.Namespace) -> None:
     seen: set[str] = set()
     for path in _paths(arguments):
         trace = read_trace(path, arguments.format, **options)
-        if trace.name in seen:
-            raise TraceError(
-                f"{path}: a trace called {trace.name} was written already; give it another --out"
-            )
-        seen.add(trace.name)
-        written = convert_trace(trace, out if to_file else out / f"{trace.name}.parquet")
+        stem = file_stem(trace.name)
+        if stem in seen:
+            raise TraceError(f"{path}: a trace called {stem} was written already; give it another --out")
+        seen.add(stem)
+        # Anybody can write any name into a file's metadata: it names a file in OUT, wherever it points.
+        written = convert_trace(trace, out if to_file else out / f"{stem}.parquet")
         size = f"{written.stat().st_size / 1e3:.0f}"
-        table.add_row(trace.name, str(trace.n_vms), str(trace.n_samples), str(written), size)
+        _add(table, trace.name, str(trace.n_vms), str(trace.n_samples), str(written), size)
     _show(table)
 
 
@@ -314,6 +315,17 @@ def _table(*headings: str) -> Table:
         # Names and numbers must stay whole to be read and copied; only descriptions and paths may wrap.
         table.add_column(heading, overflow="fold", no_wrap=heading not in ("what", "path", "file", "series"))
     return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    """Add a row as it is: names of files and VMs are no markup, and must not move the cursor."""
+    from rich.text import Text
+
+    table.add_row(*(Text(_printable(cell)) for cell in cells))
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else show_path(text)
 
 
 def _show(*tables: Table) -> None:

@@ -12,13 +12,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from virtgym.envs.files import write_atomically
 from virtgym.envs.placement_scenarios import PlacementScenario
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.policies.learned.architecture import Architecture, Layout
 from virtgym.policies.learned.storage import Agent, Member, load_agent, save_agent
 
 from .evaluate import load_scenario
-from .folder import write_atomically
 from .results import virtgym_version
 from .train_agents import agent_kind
 from .train_compose import TrainRun

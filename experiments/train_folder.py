@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.files import write_atomically
 from virtgym.envs.sim.errors import ConfigError
 
-from .folder import write_atomically
 from .train_compose import flat_difference
 from .yamlio import dump_yaml, load_yaml
 

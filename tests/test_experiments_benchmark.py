@@ -171,6 +171,20 @@ def test_a_trace_counts_by_what_is_in_it(tmp_path: Path, write_day: WriteDay) ->
         run(*common, f"scenario.trace.path={moved}")
 
 
+def test_a_trace_rewritten_with_its_old_time_stamp_is_read_again(write_day: WriteDay) -> None:
+    day = write_day()
+    overrides = {"trace.path": str(day)}
+    before = evaluate("planetlab", "static", overrides=overrides).iloc[0]
+    stamps = {path: path.stat().st_mtime_ns for path in (day, *day.iterdir())}
+    for path in day.iterdir():
+        path.write_text("90\n" * len(path.read_text().splitlines()))
+    for path, stamp in stamps.items():
+        os.utime(path, ns=(stamp, stamp))
+    after = evaluate("planetlab", "static", overrides=overrides).iloc[0]
+    assert after["energy_kwh"] > before["energy_kwh"]
+    assert after["config_hash"] != before["config_hash"]
+
+
 @dataclass
 class Broken(PlanningPolicy):
     """Fails in its third interval."""

@@ -6,8 +6,10 @@ import hashlib
 import io
 import tarfile
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -45,6 +47,7 @@ class Server(ThreadingHTTPServer):
         self.pages: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.break_after: int | None = None
+        self.endless = False
 
     @property
     def url(self) -> str:
@@ -65,9 +68,13 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(body) + (10**9 if self.server.endless else 0)))
         self.end_headers()
         self.wfile.write(body[: self.server.break_after])
+        with suppress(OSError):  # the client has enough
+            while self.server.endless:
+                self.wfile.write(b"x")
+                time.sleep(0.02)
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
@@ -243,6 +250,27 @@ def test_links_and_bombs(server: Server, tmp_path: Path) -> None:
     assert "has no folder" in refused(tmp_path)
     server.pages[f"/{NAME}.tar.gz"] = tar_of({**FILES, "bomb": bytes(10**7)})
     assert "nothing was kept" in refused(tmp_path)
+
+
+def test_more_than_the_catalog_accounts_for(server: Server, tmp_path: Path) -> None:
+    """As downloaded, and as unpacked, of other files than are wanted."""
+    server.pages[f"/{NAME}.tar.gz"] = bytes(20_000_000)
+    assert "failed (more than" in refused(tmp_path)
+    for name in ("elsewhere/bomb", "20990101/bomb"):
+        server.pages[f"/{NAME}.tar.gz"] = tar_of({name: bytes(20_000_000)}, "")
+        assert "unpacking failed (more than" in refused(tmp_path)
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 1 << 40  # a header that declares a terabyte
+    server.pages[f"/{NAME}.tar.gz"] = header.tobuf() + bytes(1024)
+    assert "damaged" in refused(tmp_path)
+
+
+def test_a_server_that_never_ends(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte from time to time keeps every timeout of the connection from running out."""
+    monkeypatch.setattr(catalog, "_DEADLINE_S", 0.3)
+    server.endless = True
+    assert "not complete after 0.3 s" in refused(tmp_path)
+    server.endless = False
 
 
 def test_unknown_name_and_unwritable_target(tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ def test_what_the_fast_parser_accepts_the_slow_one_reads_the_same(
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    assert message(tmp_path / "none.csv") == f"{tmp_path}/none.csv: no such file"
+    assert message(tmp_path / "none.csv") == f"{tmp_path}/none.csv: no such file or folder"
     assert "cannot be read" in message(tmp_path)
     (tmp_path / "binary.csv").write_bytes(bytes(range(256)))
     assert "expected the header" in message(tmp_path / "binary.csv")
@@ -292,5 +292,5 @@ def test_malformed_arrays(tmp_path: Path) -> None:
     path.write_bytes(b"nonsense")
     with pytest.raises(TraceError, match="not an array"):
         read_windows(path, 4)
-    with pytest.raises(TraceError, match="no such file"):
+    with pytest.raises(TraceError, match="no such file or folder"):
         read_windows(tmp_path / "none.npy", 4)

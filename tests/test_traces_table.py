@@ -253,7 +253,7 @@ def traces(draw: st.DrawFn) -> Trace:
     counts = hnp.arrays(np.int32, vms, elements=st.integers(1, 2**31 - 1))
     arrival = draw(hnp.arrays(np.float64, vms, elements=st.floats(0, 1e5)))
     stay = draw(hnp.arrays(np.float64, vms, elements=st.sampled_from([0.5, 300.0, np.inf])))
-    signal = hnp.arrays(np.float64, (samples, vms), elements=st.floats(allow_nan=False, allow_infinity=False))
+    signal = hnp.arrays(np.float64, (samples, vms), elements=st.floats(-1e18, 1e18))
     return Trace(
         name="drawn",
         format="test",
@@ -289,9 +289,27 @@ def test_one_sample_and_more_than_all_cpu_survive_parquet(tmp_path: Path) -> Non
     trace = Trace(
         "one", "test", "test", 7.0, np.array([[1.5, 0.0]]), ("a", "b"), np.zeros(2), np.full(2, np.inf)
     )
-    again = read_table(convert_trace(trace, tmp_path / "t.parquet"))
+    path = convert_trace(trace, tmp_path / "t.parquet")
+    again = read_table(path, over="keep")
     assert_same(again, trace)
     assert again.name == "one"
+    assert "expected a fraction from 0 to 1, found 1.5" in message(path)  # the file may not allow it itself
+
+
+@pytest.mark.parametrize(
+    "note", ["{", "[" * 10_000, "[1]", '{"name": 5, "sample_s": "x", "over": "keep"}', '{"sample_s": 60.0}']
+)
+def test_metadata_of_a_file_is_a_claim(tmp_path: Path, note: str) -> None:
+    """What a file says of itself may switch no check off."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "t.parquet"
+    for column, values, expected in (
+        ("cpu", [0.5, 1.5], "expected a fraction from 0 to 1, found 1.5"),
+        ("time_s", [60.0, 120.0], "time_s must start at 0"),
+    ):
+        columns = {"vm": ["a", "a"], "time_s": [0.0, 60.0], "cpu": [0.5, 0.5], column: values}
+        pq.write_table(pa.table(columns).replace_schema_metadata({"virtgym": note}), path)
+        assert expected in message(path)
 
 
 def test_synthetic_day_with_churn_survives(tmp_path: Path) -> None:

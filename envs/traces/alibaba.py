@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import names_its_file, show_path
 from ..sim.errors import TraceError
 from .base import Trace
 from .delimited import Coder, Collector, Window, find_parts, read_blocks
-from .planetlab import show_path
 from .resample import Readings, Vms, build_trace, check_positive, count_vcpus, hold_until_next
 
 __all__ = ["read_alibaba"]
@@ -94,6 +94,7 @@ _V2018 = _Layout(
 )
 
 
+@names_its_file
 def read_alibaba(
     path: str | os.PathLike[str],
     *,

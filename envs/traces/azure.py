@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import names_its_file, show_path
 from ..sim.errors import TraceError
 from .base import Trace
 from .delimited import Coder, Collector, Window, find_parts, name_line, read_blocks
-from .planetlab import show_path
 from .resample import Readings, Vms, build_trace, check_positive, count_vcpus, hold_until_next
 
 __all__ = ["READING_COLUMNS", "VM_COLUMNS", "read_azure"]
@@ -52,6 +52,7 @@ class _Table:
     buckets: bool
 
 
+@names_its_file
 def read_azure(
     path: str | os.PathLike[str],
     *,

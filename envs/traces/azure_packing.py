@@ -17,14 +17,16 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import names_its_file, one_line, open_regular, show_path
 from ..sim.errors import TraceError
-from .planetlab import show_path
 from .requests import RequestTrace
 
 __all__ = ["read_azure_packing"]
 
 _DAY_S = 86_400.0
-_CHUNK = 100_000
+_CHUNK = 4096
+_LONGEST_VALUE = 65_536
+_STEPS, _STEPS_PER_BYTE = 100_000, 100
 _TABLES = {
     "vm": ("vmId", "vmTypeId", "starttime", "endtime"),
     "vmType": ("vmTypeId", "machineId", "core", "memory"),
@@ -40,6 +42,7 @@ _ALLOWED = {
 }
 
 
+@names_its_file
 def read_azure_packing(
     path: str | os.PathLike[str],
     *,
@@ -70,13 +73,11 @@ def read_azure_packing(
         if not 0 < value < math.inf:
             raise TraceError(f"azure_packing: {key} must be positive and finite, is {value}")
     root = Path(path)
-    if not root.is_file():
-        raise TraceError(f"{show_path(root)}: no such file; azure_packing is one sqlite file")
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(root))}?mode=ro", uri=True)) as database:
+        with closing(_open(root)) as database:
             vms, types = (_read_table(root, database, table) for table in ("vm", "vmType"))
     except sqlite3.Error as error:
-        raise TraceError(f"{show_path(root)}: not a readable sqlite database ({error})") from None
+        raise TraceError(f"{show_path(root)}: not a readable sqlite database ({one_line(error)})") from None
     machine, sizes, notes = _choose_machine(root, types, machine_id)
     table, more = _select(root, vms, types, sizes)
     _, _, start, end, cores, memory = table
@@ -93,6 +94,19 @@ def read_azure_packing(
     )
 
 
+def _open(path: Path) -> sqlite3.Connection:
+    """Open a database as it is: no journal or lock beside it is looked at, no long query goes on."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+    database = sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)
+    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
+    database.execute("PRAGMA trusted_schema=OFF")
+    # A row takes some bytes of the file and some steps of sqlite's machine; more steps come from no table.
+    left = iter(range(_STEPS_PER_BYTE * size // _STEPS + 100))
+    database.set_progress_handler(lambda: next(left, -1) < 0, _STEPS)
+    return database
+
+
 def _read_table(path: Path, database: sqlite3.Connection, table: str) -> NDArray[np.float64]:
     """Read and check the columns of a table that matter.
 
@@ -103,6 +117,15 @@ def _read_table(path: Path, database: sqlite3.Connection, table: str) -> NDArray
         TraceError: If the table or a column is missing, there is no row, or a value is not allowed.
     """
     columns = _TABLES[table]
+    # A view may run anything, for ever; it has no page of its own, nor has a virtual table.
+    found = database.execute(
+        "SELECT type, rootpage FROM sqlite_master WHERE lower(name) = lower(?) AND type IN ('table', 'view')",
+        (table,),
+    ).fetchone()
+    if found is not None and (found[0] != "table" or not found[1]):
+        raise TraceError(
+            f"{show_path(path)}: {table} is a {found[0]} that is computed, expected a plain table"
+        )
     present = {str(row[1]).lower() for row in database.execute(f"PRAGMA table_info({table})")}
     missing = [name for name in columns if name.lower() not in present]
     if missing:

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import names_its_file, open_text, show_path
 from ..sim.errors import TraceError
 from .base import Trace
-from .delimited import Collector, open_text, read_blocks
-from .planetlab import show_path
+from .delimited import Collector, read_blocks
 from .resample import Readings, Vms, build_trace, count_vcpus, hold_until_next, tell_times
 
 __all__ = ["BITBRAINS_COLUMNS", "read_bitbrains"]
@@ -50,6 +50,7 @@ _SIGNALS = {
 _SECONDS_BELOW = 1e11  # as seconds that is the year 5138, as ms it is March 1973
 
 
+@names_its_file
 def read_bitbrains(
     path: str | os.PathLike[str],
     *,
@@ -123,7 +124,7 @@ def _list_files(root: Path) -> list[Path]:
         raise TraceError(
             f"{show_path(root)}: no such file or folder; a bitbrains trace is a folder of CSV files"
         )
-    files = [p for p in root.iterdir() if p.name.lower().endswith((".csv", ".csv.gz")) and p.is_file()]
+    files = [p for p in root.iterdir() if p.name.lower().endswith((".csv", ".csv.gz")) and not p.is_dir()]
     if not files:
         folders = sorted(p.name for p in root.iterdir() if p.is_dir())
         hint = f"; it holds folders, pick one of them: {', '.join(folders[:8])}" if folders else ""
@@ -133,16 +134,13 @@ def _list_files(root: Path) -> list[Path]:
 
 def _by_number(path: Path) -> tuple[int, str]:
     stem = path.name.split(".")[0]
-    return (int(stem) if stem.isdigit() else 1 << 62, path.name)
+    return (int(stem) if stem.isdecimal() else 1 << 62, path.name)
 
 
 def _read_file(file: Path, vm: int, rows: Collector) -> None:
     before = len(rows)
-    try:
-        with open_text(file) as text:
-            header = tuple(cell.strip().strip('"') for cell in text.readline().split(";"))
-    except (OSError, UnicodeDecodeError, EOFError) as error:
-        raise TraceError(f"{show_path(file)}: cannot be read ({error})") from None
+    with open_text(file, "replace") as text:
+        header = tuple(cell.strip().strip('"') for cell in text.readline().split(";"))
     if header != BITBRAINS_COLUMNS:
         raise TraceError(
             f"{show_path(file)}:1: expected the columns {'; '.join(BITBRAINS_COLUMNS)}; found {header!r:.200}"

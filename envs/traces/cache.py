@@ -11,25 +11,27 @@ import hashlib
 import json
 import os
 import time
-import uuid
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import numpy as np
 
+from ..files import LARGEST_WHOLE, open_regular, read_arrays, write_atomically
+from ..sim.errors import TraceError
 from .base import Trace
 
 __all__ = ["cache_dir", "content_signature", "read_cached"]
 
 # Part of every key: raise it when a reader or this layout changes, and old files are not looked at again.
 _LAYOUT = "2"
-# A file changed twice within one tick of the file system's clock looks unchanged: younger ones stay uncached.
+# A file changed twice within one tick of the file system's clock looks unchanged: younger ones stay uncached,
+# and their content counts.
 _SETTLED_S = 2.0
+_DEPTH = 3  # of the deepest file that a reader looks for
 _COLUMNS = ("arrival_s", "departure_s", "vcpus", "cpu_mhz", "memory_mib")
 _SIGNAL = "signal:"
 
@@ -77,35 +79,40 @@ def read_cached(
 
 
 def content_signature(root: Path) -> tuple[str, float] | None:
-    """Return a hash over names, sizes and times of the files at ``root``, and when one last changed, s.
+    """Return a hash that changes with the content of the files at ``root``, and when one last changed, s.
 
-    Change times (ctime) count, too: they betray a file that was rewritten with its old modification time.
+    Traces may be far larger than memory, so a file that has settled counts by name, size, number (inode) and
+    times, among them that of its last change of any kind (ctime), which nobody can set back: a file that was
+    rewritten in place with its old modification time has another. A younger file could change again within
+    one tick of that clock, so its content counts.
 
     Returns:
-        The hash and the latest change, or None if ``root`` cannot be listed.
+        The hash and the latest change, or None if ``root`` cannot be read.
     """
-    try:
-        if root.is_file():
-            found = [("", root.stat())]
-        else:
-            found = sorted(_list_files(root, ""))
-    except OSError:
-        return None
     digest = hashlib.sha256()
-    for name, stat in found:
-        facts = f"\0{stat.st_mode}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0"
-        digest.update(os.fsencode(name) + facts.encode())
-    return digest.hexdigest(), max((stat.st_ctime for _, stat in found), default=0.0)
+    latest = 0.0
+    try:
+        found = [("", root.stat())] if root.is_file() else sorted(_list_files(root, ""))
+        for name, stat in found:
+            facts = (stat.st_mode, stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns)
+            digest.update(os.fsencode(name) + repr(facts).encode())
+            latest = max(latest, stat.st_ctime)
+            if S_ISREG(stat.st_mode) and time.time() - stat.st_ctime <= _SETTLED_S:
+                with open_regular(root / name if name else root) as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+    except (OSError, TraceError):
+        return None
+    return digest.hexdigest(), latest
 
 
-def _list_files(folder: Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield name and state of everything below a folder that is not hidden."""
+def _list_files(folder: Path, prefix: str, depth: int = _DEPTH) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield name and state of everything below a folder that is not hidden; links may go round in circles."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name[0] != ".":
                 yield prefix + entry.name, entry.stat()
-                if entry.is_dir():
-                    yield from _list_files(folder / entry.name, f"{prefix}{entry.name}/")
+                if entry.is_dir() and depth:
+                    yield from _list_files(folder / entry.name, f"{prefix}{entry.name}/", depth - 1)
 
 
 def _cache_file(root: Path, format: str, options: Mapping[str, Any]) -> Path | None:
@@ -137,25 +144,17 @@ def _store(file: Path, signature: str, trace: Trace) -> None:
         "notes": trace.notes,
     }
     arrays["note"] = np.frombuffer(json.dumps(note).encode("ascii"), dtype=np.uint8)
-    scratch = file.with_name(f"{file.stem}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(scratch, "xb") as out:
-                np.savez(out, **arrays)
-            os.replace(scratch, file)
-        finally:
-            scratch.unlink(missing_ok=True)
+        write_atomically(file, lambda draft: np.savez(draft, **arrays))
 
 
 def _load(file: Path, signature: str) -> Trace | None:
     """Read a cached trace; None if there is none, it is of other content, or it is damaged."""
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            note = json.loads(archive["note"].tobytes())
-            if note["signature"] != signature:
-                return None
-            arrays = {key: archive[key] for key in archive.files if key != "note"}
+        arrays = read_arrays(file, limit=LARGEST_WHOLE)
+        note = json.loads(arrays.pop("note").tobytes())
+        if note["signature"] != signature:
+            return None
         return Trace(
             name=note["name"],
             format=note["format"],
@@ -169,6 +168,6 @@ def _load(file: Path, signature: str) -> Trace | None:
             },
             **arrays,
         )
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
-        # NumPy checks the CRC of every member; whatever is wrong with the file, the source is still there.
+    except (ValueError, KeyError, TypeError):
+        # Every member has a CRC that is checked; whatever is wrong with the file, the source is still there.
         return None

@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ..files import names_its_file, read_bytes, read_parquet, show_path
 from ..sim.carbon import CarbonSeries
 from ..sim.errors import TraceError
-from .planetlab import show_path
+from .base import check_moments
 
 __all__ = ["read_carbon"]
 
 _COLUMNS = ("timestamp", "carbon_intensity")
+_MOST_G_PER_KWH = 1e6
 
 
+@names_its_file
 def read_carbon(
     path: str | os.PathLike[str], *, start: str | None = None, source: str | None = None
 ) -> CarbonSeries:
@@ -39,12 +43,13 @@ def read_carbon(
     stamps, values, digest = _read(Path(path), where)
     if stamps.size == 0:
         raise TraceError(f"{where}: has no rows")
-    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+    bad = np.flatnonzero(~((values >= 0) & (values <= _MOST_G_PER_KWH)))
     if bad.size:
         raise TraceError(
-            f"{where}: row {bad[0] + 1}: carbon_intensity must be a number of at least 0, "
+            f"{where}: row {bad[0] + 1}: carbon_intensity must be a number from 0 to {_MOST_G_PER_KWH:g}, "
             f"not {values[bad[0]]}"
         )
+    check_moments(where, stamps)
     steps = np.diff(stamps)
     step = int(steps[0]) if steps.size else 3_600_000
     bad = np.flatnonzero(steps != step) if step > 0 else np.zeros(1, dtype=np.int64)
@@ -76,22 +81,22 @@ def _read(path: Path, where: str) -> tuple[np.ndarray, np.ndarray, str]:
     """Timestamps (ms since 1970), values and SHA-256."""
     import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    try:
-        content = path.read_bytes()
-        table = pq.read_table(pa.BufferReader(content))
-    except OSError as error:
-        raise TraceError(f"{where}: cannot be read ({error.strerror or error})") from None
-    except pa.ArrowException:
-        raise TraceError(f"{where}: not a Parquet file") from None
-    missing = [name for name in _COLUMNS if name not in table.column_names]
-    if missing:
-        found = ", ".join(table.column_names)
-        raise TraceError(f"{where}: needs the columns {', '.join(missing)}; found {found}")
+    def choose(schema: Any) -> tuple[str, ...]:
+        missing = [name for name in _COLUMNS if name not in schema.names]
+        if missing:
+            found = ", ".join(schema.names)
+            raise TraceError(f"{where}: needs the columns {', '.join(missing)}; found {found}")
+        kind, number = (schema.field(name).type for name in _COLUMNS)
+        if not pa.types.is_timestamp(kind):
+            raise TraceError(f"{where}: timestamp must hold times, not {kind}")
+        if not (pa.types.is_integer(number) or pa.types.is_floating(number)):
+            raise TraceError(f"{where}: carbon_intensity must hold numbers, not {number}")
+        return _COLUMNS
+
+    digest = hashlib.sha256(read_bytes(path)).hexdigest()
+    table = read_parquet(path, choose)
     column = table["timestamp"]
-    if not pa.types.is_timestamp(column.type):
-        raise TraceError(f"{where}: timestamp must hold times, not {column.type}")
     if column.null_count or table["carbon_intensity"].null_count:
         raise TraceError(f"{where}: timestamp and carbon_intensity must not be empty anywhere")
     try:
@@ -101,4 +106,4 @@ def _read(path: Path, where: str) -> tuple[np.ndarray, np.ndarray, str]:
         raise TraceError(
             f"{where}: carbon_intensity must hold numbers, timestamp full milliseconds"
         ) from None
-    return stamps, values, hashlib.sha256(content).hexdigest()
+    return stamps, values, digest

@@ -7,13 +7,18 @@ right, and the only thing ever written is the files of that trace under their pl
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
+import io
 import json
+import lzma
 import os
+import secrets
 import shutil
 import tarfile
 import tempfile
-import uuid
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,16 +26,19 @@ from dataclasses import dataclass
 from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
+from ..files import one_line, read_bytes, show_path
 from ..sim.errors import TraceError
 from .cache import cache_dir
-from .planetlab import show_path
 
 __all__ = ["CatalogEntry", "content_digest", "fetch_traces", "fetched_path", "find_entry", "load_catalog"]
 
 _TIMEOUT_S = 30.0
+_DEADLINE_S = 900.0
+_SPARE_BYTES = 16 << 20
+_DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
 @dataclass(frozen=True)
@@ -130,8 +138,8 @@ def fetch_traces(
         The folders, in the order of ``names``.
 
     Raises:
-        TraceError: If a name is unknown, a download fails, or the content is not that of the catalog; then
-            nothing is left behind.
+        TraceError: If a name is unknown, a download fails, takes too long or is larger than the catalog
+            accounts for, or the content is not that of the catalog; then nothing is left behind.
     """
     base_url = base_url or os.environ.get("VIRTGYM_TRACES_URL") or None
     entries = [find_entry(name) for name in names]
@@ -166,8 +174,8 @@ def _is_there(entry: CatalogEntry, target: Path, force: bool) -> bool:
 
 def _digest_of_folder(folder: Path) -> str | None:
     try:
-        return content_digest({item.name: item.read_bytes() for item in folder.iterdir()})
-    except OSError:  # a sub-folder or an unreadable file: not what was fetched
+        return content_digest({item.name: read_bytes(item) for item in folder.iterdir()})
+    except (OSError, TraceError):  # a sub-folder or an unreadable file: not what was fetched
         return None
 
 
@@ -183,21 +191,80 @@ def _download(entry: CatalogEntry, url: str, scratch: Path, progressbar: Any) ->
     if (scratch / name).exists():
         return scratch / name
     is_public = url == entry.url
+    limit = _archive_limit(entry)
+
+    def download(url: str, to: str, _: Any) -> None:
+        http = pooch.HTTPDownloader(progressbar=progressbar, timeout=_TIMEOUT_S, chunk_size=8192)
+        with open(to, "wb") as file:
+            http(url, _Capped(file, limit, f"{url}: the download of {entry.name}"), None)
+
+    def retrieve() -> None:
+        known = entry.url_sha256 if is_public else None
+        pooch.retrieve(url, known_hash=known, fname=name, path=scratch, downloader=download)
+
     try:
-        pooch.retrieve(
-            url,
-            known_hash=entry.url_sha256 if is_public else None,
-            fname=name,
-            path=scratch,
-            downloader=pooch.HTTPDownloader(progressbar=progressbar, timeout=_TIMEOUT_S, chunk_size=65536),
-        )
+        _within(_DEADLINE_S, retrieve)
+    except TraceError:
+        raise
+    except TimeoutError:
+        raise TraceError(
+            f"{url}: the download of {entry.name} failed (not complete after {_DEADLINE_S:g} s)"
+        ) from None
     except ValueError as error:
         raise TraceError(
-            f"{url}: the download does not have the known checksum ({_one_line(error)})"
+            f"{url}: the download does not have the known checksum ({one_line(error)})"
         ) from None
     except OSError as error:  # requests' errors are OSErrors, too
-        raise TraceError(f"{url}: the download of {entry.name} failed ({_one_line(error)})") from None
+        raise TraceError(f"{url}: the download of {entry.name} failed ({one_line(error)})") from None
     return scratch / name
+
+
+def _archive_limit(entry: CatalogEntry) -> int:
+    """Return how many bytes an archive may have, packed or not: some more than all it should hold."""
+    sharing = [other.bytes for other in load_catalog().values() if other.url == entry.url]
+    return _SPARE_BYTES + 4 * max(sum(sharing), entry.bytes)
+
+
+class _Capped:
+    """A file, as pooch and shutil write to it, that takes no more than so many bytes."""
+
+    def __init__(self, file: BinaryIO, limit: int, what: str) -> None:
+        self._file = file
+        self._left = limit
+        self._text = f"{what} failed (more than {limit:,} bytes, which the catalog does not account for)"
+
+    def write(self, data: bytes) -> int:
+        """Write the bytes, or raise a `TraceError`."""
+        self._left -= len(data)
+        if self._left < 0:
+            raise TraceError(self._text)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        """Flush the file."""
+        self._file.flush()
+
+
+def _within(seconds: float, work: Callable[[], None]) -> None:
+    """Do something in a thread that is left behind, and `TimeoutError` raised, if it takes longer.
+
+    A server that sends a byte from time to time keeps within every timeout of the connection.
+    """
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError
+    if failure:
+        raise failure[0]
 
 
 def _unpack(entry: CatalogEntry, archive: Path, url: str) -> dict[str, bytes]:
@@ -209,7 +276,7 @@ def _unpack(entry: CatalogEntry, archive: Path, url: str) -> dict[str, bytes]:
     contents: dict[str, bytes] = {}
     size = 0
     try:
-        for path, length, read in _members(archive):
+        for path, length, read in _members(archive, _archive_limit(entry)):
             parts = PurePosixPath(path).parts
             if len(parts) < 2 or parts[-2] != entry.folder:
                 continue
@@ -217,8 +284,10 @@ def _unpack(entry: CatalogEntry, archive: Path, url: str) -> dict[str, bytes]:
             if ".." in parts or "\\" in path or size > entry.bytes or parts[-1] in contents:
                 raise TraceError(f"{url}: the content is not {entry.name} as published; nothing was kept")
             contents[parts[-1]] = read()
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError, RuntimeError) as error:
-        raise TraceError(f"{url}: the archive is damaged ({_one_line(error)}); try again") from None
+    except TraceError:
+        raise
+    except (*_DAMAGE, tarfile.TarError, zipfile.BadZipFile, RuntimeError, ValueError) as error:
+        raise TraceError(f"{url}: the archive is damaged ({one_line(error)}); try again") from None
     if not contents:
         raise TraceError(f"{url}: the archive has no folder {entry.folder}")
     found = content_digest(contents)
@@ -230,24 +299,41 @@ def _unpack(entry: CatalogEntry, archive: Path, url: str) -> dict[str, bytes]:
     return contents
 
 
-def _members(archive: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
-    """Yield path, size and a reader of every regular file of a tar (of any compression) or zip archive."""
+def _members(archive: Path, limit: int) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
+    """Yield path, size and a reader of every regular file of a tar (of any compression) or zip archive.
+
+    Raises:
+        OSError: If it unpacks to more than ``limit`` bytes.
+    """
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as packed:
             for item in packed.infolist():
                 if not item.is_dir():
                     yield item.filename, item.file_size, partial(packed.read, item)
         return
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            stream = tar.extractfile(member) if member.isreg() else None
-            if stream is not None:
-                yield member.name, member.size, stream.read
+    # Unpacked first: headers of a tar may declare any length, and be many.
+    with io.BytesIO() as plain:
+        capped = _Capped(plain, limit, "unpacking")
+        openers: tuple[Callable[..., Any], ...] = (gzip.open, bz2.open, lzma.open, open)
+        for opener in openers:
+            try:
+                with opener(archive, "rb") as packed_file:
+                    shutil.copyfileobj(packed_file, capped)
+                break
+            except _DAMAGE:
+                if plain.tell():
+                    raise
+        plain.seek(0)
+        with tarfile.open(fileobj=plain, mode="r:") as tar:
+            for member in tar:
+                stream = tar.extractfile(member) if member.isreg() else None
+                if stream is not None:
+                    yield member.name, member.size, stream.read
 
 
 def _install(entry: CatalogEntry, contents: Mapping[str, bytes], target: Path) -> None:
     """Write the files beside ``target`` and rename the folder into place: it is there whole or not at all."""
-    scratch = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    scratch = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
         scratch.mkdir(parents=True)
         for name, text in contents.items():
@@ -261,7 +347,3 @@ def _install(entry: CatalogEntry, contents: Mapping[str, bytes], target: Path) -
             raise TraceError(f"{show_path(target)}: cannot be written ({error})") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import csv
 import difflib
-import gzip
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import one_line, open_stream, open_text, read_parquet, show_path
 from ..sim.errors import TraceError
-from .planetlab import show_path
+from .base import LARGEST
 
 __all__ = ["METADATA_KEY", "Columns", "is_table_file", "read_columns"]
 
@@ -65,7 +65,7 @@ class Columns:
         """Return ``file:line`` of a 0-based data row (``file, row N`` for Parquet, counted from 1)."""
         if not self.is_csv:
             return f"{show_path(self.path)}, row {row + 1}"
-        with _open_text(self.path) as file:
+        with open_text(self.path) as file:
             reader = csv.reader(file)
             filled = (reader.line_num for cells in reader if cells)
             for index, line in enumerate(filled, start=-1):
@@ -86,7 +86,7 @@ class Columns:
             name: Column.
             allowed: What the values may be, in words, for the message.
             low: Smallest allowed value.
-            high: Largest allowed value; infinity itself is allowed only where a blank is.
+            high: Largest allowed value, and none is above `LARGEST`; infinity is allowed where a blank is.
             blank: Whether a value may be missing; it is NaN then.
 
         Returns:
@@ -97,11 +97,13 @@ class Columns:
         """
         values = self._as_floats(name, allowed, blank)
         valid = (values >= low) & (values <= high)
-        valid &= np.isfinite(values) | blank
+        valid &= (np.abs(values) <= LARGEST) | (np.isinf(values) & blank)
         if blank:
             valid |= np.isnan(values)
         if not valid.all():
-            raise self._bad_value(name, int(np.argmin(valid)), allowed)
+            row = int(np.argmin(valid))
+            large = LARGEST < abs(values[row]) < math.inf
+            raise self._bad_value(name, row, f"{allowed}, at most {LARGEST:g}" if large else allowed)
         return values
 
     def labels(self, name: str) -> tuple[NDArray[np.int64], list[str]]:
@@ -114,7 +116,7 @@ class Columns:
         import pyarrow.compute as pc
 
         column = self.table[name]
-        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        kind = column.type
         if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise TraceError(
                 f"{show_path(self.path)}: column {name!r} has type {kind}, expected text or integers"
@@ -152,7 +154,12 @@ class Columns:
 
 
 def read_columns(
-    path: Path, *, required: Sequence[str], optional: Sequence[str], prefix: str | None = None
+    path: Path,
+    *,
+    required: Sequence[str],
+    optional: Sequence[str],
+    prefix: str | None = None,
+    ignored: Sequence[str] = (),
 ) -> Columns:
     """Read a CSV (``.csv``, ``.csv.gz``) or Parquet file whose columns must be known ones.
 
@@ -161,6 +168,7 @@ def read_columns(
         required: Columns that must be there.
         optional: Columns that may be there.
         prefix: Columns that start with it may be there, too.
+        ignored: Columns that may be there, of any type; those of a Parquet file are not read.
 
     Returns:
         The columns.
@@ -169,43 +177,41 @@ def read_columns(
         TraceError: If the file cannot be read, has no rows, or a column is missing, unknown or doubled.
     """
     is_csv = path.name.lower().endswith(_CSV)
-    try:
-        columns = _read_csv(path) if is_csv else _read_parquet(path)
-    except FileNotFoundError:
-        raise TraceError(f"{show_path(path)}: no such file or folder") from None
-    except OSError as error:
-        raise TraceError(
-            f"{show_path(path)}: cannot be read ({error.strerror or _one_line(error)})"
-        ) from None
-    _check_names(columns, required, optional, prefix)
+
+    def check(names: Sequence[str]) -> None:
+        _check_names(path, names, required, (*optional, *ignored), prefix)
+
+    columns = _read_csv(path, check) if is_csv else _read_parquet(path, check, ignored)
     if len(columns) == 0:
         raise TraceError(f"{show_path(path)}: the table has no rows")
     return columns
 
 
-def _read_csv(path: Path) -> Columns:
+def _read_csv(path: Path, check: Callable[[Sequence[str]], None]) -> Columns:
     import pyarrow as pa
     import pyarrow.csv as pacsv
 
     try:
-        with _open_text(path) as file:
+        with open_text(path) as file:
             reader = csv.reader(file)
             header = next((cells for cells in reader if cells), [])
             lines = reader.line_num
     except (UnicodeDecodeError, csv.Error) as error:
-        raise TraceError(f"{show_path(path)}: not a CSV file in UTF-8 ({_one_line(error)})") from None
+        raise TraceError(f"{show_path(path)}: not a CSV file in UTF-8 ({one_line(error)})") from None
     names = [name.strip() for name in header]
     if not names:
         raise TraceError(f"{show_path(path)}: the file is empty; expected a header line")
     if len(set(names)) != len(names):
         raise TraceError(f"{show_path(path)}:{lines}: a column is named twice: {', '.join(names)}")
+    check(names)
     try:
-        table = pacsv.read_csv(
-            path,
-            read_options=pacsv.ReadOptions(column_names=names, skip_rows=lines),
-            parse_options=pacsv.ParseOptions(newlines_in_values=True),
-            convert_options=pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
-        )
+        with open_stream(path) as stream:
+            table = pacsv.read_csv(
+                stream,
+                read_options=pacsv.ReadOptions(column_names=names, skip_rows=lines, use_threads=False),
+                parse_options=pacsv.ParseOptions(newlines_in_values=True),
+                convert_options=pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
+            )
     except pa.ArrowInvalid as error:
         if "Empty CSV" in str(error):
             raise TraceError(f"{show_path(path)}: the table has no rows") from None
@@ -216,7 +222,7 @@ def _read_csv(path: Path) -> Columns:
 def _explain_csv(path: Path, width: int, error: Exception) -> TraceError:
     """Find the line that a CSV parser stumbled over, which it does not tell."""
     try:
-        with _open_text(path) as file:
+        with open_text(path) as file:
             reader = csv.reader(file)
             for cells in reader:
                 if cells and len(cells) != width:
@@ -224,50 +230,46 @@ def _explain_csv(path: Path, width: int, error: Exception) -> TraceError:
                         f"{show_path(path)}:{reader.line_num}: expected {width} columns, found {len(cells)}"
                     )
     except (UnicodeDecodeError, csv.Error) as reason:
-        return TraceError(f"{show_path(path)}: not a CSV file in UTF-8 ({_one_line(reason)})")
-    return TraceError(f"{show_path(path)}: not a well-formed CSV file ({_one_line(error)})")
+        return TraceError(f"{show_path(path)}: not a CSV file in UTF-8 ({one_line(reason)})")
+    return TraceError(f"{show_path(path)}: not a well-formed CSV file ({one_line(error)})")
 
 
-def _read_parquet(path: Path) -> Columns:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        # A file object, not a name: arrow would take special characters in a name for a URI.
-        with open(path, "rb") as file:
-            table = pq.read_table(file)
+def _read_parquet(path: Path, check: Callable[[Sequence[str]], None], ignored: Sequence[str]) -> Columns:
+    def choose(schema: Any) -> list[str]:
         # pandas leaves its index behind when it is not told otherwise.
-        table = table.select([name for name in table.column_names if not name.startswith("__index_level_")])
-    except pa.ArrowException as error:
-        raise TraceError(f"{show_path(path)}: not a Parquet file ({_one_line(error)})") from None
-    names = table.column_names
-    if len(set(names)) != len(names):
-        raise TraceError(f"{show_path(path)}: a column is named twice: {', '.join(names)}")
-    note = (table.schema.metadata or {}).get(METADATA_KEY)
-    metadata = json.loads(note) if note else {}
-    return Columns(path, table, is_csv=False, metadata=metadata)
+        names = [name for name in schema.names if not name.startswith("__index_level_")]
+        check(names)
+        return [name for name in names if name not in ignored]
+
+    table = read_parquet(path, choose)
+    return Columns(path, table, is_csv=False, metadata=_read_note(table.schema.metadata or {}))
+
+
+def _read_note(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """Return what `convert_trace` left, as far as it is of the right kind: it is no more than a claim."""
+    try:
+        note = json.loads(metadata.get(METADATA_KEY, b"{}"))
+    except (ValueError, RecursionError):
+        return {}
+    found = note if isinstance(note, dict) else {}
+    kinds = {"name": (str,), "sample_s": (int, float)}
+    return {key: found[key] for key, allowed in kinds.items() if type(found.get(key)) in allowed}
 
 
 def _check_names(
-    columns: Columns, required: Sequence[str], optional: Sequence[str], prefix: str | None
+    path: Path, names: Sequence[str], required: Sequence[str], optional: Sequence[str], prefix: str | None
 ) -> None:
     known = [*required, *optional]
     allowed = ", ".join(known) + (f", {prefix}*" if prefix else "")
-    where = show_path(columns.path) + (":1" if columns.is_csv else "")
-    for name in columns.names:
+    where = show_path(path) + (":1" if path.name.lower().endswith(_CSV) else "")
+    for name in names:
         if name not in known and not (prefix and name.startswith(prefix)):
             near = difflib.get_close_matches(name, known, n=1)
             hint = f", did you mean {near[0]!r}?" if near else ";"
             raise TraceError(f"{where}: unknown column {name!r}{hint} allowed are: {allowed}")
-    missing = [name for name in required if name not in columns]
+    missing = [name for name in required if name not in names]
     if missing:
-        raise TraceError(f"{where}: needs the columns {', '.join(missing)}; found {', '.join(columns.names)}")
-
-
-def _open_text(path: Path) -> TextIO:
-    if path.name.lower().endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return open(path, encoding="utf-8-sig", newline="")
+        raise TraceError(f"{where}: needs the columns {', '.join(missing)}; found {', '.join(names)}")
 
 
 def _first_uncastable(column: Any) -> int:
@@ -284,7 +286,3 @@ def _first_uncastable(column: Any) -> int:
         except pa.ArrowInvalid:
             bad = middle
     return good
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]

@@ -8,18 +8,18 @@ and line.
 from __future__ import annotations
 
 import csv
-import gzip
 import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import one_line, open_stream, open_text, show_path
 from ..sim.errors import TraceError
-from .planetlab import show_path
+from .base import LARGEST
 
 __all__ = [
     "Block",
@@ -29,11 +29,11 @@ __all__ = [
     "check_block",
     "find_parts",
     "name_line",
-    "open_text",
     "read_blocks",
 ]
 
 _BLOCK_BYTES = 8 << 20
+_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -207,20 +207,14 @@ def find_parts(root: Path, stem: str, suffixes: Sequence[str] = (".csv", ".csv.g
     """
     found = [*root.glob(f"{stem}*"), *(root / stem).glob("[!.]*")] if root.is_dir() else []
     ends = tuple(suffixes)
-    return sorted((p for p in found if p.is_file() and p.name.lower().endswith(ends)), key=_natural)
+    return sorted((p for p in found if not p.is_dir() and p.name.lower().endswith(ends)), key=_natural)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    digits = "".join(c if c.isdigit() else " " for c in path.name).split()
-    letters = "".join(" " if c.isdigit() else c for c in path.name)
+    # Not c.isdigit(): a superscript two is a digit, too, of which int() makes nothing.
+    digits = "".join(c if c.isdecimal() else " " for c in path.name).split()
+    letters = "".join(" " if c.isdecimal() else c for c in path.name)
     return [(0, letters), *((int(number), "") for number in digits)]
-
-
-def open_text(path: Path, errors: str = "strict") -> TextIO:
-    """Open a plain or gzip file as text in UTF-8; ``errors`` as for the built-in ``open``."""
-    if path.name.lower().endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8-sig", errors=errors, newline="")
-    return open(path, encoding="utf-8-sig", errors=errors, newline="")
 
 
 def read_blocks(
@@ -256,39 +250,41 @@ def read_blocks(
     import pyarrow as pa
     import pyarrow.csv as pacsv
 
-    wanted = [*numbers, *texts]
     kinds = {key: pa.float64() for key in numbers} | {key: pa.string() for key in texts}
+    parse = pacsv.ParseOptions(delimiter=delimiter)
+    convert = pacsv.ConvertOptions(
+        include_columns=list(kinds), column_types=kinds, null_values=[""], strings_can_be_null=False
+    )
     explain = _Explainer(path, fields, frozenset(numbers), frozenset(optional), delimiter, header)
-    try:
-        with pacsv.open_csv(
+    first = 0
+    for chunk in _chunks(path, header):
+        read = pacsv.ReadOptions(column_names=list(fields), block_size=len(chunk) + 1, use_threads=False)
+        try:
+            table = pacsv.read_csv(pa.BufferReader(chunk), read, parse, convert)
+        except pa.ArrowInvalid as error:
+            raise explain(error) from None
+        columns = {key: table[key].combine_chunks() for key in kinds}
+        block = Block(
             path,
-            read_options=pacsv.ReadOptions(
-                column_names=list(fields), skip_rows=int(header), block_size=_BLOCK_BYTES, use_threads=False
-            ),
-            parse_options=pacsv.ParseOptions(delimiter=delimiter),
-            convert_options=pacsv.ConvertOptions(
-                include_columns=wanted, column_types=kinds, null_values=[""], strings_can_be_null=False
-            ),
-        ) as reader:
-            first = 0
-            for batch in reader:
-                block = Block(
-                    path,
-                    first,
-                    {key: _as_floats(batch[key]) for key in numbers},
-                    {key: batch[key] for key in texts},
-                )
-                check_block(block, optional, signed, int(header))
-                yield block
-                first += batch.num_rows
-    except pa.ArrowInvalid as error:
-        if "Empty CSV" in str(error):
-            return
-        raise explain(error) from None
-    except FileNotFoundError:
-        raise TraceError(f"{show_path(path)}: no such file or folder") from None
-    except (OSError, EOFError) as error:
-        raise TraceError(f"{show_path(path)}: cannot be read ({_one_line(error)})") from None
+            first,
+            {key: _as_floats(columns[key]) for key in numbers},
+            {key: columns[key] for key in texts},
+        )
+        check_block(block, optional, signed, int(header))
+        yield block
+        first += table.num_rows
+
+
+def _chunks(path: Path, header: bool) -> Iterator[bytes]:
+    """Yield whole lines, but for the header; parsed one by one, they need no thread that reads ahead."""
+    with open_stream(path) as file:
+        if file.peek(len(_BOM))[: len(_BOM)] == _BOM:
+            file.read(len(_BOM))
+        if header:
+            file.readline()
+        while chunk := file.read(_BLOCK_BYTES) + file.readline():
+            if chunk.strip():
+                yield chunk
 
 
 def check_block(block: Block, optional: Sequence[str], signed: Sequence[str], header: int = 0) -> None:
@@ -309,14 +305,16 @@ def check_block(block: Block, optional: Sequence[str], signed: Sequence[str], he
             raise TraceError(f"{where}: {key}: expected a name, found nothing")
     for key, values in block.numbers.items():
         bad = (
-            np.isinf(values)
+            (np.abs(values) > LARGEST)
             | (np.isnan(values) & (key not in optional))
             | ((values < 0) & (key not in signed))
         )
         if bad.any():
             row = int(np.argmax(bad))
             found = "nothing" if np.isnan(values[row]) else f"{values[row]:g}"
-            what = "a number" if key in signed else "a number of at least 0"
+            large = np.abs(values[row]) > LARGEST
+            at_most = f"of at most {LARGEST:g}" if large else "of at least 0"
+            what = "a number" if key in signed and not large else f"a number {at_most}"
             where = name_line(block.path, block.first + row, header)
             raise TraceError(f"{where}: {key}: expected {what}, found {found}")
 
@@ -347,9 +345,9 @@ class _Explainer:
                     text = self._offence(cells) if cells and index >= int(self.header) else None
                     if text:
                         return TraceError(f"{show_path(self.path)}:{reader.line_num}: {text}")
-        except (OSError, EOFError, UnicodeDecodeError, csv.Error) as reason:
-            return TraceError(f"{show_path(self.path)}: not a CSV file in UTF-8 ({_one_line(reason)})")
-        return TraceError(f"{show_path(self.path)}: not a well-formed CSV file ({_one_line(error)})")
+        except (UnicodeDecodeError, csv.Error) as reason:
+            return TraceError(f"{show_path(self.path)}: not a CSV file in UTF-8 ({one_line(reason)})")
+        return TraceError(f"{show_path(self.path)}: not a well-formed CSV file ({one_line(error)})")
 
     def _offence(self, cells: Sequence[str]) -> str | None:
         if len(cells) != len(self.fields):
@@ -363,7 +361,3 @@ class _Explainer:
                 if not cell.strip() and key not in self.optional:
                     return f"{key}: expected a number, found nothing"
         return None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160]

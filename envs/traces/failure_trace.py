@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import names_its_file, show_path
 from ..sim.errors import TraceError
 from .columns import is_table_file, read_columns
-from .planetlab import show_path
 from .resample import check_choice
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class FailureTrace:
         return float(self.end_s.max())
 
 
+@names_its_file
 def read_failures(path: str | os.PathLike[str], *, since: str = "end") -> FailureTrace:
     """Read a failure trace.
 

@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import names_its_file, open_text, show_path
 from ..sim.errors import TraceError
 from .base import Trace
 from .delimited import Block, Coder, Collector, Window, find_parts, read_blocks
 from .json_lines import read_json_blocks
-from .planetlab import show_path
 from .resample import Readings, Vms, build_trace, check_positive
 
 __all__ = ["TASK_EVENT_COLUMNS", "TASK_USAGE_COLUMNS", "read_google"]
@@ -65,6 +65,7 @@ class _Layout:
     memory_request: str
 
 
+@names_its_file
 def read_google(
     path: str | os.PathLike[str],
     *,
@@ -198,13 +199,8 @@ def _read_usage(layout: _Layout, window: Window, notes: list[str]) -> tuple[Coll
 
 def _width(part: Path) -> int:
     """Return the number of columns, 19 or 20."""
-    from .delimited import open_text
-
-    try:
-        with open_text(part) as file:
-            return 19 if file.readline().count(",") == 18 else 20
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise TraceError(f"{show_path(part)}: cannot be read ({error})") from None
+    with open_text(part, "replace") as file:
+        return 19 if file.readline().count(",") == 18 else 20
 
 
 def _nominal(layout: _Layout, rows: Collector, coder: Coder, notes: list[str]) -> tuple[Floats, Floats]:

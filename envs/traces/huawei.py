@@ -7,7 +7,6 @@ and 1 = delete. The header tells which it is.
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -16,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import LARGEST_WHOLE, names_its_file, open_text, read_npy, show_path
 from ..sim.errors import TraceError
-from .planetlab import show_path
 from .requests import RequestTrace
 
 __all__ = ["EVENT_COLUMNS", "REQUEST_COLUMNS", "read_huawei", "read_windows"]
@@ -38,6 +37,7 @@ _ALLOWED = {
 }
 
 
+@names_its_file
 def read_huawei(path: str | os.PathLike[str]) -> RequestTrace:
     """Read VM requests of either form.
 
@@ -68,12 +68,7 @@ def _split(path: Path) -> tuple[tuple[str, ...], list[str]]:
         TraceError: If the file cannot be read, is empty, has another header, or nothing but a header.
     """
     allowed = " or ".join(",".join(columns) for columns in (REQUEST_COLUMNS, EVENT_COLUMNS))
-    try:
-        text = path.read_bytes().decode("utf-8-sig", errors="replace").rstrip()
-    except FileNotFoundError:
-        raise TraceError(f"{show_path(path)}: no such file") from None
-    except OSError as error:
-        raise TraceError(f"{show_path(path)}: cannot be read ({error.strerror})") from None
+    text = _read_text(path)
     if not text:
         raise TraceError(f"{show_path(path)}:1: the file is empty; expected the header {allowed}")
     header, *lines = text.split("\n")
@@ -83,6 +78,11 @@ def _split(path: Path) -> tuple[tuple[str, ...], list[str]]:
     if not lines:
         raise TraceError(f"{show_path(path)}:1: there is no request after the header")
     return columns, lines
+
+
+def _read_text(path: Path) -> str:
+    with open_text(path, "replace", limit=LARGEST_WHOLE) as file:
+        return file.read().rstrip()
 
 
 def _parse_fast(
@@ -254,6 +254,7 @@ def _build(
     )
 
 
+@names_its_file
 def read_windows(path: str | os.PathLike[str], n_requests: int) -> NDArray[np.int64]:
     """Read the first rows of evaluation windows.
 
@@ -270,16 +271,10 @@ def read_windows(path: str | os.PathLike[str], n_requests: int) -> NDArray[np.in
             the text names the line or, for ``.npy``, the entry.
     """
     root = Path(path)
-    try:
-        content = root.read_bytes()
-    except FileNotFoundError:
-        raise TraceError(f"{show_path(root)}: no such file") from None
-    except OSError as error:
-        raise TraceError(f"{show_path(root)}: cannot be read ({error.strerror})") from None
     if root.suffix.lower() == ".npy":
-        windows, first, unit = _load_npy(root, content), 0, ", entry "
+        windows, first, unit = _load_npy(root), 0, ", entry "
     else:
-        windows, first = _parse_rows(root, content.decode("utf-8-sig", errors="replace"))
+        windows, first = _parse_rows(root, _read_text(root))
         unit = ":"
     if windows.size == 0:
         raise TraceError(f"{show_path(root)}: there is no window in it")
@@ -292,15 +287,10 @@ def read_windows(path: str | os.PathLike[str], n_requests: int) -> NDArray[np.in
     return windows
 
 
-def _load_npy(path: Path, content: bytes) -> NDArray[np.int64]:
-    try:
-        loaded = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError):
-        raise TraceError(f"{show_path(path)}: not an array in numpy's .npy format") from None
-    if not isinstance(loaded, np.ndarray) or loaded.ndim != 1 or loaded.dtype.kind not in "iu":
-        found = (
-            f"{loaded.ndim}-dimensional {loaded.dtype}" if isinstance(loaded, np.ndarray) else "an archive"
-        )
+def _load_npy(path: Path) -> NDArray[np.int64]:
+    loaded = read_npy(path)
+    if loaded.ndim != 1 or loaded.dtype.kind not in "iu":
+        found = f"{loaded.ndim}-dimensional {loaded.dtype}"
         raise TraceError(f"{show_path(path)}: expected a one-dimensional array of integers, found {found}")
     return loaded.astype(np.int64)
 

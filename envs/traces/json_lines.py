@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import one_line, open_stream, show_path
 from ..sim.errors import TraceError
 from .delimited import Block, check_block, name_line
-from .planetlab import show_path
 
 __all__ = ["read_json_blocks"]
 
@@ -39,28 +38,13 @@ def read_json_blocks(
         TraceError: If the file cannot be read, or a line is not what it should be, naming file and line.
     """
     first = 0
-    try:
-        with _open(path) as file:
-            while True:
-                chunk = file.read(_BLOCK_BYTES)
-                chunk += file.readline()
-                if not chunk.strip():
-                    return
+    with open_stream(path) as file:
+        while chunk := file.read(_BLOCK_BYTES) + file.readline():
+            if chunk.strip():
                 block = _parse(path, first, chunk, numbers, texts)
                 check_block(block, optional, ())
                 yield block
                 first += len(block)
-    except FileNotFoundError:
-        raise TraceError(f"{show_path(path)}: no such file or folder") from None
-    except (OSError, EOFError) as error:
-        text = " ".join(str(error).split())[:160]
-        raise TraceError(f"{show_path(path)}: cannot be read ({text})") from None
-
-
-def _open(path: Path) -> BinaryIO:
-    if path.name.lower().endswith(".gz"):
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    return open(path, "rb")
 
 
 def _parse(path: Path, first: int, chunk: bytes, numbers: Sequence[str], texts: Sequence[str]) -> Block:
@@ -150,5 +134,4 @@ def _explain(path: Path, first: int, chunk: bytes, error: Exception) -> TraceErr
         if not good:
             found = line[:40].decode("utf-8", errors="replace")
             return TraceError(f"{name_line(path, first + row, 0)}: expected a JSON object, found {found!r}")
-    text = " ".join(str(error).split())[:160]
-    return TraceError(f"{show_path(path)}: not a file of one JSON object per line ({text})")
+    return TraceError(f"{show_path(path)}: not a file of one JSON object per line ({one_line(error)})")

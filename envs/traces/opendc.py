@@ -27,10 +27,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import names_its_file, show_path
 from ..sim.errors import TraceError
 from .base import Trace
 from .columns import Columns, read_columns
-from .planetlab import show_path
 from .resample import Readings, Vms, build_trace, check_choice, count_vcpus, tell_times
 
 __all__ = ["find_opendc", "read_opendc"]
@@ -39,10 +39,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _UNITS = {"B": 2.0**-20, "KB": 2.0**-10, "MB": 1.0}
-_TASKS_OPTIONAL = (
-    *("submission_time", "start_time", "stop_time", "duration", "name", "gpu_count", "gpu_capacity"),
-    *("parents", "children", "nature", "deferrable", "deadline"),
-)
+_TASKS_OPTIONAL = ("submission_time", "start_time", "stop_time", "duration", "deferrable")
+_TASKS_IGNORED = ("name", "gpu_count", "gpu_capacity", "parents", "children", "nature", "deadline")
 _FRAGMENTS_OPTIONAL = ("timestamp", "cpu_count", "gpu_count", "gpu_usage")
 # No VM has more memory per core in the median, or in all: what seems to betrays a smaller unit.
 _MIB_PER_CORE = 64 * 1024
@@ -73,6 +71,7 @@ def find_opendc(folder: Path) -> tuple[Path, Path] | None:
     return None
 
 
+@names_its_file
 def read_opendc(
     path: str | os.PathLike[str],
     *,
@@ -143,7 +142,10 @@ def read_opendc(
 
 def _read_tasks(path: Path) -> _Tasks:
     columns = read_columns(
-        path, required=("id", "cpu_count", "cpu_capacity", "mem_capacity"), optional=_TASKS_OPTIONAL
+        path,
+        required=("id", "cpu_count", "cpu_capacity", "mem_capacity"),
+        optional=_TASKS_OPTIONAL,
+        ignored=_TASKS_IGNORED,
     )
     codes, names = columns.labels("id")
     if len(names) != len(codes):

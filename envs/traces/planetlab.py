@@ -14,26 +14,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import names_its_file, read_bytes, show_path
 from ..sim.errors import TraceError
 from .base import Trace
 
-__all__ = ["SAMPLES_PER_DAY", "SAMPLE_S", "list_vm_files", "read_planetlab", "show_path"]
+__all__ = ["SAMPLES_PER_DAY", "SAMPLE_S", "list_vm_files", "read_planetlab"]
 
 SAMPLES_PER_DAY = 288
 SAMPLE_S = 300.0
 
+# A file that is longer than this holds no numbers from 0 to 100, not even between blanks.
+_LINE_BYTES, _SPARE_BYTES = 64, 1 << 20
 _NEWLINE = 10
 _ZERO = 48
 _ALLOWED = "an integer from 0 to 100"
 
 
-def show_path(path: str | os.PathLike[str]) -> str:
-    """Return ``path`` as printable text, quoted where blanks or odd characters would hide in a message."""
-    text = os.fspath(path)
-    plain = text.isprintable() and text == text.strip() and " " not in text
-    return text if plain else repr(text)
-
-
+@names_its_file
 def read_planetlab(
     path: str | os.PathLike[str], *, expected: int = SAMPLES_PER_DAY, sample_s: float = SAMPLE_S
 ) -> Trace:
@@ -58,7 +55,8 @@ def read_planetlab(
         raise TraceError(f"planetlab: expected must be at least 1 line per file, is {expected}")
     root = Path(path)
     files, notes = list_vm_files(root)
-    contents = [_read_bytes(root / name if name else root) for name in files]
+    limit = _LINE_BYTES * expected + _SPARE_BYTES
+    contents = [read_bytes(root / name if name else root, limit=limit) for name in files]
     percent = _parse_fast(contents, expected)
     if percent is None:
         paths = [root / name if name else root for name in files]
@@ -116,15 +114,6 @@ def list_vm_files(root: Path) -> tuple[list[str], list[str]]:
     return files, notes
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        # An unbuffered read is a third faster over a thousand tiny files.
-        with open(path, "rb", buffering=0) as file:
-            return file.readall()
-    except OSError as error:
-        raise TraceError(f"{show_path(path)}: cannot be read ({error.strerror})") from None
-
-
 def _parse_fast(contents: Sequence[bytes], expected: int) -> NDArray[np.int64] | None:
     """Parse well-formed files all at once.
 
@@ -165,8 +154,8 @@ def _parse_slow(paths: Sequence[Path], contents: Sequence[bytes], expected: int)
     Raises:
         TraceError: With file and line of the first offence.
     """
-    percent = np.empty((len(paths), expected), dtype=np.int64)
-    for row, (path, text) in enumerate(zip(paths, contents)):
+    percent = []
+    for path, text in zip(paths, contents):
         lines = text.rstrip().split(b"\n") if text.strip() else []
         values = [_parse_line(path, number, line) for number, line in enumerate(lines, start=1)]
         if len(values) != expected:
@@ -175,8 +164,8 @@ def _parse_slow(paths: Sequence[Path], contents: Sequence[bytes], expected: int)
                 f"{show_path(path)}:{len(values)}: {what}, has {len(values)} of {expected} lines; "
                 f"every file must have {expected}"
             )
-        percent[row] = values
-    return percent
+        percent.append(values)
+    return np.array(percent, dtype=np.int64)
 
 
 def _parse_line(path: Path, number: int, line: bytes) -> int:

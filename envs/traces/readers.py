@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import difflib
-import gzip
 import importlib
 import inspect
 import numbers
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..files import names_its_file, open_stream, read_parquet, show_path
 from ..sim.errors import TraceError
 from .base import Trace
-from .planetlab import show_path
 
 __all__ = [
     "REQUEST_FORMATS",
@@ -189,16 +189,14 @@ def _guess_folder(root: Path) -> str:
 
 def _guess_parquet(path: Path) -> str:
     """Tell a series from a table by its columns; the reader of tables says best why a file cannot be read."""
-    if not path.is_file():
-        return "table"
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    names: list[str] = []
 
-    try:
-        with open(path, "rb") as file:
-            names = pq.read_schema(file).names
-    except (OSError, pa.ArrowException):
-        return "table"
+    def look(schema: Any) -> list[str]:
+        names.extend(schema.names)
+        return []
+
+    with suppress(TraceError):  # the reader says best what is wrong
+        read_parquet(path, look)
     if "carbon_intensity" in names:
         return "carbon"
     return "failures" if "failure_interval" in names else "table"
@@ -271,7 +269,8 @@ def _read(
     found = _find(path)
 
     def read() -> Trace:
-        trace: Trace = reader(found, **options)
+        # Readers of this package name their file themselves, those of others may not.
+        trace: Trace = names_its_file(reader)(found, **options)
         return trace
 
     if not use_cache:
@@ -372,8 +371,8 @@ def _generate(generate: Callable[..., Trace], options: Mapping[str, Any]) -> Tra
 def _first_line(path: Path) -> str:
     """Return the start of a file without blanks, "" if it cannot be read."""
     try:
-        with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as file:
-            line: bytes = file.readline(200)
-    except (OSError, EOFError):
+        with open_stream(path) as file:
+            line = file.readline(200)
+    except TraceError:
         return ""
     return line.decode("utf-8-sig", errors="replace").replace(" ", "")

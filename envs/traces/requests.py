@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import names_its_file
 from ..sim.errors import TraceError
+from .base import LARGEST, LONGEST_S
 
 __all__ = ["RequestSummary", "RequestTrace", "check_requests", "describe_requests", "read_requests"]
 
@@ -73,8 +75,9 @@ class RequestTrace:
                 )
         for key in ("cores", "memory_gib"):
             column = getattr(self, key)
-            self._require(np.isfinite(column) & (column > 0), key, "finite and positive")
-        self._require(np.isfinite(self.arrival_s) & (self.arrival_s >= 0), "arrival_s", "finite, at least 0")
+            self._require((column > 0) & (column <= LARGEST), key, "finite and positive")
+        in_time = (self.arrival_s >= 0) & (self.arrival_s <= LONGEST_S)
+        self._require(in_time, "arrival_s", f"finite, at least 0, at most {LONGEST_S:g} s")
         in_order = np.concatenate(([True], np.diff(self.arrival_s) >= 0))
         self._require(in_order, "arrival_s", "not before the previous request's")
         self._require(self.lifetime_s >= 0, "lifetime_s", "at least 0 (inf: never leaves)")
@@ -135,7 +138,7 @@ def read_requests(
         return reader(np.random.default_rng(seed), **options)
     if path is None:
         raise TraceError(f"the trace format {name} needs a path to a file")
-    return reader(path, **options)
+    return names_its_file(reader)(path, **options)
 
 
 @dataclass(frozen=True)

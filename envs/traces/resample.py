@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..sim.errors import TraceError
-from .base import Trace
+from .base import LONGEST_S, Trace, check_cells, check_moments
 
 __all__ = [
     "FILLS",
@@ -47,8 +47,6 @@ In a cell that is covered in part, ``previous`` keeps the mean of that part, ``z
 OVERS = ("keep", "clip", "error")
 """What becomes of a row above its VM's capacity: kept, cut to 1, or an error."""
 
-# A wrong unit of time would otherwise ask for all the memory there is.
-_MAX_CELLS = 200_000_000
 _MAX_CORES = 65_536
 _CHUNK = 4_000_000
 _ROUNDING = 1e-9
@@ -103,8 +101,10 @@ class Vms:
 def check_positive(format: str, **options: float | None) -> None:
     """Raise a `TraceError` unless every option that is given is positive and finite."""
     for key, value in options.items():
-        if value is not None and not 0 < value < math.inf:
-            raise TraceError(f"{format}: {key} must be positive, is {value}")
+        if value is not None and not 0 < value <= LONGEST_S:
+            raise TraceError(
+                f"{format}: {key} must be positive, is {value}; at most {LONGEST_S:g} is allowed"
+            )
 
 
 def count_vcpus(source: str, cores: Floats) -> NDArray[np.int32]:
@@ -220,17 +220,15 @@ def build_trace(
 
 
 def _count_samples(readings: Readings, sample_s: float) -> int:
-    samples, vms = math.ceil(float(readings.end_s.max()) / sample_s - 1e-6), len(readings.names)
-    if samples * vms > _MAX_CELLS:
-        raise TraceError(
-            f"{readings.source}: {samples:,} samples of {sample_s:g} s of {vms:,} VMs are more than "
-            f"{_MAX_CELLS:,}; choose a longer sample_s, fewer VMs or a shorter time"
-        )
-    return samples
+    samples = float(readings.end_s.max()) / sample_s - 1e-6
+    advice = "choose a longer sample_s, fewer VMs or a shorter time"
+    check_cells(readings.source, samples, len(readings.names), readings.vm.size, sample_s, advice)
+    return max(math.ceil(samples), 1)
 
 
 def tell_times(start_ms: float) -> str:
     """Return the note that says which moment is time 0, from ms since 1970 (UTC)."""
+    check_moments("time 0", np.array(start_ms))
     moment = np.datetime64(round(start_ms), "ms")
     return f"time 0 is {np.datetime_as_string(moment, unit='s')}Z"
 
@@ -360,11 +358,9 @@ class _Gaps:
         notes.extend(self._said or ["gaps: none"])
 
     def _describe(self, key: str, gaps: NDArray[np.bool_], count: int) -> str:
-        run = np.zeros(gaps.shape[1], dtype=np.int64)
-        longest = 0
-        for row in gaps:
-            run = np.where(row, run + 1, 0)
-            longest = max(longest, int(run.max()))
+        step = np.arange(len(gaps), dtype=np.int32)[:, None]
+        covered = np.maximum.accumulate(np.where(gaps, np.int32(-1), step), axis=0)
+        longest = int((step - covered).max())
         label = f"gaps in {key}" if key else "gaps"
         alive = int(np.count_nonzero(self._life > 1e-6))
         hours = longest * self._sample_s / 3600

@@ -40,7 +40,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..sim.errors import TraceError
-from .base import Trace
+from .base import Trace, check_cells
+from .resample import check_positive
 
 __all__ = ["generate"]
 
@@ -111,12 +112,10 @@ def _check_arguments(
 ) -> None:
     if n_vms < 1 or n_samples < 1:
         raise TraceError(f"synthetic: n_vms and n_samples must be at least 1, are {n_vms} and {n_samples}")
-    if not 0 < sample_s < math.inf:
-        raise TraceError(f"synthetic: sample_s must be positive, is {sample_s}")
+    check_positive("synthetic", sample_s=sample_s, mean_lifetime_s=mean_lifetime_s)
+    check_cells("synthetic", n_samples, n_vms, n_samples * n_vms, sample_s, "choose fewer")
     if not 0 <= churn <= 1:
         raise TraceError(f"synthetic: churn must be from 0 to 1, is {churn}")
-    if mean_lifetime_s is not None and not 0 < mean_lifetime_s < math.inf:
-        raise TraceError(f"synthetic: mean_lifetime_s must be positive, is {mean_lifetime_s}")
 
 
 def _draw_percent(

@@ -56,6 +56,7 @@ from .requests import RequestTrace
 __all__ = ["FLAVOURS", "generate_requests"]
 
 _T = TypeVar("_T", bound=np.generic)
+_MOST = 20_000_000
 
 FLAVOURS: tuple[tuple[int, int, float], ...] = (
     (1, 1, 0.241),
@@ -120,8 +121,10 @@ def generate_requests(
     Raises:
         TraceError: If an argument is out of range.
     """
-    if n < 1:
-        raise TraceError(f"synthetic_requests: n must be at least 1 request, is {n}")
+    if not 1 <= n <= _MOST:
+        raise TraceError(
+            f"synthetic_requests: n must be at least 1 request, is {n}; at most {_MOST:,} are made"
+        )
     for key, factor in (("intensity", intensity), ("lifetime_scale", lifetime_scale)):
         if not 0 < factor < np.inf:
             raise TraceError(f"synthetic_requests: {key} must be positive and finite, is {factor}")

@@ -14,8 +14,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import uuid
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import names_its_file, show_path, write_atomically
 from ..sim.errors import TraceError
-from .base import Trace
+from .base import Trace, check_cells
 from .columns import METADATA_KEY, Columns, is_table_file, read_columns
-from .planetlab import show_path
+from .resample import check_positive
 
 __all__ = ["convert_trace", "find_usage_file", "read_table"]
 
@@ -40,8 +39,6 @@ _LIVES = {"arrival_s": "a time of at least 0", "departure_s": "a time after arri
 _CONSTANTS = {**_SIZES, **_LIVES}
 _FILLS = ("previous", "zero")
 _OVERS = ("error", "clip", "keep")
-# A wrong unit of time_s would otherwise ask for all the memory there is.
-_MAX_CELLS = 200_000_000
 
 
 @dataclass(frozen=True)
@@ -61,6 +58,7 @@ class _Grid:
         return matrix
 
 
+@names_its_file
 def read_table(
     path: str | os.PathLike[str],
     *,
@@ -129,13 +127,13 @@ def read_table(
 def find_usage_file(folder: Path, stem: str = "usage") -> Path | None:
     """Return the file ``stem.csv|csv.gz|parquet|pq`` of a folder, or None."""
     for suffix in (".parquet", ".pq", ".csv", ".csv.gz"):
-        if (folder / (stem + suffix)).is_file():
+        if os.path.lexists(folder / (stem + suffix)):
             return folder / (stem + suffix)
     return None
 
 
 def convert_trace(trace: Trace, out_path: str | os.PathLike[str]) -> Path:
-    """Write a trace as a table that `read_table` reads back exactly.
+    """Write a trace as a table that `read_table` reads back exactly (what exceeds 1, with ``over=keep``).
 
     Every VM gets a row per sample, inside its life or not, so that all of ``util`` survives. The file appears
     complete or not at all.
@@ -143,7 +141,7 @@ def convert_trace(trace: Trace, out_path: str | os.PathLike[str]) -> Path:
     Args:
         trace: What to write.
         out_path: A ``.parquet`` or ``.csv`` file. A CSV does not keep the trace's name, nor the sampling
-            period of a trace with one sample, nor leave to exceed 1 (read it with ``over=keep``).
+            period of a trace with one sample.
 
     Returns:
         The path.
@@ -164,20 +162,18 @@ def convert_trace(trace: Trace, out_path: str | os.PathLike[str]) -> Path:
         table = _as_arrow(trace)
     except UnicodeEncodeError as error:
         raise TraceError(f"{trace.source}: the VM name {error.object!r} is not Unicode text") from None
-    scratch = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(scratch, "xb") as file:
+
+    def write(draft: Path) -> None:
+        with open(draft, "wb") as file:
             if path.suffix.lower() == ".csv":
                 pacsv.write_csv(table, file)
             else:
                 pq.write_table(table, file, compression="zstd")
-        os.replace(scratch, path)
+
+    try:
+        write_atomically(path, write)
     except (OSError, pa.ArrowException) as error:
         raise TraceError(f"{show_path(path)}: cannot be written ({error})") from None
-    finally:
-        with suppress(OSError):
-            scratch.unlink()
     return path
 
 
@@ -200,8 +196,7 @@ def _as_arrow(trace: Trace) -> Any:
             columns[key] = pa.array(spread, mask=np.isinf(spread))
     for key, matrix in trace.signals.items():
         columns[_SIGNAL + key] = matrix.T.ravel()
-    over = "keep" if float(trace.util.max()) > 1 else "error"
-    note = {"name": trace.name, "format": trace.format, "sample_s": trace.sample_s, "over": over}
+    note = {"name": trace.name, "format": trace.format, "sample_s": trace.sample_s}
     return pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(note)})
 
 
@@ -297,10 +292,10 @@ def _add_sizes_file(
 
 def _lay_grid(usage: Columns, codes: NDArray[np.int64], vms: int, sample_s: float | None) -> _Grid:
     times = usage.numbers("time_s", "a time of at least 0")
-    if sample_s is None:
-        sample_s = usage.metadata.get("sample_s")
     distinct = np.unique(times)
-    if distinct[0] != 0 and sample_s is None:
+    if sample_s is None and distinct.size == 1:
+        sample_s = usage.metadata.get("sample_s")
+    if distinct[0] != 0 and (sample_s is None or distinct.size == 1):
         row = int(np.argmin(times))
         raise usage.error(row, f"time_s must start at 0, the smallest is {distinct[0]:.16g}: subtract it")
     if sample_s is None:
@@ -309,14 +304,9 @@ def _lay_grid(usage: Columns, codes: NDArray[np.int64], vms: int, sample_s: floa
         sample_s = float(np.diff(distinct).min())
         if math.isclose(sample_s, float(distinct[1]), rel_tol=1e-6):
             sample_s = float(distinct[1])  # differences of large times carry rounding, the first does not
-    if not 0 < sample_s < math.inf:
-        raise TraceError(f"table: sample_s must be positive, is {sample_s}")
-    cells = (distinct[-1] / sample_s + 1) * vms
-    if cells > _MAX_CELLS:
-        raise TraceError(
-            f"{show_path(usage.path)}: {cells:.3g} samples of {sample_s:g} s up to time_s={distinct[-1]:g} "
-            f"are more than {_MAX_CELLS:,}; is time_s in seconds from 0?"
-        )
+    check_positive("table", sample_s=sample_s)
+    samples = float(distinct[-1]) / sample_s + 1
+    check_cells(show_path(usage.path), samples, vms, times.size, sample_s, "is time_s in seconds from 0?")
     step = np.rint(times / sample_s).astype(np.int64)
     off = np.abs(step * sample_s - times) > 1e-6 * sample_s
     if off.any():
@@ -342,7 +332,6 @@ def _utilisation(
     given = [name for name in ("cpu", "cpu_mhz_used") if name in usage]
     if len(given) != 1:
         raise TraceError(f"{show_path(usage.path)}: needs one of the columns cpu, cpu_mhz_used; has {given}")
-    over = usage.metadata.get("over", over) if over == "error" else over
     high = 1.0 if over == "error" else math.inf
     if given == ["cpu"]:
         util = usage.numbers("cpu", "a fraction from 0 to 1" if over == "error" else "at least 0", high=high)

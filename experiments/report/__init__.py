@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from virtgym.envs.files import write_atomically
 from virtgym.envs.sim.errors import VirtgymError
 
 __all__ = ["write_report"]
@@ -41,15 +41,12 @@ def write_report(dirs: Sequence[Path], dest: Path) -> Path:
     page = Path(dest) if Path(dest).suffix.lower() in (".html", ".htm") else Path(dest) / "report.html"
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
-        _replace(page, render_page(tables))
-        _replace(page.with_suffix(".md"), render_markdown(tables))
+        _write(page, render_page(tables))
+        _write(page.with_suffix(".md"), render_markdown(tables))
     except OSError as error:
         raise VirtgymError(f"report {page}: cannot be written: {error.strerror or error}") from None
     return page
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write a file in one go: readers see the old one or the new one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda draft: draft.write_text(text, encoding="utf-8"))

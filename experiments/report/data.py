@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from virtgym.envs.files import read_parquet
 from virtgym.envs.sim.errors import VirtgymError
 
 if TYPE_CHECKING:
@@ -143,7 +144,6 @@ def read_run(folder: Path) -> RunFolder:
 
 
 def _read_results(folder: Path) -> pd.DataFrame:
-    import pandas as pd
 
     if not folder.is_dir():
         raise VirtgymError(f"report {folder}: no such folder; give folders written by virtgym benchmark")
@@ -151,7 +151,7 @@ def _read_results(folder: Path) -> pd.DataFrame:
     if not path.is_file():
         raise VirtgymError(f"report {folder}: no results.parquet in it; give folders with stored results")
     try:
-        rows = pd.read_parquet(path)
+        rows = read_parquet(path).to_pandas(use_threads=False)
     except Exception as error:  # pyarrow raises many kinds; whatever it is, the file is what is wrong
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise VirtgymError(f"report {path}: cannot be read: {first}") from None
@@ -175,12 +175,11 @@ def _finished(rows: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, int]:
 
 
 def _read_steps(path: Path) -> pd.DataFrame | None:
-    import pandas as pd
 
     if not path.is_file():
         return None
     try:
-        steps = pd.read_parquet(path)
+        steps = read_parquet(path).to_pandas(use_threads=False)
     except Exception:  # an optional file: the report does without it and says so
         return None
     return None if steps.empty or not {"policy", "seed", "time_s"} <= set(steps.columns) else steps

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.files import write_atomically
 from virtgym.envs.sim.errors import ConfigError
 
 from .architecture import Architecture, Layout
@@ -134,16 +135,7 @@ def save_agent(folder: str | os.PathLike[str], agent: Agent) -> Path:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file in full or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(draft, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_atomically(path, lambda draft: draft.write_bytes(data))
 
 
 def load_agent(folder: str | os.PathLike[str]) -> Agent:
