@@ -151,17 +151,14 @@ def _results(tasks: Sequence[_Task], workers: int) -> Iterator[_Result]:
         yield from map(_work, tasks)
         return
     # A pool of one process per worker: when the system ends one, its cell is known and no other is lost.
-    from joblib.externals.loky import ProcessPoolExecutor
-
-    pools = [ProcessPoolExecutor(max_workers=1) for _ in range(workers)]
+    pools = [_start_pool() for _ in range(workers)]
     running: dict[Any, tuple[_Task, int]] = {}
     idle, left = list(range(workers)), list(reversed(tasks))
     try:
         while left or running:
-            with _interrupts_held():  # workers start here
-                while left and idle:
-                    task, slot = left.pop(), idle.pop()
-                    running[pools[slot].submit(_work, task)] = (task, slot)
+            while left and idle:
+                task, slot = left.pop(), idle.pop()
+                running[pools[slot].submit(_work, task)] = (task, slot)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 task, slot = running.pop(future)
                 idle.append(slot)
@@ -169,7 +166,7 @@ def _results(tasks: Sequence[_Task], workers: int) -> Iterator[_Result]:
                     yield future.result()
                 except BrokenExecutor:
                     pools[slot].shutdown(wait=False, kill_workers=True)
-                    pools[slot] = ProcessPoolExecutor(max_workers=1)
+                    pools[slot] = _start_pool()
                     yield task, None, Failure(task.name, _KILLED, "the process ended without a result")
     finally:
         for pool in pools:
@@ -179,24 +176,39 @@ def _results(tasks: Sequence[_Task], workers: int) -> Iterator[_Result]:
 _KILLED = "its process was ended by the system (out of memory?); the same command runs it again"
 
 
+def _start_pool() -> Any:
+    """A pool of one process, started."""
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    pool = ProcessPoolExecutor(max_workers=1)
+    with _interrupts_ignored():  # the process starts here and inherits it
+        pool.submit(int)
+    return pool
+
+
 @contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back for a moment; processes and threads that start meanwhile never get it.
+def _interrupts_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C for a moment.
 
     A terminal sends it to the workers as well. The main process ends them; a worker that is interrupted
     somewhere in the pool's own code would only print a traceback.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, previous)
 
 
 def _work(task: _Task) -> _Result:
     """Run a cell and store it, in this process; an error is a result, so that it stops no other cell."""
     if inner := os.getpid() != task.owner:
         _die_with(task.owner)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         result = run_cell(make_cell(load_scenario(task.scenario, task.seed), task.policy), task.seed)
         RunFolder(task.out, task.identity).write_cell(result)
