@@ -6,12 +6,13 @@ import contextlib
 import functools
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, wait
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +20,14 @@ from virtgym.envs.sim.errors import VirtgymError
 
 from .compose import Run
 from .evaluate import load_scenario, make_cell, run_cell, scenario_hash
-from .folder import RunFolder
+from .folder import RunFolder, default_out
 from .overrides import PolicySpec
 from .progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Failure", "Interrupted", "Outcome", "benchmark", "default_out"]
+__all__ = ["Failure", "Interrupted", "Outcome", "benchmark"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class _Task:
     policy: PolicySpec
     seed: int
     out: Path
+    identity: str
     owner: int
 
     @property
@@ -82,11 +84,6 @@ class _Task:
 
 _Result = tuple[_Task, list[dict[str, Any]] | None, Failure | None]
 """A task, its result rows, and why there are none."""
-
-
-def default_out(scenario: str) -> Path:
-    """Run folder of a run that names none."""
-    return Path("runs") / f"{scenario}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def benchmark(run: Run) -> Outcome:
@@ -105,11 +102,11 @@ def benchmark(run: Run) -> Outcome:
     out = Path(run.config["out"] or default_out(str(run.scenario.get("name"))))
     first = load_scenario(run.scenario, run.seeds[0])
     hashes = {spec.label: make_cell(first, spec).config_hash for spec in run.policies}
-    folder = RunFolder(out)
-    folder.open(run.config, scenario_hash(first), run.seeds)
+    folder = RunFolder(out, scenario_hash(first))
+    folder.open(run.config, run.seeds)
     wanted = [(spec, seed) for seed in run.seeds for spec in run.policies]
     tasks = [
-        _Task(run.scenario, spec, seed, out, os.getpid())
+        _Task(run.scenario, spec, seed, out, folder.identity, os.getpid())
         for spec, seed in wanted
         if folder.read_cell(spec.label, seed, hashes[spec.label]) is None
     ]
@@ -117,12 +114,16 @@ def benchmark(run: Run) -> Outcome:
     with Progress(len(tasks)) as progress:
         if skipped:
             progress.note(f"skipped {skipped} finished cell{'s' * (skipped > 1)} of {len(wanted)} in {out}")
+        for text in folder.damaged.values():
+            progress.note(f"damaged, run again: {text}")
         try:
             failures = _run_all(tasks, int(run.config["workers"]), progress)
         except KeyboardInterrupt:
             failures = None
     order = [(label, seed) for label in hashes for seed in run.seeds]
     rows = folder.collect(order)
+    for text in folder.damaged.values():
+        print(f"damaged, left out: {text}", file=sys.stderr)
     folder.finish(finished=failures == ())
     if failures is None:
         kept = sum(folder.read_cell(policy, seed) is not None for policy, seed in order)
@@ -149,12 +150,40 @@ def _results(tasks: Sequence[_Task], workers: int) -> Iterator[_Result]:
     if workers <= 1:
         yield from map(_work, tasks)
         return
-    from joblib import Parallel, delayed
+    # A pool of one process per worker: when the system ends one, its cell is known and no other is lost.
+    pools = [_start_pool() for _ in range(workers)]
+    running: dict[Any, tuple[_Task, int]] = {}
+    idle, left = list(range(workers)), list(reversed(tasks))
+    try:
+        while left or running:
+            while left and idle:
+                task, slot = left.pop(), idle.pop()
+                running[pools[slot].submit(_work, task)] = (task, slot)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                task, slot = running.pop(future)
+                idle.append(slot)
+                try:
+                    yield future.result()
+                except BrokenExecutor:
+                    pools[slot].shutdown(wait=False, kill_workers=True)
+                    pools[slot] = _start_pool()
+                    yield task, None, Failure(task.name, _KILLED, "the process ended without a result")
+    finally:
+        for pool in pools:
+            pool.shutdown(wait=True, kill_workers=True)
 
-    pool = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
-    with _interrupts_ignored():  # workers start here and inherit it
-        results = pool(delayed(_work)(task) for task in tasks)
-    yield from results
+
+_KILLED = "its process was ended by the system (out of memory?); the same command runs it again"
+
+
+def _start_pool() -> Any:
+    """A pool of one process, started."""
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    pool = ProcessPoolExecutor(max_workers=1)
+    with _interrupts_ignored():  # the process starts here and inherits it
+        pool.submit(int)
+    return pool
 
 
 @contextlib.contextmanager
@@ -176,16 +205,18 @@ def _interrupts_ignored() -> Iterator[None]:
 
 def _work(task: _Task) -> _Result:
     """Run a cell and store it, in this process; an error is a result, so that it stops no other cell."""
-    if os.getpid() != task.owner:
+    if inner := os.getpid() != task.owner:
         _die_with(task.owner)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         result = run_cell(make_cell(load_scenario(task.scenario, task.seed), task.policy), task.seed)
-        RunFolder(task.out).write_cell(result)
+        RunFolder(task.out, task.identity).write_cell(result)
     except VirtgymError as error:
         return task, None, Failure(task.name, str(error), "")
-    except Exception as error:
+    except BaseException as error:  # also SystemExit, which would end the grid as if all were well
+        if isinstance(error, KeyboardInterrupt) and not inner:
+            raise  # Ctrl-C; workers do not get it
         message = f"{type(error).__name__}: {error}".splitlines()[0]
         return task, None, Failure(task.name, message, traceback.format_exc())
     return task, result.rows, None

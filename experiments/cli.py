@@ -39,7 +39,7 @@ Run one policy on one scenario. Writes results.parquet, results.csv, steps.parqu
   policy=NAME|FOLDER|CLASS      who decides (virtgym list policies), an agent's folder, or module.Class
   policy.PARAMETER=VALUE        a parameter of it
   seed=N  seeds=[N,…]           default 0
-  out=DIR                       default runs/<scenario>-<date>-<time>
+  out=DIR                       default runs/<scenario>-<date>-<time>-<suffix>
 
 examples:
   virtgym evaluate scenario=demo policy=ols-mmt
@@ -58,7 +58,7 @@ crash or Ctrl-C the same command goes on where it stopped.
   policies=[NAME,…]             who decides; with parameters: policies=["ols-mmt(safety=1.3)",thr-mmt]
   seeds=[N,…]                   default [0]
   workers=N                     processes, default 1
-  out=DIR                       default runs/<scenario>-<date>-<time>
+  out=DIR                       default runs/<scenario>-<date>-<time>-<suffix>
   report=true|false             whether to write report.html, default true
 
 examples:
@@ -137,7 +137,7 @@ keys:
   origins=N                     points in time to forecast from, at most, default 500
   clip=true|false               whether forecasts are cut to what demand can be, default true
   seed=N  resamples=N           of groups and bootstrap, default 0 and 2000
-  out=DIR                       default runs/forecast-<date>-<time>
+  out=DIR                       default runs/forecast-<date>-<time>-<suffix>
 
 examples:
   virtgym forecast trace=planetlab/20110303
@@ -198,6 +198,8 @@ def _guarded(name: str, command: Command, arguments: Sequence[str]) -> int:
         return command.run(arguments)
     except KeyboardInterrupt as stop:
         return _fail(f"virtgym {name}: {stop if str(stop) else 'interrupted'}", 130)
+    except SystemExit as stop:  # of a module of the user's own: commands end by returning
+        return _fail(f"virtgym {name}: stopped by a call of exit({stop.code})", 1)
     except BrokenPipeError:  # the reader of a pipe has enough, like ``virtgym list | head``
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

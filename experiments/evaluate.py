@@ -17,11 +17,12 @@ from virtgym.envs.scenarios import Scenario, ScenarioConfig, build_scenario, loa
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.traces.cache import content_signature
 from virtgym.policies.base import Policy
-from virtgym.policies.registry import POLICIES, check_task, make_policy, policy_defaults
+from virtgym.policies.registry import POLICIES, check_task, make_policy, policy_defaults, policy_kind
 
+from .fingerprint import code_digest, config_hash, content_digest, with_contents
 from .folder import CellResult, RunFolder
 from .overrides import PolicySpec, parse_policy
-from .results import KEYS, agent_digest, config_hash, make_row, rows_frame, virtgym_version
+from .results import KEYS, make_row, rows_frame, virtgym_version
 from .rollout import make_env, rollout
 from .schema import REPLICA_KEYS
 
@@ -98,9 +99,9 @@ def evaluate(
     cell = make_cell(built, policy, params)
     result = run_cell(cell, seed)
     if out is not None:
-        folder = RunFolder(Path(out))
+        folder = RunFolder(Path(out), scenario_hash(built))
         config = {"scenario": asdict(built.config), "policies": [cell.policy.label], "seeds": [seed]}
-        folder.open(config, scenario_hash(built), [seed])
+        folder.open(config, [seed])
         folder.read_cell(cell.policy.label, seed, cell.config_hash)
         folder.write_cell(result)
         folder.collect([(cell.policy.label, seed)])
@@ -124,24 +125,13 @@ def load_scenario(
     """
     raw = load_scenario_config(config) if isinstance(config, str) else dict(config)
     text = json.dumps([raw, dict(overrides or {})], sort_keys=True, default=str)
-    return _load_cached(text, seed, _stamp(raw, overrides))
-
-
-def _stamp(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Signatures of the files: a changed one is read again."""
-    typed = overrides or {}
-    trace = typed.get("trace.path") or (raw.get("trace") or {}).get("path")
-    windows = typed.get("windows") or raw.get("windows")
-    series = [
-        typed.get(f"{key}.path") or ((typed.get(key) or raw.get(key) or {}).get("path"))
-        for key in ("carbon", "failures")
-    ]
-    found = (path and content_signature(Path(str(path))) for path in (trace, windows, *series))
-    return tuple(signature[0] if signature else "" for signature in found)
+    # Files count by their content: one that was rewritten in place is read again.
+    signed = with_contents([raw, dict(overrides or {})], content_signature)
+    return _load_cached(text, seed, json.dumps(signed, sort_keys=True, default=str))
 
 
 @functools.lru_cache(maxsize=4)
-def _load_cached(text: str, seed: int, _stamp: tuple[str, ...]) -> Scenario | PlacementScenario:
+def _load_cached(text: str, seed: int, _contents: str) -> Scenario | PlacementScenario:
     raw, overrides = json.loads(text)
     if raw.get("kind") == "placement":
         return build_placement_scenario(raw, seed=seed, overrides=overrides)
@@ -191,13 +181,18 @@ def make_cell(
     if isinstance(policy, (str, PolicySpec)):
         spec = parse_policy(policy) if isinstance(policy, str) else policy
         spec = PolicySpec(spec.name, {**spec.params, **(params or {})})
+        try:
+            spec.label.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"policy={spec.label!r}: is not UTF-8, so that no table can hold it") from None
     else:
         own = PolicySpec(type(policy).__name__)
         values: dict[str, Any] = {}
         if is_dataclass(policy) and not isinstance(policy, type):
             values = asdict(policy)
         check_task(own.name, policy, task, scenario.name)
-        return Cell(scenario, own, policy, config_hash(scenario, own, values))
+        digests = _digests(policy, None)
+        return Cell(scenario, own, policy, config_hash(scenario, own, {**values, **digests}))
     if scenario.config.kind == "replica":
         from .replica_cell import check_replica_policy
 
@@ -206,10 +201,16 @@ def make_cell(
     made = make_policy(spec.name, **spec.params)
     check_task(spec.name, made, task, scenario.name)
     named = spec.name in POLICIES
-    folder = getattr(made, "folder", None) if named else spec.name  # of an agent that ships, or one by folder
-    content = {} if folder is None else agent_digest(Path(folder))
-    defaults = {**(policy_defaults(spec.name) if named else {}), **content}
-    return Cell(scenario, spec, made, config_hash(scenario, spec, defaults))
+    digests = _digests(made, getattr(made, "folder", None) if named else Path(spec.name))
+    defaults = policy_defaults(spec.name) if named else {}
+    return Cell(scenario, spec, made, config_hash(scenario, spec, {**defaults, **digests}))
+
+
+def _digests(policy: Policy, folder: Path | None) -> dict[str, str]:
+    """Fingerprints of what decides what a policy does beside its parameters: an agent's files, its code."""
+    content = None if folder is None else content_digest(folder)
+    found = {"content": content, "code": code_digest(type(policy))}
+    return {key: digest for key, digest in found.items() if digest is not None}
 
 
 def run_cell(cell: Cell, seed: int) -> CellResult:
@@ -225,6 +226,7 @@ def run_cell(cell: Cell, seed: int) -> CellResult:
         "seed": seed,
         "config_hash": cell.config_hash,
         "virtgym_version": virtgym_version(),
+        "kind": "rule" if cell.made is None else policy_kind(cell.made),
     }
     if isinstance(scenario, PlacementScenario):
         from .placement_cell import run_placement_cell

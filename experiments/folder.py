@@ -1,11 +1,14 @@
 """A run folder: finished cells one by one, tables of all of them, and what they were run with.
 
-    config.yaml  run.json  results.parquet  results.csv  steps.parquet
-    cells/POLICY__SEED.json  cells/POLICY__SEED.steps.parquet  heat/POLICY__SEED.npz
+    virtgym.json  config.yaml  run.json  results.parquet  results.csv  steps.parquet
+    cells/NAME.json  cells/NAME.steps.parquet  heat/NAME.npz
 
-A cell is one policy with one seed (and all windows of a placement scenario). Its ``.json``, a row or a list
-of rows, is written last and by renaming, so it is there if and only if the cell is finished and complete,
-whatever happened to the process.
+A cell is one policy with one seed (and all windows of a placement scenario). Its files are named by a digest
+of both; what was run is in them. The ``.json`` has the rows and the digests of the other files and of itself.
+It is written last and by renaming, so it is there if and only if the cell is finished and complete, whatever
+happened to the process, and a cell that was damaged since is told from a whole one.
+
+``virtgym.json`` says which command a folder belongs to, and for what; see ``claim_folder``.
 """
 
 from __future__ import annotations
@@ -14,8 +17,11 @@ import hashlib
 import json
 import os
 import platform
+import re
+import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,16 +33,25 @@ from numpy.typing import NDArray
 from virtgym.envs.files import read_parquet, write_atomically
 from virtgym.envs.sim.errors import ConfigError
 
+from .fingerprint import content_digest
 from .results import COLUMNS, make_row, rows_frame, virtgym_version
-from .yamlio import YamlError, dump_yaml, load_yaml
+from .yamlio import dump_yaml, load_stored
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CellResult", "RunFolder", "cell_stem"]
+__all__ = [
+    "MARK",
+    "CellResult",
+    "RunFolder",
+    "cell_name",
+    "claim_folder",
+    "default_out",
+    "write_text",
+]
 
-_LONGEST = 160
-"""Longest name of a policy in a file name, bytes; file systems allow 255 for all of it."""
+MARK = "virtgym.json"
+"""File that says whose a folder is."""
 
 _PACKAGES = ("numpy", "numba", "gymnasium", "pandas", "scipy", "hydra-core", "ortools", "torch")
 
@@ -56,23 +71,108 @@ class CellResult:
     heat: dict[str, NDArray[Any]]
 
 
-def cell_stem(policy: str, seed: int) -> str:
-    """File name of a cell: policy, with anything but letters, digits and ``-_.`` replaced, and seed.
+def cell_name(policy: str, seed: int) -> str:
+    """Name of a cell's files: a digest of policy and seed, then as much of both as a person needs.
 
-    Of a name that is too long for a file (an agent's folder) the end is kept, after a fingerprint of all.
+    Args:
+        policy: Label of the policy, any text.
+        seed: Seed.
     """
-    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in policy)
-    if len(name.encode()) > _LONGEST:
-        digest = hashlib.blake2b(policy.encode(), digest_size=6).hexdigest()
-        name = f"{digest}_{name.encode()[-_LONGEST:].decode(errors='ignore')}"
-    return f"{name}__{seed}"
+    digest = hashlib.blake2b(json.dumps([policy, seed]).encode(), digest_size=8).hexdigest()
+    return f"{digest}-{_slug(policy)}-{seed}"
 
 
-def _write_text(path: Path, text: str) -> None:
-    def write(draft: Path) -> None:
-        draft.write_text(text, encoding="utf-8")
+def default_out(what: str) -> Path:
+    """Folder of a run that names none; no other run has the same.
 
-    write_atomically(path, write)
+    Args:
+        what: What is run, any text.
+    """
+    return Path("runs") / f"{_slug(what)}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _slug(text: str) -> str:
+    """At most 40 characters of a text, none of which means anything in a path."""
+    return re.sub("[^a-z0-9_]+", "-", text.lower())[:40].strip("-") or "x"
+
+
+def claim_folder(path: Path, kind: str, identity: str = "", known: Collection[str] = ()) -> str:
+    """Make a folder, or check that it is this command's; of two commands at once, one gets it.
+
+    A folder with files in it that virtgym did not mark as its own is never written into.
+
+    Args:
+        path: The folder.
+        kind: Which command's: ``run`` (benchmark and evaluate), ``train``, ``forecast``, …
+        identity: Fingerprint of what the folder is for.
+        known: Files that the command itself has put there before.
+
+    Returns:
+        The identity that it was claimed with: another one if it was there before, for something else.
+
+    Raises:
+        ConfigError: If it cannot be made or written, or is not ours.
+    """
+    mark = path / MARK
+    text = json.dumps({"kind": kind, "identity": identity}) + "\n"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        there = {name for name in os.listdir(path) if not name.startswith(".")}
+        found = load_stored(mark)  # after the list: what others claim now has a mark before it has files
+        marked = isinstance(found, dict) and {type(found.get(k)) for k in ("kind", "identity")} == {str}
+        if there - {MARK} and not marked and not there & {f"{kind}.json", *known}:
+            shown = ", ".join(sorted(there)[:3]) + (", …" if len(there) > 3 else "")
+            raise ConfigError(
+                f"out={path}: holds files that are not virtgym's ({shown}); name a new or an empty folder"
+            )
+        if not marked:
+            if _create(mark, text):
+                return identity
+            found = load_stored(mark)
+            if not isinstance(found, dict):  # damaged
+                write_text(mark, text)
+                return identity
+    except OSError as error:
+        raise ConfigError(f"out={path}: cannot be made or written ({error.strerror})") from None
+    if found.get("kind") != kind:
+        raise ConfigError(
+            f"out={path}: belongs to another command ({found.get('kind')}); choose another out="
+        )
+    return str(found.get("identity"))
+
+
+def _create(path: Path, text: str) -> bool:
+    """Create a file with its text in one step; False if there is one already."""
+    draft = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+    try:
+        with open(draft, "x", encoding="utf-8") as file:
+            file.write(text)
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        try:
+            with open(path, "x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            return False
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that it is there in full or not at all.
+
+    Args:
+        path: The file.
+        text: Its text.
+    """
+    write_atomically(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+
+
+class _DamagedError(Exception):
+    """What is wrong with a stored cell, in a few words."""
 
 
 class RunFolder:
@@ -80,32 +180,36 @@ class RunFolder:
 
     Args:
         path: The folder.
+        identity: Fingerprint of the scenario and its trace.
+
+    Attributes:
+        damaged: Cells that were found damaged, one text each, and why.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, identity: str) -> None:
         self.path = path
+        self.identity = identity
+        self.damaged: dict[str, str] = {}
 
-    def open(self, config: Mapping[str, Any], identity: str, seeds: Sequence[int]) -> None:
+    def open(self, config: Mapping[str, Any], seeds: Sequence[int]) -> None:
         """Make the folder, or check that it holds runs of the same scenario.
 
         Args:
             config: Resolved configuration.
-            identity: Fingerprint of the scenario and its trace.
             seeds: Seeds of this run.
 
         Raises:
             ConfigError: If the folder cannot be made, or holds something else.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"out={self.path}: cannot be made ({error.strerror})") from None
+        claimed = claim_folder(self.path, "run", self.identity)
         before = self.info()
-        if before.get("scenario_hash", identity) != identity:
+        if {claimed, before.get("scenario_hash", claimed)} != {self.identity}:
             raise ConfigError(
                 f"out={self.path}: holds results of another configuration{self._difference(config)}; "
                 "choose another out=, or delete that folder"
             )
+        known = before.get("seeds")
+        kept = [seed for seed in known if type(seed) is int] if isinstance(known, list) else []
         self._info = {
             **before,
             "command": " ".join(_shown(sys.argv)),
@@ -113,39 +217,38 @@ class RunFolder:
             "commit": _commit(),
             "platform": platform.platform(),
             "cores": os.cpu_count(),
-            "scenario_hash": identity,
-            "seeds": sorted({*before.get("seeds", []), *seeds}),
+            "scenario_hash": self.identity,
+            "seeds": sorted({*kept, *seeds}),
             "start": before.get("start") or _now(),
             "end": None,
             "finished": False,
         }
-        try:
+        with self._writing():
             self._write_info()
-            self._write_config(config)
-        except OSError as error:
-            raise ConfigError(f"out={self.path}: cannot be written ({error.strerror})") from None
+            write_text(self.path / "config.yaml", dump_yaml(config))
 
     def info(self) -> dict[str, Any]:
         """What ``run.json`` says; empty if there is none."""
-        try:
-            found = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
+        found = load_stored(self.path / "run.json")
         return found if isinstance(found, dict) else {}
 
     def _write_info(self) -> None:
-        _write_text(self.path / "run.json", json.dumps(self._info, indent=1) + "\n")
+        write_text(self.path / "run.json", json.dumps(self._info, indent=1) + "\n")
 
-    def _write_config(self, config: Mapping[str, Any]) -> None:
-        _write_text(self.path / "config.yaml", dump_yaml(config))
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say in one line why the folder cannot be written."""
+        try:
+            yield
+        except OSError as error:
+            raise ConfigError(f"out={self.path}: cannot be written ({error.strerror or error})") from None
 
     def _difference(self, config: Mapping[str, Any]) -> str:
         """Which keys of the scenario differ from the stored ones, as text."""
-        try:
-            stored = load_yaml((self.path / "config.yaml").read_text(encoding="utf-8"))
-            old, new = _flat(stored["scenario"]), _flat(config["scenario"])
-        except (OSError, ValueError, KeyError, TypeError, YamlError):
+        stored = load_stored(self.path / "config.yaml")
+        if not isinstance(stored, dict) or not isinstance(stored.get("scenario"), dict):
             return ""
+        old, new = _flat(stored["scenario"]), _flat(config["scenario"])
         keys = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
         texts = [f"scenario.{k}: {old.get(k)} there, {new.get(k)} now" for k in keys[:3]]
         return (
@@ -155,23 +258,45 @@ class RunFolder:
     def finish(self, *, finished: bool) -> None:
         """Write the end of the run into ``run.json``."""
         self._info |= {"end": _now(), "finished": finished}
-        self._write_info()
+        with self._writing():
+            self._write_info()
+
+    def _files(self, name: str) -> dict[str, Path]:
+        """The files of a cell beside its rows."""
+        return {
+            "steps": self.path / "cells" / f"{name}.steps.parquet",
+            "heat": self.path / "heat" / f"{name}.npz",
+        }
 
     def write_cell(self, result: CellResult) -> None:
-        """Store a finished cell; its row comes last."""
-        first = result.rows[0]
-        stem = cell_stem(str(first["policy"]), int(first["seed"]))
-        if result.heat:
-            heat: dict[str, Any] = result.heat
-            write_atomically(
-                self.path / "heat" / f"{stem}.npz", lambda draft: np.savez_compressed(draft, **heat)
-            )
-        write_atomically(
-            self.path / "cells" / f"{stem}.steps.parquet",
-            lambda draft: result.steps.to_parquet(draft, index=False),
-        )
-        stored = first if len(result.rows) == 1 else result.rows
-        _write_text(self.path / "cells" / f"{stem}.json", json.dumps(stored))
+        """Store a finished cell; its rows come last.
+
+        Raises:
+            ConfigError: If the folder cannot be written.
+        """
+        policy, seed = str(result.rows[0]["policy"]), int(result.rows[0]["seed"])
+        name = cell_name(policy, seed)
+        files = self._files(name)
+        heat: dict[str, Any] = result.heat
+        writers: dict[str, Callable[[Path], None]] = {
+            "steps": lambda draft: result.steps.to_parquet(draft, index=False)
+        }
+        if heat:
+            writers["heat"] = lambda draft: np.savez_compressed(draft, **heat)
+        with self._writing():
+            for key, write in writers.items():
+                _make_way(files[key])
+                write_atomically(files[key], write)
+            cell = {
+                "policy": policy,
+                "seed": seed,
+                "scenario_hash": self.identity,
+                "files": {key: content_digest(files[key]) for key in writers},
+                "rows": result.rows,
+            }
+            path = self.path / "cells" / f"{name}.json"
+            _make_way(path)
+            write_text(path, json.dumps({"digest": _digest(cell), "cell": cell}))
 
     def read_cell(
         self, policy: str, seed: int, wanted_hash: str | None = None
@@ -184,43 +309,61 @@ class RunFolder:
             wanted_hash: The configuration that it must come from; None = any.
 
         Returns:
-            The rows; None if the cell is not there or not complete, so that it has to be run.
+            The rows; None if the cell is not there or damaged (``damaged`` says how), so that it has to be
+            run.
 
         Raises:
             ConfigError: If it comes from another configuration.
         """
-        stem = cell_stem(policy, seed)
-        rows = self._read_rows(self.path / "cells" / f"{stem}.json")
-        if rows is None:
+        path = self.path / "cells" / f"{cell_name(policy, seed)}.json"
+        if not os.path.lexists(path):
             return None
-        row = rows[0]
-        if row["policy"] != policy or row["seed"] != seed:
-            raise ConfigError(
-                f"out={self.path}: {row['policy']} and {policy} would share the file name {stem}; "
-                "choose another out="
-            )
-        if wanted_hash is not None and row["config_hash"] != wanted_hash:
+        cell = self._try_load(path)
+        if cell is None:
+            return None
+        rows: list[dict[str, Any]] = cell["rows"]
+        found = rows[0]["config_hash"]
+        if wanted_hash is not None and (found != wanted_hash or cell["scenario_hash"] != self.identity):
             raise ConfigError(
                 f"out={self.path}: {policy} with seed {seed} is there from another configuration or version "
-                f"(hash {row['config_hash']} of virtgym {row['virtgym_version']}, now {wanted_hash} of "
+                f"(hash {found} of virtgym {rows[0]['virtgym_version']}, now {wanted_hash} of "
                 f"{virtgym_version()}); choose another out=, or delete that folder"
             )
         return rows
 
-    @staticmethod
-    def _read_rows(path: Path) -> list[dict[str, Any]] | None:
+    def _try_load(self, path: Path) -> dict[str, Any] | None:
+        """Read a cell; None, and a word in ``damaged``, if it is not whole."""
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return self._load(path)
+        except _DamagedError as error:
+            self.damaged[path.stem] = f"{path.relative_to(self.path)}: {error}"
             return None
-        rows = stored if isinstance(stored, list) else [stored]
-        complete = bool(rows) and all(isinstance(row, dict) and set(row) == set(COLUMNS) for row in rows)
-        if not complete or not _is_parquet(path.with_suffix(".steps.parquet")):
-            return None
-        return [make_row(row) for row in rows]
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        stored = load_stored(path)
+        cell = stored.get("cell") if isinstance(stored, dict) else None
+        if not isinstance(cell, dict) or stored.get("digest") != _digest(cell):
+            raise _DamagedError("cannot be read, or its digest is another")
+        try:
+            rows = [make_row(row) for row in cell["rows"]]
+            rows_frame(rows)
+            named = cell_name(cell["policy"], cell["seed"])
+            wanted: dict[str, str] = cell["files"]
+            whole = {*cell, "steps"} >= {"scenario_hash", *wanted} - {"heat"} and bool(rows)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            whole = False
+        if not whole or any(set(row) != set(COLUMNS) for row in cell["rows"]):
+            raise _DamagedError("was written by another version")
+        if path.stem != named:
+            raise _DamagedError(f"holds another cell, {cell['policy']} seed {cell['seed']}")
+        files = self._files(path.stem)
+        for key, digest in wanted.items():
+            if not files[key].is_file() or content_digest(files[key]) != digest:
+                raise _DamagedError(f"{files[key].relative_to(self.path)} is missing or was changed")
+        return {**cell, "rows": rows}
 
     def collect(self, order: Sequence[tuple[str, int]]) -> pd.DataFrame:
-        """Write the tables of all finished cells.
+        """Write the tables of all finished cells; damaged ones are left out and stand in ``damaged``.
 
         Args:
             order: Policies and seeds that come first; others that the folder holds follow.
@@ -230,33 +373,36 @@ class RunFolder:
         """
         import pandas as pd
 
-        ranks = {cell_stem(*cell): rank for rank, cell in enumerate(order)}
-        files = sorted(
-            (self.path / "cells").glob("*.json"), key=lambda f: (ranks.get(f.stem, len(ranks)), f.stem)
-        )
-        kept = [
-            (f, rows)
+        self.damaged.clear()
+        ranks = {cell: rank for rank, cell in enumerate(order)}
+        files = [f for f in sorted((self.path / "cells").glob("*.json")) if not f.name.startswith(".")]
+        cells = [
+            (f.stem, cell)
             for f in files
-            if not f.name.startswith(".") and (rows := self._read_rows(f)) is not None
+            if (cell := self._try_load(f)) is not None and cell["scenario_hash"] == self.identity
         ]
-        frame = rows_frame([row for _, rows in kept for row in rows])
-        steps = [read_parquet(f.with_suffix(".steps.parquet")).to_pandas(use_threads=False) for f, _ in kept]
-        write_atomically(self.path / "results.parquet", lambda d: frame.to_parquet(d, index=False))
-        write_atomically(self.path / "results.csv", lambda d: frame.to_csv(d, index=False))
-        if steps:
-            table = pd.concat(steps, ignore_index=True)
-            write_atomically(self.path / "steps.parquet", lambda d: table.to_parquet(d, index=False))
+        cells.sort(key=lambda pair: ranks.get((pair[1]["policy"], pair[1]["seed"]), len(ranks)))
+        frame = rows_frame([row for _, cell in cells for row in cell["rows"]])
+        tables = [read_parquet(self._files(name)["steps"]) for name, _ in cells]
+        with self._writing():
+            write_atomically(self.path / "results.parquet", lambda d: frame.to_parquet(d, index=False))
+            write_atomically(self.path / "results.csv", lambda d: frame.to_csv(d, index=False))
+            if tables:
+                table = pd.concat([t.to_pandas(use_threads=False) for t in tables], ignore_index=True)
+                write_atomically(self.path / "steps.parquet", lambda d: table.to_parquet(d, index=False))
         return frame
 
 
-def _is_parquet(path: Path) -> bool:
-    """Whether a Parquet file is there in full: its magic number closes it."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(-4, os.SEEK_END)
-            return file.read() == b"PAR1"
-    except OSError:
-        return False
+def _digest(cell: Mapping[str, Any]) -> str:
+    """Fingerprint of the content of a cell's file: numbers are written so that they are read as they were."""
+    return hashlib.blake2b(json.dumps(cell, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _make_way(path: Path) -> None:
+    """Put aside what is no file where a cell's file goes, and what is no folder where its folder goes."""
+    for there, wrong in ((path.parent, Path.is_file), (path, Path.is_dir)):
+        if wrong(there):
+            os.replace(there, there.with_name(f".{there.name}.{secrets.token_hex(4)}.damaged"))
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +12,12 @@ from virtgym.envs.files import write_atomically
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.traces import Trace, read_trace
 
+from .folder import claim_folder, default_out, write_text
 from .forecast import LEVELS, SkillSettings, cells, forecast_skill, unseasoned
 from .overrides import hint, parse_policy, parse_value, split_list, split_override, unquote
 from .progress import Progress
 from .results import virtgym_version
-from .yamlio import YamlError, dump_yaml, load_yaml
+from .yamlio import dump_yaml, load_stored
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,12 +88,8 @@ def compose_forecast(arguments: Sequence[str]) -> ForecastRun:
         settings["forecasters"] = tuple(parse_policy(text) for text in split_list(given["forecasters"]))
     if "horizons" in given:
         settings["horizons"] = _whole_numbers("horizons", given["horizons"])
-    out = Path(unquote(given["out"])) if given.get("out") else _default_out()
+    out = Path(unquote(given["out"])) if given.get("out") else default_out("forecast")
     return ForecastRun(traces, out, given.get("trace.format", "auto"), options, SkillSettings(**settings))
-
-
-def _default_out() -> Path:
-    return Path("runs") / f"forecast-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _traces(value: str) -> tuple[str, ...]:
@@ -155,16 +151,10 @@ def _check_out(run: ForecastRun) -> None:
     Raises:
         ConfigError: Naming the folder.
     """
-    try:
-        run.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"out={run.out}: cannot be made ({error.strerror})") from None
+    claim_folder(run.out, "forecast")
     if not (run.out / "forecast.csv").exists():
         return
-    try:
-        before = load_yaml((run.out / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, YamlError):
-        before = None
+    before = load_stored(run.out / "config.yaml")
     if before != run.config():
         raise ConfigError(f"out={run.out}: holds forecast.csv of other settings; choose another out=")
 
@@ -181,13 +171,8 @@ def _read(run: ForecastRun) -> list[Trace]:
 
 
 def _write(run: ForecastRun, rows: pd.DataFrame) -> None:
-    text = dump_yaml(run.config())
-    write_atomically(run.out / "config.yaml", lambda draft: _write_text(draft, text))
+    write_text(run.out / "config.yaml", dump_yaml(run.config()))
     write_atomically(run.out / "forecast.csv", lambda draft: rows.to_csv(draft, index=False))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _print(rows: pd.DataFrame) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from virtgym.envs.sim.errors import ConfigError
 
-from .report.data import is_learned
+from .results import kinds_of
 from .stats import (
     Interval,
     Statistic,
@@ -27,6 +27,8 @@ from .stats import (
     iqm_statistic,
     mean_interval,
     mean_statistic,
+    paired_samples,
+    percentile_interval,
     probability_of_improvement,
     trimmed_statistic,
 )
@@ -52,8 +54,6 @@ STATISTICS: dict[str, Statistic] = {
     "iqm": iqm_statistic,
 }
 """What a policy's windows are summed up by: mean without 10 % at each end, mean, mean of the middle half."""
-
-N_RESAMPLES = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,26 +164,12 @@ class Comparison:
         return -results if self.survival else results
 
     def _interval(self, estimate: float, samples: F8) -> Interval:
-        n = len(self.windows)
-        if n < 2:
-            return Interval(estimate, math.nan, math.nan, n)
-        low, high = np.percentile(samples, [2.5, 97.5])
-        return Interval(estimate, float(low), float(high), n)
+        return percentile_interval(estimate, samples, len(self.windows))
 
     @functools.cached_property
     def _samples(self) -> dict[str, dict[str, F8]]:
-        """Every statistic of resampled windows (the same for all entries) and runs, (N_RESAMPLES,)."""
-        rng = np.random.default_rng(0)
-        n = len(self.windows)
-        drawn = rng.integers(0, n, size=(N_RESAMPLES, n))
-        found: dict[str, dict[str, F8]] = {name: {} for name in STATISTICS}
-        for entry in self.entries:
-            n_runs = len(entry.runs)
-            mix = rng.integers(0, n_runs, size=(n_runs, N_RESAMPLES))
-            for name, statistic in STATISTICS.items():
-                each = np.stack([statistic(run[drawn]) for run in entry.runs])
-                found[name][entry.name] = np.take_along_axis(each, mix, axis=0).mean(axis=0)
-        return found
+        """Every statistic of resampled windows (the same for all entries) and runs, (2000,)."""
+        return paired_samples({e.name: e.runs for e in self.entries}, np.random.default_rng(0), STATISTICS)
 
 
 def has_windows(rows: pd.DataFrame) -> bool:
@@ -229,13 +215,13 @@ def compare_windows(rows: pd.DataFrame) -> Comparison:
         waits, left_out, common = _largest_set(waits)
     if not common.any():
         raise ConfigError("results: there is no placement window with a result")
-    spent = _decision_times(rows)
+    spent, kinds = _decision_times(rows), kinds_of(rows)
     entries = [
         Entry(
             name,
             distinct_runs(runs[:, common]),
-            is_learned(name),
-            "oracle=true" in name,
+            kinds.get(name) == "agent",
+            kinds.get(name) == "oracle",
             decision_us=spent.get(name, math.nan),
         )
         for name, runs in waits.items()
@@ -306,6 +292,8 @@ def _shared(runs: Sequence[F8]) -> NDArray[np.bool_]:
 def _learners(entries: Sequence[Entry]) -> list[Entry]:
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
+        if not entry.learned:
+            continue
         name = learner_name(entry.name)
         if name != entry.name:
             groups.setdefault(name, []).append(entry)

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
-from virtgym.envs.placement_scenarios import PlacementScenario
-from virtgym.envs.scenarios import Scenario
 from virtgym.envs.sim.metrics import METRICS
-
-from .overrides import PolicySpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,11 +17,9 @@ __all__ = [
     "EXTRAS",
     "KEYS",
     "PLANS",
-    "agent_digest",
-    "config_hash",
+    "kinds_of",
     "make_row",
     "rows_frame",
-    "trace_digest",
     "virtgym_version",
 ]
 
@@ -57,14 +45,17 @@ COLUMNS: tuple[str, ...] = (
     "virtgym_version",
     *METRICS,
     *("total_wait_s", "mean_wait_s"),
-    *("memory", "n_hosts", "n_vms"),
+    *("kind", "memory", "n_hosts", "n_vms"),
     *EXTRAS,
     *PLANS,
 )
-"""Columns of a result row, in order. NaN where a metric has no meaning: the waits outside of placement
-windows, what clusters are measured by inside them, ``EXTRAS`` outside of the CloudSim replica (whose overall
-SLA violation is ``sla_unserved``), ``PLANS`` for policies without a solver.
+"""Columns of a result row, in order. ``kind`` is what the policy is, one of ``registry.KINDS``. NaN where a
+metric has no meaning: the waits outside of placement windows, what clusters are measured by inside them,
+``EXTRAS`` outside of the CloudSim replica (whose overall SLA violation is ``sla_unserved``), ``PLANS`` for
+policies without a solver, and every metric of an episode that was cut off.
 """
+
+_METRICS = frozenset({*METRICS, "total_wait_s", "mean_wait_s", *EXTRAS, *PLANS})
 
 
 @functools.cache
@@ -78,76 +69,10 @@ def virtgym_version() -> str:
         return "unknown"
 
 
-def trace_digest(scenario: Scenario | PlacementScenario) -> str:
-    """Fingerprint of what was read, the demand or the requests, whatever path it came from."""
-    if isinstance(scenario, PlacementScenario):
-        trace = scenario.trace
-        return _digest(trace.cores, trace.memory_gib, trace.arrival_s, trace.lifetime_s)
-    util = scenario.trace.util
-    head = f"{scenario.trace.format} {scenario.trace.sample_s} {util.shape} {util.dtype}"
-    return hashlib.blake2b(head.encode() + util.tobytes(), digest_size=8).hexdigest()
-
-
-def _digest(*arrays: NDArray[Any]) -> str:
-    whole = hashlib.blake2b(digest_size=8)
-    for array in arrays:
-        whole.update(f"{array.shape} {array.dtype}".encode() + array.tobytes())
-    return whole.hexdigest()
-
-
-def config_hash(
-    scenario: Scenario | PlacementScenario, policy: PolicySpec, defaults: Mapping[str, Any]
-) -> str:
-    """Fingerprint of everything but the seed that decides a row: scenario, trace, policy and version.
-
-    A file counts by what is in it, so that a run folder stays valid where the file lies somewhere else: the
-    trace, a file of windows, the weights of a trained agent.
-
-    Args:
-        scenario: The scenario.
-        policy: The policy.
-        defaults: What else decides what the policy does: parameters that ``policy`` does not name, and the
-            content of an agent's folder.
-    """
-    config = asdict(scenario.config)
-    config.pop("description")
-    if scenario.config.trace.path is not None:
-        config["trace"]["path"] = trace_digest(scenario)
-    if isinstance(scenario, Scenario):
-        if scenario.cluster.carbon is not None:
-            config["carbon"]["path"] = scenario.cluster.carbon.source  # with the file's SHA-256
-        if scenario.config.failures.path is not None:
-            config["failures"]["path"] = repr(scenario.cluster.incidents)
-    if isinstance(scenario, PlacementScenario):
-        config.pop("train_rows")  # says how agents are trained, not what is played
-        if scenario.config.windows is not None:
-            config = {k: v for k, v in config.items() if k not in ("n_windows", "rows")}
-            config["windows"] = _digest(scenario.windows)
-    what = {
-        "scenario": config,
-        "policy": {"name": policy.name, **defaults, **policy.params},
-        "version": virtgym_version(),
-    }
-    text = json.dumps(what, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-
-
-def agent_digest(folder: Path) -> dict[str, str]:
-    """Fingerprint of an agent's folder: training it anew makes another policy of the same name.
-
-    Args:
-        folder: The folder; one that is not there gives nothing.
-    """
-    if not folder.is_dir():
-        return {}
-    whole = hashlib.blake2b(digest_size=8)
-    for file in sorted(f for f in folder.rglob("*") if f.is_file()):
-        whole.update(file.relative_to(folder).as_posix().encode() + file.read_bytes())
-    return {"content": whole.hexdigest()}
-
-
 def make_row(values: Mapping[str, Any]) -> dict[str, Any]:
     """Put values in the order of ``COLUMNS``; what is not given is NaN.
+
+    So is every metric of an episode that was cut off: half of one would look cheaper than a whole one.
 
     Args:
         values: Values by column.
@@ -158,7 +83,13 @@ def make_row(values: Mapping[str, Any]) -> dict[str, Any]:
     unknown = set(values) - set(COLUMNS)
     if unknown:
         raise KeyError(f"no such column: {', '.join(sorted(unknown))}")
-    return {name: values.get(name, math.nan) for name in COLUMNS}
+    cut_off = _METRICS if not values.get("finished", True) else ()
+    return {name: math.nan if name in cut_off else values.get(name, math.nan) for name in COLUMNS}
+
+
+def kinds_of(rows: pd.DataFrame) -> dict[str, str]:
+    """What each policy of result rows is, one of ``registry.KINDS``; empty for rows that do not say."""
+    return dict(zip(rows["policy"].map(str), rows["kind"].map(str))) if "kind" in rows else {}
 
 
 def rows_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -166,7 +97,7 @@ def rows_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
     frame = pd.DataFrame([dict(row) for row in rows], columns=list(COLUMNS))
-    text = ("scenario", "trace", "policy", "config_hash", "virtgym_version", "memory")
+    text = ("scenario", "trace", "policy", "config_hash", "virtgym_version", "kind", "memory")
     whole = ("seed", "steps", "n_hosts", "n_vms")
     types: dict[str, Any] = dict.fromkeys(COLUMNS, "float64")
     types |= dict.fromkeys(text, "str") | dict.fromkeys(whole, "int64") | {"finished": "bool"}

@@ -48,7 +48,7 @@ class RunConfig:
         seed: One seed.
         seeds: Several; takes precedence over ``seed``.
         workers: Processes that ``benchmark`` may use.
-        out: Run folder; None = ``runs/<scenario>-<date>-<time>``.
+        out: Run folder; None = ``runs/<scenario>-<date>-<time>-<suffix>``.
         report: Whether ``benchmark`` writes ``report.html``.
     """
 

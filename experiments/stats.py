@@ -11,7 +11,7 @@ bootstrap resamples them for both policies together.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,13 +19,12 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "Interval",
+    "Statistic",
     "distinct_runs",
-    "iqm",
     "iqm_statistic",
     "mean_interval",
     "mean_statistic",
-    "paired_bootstrap",
-    "paired_bootstrap_difference",
+    "paired_samples",
     "percentile_interval",
     "performance_profile",
     "probability_of_improvement",
@@ -104,18 +103,6 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, len(x))
 
 
-def iqm(values: ArrayLike) -> float:
-    """Interquartile mean: the mean of the middle half (a quarter cut off at each end).
-
-    Args:
-        values: Runs, of all tasks together; those that are not finite are left out.
-    """
-    from scipy import stats
-
-    x = _finite(values)
-    return float(stats.trim_mean(x, 0.25)) if len(x) else math.nan
-
-
 def trimmed_mean(values: ArrayLike, share: float = 0.1) -> float:
     """Mean without the lowest and the highest values: floor(share · n) of them are cut off at each end.
 
@@ -140,7 +127,7 @@ def trimmed_statistic(samples: F8) -> F8:
 
 
 def iqm_statistic(samples: F8) -> F8:
-    """``iqm`` over the last axis, a statistic for the bootstraps."""
+    """Interquartile mean over the last axis (a quarter cut off at each end), for the bootstraps."""
     return _trim(samples, 0.25)
 
 
@@ -186,95 +173,50 @@ def stratified_bootstrap(
     return Interval(estimate, *_bounds(statistic(np.concatenate(draws, axis=1)), confidence), len(pooled))
 
 
-def paired_bootstrap_difference(
-    a: ArrayLike,
-    b: ArrayLike,
+def paired_samples(
+    runs: Mapping[str, F8],
     rng: np.random.Generator,
+    statistics: Mapping[str, Statistic],
     *,
     n_resamples: int = 2000,
-    confidence: float = 0.95,
-) -> Interval:
-    """Mean of ``a - b`` over pairs (the same seed, trace and window), with a percentile bootstrap interval.
+) -> dict[str, dict[str, F8]]:
+    """Statistics of resampled pairs: the differences of two entries have a paired bootstrap interval.
+
+    A pair is the same window (trace, seed) under all entries. Each resample draws windows with replacement,
+    the same for all, and takes the statistic of every entry in it, so that what makes a window hard for all
+    cancels in differences. For the mean this is the bootstrap of the differences; for a trimmed mean it is
+    not, since each side is trimmed by itself.
 
     Args:
-        a: One value per pair.
-        b: One value per pair, in the same order.
+        runs: By entry one value per run and window, (S, n), the same windows in the same order: runs (seeds
+            of a learner) are resampled as well, and the statistic is averaged over them.
         rng: Source of the resamples.
-        n_resamples: Number of resamples.
-        confidence: Coverage.
+        statistics: By name, each over the last axis.
+        n_resamples: Number of resamples, R.
 
     Returns:
-        The mean difference; bounds are NaN for fewer than two complete pairs.
+        By statistic and entry, (R,).
 
     Raises:
-        ValueError: If the lengths differ.
+        ValueError: If the numbers of windows differ.
     """
-    x, y = (np.asarray(v, dtype=np.float64).ravel() for v in (a, b))
-    if len(x) != len(y):
-        raise ValueError(f"pairs: {len(x)} values against {len(y)}; must be as many")
-    return stratified_bootstrap([x - y], rng, n_resamples=n_resamples, confidence=confidence)
-
-
-def paired_bootstrap(
-    a: ArrayLike,
-    b: ArrayLike,
-    rng: np.random.Generator,
-    *,
-    statistic: Statistic = trimmed_statistic,
-    n_resamples: int = 2000,
-    confidence: float = 0.95,
-) -> Interval:
-    """Difference ``statistic(a) - statistic(b)`` with an interval from pairs that are resampled together.
-
-    A pair is the same window (trace, seed) under both policies. Each resample draws pairs with replacement
-    and takes the statistic of either side of it, so that what makes a window hard for both cancels. For the
-    mean this is the bootstrap of the differences; for a trimmed mean it is not, since each side is trimmed by
-    itself.
-
-    Args:
-        a: One value per pair, (n,); or one per run and pair, (S, n): runs (seeds of a learner) are resampled
-            as well, and the statistic is averaged over them.
-        b: The same of the other policy, with runs of its own.
-        rng: Source of the resamples.
-        statistic: Over the last axis.
-        n_resamples: Number of resamples.
-        confidence: Coverage.
-
-    Returns:
-        The difference with a percentile interval; pairs that are not finite in all runs of both are left out.
-        Bounds are NaN for fewer than two pairs.
-
-    Raises:
-        ValueError: If the numbers of pairs differ.
-    """
-    x, y = (np.atleast_2d(np.asarray(v, dtype=np.float64)) for v in (a, b))
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(f"pairs: {x.shape[1]} values against {y.shape[1]}; must be as many")
-    whole = np.isfinite(x).all(0) & np.isfinite(y).all(0)
-    x, y = distinct_runs(x[:, whole]), distinct_runs(y[:, whole])
-    n = x.shape[1]
-    if n == 0:
-        return Interval(math.nan, math.nan, math.nan, 0)
-    estimate = float(statistic(x).mean() - statistic(y).mean())
-    if n < 2:
-        return Interval(estimate, math.nan, math.nan, n)
-    pairs = rng.integers(0, n, size=(n_resamples, n))
-    gaps = _resampled(x, pairs, rng, statistic) - _resampled(y, pairs, rng, statistic)
-    return Interval(estimate, *_bounds(gaps, confidence), n)
+    sizes = {values.shape[1] for values in runs.values()}
+    if len(sizes) > 1:
+        raise ValueError(f"pairs: {' and '.join(map(str, sorted(sizes)))} values; must be as many")
+    (n,) = sizes
+    drawn = rng.integers(0, n, size=(n_resamples, n))
+    found: dict[str, dict[str, F8]] = {name: {} for name in statistics}
+    for entry, values in runs.items():
+        mix = rng.integers(0, len(values), size=(len(values), n_resamples))
+        for name, statistic in statistics.items():
+            each = np.stack([statistic(run[drawn]) for run in values])
+            found[name][entry] = np.take_along_axis(each, mix, axis=0).mean(axis=0)
+    return found
 
 
 def distinct_runs(runs: F8) -> F8:
     """One run, (1, n), where all S are the same: the mean of equal numbers may differ in the last digit."""
     return runs[:1] if bool((runs == runs[0]).all()) else runs
-
-
-def _resampled(runs: F8, pairs: NDArray[np.int64], rng: np.random.Generator, statistic: Statistic) -> F8:
-    """The statistic of resampled pairs, (n_resamples,), averaged over resampled runs."""
-    each = np.stack([statistic(run[pairs]) for run in runs])
-    if len(runs) == 1:
-        return np.asarray(each[0])
-    drawn = rng.integers(0, len(runs), size=(len(runs), len(pairs)))
-    return np.asarray(np.take_along_axis(each, drawn, axis=0).mean(axis=0))
 
 
 def probability_of_improvement(a: ArrayLike, b: ArrayLike, *, lower_is_better: bool = True) -> float:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from virtgym.envs.files import write_atomically
 from virtgym.envs.sim.errors import ConfigError
 
+from .folder import claim_folder
 from .train_compose import flat_difference
 from .yamlio import dump_yaml, load_yaml
 
@@ -112,7 +113,7 @@ class TrainFolder:
             "finished": False,
         }
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            claim_folder(self.path, "train", known=("job.json",))  # a sweep notes its jobs first
             self._write_text("config.yaml", dump_yaml(dict(config)))
             self._write_info()
         except OSError as error:

@@ -15,9 +15,10 @@ from virtgym.policies.learned.agent import LearnedPolicy
 from virtgym.policies.learned.storage import Agent, Member
 
 from .evaluate import make_cell, run_cell
+from .fingerprint import trace_digest
 from .overrides import PolicySpec
 from .placement_rollout import play_windows
-from .results import rows_frame, trace_digest
+from .results import rows_frame
 from .schema import DEFAULT_POLICIES
 from .stats import trimmed_mean
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,8 @@ class OrtoolsDpmPolicy(DpmPolicy):
         whole: Whether the bound asks for whole numbers of hosts (a tighter gap, about 1 s more per plan).
         solver_seed: Seed of the search.
     """
+
+    kind: ClassVar[str] = "solver"
 
     move_cost: float = 5.0
     period_s: float = 3600.0

@@ -153,6 +153,11 @@ class DrsPolicy(PlanningPolicy):
 
     arrival: ClassVar[str | None] = "first_fit"
 
+    @property
+    def kind(self) -> str:
+        """See ``registry.KINDS``."""
+        return "rule" if self.solver == "greedy" else "solver"
+
     def __post_init__(self) -> None:
         """Check every parameter.
 

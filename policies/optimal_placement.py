@@ -66,6 +66,11 @@ class OrtoolsPlacementPolicy(PlacementPolicy):
     solver_seed: int = 0
     oracle: bool = False
 
+    @property
+    def kind(self) -> str:
+        """See ``registry.KINDS``."""
+        return "oracle" if self.oracle else "solver"
+
     def __post_init__(self) -> None:
         """Check the parameters.
 

@@ -124,6 +124,12 @@ class PlatformPolicy(PlanningPolicy):
         self._dpm = None if manager is None else _make("dpm", manager, self.dpm)
         self._drs = _make("drs", DrsPolicy, {**BALANCERS[self.balance], **self.drs})
 
+    @property
+    def kind(self) -> str:
+        """A solver if a manager is one; see ``registry.KINDS``."""
+        kinds = {getattr(part, "kind", "rule") for part in (self._dpm, self._drs)}
+        return "solver" if "solver" in kinds else "rule"
+
     def arrival_in(self, cluster: ClusterConfig) -> str | None:
         """Who places arriving VMs: HA itself where the scenario leaves it to policies or promises something.
 

@@ -28,12 +28,14 @@ from .shipped import SHIPPED, ShippedPolicy
 from .simple import DvfsPolicy, NpaPolicy, RandomPolicy, StaticPolicy
 
 __all__ = [
+    "KINDS",
     "POLICIES",
     "TASKS",
     "check_task",
     "make_policy",
     "policy_class",
     "policy_defaults",
+    "policy_kind",
     "policy_names",
     "policy_schema",
     "policy_task",
@@ -43,6 +45,10 @@ __all__ = [
 
 TASKS: tuple[str, ...] = ("cluster", "placement")
 """What policies can be made for: operating a cluster, or placing one request after the other."""
+
+KINDS: tuple[str, ...] = ("rule", "solver", "agent", "oracle")
+"""What policies can be: a rule; a solver of an optimisation model; something trained; or, to be shown and not
+ranked, something that knows what no scheduler can know."""
 
 POLICIES: dict[str, str] = {}
 """Every policy that has a name, with one line about it."""
@@ -165,6 +171,25 @@ def policy_task(policy: Any) -> str:
         ('cluster', 'placement', 'any')
     """
     return str(getattr(policy_class(policy) if isinstance(policy, str) else policy, "task", "cluster"))
+
+
+def policy_kind(policy: Any) -> str:
+    """What a policy is, one of ``KINDS``: its attribute ``kind``; without it, a rule.
+
+    Args:
+        policy: A policy.
+
+    Raises:
+        ConfigError: For a kind that there is not.
+
+    Examples:
+        >>> policy_kind(make_policy("ols-mmt")), policy_kind(make_policy("ortools_placement", oracle=True))
+        ('rule', 'oracle')
+    """
+    kind = getattr(policy, "kind", "rule")
+    if kind not in KINDS:
+        raise ConfigError(f"policy {type(policy).__name__}: kind={kind!r}; allowed: {', '.join(KINDS)}")
+    return str(kind)
 
 
 def policy_names(task: str) -> tuple[str, ...]:

@@ -45,6 +45,7 @@ class ShippedPolicy:
     """
 
     task: ClassVar[str] = "placement"
+    kind: ClassVar[str] = "agent"
     stateless: ClassVar[bool] = True
 
     agent: str = "demo"

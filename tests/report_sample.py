@@ -21,6 +21,7 @@ from virtgym.envs.sim import totals as t
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.simulator import ClusterView, Simulator
 from virtgym.envs.sim.state import PENDING, RUNNING
+from virtgym.experiments.folder import cell_name
 
 __all__ = ["SAMPLE_POLICIES", "write_sample_run"]
 
@@ -152,6 +153,7 @@ def _episode(
         **sim.metrics(),
         "decision_ms_p50": 0.25,
         "decision_ms_p99": float(np.quantile([s["decision_ms"] for s in steps], 0.99)),
+        "kind": "agent" if policy == "runs/ppo/agent" else "rule",
         "memory": scenario.config.memory,
         "n_hosts": sim.config.n_hosts,
         "n_vms": scenario.workload.n_vms,
@@ -217,9 +219,8 @@ def write_sample_run(
             row, trail, heat = _episode(built, policy, seed, max_steps)
             rows.append(row)
             steps.extend(trail)
-            safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in policy)
             np.savez_compressed(
-                folder / "heat" / f"{safe}__{seed}.npz",
+                folder / "heat" / f"{cell_name(policy, seed)}.npz",
                 heat=heat,
                 host_type=built.cluster.host_type_of,
                 type_names=np.array([k.name for k in built.cluster.host_types]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -140,18 +139,15 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "agents"]) == 0
 
 
-def test_listing_imports_nothing_heavy_and_answers_at_once() -> None:
+def test_listing_imports_nothing_heavy_and_little_at_all() -> None:
     code = (
         "import sys; from virtgym.experiments.cli import main; main(['list']); "
-        f"print('loaded:', sorted(set({HEAVY!r}) & set(sys.modules)))"
+        f"print('loaded:', sorted(set({HEAVY!r}) & set(sys.modules)), len(sys.modules))"
     )
-    best = 1e9
-    for _ in range(2):
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        best = min(best, time.perf_counter() - start)
-    assert done.stdout.splitlines()[-1] == "loaded: []"
-    assert best < 1.5
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy, number = done.stdout.splitlines()[-1].removeprefix("loaded: ").rsplit(" ", 1)
+    assert heavy == "[]"
+    assert int(number) < 500  # about 360, so it answers at once; a command that runs something loads 900
 
 
 def test_evaluate_writes_and_shows(day: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

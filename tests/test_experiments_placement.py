@@ -21,6 +21,7 @@ from virtgym.experiments.benchmark import benchmark
 from virtgym.experiments.cli import main
 from virtgym.experiments.compose import compose_run
 from virtgym.experiments.evaluate import evaluate
+from virtgym.experiments.folder import cell_name
 from virtgym.experiments.placement_rollout import play_windows
 from virtgym.experiments.results import COLUMNS
 from virtgym.experiments.stats import trimmed_mean
@@ -141,11 +142,11 @@ def test_finished_cells_are_kept_and_damaged_ones_run_again(tmp_path: Path) -> N
     out = tmp_path / "run"
     common = ("policies=[first_fit,best_fit,worst_fit]", f"out={out}")
     first = run(*common)
-    cell = out / "cells" / "best_fit__0.json"
+    cell = out / "cells" / f"{cell_name('best_fit', 0)}.json"
     stored = json.loads(cell.read_text())
-    assert len(stored) == 4
-    cell.write_text(json.dumps(stored[:3])[:-1])  # as a crash of the file system might leave it
-    (out / "cells" / "worst_fit__0.steps.parquet").unlink()
+    assert len(stored["cell"]["rows"]) == 4
+    cell.write_text(json.dumps(stored)[:-9])  # as a crash of the file system might leave it
+    (out / "cells" / f"{cell_name('worst_fit', 0)}.steps.parquet").unlink()
     outcome = benchmark(compose_run("benchmark", [*SHORT, *common]))
     assert outcome.skipped == 1
     same = [name for name in COLUMNS if name not in TIMES]

@@ -102,7 +102,7 @@ def test_loading_an_agent_needs_no_torch(tmp_path: Path) -> None:
         f"make_policy({str(tmp_path / 'a')!r})\n"
         "assert not {'torch', 'stable_baselines3', 'sb3_contrib'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_drawn_actions_follow_the_probabilities() -> None:

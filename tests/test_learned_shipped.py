@@ -73,7 +73,7 @@ def test_it_plays_without_torch_and_reads_nothing_before() -> None:
         "assert evaluate('demo_placement', 'demo_agent', overrides={'n_windows': 2})['finished'].all()\n"
         "assert not {'torch', 'stable_baselines3', 'sb3_contrib'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_its_content_is_in_the_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,9 +88,7 @@ def _open(browser: str, page: Path, width: int, tmp_path: Path) -> tuple[dict[st
         f"--user-data-dir={tmp_path / 'profile'}",
         f"--window-size={max(width, 600)},1000",
     ]
-    done = subprocess.run(
-        [*command, harness.as_uri()], capture_output=True, text=True, timeout=60, check=True
-    )
+    done = subprocess.run([*command, harness.as_uri()], capture_output=True, text=True, check=True)
     said = []
     for name in ("before", "after"):
         found = re.search(rf'data-{name}="([^"]*)"', done.stdout)

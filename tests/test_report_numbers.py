@@ -14,7 +14,7 @@ import pytest
 
 from virtgym.envs.sim.metrics import METRICS
 from virtgym.experiments.report.columns import LEADERBOARD, fit_scale, write_number
-from virtgym.experiments.report.data import Group, HeatFile, RunFolder, group_runs, is_learned
+from virtgym.experiments.report.data import Group, HeatFile, RunFolder, group_runs
 from virtgym.experiments.report.figures import day_figures, pareto_figures, styles_of
 from virtgym.experiments.report.heat import FULL, OFF, OVERLOADED, SWITCHING, pack_heats, reduce_heat
 from virtgym.experiments.report.leaderboard import compare, make_leaderboard, shared_intervals
@@ -31,6 +31,7 @@ def table(policies: Table, trace: str = "t", **more: object) -> pd.DataFrame:
             "trace": trace,
             "policy": policy,
             "seed": seed,
+            "kind": "agent" if policy == "runs/ppo/agent" else "rule",
             "energy_kwh": energy,
             "slav": slav,
             "esv": energy * slav,
@@ -123,12 +124,13 @@ def test_a_trained_agent_that_loses_is_said_to_lose() -> None:
     assert any("is behind the best rule good on ESV" in s for s in said(one))
 
 
-@pytest.mark.parametrize(
-    ("name", "learned"),
-    [("runs/x/agent", True), ("maskable_ppo", True), ("ols-mmt", False), ("static", False), ("C:\\a", True)],
-)
-def test_trained_agents_are_known_by_name(name: str, learned: bool) -> None:
-    assert is_learned(name) is learned
+def test_agents_are_known_by_their_kind_and_not_by_their_name() -> None:
+    rows = table(
+        {"maskable_ppo": CLEAR["good"], "./best": CLEAR["good"], "plain": CLEAR["poor"]}, kind="rule"
+    )
+    rows.loc[rows["policy"] == "plain", "kind"] = "agent"
+    board = make_leaderboard(Group("s", "s", ["t"], "", rows))
+    assert {line.policy for line in board.lines if line.learned} == {"plain"}
 
 
 def test_without_migrations_at_all_everything_is_ranked_by_energy() -> None:
@@ -209,7 +211,7 @@ def _store(path: Path, heat: np.ndarray) -> HeatFile:
 def test_heat_is_sorted_and_comes_back_as_it_was(tmp_path: Path) -> None:
     heat = np.array([[OFF, OFF, 5], [200, 200, 200], [1, 1, 1]], dtype=np.uint8)
     files = [_store(tmp_path / f"{name}__{seed}.npz", heat) for name in ("a", "b") for seed in (1, 0)]
-    packed = pack_heats(files, ["b", "a", "c"])
+    packed, _ = pack_heats(files, ["b", "a", "c"])
     assert [(p["policy"], p["seed"]) for p in packed] == [("b", 0), ("a", 0)]
     assert packed[0]["hosts"] == [1, 2, 0]
     cells = np.frombuffer(zlib.decompress(base64.b64decode(packed[0]["data"])), dtype=np.uint8)
@@ -220,13 +222,13 @@ def test_heat_is_sorted_and_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_heat_leaves_out_hosts_that_are_off_and_stays_within_its_budget(tmp_path: Path) -> None:
     heat = np.full((800, 288), OFF, dtype=np.uint8)
     heat[:40] = 77
-    (packed,) = pack_heats([_store(tmp_path / "a__0.npz", heat)], ["a"])
+    ((packed,), _) = pack_heats([_store(tmp_path / "a__0.npz", heat)], ["a"])
     assert (packed["rows"], packed["n_hosts"], packed["n_left_out"]) == (40, 800, 760)
     noise = np.random.default_rng(0).integers(0, FULL + 1, size=(800, 288)).astype(np.uint8)
     file = _store(tmp_path / "b__0.npz", noise)
-    (full,) = pack_heats([file], ["b"])
+    ((full,), _) = pack_heats([file], ["b"])
     assert (full["rows"], full["columns"], full["per_row"]) == (400, 288, 2)
-    (small,) = pack_heats([file], ["b"], budget=40_000)
+    ((small,), _) = pack_heats([file], ["b"], budget=40_000)
     assert len(small["data"]) <= 40_000
 
 

@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 
 from virtgym.envs.sim.errors import VirtgymError
+from virtgym.experiments.bench.fuzz_results import folder_mutations
+from virtgym.experiments.folder import cell_name
 from virtgym.experiments.report import write_report
 
 WRONG = ("no folder", "empty folder", "no rows", "not a table", "other table", "none")
@@ -173,10 +175,13 @@ def test_broken_optional_files_are_no_error(run_dir: Path, tmp_path: Path) -> No
     (bad / "heat").mkdir(parents=True)
     shutil.copy(run_dir / "results.parquet", bad)
     (bad / "steps.parquet").write_bytes(b"PAR1 not really")
-    (bad / "heat" / "static__0.npz").write_bytes(b"nothing")
+    (bad / "heat" / f"{cell_name('static', 0)}.npz").write_bytes(b"nothing")
     (bad / "run.json").write_text("{", encoding="utf-8")
     (bad / "config.yaml").write_text("a: [1,", encoding="utf-8")
-    assert write_report([bad], tmp_path / "out").is_file()
+    text = write_report([bad], tmp_path / "out").read_text(encoding="utf-8")
+    for name in ("steps.parquet", "run.json", "config.yaml"):
+        assert f"<dt>Left out</dt><dd>{bad / name}: " in text
+    assert "Left out: " in text[text.index('<ul class="notes">') :]
 
 
 def test_one_policy_and_one_seed(run_dir: Path, tmp_path: Path) -> None:
@@ -246,3 +251,47 @@ def test_importing_the_report_is_cheap() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.fixture(scope="module")
+def fuzzed_run(tmp_path_factory: pytest.TempPathFactory, report_sample: Any) -> Path:
+    """A tiny run as ``virtgym benchmark`` writes it, cells included."""
+    from virtgym.experiments.benchmark import benchmark
+    from virtgym.experiments.compose import compose_run
+
+    out = tmp_path_factory.mktemp("fuzzed") / "run"
+    grid = ["scenario=small", "scenario.horizon_s=1800", "policies=[static,thr-mmt]"]
+    benchmark(compose_run("benchmark", [*grid, f"out={out}"]))
+    return out
+
+
+def test_damaged_folders_are_told_in_a_line_or_left_out(
+    fuzzed_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every mutation makes a report, or is one line that names the folder; nothing of the machine gets in."""
+    secret = "a-secret-of-this-machine"
+    monkeypatch.setenv("HOME", secret)
+    monkeypatch.setattr("plotly.offline.get_plotlyjs", str)
+    lines: dict[str, str] = {}
+    mutations = list(folder_mutations())[::3]
+    for label, mutate in mutations:
+        folder = tmp_path / "run"
+        shutil.copytree(fuzzed_run, folder)
+        mutate(folder)
+        try:
+            page = write_report([folder], tmp_path / "out")
+        except VirtgymError as error:
+            lines[label] = str(error)
+        else:
+            text = page.read_text(encoding="utf-8")
+            assert secret not in text + page.with_suffix(".md").read_text(encoding="utf-8"), label
+            if label.startswith("heat: ") and ("declares" in label or "bomb" in label or "half" in label):
+                assert "Left out: " in text, label
+        shutil.rmtree(folder)
+    assert len(mutations) > 200
+    assert 40 < len(lines) < len(mutations) - 100
+    for label, line in lines.items():
+        assert line.startswith("report "), label
+        assert str(tmp_path / "run") in line, label
+        assert len(line.splitlines()) == 1, label
+    assert [text for text in lines.items() if "no report can be made" in text[1]] == []

@@ -18,8 +18,8 @@ from virtgym.envs.sim.errors import ConfigError, TraceError
 from virtgym.envs.sim.guests import GUEST_PROFILES, GuestProfile
 from virtgym.envs.sim.model_params import model_params
 from virtgym.experiments.compose import compose_run
+from virtgym.experiments.fingerprint import config_hash
 from virtgym.experiments.overrides import PolicySpec
-from virtgym.experiments.results import config_hash
 
 DOMAIN = {"name": "rack", "hosts": [0, 1]}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +11,12 @@ from scipy import stats as scipy_stats
 
 from virtgym.experiments.stats import (
     Interval,
-    iqm,
+    Statistic,
     iqm_statistic,
     mean_interval,
     mean_statistic,
-    paired_bootstrap,
-    paired_bootstrap_difference,
+    paired_samples,
+    percentile_interval,
     performance_profile,
     probability_of_improvement,
     stratified_bootstrap,
@@ -53,9 +54,8 @@ def test_holds() -> None:
 
 
 def test_iqm_drops_a_quarter_at_each_end() -> None:
-    assert iqm([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 1000.0]) == 4.5
-    assert iqm([2.0]) == 2.0
-    assert math.isnan(iqm([]))
+    assert iqm_statistic(np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 1000.0])) == 4.5
+    assert iqm_statistic(np.array([2.0])) == 2.0
 
 
 def test_stratified_bootstrap_covers_a_normal_mean_like_the_t_interval() -> None:
@@ -80,7 +80,7 @@ def test_stratified_bootstrap_takes_other_statistics() -> None:
         np.random.default_rng(0),
         statistic=lambda x: np.asarray(scipy_stats.trim_mean(x, 0.25, axis=-1)),
     )
-    assert got.estimate == iqm(values)
+    assert got.estimate == iqm_statistic(np.array(values))
     assert got.low <= 4.5 <= got.high
 
 
@@ -97,16 +97,6 @@ def test_bootstrap_without_repeats_gives_no_interval() -> None:
     got = stratified_bootstrap([[1.0], [2.0]], np.random.default_rng(0))
     assert (got.estimate, got.known) == (1.5, False)
     assert stratified_bootstrap([[]], np.random.default_rng(0)).n == 0
-
-
-def test_paired_difference_sees_what_the_spread_of_seeds_hides() -> None:
-    seeds = np.array([10.0, 20.0, 30.0, 40.0, 50.0])
-    got = paired_bootstrap_difference(seeds + 1.0, seeds, np.random.default_rng(0))
-    assert (got.estimate, got.low, got.high) == (1.0, 1.0, 1.0)
-    unpaired = mean_interval(seeds + 1.0)
-    assert unpaired.holds(float(seeds.mean()))
-    with pytest.raises(ValueError, match="as many"):
-        paired_bootstrap_difference([1.0], [1.0, 2.0], np.random.default_rng(0))
 
 
 def test_probability_of_improvement_worked_by_hand() -> None:
@@ -136,12 +126,19 @@ def test_statistics_over_an_axis_agree_with_scipy(n: int) -> None:
     assert float(trimmed_statistic(x[0, 0])) == pytest.approx(trimmed_mean(x[0, 0]), rel=1e-12)
 
 
+def difference(a: Any, b: Any, seed: int, statistic: Statistic = trimmed_statistic, **more: int) -> Interval:
+    """Paired bootstrap of ``a - b``, (n,) or (runs, n), as the comparison of placement windows makes it."""
+    x, y = np.atleast_2d(a), np.atleast_2d(b)
+    samples = paired_samples({"a": x, "b": y}, np.random.default_rng(seed), {"s": statistic}, **more)["s"]
+    estimate = float(statistic(x).mean() - statistic(y).mean())
+    return percentile_interval(estimate, samples["a"] - samples["b"], x.shape[1])
+
+
 def test_paired_bootstrap_of_the_mean_is_the_bootstrap_of_differences() -> None:
     rng = np.random.default_rng(5)
     b = rng.lognormal(3.0, 1.5, size=400)
     a = b - rng.normal(2.0, 1.0, size=400)
-    got = paired_bootstrap(a, b, np.random.default_rng(1), statistic=mean_statistic)
-    want = mean_interval(a - b)
+    got, want = difference(a, b, 1, mean_statistic), mean_interval(a - b)
     assert got.estimate == pytest.approx((a - b).mean())
     assert got.low == pytest.approx(want.low, abs=0.02)
     assert got.high == pytest.approx(want.high, abs=0.02)
@@ -151,14 +148,15 @@ def test_paired_bootstrap_of_the_mean_is_the_bootstrap_of_differences() -> None:
 def test_paired_bootstrap_of_a_shift_has_no_width_for_any_statistic() -> None:
     b = np.random.default_rng(0).lognormal(3.0, 2.0, size=150)
     for statistic in (mean_statistic, trimmed_statistic, iqm_statistic):
-        got = paired_bootstrap(b + 7.0, b, np.random.default_rng(0), statistic=statistic)
+        got = difference(b + 7.0, b, 0, statistic)
         assert (got.estimate, got.low, got.high) == pytest.approx((7.0, 7.0, 7.0), rel=1e-9)
+    assert mean_interval(b + 7.0).holds(float(b.mean()))  # what pairs show, the spread of windows hides
 
 
 def test_a_trimmed_mean_is_trimmed_on_either_side_by_itself() -> None:
     # The tenth that is cut is another one for a and b, so this is not the trimmed mean of the differences.
     a, b = np.array([0.0] * 9 + [100.0]), np.array([100.0] + [0.0] * 9)
-    got = paired_bootstrap(a, b + np.arange(10.0), np.random.default_rng(0))
+    got = difference(a, b + np.arange(10.0), 0)
     assert got.estimate == trimmed_mean(a) - trimmed_mean(b + np.arange(10.0)) == -5.5
     assert trimmed_mean(a - b - np.arange(10.0)) != -5.5
 
@@ -169,7 +167,7 @@ def test_paired_bootstrap_covers_a_known_difference() -> None:
         rng = np.random.default_rng(trial)
         hard = rng.lognormal(2.0, 1.0, size=60)
         a, b = hard + rng.normal(1.0, 1.0, 60), hard + rng.normal(0.0, 1.0, 60)
-        hits += paired_bootstrap(a, b, rng, statistic=mean_statistic, n_resamples=300).holds(1.0)
+        hits += difference(a, b, trial, mean_statistic, n_resamples=300).holds(1.0)
     assert 0.88 <= hits / 200 <= 0.99
 
 
@@ -178,20 +176,17 @@ def test_runs_of_a_learner_widen_the_interval() -> None:
     windows = rng.lognormal(2.0, 0.5, size=80)
     alike = np.stack([windows] * 5)
     apart = np.stack([windows + shift for shift in (-20.0, -10.0, 0.0, 10.0, 20.0)])
-    narrow = paired_bootstrap(alike, windows, np.random.default_rng(0))
-    wide = paired_bootstrap(apart, windows, np.random.default_rng(0))
-    assert (narrow.low, narrow.high) == (0.0, 0.0)
+    narrow, wide = difference(alike, windows, 0), difference(apart, windows, 0)
+    assert (narrow.low, narrow.high) == pytest.approx((0.0, 0.0), abs=1e-9)
     assert wide.estimate == pytest.approx(0.0, abs=1e-9)
     # the mean of 5 runs drawn from -20...20 has a standard deviation of 14.14 / sqrt(5) = 6.3
     assert wide.high == pytest.approx(1.96 * 6.32, abs=1.5)
 
 
-def test_paired_bootstrap_leaves_incomplete_pairs_out() -> None:
-    got = paired_bootstrap([1.0, math.nan, 3.0], [0.0, 5.0, math.inf], np.random.default_rng(0))
-    assert (got.estimate, got.n, got.known) == (1.0, 1, False)
-    assert paired_bootstrap([math.nan], [1.0], np.random.default_rng(0)).n == 0
+def test_paired_bootstrap_of_one_window_gives_no_interval() -> None:
+    assert difference([3.0], [1.0], 0).known is False
     with pytest.raises(ValueError, match="as many"):
-        paired_bootstrap([1.0], [1.0, 2.0], np.random.default_rng(0))
+        difference([1.0], [1.0, 2.0], 0)
 
 
 def test_probability_of_improvement_is_averaged_over_tasks() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import time
 from pathlib import Path
 
 import numpy as np
@@ -235,9 +234,7 @@ def genuine() -> Path:
 
 
 def test_the_genuine_file_against_a_naive_loader(genuine: Path) -> None:
-    start = time.perf_counter()
     trace = read_huawei(genuine / "requests.csv")
-    assert time.perf_counter() - start < 1.0  # 0.03 s on a quiet machine
     with open(genuine / "requests.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert trace.n_requests == len(rows) == 72_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from virtgym.envs.files import write_atomically
-from virtgym.envs.sim.errors import VirtgymError
+from virtgym.envs.files import one_line, open_regular
+from virtgym.envs.sim.errors import ConfigError, VirtgymError
 
 __all__ = ["write_report"]
 
@@ -25,6 +25,7 @@ def write_report(dirs: Sequence[Path], dest: Path) -> Path:
     Raises:
         VirtgymError: If a folder has no result rows, or the report cannot be written.
     """
+    from ..folder import write_text
     from ..placement_summary import Comparison, compare_windows, has_windows
     from .data import Group, group_runs, read_run
     from .leaderboard import Leaderboard, make_leaderboard
@@ -33,20 +34,40 @@ def write_report(dirs: Sequence[Path], dest: Path) -> Path:
 
     if not dirs:
         raise VirtgymError("report: no folder given; give folders written by virtgym benchmark")
-    groups = group_runs([read_run(Path(folder)) for folder in dirs])
-    tables: list[tuple[Group, Leaderboard | Comparison]] = []
-    for group in groups:
-        windows = has_windows(group.rows)
-        tables.append((group, compare_windows(group.rows) if windows else make_leaderboard(group)))
     page = Path(dest) if Path(dest).suffix.lower() in (".html", ".htm") else Path(dest) / "report.html"
+    for path in (page, page.with_suffix(".md")):
+        if path.exists() and not _is_ours(path):
+            raise ConfigError(f"report {path}: is no report of virtgym's; choose another out=")
+    shown = ", ".join(map(str, dirs))
     try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        _write(page, render_page(tables))
-        _write(page.with_suffix(".md"), render_markdown(tables))
+        groups = group_runs([read_run(Path(folder)) for folder in dirs])
+        tables: list[tuple[Group, Leaderboard | Comparison]] = []
+        for group in groups:
+            windows = has_windows(group.rows)
+            tables.append((group, compare_windows(group.rows) if windows else make_leaderboard(group)))
+        texts = {page: render_page(tables), page.with_suffix(".md"): render_markdown(tables)}
+    except VirtgymError:
+        raise
+    except Exception as error:  # the outermost edge: rows of anyone's making may be what no run gives
+        why = f"{type(error).__name__}: {one_line(error)}"
+        raise VirtgymError(f"report {shown}: no report can be made of what is there ({why})") from error
+    try:
+        for path, text in texts.items():
+            write_text(path, text)
     except OSError as error:
         raise VirtgymError(f"report {page}: cannot be written: {error.strerror or error}") from None
     return page
 
 
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda draft: draft.write_text(text, encoding="utf-8"))
+def _is_ours(path: Path) -> bool:
+    """Whether a file may be replaced: it begins as a report does, or lies in a folder of virtgym's."""
+    from ..folder import MARK
+
+    if (path.parent / MARK).exists():
+        return True
+    try:
+        with open_regular(path) as file:
+            head = file.read(2000)
+    except VirtgymError:
+        return False
+    return head.startswith(b"# virtgym report\n") or b"<title>virtgym report: " in head

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from virtgym.envs.files import read_parquet
+from virtgym.envs.files import open_regular, read_parquet
 from virtgym.envs.sim.errors import VirtgymError
+
+from ..folder import cell_name
+from ..results import COLUMNS, kinds_of
+from ..yamlio import load_stored, read_stored
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Group", "HeatFile", "RunFolder", "group_runs", "is_learned", "read_run", "short_trace"]
+__all__ = ["Group", "HeatFile", "RunFolder", "group_runs", "read_run", "short_trace"]
 
 KEY_COLUMNS = ("scenario", "trace", "policy", "seed")
-LEARNED_WORDS = ("agent", "ppo", "dqn", "a2c", "sac", "td3", "trpo", "reinforce")
+WINDOW_COLUMNS = ("n_vms", "failed_placements", "total_wait_s", "wall_s", "steps")
+"""Columns that rows of placement windows have."""
+TEXTS = ("scenario", "trace", "policy", "config_hash", "virtgym_version", "kind", "memory")
+
+_NUMBERS = ("is_floating", "is_integer", "is_boolean", "is_null")
+
+MOST_VALUES = 40_000_000
+"""Values of a table that is read."""
+MOST_POLICIES = 1000
+MOST_TEXT = 1_000_000
+"""Characters of a configuration that are shown."""
+LARGEST = 1e30
+"""Largest number that is no damage."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +66,8 @@ class RunFolder:
         config: ``config.yaml`` as text; empty = there is none.
         memory: Memory rule; empty = not known.
         n_unfinished: Rows left out because they are not finished.
+        settings: ``config.yaml`` as plain data, never resolved; empty = there is none, or it is damaged.
+        left_out: What was left out because it is damaged, and why, one text each.
     """
 
     path: Path
@@ -61,6 +78,8 @@ class RunFolder:
     config: str
     memory: str
     n_unfinished: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass
@@ -102,6 +121,11 @@ class Group:
         """Policies in the order of the rows."""
         return [str(p) for p in self.rows["policy"].unique()]
 
+    @property
+    def learned(self) -> set[str]:
+        """Policies that were trained."""
+        return {policy for policy, kind in kinds_of(self.rows).items() if kind == "agent"}
+
     def number(self, column: str) -> float:
         """Mean of a column that need not exist (NaN then)."""
         if column not in self.rows:
@@ -109,12 +133,6 @@ class Group:
         values = np.asarray(self.rows[column], dtype=np.float64)
         values = values[np.isfinite(values)]
         return float(values.mean()) if len(values) else math.nan
-
-
-def is_learned(policy: str) -> bool:
-    """Whether a policy's name says that it was trained: a folder, or an algorithm's name."""
-    parts = policy.lower().replace("\\", "/").replace("-", "/").replace("_", "/").split("/")
-    return "/" in policy or "\\" in policy or any(word in parts for word in LEARNED_WORDS)
 
 
 def short_trace(trace: str) -> str:
@@ -129,44 +147,121 @@ def read_run(folder: Path) -> RunFolder:
         VirtgymError: If there are no result rows or they cannot be read.
     """
     rows, n_unfinished = _finished(_read_results(folder), folder)
-    config = _text(folder / "config.yaml")
-    info = _read_info(folder / "run.json")
+    left_out: list[str] = []
+    steps = None
+    if (folder / "steps.parquet").exists():
+        try:
+            steps = _read_steps(folder / "steps.parquet")
+        except VirtgymError as error:
+            left_out.append(str(error))
+    found: dict[str, dict[str, Any]] = {}
+    for name in ("run.json", "config.yaml"):
+        data = load_stored(folder / name)
+        found[name] = data if isinstance(data, dict) else {}
+        if not isinstance(data, dict) and (folder / name).exists():
+            left_out.append(f"{folder / name}: cannot be read")
+    config = read_stored(folder / "config.yaml") or ""
+    if len(config) > MOST_TEXT:
+        left_out.append(f"{folder / 'config.yaml'}: too long to be shown")
+        config = ""
+    settings = found["config.yaml"]
     return RunFolder(
         path=folder,
         rows=rows,
-        steps=_read_steps(folder / "steps.parquet"),
+        steps=steps,
         heats=_find_heats(folder / "heat", rows),
-        info=info,
+        info=found["run.json"],
         config=config,
-        memory=_memory_rule(rows, config),
+        memory=_memory_rule(rows, settings),
         n_unfinished=n_unfinished,
+        settings=settings,
+        left_out=tuple(left_out),
     )
 
 
-def _read_results(folder: Path) -> pd.DataFrame:
+def _read_table(path: Path, known: Collection[str] | None = None) -> pd.DataFrame:
+    """Read a Parquet table of numbers and texts.
 
+    Args:
+        path: The file.
+        known: Columns to read; None = all that have numbers, and those that name a row.
+
+    Raises:
+        VirtgymError: Naming the file: if it cannot be read, lacks the columns that name a row, is too large,
+            or a column has another type than it should.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def is_right(name: str, kind: pa.DataType) -> bool:
+        wanted = ("is_string", "is_large_string") if name in TEXTS else _NUMBERS
+        return any(getattr(pa.types, is_kind)(kind) for is_kind in wanted)
+
+    def choose(schema: pa.Schema) -> list[str]:
+        missing = [name for name in KEY_COLUMNS if name not in schema.names]
+        if missing:
+            raise VirtgymError(f"{path}: lacks the columns {', '.join(missing)}; not a table of results")
+        wrong = [name for name in schema.names if not is_right(name, schema.field(name).type)]
+        extra = {*wrong, *TEXTS} - {*KEY_COLUMNS}
+        names = [name for name in schema.names if (name not in extra if known is None else name in known)]
+        for name in wrong:
+            if name in names or name in KEY_COLUMNS:
+                raise VirtgymError(f"{path}: column {name} has the type {str(schema.field(name).type)[:60]}")
+        with open_regular(path, refusal=VirtgymError) as file:
+            rows = pq.read_metadata(file).num_rows
+        if rows * len(names) > MOST_VALUES:
+            raise VirtgymError(f"{path}: {rows:,} rows of {len(names)} columns are too many for a report")
+        return names
+
+    table = read_parquet(path, choose, refusal=VirtgymError)
+    return _in_range(table.to_pandas(use_threads=False, ignore_metadata=True), path)
+
+
+def _in_range(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Numbers that can be counted with: an infinite or huge one is none, a minute one 0, a seed is whole.
+
+    Raises:
+        VirtgymError: For seeds that are none, and for more policies than a report can show.
+    """
+    for name in table.columns:
+        if name in TEXTS:
+            table[name] = table[name].astype("object").where(table[name].notna(), "").map(str)
+        elif name not in ("finished", "seed"):
+            numbers = table[name].astype("float64")
+            numbers = numbers.where(numbers.abs() <= LARGEST)
+            table[name] = numbers.where(~(numbers.abs() < 1.0 / LARGEST), 0.0)
+    seeds = table["seed"].astype("float64")
+    if not bool((seeds.abs() < 2**53).all()) or bool((seeds % 1 != 0).any()):
+        raise VirtgymError(f"{path}: column seed has a value that is no whole number")
+    table["seed"] = seeds.astype("int64")
+    if table["policy"].nunique() > MOST_POLICIES:
+        raise VirtgymError(f"{path}: more than {MOST_POLICIES} policies are too many for a report")
+    return table
+
+
+def _read_results(folder: Path) -> pd.DataFrame:
     if not folder.is_dir():
         raise VirtgymError(f"report {folder}: no such folder; give folders written by virtgym benchmark")
     path = folder / "results.parquet"
-    if not path.is_file():
+    if not path.exists():
         raise VirtgymError(f"report {folder}: no results.parquet in it; give folders with stored results")
     try:
-        rows = read_parquet(path).to_pandas(use_threads=False)
-    except Exception as error:  # pyarrow raises many kinds; whatever it is, the file is what is wrong
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise VirtgymError(f"report {path}: cannot be read: {first}") from None
-    missing = [name for name in KEY_COLUMNS if name not in rows]
-    if missing:
-        raise VirtgymError(f"report {path}: lacks the columns {', '.join(missing)}; not a result table")
-    for name in ("scenario", "trace", "policy"):
-        rows[name] = rows[name].astype("object").where(rows[name].notna(), "").map(str)
+        rows = _read_table(path, COLUMNS)
+    except VirtgymError as error:
+        raise VirtgymError(f"report {error}") from None
+    if "window" in rows and bool(rows["window"].notna().any()):
+        missing = [name for name in WINDOW_COLUMNS if name not in rows]
+        if missing or not bool(rows["window"].between(0, 2**53).all()) or not bool((rows["n_vms"] > 0).all()):
+            raise VirtgymError(
+                f"report {path}: {', '.join(missing) or 'window or n_vms'} missing in its rows"
+            )
     return rows
 
 
 def _finished(rows: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, int]:
     keep = rows
     if "finished" in rows:
-        keep = rows[rows["finished"].fillna(False).astype(bool)]
+        keep = rows[rows["finished"].astype("float64").fillna(0.0) != 0.0]
     if keep.empty:
         raise VirtgymError(
             f"report {folder}: results.parquet has no finished rows; finish the benchmark first"
@@ -175,60 +270,31 @@ def _finished(rows: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, int]:
 
 
 def _read_steps(path: Path) -> pd.DataFrame | None:
+    """Per-interval rows; None for a table without any.
 
-    if not path.is_file():
-        return None
-    try:
-        steps = read_parquet(path).to_pandas(use_threads=False)
-    except Exception:  # an optional file: the report does without it and says so
-        return None
-    return None if steps.empty or not {"policy", "seed", "time_s"} <= set(steps.columns) else steps
-
-
-def _read_info(path: Path) -> dict[str, Any]:
-    try:
-        loaded = json.loads(_text(path) or "{}")
-    except json.JSONDecodeError:
-        return {}
-    return loaded if isinstance(loaded, dict) else {}
+    Raises:
+        VirtgymError: Naming the file.
+    """
+    steps = _read_table(path)
+    if "time_s" not in steps:
+        raise VirtgymError(f"{path}: lacks the column time_s")
+    steps = steps[steps["time_s"].between(0.0, 1e12)].reset_index(drop=True)
+    return None if steps.empty else steps
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def _memory_rule(rows: pd.DataFrame, config: str) -> str:
-    if "memory" in rows and bool(rows["memory"].notna().any()):
-        return " + ".join(sorted(str(m) for m in rows["memory"].dropna().unique()))
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        found = OmegaConf.select(OmegaConf.create(config or "{}"), "scenario.memory")
-    except (OmegaConfBaseException, AttributeError, ValueError):
-        return ""
-    except Exception:  # a YAML error of the parser below: the config is shown as text all the same
-        return ""
-    return "" if found is None else str(found)
-
-
-def _comparable(name: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in name)
+def _memory_rule(rows: pd.DataFrame, settings: Mapping[str, Any]) -> str:
+    if "memory" in rows and any(rows["memory"]):
+        return " + ".join(sorted({str(m) for m in rows["memory"]} - {""}))
+    scenario = settings.get("scenario")
+    found = scenario.get("memory") if isinstance(scenario, dict) else None
+    return found if isinstance(found, str) else ""
 
 
 def _find_heats(folder: Path, rows: pd.DataFrame) -> tuple[HeatFile, ...]:
-    """Match ``POLICY__SEED.npz``, whatever the writer replaced in policies that are paths."""
-    known = {_comparable(str(p)): str(p) for p in rows["policy"].unique()}
-    found = []
-    for path in sorted(folder.glob("*.npz")):
-        name, _, seed = path.stem.rpartition("__")
-        policy = known.get(_comparable(name))
-        if policy is not None and seed.lstrip("-").isdigit():
-            found.append(HeatFile(policy, int(seed), path))
-    return tuple(found)
+    """Heat files of the rows' cells."""
+    cells = dict.fromkeys(zip(rows["policy"].map(str), rows["seed"].astype(int).tolist()))
+    files = [HeatFile(policy, seed, folder / f"{cell_name(policy, seed)}.npz") for policy, seed in cells]
+    return tuple(file for file in files if file.path.exists())
 
 
 def group_runs(runs: Sequence[RunFolder]) -> list[Group]:

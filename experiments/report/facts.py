@@ -14,6 +14,9 @@ from .leaderboard import Leaderboard
 
 __all__ = ["interval_note", "missing_metrics", "notes", "run_facts", "short_facts"]
 
+_LONGEST = 4000
+"""Characters of a fact."""
+
 
 def _count(value: float, noun: str) -> str:
     return f"{value:,.0f} {noun}{'' if round(value) == 1 else 's'}"
@@ -138,4 +141,5 @@ def run_facts(run: RunFolder) -> list[tuple[str, str]]:
         facts.append(
             ("Speed", f"{float(rows['vm_intervals_per_s'].median()):,.0f} VM-intervals/s at the median")
         )
-    return [(name, _plain(value)) for name, value in facts if value not in (None, "")]
+    facts += [("Left out", text) for text in run.left_out]
+    return [(name, _plain(value)[:_LONGEST]) for name, value in facts if value not in (None, "")]

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.files import read_arrays
+from virtgym.envs.sim.errors import VirtgymError
+
 from .data import HeatFile
 
 __all__ = ["FULL", "OFF", "OVERLOADED", "SWITCHING", "pack_heat", "pack_heats", "reduce_heat"]
@@ -20,6 +23,8 @@ OFF, SWITCHING, OVERLOADED, FULL = 255, 254, 253, 200
 """Codes of a cell; 0..FULL is utilisation in steps of half a per cent."""
 
 MAX_ROWS, MAX_COLUMNS = 400, 576
+MOST_BYTES = 64_000_000
+"""Of all arrays of a file together: a day of 200,000 hosts."""
 MOSTLY_OFF = 0.02
 """Hosts that are on for no larger share of the time are left out where they would fill the picture."""
 BUDGET_BYTES = 5_000_000
@@ -58,26 +63,22 @@ def _merge(heat: U1, step: int) -> U1:
     return np.asarray(merged, dtype=np.uint8)
 
 
-def pack_heat(path: Path, max_rows: int = MAX_ROWS, max_columns: int = MAX_COLUMNS) -> dict[str, Any] | None:
+def pack_heat(path: Path, max_rows: int = MAX_ROWS, max_columns: int = MAX_COLUMNS) -> dict[str, Any]:
     """Read one table and make it ready for JSON.
 
     Rows are sorted by the time a host is on, then by its load, most used first.
 
     Returns:
-        Shape, hosts and data; None where the file is no such table.
+        Shape, hosts and data.
+
+    Raises:
+        VirtgymError: Naming the file, if it is no such table.
     """
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            heat = np.asarray(stored["heat"], dtype=np.uint8)
-            kinds = np.asarray(stored["host_type"]) if "host_type" in stored else None
-            names = [str(n) for n in stored["type_names"]] if "type_names" in stored else []
-            interval_s = float(stored["interval_s"]) if "interval_s" in stored else 300.0
-    except (OSError, ValueError, KeyError):
-        return None
-    if heat.ndim != 2 or heat.size == 0:
-        return None
+    heat, kinds, names, interval_s = _read_heat(path)
     on = (heat != OFF).sum(axis=1)
-    load = np.where(heat <= FULL, heat, np.where(heat == OVERLOADED, FULL, 0)).sum(axis=1, dtype=np.int64)
+    used = np.where(heat == OVERLOADED, np.uint8(FULL), heat)
+    used[heat > OVERLOADED] = 0
+    load = used.sum(axis=1, dtype=np.int64)
     order = np.lexsort((np.arange(len(on)), -load, -on))
     order = order[: _worth_drawing(on / heat.shape[1])]
     small = reduce_heat(heat[order], max_rows, max_columns)
@@ -97,6 +98,25 @@ def pack_heat(path: Path, max_rows: int = MAX_ROWS, max_columns: int = MAX_COLUM
     }
 
 
+def _read_heat(path: Path) -> tuple[U1, NDArray[np.int64] | None, list[str], float]:
+    """Heat (hosts, intervals), and where the file has them: each host's type, names of types, interval, s."""
+    stored = read_arrays(path, limit=MOST_BYTES, refusal=VirtgymError)
+    heat, kinds, names = stored.get("heat"), stored.get("host_type"), stored.get("type_names")
+    span = stored.get("interval_s", np.float64(300.0))
+    if heat is None or heat.dtype != np.uint8 or heat.ndim != 2 or heat.size == 0:
+        raise VirtgymError(f"{path}: has no table of hosts and intervals")
+    if span.ndim or span.dtype.kind not in "fiu" or not 0.0 < float(span) < 1e9:
+        raise VirtgymError(f"{path}: interval_s is no time")
+    if kinds is None or names is None:
+        return heat, None, [], float(span)
+    named = names.ndim == 1 and names.dtype.kind == "U" and len(names) <= len(heat)
+    if not named or kinds.shape != heat.shape[:1] or kinds.dtype.kind not in "iu":
+        raise VirtgymError(f"{path}: host_type and type_names are no types of its hosts")
+    if not bool(((kinds >= 0) & (kinds < len(names))).all()):
+        raise VirtgymError(f"{path}: host_type is beyond type_names")
+    return heat, kinds, [str(name)[:100] for name in names], float(span)
+
+
 def _worth_drawing(share_on: NDArray[np.float64]) -> int:
     """How many hosts are drawn: all, or without the many that are off nearly all of the time."""
     used = int((share_on > MOSTLY_OFF).sum())
@@ -105,28 +125,33 @@ def _worth_drawing(share_on: NDArray[np.float64]) -> int:
 
 def pack_heats(
     files: Sequence[HeatFile], order: Sequence[str], budget: int = BUDGET_BYTES
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Pack one table per policy: that of the seed which most policies have.
 
     Args:
         files: Tables.
         order: Policies in the order of the page.
         budget: Most bytes for all of them; rows are merged further until they fit.
+
+    Returns:
+        The tables, and what was left out because it is damaged.
     """
     seeds = sorted({f.seed for f in files})
     if not seeds:
-        return []
+        return [], []
     seed = max(seeds, key=lambda s: (sum(f.seed == s for f in files), -s))
     chosen: list[HeatFile] = []
     for policy in order:
         mine = sorted((f for f in files if f.policy == policy), key=lambda f: (f.seed != seed, f.seed))
         chosen += mine[:1]
     for shrink in (1, 2, 4, 8):
-        packed = []
+        packed, left_out = [], []
         for file in chosen:
-            table = pack_heat(file.path, MAX_ROWS // shrink, max(96, MAX_COLUMNS // shrink))
-            if table is not None:
+            try:
+                table = pack_heat(file.path, MAX_ROWS // shrink, max(96, MAX_COLUMNS // shrink))
                 packed.append({"policy": file.policy, "seed": file.seed, **table})
+            except VirtgymError as error:
+                left_out.append(str(error))
         if sum(len(table["data"]) for table in packed) <= budget:
             break
-    return packed
+    return packed, left_out

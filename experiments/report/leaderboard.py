@@ -9,7 +9,7 @@ import numpy as np
 
 from ..stats import Interval, mean_interval
 from .columns import LEADERBOARD, Column, Scale, fit_scale
-from .data import Group, is_learned
+from .data import Group
 from .values import Values, estimate, tabulate
 
 __all__ = ["Cell", "Leaderboard", "Line", "compare", "make_leaderboard", "shared_intervals"]
@@ -126,7 +126,7 @@ def make_leaderboard(group: Group) -> Leaderboard:
     lines = []
     for policy in group.policies:
         cells = {c.key: _cell(values, policy, c.key) for c in columns}
-        lines.append(Line(policy, some_move and not moved[policy], is_learned(policy), cells))
+        lines.append(Line(policy, some_move and not moved[policy], policy in group.learned, cells))
     primary = _primary(columns, lines)
     keys = (primary.key, "sla_unserved" if primary.key == "energy_kwh" else "energy_kwh")
     lines.sort(key=lambda x: (x.reference, *(_rank(x.mean(key)) for key in keys), x.policy))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 from importlib import resources
 from string import Template
@@ -83,16 +83,16 @@ def _section(index: int, group: Group, board: Leaderboard | Comparison, across: 
         run = _run(group, placement_remarks(group, board))
         parts = [*placement_parts(group, board, figures), across, run]
     else:
+        heats, damaged = pack_heats(group.heats, [line.policy for line in board.lines])
         parts = [
             _head(group, board),
             _leaderboard(group, board),
             _pareto(board, figures),
             _day(group, board, figures),
-            _heat(index, group, board, figures),
+            _heat(index, group, board, figures, {table["policy"] for table in heats}),
             _migrations(group, board, figures),
-            _run(group, notes(group, board)),
+            _run(group, [*notes(group, board), *(f"Left out: {text}" for text in damaged)]),
         ]
-        heats = pack_heats(group.heats, [line.policy for line in board.lines])
     data = {"figures": figures, "heats": heats}
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     safe = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
@@ -194,11 +194,13 @@ def _no_steps(group: Group, what: str) -> str:
     return f"{what} are left out: no steps.parquet with these runs."
 
 
-def _heat(index: int, group: Group, board: Leaderboard, figures: dict[str, Any]) -> str:
+def _heat(
+    index: int, group: Group, board: Leaderboard, figures: dict[str, Any], packed: Collection[str]
+) -> str:
     title = "Every host over time"
-    known = [x.policy for x in board.lines if any(f.policy == x.policy for f in group.heats)]
+    known = [x.policy for x in board.lines if x.policy in packed]
     if not known:
-        why = "Heat maps are left out: no heat folder with these runs."
+        why = "Heat maps are left out: no heat folder with these runs, or none that can be read."
         return block("heat", title, "", _no_steps(group, "Heat maps") if group.pooled else why)
     add_figure(figures, "heat", heat_figure())
     still = [x.policy for x in board.lines if x.reference and x.policy in known]

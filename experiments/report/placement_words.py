@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from ..placement_summary import Comparison, Entry
 from ..stats import Interval
@@ -155,19 +156,13 @@ def make_placement_tiles(found: Comparison) -> list[Tile]:
     return tiles
 
 
-def setting(group: Group, key: str) -> object:
+def setting(group: Group, key: str) -> Any:
     """A value of ``scenario.placement`` in the stored configuration, None if it is not there."""
-    from omegaconf import OmegaConf
-
     for run in group.runs:
-        try:
-            found: object = OmegaConf.select(
-                OmegaConf.create(run.config or "{}"), f"scenario.placement.{key}"
-            )
-        except Exception:  # whatever is wrong with the file: it is shown as text all the same
-            continue
-        if found is not None:
-            return found
+        scenario = run.settings.get("scenario")
+        placement = scenario.get("placement") if isinstance(scenario, dict) else None
+        if isinstance(placement, dict) and placement.get(key) is not None:
+            return placement[key]
     return None
 
 
@@ -183,7 +178,7 @@ def placement_facts(group: Group, found: Comparison) -> list[str]:
         facts.append(f"{hosts:g} hosts{nodes}")
     protocol = setting(group, "protocol")
     if protocol:
-        facts.append(f"protocol {protocol}")
+        facts.append(f"protocol {str(protocol)[:40]}")
     facts.append(f"{_windows(found)}, {found.n_vms.sum():,.0f} requests")
     facts.append("1 policy" if len(found.policies) == 1 else f"{len(found.policies)} policies")
     seeds = group.seeds

@@ -85,6 +85,7 @@ class LearnedPolicy:
     """
 
     task: ClassVar[str] = "placement"
+    kind: ClassVar[str] = "agent"
     stateless: ClassVar[bool] = True
 
     def __init__(self, agent: Agent, name: str = "agent") -> None:
