@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,14 +13,15 @@ from numpy.typing import NDArray
 
 from .scenario_models import CarbonGroup, FailuresGroup, to_room
 from .scenario_profiles import build_profiles, draw_profiles, profile_index
-from .scenario_schema import HostGroupConfig, ScenarioConfig, TraceConfig
+from .scenario_schema import GENERATORS, OVERSIZED, HostGroupConfig, ScenarioConfig, TraceConfig
 from .sim.admission import AdmissionConfig
 from .sim.carbon import CarbonSeries, constant_carbon
 from .sim.config import ClusterConfig, HostType, MigrationConfig, VmType
-from .sim.errors import ConfigError
+from .sim.errors import ConfigError, TraceError
 from .sim.failures import FailureConfig, FailureDomain, replay_outages
 from .sim.io_path import IoConfig
 from .sim.memory import MemoryConfig
+from .sim.model_checks import fits_some_host
 from .sim.numa_nodes import NumaConfig
 from .sim.overhead import HostVirtualization, OverheadConfig
 from .sim.power_states import PowerConfig, PowerCurve
@@ -32,9 +34,23 @@ from .traces import Trace, read_trace
 from .traces.carbon import read_carbon
 from .traces.failure_trace import read_failures
 
-__all__ = ["build_cluster", "read_demand", "size_vms"]
+__all__ = [
+    "OversizedWarning",
+    "build_cluster",
+    "check_source",
+    "drop_oversized",
+    "read_demand",
+    "refuse_oversized",
+    "size_vms",
+]
 
 R = TypeVar("R")
+
+_COLUMNS = ("vm_cpu_mhz", "vm_vcpus", "vm_mem_mib", "vm_arrival_s", "vm_departure_s")
+
+
+class OversizedWarning(UserWarning):
+    """VMs of a trace were left out because they fit on no host."""
 
 
 def read_demand(config: TraceConfig, rng: np.random.Generator) -> Trace:
@@ -47,10 +63,26 @@ def read_demand(config: TraceConfig, rng: np.random.Generator) -> Trace:
     Raises:
         TraceError: If it cannot be read.
     """
-    if config.path is None:
-        options = dict(config.options)
-        return read_trace(None, config.format, **({"rng": rng} if "seed" not in options else {}), **options)
-    return read_trace(config.path, config.format, **config.options)
+    check_source(config)
+    generated = config.path is None and config.format in ("auto", *GENERATORS)
+    own = {"rng": rng} if generated and "seed" not in config.options else {}
+    return read_trace(config.path, config.format, **own, **config.options)
+
+
+def check_source(config: TraceConfig) -> None:
+    """Refuse a file for the generator, and what is no choice, in a scenario of any kind.
+
+    Raises:
+        ConfigError: Naming the key and what is allowed.
+    """
+    if config.path is not None and config.format in GENERATORS:
+        raise ConfigError(
+            f"scenario.trace.path={config.path}: the generator (format={config.format}) reads no file; "
+            "scenario.trace.format=auto guesses the format"
+        )
+    if config.oversized not in OVERSIZED:
+        allowed = ", ".join(OVERSIZED)
+        raise ConfigError(f"scenario.trace.oversized={config.oversized}: must be one of {allowed}")
 
 
 def build_cluster(config: ScenarioConfig) -> ClusterConfig:
@@ -236,6 +268,65 @@ def size_vms(config: ScenarioConfig, trace: Trace, rng: np.random.Generator) -> 
         profiles=tuple(list(known.values())[i] for i in used),
         vm_profile=index.astype(np.int32),
     )
+
+
+def drop_oversized(config: ScenarioConfig, cluster: ClusterConfig, workload: Workload) -> Workload:
+    """Deal with VMs that fit on no host, as ``trace.oversized`` says.
+
+    Raises:
+        TraceError: If there are some, and they are to be refused or nothing else is left.
+    """
+    fits = fits_some_host(cluster, workload)
+    if fits.all():
+        return workload
+    cpu, mem = workload.vm_cpu_mhz, workload.vm_mem_mib
+    most = max(cluster.host_types, key=lambda kind: (kind.memory_mib, kind.cpu_mhz))
+    sizes = [
+        f"{workload.vm_names[v] if workload.vm_names else v} ({cpu[v]:g} MHz, {mem[v]:g} MiB)"
+        for v in np.flatnonzero(~fits)[:3]
+    ]
+    largest = f"{most.name} ({most.cpu_mhz:g} MHz, {most.memory_mib:g} MiB)"
+    if config.arrival_core_speed:
+        core = max(kind.core_mhz for kind in cluster.host_types)
+        largest += f", and arrival_core_speed allows no vCPU above {core:g} MHz"
+    refuse_oversized(config.trace, workload.name, fits, sizes, largest)
+    kept = workload.vm_profile[fits]
+    return replace(
+        workload,
+        util=np.ascontiguousarray(workload.util[:, fits]),
+        vm_profile=kept,
+        vm_names=tuple(name for name, fit in zip(workload.vm_names, fits) if fit),
+        signals={key: np.ascontiguousarray(rows[:, fits]) for key, rows in workload.signals.items()},
+        **{key: getattr(workload, key)[fits] for key in _COLUMNS},
+    )
+
+
+def refuse_oversized(
+    config: TraceConfig, name: str, fits: NDArray[np.bool_], some: Sequence[str], largest: str
+) -> None:
+    """Refuse VMs that fit on no host, or warn that they are left out; the same in scenarios of every kind.
+
+    Args:
+        config: Says what is to happen.
+        name: Name of the trace.
+        fits: Whether each VM fits on a host that is empty, at least one does not.
+        some: Names and sizes of a few that do not.
+        largest: Name and size of the largest host.
+
+    Raises:
+        TraceError: Unless they are to be dropped and others are left.
+    """
+    n = int(np.count_nonzero(~fits))
+    more = ", …" if n > len(some) else ""
+    text = (
+        f"scenario.trace: {n} of {fits.size} VMs of {name} fit on no host: {', '.join(some)}{more}; "
+        f"the largest host is {largest}"
+    )
+    if config.oversized == "refuse":
+        raise TraceError(f"{text}; scenario.trace.oversized=drop leaves them out")
+    if n == fits.size:
+        raise TraceError(f"{text}; nothing is left")
+    warnings.warn(f"{text}; they are left out", OversizedWarning, stacklevel=2)
 
 
 def _assign_types(config: ScenarioConfig, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
