@@ -6,15 +6,15 @@ that ship are in ``conf/scenario/NAME.yaml``. A key that does not exist is an er
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
 from typing import Any, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .scenario_build import check_source, refuse_oversized
-from .scenario_schema import GENERATORS, TraceConfig, merge_schema, no_key
+from .scenario_build import check_source, need_generated, refuse_oversized
+from .scenario_schema import GENERATORS, TraceConfig, dotted_keys, merge_schema, no_key
 from .scenarios import load_scenario_config
 from .sim.errors import ConfigError
 from .sim.placement_games import PlacementConfig, PlacementGames, fits_empty_host
@@ -25,6 +25,7 @@ __all__ = [
     "PlacementScenario",
     "PlacementScenarioConfig",
     "build_placement_scenario",
+    "check_drawn",
     "check_placement_keys",
 ]
 
@@ -181,11 +182,29 @@ def _check(
     result = merge_schema(PlacementScenarioConfig, raw, overrides)
     if result.kind != "placement":
         raise _wrong_kind(result.name, result.kind)
+    check_drawn(result.windows, dotted_keys(overrides))
     if result.n_windows < 1:
         raise ConfigError(f"scenario.n_windows={result.n_windows}: must be at least 1")
     placement = check_placement_keys(result.placement)
     result.placement = asdict(placement)
     return result, placement
+
+
+def check_drawn(windows: str | None, typed: Collection[str]) -> None:
+    """Refuse keys about drawn windows that were typed beside a file of windows, where they say nothing.
+
+    Args:
+        windows: The file; None = windows are drawn.
+        typed: Keys that the user gave, dotted.
+
+    Raises:
+        ConfigError: Naming the key.
+    """
+    for key in ("n_windows", "rows"):
+        if windows is not None and key in typed:
+            raise ConfigError(
+                f"scenario.{key}: windows are not drawn but read from scenario.windows={windows}"
+            )
 
 
 def _wrong_kind(name: Any, kind: Any) -> ConfigError:
@@ -195,6 +214,7 @@ def _wrong_kind(name: Any, kind: Any) -> ConfigError:
 def _read(config: TraceConfig, seed: int) -> RequestTrace:
     check_source(config)
     if config.path is None and config.format in ("auto", *GENERATORS):
+        need_generated(config, n=GENERATED)
         return read_requests(None, "synthetic", **{"seed": seed, "n": GENERATED, **config.options})
     return read_requests(config.path, config.format, **config.options)
 

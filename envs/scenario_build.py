@@ -29,6 +29,7 @@ from .sim.precopy_config import PrecopyConfig
 from .sim.recovery import RecoveryConfig
 from .sim.scheduling import SchedulingConfig
 from .sim.standby import StandbyConfig
+from .sim.validation import need_memory
 from .sim.workload import Workload
 from .traces import Trace, read_trace
 from .traces.carbon import read_carbon
@@ -39,6 +40,8 @@ __all__ = [
     "build_cluster",
     "check_source",
     "drop_oversized",
+    "need_episode",
+    "need_generated",
     "read_demand",
     "refuse_oversized",
     "size_vms",
@@ -65,6 +68,8 @@ def read_demand(config: TraceConfig, rng: np.random.Generator) -> Trace:
     """
     check_source(config)
     generated = config.path is None and config.format in ("auto", *GENERATORS)
+    if generated:
+        need_generated(config, n_vms=1000, n_samples=288)
     own = {"rng": rng} if generated and "seed" not in config.options else {}
     return read_trace(config.path, config.format, **own, **config.options)
 
@@ -85,6 +90,35 @@ def check_source(config: TraceConfig) -> None:
         raise ConfigError(f"scenario.trace.oversized={config.oversized}: must be one of {allowed}")
 
 
+def need_generated(config: TraceConfig, **defaults: int) -> None:
+    """Refuse a generated trace that would not fit into memory, before it is made.
+
+    Args:
+        config: Where the demand comes from.
+        **defaults: The generator's options that its size is the product of, with their defaults.
+
+    Raises:
+        ConfigError: Naming the options.
+    """
+    counts = [config.options.get(key, default) for key, default in defaults.items()]
+    if all(isinstance(count, int | float) for count in counts):  # the generator says what others are worth
+        # A sample takes 8 bytes; the generator holds it about six times.
+        need_memory(
+            f"scenario.trace.options: {' x '.join(f'{k}={v}' for k, v in zip(defaults, counts))}", *counts, 48
+        )
+
+
+def need_episode(config: ScenarioConfig, cluster: ClusterConfig, horizon_s: float) -> None:
+    """Refuse an episode whose log would not fit into memory.
+
+    Raises:
+        ConfigError: Naming horizon and interval.
+    """
+    intervals = horizon_s / cluster.interval_s
+    what = f"scenario.horizon_s={horizon_s:g}: {intervals:.3g} intervals of {cluster.interval_s:g} s"
+    need_memory(what, intervals, cluster.n_hosts + 1000)  # a byte of each host, the columns of the log
+
+
 def build_cluster(config: ScenarioConfig) -> ClusterConfig:
     """Build the cluster of a scenario.
 
@@ -95,6 +129,8 @@ def build_cluster(config: ScenarioConfig) -> ClusterConfig:
     if not config.hosts:
         raise ConfigError("scenario.hosts: needs at least one group of hosts")
     counts = [group.count for group in config.hosts]
+    for group in config.hosts:
+        need_memory(f"scenario.hosts: {group.name}.count={group.count}", group.count, 1000)
     return ClusterConfig(
         host_types=tuple(_host_type(group) for group in config.hosts),
         host_type_of=_host_order(counts, config.host_order),
@@ -144,8 +180,14 @@ def _host_type(group: HostGroupConfig) -> HostType:
     if group.count < 1:
         raise ConfigError(f"scenario.hosts: host type {group.name}.count={group.count}: must be at least 1")
     values = {f.name: getattr(group, f.name) for f in fields(group) if f.name != "count"}
-    if not isinstance(group.power_w, str):
-        values["power_w"] = tuple(float(w) for w in group.power_w)
+    power = group.power_w
+    if isinstance(power, list) and all(type(w) in (int, float) for w in power):
+        values["power_w"] = tuple(float(w) for w in power)
+    elif not isinstance(power, str):
+        raise ConfigError(
+            f"scenario.hosts: host type {group.name}.power_w={power}: must be the name of a table, or a list "
+            "of watts at equally spaced loads"
+        )
     try:
         values["virtualization"] = to_room(group.virtualization, HostVirtualization)
         values["curve"] = None if group.curve.kind == "table" else to_room(group.curve, PowerCurve)

@@ -48,16 +48,14 @@ class RulesGroup:
     should: list[VmHostGroup] = field(default_factory=list)
 
 
-def build_rules(
-    group: RulesGroup, workload: Workload, host_names: Sequence[str], horizon_s: float | None = None
-) -> Rules:
+def build_rules(group: RulesGroup, workload: Workload, host_names: Sequence[str], horizon_s: float) -> Rules:
     """Look up who is meant.
 
     Args:
         group: The scenario's group.
         workload: The VMs, their names and when they come and go.
         host_names: Name of each host's type.
-        horizon_s: End of the episode, s; None = that of the workload.
+        horizon_s: End of the episode, s.
 
     Returns:
         The rules by index.
@@ -88,8 +86,7 @@ def build_rules(
             must=pairs("must"),
             should=pairs("should"),
         )
-        end = workload.span_s if horizon_s is None else horizon_s
-        rules.check(n_vms, n_hosts, workload.vm_arrival_s, workload.vm_departure_s, end)
+        rules.check(n_vms, n_hosts, workload.vm_arrival_s, workload.vm_departure_s, horizon_s)
         return rules
     except ConfigError as error:
         line = str(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .scenario_models import (
     AdmissionGroup,
@@ -26,6 +26,7 @@ from .scenario_models import (
 )
 from .scenario_rules import RulesGroup
 from .sim.errors import ConfigError
+from .sim.validation import need_plain
 
 __all__ = [
     "GENERATORS",
@@ -227,11 +228,12 @@ def merge_schema(schema: type[T], raw: Mapping[str, Any], overrides: Mapping[str
     plain = {key: value for key, value in raw.items() if key not in ("_target_", "defaults")}
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(plain))
-        own = OmegaConf.to_container(merged.trace)
+        own = cast(dict[str, Any], OmegaConf.to_container(merged.trace))
         for key, value in overrides.items():
             OmegaConf.update(merged, key, value, merge=True)
-        trace = replace_generator(OmegaConf.to_container(merged.trace), own, dotted_keys(overrides))
-        merged.trace = TraceConfig(**trace)
+        trace = cast(dict[str, Any], OmegaConf.to_container(merged.trace))
+        merged.trace = TraceConfig(**replace_generator(trace, own, dotted_keys(overrides)))
+        need_plain("scenario", OmegaConf.to_container(merged, resolve=True))
         result = OmegaConf.to_object(merged)
     except (ConfigKeyError, ConfigAttributeError) as error:
         raise unknown_key(error, schema) from None

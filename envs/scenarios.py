@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .scenario_build import build_cluster, drop_oversized, read_demand, size_vms
+from .scenario_build import build_cluster, drop_oversized, need_episode, read_demand, size_vms
 from .scenario_rules import build_rules
 from .scenario_schema import HostGroupConfig, ScenarioConfig, TraceConfig, VmTypeConfig, check_scenario
 from .sim.config import ClusterConfig
@@ -134,6 +134,8 @@ def build_scenario(
     trace = read_demand(checked.trace, trace_rng)
     cluster = build_cluster(checked)
     workload = drop_oversized(checked, cluster, size_vms(checked, trace, type_rng))
+    horizon_s = workload.span_s if checked.horizon_s is None else float(checked.horizon_s)
+    need_episode(checked, cluster, horizon_s)
     hosts = [cluster.host_types[kind].name for kind in cluster.host_type_of.tolist()]
-    rules = build_rules(checked.rules, workload, hosts, checked.horizon_s)
+    rules = build_rules(checked.rules, workload, hosts, horizon_s)
     return Scenario(checked, replace(cluster, rules=rules), workload, trace, seed)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from virtgym.envs.placement_scenarios import check_placement_keys
+from virtgym.envs.placement_scenarios import check_drawn, check_placement_keys
 from virtgym.envs.scenario_schema import dotted_keys, replace_generator, unknown_key
 from virtgym.envs.sim.errors import ConfigError
 
@@ -220,7 +220,7 @@ def _check_replica_keys(pairs: Sequence[tuple[str, str]]) -> None:
 
 
 def _typed_keys(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """Keys of the scenario that were typed, dotted and without ``scenario.``; of a mapping every key in it."""
+    """Keys of the scenario that were typed, dotted, without ``scenario.``; of a mapping every key in it."""
     found: list[str] = []
     for key, value in pairs:
         first, _, rest = key.partition(".")
@@ -238,6 +238,8 @@ def _of_its_kind(scenario: dict[str, Any], typed: Sequence[str] = ()) -> dict[st
         typed: Keys of it that were typed.
     """
     kind = str(scenario["kind"])
+    if kind not in DEFAULT_POLICIES:
+        raise ConfigError(f"scenario.kind={kind}: must be one of {', '.join(DEFAULT_POLICIES)}")
     allowed = scenario_keys(kind if kind == "placement" else "cluster")
     plain = asdict(ScenarioNode())
     for key, value in scenario.items():
@@ -249,6 +251,7 @@ def _of_its_kind(scenario: dict[str, Any], typed: Sequence[str] = ()) -> dict[st
     kept = {key: value for key, value in scenario.items() if key in (*allowed, "_target_")}
     kept["trace"] = replace_generator(kept["trace"], _own_trace(str(scenario["name"])), typed)
     if kind == "placement":
+        check_drawn(kept["windows"], typed)
         kept["placement"] = asdict(check_placement_keys(kept["placement"]))
     return kept
 
@@ -290,7 +293,7 @@ def _rewrite(key: str, value: str) -> str:
         return f"scenario={_store_scenario_file(unquote(value))}"
     if key == "policies":
         return f"policies=[{','.join(quote(item) for item in split_list(value))}]"
-    if key.startswith(_OPEN_KEYS):
+    if key != "policy" and f"{key}.".startswith(_OPEN_KEYS):
         # Open mappings, checked by their owners: Hydra asks for a mark to add a key.
         return f"++{key}={value}"
     return f"{key}={value}"

@@ -141,7 +141,7 @@ def _stamp(raw: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> tuple
 def _changed(path: Any) -> float:
     try:
         return Path(str(path)).stat().st_mtime if path else 0.0
-    except OSError:
+    except (OSError, ValueError):  # a NUL in it; the scenario says what is wrong
         return 0.0
 
 

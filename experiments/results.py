@@ -119,9 +119,11 @@ def config_hash(
         if scenario.config.failures.path is not None:
             config["failures"]["path"] = repr(scenario.cluster.incidents)
     if isinstance(scenario, PlacementScenario):
-        config.pop("train_rows")  # says how agents are trained, not what is played
+        # Only what says which windows are played: rows for training do where nothing else does.
+        idle = {"n_windows", "rows", "train_rows"} if scenario.config.windows is not None else set()
+        idle |= {"train_rows"} if scenario.config.rows is not None else set()
+        config = {k: v for k, v in config.items() if k not in idle}
         if scenario.config.windows is not None:
-            config = {k: v for k, v in config.items() if k not in ("n_windows", "rows")}
             config["windows"] = _digest(scenario.windows)
     what = {
         "scenario": config,

@@ -153,7 +153,7 @@ def test_a_scenario_names_vms_and_hosts_by_index_or_pattern() -> None:
         ({"must": [{"vms": [0], "hosts": [10]}]}, r"^scenario.rules.must.0.hosts=10: no such index"),
         ({"must": [{"vms": [0]}]}, r"^scenario.rules.must.0.hosts: needs indices"),
         ({"should": [{"vms": [0.5], "hosts": [1]}]}, r"^scenario.rules.should.0.vms=0.5: must be an index"),
-        ({"anti_affinity": [{"vms": ["vm-*"]}]}, r"^scenario.rules.anti_affinity=\[0, .*50 of .* 10 hosts only"),
+        ({"anti_affinity": [{"vms": ["vm-*"]}]}, r"^scenario.rules.anti_.*50 of .* 10 hosts only"),
         ({"affinity": [{"vm": [4]}]}, r"no such key \(did you mean vms\?\)"),
         ({"afinity": []}, r"no such key \(did you mean affinity\?\)"),
     ],

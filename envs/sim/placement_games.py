@@ -21,6 +21,7 @@ from .placement import (
     window_lengths,
     write_mask,
 )
+from .validation import need_memory
 
 __all__ = ["PlacementConfig", "PlacementGames", "RequestArrays", "fits_empty_host"]
 
@@ -170,6 +171,7 @@ def fits_empty_host(requests: RequestArrays, config: PlacementConfig) -> NDArray
 def _make_state(p: PlacementParams, n_games: int) -> PlacementState:
     most = min(p.n_requests, p.n_nodes * int(p.node_cores / p.cores.min()))
     wide, deep = (n_games, p.n_nodes), (n_games, most)
+    need_memory(f"placement: {n_games} games on {p.n_nodes // 2} hosts", n_games, 64 * p.n_nodes + 16 * most)
     shapes = {"free_cores": wide, "free_memory": wide, "n_vms": wide, "start_sum": wide}
     shapes |= {"heap_time": deep, "heap_item": deep, "window_rows": (n_games, p.window)}
     real = {"free_cores", "free_memory", "start_sum", "clock", "wait", "last_wait", "accrued"}

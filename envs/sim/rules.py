@@ -1,7 +1,7 @@
 """Placement rules of a cluster: VMs that belong together or apart, and VMs that belong on certain hosts.
 
-The simulator itself does not enforce them: placing VMs is what policies are for. Rules that nobody could keep,
-given when the VMs come and go, are refused.
+The simulator itself does not enforce them: placing VMs is what policies are for. Rules that nobody could
+keep, given when the VMs come and go, are refused.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Rules:
         departure_s: NDArray[np.float64] | None = None,
         horizon_s: float = math.inf,
     ) -> None:
-        """Check that what the rules name exists, and that they can be kept by the VMs that are there together.
+        """Check that what the rules name exists, and that the VMs that are there together can keep them.
 
         A rule about VMs that are never there at the same time asks for nothing.
 
@@ -139,13 +139,11 @@ class Rules:
                     other = seen.setdefault(label[v], v) if v in label else v
                     need(other == v, f"rules: VMs {other} and {v} are to be together and apart")
                 room = len(frozenset().union(*(allowed.get(v, everywhere) for v in there)))
+                offer = f"only {room} hosts are allowed" if room < n_hosts else f"there are {room} hosts only"
                 need(
                     room >= len(there),
                     f"rules.anti_affinity={_show(group)}: {len(there)} of them are there at the same time, "
-                    f"from {max(arrival[v] for v in there):g} s on, and "
-                    + (
-                        f"only {room} hosts are allowed" if room < n_hosts else f"there are {room} hosts only"
-                    ),
+                    f"from {max(arrival[v] for v in there):g} s on, and {offer}",
                 )
 
     def _allowed(self) -> dict[int, frozenset[int]]:
