@@ -111,6 +111,8 @@ def config_hash(
     """
     config = asdict(scenario.config)
     config.pop("description")
+    if scenario.config.trace.oversized == "refuse":  # the VMs are those of the trace
+        config["trace"].pop("oversized")
     if scenario.config.trace.path is not None:
         config["trace"]["path"] = trace_digest(scenario)
     if isinstance(scenario, Scenario):
