@@ -29,7 +29,7 @@ from .sim.precopy_config import PrecopyConfig
 from .sim.recovery import RecoveryConfig
 from .sim.scheduling import SchedulingConfig
 from .sim.standby import StandbyConfig
-from .sim.validation import need_memory
+from .sim.validation import need, need_memory
 from .sim.workload import Workload
 from .traces import Trace, read_trace
 from .traces.carbon import read_carbon
@@ -116,6 +116,7 @@ def need_episode(config: ScenarioConfig, cluster: ClusterConfig, horizon_s: floa
     """
     intervals = horizon_s / cluster.interval_s
     what = f"scenario.horizon_s={horizon_s:g}: {intervals:.3g} intervals of {cluster.interval_s:g} s"
+    need(intervals > 1e-6, f"{what}: at least a millionth of one is needed")
     need_memory(what, intervals, cluster.n_hosts + 1000)  # a byte of each host, the columns of the log
 
 
