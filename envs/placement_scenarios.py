@@ -6,17 +6,18 @@ that ship are in ``conf/scenario/NAME.yaml``. A key that does not exist is an er
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, make_dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
 from typing import Any, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .scenarios import TraceConfig, load_scenario_config
+from .scenario_build import check_source, need_generated, refuse_oversized
+from .scenario_schema import GENERATORS, TraceConfig, dotted_keys, merge_schema, no_key
+from .scenarios import load_scenario_config
 from .sim.errors import ConfigError
-from .sim.placement_games import PlacementConfig, PlacementGames
+from .sim.placement_games import PlacementConfig, PlacementGames, fits_empty_host
 from .traces import RequestTrace, read_requests, read_windows
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "PlacementScenario",
     "PlacementScenarioConfig",
     "build_placement_scenario",
+    "check_drawn",
     "check_placement_keys",
 ]
 
@@ -129,13 +131,17 @@ def build_placement_scenario(
         raise _wrong_kind(raw.get("name", config), kind)
     checked, placement = _check(raw, overrides or {})
     stream_seed, window_seed = np.random.SeedSequence(seed).spawn(2)
-    trace = _read(checked.trace, int(stream_seed.generate_state(1)[0]))
+    stream = _read(checked.trace, int(stream_seed.generate_state(1)[0]))
+    fits = fits_empty_host(stream, placement)
+    trace = stream if fits.all() else _drop_oversized(checked.trace, stream, placement, fits)
     games = PlacementGames(trace, placement)
     if checked.windows is None:
         tail = max(TAIL, placement.max_requests)
         windows = _draw_windows(checked, trace.n_requests, tail, np.random.default_rng(window_seed))
     else:
-        windows = read_windows(checked.windows, trace.n_requests)
+        windows = read_windows(checked.windows, stream.n_requests)
+        if not fits.all():  # the file counts all rows: a window begins with the first that is left
+            windows = np.cumsum(fits)[windows] - fits[windows]
     return PlacementScenario(checked, placement, trace, windows, games.window_lengths(windows), seed)
 
 
@@ -154,7 +160,7 @@ def check_placement_keys(values: Mapping[str, Any]) -> PlacementConfig:
     hints = get_type_hints(PlacementConfig)
     for key in values:
         if key not in hints:
-            raise ConfigError(_no_key(f"placement.{key}", key, list(hints)))
+            raise no_key(f"placement.{key}", list(hints))
     # The dataclass is frozen, and OmegaConf would not write into a frozen schema.
     schema = make_dataclass(
         "PlacementKeys", [(f.name, hints[f.name], field(default=f.default)) for f in fields(PlacementConfig)]
@@ -173,26 +179,10 @@ def check_placement_keys(values: Mapping[str, Any]) -> PlacementConfig:
 def _check(
     raw: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> tuple[PlacementScenarioConfig, PlacementConfig]:
-    """Merge onto the schema; unknown keys and wrong types are errors."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
-
-    plain = {key: value for key, value in raw.items() if key not in ("_target_", "defaults")}
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(PlacementScenarioConfig), OmegaConf.create(plain))
-        for key, value in overrides.items():
-            OmegaConf.update(merged, key, value, merge=True)
-        result = OmegaConf.to_object(merged)
-    except (ConfigKeyError, ConfigAttributeError) as error:
-        full = str(error.full_key or error.key)
-        owner = TraceConfig if full.startswith("trace.") else PlacementScenarioConfig
-        names = [f.name for f in fields(owner)]
-        raise ConfigError(_no_key(full, full.split(".")[-1], names)) from None
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"scenario.{error.full_key}: {str(error).splitlines()[0]}") from None
-    assert isinstance(result, PlacementScenarioConfig)
+    result = merge_schema(PlacementScenarioConfig, raw, overrides)
     if result.kind != "placement":
         raise _wrong_kind(result.name, result.kind)
+    check_drawn(result.windows, dotted_keys(overrides))
     if result.n_windows < 1:
         raise ConfigError(f"scenario.n_windows={result.n_windows}: must be at least 1")
     placement = check_placement_keys(result.placement)
@@ -200,27 +190,47 @@ def _check(
     return result, placement
 
 
+def check_drawn(windows: str | None, typed: Collection[str]) -> None:
+    """Refuse keys about drawn windows that were typed beside a file of windows, where they say nothing.
+
+    Args:
+        windows: The file; None = windows are drawn.
+        typed: Keys that the user gave, dotted.
+
+    Raises:
+        ConfigError: Naming the key.
+    """
+    for key in ("n_windows", "rows"):
+        if windows is not None and key in typed:
+            raise ConfigError(
+                f"scenario.{key}: windows are not drawn but read from scenario.windows={windows}"
+            )
+
+
 def _wrong_kind(name: Any, kind: Any) -> ConfigError:
     return ConfigError(f"scenario={name}: is of kind {kind}, placement games need kind placement")
 
 
-def _no_key(full: str, name: str, allowed: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, allowed, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    return f"scenario.{full}: no such key{hint}; allowed are: {', '.join(allowed)}"
-
-
 def _read(config: TraceConfig, seed: int) -> RequestTrace:
-    options = dict(config.options)
-    generated = config.format in ("synthetic", "synthetic_requests")
-    if config.path is None and (generated or config.format == "auto"):
-        return read_requests(None, "synthetic", **{"seed": seed, "n": GENERATED, **options})
-    if generated:
-        raise ConfigError(
-            f"scenario.trace.path={config.path}: the generator reads no file; "
-            "use scenario.trace.format=auto, huawei or azure_packing"
-        )
-    return read_requests(config.path, config.format, **options)
+    check_source(config)
+    if config.path is None and config.format in ("auto", *GENERATORS):
+        need_generated(config, n=GENERATED)
+        return read_requests(None, "synthetic", **{"seed": seed, "n": GENERATED, **config.options})
+    return read_requests(config.path, config.format, **config.options)
+
+
+def _drop_oversized(
+    config: TraceConfig, stream: RequestTrace, placement: PlacementConfig, fits: NDArray[np.bool_]
+) -> RequestTrace:
+    """Deal with requests that fit on no empty host, as ``trace.oversized`` says."""
+    sizes = [
+        f"row {row} ({stream.cores[row]:g} cores, {stream.memory_gib[row]:g} GiB)"
+        for row in np.flatnonzero(~fits)[:3]
+    ]
+    node = f"two nodes of {placement.cores_to_give:g} cores and {placement.node_memory_gib:g} GiB"
+    refuse_oversized(config, stream.name, fits, sizes, node)
+    columns = ("cores", "memory_gib", "arrival_s", "lifetime_s", "vm_ids")
+    return replace(stream, **{key: getattr(stream, key)[fits] for key in columns})
 
 
 def _check_range(key: str, chosen: Sequence[int], n: int) -> tuple[int, int]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,14 +13,15 @@ from numpy.typing import NDArray
 
 from .scenario_models import CarbonGroup, FailuresGroup, to_room
 from .scenario_profiles import build_profiles, draw_profiles, profile_index
-from .scenario_schema import HostGroupConfig, ScenarioConfig, TraceConfig
+from .scenario_schema import GENERATORS, OVERSIZED, HostGroupConfig, ScenarioConfig, TraceConfig
 from .sim.admission import AdmissionConfig
 from .sim.carbon import CarbonSeries, constant_carbon
 from .sim.config import ClusterConfig, HostType, MigrationConfig, VmType
-from .sim.errors import ConfigError
+from .sim.errors import ConfigError, TraceError
 from .sim.failures import FailureConfig, FailureDomain, replay_outages
 from .sim.io_path import IoConfig
 from .sim.memory import MemoryConfig
+from .sim.model_checks import fits_some_host
 from .sim.numa_nodes import NumaConfig
 from .sim.overhead import HostVirtualization, OverheadConfig
 from .sim.power_states import PowerConfig, PowerCurve
@@ -27,14 +29,31 @@ from .sim.precopy_config import PrecopyConfig
 from .sim.recovery import RecoveryConfig
 from .sim.scheduling import SchedulingConfig
 from .sim.standby import StandbyConfig
+from .sim.validation import need, need_memory
 from .sim.workload import Workload
 from .traces import Trace, read_trace
 from .traces.carbon import read_carbon
 from .traces.failure_trace import read_failures
 
-__all__ = ["build_cluster", "read_demand", "size_vms"]
+__all__ = [
+    "OversizedWarning",
+    "build_cluster",
+    "check_source",
+    "drop_oversized",
+    "need_episode",
+    "need_generated",
+    "read_demand",
+    "refuse_oversized",
+    "size_vms",
+]
 
 R = TypeVar("R")
+
+_COLUMNS = ("vm_cpu_mhz", "vm_vcpus", "vm_mem_mib", "vm_arrival_s", "vm_departure_s")
+
+
+class OversizedWarning(UserWarning):
+    """VMs of a trace were left out because they fit on no host."""
 
 
 def read_demand(config: TraceConfig, rng: np.random.Generator) -> Trace:
@@ -47,10 +66,58 @@ def read_demand(config: TraceConfig, rng: np.random.Generator) -> Trace:
     Raises:
         TraceError: If it cannot be read.
     """
-    if config.path is None:
-        options = dict(config.options)
-        return read_trace(None, config.format, **({"rng": rng} if "seed" not in options else {}), **options)
-    return read_trace(config.path, config.format, **config.options)
+    check_source(config)
+    generated = config.path is None and config.format in ("auto", *GENERATORS)
+    if generated:
+        need_generated(config, n_vms=1000, n_samples=288)
+    own = {"rng": rng} if generated and "seed" not in config.options else {}
+    return read_trace(config.path, config.format, **own, **config.options)
+
+
+def check_source(config: TraceConfig) -> None:
+    """Refuse a file for the generator, and what is no choice, in a scenario of any kind.
+
+    Raises:
+        ConfigError: Naming the key and what is allowed.
+    """
+    if config.path is not None and config.format in GENERATORS:
+        raise ConfigError(
+            f"scenario.trace.path={config.path}: the generator (format={config.format}) reads no file; "
+            "scenario.trace.format=auto guesses the format"
+        )
+    if config.oversized not in OVERSIZED:
+        allowed = ", ".join(OVERSIZED)
+        raise ConfigError(f"scenario.trace.oversized={config.oversized}: must be one of {allowed}")
+
+
+def need_generated(config: TraceConfig, **defaults: int) -> None:
+    """Refuse a generated trace that would not fit into memory, before it is made.
+
+    Args:
+        config: Where the demand comes from.
+        **defaults: The generator's options that its size is the product of, with their defaults.
+
+    Raises:
+        ConfigError: Naming the options.
+    """
+    counts = [config.options.get(key, default) for key, default in defaults.items()]
+    if all(isinstance(count, int | float) for count in counts):  # the generator says what others are worth
+        # A sample takes 8 bytes; the generator holds it about six times.
+        need_memory(
+            f"scenario.trace.options: {' x '.join(f'{k}={v}' for k, v in zip(defaults, counts))}", *counts, 48
+        )
+
+
+def need_episode(config: ScenarioConfig, cluster: ClusterConfig, horizon_s: float) -> None:
+    """Refuse an episode whose log would not fit into memory.
+
+    Raises:
+        ConfigError: Naming horizon and interval.
+    """
+    intervals = horizon_s / cluster.interval_s
+    what = f"scenario.horizon_s={horizon_s:g}: {intervals:.3g} intervals of {cluster.interval_s:g} s"
+    need(intervals > 1e-6, f"{what}: at least a millionth of one is needed")
+    need_memory(what, intervals, cluster.n_hosts + 1000)  # a byte of each host, the columns of the log
 
 
 def build_cluster(config: ScenarioConfig) -> ClusterConfig:
@@ -63,6 +130,8 @@ def build_cluster(config: ScenarioConfig) -> ClusterConfig:
     if not config.hosts:
         raise ConfigError("scenario.hosts: needs at least one group of hosts")
     counts = [group.count for group in config.hosts]
+    for group in config.hosts:
+        need_memory(f"scenario.hosts: {group.name}.count={group.count}", group.count, 1000)
     return ClusterConfig(
         host_types=tuple(_host_type(group) for group in config.hosts),
         host_type_of=_host_order(counts, config.host_order),
@@ -112,8 +181,14 @@ def _host_type(group: HostGroupConfig) -> HostType:
     if group.count < 1:
         raise ConfigError(f"scenario.hosts: host type {group.name}.count={group.count}: must be at least 1")
     values = {f.name: getattr(group, f.name) for f in fields(group) if f.name != "count"}
-    if not isinstance(group.power_w, str):
-        values["power_w"] = tuple(float(w) for w in group.power_w)
+    power = group.power_w
+    if isinstance(power, list) and all(type(w) in (int, float) for w in power):
+        values["power_w"] = tuple(float(w) for w in power)
+    elif not isinstance(power, str):
+        raise ConfigError(
+            f"scenario.hosts: host type {group.name}.power_w={power}: must be the name of a table, or a list "
+            "of watts at equally spaced loads"
+        )
     try:
         values["virtualization"] = to_room(group.virtualization, HostVirtualization)
         values["curve"] = None if group.curve.kind == "table" else to_room(group.curve, PowerCurve)
@@ -236,6 +311,65 @@ def size_vms(config: ScenarioConfig, trace: Trace, rng: np.random.Generator) -> 
         profiles=tuple(list(known.values())[i] for i in used),
         vm_profile=index.astype(np.int32),
     )
+
+
+def drop_oversized(config: ScenarioConfig, cluster: ClusterConfig, workload: Workload) -> Workload:
+    """Deal with VMs that fit on no host, as ``trace.oversized`` says.
+
+    Raises:
+        TraceError: If there are some, and they are to be refused or nothing else is left.
+    """
+    fits = fits_some_host(cluster, workload)
+    if fits.all():
+        return workload
+    cpu, mem = workload.vm_cpu_mhz, workload.vm_mem_mib
+    most = max(cluster.host_types, key=lambda kind: (kind.memory_mib, kind.cpu_mhz))
+    sizes = [
+        f"{workload.vm_names[v] if workload.vm_names else v} ({cpu[v]:g} MHz, {mem[v]:g} MiB)"
+        for v in np.flatnonzero(~fits)[:3]
+    ]
+    largest = f"{most.name} ({most.cpu_mhz:g} MHz, {most.memory_mib:g} MiB)"
+    if config.arrival_core_speed:
+        core = max(kind.core_mhz for kind in cluster.host_types)
+        largest += f", and arrival_core_speed allows no vCPU above {core:g} MHz"
+    refuse_oversized(config.trace, workload.name, fits, sizes, largest)
+    kept = workload.vm_profile[fits]
+    return replace(
+        workload,
+        util=np.ascontiguousarray(workload.util[:, fits]),
+        vm_profile=kept,
+        vm_names=tuple(name for name, fit in zip(workload.vm_names, fits) if fit),
+        signals={key: np.ascontiguousarray(rows[:, fits]) for key, rows in workload.signals.items()},
+        **{key: getattr(workload, key)[fits] for key in _COLUMNS},
+    )
+
+
+def refuse_oversized(
+    config: TraceConfig, name: str, fits: NDArray[np.bool_], some: Sequence[str], largest: str
+) -> None:
+    """Refuse VMs that fit on no host, or warn that they are left out; the same in scenarios of every kind.
+
+    Args:
+        config: Says what is to happen.
+        name: Name of the trace.
+        fits: Whether each VM fits on a host that is empty, at least one does not.
+        some: Names and sizes of a few that do not.
+        largest: Name and size of the largest host.
+
+    Raises:
+        TraceError: Unless they are to be dropped and others are left.
+    """
+    n = int(np.count_nonzero(~fits))
+    more = ", …" if n > len(some) else ""
+    text = (
+        f"scenario.trace: {n} of {fits.size} VMs of {name} fit on no host: {', '.join(some)}{more}; "
+        f"the largest host is {largest}"
+    )
+    if config.oversized == "refuse":
+        raise TraceError(f"{text}; scenario.trace.oversized=drop leaves them out")
+    if n == fits.size:
+        raise TraceError(f"{text}; nothing is left")
+    warnings.warn(f"{text}; they are left out", OversizedWarning, stacklevel=2)
 
 
 def _assign_types(config: ScenarioConfig, n: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from .sim.errors import ConfigError
 from .sim.rules import Rules, VmHostRule
+from .sim.workload import Workload
 
 __all__ = ["RulesGroup", "VmGroup", "VmHostGroup", "build_rules"]
 
@@ -47,14 +48,14 @@ class RulesGroup:
     should: list[VmHostGroup] = field(default_factory=list)
 
 
-def build_rules(group: RulesGroup, vm_names: Sequence[str], n_vms: int, host_names: Sequence[str]) -> Rules:
+def build_rules(group: RulesGroup, workload: Workload, host_names: Sequence[str], horizon_s: float) -> Rules:
     """Look up who is meant.
 
     Args:
         group: The scenario's group.
-        vm_names: Names of the VMs; empty = they have none.
-        n_vms: Number of VMs.
+        workload: The VMs, their names and when they come and go.
         host_names: Name of each host's type.
+        horizon_s: End of the episode, s.
 
     Returns:
         The rules by index.
@@ -63,20 +64,21 @@ def build_rules(group: RulesGroup, vm_names: Sequence[str], n_vms: int, host_nam
         ConfigError: For a pattern that nothing matches, an index that does not exist, or rules that nobody
             could keep; the line names the key.
     """
+    n_vms, n_hosts = workload.n_vms, len(host_names)
 
     def vms(key: str, items: Sequence[Any]) -> tuple[int, ...]:
-        return _indices(f"scenario.rules.{key}.vms", items, vm_names, n_vms)
+        return _indices(f"scenario.rules.{key}.vms", items, workload.vm_names, n_vms)
 
     def pairs(key: str) -> tuple[VmHostRule, ...]:
         found = []
         for i, item in enumerate(getattr(group, key)):
             where = f"scenario.rules.{key}.{i}.hosts"
-            hosts = _indices(where, item.hosts, host_names, len(host_names))
+            hosts = _indices(where, item.hosts, host_names, n_hosts)
             found.append(VmHostRule(vms(f"{key}.{i}", item.vms), hosts))
         return tuple(found)
 
     try:
-        return Rules(
+        rules = Rules(
             affinity=tuple(vms(f"affinity.{i}", item.vms) for i, item in enumerate(group.affinity)),
             anti_affinity=tuple(
                 vms(f"anti_affinity.{i}", item.vms) for i, item in enumerate(group.anti_affinity)
@@ -84,6 +86,8 @@ def build_rules(group: RulesGroup, vm_names: Sequence[str], n_vms: int, host_nam
             must=pairs("must"),
             should=pairs("should"),
         )
+        rules.check(n_vms, n_hosts, workload.vm_arrival_s, workload.vm_departure_s, horizon_s)
+        return rules
     except ConfigError as error:
         line = str(error)
         raise ConfigError(line if line.startswith("scenario.") else f"scenario.{line}") from None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from .scenario_models import (
     AdmissionGroup,
@@ -26,16 +26,31 @@ from .scenario_models import (
 )
 from .scenario_rules import RulesGroup
 from .sim.errors import ConfigError
+from .sim.validation import need_plain
 
 __all__ = [
+    "GENERATORS",
     "MIGRATION_MODES",
+    "OVERSIZED",
     "HostGroupConfig",
     "ScenarioConfig",
     "TraceConfig",
     "VmTypeConfig",
     "check_scenario",
+    "dotted_keys",
+    "merge_schema",
+    "no_key",
+    "replace_generator",
     "unknown_key",
 ]
+
+T = TypeVar("T")
+
+GENERATORS = ("synthetic", "synthetic_requests")
+"""Values of ``scenario.trace.format`` that read no file."""
+
+OVERSIZED = ("refuse", "drop")
+"""Values of ``scenario.trace.oversized``."""
 
 MIGRATION_MODES = ("fixed", "precopy")
 """Values of ``scenario.migration.mode``."""
@@ -43,17 +58,20 @@ MIGRATION_MODES = ("fixed", "precopy")
 
 @dataclass
 class TraceConfig:
-    """Where the demand comes from.
+    """Where the demand comes from, in a scenario of any kind.
 
     Attributes:
-        path: File or folder; None = the embedded generator.
-        format: Reader, or ``auto``.
-        options: Keyword arguments of the reader.
+        path: File or folder; None = the embedded generator. A path that is laid over a scenario replaces its
+            generator with the generator's format and options (``replace_generator``).
+        format: Reader, or ``auto`` to guess it.
+        options: Keyword arguments of the reader, or of the generator.
+        oversized: VMs that fit on no host: ``refuse`` the trace, or ``drop`` them with a warning.
     """
 
     path: str | None = None
     format: str = "auto"
     options: dict[str, Any] = field(default_factory=dict)
+    oversized: str = "refuse"
 
 
 @dataclass
@@ -185,40 +203,107 @@ def check_scenario(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> Scen
     Raises:
         ConfigError: For a key that does not exist, naming its neighbours, or a value of the wrong type.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
-
-    plain = {key: value for key, value in raw.items() if key not in ("_target_", "defaults")}
-    schema = OmegaConf.structured(ScenarioConfig)
-    try:
-        merged = OmegaConf.merge(schema, OmegaConf.create(plain))
-        for key, value in overrides.items():
-            OmegaConf.update(merged, key, value, merge=True)
-        result = OmegaConf.to_object(merged)
-    except (ConfigKeyError, ConfigAttributeError) as error:
-        raise ConfigError(unknown_key(error)) from None
-    except OmegaConfBaseException as error:
-        first = str(error).splitlines()[0]
-        raise ConfigError(f"scenario.{error.full_key}: {first}") from None
-    assert isinstance(result, ScenarioConfig)
+    result = merge_schema(ScenarioConfig, raw, overrides)
     _check_choices(result)
     return result
 
 
-def unknown_key(error: Any) -> str:
-    """The line for a key that does not exist: its neighbours are those of the group that it stands in.
+def merge_schema(schema: type[T], raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> T:
+    """Merge the configuration of a scenario of any kind onto its schema.
+
+    Args:
+        schema: ``ScenarioConfig``, or the class of another kind.
+        raw: The configuration.
+        overrides: Nested mapping (or dotted keys) laid over it.
+
+    Returns:
+        Every key with its value.
+
+    Raises:
+        ConfigError: For a key that does not exist, naming its neighbours, or a value of the wrong type.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+    plain = {key: value for key, value in raw.items() if key not in ("_target_", "defaults")}
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(plain))
+        own = cast(dict[str, Any], OmegaConf.to_container(merged.trace))
+        for key, value in overrides.items():
+            OmegaConf.update(merged, key, value, merge=True)
+        trace = cast(dict[str, Any], OmegaConf.to_container(merged.trace))
+        merged.trace = TraceConfig(**replace_generator(trace, own, dotted_keys(overrides)))
+        need_plain("scenario", OmegaConf.to_container(merged, resolve=True))
+        result = OmegaConf.to_object(merged)
+    except (ConfigKeyError, ConfigAttributeError) as error:
+        raise unknown_key(error, schema) from None
+    except OmegaConfBaseException as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(f"scenario.{error.full_key}: {first}") from None
+    assert isinstance(result, schema)
+    return result
+
+
+def replace_generator(
+    trace: Mapping[str, Any], own: Mapping[str, Any], typed: Collection[str]
+) -> dict[str, Any]:
+    """Let a path that is laid over a scenario replace the scenario's generator with its format and options.
+
+    Args:
+        trace: The group ``trace`` with everything laid over it.
+        own: The same group as the scenario itself has it.
+        typed: Keys that the user gave, dotted (``trace.path``, ``trace.options.n_vms``). What the user gave
+            stays, so that a reader can refuse an option that it does not have.
+
+    Returns:
+        The group as it is meant.
+    """
+    meant = dict(trace)
+    generated = own.get("path") is None and own.get("format", "auto") in ("auto", *GENERATORS)
+    if meant.get("path") is None or not generated:
+        return meant
+    before = own.get("options") or {}
+    given = {key.split(".")[2] for key in typed if key.startswith("trace.options.")}
+    # A path that was not typed came with a prepared set of overrides; so did what differs from the scenario.
+    alike = () if "trace.path" in typed else [k for k, v in meant["options"].items() if before.get(k) != v]
+    meant["options"] = {k: v for k, v in meant["options"].items() if k in given or k in alike}
+    if "trace.format" not in typed and meant["format"] == own.get("format", "auto"):
+        meant["format"] = "auto"
+    return meant
+
+
+def dotted_keys(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Every key of nested mappings in its dotted form; a mapping that is empty is a value."""
+    found = []
+    for key, value in tree.items():
+        full = f"{prefix}{key}"
+        found += dotted_keys(value, f"{full}.") if isinstance(value, Mapping) and value else [full]
+    return found
+
+
+def unknown_key(error: Any, root: type[Any] = ScenarioConfig) -> ConfigError:
+    """The error for a key that does not exist: its neighbours are those of the group that it stands in.
 
     Args:
         error: What OmegaConf raised (a ``ConfigKeyError`` or ``ConfigAttributeError``); within an item of a
             list it knows the key from there on only.
+        root: Schema of the whole.
     """
-    full = str(error.full_key or error.key)
-    owner = error.object_type if is_dataclass(error.object_type) else ScenarioConfig
+    owner = error.object_type if is_dataclass(error.object_type) else root
     allowed = [f.name for f in fields(owner) if not f.name.startswith("_")]
-    near = difflib.get_close_matches(full.split(".")[-1], allowed, n=1)
+    return no_key(str(error.full_key or error.key).removeprefix("scenario."), allowed)
+
+
+def no_key(key: str, allowed: Sequence[str]) -> ConfigError:
+    """The error for a key of a scenario that does not exist.
+
+    Args:
+        key: The key, dotted.
+        allowed: What may stand in its place.
+    """
+    near = difflib.get_close_matches(key.split(".")[-1], allowed, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    key = full.removeprefix("scenario.")
-    return f"scenario.{key}: no such key{hint}; allowed are: {', '.join(allowed)}"
+    return ConfigError(f"scenario.{key}: no such key{hint}; allowed are: {', '.join(allowed)}")
 
 
 def _check_choices(config: ScenarioConfig) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .scenario_build import build_cluster, read_demand, size_vms
+from .scenario_build import build_cluster, drop_oversized, need_episode, read_demand, size_vms
 from .scenario_rules import build_rules
 from .scenario_schema import HostGroupConfig, ScenarioConfig, TraceConfig, VmTypeConfig, check_scenario
 from .sim.config import ClusterConfig
@@ -132,8 +132,10 @@ def build_scenario(
     checked = check_scenario(raw, overrides or {})
     trace_rng, type_rng = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
     trace = read_demand(checked.trace, trace_rng)
-    workload = size_vms(checked, trace, type_rng)
     cluster = build_cluster(checked)
+    workload = drop_oversized(checked, cluster, size_vms(checked, trace, type_rng))
+    horizon_s = workload.span_s if checked.horizon_s is None else float(checked.horizon_s)
+    need_episode(checked, cluster, horizon_s)
     hosts = [cluster.host_types[kind].name for kind in cluster.host_type_of.tolist()]
-    rules = build_rules(checked.rules, workload.vm_names, workload.n_vms, hosts)
+    rules = build_rules(checked.rules, workload, hosts, horizon_s)
     return Scenario(checked, replace(cluster, rules=rules), workload, trace, seed)

@@ -194,6 +194,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _guarded(name: str, command: Command, arguments: Sequence[str]) -> int:
     """Run a command; every error becomes an exit code and as little text as tells what to do."""
+    import warnings
+
+    # Those of this package are for the user: one line each, without the place in the code.
+    plain = warnings.formatwarning
+    warnings.formatwarning = lambda message, kind, *rest, **more: (
+        f"virtgym {name}: warning: {message}\n"
+        if kind.__module__.startswith("virtgym.")
+        else plain(message, kind, *rest, **more)
+    )
     try:
         return command.run(arguments)
     except KeyboardInterrupt as stop:

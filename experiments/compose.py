@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from virtgym.envs.placement_scenarios import check_placement_keys
-from virtgym.envs.scenario_schema import unknown_key
+from virtgym.envs.placement_scenarios import check_drawn, check_placement_keys
+from virtgym.envs.scenario_schema import dotted_keys, replace_generator, unknown_key
 from virtgym.envs.sim.errors import ConfigError
 
 from .listing import experiment_agent, list_names, read_group_file
@@ -35,6 +36,7 @@ _OPEN_KEYS = (
     *("policy.", "scenario.quirks.", "scenario.trace.options.", "scenario.placement."),
     *("scenario.profiles.", "scenario.profile_assignment."),
 )
+_USER_FILE = "user_file"
 _GROUPS = ("scenario", "policy", "agent", "experiment")
 _OTHER = {
     (
@@ -92,7 +94,7 @@ def compose_run(command: str, arguments: Sequence[str]) -> Run:
     config = _compose(texts)
     if config["scenario"]["kind"] == "replica":
         _check_replica_keys(pairs)
-    config["scenario"] = _of_its_kind(config["scenario"])
+    config["scenario"] = _of_its_kind(config["scenario"], _typed_keys(pairs))
     params = {k[7:]: parse_value(k, v) for k, v in pairs if k.startswith("policy.")}
     kind = str(config["scenario"]["kind"])
     if typed is None and kind != "cluster" and config["policy"].get("name") == DEFAULT_POLICIES["cluster"][0]:
@@ -188,12 +190,15 @@ def _check_scenario_key(full: str, parts: list[str], owner: Any) -> None:
             _check_quirk(full, rest)
         elif rest:
             _check_scenario_key(full, rest, inner)
-    elif get_origin(owner) is list:
+        return
+    if isinstance(owner, UnionType):  # X | None
+        owner = get_args(owner)[0]
+    if get_origin(owner) is list:
         if not part.isdigit():
             raise ConfigError(f"{full}: {part} should be the number of an item, 0 is the first")
         if rest:
             _check_scenario_key(full, rest, get_args(owner)[0])
-    elif get_origin(owner) is not dict:
+    elif get_origin(owner) is not dict and owner is not Any:  # of which anything may be the value
         raise ConfigError(f"{full}: {'.'.join(parts)} is below a plain value")
 
 
@@ -214,9 +219,27 @@ def _check_replica_keys(pairs: Sequence[tuple[str, str]]) -> None:
             raise ConfigError(f"{key}: fixed in the replica; allowed are: {', '.join(REPLICA_KEYS)}")
 
 
-def _of_its_kind(scenario: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what a scenario's kind does not have; what would be ignored is an error."""
+def _typed_keys(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Keys of the scenario that were typed, dotted, without ``scenario.``; of a mapping every key in it."""
+    found: list[str] = []
+    for key, value in pairs:
+        first, _, rest = key.partition(".")
+        if first == "scenario" and rest:
+            inner = parse_value(key, value) if value.lstrip().startswith("{") else None
+            found += dotted_keys({rest: inner})
+    return found
+
+
+def _of_its_kind(scenario: dict[str, Any], typed: Sequence[str] = ()) -> dict[str, Any]:
+    """Leave out what a scenario's kind does not have; what would be ignored is an error.
+
+    Args:
+        scenario: As composed.
+        typed: Keys of it that were typed.
+    """
     kind = str(scenario["kind"])
+    if kind not in DEFAULT_POLICIES:
+        raise ConfigError(f"scenario.kind={kind}: must be one of {', '.join(DEFAULT_POLICIES)}")
     allowed = scenario_keys(kind if kind == "placement" else "cluster")
     plain = asdict(ScenarioNode())
     for key, value in scenario.items():
@@ -226,9 +249,21 @@ def _of_its_kind(scenario: dict[str, Any]) -> dict[str, Any]:
                 f"allowed are: {', '.join(allowed)}"
             )
     kept = {key: value for key, value in scenario.items() if key in (*allowed, "_target_")}
+    kept["trace"] = replace_generator(kept["trace"], _own_trace(str(scenario["name"])), typed)
     if kind == "placement":
+        check_drawn(kept["windows"], typed)
         kept["placement"] = asdict(check_placement_keys(kept["placement"]))
     return kept
+
+
+def _own_trace(name: str) -> dict[str, Any]:
+    """The group ``trace`` of a scenario as its file has it, before anything is laid over it."""
+    from hydra.core.config_store import ConfigStore
+
+    stored = ConfigStore.instance().repo.get("scenario", {}).get(f"{_USER_FILE}.yaml")
+    if stored is not None and stored.node.get("name", ScenarioNode.name) == name:
+        return dict(stored.node.get("trace") or {})
+    return dict(read_group_file("scenario", name)["trace"]) if name in list_names("scenario") else {}
 
 
 def _check_grammar(text: str) -> None:
@@ -252,14 +287,23 @@ def _rewrite(key: str, value: str) -> str:
     """One override in the form that Hydra takes."""
     if key in _PATH_KEYS:
         return f"{key}={quote(value)}"
+    if key == "scenario":
+        _forget_scenario_file()
     if key == "scenario" and _is_file(value):
         return f"scenario={_store_scenario_file(unquote(value))}"
     if key == "policies":
         return f"policies=[{','.join(quote(item) for item in split_list(value))}]"
-    if key.startswith(_OPEN_KEYS):
+    if key != "policy" and f"{key}.".startswith(_OPEN_KEYS):
         # Open mappings, checked by their owners: Hydra asks for a mark to add a key.
         return f"++{key}={value}"
     return f"{key}={value}"
+
+
+def _forget_scenario_file() -> None:
+    """Take the scenario file of an earlier command of this process out of the choices."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().repo.get("scenario", {}).pop(f"{_USER_FILE}.yaml", None)
 
 
 def _store_scenario_file(path: str) -> str:
@@ -282,8 +326,8 @@ def _store_scenario_file(path: str) -> str:
                 _check_scenario_key("scenario." + ".".join(dotted), dotted, ScenarioNode)
             except ConfigError as error:
                 raise ConfigError(f"{path}: {error}") from None
-    ConfigStore.instance().store(group="scenario", name="user_file", node=node)
-    return "user_file"
+    ConfigStore.instance().store(group="scenario", name=_USER_FILE, node=node)
+    return _USER_FILE
 
 
 def _dotted(tree: Any) -> list[list[str]]:
@@ -320,7 +364,7 @@ def _one_line(error: BaseException) -> str:
 
     cause = error.__cause__ or error
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and is_dataclass(cause.object_type):
-        return unknown_key(cause)
+        return str(unknown_key(cause))
     full_key = getattr(cause, "full_key", None)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     first = lines[0] if lines else type(cause).__name__

@@ -195,6 +195,8 @@ def config_hash(
     """
     config = asdict(scenario.config)
     config.pop("description")
+    if scenario.config.trace.oversized == "refuse":  # the VMs are those of the trace
+        config["trace"].pop("oversized")
     if scenario.config.trace.path is not None:
         config["trace"]["path"] = trace_digest(scenario)
     if isinstance(scenario, Scenario):
@@ -203,9 +205,11 @@ def config_hash(
         if scenario.config.failures.path is not None:
             config["failures"]["path"] = repr(scenario.cluster.incidents)
     if isinstance(scenario, PlacementScenario):
-        config.pop("train_rows")  # says how agents are trained, not what is played
+        # Only what says which windows are played: rows for training do where nothing else does.
+        idle = {"n_windows", "rows", "train_rows"} if scenario.config.windows is not None else set()
+        idle |= {"train_rows"} if scenario.config.rows is not None else set()
+        config = {k: v for k, v in config.items() if k not in idle}
         if scenario.config.windows is not None:
-            config = {k: v for k, v in config.items() if k not in ("n_windows", "rows")}
             config["windows"] = _digest(scenario.windows)
     what = {
         "scenario": with_contents(config),

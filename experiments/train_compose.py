@@ -8,7 +8,7 @@ from typing import Any
 
 from virtgym.envs.sim.errors import ConfigError
 
-from .compose import _check_grammar, _check_key, _of_its_kind, _one_line, _rewrite
+from .compose import _check_grammar, _check_key, _of_its_kind, _one_line, _rewrite, _typed_keys
 from .listing import experiment_agent, list_names
 from .overrides import hint, last_value, quote, split_list, split_override, unquote
 from .train_agents import AGENTS, AgentConfig, agent_kind
@@ -81,14 +81,16 @@ def compose_training(arguments: Sequence[str]) -> TrainRun:
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_one_line(error)) from None
     assert isinstance(plain, dict)
-    return make_run({str(key): value for key, value in plain.items()})
+    typed = _typed_keys([split_override(text) for text in arguments])
+    return make_run({str(key): value for key, value in plain.items()}, typed)
 
 
-def make_run(config: dict[str, Any]) -> TrainRun:
+def make_run(config: dict[str, Any], typed: Sequence[str] = ()) -> TrainRun:
     """Check a composed configuration.
 
     Args:
         config: Plain data with the keys of ``TrainConfig``.
+        typed: Keys of the scenario that were typed.
 
     Raises:
         ConfigError: If a value is impossible, or the scenario is not one of placement.
@@ -103,7 +105,7 @@ def make_run(config: dict[str, Any]) -> TrainRun:
             f"scenario={config['scenario']['name']}: agents are trained on scenarios of kind placement, like "
             "huawei_placement (virtgym list scenarios)"
         )
-    config["scenario"] = _of_its_kind(config["scenario"])
+    config["scenario"] = _of_its_kind(config["scenario"], typed)
     scenario = {key: value for key, value in config["scenario"].items() if key != "_target_"}
     return TrainRun({**config, "scenario": scenario}, scenario, agent)
 

@@ -13,6 +13,7 @@ from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.handle import make_handle
 from virtgym.envs.sim.simulator import ClusterView
+from virtgym.envs.sim.validation import need_memory
 
 from .base import PlanningPolicy
 from .detectors import ADDITIVE, DETECTORS
@@ -141,6 +142,7 @@ class ConsolidationPolicy(PlanningPolicy):
         super().reset(view, rng)
         detector = self._detector
         self._depth = max(self._window, self._selector.window)
+        need_memory(f"policy.window={self.window}", self._depth, 8 * (view.n_vms + 4))
         self._work = allocate_workspace(
             view.params,
             detector.taps(self._window, self.horizon_steps),

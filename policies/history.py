@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from virtgym.envs.sim.errors import ConfigError
+from virtgym.envs.sim.validation import need_memory
 
 __all__ = ["History"]
 
@@ -49,6 +50,7 @@ class History:
             raise ConfigError(f"history: n_series={n_series} must be at least 0")
         if depth < 1:
             raise ConfigError(f"history: depth={depth} must be at least 1")
+        need_memory(f"history: depth={depth}", depth, n_series, 16)
         self.depth = depth
         self.counts: I8 = np.zeros(n_series, dtype=np.int64)
         self._ring: F8 = np.zeros((2 * depth, n_series))

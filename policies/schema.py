@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
 from virtgym.envs.sim.errors import ConfigError
+from virtgym.envs.sim.validation import need_plain
 
 from .names import unknown_name
 
@@ -121,6 +123,7 @@ def check_parameters(name: str, kind: type[Any], params: Mapping[str, Any], what
     for key, value in params.items():
         if key not in hints:
             raise _unknown_parameter(name, key, list(hints), what)
+        need_plain(f"{what}.{key}", value)
         _check_type(f"{what}.{key}", value, hints[key])
 
 
@@ -139,7 +142,9 @@ def _check_type(key: str, value: Any, hint: Any) -> None:
         fits = isinstance(value, (int, float))
     else:
         fits = isinstance(value, kind)
-    if not fits or value != value:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key}={value}: must be a finite number")
+    if not fits:
         nothing = " or null" if types.NoneType in options else ""
         raise ConfigError(f"{key}={value}: must be {_WORDS[kind]}{nothing}")
 

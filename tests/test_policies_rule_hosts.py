@@ -427,12 +427,14 @@ def random_rules(rng: np.random.Generator, n_vms: int, n_hosts: int) -> Rules:
             return tuple(sorted(rng.permutation(n_hosts)[: int(rng.integers(least, n_hosts))].tolist()))
 
         try:
-            return Rules(
+            rules = Rules(
                 affinity=(tuple(vms[:3]), tuple(vms[3:5])),
                 anti_affinity=(some(2, 4), some(2, 5), tuple(vms[5:8])),
                 must=(VmHostRule(some(1, 4), hosts(2)), VmHostRule(some(1, 3), hosts(3))),
                 should=(VmHostRule(some(1, 6), hosts(1)),),
             )
+            rules.check(n_vms, n_hosts)
+            return rules
         except ValueError:
             continue
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .config import ClusterConfig
 from .guests import GuestProfile
+from .numa_nodes import ROOM
 from .overhead import GUEST_MUST_CHANGE, SUPPORT_REASONS, VIRT_TYPES, support_code, support_table
 from .validation import need
 from .workload import Workload
 
-__all__ = ["check_models"]
+__all__ = ["check_models", "fits_some_host"]
 
 
 def check_models(config: ClusterConfig, workload: Workload) -> None:
@@ -35,6 +37,30 @@ def check_models(config: ClusterConfig, workload: Workload) -> None:
             _check_functions(config, profile, config.io.functions_per_host)
         if config.standby is not None and profile.protected:
             _check_protection(config, workload, profile, vms, config.standby.max_vcpus)
+
+
+def fits_some_host(config: ClusterConfig, workload: Workload) -> NDArray[np.bool_]:
+    """Whether each VM fits on some host while that is empty: what an arrival needs, whatever ``memory`` says.
+
+    Args:
+        config: The cluster.
+        workload: The load.
+
+    Returns:
+        Shape (V,). A VM for which it is False can never run (``orders.fits_arrival``, ``numa_nodes``).
+    """
+    tiers = config.memory == "multiplexed"
+    cpu, mem, vcpus = workload.vm_cpu_mhz, workload.vm_mem_mib, workload.vm_vcpus
+    found = np.zeros(workload.n_vms, dtype=np.bool_)
+    for kind in {config.host_types[i] for i in np.unique(config.host_type_of)}:
+        fits = mem <= kind.memory_mib * (config.memory_overcommit if tiers else 1.0) * ROOM
+        fits &= cpu <= kind.cpu_mhz * config.arrival_cpu_overcommit * ROOM
+        if config.arrival_core_speed:
+            fits &= cpu <= vcpus * kind.core_mhz * ROOM
+        if config.numa is not None:  # an empty host has room if all of its nodes together have
+            fits &= vcpus <= kind.cores * config.numa.cpu_overcommit * ROOM
+        found |= fits
+    return found
 
 
 def _label(workload: Workload, v: int) -> str:

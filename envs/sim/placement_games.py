@@ -21,8 +21,9 @@ from .placement import (
     window_lengths,
     write_mask,
 )
+from .validation import need_memory
 
-__all__ = ["PlacementConfig", "PlacementGames", "RequestArrays"]
+__all__ = ["PlacementConfig", "PlacementGames", "RequestArrays", "fits_empty_host"]
 
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
@@ -135,12 +136,10 @@ def _make_params(requests: RequestArrays, config: PlacementConfig) -> PlacementP
             "arrivals must not decrease"
         )
     double = memory > config.double_above_gib
-    share = np.where(double, 0.5, 1.0)
-    cores, memory = (np.round(size * share * GRID) / GRID for size in (cores, memory))
-    cores = np.maximum(cores, 1.0 / GRID)
-    large = (cores > config.cores_to_give) | (memory > config.node_memory_gib)
-    if large.any():
-        row = int(np.argmax(large))
+    cores, memory = _on_node(cores, memory, config)
+    fits = _fits_node(cores, memory, config)
+    if not fits.all():
+        row = int(np.argmin(fits))
         raise TraceError(
             f"{source}: row {row}: {columns[0][row]:g} cores and {columns[1][row]:g} GiB fit on no empty host"
         )
@@ -153,9 +152,26 @@ def _make_params(requests: RequestArrays, config: PlacementConfig) -> PlacementP
     )  # fmt: skip
 
 
+def _on_node(cores: F8, memory_gib: F8, config: PlacementConfig) -> tuple[F8, F8]:
+    """What requests take of each node that they stand on, (R,) cores and GiB."""
+    share = np.where(memory_gib > config.double_above_gib, 0.5, 1.0)
+    cores, memory = (np.round(size * share * GRID) / GRID for size in (cores, memory_gib))
+    return np.maximum(cores, 1.0 / GRID), memory
+
+
+def _fits_node(cores: F8, memory_gib: F8, config: PlacementConfig) -> NDArray[np.bool_]:
+    return (cores <= config.cores_to_give) & (memory_gib <= config.node_memory_gib)
+
+
+def fits_empty_host(requests: RequestArrays, config: PlacementConfig) -> NDArray[np.bool_]:
+    """Whether each request fits on a host that is empty, shape (R,)."""
+    return _fits_node(*_on_node(requests.cores, requests.memory_gib, config), config)
+
+
 def _make_state(p: PlacementParams, n_games: int) -> PlacementState:
     most = min(p.n_requests, p.n_nodes * int(p.node_cores / p.cores.min()))
     wide, deep = (n_games, p.n_nodes), (n_games, most)
+    need_memory(f"placement: {n_games} games on {p.n_nodes // 2} hosts", n_games, 64 * p.n_nodes + 16 * most)
     shapes = {"free_cores": wide, "free_memory": wide, "n_vms": wide, "start_sum": wide}
     shapes |= {"heap_time": deep, "heap_item": deep, "window_rows": (n_games, p.window)}
     real = {"free_cores", "free_memory", "start_sum", "clock", "wait", "last_wait", "accrued"}

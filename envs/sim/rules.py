@@ -1,13 +1,17 @@
 """Placement rules of a cluster: VMs that belong together or apart, and VMs that belong on certain hosts.
 
-The simulator itself does not enforce them: placing VMs is what policies are for. A rule is checked when it is
-made: rules that nobody could keep are refused.
+The simulator itself does not enforce them: placing VMs is what policies are for. Rules that nobody could
+keep, given when the VMs come and go, are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .validation import need
 
@@ -53,7 +57,7 @@ class Rules:
         >>> rules = Rules(affinity=((0, 1),), anti_affinity=((1, 2),), must=(VmHostRule((2,), (0, 3)),))
         >>> sorted(rules.allowed_hosts(2))
         [0, 3]
-        >>> Rules(affinity=((0, 1), (1, 2)), anti_affinity=((0, 2),))
+        >>> Rules(affinity=((0, 1), (1, 2)), anti_affinity=((0, 2),)).check(3, 4)
         Traceback (most recent call last):
             ...
         virtgym.envs.sim.errors.ConfigError: rules: VMs 0 and 2 are to be together and apart
@@ -65,43 +69,16 @@ class Rules:
     should: tuple[VmHostRule, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check every rule, and that they can be kept together.
+        """Check the form of every rule; whether the rules can be kept says ``check``.
 
         Raises:
             ConfigError: Naming the rule and what is wrong with it.
         """
         for name in ("affinity", "anti_affinity"):
             for group in getattr(self, name):
-                need(len(set(group)) >= 2, f"rules.{name}={list(group)}: needs at least two VMs")
-                need(len(set(group)) == len(group), f"rules.{name}={list(group)}: a VM is named twice")
-                need(all(v >= 0 for v in group), f"rules.{name}={list(group)}: must be 0 or more")
-        together = {v: i for i, group in enumerate(self.joined) for v in group}
-        for group in self.anti_affinity:
-            seen: dict[int, int] = {}
-            for v in group:
-                if v not in together:
-                    continue
-                other = seen.setdefault(together[v], v)
-                need(other == v, f"rules: VMs {other} and {v} are to be together and apart")
-        self._check_hosts()
-
-    def _check_hosts(self) -> None:
-        """Every VM, group and set of VMs that keep apart needs hosts enough."""
-        for v in {v for rule in self.must for v in rule.vms}:
-            need(bool(self.allowed_hosts(v)), f"rules.must: no host is left for VM {v}")
-        for group in self.joined:
-            sets = [hosts for v in group if (hosts := self.allowed_hosts(v)) is not None]
-            need(
-                not sets or bool(frozenset.intersection(*sets)),
-                f"rules: no host may hold all of the VMs {list(group)}, which are to be together",
-            )
-        for group in self.anti_affinity:
-            apart = [self.allowed_hosts(v) for v in group]
-            known = [hosts for hosts in apart if hosts is not None]
-            room = len(frozenset().union(*known)) if len(known) == len(apart) else len(group)
-            need(
-                room >= len(group), f"rules.anti_affinity={list(group)}: only {room} hosts are allowed for it"
-            )
+                need(bool(group), f"rules.{name}: needs VMs")
+                need(len(set(group)) == len(group), f"rules.{name}={_show(group)}: a VM is named twice")
+                need(all(v >= 0 for v in group), f"rules.{name}={_show(group)}: must be 0 or more")
 
     @property
     def joined(self) -> tuple[Group, ...]:
@@ -110,18 +87,29 @@ class Rules:
 
     def allowed_hosts(self, vm: int) -> frozenset[int] | None:
         """Hosts on which a VM must run; None = any."""
-        sets = [frozenset(rule.hosts) for rule in self.must if vm in rule.vms]
-        return frozenset.intersection(*sets) if sets else None
+        return self._allowed().get(vm)
 
-    def check(self, n_vms: int, n_hosts: int) -> None:
-        """Check that what the rules name exists.
+    def check(
+        self,
+        n_vms: int,
+        n_hosts: int,
+        arrival_s: NDArray[np.float64] | None = None,
+        departure_s: NDArray[np.float64] | None = None,
+        horizon_s: float = math.inf,
+    ) -> None:
+        """Check that what the rules name exists, and that the VMs that are there together can keep them.
+
+        A rule about VMs that are never there at the same time asks for nothing.
 
         Args:
             n_vms: Number of VMs.
             n_hosts: Number of hosts.
+            arrival_s: When each VM arrives, (n_vms,), s; None = at 0.
+            departure_s: When it leaves, (n_vms,), s; None = never.
+            horizon_s: End of the episode, s: who arrives later is never there.
 
         Raises:
-            ConfigError: Naming the rule and the largest index allowed.
+            ConfigError: Naming the rule, and the largest index allowed or the VMs that cannot keep it.
         """
         for name in ("must", "should"):
             for rule in getattr(self, name):
@@ -130,12 +118,65 @@ class Rules:
         for name in ("affinity", "anti_affinity"):
             for group in getattr(self, name):
                 _below(f"rules.{name}: VM", group, n_vms)
+        arrival = np.zeros(n_vms) if arrival_s is None else arrival_s
+        departure = np.full(n_vms, math.inf) if departure_s is None else departure_s
+        allowed = self._allowed()
+        everywhere = frozenset(range(n_hosts))
+        for v, hosts in allowed.items():
+            need(bool(hosts) or arrival[v] >= horizon_s, f"rules.must: no host is left for VM {v}")
+        label = {v: i for i, group in enumerate(self.joined) for v in group}
+        for group in self.joined:
+            known = [v for v in group if v in allowed]  # the others go wherever these may
+            for there in _together(known, arrival, departure, horizon_s):
+                need(
+                    bool(frozenset.intersection(*(allowed[v] for v in there))),
+                    f"rules: no host may hold all of the VMs {_show(there)}, which are to be together",
+                )
         for group in self.anti_affinity:
-            need(len(group) <= n_hosts, f"rules.anti_affinity={list(group)}: there are {n_hosts} hosts only")
+            for there in _together(group, arrival, departure, horizon_s):
+                seen: dict[int, int] = {}
+                for v in there:
+                    other = seen.setdefault(label[v], v) if v in label else v
+                    need(other == v, f"rules: VMs {other} and {v} are to be together and apart")
+                room = len(frozenset().union(*(allowed.get(v, everywhere) for v in there)))
+                offer = f"only {room} hosts are allowed" if room < n_hosts else f"there are {room} hosts only"
+                need(
+                    room >= len(there),
+                    f"rules.anti_affinity={_show(group)}: {len(there)} of them are there at the same time, "
+                    f"from {max(arrival[v] for v in there):g} s on, and {offer}",
+                )
+
+    def _allowed(self) -> dict[int, frozenset[int]]:
+        """Hosts on which VMs must run, of those that may not run anywhere."""
+        found: dict[int, frozenset[int]] = {}
+        for rule in self.must:
+            hosts = frozenset(rule.hosts)
+            for v in rule.vms:
+                found[v] = found.get(v, hosts) & hosts
+        return found
 
     def __bool__(self) -> bool:
         """Whether there is any rule."""
         return bool(self.affinity or self.anti_affinity or self.must or self.should)
+
+
+def _together(
+    group: Sequence[int], arrival_s: NDArray[np.float64], departure_s: NDArray[np.float64], horizon_s: float
+) -> Iterator[list[int]]:
+    """Those of a group that are there at the same time, at every arrival of one of them before the horizon.
+
+    The VMs there at any other time are some of those there at the last arrival before it.
+    """
+    vms = np.asarray(group, dtype=np.int64)
+    arrival, departure = arrival_s[vms], departure_s[vms]
+    for now in np.unique(arrival[arrival < horizon_s]):
+        yield vms[(arrival <= now) & (now < departure)].tolist()
+
+
+def _show(group: Sequence[int]) -> str:
+    """A group as text, cut where it is long."""
+    first = ", ".join(map(str, group[:8]))
+    return f"[{first}, …]" if len(group) > 8 else f"[{first}]"
 
 
 def _below(what: str, items: Sequence[int], n: int) -> None:

@@ -108,7 +108,9 @@ class Simulator:
         self.horizon_s = workload.span_s if horizon_s is None else float(horizon_s)
         if not 0 < self.horizon_s < math.inf:
             raise ConfigError(f"horizon_s={horizon_s}: must be a positive number")
-        config.rules.check(workload.n_vms, config.n_hosts)
+        config.rules.check(
+            workload.n_vms, config.n_hosts, workload.vm_arrival_s, workload.vm_departure_s, self.horizon_s
+        )
         self.params = make_params(config, workload)
         self._bind(*allocate_state(shape_of(self.params)))
         self.reset()

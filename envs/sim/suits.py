@@ -6,14 +6,14 @@ from typing import Any
 
 from numba import njit
 
-from .numa_nodes import choose_nodes
+from .numa_nodes import ROOM, choose_nodes
 from .overhead import SUPPORTED, support_code
 from .scheduling import admits
 from .state import FullParams, FullState
 
 __all__ = ["MEM_SLACK", "check_suits", "fits_memory", "fits_nominal", "lacks_features"]
 
-MEM_SLACK = 1.0 + 1e-9
+MEM_SLACK = ROOM
 """Sums of memory and CPU are floats: this much above capacity still fits."""
 
 

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+import resource
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .errors import ConfigError
 
-__all__ = ["need", "need_choice", "need_count", "need_not_negative", "need_positive", "need_share"]
+__all__ = [
+    "need",
+    "need_choice",
+    "need_count",
+    "need_memory",
+    "need_not_negative",
+    "need_plain",
+    "need_positive",
+    "need_share",
+]
 
 
 def need(ok: bool, message: str) -> None:
@@ -68,3 +80,43 @@ def need_choice(owner: str, key: str, value: str, allowed: Sequence[str]) -> Non
         ConfigError: Naming key, value and the words.
     """
     need(value in allowed, f"{owner}.{key}={value}: must be one of {', '.join(allowed)}")
+
+
+def need_plain(key: str, value: Any) -> None:
+    """Refuse what means nothing under any key: NaN, integers beyond 64 bits, NUL in a text.
+
+    Args:
+        key: The key, dotted.
+        value: Its value; mappings and lists are looked through.
+
+    Raises:
+        ConfigError: Naming the key of the first such value.
+    """
+    if isinstance(value, Mapping | list):
+        for name, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            need_plain(f"{key}.{name}", inner)
+        return
+    need(not isinstance(value, float) or not math.isnan(value), f"{key}={value}: must be a number")
+    need(not isinstance(value, int) or abs(value) < 2**63, f"{key}={value}: must be below 2**63")
+    need(not isinstance(value, str) or "\0" not in value, f"{key}={value!r}: a text may not hold NUL")
+
+
+def need_memory(what: str, *counts: float) -> None:
+    """A product of counts, as bytes, must be below what this process may have; asked before it is allocated.
+
+    Args:
+        what: What is counted, with its key.
+        *counts: Counts, and the bytes of one; their product is the size.
+
+    Raises:
+        ConfigError: Naming it, its size and the limit.
+    """
+    size = math.prod(float(count) for count in counts)
+    limit = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if allowed != resource.RLIM_INFINITY:
+        limit = min(limit, float(allowed))
+    need(
+        size <= limit,
+        f"{what}: needs about {size / 2**30:.3g} GiB of memory, at most {limit / 2**30:.3g} GiB can be had",
+    )
