@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from virtgym.envs.sim.errors import ConfigError
 
 from .architecture import Architecture, Layout
-from .numpy_net import check_weights
 
 __all__ = ["FORMAT", "SCORES", "Agent", "Member", "load_agent", "merge_agents", "save_agent"]
 
@@ -61,7 +60,7 @@ class Member:
             raise ConfigError(f"scores={self.scores}: must be one of {', '.join(SCORES)}")
         if (a.n_node, a.n_request, a.n_globals) != self.layout.sizes:
             raise ConfigError("columns: not as many as the architecture reads")
-        object.__setattr__(self, "weights", check_weights(a, self.weights))
+        object.__setattr__(self, "weights", _check_weights(a, self.weights))
 
 
 @dataclass(frozen=True)
@@ -90,6 +89,36 @@ class Agent:
             found = {getattr(m, key, None) or getattr(m.architecture, key, None) for m in self.members}
             if len(found) > 1:
                 raise ConfigError(f"members: {key} must be the same in all of an ensemble")
+
+
+def _check_weights(architecture: Architecture, weights: Mapping[str, NDArray[Any]]) -> dict[str, F4]:
+    """Check that weights are those of an architecture.
+
+    Args:
+        architecture: Kind and sizes.
+        weights: Arrays by name.
+
+    Returns:
+        The weights as contiguous float32.
+
+    Raises:
+        ConfigError: If one is missing, too much, of another shape or not finite.
+    """
+    shapes = architecture.shapes()
+    if odd := sorted(set(weights) ^ set(shapes)):
+        what = "missing" if odd[0] in shapes else "not of this architecture"
+        raise ConfigError(f"weights: {odd[0]} is {what}")
+    found = {}
+    for name, shape in shapes.items():
+        array = np.asarray(weights[name])
+        if array.shape != shape or array.dtype.kind != "f":
+            raise ConfigError(
+                f"weights: {name} is {array.dtype}{list(array.shape)}, must be float32{list(shape)}"
+            )
+        if not np.isfinite(array).all():
+            raise ConfigError(f"weights: {name} holds values that are not finite")
+        found[name] = np.ascontiguousarray(array, dtype=np.float32)
+    return found
 
 
 def save_agent(folder: str | os.PathLike[str], agent: Agent) -> Path:
