@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 __all__ = ["TIE", "choose_first_best", "first_best"]
 
 TIE = 1e-5
-"""Scores so near to the best, as a share of it (at least of 1), are equal to it: sums in float32 that should be
-equal differ by less, and scores that differ by less are not told apart by what they were trained on."""
+"""Scores so near to the best, as a share of it (at least of 1), are equal to it: sums in float32 that should
+be equal differ by less, and no training tells scores apart that differ by less."""
 
 
 @njit(cache=True)

@@ -1,4 +1,4 @@
-"""Networks as kernels: the documented function, and the same to the last bit however and wherever they play."""
+"""Networks as kernels: the documented function, and the same to the last bit wherever they play."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def plain_scores(a: Architecture, weights: dict[str, F4], flat: F4) -> NDArray[n
 def test_scores_are_the_formula_and_the_same_alone_and_in_a_batch(
     observation: str, n_hosts: int, width: int, fields: dict[str, Any]
 ) -> None:
-    """On random numbers of either sign, and on observations of games; to the last bit between ways to play."""
+    """On random numbers of either sign and on observations of games; to the last bit between both ways."""
     architecture, weights = make(observation, width, n_hosts, **fields)
     net = make_kernel_net(architecture, weights, 2 * n_hosts)
     batch = BatchNet(architecture, weights)
@@ -185,7 +185,9 @@ def test_scores_are_the_same_on_every_cpu(blas: str | None, compiler: str | None
         "print(module.digest())"
     )
     env = {**os.environ}
-    env |= {"OPENBLAS_CORETYPE": blas} if blas else {"NUMBA_CPU_NAME": str(compiler), "NUMBA_CPU_FEATURES": ""}
+    env |= (
+        {"OPENBLAS_CORETYPE": blas} if blas else {"NUMBA_CPU_NAME": str(compiler), "NUMBA_CPU_FEATURES": ""}
+    )
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
     if compiler == "haswell" and done.returncode < 0:
         pytest.skip("this CPU lacks Haswell's instructions")

@@ -155,7 +155,8 @@ def test_the_mask_is_read_off_the_observation() -> None:
         ({"network": "cnn"}, "network=cnn: must be one of equivariant, mlp"),
         ({"activation": "gelu"}, "activation=gelu"),
         ({"hidden": (64, 32)}, "two layers of the same width"),
-        ({"hidden": ()}, "must be widths"),
+        ({"hidden": ()}, "must be 1 to 64 widths"),
+        ({"hidden": (4000, 4000)}, "a network of 1.12e+08 numbers; at most 16,777,216"),
         ({"network": "mlp"}, "number of nodes"),
     ],
 )

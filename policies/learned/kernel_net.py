@@ -97,8 +97,8 @@ def _add(y: F4, x: F4, w: F4) -> None:
 def _activate(y: F4, activation: int) -> None:
     """Apply the function between layers.
 
-    tanh is the quotient of polynomials of Eigen (``generic_fast_tanh_float``, within 1e-6): that of a system's
-    library differs by CPU.
+    tanh is the quotient of polynomials of Eigen (``generic_fast_tanh_float``, within 1e-6): that of a
+    system's library differs by CPU.
     """
     if activation == RELU:
         for o in range(len(y)):
