@@ -1,8 +1,8 @@
 """The one gate to files that a user names, and the one way to write a file in full or not at all.
 
-A file may be anything: a FIFO, a device, a link to either, a few bytes that unpack to terabytes, a header that
-declares exabytes. Only regular files are opened, no more is read than a limit, and what a file declares is
-compared with what it can hold before memory is taken. What goes wrong is a `VirtgymError` of one line that
+A file may be anything: a FIFO, a device, a link to either, a few bytes that unpack to terabytes, a header
+that declares exabytes. Only regular files are opened, no more is read than a limit, and what a file declares
+is compared with what it can hold before memory is taken. What goes wrong is a `VirtgymError` of one line that
 names the file.
 """
 
@@ -60,7 +60,7 @@ _LONGEST_LINE = 1 << 22
 # Text and tables pack to a hundredth at best; what unpacks to far more is made to fill memory or time.
 _MOST_PACKED = 200
 _MOST_PACKED_COLUMNS = 1000
-_FREE = 64 << 20
+_FREE, _FREE_TEXT = 64 << 20, 16 << 20
 _LONGEST_STEM = 100
 
 
@@ -77,7 +77,7 @@ def one_line(error: object, longest: int = 160) -> str:
 
 
 def file_stem(text: str) -> str:
-    """Return a file name without suffix that shows ``text`` and can lead nowhere: no separator, no first dot."""
+    """Return a file name that shows ``text`` and can lead nowhere: without separator, suffix or first dot."""
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in text)
     return safe.lstrip(".")[:_LONGEST_STEM] or "_"
 
@@ -164,9 +164,10 @@ def read_bytes(path: Located, *, limit: int = LARGEST_WHOLE, refusal: Refusal = 
 class _Lines(io.RawIOBase):
     """Bytes of a text file, unpacked; damage, a line without end and a bomb are errors that name the file."""
 
-    def __init__(self, path: Located) -> None:
+    def __init__(self, path: Located, limit: int) -> None:
         self._where = show_path(path)
-        self._raw = open_regular(path)
+        self._limit = limit
+        self._raw = open_regular(path, limit=limit)
         packed = os.fspath(path).lower().endswith(".gz")
         self._source: Any = gzip.GzipFile(fileobj=self._raw) if packed else self._raw
         self._bytes = 0
@@ -190,11 +191,9 @@ class _Lines(io.RawIOBase):
                 f"{self._where}: not a table of text (a line of more than {_LONGEST_LINE:,} bytes)"
             )
         self._bytes += len(data)
-        if self._bytes > min(LARGEST_FILE, max(_FREE, _MOST_PACKED * consumed)):
-            raise TraceError(
-                f"{self._where}: unpacks to more than {self._bytes:,} bytes from {consumed:,}; "
-                f"at most {_MOST_PACKED} times as much are read"
-            )
+        most = min(self._limit, max(_FREE_TEXT, _MOST_PACKED * consumed))
+        if self._bytes > most:
+            raise TraceError(f"{self._where}: unpacks to more than {most:,} bytes from {consumed:,}")
         buffer[: len(data)] = data
         return len(data)
 
@@ -206,19 +205,24 @@ class _Lines(io.RawIOBase):
         super().close()
 
 
-def open_stream(path: Located) -> io.BufferedReader:
+def open_stream(path: Located, *, limit: int = LARGEST_FILE) -> io.BufferedReader:
     """Open a text file, plain or gzip (``.gz``), as bytes that are unpacked while they are read.
 
+    Args:
+        path: The file.
+        limit: Most bytes that it may have, packed or not.
+
     Raises:
-        TraceError: Naming the file, here or while reading: if it is not regular, damaged, larger than
-            `LARGEST_FILE`, unpacks to far more than text does, or has a line without end.
+        TraceError: Naming the file, here or while reading: if it is not regular, damaged, too large, unpacks
+            to far more than text does, or has a line without end.
     """
-    return io.BufferedReader(_Lines(path), 1 << 18)
+    return io.BufferedReader(_Lines(path, limit), 1 << 18)
 
 
-def open_text(path: Located, errors: str = "strict") -> TextIO:
-    """Open a text file, plain or gzip, in UTF-8; ``errors`` as for the built-in ``open``."""
-    return io.TextIOWrapper(open_stream(path), encoding="utf-8-sig", errors=errors, newline="")
+def open_text(path: Located, errors: str = "strict", *, limit: int = LARGEST_FILE) -> TextIO:
+    """Open a text file as `open_stream` does, in UTF-8; ``errors`` as for the built-in ``open``."""
+    stream = open_stream(path, limit=limit)
+    return io.TextIOWrapper(stream, encoding="utf-8-sig", errors=errors, newline="")
 
 
 def _take_npy(file: Any, size: int) -> NDArray[Any]:

@@ -294,8 +294,8 @@ def load_sb3_zip(path: str, config: AgentConfig) -> Member:
     kinds: dict[type[Any], Any] = {DqnConfig: BatchedDQN, A2cConfig: BatchedA2C, PpoConfig: BatchedPPO}
     algorithm: Any = kinds.get(type(config), BatchedMaskablePPO)
     file = path if os.path.exists(path) else f"{path}.zip"
-    data = io.BytesIO(read_bytes(file, limit=LARGEST_ZIP, refusal=ConfigError))
     try:
+        data = io.BytesIO(read_bytes(file, limit=LARGEST_ZIP, refusal=ConfigError))
         with zipfile.ZipFile(data) as archive:
             declared = sum(entry.file_size for entry in archive.infolist())
         if declared > LARGEST_ZIP:
