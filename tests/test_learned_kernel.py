@@ -111,8 +111,8 @@ def test_nodes_that_are_alike_tie_exactly() -> None:
 def test_the_best_legal_node_is_chosen_and_the_lowest_of_equals() -> None:
     architecture, weights = make("basic")
     rng = np.random.default_rng(2)
-    flat = rng.random((50, 6 * architecture.n_node + architecture.n_request + architecture.n_globals))
-    flat, mask = flat.astype(np.float32), rng.random((50, 6)) < 0.4
+    width = 6 * architecture.n_node + architecture.n_request + architecture.n_globals
+    flat, mask = rng.random((50, width), dtype=np.float32), rng.random((50, 6)) < 0.4
     mask[7] = False
     got = np.empty(50, dtype=np.int64)
     all_actions(make_kernel_net(architecture, weights, 6), flat, mask, got)

@@ -555,20 +555,19 @@ def test_validation_prefers_no_agent_that_leaves_requests_behind(monkeypatch: py
 
     from virtgym.envs.placement_scenarios import build_placement_scenario
     from virtgym.experiments import train_validation
-    from virtgym.policies.learned.architecture import Architecture as A
+    from virtgym.experiments.placement_rollout import play_windows
     from virtgym.policies.learned.comparisons import STUCK_S
 
     validation = train_validation.Validation(build_placement_scenario("demo_placement", seed=0), 3600.0)
     layout = Layout.current("basic")
-    network = A("equivariant", *layout.sizes, hidden=(8, 8))
+    network = Architecture("equivariant", *layout.sizes, hidden=(8, 8))
     rng = np.random.default_rng(0)
     weights = {k: rng.normal(size=s).astype(np.float32) for k, s in network.shapes().items()}
     members = (Member(network, layout, weights),)
     played = validation(members)
-    play = train_validation.play_windows
 
     def give_up(*args: Any, **options: Any) -> Any:
-        found = play(*args, **options)
+        found = play_windows(*args, **options)
         return replace(found, total_wait_s=0.0 * found.total_wait_s, n_placed=0 * found.n_placed)
 
     monkeypatch.setattr(train_validation, "play_windows", give_up)
