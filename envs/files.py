@@ -251,20 +251,23 @@ def read_npy(path: Located, *, limit: int = LARGEST_WHOLE, refusal: Refusal = Tr
 
 
 def read_arrays(
-    path: Located, *, limit: int = 1 << 30, refusal: Refusal = TraceError
+    path: Located | BinaryIO, *, limit: int = 1 << 30, refusal: Refusal = TraceError, where: str = ""
 ) -> dict[str, NDArray[Any]]:
     """Read all arrays of a ``.npz`` archive, without objects.
 
     Args:
-        path: The file.
+        path: The file, or an open one.
         limit: Most bytes of the file, and of all arrays together when unpacked.
         refusal: Kind of the error.
+        where: What to call an open file in messages.
 
     Raises:
         VirtgymError: Of that kind, naming the file: if it is damaged, or declares more than ``limit``.
     """
-    where = show_path(path)
-    opened = open_regular(path, limit=limit, refusal=refusal)
+    if isinstance(path, str | os.PathLike):
+        where, opened = show_path(path), open_regular(path, limit=limit, refusal=refusal)
+    else:
+        opened = path
     try:
         with opened, zipfile.ZipFile(opened) as archive:
             entries = archive.infolist()

@@ -170,8 +170,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0; 2 after a user's error, told in one line on stderr; 1 after an internal error; 130 after Ctrl-C.
     """
-    # Before NumPy loads: with several threads BLAS rounds otherwise, so that an agent's near ties fall
-    # otherwise, and its small products take up to 80 times as long on a busy machine.
+    # Before NumPy loads: with several threads BLAS rounds otherwise, which training feels, and its small
+    # products take up to 80 times as long on a busy machine.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):

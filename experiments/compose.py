@@ -160,7 +160,12 @@ def _check_key(command: str, key: str, value: str) -> None:
         )
     if key == "scenario" and _is_file(value):
         return
-    if key in _GROUPS and key != "policy" and unquote(value) not in (*list_names(key), "null"):
+    if (
+        key in _GROUPS
+        and key != "policy"
+        and unquote(value) not in list_names(key)
+        and (key, value) != ("experiment", "null")
+    ):
         known = list_names(key)
         raise ConfigError(
             f"{key}={value}: no such {key}{hint(value, known)}; there are: {', '.join(known) or 'none'}"

@@ -208,7 +208,9 @@ def _loads(trace: Trace, settings: SkillSettings, rng: np.random.Generator) -> I
         return
     size = np.ones(trace.n_vms) if trace.cpu_mhz is None else trace.cpu_mhz
     parts = np.array_split(rng.permutation(trace.n_vms), n_groups)
-    hosts = np.stack([util[:, part] @ (size[part] / size[part].sum()) for part in parts], axis=1)
+    shares = (size[part] / size[part].sum() for part in parts)
+    # einsum, not BLAS, whose rounding depends on the CPU
+    hosts = np.stack([np.einsum("sv,v->s", util[:, p], w) for p, w in zip(parts, shares)], axis=1)
     whole = np.zeros(n_groups, dtype=np.int64)
     yield "host", _Load(np.ascontiguousarray(hosts), whole, whole + samples - 1)
 

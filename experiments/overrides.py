@@ -21,6 +21,7 @@ __all__ = [
     "parse_value",
     "quote",
     "split_list",
+    "split_outer",
     "split_override",
     "unquote",
 ]
@@ -61,7 +62,10 @@ def quote(value: str) -> str:
 
 
 def _is_quoted(value: str) -> bool:
-    return len(value) >= 2 and value[0] == value[-1] and value[0] in "'\""
+    """Whether all of it stands in one pair of quotes, which ``'a','b'`` does not."""
+    if len(value) < 2 or value[0] != value[-1] or value[0] not in "'\"":
+        return False
+    return value[0] not in value[1:-1].replace(f"\\{value[0]}", "")
 
 
 def unquote(value: str) -> str:
@@ -84,6 +88,21 @@ def split_list(value: str) -> list[str]:
     text = unquote(value.strip())
     if text.startswith("[") and text.endswith("]"):
         text = text[1:-1]
+    return [unquote(item) for item in split_outer(text)]
+
+
+def split_outer(text: str) -> list[str]:
+    """Split a text at the commas outside its brackets and quotes.
+
+    Args:
+        text: The text.
+
+    Returns:
+        The items, without blanks round them; quotes stay.
+
+    Raises:
+        ConfigError: If brackets or quotes do not close.
+    """
     items, depth, start, mark = [], 0, 0, ""
     for i, c in enumerate(text):
         if mark:
@@ -98,9 +117,9 @@ def split_list(value: str) -> list[str]:
             items.append(text[start:i])
             start = i + 1
     if depth or mark:
-        raise ConfigError(f"{value!r}: brackets or quotes do not close; expected [a,b,…]")
+        raise ConfigError(f"{text!r}: brackets or quotes do not close; expected [a,b,…]")
     items.append(text[start:])
-    return [unquote(item.strip()) for item in items if item.strip()]
+    return [item.strip() for item in items if item.strip()]
 
 
 def parse_value(key: str, value: str) -> Any:

@@ -111,7 +111,7 @@ class Recorder:
         capacity = self._sim.params.host_cpu_mhz
         power, ask = self._power[:count], self._ask[:count]
         on = power == ON
-        offered = on @ capacity
+        offered = np.einsum("th,h->t", on, capacity)  # not BLAS: its rounding depends on the CPU
         asked = np.einsum("th,th->t", on, ask)
         np.divide(asked, offered, out=self._load[first : self.n], where=offered > 0)
         if self.heat is not None:

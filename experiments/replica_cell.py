@@ -110,7 +110,7 @@ def _columns(scenario: Scenario, result: ReplicaResult, quirks: Quirks) -> dict[
         "power_w": delta * 3.6e6 / span,
         "energy_kwh": delta,
         "cpu_load": nothing,
-        "demand_mhz": work.util @ work.vm_cpu_mhz,
+        "demand_mhz": np.einsum("sv,v->s", work.util, work.vm_cpu_mhz),
         "unserved_mhz": nothing,
         "saturated_hosts": nothing,
         "migrations": moves,

@@ -71,13 +71,14 @@ def train(run: TrainRun) -> TrainOutcome:
     config = run.config
     name = f"{run.agent.name}-{scenario.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = TrainFolder(Path(config["out"] or Path("runs") / name))
-    info = folder.open(config, scenario_fingerprint(scenario))
+    info = folder.check(config, scenario_fingerprint(scenario))
     table = folder.path / "validation.csv"
-    if info["finished"]:
+    if info.get("finished"):
         return TrainOutcome(folder.path, float(info["objective"]), pd.read_csv(table), True)
     keys = ("num_envs", "reward", "wait_scale_s", "seed", "total_timesteps")
     task = TrainTask(scenario, **{key: config[key] for key in keys})
-    training = _Training(run, folder, task)
+    training = _Training(run, folder, task)  # what it refuses leaves no folder
+    folder.begin(config)
     training.run()
     rows = compare_with_rules(scenario, folder.agent, 0)
     write_atomically(table, lambda draft: rows.to_csv(draft, index=False))

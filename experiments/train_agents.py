@@ -28,8 +28,24 @@ __all__ = [
     "PpoConfig",
     "RolloutConfig",
     "agent_kind",
+    "check_whole",
     "register_agent",
 ]
+
+
+_MOST = 1 << 53
+
+
+def check_whole(key: str, value: float) -> None:
+    """Refuse a whole number that neither a float nor a kernel can count to.
+
+    Raises:
+        ConfigError: Naming the key.
+    """
+    if isinstance(value, int) and value > _MOST:
+        raise ConfigError(
+            f"{key}={value:.6g}: must be at most 2^53" if value < 1e300 else f"{key}: must be at most 2^53"
+        )
 
 
 @dataclass
@@ -84,12 +100,23 @@ class AgentConfig:
             for number in value if isinstance(value, list) else [value]:
                 if not 0.0 <= number < float("inf"):
                     raise ConfigError(f"agent.{f.name}={value}: must be at least 0 and finite")
+                check_whole(f"agent.{f.name}", number)
         for key in ("gamma", "gae_lambda", "tau", "exploration_fraction", "exploration_final"):
             if getattr(self, key, 0.0) > 1.0:
                 raise ConfigError(f"agent.{key}={getattr(self, key)}: must be at most 1")
         for key in ("learning_rate", "n_steps", "batch_size", "n_epochs", "buffer_size", "train_freq"):
             if getattr(self, key, 1) <= 0:
                 raise ConfigError(f"agent.{key}={getattr(self, key)}: must be positive")
+
+    def arrays(self, num_envs: int, width: int, n_actions: int) -> dict[str, float]:
+        """Numbers of the largest arrays of a training, by the keys that say how many.
+
+        Args:
+            num_envs: Environments that step together.
+            width: Numbers of an observation.
+            n_actions: Actions.
+        """
+        return {"num_envs x scenario.placement.n_hosts": num_envs * 4.0 * (width + n_actions)}
 
 
 @dataclass
@@ -119,6 +146,17 @@ class PpoConfig(AgentConfig):
     target_kl: float | None = None
     scale_reward: bool = True
 
+    def arrays(self, num_envs: int, width: int, n_actions: int) -> dict[str, float]:
+        """As ``AgentConfig.arrays``."""
+        return _rollout_arrays(self, num_envs, width, n_actions)
+
+
+def _rollout_arrays(
+    config: PpoConfig | A2cConfig, num_envs: int, width: int, n_actions: int
+) -> dict[str, float]:
+    """Numbers of what PPO and A2C collect between updates, once in the buffer and once in minibatches."""
+    return {"num_envs x agent.n_steps": 2.0 * num_envs * config.n_steps * (width + n_actions + 8)}
+
 
 @dataclass
 class MaskablePpoConfig(PpoConfig):
@@ -143,6 +181,10 @@ class A2cConfig(AgentConfig):
     ent_coef: float = 0.0
     vf_coef: float = 0.5
     scale_reward: bool = True
+
+    def arrays(self, num_envs: int, width: int, n_actions: int) -> dict[str, float]:
+        """As ``AgentConfig.arrays``."""
+        return _rollout_arrays(self, num_envs, width, n_actions)
 
 
 @dataclass
@@ -172,6 +214,16 @@ class DqnConfig(AgentConfig):
     target_update_interval: int = 20_000
     exploration_fraction: float = 0.2
     exploration_final: float = 0.02
+
+    def arrays(self, num_envs: int, width: int, n_actions: int) -> dict[str, float]:
+        """As ``AgentConfig.arrays``."""
+        kept = max(self.buffer_size, num_envs) * (2.0 * width + 8)
+        batch = float(self.batch_size) * (4 * width + n_actions)
+        return {
+            **super().arrays(num_envs, width, n_actions),
+            "agent.buffer_size": kept,
+            "agent.batch_size": batch,
+        }
 
 
 _PLAYERS = ("first_host_emptier_node", "best_host_emptier_node", "balance_fit", "first_fit")
@@ -241,6 +293,15 @@ class RolloutConfig(AgentConfig):
             raise ConfigError("agent.average=1: must be below 1, or nothing is ever learned")
         if self.network != "equivariant" or self.activation != "relu":
             raise ConfigError(f"agent={self.name}: plays equivariant networks with relu only")
+
+    def arrays(self, num_envs: int, width: int, n_actions: int) -> dict[str, float]:
+        """As ``AgentConfig.arrays``."""
+        return {
+            "agent.states": float(self.states) * (2 * width + 8 * n_actions),
+            "agent.states / agent.probability": 40.0 * self.states / self.probability,  # windows drawn
+            "agent.selection_windows": 8.0 * self.selection_windows,
+            "agent.population": 6.0 * self.population * sum(self.hidden) * (width + 8 * max(self.hidden)),
+        }
 
 
 @dataclass(frozen=True)

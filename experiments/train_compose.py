@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from virtgym.envs.sim.errors import ConfigError
+from virtgym.policies.learned.architecture import Architecture, Layout
 
-from .compose import _check_grammar, _check_key, _of_its_kind, _one_line, _rewrite, _typed_keys
+from .compose import _PATH_KEYS, _check_grammar, _check_key, _of_its_kind, _one_line, _rewrite, _typed_keys
 from .listing import experiment_agent, list_names
-from .overrides import hint, last_value, quote, split_list, split_override, unquote
+from .overrides import hint, last_value, quote, split_list, split_outer, split_override, unquote
 from .train_agents import AGENTS, AgentConfig, agent_kind
 from .train_schema import TrainConfig, check_train_values
 
@@ -23,7 +25,7 @@ __all__ = [
     "store_schemas",
 ]
 
-_PATHS = ("out", "initial", "import_zip")
+_PATHS = ("out", "initial", "import_zip", *_PATH_KEYS)
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,31 @@ def make_run(config: dict[str, Any], typed: Sequence[str] = ()) -> TrainRun:
         )
     config["scenario"] = _of_its_kind(config["scenario"], typed)
     scenario = {key: value for key, value in config["scenario"].items() if key != "_target_"}
+    _check_memory(config, agent)
     return TrainRun({**config, "scenario": scenario}, scenario, agent)
+
+
+def _check_memory(config: dict[str, Any], agent: AgentConfig) -> None:
+    """Refuse a training whose arrays are larger than the memory, before any is made.
+
+    Raises:
+        ConfigError: Naming the keys that ask for most.
+    """
+    game = config["scenario"]["placement"]
+    n_nodes = 2 * int(game["n_hosts"])
+    sizes = Layout.current(agent.observation, game["queue_window"]).sizes
+    width = n_nodes * sizes[0] + sizes[1] + sizes[2]
+    fixed = n_nodes if agent.network == "mlp" else 0
+    Architecture(
+        agent.network, *sizes, fixed, 0, tuple(agent.hidden), agent.activation
+    )  # refuses what is too large
+    arrays = agent.arrays(config["num_envs"], width, n_nodes + 2)
+    needed, there = 4.0 * sum(arrays.values()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ConfigError(
+            f"{max(arrays, key=arrays.__getitem__)}: the training needs about {needed / 2**30:,.3g} GiB with "
+            f"observations of {width:,} numbers; this machine has {there / 2**30:,.3g} GiB"
+        )
 
 
 def check_train_keys(arguments: Sequence[str], *, sweep: bool = False) -> list[str]:
@@ -142,7 +168,11 @@ def check_train_keys(arguments: Sequence[str], *, sweep: bool = False) -> list[s
                 _check_key("train", key, one)
         if first == "agent" and key != "agent":
             _check_agent_key(key, agents)
-        texts.append(f"{key}={quote(value)}" if key in _PATHS else _rewrite(key, value))
+        if key in _PATHS:
+            several = split_outer(value) if sweep and key != "out" else [value]
+            texts.append(f"{key}={','.join(map(quote, several))}")
+        else:
+            texts.append(_rewrite(key, value))
     return texts
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import platform
 import sys
-import zipfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.files import write_atomically
+from virtgym.envs.files import one_line, read_arrays, write_atomically
 from virtgym.envs.sim.errors import ConfigError
 
 from .folder import claim_folder
@@ -35,6 +34,12 @@ from .yamlio import dump_yaml, load_yaml
 __all__ = ["Checkpoint", "TrainFolder"]
 
 Arrays = dict[str, NDArray[Any]]
+
+LARGEST_CHECKPOINT = 1 << 36
+"""Most bytes of a checkpoint, which may hold a replay buffer."""
+
+_OWN = ("config.yaml", "progress.csv", "validation.csv", "agent", "tensorboard", "checkpoint.npz")
+"""What a training writes, before or after ``train.json``."""
 
 _FREE = ("out", "tensorboard", "checkpoint_every")
 """Keys that do not change what a training gives."""
@@ -73,8 +78,8 @@ class TrainFolder:
         """The agent's folder."""
         return self.path / "agent"
 
-    def open(self, config: Mapping[str, Any], identity: str) -> dict[str, Any]:
-        """Make the folder, or check that it holds this training.
+    def check(self, config: Mapping[str, Any], identity: str) -> dict[str, Any]:
+        """Check that the folder holds this training, or nothing that a training would replace.
 
         Args:
             config: Resolved configuration.
@@ -84,7 +89,7 @@ class TrainFolder:
             What ``train.json`` says; ``finished`` tells whether there is anything left to do.
 
         Raises:
-            ConfigError: If the folder cannot be made, or holds something else.
+            ConfigError: If the folder holds something else.
         """
         kept = _deciding(config)
         before = self.info()
@@ -100,8 +105,8 @@ class TrainFolder:
                     f"out={self.path}: holds another training ({'; '.join(differences[:3])}{more}); "
                     "choose another out=, or delete that folder"
                 )
-            if before.get("finished"):
-                return before
+        else:
+            self._check_foreign(dump_yaml(dict(config)))
         self._info = {
             **before,
             "command": " ".join(["virtgym", *sys.argv[1:]]),
@@ -112,13 +117,33 @@ class TrainFolder:
             "end": None,
             "finished": False,
         }
+        return before
+
+    def _check_foreign(self, config: str) -> None:
+        """Refuse a folder with files of somebody else that a training would replace."""
+        for name in _OWN:
+            path = self.path / name
+            # A training that was killed at its very beginning has written its configuration and no more.
+            if path.exists() and not (
+                name == "config.yaml" and path.is_file() and path.read_text("utf-8") == config
+            ):
+                raise ConfigError(f"out={self.path}: its {name} is not of a training; choose another out=")
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Make the folder that ``check`` has checked, or note that its training goes on.
+
+        Args:
+            config: Resolved configuration.
+
+        Raises:
+            ConfigError: If it cannot be written.
+        """
         try:
             claim_folder(self.path, "train", known=("job.json",))  # a sweep notes its jobs first
             self._write_text("config.yaml", dump_yaml(dict(config)))
             self._write_info()
         except OSError as error:
             raise ConfigError(f"out={self.path}: cannot be written ({error.strerror})") from None
-        return self._info
 
     def info(self) -> dict[str, Any]:
         """What ``train.json`` says; empty if there is none."""
@@ -182,11 +207,10 @@ class TrainFolder:
         if not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
+            arrays = read_arrays(path, limit=LARGEST_CHECKPOINT, refusal=ConfigError)
             return Checkpoint(arrays, json.loads(arrays.pop("state").tobytes()))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            reason = " ".join(str(error).split())
+        except (ConfigError, ValueError, KeyError) as error:
+            reason = one_line(error).removeprefix(f"{path}: ")
             raise ConfigError(f"{path}: damaged ({reason}); delete it to begin anew") from None
 
 

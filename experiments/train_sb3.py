@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import zipfile
 from typing import Any
 
 import numpy as np
 import torch
 from stable_baselines3.common.logger import KVWriter, Logger
 
+from virtgym.envs.files import read_bytes
 from virtgym.envs.placement_observations import OBSERVATIONS
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.policies.learned.architecture import Architecture, Layout
@@ -30,6 +34,9 @@ from .train_learners import Arrays, TrainTask
 from .train_torch import by_prefix, optimizer_arrays, restore_optimizer
 
 __all__ = ["Sb3Learner", "load_sb3_zip", "make_sb3_learner"]
+
+LARGEST_ZIP = 1 << 30
+"""Most bytes of a zip that is imported, packed and unpacked."""
 
 _NUMBERS = ("num_timesteps", "_n_updates", "_n_calls", "_episode_num", "exploration_rate")
 """Counters of a model that a checkpoint holds."""
@@ -286,8 +293,15 @@ def load_sb3_zip(path: str, config: AgentConfig) -> Member:
     """
     kinds: dict[type[Any], Any] = {DqnConfig: BatchedDQN, A2cConfig: BatchedA2C, PpoConfig: BatchedPPO}
     algorithm: Any = kinds.get(type(config), BatchedMaskablePPO)
+    file = path if os.path.exists(path) else f"{path}.zip"
     try:
-        model = algorithm.load(path, device="cpu")
+        data = io.BytesIO(read_bytes(file, limit=LARGEST_ZIP, refusal=ConfigError))
+        with zipfile.ZipFile(data) as archive:
+            declared = sum(entry.file_size for entry in archive.infolist())
+        if declared > LARGEST_ZIP:
+            raise ValueError(f"it unpacks to {declared:,} bytes, at most {LARGEST_ZIP:,} are read")
+        data.seek(0)
+        model = algorithm.load(data, device="cpu")
     except Exception as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"import={path}: cannot be read as {config.name} ({first})") from None

@@ -9,7 +9,7 @@ from virtgym.envs.placement_observations import REWARDS
 from virtgym.envs.sim.errors import ConfigError
 
 from .schema import ScenarioNode
-from .train_agents import AgentConfig
+from .train_agents import AgentConfig, check_whole
 
 __all__ = ["TrainConfig", "check_train_values"]
 
@@ -62,6 +62,7 @@ def check_train_values(config: dict[str, Any]) -> None:
     for key, least in (("total_timesteps", 0), ("num_envs", 1), ("eval_every", 1), ("checkpoint_every", 0)):
         if config[key] < least:
             raise ConfigError(f"{key}={config[key]}: must be at least {least}")
+        check_whole(key, config[key])
     if config["seed"] < 0:
         raise ConfigError(f"seed={config['seed']}: must be at least 0")
     if config["reward"] not in REWARDS:

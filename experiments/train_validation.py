@@ -12,6 +12,7 @@ import numpy as np
 from virtgym.envs.placement_batch import PlacementBatch
 from virtgym.envs.placement_scenarios import PlacementScenario
 from virtgym.policies.learned.agent import LearnedPolicy
+from virtgym.policies.learned.comparisons import STUCK_S
 from virtgym.policies.learned.storage import Agent, Member
 
 from .evaluate import make_cell, run_cell
@@ -32,7 +33,8 @@ class Validation:
     """Plays agents on the validation windows of a scenario.
 
     The objective, which is to be small, is the trimmed mean (10 % at each end) over windows of the total
-    wait, s; a rejected request counts as ``reject_penalty`` x ``wait_scale_s``. In survival games it is minus
+    wait, s; a rejected request counts as ``reject_penalty`` x ``wait_scale_s``, a window with requests
+    that stay behind as ``STUCK_S``. In survival games it is minus
     the trimmed mean of the requests placed.
 
     Args:
@@ -63,12 +65,15 @@ class Validation:
         """The objective of an agent."""
         s = self.scenario
         policy = LearnedPolicy(Agent(tuple(members)))
-        played = play_windows(
-            policy, self._batch(policy.observation), s.windows, rng=np.random.default_rng(0)
-        )
+        batch = self._batch(policy.observation)
+        played = play_windows(policy, batch, s.windows, rng=np.random.default_rng(0))
         if s.placement.protocol != "huawei_placement":
             return -trimmed_mean(played.n_placed)
-        return trimmed_mean(played.total_wait_s + self.penalty_s * played.n_rejected)
+        # Where requests stay behind nothing waits any more, which must not look better than waiting.
+        games = batch.task.games.state
+        behind = played.n_placed + played.n_rejected < games.end - games.first
+        waits = played.total_wait_s + np.where(behind, STUCK_S, 0.0)
+        return trimmed_mean(waits + self.penalty_s * played.n_rejected)
 
 
 def compare_with_rules(scenario: PlacementScenario, agent: Path, seed: int) -> pd.DataFrame:

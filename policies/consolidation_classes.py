@@ -42,7 +42,7 @@ class Classes:
         found: list[list[int]] = []
         self._extend(found, [], capacity * (1.0 + 1e-9))
         table = np.array(found, dtype=np.int64).reshape(len(found), len(self.size))
-        left = capacity - table @ self.size
+        left = capacity - (table * self.size).sum(axis=1)  # not BLAS: its rounding depends on the CPU
         return np.asarray(table[left < self.size[-1]])
 
     def _extend(self, found: list[list[int]], start: list[int], left: float) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from .ties import first_best
+
 __all__ = ["TOLERANCE", "Programme", "Rows", "solve_counts", "solve_programme"]
 
 F8 = NDArray[np.float64]
@@ -202,7 +204,7 @@ def solve_counts(
         value, _, (low, high), number = tree[0]
         part = number - np.floor(number)
         far = np.minimum(part, 1.0 - part)
-        k = int(far.argmax())
+        k = int(first_best(far, np.ones(len(far), np.bool_)))
         if far[k] < WHOLE:
             break
         floor = float(np.floor(number[k]))

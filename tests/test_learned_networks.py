@@ -1,4 +1,4 @@
-"""Networks: equivariant as promised, the same in NumPy as in PyTorch, right on a case worked by hand."""
+"""Networks: equivariant as promised, the same in kernels as in PyTorch, right on a case worked by hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from virtgym.envs.placement_observations import PlacementObserver
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.placement_games import PlacementConfig
 from virtgym.policies.learned.architecture import Architecture, Layout
-from virtgym.policies.learned.numpy_net import NumpyNet
+from virtgym.policies.learned.kernel_net import BatchNet
+from virtgym.policies.learned.storage import Member
 
 torch = pytest.importorskip("torch")
 from virtgym.policies.learned.networks import build_network, fits_mask  # noqa: E402
@@ -87,18 +88,17 @@ def test_nodes_of_different_hosts_cannot_be_exchanged() -> None:
 @pytest.mark.parametrize("n_extra", [0, 1])
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("network", ["equivariant", "mlp"])
-def test_numpy_equals_torch(network: str, activation: str, n_extra: int) -> None:
+def test_kernels_equal_torch(network: str, activation: str, n_extra: int) -> None:
     hidden = (64, 64) if network == "equivariant" else (48, 32, 16)
     architecture, net = make(network, activation=activation, n_extra=n_extra, hidden=hidden)
     x = batch(5, b=257)
-    twin = NumpyNet(architecture, weights(net))
+    got = BatchNet(architecture, weights(net)).scores(x)
     with torch.no_grad():
         scores, values = net(torch.from_numpy(x))
         np.testing.assert_array_equal(net.scores(torch.from_numpy(x)), scores)
         np.testing.assert_array_equal(net.values(torch.from_numpy(x)), values)
-    np.testing.assert_allclose(twin.scores(*parts(x)), scores, atol=1e-5, rtol=1e-5)
-    np.testing.assert_allclose(twin.values(*parts(x)), values, atol=1e-5, rtol=1e-5)
-    assert twin.scores(*parts(x)).dtype == np.float32
+    np.testing.assert_allclose(got, scores, atol=1e-5, rtol=1e-5)
+    assert got.dtype == np.float32
 
 
 def test_the_scorer_is_the_formula_that_it_documents() -> None:
@@ -155,7 +155,8 @@ def test_the_mask_is_read_off_the_observation() -> None:
         ({"network": "cnn"}, "network=cnn: must be one of equivariant, mlp"),
         ({"activation": "gelu"}, "activation=gelu"),
         ({"hidden": (64, 32)}, "two layers of the same width"),
-        ({"hidden": ()}, "must be widths"),
+        ({"hidden": ()}, "must be 1 to 64 widths"),
+        ({"hidden": (4000, 4000)}, "numbers; at most 16,777,216"),
         ({"network": "mlp"}, "number of nodes"),
     ],
 )
@@ -174,4 +175,4 @@ def test_weights_of_another_shape_are_refused() -> None:
         ({**good, "score.bias": np.full(1, np.nan, np.float32)}, "not finite"),
     ):
         with pytest.raises(ConfigError, match=text):
-            NumpyNet(architecture, bad)
+            Member(architecture, Layout.current(), bad)

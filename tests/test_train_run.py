@@ -360,7 +360,7 @@ def test_sb3_zips_are_imported_with_a_warning_only(tmp_path: Path) -> None:
         x = np.random.default_rng(0).random((9, model.observation_space.shape[0]), dtype=np.float32)
         mask = np.ones((9, 10), dtype=bool)
         player = agent._players[0]
-        scores = player.net.scores(x[:, :-15], x[:, -15:-11], x[:, -11:])
+        scores = player.net.scores(x)
         assert scores.shape == mask.shape
         with torch.no_grad():
             if make is DQN:
@@ -489,3 +489,85 @@ def test_defaults_of_every_agent_compose() -> None:
     run = compose_training([])
     assert run.agent.name == "maskable_ppo"
     assert run.scenario["train_rows"] == [0, 50000]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        ("agent.hidden=[1000000,1000000]", "hidden=[1000000, 1000000]"),
+        ("agent.network=mlp agent.hidden=[100000,100000]", "at most 16,777,216 are possible"),
+        ("agent.hidden=[9223372036854775807,9223372036854775807]", "must be at most 2^53"),
+        ("num_envs=1000000000", "num_envs x agent.n_steps: the training needs about"),
+        ("agent.n_steps=1000000000000", "num_envs x agent.n_steps: the training needs about"),
+        ("agent=a2c agent.n_steps=1000000000000", "num_envs x agent.n_steps: the training needs about"),
+        ("agent=dqn agent.buffer_size=1000000000000000", "agent.buffer_size: the training needs about"),
+        ("agent=dqn agent.batch_size=1000000000000", "agent.batch_size: the training needs about"),
+        ("agent=rollout_iteration agent.states=100000000000", "the training needs about"),
+        ("agent=rollout_iteration agent.probability=1e-300", "agent.states / agent.probability"),
+        ("agent=rollout_iteration agent.population=1000000000", "agent.population: the training needs"),
+        ("agent=rollout_iteration agent.selection_windows=1000000000000", "agent.selection_windows: the"),
+        ("agent=rollout_iteration agent.horizon=1" + "0" * 30, "agent.horizon=1e+30: must be at most 2^53"),
+        ("total_timesteps=1" + "0" * 400, "total_timesteps: must be at most 2^53"),
+        ("scenario.placement.n_hosts=1000000000", "observations of 60,000,000,025 numbers"),
+        ("scenario.placement.queue_window=1000000000000", "queue_window=1000000000000"),
+        ("agent.hidden=[]", "must be 1 to 64 widths"),
+        ("initial=/dev/zero", "/dev/zero/agent.json: no such file"),
+        ("scenario=null", "scenario=null: no such scenario"),
+    ],
+)
+def test_what_asks_for_too_much_is_refused_before_it_is_made(
+    overrides: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert train(*overrides.split(), f"out={out}") == 2
+    (line,) = errors(capsys)
+    assert text in line
+    assert not out.exists()
+
+
+def test_a_refused_training_does_not_block_the_corrected_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where only the learner refuses, which is made last."""
+    out = tmp_path / "run"
+    for wrong in (f"initial={tmp_path / 'none'}", "agent.batch_size=1"):
+        assert train(*PPO, wrong, f"out={out}") == 2
+        assert not out.exists()
+    assert train(*PPO, "total_timesteps=0", f"out={out}") == 0
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "progress.csv", "validation.csv", "agent", "run.json"])
+def test_files_of_somebody_else_are_not_replaced(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("mine")
+    assert train(*PPO, f"out={tmp_path}") == 2
+    (line,) = errors(capsys)
+    assert f"out={tmp_path}" in line
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_validation_prefers_no_agent_that_leaves_requests_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A game in which nobody waits because nobody is placed costs more than any that is played."""
+    from dataclasses import replace
+
+    from virtgym.envs.placement_scenarios import build_placement_scenario
+    from virtgym.experiments import train_validation
+    from virtgym.experiments.placement_rollout import play_windows
+    from virtgym.policies.learned.comparisons import STUCK_S
+
+    validation = train_validation.Validation(build_placement_scenario("demo_placement", seed=0), 3600.0)
+    layout = Layout.current("basic")
+    network = Architecture("equivariant", *layout.sizes, hidden=(8, 8))
+    rng = np.random.default_rng(0)
+    weights = {k: rng.normal(size=s).astype(np.float32) for k, s in network.shapes().items()}
+    members = (Member(network, layout, weights),)
+    played = validation(members)
+
+    def give_up(*args: Any, **options: Any) -> Any:
+        found = play_windows(*args, **options)
+        return replace(found, total_wait_s=0.0 * found.total_wait_s, n_placed=0 * found.n_placed)
+
+    monkeypatch.setattr(train_validation, "play_windows", give_up)
+    assert validation(members) == STUCK_S > played

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from virtgym.experiments.cli import main
+from virtgym.experiments.sweep import job_folder
 
 pytest.importorskip("torch")
 pytest.importorskip("sb3_contrib")
@@ -92,7 +95,8 @@ def test_jobs_side_by_side_give_the_same(tmp_path: Path) -> None:
 def test_one_impossible_job_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep(tmp_path, "agent.gamma=2.0,0.9") == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert "job agent.gamma=2.0: agent.gamma=2.0: must be at most 1" in last
+    assert "job agent.gamma=2.0-" in last
+    assert "agent.gamma=2.0: must be at most 1" in last
     table = table_of(tmp_path).set_index("agent.gamma")
     assert table["finished"].to_dict() == {0.9: True, 2.0: False}
     assert "must be at most 1" in table["error"][2.0]
@@ -103,6 +107,7 @@ def test_one_impossible_job_stops_no_other(tmp_path: Path, capsys: pytest.Captur
     [
         (["hydra/launcher=jobib", "seed=0,1"], ["hydra/launcher=jobib", "did you mean", "basic"]),
         (["hydra/launcher=ray", "seed=0,1"], ["hydra/launcher=ray", "virtgym[ray]"]),
+        (["hydra/sweeper=optuna", "seed=0,1"], ["there are: basic", "no extra brings it", "optuna<3"]),
         (["agent.gama=0.9,0.8"], ["agent.gama", "did you mean gamma?"]),
         (["agent=ppo,pop"], ["agent=pop", "did you mean ppo?"]),
         (["seed=0,one"], ["seed", "one"]),
@@ -116,3 +121,86 @@ def test_mistakes_are_one_line(
     assert last.startswith("virtgym train: ")
     for part in parts:
         assert part in last
+
+
+def write_windows(folder: Path) -> list[str]:
+    """Two files of the same name in two folders, one of them with a comma and a blank in its name."""
+    names = []
+    for name, rows in (("a/w.csv", "1600\n1700\n"), ("b, c/w.csv", "1650\n1750\n")):
+        path = folder / name
+        path.parent.mkdir(parents=True)
+        path.write_text(rows)
+        names.append(str(path))
+    return names
+
+
+def test_paths_are_swept_and_jobs_stay_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value with slashes, commas or blanks makes no folder of its own, and nothing else is written."""
+    one, two = write_windows(tmp_path / "in")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "work" / "sweep.csv").write_text("mine\n")
+    assert sweep(Path("out"), f"scenario.windows={one},'{two}'") == 0
+    table = table_of(Path("out"))
+    assert sorted(table["scenario.windows"]) == [one, two]
+    assert table["finished"].all()
+    for job in table["job"]:
+        assert "/" not in job
+        assert (Path("out") / job / "agent" / "agent.json").exists()
+    assert (tmp_path / "work" / "sweep.csv").read_text() == "mine\n"
+    assert sorted(p.name for p in Path().iterdir()) == ["out", "sweep.csv"]
+    assert {p.name for p in Path("out").iterdir()} == {*table["job"], "sweep.csv", "multirun.yaml"}
+
+
+def test_one_combination_is_a_sweep_of_one_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Refused, it says so and blocks nothing: the corrected command trains in the same folder."""
+    assert sweep(tmp_path, "seed=0", "agent.learning_rate=-1") == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line)
+    assert "agent.learning_rate=-1" in line
+    assert sweep(tmp_path, "seed=0") == 0
+    table = table_of(tmp_path)
+    assert len(table) == 1
+    assert table["finished"].all()
+    assert "error" not in table
+    assert not (tmp_path / "train.json").exists()
+
+
+def test_a_table_that_no_sweep_wrote_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sweep.csv").write_text("mine\n")
+    assert sweep(tmp_path, "seed=0,1") == 2
+    assert "its sweep.csv is not of a sweep" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["sweep.csv"]
+
+
+@pytest.mark.parametrize("value", ["../../x", "/etc/passwd", "..", "a/b", ".hidden", "a\nb", "é" * 300, ""])
+def test_no_value_leads_out_of_the_sweep(value: str) -> None:
+    folder = Path("sweep")
+    job = job_folder(folder, {"initial": value})
+    assert job.parent == folder
+    assert job.name.startswith("initial=")
+    assert len(job.name.encode()) < 200
+    assert job != job_folder(folder, {"initial": value + "x"})
+    assert job_folder(folder, {}).name.startswith("only-")
+
+
+def test_a_worker_ends_with_its_sweep() -> None:
+    """The parent is killed with no chance to say so; its child must not work on."""
+    child = (
+        "import os, sys, time\n"
+        "from virtgym.experiments.sweep import _end_with\n"
+        "_end_with(os.getppid())\n"
+        "print('works', flush=True)\n"
+        "time.sleep(300)"
+    )
+    parent = (
+        f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {child!r}])\ntime.sleep(300)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "works\n"
+    process.kill()
+    process.wait()
+    assert process.stdout.read() == ""  # ends when the child, who holds the pipe, has ended
+    process.stdout.close()

@@ -1,6 +1,6 @@
 """Trained agents: networks, safe storage, and the policy that plays one without PyTorch.
 
-Importing this package needs NumPy only; ``networks`` and the ``sb3_…`` modules need ``virtgym[rl]``.
+Only ``networks`` and the ``sb3_…`` modules need ``virtgym[rl]``.
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ from virtgym.envs.placement_observations import OBSERVATIONS
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.placement_games import PlacementGames
 
+from ..ties import choose_first_best
 from .architecture import Layout
-from .numpy_net import NumpyNet
+from .kernel_net import BatchNet
 from .storage import Agent, Member, load_agent
 
 __all__ = ["LearnedPolicy", "load_policy"]
@@ -32,7 +33,7 @@ class _Player:
 
     def __init__(self, member: Member) -> None:
         self.member = member
-        self.net = NumpyNet(member.architecture, member.weights)
+        self.net = BatchNet(member.architecture, member.weights)
         self.observation = member.layout.observation()  # an agent of another version is refused at once
         self._picks: dict[Layout, list[list[int] | None]] = {}
 
@@ -67,7 +68,7 @@ class _Player:
             nodes = nodes.reshape(len(nodes), n_nodes, -1)[:, :, picks[0]].reshape(len(nodes), -1)
         request = request if picks[1] is None else request[:, picks[1]]
         globals_ = globals_ if picks[2] is None else globals_[:, picks[2]]
-        return self.net.scores(nodes, request, globals_)
+        return self.net.scores(np.concatenate((nodes, request, globals_), axis=1))
 
 
 class LearnedPolicy:
@@ -117,8 +118,8 @@ class LearnedPolicy:
                 (B, …) each, or of one, (…).
             state: Handed back.
             episode_start: Not used: the agent has no memory.
-            deterministic: Whether to take the best action (ties: the lowest) or draw by probability. An agent
-                of action values (DQN) always takes the best.
+            deterministic: Whether to take the best action (the lowest of equals, see ``ties``) or draw by
+                probability. An agent of action values (DQN) always takes the best.
             action_masks: Legal actions (B, actions); None = the nodes where the request fits.
 
         Returns:
@@ -136,10 +137,11 @@ class LearnedPolicy:
         mask = (
             self._mask(nodes, globals_) if action_masks is None else np.asarray(action_masks, dtype=np.bool_)
         )
-        scores = self.scores(nodes, request, globals_, mask.reshape(len(nodes), -1))
+        mask = mask.reshape(len(nodes), -1)
+        scores = self.scores(nodes, request, globals_, mask)
         if not deterministic and self.agent.members[0].scores == "logits":
             scores = scores + self._rng.gumbel(size=scores.shape).astype(np.float32)  # its maximum is a draw
-        actions = scores.argmax(axis=1)
+        actions = choose_first_best(scores, mask)
         return (int(actions[0]) if single else actions), state
 
     def _layout(self, globals_: F4) -> Layout:
@@ -158,7 +160,9 @@ class LearnedPolicy:
         return fits
 
     def scores(self, nodes: F4, request: F4, globals_: F4, mask: NDArray[np.bool_]) -> F4:
-        """Log-probabilities, or action values, averaged over members; minus infinity where illegal.
+        """Logits, or action values, averaged over members; minus infinity where illegal.
+
+        The average of logits is that of log-probabilities but for a number that all actions of a game share.
 
         Args:
             nodes: (B, 2N · columns).
@@ -181,20 +185,10 @@ class LearnedPolicy:
                     f"{self.name}: knows {scores.shape[1]} actions where the game has {mask.shape[1]}; "
                     "play it with the protocol options that it was trained with"
                 )
-            if len(self._players) > 1 and player.member.scores == "logits":
-                scores = _log_softmax(np.where(mask, scores, MASKED))
             total = scores if total is None else total + scores
         assert total is not None
         average: F4 = total / np.float32(len(self._players)) if len(self._players) > 1 else total
         return np.where(mask, average, MASKED)
-
-
-def _log_softmax(scores: F4) -> F4:
-    top = scores.max(axis=1, keepdims=True)
-    shifted = scores - np.where(np.isfinite(top), top, 0.0)
-    with np.errstate(divide="ignore"):  # a game that is over has no legal action
-        found: F4 = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return found
 
 
 def load_policy(folder: str | os.PathLike[str]) -> LearnedPolicy:

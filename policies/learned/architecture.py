@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
@@ -10,7 +11,7 @@ from typing import Any
 from virtgym.envs.placement_observations import OBSERVATIONS, WINDOW_COLUMNS, observation_columns
 from virtgym.envs.sim.errors import ConfigError
 
-__all__ = ["ACTIVATIONS", "NETWORKS", "Architecture", "Layout"]
+__all__ = ["ACTIVATIONS", "MOST_WEIGHTS", "NETWORKS", "Architecture", "Layout", "Shape"]
 
 NETWORKS: tuple[str, ...] = ("equivariant", "mlp")
 """Kinds of network."""
@@ -19,6 +20,15 @@ ACTIVATIONS: tuple[str, ...] = ("relu", "tanh")
 """Functions between layers."""
 
 Shape = tuple[int, ...]
+
+MOST_WEIGHTS = 1 << 24
+"""Most numbers of a network, and of all members of an agent; those that train here have some ten thousand."""
+
+MOST_LAYERS = 64
+"""Most hidden layers."""
+
+LONGEST_WINDOW = 1000
+"""Most requests of a queue window that a network reads."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,8 @@ class Layout:
         Raises:
             ConfigError: If there is no such observation.
         """
+        if queue_window > LONGEST_WINDOW:
+            raise ConfigError(f"queue_window={queue_window}: networks read at most {LONGEST_WINDOW} requests")
         columns = observation_columns(observation).values()
         nodes, request, rest = (tuple(column.name for column in part) for part in columns)
         for row in range(queue_window if queue_window > 1 else 0):
@@ -111,6 +123,8 @@ class Layout:
             names = data.get(field.name) if isinstance(data, Mapping) else None
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not names:
                 raise ConfigError(f"columns.{field.name}: must be a list of column names")
+            if len(set(names)) < len(names):
+                raise ConfigError(f"columns.{field.name}: a column is named twice")
             parts.append(tuple(names))
         return cls(*parts)
 
@@ -171,18 +185,25 @@ class Architecture:
         for key, allowed in (("network", NETWORKS), ("activation", ACTIVATIONS)):
             if getattr(self, key) not in allowed:
                 raise ConfigError(f"{key}={getattr(self, key)}: must be one of {', '.join(allowed)}")
-        if not self.hidden or any(not isinstance(width, int) or width < 1 for width in self.hidden):
-            raise ConfigError(f"hidden={list(self.hidden)}: must be widths of at least 1")
+        whole = all(isinstance(width, int) and 1 <= width <= MOST_WEIGHTS for width in self.hidden)
+        if not whole or not 1 <= len(self.hidden) <= MOST_LAYERS:
+            shown = list(self.hidden[:MOST_LAYERS])
+            raise ConfigError(f"hidden={shown}: must be 1 to {MOST_LAYERS} widths, each 1 to {MOST_WEIGHTS}")
         for key in ("n_node", "n_request", "n_globals", "n_nodes", "n_extra"):
             value = getattr(self, key)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ConfigError(f"{key}={value}: must be an integer of at least 0")
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST_WEIGHTS:
+                raise ConfigError(f"{key}={value}: must be an integer from 0 to {MOST_WEIGHTS}")
         if self.network == "equivariant" and (len(self.hidden) != 2 or len(set(self.hidden)) != 1):
             raise ConfigError(
                 f"hidden={list(self.hidden)}: an equivariant network has two layers of the same width"
             )
         if self.network == "mlp" and self.n_nodes < 2:
             raise ConfigError("n_nodes: an mlp needs the number of nodes")
+        if self.n_weights > MOST_WEIGHTS:
+            sizes = f"hidden={list(self.hidden)}, n_nodes={self.n_nodes}, n_extra={self.n_extra}"
+            raise ConfigError(
+                f"{sizes}: a network of {self.n_weights:.3g} numbers; at most {MOST_WEIGHTS:,} are possible"
+            )
 
     @classmethod
     def from_dict(cls, data: Any) -> Architecture:
@@ -206,6 +227,11 @@ class Architecture:
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {**asdict(self), "hidden": list(self.hidden)}
+
+    @property
+    def n_weights(self) -> int:
+        """Number of its parameters."""
+        return sum(math.prod(shape) for shape in self.shapes().values())
 
     def n_actions(self, n_nodes: int) -> int:
         """Number of actions on a cluster of so many nodes."""

@@ -32,6 +32,7 @@ from ..placement_search import copy_game
 from .kernel_net import KernelNet, net_action
 
 __all__ = [
+    "STUCK_S",
     "Comparisons",
     "allocate_comparisons",
     "check_comparable",

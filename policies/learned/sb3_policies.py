@@ -25,6 +25,7 @@ from torch.nn.functional import log_softmax
 
 from virtgym.envs.sim.errors import ConfigError
 
+from ..ties import choose_first_best
 from .architecture import Architecture, Layout
 from .networks import MASKED, Network, build_network, fits_mask
 
@@ -100,6 +101,13 @@ def legal_actions(observation: Tensor, n_actions: int, layout: Layout) -> Tensor
     return fits | ~fits.any(dim=1, keepdim=True)
 
 
+def _first_best(scores: Tensor) -> Tensor:
+    """The best action of each row, the lowest of equals, (B,)."""
+    values = scores.detach().cpu().numpy()
+    chosen = choose_first_best(values, np.ones(values.shape, np.bool_))
+    return torch.as_tensor(chosen, device=scores.device)
+
+
 class _Described:
     """What all three kinds of policy share: settings that describe our network, kept for saving."""
 
@@ -152,7 +160,7 @@ class _NetMixin(_Described):
         scores, values = self.net(flat)
         log_odds = self._log_odds(scores, flat, masks)
         if deterministic:
-            actions = log_odds.argmax(dim=1)
+            actions = _first_best(log_odds)
         else:
             actions = torch.multinomial(log_odds.exp(), 1).squeeze(1)
         log_prob = log_odds.gather(1, actions.unsqueeze(1)).squeeze(1)
@@ -274,6 +282,9 @@ class NetQNetwork(QNetwork):
         scores = self.net.scores(flat)
         legal = legal_actions(flat, scores.shape[1], self.layout)
         return scores if legal is None else torch.where(legal, scores, MASKED)
+
+    def _predict(self, observation: Any, deterministic: bool = True) -> Tensor:
+        return _first_best(self(observation))
 
 
 class QNetPolicy(_Described, DQNPolicy):

@@ -2,7 +2,8 @@
 
 ``agent.json`` lists one or several members (an ensemble), each with its architecture, the names of the
 columns that it reads and what its scores are; array ``NAME`` of member i is ``i/NAME`` in ``weights.npz``.
-Loading parses JSON and plain arrays (``allow_pickle=False``), so a folder from anywhere can do no harm.
+Loading parses JSON and plain arrays, never a pickle, and compares what is declared with what the networks
+need before it takes memory, so a folder from anywhere can do no harm.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,16 +21,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.files import write_atomically
+from virtgym.envs.files import one_line, read_arrays, read_bytes, write_atomically
 from virtgym.envs.sim.errors import ConfigError
 
-from .architecture import Architecture, Layout
-from .numpy_net import check_weights
+from .architecture import MOST_WEIGHTS, Architecture, Layout, Shape
 
 __all__ = ["FORMAT", "SCORES", "Agent", "Member", "load_agent", "merge_agents", "save_agent"]
 
 FORMAT, FORMAT_VERSION = "virtgym-agent", 1
 META, WEIGHTS = "agent.json", "weights.npz"
+LARGEST_META = 1 << 20
+"""Most bytes of ``agent.json``; one with a hundred members has a third of it."""
 
 SCORES: tuple[str, ...] = ("logits", "values")
 """What a network's scores are: logits of a stochastic policy, or values of actions (DQN)."""
@@ -62,7 +64,7 @@ class Member:
             raise ConfigError(f"scores={self.scores}: must be one of {', '.join(SCORES)}")
         if (a.n_node, a.n_request, a.n_globals) != self.layout.sizes:
             raise ConfigError("columns: not as many as the architecture reads")
-        object.__setattr__(self, "weights", check_weights(a, self.weights))
+        object.__setattr__(self, "weights", _check_weights(a, self.weights))
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,36 @@ class Agent:
                 raise ConfigError(f"members: {key} must be the same in all of an ensemble")
 
 
+def _check_weights(architecture: Architecture, weights: Mapping[str, NDArray[Any]]) -> dict[str, F4]:
+    """Check that weights are those of an architecture.
+
+    Args:
+        architecture: Kind and sizes.
+        weights: Arrays by name.
+
+    Returns:
+        The weights as contiguous float32.
+
+    Raises:
+        ConfigError: If one is missing, too much, of another shape or not finite.
+    """
+    shapes = architecture.shapes()
+    if odd := sorted(set(weights) ^ set(shapes)):
+        what = "missing" if odd[0] in shapes else "not of this architecture"
+        raise ConfigError(f"weights: {odd[0]} is {what}")
+    found = {}
+    for name, shape in shapes.items():
+        array = np.asarray(weights[name])
+        if array.shape != shape or array.dtype.kind != "f":
+            raise ConfigError(
+                f"weights: {name} is {array.dtype}{list(array.shape)}, must be float32{list(shape)}"
+            )
+        if not np.isfinite(array).all():
+            raise ConfigError(f"weights: {name} holds values that are not finite")
+        found[name] = np.ascontiguousarray(array, dtype=np.float32)
+    return found
+
+
 def save_agent(folder: str | os.PathLike[str], agent: Agent) -> Path:
     """Write an agent's folder.
 
@@ -114,7 +146,7 @@ def save_agent(folder: str | os.PathLike[str], agent: Agent) -> Path:
     }
     np.savez(buffer, **arrays)
     data = buffer.getvalue()
-    _write(path / WEIGHTS, data)
+    write_atomically(path / WEIGHTS, lambda draft: draft.write_bytes(data))
     members = [
         {"architecture": m.architecture.to_dict(), "columns": m.layout.to_dict(), "scores": m.scores}
         for m in agent.members
@@ -130,12 +162,9 @@ def save_agent(folder: str | os.PathLike[str], agent: Agent) -> Path:
         "versions": dict(agent.versions),
         "weights_sha256": hashlib.sha256(data).hexdigest(),
     }
-    _write(path / META, (json.dumps(meta, indent=1) + "\n").encode())
+    text = json.dumps(meta, indent=1) + "\n"
+    write_atomically(path / META, lambda draft: draft.write_text(text, encoding="utf-8"))
     return path
-
-
-def _write(path: Path, data: bytes) -> None:
-    write_atomically(path, lambda draft: draft.write_bytes(data))
 
 
 def load_agent(folder: str | os.PathLike[str]) -> Agent:
@@ -151,37 +180,45 @@ def load_agent(folder: str | os.PathLike[str]) -> Agent:
         ConfigError: If a file is missing, damaged or of something else; one line that names it.
     """
     path = Path(folder)
-    meta = _read_meta(path / META)
     try:
-        arrays = _read_arrays(path / WEIGHTS, meta.get("weights_sha256"))
-        listed = meta.get("members")
-        if not isinstance(listed, list) or not all(isinstance(m, dict) for m in listed):
-            raise ConfigError("members: must be a list of mappings")
-        members = []
-        for i, m in enumerate(listed):
-            mine = {k.split("/", 1)[1]: w for k, w in arrays.items() if k.split("/", 1)[0] == str(i)}
-            architecture = Architecture.from_dict(m.get("architecture"))
-            layout = Layout.from_dict(m.get("columns"))
-            members.append(Member(architecture, layout, mine, str(m.get("scores"))))
-        parts = {key: meta.get(key, {}) for key in ("protocol", "training", "versions")}
-        for key, value in parts.items():
-            if not isinstance(value, dict):
-                raise ConfigError(f"{key}: must be a mapping")
-        return Agent(tuple(members), str(meta.get("task")), **parts)
+        return _load(path)
     except ConfigError as error:
-        text = str(error)
+        text = one_line(error, 400)
         raise ConfigError(text if text.startswith(str(path)) else f"{path / META}: {text}") from None
+    except Exception as error:  # the edge: whatever a stranger's folder brings about, here or in libraries
+        raise ConfigError(f"{path}: cannot be read as an agent ({type(error).__name__})") from error
+
+
+def _load(path: Path) -> Agent:
+    meta = _read_meta(path / META)
+    listed = meta.get("members")
+    if not isinstance(listed, list) or not all(isinstance(m, dict) for m in listed):
+        raise ConfigError("members: must be a list of mappings")
+    parts = {key: meta.get(key, {}) for key in ("protocol", "training", "versions")}
+    for key, value in parts.items():
+        if not isinstance(value, dict):
+            raise ConfigError(f"{key}: must be a mapping")
+    networks = [Architecture.from_dict(m.get("architecture")) for m in listed]
+    layouts = [Layout.from_dict(m.get("columns")) for m in listed]
+    shapes = {f"{i}/{name}": shape for i, a in enumerate(networks) for name, shape in a.shapes().items()}
+    arrays = _read_arrays(path / WEIGHTS, meta.get("weights_sha256"), shapes)
+    members = []
+    for i, m in enumerate(listed):
+        mine = {name: arrays.pop(f"{i}/{name}") for name in networks[i].shapes() if f"{i}/{name}" in arrays}
+        members.append(Member(networks[i], layouts[i], mine, str(m.get("scores"))))
+    agent = Agent(tuple(members), one_line(meta.get("task"), 100), **parts)
+    if arrays:
+        raise ConfigError(f"{path / WEIGHTS}: array {min(arrays)}: of no member")
+    return agent
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         raise ConfigError(
             f"{path}: no such file; an agent's folder, as virtgym train writes it, holds {META} and {WEIGHTS}"
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+        )
+    try:
+        meta = json.loads(read_bytes(path, limit=LARGEST_META, refusal=ConfigError))
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON ({error})") from None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
@@ -193,26 +230,18 @@ def _read_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
-def _read_arrays(path: Path, checksum: Any) -> dict[str, NDArray[Any]]:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file, but {META} is there") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+def _read_arrays(path: Path, checksum: Any, shapes: Mapping[str, Shape]) -> dict[str, NDArray[Any]]:
+    """Read the arrays of the members; no more than what these shapes need is read or unpacked."""
+    numbers = sum(math.prod(shape) for shape in shapes.values())
+    if numbers > MOST_WEIGHTS:
+        raise ConfigError(f"members: networks of {numbers:,} numbers; at most {MOST_WEIGHTS:,} are read")
+    limit = 8 * numbers + 1024 * (len(shapes) + 64)
+    if not os.path.lexists(path):
+        raise ConfigError(f"{path}: no such file, but {META} is there")
+    data = read_bytes(path, limit=limit, refusal=ConfigError)
     if hashlib.sha256(data).hexdigest() != checksum:
         raise ConfigError(f"{path}: damaged, or not the file that {META} describes (checksum differs)")
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError, AttributeError) as error:
-        raise ConfigError(
-            f"{path}: not an archive of plain arrays ({' '.join(str(error).split())})"
-        ) from None
-    for name in arrays:
-        if "/" not in name:
-            raise ConfigError(f"{path}: array {name}: names are member/parameter")
-    return arrays
+    return read_arrays(io.BytesIO(data), limit=limit, refusal=ConfigError, where=str(path))
 
 
 def merge_agents(

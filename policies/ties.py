@@ -1,0 +1,47 @@
+"""The best of several scores, where rounding must not decide between equals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+__all__ = ["TIE", "choose_first_best", "first_best"]
+
+TIE = 1e-5
+"""Scores so near to the best, as a share of it (at least of 1), are equal to it: sums in float32 that should
+be equal differ by less, and no training tells scores apart that differ by less."""
+
+
+@njit(cache=True)
+def first_best(scores: Any, mask: NDArray[np.bool_]) -> Any:
+    """The lowest legal index whose score equals the best legal one within ``TIE``; -1 if none is legal."""
+    first, top = -1, -np.inf
+    for a in range(len(scores)):
+        if mask[a]:
+            first = a if first < 0 else first
+            top = max(top, float(scores[a])) if scores[a] > top else top
+    least = top - TIE * max(1.0, abs(top))
+    for a in range(len(scores)):
+        if mask[a] and (scores[a] >= least or scores[a] == top):
+            return a
+    return first
+
+
+@njit(cache=True)
+def choose_first_best(scores: Any, masks: NDArray[np.bool_]) -> Any:
+    """``first_best`` of every row, 0 where none is legal.
+
+    Args:
+        scores: (B, actions).
+        masks: Legal actions, (B, actions).
+
+    Returns:
+        (B,) of int64.
+    """
+    chosen = np.empty(len(scores), np.int64)
+    for b in range(len(scores)):
+        chosen[b] = max(0, first_best(scores[b], masks[b]))
+    return chosen
