@@ -27,6 +27,7 @@ from .sim.orders import (
     check_place,
     check_power_off,
     check_power_on,
+    host_accepts,
     order_move,
     order_place,
     order_power_off,
@@ -34,7 +35,6 @@ from .sim.orders import (
     vm_movable,
     waits_knowingly,
 )
-from .sim.power import BOOTING, ON
 from .sim.state import PENDING, RUNNING, ClusterParams, ClusterState
 from .sim.variants import by_model
 
@@ -131,8 +131,7 @@ def _some_host(p: ClusterParams, s: ClusterState, v: int) -> bool:
 @njit(cache=True)
 def _room(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Free memory of a host that takes VMs, MiB (inf where memory does not bind); -inf = takes none."""
-    state = s.host_power_state[h]
-    if (state != ON and state != BOOTING) or s.host_drain[h]:
+    if host_accepts(p, s, h) != 0:
         return -np.inf
     if p.memory_binding == 0:
         return np.inf
