@@ -92,6 +92,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
         self.render_mode = usable_render_mode(render_mode, self.metadata["render_modes"])
         self.resample_trace = resample_trace
         self._observe = observe
+        need_seed("env.scenario_seed", scenario_seed)
         self._tables = tables
         self._weights = check_weights(reward)
         self.knobs = KnobDriver(knobs_policy) if actions == "knobs" else None

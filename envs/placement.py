@@ -78,6 +78,7 @@ class PlacementTask:
         observation: str = "basic",
         n_games: int = 1,
     ) -> None:
+        need_seed("env.synthetic_seed", synthetic_seed)
         if scenario is not None:
             requests, config, rows = _open_scenario(scenario, synthetic_seed, requests, config, windows, rows)
         self.config = _build_config(config)

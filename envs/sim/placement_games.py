@@ -21,7 +21,7 @@ from .placement import (
     window_lengths,
     write_mask,
 )
-from .validation import need_index, need_indices
+from .validation import need_index, need_indices, whole_number
 
 __all__ = ["PlacementConfig", "PlacementGames", "RequestArrays"]
 
@@ -183,7 +183,7 @@ class PlacementGames:
     def __init__(
         self, requests: RequestArrays, config: PlacementConfig | None = None, n_games: int = 1
     ) -> None:
-        if n_games < 1:
+        if (whole_number(n_games) or 0) < 1:
             raise ConfigError(f"placement.n_games={n_games}: must be at least 1")
         self.config = PlacementConfig() if config is None else config
         self._bind(_make_params(requests, self.config), None, n_games)
