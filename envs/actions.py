@@ -37,6 +37,7 @@ from .sim.orders import (
 )
 from .sim.state import PENDING, RUNNING, ClusterParams, ClusterState
 from .sim.variants import by_model
+from .sim.waiting import is_hopeless, no_failures, note_failure
 
 __all__ = ["ACTION_REASONS", "ActionCodec", "ActionKind"]
 
@@ -195,8 +196,12 @@ def write_vm_mask(p: ClusterParams, s: ClusterState, mask: NDArray[np.bool_]) ->
         mask: Written, shape (V,).
     """
     best, second = _roomiest(p, s)
+    failed = no_failures()
     for v in range(mask.shape[0]):
-        mask[v] = _choosable(p, s, v, best, second)
+        waits = s.vm_state[v] == PENDING and s.vm_dest[v] < 0 and waits_knowingly(p, s, v) == 0
+        mask[v] = not (waits and is_hopeless(p, failed, v)) and _choosable(p, s, v, best, second)
+        if waits and not mask[v]:
+            note_failure(failed, v)
 
 
 @njit(cache=True)

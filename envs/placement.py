@@ -372,7 +372,9 @@ class PlacementEnv(gym.Env[Observation, int]):
         Returns:
             Observation, and info with ``window`` (its first row) and ``n_vm`` (its requests).
         """
-        options = dict(need_options(options, ("window",)))  # before anything changes
+        options = dict(need_options(options, ("window",)))
+        if "window" in options:  # refused before anything changes
+            options["window"] = self.task.need_window(options["window"])
         super().reset(seed=None if seed is None else need_seed("seed", seed))
         self._window = self.task.begin(0, self.np_random, options, restart=seed is not None)
         self._over = False

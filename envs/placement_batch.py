@@ -231,7 +231,7 @@ class PlacementBatch:
         firsts = self._next_rows(which) if rows is None else self.task.games.check_rows(rows)
         begin_many(*self._kernel, which, firsts, firsts + self.task.lengths(firsts))
         self.window[which] = firsts
-        self.begun = True
+        self.begun = self.begun or len(which) > 0
 
     def _next_rows(self, which: I8) -> I8:
         if self.task.windows is not None:
