@@ -35,7 +35,10 @@ def crowd(seed: int, arrival: str, **more: Any) -> Simulator:
     """Five hosts and eighty VMs of many sizes, most of which have to wait until others leave."""
     rng = np.random.default_rng(seed)
     n = 80
-    types = (HostType("a", 4, 2000.0, 8192.0), HostType("b", 8, 3000.0, 16384.0, boot_time_s=60.0))
+    types = (
+        HostType("a", 4, 2000.0, 8192.0, (100.0, 200.0)),
+        HostType("b", 8, 3000.0, 16384.0, (100.0, 200.0), boot_time_s=60.0),
+    )
     config = ClusterConfig(
         types, np.array([0, 1, 0, 1, 1], dtype=np.int32), memory="binding", arrival=arrival,
         arrival_core_speed=bool(seed % 2), auto_boot=True, hosts_start_on=bool(seed % 3), **more,
@@ -85,7 +88,7 @@ def test_every_vm_that_waits_has_been_tried(model: str, rule: str) -> None:
             for v in waiting.tolist():
                 assert host_of(sim, v, rule, False) < 0, (seed, sim.time_s, v)
                 assert host_of(sim, v, rule, True) < 0, (seed, sim.time_s, v)
-            sim.advance()
+            sim.advance(300.0 - 1e-3)
     assert waited > 500
 
 
@@ -99,7 +102,7 @@ def test_only_who_needs_as_much_is_left_out(model: str) -> None:
         sim = crowd(seed, "policy", **MODELS[model])
         p, s = sim.kernel_params, sim.kernel_state
         rng = np.random.default_rng(seed)
-        pairs = rng.permutation(80)[:20], rng.integers(0, 5, 20)
+        pairs = rng.permutation(80), rng.integers(0, 5, 80)
         sim.apply(Decisions(place_vm=pairs[0].astype(np.int32), place_host=pairs[1].astype(np.int32)))
         fits = {v: any(fits_arrival(p, s, v, h) == 0 for h in range(5)) for v in range(80)}
         for w in range(80):
@@ -133,17 +136,20 @@ def test_restarts_go_by_time_down_then_by_number(make_sim: Any) -> None:
     )  # fmt: skip
     sim.reset(np.random.default_rng(0))
     assert sim.state.host_n_vms.tolist() == [4, 4, 0]
+    sim.step(Decisions(power_off=np.array([2], np.int32)))
+    sim.step(Decisions(power_on=np.array([2], np.int32)))  # all eight wait by now
     sim.step()
     assert np.flatnonzero(sim.state.vm_host == 2).tolist() == [4, 5, 6, 7]  # down for longer
 
 
 class FirstFit:
-    """The arrival rule ``first_fit`` as a policy: at every decision, in the order of the VMs."""
+    """The arrival rule ``first_fit`` as a policy: who comes now, then who has waited, in order."""
 
     def plan(self, sim: Simulator) -> Decisions:
         trial = sim.fork()
         pairs = []
-        for v in np.flatnonzero((sim.state.vm_state == PENDING) & (sim.state.vm_dest < 0)).tolist():
+        waiting = np.flatnonzero((sim.state.vm_state == PENDING) & (sim.state.vm_dest < 0))
+        for v in sorted(waiting.tolist(), key=lambda v: (sim.params.vm_arrival_s[v] != sim.time_s, v)):
             for h in range(len(sim.params.host_type)):
                 order = Decisions(place_vm=np.array([v], np.int32), place_host=np.array([h], np.int32))
                 if not trial.apply(order):
@@ -189,4 +195,4 @@ def test_an_aborted_copy_has_sent_what_it_has_sent(make_sim: Any, after_s: float
         sim.step(Decisions(move_vm=np.array([0], np.int32), move_host=np.array([1], np.int32)))
         mib_s = sim.params.mig_mib_s
         assert sim.metrics()["migrations"] == 1
-        assert sim.metrics()["migration_data_gib"] == pytest.approx(after_s * mib_s / 1024.0, rel=1e-12)
+        assert sim.metrics()["migration_data_gib"] == pytest.approx(after_s * mib_s / 1024.0, rel=1e-9)
