@@ -27,6 +27,7 @@ from .sim.orders import (
     check_place,
     check_power_off,
     check_power_on,
+    host_accepts,
     order_move,
     order_place,
     order_power_off,
@@ -34,9 +35,9 @@ from .sim.orders import (
     vm_movable,
     waits_knowingly,
 )
-from .sim.power import BOOTING, ON
 from .sim.state import PENDING, RUNNING, ClusterParams, ClusterState
 from .sim.variants import by_model
+from .sim.waiting import is_hopeless, no_failures, note_failure
 
 __all__ = ["ACTION_REASONS", "ActionCodec", "ActionKind"]
 
@@ -131,8 +132,7 @@ def _some_host(p: ClusterParams, s: ClusterState, v: int) -> bool:
 @njit(cache=True)
 def _room(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Free memory of a host that takes VMs, MiB (inf where memory does not bind); -inf = takes none."""
-    state = s.host_power_state[h]
-    if (state != ON and state != BOOTING) or s.host_drain[h]:
+    if host_accepts(p, s, h) != 0:
         return -np.inf
     if p.memory_binding == 0:
         return np.inf
@@ -196,8 +196,12 @@ def write_vm_mask(p: ClusterParams, s: ClusterState, mask: NDArray[np.bool_]) ->
         mask: Written, shape (V,).
     """
     best, second = _roomiest(p, s)
+    failed = no_failures()
     for v in range(mask.shape[0]):
-        mask[v] = _choosable(p, s, v, best, second)
+        waits = s.vm_state[v] == PENDING and s.vm_dest[v] < 0 and waits_knowingly(p, s, v) == 0
+        mask[v] = not (waits and is_hopeless(p, failed, v)) and _choosable(p, s, v, best, second)
+        if waits and not mask[v]:
+            note_failure(failed, v)
 
 
 @njit(cache=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, ClassVar
@@ -13,6 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from .actions import ACTION_REASONS, ActionCodec, take
+from .entry import need_action, need_begun, need_options, usable_render_mode
 from .knobs import KnobDriver, KnobPolicy
 from .observations import Observer
 from .render import History, draw_frame, write_text
@@ -22,6 +22,7 @@ from .sim.decisions import Decisions
 from .sim.errors import ConfigError
 from .sim.metrics import StepMetrics, interval_metrics
 from .sim.simulator import ClusterView, Simulator
+from .sim.validation import need_seed
 
 __all__ = ["ACTION_FORMS", "ClusterEnv"]
 
@@ -55,7 +56,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
             environment's generator. Otherwise every episode has the same load, whatever the seed.
         actions: ``unrolled`` or ``knobs``.
         reward: Weight by term, laid over ``rewards.DEFAULT_WEIGHTS``.
-        render_mode: ``ansi``, ``rgb_array`` or None.
+        render_mode: ``ansi``, ``rgb_array`` or None; with another there is a warning and no picture.
         max_decisions_per_interval: After so many unrolled actions in one interval it ends as by *stop* (a VM
             chosen without a host is let go); it guards against agents that never stop. None = 2 (V + H).
         arrival: Rule that places arriving VMs in place of the scenario's; ``policy``: the agent does.
@@ -87,13 +88,11 @@ class ClusterEnv(gym.Env[Observation, Any]):
     ) -> None:
         if actions not in ACTION_FORMS:
             raise ConfigError(f"env.actions={actions}: must be one of {', '.join(ACTION_FORMS)}")
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            known = ", ".join(self.metadata["render_modes"])
-            raise ConfigError(f"env.render_mode={render_mode}: must be one of {known}")
         self.actions = actions
-        self.render_mode = render_mode
+        self.render_mode = usable_render_mode(render_mode, self.metadata["render_modes"])
         self.resample_trace = resample_trace
         self._observe = observe
+        need_seed("env.scenario_seed", scenario_seed)
         self._tables = tables
         self._weights = check_weights(reward)
         self.knobs = KnobDriver(knobs_policy) if actions == "knobs" else None
@@ -162,7 +161,8 @@ class ClusterEnv(gym.Env[Observation, Any]):
         Returns:
             Observation and info.
         """
-        super().reset(seed=seed)
+        need_options(options)
+        super().reset(seed=None if seed is None else need_seed("seed", seed))
         if self.resample_trace:
             drawn = int(self.np_random.integers(SEED_RANGE))
             self._use(build_scenario(asdict(self.scenario.config), seed=drawn))
@@ -209,19 +209,15 @@ class ClusterEnv(gym.Env[Observation, Any]):
             ``illegal_action`` with the reason.
 
         Raises:
-            ResetNeeded: After the end of an episode.
+            ResetNeeded: After the end of an episode, or before the first.
+            ConfigError: If the action is no whole number (``knobs``: not so many finite numbers).
         """
-        if self._over:
-            raise gym.error.ResetNeeded("the episode is over (or has not begun): call reset() before step()")
+        need_begun(not self._over)
         if isinstance(action, Decisions):
             return self._run_decisions(action)
         if self.knobs is not None:
             return self._run_decisions(self.knobs.plan(action, self._sim.view))
-        try:
-            number = operator.index(action)
-        except TypeError:
-            raise TypeError(f"action {action!r}: must be an integer or a Decisions") from None
-        return self._choose(number)
+        return self._choose(need_action(action))
 
     def _choose(self, action: int) -> StepResult:
         """One unrolled action."""

@@ -67,12 +67,15 @@ class KnobCodec:
             action: Shape (K,), -1 = lowest, 1 = highest value.
 
         Raises:
-            ValueError: If the shape is wrong or an element is not a number.
+            ConfigError: If the shape is wrong or an element is not a number.
         """
-        flat = np.asarray(action, dtype=np.float64)
+        try:
+            flat = np.asarray(action, dtype=np.float64)
+        except (TypeError, ValueError):
+            flat = np.empty(0)
         if flat.shape != (len(self.knobs),) or not bool(np.isfinite(flat).all()):
             names = ", ".join(self.knobs)
-            raise ValueError(f"action {action!r}: must be {len(self.knobs)} finite numbers ({names})")
+            raise ConfigError(f"action {action!r}: must be {len(self.knobs)} finite numbers ({names})")
         shares = (np.clip(flat, -1.0, 1.0) + 1.0) / 2.0
         return {
             name: low + share * (high - low)

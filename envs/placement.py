@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -13,15 +12,17 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from .placement_observations import REWARDS, PlacementObserver, play_one
+from .entry import need_action, need_begun, need_options, usable_render_mode
+from .placement_observations import REWARDS, PlacementObserver, forfeit, play_one
 from .sim.errors import ConfigError
 from .sim.placement import FINISHED, PLACEMENT_REASONS, PLAYING, REJECTED, SKIPPED, begin_game
 from .sim.placement_games import PlacementConfig, PlacementGames, RequestArrays
+from .sim.validation import need_index, need_seed
 
 if TYPE_CHECKING:
     from .placement_scenarios import PlacementScenario
 
-__all__ = ["OUTCOMES", "PlacementEnv", "PlacementTask"]
+__all__ = ["OUTCOMES", "RENDER_MODES", "PlacementEnv", "PlacementTask"]
 
 Observation = dict[str, NDArray[Any]]
 
@@ -30,6 +31,9 @@ SYNTHETIC_REQUESTS = 8192
 
 OUTCOMES = {REJECTED: "rejected", SKIPPED: "skipped"}
 """What an info says of a legal action that places nothing."""
+
+RENDER_MODES = ["ansi", "rgb_array"]
+"""How a placement environment, alone or in a batch, can be shown."""
 
 TAIL = 1000
 """Rows at the end of a stream in which no window begins by default, so that none is cut short."""
@@ -74,6 +78,7 @@ class PlacementTask:
         observation: str = "basic",
         n_games: int = 1,
     ) -> None:
+        need_seed("env.synthetic_seed", synthetic_seed)
         if scenario is not None:
             requests, config, rows = _open_scenario(scenario, synthetic_seed, requests, config, windows, rows)
         self.config = _build_config(config)
@@ -133,10 +138,11 @@ class PlacementTask:
             options: ``window`` names the row in place of both.
             restart: Whether the list begins anew.
         """
+        options = need_options(options, ("window",))
         if restart:
             self.restart_list(game)
-        if options and "window" in options:
-            row = int(self.games.check_rows(options["window"])[0])
+        if "window" in options:
+            row = self.need_window(options["window"])
         elif self.windows is not None:
             row = int(self.windows[self._played[game] % len(self.windows)])
             self._played[game] += 1
@@ -148,6 +154,14 @@ class PlacementTask:
         begin_game(games.kernel_params, games.kernel_state, game, row, row + length)
         self.observer.observe(game)
         return row
+
+    def need_window(self, row: Any) -> int:
+        """The row that the option ``window`` of a reset names.
+
+        Raises:
+            ConfigError: If there is no such row.
+        """
+        return need_index("reset(options)", "window", row, self.games.params.n_requests)
 
     def restart_list(self, game: int) -> None:
         """Let a game play the list of windows from its beginning."""
@@ -183,7 +197,11 @@ class PlacementTask:
         return not cut, cut
 
     def metrics(self, game: int) -> dict[str, float]:
-        """Sum and mean of waits so far, s; requests placed, and of the window; ``n_rejected`` if allowed."""
+        """Sum and mean of waits, s; requests placed, and of the window; ``n_rejected`` if allowed.
+
+        All but the requests of the window are NaN while it is not finished, cut off or stuck: the first waits
+        of a window say nothing about the rest of it.
+        """
         return {name: float(value[0]) for name, value in self.metrics_of(np.array([game])).items()}
 
     def metrics_of(self, which: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
@@ -198,7 +216,38 @@ class PlacementTask:
         }
         if self.config.allow_reject:
             metrics["n_rejected"] = rejected.astype(np.float64)
-        return metrics
+        finished = self.finished[which]
+        return {name: np.where(finished | (name == "n_vm"), x, np.nan) for name, x in metrics.items()}
+
+    @property
+    def finished(self) -> NDArray[np.bool_]:
+        """Whether each game has come to its end, (B,): all is decided, or a survival game is lost."""
+        status = self.games.state.status
+        if self.config.protocol == "huawei_placement":
+            return np.asarray(status == FINISHED)
+        return np.asarray(status != PLAYING)
+
+    def show(self, game: int, window: int, mode: str | None) -> Any:
+        """A game in a render mode.
+
+        ``ansi``: a line per host with the used cores and memory of its nodes; ``rgb_array``: the same as
+        bars, (height, width, 3) of uint8; None: nothing.
+        """
+        if mode is None:
+            return None
+        s, p = self.games.state, self.games.params
+        placed = int(s.n_placed[game])
+        head = f"window {window}, {placed} placed, {s.wait[game]:,.0f} s waited, t = {s.clock[game]:,.0f} s"
+        cores, memory = p.node_cores - s.free_cores[game], p.node_memory - s.free_memory[game]
+        if mode == "rgb_array":
+            from .render import draw_nodes
+
+            return draw_nodes(head, cores / p.node_cores, memory / p.node_memory)
+        lines = [head]
+        for host in range(self.config.n_hosts):
+            nodes = [f"{cores[a]:5.1f} cores {memory[a]:6.1f} GiB" for a in (2 * host, 2 * host + 1)]
+            lines.append(f"host {host}: " + " | ".join(nodes))
+        return "\n".join(lines)
 
 
 def _open_scenario(
@@ -263,10 +312,10 @@ class PlacementEnv(gym.Env[Observation, int]):
         observation: ``basic``, or ``slots``: more columns, see ``placement_slots``.
         illegal_penalty: Subtracted from the reward of an illegal action.
         max_illegal: Illegal actions in a row that truncate an episode.
-        render_mode: ``ansi`` or None.
+        render_mode: One of ``RENDER_MODES`` or None; with another there is a warning and no picture.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": RENDER_MODES, "render_fps": 4}  # type: ignore[misc]
 
     def __init__(
         self,
@@ -284,14 +333,12 @@ class PlacementEnv(gym.Env[Observation, int]):
         max_illegal: int = 100,
         render_mode: str | None = None,
     ) -> None:
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise ConfigError(f"env.render_mode={render_mode}: must be ansi")
         self.check_penalty(illegal_penalty, max_illegal)
         self.task = PlacementTask(
             requests, config, windows=windows, rows=rows, reward=reward, wait_scale_s=wait_scale_s,
             synthetic_seed=synthetic_seed, scenario=scenario, observation=observation,
         )  # fmt: skip
-        self.render_mode = render_mode
+        self.render_mode = usable_render_mode(render_mode, RENDER_MODES)
         self.illegal_penalty = illegal_penalty
         self.max_illegal = max_illegal
         self.observation_space: Any = self.task.observation_space
@@ -325,7 +372,10 @@ class PlacementEnv(gym.Env[Observation, int]):
         Returns:
             Observation, and info with ``window`` (its first row) and ``n_vm`` (its requests).
         """
-        super().reset(seed=seed)
+        options = dict(need_options(options, ("window",)))
+        if "window" in options:  # refused before anything changes
+            options["window"] = self.task.need_window(options["window"])
+        super().reset(seed=None if seed is None else need_seed("seed", seed))
         self._window = self.task.begin(0, self.np_random, options, restart=seed is not None)
         self._over = False
         self._illegal = self._in_a_row = 0
@@ -350,12 +400,12 @@ class PlacementEnv(gym.Env[Observation, int]):
             end ``metrics``, ``window`` and ``illegal_actions``.
 
         Raises:
-            ResetNeeded: After the end of an episode.
+            ResetNeeded: After the end of an episode, or before the first.
+            ConfigError: If the action is no whole number.
         """
-        if self._over:
-            raise gym.error.ResetNeeded("the episode is over (or has not begun): call reset() before step()")
+        need_begun(not self._over)
         task, games = self.task, self.task.games
-        number = operator.index(action)
+        number = need_action(action)
         code = play_one(
             games.kernel_params, games.kernel_state, task.observer.handle, 0, number, task.kind, task.scale
         )
@@ -367,6 +417,8 @@ class PlacementEnv(gym.Env[Observation, int]):
             self._in_a_row += 1
             reward -= self.illegal_penalty
             truncated = self._in_a_row >= self.max_illegal
+            if truncated:
+                reward += float(forfeit(games.kernel_params, games.kernel_state, 0, task.kind, task.scale))
             info = {"illegal_action": PLACEMENT_REASONS[code]}
         else:
             self._in_a_row = 0
@@ -381,16 +433,5 @@ class PlacementEnv(gym.Env[Observation, int]):
         return task.observer.copy_one(), reward, terminated, truncated, info
 
     def render(self) -> Any:
-        """A line per host with the used cores and memory of its nodes, for ``ansi``."""
-        if self.render_mode != "ansi":
-            return None
-        s, p = self.games.state, self.games.params
-        placed = int(s.n_placed[0])
-        lines = [
-            f"window {self._window}, {placed} placed, {s.wait[0]:,.0f} s waited, t = {s.clock[0]:,.0f} s"
-        ]
-        cores, memory = p.node_cores - s.free_cores[0], p.node_memory - s.free_memory[0]
-        for host in range(self.task.config.n_hosts):
-            nodes = [f"{cores[a]:5.1f} cores {memory[a]:6.1f} GiB" for a in (2 * host, 2 * host + 1)]
-            lines.append(f"host {host}: " + " | ".join(nodes))
-        return "\n".join(lines)
+        """What ``PlacementTask.show`` does with the render mode."""
+        return self.task.show(0, self._window, self.render_mode)

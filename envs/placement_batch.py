@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from gymnasium.utils import seeding
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from .entry import make_generator, need_actions, need_begun
 from .placement import PlacementEnv, PlacementTask
-from .placement_observations import CONSTANT_BUFFERS, PlacementBuffers, observe_game, play_one
+from .placement_observations import CONSTANT_BUFFERS, PlacementBuffers, forfeit, observe_game, play_one
 from .sim.errors import ConfigError
 from .sim.handle import make_handle
 from .sim.placement import FINISHED, HUAWEI, PLAYING, PlacementParams, PlacementState, begin_game
@@ -70,6 +70,8 @@ def _keep_books(
         e.in_a_row[b] += 1
         o.reward[b] -= r.penalty
         e.truncated[b] = e.in_a_row[b] >= r.max_illegal
+        if e.truncated[b]:
+            o.reward[b] += forfeit(p, s, b, r.kind, r.scale)
     else:
         e.in_a_row[b] = 0
         e.placed[b] = o.code[b] == 0
@@ -196,6 +198,7 @@ class PlacementBatch:
         self.num_envs = num_envs
         self.rules = EpisodeRules(self.task.kind, self.task.scale, float(illegal_penalty), int(max_illegal))
         self.window = np.full(num_envs, -1, dtype=np.int64)
+        self.begun = False
         self.rngs = [np.random.default_rng() for _ in range(num_envs)]
         self._ahead = np.zeros((num_envs, AHEAD), dtype=np.int64)
         self._drawn = np.full(num_envs, AHEAD, dtype=np.int64)
@@ -214,7 +217,7 @@ class PlacementBatch:
 
     def reseed(self, i: int, seed: int) -> None:
         """Give an environment the generator of a single one with this seed, and begin its list anew."""
-        self.rngs[i] = seeding.np_random(seed)[0]
+        self.rngs[i] = make_generator(seed)
         self._drawn[i] = AHEAD
         self.task.restart_list(i)
 
@@ -228,6 +231,7 @@ class PlacementBatch:
         firsts = self._next_rows(which) if rows is None else self.task.games.check_rows(rows)
         begin_many(*self._kernel, which, firsts, firsts + self.task.lengths(firsts))
         self.window[which] = firsts
+        self.begun = self.begun or len(which) > 0
 
     def _next_rows(self, which: I8) -> I8:
         if self.task.windows is not None:
@@ -249,12 +253,13 @@ class PlacementBatch:
         Returns:
             How many requests were placed, how many actions were refused, and the environments whose episodes
             ended, as a view that the next step overwrites.
+
+        Raises:
+            ResetNeeded: Before any episode has begun.
+            ConfigError: If these are not B whole numbers.
         """
-        chosen = np.ascontiguousarray(actions, dtype=np.int64)
-        if chosen.shape != (self.num_envs,):
-            raise ConfigError(
-                f"actions of shape {chosen.shape}: must be one per environment, {self.num_envs}"
-            )
+        need_begun(self.begun)
+        chosen = need_actions(actions, self.num_envs)
         n_placed, n_refused, n_ended = play_batch(*self._kernel, self._rules, chosen)
         return n_placed, n_refused, self.books.ended[:n_ended]
 
@@ -291,6 +296,7 @@ class PlacementBatch:
                 raise ConfigError(f"checkpoint: {name} does not fit {self.num_envs} of these environments")
         for name, array in mine.items():
             array[...] = arrays[name]
+        self.begun = bool((self.window >= 0).any())
         for rng, state in zip(self.rngs, json.loads(arrays["rngs"].tobytes()), strict=True):
             rng.bit_generator.state = state
 

@@ -20,10 +20,12 @@ from .placement_slots import SLOT_GLOBAL_COLUMNS, SLOT_NODE_COLUMNS, slot_table,
 from .sim.errors import ConfigError
 from .sim.handle import make_handle
 from .sim.placement import (
+    HUAWEI,
     PLACED,
     PLAYING,
     REJECTED,
     SKIPPED,
+    STUCK,
     PlacementParams,
     PlacementState,
     fits,
@@ -42,6 +44,7 @@ __all__ = [
     "WINDOW_COLUMNS",
     "PlacementBuffers",
     "PlacementObserver",
+    "forfeit",
     "observation_columns",
     "observe_game",
     "play_one",
@@ -117,7 +120,8 @@ REWARDS: tuple[str, ...] = ("spane", "wait", "delay", "placed")
   ``wait``, but each part is paid for the placement after which the waiting happens.
 - ``placed``: 1, for the survival games.
 
-A rejected request pays the same for its wait (``placed``: 0), minus ``reject_penalty``; a skip pays 0.
+A rejected request pays the same for its wait (``placed``: 0), minus ``reject_penalty``; a skip pays 0. An
+episode that ends with requests undecided, cut off or stuck for ever, pays for all of them: see ``forfeit``.
 """
 
 SPANE, WAIT, DELAY = 0, 1, 2
@@ -321,6 +325,45 @@ def _reward(
 
 
 @njit(cache=True)
+def forfeit(p: PlacementParams, s: PlacementState, b: int, kind: int, scale: float) -> Any:
+    """What an episode pays, at the least, that ends before all requests of its window are decided.
+
+    With it no such episode earns more than any that is played to its end with legal actions, whatever it has
+    earned until then: every request pays as if it had waited until all VMs of the window had run one after
+    the other from the last arrival on, which none can exceed (a request waits only while a VM runs that has
+    an end, or until the next arrival); with ``placed``, all that could have been earned is lost. Where
+    requests may be rejected, the penalty of all of them comes on top.
+
+    Args:
+        p: Parameters.
+        s: State.
+        b: The game.
+        kind: Place of the reward in ``REWARDS``.
+        scale: T, s.
+
+    Returns:
+        A reward of at most 0.
+    """
+    first, end = s.first[b], s.end[b]
+    last_s = p.arrival[end - 1]
+    for row in range(first, end):
+        if p.lifetime[row] < np.inf:
+            last_s += p.lifetime[row]
+    lost = 0.0
+    for row in range(first, end):
+        wait = last_s - p.arrival[row] if p.protocol == HUAWEI else 0.0
+        if kind == SPANE:
+            lost += np.log1p(wait)
+        elif kind in (WAIT, DELAY):
+            lost += wait / scale
+        else:
+            lost += 1.0
+        if p.reject_action >= 0:
+            lost += p.reject_penalty
+    return -lost
+
+
+@njit(cache=True)
 def play_one(
     p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: int, a: int, kind: int, scale: float
 ) -> Any:
@@ -344,6 +387,8 @@ def play_one(
     o.reward[b] = 0.0
     if code <= 0:
         o.reward[b] = _reward(p, s, o, b, code, before, kind, scale)
+        if s.status[b] == STUCK and p.protocol == HUAWEI:  # the end of a survival game, but not of a queue
+            o.reward[b] += forfeit(p, s, b, kind, scale)
         observe_game(p, s, o, b)
     return code
 

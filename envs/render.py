@@ -20,7 +20,7 @@ from .sim.power_states import FAILED, RESUMING, STANDBY, SUSPENDING
 from .sim.simulator import Simulator
 from .sim.totals import C_PENDING
 
-__all__ = ["History", "draw_frame", "write_text"]
+__all__ = ["History", "draw_frame", "draw_nodes", "write_text"]
 
 U1 = NDArray[np.uint8]
 
@@ -275,6 +275,33 @@ def draw_frame(sim: Simulator, history: History, step: Mapping[str, float], name
         _draw_curves(image, draw, history, edge)
     _draw_gaps(draw, history, edge)
     _draw_header(draw, sim, step, name)
+    return np.array(image)
+
+
+def draw_nodes(head: str, cores: NDArray[np.float64], memory: NDArray[np.float64]) -> U1:
+    """Draw what is used of the nodes of a placement game: a column per node, cores beside memory.
+
+    Args:
+        head: Line of text above.
+        cores: Share of the cores in use, by node, (2N,).
+        memory: The same of memory.
+
+    Returns:
+        Picture, shape (620, 1000, 3).
+    """
+    image = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
+    draw = ImageDraw.Draw(image)
+    draw.text((20, 18), head, font=_font(18), fill=INK)
+    draw.text((20, 50), "left: cores, right: memory, of each node in use", font=_font(13), fill=FAINT)
+    left, wide, low = 20, (RIGHT - 20) / len(cores), LEGEND_Y
+    for a, shares in enumerate(zip(cores.tolist(), memory.tolist())):
+        for k, (share, colour) in enumerate(zip(shares, (POWER_COLOUR, STOPS[3]))):
+            x = left + wide * (a + 0.1 + 0.4 * k)
+            draw.rectangle((x, TOP, x + 0.38 * wide, low), fill=FUTURE)
+            top = low - (low - TOP) * min(max(share, 0.0), 1.0)
+            draw.rectangle((x, top, x + 0.38 * wide, low), fill=tuple(int(c) for c in colour))
+        if wide >= 40 and a % 2 == 0:
+            draw.text((left + wide * a, low + 6), f"host {a // 2}", font=_font(12), fill=FAINT)
     return np.array(image)
 
 

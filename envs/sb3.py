@@ -21,11 +21,13 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from .placement import OUTCOMES, PlacementTask
+from .entry import need_options, need_seeds, usable_render_mode
+from .placement import OUTCOMES, RENDER_MODES, PlacementTask
 from .placement_batch import PlacementBatch
 from .sim.errors import ConfigError
 from .sim.placement import PLACEMENT_REASONS
 from .sim.placement_games import PlacementConfig, PlacementGames, RequestArrays
+from .sim.validation import need_seed
 
 if TYPE_CHECKING:
     from .placement_scenarios import PlacementScenario
@@ -39,10 +41,10 @@ Flags = NDArray[np.bool_]
 class _OneOfMany:
     """Environment i of a batch, as ``get_attr``, ``set_attr`` and ``env_method`` see it."""
 
-    def __init__(self, batch: PlacementBatch, i: int) -> None:
+    def __init__(self, batch: PlacementBatch, i: int, render_mode: str | None) -> None:
         self._batch = batch
         self._i = i
-        self.render_mode = None
+        self.render_mode = render_mode
 
     def action_masks(self) -> Flags:
         """Which actions are legal, (actions,)."""
@@ -50,8 +52,12 @@ class _OneOfMany:
         return mask
 
     def metrics(self) -> dict[str, float]:
-        """Waits and requests placed in the episode so far."""
+        """Waits and requests placed, NaN until the episode is finished."""
         return self._batch.task.metrics(self._i)
+
+    def render(self) -> Any:
+        """What ``PlacementEnv.render`` shows."""
+        return self.task.show(self._i, self.window, self.render_mode)
 
     @property
     def window(self) -> int:
@@ -83,7 +89,7 @@ class PlacementVecEnv(VecEnv):
 
     Args:
         num_envs: B.
-        requests: As for ``PlacementEnv``, as all that follow up to ``max_illegal``.
+        requests: As for ``PlacementEnv``, as all that follow up to ``render_mode``.
         config: Cluster and protocol.
         windows: Rows of first requests, which every environment plays in order.
         rows: Range of rows to draw them from.
@@ -94,6 +100,7 @@ class PlacementVecEnv(VecEnv):
         observation: ``basic``, or ``slots``: more columns, see ``placement_slots``.
         illegal_penalty: Subtracted from the reward of an illegal action.
         max_illegal: Illegal actions in a row that truncate an episode.
+        render_mode: As for ``PlacementEnv``.
         flat: Whether an observation is one vector, ``nodes``, ``request`` and ``globals`` end to end, for
             ``MlpPolicy``, in place of a Dict of these.
         copy: Whether observations are copies, or views of memory that the next step overwrites; SB3's
@@ -118,6 +125,7 @@ class PlacementVecEnv(VecEnv):
         observation: str = "basic",
         illegal_penalty: float = 0.0,
         max_illegal: int = 100,
+        render_mode: str | None = None,
         flat: bool = False,
         copy: bool = True,
     ) -> None:
@@ -128,7 +136,8 @@ class PlacementVecEnv(VecEnv):
         )  # fmt: skip
         self.flat = flat
         self.copy = copy
-        self._ones = [_OneOfMany(self.batch, i) for i in range(num_envs)]
+        mode = usable_render_mode(render_mode, RENDER_MODES)
+        self._ones = [_OneOfMany(self.batch, i, mode) for i in range(num_envs)]
         self._nothing: list[dict[str, Any]] = [{}] * num_envs
         self._actions: Any = None
         self._made = time.time()
@@ -163,23 +172,22 @@ class PlacementVecEnv(VecEnv):
         """Seed environment i with ``seed`` + i, from the next reset on; None draws a seed."""
         if seed is None:  # SB3 would draw it from NumPy's global generator
             seed = int(np.random.SeedSequence().generate_state(1)[0])
-        return super().seed(seed)
+        self._seeds = need_seeds(need_seed("seed", seed), self.num_envs)
+        return self._seeds
 
     def reset(self) -> VecEnvObs:
         """Begin a window in every environment, with the seeds and options set before.
 
         The option ``window`` is the first row of the window to play.
         """
+        every = np.arange(self.num_envs)
+        options = [need_options(one, ("window",)) for one in self._options]
+        rows = {i: self.task.need_window(one["window"]) for i, one in enumerate(options) if "window" in one}
         for i, seed in enumerate(self._seeds):
             if seed is not None:
                 self.batch.reseed(i, seed)
-        every = np.arange(self.num_envs)
-        chosen = np.array(["window" in options for options in self._options])
-        self.batch.begin(every[~chosen])
-        named = every[chosen]
-        self.batch.begin(
-            named, np.array([self._options[i]["window"] for i in named.tolist()], dtype=np.int64)
-        )
+        self.batch.begin(np.delete(every, list(rows)))
+        self.batch.begin(np.array(list(rows), dtype=np.int64), np.array(list(rows.values()), dtype=np.int64))
         self._tell_begun(every)
         self._reset_seeds()
         self._reset_options()
@@ -242,6 +250,10 @@ class PlacementVecEnv(VecEnv):
             elif codes[i] < 0:
                 infos[i][OUTCOMES[int(codes[i])]] = True
         return infos
+
+    def get_images(self) -> Sequence[Any]:
+        """A picture of each environment, which ``render`` puts into one."""
+        return [one.render() for one in self._ones]
 
     def close(self) -> None:
         """Nothing needs to be closed."""

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from gymnasium import error
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
-from .placement import OUTCOMES, PlacementTask
+from .entry import need_options, need_seeds, usable_render_mode
+from .placement import OUTCOMES, RENDER_MODES, PlacementTask
 from .placement_batch import PlacementBatch
 from .sim.errors import ConfigError
 from .sim.placement import PLACEMENT_REASONS
@@ -52,12 +52,12 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         observation: ``basic``, or ``slots``: more columns, see ``placement_slots``.
         illegal_penalty: Subtracted from the reward of an illegal action.
         max_illegal: Illegal actions in a row that truncate an episode.
-        render_mode: None; pictures are the single environment's.
+        render_mode: As for ``PlacementEnv``.
         copy: Whether observations are copies, or views of memory that the next step overwrites.
     """
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
-        "render_modes": [],
+        "render_modes": RENDER_MODES,
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
 
@@ -79,21 +79,18 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         render_mode: str | None = None,
         copy: bool = True,
     ) -> None:
-        if render_mode is not None:
-            raise ConfigError(f"env.render_mode={render_mode}: a batch shows nothing, use one environment")
         self.batch = PlacementBatch(
             num_envs, requests, config, windows=windows, rows=rows, reward=reward, wait_scale_s=wait_scale_s,
             synthetic_seed=synthetic_seed, scenario=scenario, observation=observation,
             illegal_penalty=illegal_penalty, max_illegal=max_illegal,
         )  # fmt: skip
         self.num_envs = num_envs
-        self.render_mode = None
+        self.render_mode = usable_render_mode(render_mode, RENDER_MODES)
         self.copy = copy
         self.single_observation_space: Any = self.task.observation_space
         self.single_action_space: Any = self.task.action_space
         self.observation_space: Any = batch_space(self.single_observation_space, num_envs)
         self.action_space: Any = batch_space(self.single_action_space, num_envs)
-        self._idle: I8 | None = None  # environments that ended in the last step; None: nothing has begun
 
     @property
     def task(self) -> PlacementTask:
@@ -118,35 +115,31 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         Returns:
             Observations (B, ...), and infos with ``window`` and ``n_vm``.
         """
-        options = dict(options or {})
+        options = need_options(options, ("window", "reset_mask"))
         which = np.asarray(options.get("reset_mask", np.ones(self.num_envs, dtype=np.bool_)))
         if which.shape != (self.num_envs,) or which.dtype != np.bool_:
-            raise ConfigError(f"options.reset_mask: must be {self.num_envs} truth values")
-        if seed is None or isinstance(seed, int | np.integer):
-            seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
-        else:
-            seeds = list(seed)
-        if len(seeds) != self.num_envs:
-            raise ConfigError(f"seed: must be one number, or {self.num_envs}")
+            raise ConfigError(f"reset(options): reset_mask: must be {self.num_envs} truth values")
+        seeds = need_seeds(seed, self.num_envs)
         begun = np.flatnonzero(which)
+        rows = self._chosen_rows(options, begun)
         for i in begun.tolist():
             given = seeds[i]
             if given is not None:
-                self.batch.reseed(i, int(given))
-        self.batch.begin(begun, self._chosen_rows(options, begun))
-        self._idle = np.flatnonzero(self.batch.books.over)
+                self.batch.reseed(i, given)
+        self.batch.begin(begun, rows)
         infos: dict[str, Any] = {}
         self._tell_begun(begun, infos)
         return self.task.observer.copy_all(self.copy), infos
 
-    def _chosen_rows(self, options: dict[str, Any], begun: I8) -> NDArray[Any] | None:
+    def _chosen_rows(self, options: Mapping[str, Any], begun: I8) -> I8 | None:
         if "window" not in options:
             return None
-        rows = np.asarray(options["window"])
-        if rows.shape not in ((), (self.num_envs,)):
-            raise ConfigError(f"options.window: must be one row, or {self.num_envs}")
-        chosen: NDArray[Any] = np.broadcast_to(rows, (self.num_envs,))[begun]
-        return chosen
+        given = options["window"]
+        if isinstance(given, Sequence | np.ndarray) and not isinstance(given, str) and np.shape(given) != ():
+            if len(given) != self.num_envs:
+                raise ConfigError(f"reset(options): window: must be one row, or {self.num_envs}")
+            return np.array([self.task.need_window(given[i]) for i in begun.tolist()], dtype=np.int64)
+        return np.full(len(begun), self.task.need_window(given))
 
     def _tell_begun(self, begun: I8, infos: dict[str, Any]) -> None:
         """Add which windows some environments have begun."""
@@ -178,8 +171,7 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         Raises:
             ResetNeeded: Before the first reset.
         """
-        if self._idle is None:
-            raise error.ResetNeeded("call reset() before step()")
+        idle = np.flatnonzero(self.batch.books.over)  # they ended in the last step
         n_placed, n_refused, ended = self.batch.play(actions)
         books, buffers = self.batch.books, self.task.observer.buffers
         rewards: NDArray[np.float64] = buffers.reward.copy()
@@ -187,7 +179,7 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         infos: dict[str, Any] = {}
         if n_placed:
             infos["wait_s"], infos["_wait_s"] = books.wait.copy(), books.placed.copy()
-        if n_placed + n_refused < self.num_envs - len(self._idle):
+        if n_placed + n_refused < self.num_envs - len(idle):
             for i in np.flatnonzero(buffers.code < 0).tolist():
                 infos = self._add_info(infos, {OUTCOMES[int(buffers.code[i])]: True}, i)
         if n_refused:
@@ -195,11 +187,17 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
                 infos = self._add_info(infos, {"illegal_action": PLACEMENT_REASONS[buffers.code[i]]}, i)
         if len(ended):
             self._sum_up(ended, infos)
-        if len(self._idle):
-            self.batch.begin(self._idle)
-            self._tell_begun(self._idle, infos)
-        self._idle = ended.copy()
+        if len(idle):
+            self.batch.begin(idle)
+            self._tell_begun(idle, infos)
         return self.task.observer.copy_all(self.copy), rewards, terminated, truncated, infos
+
+    def render(self) -> Any:
+        """What ``PlacementEnv.render`` shows, of each environment, (B,), or None without a render mode."""
+        if self.render_mode is None:
+            return None
+        rows = enumerate(self.batch.window.tolist())
+        return tuple(self.task.show(i, window, self.render_mode) for i, window in rows)
 
     def _sum_up(self, ended: I8, infos: dict[str, Any]) -> None:
         """Add what is known at the end of episodes."""

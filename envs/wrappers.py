@@ -9,6 +9,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from .sim.errors import ConfigError
+
 __all__ = ["FlatObservation", "make_vec"]
 
 PARTS = ("hosts", "vms", "globals")
@@ -27,7 +29,8 @@ class FlatObservation(gym.ObservationWrapper[NDArray[np.float32], Any, dict[str,
     def __init__(self, env: gym.Env[dict[str, NDArray[Any]], Any]) -> None:
         super().__init__(env)
         inner = env.observation_space
-        assert isinstance(inner, spaces.Dict)
+        if not isinstance(inner, spaces.Dict) or not set(PARTS) <= set(inner):
+            raise ConfigError(f"FlatObservation: needs an environment that observes {', '.join(PARTS)}")
         boxes = [inner[name] for name in PARTS]
         assert all(isinstance(box, spaces.Box) for box in boxes)
         self.observation_space = spaces.Box(

@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from virtgym.envs.placement_batch import PlacementBatch
 from virtgym.envs.sim.errors import ConfigError
-from virtgym.envs.sim.placement import PLAYING
 
 __all__ = ["PlayedWindows", "play_windows"]
 
@@ -30,7 +29,7 @@ class PlayedWindows:
         n_decisions: Actions that the policy chose, (W,).
         n_illegal: Those that were illegal and changed nothing, (W,).
         finished: Whether the game came to its end, (W,); not if the policy chose illegal actions until it was
-            given up.
+            given up, or the pending request fits nowhere for ever.
         span_s: Simulated time from the first arrival to the last placement, s, (W,).
         wall_s: Time of the loop, s: policy, observations and games.
         decision_ms: Time of each call of the policy by the number of games it decided for, ms, (calls,).
@@ -157,7 +156,7 @@ class _Play:
             n_rejected=s.n_rejected.copy(),
             n_decisions=self._decisions,
             n_illegal=self._batch.books.illegal.copy(),
-            finished=s.status != PLAYING,
+            finished=self._batch.task.finished,
             span_s=self._end_s - p.arrival[s.first],
             wall_s=wall_s,
             decision_ms=np.array(self._spent_ms),

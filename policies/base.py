@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from virtgym.envs.sim.config import ClusterConfig
 from virtgym.envs.sim.decisions import Decisions
+from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.simulator import ClusterView
+from virtgym.envs.sim.validation import need_indices
 
 __all__ = ["PlanningPolicy", "Policy"]
 
@@ -60,6 +64,17 @@ class PlanningPolicy:
         """Bind the view of the cluster and the generator of this episode."""
         self.view = view
         self.rng = rng
+
+    def hosts_named(self, hosts: Iterable[int]) -> NDArray[np.int32]:
+        """Hosts that a caller names, checked, (n,).
+
+        Raises:
+            ConfigError: If there is no such host, or no cluster is bound yet.
+        """
+        owner = f"policy {type(self).__name__}"
+        if not hasattr(self, "view"):
+            raise ConfigError(f"{owner}: hosts can be named once an episode has begun (call reset first)")
+        return need_indices(owner, "host", hosts, self.view.n_hosts)
 
     def plan(self, view: ClusterView) -> Decisions:
         """Decide this interval's migrations and power actions.

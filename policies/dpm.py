@@ -186,7 +186,6 @@ class DpmPolicy(PlanningPolicy):
         self._was_on = view.state.host_power_state == ON
         self._guard = AdmissionGuard(view)
         self._held: B1 = np.zeros(view.n_hosts, dtype=np.bool_)
-        self._kept_off: B1 = np.zeros(view.n_hosts, dtype=np.bool_)
         w = self._work
         w.vm_move_j[:] = migration_energy_j(p.vm_mem_mib)
         self._write_rules()
@@ -207,23 +206,15 @@ class DpmPolicy(PlanningPolicy):
         r[K_MOVE_COST] = self.move_cost
         r[K_MAX_MOVES] = UNLIMITED if limit is None else float(limit)
 
-    def keep_off(self, hosts: Iterable[int]) -> None:
-        """Name the hosts that take no VM from this policy and are not switched, such as those in maintenance.
-
-        Args:
-            hosts: All of them; they take the place of those named before.
-        """
-        self._kept_off[:] = False
-        self._kept_off[list(hosts)] = True
-
     def hold(self, hosts: Iterable[int]) -> None:
         """Name the hosts that are not emptied for the time being.
 
         Args:
             hosts: All of them; they take the place of those named before.
         """
+        named = self.hosts_named(hosts)
         self._held[:] = False
-        self._held[list(hosts)] = True
+        self._held[named] = True
 
     def on_for_s(self, view: ClusterView) -> F8:
         """How long ago hosts were switched on, s, shape (H,); infinite for those that always were."""
@@ -252,7 +243,7 @@ class DpmPolicy(PlanningPolicy):
         """
         s = view.state
         empty = (s.host_power_state == ON) & (s.host_drain == 0) & (s.host_n_vms + s.host_n_in == 0)
-        hosts = np.flatnonzero(empty & ~self._kept_off)
+        hosts = np.flatnonzero(empty & (s.host_maintenance == 0))
         since = np.argsort(self._work.host_on_s[hosts], kind="stable")
         return [int(h) for h in hosts[since][: self.spare_hosts]]
 
@@ -360,9 +351,7 @@ class DpmPolicy(PlanningPolicy):
         if self._guard.active:
             self._guard.renew(view)
             w.closed[~self._guard.hosts_allowed()] = FOR_FAILOVER
-        w.closed[self._kept_off] = KEPT_OFF
-        if view.params.full:
-            w.closed[s.host_maintenance != 0] = KEPT_OFF
+        w.closed[s.host_maintenance != 0] = KEPT_OFF
 
     def _forecast(self, demand: F8) -> None:
         """Write what every VM asks for now, soon and until the next plan, and how much that varies."""

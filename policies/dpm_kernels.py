@@ -25,6 +25,7 @@ from virtgym.envs.sim.orders import (
 from virtgym.envs.sim.power import ON
 from virtgym.envs.sim.precopy import PULL
 from virtgym.envs.sim.state import MIG_NONE, PENDING, RUNNING, STARTING
+from virtgym.envs.sim.waiting import is_hopeless, no_failures, note_failure
 
 from .dpm_work import (
     FOR_FAILOVER,
@@ -432,10 +433,14 @@ def may_wait_for(p: Any, s: Any, w: Any, v: int, h: int) -> Any:
 def open_for_waiting(p: Any, s: Any, w: Any) -> Any:
     """Switch a host on for every VM that waits and fits on no host that is on; returns the VMs that wait."""
     waiting = 0
+    failed = no_failures(), no_failures()  # of those that arrive and that restart: others may take them
     for v in range(s.vm_state.shape[0]):
         if s.vm_state[v] != PENDING or s.vm_dest[v] >= 0:
             continue
         waiting += 1
+        memory = failed[1] if p.has_failures and s.vm_restart[v] > 0 else failed[0]
+        if is_hopeless(p, memory, v):
+            continue
         found = False
         for h in range(w.accepts.shape[0]):
             if host_accepts(p, s, h) == 0 and fits_arrival(p, s, v, h) == 0 and may_wait_for(p, s, w, v, h):
@@ -447,5 +452,8 @@ def open_for_waiting(p: Any, s: Any, w: Any) -> Any:
             off = not w.opened[h] and may_go_on(p, s, h) == 0 and may_wait_for(p, s, w, v, h)
             if off and fits_arrival(p, s, v, h) == 0:
                 switch_on(w, h)
+                found = True
                 break
+        if not found:
+            note_failure(memory, v)
     return waiting

@@ -21,6 +21,7 @@ from virtgym.envs.sim.handle import make_handle
 from virtgym.envs.sim.lifecycle import THRASH_INTERVALS
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state import PENDING, RUNNING, STARTING
+from virtgym.envs.sim.validation import need_indices
 
 from .base import PlanningPolicy
 from .drs_balance import plan_evacuations, plan_round
@@ -194,7 +195,7 @@ class DrsPolicy(PlanningPolicy):
         self._handle = make_handle("drs", self._work)
         self._kept_off: B1 = np.zeros(view.n_hosts, dtype=np.bool_)
         self._leaving: B1 = np.zeros(view.n_hosts, dtype=np.bool_)
-        self._asked: list[tuple[bool, int]] = []
+        self._asked: dict[int, bool] = {}  # whether a host is to be in maintenance, as long as it is not so
         self._guard = AdmissionGuard(view)
         self._calls = 0
         self._last_time_s = -np.inf
@@ -230,8 +231,9 @@ class DrsPolicy(PlanningPolicy):
         Args:
             hosts: All of them; they take the place of those named before.
         """
+        named = self.hosts_named(hosts)
         self._kept_off[:] = False
-        self._kept_off[list(hosts)] = True
+        self._kept_off[named] = True
 
     def set_threshold(self, threshold: float) -> None:
         """Change the imbalance of CPU and memory above which moves begin, until the next reset.
@@ -246,20 +248,24 @@ class DrsPolicy(PlanningPolicy):
     def enter_maintenance(self, hosts: Iterable[int]) -> None:
         """Take hosts into maintenance at the next plan, which finds a destination for all of their VMs.
 
-        Where the cluster knows no maintenance (a simple one), this policy alone keeps VMs off them.
-
         Args:
             hosts: Hosts that are to be emptied and take no VM until ``leave_maintenance``.
+
+        Raises:
+            ConfigError: If there is no such host.
         """
-        self._asked += [(True, int(h)) for h in hosts]
+        self._asked |= dict.fromkeys(self.hosts_named(hosts).tolist(), True)
 
     def leave_maintenance(self, hosts: Iterable[int]) -> None:
         """Let hosts take VMs again from the next plan on.
 
         Args:
             hosts: Hosts in maintenance.
+
+        Raises:
+            ConfigError: If there is no such host.
         """
-        self._asked += [(False, int(h)) for h in hosts]
+        self._asked |= dict.fromkeys(self.hosts_named(hosts).tolist(), False)
 
     def plan(self, view: ClusterView) -> Decisions:
         """Plan one interval: maintenance, rules, then balance if it is time and imbalance is too large."""
@@ -285,16 +291,11 @@ class DrsPolicy(PlanningPolicy):
 
     def _maintenance(self, view: ClusterView) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Hosts that enter and leave maintenance now; ``_leaving`` is then all that are in it."""
-        flags = view.state.host_maintenance
-        if flags.size:
-            self._leaving[:] = flags != 0
-        wanted = {h: on for on, h in self._asked}
-        self._asked = []
-        for h, on in wanted.items():
+        self._leaving[:] = view.state.host_maintenance != 0
+        self._asked = {h: on for h, on in self._asked.items() if self._leaving[h] != on}
+        for h, on in self._asked.items():
             self._leaving[h] = on
-        if not flags.size:
-            return np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int32)
-        begin, end = ([h for h, on in wanted.items() if on == kind] for kind in (True, False))
+        begin, end = ([h for h, on in self._asked.items() if on == kind] for kind in (True, False))
         return np.array(begin, dtype=np.int32), np.array(end, dtype=np.int32)
 
     def _expected(self, view: ClusterView) -> F8:
@@ -366,11 +367,7 @@ def plan_evacuation(view: ClusterView, hosts: Iterable[int], by: str = "size") -
         ConfigError: For a host that does not exist or an unknown order.
 
     """
-    chosen = sorted({int(h) for h in hosts})
-    for h in chosen:
-        _check(
-            0 <= h < view.n_hosts, f"evacuation: host {h}: no such host, must lie in 0..{view.n_hosts - 1}"
-        )
+    chosen = need_indices("evacuation", "host", hosts, view.n_hosts)
     order = ORDERS[one_of("evacuation.by", by, ORDERS)]
     w = allocate_drs(view.params, view.state, view.config.rules)
     w.rules_f[F_MEM_COUNTS] = view.params.memory_binding or view.params.has_tiers
@@ -379,8 +376,7 @@ def plan_evacuation(view: ClusterView, hosts: Iterable[int], by: str = "size") -
     w.rules_i[I_BY] = order
     w.empty[chosen] = 1
     w.closed[chosen] = 1
-    if view.state.host_maintenance.size:
-        w.closed[view.state.host_maintenance != 0] = 1
+    w.closed[view.state.host_maintenance != 0] = 1
     write_input(w, view, measured_demand(view))
     handle = make_handle("drs", w)
     plan_evacuations(view.kernel_params, view.kernel_state, handle)

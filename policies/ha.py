@@ -185,19 +185,9 @@ class HaPolicy(PlanningPolicy):
         """Bind the view, forget where VMs were."""
         super().reset(view, rng)
         self.guard = AdmissionGuard(view)
-        self._kept_off: B1 = np.zeros(view.n_hosts, dtype=np.bool_)
         self._wanted: list[int] = []
         self.rules = RuleHosts(view)
         self._restarts = HaRestarts(view, self.failover, self.spread, self.dependency_timeout_s)
-
-    def keep_off(self, hosts: Iterable[int]) -> None:
-        """Name the hosts that take no VM from this policy, such as those in maintenance.
-
-        Args:
-            hosts: All of them; they take the place of those named before.
-        """
-        self._kept_off[:] = False
-        self._kept_off[list(hosts)] = True
 
     def plan(self, view: ClusterView) -> Decisions:
         """Decide restarts, arrivals and what restores the guarantee."""
@@ -224,7 +214,7 @@ class HaPolicy(PlanningPolicy):
             self._switch_on_until(draft, lambda: bool(guard.may_leave()[needed].all()))
         guard.renew(view)
         self._boot_for_stuck(draft, stuck)
-        self._move(draft, stranded, self.failback_moves, lambda unit: self._hosts_allowed())
+        self._move(draft, stranded, self.failback_moves, lambda unit: self.guard.hosts_allowed())
         self._move(draft, bare, self.protection_moves, lambda unit: self._may_mirror(draft.sim, unit))
         return draft.decisions()
 
@@ -234,12 +224,12 @@ class HaPolicy(PlanningPolicy):
         Args:
             hosts: All of them; they take the place of those named before.
         """
-        self._wanted = [int(h) for h in hosts]
+        self._wanted = self.hosts_named(hosts).tolist()
 
     def _in_maintenance(self, view: ClusterView) -> I4:
         """VMs that run on hosts in maintenance and do not leave yet."""
         s = view.state
-        if not view.params.full or not self.boot_hosts or not s.host_maintenance.any():
+        if not self.boot_hosts or not s.host_maintenance.any():
             return np.empty(0, dtype=np.int32)
         there = (s.vm_state == RUNNING) & (s.vm_mig == MIG_NONE) & (s.vm_host >= 0)
         there &= s.host_maintenance[np.maximum(s.vm_host, 0)] != 0
@@ -251,16 +241,11 @@ class HaPolicy(PlanningPolicy):
         if ((state == BOOTING) | (state == RESUMING)).any():
             return  # see first what that one takes
         for v in vms.tolist():
-            allowed = self._hosts_allowed() & self.rules.hard(draft.sim.state, v)
+            allowed = self.guard.hosts_allowed() & self.rules.hard(draft.sim.state, v)
             rank = self.rules.rank(draft.sim, v)
             stays = self._restarts.choose_to_move(draft.sim, v, allowed, rank) < 0
             if stays and self._boot(draft, v, allowed, rank, moves=True) >= 0:
                 return
-
-    def _hosts_allowed(self) -> B1:
-        """Hosts that are neither closed by the guarantee nor kept off, shape (H,)."""
-        allowed: B1 = self.guard.hosts_allowed() & ~self._kept_off
-        return allowed
 
     def _move(self, draft: Draft, vms: I4, most: int, hosts: Callable[[list[int]], B1]) -> None:
         """Order migrations until so many VMs move; one that fits nowhere does not hold up the next."""
@@ -314,7 +299,7 @@ class HaPolicy(PlanningPolicy):
         n = len(s.host_mirrors)
         images = s.host_mirrors + np.bincount(hosts, minlength=n)
         vcpus = s.host_mirror_vcpus + np.bincount(hosts, weights=p.vm_vcpus[coming], minlength=n)
-        allowed = self._hosts_allowed()
+        allowed = self.guard.hosts_allowed()
         allowed &= images + len(more) <= p.mirror_params[MAX_VMS]
         allowed &= vcpus + p.vm_vcpus[more].sum() <= p.mirror_params[MAX_VCPUS]
         return allowed
@@ -325,7 +310,7 @@ class HaPolicy(PlanningPolicy):
         Affinity is kept where a host that is on allows it. Else the VM goes elsewhere: being up is worth more
         than a rule that DRS can mend. For ``must`` and anti-affinity it waits.
         """
-        hard = self._restarts.hosts_for(v) & self.rules.hard(draft.sim.state, v) & ~self._kept_off
+        hard = self._restarts.hosts_for(v) & self.rules.hard(draft.sim.state, v)
         rank = self.rules.rank(draft.sim, v)
         rank[~self.guard.dedicated] += NOT_FIRST
         h = -1
@@ -345,7 +330,7 @@ class HaPolicy(PlanningPolicy):
         if self.guard.active and not self.guard.may_admit(np.array([v], dtype=np.int32))[0]:
             return False
         state = draft.sim.state
-        hard = self._hosts_allowed() & self.rules.hard(state, v)
+        hard = self.guard.hosts_allowed() & self.rules.hard(state, v)
         rank = self.rules.rank(draft.sim, v)
         h = self._choose_or_boot(draft, v, hard & self.rules.near(state, v), rank)
         waited_s = draft.sim.view.time_s - draft.sim.params.vm_arrival_s[v]
@@ -379,9 +364,7 @@ class HaPolicy(PlanningPolicy):
         for h in np.flatnonzero(guard.coming()).tolist():
             guard.join(h)
         useful = guard.dedicated if guard.config.rule == "dedicated" else ~guard.dedicated
-        shut = ~useful | self._kept_off
-        if p.full:
-            shut |= view.state.host_maintenance != 0
+        shut = ~useful | (view.state.host_maintenance != 0)
         size = np.minimum(p.host_cpu_mhz / p.host_cpu_mhz.max(), p.host_mem_mib / p.host_mem_mib.max())
         for h in np.argsort(-size, kind="stable").tolist():
             if enough():

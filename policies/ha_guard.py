@@ -43,6 +43,7 @@ from virtgym.envs.sim.power import BOOTING, ON
 from virtgym.envs.sim.power_states import RESUMING
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state import PENDING, RUNNING, STARTING
+from virtgym.envs.sim.validation import need_index, need_indices
 
 __all__ = ["AdmissionGuard"]
 
@@ -84,9 +85,7 @@ class AdmissionGuard:
         """
         self.view = view or self.view
         p, s = self.view.params, self.view.state
-        usable = (s.host_power_state == ON) & (s.host_drain == 0)
-        if p.full:
-            usable &= s.host_maintenance == 0
+        usable = (s.host_power_state == ON) & (s.host_drain == 0) & (s.host_maintenance == 0)
         self._pool = HostPool(p.host_cpu_mhz, p.host_mem_mib, usable, s.host_n_vms + s.host_n_in)
         counted = (s.vm_state == RUNNING) | (s.vm_state == STARTING)
         waiting = s.vm_state == PENDING
@@ -129,7 +128,7 @@ class AdmissionGuard:
 
     def may_move(self, v: int, h: int) -> bool:
         """Whether a VM may migrate to a host."""
-        return not self.dedicated[h]
+        return not self.dedicated[need_index("guarantee", "host", h, self.view.n_hosts)]
 
     def may_admit(self, vms: I4) -> B1:
         """Whether each of some VMs, by itself, may be started, shape (N,).
@@ -137,6 +136,7 @@ class AdmissionGuard:
         Args:
             vms: VMs that arrive, shape (N,). VMs that restart are counted already and need not ask.
         """
+        vms = need_indices("guarantee", "VM", vms, self.view.n_vms)
         sizes = np.stack([self.vm_cpu_mhz[vms], self.vm_mem_mib[vms]], axis=1).reshape(-1, 2)
         kinds, of = np.unique(sizes, axis=0, return_inverse=True)
         answers = np.array([self._admits(float(cpu), float(mem)) for cpu, mem in kinds], dtype=np.bool_)
@@ -144,6 +144,7 @@ class AdmissionGuard:
 
     def admit(self, v: int) -> bool:
         """Let a VM start if the guarantee allows it; it counts from then on."""
+        v = need_index("guarantee", "VM", v, self.view.n_vms)
         cpu, mem = float(self.vm_cpu_mhz[v]), float(self.vm_mem_mib[v])
         if not self._admits(cpu, mem):
             return False
@@ -162,7 +163,7 @@ class AdmissionGuard:
 
     def leave(self, h: int) -> bool:
         """Let a host go if the guarantee allows it; it does not count from then on."""
-        if not self.may_leave()[h]:
+        if not self.may_leave()[need_index("guarantee", "host", h, self.view.n_hosts)]:
             return False
         self._count(h, False)
         return True
@@ -172,21 +173,20 @@ class AdmissionGuard:
         if not self.active:
             return True
         usable = self._pool.usable.copy()
-        usable[hosts] = False
+        usable[need_indices("guarantee", "host", hosts, self.view.n_hosts)] = False
         pool = self._pool._replace(usable=usable)
         return failover_state(self._config, pool, self._vms).holds and self._survives_domains(pool, self._vms)
 
     def join(self, h: int) -> None:
         """Count a host that is going to be on."""
-        self._count(h, True)
+        self._count(need_index("guarantee", "host", h, self.view.n_hosts), True)
 
     def coming(self) -> B1:
         """Hosts that are booting or resuming and will count, shape (H,)."""
-        state = self.view.state.host_power_state
-        booting: B1 = (state == BOOTING) | (state == RESUMING)
-        if self.view.params.full:
-            booting &= self.view.state.host_maintenance == 0
-        return booting
+        s = self.view.state
+        booting = (s.host_power_state == BOOTING) | (s.host_power_state == RESUMING)
+        coming: B1 = booting & (s.host_maintenance == 0)
+        return coming
 
     def keep(self, plan: Decisions) -> Decisions:
         """Leave out the orders of a plan that would break the guarantee.

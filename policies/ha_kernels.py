@@ -123,7 +123,7 @@ def choose_host_to_boot(p: Any, s: Any, v: int, allowed: B1, rank: I4, moves: bo
     """
     best = -1
     for h in range(s.host_head.shape[0]):
-        if not allowed[h] or may_go_on(p, s, h) != 0 or (p.full and s.host_maintenance[h]):
+        if not allowed[h] or may_go_on(p, s, h) != 0 or s.host_maintenance[h]:
             continue
         if moves and vm_can_follow(p, s, v, h) != 0:
             continue

@@ -155,7 +155,7 @@ class PlatformPolicy(PlanningPolicy):
         rules = view.config.rules
         for group in (*rules.joined, *rules.anti_affinity):
             self._in_rules[list(group)] = True
-        self._maintenance: set[int] = set()  # asked for; granted where the cluster says so or knows none
+        self._maintenance: set[int] = set()  # asked for and not granted yet
         self._leaving: set[int] = set()
         self._round = PlatformRound(Decisions(), Decisions(), Decisions(), 0)
 
@@ -168,7 +168,7 @@ class PlatformPolicy(PlanningPolicy):
         Raises:
             ConfigError: If there is no such host.
         """
-        self._maintenance |= self._known(hosts)
+        self._maintenance |= set(self.hosts_named(hosts).tolist())
         self._leaving -= self._maintenance
 
     def leave_maintenance(self, hosts: Iterable[int]) -> None:
@@ -180,17 +180,8 @@ class PlatformPolicy(PlanningPolicy):
         Raises:
             ConfigError: If there is no such host.
         """
-        self._leaving |= self._known(hosts)
+        self._leaving |= set(self.hosts_named(hosts).tolist())
         self._maintenance -= self._leaving
-
-    def _known(self, hosts: Iterable[int]) -> set[int]:
-        named = {int(h) for h in hosts}
-        for h in named:
-            if not 0 <= h < self.view.n_hosts:
-                raise ConfigError(
-                    f"maintenance: host {h}: no such host, must lie in 0..{self.view.n_hosts - 1}"
-                )
-        return named
 
     def set_knobs(self, values: Mapping[str, float]) -> None:
         """Turn thresholds until the next reset, see ``KNOBS``; values outside the ranges are clipped.
@@ -264,15 +255,6 @@ class PlatformPolicy(PlanningPolicy):
             return Decisions()
         self._guard.renew(view)
         begin, end = sorted(self._maintenance), sorted(self._leaving)
-        if view.state.host_maintenance.size == 0:  # a simple cluster: only the managers know of it
-            self._ha.make_room_for(())
-            self._drs.enter_maintenance(begin)
-            self._drs.leave_maintenance(end)
-            for manager in (self._ha, self._dpm):
-                if manager is not None:
-                    manager.keep_off(begin)
-            self._leaving = set()
-            return Decisions()
         flags = view.state.host_maintenance
         self._maintenance -= {h for h in begin if flags[h]}
         begin = [h for h in begin if not flags[h] and self._guard.leave(h)]

@@ -144,6 +144,7 @@ class RandomEpisode:
 
     def __init__(self, seed: int, **fixed: Any) -> None:
         self.rng = rng = np.random.default_rng(seed)
+        self.extra = np.random.default_rng([seed, 1])
         n_hosts, n_vms, samples = int(rng.integers(2, 7)), int(rng.integers(1, 15)), int(rng.integers(3, 11))
         types = tuple(self._host_type(i) for i in range(int(rng.integers(1, 4))))
         settings: dict[str, Any] = {
@@ -228,9 +229,12 @@ class RandomEpisode:
             move_vm = np.concatenate([move_vm, leaving])
             move_host = np.concatenate([move_host, hosts(len(leaving))])
             off = np.append(off, np.int32(host))
+        some = self.extra.random(3) < 0.15 * busy  # a generator of its own: the other orders stay the same
+        closed, opened = (self.extra.integers(-1, n_hosts + 1, int(n)).astype(np.int32) for n in some[:2])
         return Decisions(
-            hosts(n_on), hosts(n_full), vms(n_place, PENDING), hosts(n_place), move_vm, move_host, off
-        )
+            hosts(n_on), hosts(n_full), vms(n_place, PENDING), hosts(n_place), move_vm, move_host, off,
+            maintenance=closed, end_maintenance=np.arange(n_hosts, dtype=np.int32) if some[2] else opened,
+        )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

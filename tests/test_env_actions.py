@@ -12,6 +12,7 @@ from virtgym.envs.actions import ACTION_REASONS, ActionCodec
 from virtgym.envs.cluster import ClusterEnv
 from virtgym.envs.sim.checker import Auditor
 from virtgym.envs.sim.decisions import REASONS, Decisions
+from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state import PENDING, RUNNING
 
@@ -146,7 +147,7 @@ def test_numbers_outside_the_action_space_are_illegal_and_other_types_an_error()
     env.reset(seed=0)
     for action in (-1, env.codec.n, 10**9):
         assert env.step(action)[4]["illegal_action"] == "no such action"
-    with pytest.raises(TypeError, match="must be an integer or a Decisions"):
+    with pytest.raises(ConfigError, match=r"action 1\.5: must be a whole number"):
         env.step(1.5)
     assert "time_s" in env.step(np.int64(0))[4]
     assert "time_s" in env.step(np.array(0))[4]

@@ -138,8 +138,6 @@ def test_a_copy_goes_on_as_the_original() -> None:
 def test_misuse_is_refused() -> None:
     with pytest.raises(ConfigError, match="n_games=0"):
         PlacementVectorEnv(0)
-    with pytest.raises(ConfigError, match="render_mode"):
-        PlacementVectorEnv(1, render_mode="ansi")
     envs = PlacementVectorEnv(2)
     with pytest.raises(gym.error.ResetNeeded):
         envs.step([0, 0])
@@ -147,8 +145,8 @@ def test_misuse_is_refused() -> None:
         envs.reset(seed=[1])
     with pytest.raises(ConfigError, match="reset_mask"):
         envs.reset(options={"reset_mask": [True]})
-    with pytest.raises(ConfigError, match=r"options\.window"):
+    with pytest.raises(ConfigError, match=r"reset\(options\): window"):
         envs.reset(options={"window": [1, 2, 3]})
     envs.reset()
-    with pytest.raises(ConfigError, match="one per environment, 2"):
+    with pytest.raises(ConfigError, match=r"one per environment, \(2,\)"):
         envs.step([0])

@@ -374,16 +374,16 @@ def test_no_reason_is_good_enough_to_boot_a_host_in_maintenance(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_hosts_that_are_kept_off_are_not_booted_and_not_switched_off(make_sim: MakeSim, name: str) -> None:
-    """A simple cluster, which knows no maintenance: host 1, off, is wanted, and host 2, on, is not."""
+def test_hosts_in_maintenance_are_not_booted_and_not_switched_off(make_sim: MakeSim, name: str) -> None:
+    """On a simple cluster: host 1, off, is wanted, and host 2, on, is not."""
     sim = make_sim([1.6] * 2, n_hosts=3, memory="ignored", arrival="policy")
     policy: Any = make_policy(name)
     for kept, power_on in (([1, 2], []), ([2], [1])):
         start(sim, policy)
         place = {"place_vm": np.arange(2, dtype=np.int32), "place_host": np.zeros(2, dtype=np.int32)}
-        sim.apply(Decisions(**place, power_off=np.array([1], dtype=np.int32)))
+        closed = np.array(kept, dtype=np.int32)
+        sim.apply(Decisions(**place, power_off=np.array([1], dtype=np.int32), maintenance=closed))
         policy.reset(sim.view, np.random.default_rng(0))
-        policy.keep_off(kept)
         plan = policy.plan(sim.view)
         assert plan.power_on.tolist() == power_on
         assert plan.power_off.size == 0

@@ -301,17 +301,17 @@ def test_nobody_takes_the_room_of_a_group_that_arrives() -> None:
     assert order(indices(3, 1, 0), np.array([1, 1, 1, 2])).tolist() == [3, 1, 0]  # one is more important
 
 
-def test_a_host_that_is_kept_off_takes_nothing_and_is_not_booted(make_sim: Any) -> None:
-    """A simple cluster knows no maintenance: the policy is told. Two hosts of two places, three VMs."""
+def test_a_host_in_maintenance_takes_nothing_and_is_not_booted(make_sim: Any) -> None:
+    """A simple cluster: two hosts of two places, three VMs."""
     for off in (False, True):
         sim = make_sim([0.1] * 3, n_hosts=2, arrival="policy")
         policy = start(sim)
         if off:
             sim.apply(Decisions(power_off=indices(1)))
-        policy.keep_off([1])
+        sim.apply(Decisions(maintenance=indices(1)))
         plan = policy.plan(sim.view)
         assert (plan.place_host.tolist(), plan.power_on.tolist()) == ([0, 0], [])
-        policy.keep_off([])
+        sim.apply(Decisions(end_maintenance=indices(1)))
         plan = policy.plan(sim.view)
         assert (sorted(plan.place_host.tolist()), plan.power_on.size) in (([0, 0, 1], off), ([0, 1, 1], off))
 

@@ -347,15 +347,14 @@ def test_carbon_follows_the_series_hour_by_hour() -> None:
     assert sim.state.totals[T_CARBON_G] == pytest.approx(2.0 * kwh * (100.0 + 400.0))
 
 
-def test_a_host_in_maintenance_takes_nobody() -> None:
-    sim = Simulator(cluster(2, power=PowerConfig(pue=1.1)), load(np.full((4, 1), 0.5)))
+@pytest.mark.parametrize("more", [{}, {"power": PowerConfig(pue=1.1)}], ids=["simple", "full"])
+def test_a_host_in_maintenance_takes_nobody(more: dict[str, Any]) -> None:
+    sim = Simulator(cluster(2, **more), load(np.full((4, 1), 0.5)))
     sim.apply(Decisions(maintenance=indices(1)))
     move = Decisions(move_vm=indices(0), move_host=indices(1))
     assert "maintenance" in str(sim.apply(move)[0])
     assert not sim.apply(Decisions(end_maintenance=indices(1)))
     assert not sim.apply(move)
-    plain = Simulator(cluster(1), load([[0.5]]))
-    assert "simple cluster" in str(plain.apply(Decisions(maintenance=indices(0)))[0])
 
 
 def move_to(host: int) -> Decisions:

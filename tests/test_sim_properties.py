@@ -139,7 +139,9 @@ def test_pickle_in_the_middle(random_episode: Any, seed: int, when: int) -> None
 
 def each_order(orders: Decisions) -> list[Decisions]:
     """The same orders one by one."""
-    single = [Decisions(power_on=np.array([h], np.int32)) for h in orders.power_on]
+    single = [Decisions(maintenance=np.array([h], np.int32)) for h in orders.maintenance]
+    single += [Decisions(end_maintenance=np.array([h], np.int32)) for h in orders.end_maintenance]
+    single += [Decisions(power_on=np.array([h], np.int32)) for h in orders.power_on]
     single += [Decisions(full_power=np.array([h], np.int32)) for h in orders.full_power]
     for v, h in zip(orders.place_vm, orders.place_host):
         single.append(Decisions(place_vm=np.array([v], np.int32), place_host=np.array([h], np.int32)))

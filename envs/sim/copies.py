@@ -263,6 +263,8 @@ def finish_copy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: fl
 @njit(cache=True)
 def _drop_simple(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
     if s.vm_mig[v] == MIG_COPYING:
+        left_s = s.vm_mig_end_s[v] - (s.clock[0] + elapsed_s)
+        s.totals[T_MIG_MIB] += max(0.0, p.vm_mem_mib[v] - max(0.0, left_s) * p.mig_mib_s)
         drop_event(s, MIGRATION_END, v)
         s.counters[C_MOVING] -= 1
     if s.vm_mig[v] != MIG_NONE:

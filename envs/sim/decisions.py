@@ -40,7 +40,7 @@ REASONS: dict[int, str] = {
     25: "the host has failed",
     26: "the host is a spare without a profile",
     27: "the host holds the secondary of a protected VM",
-    28: "a simple cluster has no standby and no maintenance",
+    28: "a simple cluster has no standby",
     29: "the host lacks memory for the VM's reservation",
 }
 """Reason codes of refusals."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from .cpu import accumulate, measure, open_segment
 from .events import BOOT_END, DEPARTURE, MIGRATION_END, pop_event
@@ -16,6 +17,7 @@ from .state import ABSENT, PENDING, ClusterParams, ClusterState
 from .totals import (
     C_ARRIVED,
     C_HEAP,
+    C_JUDGED,
     C_ON,
     C_PENDING,
     T_ARRIVALS,
@@ -23,6 +25,8 @@ from .totals import (
     T_IMB_CPU_S,
     T_IMB_MEM_S,
 )
+from .variants import by_model
+from .waiting import is_hopeless, no_failures, note_failure
 
 __all__ = [
     "admit_arrivals",
@@ -31,9 +35,9 @@ __all__ = [
     "choose_host",
     "handle_event",
     "on_interval",
+    "retry_pending",
     "segment_end",
     "start",
-    "try_arrival",
 ]
 
 FIRST_FIT, BEST_FIT, WORST_FIT, PABFD, BY_POLICY = 0, 1, 2, 3, 4
@@ -68,7 +72,7 @@ def choose_host(p: ClusterParams, s: ClusterState, v: int, off: bool) -> int:
     least = np.inf
     for h in range(s.host_power_state.shape[0]):
         if off:
-            if may_go_on(p, s, h) != 0 or (p.full and s.host_maintenance[h]):
+            if may_go_on(p, s, h) != 0 or s.host_maintenance[h]:
                 continue
         elif host_accepts(p, s, h) != 0:
             continue
@@ -84,14 +88,22 @@ def choose_host(p: ClusterParams, s: ClusterState, v: int, off: bool) -> int:
 
 
 @njit(cache=True)
-def try_arrival(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> bool:
-    """Place an arriving VM by the rule, booting a host where that is allowed; whether it found one."""
+def try_arrival(
+    p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float, failed: NDArray[np.int32]
+) -> bool:
+    """Place an arriving VM by the rule, booting a host where that is allowed; whether it found one.
+
+    ``failed`` is what this pass over VMs remembers (``waiting``).
+    """
+    if is_hopeless(p, failed, v):
+        return False
     h = choose_host(p, s, v, False)
     if h < 0 and p.auto_boot:
         h = choose_host(p, s, v, True)
         if h >= 0:
             boot_host(p, s, h, now_s, elapsed_s)
     if h < 0:
+        note_failure(failed, v)
         return False
     place(p, s, v, h, elapsed_s)
     return True
@@ -101,12 +113,13 @@ def try_arrival(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed
 def admit_arrivals(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: float) -> None:
     """Let every VM appear whose time has come, and place it unless the policy does that."""
     n = p.arrival_order.shape[0]
+    failed = no_failures()
     while s.counters[C_ARRIVED] < n and p.vm_arrival_s[p.arrival_order[s.counters[C_ARRIVED]]] <= now_s:
         v = p.arrival_order[s.counters[C_ARRIVED]]
         s.counters[C_ARRIVED] += 1
         s.totals[T_ARRIVALS] += 1.0
         arrive(p, s, v, now_s, elapsed_s)
-        if p.arrival_rule != BY_POLICY and not try_arrival(p, s, v, now_s, elapsed_s):
+        if p.arrival_rule != BY_POLICY and not try_arrival(p, s, v, now_s, elapsed_s, failed):
             s.totals[T_FAILED_PLACEMENTS] += 1.0
 
 
@@ -118,13 +131,35 @@ def on_interval(p: ClusterParams, s: ClusterState) -> bool:
 
 
 @njit(cache=True)
-def _retry_pending(p: ClusterParams, s: ClusterState) -> None:
-    """At every multiple of the interval, VMs that found no host try again, however time is cut into calls."""
-    if s.counters[C_PENDING] == 0 or p.arrival_rule == BY_POLICY or not on_interval(p, s):
-        return
-    for v in range(s.vm_state.shape[0]):
-        if s.vm_state[v] == PENDING and s.vm_dest[v] < 0:
-            try_arrival(p, s, v, s.clock[0], 0.0)
+def retry_pending(p: ClusterParams, s: ClusterState) -> None:
+    """At every multiple of the interval, VMs that found no host try again, however time is cut into calls.
+
+    Where the policy places, it has had its first chance by then: who has come since the last interval and
+    still has no host is a failed placement, as who finds none by a rule when it comes.
+    """
+    if p.arrival_rule == BY_POLICY:
+        for i in range(s.counters[C_JUDGED], s.counters[C_ARRIVED]):
+            s.totals[T_FAILED_PLACEMENTS] += is_new(p, s, p.arrival_order[i])
+        s.counters[C_JUDGED] = s.counters[C_ARRIVED]
+    elif s.counters[C_PENDING] > 0:
+        failed = no_failures()
+        for v in range(s.vm_state.shape[0]):
+            if is_new(p, s, v):
+                try_arrival(p, s, v, s.clock[0], 0.0, failed)
+
+
+@njit(cache=True)
+def _waits(p: ClusterParams, s: ClusterState, v: int) -> Any:
+    return s.vm_state[v] == PENDING and s.vm_dest[v] < 0
+
+
+@njit(cache=True)
+def _waits_unfailed(p: ClusterParams, s: ClusterState, v: int) -> Any:
+    return s.vm_state[v] == PENDING and s.vm_dest[v] < 0 and (p.has_failures == 0 or s.vm_restart[v] == 0)
+
+
+is_new = by_model(_waits, _waits_unfailed)
+"""``is_new(p, s, v)``: whether a VM waits for its first host; one that has failed waits to restart."""
 
 
 @njit(cache=True)
@@ -176,7 +211,8 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
     while s.clock[0] < until_s:
         start = s.clock[0]
         end = segment_end(p, start, until_s)
-        _retry_pending(p, s)
+        if on_interval(p, s):
+            retry_pending(p, s)
         imb_cpu, imb_mem = open_segment(p, s)
         s.totals[T_IMB_CPU_S] += imb_cpu * (end - start)
         s.totals[T_IMB_MEM_S] += imb_mem * (end - start)

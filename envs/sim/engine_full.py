@@ -16,7 +16,7 @@ from .copies import finish_copy
 from .copy_queue import find_next_copy
 from .cpu import accumulate, spread
 from .drive import drive_all
-from .engine import BY_POLICY, admit_arrivals, handle_event, on_interval, segment_end, try_arrival
+from .engine import admit_arrivals, handle_event, on_interval, retry_pending, segment_end
 from .events import (
     HOST_NOTICED,
     PAGES_END,
@@ -37,7 +37,7 @@ from .outages import finish_start, handle_faults, move_profile, notice_host, res
 from .power import OFF, ON
 from .power_states import FAILED
 from .rates import rate_host, residents
-from .state import PENDING, FullParams, FullState
+from .state import FullParams, FullState
 from .totals import (
     C_ARRIVED,
     C_BALANCED,
@@ -246,14 +246,9 @@ def _retry(p: FullParams, s: FullState) -> None:
     """At every multiple of the interval: VMs that found no host, and secondaries that are missing."""
     if not on_interval(p, s):
         return
-    if s.counters[C_PENDING] > 0:
-        if p.has_failures:
-            restart_waiting(p, s, s.clock[0], 0.0)
-        if p.arrival_rule != BY_POLICY:
-            for v in range(s.vm_state.shape[0]):
-                new = p.has_failures == 0 or s.vm_restart[v] == 0
-                if s.vm_state[v] == PENDING and s.vm_dest[v] < 0 and new:
-                    try_arrival(p, s, v, s.clock[0], 0.0)
+    if s.counters[C_PENDING] > 0 and p.has_failures:
+        restart_waiting(p, s, s.clock[0], 0.0)
+    retry_pending(p, s)
     if p.has_standby:
         protect_all(p, s, 0.0)
 

@@ -77,7 +77,7 @@ METRICS: dict[str, str] = {
     "downtime_s": "time that VMs had arrived and did not run, summed over VMs, s",
     "vm_availability": "1 - downtime / time since arrival, over all VMs",
     "restarts": "VMs restarted after a failure (needs failures)",
-    "failed_placements": "arrivals that fitted on no host at their time",
+    "failed_placements": "arrivals that found no host at once, or at the first decision if the policy places",
     "migration_data_gib": "memory sent by migrations, GiB",
     "thrash": "moves back to the host that a VM had left within 12 intervals",
     "carbon_kg": "CO2-equivalent of energy_kwh, kg (needs a carbon series)",

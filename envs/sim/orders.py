@@ -24,25 +24,14 @@ __all__ = ["MEM_SLACK", "apply_orders", "check_move", "check_place", "check_powe
 
 
 @njit(cache=True)
-def _accepts_simple(p: ClusterParams, s: ClusterState, h: int) -> Any:
-    state = s.host_power_state[h]
-    if state != ON and state != BOOTING:
-        return 5
-    return 7 if s.host_drain[h] else 0
-
-
-@njit(cache=True)
-def _accepts_full(p: ClusterParams, s: ClusterState, h: int) -> Any:
+def host_accepts(p: ClusterParams, s: ClusterState, h: int) -> Any:
+    """Whether a host takes VMs at all: 0, or the code of ``decisions.REASONS``."""
     state = s.host_power_state[h]
     if state != ON and state != BOOTING and state != RESUMING:
         return 5
     if s.host_drain[h]:
         return 7
     return 14 if s.host_maintenance[h] else 0
-
-
-host_accepts = by_model(_accepts_simple, _accepts_full)
-"""``host_accepts(p, s, h)``: whether a host takes VMs at all: 0, or the code of ``decisions.REASONS``."""
 
 
 @njit(cache=True)
@@ -274,8 +263,6 @@ def order_maintenance(p: ClusterParams, s: ClusterState, h: int, on: int) -> Any
     """Let a host take no more VMs, or take them again; returns the code."""
     if h < 0 or h >= s.host_power_state.shape[0]:
         return 1
-    if p.full == 0:
-        return 28
     s.host_maintenance[h] = on
     return 0
 

@@ -17,6 +17,8 @@ VM that crashes alone restarts where it is, ``vm_detect_s + vm_boot_s`` later.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -52,6 +54,7 @@ from .totals import (
     T_VM_CRASHES,
 )
 from .upkeep import after_leaving, end_run, forget_rates, start_vm
+from .waiting import is_hopeless, no_failures, note_failure
 
 __all__ = ["finish_start", "handle_faults", "move_profile", "notice_host", "restart_waiting"]
 
@@ -274,18 +277,24 @@ def finish_start(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) ->
 
 
 @njit(cache=True)
-def _next_restart(p: ClusterParams, s: ClusterState, after: int) -> int:
-    """The VM that restarts after another (-1: the first), by priority, time down and index; -1 = none."""
-    best = -1
-    for v in range(s.vm_state.shape[0]):
-        if s.vm_state[v] != PENDING or s.vm_restart[v] != 2 or s.vm_dest[v] >= 0:
-            continue
-        key = (-p.vm_priority[v], s.vm_down_since_s[v], v)
-        if after >= 0 and key <= (-p.vm_priority[after], s.vm_down_since_s[after], after):
-            continue
-        if best < 0 or key < (-p.vm_priority[best], s.vm_down_since_s[best], best):
-            best = v
-    return best
+def _restarts_before(p: ClusterParams, s: ClusterState, a: int, b: int) -> Any:
+    """Order of restarts: by priority, time down and index."""
+    first = (-p.vm_priority[a], s.vm_down_since_s[a], a)
+    return first < (-p.vm_priority[b], s.vm_down_since_s[b], b)
+
+
+@njit(cache=True)
+def _sift_down(p: ClusterParams, s: ClusterState, queue: NDArray[np.int32], n: int, i: int) -> None:
+    """Mend a binary heap of n VMs whose place i may hold one that restarts later than its children."""
+    while True:
+        first = i
+        for child in (2 * i + 1, 2 * i + 2):
+            if child < n and _restarts_before(p, s, queue[child], queue[first]):
+                first = child
+        if first == i:
+            return
+        queue[i], queue[first] = queue[first], queue[i]
+        i = first
 
 
 @njit(cache=True)
@@ -316,8 +325,22 @@ def restart_waiting(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: 
     """
     if p.restart_rule != 0:
         return
-    v = _next_restart(p, s, -1)
-    while v >= 0:
+    queue = np.empty(s.counters[C_PENDING], dtype=np.int32)
+    n = 0
+    for v in range(s.vm_state.shape[0]):
+        if s.vm_state[v] == PENDING and s.vm_restart[v] == 2 and s.vm_dest[v] < 0:
+            queue[n] = v
+            n += 1
+    for i in range(n // 2 - 1, -1, -1):
+        _sift_down(p, s, queue, n, i)
+    failed = no_failures()
+    while n > 0:
+        v = queue[0]
+        n -= 1
+        queue[0] = queue[n]
+        _sift_down(p, s, queue, n, 0)
+        if is_hopeless(p, failed, v):
+            continue
         h = _first_fit(p, s, v, False)
         if h < 0 and p.auto_boot:
             h = _first_fit(p, s, v, True)
@@ -325,4 +348,5 @@ def restart_waiting(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: 
                 boot_host(p, s, h, now_s, elapsed_s)
         if h >= 0:
             place(p, s, v, h, elapsed_s)
-        v = _next_restart(p, s, v)
+        else:
+            note_failure(failed, v)

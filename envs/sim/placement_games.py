@@ -21,7 +21,7 @@ from .placement import (
     window_lengths,
     write_mask,
 )
-from .validation import need_memory
+from .validation import need_index, need_indices, need_memory, whole_number
 
 __all__ = ["PlacementConfig", "PlacementGames", "RequestArrays", "fits_empty_host"]
 
@@ -198,7 +198,7 @@ class PlacementGames:
     def __init__(
         self, requests: RequestArrays, config: PlacementConfig | None = None, n_games: int = 1
     ) -> None:
-        if n_games < 1:
+        if (whole_number(n_games) or 0) < 1:
             raise ConfigError(f"placement.n_games={n_games}: must be at least 1")
         self.config = PlacementConfig() if config is None else config
         self._bind(_make_params(requests, self.config), None, n_games)
@@ -229,11 +229,12 @@ class PlacementGames:
     def check_rows(self, firsts: ArrayLike) -> I8:
         """Row numbers of windows as an array, (n,), or a ``ConfigError``."""
         given = np.atleast_1d(np.asarray(firsts))
-        rows = np.ascontiguousarray(given, dtype=np.int64)
         n = self.params.n_requests
-        if given.ndim != 1 or not np.array_equal(given, rows) or ((rows < 0) | (rows >= n)).any():
-            raise ConfigError(f"placement.windows: must be whole row numbers from 0 to {n - 1}")
-        return rows
+        # Compared before they are converted: a float beyond int64, or NaN, would become some other number.
+        known = given.ndim == 1 and (given.dtype.kind in "iuf" or given.size == 0)
+        if known and bool(((given >= 0) & (given < n) & (given == np.floor(given))).all()):
+            return np.ascontiguousarray(given, dtype=np.int64)
+        raise ConfigError(f"placement.windows: must be whole row numbers from 0 to {n - 1}")
 
     def begin(self, games: ArrayLike, firsts: ArrayLike, lengths: ArrayLike | None = None) -> None:
         """Begin a window in each of some games.
@@ -245,20 +246,22 @@ class PlacementGames:
         """
         rows = self.check_rows(firsts)
         n_vm = self.window_lengths(rows) if lengths is None else np.asarray(lengths, dtype=np.int64)
-        which = np.ascontiguousarray(np.atleast_1d(np.asarray(games, dtype=np.int64)))
+        which = need_indices("placement", "game", np.atleast_1d(np.asarray(games)), self.n_games)
         ends = np.minimum(rows + n_vm, self.params.n_requests)
-        if not len(which) == len(rows) == len(ends) or ((which < 0) | (which >= self.n_games)).any():
-            raise ConfigError(f"placement.games: must be one of 0 to {self.n_games - 1} per window")
-        begin_games(self.kernel_params, self.kernel_state, which, rows, ends)
+        if not len(which) == len(rows) == len(ends):
+            raise ConfigError("placement.games: must be one per window")
+        begin_games(self.kernel_params, self.kernel_state, which.astype(np.int64), rows, ends)
 
     def mask(self, game: int = 0) -> NDArray[np.bool_]:
         """Which actions are legal in a game, (actions,): which nodes can take the pending request."""
+        need_index("placement", "game", game, self.n_games)
         mask = np.empty(self.params.n_actions, dtype=np.bool_)
         write_mask(self.kernel_params, self.kernel_state, game, mask)
         return mask
 
     def step(self, action: int, game: int = 0) -> int:
         """Carry out an action; returns 0, or the code of ``step_game`` for what else came of it."""
+        need_index("placement", "game", game, self.n_games)
         if self.state.status[game] != PLAYING:
             raise ConfigError(f"placement game {game} is over (or has not begun)")
         return int(step_game(self.kernel_params, self.kernel_state, game, action))

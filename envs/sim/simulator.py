@@ -186,11 +186,11 @@ class Simulator:
             IllegalDecision: For the first refused order, in strict mode (the legal ones are carried out).
             ConfigError: If VM and host lists differ in length.
         """
+        orders = _orders(decisions)
         if len(decisions.move_vm) != len(decisions.move_host) or len(decisions.place_vm) != len(
             decisions.place_host
         ):
             raise ConfigError("decisions: every VM to move or place needs one host")
-        orders = _orders(decisions)
         codes = np.zeros(len(decisions), dtype=np.int32)
         self.refusals = []
         if _apply(self.kernel_params, self.kernel_state, *orders, codes) > 0:
@@ -302,6 +302,8 @@ def _orders(d: Decisions) -> Any:
 def _indices(part: _I4) -> _I4:
     """Order lists as the kernels take them; an index beyond int32 becomes -1, which no VM and no host has."""
     wide = np.asarray(part)
+    if wide.ndim != 1:
+        raise ConfigError(f"decisions: {part!r}: must be a list of VMs or hosts")
     if wide.dtype != np.int32:
         if wide.size and wide.dtype.kind not in "iu":
             raise ConfigError(f"decisions: VMs and hosts are integers, not {wide.dtype}")

@@ -230,7 +230,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
             "vm_claim_mhz",
         ),
         *("vm_overhead_mhz", "vm_io_mhz", "vm_alloc_mhz", "vm_ready_mhz", "vm_ready_share"),
-        *("vm_limited_mhz", "vm_capped_mhz", "vm_co_stop_mhz", "host_maintenance"),
+        *("vm_limited_mhz", "vm_capped_mhz", "vm_co_stop_mhz"),
     ),
     "numa": (
         *("node_vcpus", "node_used_mib", "node_load_mhz", "vm_nodes", "vm_dest_nodes", "vm_pages_end_s"),

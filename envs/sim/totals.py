@@ -15,6 +15,7 @@ __all__ = [
     "C_FAULT",
     "C_FRESH",
     "C_HEAP",
+    "C_JUDGED",
     "C_LOSS",
     "C_MOVING",
     "C_NEXT_COPY",
@@ -42,6 +43,9 @@ C_DOWN, C_FAULT, C_BALANCED, C_NEXT_COPY = 8, 9, 10, 11
 
 C_FRESH = 12
 """Whether the rates of every host have been worked out at this instant: 0, ``FRESH`` or ``PIECES_FRESH``."""
+
+C_JUDGED = 13
+"""VMs that have arrived and of which it is known whether the policy gave them a host at its first chance."""
 
 FRESH, PIECES_FRESH = 1, 2
 """All of them at once; the same, and some of them alone since then: the network as a whole may look different

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .errors import ConfigError
 
@@ -14,11 +18,15 @@ __all__ = [
     "need",
     "need_choice",
     "need_count",
+    "need_index",
+    "need_indices",
     "need_memory",
     "need_not_negative",
     "need_plain",
     "need_positive",
+    "need_seed",
     "need_share",
+    "whole_number",
 ]
 
 
@@ -120,3 +128,52 @@ def need_memory(what: str, *counts: float) -> None:
         size <= limit,
         f"{what}: needs about {size / 2**30:.3g} GiB of memory, at most {limit / 2**30:.3g} GiB can be had",
     )
+
+
+def whole_number(value: Any) -> int | None:
+    """A value as an int where it is one (Python's or NumPy's, not a truth value), else None."""
+    if isinstance(value, bool | np.bool_):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def need_index(owner: str, what: str, value: Any, n: int) -> int:
+    """The number of a host, a VM or the like: a whole number from 0 to ``n`` - 1.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    number = whole_number(value)
+    if number is None or not 0 <= number < n:
+        raise ConfigError(f"{owner}: {what} {value}: no such {what}, must lie in 0..{n - 1}")
+    return number
+
+
+def need_indices(owner: str, what: str, values: Iterable[Any], n: int) -> NDArray[np.int32]:
+    """Several such numbers, (k,).
+
+    Raises:
+        ConfigError: If one of them is none, or there is no list of them.
+    """
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iu":
+        for wrong in values[(values < 0) | (values >= n)]:
+            need_index(owner, what, wrong, n)
+        return values.astype(np.int32)
+    if isinstance(values, str) or not np.iterable(values):
+        raise ConfigError(f"{owner}: {values!r}: must be a list of numbers, each a {what}")
+    return np.array([need_index(owner, what, value, n) for value in values], dtype=np.int32)
+
+
+def need_seed(owner: str, value: Any) -> int:
+    """A seed: a whole number of at least 0, of any length.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    number = whole_number(value)
+    if number is None or number < 0:
+        raise ConfigError(f"{owner}={value!r}: must be a whole number, at least 0")
+    return number

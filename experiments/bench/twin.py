@@ -100,7 +100,7 @@ class PlainSimulator:
         while self.now_s < end:
             n = round(self.now_s / interval)
             on_grid = abs(self.now_s - n * interval) <= 1e-9 * interval
-            if on_grid and self.config.arrival != "policy":
+            if on_grid:
                 self._retry()
             stop = min(end, (n + 1 if on_grid else math.ceil(self.now_s / interval)) * interval)
             self._note_imbalance()
@@ -207,15 +207,21 @@ class PlainSimulator:
             self.count["failed"] += 1
 
     def _retry(self) -> None:
+        if self.config.arrival == "policy":  # it had its first chance: who still has no host is counted once
+            for vm in self.vms:
+                if vm.state != "absent" and not vm.judged:
+                    vm.judged = True
+                    self.count["failed"] += vm.state == "waiting" and vm.dest is None
+            return
         for vm in self.vms:
             if vm.state == "waiting" and vm.dest is None:
                 self._admit(vm)
 
     def _admit(self, vm: PlainVm) -> bool:
-        running = [h for h in self.hosts if h.state in ("on", "booting") and not h.draining]
+        running = [h for h in self.hosts if self._why_not_accept(h) == 0]
         host = self._best(vm, running)
         if host is None and self.config.auto_boot:
-            host = self._best(vm, [h for h in self.hosts if h.state == "off"])
+            host = self._best(vm, [h for h in self.hosts if h.state == "off" and not h.closed])
             if host is not None:
                 self._boot(host)
         if host is None:
@@ -257,11 +263,13 @@ class PlainSimulator:
     def _start_copy(self, vm: PlainVm) -> None:
         assert vm.host is not None
         assert vm.dest is not None
-        vm.copying = True
-        duration = vm.mem_mib * 8 * 2**20 / (self.config.fixed_migration.bandwidth_mbps * 1e6)
-        heapq.heappush(self.queue, (self.now_s + duration, COPY_END, vm.index))
+        vm.copying, vm.copying_since_s = True, self.now_s
+        heapq.heappush(self.queue, (self.now_s + vm.mem_mib / self._mib_per_s(), COPY_END, vm.index))
         self._update(vm.host)
         self._update(vm.dest)
+
+    def _mib_per_s(self) -> float:
+        return self.config.fixed_migration.bandwidth_mbps * 1e6 / (8 * 2**20)
 
     def _end_copy(self, index: int) -> None:
         vm = self.vms[index]
@@ -287,6 +295,8 @@ class PlainSimulator:
         self.count["departures"] += 1
         self.count["aborted"] += vm.state == "running" and vm.dest is not None
         host, dest = vm.host, vm.dest
+        if vm.copying:  # what has been sent was sent
+            self.moved_mib += (self.now_s - vm.copying_since_s) * self._mib_per_s()
         vm.state, vm.copying, vm.host, vm.dest = "gone", False, None, None
         vm.demand = vm.missing = vm.losing = 0.0
         if dest is not None:
@@ -337,7 +347,9 @@ class PlainSimulator:
     def apply(self, decisions: Decisions) -> list[int]:
         """Carry out orders now; returns the code of every order in the order of the fields, 0 = done."""
         d = decisions
-        codes = [self._order_power_on(int(h)) for h in d.power_on]
+        codes = [self._order_maintenance(int(h), True) for h in d.maintenance]
+        codes += [self._order_maintenance(int(h), False) for h in d.end_maintenance]
+        codes += [self._order_power_on(int(h)) for h in d.power_on]
         codes += [self._order_full_power(int(h)) for h in d.full_power]
         codes += [self._order_place(int(v), int(h)) for v, h in zip(d.place_vm, d.place_host)]
         codes += [self._order_move(int(v), int(h)) for v, h in zip(d.move_vm, d.move_host)]
@@ -358,10 +370,18 @@ class PlainSimulator:
     def _why_not_accept(host: PlainHost) -> int:
         if host.state not in ("on", "booting"):
             return 5
-        return 7 if host.draining else 0
+        if host.draining:
+            return 7
+        return 14 if host.closed else 0
 
     def _known(self, items: list[Any], index: int) -> bool:
         return 0 <= index < len(items)
+
+    def _order_maintenance(self, h: int, closed: bool) -> int:
+        if not self._known(self.hosts, h):
+            return 1
+        self.hosts[h].closed = closed
+        return 0
 
     def _order_power_on(self, h: int) -> int:
         if not self._known(self.hosts, h):

@@ -19,6 +19,7 @@ class PlainHost:
     state: str = "off"  # off, booting, on, stopping
     draining: bool = False
     full_power: bool = False
+    closed: bool = False  # in maintenance
     residents: list[PlainVm] = field(default_factory=list)
     incoming: list[PlainVm] = field(default_factory=list)
     since_s: float = 0.0
@@ -74,6 +75,8 @@ class PlainVm:
     host: PlainHost | None = None
     dest: PlainHost | None = None  # of a migration, or the booting host that a waiting VM was given
     copying: bool = False
+    copying_since_s: float = 0.0
+    judged: bool = False  # whether the policy had its first chance to place it
     demand: float = 0.0
     missing: float = 0.0
     losing: float = 0.0
