@@ -34,7 +34,12 @@ from virtgym.envs.sim.errors import VirtgymError
 
 __all__ = ["HOSTILE", "KINDS", "OUTCOMES", "Attempt", "draw_attempts", "main", "mutate_bytes", "mutate_gzip"]
 
-KINDS = {"traces": "fuzz_traces"}
+KINDS = {
+    "traces": "fuzz_traces",
+    "configs": "fuzz_configs",
+    "agents": "fuzz_agents",
+    "results": "fuzz_results",
+}
 """Kinds of input: name to the module, beside this one, that draws attempts."""
 OUTCOMES = ("accepted", "refused", "traceback", "warning", "hang", "memory", "crash")
 """What can become of an attempt; the first two are as it should be."""

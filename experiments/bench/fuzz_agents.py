@@ -7,6 +7,7 @@ little memory, and run no code.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -20,10 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from virtgym.policies.learned.agent import load_policy
 from virtgym.policies.learned.architecture import Architecture, Layout
 from virtgym.policies.learned.storage import META, WEIGHTS, Agent, Member, save_agent
 
-__all__ = ["hostile_agents"]
+from .fuzz import Attempt, Rng
+
+__all__ = ["draw", "hostile_agents"]
 
 Make = Callable[[Path], object]
 
@@ -334,3 +338,19 @@ def hostile_agents() -> Iterator[tuple[str, Make]]:
     yield from _archives()
     yield from _arrays()
     yield from _files()
+
+
+@functools.cache
+def _agents() -> tuple[tuple[str, Make], ...]:
+    return tuple(hostile_agents())
+
+
+def draw(rng: Rng) -> Attempt:
+    """Draw one of the agents, to be loaded."""
+    label, make = _agents()[int(rng.integers(len(_agents())))]
+
+    def run(folder: Path) -> None:
+        make(folder / "agent")
+        load_policy(folder / "agent")
+
+    return Attempt(label, run)

@@ -5,15 +5,23 @@ Each ends in a result or in one line that names the key; none in a traceback, a 
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
+import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from virtgym.envs.sim.errors import ConfigError
 from virtgym.policies.registry import POLICIES, policy_class, policy_task
 from virtgym.policies.schema import parameter_types
 
+from ..cli import main
 from ..compose import compose_run
+from .fuzz import Attempt, Rng
 
-__all__ = ["HOSTILE", "hostile_overrides", "leaf_keys"]
+__all__ = ["HOSTILE", "draw", "hostile_overrides", "leaf_keys"]
 
 HOSTILE: tuple[str, ...] = (
     *("5", "null", "{}", "[[1,2],[3]]", "-1", "0", "nan", "inf", "-inf", "1e11", "100000000000", "1e308"),
@@ -80,3 +88,25 @@ def hostile_overrides() -> Iterator[tuple[str, list[str]]]:
             value = HOSTILE[(turn + at) % len(HOSTILE)]
             shown = value if len(value) < 40 else f"{value[:20]}…"
             yield f"{short[0][9:]} {short[-1]} {key}={shown!r}", [*short, f"{key}={value}"]
+
+
+@functools.cache
+def _cases() -> tuple[tuple[str, list[str]], ...]:
+    return tuple(hostile_overrides())
+
+
+def draw(rng: Rng) -> Attempt:
+    """Draw one of the overrides, to be run by the command line."""
+    label, arguments = _cases()[int(rng.integers(len(_cases())))]
+
+    def run(folder: Path) -> None:
+        os.chdir(folder)
+        said = io.StringIO()
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+            code = main(["evaluate", "out=run", "report=false", *arguments])
+        if code == 2:
+            raise ConfigError(said.getvalue().strip().rpartition("virtgym")[2])
+        if code != 0:
+            raise RuntimeError(said.getvalue())
+
+    return Attempt(label, run)

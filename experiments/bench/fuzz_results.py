@@ -7,10 +7,14 @@ the same every time.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import functools
 import io
 import json
 import os
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +22,11 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Mutate", "cell_mutations", "folder_mutations"]
+from ..cli import main
+from ..report import write_report
+from .fuzz import Attempt, Rng
+
+__all__ = ["Mutate", "cell_mutations", "draw", "folder_mutations"]
 
 Mutate = Callable[[Path], None]
 """Damages a copy of a run folder."""
@@ -316,3 +324,33 @@ def _text_mutations() -> Iterator[tuple[str, Mutate]]:
                 (folder / name).write_bytes(text.encode(errors="surrogateescape"))
 
             yield f"{name}: {label}", mutate
+
+
+@functools.cache
+def _whole_run() -> Path:
+    """A small run folder, made once a process and left to the system's clean-up of temporary files."""
+    folder = Path(tempfile.mkdtemp(prefix="virtgym-fuzz-run-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        main(
+            ["benchmark", "scenario=small", "policies=[static,dvfs]", f"out={folder / 'run'}", "report=false"]
+        )
+    return folder / "run"
+
+
+@functools.cache
+def _mutations() -> tuple[tuple[str, Mutate], ...]:
+    return tuple(folder_mutations())
+
+
+def draw(rng: Rng) -> Attempt:
+    """Draw one way to damage a run folder, to be reported on."""
+    label, mutate = _mutations()[int(rng.integers(len(_mutations())))]
+    whole = _whole_run()
+
+    def run(folder: Path) -> None:
+        shutil.copytree(whole, folder / "run")
+        mutate(folder / "run")
+        write_report([folder / "run"], folder / "out")
+
+    return Attempt(label, run)
