@@ -143,6 +143,7 @@ class ConsolidationPolicy(PlanningPolicy):
         self._depth = max(self._window, self._selector.window)
         self._work = allocate_workspace(
             view.params,
+            view.state,
             detector.taps(self._window, self.horizon_steps),
             tricube_weights(max(self._window, 3)),
             self._depth,
