@@ -114,6 +114,6 @@ def allocate_drs(params: ClusterParams, state: ClusterState, rules: Rules) -> Dr
     shapes: dict[str, int | tuple[int, ...]] = {
         **dict.fromkeys(("order", "order2", "key"), scratch),
         **{"rules_f": 9, "rules_i": 4, "tally": 5, "stat": 14, "best": 2, "first": n_hosts + 1},
-        "emptiest": (len(params.power_w), 2),
+        "emptiest": (int(params.host_type.max()) + 1, 2),
     }
     return allocate_memory(DrsState, state, per_vm, shapes, rule_arrays(rules, n_vms, n_hosts))

@@ -134,7 +134,7 @@ def allocate_workspace(
     Returns:
         Zeroed arrays, with the power tables' slopes filled in.
     """
-    n_hosts, n_vms = p.host_type.shape[0], p.vm_vcpus.shape[0]
+    n_hosts, n_vms = len(p.host_type), len(p.vm_vcpus)
     power_w = power_tables(p)
     n_types, points = power_w.shape
     rows = depth if with_rows else 1

@@ -69,22 +69,20 @@ POWER: dict[str, dict[str, Any]] = {
 }
 """Changes to the host type or the cluster."""
 
+PRECOPY: dict[str, dict[str, Any]] = {
+    "pre-copy": {},
+    "preparation": {"init_s": 7.0, "resume_s": 3.0},
+    "bound": {"max_mbps": 400.0},
+    "energy": {"energy_j": 5000.0},
+    "energy per data": {"energy_j_per_mb": 3.0},
+    "rounds": {"max_rounds": 2},
+    "throttled": {"on_divergence": "auto_converge"},
+    "post-copy": {"on_divergence": "post_copy"},
+}
 MOVES: dict[str, dict[str, Any]] = {
     "fixed rate": {"migration": MigrationConfig(100.0, 0.1, 0.1)},
     "slow": {"migration": MigrationConfig(20.0, 0.1, 0.1)},
-    **{
-        name: {"migration": PrecopyConfig(**changes)}
-        for name, changes in {
-            "pre-copy": {},
-            "preparation": {"init_s": 7.0, "resume_s": 3.0},
-            "bound": {"max_mbps": 400.0},
-            "energy": {"energy_j": 5000.0},
-            "energy per data": {"energy_j_per_mb": 3.0},
-            "rounds": {"max_rounds": 2},
-            "throttled": {"on_divergence": "auto_converge"},
-            "post-copy": {"on_divergence": "post_copy"},
-        }.items()
-    },
+    **{name: {"migration": PrecopyConfig(**changes)} for name, changes in PRECOPY.items()},
     "nic": {"migration": PrecopyConfig(), "nic_mbps": 10_000.0},
     "tiers": {"migration": PrecopyConfig(), "memory": "multiplexed"},
 }
@@ -97,7 +95,7 @@ ROOM: dict[str, dict[str, Any]] = {
     "nodes": {"memory": "binding", "numa": NumaConfig(cpu_overcommit=2.0), "numa_nodes": 2},
     "blind nodes": {"memory": "binding", "numa": NumaConfig("blind", cpu_overcommit=3.0), "numa_nodes": 4},
     "functions": {"memory": "ignored", "io": IoConfig(), "io_functions": 2},
-    "small": {"memory": "binding", "memory_mib": 13_000.0},
+    "small": {"memory": "binding", "memory_mib": 15_000.0},
     "everything": {
         "memory": "multiplexed",
         "memory_overcommit": 1.2,
@@ -125,7 +123,13 @@ def make_sim(
     of = np.arange(n_hosts, dtype=np.int32) % len(types)
     u = np.atleast_2d(np.asarray(util, dtype=np.float64))
     n = u.shape[1]
-    columns = {"cpu": 2000.0, "vcpus": 1, "mem": 2048.0, "profiles": (GuestProfile(),), "profile": 0} | load
+    columns: dict[str, Any] = {
+        "cpu": 2000.0,
+        "vcpus": 1,
+        "mem": 2048.0,
+        "profiles": (GuestProfile(),),
+        "profile": 0,
+    } | load
 
     def column(name: str, kind: Any = np.float64) -> Any:
         return np.ascontiguousarray(np.broadcast_to(np.asarray(columns[name], dtype=kind), (n,)))
@@ -234,13 +238,16 @@ def test_what_fits_beside_a_plan_is_what_the_simulator_takes(name: str, seed: in
     assert not all(said)
 
 
+EAGER: dict[str, Any] = {"threshold": 0.0, "residence": 0, "horizon_s": 7200.0}
 PLANNERS: dict[str, PlanningPolicy] = {
     "thr-mmt": ConsolidationPolicy(detector="thr", safety=0.4),
     "loess_robust-mu": ConsolidationPolicy(detector="loess_robust", selector="mu", placer="best_fit"),
     "dpm": DpmPolicy(target=0.5, min_on_s=0.0),
     "dpm_ortools": OrtoolsDpmPolicy(rounds=10, min_on_s=0.0),
-    "drs": DrsPolicy(level=5, residence=0),
-    "drs_ortools": DrsPolicy(level=5, residence=0, solver="ortools", solver_rounds=10),
+    "drs": DrsPolicy(threshold=0.0, residence=0, horizon_s=7200.0),
+    "drs_ortools": DrsPolicy(
+        threshold=0.0, residence=0, horizon_s=7200.0, solver="ortools", solver_rounds=10
+    ),
     "random": RandomPolicy(moves=20),
 }
 

@@ -15,13 +15,13 @@ from numba import njit
 
 from virtgym.envs.sim.numa_nodes import add_to_nodes, choose_nodes
 from virtgym.envs.sim.orders import (
-    fits_memory,
     host_suits,
     may_go_on,
     vm_can_follow,
     vm_movable,
 )
 from virtgym.envs.sim.residents import count_room
+from virtgym.envs.sim.suits import fits_memory
 from virtgym.envs.sim.variants import by_model
 
 __all__ = [
