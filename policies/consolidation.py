@@ -145,6 +145,7 @@ class ConsolidationPolicy(PlanningPolicy):
         need_memory(f"policy.window={self.window}", self._depth, 8 * (view.n_vms + 4))
         self._work = allocate_workspace(
             view.params,
+            view.state,
             detector.taps(self._window, self.horizon_steps),
             tricube_weights(max(self._window, 3)),
             self._depth,

@@ -10,7 +10,7 @@ A host that is over a limit *now* may keep VMs that it holds, but may not receiv
 a limit, and every plan can be compared with it. ``evaluate`` is the one judge of plans; searches and bounds
 work with their own, faster forms of the same rules.
 
-Energy of a migration: 0.512 J per MB moved + 20.2 J (Liu et al., HPDC 2011, from memory).
+Energy of a migration, where nobody knows better: 0.512 J per MB moved + 20.2 J (``sim.precopy_config``).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virtgym.envs.sim.errors import ConfigError
+from virtgym.envs.sim.precopy_config import PrecopyConfig, migration_energy_j
 
 from .consolidation_nodes import VmNodes, nodes_have_room
 
@@ -32,7 +33,6 @@ __all__ = [
     "PlacementRules",
     "evaluate",
     "host_energy",
-    "migration_energy_j",
     "on_hosts",
     "sums",
 ]
@@ -48,15 +48,6 @@ SLACK = 1e-9
 def sums(index: NDArray[Any], weight: NDArray[Any], n: int) -> F8:
     """Sum of weights by index, (n,)."""
     return np.asarray(np.bincount(index, weights=weight, minlength=n), dtype=np.float64)
-
-
-def migration_energy_j(mem_mib: F8) -> F8:
-    """Energy of one live migration, J: 0.512 J/MB + 20.2 J (Liu et al. 2011).
-
-    Args:
-        mem_mib: Memory of each VM, MiB.
-    """
-    return 0.512 * np.asarray(mem_mib, dtype=np.float64) * 1.048576 + 20.2
 
 
 @dataclass(frozen=True)
@@ -87,7 +78,7 @@ class ConsolidationProblem:
         host_power: Power table of each host, (H,).
         power_w: Tables over equally spaced loads 0...1, W, (T, P).
         horizon_s: Time that the plan is judged over, s.
-        vm_move_j: Cost of a migration, J, (V,); None = ``migration_energy_j``.
+        vm_move_j: Cost of a migration, J, (V,); None = the simulator's default for its memory.
         host_on: Whether a host is on now, (H,); None = all are.
         host_allowed: Whether a host may hold VMs, (H,); False = failed, in maintenance, or kept for failover.
         host_switch_j: Cost of switching on a host that is off, J, (H,); None = 0.
@@ -137,7 +128,7 @@ class ConsolidationProblem:
         """
         n_vms, n_hosts = len(self.vm_cpu_mhz), len(self.host_cpu_mhz)
         defaults: dict[str, Any] = {
-            "vm_move_j": lambda: migration_energy_j(self.vm_mem_mib),
+            "vm_move_j": lambda: migration_energy_j(PrecopyConfig(), self.vm_mem_mib),
             "host_on": lambda: np.ones(n_hosts, dtype=np.bool_),
             "host_allowed": lambda: np.ones(n_hosts, dtype=np.bool_),
             "host_switch_j": lambda: np.zeros(n_hosts),

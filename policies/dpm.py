@@ -22,7 +22,6 @@ from virtgym.envs.sim.state import PENDING, RUNNING, STARTING, ClusterParams
 
 from . import dpm_kernels as kernels
 from .base import PlanningPolicy
-from .consolidation_model import migration_energy_j
 from .dpm_evacuation import evacuate
 from .dpm_work import (
     FOR_FAILOVER,
@@ -44,10 +43,9 @@ from .dpm_work import (
     allocate_work,
 )
 from .forecast import FORECASTERS, make_forecaster
-from .ha_guard import AdmissionGuard
 from .history import History
 from .names import one_of
-from .plans import legal_part
+from .planning import AdmissionGuard, boot_energy_j, idle_watts, legal_part
 
 __all__ = ["DpmPolicy"]
 
@@ -180,14 +178,12 @@ class DpmPolicy(PlanningPolicy):
         self._switching_costs = lookback_s > 0.0
         lookback_s = max(lookback_s, self.off_window_s) if self._switching_costs else 0.0
         self._needed_past: deque[float] = deque(maxlen=1 + math.ceil(lookback_s / p.interval_s))
-        self._work = allocate_work(p, view.config.rules)
+        self._work = allocate_work(p, view.state, view.config.rules)
         self._handle = make_handle("dpm", self._work)
         self._last_time_s = -np.inf
         self._was_on = view.state.host_power_state == ON
         self._guard = AdmissionGuard(view)
         self._held: B1 = np.zeros(view.n_hosts, dtype=np.bool_)
-        w = self._work
-        w.vm_move_j[:] = migration_energy_j(p.vm_mem_mib)
         self._write_rules()
 
     def _write_rules(self) -> None:
@@ -309,16 +305,17 @@ class DpmPolicy(PlanningPolicy):
         if not self._guard.active:
             return
         w, guard = self._work, self._guard
-        for h in np.flatnonzero(guard.coming() | (w.opened > 0)).tolist():
+        for h in np.flatnonzero(w.opened).tolist():
             guard.join(h)
-        useful = guard.dedicated if guard.config.rule == "dedicated" else ~guard.dedicated
-        for h in w.rank[useful[w.rank]].tolist():
-            if guard.holds:
-                return
+
+        def switch_on(h: int) -> bool:
             shut = w.opened[h] or w.closed[h] == KEPT_OFF
-            if not shut and may_go_on(view.kernel_params, view.kernel_state, h) == 0:
-                kernels.switch_on(self._handle, h)
-                guard.join(h)
+            if shut or may_go_on(view.kernel_params, view.kernel_state, h) != 0:
+                return False
+            kernels.switch_on(self._handle, h)
+            return True
+
+        guard.switch_on_until(lambda: guard.holds, w.rank.tolist(), switch_on)
 
     def _consolidate(self, view: ClusterView) -> None:
         """Empty hosts under the low threshold."""
@@ -419,6 +416,4 @@ def break_even_s(p: ClusterParams) -> float:
     Args:
         p: Parameters of the cluster; the host that needs longest counts.
     """
-    energy_j = p.host_boot_s * p.host_boot_w
-    idle_w = p.power_w[p.host_type, 0]
-    return float(np.max(energy_j / np.maximum(idle_w, 1e-9) + p.host_boot_s, initial=0.0))
+    return float(np.max(boot_energy_j(p) / np.maximum(idle_watts(p), 1e-9) + p.host_boot_s, initial=0.0))

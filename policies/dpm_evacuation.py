@@ -6,9 +6,10 @@ from typing import Any
 
 from numba import njit
 
+from virtgym.envs.sim.orders import vm_movable
 from virtgym.envs.sim.power import ON
 
-from .dpm_kernels import collect, expected_peak, find_host, movable, order_move, power
+from .dpm_kernels import collect, expected_peak, find_host, order_move
 from .dpm_work import (
     K_FILL,
     K_HIGH,
@@ -21,6 +22,7 @@ from .dpm_work import (
     N_EVACUATED,
     N_MOVES,
 )
+from .planning import host_watts, move_energy_j
 from .sorting import sort_ascending
 
 __all__ = ["evacuate"]
@@ -64,16 +66,16 @@ def _evacuate_host(p: Any, s: Any, w: Any, h: int) -> None:
         w.order[i] = v
         w.key[v] = -w.vm_mean[v]
     sort_ascending(w.order, w.key, n, w.order2)
-    saved = power(p, w, h, w.mean[h]) * w.rules[K_HORIZON_S]
+    saved = host_watts(p, h, w.mean[h]) * w.rules[K_HORIZON_S]
     w.accepts[h] = 0
     done = 0
     while done < n:
         v = w.order[done]
-        c = find_host(p, s, w, v, h, w.rules[K_FILL], w.rules[K_HIGH]) if movable(s, v) else -1
+        c = find_host(p, s, w, v, h, w.rules[K_FILL], w.rules[K_HIGH]) if vm_movable(s, v) == 0 else -1
         if c < 0:
             break
-        more = power(p, w, c, w.mean[c] + w.vm_mean[v]) - power(p, w, c, w.mean[c])
-        saved -= more * w.rules[K_HORIZON_S] + w.rules[K_MOVE_COST] * w.vm_move_j[v]
+        more = host_watts(p, c, w.mean[c] + w.vm_mean[v]) - host_watts(p, c, w.mean[c])
+        saved -= more * w.rules[K_HORIZON_S] + w.rules[K_MOVE_COST] * move_energy_j(p, s, v, h, c)
         order_move(p, w, v, c)
         done += 1
     if done == n and saved > 0.0:

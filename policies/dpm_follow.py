@@ -8,9 +8,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.orders import host_accepts, may_go_on
+from virtgym.envs.sim.orders import host_accepts, may_go_on, vm_movable
 
-from .dpm_kernels import collect, expected_peak, find_host, fits, movable, order_move, stays, switch_on
+from .dpm_kernels import collect, expected_peak, find_host, fits, order_move, stays, switch_on
 from .dpm_work import K_MAX_EMPTIED, K_MIN_ON_S, N_CAND, N_ON
 from .sorting import sort_ascending
 
@@ -82,7 +82,7 @@ def _follow_pass(p: Any, s: Any, w: Any, target: I8, n: int, fill: float, high: 
         moved = _follow_host(p, s, w, w.hosts[i], target, fill, high) or moved
     for v in range(target.shape[0]):
         h = w.dest[v] if w.dest[v] >= 0 else w.home[v]
-        if h < 0 or target[v] < 0 or target[v] == h or w.key[w.home[v]] < 0.0 or w.group[v] >= 0:
+        if h < 0 or target[v] < 0 or target[v] == h or w.key[w.home[v]] < 0.0 or w.aff[v] >= 0:
             continue
         moved = _follow_vm(p, s, w, v, target[v], fill, high) or moved
     return moved
@@ -128,7 +128,7 @@ def _back_to_base(p: Any, w: Any, v: int) -> None:
 @njit(cache=True)
 def _follow_vm(p: Any, s: Any, w: Any, v: int, h: int, fill: float, high: float) -> Any:
     """Order one VM to its target if that is legal, switching the target on where it is off."""
-    if not movable(s, v):
+    if vm_movable(s, v) != 0:
         return False
     if h == w.home[v]:
         return False  # relief moved it away
@@ -160,7 +160,7 @@ def _follow_host(p: Any, s: Any, w: Any, h: int, target: I8, fill: float, high: 
     for i in range(n):
         v = w.vm_of[w.first[h] + i]
         ok = w.dest[v] >= 0 or _follow_vm(p, s, w, v, target[v], fill, high)
-        if not ok and movable(s, v):  # its target has filled up: elsewhere then
+        if not ok and vm_movable(s, v) == 0:  # its target has filled up: elsewhere then
             c = find_host(p, s, w, v, h, fill, high)
             ok = c >= 0
             if ok:

@@ -11,20 +11,11 @@ from typing import Any
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 from virtgym.envs.sim.cpu import SHORTAGE
-from virtgym.envs.sim.orders import (
-    check_move,
-    fits_arrival,
-    host_accepts,
-    host_suits,
-    may_go_on,
-    vm_can_follow,
-)
+from virtgym.envs.sim.orders import check_move_beside, fits_arrival, host_accepts, may_go_on, vm_movable
 from virtgym.envs.sim.power import ON
-from virtgym.envs.sim.precopy import PULL
-from virtgym.envs.sim.state import MIG_NONE, PENDING, RUNNING, STARTING
+from virtgym.envs.sim.state import PENDING
 from virtgym.envs.sim.waiting import is_hopeless, no_failures, note_failure
 
 from .dpm_work import (
@@ -42,7 +33,15 @@ from .dpm_work import (
     N_ON,
     N_RELIEVED,
 )
-from .rounds import group_by_home
+from .planning import (
+    begin_room,
+    group_by_home,
+    hold_room,
+    home_of,
+    host_watts,
+    may_come,
+)
+from .planning.rules import count_apart, rules_allow
 from .sorting import sort_ascending
 
 __all__ = [
@@ -51,33 +50,13 @@ __all__ = [
     "find_host",
     "fits",
     "gather",
-    "movable",
     "open_for_load",
     "open_for_waiting",
     "order_move",
-    "power",
     "relieve",
     "stays",
     "switch_on",
 ]
-
-MEM_SLACK = 1.0 + 5e-10
-"""Half the slack of the simulator's own check: what the plan accepts is never refused."""
-
-I8 = NDArray[np.int64]
-
-
-@njit(cache=True)
-def _home(p: Any, s: Any, v: int) -> Any:
-    """Host of a VM now, or after the migration or boot under way; -1 = none."""
-    state = s.vm_state[v]
-    if state == STARTING:
-        return s.vm_host[v]
-    if state == RUNNING:
-        if s.vm_mig[v] == MIG_NONE or (p.has_precopy and s.copy_phase[v] == PULL):
-            return s.vm_host[v]
-        return s.vm_dest[v]
-    return s.vm_dest[v] if state == PENDING else np.int32(-1)
 
 
 @njit(cache=True)
@@ -85,26 +64,21 @@ def gather(p: Any, s: Any, w: Any) -> None:
     """Start a plan: nothing moves; sums over the VMs at home, and which hosts take VMs."""
     for sums in (w.now, w.soon, w.mean, w.var):
         sums[:] = 0.0
-    w.tally[:] = 0
-    w.n_home[:] = 0
+    for counts in (w.n_out, w.received, w.tally):
+        counts[:] = 0
+    w.apart_count[:] = 0
     for v in range(s.vm_state.shape[0]):
-        h = _home(p, s, v)
+        h = home_of(s, v)
         w.home[v] = h
         w.dest[v] = -1
         if h >= 0:
-            w.n_home[h] += 1
             _add(w, v, h, 1.0)
+            count_apart(w, v, h, 1)
     group_by_home(w)
+    begin_room(s, w)
     for h in range(w.n_home.shape[0]):
         w.opened[h] = 0
         w.accepts[h] = host_accepts(p, s, h) == 0 and not w.closed[h]
-        w.mem[h] = s.host_mem_mib[h]
-        if p.has_cpu:
-            w.reserved[h] = s.host_reserved_mhz[h]
-        if p.has_tiers:
-            w.mem_reserved[h] = s.host_mem_reserved_mib[h]
-        if p.has_io:
-            w.functions[h] = s.host_functions_used[h]
 
 
 @njit(cache=True)
@@ -116,25 +90,14 @@ def _add(w: Any, v: int, h: int, sign: float) -> None:
 
 
 @njit(cache=True)
-def _hold(p: Any, w: Any, v: int, h: int, sign: int) -> None:
-    """Hold (or release) what an arriving VM needs beside CPU time."""
-    w.received[h] += sign
-    w.mem[h] += sign * p.vm_mem_mib[v]
-    if p.has_cpu:
-        w.reserved[h] += sign * p.vm_reservation_mhz[v]
-    if p.has_tiers:
-        w.mem_reserved[h] += sign * p.vm_mem_reservation_mib[v]
-    if p.has_io:
-        w.functions[h] += sign * p.vm_functions[v]
-
-
-@njit(cache=True)
 def order_move(p: Any, w: Any, v: int, h: int) -> None:
     """Put a move into the plan; a VM that the plan moves already goes there instead."""
     old = w.home[v]
     if w.dest[v] >= 0:
         old = w.dest[v]
-        _hold(p, w, v, old, -1)
+        w.received[old] -= 1
+        hold_room(p, w, v, old, -1.0)
+        count_apart(w, v, old, -1)
         w.tally[N_MOVES] -= 1
     else:
         w.n_out[old] += 1
@@ -144,7 +107,9 @@ def order_move(p: Any, w: Any, v: int, h: int) -> None:
         w.n_out[h] -= 1
     else:
         w.dest[v] = h
-        _hold(p, w, v, h, 1)
+        w.received[h] += 1
+        hold_room(p, w, v, h, 1.0)
+        count_apart(w, v, h, 1)  # and still where it leaves: rules hold all the time that VMs move
         w.tally[N_MOVES] += 1
     _add(w, v, h, 1.0)
 
@@ -162,44 +127,13 @@ def expected_peak(w: Any, mean: float, var: float) -> Any:
 
 
 @njit(cache=True)
-def _holds(p: Any, w: Any, v: int, h: int) -> Any:
-    """Whether memory, reservations and functions fit beside everything planned."""
-    most_mib = p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK
-    if (p.memory_binding or p.has_tiers) and w.mem[h] + p.vm_mem_mib[v] > most_mib:
-        return False
-    if p.has_cpu and w.reserved[h] + p.vm_reservation_mhz[v] > p.host_cpu_mhz[h]:
-        return False
-    if p.has_tiers and w.mem_reserved[h] + p.vm_mem_reservation_mib[v] > p.host_mem_mib[h]:
-        return False
-    return not (p.has_io and w.functions[h] + p.vm_functions[v] > p.host_functions[h])
-
-
-@njit(cache=True)
-def movable(s: Any, v: int) -> Any:
-    return s.vm_state[v] == RUNNING and s.vm_mig[v] == MIG_NONE
-
-
-@njit(cache=True)
-def _rules_allow(w: Any, v: int, h: int) -> Any:
-    """Whether placement rules let a VM go to a host: they hold all the time that VMs move.
-
-    A VM of an affinity group goes where the others of its host go; who calls moves all of them or none.
-    """
-    row = w.must_row[v]
-    if row >= 0 and not w.host_sets[row, h]:
-        return False
-    row = w.should_row[v]
-    if row >= 0 and w.host_sets[row, w.home[v]] and not w.host_sets[row, h]:
-        return False
-    for i in range(w.apart_first[v], w.apart_first[v + 1]):
-        u = w.apart_vm[i]
-        if w.home[u] == h or w.dest[u] == h:
-            return False
-    if w.group[v] >= 0:
+def _goes_along(w: Any, v: int, h: int) -> Any:
+    """Whether a VM goes where the others of its group and host go; who calls moves all of them or none."""
+    if w.aff[v] >= 0:
         home = w.home[v]
         for i in range(w.first[home], w.first[home + 1]):
             u = w.vm_of[i]
-            if u != v and w.group[u] == w.group[v] and w.dest[u] >= 0 and w.dest[u] != h:
+            if u != v and w.aff[u] == w.aff[v] and w.dest[u] >= 0 and w.dest[u] != h:
                 return False
     return True
 
@@ -226,23 +160,11 @@ def fits(p: Any, s: Any, w: Any, v: int, h: int, fill: float, high: float) -> An
         mean = w.mean[h] + w.vm_mean[v]
         if mean > high * capacity or expected_peak(w, mean, w.var[h] + w.vm_var[v]) > high * capacity:
             return False
-    if not _holds(p, w, v, h) or not _rules_allow(w, v, h):
+    if not rules_allow(w, v, h, True) or not _goes_along(w, v, h):
         return False
     if s.vm_last_from[v] == h and s.clock[0] - s.vm_last_move_s[v] <= w.rules[K_SETTLE_S]:
         return False
-    if w.opened[h]:
-        return host_suits(p, s, v, h) == 0 and vm_can_follow(p, s, v, h) == 0
-    return check_move(p, s, v, h) == 0
-
-
-@njit(cache=True)
-def power(p: Any, w: Any, h: int, load_mhz: float) -> Any:
-    """Power of a host at a load, W."""
-    kind = p.host_type[h]
-    last = p.power_w.shape[1] - 1
-    x = min(max(load_mhz * p.host_inv_cpu[h], 0.0), 1.0) * last
-    a = min(int(x), last)
-    return p.power_w[kind, a] + w.slope_w[kind, a] * (x - a)
+    return may_come(p, s, w, v, h) if w.opened[h] else check_move_beside(p, s, w, v, h) == 0
 
 
 @njit(cache=True)
@@ -269,7 +191,7 @@ def find_host(p: Any, s: Any, w: Any, v: int, avoid: int, fill: float, high: flo
             continue
         if w.now[h] + w.vm_now[v] > fill * p.host_cpu_mhz[h]:
             continue
-        cost = power(p, w, h, w.mean[h] + w.vm_mean[v]) - power(p, w, h, w.mean[h])
+        cost = host_watts(p, h, w.mean[h] + w.vm_mean[v]) - host_watts(p, h, w.mean[h])
         if cost < least and fits(p, s, w, v, h, fill, high):
             best, least = h, cost
     return best
@@ -334,7 +256,7 @@ def _choose_vm(p: Any, s: Any, w: Any, h: int, excess: float) -> Any:
     best, best_mem, best_size = -1, np.inf, -1.0
     for i in range(w.first[h], w.first[h + 1]):
         v = w.vm_of[i]
-        if w.dest[v] >= 0 or w.key[v] < 0.0 or w.group[v] >= 0 or not movable(s, v):
+        if w.dest[v] >= 0 or w.key[v] < 0.0 or w.aff[v] >= 0 or vm_movable(s, v) != 0:
             continue
         size = max(w.vm_now[v], w.vm_soon[v])
         enough = size >= excess

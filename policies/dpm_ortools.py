@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,6 @@ from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.orders import may_go_on
 from virtgym.envs.sim.power import BOOTING, ON
 from virtgym.envs.sim.power_states import RESUMING
-from virtgym.envs.sim.rules import Rules
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state import MIG_NONE, RUNNING
 
@@ -22,10 +20,10 @@ from .dpm_follow import follow_target, take_back
 from .optimal_consolidation import (
     ConsolidationProblem,
     ConsolidationResult,
-    PlacementRules,
     evaluate,
     solve_consolidation,
 )
+from .planning.problem import cluster_problem
 
 __all__ = ["OrtoolsDpmPolicy", "PlanReport"]
 
@@ -164,7 +162,7 @@ class OrtoolsDpmPolicy(DpmPolicy):
 
     def _problem(self, view: ClusterView, vms: I8, here: I8, fixed: I8) -> ConsolidationProblem:
         """The consolidation problem of now: what stands, what moves already, and what may go on."""
-        p, s, w, high = view.params, view.state, self._work, self.target + self.tolerance
+        s, w = view.state, self._work
         state = s.host_power_state
         up = (state == ON) | (state == BOOTING) | (state == RESUMING)
         may_hold = (w.accepts > 0) | (w.n_home + w.received > 0)
@@ -175,34 +173,20 @@ class OrtoolsDpmPolicy(DpmPolicy):
         )
         closed = w.closed > 0
         closed[here[fixed]] = False  # what cannot leave stays: no plan would be allowed
-        binding = p.memory_binding or p.has_tiers
-        memory = p.host_mem_mib * p.mem_overcommit if binding else np.full(view.n_hosts, np.inf)
-        nodes: dict[str, Any] = {}
-        if p.has_numa:
-            exists = np.arange(s.node_vcpus.shape[1]) < p.host_nodes[:, None]
-            nodes = {
-                "vm_node_cpu": p.vm_vcpus[vms].astype(np.float64),
-                "node_cpu": np.where(exists, (p.node_cores * p.numa_overcommit)[:, None], 0.0),
-                "node_mem": np.where(exists, p.node_mem_mib[:, None], 0.0),
-            }
-        return ConsolidationProblem(
+        return cluster_problem(
+            view,
+            vms,
+            np.arange(view.n_hosts),
+            here,
+            fixed,
+            self.move_cost,
             vm_cpu_mhz=w.vm_mean[vms],
-            vm_mem_mib=p.vm_mem_mib[vms],
-            vm_host=here,
-            host_cpu_mhz=p.host_cpu_mhz,
-            host_mem_mib=memory,
-            host_power=p.host_type.astype(np.int64),
-            power_w=p.power_w,
             horizon_s=self.horizon_s,
-            vm_move_j=self.move_cost * w.vm_move_j[vms],
             host_on=up | (w.opened > 0),
             host_allowed=may_hold & ~closed,
-            host_switch_j=p.host_boot_s * p.host_boot_w,
-            cpu_share=high,
-            rules=_rules(view.config.rules, vms, here, fixed),
+            cpu_share=self.target + self.tolerance,
             min_hosts=min(max(self.min_hosts + self.spare_hosts, self._stay_on), view.n_hosts),
             reserve_cpu=self.spare_share,
-            **nodes,
         )
 
 
@@ -222,21 +206,3 @@ def planning_size(mean: F8, variance: F8, spread: float, full_mhz: float) -> F8:
     hosts = max(1.0, float(mean.sum()) / full_mhz)
     typical = max(float(variance.sum()) / hosts, float(variance.max(initial=0.0)), 1e-9)
     return np.asarray(mean + spread * variance / np.sqrt(typical))
-
-
-def _rules(rules: Rules, vms: I8, here: I8, fixed: I8) -> PlacementRules:
-    """The cluster's rules by the numbers of the problem's VMs; VMs that cannot move now stay."""
-    number = {int(v): i for i, v in enumerate(vms)}
-
-    def known(members: Sequence[int]) -> list[int]:
-        return [number[v] for v in members if v in number]
-
-    pins: list[tuple[Sequence[int], Sequence[int]]] = [((int(i),), (int(here[i]),)) for i in fixed]
-    # What is split now cannot be kept together by a plan that may not break more than staying does.
-    groups = [group for members in rules.joined if len(group := known(members)) > 1]
-    whole = [group for group in groups if len({int(here[i]) for i in group}) == 1]
-    return PlacementRules(
-        affinity=whole,
-        anti_affinity=[group for members in rules.anti_affinity if len(group := known(members)) > 1],
-        must=[(known(rule.vms), rule.hosts) for rule in rules.must] + pins,
-    )

@@ -55,9 +55,9 @@ from .drs_state import (
     allocate_drs,
 )
 from .forecast import make_forecaster
-from .ha_guard import AdmissionGuard
 from .history import History
 from .names import one_of
+from .planning import AdmissionGuard
 
 __all__ = ["ENDINGS", "LEVELS", "ORDERS", "SOLVERS", "DrsPolicy", "DrsRound", "plan_evacuation"]
 
@@ -210,7 +210,7 @@ class DrsPolicy(PlanningPolicy):
         interval = view.params.interval_s
         theta = LEVELS[self.level] if self.threshold is None else float(self.threshold)
         by_memory = theta if self.memory_threshold is None else float(self.memory_threshold)
-        counts = bool(view.params.memory_binding or view.params.has_tiers)
+        counts = bool(view.params.memory_binding)
         f[F_THETA_CPU] = theta
         f[F_THETA_MEM] = by_memory if counts else np.inf
         f[F_MEM_COUNTS] = counts
@@ -370,7 +370,7 @@ def plan_evacuation(view: ClusterView, hosts: Iterable[int], by: str = "size") -
     chosen = need_indices("evacuation", "host", hosts, view.n_hosts)
     order = ORDERS[one_of("evacuation.by", by, ORDERS)]
     w = allocate_drs(view.params, view.state, view.config.rules)
-    w.rules_f[F_MEM_COUNTS] = view.params.memory_binding or view.params.has_tiers
+    w.rules_f[F_MEM_COUNTS] = view.params.memory_binding
     w.rules_f[F_WINDOW] = THRASH_INTERVALS * view.params.interval_s
     w.rules_f[F_IDLE_MEM] = IDLE_MEMORY
     w.rules_i[I_BY] = order

@@ -23,13 +23,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from virtgym.envs.sim.numa_nodes import add_to_nodes, choose_nodes
-from virtgym.envs.sim.orders import MEM_SLACK, check_move, vm_movable
+from virtgym.envs.sim.orders import check_move_beside, vm_movable
 from virtgym.envs.sim.power import ON
-from virtgym.envs.sim.precopy import PULL
-from virtgym.envs.sim.precopy_config import PrecopyParams
-from virtgym.envs.sim.scheduling import admits
-from virtgym.envs.sim.state import MIG_NONE, PENDING, RUNNING, STARTING
+from virtgym.envs.sim.state import MIG_NONE
 from virtgym.envs.sim.variants import by_model
 
 from .drs_state import (
@@ -48,6 +44,8 @@ from .drs_state import (
     S_TARGET_CPU,
     S_TARGET_MEM,
 )
+from .planning import begin_room, copy_cost, group_by_home, hold_room, home_of
+from .planning.rules import count_apart, rules_allow
 
 __all__ = [
     "commit",
@@ -61,24 +59,6 @@ __all__ = [
     "prepare",
     "share",
 ]
-
-INIT_S = PrecopyParams._fields.index("init_s")
-MIB_PER_MBIT = 1.0 / 8.388608
-"""MiB in 1e6 bit."""
-LONGEST = 2.0 / 3.0
-"""Share of its rate that a copy may dirty in the estimate: pre-copy gives up at three times the memory."""
-
-
-@njit(cache=True)
-def _home(p: Any, s: Any, v: int) -> Any:
-    state = s.vm_state[v]
-    if state == PENDING:
-        return s.vm_dest[v]
-    if state != RUNNING and state != STARTING:
-        return np.int32(-1)
-    if s.vm_mig[v] == MIG_NONE or (p.has_precopy and s.copy_phase[v] == PULL):
-        return s.vm_host[v]
-    return s.vm_dest[v]
 
 
 @njit(cache=True)
@@ -114,7 +94,7 @@ def _load_vms(p: Any, s: Any, w: Any) -> None:
     """Homes, entitlements and what may be moved."""
     now = s.clock[0]
     for v in range(s.vm_state.shape[0]):
-        h = _home(p, s, v)
+        h = home_of(s, v)
         w.home[v] = h
         w.movable[v] = h >= 0 and vm_movable(s, v) == 0
         rested = now - s.vm_last_move_s[v] > w.rules_f[F_RESIDENCE]
@@ -125,41 +105,30 @@ def _load_vms(p: Any, s: Any, w: Any) -> None:
             w.vm_mem[v] = active + w.rules_f[F_IDLE_MEM] * max(0.0, s.vm_touched_mib[v] - active)
         if h < 0:
             continue
-        w.first[h + 1] += 1
         w.load_cpu[h] += cpu_on(p, w, v, h)
         w.load_mem[h] += w.vm_mem[v]
         if s.vm_mig[v] != MIG_NONE and s.vm_host[v] >= 0:
             w.moves[s.vm_host[v]] += 1
             w.moves[s.vm_dest[v]] += 1
-        for k in range(w.anti_first[v], w.anti_first[v + 1]):
-            w.apart_count[w.anti_of[k], h] += 1
+        count_apart(w, v, h, 1)
 
 
 @njit(cache=True)
 def prepare(p: Any, s: Any, w: Any) -> None:
     """Read the state: homes, loads, residents, what is under way; nothing is ordered yet."""
-    n_hosts = w.load_cpu.shape[0]
-    for array in (w.load_cpu, w.load_mem, w.add_mib, w.add_mhz, w.add_reserved_mib):
-        array[:] = 0.0
+    w.load_cpu[:] = 0.0
+    w.load_mem[:] = 0.0
     w.moves[:] = 0
     w.n_free[:] = 0
-    w.add_functions[:] = 0
     w.apart_count[:] = 0
-    w.first[:] = 0
     w.tally[:] = 0
     w.stat[:] = 0.0
-    w.node_vcpus[:] = s.node_vcpus
-    w.node_used_mib[:] = s.node_used_mib
+    begin_room(s, w)
     _load_vms(p, s, w)
-    for h in range(n_hosts):
-        w.first[h + 1] += w.first[h]
-        w.src[h] = 0
+    group_by_home(w)
     for v in range(w.home.shape[0]):
-        h = w.home[v]
-        if h >= 0:
-            w.vm_of[w.first[h] + w.src[h]] = v
-            w.src[h] += 1
-            w.n_free[h] += w.free[v]
+        if w.home[v] >= 0:
+            w.n_free[w.home[v]] += w.free[v]
     _add_up(p, s, w)
 
 
@@ -196,79 +165,9 @@ def _above(deviates: float, target: float) -> Any:
 
 
 @njit(cache=True)
-def _room_simple(p: Any, s: Any, w: Any, v: int, h: int) -> Any:
-    used = s.host_mem_mib[h] + w.add_mib[h] + p.vm_mem_mib[v]
-    return p.memory_binding == 0 or used <= p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK
-
-
-@njit(cache=True)
-def _room_full(p: Any, s: Any, w: Any, v: int, h: int) -> Any:
-    """Room beside what was ordered in this round; ``check_move`` sees the state before it."""
-    used = s.host_mem_mib[h] + w.add_mib[h] + p.vm_mem_mib[v]
-    if (p.memory_binding or p.has_tiers) and used > p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK:
-        return False
-    if p.has_cpu:
-        reserved = s.host_reserved_mhz[h] + w.add_mhz[h]
-        if not admits(reserved, p.host_cpu_mhz[h], p.vm_reservation_mhz[v]):
-            return False
-    if p.has_tiers:
-        reserved = s.host_mem_reserved_mib[h] + w.add_reserved_mib[h]
-        if not admits(reserved, p.host_mem_mib[h], p.vm_mem_reservation_mib[v]):
-            return False
-    if p.has_io:
-        functions = s.host_functions_used[h] + w.add_functions[h] + p.vm_functions[v]
-        if functions > p.host_functions[h]:
-            return False
-    return not p.has_numa or choose_nodes(p, w, v, h) != 0
-
-
-_room = by_model(_room_simple, _room_full)
-"""``_room(p, s, w, v, h)``: whether a VM still fits beside everything ordered in this round."""
-
-
-@njit(cache=True)
-def _take_simple(p: Any, w: Any, v: int, h: int, sign: float) -> None:
-    w.add_mib[h] += sign * p.vm_mem_mib[v]
-
-
-@njit(cache=True)
-def _take_full(p: Any, w: Any, v: int, h: int, sign: float) -> None:
-    w.add_mib[h] += sign * p.vm_mem_mib[v]
-    if p.has_cpu:
-        w.add_mhz[h] += sign * p.vm_reservation_mhz[v]
-    if p.has_tiers:
-        w.add_reserved_mib[h] += sign * p.vm_mem_reservation_mib[v]
-    if p.has_io:
-        w.add_functions[h] += int(sign) * p.vm_functions[v]
-    if p.has_numa:
-        if sign > 0.0:
-            w.nodes[v] = choose_nodes(p, w, v, h)
-        add_to_nodes(p, w, v, h, w.nodes[v], sign)
-
-
-_take = by_model(_take_simple, _take_full)
-"""``_take(p, w, v, h, sign)``: hold the room of a VM that comes, or give it back."""
-
-
-@njit(cache=True)
 def is_back_move(s: Any, w: Any, v: int, h: int) -> Any:
     """Whether a VM would return to the host that it left a short while ago."""
     return s.vm_last_from[v] == h and s.clock[0] - s.vm_last_move_s[v] <= w.rules_f[F_WINDOW]
-
-
-@njit(cache=True)
-def _rules_allow(w: Any, v: int, h: int, wishes: bool) -> Any:
-    """Whether the rules let a VM go to a host; ``wishes``: nor may a wish that is kept be broken."""
-    row = w.must_row[v]
-    if row >= 0 and not w.host_sets[row, h]:
-        return False
-    row = w.should_row[v]
-    if wishes and row >= 0 and not w.host_sets[row, h] and w.host_sets[row, w.home[v]]:
-        return False
-    there: Any = np.int64(0)
-    for k in range(w.anti_first[v], w.anti_first[v + 1]):
-        there += w.apart_count[w.anti_of[k], h]
-    return there == 0
 
 
 @njit(cache=True)
@@ -289,15 +188,15 @@ def may_go(p: Any, s: Any, w: Any, n: int, h: int, wishes: bool, back: bool) -> 
     while fits and taken < n:
         v = w.unit[taken]
         if w.home[v] != h:
-            fits = _rules_allow(w, v, h, wishes) and (back or not is_back_move(s, w, v, h))
-            fits = fits and _room(p, s, w, v, h) and check_move(p, s, v, h) == 0
+            fits = rules_allow(w, v, h, wishes) and (back or not is_back_move(s, w, v, h))
+            fits = fits and check_move_beside(p, s, w, v, h) == 0
             if fits and n > 1:
-                _take(p, w, v, h, 1.0)
+                hold_room(p, w, v, h, 1.0)
         taken += fits
     while n > 1 and taken > 0:
         taken -= 1
         if w.home[w.unit[taken]] != h:
-            _take(p, w, w.unit[taken], h, -1.0)
+            hold_room(p, w, w.unit[taken], h, -1.0)
     return fits
 
 
@@ -329,26 +228,6 @@ def list_unit(w: Any, v: int, whole: bool) -> Any:
 
 
 @njit(cache=True)
-def _copy_simple(p: Any, s: Any, v: int, a: int, b: int) -> Any:
-    return p.vm_mem_mib[v] / p.mig_mib_s
-
-
-@njit(cache=True)
-def _copy_full(p: Any, s: Any, v: int, a: int, b: int) -> Any:
-    """Pre-copy sends what is dirtied again: memory / rate / (1 - dirty rate / rate), within its limit."""
-    if not p.has_precopy:
-        return p.vm_mem_mib[v] / p.mig_mib_s
-    memory = s.vm_touched_mib[v] if p.has_tiers else p.vm_mem_mib[v]
-    rate = min(p.host_nic_mbps[a], p.host_nic_mbps[b], p.copy_max_mbps) * MIB_PER_MBIT
-    dirtied = min(LONGEST, s.vm_dirty_mib_s[v] / rate)
-    return p.copy_params[INIT_S] + memory / rate / (1.0 - dirtied)
-
-
-copy_seconds = by_model(_copy_simple, _copy_full)
-"""``copy_seconds(p, s, v, a, b)``: estimate of a migration's duration, s."""
-
-
-@njit(cache=True)
 def move_cost(p: Any, s: Any, w: Any, n: int, a: int, b: int) -> Any:
     """Cost of moving the unit from a to b, host-seconds."""
     ends = w.rules_f[F_COPY_CORES] * (
@@ -359,7 +238,8 @@ def move_cost(p: Any, s: Any, w: Any, n: int, a: int, b: int) -> Any:
         v = w.unit[i]
         lost = p.mig_cpu_loss * cpu_on(p, w, v, a) * p.host_inv_cpu[a]
         work = p.mig_dest_share * cpu_on(p, w, v, b) * p.host_inv_cpu[b]
-        total += copy_seconds(p, s, v, a, b) * (lost + work + ends)
+        seconds, _ = copy_cost(p, s, v, a, b)
+        total += seconds * (lost + work + ends)
     return total
 
 
@@ -425,10 +305,9 @@ def commit(p: Any, w: Any, n: int, b: int) -> None:
         w.load_mem[b] += w.vm_mem[v]
         _load_host(p, w, a, 1.0)
         _load_host(p, w, b, 1.0)
-        _take(p, w, v, b, 1.0)
-        for k in range(w.anti_first[v], w.anti_first[v + 1]):
-            w.apart_count[w.anti_of[k], a] -= 1
-            w.apart_count[w.anti_of[k], b] += 1
+        hold_room(p, w, v, b, 1.0)
+        count_apart(w, v, a, -1)
+        count_apart(w, v, b, 1)
         w.n_free[a] -= w.free[v]
         w.moves[a] += 1
         w.moves[b] += 1

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from virtgym.envs.sim.simulator import ClusterView
 
-from .consolidation_model import ConsolidationProblem, PlacementRules
+from .consolidation_model import ConsolidationProblem
 from .drs_balance import follow, plan_corrections
 from .drs_state import (
     I_MAX_MOVES,
@@ -17,9 +17,9 @@ from .drs_state import (
     S_TARGET_CPU,
     S_TARGET_MEM,
     DrsState,
-    placement_rules,
 )
 from .optimal_rebalancing import solve_rebalancing
+from .planning.problem import cluster_problem
 
 __all__ = ["plan_with_solver"]
 
@@ -57,41 +57,22 @@ def plan_with_solver(view: ClusterView, work: DrsState, handle: Any, due: bool, 
 
 
 def _problem(view: ClusterView, work: DrsState, vms: I8, hosts: I8) -> ConsolidationProblem:
-    """The hosts that are balanced and the VMs on them; a VM that may not move must stay."""
+    """The hosts that are balanced and the VMs on them; a VM that may not move must stay.
+
+    Memory is what is balanced, in shares of what a host has; whether it fits is asked when moves are ordered.
+    """
     p = view.params
-    binds = bool(p.memory_binding or p.has_tiers)
-    vm_at = np.full(view.n_vms, -1, dtype=np.int64)
-    vm_at[vms] = np.arange(len(vms))
-    host_at = np.full(view.n_hosts, -1, dtype=np.int64)
-    host_at[hosts] = np.arange(len(hosts))
-    home = host_at[work.home[vms]]
-    return ConsolidationProblem(
+    place = np.full(view.n_hosts, -1, dtype=np.int64)
+    place[hosts] = np.arange(len(hosts))
+    memory = p.host_mem_mib[hosts] if p.memory_binding else np.full(len(hosts), np.inf)
+    fixed = np.flatnonzero(work.free[vms] == 0)
+    return cluster_problem(
+        view,
+        vms,
+        hosts,
+        place[work.home[vms]],
+        fixed,
         vm_cpu_mhz=work.vm_cpu[vms],
         vm_mem_mib=work.vm_mem[vms],
-        vm_host=home,
-        host_cpu_mhz=p.host_cpu_mhz[hosts],
-        host_mem_mib=p.host_mem_mib[hosts] if binds else np.full(len(hosts), np.inf),
-        host_power=p.host_type[hosts].astype(np.int64),
-        power_w=p.power_w,
-        rules=_rules(view, work, vms, vm_at, host_at, home),
-    )
-
-
-def _rules(view: ClusterView, work: DrsState, vms: I8, vm_at: I8, host_at: I8, home: I8) -> PlacementRules:
-    known = placement_rules(view.config.rules)
-
-    def there(group: Any, at: I8) -> list[int]:
-        return [int(at[i]) for i in group if at[i] >= 0]
-
-    fixed = np.flatnonzero(work.free[vms] == 0)
-    pinned = set(fixed.tolist())
-    must: list[tuple[list[int], list[int]]] = [([i], [int(home[i])]) for i in fixed.tolist()]
-    for group, where in known.must:
-        movable = [i for i in there(group, vm_at) if i not in pinned]
-        if movable:
-            must.append((movable, there(where, host_at)))
-    return PlacementRules(
-        affinity=[there(group, vm_at) for group in known.affinity],
-        anti_affinity=[there(group, vm_at) for group in known.anti_affinity],
-        must=must,
+        host_mem_mib=memory,
     )

@@ -27,7 +27,6 @@ from virtgym.envs.sim.config import ARRIVAL_RULES
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.guests import GuestProfile
-from virtgym.envs.sim.orders import check_power_on
 from virtgym.envs.sim.power import BOOTING
 from virtgym.envs.sim.power_states import RESUMING
 from virtgym.envs.sim.recovery import restart_order
@@ -36,11 +35,9 @@ from virtgym.envs.sim.standby import MAX_VCPUS, MAX_VMS
 from virtgym.envs.sim.state import MIG_NONE, PENDING, RUNNING, STARTING
 
 from .base import PlanningPolicy
-from .draft import Draft
-from .ha_guard import AdmissionGuard
 from .ha_kernels import choose_host, choose_host_to_boot
 from .names import one_of
-from .rule_hosts import NOT_FIRST, RuleHosts, move_together
+from .planning import NOT_FIRST, AdmissionGuard, Draft, RuleHosts, homes_of, move_together
 
 __all__ = ["FAILOVER_MODES", "HaPolicy", "HaRestarts", "restart_dependencies"]
 
@@ -231,9 +228,7 @@ class HaPolicy(PlanningPolicy):
         s = view.state
         if not self.boot_hosts or not s.host_maintenance.any():
             return np.empty(0, dtype=np.int32)
-        there = (s.vm_state == RUNNING) & (s.vm_mig == MIG_NONE) & (s.vm_host >= 0)
-        there &= s.host_maintenance[np.maximum(s.vm_host, 0)] != 0
-        return np.flatnonzero(there).astype(np.int32)
+        return _movable_on(view, s.host_maintenance != 0)
 
     def _boot_for_stuck(self, draft: Draft, vms: I4) -> None:
         """Switch a host on for the first VM that is to leave a host in maintenance and fits nowhere else."""
@@ -272,10 +267,7 @@ class HaPolicy(PlanningPolicy):
         """VMs that run on dedicated failover hosts."""
         if self.guard.config.rule != "dedicated" or self.failback_moves == 0:
             return np.empty(0, dtype=np.int32)
-        s = view.state
-        there = (s.vm_state == RUNNING) & (s.vm_mig == MIG_NONE) & (s.vm_host >= 0)
-        there &= self.guard.dedicated[np.maximum(s.vm_host, 0)]
-        return np.flatnonzero(there).astype(np.int32)
+        return _movable_on(view, self.guard.dedicated)
 
     def _without_mirror(self, view: ClusterView) -> I4:
         """Protected VMs that have no secondary because their own host is at a limit."""
@@ -293,9 +285,10 @@ class HaPolicy(PlanningPolicy):
     def _may_mirror(self, sim: Simulator, vms: list[int]) -> B1:
         """Hosts where VMs would be below the limits, with those that are on their way there, shape (H,)."""
         p, s = sim.params, sim.state
-        coming = p.protected_vms[s.vm_dest[p.protected_vms] >= 0]
+        home = homes_of(s, p.protected_vms)
+        there = (home >= 0) & (home != s.vm_host[p.protected_vms])
+        coming, hosts = p.protected_vms[there], home[there]
         more = p.protected_vms[np.isin(p.protected_vms, vms)]
-        hosts = s.vm_dest[coming]
         n = len(s.host_mirrors)
         images = s.host_mirrors + np.bincount(hosts, minlength=n)
         vcpus = s.host_mirror_vcpus + np.bincount(hosts, weights=p.vm_vcpus[coming], minlength=n)
@@ -359,16 +352,15 @@ class HaPolicy(PlanningPolicy):
 
     def _switch_on_until(self, draft: Draft, enough: Callable[[], bool]) -> None:
         """Switch hosts on, largest first, until the guard says enough, with all that are coming counted."""
-        guard, view, p = self.guard, draft.sim.view, draft.sim.params
-        guard.renew(view)
-        for h in np.flatnonzero(guard.coming()).tolist():
-            guard.join(h)
-        useful = guard.dedicated if guard.config.rule == "dedicated" else ~guard.dedicated
-        shut = ~useful | (view.state.host_maintenance != 0)
+        p = draft.sim.params
+        self.guard.renew(draft.sim.view)
         size = np.minimum(p.host_cpu_mhz / p.host_cpu_mhz.max(), p.host_mem_mib / p.host_mem_mib.max())
-        for h in np.argsort(-size, kind="stable").tolist():
-            if enough():
-                return
-            legal = not shut[h] and check_power_on(view.kernel_params, view.kernel_state, h) == 0
-            if legal and draft.power_on(h):
-                guard.join(h)
+        order = np.argsort(-size, kind="stable").tolist()
+        self.guard.switch_on_until(enough, order, draft.power_on)
+
+
+def _movable_on(view: ClusterView, hosts: B1) -> I4:
+    """VMs on some hosts that run and do not migrate."""
+    s = view.state
+    there = (s.vm_state == RUNNING) & (s.vm_mig == MIG_NONE) & (s.vm_host >= 0)
+    return np.flatnonzero(there & hosts[np.maximum(s.vm_host, 0)]).astype(np.int32)

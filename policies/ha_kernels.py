@@ -8,8 +8,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.orders import check_move, check_place, fits_arrival, may_go_on, vm_can_follow
+from virtgym.envs.sim.orders import check_move, check_place, fits_arrival, vm_can_follow
 from virtgym.envs.sim.state import DEPARTED
+
+from .planning import home_of, may_open
 
 __all__ = ["choose_host", "choose_host_to_boot"]
 
@@ -24,7 +26,7 @@ def count_group(p: Any, s: Any, v: int, vm_group: I4) -> Any:
     for w in range(s.vm_state.shape[0]):
         if w == v or vm_group[w] != vm_group[v] or s.vm_state[w] == DEPARTED:
             continue
-        h = s.vm_dest[w] if s.vm_dest[w] >= 0 else s.vm_host[w]
+        h = home_of(s, w)
         if h >= 0:
             counts[h] += 1
     return counts
@@ -123,7 +125,7 @@ def choose_host_to_boot(p: Any, s: Any, v: int, allowed: B1, rank: I4, moves: bo
     """
     best = -1
     for h in range(s.host_head.shape[0]):
-        if not allowed[h] or may_go_on(p, s, h) != 0 or s.host_maintenance[h]:
+        if not allowed[h] or not may_open(p, s, h):
             continue
         if moves and vm_can_follow(p, s, v, h) != 0:
             continue

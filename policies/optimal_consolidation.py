@@ -30,7 +30,6 @@ from .consolidation_model import (
     Evaluation,
     PlacementRules,
     evaluate,
-    migration_energy_j,
 )
 from .consolidation_moves import S_BEST, allocate_plan, load_plan
 from .consolidation_search import evacuate, fill_bank, improve, note_best, pack
@@ -41,7 +40,6 @@ __all__ = [
     "Evaluation",
     "PlacementRules",
     "evaluate",
-    "migration_energy_j",
     "pack_decreasing",
     "solve_consolidation",
 ]

@@ -4,7 +4,8 @@ A host may receive a VM of demand d if
 
 * d is no more than the VM's vCPUs times the speed of the host's cores,
 * the (core-capped) demand of the VMs at home there, and of those planned to come, plus d fits its capacity,
-* memory fits, where memory binds (a moving VM holds memory on both ends until it has moved),
+* memory fits, where memory binds (a moving VM holds memory on both ends until it has moved), and the order is
+  legal in all else,
 * it is not overloaded with the VM, by the detector in use.
 
 ``pabfd`` takes the least increase of predicted power, ``P((A + d) / C) - P(A / C)``, always from the plan as
@@ -22,9 +23,11 @@ import numpy as np
 from numba import njit
 
 from virtgym.envs.sim.cpu import SHORTAGE
-from virtgym.envs.sim.power import OFF, SHUTTING_DOWN
+from virtgym.envs.sim.orders import MEM_SLACK, check_move_beside, host_accepts
+from virtgym.envs.sim.variants import by_model
 
 from .detectors import ADDITIVE, overloaded_history
+from .planning import hold_room, may_come, may_open
 from .workspace import (
     N_CAND,
     N_ON,
@@ -53,8 +56,6 @@ PABFD, FIRST_FIT, BEST_FIT, WORST_FIT = 0, 1, 2, 3
 
 EMPTY_PENALTY = 1e12
 """The plain rules take an empty host only when no other fits: this much is added to its cost."""
-MEM_SLACK = 1.0 + 5e-10
-"""Half the slack of the simulator's own check: what the plan accepts is never refused."""
 CLOSED = -1.0
 """Capacity of a candidate that may not receive anything."""
 
@@ -91,7 +92,7 @@ def set_load(p: Any, w: Any, c: int, ask: float) -> None:
     """Set a candidate's CPU and what its power increment is computed from."""
     h = w.c_host[c]
     kind = p.host_type[h]
-    last = p.power_w.shape[1] - 1
+    last = w.power_w.shape[1] - 1
     x = ask * w.c_scale[c]
     a = min(int(x), last)
     w.c_ask[c] = ask
@@ -99,15 +100,15 @@ def set_load(p: Any, w: Any, c: int, ask: float) -> None:
     w.c_end[c] = a + 1 - x if a < last else np.inf
     w.c_slope[c] = w.slope_w[kind, a]
     w.c_slope2[c] = w.slope_w[kind, min(a + 1, last)]
-    w.c_pow[c] = p.power_w[kind, a] + w.slope_w[kind, a] * (x - a if a < last else 0.0)
+    w.c_pow[c] = power_at_x(w, kind, x)
 
 
 @njit(cache=True)
-def power_at_x(p: Any, w: Any, kind: int, x: float) -> Any:
+def power_at_x(w: Any, kind: int, x: float) -> Any:
     """Power of a host of a type at a load given in intervals of its table, W."""
-    last = p.power_w.shape[1] - 1
+    last = w.power_w.shape[1] - 1
     a = min(int(x), last)
-    return p.power_w[kind, a] + w.slope_w[kind, a] * (x - a if a < last else 0.0)
+    return w.power_w[kind, a] + w.slope_w[kind, a] * (x - a if a < last else 0.0)
 
 
 @njit(cache=True)
@@ -160,6 +161,29 @@ def free_memory(p: Any, s: Any, h: int) -> Any:
 
 
 @njit(cache=True)
+def _any_may(p: Any, s: Any, w: Any, v: int, h: int) -> Any:
+    """In a simple cluster memory, which candidates know, is all that a running VM needs of a host."""
+    return True
+
+
+@njit(cache=True)
+def _may(p: Any, s: Any, w: Any, v: int, h: int) -> Any:
+    if host_accepts(p, s, h) == 0:
+        return check_move_beside(p, s, w, v, h) == 0
+    return may_come(p, s, w, v, h)
+
+
+_may_go = by_model(_any_may, _may)
+"""``_may_go(p, s, w, v, h)``: whether the order is legal, where the host is off with it switched on."""
+
+
+@njit(cache=True)
+def _is_empty(p: Any, s: Any, h: int) -> Any:
+    """Whether a host takes VMs, holds none and awaits none."""
+    return host_accepts(p, s, h) == 0 and s.host_n_vms[h] + s.host_n_in[h] == 0
+
+
+@njit(cache=True)
 def collect_candidates(p: Any, s: Any, w: Any) -> None:
     """List the hosts that may receive VMs, and the lowest empty host of each type, running or off."""
     w.tally[N_CAND] = 0
@@ -167,15 +191,14 @@ def collect_candidates(p: Any, s: Any, w: Any) -> None:
     n_types = p.power_w.shape[0]
     for h in range(s.host_power_state.shape[0]):
         w.c_of[h] = -1
-        state = s.host_power_state[h]
-        if state == OFF:
+        if may_open(p, s, h):
             slot = n_types + p.host_type[h]
             if w.open_host[slot] < 0:
                 w.open_host[slot] = h
-        elif state != SHUTTING_DOWN and not s.host_drain[h] and not w.over[h]:
+        elif host_accepts(p, s, h) == 0 and not w.over[h]:
             if w.n_home[h] > 0:
                 add_candidate(p, w, h, free_memory(p, s, h))
-            elif s.host_n_vms[h] + s.host_n_in[h] == 0 and w.open_host[p.host_type[h]] < 0:
+            elif _is_empty(p, s, h) and w.open_host[p.host_type[h]] < 0:
                 w.open_host[p.host_type[h]] = h
 
 
@@ -210,7 +233,7 @@ def _increase(p: Any, w: Any, c: int, demand: float) -> Any:
     step = demand * w.c_scale[c]
     near = min(step, w.c_end[c])
     if step - near > 1.0:
-        return power_at_x(p, w, p.host_type[w.c_host[c]], w.c_x[c] + step) - w.c_pow[c]
+        return power_at_x(w, p.host_type[w.c_host[c]], w.c_x[c] + step) - w.c_pow[c]
     return w.c_slope[c] * near + w.c_slope2[c] * (step - near)
 
 
@@ -261,7 +284,7 @@ def find_candidate(p: Any, s: Any, w: Any, v: int) -> Any:
     Returns:
         The candidate, -1 = none, and its cost.
     """
-    if w.rules_i[R_KIND] == ADDITIVE and w.rules_i[R_PLACER] == PABFD:
+    if not p.full and w.rules_i[R_KIND] == ADDITIVE and w.rules_i[R_PLACER] == PABFD:
         return _find_cheapest(p, s, w, v)
     demand, signal, memory = s.vm_demand_mhz[v], w.signal[v], p.vm_mem_mib[v]
     core_needed = demand / p.vm_vcpus[v]
@@ -277,6 +300,8 @@ def find_candidate(p: Any, s: Any, w: Any, v: int) -> Any:
         if cost > least or (cost == least and w.c_host[c] > w.c_host[best]):
             continue
         if not additive and _overloaded_with(p, s, w, v, w.c_host[c], sig[c]):
+            continue
+        if not _may_go(p, s, w, v, w.c_host[c]):
             continue
         best = c
         least = cost
@@ -300,10 +325,12 @@ def find_opener(p: Any, s: Any, w: Any, v: int) -> Any:
             continue
         if w.rules_i[R_KIND] != ADDITIVE and _overloaded_with(p, s, w, v, h, 0.0):
             continue
+        if not _may_go(p, s, w, v, h):
+            continue
         if placer == PABFD:
-            cost = power_at_x(p, w, p.host_type[h], demand * w.load_scale[h])
-            if s.host_power_state[h] == OFF:
-                cost += p.host_boot_s[h] * p.host_boot_w[h] / w.rules_f[R_AMORTISE]
+            cost = power_at_x(w, p.host_type[h], demand * w.load_scale[h])
+            if may_open(p, s, h):
+                cost += w.boot_j[h] / w.rules_f[R_AMORTISE]
         else:
             free = p.host_cpu_mhz[h] * SHORTAGE - demand
             cost = free if placer == BEST_FIT else -free if placer == WORST_FIT else 0.0
@@ -318,21 +345,15 @@ def find_opener(p: Any, s: Any, w: Any, v: int) -> Any:
 def open_candidate(p: Any, s: Any, w: Any, slot: int) -> Any:
     """Make an empty host a candidate (ordering its boot where it is off) and find the next of its kind."""
     h = w.open_host[slot]
-    is_off = s.host_power_state[h] == OFF
+    is_off = may_open(p, s, h)
     if is_off:
         w.out_on[w.tally[N_ON]] = h
         w.tally[N_ON] += 1
     w.open_host[slot] = -1
     for other in range(h + 1, s.host_power_state.shape[0]):
-        state = s.host_power_state[other]
         if p.host_type[other] != p.host_type[h]:
             continue
-        if is_off:
-            alike = state == OFF
-        else:
-            alike = state != OFF and state != SHUTTING_DOWN and not s.host_drain[other]
-            alike = alike and s.host_n_vms[other] + s.host_n_in[other] == 0
-        if alike:
+        if may_open(p, s, other) if is_off else _is_empty(p, s, other):
             w.open_host[slot] = other
             break
     return add_candidate(p, w, h, free_memory(p, s, h))
@@ -345,6 +366,7 @@ def add_load(p: Any, s: Any, w: Any, v: int, c: int) -> None:
     set_load(p, w, c, w.c_ask[c] + s.vm_demand_mhz[v])
     w.c_sig[c] += w.signal[v]
     w.c_mem[c] -= p.vm_mem_mib[v]
+    hold_room(p, w, v, h, 1.0)
     w.h_samples[h] = min(w.h_samples[h], w.samples[v])
     if w.rules_i[R_KIND] != ADDITIVE:
         depth = w.rows.shape[1]

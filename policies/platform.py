@@ -15,7 +15,7 @@ What one has done binds the others for the thrash window of 12 intervals; ``Move
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,10 +32,8 @@ from .dpm import DpmPolicy
 from .dpm_ortools import OrtoolsDpmPolicy
 from .drs import DrsPolicy
 from .ha import HaPolicy
-from .ha_guard import AdmissionGuard
-from .ledger import MoveLedger
 from .names import one_of
-from .plans import merge_plans, without_refused
+from .planning import AdmissionGuard, MoveLedger, homes_of, merge_plans, without_refused
 from .schema import check_parameters
 
 __all__ = ["BALANCERS", "KNOBS", "POWER_MANAGERS", "PlatformPolicy", "PlatformRound"]
@@ -244,7 +242,7 @@ class PlatformPolicy(PlanningPolicy):
 
     def _stays(self, view: ClusterView) -> NDArray[np.int64]:
         """VMs that are on every host, or come to it, and do not leave, shape (H,)."""
-        home = self._ha.rules.host_of(view.state, self._vms)
+        home = homes_of(view.state, self._vms)
         return np.bincount(home[home >= 0], minlength=view.n_hosts)
 
     def _take_maintenance(self, stage: _Stage) -> Decisions:
@@ -259,7 +257,7 @@ class PlatformPolicy(PlanningPolicy):
         self._maintenance -= {h for h in begin if flags[h]}
         begin = [h for h in begin if not flags[h] and self._guard.leave(h)]
         end = [h for h in end if flags[h]]
-        orders = Decisions(maintenance=_hosts(begin), end_maintenance=_hosts(end))
+        orders = Decisions(maintenance=np.array(begin, np.int32), end_maintenance=np.array(end, np.int32))
         self._maintenance -= set(begin)
         self._ha.make_room_for(self._maintenance)
         self._leaving = set()
@@ -322,7 +320,7 @@ class _Stage:
         if self._in_rules[plan.move_vm[back]].any():
             back |= self._in_rules[plan.move_vm]
             back[:exempt] = False
-        return _replaced(plan, move_vm=plan.move_vm[~back], move_host=plan.move_host[~back])
+        return replace(plan, move_vm=plan.move_vm[~back], move_host=plan.move_host[~back])
 
 
 def _make(key: str, kind: type[Any], params: Mapping[str, Any]) -> Any:
@@ -332,11 +330,3 @@ def _make(key: str, kind: type[Any], params: Mapping[str, Any]) -> Any:
         return kind(**params)
     except ConfigError as error:
         raise ConfigError(str(error).replace("policy.", f"policy.{key}.")) from None
-
-
-def _hosts(items: list[int]) -> I4:
-    return np.array(items, dtype=np.int32)
-
-
-def _replaced(plan: Decisions, **parts: I4) -> Decisions:
-    return Decisions(**{**vars(plan), **parts})

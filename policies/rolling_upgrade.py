@@ -23,10 +23,8 @@ from virtgym.envs.sim.simulator import ClusterView, Simulator
 from virtgym.envs.sim.state import MIG_NONE, RUNNING
 
 from .base import PlanningPolicy
-from .draft import Draft
-from .ha_guard import AdmissionGuard
 from .ha_kernels import choose_host
-from .rule_hosts import RuleHosts, move_together
+from .planning import AdmissionGuard, Draft, RuleHosts, move_together
 
 __all__ = ["RollingUpgradePolicy", "host_generations"]
 

@@ -15,8 +15,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from virtgym.envs.sim.orders import holds_secondary
 from virtgym.envs.sim.power import ON
-from virtgym.envs.sim.state import MIG_NONE, PENDING, RUNNING
+from virtgym.envs.sim.state import PENDING, RUNNING, STARTING
 
 from .detectors import ADDITIVE, overloaded_history
 from .placers import (
@@ -29,6 +30,7 @@ from .placers import (
     open_candidate,
     set_load,
 )
+from .planning import begin_room, group_by_home, hold_room, home_of
 from .selectors import select_vm, write_keys
 from .sorting import sort_ascending
 from .workspace import (
@@ -51,7 +53,7 @@ from .workspace import (
     WAITING,
 )
 
-__all__ = ["group_by_home", "plan_round"]
+__all__ = ["plan_round"]
 
 BOUND_SLACK = 1e-6
 """Rounding of a difference against that of a sum, MHz: a bound may be loose, never tight."""
@@ -84,16 +86,16 @@ def _find_homes(p: Any, s: Any, w: Any) -> None:
     young_gain = w.rules_f[R_YOUNG_GAIN]
     w.ask[:] = 0.0
     w.sig[:] = 0.0
-    w.n_home[:] = 0
+    w.n_out[:] = 0
+    w.received[:] = 0
     w.h_samples[:] = w.rules_i[R_WINDOW]
     w.tally[WAITING] = 0
     for v in range(s.vm_state.shape[0]):
         w.moved[v] = 0
         w.home[v] = -1
-        state = s.vm_state[v]
-        if state != RUNNING and state != PENDING:
+        if s.vm_state[v] not in (RUNNING, PENDING, STARTING):
             continue
-        h = s.vm_host[v] if state == RUNNING and s.vm_mig[v] == MIG_NONE else s.vm_dest[v]
+        h = home_of(s, v)
         demand = s.vm_demand_mhz[v]
         signal = demand
         if n_taps > 1:
@@ -108,27 +110,9 @@ def _find_homes(p: Any, s: Any, w: Any) -> None:
         if h < 0:
             w.tally[WAITING] += 1
             continue
-        w.n_home[h] += 1
         w.ask[h] += min(demand, p.vm_vcpus[v] * p.host_core_mhz[h])
         w.sig[h] += signal
         w.h_samples[h] = min(w.h_samples[h], w.samples[v])
-
-
-@njit(cache=True)
-def group_by_home(w: Any) -> None:
-    """List the VMs of every host, ascending (counting sort)."""
-    n_hosts = w.n_home.shape[0]
-    w.first[0] = 0
-    for h in range(n_hosts):
-        w.first[h + 1] = w.first[h] + w.n_home[h]
-        w.n_out[h] = 0
-        w.received[h] = 0
-    for v in range(w.home.shape[0]):
-        h = w.home[v]
-        if h >= 0:
-            w.vm_of[w.first[h] + w.n_out[h]] = v
-            w.n_out[h] += 1
-    w.n_out[:] = 0
 
 
 @njit(cache=True)
@@ -290,7 +274,7 @@ def _evacuate_host(p: Any, s: Any, w: Any, h: int, vms: I4, n: int) -> Any:
         return True
     while done > 0:
         done -= 1
-        _restore(p, w, done)
+        _restore(p, w, done, vms[done])
     w.c_cap[own] = cap
     return False
 
@@ -351,9 +335,10 @@ def _save(w: Any, i: int, c: int) -> None:
 
 
 @njit(cache=True)
-def _restore(p: Any, w: Any, i: int) -> None:
+def _restore(p: Any, w: Any, i: int, v: int) -> None:
     c = w.j_cand[i]
     h = w.c_host[c]
+    hold_room(p, w, v, h, -1.0)
     set_load(p, w, c, w.j_ask[i])
     w.c_sig[c] = w.j_sig[i]
     w.c_mem[c] = w.j_mem[i]
@@ -387,12 +372,14 @@ def _evacuate(p: Any, s: Any, w: Any) -> None:
 
 
 @njit(cache=True)
-def _list_switch_off(s: Any, w: Any) -> None:
+def _list_switch_off(p: Any, s: Any, w: Any) -> None:
     """List the running hosts that are empty, or will be when everything that leaves has left."""
     if w.tally[WAITING] > 0:
         return
     for h in range(w.n_home.shape[0]):
         if s.host_power_state[h] != ON or s.host_drain[h] or s.host_n_in[h] > 0 or w.received[h] > 0:
+            continue
+        if holds_secondary(p, s, h) != 0:
             continue
         if w.n_home[h] - w.n_out[h] == 0:
             w.out_off[w.tally[N_OFF]] = h
@@ -417,10 +404,11 @@ def plan_round(p: Any, s: Any, w: Any, record: bool) -> None:
         _record(s, w)
     _find_homes(p, s, w)
     group_by_home(w)
+    begin_room(s, w)
     _detect(p, w)
     _drain(p, s, w)
     collect_candidates(p, s, w)
     _place_drained(p, s, w)
     if w.rules_i[R_EVACUATE]:
         _evacuate(p, s, w)
-    _list_switch_off(s, w)
+    _list_switch_off(p, s, w)

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.state import MIG_NONE, RUNNING
+from virtgym.envs.sim.orders import vm_movable
 
 from .workspace import N_SAMPLES_TAKEN, R_MC_WINDOW, R_MMT_TIES, R_SELECTOR, SEED
 
@@ -84,7 +84,7 @@ def splitmix(state: Any) -> Any:
 @njit(cache=True)
 def eligible(s: Any, w: Any, v: int) -> Any:
     """Whether a VM may still be selected in this round."""
-    return s.vm_state[v] == RUNNING and s.vm_mig[v] == MIG_NONE and w.moved[v] == 0
+    return vm_movable(s, v) == 0 and w.moved[v] == 0
 
 
 @njit(cache=True)

@@ -9,7 +9,6 @@ import numpy as np
 
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.errors import ConfigError
-from virtgym.envs.sim.orders import check_move
 from virtgym.envs.sim.placement_games import PlacementGames
 from virtgym.envs.sim.power import OFF, ON
 from virtgym.envs.sim.simulator import ClusterView
@@ -17,6 +16,7 @@ from virtgym.envs.sim.state import MIG_NONE, PENDING, RUNNING
 
 from .base import PlanningPolicy
 from .placement_policies import RulePlayer, is_single
+from .planning import legal_part
 
 __all__ = ["DvfsPolicy", "NpaPolicy", "RandomPolicy", "StaticPolicy"]
 
@@ -104,17 +104,7 @@ class RandomPolicy(PlanningPolicy):
             return Decisions()
         vms = self.rng.choice(movable, size=min(self.moves, movable.size), replace=False)
         targets = self.rng.choice(hosts, size=vms.size)
-        params, coming = view.params, np.zeros(view.n_hosts)
-        pairs = []
-        for v, h in zip(vms.tolist(), targets.tolist()):
-            needed = coming[h] + view.params.vm_mem_mib[v] + view.state.host_mem_mib[h]
-            if params.memory_binding and needed > params.host_mem_mib[h] * params.mem_overcommit:
-                continue
-            if check_move(view.kernel_params, view.kernel_state, v, h) == 0:
-                coming[h] += view.params.vm_mem_mib[v]
-                pairs.append((v, h))
-        moves = np.array(pairs, dtype=np.int32).reshape(-1, 2)
-        return Decisions(move_vm=moves[:, 0].copy(), move_host=moves[:, 1].copy())
+        return legal_part(view, Decisions(move_vm=vms.astype(np.int32), move_host=targets.astype(np.int32)))
 
     def predict(
         self,

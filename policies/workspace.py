@@ -11,7 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.state import ClusterParams
+from virtgym.envs.sim.state import ClusterParams, ClusterState
+
+from .planning import allocate_memory, boot_energy_j, power_tables
 
 __all__ = ["Workspace", "allocate_workspace"]
 
@@ -57,7 +59,9 @@ class Workspace(NamedTuple):
     tricube: F8  # (n,) weights of the robust regression
     limit: F8  # (H,) additive signal above which a host is overloaded, MHz; inf for the other detectors
     load_scale: F8  # (H,) from MHz to intervals of the power table
-    slope_w: F8  # (T, P) increase of power over each interval of the table, W; last one 0
+    power_w: F8  # (T, P) power at equally spaced loads, W; see planning.power
+    slope_w: F8  # (T, P) increase over each interval, W; last one 0
+    boot_j: F8  # (H,) energy of a boot, J
     hist: F8  # (V, 2 W) demand, MHz: a ring written twice, so that every window is contiguous
     samples: I8  # (V,) samples of the VM, at most W
     home: I4  # (V,) host now, or after the migration under way; -1 = none
@@ -114,22 +118,14 @@ class Workspace(NamedTuple):
     out_off: I4  # (H,) hosts to switch off
 
 
-_DTYPES: dict[str, str] = {
-    **dict.fromkeys(("rules_i", "tally", "samples", "n_home", "h_samples", "c_host", "open_host"), "i8"),
-    **dict.fromkeys(("j_cand", "j_samples"), "i8"),
-    **dict.fromkeys(("moved", "over"), "i1"),
-    **dict.fromkeys(
-        ("home", "n_out", "received", "first", "vm_of", "c_of", "b_sig_host", "b_cap_host"), "i4"
-    ),
-    **dict.fromkeys(("order", "order2", "order3", "out_vm", "out_host", "out_on", "out_off"), "i4"),
-}
-
-
-def allocate_workspace(p: ClusterParams, taps: F8, tricube: F8, depth: int, with_rows: bool) -> Workspace:
+def allocate_workspace(
+    p: ClusterParams, state: ClusterState, taps: F8, tricube: F8, depth: int, with_rows: bool
+) -> Workspace:
     """Make a workspace for a cluster.
 
     Args:
         p: Parameters of the cluster.
+        state: Its state, for the shape of the room of hosts.
         taps: Filter of the detector, shape (n,).
         tricube: Weights of the robust regression, shape (m,).
         depth: W, samples of history that detector and selector need.
@@ -138,43 +134,33 @@ def allocate_workspace(p: ClusterParams, taps: F8, tricube: F8, depth: int, with
     Returns:
         Zeroed arrays, with the power tables' slopes filled in.
     """
-    n_hosts, n_vms = p.host_type.shape[0], p.vm_vcpus.shape[0]
-    n_types, points = p.power_w.shape
-    big = max(n_hosts, n_vms)
+    n_hosts, n_vms = len(p.host_type), len(p.vm_vcpus)
+    power_w = power_tables(p)
+    n_types, points = power_w.shape
     rows = depth if with_rows else 1
-    special: dict[str, tuple[int, ...]] = {
-        "rules_i": (16,),
-        "rules_f": (16,),
-        "tally": (16,),
-        "hist": (n_vms, 2 * depth),
-        "rows": (n_hosts if with_rows else 1, rows),
-        "first": (n_hosts + 1,),
-        "open_host": (2 * n_types,),
-        "b_sig": (MAX_CLASSES, 2),
-        "b_cap": (MAX_CLASSES, 2),
-        "b_sig_host": (MAX_CLASSES,),
-        "b_cap_host": (MAX_CLASSES,),
-        "j_rows": (n_vms if with_rows else 1, rows),
-        "order": (big,),
-        "order2": (big,),
-        "order3": (big,),
-        "key": (big,),
-        "key2": (big,),
-        "window": (depth,),
-        "scratch": (2 * depth,),
-        "matrix": (depth, depth),
+    per_vm = "samples", "home", "signal", "moved", "vm_of", "out_vm", "out_host"
+    shapes: dict[str, int | tuple[int, ...]] = {
+        **dict.fromkeys(("j_cand", "j_ask", "j_sig", "j_mem", "j_samples"), n_vms),
+        **dict.fromkeys(("order", "order2", "order3", "key", "key2"), max(n_hosts, n_vms)),
+        **dict.fromkeys(("rules_i", "rules_f", "tally"), 16),
+        **dict.fromkeys(("b_sig", "b_cap"), (MAX_CLASSES, 2)),
+        **dict.fromkeys(("b_sig_host", "b_cap_host"), MAX_CLASSES),
+        **{"window": depth, "scratch": 2 * depth, "matrix": (depth, depth), "hist": (n_vms, 2 * depth)},
+        **{"rows": (n_hosts if with_rows else 1, rows), "j_rows": (n_vms if with_rows else 1, rows)},
+        **{"first": n_hosts + 1, "open_host": 2 * n_types},
     }
-    per_vm = {"samples", "home", "signal", "moved", "vm_of", "out_vm", "out_host"}
-    arrays: dict[str, NDArray[np.generic]] = {}
-    for name in Workspace._fields:
-        shape = special.get(name, (n_vms,) if name in per_vm or name.startswith("j_") else (n_hosts,))
-        arrays[name] = np.zeros(shape, dtype=_DTYPES.get(name, "f8"))
-    arrays["vm_class"], arrays["class_mem"] = _memory_classes(p)
-    arrays["taps"] = np.ascontiguousarray(taps, dtype=np.float64)
-    arrays["tricube"] = np.ascontiguousarray(tricube, dtype=np.float64)
-    arrays["load_scale"] = (points - 1) / p.host_cpu_mhz
-    arrays["slope_w"] = np.ascontiguousarray(np.diff(p.power_w, axis=1, append=p.power_w[:, -1:]))
-    return Workspace(**arrays)  # type: ignore[arg-type]
+    vm_class, class_mem = _memory_classes(p)
+    known = {
+        "taps": np.ascontiguousarray(taps, dtype=np.float64),
+        "tricube": np.ascontiguousarray(tricube, dtype=np.float64),
+        "load_scale": (points - 1) / p.host_cpu_mhz,
+        "power_w": power_w,
+        "slope_w": np.ascontiguousarray(np.diff(power_w, axis=1, append=power_w[:, -1:])),
+        "boot_j": boot_energy_j(p),
+        "vm_class": vm_class,
+        "class_mem": class_mem,
+    }
+    return allocate_memory(Workspace, state, per_vm, shapes, known)
 
 
 def _memory_classes(p: ClusterParams) -> tuple[I4, F8]:

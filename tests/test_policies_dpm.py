@@ -27,7 +27,7 @@ from virtgym.policies import dpm_kernels as kernels
 from virtgym.policies import make_policy
 from virtgym.policies.dpm import DpmPolicy
 from virtgym.policies.dpm_ortools import OrtoolsDpmPolicy, planning_size
-from virtgym.policies.ha_guard import AdmissionGuard
+from virtgym.policies.planning import AdmissionGuard
 
 MakeSim = Callable[..., Simulator]
 NAMES = ("dpm", "dpm_ortools")

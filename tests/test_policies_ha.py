@@ -24,7 +24,7 @@ from virtgym.envs.sim.totals import T_RESTARTS, T_TAKEOVERS
 from virtgym.envs.sim.workload import Workload
 from virtgym.policies import make_policy
 from virtgym.policies.ha import HaPolicy, restart_dependencies
-from virtgym.policies.ha_guard import AdmissionGuard
+from virtgym.policies.planning import AdmissionGuard
 
 FOREVER = float("inf")
 HOST = HostType("host", 8, 1000.0, 8192.0, (100.0, 200.0), boot_time_s=120.0, shutdown_time_s=30.0)

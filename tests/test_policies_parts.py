@@ -170,7 +170,7 @@ def test_splitmix_gives_the_published_numbers() -> None:
 
 def test_handles_of_workspaces_have_one_type() -> None:
     from virtgym.envs.sim.config import ClusterConfig, HostType
-    from virtgym.envs.sim.params import make_params
+    from virtgym.envs.sim.simulator import Simulator
     from virtgym.envs.sim.workload import Workload
     from virtgym.policies.workspace import allocate_workspace
 
@@ -180,6 +180,7 @@ def test_handles_of_workspaces_have_one_type() -> None:
         config = ClusterConfig((host,), np.zeros(n, dtype=np.int32))
         one = np.ones(n)
         load = Workload("w", 300.0, np.ones((3, n)), one, one.astype(np.int32), one, 0 * one, one * np.inf)
-        work = allocate_workspace(make_params(config, load), np.ones(1), np.ones(n), 4 + n, rows)
+        view = Simulator(config, load).view
+        work = allocate_workspace(view.params, view.state, np.ones(1), np.ones(n), 4 + n, rows)
         kinds.append(make_handle("consolidation", work)._numba_type_)
     assert kinds[0] == kinds[1]  # else every cluster would be compiled for anew

@@ -22,7 +22,7 @@ from virtgym.envs.sim.state import PENDING, RUNNING
 from virtgym.envs.sim.workload import Workload
 from virtgym.policies import make_policy
 from virtgym.policies.ha import HaPolicy
-from virtgym.policies.rule_hosts import RuleHosts
+from virtgym.policies.planning import RuleHosts, homes_of
 
 FOREVER = float("inf")
 BIG = HostType("big", 8, 1000.0, 8192.0, (100.0, 200.0), boot_time_s=120.0, shutdown_time_s=30.0)
@@ -535,7 +535,7 @@ def test_no_order_breaks_a_hard_rule_and_nothing_waits_that_could_run(seed: int)
             assert hard_faults(sim, int(v), int(h)) == []
         if plan.place_vm.size == 0:  # no move splits a group: all leave, and for one host
             after = [
-                len({int(policy.rules.host_of(sim.state, indices(v))[0]) for v in group} - {-1})
+                len({int(homes_of(sim.state, indices(v))[0]) for v in group} - {-1})
                 for group in sim.config.rules.joined
             ]
             assert all(a <= max(b, 1) for a, b in zip(after, groups))

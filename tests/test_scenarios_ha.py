@@ -21,7 +21,7 @@ from virtgym.experiments.bench.availability import (
     to_markdown,
 )
 from virtgym.policies import make_policy
-from virtgym.policies.ha_guard import AdmissionGuard
+from virtgym.policies.planning import AdmissionGuard
 
 
 def play(

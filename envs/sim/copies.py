@@ -52,7 +52,15 @@ from .totals import (
 )
 from .variants import by_model
 
-__all__ = ["drop_copy", "finish_copy", "finish_migration", "start_copy", "start_waiting"]
+__all__ = [
+    "copy_energy_j",
+    "copy_memory_mib",
+    "drop_copy",
+    "finish_copy",
+    "finish_migration",
+    "start_copy",
+    "start_waiting",
+]
 
 MB_PER_MIB = 2**20 / 1e6
 
@@ -174,7 +182,7 @@ def _leave_list(s: FullState, v: int) -> None:
 
 
 @njit(cache=True)
-def _memory_mib(p: FullParams, s: FullState, v: int) -> Any:
+def copy_memory_mib(p: FullParams, s: FullState, v: int) -> Any:
     """What a copy has to send: touched memory where that is known, else all of it."""
     return s.vm_touched_mib[v] if p.has_tiers else p.vm_mem_mib[v]
 
@@ -216,10 +224,16 @@ def _finish_last(p: FullParams, s: FullState, v: int, pulled: bool) -> None:
 
 
 @njit(cache=True)
+def copy_energy_j(p: FullParams, sent_mib: float) -> Any:
+    """Energy of a migration that sends so much, J."""
+    return p.migration_j + p.migration_j_per_mb * MB_PER_MIB * sent_mib
+
+
+@njit(cache=True)
 def _count_data(p: FullParams, s: FullState, v: int) -> None:
     sent = s.copy_sent_mib[v]
     s.totals[T_MIG_MIB] += sent
-    s.totals[T_MIG_ENERGY_J] += p.migration_j + p.migration_j_per_mb * MB_PER_MIB * sent
+    s.totals[T_MIG_ENERGY_J] += copy_energy_j(p, sent)
     s.totals[T_MIG_STOP_S] += s.copy_down_s[v]
 
 
@@ -238,7 +252,7 @@ def finish_copy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: fl
     pulled = s.copy_phase[v] == PULL
     throttle = s.copy_throttle[v]
     source, dest = s.vm_host[v], s.vm_dest[v]
-    code = finish_phase(copy_params(p), s, v, _memory_mib(p, s, v), p.vm_working_mib[v])
+    code = finish_phase(copy_params(p), s, v, copy_memory_mib(p, s, v), p.vm_working_mib[v])
     if code == PAUSED:
         set_vm_down(s, v, 1, elapsed_s)
     elif code == MOVED:

@@ -12,7 +12,8 @@ from .cpu import accumulate, measure, open_segment
 from .events import BOOT_END, DEPARTURE, MIGRATION_END, pop_event
 from .lifecycle import arrive, boot_host, depart, finish_boot, finish_migration, finish_shutdown, place
 from .orders import fits_arrival, host_accepts, may_go_on
-from .power import OFF, ON, power_at
+from .power import OFF, ON
+from .power_states import curve_power
 from .state import ABSENT, PENDING, ClusterParams, ClusterState
 from .totals import (
     C_ARRIVED,
@@ -57,12 +58,12 @@ def _score(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
         return free
     if p.arrival_rule == WORST_FIT:
         return -free
-    table = p.power_w[p.host_type[h]]
+    kind = p.host_type[h]
     now = s.host_nominal_mhz[h] / p.host_cpu_mhz[h]
     then = (s.host_nominal_mhz[h] + p.vm_cpu_mhz[v]) / p.host_cpu_mhz[h]
     # Power-aware best fit: the increase of power; an empty host could be off: its idle power counts.
-    idle = table[0] if s.host_n_vms[h] + s.host_n_in[h] == 0 else 0.0
-    return power_at(table, then) - power_at(table, now) + idle
+    idle = p.power_w[kind, 0] if s.host_n_vms[h] + s.host_n_in[h] == 0 else 0.0
+    return curve_power(p, kind, then) - curve_power(p, kind, now) + idle
 
 
 @njit(cache=True)

@@ -20,7 +20,15 @@ from .state import MIG_NONE, PENDING, RUNNING, ClusterParams, ClusterState
 from .suits import MEM_SLACK, check_suits, fits_memory, fits_nominal, lacks_features
 from .variants import by_model
 
-__all__ = ["MEM_SLACK", "apply_orders", "check_move", "check_place", "check_power_off", "check_power_on"]
+__all__ = [
+    "MEM_SLACK",
+    "apply_orders",
+    "check_move",
+    "check_move_beside",
+    "check_place",
+    "check_power_off",
+    "check_power_on",
+]
 
 
 @njit(cache=True)
@@ -85,6 +93,20 @@ def vm_movable(s: ClusterState, v: int) -> Any:
 @njit(cache=True)
 def check_move(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     """Whether a migration is legal: 0, or the code of ``decisions.REASONS``."""
+    return check_move_beside(p, s, s, v, h)
+
+
+@njit(cache=True)
+def check_move_beside(p: ClusterParams, s: ClusterState, room: Any, v: int, h: int) -> Any:
+    """The same where room is taken otherwise than now, such as by the orders of a plan.
+
+    Args:
+        p: Parameters.
+        s: State.
+        room: Handle or record with the fields of the state that ``residents.count_room`` writes.
+        v: VM.
+        h: Host.
+    """
     code = vm_movable(s, v)
     if code != 0:
         return code
@@ -95,10 +117,10 @@ def check_move(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     code = host_accepts(p, s, h)
     if code != 0:
         return code
-    if p.memory_binding and not fits_memory(p, s, v, h):
+    if p.memory_binding and not fits_memory(p, room, v, h):
         return 6
     code = vm_can_follow(p, s, v, h)
-    return code if code != 0 else host_suits(p, s, v, h)
+    return code if code != 0 else host_suits(p, room, v, h)
 
 
 @njit(cache=True)

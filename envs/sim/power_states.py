@@ -35,9 +35,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from .power import SPEC_POWER_W
+from numba import njit
+
+from .power import SPEC_POWER_W, power_at
 from .validation import need, need_choice, need_not_negative, need_positive, need_share
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "SUSPENDING",
     "PowerConfig",
     "PowerCurve",
+    "curve_power",
 ]
 
 STANDBY, SUSPENDING, RESUMING, FAILED = 4, 5, 6, 7
@@ -58,6 +61,22 @@ CurveKind = Literal["table", "linear", "fan"]
 CURVES: tuple[str, ...] = get_args(CurveKind)
 FAN = 2
 """Index of ``fan`` in ``CURVES``; a linear curve is a table of two points."""
+
+
+@njit(cache=True)
+def curve_power(p: Any, kind: int, load: float) -> Any:
+    """Power of a running host, W: what the simulator draws and what planners predict.
+
+    Args:
+        p: Parameters of the cluster (handle).
+        kind: Host type.
+        load: CPU load; clamped to 0...1.
+    """
+    table = p.power_w[kind]
+    if p.curve_kind[kind] == FAN:
+        u = min(1.0, max(0.0, load))
+        return table[0] + (table[-1] - table[0]) * (2.0 * u - u ** p.curve_exponent[kind])
+    return power_at(table, load)
 
 
 @dataclass(frozen=True)

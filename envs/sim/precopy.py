@@ -58,6 +58,7 @@ __all__ = [
     "cpu_factor",
     "finish_phase",
     "next_event",
+    "plan_copy",
     "plan_precopy",
 ]
 
@@ -255,7 +256,7 @@ def cpu_factor(p: PrecopyParams, s: PrecopyState, v: int) -> Any:
 
 
 @njit(cache=True)
-def _plan_one(p: PrecopyParams, memory: float, working: float, rate: float, dirty: float) -> Any:
+def plan_copy(p: PrecopyParams, memory: float, working: float, rate: float, dirty: float) -> Any:
     """Total time, downtime, data, index of the last round, and whether some round diverged."""
     volume, sent, throttle, i = memory, 0.0, 0.0, 0
     diverges, diverged = False, 0
@@ -314,6 +315,6 @@ def plan_precopy(
         diverged: Written: 1 if some round dirtied as much as it sent, shape (N,).
     """
     for k in range(memory_mib.shape[0]):
-        total_s[k], down_s[k], data_mib[k], rounds[k], diverged[k] = _plan_one(
+        total_s[k], down_s[k], data_mib[k], rounds[k], diverged[k] = plan_copy(
             p, memory_mib[k], working_mib[k], rate_mib_s[k], dirty_mib_s[k]
         )

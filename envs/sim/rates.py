@@ -26,8 +26,8 @@ from .memory import MemoryCosts
 from .memory_tiers import reclaim_host
 from .numa import apply_numa_host
 from .overhead import guest_work, vm_overhead
-from .power import BOOTING, OFF, ON, power_at
-from .power_states import FAILED, FAN, RESUMING, STANDBY
+from .power import BOOTING, OFF, ON
+from .power_states import FAILED, RESUMING, STANDBY, curve_power
 from .precopy import RESUME, STOP, cpu_factor
 from .precopy_config import PrecopyParams
 from .scheduling import schedule_host
@@ -270,14 +270,7 @@ def host_power(p: FullParams, s: FullState, h: int, load: float) -> Any:
     """
     state, kind = s.host_power_state[h], p.host_type[h]
     if state == ON:
-        table = p.power_w[kind]
-        last = table.shape[0] - 1
-        if s.host_full_power[h]:
-            return table[last]
-        if p.curve_kind[kind] == FAN:
-            u = min(1.0, max(0.0, load))
-            return table[0] + (table[last] - table[0]) * (2.0 * u - u ** p.curve_exponent[kind])
-        return power_at(table, load)
+        return p.power_w[kind, -1] if s.host_full_power[h] else curve_power(p, kind, load)
     if state in (OFF, FAILED):
         return 0.0
     if state in (BOOTING, RESUMING):

@@ -6,6 +6,7 @@ nominal CPU and, in the full model, CPU reservations, NUMA nodes and passthrough
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit
 
 from .cpu import recount_host, refresh_host, set_vm_rates
@@ -17,6 +18,7 @@ from .variants import by_model
 __all__ = [
     "append_incoming",
     "append_resident",
+    "count_room",
     "free_room",
     "remove_incoming",
     "remove_resident",
@@ -87,9 +89,29 @@ def remove_incoming(s: FullState, v: int, h: int) -> None:
 
 
 @njit(cache=True)
-def _add(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
+def _count_simple(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
     s.host_mem_mib[h] += sign * p.vm_mem_mib[v]
     s.host_nominal_mhz[h] += sign * p.vm_cpu_mhz[v]
+
+
+@njit(cache=True)
+def _count_full(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
+    _count_simple(p, s, v, h, sign)
+    if p.has_cpu:
+        s.host_reserved_mhz[h] += sign * p.vm_reservation_mhz[v]
+    if p.has_tiers:
+        s.host_mem_reserved_mib[h] += sign * p.vm_mem_reservation_mib[v]
+    if p.has_io:
+        s.host_functions_used[h] += np.int32(sign) * p.vm_functions[v]
+
+
+count_room = by_model(_count_simple, _count_full)
+"""``count_room(p, s, v, h, sign)``: add a VM's room (but for NUMA nodes) to a host's sums, or take it off."""
+
+
+@njit(cache=True)
+def _add_simple(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
+    _count_simple(p, s, v, h, sign)
     if s.host_n_vms[h] + s.host_n_in[h] == 0:  # an empty host holds exactly nothing
         s.host_mem_mib[h] = 0.0
         s.host_nominal_mhz[h] = 0.0
@@ -97,25 +119,18 @@ def _add(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
 
 @njit(cache=True)
 def _take_simple(p: FullParams, s: FullState, v: int, h: int) -> None:
-    _add(p, s, v, h, 1.0)
+    _add_simple(p, s, v, h, 1.0)
 
 
 @njit(cache=True)
 def _free_simple(p: FullParams, s: FullState, v: int, h: int) -> None:
-    _add(p, s, v, h, -1.0)
+    _add_simple(p, s, v, h, -1.0)
 
 
 @njit(cache=True)
-def _add_full(p: FullParams, s: FullState, v: int, h: int, sign: int) -> None:
-    _add(p, s, v, h, float(sign))
-    empty = s.host_n_vms[h] + s.host_n_in[h] == 0
-    if p.has_cpu:
-        s.host_reserved_mhz[h] += sign * p.vm_reservation_mhz[v]
-    if p.has_tiers:
-        s.host_mem_reserved_mib[h] += sign * p.vm_mem_reservation_mib[v]
-    if p.has_io:
-        s.host_functions_used[h] += sign * p.vm_functions[v]
-    if empty:
+def _add_full(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
+    _count_full(p, s, v, h, sign)
+    if s.host_n_vms[h] + s.host_n_in[h] == 0:
         _recount_secondaries(p, s, h)
 
 
@@ -151,7 +166,7 @@ def _recount_mirror_nodes(p: FullParams, s: FullState, h: int) -> None:
 
 @njit(cache=True)
 def _take_full(p: FullParams, s: FullState, v: int, h: int) -> None:
-    _add_full(p, s, v, h, 1)
+    _add_full(p, s, v, h, 1.0)
     if p.has_numa:
         reserve_nodes(p, s, v, h, choose_nodes(p, s, v, h))
 
@@ -159,7 +174,7 @@ def _take_full(p: FullParams, s: FullState, v: int, h: int) -> None:
 @njit(cache=True)
 def _free_full(p: FullParams, s: FullState, v: int, h: int) -> None:
     """Room on the host where the VM is (its home nodes), or on the one that it was coming to."""
-    _add_full(p, s, v, h, -1)
+    _add_full(p, s, v, h, -1.0)
     if p.has_numa:
         home = s.vm_host[v] == h
         add_to_nodes(p, s, v, h, s.vm_nodes[v] if home else s.vm_dest_nodes[v], -1.0)

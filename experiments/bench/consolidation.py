@@ -29,6 +29,7 @@ from virtgym.policies.optimal_consolidation import (
     pack_decreasing,
     solve_consolidation,
 )
+from virtgym.policies.planning import power_tables
 
 __all__ = ["SIZES", "main", "problem_of", "real_interval"]
 
@@ -88,7 +89,7 @@ def problem_of(
         host_cpu_mhz=p.host_cpu_mhz[hosts],
         host_mem_mib=host_mem,
         host_power=p.host_type[hosts].astype(np.int64),
-        power_w=p.power_w,
+        power_w=power_tables(p),
         horizon_s=horizon_s,
         cpu_share=cpu_share,
     )

@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.precopy import PULL
 from virtgym.envs.sim.rules import VmHostRule
 from virtgym.envs.sim.simulator import ClusterView, Simulator
 from virtgym.envs.sim.state import DEPARTED, MIG_NONE, PENDING, RUNNING
 from virtgym.envs.sim.suits import MEM_SLACK
 
 from .draft import Draft
+from .positions import homes_of
+from .rules import named_hosts
 
 __all__ = ["NOT_FIRST", "RuleHosts", "move_together", "room_for"]
 
@@ -57,7 +58,6 @@ class RuleHosts:
 
     def __init__(self, view: ClusterView) -> None:
         rules, n_vms, n_hosts = view.config.rules, view.n_vms, view.n_hosts
-        self._pulls = bool(view.params.has_precopy)
         self._all: B1 = _fixed(np.ones(n_hosts, dtype=np.bool_))
         self._must = _host_sets(rules.must, n_hosts, strict=True)
         self._should = _host_sets(rules.should, n_hosts, strict=False)
@@ -110,7 +110,7 @@ class RuleHosts:
             return self._all
         group = self._group[vms[0]]
         others = self._living(state, group[~np.isin(group, vms)])
-        at = self.host_of(state, others)
+        at = homes_of(state, others)
         if (at >= 0).any():
             hosts = np.zeros_like(self._all)
             hosts[at[at >= 0]] = True
@@ -171,18 +171,9 @@ class RuleHosts:
         if v not in self._group or state.vm_host[v] < 0:
             return [v]
         group = self._group[v]
-        at = self.host_of(state, group)
+        at = homes_of(state, group)
         here = at == at[group == v]
         return [int(w) for w in group[here & (state.vm_state[group] != DEPARTED)]]
-
-    def host_of(self, state: Any, vms: I4) -> I4:
-        """Host of each VM, or the one that its migration or start will bring it to, -1 = none, shape (N,)."""
-        host, dest = state.vm_host[vms], state.vm_dest[vms]
-        comes = dest >= 0
-        if self._pulls:  # after a post-copy handover ``vm_dest`` is the host that it has left
-            comes &= state.copy_phase[vms] != PULL
-        where: I4 = np.where(comes, dest, host)
-        return where
 
     def _living(self, state: Any, vms: I4) -> I4:
         alive: I4 = vms[state.vm_state[vms] != DEPARTED]
@@ -194,7 +185,7 @@ class RuleHosts:
             return []
         s, group = sim.state, self._group[vms[0]]
         others = self._living(s, group[~np.isin(group, vms)])
-        if (self.host_of(s, others) >= 0).any():
+        if (homes_of(s, others) >= 0).any():
             return []
         waits = s.vm_state[others] == PENDING
         if sim.params.has_failures:
@@ -265,15 +256,8 @@ def _fixed(array: Any) -> Any:
 
 
 def _host_sets(rules: Sequence[VmHostRule], n_hosts: int, strict: bool) -> dict[int, B1]:
-    """Hosts of every VM that a rule names; VMs with the same hosts share one array.
-
-    Of several rules for a VM all hold; of wishes that contradict each other (not ``strict``) the first.
-    """
-    named: dict[int, frozenset[int]] = {}
-    for rule in rules:
-        for v in rule.vms:
-            both = named.get(v, frozenset(rule.hosts)) & frozenset(rule.hosts)
-            named[v] = both if both or strict else named[v]
+    """Hosts of every VM that a rule names; VMs with the same hosts share one array."""
+    named = named_hosts(rules, strict)
     masks: dict[frozenset[int], B1] = {}
     for hosts in named.values():
         mask = masks.setdefault(hosts, np.zeros(n_hosts, dtype=np.bool_))

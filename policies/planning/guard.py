@@ -22,6 +22,8 @@ of hot standby once more. A guarantee that already fails forbids what would use 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -68,7 +70,7 @@ class AdmissionGuard:
         self.config = config or view.config.admission or AdmissionConfig(rule="none")
         if self.config.counts == "configured":
             # What a restart needs is its nominal CPU and memory, nothing on top.
-            self._config = _without_extras(self.config)
+            self._config = replace(self.config, default_cpu_mhz=0.0, overhead_mib=0.0)
         else:
             self._config = self.config
         self.vm_cpu_mhz, self.vm_mem_mib = _needs(view, self.config)
@@ -188,6 +190,26 @@ class AdmissionGuard:
         coming: B1 = booting & (s.host_maintenance == 0)
         return coming
 
+    def switch_on_until(
+        self, enough: Callable[[], bool], hosts: Iterable[int], switch_on: Callable[[int], bool]
+    ) -> None:
+        """Switch hosts on until that is enough, with all that are coming counted, or no host is left.
+
+        Args:
+            enough: Whether the guarantee is content.
+            hosts: Hosts in the order in which they are tried; those that do not help it are passed over.
+            switch_on: Puts a host into the plan; whether that is legal.
+        """
+        for h in np.flatnonzero(self.coming()).tolist():
+            self.join(h)
+        useful = self.dedicated if self.config.rule == "dedicated" else ~self.dedicated
+        useful = useful & (self.view.state.host_maintenance == 0)
+        for h in hosts:
+            if enough():
+                return
+            if useful[h] and switch_on(h):
+                self.join(h)
+
     def keep(self, plan: Decisions) -> Decisions:
         """Leave out the orders of a plan that would break the guarantee.
 
@@ -205,17 +227,14 @@ class AdmissionGuard:
         stays = self.view.state.vm_host[plan.move_vm[~move]]
         go = {name: self._granted(getattr(plan, name), stays) for name in ("power_off", "suspend")}
         maintenance = self._granted(plan.maintenance, stays[:0])
-        return Decisions(
-            power_on=plan.power_on,
-            full_power=plan.full_power,
+        return replace(
+            plan,
             place_vm=plan.place_vm[place],
             place_host=plan.place_host[place],
             move_vm=plan.move_vm[move],
             move_host=plan.move_host[move],
-            power_off=go["power_off"],
-            suspend=go["suspend"],
             maintenance=maintenance,
-            end_maintenance=plan.end_maintenance,
+            **go,
         )
 
     def _may_place(self, v: int, h: int) -> bool:
@@ -269,18 +288,6 @@ class AdmissionGuard:
 
     def _domains(self) -> NDArray[Any]:
         return self.view.params.host_domains
-
-
-def _without_extras(config: AdmissionConfig) -> AdmissionConfig:
-    return AdmissionConfig(
-        rule=config.rule,
-        host_failures=config.host_failures,
-        cpu_share=config.cpu_share,
-        mem_share=config.mem_share,
-        hosts=config.hosts,
-        default_cpu_mhz=0.0,
-        overhead_mib=0.0,
-    )
 
 
 def _needs(view: ClusterView, config: AdmissionConfig) -> tuple[F8, F8]:

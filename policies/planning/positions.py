@@ -1,0 +1,77 @@
+"""Where VMs are or will be, and which VMs a host will have: kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from virtgym.envs.sim.precopy import PULL
+from virtgym.envs.sim.state import ClusterState
+
+__all__ = ["group_by_home", "home_of", "homes_of"]
+
+I4 = NDArray[np.int32]
+I1 = NDArray[np.int8]
+
+
+@njit(cache=True)
+def _home(host: I4, dest: I4, phase: I1, v: int) -> Any:
+    """After a post-copy handover ``dest`` is the host that the VM has left."""
+    pulls = phase.shape[0] > 0 and phase[v] == PULL
+    return dest[v] if dest[v] >= 0 and not pulls else host[v]
+
+
+@njit(cache=True)
+def home_of(s: Any, v: int) -> Any:
+    """Host of a VM, or the one that its migration or start will bring it to; -1 = none.
+
+    Args:
+        s: State of the cluster (handle).
+        v: VM.
+    """
+    return _home(s.vm_host, s.vm_dest, s.copy_phase, v)
+
+
+@njit(cache=True)
+def _homes(host: I4, dest: I4, phase: I1, vms: I4) -> I4:
+    homes = np.empty(vms.shape[0], dtype=np.int32)
+    for i in range(vms.shape[0]):
+        homes[i] = _home(host, dest, phase, vms[i])
+    return homes
+
+
+def homes_of(state: ClusterState, vms: I4) -> I4:
+    """The same of several VMs, shape (N,).
+
+    Args:
+        state: State of the cluster, or of a what-if copy.
+        vms: VMs, shape (N,).
+    """
+    homes: I4 = _homes(state.vm_host, state.vm_dest, state.copy_phase, vms)
+    return homes
+
+
+@njit(cache=True)
+def group_by_home(w: Any) -> None:
+    """List the VMs of every host, ascending (counting sort).
+
+    Args:
+        w: A planner's memory (handle): reads ``home`` (V,); writes ``n_home`` (H,), ``first`` (H + 1,),
+            ``vm_of`` (V,).
+    """
+    w.n_home[:] = 0
+    for v in range(w.home.shape[0]):
+        if w.home[v] >= 0:
+            w.n_home[w.home[v]] += 1
+    w.first[0] = 0
+    for h in range(w.n_home.shape[0]):
+        w.first[h + 1] = w.first[h] + w.n_home[h]
+        w.n_home[h] = 0
+    for v in range(w.home.shape[0]):
+        h = w.home[v]
+        if h >= 0:
+            w.vm_of[w.first[h] + w.n_home[h]] = v
+            w.n_home[h] += 1
