@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from .observation_columns import (
@@ -19,6 +18,7 @@ from .observation_columns import (
     VM_COLUMNS,
 )
 from .sim.engine_full import carbon_now, fragments_now
+from .sim.kernels import kernel
 from .sim.power import ON
 from .sim.power_states import FAILED, RESUMING, STANDBY, SUSPENDING
 from .sim.precopy import INIT, PULL, RESUME, ROUND, STOP
@@ -63,18 +63,18 @@ LATENCY_SCALE = 1.0 / float(np.log1p(1e6))
 MIRROR_VMS = 6
 
 
-@njit(cache=True)
+@kernel
 def _clip(x: float, high: float) -> Any:
     return min(max(x, 0.0), high)
 
 
-@njit(cache=True)
+@kernel
 def _ratio(part: float, whole: float, high: float) -> float:
     """A share, clipped; 0 of nothing."""
     return float(_clip(part / whole, high)) if whole > 0.0 else 0.0
 
 
-@njit(cache=True)
+@kernel
 def _add_up_traffic(p: ClusterParams, s: ClusterState, out: F8, into: F8) -> None:
     """What every NIC carries: traffic of VMs, copies and the logs of mirrored VMs, Mbit/s."""
     out[:] = 0.0
@@ -98,7 +98,7 @@ def _add_up_traffic(p: ClusterParams, s: ClusterState, out: F8, into: F8) -> Non
                 into[s.vm_secondary[v]] += s.vm_mirror_mbps[v]
 
 
-@njit(cache=True)
+@kernel
 def _write_nodes(p: ClusterParams, s: ClusterState, h: int, row: F4) -> None:
     """NUMA columns of a host."""
     takes = p.node_cores[h] * p.numa_overcommit
@@ -107,7 +107,7 @@ def _write_nodes(p: ClusterParams, s: ClusterState, h: int, row: F4) -> None:
     row[12] = _ratio(s.node_load_mhz[h, :n].max() - s.node_load_mhz[h, :n].min(), p.node_cpu_mhz[h], 1.0)
 
 
-@njit(cache=True)
+@kernel
 def _write_memory(p: ClusterParams, s: ClusterState, h: int, inv_mem: float, row: F4) -> None:
     """Columns of a host's memory tiers."""
     row[13] = s.host_mem_state[h] * MEMORY_STATE_SCALE
@@ -119,7 +119,7 @@ def _write_memory(p: ClusterParams, s: ClusterState, h: int, inv_mem: float, row
     row[19] = _clip(s.host_rates[h, R_SWAPPED] * inv_mem, 1.0)
 
 
-@njit(cache=True)
+@kernel
 def _write_host(p: ClusterParams, s: ClusterState, b: Any, h: int, row: F4) -> None:
     state = s.host_power_state[h]
     row[:HOST_STATIC] = 0.0
@@ -154,7 +154,7 @@ def _write_host(p: ClusterParams, s: ClusterState, b: Any, h: int, row: F4) -> N
         row[21] = _ratio(b.host_in_mbps[h], p.host_nic_mbps[h], 1.0)
 
 
-@njit(cache=True)
+@kernel
 def _write_vm_memory(p: ClusterParams, s: ClusterState, v: int, row: F4) -> None:
     inv = 1.0 / p.vm_mem_mib[v]
     row[12] = _clip(1.0 - 1.0 / s.vm_mem_slowdown[v], 1.0)
@@ -165,7 +165,7 @@ def _write_vm_memory(p: ClusterParams, s: ClusterState, v: int, row: F4) -> None
     row[17] = _clip(s.vm_swapped_mib[v] * inv, 1.0)
 
 
-@njit(cache=True)
+@kernel
 def _write_vm_network(p: ClusterParams, s: ClusterState, v: int, row: F4) -> None:
     """Columns of a VM's I/O, migration and mirroring."""
     line = p.host_nic_mbps[s.vm_host[v]]
@@ -190,7 +190,7 @@ def _write_vm_network(p: ClusterParams, s: ClusterState, v: int, row: F4) -> Non
         row[29] = _ratio(s.vm_mirror_mbps[v], s.vm_mirror_need_mbps[v], 1.0)
 
 
-@njit(cache=True)
+@kernel
 def _write_vm(p: ClusterParams, s: ClusterState, v: int, inv_nominal: float, row: F4) -> None:
     row[:VM_STATIC] = 0.0
     state = s.vm_state[v]
@@ -219,7 +219,7 @@ def _write_vm(p: ClusterParams, s: ClusterState, v: int, inv_nominal: float, row
         _write_vm_network(p, s, v, row)
 
 
-@njit(cache=True)
+@kernel
 def _write_totals(p: ClusterParams, s: ClusterState, b: Any, row: F4) -> None:
     """Global columns that are sums over hosts that are on."""
     ready, vcpus, free, swapped, memory, traffic, line = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -241,7 +241,7 @@ def _write_totals(p: ClusterParams, s: ClusterState, b: Any, row: F4) -> None:
     row[12] = _ratio(traffic, line, 1.0)
 
 
-@njit(cache=True)
+@kernel
 def _write_globals(p: ClusterParams, s: ClusterState, b: Any, row: F4) -> None:
     n_hosts, n_vms = p.host_type.shape[0], p.vm_vcpus.shape[0]
     row[:] = 0.0
@@ -267,12 +267,12 @@ def _write_globals(p: ClusterParams, s: ClusterState, b: Any, row: F4) -> None:
         row[14] = _ratio(carbon_now(p, s.clock[0]), p.carbon_g_kwh.max(), 1.0)
 
 
-@njit(cache=True)
+@kernel
 def _write_nothing(p: ClusterParams, s: ClusterState, b: Any) -> None:
     """A simple cluster has no more columns."""
 
 
-@njit(cache=True)
+@kernel
 def _write_full(p: ClusterParams, s: ClusterState, b: Any) -> None:
     if p.host_nic_mbps.shape[0] > 0:
         _add_up_traffic(p, s, b.host_out_mbps, b.host_in_mbps)

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
-from numba import njit
 from numpy.typing import NDArray
 
 from .actions import check_toggle, write_host_mask, write_vm_mask
 from .full_observations import static_host_columns, static_vm_columns, write_full_columns
 from .observation_columns import HOST_COLUMNS, VM_COLUMNS, Column, columns_of
 from .sim.handle import make_handle
+from .sim.kernels import kernel
 from .sim.power import BOOTING, OFF, ON, SHUTTING_DOWN
 from .sim.power_states import RESUMING, SUSPENDING
 from .sim.simulator import Simulator
@@ -84,12 +84,12 @@ MEMORY = (
 """The buffers that carry something from one interval to the next."""
 
 
-@njit(cache=True)
+@kernel
 def _clip(x: float, high: float) -> Any:
     return min(max(x, 0.0), high)
 
 
-@njit(cache=True)
+@kernel
 def remember(p: ClusterParams, s: ClusterState, b: Buffers, weight: float) -> None:
     """Work out what the last interval did: shares of shortage and the weighted mean of demand.
 
@@ -125,7 +125,7 @@ def remember(p: ClusterParams, s: ClusterState, b: Buffers, weight: float) -> No
     b.cluster[2] = s.clock[0]
 
 
-@njit(cache=True)
+@kernel
 def _write_hosts(p: ClusterParams, s: ClusterState, b: Buffers) -> None:
     """Host rows and the sums over hosts."""
     n_on, n_booting, n_short = 0, 0, 0
@@ -169,7 +169,7 @@ def _write_hosts(p: ClusterParams, s: ClusterState, b: Buffers) -> None:
     b.globals[9] = _clip(power * b.scale[3], 1.0)
 
 
-@njit(cache=True)
+@kernel
 def _write_vms(p: ClusterParams, s: ClusterState, b: Buffers) -> None:
     """VM rows and the sums over VMs."""
     n_hosts = p.host_type.shape[0]
@@ -211,7 +211,7 @@ def _write_vms(p: ClusterParams, s: ClusterState, b: Buffers) -> None:
     b.globals[11] = n_migrating / p.vm_vcpus.shape[0]
 
 
-@njit(cache=True)
+@kernel
 def _write_choices(p: ClusterParams, s: ClusterState, b: Buffers, chosen: int) -> None:
     """The mask, and the columns that repeat it: rows are all an equivariant network sees."""
     n_hosts, n_vms = p.host_type.shape[0], p.vm_vcpus.shape[0]
@@ -238,7 +238,7 @@ def _write_choices(p: ClusterParams, s: ClusterState, b: Buffers, chosen: int) -
     b.globals[14] = 1.0 if chosen >= 0 else 0.0
 
 
-@njit(cache=True)
+@kernel
 def observe(
     p: ClusterParams, s: ClusterState, b: Buffers, chosen: int, n_decisions: int, moved: bool
 ) -> None:

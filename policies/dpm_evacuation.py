@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
+from virtgym.envs.sim.kernels import kernel
 from virtgym.envs.sim.power import ON
 
 from .dpm_kernels import collect, expected_peak, find_host, movable, order_move, power
@@ -26,7 +25,7 @@ from .sorting import sort_ascending
 __all__ = ["evacuate"]
 
 
-@njit(cache=True)
+@kernel
 def evacuate(p: Any, s: Any, w: Any) -> None:
     """Empty hosts whose expected load is under the low threshold, the least loaded first.
 
@@ -56,7 +55,7 @@ def evacuate(p: Any, s: Any, w: Any) -> None:
             _evacuate_host(p, s, w, h)
 
 
-@njit(cache=True)
+@kernel
 def _evacuate_host(p: Any, s: Any, w: Any, h: int) -> None:
     n = w.n_home[h]
     for i in range(n):

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from virtgym.envs.sim.cpu import SHORTAGE
+from virtgym.envs.sim.kernels import kernel
 from virtgym.envs.sim.orders import (
     check_move,
     fits_arrival,
@@ -66,7 +66,7 @@ MEM_SLACK = 1.0 + 5e-10
 I8 = NDArray[np.int64]
 
 
-@njit(cache=True)
+@kernel
 def _home(p: Any, s: Any, v: int) -> Any:
     """Host of a VM now, or after the migration or boot under way; -1 = none."""
     state = s.vm_state[v]
@@ -79,7 +79,7 @@ def _home(p: Any, s: Any, v: int) -> Any:
     return s.vm_dest[v] if state == PENDING else np.int32(-1)
 
 
-@njit(cache=True)
+@kernel
 def gather(p: Any, s: Any, w: Any) -> None:
     """Start a plan: nothing moves; sums over the VMs at home, and which hosts take VMs."""
     for sums in (w.now, w.soon, w.mean, w.var):
@@ -106,7 +106,7 @@ def gather(p: Any, s: Any, w: Any) -> None:
             w.functions[h] = s.host_functions_used[h]
 
 
-@njit(cache=True)
+@kernel
 def _add(w: Any, v: int, h: int, sign: float) -> None:
     w.now[h] += sign * w.vm_now[v]
     w.soon[h] += sign * w.vm_soon[v]
@@ -114,7 +114,7 @@ def _add(w: Any, v: int, h: int, sign: float) -> None:
     w.var[h] += sign * w.vm_var[v]
 
 
-@njit(cache=True)
+@kernel
 def _hold(p: Any, w: Any, v: int, h: int, sign: int) -> None:
     """Hold (or release) what an arriving VM needs beside CPU time."""
     w.received[h] += sign
@@ -127,7 +127,7 @@ def _hold(p: Any, w: Any, v: int, h: int, sign: int) -> None:
         w.functions[h] += sign * p.vm_functions[v]
 
 
-@njit(cache=True)
+@kernel
 def order_move(p: Any, w: Any, v: int, h: int) -> None:
     """Put a move into the plan; a VM that the plan moves already goes there instead."""
     old = w.home[v]
@@ -148,19 +148,19 @@ def order_move(p: Any, w: Any, v: int, h: int) -> None:
     _add(w, v, h, 1.0)
 
 
-@njit(cache=True)
+@kernel
 def stays(w: Any, h: int) -> Any:
     """VMs on a host once the plan is carried out."""
     return w.n_home[h] - w.n_out[h] + w.received[h]
 
 
-@njit(cache=True)
+@kernel
 def expected_peak(w: Any, mean: float, var: float) -> Any:
     """Load that a host is planned for: expected load and a margin of so many standard deviations, MHz."""
     return mean + w.rules[K_SPREAD] * np.sqrt(max(var, 0.0))
 
 
-@njit(cache=True)
+@kernel
 def _holds(p: Any, w: Any, v: int, h: int) -> Any:
     """Whether memory, reservations and functions fit beside everything planned."""
     most_mib = p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK
@@ -173,12 +173,12 @@ def _holds(p: Any, w: Any, v: int, h: int) -> Any:
     return not (p.has_io and w.functions[h] + p.vm_functions[v] > p.host_functions[h])
 
 
-@njit(cache=True)
+@kernel
 def movable(s: Any, v: int) -> Any:
     return s.vm_state[v] == RUNNING and s.vm_mig[v] == MIG_NONE
 
 
-@njit(cache=True)
+@kernel
 def _rules_allow(w: Any, v: int, h: int) -> Any:
     """Whether placement rules let a VM go to a host: they hold all the time that VMs move.
 
@@ -203,7 +203,7 @@ def _rules_allow(w: Any, v: int, h: int) -> Any:
     return True
 
 
-@njit(cache=True)
+@kernel
 def fits(p: Any, s: Any, w: Any, v: int, h: int, fill: float, high: float) -> Any:
     """Whether a VM may be ordered to a host: load now and expected, speed of its cores, and every rule.
 
@@ -234,7 +234,7 @@ def fits(p: Any, s: Any, w: Any, v: int, h: int, fill: float, high: float) -> An
     return check_move(p, s, v, h) == 0
 
 
-@njit(cache=True)
+@kernel
 def power(p: Any, w: Any, h: int, load_mhz: float) -> Any:
     """Power of a host at a load, W."""
     kind = p.host_type[h]
@@ -244,7 +244,7 @@ def power(p: Any, w: Any, h: int, load_mhz: float) -> Any:
     return p.power_w[kind, a] + w.slope_w[kind, a] * (x - a)
 
 
-@njit(cache=True)
+@kernel
 def collect(w: Any) -> None:
     """List the hosts that may receive VMs: those that take VMs and hold some in the plan."""
     n = 0
@@ -255,7 +255,7 @@ def collect(w: Any) -> None:
     w.tally[N_CAND] = n
 
 
-@njit(cache=True)
+@kernel
 def find_host(p: Any, s: Any, w: Any, v: int, avoid: int, fill: float, high: float) -> Any:
     """The host whose power rises least by a VM, -1 = none; ties go to the lowest index.
 
@@ -274,7 +274,7 @@ def find_host(p: Any, s: Any, w: Any, v: int, avoid: int, fill: float, high: flo
     return best
 
 
-@njit(cache=True)
+@kernel
 def switch_on(w: Any, h: int) -> None:
     """Put a switch-on into the plan."""
     w.opened[h] = 1
@@ -283,13 +283,13 @@ def switch_on(w: Any, h: int) -> None:
     w.tally[N_ON] += 1
 
 
-@njit(cache=True)
+@kernel
 def rested(s: Any, w: Any, h: int) -> Any:
     """Whether a host has been off long enough to be switched on again without need."""
     return s.clock[0] - w.host_off_s[h] >= w.rules[K_MIN_OFF_S]
 
 
-@njit(cache=True)
+@kernel
 def open_host(p: Any, s: Any, w: Any, v: int, fill: float) -> Any:
     """An empty host for a VM: one that is on, else one that is switched on; -1 = none.
 
@@ -315,7 +315,7 @@ def open_host(p: Any, s: Any, w: Any, v: int, fill: float) -> Any:
     return tired
 
 
-@njit(cache=True)
+@kernel
 def _list_host(w: Any, c: int) -> None:
     """Make a host that was empty a candidate."""
     if stays(w, c) == 0:
@@ -323,7 +323,7 @@ def _list_host(w: Any, c: int) -> None:
         w.tally[N_CAND] += 1
 
 
-@njit(cache=True)
+@kernel
 def _choose_vm(p: Any, s: Any, w: Any, h: int, excess: float) -> Any:
     """The VM to take off a host: of those that suffice alone the quickest to copy, else the largest.
 
@@ -343,7 +343,7 @@ def _choose_vm(p: Any, s: Any, w: Any, h: int, excess: float) -> Any:
     return best
 
 
-@njit(cache=True)
+@kernel
 def relieve(p: Any, s: Any, w: Any) -> None:
     """Take VMs off every host that is, or will soon be, asked for more than it should.
 
@@ -367,7 +367,7 @@ def relieve(p: Any, s: Any, w: Any) -> None:
         _relieve_host(p, s, w, w.hosts[i])
 
 
-@njit(cache=True)
+@kernel
 def _relieve_host(p: Any, s: Any, w: Any, h: int) -> None:
     fill, high = w.rules[K_FILL], w.rules[K_HIGH]
     for i in range(w.first[h], w.first[h + 1]):
@@ -391,7 +391,7 @@ def _relieve_host(p: Any, s: Any, w: Any, h: int) -> None:
         order_move(p, w, v, c)
 
 
-@njit(cache=True)
+@kernel
 def open_for_load(p: Any, s: Any, w: Any, needed_mhz: float, spare: int) -> None:
     """Switch hosts on until the hosts that take VMs have enough CPU, and enough of them are empty.
 
@@ -421,14 +421,14 @@ def open_for_load(p: Any, s: Any, w: Any, needed_mhz: float, spare: int) -> None
             empty += 1
 
 
-@njit(cache=True)
+@kernel
 def may_wait_for(p: Any, s: Any, w: Any, v: int, h: int) -> Any:
     """Whether a waiting VM may go to a host: none in maintenance, to those for failover restarts only."""
     restarts = p.has_failures and s.vm_restart[v] > 0
     return w.closed[h] == 0 or (w.closed[h] == FOR_FAILOVER and restarts)
 
 
-@njit(cache=True)
+@kernel
 def open_for_waiting(p: Any, s: Any, w: Any) -> Any:
     """Switch a host on for every VM that waits and fits on no host that is on; returns the VMs that wait."""
     waiting = 0

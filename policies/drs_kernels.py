@@ -21,8 +21,8 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from virtgym.envs.sim.kernels import kernel
 from virtgym.envs.sim.numa_nodes import add_to_nodes, choose_nodes
 from virtgym.envs.sim.orders import MEM_SLACK, check_move, vm_movable
 from virtgym.envs.sim.power import ON
@@ -69,7 +69,7 @@ LONGEST = 2.0 / 3.0
 """Share of its rate that a copy may dirty in the estimate: pre-copy gives up at three times the memory."""
 
 
-@njit(cache=True)
+@kernel
 def _home(p: Any, s: Any, v: int) -> Any:
     state = s.vm_state[v]
     if state == PENDING:
@@ -81,12 +81,12 @@ def _home(p: Any, s: Any, v: int) -> Any:
     return s.vm_dest[v]
 
 
-@njit(cache=True)
+@kernel
 def _standing_alone(p: Any, s: Any, v: int) -> Any:
     return True
 
 
-@njit(cache=True)
+@kernel
 def _unprotected(p: Any, s: Any, v: int) -> Any:
     """A migration would drop the secondary of a protected VM; one with a device cannot migrate."""
     if p.has_standby and s.vm_secondary[v] >= 0:
@@ -97,19 +97,19 @@ def _unprotected(p: Any, s: Any, v: int) -> Any:
 _movable_for_balance = by_model(_standing_alone, _unprotected)
 
 
-@njit(cache=True)
+@kernel
 def share(load: float, inverse: float) -> Any:
     """Load of a host as a share of what it has, at most 1."""
     return min(1.0, load * inverse)
 
 
-@njit(cache=True)
+@kernel
 def cpu_on(p: Any, w: Any, v: int, h: int) -> Any:
     """CPU that a VM is entitled to on a host, MHz: no more than its vCPUs can do there."""
     return min(w.vm_cpu[v], p.vm_vcpus[v] * p.host_core_mhz[h])
 
 
-@njit(cache=True)
+@kernel
 def _load_vms(p: Any, s: Any, w: Any) -> None:
     """Homes, entitlements and what may be moved."""
     now = s.clock[0]
@@ -135,7 +135,7 @@ def _load_vms(p: Any, s: Any, w: Any) -> None:
             w.apart_count[w.anti_of[k], h] += 1
 
 
-@njit(cache=True)
+@kernel
 def prepare(p: Any, s: Any, w: Any) -> None:
     """Read the state: homes, loads, residents, what is under way; nothing is ordered yet."""
     n_hosts = w.load_cpu.shape[0]
@@ -163,7 +163,7 @@ def prepare(p: Any, s: Any, w: Any) -> None:
     _add_up(p, s, w)
 
 
-@njit(cache=True)
+@kernel
 def _add_up(p: Any, s: Any, w: Any) -> None:
     """Sums of loads over the hosts that are balanced."""
     capacity = 0.0
@@ -181,7 +181,7 @@ def _add_up(p: Any, s: Any, w: Any) -> None:
     w.stat[S_MEAN_MHZ] = capacity / max(1.0, w.stat[S_ON])
 
 
-@njit(cache=True)
+@kernel
 def deviation(n: float, total: float, squares: float) -> Any:
     """Standard deviation of n loads, from their sum and their sum of squares."""
     if n <= 0.0:
@@ -190,18 +190,18 @@ def deviation(n: float, total: float, squares: float) -> Any:
     return math.sqrt(max(0.0, squares / n - mean * mean))
 
 
-@njit(cache=True)
+@kernel
 def _above(deviates: float, target: float) -> Any:
     return max(0.0, deviates - target)
 
 
-@njit(cache=True)
+@kernel
 def _room_simple(p: Any, s: Any, w: Any, v: int, h: int) -> Any:
     used = s.host_mem_mib[h] + w.add_mib[h] + p.vm_mem_mib[v]
     return p.memory_binding == 0 or used <= p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK
 
 
-@njit(cache=True)
+@kernel
 def _room_full(p: Any, s: Any, w: Any, v: int, h: int) -> Any:
     """Room beside what was ordered in this round; ``check_move`` sees the state before it."""
     used = s.host_mem_mib[h] + w.add_mib[h] + p.vm_mem_mib[v]
@@ -226,12 +226,12 @@ _room = by_model(_room_simple, _room_full)
 """``_room(p, s, w, v, h)``: whether a VM still fits beside everything ordered in this round."""
 
 
-@njit(cache=True)
+@kernel
 def _take_simple(p: Any, w: Any, v: int, h: int, sign: float) -> None:
     w.add_mib[h] += sign * p.vm_mem_mib[v]
 
 
-@njit(cache=True)
+@kernel
 def _take_full(p: Any, w: Any, v: int, h: int, sign: float) -> None:
     w.add_mib[h] += sign * p.vm_mem_mib[v]
     if p.has_cpu:
@@ -250,13 +250,13 @@ _take = by_model(_take_simple, _take_full)
 """``_take(p, w, v, h, sign)``: hold the room of a VM that comes, or give it back."""
 
 
-@njit(cache=True)
+@kernel
 def is_back_move(s: Any, w: Any, v: int, h: int) -> Any:
     """Whether a VM would return to the host that it left a short while ago."""
     return s.vm_last_from[v] == h and s.clock[0] - s.vm_last_move_s[v] <= w.rules_f[F_WINDOW]
 
 
-@njit(cache=True)
+@kernel
 def _rules_allow(w: Any, v: int, h: int, wishes: bool) -> Any:
     """Whether the rules let a VM go to a host; ``wishes``: nor may a wish that is kept be broken."""
     row = w.must_row[v]
@@ -271,7 +271,7 @@ def _rules_allow(w: Any, v: int, h: int, wishes: bool) -> Any:
     return there == 0
 
 
-@njit(cache=True)
+@kernel
 def may_go(p: Any, s: Any, w: Any, n: int, h: int, wishes: bool, back: bool) -> Any:
     """Whether the n VMs of ``w.unit`` may all move to a host, by legality, room and rules.
 
@@ -301,7 +301,7 @@ def may_go(p: Any, s: Any, w: Any, n: int, h: int, wishes: bool, back: bool) -> 
     return fits
 
 
-@njit(cache=True)
+@kernel
 def list_unit(w: Any, v: int, whole: bool) -> Any:
     """Write the VMs that must move with a VM to ``w.unit``; returns their number, 0 = they cannot.
 
@@ -328,12 +328,12 @@ def list_unit(w: Any, v: int, whole: bool) -> Any:
     return n if not whole or w.unit[0] == v else np.int64(0)
 
 
-@njit(cache=True)
+@kernel
 def _copy_simple(p: Any, s: Any, v: int, a: int, b: int) -> Any:
     return p.vm_mem_mib[v] / p.mig_mib_s
 
 
-@njit(cache=True)
+@kernel
 def _copy_full(p: Any, s: Any, v: int, a: int, b: int) -> Any:
     """Pre-copy sends what is dirtied again: memory / rate / (1 - dirty rate / rate), within its limit."""
     if not p.has_precopy:
@@ -348,7 +348,7 @@ copy_seconds = by_model(_copy_simple, _copy_full)
 """``copy_seconds(p, s, v, a, b)``: estimate of a migration's duration, s."""
 
 
-@njit(cache=True)
+@kernel
 def move_cost(p: Any, s: Any, w: Any, n: int, a: int, b: int) -> Any:
     """Cost of moving the unit from a to b, host-seconds."""
     ends = w.rules_f[F_COPY_CORES] * (
@@ -363,7 +363,7 @@ def move_cost(p: Any, s: Any, w: Any, n: int, a: int, b: int) -> Any:
     return total
 
 
-@njit(cache=True)
+@kernel
 def move_gain(p: Any, w: Any, n: int, a: int, b: int) -> Any:
     """What moving the unit from a to b is worth over the horizon, host-seconds; both are balanced hosts."""
     out = 0.0
@@ -397,7 +397,7 @@ def move_gain(p: Any, w: Any, n: int, a: int, b: int) -> Any:
     return w.rules_f[F_HORIZON] * (st[S_ON] * drop + relief / st[S_MEAN_MHZ])
 
 
-@njit(cache=True)
+@kernel
 def _load_host(p: Any, w: Any, h: int, sign: float) -> None:
     """Add a host to the sums of loads, or take it out."""
     if not w.counted[h]:
@@ -409,7 +409,7 @@ def _load_host(p: Any, w: Any, h: int, sign: float) -> None:
     w.stat[S_MEM2] += sign * mem * mem
 
 
-@njit(cache=True)
+@kernel
 def commit(p: Any, w: Any, n: int, b: int) -> None:
     """Order the moves of the n VMs of ``w.unit`` to host b, and see the cluster as it will be then."""
     for i in range(n):

@@ -11,12 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from .copy_queue import find_next_copy, put_copy, remove_copy, set_copy_end
 from .cpu import set_vm_down
 from .events import MIGRATION_END, drop_event, push_event
 from .hub import renew_flows, renew_hosts
+from .kernels import kernel
 from .power import ON
 from .power_cycle import switch_off_if_empty
 from .precopy import (
@@ -57,7 +57,7 @@ __all__ = ["drop_copy", "finish_copy", "finish_migration", "start_copy", "start_
 MB_PER_MIB = 2**20 / 1e6
 
 
-@njit(cache=True)
+@kernel
 def _begin_fixed(p: FullParams, s: FullState, v: int, now_s: float) -> None:
     """A copy at a fixed rate, whose end is known when it begins."""
     s.vm_mig[v] = MIG_COPYING
@@ -67,19 +67,19 @@ def _begin_fixed(p: FullParams, s: FullState, v: int, now_s: float) -> None:
     push_event(s, end, MIGRATION_END, v)
 
 
-@njit(cache=True)
+@kernel
 def _start_simple(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
     _begin_fixed(p, s, v, now_s)
     touch(p, s, s.vm_dest[v], elapsed_s)  # on the source only the VM's own rates change
     settle_rates(p, s, v, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _has_slots(p: FullParams, s: FullState, a: int, b: int) -> bool:
     return bool(s.host_copies[a] < p.host_slots[a] and s.host_copies[b] < p.host_slots[b])
 
 
-@njit(cache=True)
+@kernel
 def _start_precopy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
     a, b = s.vm_host[v], s.vm_dest[v]
     begin_copy(copy_params(p), s, v)
@@ -95,7 +95,7 @@ def _start_precopy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s:
     renew_hosts(p, s, a, b, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _start_full(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
     if p.has_precopy == 0:
         _begin_fixed(p, s, v, now_s)
@@ -110,7 +110,7 @@ start_copy = by_model(_start_simple, _start_full)
 """``start_copy(p, s, v, now_s, elapsed_s)``: begin to copy a VM's memory, or let it wait for a slot."""
 
 
-@njit(cache=True)
+@kernel
 def _first_waiting(p: FullParams, s: FullState, h: int) -> int:
     """The migration from or to a host that was ordered first, of those that could start; -1 = none."""
     best = -1
@@ -126,7 +126,7 @@ def _first_waiting(p: FullParams, s: FullState, h: int) -> int:
     return best
 
 
-@njit(cache=True)
+@kernel
 def start_waiting(p: FullParams, s: FullState, h: int, now_s: float, elapsed_s: float) -> None:
     """Start migrations that wait for a slot of a host, in the order in which they were ordered.
 
@@ -138,7 +138,7 @@ def start_waiting(p: FullParams, s: FullState, h: int, now_s: float, elapsed_s: 
         v = _first_waiting(p, s, h)
 
 
-@njit(cache=True)
+@kernel
 def finish_migration(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
     """Hand a VM that was copied at a fixed rate over to its destination."""
     source, dest = s.vm_host[v], s.vm_dest[v]
@@ -157,7 +157,7 @@ def finish_migration(p: FullParams, s: FullState, v: int, now_s: float, elapsed_
     switch_off_if_empty(p, s, source, now_s, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _leave_list(s: FullState, v: int) -> None:
     n = s.counters[C_MOVING]
     i = 0
@@ -173,13 +173,13 @@ def _leave_list(s: FullState, v: int) -> None:
     remove_copy(s, v)
 
 
-@njit(cache=True)
+@kernel
 def _memory_mib(p: FullParams, s: FullState, v: int) -> Any:
     """What a copy has to send: touched memory where that is known, else all of it."""
     return s.vm_touched_mib[v] if p.has_tiers else p.vm_mem_mib[v]
 
 
-@njit(cache=True)
+@kernel
 def _hand_over(p: FullParams, s: FullState, v: int) -> None:
     """Post-copy: the VM runs at its destination, its old host keeps the pages that are to come."""
     source, dest = s.vm_host[v], s.vm_dest[v]
@@ -193,7 +193,7 @@ def _hand_over(p: FullParams, s: FullState, v: int) -> None:
     append_incoming(s, v, source)
 
 
-@njit(cache=True)
+@kernel
 def _finish_last(p: FullParams, s: FullState, v: int, pulled: bool) -> None:
     """The last byte has come: the old host lets go."""
     source, dest = s.vm_host[v], s.vm_dest[v]
@@ -215,7 +215,7 @@ def _finish_last(p: FullParams, s: FullState, v: int, pulled: bool) -> None:
     _count_data(p, s, v)
 
 
-@njit(cache=True)
+@kernel
 def _count_data(p: FullParams, s: FullState, v: int) -> None:
     sent = s.copy_sent_mib[v]
     s.totals[T_MIG_MIB] += sent
@@ -223,7 +223,7 @@ def _count_data(p: FullParams, s: FullState, v: int) -> None:
     s.totals[T_MIG_STOP_S] += s.copy_down_s[v]
 
 
-@njit(cache=True)
+@kernel
 def finish_copy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
     """A phase of a copy has ended: go on to the next one.
 
@@ -260,7 +260,7 @@ def finish_copy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: fl
     renew_flows(p, s, source, dest, changed, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _drop_simple(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
     if s.vm_mig[v] == MIG_COPYING:
         drop_event(s, MIGRATION_END, v)
@@ -271,7 +271,7 @@ def _drop_simple(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
     s.vm_mig_end_s[v] = np.inf
 
 
-@njit(cache=True)
+@kernel
 def _drop_full(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
     if p.has_precopy == 0 or s.vm_mig[v] != MIG_COPYING:
         _drop_simple(p, s, v, elapsed_s)

@@ -7,21 +7,21 @@ every VM knows its place: a change costs O(log C) of C copies, and the next even
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from .kernels import kernel
 from .state import FullState
 from .totals import C_MOVING, C_NEXT_COPY
 
 __all__ = ["find_next_copy", "put_copy", "remove_copy", "set_copy_end"]
 
 
-@njit(cache=True)
+@kernel
 def _before(s: FullState, v: int, w: int) -> bool:
     a, b = s.vm_mig_end_s[v], s.vm_mig_end_s[w]
     return bool(a < b or (a == b and v < w))
 
 
-@njit(cache=True)
+@kernel
 def _settle(s: FullState, v: int, i: int, n: int) -> None:
     """Put a VM at place i of a heap of n, or as far above or below as it belongs."""
     while i > 0:
@@ -47,7 +47,7 @@ def _settle(s: FullState, v: int, i: int, n: int) -> None:
     s.copy_place[v] = i
 
 
-@njit(cache=True)
+@kernel
 def put_copy(s: FullState, v: int, end_s: float) -> None:
     """Add a copy that ``C_MOVING`` counts already.
 
@@ -61,14 +61,14 @@ def put_copy(s: FullState, v: int, end_s: float) -> None:
     _settle(s, v, n - 1, n)
 
 
-@njit(cache=True)
+@kernel
 def set_copy_end(s: FullState, v: int, end_s: float) -> None:
     """Set the end of the present phase of a copy in the queue, s."""
     s.vm_mig_end_s[v] = end_s
     _settle(s, v, s.copy_place[v], s.counters[C_MOVING])
 
 
-@njit(cache=True)
+@kernel
 def remove_copy(s: FullState, v: int) -> None:
     """Take a copy out that ``C_MOVING`` does not count any more."""
     n = s.counters[C_MOVING]
@@ -80,7 +80,7 @@ def remove_copy(s: FullState, v: int) -> None:
         _settle(s, last, i, n)
 
 
-@njit(cache=True)
+@kernel
 def find_next_copy(s: FullState) -> None:
     """Note which copy's phase ends next, and when; of several the one with the lowest VM."""
     s.clock[3] = np.inf

@@ -15,9 +15,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .kernels import kernel
 from .power import BOOTING, OFF, ON, power_at
 from .state import MIG_COPYING, ClusterParams, ClusterState
 from .totals import (
@@ -55,7 +55,7 @@ SHORTAGE = 1.0 + 1e-9
 """A host is short when asked for more than this multiple of its capacity: sums of floats are not exact."""
 
 
-@njit(cache=True)
+@kernel
 def measure(p: ClusterParams, s: ClusterState, time_s: float) -> None:
     """Read the trace at a time: demand of every VM and what every host is asked for.
 
@@ -86,7 +86,7 @@ def measure(p: ClusterParams, s: ClusterState, time_s: float) -> None:
                 host_ask[s.vm_dest[v]] += p.mig_dest_share * vm_ask[v]
 
 
-@njit(cache=True)
+@kernel
 def _read_demand(util: NDArray[np.float64], s: ClusterState) -> None:
     """Demand, ask and, until contention is known, full service; without a branch, so that it vectorises.
 
@@ -108,7 +108,7 @@ def _read_demand(util: NDArray[np.float64], s: ClusterState) -> None:
     s.counters[C_LOSS] = capped
 
 
-@njit(cache=True)
+@kernel
 def recount_host(p: ClusterParams, s: ClusterState, h: int) -> None:
     """Add up a host's asks from its lists (no drift from adding and subtracting)."""
     demand = 0.0
@@ -127,7 +127,7 @@ def recount_host(p: ClusterParams, s: ClusterState, h: int) -> None:
     s.host_ask_mhz[h] = ask
 
 
-@njit(cache=True)
+@kernel
 def set_vm_rates(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
     """Recompute what a running VM gets and misses, ``elapsed_s`` into the segment."""
     granted = s.vm_ask_mhz[v] * s.host_scale[s.vm_host[v]]
@@ -138,7 +138,7 @@ def set_vm_rates(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) ->
     set_vm_miss(s, v, s.vm_demand_mhz[v] - granted + loss, loss, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def set_vm_miss(s: ClusterState, v: int, miss: float, loss: float, elapsed_s: float) -> None:
     """Set the rates of unserved demand and of loss to migration."""
     if miss > 0.0:
@@ -154,7 +154,7 @@ def set_vm_miss(s: ClusterState, v: int, miss: float, loss: float, elapsed_s: fl
     s.vm_mig_loss_mhz[v] = loss
 
 
-@njit(cache=True)
+@kernel
 def _host_power(p: ClusterParams, s: ClusterState, h: int, load: float) -> Any:
     state = s.host_power_state[h]
     if state == ON:
@@ -165,7 +165,7 @@ def _host_power(p: ClusterParams, s: ClusterState, h: int, load: float) -> Any:
     return p.host_boot_w[h] if state == BOOTING else p.host_shutdown_w[h]
 
 
-@njit(cache=True)
+@kernel
 def set_host(s: ClusterState, h: int, power: float, active: float, sat: float, elapsed_s: float) -> None:
     """Set the rates of a host's energy, time with load and time short of CPU."""
     if elapsed_s > 0.0:
@@ -185,7 +185,7 @@ def set_host(s: ClusterState, h: int, power: float, active: float, sat: float, e
     s.host_sat_now[h] = sat
 
 
-@njit(cache=True)
+@kernel
 def refresh_host(p: ClusterParams, s: ClusterState, h: int, elapsed_s: float) -> None:
     """Recompute a host's power, shortage and, where it is or was short, its VMs' rates.
 
@@ -211,7 +211,7 @@ def refresh_host(p: ClusterParams, s: ClusterState, h: int, elapsed_s: float) ->
             v = s.vm_next[v]
 
 
-@njit(cache=True)
+@kernel
 def open_segment(p: ClusterParams, s: ClusterState) -> Any:
     """Start a segment: the rates of every host and of every VM that moves.
 
@@ -245,7 +245,7 @@ def open_segment(p: ClusterParams, s: ClusterState) -> Any:
     return spread(state, n, ask, inv_cpu, 1.0), spread(state, n, s.host_mem_mib, p.host_inv_mem, np.inf)
 
 
-@njit(cache=True, fastmath={"reassoc", "nsz"})
+@kernel(fastmath={"reassoc", "nsz"})
 def spread(
     state: NDArray[np.int8], n: int, used: NDArray[np.float64], inverse: NDArray[np.float64], cap: float
 ) -> Any:
@@ -267,7 +267,7 @@ def spread(
     return np.sqrt(max(0.0, second / max(1, n) - mean * mean))
 
 
-@njit(cache=True, fastmath={"reassoc", "nsz"})
+@kernel(fastmath={"reassoc", "nsz"})
 def _integrate(total: NDArray[np.float64], rate: NDArray[np.float64], dt_s: float) -> float:
     """``total += rate * dt``; returns the sum of the rates.
 
@@ -280,7 +280,7 @@ def _integrate(total: NDArray[np.float64], rate: NDArray[np.float64], dt_s: floa
     return summed
 
 
-@njit(cache=True)
+@kernel
 def accumulate(s: ClusterState, dt_s: float) -> None:
     """Close a segment: every rate times its length."""
     t = s.totals
@@ -301,7 +301,7 @@ def accumulate(s: ClusterState, dt_s: float) -> None:
                 t[T_DOWN_S] += dt_s
 
 
-@njit(cache=True)
+@kernel
 def set_vm_down(s: ClusterState, v: int, down: int, elapsed_s: float) -> None:
     """Start or end a VM's downtime: it has arrived, and does not run."""
     change = s.vm_down_now[v] - down

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from .cpu import accumulate, measure, open_segment
 from .events import BOOT_END, DEPARTURE, MIGRATION_END, pop_event
+from .kernels import kernel
 from .lifecycle import arrive, boot_host, depart, finish_boot, finish_migration, finish_shutdown, place
 from .orders import fits_arrival, host_accepts, may_go_on
 from .power import OFF, ON, power_at
@@ -43,7 +43,7 @@ TIE = 1e-9
 """Scores (W or MHz) that differ by less are equal: which host is chosen must not hang on a rounding error."""
 
 
-@njit(cache=True)
+@kernel
 def _score(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     """What the arrival rule minimises; differences within TIE go to the lowest host."""
     free = p.host_cpu_mhz[h] - s.host_nominal_mhz[h]
@@ -61,7 +61,7 @@ def _score(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     return power_at(table, then) - power_at(table, now) + idle
 
 
-@njit(cache=True)
+@kernel
 def choose_host(p: ClusterParams, s: ClusterState, v: int, off: bool) -> int:
     """The host that the arrival rule gives a VM, of those that run (with ``off``: are off); -1 = none."""
     best = -1
@@ -83,7 +83,7 @@ def choose_host(p: ClusterParams, s: ClusterState, v: int, off: bool) -> int:
     return best
 
 
-@njit(cache=True)
+@kernel
 def try_arrival(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> bool:
     """Place an arriving VM by the rule, booting a host where that is allowed; whether it found one."""
     h = choose_host(p, s, v, False)
@@ -97,7 +97,7 @@ def try_arrival(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed
     return True
 
 
-@njit(cache=True)
+@kernel
 def admit_arrivals(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: float) -> None:
     """Let every VM appear whose time has come, and place it unless the policy does that."""
     n = p.arrival_order.shape[0]
@@ -110,14 +110,14 @@ def admit_arrivals(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: f
             s.totals[T_FAILED_PLACEMENTS] += 1.0
 
 
-@njit(cache=True)
+@kernel
 def on_interval(p: ClusterParams, s: ClusterState) -> bool:
     """Whether now is a multiple of the interval."""
     intervals = s.clock[0] / p.interval_s
     return bool(abs(intervals - np.rint(intervals)) <= 1e-9 * max(1.0, intervals))
 
 
-@njit(cache=True)
+@kernel
 def _retry_pending(p: ClusterParams, s: ClusterState) -> None:
     """At every multiple of the interval, VMs that found no host try again, however time is cut into calls."""
     if s.counters[C_PENDING] == 0 or p.arrival_rule == BY_POLICY or not on_interval(p, s):
@@ -127,7 +127,7 @@ def _retry_pending(p: ClusterParams, s: ClusterState) -> None:
             try_arrival(p, s, v, s.clock[0], 0.0)
 
 
-@njit(cache=True)
+@kernel
 def handle_event(p: ClusterParams, s: ClusterState, start_s: float) -> None:
     """Take the first event off the queue and let it happen."""
     now, kind, item = s.heap_time[0], s.heap_kind[0], s.heap_item[0]
@@ -143,7 +143,7 @@ def handle_event(p: ClusterParams, s: ClusterState, start_s: float) -> None:
         finish_shutdown(p, s, item, elapsed)
 
 
-@njit(cache=True)
+@kernel
 def _next_time(p: ClusterParams, s: ClusterState) -> tuple[float, bool]:
     """Time of the next event, and whether it is an arrival (which yields to everything at its instant)."""
     queued = s.heap_time[0] if s.counters[C_HEAP] > 0 else np.inf
@@ -153,7 +153,7 @@ def _next_time(p: ClusterParams, s: ClusterState) -> tuple[float, bool]:
     return min(queued, arrival), arrival < queued
 
 
-@njit(cache=True)
+@kernel
 def segment_end(p: ClusterParams, start_s: float, until_s: float) -> float:
     """The next trace sample, multiple of the interval or end, whichever is first.
 
@@ -164,7 +164,7 @@ def segment_end(p: ClusterParams, start_s: float, until_s: float) -> float:
     return min(end, (k + 1) * p.sample_s) if k < p.util.shape[0] - 1 else end
 
 
-@njit(cache=True)
+@kernel
 def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
     """Run the cluster up to a time; nothing is decided on the way but arrivals.
 
@@ -193,7 +193,7 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
     open_segment(p, s)  # whoever looks now sees the rates that follow from this instant's demand
 
 
-@njit(cache=True)
+@kernel
 def begin(p: ClusterParams, s: ClusterState, hosts_on: bool) -> None:
     """Set an all-zero state to time 0: hosts on or off, nobody on them; ``start`` goes on."""
     s.host_head[:] = -1
@@ -215,7 +215,7 @@ def begin(p: ClusterParams, s: ClusterState, hosts_on: bool) -> None:
     s.vm_state[:] = ABSENT
 
 
-@njit(cache=True)
+@kernel
 def start(p: ClusterParams, s: ClusterState) -> None:
     """Place the VMs of time 0 and measure demand."""
     measure(p, s, 0.0)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from .copies import finish_copy
 from .copy_queue import find_next_copy
@@ -29,6 +28,7 @@ from .events import (
 )
 from .fetch import fetch_host
 from .hub import renew_hosts
+from .kernels import kernel
 from .mirrors import protect_all
 from .network import look_at_copy, share_everything
 from .numa import rebalance_host
@@ -79,7 +79,7 @@ UNIT_CORES = 16.0
 J_PER_KWH = 3.6e6
 
 
-@njit(cache=True)
+@kernel
 def measure_full(p: FullParams, s: FullState, time_s: float) -> None:
     """Read the trace at a time: demand of every VM, and what else drives it.
 
@@ -100,13 +100,13 @@ def measure_full(p: FullParams, s: FullState, time_s: float) -> None:
     drive_all(p, s)
 
 
-@njit(cache=True)
+@kernel
 def _is_unbalanced(p: FullParams, s: FullState) -> bool:
     """Whether the NUMA nodes of the hosts are to be levelled: once in a trace sample."""
     return bool(p.has_numa and p.numa_moves > 0 and s.counters[C_BALANCED] != s.counters[C_SAMPLE] + 1)
 
 
-@njit(cache=True)
+@kernel
 def _level_nodes(p: FullParams, s: FullState, h: int) -> None:
     """Level the NUMA nodes of a host."""
     if s.host_n_vms[h] < 2 or p.host_nodes[h] < 2:
@@ -124,14 +124,14 @@ def _level_nodes(p: FullParams, s: FullState, h: int) -> None:
     rate_host(p, s, h, 0.0)
 
 
-@njit(cache=True)
+@kernel
 def _has_rates(s: FullState, h: int) -> bool:
     """Whether a host has other rates than 0: one that is off may still have had some before it went off."""
     off = s.host_power_state[h] in (OFF, FAILED)
     return bool(not off or s.host_power_now_w[h] != 0.0)
 
 
-@njit(cache=True)
+@kernel
 def _rate_all(p: FullParams, s: FullState) -> None:
     """Work out the rates of every host, or where that has been done at this instant, what is new since then.
 
@@ -158,7 +158,7 @@ def _rate_all(p: FullParams, s: FullState) -> None:
         s.counters[C_BALANCED] = s.counters[C_SAMPLE] + 1
 
 
-@njit(cache=True)
+@kernel
 def open_full(p: FullParams, s: FullState) -> Any:
     """Start a segment: the rates of every host and VM.
 
@@ -178,13 +178,13 @@ def open_full(p: FullParams, s: FullState) -> Any:
     return cpu, spread(s.host_power_state, n_on, s.host_mem_mib, p.host_inv_mem, np.inf)
 
 
-@njit(cache=True)
+@kernel
 def _look_again(p: FullParams, s: FullState, v: int) -> None:
     """A copy that has its rate may still dirty memory at another one since the sample changed."""
     look_at_copy(p, s, v, s.copy_rate_mib_s[v], s.clock[2])
 
 
-@njit(cache=True)
+@kernel
 def _end_of_segment(p: FullParams, start_s: float, until_s: float) -> Any:
     """As in the simple engine, and no later than the next sample of the carbon intensity."""
     end = segment_end(p, start_s, until_s)
@@ -194,14 +194,14 @@ def _end_of_segment(p: FullParams, start_s: float, until_s: float) -> Any:
     return min(end, p.carbon_start_s + k * p.carbon_sample_s)
 
 
-@njit(cache=True)
+@kernel
 def carbon_now(p: FullParams, start_s: float) -> float:
     """Carbon intensity from a time on, g/kWh; before the first and after the last sample it stays."""
     k = int(np.floor((start_s - p.carbon_start_s) / p.carbon_sample_s + 1e-9))
     return float(p.carbon_g_kwh[min(max(k, 0), p.carbon_g_kwh.shape[0] - 1)])
 
 
-@njit(cache=True)
+@kernel
 def _next(p: FullParams, s: FullState) -> Any:
     """Time of the next event and what it is."""
     at, kind = s.clock[3], COPY
@@ -216,7 +216,7 @@ def _next(p: FullParams, s: FullState) -> Any:
     return at, kind
 
 
-@njit(cache=True)
+@kernel
 def _handle_queued(p: FullParams, s: FullState, start_s: float) -> None:
     now, kind, item = s.heap_time[0], s.heap_kind[0], s.heap_item[0]
     if kind < VM_UP:
@@ -241,7 +241,7 @@ def _handle_queued(p: FullParams, s: FullState, start_s: float) -> None:
         move_profile(p, s, item, now, elapsed)
 
 
-@njit(cache=True)
+@kernel
 def _retry(p: FullParams, s: FullState) -> None:
     """At every multiple of the interval: VMs that found no host, and secondaries that are missing."""
     if not on_interval(p, s):
@@ -258,7 +258,7 @@ def _retry(p: FullParams, s: FullState) -> None:
         protect_all(p, s, 0.0)
 
 
-@njit(cache=True)
+@kernel
 def _sum_up(p: FullParams, s: FullState, start_s: float, dt_s: float, energy_j: float) -> None:
     """Close a segment: every rate times its length, and the carbon of its energy."""
     accumulate(s, dt_s)
@@ -271,7 +271,7 @@ def _sum_up(p: FullParams, s: FullState, start_s: float, dt_s: float, energy_j: 
         s.totals[T_CARBON_G] += kwh * carbon_now(p, start_s)
 
 
-@njit(cache=True)
+@kernel
 def fragments_now(p: FullParams, s: FullState) -> float:
     """Fragment rate over the hosts that are on; 0 without NUMA."""
     if p.has_numa == 0:
@@ -282,7 +282,7 @@ def fragments_now(p: FullParams, s: FullState) -> float:
     return float(fragment_rate(p, s, on, UNIT_CORES))
 
 
-@njit(cache=True)
+@kernel
 def advance_full(p: FullParams, s: FullState, until_s: float) -> None:
     """Run the cluster up to a time.
 
@@ -320,7 +320,7 @@ def advance_full(p: FullParams, s: FullState, until_s: float) -> None:
     open_full(p, s)  # whoever looks now sees the rates that follow from this instant's demand
 
 
-@njit(cache=True)
+@kernel
 def prepare_full(p: FullParams, s: FullState) -> None:
     """What the full model needs at time 0, before the first VM is placed."""
     s.clock[3] = np.inf
@@ -341,7 +341,7 @@ def prepare_full(p: FullParams, s: FullState) -> None:
                 s.counters[C_ON] -= 1
 
 
-@njit(cache=True)
+@kernel
 def start_full(p: FullParams, s: FullState) -> None:
     """Place the VMs of time 0 and measure demand."""
     measure_full(p, s, 0.0)

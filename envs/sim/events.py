@@ -6,8 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
+from .kernels import kernel
 from .state import ClusterState
 from .totals import C_HEAP
 
@@ -34,7 +33,7 @@ MIGRATION_END, DEPARTURE, BOOT_END, SHUTDOWN_END = 0, 1, 2, 3
 VM_UP, PAGES_END, RESTART_DUE, HOST_NOTICED, PROFILE_MOVED = 4, 5, 6, 7, 8
 
 
-@njit(cache=True)
+@kernel
 def _before(s: ClusterState, a: int, b: int) -> Any:
     if s.heap_time[a] != s.heap_time[b]:
         return s.heap_time[a] < s.heap_time[b]
@@ -43,14 +42,14 @@ def _before(s: ClusterState, a: int, b: int) -> Any:
     return s.heap_item[a] < s.heap_item[b]
 
 
-@njit(cache=True)
+@kernel
 def _swap(s: ClusterState, a: int, b: int) -> None:
     s.heap_time[a], s.heap_time[b] = s.heap_time[b], s.heap_time[a]
     s.heap_kind[a], s.heap_kind[b] = s.heap_kind[b], s.heap_kind[a]
     s.heap_item[a], s.heap_item[b] = s.heap_item[b], s.heap_item[a]
 
 
-@njit(cache=True)
+@kernel
 def push_event(s: ClusterState, time_s: float, kind: int, item: int) -> None:
     """Add an event.
 
@@ -71,7 +70,7 @@ def push_event(s: ClusterState, time_s: float, kind: int, item: int) -> None:
         i = parent
 
 
-@njit(cache=True)
+@kernel
 def _sift_down(s: ClusterState, i: int) -> None:
     n = s.counters[C_HEAP]
     while True:
@@ -85,7 +84,7 @@ def _sift_down(s: ClusterState, i: int) -> None:
         i = least
 
 
-@njit(cache=True)
+@kernel
 def _clear(s: ClusterState, i: int) -> None:
     """Zero a place that is no longer used, so that a digest does not depend on what once was there."""
     s.heap_time[i] = 0.0
@@ -93,7 +92,7 @@ def _clear(s: ClusterState, i: int) -> None:
     s.heap_item[i] = 0
 
 
-@njit(cache=True)
+@kernel
 def pop_event(s: ClusterState) -> None:
     """Remove the first event (place 0 of the heap)."""
     n = s.counters[C_HEAP] - 1
@@ -104,7 +103,7 @@ def pop_event(s: ClusterState) -> None:
     _clear(s, n)
 
 
-@njit(cache=True)
+@kernel
 def drop_event(s: ClusterState, kind: int, item: int) -> None:
     """Remove one event that will not happen (an aborted copy); rare, so a linear search will do."""
     n = s.counters[C_HEAP]

@@ -19,8 +19,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from .kernels import kernel
 
 __all__ = ["max_min_rates"]
 
@@ -29,7 +30,7 @@ I4 = NDArray[np.int32]
 B1 = NDArray[np.bool_]
 
 
-@njit(cache=True)
+@kernel
 def _sift_up(keys: F8, items: I4, i: int) -> None:
     while i > 0:
         parent = (i - 1) // 2
@@ -40,7 +41,7 @@ def _sift_up(keys: F8, items: I4, i: int) -> None:
         i = parent
 
 
-@njit(cache=True)
+@kernel
 def _sift_down(keys: F8, items: I4, n: int) -> None:
     i = 0
     while True:
@@ -57,7 +58,7 @@ def _sift_down(keys: F8, items: I4, n: int) -> None:
         i = least
 
 
-@njit(cache=True)
+@kernel
 def _flows_of_links(first: I4, second: I4, open_: B1, n_links: int) -> Any:
     """Flows still open, grouped by link: offsets (L + 1,) and flows."""
     offsets = np.zeros(n_links + 1, dtype=np.int32)
@@ -80,7 +81,7 @@ def _flows_of_links(first: I4, second: I4, open_: B1, n_links: int) -> Any:
     return offsets, flows
 
 
-@njit(cache=True)
+@kernel
 def _uncontended(first: I4, second: I4, cap: F8, capacity: F8, rate: F8) -> Any:
     """Give every flow its cap; returns which flows must be looked at, and which links constrain."""
     asked = np.zeros(capacity.shape[0])
@@ -96,7 +97,7 @@ def _uncontended(first: I4, second: I4, cap: F8, capacity: F8, rate: F8) -> Any:
     return open_, tight
 
 
-@njit(cache=True)
+@kernel
 def _fix(f: int, value: float, first: I4, second: I4, open_: B1, left: F8, count: I4, rate: F8) -> None:
     """Give a flow its final rate and take it off its links."""
     rate[f] = value
@@ -108,7 +109,7 @@ def _fix(f: int, value: float, first: I4, second: I4, open_: B1, left: F8, count
         count[second[f]] -= 1
 
 
-@njit(cache=True)
+@kernel
 def _link_heap(tight: B1, left: F8, count: I4) -> Any:
     """Heap of the links that constrain, by the level at which each fills: keys, links, length."""
     keys, items = np.empty(tight.shape[0]), np.empty(tight.shape[0], dtype=np.int32)
@@ -121,7 +122,7 @@ def _link_heap(tight: B1, left: F8, count: I4) -> Any:
     return keys, items, n
 
 
-@njit(cache=True)
+@kernel
 def _fullest(keys: F8, items: I4, n: int, left: F8, count: I4) -> Any:
     """Bring the link that fills first to the top of the heap; returns the heap's length.
 
@@ -142,7 +143,7 @@ def _fullest(keys: F8, items: I4, n: int, left: F8, count: I4) -> Any:
     return 0
 
 
-@njit(cache=True)
+@kernel
 def max_min_rates(first: I4, second: I4, cap: F8, capacity: F8, rate: F8) -> None:
     """Find the max-min fair rates.
 

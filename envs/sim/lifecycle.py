@@ -5,12 +5,12 @@ sums and the rates of the hosts it touched consistent.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from .copies import drop_copy, finish_migration, start_copy
 from .cpu import set_vm_down, set_vm_miss
 from .drive import drive_vm
 from .events import DEPARTURE, push_event
+from .kernels import kernel
 from .power import ON
 from .power_cycle import (
     boot_host,
@@ -64,7 +64,7 @@ THRASH_INTERVALS = 12
 """A move back to where the VM came from within this many intervals counts as thrash (model.md §11)."""
 
 
-@njit(cache=True)
+@kernel
 def _run_pending(p: ClusterParams, s: ClusterState, v: int, h: int, elapsed_s: float) -> None:
     """A waiting VM starts on a host that is on; its memory is reserved already."""
     s.vm_state[v] = RUNNING
@@ -76,7 +76,7 @@ def _run_pending(p: ClusterParams, s: ClusterState, v: int, h: int, elapsed_s: f
     settle_rates(p, s, v, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def place(p: ClusterParams, s: ClusterState, v: int, h: int, elapsed_s: float) -> None:
     """Give a waiting VM a host: at once where the host is on, else when it has booted."""
     if s.host_power_state[h] == ON:
@@ -90,7 +90,7 @@ def place(p: ClusterParams, s: ClusterState, v: int, h: int, elapsed_s: float) -
     take_room(p, s, v, h)
 
 
-@njit(cache=True)
+@kernel
 def start_migration(
     p: ClusterParams, s: ClusterState, v: int, h: int, now_s: float, elapsed_s: float
 ) -> None:
@@ -109,7 +109,7 @@ def start_migration(
         start_copy(p, s, v, now_s, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def depart(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> None:
     """End a VM's life, wherever it is; a copy under way is aborted."""
     host, dest = s.vm_host[v], s.vm_dest[v]
@@ -146,7 +146,7 @@ def depart(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: f
     after_leaving(p, s, host, dest, now_s, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def finish_boot(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
     """A host comes on: what waited for it starts."""
     s.host_trans_end_s[h] = np.inf
@@ -164,7 +164,7 @@ def finish_boot(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed
     after_leaving(p, s, h, -1, now_s, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def arrive(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> None:
     """A VM appears and waits for a host; what it demands meanwhile is missed."""
     s.vm_state[v] = PENDING

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .kernels import kernel
 from .validation import need, need_choice, need_not_negative, need_positive, need_share
 
 __all__ = [
@@ -318,7 +318,7 @@ def memory_outputs(n_hosts: int, n_vms: int) -> MemoryOutputs:
     )
 
 
-@njit(cache=True)
+@kernel
 def min_free_mib(memory_mib: float) -> float:
     """minFree: the memory that a host tries to keep free.
 

@@ -18,7 +18,6 @@ VM that crashes alone restarts where it is, ``vm_detect_s + vm_boot_s`` later.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from .copies import drop_copy
@@ -26,6 +25,7 @@ from .cpu import set_vm_down, set_vm_miss
 from .events import BOOT_END, HOST_NOTICED, PROFILE_MOVED, RESTART_DUE, SHUTDOWN_END, drop_event, push_event
 from .failures import HOST_FAILS, VM_CRASHES
 from .hub import renew_hosts
+from .kernels import kernel
 from .lifecycle import place
 from .mirrors import drop_secondary
 from .orders import fits_arrival, host_accepts
@@ -58,7 +58,7 @@ __all__ = ["finish_start", "handle_faults", "move_profile", "notice_host", "rest
 B1 = NDArray[np.bool_]
 
 
-@njit(cache=True)
+@kernel
 def _stop_transition(s: ClusterState, h: int) -> None:
     state = s.host_power_state[h]
     if state in (BOOTING, RESUMING):
@@ -69,7 +69,7 @@ def _stop_transition(s: ClusterState, h: int) -> None:
     s.host_drain[h] = 0
 
 
-@njit(cache=True)
+@kernel
 def _lose(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> None:
     """A VM is gone from every host and has to restart."""
     host, dest = s.vm_host[v], s.vm_dest[v]
@@ -97,7 +97,7 @@ def _lose(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: fl
     after_leaving(p, s, host, dest, now_s, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _take_over(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> None:
     """The secondary becomes the VM: its room is the VM's now."""
     host, second = s.vm_host[v], s.vm_secondary[v]
@@ -120,7 +120,7 @@ def _take_over(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_
     renew_hosts(p, s, second, -1, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _call_off(p: ClusterParams, s: ClusterState, v: int, h: int, now_s: float, elapsed_s: float) -> None:
     """The host that a VM was coming to has failed: the VM stays where it is, or goes on waiting."""
     if s.vm_state[v] != PENDING and p.has_precopy and s.copy_phase[v] == PULL:
@@ -135,7 +135,7 @@ def _call_off(p: ClusterParams, s: ClusterState, v: int, h: int, now_s: float, e
         after_leaving(p, s, s.vm_host[v], -1, now_s, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _clear_host(
     p: ClusterParams, s: ClusterState, h: int, failed: B1, now_s: float, elapsed_s: float
 ) -> None:
@@ -160,7 +160,7 @@ def _clear_host(
                     renew_hosts(p, s, s.vm_host[w], -1, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _fail_hosts(p: ClusterParams, s: ClusterState, failed: B1, now_s: float, elapsed_s: float) -> None:
     for h in range(failed.shape[0]):  # nobody may find refuge on a host that fails at the same instant
         if failed[h]:
@@ -178,7 +178,7 @@ def _fail_hosts(p: ClusterParams, s: ClusterState, failed: B1, now_s: float, ela
                 push_event(s, now_s + p.detect_s, HOST_NOTICED, h)
 
 
-@njit(cache=True)
+@kernel
 def _repair(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
     """A host is mended: it boots again if it was on and has kept its identity."""
     drop_event(s, HOST_NOTICED, h)
@@ -188,7 +188,7 @@ def _repair(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: 
     s.host_was_on[h] = 0
 
 
-@njit(cache=True)
+@kernel
 def _crash(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> None:
     """A VM crashes alone: it boots again on its host once that is noticed."""
     if s.vm_state[v] != RUNNING:
@@ -212,7 +212,7 @@ def _crash(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: f
     after_leaving(p, s, host, dest, now_s, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def handle_faults(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: float) -> None:
     """Let everything happen that breaks or is mended now."""
     failed = np.zeros(s.host_head.shape[0], dtype=np.bool_)
@@ -236,7 +236,7 @@ def handle_faults(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: fl
             _repair(p, s, p.fail_item[i], now_s, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def notice_host(p: ClusterParams, s: ClusterState, h: int, now_s: float) -> None:
     """A host is taken for dead: its identity goes to the lowest healthy idle spare of the same type.
 
@@ -253,7 +253,7 @@ def notice_host(p: ClusterParams, s: ClusterState, h: int, now_s: float) -> None
             return
 
 
-@njit(cache=True)
+@kernel
 def move_profile(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
     """A spare has got an identity: it boots; one that has failed meanwhile is noticed like any host."""
     s.host_profile[h] = -2 - s.host_profile[h]
@@ -264,7 +264,7 @@ def move_profile(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapse
         push_event(s, now_s + p.detect_s, HOST_NOTICED, h)
 
 
-@njit(cache=True)
+@kernel
 def finish_start(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
     """A VM has booted."""
     s.vm_state[v] = RUNNING
@@ -273,7 +273,7 @@ def finish_start(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) ->
     renew_hosts(p, s, s.vm_host[v], -1, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _next_restart(p: ClusterParams, s: ClusterState, after: int) -> int:
     """The VM that restarts after another (-1: the first), by priority, time down and index; -1 = none."""
     best = -1
@@ -288,7 +288,7 @@ def _next_restart(p: ClusterParams, s: ClusterState, after: int) -> int:
     return best
 
 
-@njit(cache=True)
+@kernel
 def _first_fit(p: ClusterParams, s: ClusterState, v: int, off: bool) -> int:
     for h in range(s.host_head.shape[0]):
         if off:
@@ -300,7 +300,7 @@ def _first_fit(p: ClusterParams, s: ClusterState, v: int, off: bool) -> int:
     return -1
 
 
-@njit(cache=True)
+@kernel
 def restart_waiting(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: float) -> None:
     """Place VMs that wait to restart by first fit, in the order of ``recovery.restart_order``.
 

@@ -34,9 +34,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .kernels import kernel
 from .precopy_config import PrecopyParams
 
 __all__ = [
@@ -95,7 +95,7 @@ class PrecopyState(NamedTuple):
     copy_throttle: F8  # (V,) share of its CPU taken from the VM to slow it down
 
 
-@njit(cache=True)
+@kernel
 def _clear(s: PrecopyState, v: int) -> None:
     s.copy_phase[v] = IDLE
     s.copy_diverged[v] = 0
@@ -113,7 +113,7 @@ def _clear(s: PrecopyState, v: int) -> None:
     s.copy_throttle[v] = 0.0
 
 
-@njit(cache=True)
+@kernel
 def begin_copy(p: PrecopyParams, s: PrecopyState, v: int) -> None:
     """Begin to migrate a VM that is IDLE."""
     _clear(s, v)
@@ -121,7 +121,7 @@ def begin_copy(p: PrecopyParams, s: PrecopyState, v: int) -> None:
     s.copy_left_s[v] = p.init_s
 
 
-@njit(cache=True)
+@kernel
 def advance_copy(s: PrecopyState, v: int, rate_mib_s: float, dirty_mib_s: float, dt_s: float) -> None:
     """Let time pass for one migration, no further than to the end of its phase.
 
@@ -147,7 +147,7 @@ def advance_copy(s: PrecopyState, v: int, rate_mib_s: float, dirty_mib_s: float,
         s.copy_down_s[v] += dt_s
 
 
-@njit(cache=True)
+@kernel
 def next_event(s: PrecopyState, v: int, rate_mib_s: float) -> Any:
     """Time to the end of one migration's phase at the present rate, s; inf for one without bandwidth."""
     phase = s.copy_phase[v]
@@ -160,7 +160,7 @@ def next_event(s: PrecopyState, v: int, rate_mib_s: float) -> Any:
     return s.copy_left_mib[v] / rate_mib_s if rate_mib_s > 0.0 else np.inf
 
 
-@njit(cache=True)
+@kernel
 def finish_phase(p: PrecopyParams, s: PrecopyState, v: int, memory_mib: float, working_mib: float) -> Any:
     """Take a migration whose phase has ended into its next one.
 
@@ -204,7 +204,7 @@ def finish_phase(p: PrecopyParams, s: PrecopyState, v: int, memory_mib: float, w
     return DONE
 
 
-@njit(cache=True)
+@kernel
 def _begin_round(
     p: PrecopyParams, s: PrecopyState, v: int, volume: float, memory_mib: float, diverges: bool
 ) -> Any:
@@ -221,7 +221,7 @@ def _begin_round(
     return PAUSED if last else 0
 
 
-@njit(cache=True)
+@kernel
 def abort_copy(s: PrecopyState, v: int, source_failed: bool) -> Any:
     """End a migration because its source or destination failed, or because it is called off.
 
@@ -241,7 +241,7 @@ def abort_copy(s: PrecopyState, v: int, source_failed: bool) -> Any:
     return code
 
 
-@njit(cache=True)
+@kernel
 def cpu_factor(p: PrecopyParams, s: PrecopyState, v: int) -> Any:
     """Share of the CPU granted to a VM that does its work: 1 without a migration, 0 while it is stopped."""
     phase = s.copy_phase[v]
@@ -254,7 +254,7 @@ def cpu_factor(p: PrecopyParams, s: PrecopyState, v: int) -> Any:
     return (1.0 - p.cpu_loss) * (1.0 - s.copy_throttle[v])
 
 
-@njit(cache=True)
+@kernel
 def _plan_one(p: PrecopyParams, memory: float, working: float, rate: float, dirty: float) -> Any:
     """Total time, downtime, data, index of the last round, and whether some round diverged."""
     volume, sent, throttle, i = memory, 0.0, 0.0, 0
@@ -286,7 +286,7 @@ def _plan_one(p: PrecopyParams, memory: float, working: float, rate: float, dirt
     return p.init_s + sent / rate + p.resume_s, stopped / rate + p.resume_s, sent, i, diverged
 
 
-@njit(cache=True)
+@kernel
 def plan_precopy(
     p: PrecopyParams,
     memory_mib: F8,

@@ -17,11 +17,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from .cpu import SHORTAGE, set_host, set_vm_miss
 from .io_path import io_cost
+from .kernels import kernel
 from .memory import MemoryCosts
 from .memory_tiers import reclaim_host
 from .numa import apply_numa_host
@@ -64,20 +64,20 @@ F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 
 
-@njit(cache=True)
+@kernel
 def copy_params(p: FullParams) -> Any:
     """Parameters of pre-copy as the record that its kernels take."""
     a = p.copy_params
     return PrecopyParams(int(a[0]), a[1], int(a[2]), a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11])
 
 
-@njit(cache=True)
+@kernel
 def _memory_costs(p: FullParams) -> Any:
     a = p.memory_costs
     return MemoryCosts(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12])
 
 
-@njit(cache=True)
+@kernel
 def residents(s: FullState, h: int) -> Any:
     """The VMs that are on a host, in the order in which they came, shape (n,) int32."""
     vms = np.empty(s.host_n_vms[h], dtype=np.int32)
@@ -90,7 +90,7 @@ def residents(s: FullState, h: int) -> Any:
     return vms
 
 
-@njit(cache=True)
+@kernel
 def vm_stopped(p: FullParams, s: FullState, v: int) -> bool:
     """Whether a VM that is on a host does not run: it starts, or a migration has stopped it."""
     if s.vm_state[v] != RUNNING:
@@ -98,7 +98,7 @@ def vm_stopped(p: FullParams, s: FullState, v: int) -> bool:
     return bool(p.has_precopy != 0 and s.copy_phase[v] in (STOP, RESUME))
 
 
-@njit(cache=True)
+@kernel
 def _claim(p: FullParams, s: FullState, v: int, h: int) -> None:
     """What one VM of a host claims, and the most of it that it can use."""
     s.vm_overhead_mhz[v] = 0.0
@@ -125,7 +125,7 @@ def _claim(p: FullParams, s: FullState, v: int, h: int) -> None:
     s.vm_ask_mhz[v] = min(usable, p.vm_limit_mhz[v]) if p.has_cpu else usable
 
 
-@njit(cache=True)
+@kernel
 def _copies_mhz(p: FullParams, s: FullState, h: int) -> float:
     """CPU that incoming copies ask of a host."""
     total = 0.0
@@ -138,7 +138,7 @@ def _copies_mhz(p: FullParams, s: FullState, h: int) -> float:
     return total
 
 
-@njit(cache=True)
+@kernel
 def _other_mib(p: FullParams, s: FullState, h: int) -> float:
     """Memory of a host that belongs to none of its VMs: copies on their way, and secondaries."""
     total = s.host_mirror_mib[h] if p.has_standby else 0.0
@@ -150,7 +150,7 @@ def _other_mib(p: FullParams, s: FullState, h: int) -> float:
     return total
 
 
-@njit(cache=True)
+@kernel
 def _share_evenly(p: FullParams, s: FullState, vms: I4, h: int, scale: float) -> float:
     """Without the scheduler: everybody gets the same share of what it can use; returns the sum."""
     total = 0.0
@@ -168,7 +168,7 @@ def _share_evenly(p: FullParams, s: FullState, vms: I4, h: int, scale: float) ->
     return total
 
 
-@njit(cache=True)
+@kernel
 def _schedule(p: FullParams, s: FullState, vms: I4, h: int, copies: float, scratch: F8) -> Any:
     """Divide a host's CPU; returns what VMs and copies got and what they can use, MHz."""
     capacity = p.host_cpu_mhz[h]
@@ -184,7 +184,7 @@ def _schedule(p: FullParams, s: FullState, vms: I4, h: int, copies: float, scrat
     return _share_evenly(p, s, vms, h, scale), copies * scale, wanted, asked
 
 
-@njit(cache=True)
+@kernel
 def _mirror_factor(p: FullParams, s: FullState, v: int) -> float:
     """Share of its granted CPU that does a protected VM's work: (1 - loss) * min(1, granted / needed)."""
     if s.vm_secondary[v] < 0:
@@ -195,7 +195,7 @@ def _mirror_factor(p: FullParams, s: FullState, v: int) -> float:
     )
 
 
-@njit(cache=True)
+@kernel
 def _deliver(p: FullParams, s: FullState, v: int, elapsed_s: float, rates: F8) -> None:
     """From what a VM was allocated to the work it gets done, and what it misses."""
     demand, claim = s.vm_demand_mhz[v], s.vm_claim_mhz[v]
@@ -226,7 +226,7 @@ def _deliver(p: FullParams, s: FullState, v: int, elapsed_s: float, rates: F8) -
     set_vm_miss(s, v, demand - granted, work - granted, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _add_vm_rates(p: FullParams, s: FullState, v: int, rates: F8) -> None:
     if s.vm_state[v] == RUNNING:
         rates[R_VCPUS] += p.vm_vcpus[v]
@@ -255,7 +255,7 @@ def _add_vm_rates(p: FullParams, s: FullState, v: int, rates: F8) -> None:
         rates[R_NET_DROPPED] += s.vm_net_in_ask[v] - s.vm_net_in_mbps[v]
 
 
-@njit(cache=True)
+@kernel
 def host_power(p: FullParams, s: FullState, h: int, load: float) -> Any:
     """Power of a host in its state, W (model.md §7).
 
@@ -285,14 +285,14 @@ def host_power(p: FullParams, s: FullState, h: int, load: float) -> Any:
     return p.standby_w[h] if state == STANDBY else p.host_shutdown_w[h]
 
 
-@njit(cache=True)
+@kernel
 def _set_host_rates(s: FullState, h: int, rates: F8, elapsed_s: float) -> None:
     for k in range(rates.shape[0]):
         s.totals[T_RATE_FIRST + k] += (s.host_rates[h, k] - rates[k]) * elapsed_s
         s.host_rates[h, k] = rates[k]
 
 
-@njit(cache=True)
+@kernel
 def rate_host(p: FullParams, s: FullState, h: int, elapsed_s: float) -> None:
     """Work out everything that one host and its VMs do until the next event.
 

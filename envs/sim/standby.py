@@ -28,9 +28,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .kernels import kernel
 from .precopy_config import MBIT_PER_MIB
 from .validation import need_choice, need_count, need_not_negative, need_positive, need_share
 
@@ -107,13 +107,13 @@ def standby_params(config: StandbyConfig) -> F8:
     return values
 
 
-@njit(cache=True)
+@kernel
 def _pause_s(params: F8, dirty_mib_s: float) -> float:
     """Pause per checkpoint: t_fix + D tau / R_mem."""
     return float(params[FIXED_PAUSE_S] + dirty_mib_s * params[EPOCH_S] / params[COPY_MIB_S])
 
 
-@njit(cache=True)
+@kernel
 def mirror_loss(params: F8, dirty_mib_s: float) -> float:
     """Share of its work that one protected VM loses, 0...1: t_pause / (tau + t_pause), or that of lock-step.
 
@@ -127,7 +127,7 @@ def mirror_loss(params: F8, dirty_mib_s: float) -> float:
     return float(pause / (params[EPOCH_S] + pause))
 
 
-@njit(cache=True)
+@kernel
 def mirror_need_mbps(params: F8, dirty_mib_s: float, disk_read_mb_s: float, network_in_mbps: float) -> float:
     """Logging traffic that one protected VM needs, from primary to secondary, Mbit/s.
 

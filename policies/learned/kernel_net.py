@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.handle import make_handle
+from virtgym.envs.sim.kernels import kernel
 
 from .architecture import Architecture
 
@@ -52,7 +52,7 @@ class KernelNet(NamedTuple):
     out: F4  # (2N,) scores
 
 
-@njit(cache=True, fastmath=True)
+@kernel(fastmath=True)
 def _add(y: F4, x: Any, w: F4) -> None:
     """y += x · w; zeros, which relu and flags make often, cost nothing."""
     if x != 0.0:
@@ -60,7 +60,7 @@ def _add(y: F4, x: Any, w: F4) -> None:
             y[j] += x * w[j]
 
 
-@njit(cache=True, fastmath=True)
+@kernel(fastmath=True)
 def _embed(net: KernelNet, flat: F4) -> None:
     """e of every node, from a flat observation."""
     n_nodes, width = len(net.out), len(net.node)
@@ -82,7 +82,7 @@ def _embed(net: KernelNet, flat: F4) -> None:
             net.embedded[a, f] = max(net.embedded[a, f], np.float32(0.0))
 
 
-@njit(cache=True, fastmath=True)
+@kernel(fastmath=True)
 def net_scores(net: KernelNet, flat: F4) -> None:
     """Write the score of every node into ``net.out``.
 
@@ -113,7 +113,7 @@ def net_scores(net: KernelNet, flat: F4) -> None:
         net.out[a] = score
 
 
-@njit(cache=True)
+@kernel
 def net_action(net: KernelNet, flat: F4, mask: NDArray[np.bool_]) -> Any:
     """The legal node with the best score, the lowest of equals; -1 if none is legal."""
     net_scores(net, flat)
