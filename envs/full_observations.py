@@ -33,20 +33,6 @@ from .sim.state import (
     ClusterParams,
     ClusterState,
 )
-from .sim.totals import (
-    C_DOWN,
-    C_MOVING,
-    R_ALLOC,
-    R_BALLOONED,
-    R_COMPRESSED,
-    R_IO_CPU,
-    R_OVERHEAD,
-    R_READY,
-    R_REMOTE,
-    R_SHARED,
-    R_SWAPPED,
-    R_VCPUS,
-)
 from .sim.variants import by_model
 
 __all__ = ["static_host_columns", "static_vm_columns", "write_full_columns"]
@@ -84,7 +70,7 @@ def _add_up_traffic(p: ClusterParams, s: ClusterState, out: F8, into: F8) -> Non
         if h >= 0:
             out[h] += s.vm_net_out_mbps[v]
             into[h] += s.vm_net_in_mbps[v]
-    for i in range(s.counters[C_MOVING] if p.has_precopy else 0):
+    for i in range(s.counters.moving if p.has_precopy else 0):
         v = s.copy_list[i]
         a, b = s.vm_host[v], s.vm_dest[v]
         if s.copy_phase[v] == PULL:
@@ -113,10 +99,10 @@ def _write_memory(p: ClusterParams, s: ClusterState, h: int, inv_mem: float, row
     row[13] = s.host_mem_state[h] * MEMORY_STATE_SCALE
     row[14] = _clip(s.host_free_mib[h] * inv_mem, 1.0)
     row[15] = _clip(s.host_mem_reserved_mib[h] * inv_mem, 1.0)
-    row[16] = _clip(s.host_rates[h, R_SHARED] * inv_mem, 1.0)
-    row[17] = _clip(s.host_rates[h, R_BALLOONED] * inv_mem, 1.0)
-    row[18] = _clip(s.host_rates[h, R_COMPRESSED] * inv_mem, 1.0)
-    row[19] = _clip(s.host_rates[h, R_SWAPPED] * inv_mem, 1.0)
+    row[16] = _clip(s.host_rates[h].shared * inv_mem, 1.0)
+    row[17] = _clip(s.host_rates[h].ballooned * inv_mem, 1.0)
+    row[18] = _clip(s.host_rates[h].compressed * inv_mem, 1.0)
+    row[19] = _clip(s.host_rates[h].swapped * inv_mem, 1.0)
 
 
 @kernel
@@ -144,9 +130,9 @@ def _write_host(p: ClusterParams, s: ClusterState, b: Any, h: int, row: F4) -> N
         return
     rates = s.host_rates[h]
     row[6] = _clip(s.host_alloc_mhz[h] * b.inv_cpu[h], 1.0)
-    row[7] = _ratio(rates[R_READY], rates[R_VCPUS], 1.0)
-    row[9] = _clip((rates[R_OVERHEAD] + rates[R_IO_CPU]) * b.inv_cpu[h], 1.0)
-    row[10] = _ratio(rates[R_REMOTE], rates[R_ALLOC], 1.0)
+    row[7] = _ratio(rates.ready, rates.vcpus, 1.0)
+    row[9] = _clip((rates.overhead + rates.io_cpu) * b.inv_cpu[h], 1.0)
+    row[10] = _ratio(rates.remote, rates.alloc, 1.0)
     if p.has_tiers:
         _write_memory(p, s, h, b.inv_mem[h], row)
     if p.host_nic_mbps.shape[0] > 0:
@@ -226,12 +212,12 @@ def _write_totals(p: ClusterParams, s: ClusterState, b: Any, row: F4) -> None:
     for h in range(p.host_type.shape[0]):
         if s.host_power_state[h] != ON:
             continue
-        ready += s.host_rates[h, R_READY]
-        vcpus += s.host_rates[h, R_VCPUS]
+        ready += s.host_rates[h].ready
+        vcpus += s.host_rates[h].vcpus
         memory += p.host_mem_mib[h]
         if p.has_tiers:
             free += s.host_free_mib[h]
-            swapped += s.host_rates[h, R_SWAPPED]
+            swapped += s.host_rates[h].swapped
         if p.host_nic_mbps.shape[0] > 0:
             traffic += b.host_out_mbps[h] + b.host_in_mbps[h]
             line += 2.0 * p.host_nic_mbps[h]
@@ -254,8 +240,8 @@ def _write_globals(p: ClusterParams, s: ClusterState, b: Any, row: F4) -> None:
     for v in range(n_vms):
         row[4] += s.vm_state[v] == STARTING
         row[5] += p.has_failures and s.vm_state[v] == PENDING and s.vm_restart[v] > 0
-    row[6] = s.counters[C_DOWN]
-    row[7] = s.counters[C_MOVING]
+    row[6] = s.counters.down
+    row[7] = s.counters.moving
     if p.has_standby:
         for v in p.protected_vms:
             there = s.vm_state[v] != ABSENT and s.vm_state[v] != DEPARTED
@@ -264,7 +250,7 @@ def _write_globals(p: ClusterParams, s: ClusterState, b: Any, row: F4) -> None:
     _write_totals(p, s, b, row)
     row[13] = fragments_now(p, s)
     if p.carbon_g_kwh.shape[0] > 0:
-        row[14] = _ratio(carbon_now(p, s.clock[0]), p.carbon_g_kwh.max(), 1.0)
+        row[14] = _ratio(carbon_now(p, s.clock.now_s), p.carbon_g_kwh.max(), 1.0)
 
 
 @kernel

@@ -36,7 +36,7 @@ def evacuate(p: Any, s: Any, w: Any) -> None:
     for h in range(w.n_home.shape[0]):
         settled = s.host_power_state[h] == ON and s.host_n_in[h] == 0 and s.host_n_vms[h] == w.n_home[h]
         settled = settled and w.accepts[h] and w.n_home[h] > 0 and w.n_out[h] == 0 and w.received[h] == 0
-        if not settled or w.held[h] or s.clock[0] - w.host_on_s[h] < w.rules[K_MIN_ON_S]:
+        if not settled or w.held[h] or s.clock.now_s - w.host_on_s[h] < w.rules[K_MIN_ON_S]:
             continue
         load = expected_peak(w, w.mean[h], w.var[h])
         if load < w.rules[K_LOW] * p.host_cpu_mhz[h]:

@@ -63,7 +63,7 @@ def _list_emptied(s: Any, w: Any, target: I8) -> Any:
         if w.n_home[h] == 0 or w.key[h] > 0.0:
             continue
         w.key[h] = -1.0  # its VMs leave together or not at all
-        if s.clock[0] - w.host_on_s[h] >= w.rules[K_MIN_ON_S] and not w.held[h]:
+        if s.clock.now_s - w.host_on_s[h] >= w.rules[K_MIN_ON_S] and not w.held[h]:
             w.order[n] = h
             w.key[h] = w.mean[h]
             n += 1

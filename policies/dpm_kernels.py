@@ -227,7 +227,7 @@ def fits(p: Any, s: Any, w: Any, v: int, h: int, fill: float, high: float) -> An
             return False
     if not _holds(p, w, v, h) or not _rules_allow(w, v, h):
         return False
-    if s.vm_last_from[v] == h and s.clock[0] - s.vm_last_move_s[v] <= w.rules[K_SETTLE_S]:
+    if s.vm_last_from[v] == h and s.clock.now_s - s.vm_last_move_s[v] <= w.rules[K_SETTLE_S]:
         return False
     if w.opened[h]:
         return host_suits(p, s, v, h) == 0 and vm_can_follow(p, s, v, h) == 0
@@ -286,7 +286,7 @@ def switch_on(w: Any, h: int) -> None:
 @kernel
 def rested(s: Any, w: Any, h: int) -> Any:
     """Whether a host has been off long enough to be switched on again without need."""
-    return s.clock[0] - w.host_off_s[h] >= w.rules[K_MIN_OFF_S]
+    return s.clock.now_s - w.host_off_s[h] >= w.rules[K_MIN_OFF_S]
 
 
 @kernel

@@ -112,7 +112,7 @@ def cpu_on(p: Any, w: Any, v: int, h: int) -> Any:
 @kernel
 def _load_vms(p: Any, s: Any, w: Any) -> None:
     """Homes, entitlements and what may be moved."""
-    now = s.clock[0]
+    now = s.clock.now_s
     for v in range(s.vm_state.shape[0]):
         h = _home(p, s, v)
         w.home[v] = h
@@ -253,7 +253,7 @@ _take = by_model(_take_simple, _take_full)
 @kernel
 def is_back_move(s: Any, w: Any, v: int, h: int) -> Any:
     """Whether a VM would return to the host that it left a short while ago."""
-    return s.vm_last_from[v] == h and s.clock[0] - s.vm_last_move_s[v] <= w.rules_f[F_WINDOW]
+    return s.vm_last_from[v] == h and s.clock.now_s - s.vm_last_move_s[v] <= w.rules_f[F_WINDOW]
 
 
 @kernel

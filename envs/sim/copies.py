@@ -2,8 +2,8 @@
 
 With a fixed rate a copy has one event, its end. With pre-copy (``precopy``) it has one per phase, at times
 that move whenever the network's rates do; copies under way stand in ``copy_list``, the next event of all in
-``clock[3]``. After post-copy's handover the VM is on its new host and still has its old one as ``vm_dest``:
-that host holds the pages that are yet to come.
+``clock.next_copy_s``. After post-copy's handover the VM is on its new host and still has its old one as
+``vm_dest``: that host holds the pages that are yet to come.
 """
 
 from __future__ import annotations
@@ -42,14 +42,6 @@ from .residents import (
     touch_two,
 )
 from .state import MIG_COPYING, MIG_NONE, MIG_WAITING, FullParams, FullState
-from .totals import (
-    C_MOVING,
-    T_MIG_ABORTED,
-    T_MIG_DONE,
-    T_MIG_ENERGY_J,
-    T_MIG_MIB,
-    T_MIG_STOP_S,
-)
 from .variants import by_model
 
 __all__ = ["drop_copy", "finish_copy", "finish_migration", "start_copy", "start_waiting"]
@@ -61,7 +53,7 @@ MB_PER_MIB = 2**20 / 1e6
 def _begin_fixed(p: FullParams, s: FullState, v: int, now_s: float) -> None:
     """A copy at a fixed rate, whose end is known when it begins."""
     s.vm_mig[v] = MIG_COPYING
-    s.counters[C_MOVING] += 1
+    s.counters.moving += 1
     end = now_s + p.vm_mem_mib[v] / p.mig_mib_s
     s.vm_mig_end_s[v] = end
     push_event(s, end, MIGRATION_END, v)
@@ -84,8 +76,8 @@ def _start_precopy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s:
     a, b = s.vm_host[v], s.vm_dest[v]
     begin_copy(copy_params(p), s, v)
     s.vm_mig[v] = MIG_COPYING
-    s.copy_list[s.counters[C_MOVING]] = v
-    s.counters[C_MOVING] += 1
+    s.copy_list[s.counters.moving] = v
+    s.counters.moving += 1
     s.host_copies[a] += 1
     s.host_copies[b] += 1
     s.copy_rate_mib_s[v] = 0.0
@@ -146,27 +138,27 @@ def finish_migration(p: FullParams, s: FullState, v: int, now_s: float, elapsed_
     free_room(p, s, v, source)
     remove_incoming(s, v, dest)
     s.vm_mig[v] = MIG_NONE
-    s.counters[C_MOVING] -= 1
+    s.counters.moving -= 1
     s.vm_dest[v] = -1
     s.vm_mig_end_s[v] = np.inf
     settle(p, s, v, dest)
     touch_two(p, s, source, dest, elapsed_s)
     settle_rates(p, s, v, elapsed_s)
-    s.totals[T_MIG_DONE] += 1.0
-    s.totals[T_MIG_MIB] += p.vm_mem_mib[v]
+    s.totals.mig_done += 1.0
+    s.totals.mig_mib += p.vm_mem_mib[v]
     switch_off_if_empty(p, s, source, now_s, elapsed_s)
 
 
 @kernel
 def _leave_list(s: FullState, v: int) -> None:
-    n = s.counters[C_MOVING]
+    n = s.counters.moving
     i = 0
     while s.copy_list[i] != v:
         i += 1
     for j in range(i, n - 1):
         s.copy_list[j] = s.copy_list[j + 1]
     s.copy_list[n - 1] = 0
-    s.counters[C_MOVING] = n - 1
+    s.counters.moving = n - 1
     s.copy_rate_mib_s[v] = 0.0
     s.copy_dirtying_mib_s[v] = 0.0
     s.copy_since_s[v] = 0.0
@@ -211,16 +203,16 @@ def _finish_last(p: FullParams, s: FullState, v: int, pulled: bool) -> None:
     s.host_copies[source] -= 1
     s.host_copies[dest] -= 1
     _leave_list(s, v)
-    s.totals[T_MIG_DONE] += 1.0
+    s.totals.mig_done += 1.0
     _count_data(p, s, v)
 
 
 @kernel
 def _count_data(p: FullParams, s: FullState, v: int) -> None:
     sent = s.copy_sent_mib[v]
-    s.totals[T_MIG_MIB] += sent
-    s.totals[T_MIG_ENERGY_J] += p.migration_j + p.migration_j_per_mb * MB_PER_MIB * sent
-    s.totals[T_MIG_STOP_S] += s.copy_down_s[v]
+    s.totals.mig_mib += sent
+    s.totals.mig_energy_j += p.migration_j + p.migration_j_per_mb * MB_PER_MIB * sent
+    s.totals.mig_stop_s += s.copy_down_s[v]
 
 
 @kernel
@@ -229,7 +221,7 @@ def finish_copy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: fl
 
     Args:
         p: Parameters.
-        s: State; ``clock[2]`` is now.
+        s: State; ``clock.event_s`` is now.
         v: VM.
         now_s: Now, s.
         elapsed_s: Time since the segment began, s.
@@ -264,9 +256,9 @@ def finish_copy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: fl
 def _drop_simple(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
     if s.vm_mig[v] == MIG_COPYING:
         drop_event(s, MIGRATION_END, v)
-        s.counters[C_MOVING] -= 1
+        s.counters.moving -= 1
     if s.vm_mig[v] != MIG_NONE:
-        s.totals[T_MIG_ABORTED] += 1.0
+        s.totals.mig_aborted += 1.0
     s.vm_mig[v] = MIG_NONE
     s.vm_mig_end_s[v] = np.inf
 
@@ -276,7 +268,7 @@ def _drop_full(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
     if p.has_precopy == 0 or s.vm_mig[v] != MIG_COPYING:
         _drop_simple(p, s, v, elapsed_s)
         return
-    now = s.clock[2]
+    now = s.clock.event_s
     advance_copy(s, v, s.copy_rate_mib_s[v], s.copy_dirtying_mib_s[v], now - s.copy_since_s[v])
     _count_data(p, s, v)
     abort_copy(s, v, False)
@@ -285,7 +277,7 @@ def _drop_full(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
     s.host_copies[s.vm_dest[v]] -= 1
     _leave_list(s, v)
     s.vm_mig[v] = MIG_NONE
-    s.totals[T_MIG_ABORTED] += 1.0
+    s.totals.mig_aborted += 1.0
     find_next_copy(s)
 
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from .kernels import kernel
 from .state import FullState
-from .totals import C_MOVING, C_NEXT_COPY
 
 __all__ = ["find_next_copy", "put_copy", "remove_copy", "set_copy_end"]
 
@@ -49,14 +48,14 @@ def _settle(s: FullState, v: int, i: int, n: int) -> None:
 
 @kernel
 def put_copy(s: FullState, v: int, end_s: float) -> None:
-    """Add a copy that ``C_MOVING`` counts already.
+    """Add a copy that ``Counters.moving`` counts already.
 
     Args:
         s: State.
         v: VM.
         end_s: End of its present phase, s.
     """
-    n = s.counters[C_MOVING]
+    n = s.counters.moving
     s.vm_mig_end_s[v] = end_s
     _settle(s, v, n - 1, n)
 
@@ -65,13 +64,13 @@ def put_copy(s: FullState, v: int, end_s: float) -> None:
 def set_copy_end(s: FullState, v: int, end_s: float) -> None:
     """Set the end of the present phase of a copy in the queue, s."""
     s.vm_mig_end_s[v] = end_s
-    _settle(s, v, s.copy_place[v], s.counters[C_MOVING])
+    _settle(s, v, s.copy_place[v], s.counters.moving)
 
 
 @kernel
 def remove_copy(s: FullState, v: int) -> None:
-    """Take a copy out that ``C_MOVING`` does not count any more."""
-    n = s.counters[C_MOVING]
+    """Take a copy out that ``Counters.moving`` does not count any more."""
+    n = s.counters.moving
     last, i = s.copy_queue[n], s.copy_place[v]
     s.copy_queue[n] = 0
     s.copy_place[v] = 0
@@ -83,10 +82,10 @@ def remove_copy(s: FullState, v: int) -> None:
 @kernel
 def find_next_copy(s: FullState) -> None:
     """Note which copy's phase ends next, and when; of several the one with the lowest VM."""
-    s.clock[3] = np.inf
-    s.counters[C_NEXT_COPY] = -1
-    if s.counters[C_MOVING] > 0:
+    s.clock.next_copy_s = np.inf
+    s.counters.next_copy = -1
+    if s.counters.moving > 0:
         v = s.copy_queue[0]
         if s.vm_mig_end_s[v] < np.inf:
-            s.clock[3] = s.vm_mig_end_s[v]
-            s.counters[C_NEXT_COPY] = v
+            s.clock.next_copy_s = s.vm_mig_end_s[v]
+            s.counters.next_copy = v

@@ -20,23 +20,6 @@ from numpy.typing import NDArray
 from .kernels import kernel
 from .power import BOOTING, OFF, ON, power_at
 from .state import MIG_COPYING, ClusterParams, ClusterState
-from .totals import (
-    C_DOWN,
-    C_LOSS,
-    C_MOVING,
-    C_ON,
-    C_SAMPLE,
-    C_SHORT,
-    T_ACTIVE_S,
-    T_DOWN_S,
-    T_ENERGY_J,
-    T_MIG_LOST,
-    T_MISSED,
-    T_ON_S,
-    T_REQUESTED,
-    T_SAT_S,
-    T_TIME_S,
-)
 
 __all__ = [
     "accumulate",
@@ -65,7 +48,7 @@ def measure(p: ClusterParams, s: ClusterState, time_s: float) -> None:
         time_s: Now, s.
     """
     k = min(int(time_s / p.sample_s + 1e-9), p.util.shape[0] - 1)
-    s.counters[C_SAMPLE] = k
+    s.counters.sample = k
     _read_demand(p.util[k], s)
     host_ask, host_demand, vm_host = s.host_ask_mhz, s.host_demand_mhz, s.vm_host
     vm_ask, vm_demand = s.vm_ask_mhz, s.vm_demand_mhz
@@ -75,12 +58,12 @@ def measure(p: ClusterParams, s: ClusterState, time_s: float) -> None:
         if h >= 0:
             host_ask[h] += vm_ask[v]
     host_demand[:] = host_ask
-    if s.counters[C_LOSS] > 0:  # some VM demands more than it can ask for
+    if s.counters.loss > 0:  # some VM demands more than it can ask for
         host_demand[:] = 0.0
         for v in range(vm_host.shape[0]):
             if vm_host[v] >= 0:
                 host_demand[vm_host[v]] += vm_demand[v]
-    if s.counters[C_MOVING] > 0:
+    if s.counters.moving > 0:
         for v in range(vm_host.shape[0]):
             if s.vm_mig[v] == MIG_COPYING:
                 host_ask[s.vm_dest[v]] += p.mig_dest_share * vm_ask[v]
@@ -103,9 +86,9 @@ def _read_demand(util: NDArray[np.float64], s: ClusterState) -> None:
         granted[v] = ask
         miss[v] = demand - ask
         capped |= demand > ask
-    if s.counters[C_LOSS] > 0:  # without loss it is all zero already
+    if s.counters.loss > 0:  # without loss it is all zero already
         s.vm_mig_loss_mhz[:] = 0.0
-    s.counters[C_LOSS] = capped
+    s.counters.loss = capped
 
 
 @kernel
@@ -142,14 +125,14 @@ def set_vm_rates(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) ->
 def set_vm_miss(s: ClusterState, v: int, miss: float, loss: float, elapsed_s: float) -> None:
     """Set the rates of unserved demand and of loss to migration."""
     if miss > 0.0:
-        s.counters[C_LOSS] = 1
+        s.counters.loss = 1
     if elapsed_s > 0.0:
         change = (s.vm_miss_mhz[v] - miss) * elapsed_s
         s.vm_missed[v] += change
-        s.totals[T_MISSED] += change
+        s.totals.missed += change
         change = (s.vm_mig_loss_mhz[v] - loss) * elapsed_s
         s.vm_mig_lost[v] += change
-        s.totals[T_MIG_LOST] += change
+        s.totals.mig_lost += change
     s.vm_miss_mhz[v] = miss
     s.vm_mig_loss_mhz[v] = loss
 
@@ -171,15 +154,15 @@ def set_host(s: ClusterState, h: int, power: float, active: float, sat: float, e
     if elapsed_s > 0.0:
         change = (s.host_power_now_w[h] - power) * elapsed_s
         s.host_energy_j[h] += change
-        s.totals[T_ENERGY_J] += change
+        s.totals.energy_j += change
         if sat > 0.0:
-            s.counters[C_SHORT] += 1
+            s.counters.short += 1
         change = (s.host_sat_now[h] - sat) * elapsed_s
         s.host_sat_s[h] += change
-        s.totals[T_SAT_S] += change
+        s.totals.sat_s += change
         change = (s.host_active_now[h] - active) * elapsed_s
         s.host_active_s[h] += change
-        s.totals[T_ACTIVE_S] += change
+        s.totals.active_s += change
     s.host_power_now_w[h] = power
     s.host_active_now[h] = active
     s.host_sat_now[h] = sat
@@ -236,12 +219,12 @@ def open_segment(p: ClusterParams, s: ClusterState) -> Any:
             a = int(load * last)
             low = tables[host_type[h], a]
             power_now[h] = low + (tables[host_type[h], a + 1] - low) * (load * last - a)
-    s.counters[C_SHORT] = short
-    if s.counters[C_MOVING] > 0:
+    s.counters.short = short
+    if s.counters.moving > 0:
         for v in range(s.vm_mig.shape[0]):
             if s.vm_mig[v] == MIG_COPYING:
                 set_vm_rates(p, s, v, 0.0)
-    n = s.counters[C_ON]
+    n = s.counters.on
     return spread(state, n, ask, inv_cpu, 1.0), spread(state, n, s.host_mem_mib, p.host_inv_mem, np.inf)
 
 
@@ -284,21 +267,21 @@ def _integrate(total: NDArray[np.float64], rate: NDArray[np.float64], dt_s: floa
 def accumulate(s: ClusterState, dt_s: float) -> None:
     """Close a segment: every rate times its length."""
     t = s.totals
-    t[T_ENERGY_J] += _integrate(s.host_energy_j, s.host_power_now_w, dt_s) * dt_s
-    t[T_ACTIVE_S] += _integrate(s.host_active_s, s.host_active_now, dt_s) * dt_s
-    if s.counters[C_SHORT] > 0:
-        t[T_SAT_S] += _integrate(s.host_sat_s, s.host_sat_now, dt_s) * dt_s
-    t[T_ON_S] += s.counters[C_ON] * dt_s
-    t[T_TIME_S] += dt_s
-    t[T_REQUESTED] += _integrate(s.vm_requested, s.vm_demand_mhz, dt_s) * dt_s
-    if s.counters[C_LOSS] > 0:
-        t[T_MISSED] += _integrate(s.vm_missed, s.vm_miss_mhz, dt_s) * dt_s
-        t[T_MIG_LOST] += _integrate(s.vm_mig_lost, s.vm_mig_loss_mhz, dt_s) * dt_s
-    if s.counters[C_DOWN] > 0:
+    t.energy_j += _integrate(s.host_energy_j, s.host_power_now_w, dt_s) * dt_s
+    t.active_s += _integrate(s.host_active_s, s.host_active_now, dt_s) * dt_s
+    if s.counters.short > 0:
+        t.sat_s += _integrate(s.host_sat_s, s.host_sat_now, dt_s) * dt_s
+    t.on_s += s.counters.on * dt_s
+    t.time_s += dt_s
+    t.requested += _integrate(s.vm_requested, s.vm_demand_mhz, dt_s) * dt_s
+    if s.counters.loss > 0:
+        t.missed += _integrate(s.vm_missed, s.vm_miss_mhz, dt_s) * dt_s
+        t.mig_lost += _integrate(s.vm_mig_lost, s.vm_mig_loss_mhz, dt_s) * dt_s
+    if s.counters.down > 0:
         for v in range(s.vm_down_now.shape[0]):
             if s.vm_down_now[v]:
                 s.vm_down_s[v] += dt_s
-                t[T_DOWN_S] += dt_s
+                t.down_s += dt_s
 
 
 @kernel
@@ -306,6 +289,6 @@ def set_vm_down(s: ClusterState, v: int, down: int, elapsed_s: float) -> None:
     """Start or end a VM's downtime: it has arrived, and does not run."""
     change = s.vm_down_now[v] - down
     s.vm_down_now[v] = down
-    s.counters[C_DOWN] -= change
+    s.counters.down -= change
     s.vm_down_s[v] += change * elapsed_s
-    s.totals[T_DOWN_S] += change * elapsed_s
+    s.totals.down_s += change * elapsed_s

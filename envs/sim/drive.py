@@ -15,7 +15,6 @@ from .kernels import kernel
 from .memory import PAGE_MIB
 from .standby import mirror_need_mbps
 from .state import ClusterParams, ClusterState
-from .totals import C_SAMPLE
 from .variants import by_model
 
 __all__ = ["drive_all", "drive_vm"]
@@ -51,7 +50,7 @@ def _drive_memory(p: ClusterParams, s: ClusterState, v: int, sample: int) -> Non
 
 @kernel
 def _drive_full(p: ClusterParams, s: ClusterState, v: int) -> None:
-    sample = s.counters[C_SAMPLE]
+    sample = s.counters.sample
     u = p.util[sample, v]
     if p.has_io:
         _drive_io(p, s, v, sample, u)

@@ -13,16 +13,6 @@ from .lifecycle import arrive, boot_host, depart, finish_boot, finish_migration,
 from .orders import fits_arrival, host_accepts, may_go_on
 from .power import OFF, ON, power_at
 from .state import ABSENT, PENDING, ClusterParams, ClusterState
-from .totals import (
-    C_ARRIVED,
-    C_HEAP,
-    C_ON,
-    C_PENDING,
-    T_ARRIVALS,
-    T_FAILED_PLACEMENTS,
-    T_IMB_CPU_S,
-    T_IMB_MEM_S,
-)
 
 __all__ = [
     "admit_arrivals",
@@ -101,30 +91,30 @@ def try_arrival(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed
 def admit_arrivals(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: float) -> None:
     """Let every VM appear whose time has come, and place it unless the policy does that."""
     n = p.arrival_order.shape[0]
-    while s.counters[C_ARRIVED] < n and p.vm_arrival_s[p.arrival_order[s.counters[C_ARRIVED]]] <= now_s:
-        v = p.arrival_order[s.counters[C_ARRIVED]]
-        s.counters[C_ARRIVED] += 1
-        s.totals[T_ARRIVALS] += 1.0
+    while s.counters.arrived < n and p.vm_arrival_s[p.arrival_order[s.counters.arrived]] <= now_s:
+        v = p.arrival_order[s.counters.arrived]
+        s.counters.arrived += 1
+        s.totals.arrivals += 1.0
         arrive(p, s, v, now_s, elapsed_s)
         if p.arrival_rule != BY_POLICY and not try_arrival(p, s, v, now_s, elapsed_s):
-            s.totals[T_FAILED_PLACEMENTS] += 1.0
+            s.totals.failed_placements += 1.0
 
 
 @kernel
 def on_interval(p: ClusterParams, s: ClusterState) -> bool:
     """Whether now is a multiple of the interval."""
-    intervals = s.clock[0] / p.interval_s
+    intervals = s.clock.now_s / p.interval_s
     return bool(abs(intervals - np.rint(intervals)) <= 1e-9 * max(1.0, intervals))
 
 
 @kernel
 def _retry_pending(p: ClusterParams, s: ClusterState) -> None:
     """At every multiple of the interval, VMs that found no host try again, however time is cut into calls."""
-    if s.counters[C_PENDING] == 0 or p.arrival_rule == BY_POLICY or not on_interval(p, s):
+    if s.counters.pending == 0 or p.arrival_rule == BY_POLICY or not on_interval(p, s):
         return
     for v in range(s.vm_state.shape[0]):
         if s.vm_state[v] == PENDING and s.vm_dest[v] < 0:
-            try_arrival(p, s, v, s.clock[0], 0.0)
+            try_arrival(p, s, v, s.clock.now_s, 0.0)
 
 
 @kernel
@@ -146,10 +136,10 @@ def handle_event(p: ClusterParams, s: ClusterState, start_s: float) -> None:
 @kernel
 def _next_time(p: ClusterParams, s: ClusterState) -> tuple[float, bool]:
     """Time of the next event, and whether it is an arrival (which yields to everything at its instant)."""
-    queued = s.heap_time[0] if s.counters[C_HEAP] > 0 else np.inf
+    queued = s.heap_time[0] if s.counters.queued > 0 else np.inf
     arrival = np.inf
-    if s.counters[C_ARRIVED] < p.arrival_order.shape[0]:
-        arrival = p.vm_arrival_s[p.arrival_order[s.counters[C_ARRIVED]]]
+    if s.counters.arrived < p.arrival_order.shape[0]:
+        arrival = p.vm_arrival_s[p.arrival_order[s.counters.arrived]]
     return min(queued, arrival), arrival < queued
 
 
@@ -170,16 +160,16 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
 
     Args:
         p: Parameters.
-        s: State, measured at ``clock[0]``.
+        s: State, measured at ``clock.now_s``.
         until_s: End, s; the state is measured there.
     """
-    while s.clock[0] < until_s:
-        start = s.clock[0]
+    while s.clock.now_s < until_s:
+        start = s.clock.now_s
         end = segment_end(p, start, until_s)
         _retry_pending(p, s)
         imb_cpu, imb_mem = open_segment(p, s)
-        s.totals[T_IMB_CPU_S] += imb_cpu * (end - start)
-        s.totals[T_IMB_MEM_S] += imb_mem * (end - start)
+        s.totals.imb_cpu_s += imb_cpu * (end - start)
+        s.totals.imb_mem_s += imb_mem * (end - start)
         at, is_arrival = _next_time(p, s)
         while at <= end:
             if is_arrival:
@@ -188,7 +178,7 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
                 handle_event(p, s, start)
             at, is_arrival = _next_time(p, s)
         accumulate(s, end - start)
-        s.clock[0] = end
+        s.clock.now_s = end
         measure(p, s, end)
     open_segment(p, s)  # whoever looks now sees the rates that follow from this instant's demand
 
@@ -202,7 +192,7 @@ def begin(p: ClusterParams, s: ClusterState, hosts_on: bool) -> None:
     s.host_trans_end_s[:] = np.inf
     s.host_scale[:] = 1.0
     s.host_power_state[:] = ON if hosts_on else OFF
-    s.counters[C_ON] = s.host_power_state.shape[0] if hosts_on else 0
+    s.counters.on = s.host_power_state.shape[0] if hosts_on else 0
     s.vm_host[:] = -1
     s.vm_dest[:] = -1
     s.vm_next[:] = -1

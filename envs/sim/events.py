@@ -8,7 +8,6 @@ from typing import Any
 
 from .kernels import kernel
 from .state import ClusterState
-from .totals import C_HEAP
 
 __all__ = [
     "BOOT_END",
@@ -57,11 +56,11 @@ def push_event(s: ClusterState, time_s: float, kind: int, item: int) -> None:
     2 V + H places cannot overflow (in the full model 5 V + 2 H); events that were overtaken are dropped by
     whoever overtakes them.
     """
-    i = s.counters[C_HEAP]
+    i = s.counters.queued
     s.heap_time[i] = time_s
     s.heap_kind[i] = kind
     s.heap_item[i] = item
-    s.counters[C_HEAP] = i + 1
+    s.counters.queued = i + 1
     while i > 0:
         parent = (i - 1) // 2
         if not _before(s, i, parent):
@@ -72,7 +71,7 @@ def push_event(s: ClusterState, time_s: float, kind: int, item: int) -> None:
 
 @kernel
 def _sift_down(s: ClusterState, i: int) -> None:
-    n = s.counters[C_HEAP]
+    n = s.counters.queued
     while True:
         least = i
         for child in (2 * i + 1, 2 * i + 2):
@@ -95,8 +94,8 @@ def _clear(s: ClusterState, i: int) -> None:
 @kernel
 def pop_event(s: ClusterState) -> None:
     """Remove the first event (place 0 of the heap)."""
-    n = s.counters[C_HEAP] - 1
-    s.counters[C_HEAP] = n
+    n = s.counters.queued - 1
+    s.counters.queued = n
     if n > 0:
         _swap(s, 0, n)
         _sift_down(s, 0)
@@ -106,10 +105,10 @@ def pop_event(s: ClusterState) -> None:
 @kernel
 def drop_event(s: ClusterState, kind: int, item: int) -> None:
     """Remove one event that will not happen (an aborted copy); rare, so a linear search will do."""
-    n = s.counters[C_HEAP]
+    n = s.counters.queued
     for i in range(n):
         if s.heap_kind[i] == kind and s.heap_item[i] == item:
-            s.counters[C_HEAP] = n - 1
+            s.counters.queued = n - 1
             if i < n - 1:
                 _swap(s, i, n - 1)
                 j = i

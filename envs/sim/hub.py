@@ -46,7 +46,7 @@ def renew_hosts(p: Any, s: Any, a: int, b: int, elapsed_s: float) -> None:
 
     Args:
         p: Parameters of the full model.
-        s: State; ``clock[2]`` is now.
+        s: State; ``clock.event_s`` is now.
         a: Host.
         b: Another host, -1 = none.
         elapsed_s: Time since the segment began, s.

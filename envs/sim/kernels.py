@@ -29,7 +29,7 @@ from numba.core.ccallback import CFunc
 from numba.core.dispatcher import Dispatcher
 from numba.core.extending import _Intrinsic as Intrinsic
 
-from . import handle
+from . import handle, records
 
 __all__ = ["compile_callback", "digest_closure", "kernel"]
 
@@ -135,7 +135,8 @@ def digest_closure(function: Any) -> str:
     Returns:
         Hexadecimal digits.
     """
-    result = hashlib.blake2b(_source_digest(handle.__file__), digest_size=20)
+    compiler = _source_digest(handle.__file__) + _source_digest(records.__file__)
+    result = hashlib.blake2b(compiler, digest_size=20)
     numbers = {function: 0}
     reached = [function]
     for each in reached:  # grows on the way

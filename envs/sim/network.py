@@ -21,7 +21,7 @@ from .precopy import INIT, PULL, RESUME, advance_copy, next_event
 from .precopy_config import MBIT_PER_MIB
 from .rates import rate_host, vm_stopped
 from .state import MIG_COPYING, FullParams, FullState
-from .totals import C_FRESH, FRESH, PIECES_FRESH
+from .totals import FRESH, PIECES_FRESH
 
 __all__ = ["EVERYWHERE", "look_at_copy", "renew_rates", "share_everything"]
 
@@ -185,7 +185,7 @@ def _hand_out(p: FullParams, s: FullState, who: I4, rate: F8, n: int, again: I1)
         kind, v = who[f, 0], who[f, 1]
         changed = False
         if kind == COPY:
-            look_at_copy(p, s, v, rate[f] / MBIT_PER_MIB, s.clock[2])
+            look_at_copy(p, s, v, rate[f] / MBIT_PER_MIB, s.clock.event_s)
         elif kind == LOG:
             changed = _set(s.vm_mirror_mbps, v, rate[f])
         elif kind == NET_OUT:
@@ -202,7 +202,7 @@ def share_network(p: FullParams, s: FullState, hosts: I4, n: int, again: I1) -> 
 
     Args:
         p: Parameters.
-        s: State; ``clock[2]`` is now. ``host_mark`` is the place on the list plus one, and 0 elsewhere.
+        s: State; ``clock.event_s`` is now. ``host_mark`` is the place on the list plus one, and 0 elsewhere.
         hosts: List of hosts on which something changed, shape (H,); those that they affect are added.
         n: Length of the list.
         again: Written: 1 for the hosts of the list on which the rate of a VM changed, shape (H,).
@@ -258,7 +258,7 @@ def renew_rates(p: FullParams, s: FullState, a: int, b: int, changed: int, elaps
 
     Args:
         p: Parameters.
-        s: State; ``clock[2]`` is now.
+        s: State; ``clock.event_s`` is now.
         a: Host.
         b: Another host, -1 = none.
         changed: On how many of the two, ``a`` first, something else may have changed than flows of the
@@ -266,8 +266,8 @@ def renew_rates(p: FullParams, s: FullState, a: int, b: int, changed: int, elaps
             only where a VM gets another share of the network.
         elapsed_s: Time since the segment began, s.
     """
-    if s.counters[C_FRESH] == FRESH:
-        s.counters[C_FRESH] = PIECES_FRESH
+    if s.counters.fresh == FRESH:
+        s.counters.fresh = PIECES_FRESH
     hosts = np.empty(s.host_head.shape[0], dtype=np.int32)
     again = np.empty(s.host_head.shape[0], dtype=np.int8)
     n = _meet(s, hosts, 0, a)

@@ -223,7 +223,7 @@ def order_power_on(p: ClusterParams, s: ClusterState, h: int) -> Any:
         if s.host_power_state[h] == ON:
             s.host_drain[h] = 0
         else:
-            boot_host(p, s, h, s.clock[0], 0.0)
+            boot_host(p, s, h, s.clock.now_s, 0.0)
     return code
 
 
@@ -243,7 +243,7 @@ def order_power_off(p: ClusterParams, s: ClusterState, h: int) -> Any:
     code = check_power_off(p, s, h)
     if code == 0:
         s.host_drain[h] = 1
-        switch_off_if_empty(p, s, h, s.clock[0], 0.0)
+        switch_off_if_empty(p, s, h, s.clock.now_s, 0.0)
     return code
 
 
@@ -254,7 +254,7 @@ def _suspend_never(p: ClusterParams, s: ClusterState, h: int) -> None:
 
 @kernel
 def _suspend_now(p: ClusterParams, s: ClusterState, h: int) -> None:
-    suspend_host(p, s, h, s.clock[0], 0.0)
+    suspend_host(p, s, h, s.clock.now_s, 0.0)
 
 
 _suspend = by_model(_suspend_never, _suspend_now)
@@ -285,7 +285,7 @@ def order_move(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     """Start a migration; returns the code."""
     code = check_move(p, s, v, h)
     if code == 0:
-        start_migration(p, s, v, h, s.clock[0], 0.0)
+        start_migration(p, s, v, h, s.clock.now_s, 0.0)
     return code
 
 

@@ -43,14 +43,6 @@ from .residents import (
 )
 from .standby import TAKEOVER_S
 from .state import MIG_COPYING, PENDING, RUNNING, ClusterParams, ClusterState
-from .totals import (
-    C_FAULT,
-    C_PENDING,
-    T_HOST_FAILURES,
-    T_PROFILE_MOVES,
-    T_TAKEOVERS,
-    T_VM_CRASHES,
-)
 from .upkeep import after_leaving, end_run, forget_rates, start_vm
 
 __all__ = ["finish_start", "handle_faults", "move_profile", "notice_host", "restart_waiting"]
@@ -83,7 +75,7 @@ def _lose(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: fl
     s.vm_host[v] = -1
     s.vm_dest[v] = -1
     s.vm_state[v] = PENDING
-    s.counters[C_PENDING] += 1
+    s.counters.pending += 1
     s.vm_cap_mhz[v] = 0.0
     s.vm_ask_mhz[v] = 0.0
     s.vm_granted_mhz[v] = 0.0
@@ -114,7 +106,7 @@ def _take_over(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_
     take_room(p, s, v, second)
     remove_incoming(s, v, second)
     settle(p, s, v, second)
-    s.totals[T_TAKEOVERS] += 1.0
+    s.totals.takeovers += 1.0
     if p.mirror_params[TAKEOVER_S] > 0.0 and s.vm_state[v] == RUNNING:
         start_vm(p, s, v, now_s + p.mirror_params[TAKEOVER_S], elapsed_s)
     renew_hosts(p, s, second, -1, elapsed_s)
@@ -168,7 +160,7 @@ def _fail_hosts(p: ClusterParams, s: ClusterState, failed: B1, now_s: float, ela
             s.host_was_on[h] = state in (ON, BOOTING, RESUMING)
             _stop_transition(s, h)
             set_power_state(p, s, h, FAILED, elapsed_s)
-            s.totals[T_HOST_FAILURES] += 1.0
+            s.totals.host_failures += 1.0
     for h in range(failed.shape[0]):
         if failed[h]:
             _clear_host(p, s, h, failed, now_s, elapsed_s)
@@ -193,7 +185,7 @@ def _crash(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: f
     """A VM crashes alone: it boots again on its host once that is noticed."""
     if s.vm_state[v] != RUNNING:
         return
-    s.totals[T_VM_CRASHES] += 1.0
+    s.totals.vm_crashes += 1.0
     host, dest = s.vm_host[v], s.vm_dest[v]
     if p.has_precopy and s.vm_mig[v] == MIG_COPYING and s.copy_phase[v] == PULL:
         _lose(p, s, v, now_s, elapsed_s)
@@ -217,19 +209,19 @@ def handle_faults(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: fl
     """Let everything happen that breaks or is mended now."""
     failed = np.zeros(s.host_head.shape[0], dtype=np.bool_)
     n = p.fail_time_s.shape[0]
-    i = s.counters[C_FAULT]
+    i = s.counters.fault
     any_failed = False
     while i < n and p.fail_time_s[i] <= now_s and p.fail_kind[i] == HOST_FAILS:
         if s.host_power_state[p.fail_item[i]] != FAILED:
             failed[p.fail_item[i]] = True
             any_failed = True
         i += 1
-    s.counters[C_FAULT] = i
+    s.counters.fault = i
     if any_failed:
         _fail_hosts(p, s, failed, now_s, elapsed_s)
         return
     if i < n and p.fail_time_s[i] <= now_s:
-        s.counters[C_FAULT] = i + 1
+        s.counters.fault = i + 1
         if p.fail_kind[i] == VM_CRASHES:
             _crash(p, s, p.fail_item[i], now_s, elapsed_s)
         elif s.host_power_state[p.fail_item[i]] == FAILED:
@@ -248,7 +240,7 @@ def notice_host(p: ClusterParams, s: ClusterState, h: int, now_s: float) -> None
         if free and p.host_type[spare] == p.host_type[h]:
             s.host_profile[spare] = -2 - s.host_profile[h]  # on its way: nobody may switch the spare on yet
             s.host_profile[h] = -1
-            s.totals[T_PROFILE_MOVES] += 1.0
+            s.totals.profile_moves += 1.0
             push_event(s, now_s + p.associate_s, PROFILE_MOVED, spare)
             return
 

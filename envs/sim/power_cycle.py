@@ -11,7 +11,6 @@ from .power import BOOTING, OFF, ON, SHUTTING_DOWN
 from .power_states import RESUMING, STANDBY, SUSPENDING
 from .residents import touch
 from .state import ClusterParams, ClusterState
-from .totals import C_ON, T_BOOTS, T_ON_S, T_SHUTDOWNS
 from .variants import by_model
 
 __all__ = [
@@ -38,8 +37,8 @@ def set_power_state(p: ClusterParams, s: ClusterState, h: int, state: int, elaps
     """Put a host into a power state."""
     was_on = 1.0 if s.host_power_state[h] == ON else 0.0
     is_on = 1.0 if state == ON else 0.0
-    s.totals[T_ON_S] += (was_on - is_on) * elapsed_s
-    s.counters[C_ON] += int(is_on - was_on)
+    s.totals.on_s += (was_on - is_on) * elapsed_s
+    s.counters.on += int(is_on - was_on)
     s.host_power_state[h] = state
     refresh_power(p, s, h, elapsed_s)
 
@@ -72,7 +71,7 @@ def _resume(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: 
 
 @kernel
 def _boot_off(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
-    s.totals[T_BOOTS] += 1.0
+    s.totals.boots += 1.0
     s.host_drain[h] = 0
     _pass_through(p, s, h, BOOTING, ON, BOOT_END, p.host_boot_s[h], now_s, elapsed_s)
 
@@ -102,7 +101,7 @@ def switch_off_if_empty(p: ClusterParams, s: ClusterState, h: int, now_s: float,
     if not s.host_drain[h] or s.host_n_vms[h] + s.host_n_in[h] > 0:
         return
     s.host_drain[h] = 0
-    s.totals[T_SHUTDOWNS] += 1.0
+    s.totals.shutdowns += 1.0
     _pass_through(p, s, h, SHUTTING_DOWN, OFF, SHUTDOWN_END, p.host_shutdown_s[h], now_s, elapsed_s)
 
 

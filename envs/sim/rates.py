@@ -30,33 +30,11 @@ from .power import BOOTING, OFF, ON, power_at
 from .power_states import FAILED, FAN, RESUMING, STANDBY
 from .precopy import RESUME, STOP, cpu_factor
 from .precopy_config import PrecopyParams
+from .records import name_places
 from .scheduling import schedule_host
 from .standby import mirror_loss
 from .state import MIG_COPYING, RUNNING, FullParams, FullState
-from .totals import (
-    N_RATES,
-    R_ALLOC,
-    R_BALLOONED,
-    R_BLOCKED,
-    R_CAPPED,
-    R_CO_STOP,
-    R_COMPRESSED,
-    R_IO_CPU,
-    R_IO_RATE,
-    R_LATENCY,
-    R_LIMITED,
-    R_MEMORY_LOSS,
-    R_MIRROR_LOSS,
-    R_NET_DROPPED,
-    R_NUMA_LOSS,
-    R_OVERHEAD,
-    R_READY,
-    R_REMOTE,
-    R_SHARED,
-    R_SWAPPED,
-    R_VCPUS,
-    T_RATE_FIRST,
-)
+from .totals import Rates
 
 __all__ = ["copy_params", "host_power", "rate_host", "residents", "vm_stopped"]
 
@@ -196,7 +174,7 @@ def _mirror_factor(p: FullParams, s: FullState, v: int) -> float:
 
 
 @kernel
-def _deliver(p: FullParams, s: FullState, v: int, elapsed_s: float, rates: F8) -> None:
+def _deliver(p: FullParams, s: FullState, v: int, elapsed_s: float, rates: Rates) -> None:
     """From what a VM was allocated to the work it gets done, and what it misses."""
     demand, claim = s.vm_demand_mhz[v], s.vm_claim_mhz[v]
     if claim <= 0.0:
@@ -208,16 +186,16 @@ def _deliver(p: FullParams, s: FullState, v: int, elapsed_s: float, rates: F8) -
     work = guest_work(demand, claim, s.vm_alloc_mhz[v] - s.vm_co_stop_mhz[v])
     if p.has_numa:
         slower = work / s.vm_numa_slowdown[v]
-        rates[R_NUMA_LOSS] += work - slower
-        rates[R_REMOTE] += s.vm_remote_share[v] * s.vm_alloc_mhz[v]
+        rates.numa_loss += work - slower
+        rates.remote += s.vm_remote_share[v] * s.vm_alloc_mhz[v]
         work = slower
     if p.has_tiers:
         slower = work / s.vm_mem_slowdown[v]
-        rates[R_MEMORY_LOSS] += work - slower
+        rates.memory_loss += work - slower
         work = slower
     if p.has_standby:
         slower = work * _mirror_factor(p, s, v)
-        rates[R_MIRROR_LOSS] += work - slower
+        rates.mirror_loss += work - slower
         work = slower
     granted = work
     if s.vm_mig[v] == MIG_COPYING:
@@ -227,32 +205,32 @@ def _deliver(p: FullParams, s: FullState, v: int, elapsed_s: float, rates: F8) -
 
 
 @kernel
-def _add_vm_rates(p: FullParams, s: FullState, v: int, rates: F8) -> None:
+def _add_vm_rates(p: FullParams, s: FullState, v: int, rates: Rates) -> None:
     if s.vm_state[v] == RUNNING:
-        rates[R_VCPUS] += p.vm_vcpus[v]
-    rates[R_READY] += s.vm_ready_share[v] * p.vm_vcpus[v]
-    rates[R_LIMITED] += s.vm_limited_mhz[v]
-    rates[R_CAPPED] += s.vm_capped_mhz[v]
-    rates[R_CO_STOP] += s.vm_co_stop_mhz[v]
-    rates[R_OVERHEAD] += s.vm_overhead_mhz[v]
-    rates[R_IO_CPU] += s.vm_io_mhz[v]
-    rates[R_ALLOC] += s.vm_alloc_mhz[v]
+        rates.vcpus += p.vm_vcpus[v]
+    rates.ready += s.vm_ready_share[v] * p.vm_vcpus[v]
+    rates.limited += s.vm_limited_mhz[v]
+    rates.capped += s.vm_capped_mhz[v]
+    rates.co_stop += s.vm_co_stop_mhz[v]
+    rates.overhead += s.vm_overhead_mhz[v]
+    rates.io_cpu += s.vm_io_mhz[v]
+    rates.alloc += s.vm_alloc_mhz[v]
     if p.has_tiers:
-        rates[R_SHARED] += s.vm_shared_mib[v]
-        rates[R_BALLOONED] += s.vm_ballooned_mib[v]
-        rates[R_COMPRESSED] += s.vm_compressed_mib[v]
-        rates[R_SWAPPED] += s.vm_swapped_mib[v]
-        rates[R_BLOCKED] += s.vm_blocked_mib[v]
+        rates.shared += s.vm_shared_mib[v]
+        rates.ballooned += s.vm_ballooned_mib[v]
+        rates.compressed += s.vm_compressed_mib[v]
+        rates.swapped += s.vm_swapped_mib[v]
+        rates.blocked += s.vm_blocked_mib[v]
     if p.has_io and s.vm_io_rate[v] > 0.0:
         usable = s.vm_ask_mhz[v]
         waiting = 1.0 - s.vm_alloc_mhz[v] / usable if usable > 0.0 else 0.0
         mode, rate = p.vm_io_mode[v], s.vm_io_rate[v]
         _, latency = io_cost(mode, rate, waiting, p.io_table, p.io_slice_s, p.interval_s)
         s.vm_io_latency_s[v] = latency
-        rates[R_LATENCY] += latency * rate
-        rates[R_IO_RATE] += rate
-        rates[R_NET_DROPPED] += s.vm_net_out_ask[v] - s.vm_net_out_mbps[v]  # each exactly 0 where all passes
-        rates[R_NET_DROPPED] += s.vm_net_in_ask[v] - s.vm_net_in_mbps[v]
+        rates.latency += latency * rate
+        rates.io_rate += rate
+        rates.net_dropped += s.vm_net_out_ask[v] - s.vm_net_out_mbps[v]  # each exactly 0 where all passes
+        rates.net_dropped += s.vm_net_in_ask[v] - s.vm_net_in_mbps[v]
 
 
 @kernel
@@ -286,9 +264,9 @@ def host_power(p: FullParams, s: FullState, h: int, load: float) -> Any:
 
 
 @kernel
-def _set_host_rates(s: FullState, h: int, rates: F8, elapsed_s: float) -> None:
+def _set_host_rates(s: FullState, h: int, rates: Rates, elapsed_s: float) -> None:
     for k in range(rates.shape[0]):
-        s.totals[T_RATE_FIRST + k] += (s.host_rates[h, k] - rates[k]) * elapsed_s
+        s.totals[k] += (s.host_rates[h, k] - rates[k]) * elapsed_s
         s.host_rates[h, k] = rates[k]
 
 
@@ -298,11 +276,11 @@ def rate_host(p: FullParams, s: FullState, h: int, elapsed_s: float) -> None:
 
     Args:
         p: Parameters.
-        s: State with demand, network shares and the lists of the host up to date; ``clock[2]`` is now.
+        s: State with demand, network shares and the lists of the host up to date; ``clock.event_s`` is now.
         h: Host.
         elapsed_s: Time since the segment began, s.
     """
-    rates = np.zeros(N_RATES)
+    rates = name_places(np.zeros(s.host_rates.shape[1]), s.host_rates[h])
     vms = residents(s, h)
     n = vms.shape[0]
     demand = 0.0
@@ -316,7 +294,7 @@ def rate_host(p: FullParams, s: FullState, h: int, elapsed_s: float) -> None:
         scratch = np.empty((5, 3 * n))
         got, copied, wanted, asked = _schedule(p, s, vms, h, copies, scratch)
         if p.has_numa:
-            apply_numa_host(p, s, vms, s.vm_alloc_mhz, h, s.clock[2])
+            apply_numa_host(p, s, vms, s.vm_alloc_mhz, h, s.clock.event_s)
         if p.has_tiers:
             other = _other_mib(p, s, h)
             free, tier = reclaim_host(vms, p.host_mem_mib[h], other, _memory_costs(p), p, s, scratch)

@@ -12,7 +12,6 @@ from .kernels import kernel
 from .mirrors import drop_secondary
 from .power_cycle import switch_off_if_empty
 from .state import STARTING, ClusterParams, ClusterState
-from .totals import T_RESTARTS
 from .variants import by_model
 
 __all__ = ["after_leaving", "before_move", "begin_run", "end_run", "forget_rates", "start_vm"]
@@ -29,8 +28,8 @@ def _begin_full(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> 
         s.vm_baseline[v] = p.host_baseline[s.vm_host[v]]
     if p.has_failures and s.vm_restart[v]:
         s.vm_restart[v] = 0
-        s.totals[T_RESTARTS] += 1.0
-        start_vm(p, s, v, s.clock[2] + p.vm_boot_s, elapsed_s)
+        s.totals.restarts += 1.0
+        start_vm(p, s, v, s.clock.event_s + p.vm_boot_s, elapsed_s)
 
 
 @kernel
@@ -60,7 +59,7 @@ def _end_full(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> No
         if s.vm_restart[v] == 1:
             drop_event(s, RESTART_DUE, v)
         s.vm_restart[v] = 0
-    if p.has_numa and s.vm_pages_end_s[v] > s.clock[2]:
+    if p.has_numa and s.vm_pages_end_s[v] > s.clock.event_s:
         drop_event(s, PAGES_END, v)
         s.vm_pages_end_s[v] = -np.inf
     if p.has_standby:
