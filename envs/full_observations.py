@@ -46,7 +46,6 @@ VM_STATIC = [column.name for column in FULL_VM_COLUMNS].index("protected")
 MEMORY_STATE_SCALE = 0.25
 MOST_SENT = 4.0
 LATENCY_SCALE = 1.0 / float(np.log1p(1e6))
-MIRROR_VMS = 6
 
 
 @kernel
@@ -122,7 +121,7 @@ def _write_host(p: ClusterParams, s: ClusterState, b: Any, h: int, row: F4) -> N
     if p.has_precopy:
         row[23] = _ratio(s.host_copies[h], p.host_slots[h], 1.0)
     if p.has_standby:
-        row[24] = _ratio(s.host_mirrors[h], p.mirror_params[MIRROR_VMS], 1.0)
+        row[24] = _ratio(s.host_mirrors[h], p.mirror_max_vms, 1.0)
         row[25] = _clip(s.host_mirror_mib[h] * b.inv_mem[h], 1.0)
     if p.has_numa:
         _write_nodes(p, s, h, row)

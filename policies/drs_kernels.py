@@ -27,7 +27,6 @@ from virtgym.envs.sim.numa_nodes import add_to_nodes, choose_nodes
 from virtgym.envs.sim.orders import MEM_SLACK, check_move, vm_movable
 from virtgym.envs.sim.power import ON
 from virtgym.envs.sim.precopy import PULL
-from virtgym.envs.sim.precopy_config import PrecopyParams
 from virtgym.envs.sim.scheduling import admits
 from virtgym.envs.sim.state import MIG_NONE, PENDING, RUNNING, STARTING
 from virtgym.envs.sim.variants import by_model
@@ -62,7 +61,6 @@ __all__ = [
     "share",
 ]
 
-INIT_S = PrecopyParams._fields.index("init_s")
 MIB_PER_MBIT = 1.0 / 8.388608
 """MiB in 1e6 bit."""
 LONGEST = 2.0 / 3.0
@@ -341,7 +339,7 @@ def _copy_full(p: Any, s: Any, v: int, a: int, b: int) -> Any:
     memory = s.vm_touched_mib[v] if p.has_tiers else p.vm_mem_mib[v]
     rate = min(p.host_nic_mbps[a], p.host_nic_mbps[b], p.copy_max_mbps) * MIB_PER_MBIT
     dirtied = min(LONGEST, s.vm_dirty_mib_s[v] / rate)
-    return p.copy_params[INIT_S] + memory / rate / (1.0 - dirtied)
+    return p.copy_init_s + memory / rate / (1.0 - dirtied)
 
 
 copy_seconds = by_model(_copy_simple, _copy_full)

@@ -427,7 +427,7 @@ def test_a_wait_for_a_free_slot_is_found(states: list[Simulator]) -> None:
         ("node_cores", 0.01, "over their vCPUs"),
         ("node_mem_mib", 1e-9, "over their memory"),
         ("host_nic_mbps", 1e-6, "over their line rate"),
-        ("mirror_params", np.array([1, 1, 1, 1, 1, 1, 0, 0]), "too many protected VMs"),
+        ("mirror_max_vms", 0.0, "too many protected VMs"),
     ],
 )
 def test_states_that_other_hosts_would_not_allow_are_found(

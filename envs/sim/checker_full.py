@@ -324,7 +324,8 @@ def _check_copies(p: ClusterParams, s: ClusterState, report: Report) -> None:
     )
     report.same(s.host_copies, count, "hosts whose copies do not add up")
     report.none(count > p.host_slots, "hosts with more copies than slots")
-    rule, most_rounds, init_s, resume_s, cpu_state = p.copy_params[[0, 2, 4, 5, 9]]
+    rule, most_rounds, cpu_state = p.copy_rule, p.copy_max_rounds, p.copy_cpu_state_mib
+    init_s, resume_s = p.copy_init_s, p.copy_resume_s
     memory = s.vm_touched_mib if p.has_tiers else p.vm_mem_mib
     memory = p.vm_mem_mib if len(p.sig_active) else memory  # what was touched when the round began
     left_s, left, volume = s.copy_left_s, s.copy_left_mib, s.copy_volume_mib
@@ -341,7 +342,7 @@ def _check_copies(p: ClusterParams, s: ClusterState, report: Report) -> None:
     )
     report.none(copying & (s.copy_round > most_rounds), "copies with too many rounds")
     report.none((phase == PULL) & (rule != POST_COPY), "copies that fetch pages without post-copy")
-    report.none((s.copy_throttle < 0) | (s.copy_throttle > p.copy_params[8]), "throttles out of range")
+    report.none((s.copy_throttle < 0) | (s.copy_throttle > p.copy_throttle_max), "throttles out of range")
     report.none((s.copy_throttle > 0) & ((rule != 1) | (s.copy_diverged == 0)), "VMs throttled without need")
     first = (phase == ROUND) & (s.copy_round == 0)
     report.none(first & ~_near(s.copy_sent_mib + left, volume), "first rounds that lose data")
@@ -411,8 +412,8 @@ def _check_pairs(p: ClusterParams, s: ClusterState, report: Report) -> None:
     report.same(
         s.host_mirror_mib, per_host(p, second, p.vm_mem_mib), "hosts whose mirrored memory does not add up"
     )
-    report.none(count > p.mirror_params[6], "hosts with too many protected VMs")
-    report.none(cores > p.mirror_params[7], "hosts with too many protected vCPUs")
+    report.none(count > p.mirror_max_vms, "hosts with too many protected VMs")
+    report.none(cores > p.mirror_max_vcpus, "hosts with too many protected vCPUs")
 
 
 def _check_failed(p: ClusterParams, s: ClusterState, report: Report) -> None:

@@ -149,4 +149,4 @@ def _links_wide(p: ClusterParams, s: ClusterState, out: F8, into: F8, sample: in
 
 def _log_bound(p: ClusterParams, sample: int) -> Any:
     dirty, read = _own(p, p.sig_dirty, 4, sample), _own(p, p.sig_disk_read, 2, sample)
-    return np.where(p.mirror_params[0] != 0, 1.2 * (8 * read + _own(p, p.sig_net_in, 1, sample)), dirty * 8.4)
+    return np.where(p.mirror_mode != 0, 1.2 * (8 * read + _own(p, p.sig_net_in, 1, sample)), dirty * 8.4)

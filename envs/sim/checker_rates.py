@@ -246,8 +246,8 @@ def _migration_factor(p: ClusterParams, s: ClusterState) -> F8:
         return np.where(copied, 1.0 - p.mig_cpu_loss, 1.0)
     factor = np.ones(len(copied))
     early = (s.copy_phase == INIT) | (s.copy_phase == ROUND)
-    factor = np.where(early, (1.0 - p.copy_params[11]) * (1.0 - s.copy_throttle), factor)
-    return np.where(s.copy_phase == PULL, 1.0 - p.copy_params[10], factor)
+    factor = np.where(early, (1.0 - p.copy_cpu_loss) * (1.0 - s.copy_throttle), factor)
+    return np.where(s.copy_phase == PULL, 1.0 - p.copy_postcopy_loss, factor)
 
 
 def _check_work(p: ClusterParams, s: ClusterState, report: Report) -> None:

@@ -263,7 +263,7 @@ def _check_data(p: ClusterParams, s: ClusterState, old: Old, report: Report) -> 
     least = p.vm_touched_share * p.vm_mem_mib if p.has_tiers else p.vm_mem_mib
     short = s.copy_sent_mib < least * (1 - TOLERANCE)
     report.none(ended & short, "migrations that ended before all memory was sent")
-    report.none(ended & (s.copy_down_s < p.copy_params[5] * (1 - TOLERANCE)), "migrations without a stop")
+    report.none(ended & (s.copy_down_s < p.copy_resume_s * (1 - TOLERANCE)), "migrations without a stop")
 
 
 def _check_energy(p: ClusterParams, s: ClusterState, old: Old, struck: Any, report: Report) -> None:

@@ -30,7 +30,6 @@ from .precopy import (
     finish_phase,
     next_event,
 )
-from .rates import copy_params
 from .residents import (
     append_incoming,
     free_room,
@@ -74,7 +73,7 @@ def _has_slots(p: FullParams, s: FullState, a: int, b: int) -> bool:
 @kernel
 def _start_precopy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
     a, b = s.vm_host[v], s.vm_dest[v]
-    begin_copy(copy_params(p), s, v)
+    begin_copy(p, s, v)
     s.vm_mig[v] = MIG_COPYING
     s.copy_list[s.counters.moving] = v
     s.counters.moving += 1
@@ -230,7 +229,7 @@ def finish_copy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: fl
     pulled = s.copy_phase[v] == PULL
     throttle = s.copy_throttle[v]
     source, dest = s.vm_host[v], s.vm_dest[v]
-    code = finish_phase(copy_params(p), s, v, _memory_mib(p, s, v), p.vm_working_mib[v])
+    code = finish_phase(p, s, v, _memory_mib(p, s, v), p.vm_working_mib[v])
     if code == PAUSED:
         set_vm_down(s, v, 1, elapsed_s)
     elif code == MOVED:

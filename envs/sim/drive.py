@@ -61,7 +61,7 @@ def _drive_full(p: ClusterParams, s: ClusterState, v: int) -> None:
     if p.has_standby and p.vm_protected[v]:
         read = _signal(p, p.sig_disk_read, DISK_READ, sample, v, u)
         into = _signal(p, p.sig_net_in, NET_IN, sample, v, u)
-        s.vm_mirror_need_mbps[v] = mirror_need_mbps(p.mirror_params, s.vm_dirty_mib_s[v], read, into)
+        s.vm_mirror_need_mbps[v] = mirror_need_mbps(p, s.vm_dirty_mib_s[v], read, into)
 
 
 @kernel

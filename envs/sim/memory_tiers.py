@@ -204,22 +204,22 @@ def _squeeze(
         v = vms[i]
         held[i] = p.vm_touched_mib[v] - s.vm_shared_mib[v]
         active[i] = min(p.vm_active_mib[v], held[i])
-        limit = c.balloon_limit * p.vm_mem_mib[v] * p.vm_balloon_driver[v]
+        limit = c.memory_balloon_limit * p.vm_mem_mib[v] * p.vm_balloon_driver[v]
         floor[i] = min(held[i], max(p.vm_mem_reservation_mib[v], held[i] - limit))
-    free_mib += _take(vms, soft_mib - free_mib, c.idle_cost, p, s.vm_ballooned_mib, scratch)
+    free_mib += _take(vms, soft_mib - free_mib, c.memory_idle_cost, p, s.vm_ballooned_mib, scratch)
     if free_mib >= hard_mib - TINY_MIB:
         return free_mib, SOFT
     for i in range(vms.shape[0]):
         v = vms[i]
-        limit = min(c.compression_limit * p.vm_mem_mib[v], held[i] / c.pages_per_saved)
+        limit = min(c.memory_compression_limit * p.vm_mem_mib[v], held[i] / c.memory_pages_per_saved)
         active[i] = min(active[i], held[i])
         floor[i] = min(held[i], max(p.vm_mem_reservation_mib[v], held[i] - limit))
-    free_mib += _take(vms, hard_mib - free_mib, c.idle_cost, p, s.vm_compressed_mib, scratch)
+    free_mib += _take(vms, hard_mib - free_mib, c.memory_idle_cost, p, s.vm_compressed_mib, scratch)
     if free_mib < hard_mib - TINY_MIB:
         for i in range(vms.shape[0]):
             active[i] = min(active[i], held[i])
             floor[i] = min(held[i], p.vm_mem_reservation_mib[vms[i]])
-        free_mib += _take(vms, hard_mib - free_mib, c.idle_cost, p, s.vm_swapped_mib, scratch)
+        free_mib += _take(vms, hard_mib - free_mib, c.memory_idle_cost, p, s.vm_swapped_mib, scratch)
     return free_mib, HARD
 
 
@@ -229,18 +229,18 @@ def _slowdown(v: int, c: MemoryCosts, p: MemoryInputs, s: MemoryOutputs) -> Any:
     shared, ballooned, swapped = s.vm_shared_mib[v], s.vm_ballooned_mib[v], s.vm_swapped_mib[v]
     if touched <= 0.0:
         return 1.0
-    seconds = shared / touched * c.share_s + s.vm_blocked_mib[v] / touched * c.swap_s
+    seconds = shared / touched * c.memory_share_s + s.vm_blocked_mib[v] / touched * c.memory_swap_s
     tax = 0.0
     if ballooned > TINY_MIB:
-        full = ballooned / (c.balloon_limit * p.vm_mem_mib[v])
-        tax = c.balloon_cpu_min + (c.balloon_cpu_max - c.balloon_cpu_min) * full
+        full = ballooned / (c.memory_balloon_limit * p.vm_mem_mib[v])
+        tax = c.memory_balloon_cpu_min + (c.memory_balloon_cpu_max - c.memory_balloon_cpu_min) * full
         active = min(p.vm_active_mib[v], touched - shared)
         if active > 0.0:
-            seconds += max(0.0, active - (touched - shared - ballooned)) / active * c.swap_s
+            seconds += max(0.0, active - (touched - shared - ballooned)) / active * c.memory_swap_s
     given = touched - shared - ballooned
     if given > 0.0:
-        pages = min(s.vm_compressed_mib[v] * c.pages_per_saved, given - swapped)
-        seconds += pages / given * c.decompress_s + swapped / given * c.swap_s
+        pages = min(s.vm_compressed_mib[v] * c.memory_pages_per_saved, given - swapped)
+        seconds += pages / given * c.memory_decompress_s + swapped / given * c.memory_swap_s
     return 1.0 + p.vm_touch_rate[v] * seconds + tax
 
 
@@ -287,10 +287,10 @@ def reclaim_host(
     keep = min_free_mib(memory_mib)
     if free >= keep - TINY_MIB:
         return free, HIGH
-    if c.sharing > 0.0:
+    if c.memory_sharing > 0.0:
         free += _share_pages(vms, keep - free, p, s, scratch)
-    free, state = _squeeze(vms, free, c.soft * keep, c.hard * keep, c, p, s, scratch)
-    if free < c.low * keep - TINY_MIB:
+    free, state = _squeeze(vms, free, c.memory_soft * keep, c.memory_hard * keep, c, p, s, scratch)
+    if free < c.memory_low * keep - TINY_MIB:
         state = LOW
     held = 0.0
     for v in vms:

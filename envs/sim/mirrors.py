@@ -8,7 +8,6 @@ from .hub import renew_hosts
 from .kernels import kernel
 from .numa_nodes import add_to_nodes, choose_nodes
 from .power import ON
-from .standby import MAX_VCPUS, MAX_VMS
 from .state import MIG_NONE, RUNNING, FullParams, FullState
 from .suits import check_suits, fits_memory, fits_nominal, lacks_features
 
@@ -46,7 +45,7 @@ def check_mirror(p: FullParams, s: FullState, v: int, h: int) -> Any:
     for d in range(p.host_domains.shape[1]):
         if p.host_domains[h, d] >= 0 and p.host_domains[h, d] == p.host_domains[source, d]:
             return 3
-    most_vms, most_vcpus = p.mirror_params[MAX_VMS], p.mirror_params[MAX_VCPUS]
+    most_vms, most_vcpus = p.mirror_max_vms, p.mirror_max_vcpus
     if s.host_mirrors[source] >= most_vms or s.host_mirror_vcpus[source] + p.vm_vcpus[v] > most_vcpus:
         return 8
     if s.host_mirrors[h] >= most_vms:

@@ -41,7 +41,6 @@ from .residents import (
     settle,
     take_room,
 )
-from .standby import TAKEOVER_S
 from .state import MIG_COPYING, PENDING, RUNNING, ClusterParams, ClusterState
 from .upkeep import after_leaving, end_run, forget_rates, start_vm
 
@@ -107,8 +106,8 @@ def _take_over(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_
     remove_incoming(s, v, second)
     settle(p, s, v, second)
     s.totals.takeovers += 1.0
-    if p.mirror_params[TAKEOVER_S] > 0.0 and s.vm_state[v] == RUNNING:
-        start_vm(p, s, v, now_s + p.mirror_params[TAKEOVER_S], elapsed_s)
+    if p.mirror_takeover_s > 0.0 and s.vm_state[v] == RUNNING:
+        start_vm(p, s, v, now_s + p.mirror_takeover_s, elapsed_s)
     renew_hosts(p, s, second, -1, elapsed_s)
 
 

@@ -22,37 +22,22 @@ from numpy.typing import NDArray
 from .cpu import SHORTAGE, set_host, set_vm_miss
 from .io_path import io_cost
 from .kernels import kernel
-from .memory import MemoryCosts
 from .memory_tiers import reclaim_host
 from .numa import apply_numa_host
 from .overhead import guest_work, vm_overhead
 from .power import BOOTING, OFF, ON, power_at
 from .power_states import FAILED, FAN, RESUMING, STANDBY
 from .precopy import RESUME, STOP, cpu_factor
-from .precopy_config import PrecopyParams
 from .records import name_places
 from .scheduling import schedule_host
 from .standby import mirror_loss
 from .state import MIG_COPYING, RUNNING, FullParams, FullState
 from .totals import Rates
 
-__all__ = ["copy_params", "host_power", "rate_host", "residents", "vm_stopped"]
+__all__ = ["host_power", "rate_host", "residents", "vm_stopped"]
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
-
-
-@kernel
-def copy_params(p: FullParams) -> Any:
-    """Parameters of pre-copy as the record that its kernels take."""
-    a = p.copy_params
-    return PrecopyParams(int(a[0]), a[1], int(a[2]), a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11])
-
-
-@kernel
-def _memory_costs(p: FullParams) -> Any:
-    a = p.memory_costs
-    return MemoryCosts(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12])
 
 
 @kernel
@@ -168,9 +153,7 @@ def _mirror_factor(p: FullParams, s: FullState, v: int) -> float:
     if s.vm_secondary[v] < 0:
         return 1.0
     need, given = s.vm_mirror_need_mbps[v], s.vm_mirror_mbps[v]
-    return (1.0 - mirror_loss(p.mirror_params, s.vm_dirty_mib_s[v])) * (
-        1.0 if given >= need else given / need
-    )
+    return (1.0 - mirror_loss(p, s.vm_dirty_mib_s[v])) * (1.0 if given >= need else given / need)
 
 
 @kernel
@@ -199,7 +182,7 @@ def _deliver(p: FullParams, s: FullState, v: int, elapsed_s: float, rates: Rates
         work = slower
     granted = work
     if s.vm_mig[v] == MIG_COPYING:
-        granted *= cpu_factor(copy_params(p), s, v) if p.has_precopy else 1.0 - p.mig_cpu_loss
+        granted *= cpu_factor(p, s, v) if p.has_precopy else 1.0 - p.mig_cpu_loss
     s.vm_granted_mhz[v] = granted
     set_vm_miss(s, v, demand - granted, work - granted, elapsed_s)
 
@@ -297,7 +280,7 @@ def rate_host(p: FullParams, s: FullState, h: int, elapsed_s: float) -> None:
             apply_numa_host(p, s, vms, s.vm_alloc_mhz, h, s.clock.event_s)
         if p.has_tiers:
             other = _other_mib(p, s, h)
-            free, tier = reclaim_host(vms, p.host_mem_mib[h], other, _memory_costs(p), p, s, scratch)
+            free, tier = reclaim_host(vms, p.host_mem_mib[h], other, p, p, s, scratch)
             s.host_free_mib[h] = free
             s.host_mem_state[h] = tier
     elif p.has_numa:

@@ -57,8 +57,6 @@ class Place:
 class Record(np.ndarray[Any, np.dtype[Any]]):
     """Base of all records: a subclass names its places, after those of its parent."""
 
-    __slots__ = ()
-
     places: ClassVar[dict[str, Place]] = {}
     """All places by name, in order."""
 
@@ -74,6 +72,12 @@ class Record(np.ndarray[Any, np.dtype[Any]]):
                 raise TypeError(f"{cls.__name__}.{name}: arrays have an attribute of this name")
             place.number = len(cls.places) + list(own).index(name)
         cls.places = cls.places | own
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Write to a place, never to a name that is not there."""
+        if not hasattr(type(self), name):
+            raise AttributeError(f"{type(self).__name__} has no {name}")
+        super().__setattr__(name, value)
 
     def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
         """What a calculation gives: a number where no axis is left."""

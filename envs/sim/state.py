@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,8 +182,8 @@ class ClusterState(NamedTuple):
     host_maintenance: I1  # (H,) 1: takes no VM, to be emptied
 
 
-FullState = Any
-"""``ClusterState`` where a kernel passes it on as the record of one sub-model, whose fields it has."""
+FullState = ClusterState
+"""``ClusterState`` where the full model is on."""
 
 
 class StateShape(NamedTuple):
