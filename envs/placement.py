@@ -387,7 +387,7 @@ class PlacementEnv(gym.Env[Observation, int]):
         s, p = self.games.state, self.games.params
         placed = int(s.n_placed[0])
         lines = [
-            f"window {self._window}, {placed} placed, {s.wait[0]:,.0f} s waited, t = {s.clock.now_s:,.0f} s"
+            f"window {self._window}, {placed} placed, {s.wait[0]:,.0f} s waited, t = {s.clock[0]:,.0f} s"
         ]
         cores, memory = p.node_cores - s.free_cores[0], p.node_memory - s.free_memory[0]
         for host in range(self.task.config.n_hosts):

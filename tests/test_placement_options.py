@@ -87,7 +87,7 @@ def test_the_kernels_agree_with_the_twin(
     state, skips = games.state, 0
     while state.status[0] == PLAYING:
         assert not twin.over
-        assert (state.cursor[0], state.clock.now_s) == (twin.next, twin.clock)
+        assert (state.cursor[0], state.clock[0]) == (twin.next, twin.clock)
         legal = np.flatnonzero(games.mask()).tolist()
         assert legal == twin.legal()
         assert legal
@@ -148,15 +148,15 @@ def test_a_queue_window_worked_by_hand() -> None:
     assert games.mask().tolist() == [True, True, False]  # B has not arrived: nothing to skip to
     assert games.step(2) > 0
     assert games.step(0) == PLACED
-    assert (state.cursor[0], state.clock.now_s) == (2, 20)
+    assert (state.cursor[0], state.clock[0]) == (2, 20)
     assert games.mask().tolist() == [False, True, True]
     assert games.step(2) == SKIPPED
-    assert (state.cursor[0], state.clock.now_s) == (3, 20)
+    assert (state.cursor[0], state.clock[0]) == (3, 20)
     assert games.mask().tolist() == [False, True, False]  # there is no way back
     assert games.step(1) == PLACED
-    assert (state.cursor[0], state.clock.now_s) == (2, 30)  # C, when D has gone; B still waits
+    assert (state.cursor[0], state.clock[0]) == (2, 30)  # C, when D has gone; B still waits
     assert games.step(1) == PLACED
-    assert (state.cursor[0], state.clock.now_s) == (1, 100)
+    assert (state.cursor[0], state.clock[0]) == (1, 100)
     assert games.step(0) == PLACED
     assert state.wait[0] == 10 + 90
     strict, _ = run_windows(stream(*rows), [0], "first_fit", config=PlacementConfig(n_hosts=1), lengths=[4])

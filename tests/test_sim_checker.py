@@ -110,7 +110,7 @@ def add(name: str, index: Any, value: float) -> Callable[[ClusterState], None]:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (add("host_energy_j", 2, 1.0), "total 0 is not the sum"),
+        (add("host_energy_j", 2, 1.0), "total energy_j is not the sum"),
         (add("vm_missed", 0, 1e9), "missed too much"),
         (add("vm_down_s", 4, 5.0), "more downtime"),
         (add("vm_requested", 4, -1e9), "shrank"),
@@ -140,11 +140,11 @@ def test_the_auditor_recomputes_energy_and_unserved_cpu(busy: Simulator) -> None
     for h, v in ((0, 0), (3, 2)):
         busy.step()
         busy.state.host_energy_j[h] -= 10.0
-        busy.state.totals[0] -= 10.0
+        busy.state.totals.energy_j -= 10.0
         assert "wrong energy" in auditor.observe()[0]
         busy.step()
         busy.state.vm_missed[v] += 100.0
-        busy.state.totals[2] += 100.0
+        busy.state.totals.missed += 100.0
         assert "wrong unserved CPU" in auditor.observe()[0]
 
 

@@ -212,6 +212,7 @@ def test_every_value_lands_where_kernels_look(host_type: HostType, make_workload
     assert p["drive"][1].tolist() == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0]
     assert p["vm_packet_mbit"][1] == pytest.approx(0.008)
     assert p["vm_request_mb"][1] == pytest.approx(0.065536)
+    assert isinstance(config.migration, PrecopyConfig)
     assert precopy_params(config.migration)._asdict().items() <= p.items()
     assert p["copy_max_mbps"] == 500.0
     assert p["host_slots"].tolist() == [4, 8, 8]

@@ -167,8 +167,8 @@ def test_a_closure_is_what_can_be_reached() -> None:
         rebuilt(_outer, _inner=kernel(_high)),
         rebuilt(_outer, _inner=rebuilt(_inner, LOW=1.5)),
         rebuilt(_outer, _inner=rebuilt(_inner, LOW=1)),
-        rebuilt(_outer, _inner=kernel(_low, fastmath=True)),
-        kernel(_outer.py_func, nogil=True),
+        rebuilt(_outer, _inner=kernel(fastmath=True)(_low)),
+        kernel(nogil=True)(_outer.py_func),
     ]
     assert len({same, *map(digest_closure, others)}) == 1 + len(others)
 

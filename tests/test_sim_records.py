@@ -55,7 +55,8 @@ def test_names_are_places(table: Table) -> None:
 def test_what_is_made_of_records_is_a_record(table: Table) -> None:
     assert (table.one - table.one.copy() + 1.0).third == 1.0
     assert pickle.loads(pickle.dumps(table.one)).third == 2.0
-    assert np.diff(np.stack([table.one, 2 * table.one]).view(More), axis=0).third.tolist() == [2.0]
+    steps: Any = np.diff(np.stack([table.one, 2 * table.one]).view(More), axis=0)
+    assert steps.third.tolist() == [2.0]
     assert type(table.one.sum()) is np.float64
 
 
@@ -63,7 +64,7 @@ def test_no_name_may_mean_two_things() -> None:
     with pytest.raises(TypeError, match=r"Bad\.shape: arrays have"):
         type("Bad", (Record,), {"shape": Place("taken")})
     with pytest.raises(AttributeError):
-        np.zeros(2).view(Few).thrid = 1.0  # type: ignore[attr-defined]
+        setattr(np.zeros(2).view(Few), "thrid", 1.0)  # noqa: B010
 
 
 @kernel

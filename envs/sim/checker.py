@@ -47,7 +47,6 @@ from .state import (
     ClusterParams,
     ClusterState,
 )
-from .totals import Totals
 
 if TYPE_CHECKING:
     from .simulator import Simulator
@@ -254,14 +253,14 @@ class Auditor:
             slack = TOLERANCE * max(1.0, float(np.abs(now).max()))
             report.none(now < old[name] - slack, f"{name} shrank")
         scale = float(np.sum(s.vm_requested))
-        for index, total in (
-            (Totals.energy_j, s.host_energy_j),
-            (Totals.requested, s.vm_requested),
-            (Totals.missed, s.vm_missed),
-            (Totals.mig_lost, s.vm_mig_lost),
+        for name, got, total in (
+            ("energy_j", s.totals.energy_j, s.host_energy_j),
+            ("requested", s.totals.requested, s.vm_requested),
+            ("missed", s.totals.missed, s.vm_missed),
+            ("mig_lost", s.totals.mig_lost, s.vm_mig_lost),
         ):
             want = float(np.sum(total))
-            report.none(differ(s.totals[index], want, max(want, scale)), f"total {index} is not the sum")
+            report.none(differ(got, want, max(want, scale)), f"total {name} is not the sum")
         report.none(s.vm_missed > s.vm_requested + TOLERANCE * max(1.0, scale), "VMs that missed too much")
 
     @staticmethod

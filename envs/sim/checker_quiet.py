@@ -19,7 +19,7 @@ from .state import DEPARTED, MIG_NONE, RUNNING, ClusterParams, ClusterState
 __all__ = ["check_quiet"]
 
 F8 = NDArray[np.float64]
-Old = dict[str, NDArray[Any]]
+Old = dict[str, Any]
 
 
 def check_quiet(p: ClusterParams, s: ClusterState, old: Old, struck: Any, report: Report) -> int:

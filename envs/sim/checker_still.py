@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .checker_parts import TOLERANCE, Report
 from .power import ON
@@ -18,7 +17,7 @@ from .totals import Counters, Rates, Totals
 
 __all__ = ["check_still", "fragments"]
 
-Old = dict[str, NDArray[Any]]
+Old = dict[str, Any]
 
 RATE_ARRAYS = (
     *("host_rates", "host_power_now_w", "host_sat_now", "host_active_now", "host_power_state"),

@@ -34,7 +34,7 @@ from .totals import Totals
 __all__ = ["check_window"]
 
 F8 = NDArray[np.float64]
-Old = dict[str, NDArray[Any]]
+Old = dict[str, Any]
 
 GROWING = (
     *(
@@ -104,7 +104,7 @@ def _check_growth(p: ClusterParams, s: ClusterState, old: Old, report: Report) -
     for index, name in SUMS:
         want = float(np.sum(getattr(s, name)))
         size = max(want, scale if name.startswith("vm_") and name != "vm_down_s" else 0.0)
-        report.same(s.totals[index], want, f"total {index} is not the sum of {name}", size)
+        report.same(s.totals[index], want, f"a total is not the sum of {name}", size)
     report.none(s.vm_missed > s.vm_requested + TOLERANCE * max(1.0, scale), "VMs that missed too much")
     report.none(
         s.vm_mig_lost > s.vm_missed + TOLERANCE * max(1.0, scale), "VMs that lost more than they missed"

@@ -1,13 +1,14 @@
 """Which copy's phase ends next: a heap of the copies under way, by the end of their phase, then by VM.
 
-The order is total, so that equal runs are equal to the last bit. Ends move with every change of a rate, so
-every VM knows its place: a change costs O(log C) of C copies, and the next event is always at the top.
+Ends move with every change of a rate, so every VM knows its place: a change costs O(log C) of C copies, and
+the next event is always at the top.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from .heap import settle
 from .kernels import kernel
 from .state import FullState
 
@@ -15,35 +16,8 @@ __all__ = ["find_next_copy", "put_copy", "remove_copy", "set_copy_end"]
 
 
 @kernel
-def _before(s: FullState, v: int, w: int) -> bool:
-    a, b = s.vm_mig_end_s[v], s.vm_mig_end_s[w]
-    return bool(a < b or (a == b and v < w))
-
-
-@kernel
 def _settle(s: FullState, v: int, i: int, n: int) -> None:
-    """Put a VM at place i of a heap of n, or as far above or below as it belongs."""
-    while i > 0:
-        parent = (i - 1) // 2
-        w = s.copy_queue[parent]
-        if not _before(s, v, w):
-            break
-        s.copy_queue[i] = w
-        s.copy_place[w] = i
-        i = parent
-    child = 2 * i + 1
-    while child < n:
-        if child + 1 < n and _before(s, s.copy_queue[child + 1], s.copy_queue[child]):
-            child += 1
-        w = s.copy_queue[child]
-        if not _before(s, w, v):
-            break
-        s.copy_queue[i] = w
-        s.copy_place[w] = i
-        i = child
-        child = 2 * i + 1
-    s.copy_queue[i] = v
-    s.copy_place[v] = i
+    settle(s.vm_mig_end_s, None, s.copy_queue, s.copy_place, s.vm_mig_end_s[v], 0, v, i, n)
 
 
 @kernel

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .kernels import kernel
 from .memory import PAGE_MIB
 from .standby import mirror_need_mbps
-from .state import ClusterParams, ClusterState
+from .state import ClusterParams, ClusterState, FullParams, FullState
 from .variants import by_model
 
 __all__ = ["drive_all", "drive_vm"]
@@ -32,7 +32,7 @@ def _signal(p: ClusterParams, own: F8, k: int, sample: int, v: int, utilisation:
 
 
 @kernel
-def _drive_io(p: ClusterParams, s: ClusterState, v: int, sample: int, u: float) -> None:
+def _drive_io(p: FullParams, s: FullState, v: int, sample: int, u: float) -> None:
     s.vm_net_out_ask[v] = _signal(p, p.sig_net_out, NET_OUT, sample, v, u)
     s.vm_net_in_ask[v] = _signal(p, p.sig_net_in, NET_IN, sample, v, u)
     read = _signal(p, p.sig_disk_read, DISK_READ, sample, v, u)
@@ -40,7 +40,7 @@ def _drive_io(p: ClusterParams, s: ClusterState, v: int, sample: int, u: float) 
 
 
 @kernel
-def _drive_memory(p: ClusterParams, s: ClusterState, v: int, sample: int) -> None:
+def _drive_memory(p: FullParams, s: FullState, v: int, sample: int) -> None:
     share = p.sig_active[sample, v] if p.sig_active.shape[0] > 0 else p.vm_active_share[v]
     active = min(1.0, share) * p.vm_mem_mib[v]
     s.vm_active_mib[v] = active
@@ -49,7 +49,7 @@ def _drive_memory(p: ClusterParams, s: ClusterState, v: int, sample: int) -> Non
 
 
 @kernel
-def _drive_full(p: ClusterParams, s: ClusterState, v: int) -> None:
+def _drive_full(p: FullParams, s: FullState, v: int) -> None:
     sample = s.counters.sample
     u = p.util[sample, v]
     if p.has_io:

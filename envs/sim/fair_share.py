@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .heap import settle
 from .kernels import kernel
 
 __all__ = ["max_min_rates"]
@@ -28,34 +29,6 @@ __all__ = ["max_min_rates"]
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 B1 = NDArray[np.bool_]
-
-
-@kernel
-def _sift_up(keys: F8, items: I4, i: int) -> None:
-    while i > 0:
-        parent = (i - 1) // 2
-        if keys[parent] < keys[i] or (keys[parent] == keys[i] and items[parent] < items[i]):
-            return
-        keys[parent], keys[i] = keys[i], keys[parent]
-        items[parent], items[i] = items[i], items[parent]
-        i = parent
-
-
-@kernel
-def _sift_down(keys: F8, items: I4, n: int) -> None:
-    i = 0
-    while True:
-        least = i
-        for child in (2 * i + 1, 2 * i + 2):
-            if child < n and (
-                keys[child] < keys[least] or (keys[child] == keys[least] and items[child] < items[least])
-            ):
-                least = child
-        if least == i:
-            return
-        keys[least], keys[i] = keys[i], keys[least]
-        items[least], items[i] = items[i], items[least]
-        i = least
 
 
 @kernel
@@ -116,8 +89,7 @@ def _link_heap(tight: B1, left: F8, count: I4) -> Any:
     n = 0
     for link in range(tight.shape[0]):
         if tight[link] and count[link] > 0:
-            keys[n], items[n] = left[link] / count[link], link
-            _sift_up(keys, items, n)
+            settle(keys, None, items, None, left[link] / count[link], 0, link, n, n + 1)
             n += 1
     return keys, items, n
 
@@ -132,14 +104,13 @@ def _fullest(keys: F8, items: I4, n: int, left: F8, count: I4) -> Any:
         link = items[0]
         if count[link] == 0:
             n -= 1
-            keys[0], items[0] = keys[n], items[n]
-        else:
-            level = max(0.0, left[link]) / count[link]
-            done = level <= keys[0]
+            settle(keys, None, items, None, keys[n], 0, items[n], 0, n)
+            continue
+        level = max(0.0, left[link]) / count[link]
+        if level <= keys[0]:
             keys[0] = level
-            if done:
-                return n
-        _sift_down(keys, items, n)
+            return n
+        settle(keys, None, items, None, level, 0, link, 0, n)
     return 0
 
 

@@ -10,7 +10,7 @@ that cannot be written to, or under ``NUMBA_CACHE_DIR``. Importing a kernel read
 """
 
 # numba describes its internals with few or no types
-# mypy: disable-error-code="no-untyped-call, untyped-decorator, no-any-return, misc"
+# mypy: disable-error-code="no-untyped-call, untyped-decorator, no-any-return, misc, override"
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, TypeVar, overload
 
 import numba
 import numpy as np
@@ -31,7 +31,7 @@ from numba.core.extending import _Intrinsic as Intrinsic
 
 from . import handle, records
 
-__all__ = ["compile_callback", "digest_closure", "kernel"]
+__all__ = ["KEPT", "SPEAKING", "ClosureCache", "compile_callback", "digest_closure", "kernel"]
 
 KEPT = 3
 """Digests of one kernel that are kept on disk: going back to another branch, or undoing, compiles nothing."""
@@ -42,7 +42,22 @@ FOREIGN = {"numpy", "numba", "llvmlite", *sys.stdlib_module_names}
 SPEAKING = "virtgym: compiling kernels, up to a minute; kept for the next run"
 
 
-def kernel(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+class Decorator(Protocol):
+    """What compiles a function."""
+
+    def __call__(self, function: Function, /) -> Dispatcher[Function]:
+        """Compile ``function``."""
+        ...
+
+
+@overload
+def kernel(function: Function, /) -> Dispatcher[Function]: ...
+@overload
+def kernel(**options: Any) -> Decorator: ...
+def kernel(function: Any = None, /, **options: Any) -> Any:
     """Compile a function at its first call, or load it; ``@kernel`` or ``@kernel(nogil=True)``.
 
     Args:
@@ -54,15 +69,16 @@ def kernel(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
     """
     if function is None:
         return functools.partial(kernel, **options)
-    compiled = numba.njit(function, no_cfunc_wrapper=True, **options)  # called by Python and by kernels only
-    if isinstance(compiled, Dispatcher):  # a plain function under NUMBA_DISABLE_JIT
+    njit: Any = numba.njit  # its stub knows fewer options
+    compiled: Any = njit(function, no_cfunc_wrapper=True, **options)  # called by Python and by kernels only
+    if not numba.config.DISABLE_JIT:
         compiled._cache = ClosureCache(compiled)
     return compiled
 
 
-def compile_callback(function: Callable[..., Any], signature: Any) -> CFunc:
+def compile_callback(function: Callable[..., Any], signature: Any) -> Any:
     """Compile a function at once, or load it, as a C function whose ``address`` others may call."""
-    callback = CFunc(function, (signature.args, signature.return_type), locals={}, options={})
+    callback: Any = CFunc(function, (signature.args, signature.return_type), locals={}, options={})
     callback._cache = ClosureCache(function)
     callback.compile()
     return callback
@@ -71,7 +87,7 @@ def compile_callback(function: Callable[..., Any], signature: Any) -> CFunc:
 class ClosureCache(FunctionCache):
     """Numba's cache of a function on disk, keyed by the digest of its closure; no file is read before use."""
 
-    _spoken = False
+    spoken = False
     _cleaned: ClassVar[set[Path]] = set()
 
     def __init__(self, function: Any) -> None:
@@ -98,8 +114,8 @@ class ClosureCache(FunctionCache):
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """What was compiled for a signature, or None: then Numba compiles, and the user hears of it once."""
         found = super().load_overload(sig, target_context)
-        if found is None and not ClosureCache._spoken:
-            ClosureCache._spoken = True
+        if found is None and not ClosureCache.spoken:
+            ClosureCache.spoken = True
             print(SPEAKING, file=sys.stderr, flush=True)
         return found
 

@@ -25,6 +25,9 @@ F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 I1 = NDArray[np.int8]
 
+FullParams = Any
+"""``ClusterParams`` where a kernel passes it on as the record of one sub-model, whose fields it has."""
+
 DRIVEN = ("vm_claim_mhz", "vm_touched_mib", "vm_active_mib", "vm_touch_rate")
 """Arrays of the state that drive a sub-model: its kernels read them beside the parameters."""
 
@@ -185,16 +188,6 @@ class ClusterParams(NamedTuple):
     fail_time_s: F8  # (N,) what breaks and is mended, drawn at reset: time, s
     fail_item: I4  # (N,) host or VM
     fail_kind: I1  # (N,) 0 host fails, 1 host is repaired, 2 VM crashes
-
-
-class FullParams(ClusterParams):
-    """What kernels of the full model take as ``p``: see ``bind_params``."""
-
-    vm_claim_mhz: F8  # (V,) this and the next three: ``DRIVEN``
-    vm_touched_mib: F8
-    vm_active_mib: F8
-    vm_touch_rate: F8
-    fn_renew: int  # address of the kernel of ``hub``
 
 
 def make_params(config: ClusterConfig, workload: Workload) -> ClusterParams:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,8 +182,8 @@ class ClusterState(NamedTuple):
     host_maintenance: I1  # (H,) 1: takes no VM, to be emptied
 
 
-FullState = ClusterState
-"""``ClusterState`` where the full model is on."""
+FullState = Any
+"""``ClusterState`` where a kernel passes it on as the record of one sub-model, whose fields it has."""
 
 
 class StateShape(NamedTuple):
@@ -310,7 +310,7 @@ def _shape(name: str, size: StateShape) -> tuple[int, ...]:
 
 
 def _views(arena: NDArray[np.uint8], size: StateShape) -> ClusterState:
-    arrays = []
+    arrays: list[Any] = []
     offset = 0
     for name in ClusterState._fields:
         dtype, shape = _dtype(name), _shape(name, size)

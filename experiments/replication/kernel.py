@@ -35,7 +35,7 @@ class Decorator(Protocol):
 _LEAN: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
 _INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
-entry_kernel: Decorator = kernel(**_LEAN)
+entry_kernel: Decorator = kernel(**_LEAN)  # type: ignore[assignment]
 """A kernel that Python calls: the only kind that is cached, with all that it calls."""
 
 lean_kernel: Decorator = njit(**_INNER, **_LEAN)
