@@ -1,5 +1,6 @@
 """A binary heap in arrays, the least entry first, by key, then kind, then item: the order is total, so that
-equal runs are equal to the last bit. Its length is its owner's business.
+equal runs are equal to the last bit. Its length is its owner's business. (The batched placement game has its
+own, by time alone, which is faster there.)
 """
 
 from __future__ import annotations

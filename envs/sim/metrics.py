@@ -81,6 +81,10 @@ class StepMetrics:
 
     delta: Totals
 
+    def __post_init__(self) -> None:
+        """Name the places of sums that came without names."""
+        object.__setattr__(self, "delta", self.delta.view(Totals))
+
     def __getitem__(self, index: int) -> float:
         """One total by its index."""
         return float(self.delta[index])

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .heap import settle
 from .kernels import kernel
 
 __all__ = [
@@ -136,19 +135,40 @@ def any_fit(p: PlacementParams, s: PlacementState, b: int, row: int) -> Any:
 @kernel
 def push_end(s: PlacementState, b: int, time_s: float, item: int) -> None:
     """Add the end of a VM to the heap."""
-    n = s.heap_size[b]
-    s.heap_size[b] = n + 1
-    settle(s.heap_time[b], None, s.heap_item[b], None, time_s, 0, item, n, n + 1)
+    i = s.heap_size[b]
+    s.heap_size[b] = i + 1
+    while i > 0:
+        parent = (i - 1) >> 1
+        if s.heap_time[b, parent] <= time_s:
+            break
+        s.heap_time[b, i] = s.heap_time[b, parent]
+        s.heap_item[b, i] = s.heap_item[b, parent]
+        i = parent
+    s.heap_time[b, i] = time_s
+    s.heap_item[b, i] = item
 
 
 @kernel
 def _pop(s: PlacementState, b: int) -> Any:
     """Take the earliest end off the heap; returns its item."""
-    times, items = s.heap_time[b], s.heap_item[b]
-    item = items[0]
+    item = s.heap_item[b, 0]
     n = s.heap_size[b] - 1
     s.heap_size[b] = n
-    settle(times, None, items, None, times[n], 0, items[n], 0, n)
+    time_s, moved = s.heap_time[b, n], s.heap_item[b, n]
+    i = 0
+    while True:
+        child = 2 * i + 1
+        if child >= n:
+            break
+        if child + 1 < n and s.heap_time[b, child + 1] < s.heap_time[b, child]:
+            child += 1
+        if time_s <= s.heap_time[b, child]:
+            break
+        s.heap_time[b, i] = s.heap_time[b, child]
+        s.heap_item[b, i] = s.heap_item[b, child]
+        i = child
+    s.heap_time[b, i] = time_s
+    s.heap_item[b, i] = moved
     return item
 
 
