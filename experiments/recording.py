@@ -128,9 +128,9 @@ class Recorder:
         """
         n = self.n
         totals = self._totals[: n + 1]
-        delta = np.diff(totals, axis=0)
+        delta: Any = np.diff(totals, axis=0)
         span = np.diff(self._time_s[: n + 1])
-        end = totals[1:]
+        end: Any = totals[1:]
         waiting = self._waiting[:n]
         in_flight = end.mig_started - end.mig_done - end.mig_aborted
         return {

@@ -316,7 +316,7 @@ def _check_rates(p: ClusterParams, s: ClusterState, old: Old, report: Report) ->
     start, end = float(old["clock"].now_s), float(s.clock.now_s)
     added = s.totals - old["totals"]
     lived = np.maximum(0.0, np.minimum(end, p.vm_departure_s) - np.maximum(start, p.vm_arrival_s))
-    tiny = TOLERANCE * np.maximum(1.0, np.abs(s.totals))
+    tiny: Any = TOLERANCE * np.maximum(1.0, np.abs(s.totals))
     vcpus = float((p.vm_vcpus * lived).sum())
     report.none(added.vcpus > vcpus + tiny.vcpus, "more vCPUs than VMs have")
     report.none(added.ready > added.vcpus * (1 + 1e-7) + tiny.ready, "more ready time than time")

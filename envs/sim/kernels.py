@@ -71,7 +71,7 @@ def kernel(function: Any = None, /, **options: Any) -> Any:
         return functools.partial(kernel, **options)
     njit: Any = numba.njit  # its stub knows fewer options
     compiled: Any = njit(function, no_cfunc_wrapper=True, **options)  # called by Python and by kernels only
-    if not numba.config.DISABLE_JIT:
+    if hasattr(compiled, "py_func"):  # a plain function under NUMBA_DISABLE_JIT
         compiled._cache = ClosureCache(compiled)
     return compiled
 

@@ -10,7 +10,7 @@ that does not exist is an error of mypy, and of Numba when it compiles.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 
 import numpy as np
 from numba import types
@@ -56,6 +56,11 @@ class Place:
 
 class Record(np.ndarray[Any, np.dtype[Any]]):
     """Base of all records: a subclass names its places, after those of its parent."""
+
+    if TYPE_CHECKING:  # of arrays as of numbers
+
+        def __add__(self, other: Any, /) -> Self: ...
+        def __sub__(self, other: Any, /) -> Self: ...
 
     places: ClassVar[dict[str, Place]] = {}
     """All places by name, in order."""
