@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from .sim.decisions import REASONS
+from .sim.kernels import kernel
 from .sim.orders import (
     MEM_SLACK,
     check_move,
@@ -104,7 +104,7 @@ class ActionCodec:
         return ("host", host) if host < self.n_hosts else ("power", host - self.n_hosts)
 
 
-@njit(cache=True)
+@kernel
 def check_toggle(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Whether a host's power may be toggled: 0, or the code of the reason."""
     on = check_power_on(p, s, h)
@@ -115,13 +115,13 @@ def check_toggle(p: ClusterParams, s: ClusterState, h: int) -> Any:
     return on if off == IS_NOT_ON and on != IS_NOT_OFF else off
 
 
-@njit(cache=True)
+@kernel
 def _check_send(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     """Whether the chosen VM may go to a host."""
     return check_place(p, s, v, h) if s.vm_state[v] == PENDING else check_move(p, s, v, h)
 
 
-@njit(cache=True)
+@kernel
 def _some_host(p: ClusterParams, s: ClusterState, v: int) -> bool:
     for h in range(s.host_power_state.shape[0]):  # noqa: SIM110  # Numba has no any()
         if _check_send(p, s, v, h) == 0:
@@ -129,7 +129,7 @@ def _some_host(p: ClusterParams, s: ClusterState, v: int) -> bool:
     return False
 
 
-@njit(cache=True)
+@kernel
 def _room(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Free memory of a host that takes VMs, MiB (inf where memory does not bind); -inf = takes none."""
     if host_accepts(p, s, h) != 0:
@@ -139,7 +139,7 @@ def _room(p: ClusterParams, s: ClusterState, h: int) -> Any:
     return p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK - s.host_mem_mib[h]
 
 
-@njit(cache=True)
+@kernel
 def _roomiest(p: ClusterParams, s: ClusterState) -> tuple[int, int]:
     """The two hosts with the most room, -1 = none."""
     best, second = -1, -1
@@ -154,7 +154,7 @@ def _roomiest(p: ClusterParams, s: ClusterState) -> tuple[int, int]:
     return best, second
 
 
-@njit(cache=True)
+@kernel
 def _choosable_simple(p: ClusterParams, s: ClusterState, v: int, best: int, second: int) -> bool:
     """Only memory tells hosts apart: the roomiest other host decides, not every pair is looked at."""
     if s.vm_state[v] == PENDING:
@@ -171,7 +171,7 @@ def _choosable_simple(p: ClusterParams, s: ClusterState, v: int, best: int, seco
     return near and _some_host(p, s, v)
 
 
-@njit(cache=True)
+@kernel
 def _choosable_full(p: ClusterParams, s: ClusterState, v: int, best: int, second: int) -> bool:
     """Nodes, reservations, devices, CPU features may rule out any host: the roomiest is but a first guess."""
     if s.vm_state[v] == PENDING:
@@ -186,7 +186,7 @@ _choosable = by_model(_choosable_simple, _choosable_full)
 """``_choosable(p, s, v, best, second)``: whether some host may take a VM; the roomiest are asked first."""
 
 
-@njit(cache=True)
+@kernel
 def write_vm_mask(p: ClusterParams, s: ClusterState, mask: NDArray[np.bool_]) -> None:
     """Which VMs may be chosen: those that some host may take.
 
@@ -204,7 +204,7 @@ def write_vm_mask(p: ClusterParams, s: ClusterState, mask: NDArray[np.bool_]) ->
             note_failure(failed, v)
 
 
-@njit(cache=True)
+@kernel
 def write_host_mask(p: ClusterParams, s: ClusterState, v: int, mask: NDArray[np.bool_]) -> None:
     """Which hosts may take a VM.
 
@@ -218,7 +218,7 @@ def write_host_mask(p: ClusterParams, s: ClusterState, v: int, mask: NDArray[np.
         mask[h] = _check_send(p, s, v, h) == 0
 
 
-@njit(cache=True)
+@kernel
 def _choose(p: ClusterParams, s: ClusterState, v: int) -> Any:
     state = s.vm_state[v]
     if state == PENDING:
@@ -234,7 +234,7 @@ def _choose(p: ClusterParams, s: ClusterState, v: int) -> Any:
     return 0 if _some_host(p, s, v) else NO_HOST
 
 
-@njit(cache=True)
+@kernel
 def _toggle(p: ClusterParams, s: ClusterState, h: int) -> Any:
     code = check_toggle(p, s, h)
     if code != 0:
@@ -242,7 +242,7 @@ def _toggle(p: ClusterParams, s: ClusterState, h: int) -> Any:
     return order_power_on(p, s, h) if check_power_on(p, s, h) == 0 else order_power_off(p, s, h)
 
 
-@njit(cache=True)
+@kernel
 def take(p: ClusterParams, s: ClusterState, action: int, chosen: int) -> tuple[int, int]:
     """Carry out an action other than a legal stop; an illegal one changes nothing.
 

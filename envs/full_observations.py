@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from .observation_columns import (
@@ -19,6 +18,7 @@ from .observation_columns import (
     VM_COLUMNS,
 )
 from .sim.engine_full import carbon_now, fragments_now
+from .sim.kernels import kernel
 from .sim.power import ON
 from .sim.power_states import FAILED, RESUMING, STANDBY, SUSPENDING
 from .sim.precopy import INIT, PULL, RESUME, ROUND, STOP
@@ -33,20 +33,6 @@ from .sim.state import (
     ClusterParams,
     ClusterState,
 )
-from .sim.totals import (
-    C_DOWN,
-    C_MOVING,
-    R_ALLOC,
-    R_BALLOONED,
-    R_COMPRESSED,
-    R_IO_CPU,
-    R_OVERHEAD,
-    R_READY,
-    R_REMOTE,
-    R_SHARED,
-    R_SWAPPED,
-    R_VCPUS,
-)
 from .sim.variants import by_model
 
 __all__ = ["static_host_columns", "static_vm_columns", "write_full_columns"]
@@ -60,21 +46,20 @@ VM_STATIC = [column.name for column in FULL_VM_COLUMNS].index("protected")
 MEMORY_STATE_SCALE = 0.25
 MOST_SENT = 4.0
 LATENCY_SCALE = 1.0 / float(np.log1p(1e6))
-MIRROR_VMS = 6
 
 
-@njit(cache=True)
+@kernel
 def _clip(x: float, high: float) -> Any:
     return min(max(x, 0.0), high)
 
 
-@njit(cache=True)
+@kernel
 def _ratio(part: float, whole: float, high: float) -> float:
     """A share, clipped; 0 of nothing."""
     return float(_clip(part / whole, high)) if whole > 0.0 else 0.0
 
 
-@njit(cache=True)
+@kernel
 def _add_up_traffic(p: ClusterParams, s: ClusterState, out: F8, into: F8) -> None:
     """What every NIC carries: traffic of VMs, copies and the logs of mirrored VMs, Mbit/s."""
     out[:] = 0.0
@@ -84,7 +69,7 @@ def _add_up_traffic(p: ClusterParams, s: ClusterState, out: F8, into: F8) -> Non
         if h >= 0:
             out[h] += s.vm_net_out_mbps[v]
             into[h] += s.vm_net_in_mbps[v]
-    for i in range(s.counters[C_MOVING] if p.has_precopy else 0):
+    for i in range(s.counters.moving if p.has_precopy else 0):
         v = s.copy_list[i]
         a, b = s.vm_host[v], s.vm_dest[v]
         if s.copy_phase[v] == PULL:
@@ -98,7 +83,7 @@ def _add_up_traffic(p: ClusterParams, s: ClusterState, out: F8, into: F8) -> Non
                 into[s.vm_secondary[v]] += s.vm_mirror_mbps[v]
 
 
-@njit(cache=True)
+@kernel
 def _write_nodes(p: ClusterParams, s: ClusterState, h: int, row: F4) -> None:
     """NUMA columns of a host."""
     takes = p.node_cores[h] * p.numa_overcommit
@@ -107,19 +92,19 @@ def _write_nodes(p: ClusterParams, s: ClusterState, h: int, row: F4) -> None:
     row[12] = _ratio(s.node_load_mhz[h, :n].max() - s.node_load_mhz[h, :n].min(), p.node_cpu_mhz[h], 1.0)
 
 
-@njit(cache=True)
+@kernel
 def _write_memory(p: ClusterParams, s: ClusterState, h: int, inv_mem: float, row: F4) -> None:
     """Columns of a host's memory tiers."""
     row[13] = s.host_mem_state[h] * MEMORY_STATE_SCALE
     row[14] = _clip(s.host_free_mib[h] * inv_mem, 1.0)
     row[15] = _clip(s.host_mem_reserved_mib[h] * inv_mem, 1.0)
-    row[16] = _clip(s.host_rates[h, R_SHARED] * inv_mem, 1.0)
-    row[17] = _clip(s.host_rates[h, R_BALLOONED] * inv_mem, 1.0)
-    row[18] = _clip(s.host_rates[h, R_COMPRESSED] * inv_mem, 1.0)
-    row[19] = _clip(s.host_rates[h, R_SWAPPED] * inv_mem, 1.0)
+    row[16] = _clip(s.host_rates[h].shared * inv_mem, 1.0)
+    row[17] = _clip(s.host_rates[h].ballooned * inv_mem, 1.0)
+    row[18] = _clip(s.host_rates[h].compressed * inv_mem, 1.0)
+    row[19] = _clip(s.host_rates[h].swapped * inv_mem, 1.0)
 
 
-@njit(cache=True)
+@kernel
 def _write_host(p: ClusterParams, s: ClusterState, b: Any, h: int, row: F4) -> None:
     state = s.host_power_state[h]
     row[:HOST_STATIC] = 0.0
@@ -136,7 +121,7 @@ def _write_host(p: ClusterParams, s: ClusterState, b: Any, h: int, row: F4) -> N
     if p.has_precopy:
         row[23] = _ratio(s.host_copies[h], p.host_slots[h], 1.0)
     if p.has_standby:
-        row[24] = _ratio(s.host_mirrors[h], p.mirror_params[MIRROR_VMS], 1.0)
+        row[24] = _ratio(s.host_mirrors[h], p.mirror_max_vms, 1.0)
         row[25] = _clip(s.host_mirror_mib[h] * b.inv_mem[h], 1.0)
     if p.has_numa:
         _write_nodes(p, s, h, row)
@@ -144,9 +129,9 @@ def _write_host(p: ClusterParams, s: ClusterState, b: Any, h: int, row: F4) -> N
         return
     rates = s.host_rates[h]
     row[6] = _clip(s.host_alloc_mhz[h] * b.inv_cpu[h], 1.0)
-    row[7] = _ratio(rates[R_READY], rates[R_VCPUS], 1.0)
-    row[9] = _clip((rates[R_OVERHEAD] + rates[R_IO_CPU]) * b.inv_cpu[h], 1.0)
-    row[10] = _ratio(rates[R_REMOTE], rates[R_ALLOC], 1.0)
+    row[7] = _ratio(rates.ready, rates.vcpus, 1.0)
+    row[9] = _clip((rates.overhead + rates.io_cpu) * b.inv_cpu[h], 1.0)
+    row[10] = _ratio(rates.remote, rates.alloc, 1.0)
     if p.has_tiers:
         _write_memory(p, s, h, b.inv_mem[h], row)
     if p.host_nic_mbps.shape[0] > 0:
@@ -154,7 +139,7 @@ def _write_host(p: ClusterParams, s: ClusterState, b: Any, h: int, row: F4) -> N
         row[21] = _ratio(b.host_in_mbps[h], p.host_nic_mbps[h], 1.0)
 
 
-@njit(cache=True)
+@kernel
 def _write_vm_memory(p: ClusterParams, s: ClusterState, v: int, row: F4) -> None:
     inv = 1.0 / p.vm_mem_mib[v]
     row[12] = _clip(1.0 - 1.0 / s.vm_mem_slowdown[v], 1.0)
@@ -165,7 +150,7 @@ def _write_vm_memory(p: ClusterParams, s: ClusterState, v: int, row: F4) -> None
     row[17] = _clip(s.vm_swapped_mib[v] * inv, 1.0)
 
 
-@njit(cache=True)
+@kernel
 def _write_vm_network(p: ClusterParams, s: ClusterState, v: int, row: F4) -> None:
     """Columns of a VM's I/O, migration and mirroring."""
     line = p.host_nic_mbps[s.vm_host[v]]
@@ -190,7 +175,7 @@ def _write_vm_network(p: ClusterParams, s: ClusterState, v: int, row: F4) -> Non
         row[29] = _ratio(s.vm_mirror_mbps[v], s.vm_mirror_need_mbps[v], 1.0)
 
 
-@njit(cache=True)
+@kernel
 def _write_vm(p: ClusterParams, s: ClusterState, v: int, inv_nominal: float, row: F4) -> None:
     row[:VM_STATIC] = 0.0
     state = s.vm_state[v]
@@ -219,19 +204,19 @@ def _write_vm(p: ClusterParams, s: ClusterState, v: int, inv_nominal: float, row
         _write_vm_network(p, s, v, row)
 
 
-@njit(cache=True)
+@kernel
 def _write_totals(p: ClusterParams, s: ClusterState, b: Any, row: F4) -> None:
     """Global columns that are sums over hosts that are on."""
     ready, vcpus, free, swapped, memory, traffic, line = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for h in range(p.host_type.shape[0]):
         if s.host_power_state[h] != ON:
             continue
-        ready += s.host_rates[h, R_READY]
-        vcpus += s.host_rates[h, R_VCPUS]
+        ready += s.host_rates[h].ready
+        vcpus += s.host_rates[h].vcpus
         memory += p.host_mem_mib[h]
         if p.has_tiers:
             free += s.host_free_mib[h]
-            swapped += s.host_rates[h, R_SWAPPED]
+            swapped += s.host_rates[h].swapped
         if p.host_nic_mbps.shape[0] > 0:
             traffic += b.host_out_mbps[h] + b.host_in_mbps[h]
             line += 2.0 * p.host_nic_mbps[h]
@@ -241,7 +226,7 @@ def _write_totals(p: ClusterParams, s: ClusterState, b: Any, row: F4) -> None:
     row[12] = _ratio(traffic, line, 1.0)
 
 
-@njit(cache=True)
+@kernel
 def _write_globals(p: ClusterParams, s: ClusterState, b: Any, row: F4) -> None:
     n_hosts, n_vms = p.host_type.shape[0], p.vm_vcpus.shape[0]
     row[:] = 0.0
@@ -254,8 +239,8 @@ def _write_globals(p: ClusterParams, s: ClusterState, b: Any, row: F4) -> None:
     for v in range(n_vms):
         row[4] += s.vm_state[v] == STARTING
         row[5] += p.has_failures and s.vm_state[v] == PENDING and s.vm_restart[v] > 0
-    row[6] = s.counters[C_DOWN]
-    row[7] = s.counters[C_MOVING]
+    row[6] = s.counters.down
+    row[7] = s.counters.moving
     if p.has_standby:
         for v in p.protected_vms:
             there = s.vm_state[v] != ABSENT and s.vm_state[v] != DEPARTED
@@ -264,15 +249,15 @@ def _write_globals(p: ClusterParams, s: ClusterState, b: Any, row: F4) -> None:
     _write_totals(p, s, b, row)
     row[13] = fragments_now(p, s)
     if p.carbon_g_kwh.shape[0] > 0:
-        row[14] = _ratio(carbon_now(p, s.clock[0]), p.carbon_g_kwh.max(), 1.0)
+        row[14] = _ratio(carbon_now(p, s.clock.now_s), p.carbon_g_kwh.max(), 1.0)
 
 
-@njit(cache=True)
+@kernel
 def _write_nothing(p: ClusterParams, s: ClusterState, b: Any) -> None:
     """A simple cluster has no more columns."""
 
 
-@njit(cache=True)
+@kernel
 def _write_full(p: ClusterParams, s: ClusterState, b: Any) -> None:
     if p.host_nic_mbps.shape[0] > 0:
         _add_up_traffic(p, s, b.host_out_mbps, b.host_in_mbps)

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
-from numba import njit
 from numpy.typing import NDArray
 
 from .actions import check_toggle, write_host_mask, write_vm_mask
 from .full_observations import static_host_columns, static_vm_columns, write_full_columns
 from .observation_columns import HOST_COLUMNS, VM_COLUMNS, Column, columns_of
 from .sim.handle import make_handle
+from .sim.kernels import kernel
 from .sim.power import BOOTING, OFF, ON, SHUTTING_DOWN
 from .sim.power_states import RESUMING, SUSPENDING
 from .sim.simulator import Simulator
@@ -32,7 +32,6 @@ from .sim.state import (
     ClusterParams,
     ClusterState,
 )
-from .sim.totals import C_PENDING, T_MISSED, T_REQUESTED
 
 __all__ = ["Buffers", "Observer", "observe", "remember"]
 
@@ -84,12 +83,12 @@ MEMORY = (
 """The buffers that carry something from one interval to the next."""
 
 
-@njit(cache=True)
+@kernel
 def _clip(x: float, high: float) -> Any:
     return min(max(x, 0.0), high)
 
 
-@njit(cache=True)
+@kernel
 def remember(p: ClusterParams, s: ClusterState, b: Buffers, weight: float) -> None:
     """Work out what the last interval did: shares of shortage and the weighted mean of demand.
 
@@ -99,7 +98,7 @@ def remember(p: ClusterParams, s: ClusterState, b: Buffers, weight: float) -> No
         b: Buffers; their memory is rewritten.
         weight: Weight of the newest demand, 0...1.
     """
-    span = s.clock[0] - b.cluster[2]
+    span = s.clock.now_s - b.cluster[2]
     inv_span = 1.0 / span if span > 0.0 else 0.0
     for h in range(p.host_type.shape[0]):
         b.host_sat_share[h] = _clip((s.host_sat_s[h] - b.host_sat_s[h]) * inv_span, 1.0)
@@ -117,21 +116,21 @@ def remember(p: ClusterParams, s: ClusterState, b: Buffers, weight: float) -> No
             b.vm_recent[v] = demand
         else:
             b.vm_recent[v] += weight * (demand - b.vm_recent[v])
-    requested = s.totals[T_REQUESTED] - b.cluster[1]
-    missed = s.totals[T_MISSED] - b.cluster[0]
+    requested = s.totals.requested - b.cluster[1]
+    missed = s.totals.missed - b.cluster[0]
     b.cluster[3] = _clip(missed / requested, 1.0) if requested > 0.0 else 0.0
-    b.cluster[0] = s.totals[T_MISSED]
-    b.cluster[1] = s.totals[T_REQUESTED]
-    b.cluster[2] = s.clock[0]
+    b.cluster[0] = s.totals.missed
+    b.cluster[1] = s.totals.requested
+    b.cluster[2] = s.clock.now_s
 
 
-@njit(cache=True)
+@kernel
 def _write_hosts(p: ClusterParams, s: ClusterState, b: Buffers) -> None:
     """Host rows and the sums over hosts."""
     n_on, n_booting, n_short = 0, 0, 0
     ask, capacity, memory, memory_capacity, power = 0.0, 0.0, 0.0, 0.0, 0.0
     inv_interval = 1.0 / p.interval_s
-    now = s.clock[0]
+    now = s.clock.now_s
     for h in range(p.host_type.shape[0]):
         row = b.hosts[h]
         state = s.host_power_state[h]
@@ -169,12 +168,12 @@ def _write_hosts(p: ClusterParams, s: ClusterState, b: Buffers) -> None:
     b.globals[9] = _clip(power * b.scale[3], 1.0)
 
 
-@njit(cache=True)
+@kernel
 def _write_vms(p: ClusterParams, s: ClusterState, b: Buffers) -> None:
     """VM rows and the sums over VMs."""
     n_hosts = p.host_type.shape[0]
     inv_interval = 1.0 / p.interval_s
-    now = s.clock[0]
+    now = s.clock.now_s
     total = 0.0
     n_migrating = 0
     for v in range(p.vm_vcpus.shape[0]):
@@ -207,11 +206,11 @@ def _write_vms(p: ClusterParams, s: ClusterState, b: Buffers) -> None:
         row[16] = _clip(s.vm_ask_mhz[v] * b.inv_cpu[h], 2.0) if h >= 0 else 0.0
         b.vm_host[v] = h if h >= 0 else n_hosts
     b.globals[7] = _clip(total * b.scale[2], 2.0)
-    b.globals[10] = s.counters[C_PENDING] / p.vm_vcpus.shape[0]
+    b.globals[10] = s.counters.pending / p.vm_vcpus.shape[0]
     b.globals[11] = n_migrating / p.vm_vcpus.shape[0]
 
 
-@njit(cache=True)
+@kernel
 def _write_choices(p: ClusterParams, s: ClusterState, b: Buffers, chosen: int) -> None:
     """The mask, and the columns that repeat it: rows are all an equivariant network sees."""
     n_hosts, n_vms = p.host_type.shape[0], p.vm_vcpus.shape[0]
@@ -238,7 +237,7 @@ def _write_choices(p: ClusterParams, s: ClusterState, b: Buffers, chosen: int) -
     b.globals[14] = 1.0 if chosen >= 0 else 0.0
 
 
-@njit(cache=True)
+@kernel
 def observe(
     p: ClusterParams, s: ClusterState, b: Buffers, chosen: int, n_decisions: int, moved: bool
 ) -> None:
@@ -253,10 +252,10 @@ def observe(
         moved: Whether the state has changed since the last call; else only the choice is written.
     """
     if moved:
-        phase = 2.0 * np.pi * s.clock[0] / DAY_S
+        phase = 2.0 * np.pi * s.clock.now_s / DAY_S
         b.globals[0] = np.sin(phase)
         b.globals[1] = np.cos(phase)
-        b.globals[2] = _clip(s.clock[0] / b.scale[4], 1.0)
+        b.globals[2] = _clip(s.clock.now_s / b.scale[4], 1.0)
         b.globals[12] = b.cluster[3]
         _write_hosts(p, s, b)
         _write_vms(p, s, b)

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from .entry import make_generator, need_actions, need_begun
@@ -20,6 +19,7 @@ from .placement import PlacementEnv, PlacementTask
 from .placement_observations import CONSTANT_BUFFERS, PlacementBuffers, forfeit, observe_game, play_one
 from .sim.errors import ConfigError
 from .sim.handle import make_handle
+from .sim.kernels import kernel
 from .sim.placement import FINISHED, HUAWEI, PLAYING, PlacementParams, PlacementState, begin_game
 from .sim.placement_games import PlacementConfig, RequestArrays
 
@@ -60,7 +60,7 @@ class EpisodeBooks(NamedTuple):
     ended: I8  # (B,) the environments whose episodes the last step ended, in the first places
 
 
-@njit(cache=True)
+@kernel
 def _keep_books(
     p: PlacementParams, s: PlacementState, o: PlacementBuffers, e: EpisodeBooks, r: EpisodeRules, b: int
 ) -> None:
@@ -85,7 +85,7 @@ def _keep_books(
     e.over[b] = e.terminated[b] or e.truncated[b]
 
 
-@njit(cache=True)
+@kernel
 def play_batch(
     p: PlacementParams,
     s: PlacementState,
@@ -125,7 +125,7 @@ def play_batch(
     return n_placed, n_refused, n_ended
 
 
-@njit(cache=True)
+@kernel
 def begin_many(
     p: PlacementParams,
     s: PlacementState,

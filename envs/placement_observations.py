@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
-from numba import njit
 from numpy.typing import NDArray
 
 from .observation_columns import Column
 from .placement_slots import SLOT_GLOBAL_COLUMNS, SLOT_NODE_COLUMNS, slot_table, write_slots
 from .sim.errors import ConfigError
 from .sim.handle import make_handle
+from .sim.kernels import kernel
 from .sim.placement import (
     HUAWEI,
     PLACED,
@@ -148,29 +148,29 @@ CONSTANT_BUFFERS = ("gap", "slots", "width", "n_globals")
 """Fields of ``PlacementBuffers`` that play does not change."""
 
 
-@njit(cache=True)
+@kernel
 def _clip(x: float, high: float) -> Any:
     return min(max(x, 0.0), high)
 
 
-@njit(cache=True)
+@kernel
 def _time(seconds: float, high: float) -> Any:
     if seconds <= 0.0:  # the rule, not the exception, and cheaper than a logarithm
         return 0.0
     return min(np.log1p(seconds) * TIME_SCALE, high)
 
 
-@njit(cache=True)
+@kernel
 def _count(n: int, high: float) -> Any:
     return min(COUNTS[n] if n < len(COUNTS) else np.log1p(float(n)) * COUNT_SCALE, high)
 
 
-@njit(cache=True)
+@kernel
 def _share(n: int) -> Any:
     return SHARES[n] if n < len(SHARES) else n / (n + HALF_COUNT)
 
 
-@njit(cache=True)
+@kernel
 def _wait_log(o: PlacementBuffers, b: int, seconds: float) -> Any:
     """log(1 + a wait), worked out once although it is shown as waited, paid for, and shown as last wait."""
     if seconds <= 0.0:
@@ -181,13 +181,13 @@ def _wait_log(o: PlacementBuffers, b: int, seconds: float) -> Any:
     return o.wait_log[b]
 
 
-@njit(cache=True)
+@kernel
 def _write_gaps(p: PlacementParams, gap: F4) -> None:
     for row in range(1, p.n_requests):
         gap[row] = _time(p.arrival[row] - p.arrival[row - 1], 1.0)
 
 
-@njit(cache=True)
+@kernel
 def _write_fits(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: int) -> None:
     """Write the mask. What fits where cannot be foreseen, so there is no branch on it."""
     mask, row = o.mask[b], s.cursor[b]
@@ -204,7 +204,7 @@ def _write_fits(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: i
         write_extra_mask(p, s, b, mask)
 
 
-@njit(cache=True)
+@kernel
 def _write_nodes(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: int) -> None:
     """Write the columns of nodes, and what the cluster uses."""
     flat, mask = o.flat[b], o.mask[b]
@@ -234,7 +234,7 @@ def _write_nodes(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: 
     flat[i + 1] = _clip(1.0 - free_memory * inv_memory / p.n_nodes, 1.0)
 
 
-@njit(cache=True)
+@kernel
 def observe_game(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: int) -> None:
     """Write observation and mask of a game.
 
@@ -278,7 +278,7 @@ def observe_game(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: 
         _write_window(p, s, o, b)
 
 
-@njit(cache=True)
+@kernel
 def _write_window(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: int) -> None:
     flat = o.flat[b, p.n_nodes * o.width + N_REQUEST + o.n_globals :]
     flat[:] = 0.0
@@ -299,7 +299,7 @@ def _write_window(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b:
         flat[i + 5] = 1.0 if k == s.window_slot[b] else 0.0
 
 
-@njit(cache=True)
+@kernel
 def _reward(
     p: PlacementParams,
     s: PlacementState,
@@ -324,7 +324,7 @@ def _reward(
     return reward - p.reject_penalty if code == REJECTED else reward
 
 
-@njit(cache=True)
+@kernel
 def forfeit(p: PlacementParams, s: PlacementState, b: int, kind: int, scale: float) -> Any:
     """What an episode pays, at the least, that ends before all requests of its window are decided.
 
@@ -363,7 +363,7 @@ def forfeit(p: PlacementParams, s: PlacementState, b: int, kind: int, scale: flo
     return -lost
 
 
-@njit(cache=True)
+@kernel
 def play_one(
     p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: int, a: int, kind: int, scale: float
 ) -> Any:

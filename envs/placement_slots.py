@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from .observation_columns import Column
+from .sim.kernels import kernel
 from .sim.placement import PlacementParams, PlacementState
 from .sim.placement_games import PlacementConfig
 
@@ -73,13 +73,13 @@ def slot_table(config: PlacementConfig) -> F8:
     return table
 
 
-@njit(cache=True)
+@kernel
 def _count(cores: float, memory: float, table: F8, k: int) -> Any:
     """VMs of shape k for which a node (or the scarcer of two) has room."""
     return max(0.0, np.floor(min(cores * table[k, 0], memory * table[k, 1]) + TINY))
 
 
-@njit(cache=True)
+@kernel
 def write_slots(
     p: PlacementParams, s: PlacementState, b: int, table: F8, width: int, first: int, flat: F4, end: int
 ) -> None:

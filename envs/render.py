@@ -18,7 +18,6 @@ from PIL import Image, ImageDraw, ImageFont
 from .sim.power import BOOTING, OFF, ON, SHUTTING_DOWN
 from .sim.power_states import FAILED, RESUMING, STANDBY, SUSPENDING
 from .sim.simulator import Simulator
-from .sim.totals import C_PENDING
 
 __all__ = ["History", "draw_frame", "draw_nodes", "write_text"]
 
@@ -95,7 +94,7 @@ def _look(sim: Simulator) -> _Now:
     capacity = float(p.host_cpu_mhz[on].sum())
     load = float(s.host_ask_mhz[on].sum()) / capacity if capacity > 0 else 0.0
     power = float(s.host_power_now_w.sum())
-    return _Now(int(on.sum()), sim.config.n_hosts, power, load, int(s.counters[C_PENDING]))
+    return _Now(int(on.sum()), sim.config.n_hosts, power, load, int(s.counters.pending))
 
 
 def _clock(time_s: float) -> str:

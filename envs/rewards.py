@@ -14,23 +14,7 @@ from collections.abc import Mapping
 from .sim.errors import ConfigError
 from .sim.metrics import J_PER_KWH, StepMetrics
 from .sim.state import ClusterParams
-from .sim.totals import (
-    R_READY,
-    R_SWAPPED,
-    R_VCPUS,
-    T_ACTIVE_S,
-    T_BOOTS,
-    T_DOWN_S,
-    T_ENERGY_J,
-    T_MIG_STARTED,
-    T_MISSED,
-    T_RATE_FIRST,
-    T_REQUESTED,
-    T_RESTARTS,
-    T_SAT_S,
-    T_SHUTDOWNS,
-    T_TIME_S,
-)
+from .sim.totals import Totals
 
 __all__ = ["DEFAULT_WEIGHTS", "TERMS", "RewardFunction", "check_weights"]
 
@@ -114,17 +98,17 @@ class RewardFunction:
             illegal: Refused orders.
         """
         d = step.delta.tolist()
-        active, requested, duration = d[T_ACTIVE_S], d[T_REQUESTED], d[T_TIME_S]
-        ready, vcpus, swapped = (d[T_RATE_FIRST + k] for k in (R_READY, R_VCPUS, R_SWAPPED))
+        active, requested, duration = d[Totals.active_s], d[Totals.requested], d[Totals.time_s]
+        ready, vcpus, swapped = (d[k] for k in (Totals.ready, Totals.vcpus, Totals.swapped))
         return {
-            "energy": d[T_ENERGY_J] / (self.peak_w * duration) if duration > 0 else 0.0,
-            "energy_kwh": self.pue * d[T_ENERGY_J] / J_PER_KWH,
-            "unserved": d[T_MISSED] / requested if requested > 0 else 0.0,
-            "migrations": d[T_MIG_STARTED] / self.n_vms,
-            "violations": d[T_SAT_S] / active if active > 0 else 0.0,
-            "power_actions": (d[T_BOOTS] + d[T_SHUTDOWNS]) / self.n_hosts,
-            "downtime": d[T_DOWN_S] / (self.n_vms * duration) if duration > 0 else 0.0,
-            "restarts": d[T_RESTARTS] / self.n_vms,
+            "energy": d[Totals.energy_j] / (self.peak_w * duration) if duration > 0 else 0.0,
+            "energy_kwh": self.pue * d[Totals.energy_j] / J_PER_KWH,
+            "unserved": d[Totals.missed] / requested if requested > 0 else 0.0,
+            "migrations": d[Totals.mig_started] / self.n_vms,
+            "violations": d[Totals.sat_s] / active if active > 0 else 0.0,
+            "power_actions": (d[Totals.boots] + d[Totals.shutdowns]) / self.n_hosts,
+            "downtime": d[Totals.down_s] / (self.n_vms * duration) if duration > 0 else 0.0,
+            "restarts": d[Totals.restarts] / self.n_vms,
             "ready": ready / vcpus if vcpus > 0 else 0.0,
             "swap": swapped / (self.memory_mib * duration) if duration > 0 else 0.0,
             "illegal": float(illegal),

@@ -15,23 +15,7 @@ from numpy.typing import NDArray
 from virtgym.envs.sim.power import BOOTING, OFF, ON, SHUTTING_DOWN
 from virtgym.envs.sim.power_states import FAILED, RESUMING, STANDBY, SUSPENDING
 from virtgym.envs.sim.simulator import Simulator
-from virtgym.envs.sim.totals import (
-    C_PENDING,
-    T_ARRIVALS,
-    T_BOOTS,
-    T_DEPARTURES,
-    T_ENERGY_J,
-    T_IMB_CPU_S,
-    T_IMB_MEM_S,
-    T_MIG_ABORTED,
-    T_MIG_DONE,
-    T_MIG_STARTED,
-    T_MISSED,
-    T_ON_S,
-    T_REQUESTED,
-    T_SAT_S,
-    T_SHUTDOWNS,
-)
+from virtgym.envs.sim.totals import Totals
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +52,7 @@ class Recorder:
         capacity = math.ceil(sim.horizon_s / sim.params.interval_s - 1e-9)
         n_hosts = sim.config.n_hosts
         self.n = 0
-        self._totals = np.zeros((capacity + 1, len(sim.state.totals)))
+        self._totals = np.zeros((capacity + 1, len(Totals.places))).view(Totals)
         self._totals[0] = sim.state.totals
         self._time_s = np.zeros(capacity + 1)
         self._time_s[0] = sim.time_s
@@ -89,8 +73,8 @@ class Recorder:
         """
         n, s = self.n, self._state
         self._totals[n + 1] = s.totals
-        self._time_s[n + 1] = s.clock[0]
-        self._waiting[n] = s.counters[C_PENDING]
+        self._time_s[n + 1] = s.clock.now_s
+        self._waiting[n] = s.counters.pending
         self._decision_ns[n] = decision_ns
         i = n % _BLOCK
         self._ask[i] = s.host_ask_mhz
@@ -144,29 +128,29 @@ class Recorder:
         """
         n = self.n
         totals = self._totals[: n + 1]
-        delta = np.diff(totals, axis=0)
+        delta: Any = np.diff(totals, axis=0)
         span = np.diff(self._time_s[: n + 1])
-        end = totals[1:]
+        end: Any = totals[1:]
         waiting = self._waiting[:n]
-        in_flight = end[:, T_MIG_STARTED] - end[:, T_MIG_DONE] - end[:, T_MIG_ABORTED]
+        in_flight = end.mig_started - end.mig_done - end.mig_aborted
         return {
             "step": np.arange(n),
             "time_s": self._time_s[:n],
-            "hosts_on": delta[:, T_ON_S] / span,
-            "power_w": delta[:, T_ENERGY_J] / span,
-            "energy_kwh": self._sim.params.pue * delta[:, T_ENERGY_J] / _J_PER_KWH,
+            "hosts_on": delta.on_s / span,
+            "power_w": delta.energy_j / span,
+            "energy_kwh": self._sim.params.pue * delta.energy_j / _J_PER_KWH,
             "cpu_load": self._load[:n],
-            "demand_mhz": delta[:, T_REQUESTED] / span,
-            "unserved_mhz": delta[:, T_MISSED] / span,
-            "saturated_hosts": delta[:, T_SAT_S] / span,
-            "migrations": delta[:, T_MIG_STARTED].astype(np.int64),
+            "demand_mhz": delta.requested / span,
+            "unserved_mhz": delta.missed / span,
+            "saturated_hosts": delta.sat_s / span,
+            "migrations": delta.mig_started.astype(np.int64),
             "migrations_in_flight": in_flight.astype(np.int64),
-            "boots": delta[:, T_BOOTS].astype(np.int64),
-            "shutdowns": delta[:, T_SHUTDOWNS].astype(np.int64),
-            "vms_running": (end[:, T_ARRIVALS] - end[:, T_DEPARTURES]).astype(np.int64) - waiting,
+            "boots": delta.boots.astype(np.int64),
+            "shutdowns": delta.shutdowns.astype(np.int64),
+            "vms_running": (end.arrivals - end.departures).astype(np.int64) - waiting,
             "vms_waiting": waiting,
-            "imbalance_cpu": delta[:, T_IMB_CPU_S] / span,
-            "imbalance_mem": delta[:, T_IMB_MEM_S] / span,
+            "imbalance_cpu": delta.imb_cpu_s / span,
+            "imbalance_mem": delta.imb_mem_s / span,
             "decision_ms": self.decision_ms,
         }
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from virtgym.envs.sim.kernels import kernel
 
 from .consolidation_items import (
     N_BANK,
@@ -115,7 +116,7 @@ def allocate_plan(items: Items, seed: int) -> Plan:
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def host_cost(p: Any, h: int, load: float) -> Any:
     """Energy of host h under a load over the horizon, with switching it on, J."""
     last = p.energy_j.shape[1] - 1
@@ -126,7 +127,7 @@ def host_cost(p: Any, h: int, load: float) -> Any:
     return low + (p.energy_j[t, a + 1] - low) * (x - a) + p.switch_j[h]
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def item_cost(p: Any, i: int, h: int) -> Any:
     """Cost of the migrations if item i is on host h, J."""
     cost = p.move_j[i]
@@ -136,7 +137,7 @@ def item_cost(p: Any, i: int, h: int) -> Any:
     return cost
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _nodes_fit(p: Any, w: Any, i: int, h: int) -> Any:
     """Whether item i fits on the NUMA nodes of host h beside what is there."""
     n = 0
@@ -154,7 +155,7 @@ def _nodes_fit(p: Any, w: Any, i: int, h: int) -> Any:
     )
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def fits(p: Any, w: Any, i: int, h: int) -> Any:
     """Whether item i may be put on host h now.
 
@@ -177,13 +178,13 @@ def fits(p: Any, w: Any, i: int, h: int) -> Any:
     return True
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def insert_cost(p: Any, w: Any, i: int, h: int) -> Any:
     """By how much the cost grows if item i is put on host h, J (hosts kept in reserve not counted)."""
     return host_cost(p, h, w.load[h] + p.cpu[i]) - w.cost[h] + item_cost(p, i, h)
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _find_open(p: Any, w: Any, like: int) -> None:
     """Find an empty host of some kind, the one that is on if only some are (they are not alike then)."""
     w.open[like] = -1
@@ -193,7 +194,7 @@ def _find_open(p: Any, w: Any, like: int) -> None:
             return
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _weigh(p: Any, w: Any, h: int) -> None:
     """Bring the cost and the fill of a host, and the sums over hosts, up to date."""
     w.sums[S_COST] -= w.cost[h]
@@ -208,7 +209,7 @@ def _weigh(p: Any, w: Any, h: int) -> None:
     w.sums[S_FILL] += w.fill[h] * w.fill[h]
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def insert(p: Any, w: Any, i: int, h: int) -> None:
     """Put item i on host h; whether it fits is the caller's business."""
     w.host_of[i] = h
@@ -233,7 +234,7 @@ def insert(p: Any, w: Any, i: int, h: int) -> None:
     _weigh(p, w, h)
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def remove(p: Any, w: Any, i: int) -> None:
     """Take item i off its host."""
     h = w.host_of[i]
@@ -265,7 +266,7 @@ def remove(p: Any, w: Any, i: int) -> None:
     _weigh(p, w, h)
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _left_after_failures(size: F8, on: I8, k: int) -> Any:
     """Sum over the hosts that are on, without the k largest."""
     total, at_most = 0.0, np.inf
@@ -287,7 +288,7 @@ def _left_after_failures(size: F8, on: I8, k: int) -> Any:
     return total
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _shortage(p: Any, w: Any, n_on: int) -> Any:
     """What is missing: 0 nothing, 1 hosts, 2 CPU, 3 memory (the larger share of what is needed)."""
     if n_on < p.numbers[N_NEED_HOSTS]:
@@ -309,7 +310,7 @@ def _shortage(p: Any, w: Any, n_on: int) -> Any:
     return 2 if short_cpu >= short_mem else 3
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def spare_cost(p: Any, w: Any) -> Any:
     """Energy of hosts that must be on beside those with items, J."""
     needs = p.numbers[N_NEED_HOSTS] + p.numbers[N_NEED_CPU] + p.numbers[N_NEED_MEM] + p.numbers[N_FAILOVER]
@@ -332,13 +333,13 @@ def spare_cost(p: Any, w: Any) -> Any:
     return cost + p.numbers[N_BANK]
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def total_cost(p: Any, w: Any, n_waiting: int) -> Any:
     """Cost of the plan, J: energy, migrations, hosts kept on in reserve, a fortune for what waits."""
     return w.sums[S_COST] + spare_cost(p, w) + n_waiting * p.numbers[N_BANK]
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def tidy(p: Any, w: Any) -> None:
     """Add up loads and costs anew: sums that were added to and taken from drift."""
     w.sums[S_COST] = 0.0
@@ -357,7 +358,7 @@ def tidy(p: Any, w: Any) -> None:
         _weigh(p, w, h)
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def load_plan(p: Any, w: Any, host_of: I8) -> None:
     """Start from an assignment of items, (I,), -1 = waits; it need not be allowed."""
     w.head[:] = -1

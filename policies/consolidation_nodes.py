@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from virtgym.envs.sim.kernels import kernel
 
 __all__ = ["VmNodes", "nodes_have_room", "pack_nodes"]
 
@@ -29,7 +30,7 @@ class VmNodes(NamedTuple):
     mem: F8  # (n,) MiB
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _nodes_of(need_cpu: float, need_mem: float, node_cpu: F8, node_mem: F8, free: F8, k: int) -> Any:
     """Bits of the k fullest nodes with room for 1/k of a VM each, 0 if there are fewer."""
     mask = 0
@@ -51,7 +52,7 @@ def _nodes_of(need_cpu: float, need_mem: float, node_cpu: F8, node_mem: F8, free
     return mask
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def pack_nodes(
     n: int, cpu: F8, mem: F8, node_cpu: F8, node_mem: F8, order: I8, key: F8, free: F8, bits: I8
 ) -> Any:

@@ -15,8 +15,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from virtgym.envs.sim.kernels import kernel
 
 from .consolidation_items import N_IDLE
 from .consolidation_moves import (
@@ -53,7 +54,7 @@ BOLD, BOLD_BLINK = 0.1, 0.3
 INF = np.inf
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _random(w: Any) -> Any:
     """A random number in 0...1, below 1 (xorshift64*)."""
     x = w.rng[0]
@@ -64,7 +65,7 @@ def _random(w: Any) -> Any:
     return float((x * np.uint64(2685821657736338717)) >> np.uint64(11)) / 9007199254740992.0
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def note_best(p: Any, w: Any) -> None:
     """Remember the plan as the best one if it is."""
     cost = total_cost(p, w, w.tally[T_BANK])
@@ -73,13 +74,13 @@ def note_best(p: Any, w: Any) -> None:
         w.best[:] = w.host_of
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _size(p: Any, w: Any, i: int) -> Any:
     """Size of an item, in mean hosts, by what is scarce."""
     return w.weight[0] * p.cpu[i] * p.unit[0] + w.weight[1] * p.mem[i] * p.unit[1]
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _best_empty_host(p: Any, w: Any, i: int, waiting: float, blink: float) -> Any:
     """The empty host to open for item i; -1 if it fits on none.
 
@@ -103,7 +104,7 @@ def _best_empty_host(p: Any, w: Any, i: int, waiting: float, blink: float) -> An
     return best
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _best_host(p: Any, w: Any, i: int, reward: float, blink: float, waiting: float) -> Any:
     """Where item i goes; -1 if it fits nowhere. ``waiting``: sizes of what waits, itself included."""
     best, least = -1, INF
@@ -133,7 +134,7 @@ def _best_host(p: Any, w: Any, i: int, reward: float, blink: float, waiting: flo
     return best
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def fill_bank(p: Any, w: Any, noise: float, reward: float, blink: float) -> None:
     """Place what waits, large items first; what fits nowhere goes on waiting.
 
@@ -171,7 +172,7 @@ def fill_bank(p: Any, w: Any, noise: float, reward: float, blink: float) -> None
     w.tally[T_BANK] = left
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _take_off(p: Any, w: Any, h: int, share: float, most: int) -> None:
     """Take items off a host, each with some probability, until the journal holds so many."""
     i = w.head[h]
@@ -187,7 +188,7 @@ def _take_off(p: Any, w: Any, h: int, share: float, most: int) -> None:
         i = after
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _ruin(p: Any, w: Any, most: int) -> None:
     """Empty one host that is rather empty, and others wholly or in part."""
     n_hosts = 1 + int(_random(w) * MOST_HOSTS)
@@ -208,7 +209,7 @@ def _ruin(p: Any, w: Any, most: int) -> None:
         _take_off(p, w, w.used[int(_random(w) * w.tally[T_USED])], share, most)
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _open_journal(w: Any) -> None:
     """Begin a round: what waits already is noted as such."""
     n = w.tally[T_BANK]
@@ -217,7 +218,7 @@ def _open_journal(w: Any) -> None:
     w.tally[T_JOURNAL] = n
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _undo(p: Any, w: Any) -> None:
     """Put everything back where it was when the round began."""
     n = w.tally[T_JOURNAL]
@@ -233,7 +234,7 @@ def _undo(p: Any, w: Any) -> None:
             w.tally[T_BANK] += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def evacuate(p: Any, w: Any, hosts: I8, reward: float) -> Any:
     """Empty hosts one after the other where that pays; the greedy start.
 
@@ -263,7 +264,7 @@ def evacuate(p: Any, w: Any, hosts: I8, reward: float) -> Any:
     return emptied
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def pack(p: Any, w: Any, order: I8, hosts: I8, best_fit: bool) -> None:
     """First fit or best fit in a given order, with no eye on where VMs are now.
 
@@ -294,7 +295,7 @@ def pack(p: Any, w: Any, order: I8, hosts: I8, best_fit: bool) -> None:
     note_best(p, w)
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def improve(p: Any, w: Any, rounds: int, temperature: float, guide: float) -> None:
     """Search from the present plan.
 

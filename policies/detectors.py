@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from virtgym.envs.sim.kernels import kernel
 
 from .regression import forecast_robust, line_taps, median, sort_values, tricube_weights
 
@@ -91,7 +92,7 @@ DETECTORS: dict[str, Detector] = {
 """Every detector by name."""
 
 
-@njit(cache=True)
+@kernel
 def mad(values: F8, n: int) -> Any:
     """Median absolute deviation ``median |y_i - median(y)|`` of the first n values, which are overwritten."""
     middle = median(values, n)
@@ -100,7 +101,7 @@ def mad(values: F8, n: int) -> Any:
     return median(values, n)
 
 
-@njit(cache=True)
+@kernel
 def iqr(values: F8, n: int) -> Any:
     """Interquartile range of the first n values, which are sorted in place.
 
@@ -113,7 +114,7 @@ def iqr(values: F8, n: int) -> Any:
     return values[min(high, n - 1)] - values[max(low, 0)]
 
 
-@njit(cache=True)
+@kernel
 def overloaded_history(
     kind: int,
     history: F8,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
+from virtgym.envs.sim.kernels import kernel
 from virtgym.envs.sim.orders import vm_movable
 from virtgym.envs.sim.power import ON
 
@@ -28,7 +27,7 @@ from .sorting import sort_ascending
 __all__ = ["evacuate"]
 
 
-@njit(cache=True)
+@kernel
 def evacuate(p: Any, s: Any, w: Any) -> None:
     """Empty hosts whose expected load is under the low threshold, the least loaded first.
 
@@ -39,7 +38,7 @@ def evacuate(p: Any, s: Any, w: Any) -> None:
     for h in range(w.n_home.shape[0]):
         settled = s.host_power_state[h] == ON and s.host_n_in[h] == 0 and s.host_n_vms[h] == w.n_home[h]
         settled = settled and w.accepts[h] and w.n_home[h] > 0 and w.n_out[h] == 0 and w.received[h] == 0
-        if not settled or w.held[h] or s.clock[0] - w.host_on_s[h] < w.rules[K_MIN_ON_S]:
+        if not settled or w.held[h] or s.clock.now_s - w.host_on_s[h] < w.rules[K_MIN_ON_S]:
             continue
         load = expected_peak(w, w.mean[h], w.var[h])
         if load < w.rules[K_LOW] * p.host_cpu_mhz[h]:
@@ -58,7 +57,7 @@ def evacuate(p: Any, s: Any, w: Any) -> None:
             _evacuate_host(p, s, w, h)
 
 
-@njit(cache=True)
+@kernel
 def _evacuate_host(p: Any, s: Any, w: Any, h: int) -> None:
     n = w.n_home[h]
     for i in range(n):

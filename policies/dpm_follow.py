@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from virtgym.envs.sim.kernels import kernel
 from virtgym.envs.sim.orders import host_accepts, may_go_on, vm_movable
 
 from .dpm_kernels import collect, expected_peak, find_host, fits, order_move, stays, switch_on
@@ -19,7 +19,7 @@ __all__ = ["follow_target", "take_back"]
 I8 = NDArray[np.int64]
 
 
-@njit(cache=True)
+@kernel
 def follow_target(p: Any, s: Any, w: Any, target: I8, fill: float, high: float) -> None:
     """Order the moves that lead to a target placement, as far as they are legal now.
 
@@ -47,7 +47,7 @@ def follow_target(p: Any, s: Any, w: Any, target: I8, fill: float, high: float) 
     prune_opened(w)
 
 
-@njit(cache=True)
+@kernel
 def _list_emptied(s: Any, w: Any, target: I8) -> Any:
     """List the hosts that a target empties, the least loaded first, and mark them by a key of -1.
 
@@ -63,7 +63,7 @@ def _list_emptied(s: Any, w: Any, target: I8) -> Any:
         if w.n_home[h] == 0 or w.key[h] > 0.0:
             continue
         w.key[h] = -1.0  # its VMs leave together or not at all
-        if s.clock[0] - w.host_on_s[h] >= w.rules[K_MIN_ON_S] and not w.held[h]:
+        if s.clock.now_s - w.host_on_s[h] >= w.rules[K_MIN_ON_S] and not w.held[h]:
             w.order[n] = h
             w.key[h] = w.mean[h]
             n += 1
@@ -74,7 +74,7 @@ def _list_emptied(s: Any, w: Any, target: I8) -> Any:
     return min(n, np.int64(w.rules[K_MAX_EMPTIED]))
 
 
-@njit(cache=True)
+@kernel
 def _follow_pass(p: Any, s: Any, w: Any, target: I8, n: int, fill: float, high: float) -> Any:
     """Try every move of a target once; returns whether one was ordered."""
     moved = False
@@ -88,7 +88,7 @@ def _follow_pass(p: Any, s: Any, w: Any, target: I8, n: int, fill: float, high: 
     return moved
 
 
-@njit(cache=True)
+@kernel
 def _asked_too_much(p: Any, w: Any, h: int, fill: float, high: float) -> Any:
     if w.received[h] == 0:
         return False
@@ -98,7 +98,7 @@ def _asked_too_much(p: Any, w: Any, h: int, fill: float, high: float) -> Any:
     return not alone and expected_peak(w, w.mean[h], w.var[h]) > high * p.host_cpu_mhz[h]
 
 
-@njit(cache=True)
+@kernel
 def _take_back_excess(p: Any, s: Any, w: Any, fill: float, high: float) -> None:
     """Take moves back until no host receives more than it may hold."""
     again = True
@@ -118,14 +118,14 @@ def _take_back_excess(p: Any, s: Any, w: Any, fill: float, high: float) -> None:
                 _back_to_base(p, w, v)
 
 
-@njit(cache=True)
+@kernel
 def _back_to_base(p: Any, w: Any, v: int) -> None:
     """Send a VM where it was to go before the target was followed."""
     if w.dest[v] != w.base[v]:
         order_move(p, w, v, w.base[v] if w.base[v] >= 0 else w.home[v])
 
 
-@njit(cache=True)
+@kernel
 def _follow_vm(p: Any, s: Any, w: Any, v: int, h: int, fill: float, high: float) -> Any:
     """Order one VM to its target if that is legal, switching the target on where it is off."""
     if vm_movable(s, v) != 0:
@@ -147,7 +147,7 @@ def _follow_vm(p: Any, s: Any, w: Any, v: int, h: int, fill: float, high: float)
     return True
 
 
-@njit(cache=True)
+@kernel
 def _follow_host(p: Any, s: Any, w: Any, h: int, target: I8, fill: float, high: float) -> Any:
     """Empty a host towards the target, or take everything back; returns whether it is empty now."""
     if w.n_home[h] == w.n_out[h]:
@@ -182,7 +182,7 @@ def _follow_host(p: Any, s: Any, w: Any, h: int, target: I8, fill: float, high: 
     return False
 
 
-@njit(cache=True)
+@kernel
 def take_back(p: Any, w: Any) -> None:
     """Take back everything that following a target ordered."""
     for v in range(w.dest.shape[0]):
@@ -190,7 +190,7 @@ def take_back(p: Any, w: Any) -> None:
     prune_opened(w)
 
 
-@njit(cache=True)
+@kernel
 def prune_opened(w: Any) -> None:
     """Take back to switch on what receives nothing."""
     n = 0

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from virtgym.envs.sim.cpu import SHORTAGE
+from virtgym.envs.sim.kernels import kernel
 from virtgym.envs.sim.orders import check_move_beside, fits_arrival, host_accepts, may_go_on, vm_movable
 from virtgym.envs.sim.power import ON
 from virtgym.envs.sim.state import PENDING
@@ -59,7 +59,7 @@ __all__ = [
 ]
 
 
-@njit(cache=True)
+@kernel
 def gather(p: Any, s: Any, w: Any) -> None:
     """Start a plan: nothing moves; sums over the VMs at home, and which hosts take VMs."""
     for sums in (w.now, w.soon, w.mean, w.var):
@@ -81,7 +81,7 @@ def gather(p: Any, s: Any, w: Any) -> None:
         w.accepts[h] = host_accepts(p, s, h) == 0 and not w.closed[h]
 
 
-@njit(cache=True)
+@kernel
 def _add(w: Any, v: int, h: int, sign: float) -> None:
     w.now[h] += sign * w.vm_now[v]
     w.soon[h] += sign * w.vm_soon[v]
@@ -89,7 +89,7 @@ def _add(w: Any, v: int, h: int, sign: float) -> None:
     w.var[h] += sign * w.vm_var[v]
 
 
-@njit(cache=True)
+@kernel
 def order_move(p: Any, w: Any, v: int, h: int) -> None:
     """Put a move into the plan; a VM that the plan moves already goes there instead."""
     old = w.home[v]
@@ -114,19 +114,19 @@ def order_move(p: Any, w: Any, v: int, h: int) -> None:
     _add(w, v, h, 1.0)
 
 
-@njit(cache=True)
+@kernel
 def stays(w: Any, h: int) -> Any:
     """VMs on a host once the plan is carried out."""
     return w.n_home[h] - w.n_out[h] + w.received[h]
 
 
-@njit(cache=True)
+@kernel
 def expected_peak(w: Any, mean: float, var: float) -> Any:
     """Load that a host is planned for: expected load and a margin of so many standard deviations, MHz."""
     return mean + w.rules[K_SPREAD] * np.sqrt(max(var, 0.0))
 
 
-@njit(cache=True)
+@kernel
 def _goes_along(w: Any, v: int, h: int) -> Any:
     """Whether a VM goes where the others of its group and host go; who calls moves all of them or none."""
     if w.aff[v] >= 0:
@@ -138,7 +138,7 @@ def _goes_along(w: Any, v: int, h: int) -> Any:
     return True
 
 
-@njit(cache=True)
+@kernel
 def fits(p: Any, s: Any, w: Any, v: int, h: int, fill: float, high: float) -> Any:
     """Whether a VM may be ordered to a host: load now and expected, speed of its cores, and every rule.
 
@@ -162,12 +162,12 @@ def fits(p: Any, s: Any, w: Any, v: int, h: int, fill: float, high: float) -> An
             return False
     if not rules_allow(w, v, h, True) or not _goes_along(w, v, h):
         return False
-    if s.vm_last_from[v] == h and s.clock[0] - s.vm_last_move_s[v] <= w.rules[K_SETTLE_S]:
+    if s.vm_last_from[v] == h and s.clock.now_s - s.vm_last_move_s[v] <= w.rules[K_SETTLE_S]:
         return False
     return may_come(p, s, w, v, h) if w.opened[h] else check_move_beside(p, s, w, v, h) == 0
 
 
-@njit(cache=True)
+@kernel
 def collect(w: Any) -> None:
     """List the hosts that may receive VMs: those that take VMs and hold some in the plan."""
     n = 0
@@ -178,7 +178,7 @@ def collect(w: Any) -> None:
     w.tally[N_CAND] = n
 
 
-@njit(cache=True)
+@kernel
 def find_host(p: Any, s: Any, w: Any, v: int, avoid: int, fill: float, high: float) -> Any:
     """The host whose power rises least by a VM, -1 = none; ties go to the lowest index.
 
@@ -197,7 +197,7 @@ def find_host(p: Any, s: Any, w: Any, v: int, avoid: int, fill: float, high: flo
     return best
 
 
-@njit(cache=True)
+@kernel
 def switch_on(w: Any, h: int) -> None:
     """Put a switch-on into the plan."""
     w.opened[h] = 1
@@ -206,13 +206,13 @@ def switch_on(w: Any, h: int) -> None:
     w.tally[N_ON] += 1
 
 
-@njit(cache=True)
+@kernel
 def rested(s: Any, w: Any, h: int) -> Any:
     """Whether a host has been off long enough to be switched on again without need."""
-    return s.clock[0] - w.host_off_s[h] >= w.rules[K_MIN_OFF_S]
+    return s.clock.now_s - w.host_off_s[h] >= w.rules[K_MIN_OFF_S]
 
 
-@njit(cache=True)
+@kernel
 def open_host(p: Any, s: Any, w: Any, v: int, fill: float) -> Any:
     """An empty host for a VM: one that is on, else one that is switched on; -1 = none.
 
@@ -238,7 +238,7 @@ def open_host(p: Any, s: Any, w: Any, v: int, fill: float) -> Any:
     return tired
 
 
-@njit(cache=True)
+@kernel
 def _list_host(w: Any, c: int) -> None:
     """Make a host that was empty a candidate."""
     if stays(w, c) == 0:
@@ -246,7 +246,7 @@ def _list_host(w: Any, c: int) -> None:
         w.tally[N_CAND] += 1
 
 
-@njit(cache=True)
+@kernel
 def _choose_vm(p: Any, s: Any, w: Any, h: int, excess: float) -> Any:
     """The VM to take off a host: of those that suffice alone the quickest to copy, else the largest.
 
@@ -266,7 +266,7 @@ def _choose_vm(p: Any, s: Any, w: Any, h: int, excess: float) -> Any:
     return best
 
 
-@njit(cache=True)
+@kernel
 def relieve(p: Any, s: Any, w: Any) -> None:
     """Take VMs off every host that is, or will soon be, asked for more than it should.
 
@@ -290,7 +290,7 @@ def relieve(p: Any, s: Any, w: Any) -> None:
         _relieve_host(p, s, w, w.hosts[i])
 
 
-@njit(cache=True)
+@kernel
 def _relieve_host(p: Any, s: Any, w: Any, h: int) -> None:
     fill, high = w.rules[K_FILL], w.rules[K_HIGH]
     for i in range(w.first[h], w.first[h + 1]):
@@ -314,7 +314,7 @@ def _relieve_host(p: Any, s: Any, w: Any, h: int) -> None:
         order_move(p, w, v, c)
 
 
-@njit(cache=True)
+@kernel
 def open_for_load(p: Any, s: Any, w: Any, needed_mhz: float, spare: int) -> None:
     """Switch hosts on until the hosts that take VMs have enough CPU, and enough of them are empty.
 
@@ -344,14 +344,14 @@ def open_for_load(p: Any, s: Any, w: Any, needed_mhz: float, spare: int) -> None
             empty += 1
 
 
-@njit(cache=True)
+@kernel
 def may_wait_for(p: Any, s: Any, w: Any, v: int, h: int) -> Any:
     """Whether a waiting VM may go to a host: none in maintenance, to those for failover restarts only."""
     restarts = p.has_failures and s.vm_restart[v] > 0
     return w.closed[h] == 0 or (w.closed[h] == FOR_FAILOVER and restarts)
 
 
-@njit(cache=True)
+@kernel
 def open_for_waiting(p: Any, s: Any, w: Any) -> Any:
     """Switch a host on for every VM that waits and fits on no host that is on; returns the VMs that wait."""
     waiting = 0

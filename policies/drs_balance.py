@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from virtgym.envs.sim.kernels import kernel
 
 from .drs_corrections import correct, empty_hosts
 from .drs_kernels import commit, cpu_on, deviation, list_unit, may_go, move_cost, move_gain, prepare
@@ -55,21 +56,21 @@ WORTH = 1e-9
 """Host-seconds that a move must be worth beyond its cost: sums of floats are not worth a migration."""
 
 
-@njit(cache=True)
+@kernel
 def _imbalance(w: Any, at: int) -> None:
     """Write the imbalance of CPU and memory to ``stat[at]`` and ``stat[at + 1]``."""
     w.stat[at] = deviation(w.stat[S_ON], w.stat[S_CPU], w.stat[S_CPU2])
     w.stat[at + 1] = deviation(w.stat[S_ON], w.stat[S_MEM], w.stat[S_MEM2])
 
 
-@njit(cache=True)
+@kernel
 def _triggered(w: Any) -> Any:
     """Whether a threshold is exceeded; the targets of the round lie below them by the hysteresis."""
     _imbalance(w, S_BEFORE_CPU)
     return w.stat[S_BEFORE_CPU] > w.rules_f[F_THETA_CPU] or w.stat[S_BEFORE_MEM] > w.rules_f[F_THETA_MEM]
 
 
-@njit(cache=True)
+@kernel
 def _reached(w: Any) -> Any:
     _imbalance(w, S_AFTER_CPU)
     # Sums of floats: a target met to the last digit is met.
@@ -77,7 +78,7 @@ def _reached(w: Any) -> Any:
     return cpu_met and w.stat[S_AFTER_MEM] <= w.stat[S_TARGET_MEM] + 1e-12
 
 
-@njit(cache=True)
+@kernel
 def _rank_hosts(p: Any, w: Any) -> Any:
     """List sources (most loaded first) and destinations (least loaded first); returns their numbers.
 
@@ -112,7 +113,7 @@ def _rank_hosts(p: Any, w: Any) -> Any:
     return sources, m
 
 
-@njit(cache=True)
+@kernel
 def _list_counted(w: Any) -> None:
     """List the hosts that are balanced, for the first ranking."""
     n: Any = np.int64(0)
@@ -123,14 +124,14 @@ def _list_counted(w: Any) -> None:
     w.tally[RANKED] = n
 
 
-@njit(cache=True)
+@kernel
 def _growth(n: float, total: float, a0: float, a1: float, b0: float, b1: float) -> Any:
     """Growth of n times the variance when two loads go from a0 to a1 and from b0 to b1."""
     more = (a1 - a0) + (b1 - b0)
     return (a1 * a1 - a0 * a0) + (b1 * b1 - b0 * b0) - more * (2.0 * total + more) / n
 
 
-@njit(cache=True)
+@kernel
 def _evens_cpu(p: Any, w: Any, v: int, a: int, b: int) -> Any:
     """Whether a VM that goes from host a to host b, neither of them full, lowers the variance of CPU load."""
     come, ia, ib = cpu_on(p, w, v, b), p.host_inv_cpu[a], p.host_inv_cpu[b]
@@ -139,7 +140,7 @@ def _evens_cpu(p: Any, w: Any, v: int, a: int, b: int) -> Any:
     return _growth(w.stat[S_ON], w.stat[S_CPU], la * ia, a1, lb * ib, (lb + come) * ib) < 0.0
 
 
-@njit(cache=True)
+@kernel
 def _evens_mem(p: Any, w: Any, v: int, a: int, b: int) -> Any:
     """The same of memory."""
     mem, ia, ib = w.vm_mem[v], p.host_inv_mem[a], p.host_inv_mem[b]
@@ -148,7 +149,7 @@ def _evens_mem(p: Any, w: Any, v: int, a: int, b: int) -> Any:
     return _growth(w.stat[S_ON], w.stat[S_MEM], la * ia, (la - mem) * ia, lb * ib, b1) < 0.0
 
 
-@njit(cache=True)
+@kernel
 def _find_emptiest(w: Any, p: Any, n_dst: int) -> None:
     """Of every host type, the destinations with the least CPU and the least memory load."""
     w.emptiest[:] = -1
@@ -163,7 +164,7 @@ def _find_emptiest(w: Any, p: Any, n_dst: int) -> None:
             w.emptiest[kind, 1] = h
 
 
-@njit(cache=True)
+@kernel
 def _is_hopeless(p: Any, w: Any, v: int, a: int) -> Any:
     """Whether no destination could make the move of a VM worth anything.
 
@@ -182,7 +183,7 @@ def _is_hopeless(p: Any, w: Any, v: int, a: int) -> Any:
     return True
 
 
-@njit(cache=True)
+@kernel
 def _scan_source(p: Any, s: Any, w: Any, a: int, n_dst: int, left: int, best: float) -> Any:
     """Find a move off host a to the first destinations, worth more than ``best``; returns the most found."""
     most = w.rules_i[I_MAX_PER_HOST]
@@ -208,7 +209,7 @@ def _scan_source(p: Any, s: Any, w: Any, a: int, n_dst: int, left: int, best: fl
     return best
 
 
-@njit(cache=True)
+@kernel
 def _find(p: Any, s: Any, w: Any, left: int) -> Any:
     """Find a move, into ``w.best``; returns what it is worth net, 0 = none, -1 = not all were looked at.
 
@@ -241,7 +242,7 @@ def _find(p: Any, s: Any, w: Any, left: int) -> Any:
     return best if best > WORTH else 0.0
 
 
-@njit(cache=True)
+@kernel
 def _order_best(p: Any, s: Any, w: Any) -> None:
     n = list_unit(w, w.best[0], True)
     a, b = w.home[w.best[0]], w.best[1]
@@ -250,7 +251,7 @@ def _order_best(p: Any, s: Any, w: Any) -> None:
     commit(p, w, n, b)
 
 
-@njit(cache=True)
+@kernel
 def _balance(p: Any, s: Any, w: Any) -> Any:
     """Greedy moves to the targets; returns why it ended."""
     _list_counted(w)
@@ -269,7 +270,7 @@ def _balance(p: Any, s: Any, w: Any) -> Any:
         _order_best(p, s, w)
 
 
-@njit(cache=True)
+@kernel
 def plan_corrections(p: Any, s: Any, w: Any, time_to_balance: bool) -> Any:
     """Read the state, order what must be done; returns whether the trigger says to balance.
 
@@ -289,21 +290,21 @@ def plan_corrections(p: Any, s: Any, w: Any, time_to_balance: bool) -> Any:
     return time_to_balance and triggered
 
 
-@njit(cache=True)
+@kernel
 def plan_round(p: Any, s: Any, w: Any, time_to_balance: bool) -> None:
     """Plan one interval, greedily; arguments as of ``plan_corrections``."""
     if plan_corrections(p, s, w, time_to_balance):
         w.tally[REASON] = _balance(p, s, w)
 
 
-@njit(cache=True)
+@kernel
 def plan_evacuations(p: Any, s: Any, w: Any) -> None:
     """Plan a batch of moves that empties the hosts of ``w.empty``, and nothing else."""
     prepare(p, s, w)
     empty_hosts(p, s, w)
 
 
-@njit(cache=True)
+@kernel
 def follow(p: Any, s: Any, w: Any, target: Any) -> None:
     """Order the moves of a plan for balance, as far as they are allowed; none if they do not pay together.
 

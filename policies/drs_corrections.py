@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from virtgym.envs.sim.kernels import kernel
 from virtgym.envs.sim.power import ON
 
 from .drs_kernels import commit, cpu_on, list_unit, may_go
@@ -22,7 +22,7 @@ from .sorting import sort_ascending
 __all__ = ["correct", "empty_hosts"]
 
 
-@njit(cache=True)
+@kernel
 def _load_with(p: Any, w: Any, n: int, h: int) -> Any:
     """Larger of the CPU and memory loads of a host with the unit."""
     cpu, mem = w.load_cpu[h], w.load_mem[h]
@@ -35,7 +35,7 @@ def _load_with(p: Any, w: Any, n: int, h: int) -> Any:
     return max(x, mem * p.host_inv_mem[h]) if w.rules_f[F_MEM_COUNTS] else x
 
 
-@njit(cache=True)
+@kernel
 def _best_host(p: Any, s: Any, w: Any, n: int, a: int, wishes: bool, back: bool) -> Any:
     """The host that is least loaded with the unit, -1 = none may take it."""
     best: Any = np.int64(-1)
@@ -50,7 +50,7 @@ def _best_host(p: Any, s: Any, w: Any, n: int, a: int, wishes: bool, back: bool)
     return best
 
 
-@njit(cache=True)
+@kernel
 def _keeps_wishes(w: Any, n: int, h: int) -> Any:
     for i in range(n):
         row = w.should_row[w.unit[i]]
@@ -59,7 +59,7 @@ def _keeps_wishes(w: Any, n: int, h: int) -> Any:
     return True
 
 
-@njit(cache=True)
+@kernel
 def _send_away(p: Any, s: Any, w: Any, v: int) -> Any:
     """Move a VM, and what must stay with it, to another host; whether one was found."""
     a = w.home[v]
@@ -74,7 +74,7 @@ def _send_away(p: Any, s: Any, w: Any, v: int) -> Any:
     return False
 
 
-@njit(cache=True)
+@kernel
 def empty_hosts(p: Any, s: Any, w: Any) -> None:
     """Find a destination for every VM on the hosts of ``w.empty``, largest first.
 
@@ -93,7 +93,7 @@ def empty_hosts(p: Any, s: Any, w: Any) -> None:
             _send_away(p, s, w, w.order[i])
 
 
-@njit(cache=True)
+@kernel
 def _keep_to_hosts(p: Any, s: Any, w: Any) -> None:
     """Move VMs off hosts where they must not run."""
     for v in range(w.home.shape[0]):
@@ -102,7 +102,7 @@ def _keep_to_hosts(p: Any, s: Any, w: Any) -> None:
             _send_away(p, s, w, v)
 
 
-@njit(cache=True)
+@kernel
 def _list_members(w: Any, g: int) -> Any:
     """Members of an affinity group that have a home, to ``w.unit``; whether they are apart."""
     n: Any = np.int64(0)
@@ -116,7 +116,7 @@ def _list_members(w: Any, g: int) -> Any:
     return n, apart
 
 
-@njit(cache=True)
+@kernel
 def _moves_to(w: Any, n: int, h: int) -> Any:
     """Members that would have to move to a host, -1 = one of them cannot."""
     moves: Any = np.int64(0)
@@ -128,7 +128,7 @@ def _moves_to(w: Any, n: int, h: int) -> Any:
     return moves
 
 
-@njit(cache=True)
+@kernel
 def _bring_together(p: Any, s: Any, w: Any) -> None:
     """Move the members of each split group to one host: the fewest moves, then the least load."""
     for g in range(w.aff_first.shape[0] - 1):
@@ -151,7 +151,7 @@ def _bring_together(p: Any, s: Any, w: Any) -> None:
             commit(p, w, n, best)
 
 
-@njit(cache=True)
+@kernel
 def _keep_apart(p: Any, s: Any, w: Any) -> None:
     """Leave one VM of each anti-affinity group on a host, the last that can stay."""
     for g in range(w.apart_first.shape[0] - 1):
@@ -161,7 +161,7 @@ def _keep_apart(p: Any, s: Any, w: Any) -> None:
                 _send_away(p, s, w, v)
 
 
-@njit(cache=True)
+@kernel
 def _grant_wishes(p: Any, s: Any, w: Any) -> None:
     """Move rested VMs to where they should run, where that breaks nothing else."""
     for v in range(w.home.shape[0]):
@@ -184,7 +184,7 @@ def _grant_wishes(p: Any, s: Any, w: Any) -> None:
             commit(p, w, n, best)
 
 
-@njit(cache=True)
+@kernel
 def correct(p: Any, s: Any, w: Any) -> None:
     """Order everything that comes before balance; ``tally[N_MANDATORY]`` counts it."""
     empty_hosts(p, s, w)

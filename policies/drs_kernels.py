@@ -21,8 +21,8 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from virtgym.envs.sim.kernels import kernel
 from virtgym.envs.sim.orders import check_move_beside, vm_movable
 from virtgym.envs.sim.power import ON
 from virtgym.envs.sim.state import MIG_NONE
@@ -61,12 +61,12 @@ __all__ = [
 ]
 
 
-@njit(cache=True)
+@kernel
 def _standing_alone(p: Any, s: Any, v: int) -> Any:
     return True
 
 
-@njit(cache=True)
+@kernel
 def _unprotected(p: Any, s: Any, v: int) -> Any:
     """A migration would drop the secondary of a protected VM; one with a device cannot migrate."""
     if p.has_standby and s.vm_secondary[v] >= 0:
@@ -77,22 +77,22 @@ def _unprotected(p: Any, s: Any, v: int) -> Any:
 _movable_for_balance = by_model(_standing_alone, _unprotected)
 
 
-@njit(cache=True)
+@kernel
 def share(load: float, inverse: float) -> Any:
     """Load of a host as a share of what it has, at most 1."""
     return min(1.0, load * inverse)
 
 
-@njit(cache=True)
+@kernel
 def cpu_on(p: Any, w: Any, v: int, h: int) -> Any:
     """CPU that a VM is entitled to on a host, MHz: no more than its vCPUs can do there."""
     return min(w.vm_cpu[v], p.vm_vcpus[v] * p.host_core_mhz[h])
 
 
-@njit(cache=True)
+@kernel
 def _load_vms(p: Any, s: Any, w: Any) -> None:
     """Homes, entitlements and what may be moved."""
-    now = s.clock[0]
+    now = s.clock.now_s
     for v in range(s.vm_state.shape[0]):
         h = home_of(s, v)
         w.home[v] = h
@@ -113,7 +113,7 @@ def _load_vms(p: Any, s: Any, w: Any) -> None:
         count_apart(w, v, h, 1)
 
 
-@njit(cache=True)
+@kernel
 def prepare(p: Any, s: Any, w: Any) -> None:
     """Read the state: homes, loads, residents, what is under way; nothing is ordered yet."""
     w.load_cpu[:] = 0.0
@@ -132,7 +132,7 @@ def prepare(p: Any, s: Any, w: Any) -> None:
     _add_up(p, s, w)
 
 
-@njit(cache=True)
+@kernel
 def _add_up(p: Any, s: Any, w: Any) -> None:
     """Sums of loads over the hosts that are balanced."""
     capacity = 0.0
@@ -150,7 +150,7 @@ def _add_up(p: Any, s: Any, w: Any) -> None:
     w.stat[S_MEAN_MHZ] = capacity / max(1.0, w.stat[S_ON])
 
 
-@njit(cache=True)
+@kernel
 def deviation(n: float, total: float, squares: float) -> Any:
     """Standard deviation of n loads, from their sum and their sum of squares."""
     if n <= 0.0:
@@ -159,18 +159,18 @@ def deviation(n: float, total: float, squares: float) -> Any:
     return math.sqrt(max(0.0, squares / n - mean * mean))
 
 
-@njit(cache=True)
+@kernel
 def _above(deviates: float, target: float) -> Any:
     return max(0.0, deviates - target)
 
 
-@njit(cache=True)
+@kernel
 def is_back_move(s: Any, w: Any, v: int, h: int) -> Any:
     """Whether a VM would return to the host that it left a short while ago."""
-    return s.vm_last_from[v] == h and s.clock[0] - s.vm_last_move_s[v] <= w.rules_f[F_WINDOW]
+    return s.vm_last_from[v] == h and s.clock.now_s - s.vm_last_move_s[v] <= w.rules_f[F_WINDOW]
 
 
-@njit(cache=True)
+@kernel
 def may_go(p: Any, s: Any, w: Any, n: int, h: int, wishes: bool, back: bool) -> Any:
     """Whether the n VMs of ``w.unit`` may all move to a host, by legality, room and rules.
 
@@ -200,7 +200,7 @@ def may_go(p: Any, s: Any, w: Any, n: int, h: int, wishes: bool, back: bool) -> 
     return fits
 
 
-@njit(cache=True)
+@kernel
 def list_unit(w: Any, v: int, whole: bool) -> Any:
     """Write the VMs that must move with a VM to ``w.unit``; returns their number, 0 = they cannot.
 
@@ -227,7 +227,7 @@ def list_unit(w: Any, v: int, whole: bool) -> Any:
     return n if not whole or w.unit[0] == v else np.int64(0)
 
 
-@njit(cache=True)
+@kernel
 def move_cost(p: Any, s: Any, w: Any, n: int, a: int, b: int) -> Any:
     """Cost of moving the unit from a to b, host-seconds."""
     ends = w.rules_f[F_COPY_CORES] * (
@@ -243,7 +243,7 @@ def move_cost(p: Any, s: Any, w: Any, n: int, a: int, b: int) -> Any:
     return total
 
 
-@njit(cache=True)
+@kernel
 def move_gain(p: Any, w: Any, n: int, a: int, b: int) -> Any:
     """What moving the unit from a to b is worth over the horizon, host-seconds; both are balanced hosts."""
     out = 0.0
@@ -277,7 +277,7 @@ def move_gain(p: Any, w: Any, n: int, a: int, b: int) -> Any:
     return w.rules_f[F_HORIZON] * (st[S_ON] * drop + relief / st[S_MEAN_MHZ])
 
 
-@njit(cache=True)
+@kernel
 def _load_host(p: Any, w: Any, h: int, sign: float) -> None:
     """Add a host to the sums of loads, or take it out."""
     if not w.counted[h]:
@@ -289,7 +289,7 @@ def _load_host(p: Any, w: Any, h: int, sign: float) -> None:
     w.stat[S_MEM2] += sign * mem * mem
 
 
-@njit(cache=True)
+@kernel
 def commit(p: Any, w: Any, n: int, b: int) -> None:
     """Order the moves of the n VMs of ``w.unit`` to host b, and see the cluster as it will be then."""
     for i in range(n):

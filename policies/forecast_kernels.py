@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from virtgym.envs.sim.kernels import kernel
 
 from .regression import fit_robust
 
@@ -27,7 +28,7 @@ F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 
 
-@njit(cache=True)
+@kernel
 def forecast_filter(history: F8, counts: I8, taps: F8, out: F8) -> Any:
     """Constant filters ``out = sum_k taps[c, k] * y(newest - k)``, c the samples that a series has.
 
@@ -48,7 +49,7 @@ def forecast_filter(history: F8, counts: I8, taps: F8, out: F8) -> Any:
                 out[v] += taps[min(counts[v], window), k] * row[v]
 
 
-@njit(cache=True)
+@kernel
 def forecast_mean(history: F8, counts: I8, window: int, out: F8) -> Any:
     """Mean of the newest ``window`` samples, or of those that there are.
 
@@ -69,7 +70,7 @@ def forecast_mean(history: F8, counts: I8, window: int, out: F8) -> Any:
         out[v] /= max(1, min(counts[v], window))
 
 
-@njit(cache=True)
+@kernel
 def forecast_ewma(history: F8, counts: I8, alpha: float, out: F8) -> Any:
     """Exponential smoothing ``s <- s + alpha * (y - s)``, begun with the oldest sample of each series.
 
@@ -91,7 +92,7 @@ def forecast_ewma(history: F8, counts: I8, alpha: float, out: F8) -> Any:
                 out[v] = row[v]
 
 
-@njit(cache=True)
+@kernel
 def forecast_robust_line(
     history: F8, counts: I8, weights: F8, steps: int, degree: int, rounds: int, out: F8
 ) -> Any:
@@ -122,7 +123,7 @@ def forecast_robust_line(
         out[v] = base + slope * (c + steps)
 
 
-@njit(cache=True)
+@kernel
 def forecast_seasonal(history: F8, counts: I8, period: int, seasons: int, steps: int, out: F8) -> Any:
     """Mean of the samples at the same place of earlier seasons; a series without one keeps its ``out``.
 

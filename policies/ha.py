@@ -31,7 +31,6 @@ from virtgym.envs.sim.power import BOOTING
 from virtgym.envs.sim.power_states import RESUMING
 from virtgym.envs.sim.recovery import restart_order
 from virtgym.envs.sim.simulator import ClusterView, Simulator
-from virtgym.envs.sim.standby import MAX_VCPUS, MAX_VMS
 from virtgym.envs.sim.state import MIG_NONE, PENDING, RUNNING, STARTING
 
 from .base import PlanningPolicy
@@ -277,8 +276,8 @@ class HaPolicy(PlanningPolicy):
         vms = p.protected_vms[s.vm_secondary[p.protected_vms] < 0]
         vms = vms[(s.vm_state[vms] == RUNNING) & (s.vm_mig[vms] == MIG_NONE)]
         at = s.vm_host[vms]
-        full = s.host_mirrors[at] >= p.mirror_params[MAX_VMS]
-        full |= s.host_mirror_vcpus[at] + p.vm_vcpus[vms] > p.mirror_params[MAX_VCPUS]
+        full = s.host_mirrors[at] >= p.mirror_max_vms
+        full |= s.host_mirror_vcpus[at] + p.vm_vcpus[vms] > p.mirror_max_vcpus
         bare: I4 = vms[full]
         return bare
 
@@ -293,8 +292,8 @@ class HaPolicy(PlanningPolicy):
         images = s.host_mirrors + np.bincount(hosts, minlength=n)
         vcpus = s.host_mirror_vcpus + np.bincount(hosts, weights=p.vm_vcpus[coming], minlength=n)
         allowed = self.guard.hosts_allowed()
-        allowed &= images + len(more) <= p.mirror_params[MAX_VMS]
-        allowed &= vcpus + p.vm_vcpus[more].sum() <= p.mirror_params[MAX_VCPUS]
+        allowed &= images + len(more) <= p.mirror_max_vms
+        allowed &= vcpus + p.vm_vcpus[more].sum() <= p.mirror_max_vcpus
         return allowed
 
     def _restart(self, draft: Draft, v: int) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from virtgym.envs.sim.kernels import kernel
 from virtgym.envs.sim.orders import check_move, check_place, fits_arrival, vm_can_follow
 from virtgym.envs.sim.state import DEPARTED
 
@@ -19,7 +19,7 @@ B1 = NDArray[np.bool_]
 I4 = NDArray[np.int32]
 
 
-@njit(cache=True)
+@kernel
 def count_group(p: Any, s: Any, v: int, vm_group: I4) -> Any:
     """Other VMs of a VM's group on every host, or coming to it, shape (H,)."""
     counts = np.zeros(s.host_head.shape[0], dtype=np.int64)
@@ -32,7 +32,7 @@ def count_group(p: Any, s: Any, v: int, vm_group: I4) -> Any:
     return counts
 
 
-@njit(cache=True)
+@kernel
 def count_near(p: Any, counts: Any) -> Any:
     """Of those, the VMs in the failure domains of every host, summed over its domains, shape (H,)."""
     near = np.zeros(counts.shape[0], dtype=np.int64)
@@ -50,7 +50,7 @@ def count_near(p: Any, counts: Any) -> Any:
     return near
 
 
-@njit(cache=True)
+@kernel
 def load_with(p: Any, s: Any, v: int, h: int) -> float:
     """Share of a host's nominal CPU or memory, whichever is larger, that is given out with a VM on it."""
     cpu = (s.host_nominal_mhz[h] + p.vm_cpu_mhz[v]) / (p.host_cpu_mhz[h] * p.arrival_overcommit)
@@ -58,7 +58,7 @@ def load_with(p: Any, s: Any, v: int, h: int) -> float:
     return float(max(cpu, mem))
 
 
-@njit(cache=True)
+@kernel
 def choose_host(
     p: Any, s: Any, v: int, vm_group: I4, allowed: B1, rank: I4, spread: bool, moves: bool
 ) -> int:
@@ -117,7 +117,7 @@ def choose_host(
     return best
 
 
-@njit(cache=True)
+@kernel
 def choose_host_to_boot(p: Any, s: Any, v: int, allowed: B1, rank: I4, moves: bool) -> int:
     """Of the hosts that are off, may go on and have room for a VM the first of lowest rank; -1 = none.
 

@@ -22,10 +22,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from virtgym.envs.sim.errors import ConfigError
+from virtgym.envs.sim.kernels import kernel
 from virtgym.envs.sim.placement import (
     PLAYING,
     PlacementParams,
@@ -81,13 +81,13 @@ FIRST_FIT, BEST_FIT, WORST_FIT, BALANCE_FIT, BEST_HOST, FIRST_HOST, RANDOM = ran
 MOVE_TO_FRONT, DOT_PRODUCT, NORM_BASED = range(7, 10)
 
 
-@njit(cache=True)
+@kernel
 def _room(p: PlacementParams, s: PlacementState, b: int, a: int) -> Any:
     """r of a node."""
     return min(s.free_cores[b, a] / p.node_cores, s.free_memory[b, a] / p.node_memory)
 
 
-@njit(cache=True)
+@kernel
 def _extreme_fit(p: PlacementParams, s: PlacementState, b: int, row: int, sign: float) -> Any:
     """The least room with ``sign`` = 1, the greatest with -1."""
     best, least = -1, np.inf
@@ -101,7 +101,7 @@ def _extreme_fit(p: PlacementParams, s: PlacementState, b: int, row: int, sign: 
     return best
 
 
-@njit(cache=True)
+@kernel
 def _emptier(p: PlacementParams, s: PlacementState, b: int, row: int, host: int) -> Any:
     """The feasible node of a host with more room, -1 = none."""
     left, right = 2 * host, 2 * host + 1
@@ -112,7 +112,7 @@ def _emptier(p: PlacementParams, s: PlacementState, b: int, row: int, host: int)
     return left
 
 
-@njit(cache=True)
+@kernel
 def _balance_fit(p: PlacementParams, s: PlacementState, b: int, row: int) -> Any:
     best, most = -1, -1.0
     for host in range(p.n_nodes // 2):
@@ -124,7 +124,7 @@ def _balance_fit(p: PlacementParams, s: PlacementState, b: int, row: int) -> Any
     return best
 
 
-@njit(cache=True)
+@kernel
 def _best_host_emptier_node(p: PlacementParams, s: PlacementState, b: int, row: int) -> Any:
     best, least, most = -1, np.inf, -np.inf
     for host in range(p.n_nodes // 2):
@@ -136,7 +136,7 @@ def _best_host_emptier_node(p: PlacementParams, s: PlacementState, b: int, row: 
     return best
 
 
-@njit(cache=True)
+@kernel
 def _first_host_emptier_node(p: PlacementParams, s: PlacementState, b: int, row: int) -> Any:
     for host in range(p.n_nodes // 2):
         a = _emptier(p, s, b, row, host)
@@ -145,7 +145,7 @@ def _first_host_emptier_node(p: PlacementParams, s: PlacementState, b: int, row:
     return -1
 
 
-@njit(cache=True)
+@kernel
 def _draw(keys: U8, b: int) -> Any:
     """The next 64 random bits of a game: splitmix64 (Steele, Lea & Flood, OOPSLA 2014)."""
     keys[b] += np.uint64(0x9E3779B97F4A7C15)
@@ -155,7 +155,7 @@ def _draw(keys: U8, b: int) -> Any:
     return z ^ (z >> np.uint64(31))
 
 
-@njit(cache=True)
+@kernel
 def _random_node(p: PlacementParams, s: PlacementState, b: int, row: int, keys: U8, k: int) -> Any:
     n = 0
     for a in range(p.n_nodes):
@@ -171,7 +171,7 @@ def _random_node(p: PlacementParams, s: PlacementState, b: int, row: int, keys: 
     return -1
 
 
-@njit(cache=True)
+@kernel
 def choose_node(p: PlacementParams, s: PlacementState, b: int, rule: int, keys: U8, k: int) -> Any:
     """What a rule that looks at nothing but the state does with the pending request of a game.
 
@@ -202,7 +202,7 @@ def choose_node(p: PlacementParams, s: PlacementState, b: int, rule: int, keys: 
     return _first_host_emptier_node(p, s, b, row)
 
 
-@njit(cache=True)
+@kernel
 def choose_by_rule(
     p: PlacementParams, s: PlacementState, b: int, rule: int, memory: RuleMemory, k: int
 ) -> Any:
@@ -232,7 +232,7 @@ def choose_by_rule(
     return a
 
 
-@njit(cache=True)
+@kernel
 def choose_nodes(p: PlacementParams, s: PlacementState, rule: int, memory: RuleMemory, out: I8) -> None:
     """What a rule does in each of B games, into ``out``, (B,).
 
@@ -245,7 +245,7 @@ def choose_nodes(p: PlacementParams, s: PlacementState, rule: int, memory: RuleM
             out[b] = a if a >= 0 else p.reject_action
 
 
-@njit(cache=True)
+@kernel
 def _play_windows(
     p: PlacementParams,
     s: PlacementState,

@@ -22,10 +22,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from virtgym.envs.sim.handle import make_handle
+from virtgym.envs.sim.kernels import kernel
 from virtgym.envs.sim.placement import PlacementParams, PlacementState, fits
 
 __all__ = [
@@ -73,7 +73,7 @@ def make_memory(keys: U8, n_nodes: int) -> Any:
     return make_handle("rule memory", RuleMemory(keys, whole[0] - 1, whole[1], recency, np.zeros((n, 2))))
 
 
-@njit(cache=True)
+@kernel
 def recall(p: PlacementParams, s: PlacementState, b: int, memory: RuleMemory, k: int) -> None:
     """Bring the memory of a game up to its pending request; a window that has begun anew empties it."""
     row, first = s.cursor[b], s.first[b]
@@ -87,7 +87,7 @@ def recall(p: PlacementParams, s: PlacementState, b: int, memory: RuleMemory, k:
     memory.seen[k] = max(memory.seen[k], row + 1)  # in a queue window an earlier request may come later
 
 
-@njit(cache=True)
+@kernel
 def remember_node(p: PlacementParams, s: PlacementState, b: int, memory: RuleMemory, k: int, a: int) -> None:
     """Note that the pending request of a game goes to a node, to both of the host if it is double."""
     now = s.n_placed[b] + 1
@@ -96,7 +96,7 @@ def remember_node(p: PlacementParams, s: PlacementState, b: int, memory: RuleMem
         memory.recency[k, a ^ 1] = now
 
 
-@njit(cache=True)
+@kernel
 def move_to_front_node(p: PlacementParams, s: PlacementState, b: int, memory: RuleMemory, k: int) -> Any:
     """The feasible node used last, -1 = none."""
     row = s.cursor[b]
@@ -111,7 +111,7 @@ def move_to_front_node(p: PlacementParams, s: PlacementState, b: int, memory: Ru
     return best
 
 
-@njit(cache=True)
+@kernel
 def _product(p: PlacementParams, s: PlacementState, b: int, w: F8, a: int) -> Any:
     """Σ w·d·f on a node."""
     row = s.cursor[b]
@@ -119,7 +119,7 @@ def _product(p: PlacementParams, s: PlacementState, b: int, w: F8, a: int) -> An
     return cores + w[1] * (p.memory[row] / p.node_memory) * (s.free_memory[b, a] / p.node_memory)
 
 
-@njit(cache=True)
+@kernel
 def _distance(p: PlacementParams, s: PlacementState, b: int, w: F8, a: int) -> Any:
     """Σ w·(f - d)² on a node."""
     row = s.cursor[b]
@@ -128,7 +128,7 @@ def _distance(p: PlacementParams, s: PlacementState, b: int, w: F8, a: int) -> A
     return w[0] * cores * cores + w[1] * memory * memory
 
 
-@njit(cache=True)
+@kernel
 def dot_product_node(p: PlacementParams, s: PlacementState, b: int, memory: RuleMemory, k: int) -> Any:
     """The feasible node with the greatest Σ w·d·f, -1 = none."""
     row, w = s.cursor[b], memory.asked[k]
@@ -143,7 +143,7 @@ def dot_product_node(p: PlacementParams, s: PlacementState, b: int, memory: Rule
     return best
 
 
-@njit(cache=True)
+@kernel
 def norm_based_node(p: PlacementParams, s: PlacementState, b: int, memory: RuleMemory, k: int) -> Any:
     """The feasible node with the least Σ w·(f - d)², -1 = none."""
     row, w = s.cursor[b], memory.asked[k]

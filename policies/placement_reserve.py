@@ -17,10 +17,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from virtgym.envs.sim.handle import make_handle
+from virtgym.envs.sim.kernels import kernel
 from virtgym.envs.sim.placement import PlacementParams, PlacementState, fits
 
 __all__ = [
@@ -95,7 +95,7 @@ def make_reserve(p: PlacementParams, n_games: int, horizon: float, history: int)
     return table, make_handle("reserve table", table)
 
 
-@njit(cache=True)
+@kernel
 def fill_values(rate: float, value: F8) -> None:
     """Write E[min(n, Poisson(rate))] = Σ_{j=1…n} P(Poisson ≥ j) for n = 0 … J - 1, (J,)."""
     term = np.exp(-rate)
@@ -107,7 +107,7 @@ def fill_values(rate: float, value: F8) -> None:
         tail -= term
 
 
-@njit(cache=True)
+@kernel
 def learn_classes(p: PlacementParams, s: PlacementState, b: int, table: ReserveTable) -> None:
     """Count the requests seen up to the pending one; a window that has begun anew forgets the last."""
     row, first = s.cursor[b], s.first[b]
@@ -129,13 +129,13 @@ def learn_classes(p: PlacementParams, s: PlacementState, b: int, table: ReserveT
             fill_values(rate, table.value[b, k * most : (k + 1) * most])
 
 
-@njit(cache=True)
+@kernel
 def _rooms(free: Any, asked: float) -> Any:
     """How often an amount of memory goes into what is free; a VM may ask for none."""
     return free / asked if asked > 0.0 else np.inf
 
 
-@njit(cache=True)
+@kernel
 def count_slots(
     cores: float, memory: float, double: bool, left: Any, right: Any, left_memory: Any, right_memory: Any
 ) -> Any:
@@ -146,7 +146,7 @@ def count_slots(
     return on_left + int(min(right / cores, _rooms(right_memory, memory)))
 
 
-@njit(cache=True)
+@kernel
 def _host_slots(
     p: PlacementParams, s: PlacementState, b: int, table: ReserveTable, k: int, host: int, row: int, a: int
 ) -> Any:
@@ -163,7 +163,7 @@ def _host_slots(
     return count_slots(table.cores[k], table.memory[k], table.double[k], free_l, free_r, memory_l, memory_r)
 
 
-@njit(cache=True)
+@kernel
 def write_slots(p: PlacementParams, s: PlacementState, b: int, table: ReserveTable) -> None:
     """Count the slots of every host and class as things are."""
     table.total[:] = 0
@@ -174,7 +174,7 @@ def write_slots(p: PlacementParams, s: PlacementState, b: int, table: ReserveTab
             table.total[k] += n
 
 
-@njit(cache=True)
+@kernel
 def reserve_change(
     p: PlacementParams, s: PlacementState, b: int, table: ReserveTable, g: int, row: int, a: int
 ) -> Any:
@@ -191,7 +191,7 @@ def reserve_change(
     return change
 
 
-@njit(cache=True)
+@kernel
 def reserve_node(
     p: PlacementParams, s: PlacementState, b: int, table: ReserveTable, g: int, base: int
 ) -> Any:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from virtgym.envs.sim.kernels import kernel
 from virtgym.envs.sim.placement import (
     PLAYING,
     PlacementParams,
@@ -32,7 +32,7 @@ RESERVE = 100
 """Number of the rule that keeps the greatest reserve, beside those of ``PLACEMENT_RULES``."""
 
 
-@njit(cache=True)
+@kernel
 def copy_game(s: PlacementState, b: int, t: PlacementState, c: int) -> None:
     """Make game ``c`` of a state the same as game ``b`` of another one on the same stream."""
     t.free_cores[c] = s.free_cores[b]
@@ -54,7 +54,7 @@ def copy_game(s: PlacementState, b: int, t: PlacementState, c: int) -> None:
         t.heap_item[c, i] = s.heap_item[b, i]
 
 
-@njit(cache=True)
+@kernel
 def reserve_nodes(
     p: PlacementParams,
     s: PlacementState,
@@ -93,7 +93,7 @@ def reserve_nodes(
             queue[b] += 1
 
 
-@njit(cache=True)
+@kernel
 def pack_queue(
     p: PlacementParams,
     s: PlacementState,
@@ -131,14 +131,14 @@ def pack_queue(
     return n
 
 
-@njit(cache=True)
+@kernel
 def _score(s: PlacementState, b: int) -> Any:
     """What a game that is over has cost, s."""
     left = s.end[b] - s.first[b] - s.n_placed[b]
     return s.wait[b] + UNPLACED * left
 
 
-@njit(cache=True)
+@kernel
 def _play_out(
     p: PlacementParams,
     t: PlacementState,
@@ -167,7 +167,7 @@ def _play_out(
     return cost if cost < limit else np.inf
 
 
-@njit(cache=True)
+@kernel
 def _is_twin(p: PlacementParams, s: PlacementState, b: int, row: int, a: int) -> Any:
     """Whether a lower node is as good as this one, whatever comes: the other node of an equal pair.
 
@@ -187,7 +187,7 @@ def _is_twin(p: PlacementParams, s: PlacementState, b: int, row: int, a: int) ->
     return lower_empty > 0
 
 
-@njit(cache=True)
+@kernel
 def look_ahead(
     p: PlacementParams,
     s: PlacementState,
@@ -246,7 +246,7 @@ def look_ahead(
     return plan[i]
 
 
-@njit(cache=True)
+@kernel
 def look_ahead_all(
     p: PlacementParams,
     s: PlacementState,

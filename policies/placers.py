@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from virtgym.envs.sim.cpu import SHORTAGE
+from virtgym.envs.sim.kernels import kernel
 from virtgym.envs.sim.orders import MEM_SLACK, check_move_beside, host_accepts
 from virtgym.envs.sim.variants import by_model
 
@@ -87,7 +87,7 @@ PLACERS: dict[str, Placer] = {
 """Every placer by name."""
 
 
-@njit(cache=True)
+@kernel
 def set_load(p: Any, w: Any, c: int, ask: float) -> None:
     """Set a candidate's CPU and what its power increment is computed from."""
     h = w.c_host[c]
@@ -103,7 +103,7 @@ def set_load(p: Any, w: Any, c: int, ask: float) -> None:
     w.c_pow[c] = power_at_x(w, kind, x)
 
 
-@njit(cache=True)
+@kernel
 def power_at_x(w: Any, kind: int, x: float) -> Any:
     """Power of a host of a type at a load given in intervals of its table, W."""
     last = w.power_w.shape[1] - 1
@@ -111,7 +111,7 @@ def power_at_x(w: Any, kind: int, x: float) -> Any:
     return w.power_w[kind, a] + w.slope_w[kind, a] * (x - a if a < last else 0.0)
 
 
-@njit(cache=True)
+@kernel
 def add_candidate(p: Any, w: Any, h: int, mem_free: float) -> Any:
     """Make a host a candidate, with the load that the plan gives it so far."""
     c = w.tally[N_CAND]
@@ -128,7 +128,7 @@ def add_candidate(p: Any, w: Any, h: int, mem_free: float) -> Any:
     return c
 
 
-@njit(cache=True)
+@kernel
 def drop_candidate(w: Any, c: int) -> None:
     """Take a host off the candidates; the last one takes its place."""
     last = w.tally[N_CAND] - 1
@@ -152,7 +152,7 @@ def drop_candidate(w: Any, c: int) -> None:
     w.c_pow[c] = w.c_pow[last]
 
 
-@njit(cache=True)
+@kernel
 def free_memory(p: Any, s: Any, h: int) -> Any:
     """Memory that VMs may still come with, MiB."""
     if p.memory_binding == 0:
@@ -160,13 +160,13 @@ def free_memory(p: Any, s: Any, h: int) -> Any:
     return p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK - s.host_mem_mib[h]
 
 
-@njit(cache=True)
+@kernel
 def _any_may(p: Any, s: Any, w: Any, v: int, h: int) -> Any:
     """In a simple cluster memory, which candidates know, is all that a running VM needs of a host."""
     return True
 
 
-@njit(cache=True)
+@kernel
 def _may(p: Any, s: Any, w: Any, v: int, h: int) -> Any:
     if host_accepts(p, s, h) == 0:
         return check_move_beside(p, s, w, v, h) == 0
@@ -177,13 +177,13 @@ _may_go = by_model(_any_may, _may)
 """``_may_go(p, s, w, v, h)``: whether the order is legal, where the host is off with it switched on."""
 
 
-@njit(cache=True)
+@kernel
 def _is_empty(p: Any, s: Any, h: int) -> Any:
     """Whether a host takes VMs, holds none and awaits none."""
     return host_accepts(p, s, h) == 0 and s.host_n_vms[h] + s.host_n_in[h] == 0
 
 
-@njit(cache=True)
+@kernel
 def collect_candidates(p: Any, s: Any, w: Any) -> None:
     """List the hosts that may receive VMs, and the lowest empty host of each type, running or off."""
     w.tally[N_CAND] = 0
@@ -202,7 +202,7 @@ def collect_candidates(p: Any, s: Any, w: Any) -> None:
                 w.open_host[p.host_type[h]] = h
 
 
-@njit(cache=True)
+@kernel
 def _overloaded_with(p: Any, s: Any, w: Any, v: int, h: int, sig: float) -> Any:
     """Whether a host is overloaded with one more VM, for detectors that look at its history."""
     n = min(w.samples[v], w.h_samples[h])
@@ -227,7 +227,7 @@ def _overloaded_with(p: Any, s: Any, w: Any, v: int, h: int, sig: float) -> Any:
     )
 
 
-@njit(cache=True)
+@kernel
 def _increase(p: Any, w: Any, c: int, demand: float) -> Any:
     """Increase of a candidate's power by a demand, W: exactly equal for hosts on the same slope."""
     step = demand * w.c_scale[c]
@@ -237,7 +237,7 @@ def _increase(p: Any, w: Any, c: int, demand: float) -> Any:
     return w.c_slope[c] * near + w.c_slope2[c] * (step - near)
 
 
-@njit(cache=True)
+@kernel
 def _cost(p: Any, w: Any, c: int, demand: float, placer: int) -> Any:
     if placer == PABFD:
         return _increase(p, w, c, demand)
@@ -245,7 +245,7 @@ def _cost(p: Any, w: Any, c: int, demand: float, placer: int) -> Any:
     return free if placer == BEST_FIT else -free if placer == WORST_FIT else 0.0
 
 
-@njit(cache=True)
+@kernel
 def _find_cheapest(p: Any, s: Any, w: Any, v: int) -> Any:
     """``find_candidate`` for the common case: no branch in the loop that a processor could mispredict."""
     demand, signal, memory = s.vm_demand_mhz[v], w.signal[v], p.vm_mem_mib[v]
@@ -271,7 +271,7 @@ def _find_cheapest(p: Any, s: Any, w: Any, v: int) -> Any:
     return best, least
 
 
-@njit(cache=True)
+@kernel
 def find_candidate(p: Any, s: Any, w: Any, v: int) -> Any:
     """The cheapest candidate that may receive a VM.
 
@@ -308,7 +308,7 @@ def find_candidate(p: Any, s: Any, w: Any, v: int) -> Any:
     return best, least
 
 
-@njit(cache=True)
+@kernel
 def find_opener(p: Any, s: Any, w: Any, v: int) -> Any:
     """The cheapest empty host that may receive a VM: its slot in ``open_host`` (-1 = none) and cost."""
     demand, memory = s.vm_demand_mhz[v], p.vm_mem_mib[v]
@@ -341,7 +341,7 @@ def find_opener(p: Any, s: Any, w: Any, v: int) -> Any:
     return best, least
 
 
-@njit(cache=True)
+@kernel
 def open_candidate(p: Any, s: Any, w: Any, slot: int) -> Any:
     """Make an empty host a candidate (ordering its boot where it is off) and find the next of its kind."""
     h = w.open_host[slot]
@@ -359,7 +359,7 @@ def open_candidate(p: Any, s: Any, w: Any, slot: int) -> Any:
     return add_candidate(p, w, h, free_memory(p, s, h))
 
 
-@njit(cache=True)
+@kernel
 def add_load(p: Any, s: Any, w: Any, v: int, c: int) -> None:
     """Add a VM to a candidate in the plan."""
     h = w.c_host[c]

@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from virtgym.envs.sim.kernels import kernel
 
 from .consolidation_moves import fits, insert, remove
 
@@ -51,7 +52,7 @@ class Scratch(NamedTuple):
     of_host: I8  # (I,) items of a host
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def imbalance(w: Any, b: Any, r: int) -> Any:
     """Imbalance of a resource over the hosts that are on (0 CPU, 1 memory)."""
     n = b.host.shape[0]
@@ -67,7 +68,7 @@ def imbalance(w: Any, b: Any, r: int) -> Any:
     return most if b.rules[1] == M_MAX else np.sqrt(squares / n)
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _excess(w: Any, b: Any) -> Any:
     """By how much the targets are missed, both resources together."""
     total = 0.0
@@ -77,7 +78,7 @@ def _excess(w: Any, b: Any) -> Any:
     return total
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _cost(p: Any, w: Any, b: Any) -> Any:
     cost = 0.0
     for i in range(w.host_of.shape[0]):
@@ -86,7 +87,7 @@ def _cost(p: Any, w: Any, b: Any) -> Any:
     return cost
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _gain(w: Any, b: Any, cpu: float, mem: float, source: int, dest: int, totals: F8) -> Any:
     """By how much the sums of squares fall if an item goes from one host to another."""
     gain, n = 0.0, b.host.shape[0]
@@ -103,7 +104,7 @@ def _gain(w: Any, b: Any, cpu: float, mem: float, source: int, dest: int, totals
     return gain
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _extremes(w: Any, b: Any, r: int, most: bool, rng: Any, found: I8) -> Any:
     """The most (or least) loaded hosts of a resource; some are overlooked at random."""
     count, want = 0, SOURCES if most else TARGETS
@@ -126,7 +127,7 @@ def _extremes(w: Any, b: Any, r: int, most: bool, rng: Any, found: I8) -> Any:
     return count
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _random(rng: Any) -> Any:
     x = rng[0]
     x ^= x >> np.uint64(12)
@@ -136,13 +137,13 @@ def _random(rng: Any) -> Any:
     return float((x * np.uint64(2685821657736338717)) >> np.uint64(11)) / 9007199254740992.0
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _extra(p: Any, b: Any, i: int, source: int, dest: int) -> Any:
     """What it costs to have item i on another host than now."""
     return b.price[i] * ((dest != p.home[i]) - (source != p.home[i]))
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _can_swap(p: Any, w: Any, i: int, j: int) -> Any:
     """Whether two items may change places."""
     source, dest = w.host_of[i], w.host_of[j]
@@ -154,7 +155,7 @@ def _can_swap(p: Any, w: Any, i: int, j: int) -> Any:
     return ok
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _best_step(p: Any, w: Any, b: Any, left: float, greed: float, s: Any) -> Any:
     """The move (item, host, -1) or swap (item, -1, item) with the greatest gain per price ** greed.
 
@@ -207,7 +208,7 @@ def _best_step(p: Any, w: Any, b: Any, left: float, greed: float, s: Any) -> Any
     return item, dest, other
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _add_moves(p: Any, w: Any, b: Any, greed: float, s: Any) -> None:
     """Add moves until the targets are met, the limit is reached, or nothing helps."""
     cost = _cost(p, w, b)
@@ -229,7 +230,7 @@ def _add_moves(p: Any, w: Any, b: Any, greed: float, s: Any) -> None:
             insert(p, w, j, a)
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _send_home(p: Any, w: Any, b: Any) -> None:
     """Send some of the moved items home, where they fit."""
     n = 0
@@ -246,7 +247,7 @@ def _send_home(p: Any, w: Any, b: Any) -> None:
             insert(p, w, i, p.home[i])
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def start_balance(p: Any, w: Any, b: Any, s: Any) -> None:
     """Note the plan as it is, or with the best moves added, as the first."""
     b.state[0], b.state[1] = _excess(w, b), _cost(p, w, b)
@@ -255,7 +256,7 @@ def start_balance(p: Any, w: Any, b: Any, s: Any) -> None:
     _keep_or_undo(p, w, b)
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _keep_or_undo(p: Any, w: Any, b: Any) -> None:
     """Keep the plan if it is no worse than the best, else go back to that."""
     excess, cost = _excess(w, b), _cost(p, w, b)
@@ -272,7 +273,7 @@ def _keep_or_undo(p: Any, w: Any, b: Any) -> None:
             insert(p, w, i, w.best[i])
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def _kick(p: Any, w: Any, b: Any) -> None:
     """A few items change places or move at random: steps that only gain end where no single one gains."""
     n = w.host_of.shape[0]
@@ -291,7 +292,7 @@ def _kick(p: Any, w: Any, b: Any) -> None:
             insert(p, w, j, a)
 
 
-@njit(cache=True, nogil=True)
+@kernel(nogil=True)
 def balance(p: Any, w: Any, b: Any, rounds: int, s: Any) -> None:
     """Search from the present plan.
 

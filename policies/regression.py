@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from virtgym.envs.sim.kernels import kernel
 
 __all__ = ["fit_robust", "forecast_robust", "line_taps", "median", "sort_values", "tricube_weights"]
 
@@ -58,7 +59,7 @@ def line_taps(weights: F8, horizon: int) -> F8:
     return np.asarray(weights * (1.0 / total + (n + horizon - middle) * (x - middle) / spread))
 
 
-@njit(cache=True)
+@kernel
 def sort_values(values: F8, n: int) -> None:
     """Sort the first n values in place (a window is short: insertion)."""
     for i in range(1, n):
@@ -70,7 +71,7 @@ def sort_values(values: F8, n: int) -> None:
         values[j + 1] = x
 
 
-@njit(cache=True)
+@kernel
 def median(values: F8, n: int) -> Any:
     """Median of the first n values, which are sorted in place; the mean of the two middle ones for even n."""
     sort_values(values, n)
@@ -78,7 +79,7 @@ def median(values: F8, n: int) -> Any:
     return values[half] if n % 2 == 1 else 0.5 * (values[half - 1] + values[half])
 
 
-@njit(cache=True)
+@kernel
 def _fit(y: F8, weights: F8, n: int, degree: int) -> Any:
     """Weighted constant or line through x = 1..n: value at x = 0, slope, whether it is determined."""
     total = 0.0
@@ -106,7 +107,7 @@ def _fit(y: F8, weights: F8, n: int, degree: int) -> Any:
     return mean_y - slope * mean_x, slope, True
 
 
-@njit(cache=True)
+@kernel
 def fit_robust(y: F8, tricube: F8, n: int, degree: int, rounds: int, scratch: F8) -> Any:
     """Robust local regression: fit, weigh by the bisquare of the residuals, fit again (Cleveland 1979).
 
@@ -145,7 +146,7 @@ def fit_robust(y: F8, tricube: F8, n: int, degree: int, rounds: int, scratch: F8
     return base, slope
 
 
-@njit(cache=True)
+@kernel
 def forecast_robust(y: F8, tricube: F8, n: int, horizon: int, scratch: F8) -> Any:
     """Forecast of a straight line by ``fit_robust`` with one further fit.
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from virtgym.envs.sim.kernels import kernel
 from virtgym.envs.sim.orders import holds_secondary
 from virtgym.envs.sim.power import ON
 from virtgym.envs.sim.state import PENDING, RUNNING, STARTING
@@ -62,7 +62,7 @@ I4 = NDArray[np.int32]
 F8 = NDArray[np.float64]
 
 
-@njit(cache=True)
+@kernel
 def _record(s: Any, w: Any) -> None:
     """Append the demand measured now to every VM's history."""
     depth = w.hist.shape[1] // 2
@@ -77,7 +77,7 @@ def _record(s: Any, w: Any) -> None:
                 w.samples[v] += 1
 
 
-@njit(cache=True)
+@kernel
 def _find_homes(p: Any, s: Any, w: Any) -> None:
     """Home and signal of every VM; sums over every host, in the order of VM indices."""
     n_taps = w.taps.shape[0]
@@ -115,7 +115,7 @@ def _find_homes(p: Any, s: Any, w: Any) -> None:
         w.h_samples[h] = min(w.h_samples[h], w.samples[v])
 
 
-@njit(cache=True)
+@kernel
 def _sum_history(w: Any, vms: I4, m: int, row: F8) -> Any:
     """Write the summed history of the VMs that have not been drained; returns the samples that all have."""
     depth = row.shape[0]
@@ -132,7 +132,7 @@ def _sum_history(w: Any, vms: I4, m: int, row: F8) -> Any:
     return n
 
 
-@njit(cache=True)
+@kernel
 def _overloaded(p: Any, w: Any, h: int, sig: float, row: F8, n: int) -> Any:
     """Whether a host with a signal (and a history of n samples, where that is read) is overloaded."""
     if w.rules_i[R_KIND] == ADDITIVE:
@@ -153,7 +153,7 @@ def _overloaded(p: Any, w: Any, h: int, sig: float, row: F8, n: int) -> Any:
     )
 
 
-@njit(cache=True)
+@kernel
 def _detect(p: Any, w: Any) -> None:
     """Mark the overloaded hosts."""
     additive = w.rules_i[R_KIND] == ADDITIVE
@@ -169,7 +169,7 @@ def _detect(p: Any, w: Any) -> None:
         w.over[h] = _overloaded(p, w, h, w.sig[h], row, w.h_samples[h])
 
 
-@njit(cache=True)
+@kernel
 def _drain(p: Any, s: Any, w: Any) -> None:
     """Select VMs of every overloaded host until it is not overloaded any more."""
     for h in range(w.n_home.shape[0]):
@@ -177,7 +177,7 @@ def _drain(p: Any, s: Any, w: Any) -> None:
             _drain_host(p, s, w, h)
 
 
-@njit(cache=True)
+@kernel
 def _drain_host(p: Any, s: Any, w: Any, h: int) -> None:
     additive = w.rules_i[R_KIND] == ADDITIVE
     row = w.rows[0] if additive else w.rows[h]
@@ -198,7 +198,7 @@ def _drain_host(p: Any, s: Any, w: Any, h: int) -> None:
             break
 
 
-@njit(cache=True)
+@kernel
 def _order_move(w: Any, v: int, c: int) -> None:
     w.moved[v] = 1
     w.n_out[w.home[v]] += 1
@@ -208,7 +208,7 @@ def _order_move(w: Any, v: int, c: int) -> None:
     w.tally[N_MOVES] += 1
 
 
-@njit(cache=True)
+@kernel
 def _place_drained(p: Any, s: Any, w: Any) -> None:
     """Place the drained VMs, largest demand first; one that fits nowhere stays where it is."""
     n: Any = np.int64(0)
@@ -233,7 +233,7 @@ def _place_drained(p: Any, s: Any, w: Any) -> None:
             _order_move(w, v, c)
 
 
-@njit(cache=True)
+@kernel
 def _list_underloaded(s: Any, w: Any) -> Any:
     """Write the hosts to try to evacuate to ``w.order``, least utilised first; returns their number."""
     n: Any = np.int64(0)
@@ -250,7 +250,7 @@ def _list_underloaded(s: Any, w: Any) -> Any:
     return n
 
 
-@njit(cache=True)
+@kernel
 def _evacuate_host(p: Any, s: Any, w: Any, h: int, vms: I4, n: int) -> Any:
     """Plan to move every VM of a host to other active hosts: all of them, or nothing is changed."""
     own = w.c_of[h]
@@ -279,7 +279,7 @@ def _evacuate_host(p: Any, s: Any, w: Any, h: int, vms: I4, n: int) -> Any:
     return False
 
 
-@njit(cache=True)
+@kernel
 def _bound_rooms(w: Any) -> None:
     """Find the two largest rooms that candidates have, for each class of VMs.
 
@@ -309,7 +309,7 @@ def _bound_rooms(w: Any) -> None:
                 w.b_cap[k, 1] = cap
 
 
-@njit(cache=True)
+@kernel
 def _is_hopeless(s: Any, w: Any, h: int, n: int) -> Any:
     """Whether some VM of a host surely fits on no other candidate."""
     for i in range(w.first[h], w.first[h] + n):
@@ -322,7 +322,7 @@ def _is_hopeless(s: Any, w: Any, h: int, n: int) -> Any:
     return False
 
 
-@njit(cache=True)
+@kernel
 def _save(w: Any, i: int, c: int) -> None:
     h = w.c_host[c]
     w.j_cand[i] = c
@@ -334,7 +334,7 @@ def _save(w: Any, i: int, c: int) -> None:
         w.j_rows[i] = w.rows[h]
 
 
-@njit(cache=True)
+@kernel
 def _restore(p: Any, w: Any, i: int, v: int) -> None:
     c = w.j_cand[i]
     h = w.c_host[c]
@@ -347,7 +347,7 @@ def _restore(p: Any, w: Any, i: int, v: int) -> None:
         w.rows[h] = w.j_rows[i]
 
 
-@njit(cache=True)
+@kernel
 def _evacuate(p: Any, s: Any, w: Any) -> None:
     """Try to empty the hosts that are not overloaded, least utilised first."""
     n_hosts = _list_underloaded(s, w)
@@ -371,7 +371,7 @@ def _evacuate(p: Any, s: Any, w: Any) -> None:
             _bound_rooms(w)
 
 
-@njit(cache=True)
+@kernel
 def _list_switch_off(p: Any, s: Any, w: Any) -> None:
     """List the running hosts that are empty, or will be when everything that leaves has left."""
     if w.tally[WAITING] > 0:
@@ -386,7 +386,7 @@ def _list_switch_off(p: Any, s: Any, w: Any) -> None:
             w.tally[N_OFF] += 1
 
 
-@njit(cache=True)
+@kernel
 def plan_round(p: Any, s: Any, w: Any, record: bool) -> None:
     """Plan one interval.
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from virtgym.envs.sim.kernels import kernel
 from virtgym.envs.sim.orders import vm_movable
 
 from .workspace import N_SAMPLES_TAKEN, R_MC_WINDOW, R_MMT_TIES, R_SELECTOR, SEED
@@ -63,7 +63,7 @@ RIDGE = 1e-10
 """Added to the diagonal of the correlation matrix: collinear histories stay solvable."""
 
 
-@njit(cache=True)
+@kernel
 def splitmix(state: Any) -> Any:
     """One step of splitmix64 (Steele, Lea & Flood, OOPSLA 2014).
 
@@ -81,13 +81,13 @@ def splitmix(state: Any) -> Any:
     return np.int64(state), np.int64(z >> np.uint64(1))
 
 
-@njit(cache=True)
+@kernel
 def eligible(s: Any, w: Any, v: int) -> Any:
     """Whether a VM may still be selected in this round."""
     return vm_movable(s, v) == 0 and w.moved[v] == 0
 
 
-@njit(cache=True)
+@kernel
 def multiple_correlation(matrix: NDArray[np.float64], m: int) -> Any:
     """Squared multiple correlation of each variable with all others.
 
@@ -129,7 +129,7 @@ def multiple_correlation(matrix: NDArray[np.float64], m: int) -> Any:
     return True
 
 
-@njit(cache=True)
+@kernel
 def _correlate(w: Any, vms: NDArray[np.int32], m: int, n: int) -> None:
     """Write the correlation matrix of m windows of n samples; a constant one correlates with nothing."""
     depth = w.hist.shape[1] // 2
@@ -152,7 +152,7 @@ def _correlate(w: Any, vms: NDArray[np.int32], m: int, n: int) -> None:
         w.matrix[i, i] = 1.0
 
 
-@njit(cache=True)
+@kernel
 def _most_correlated(s: Any, w: Any, vms: NDArray[np.int32], m: int) -> Any:
     """The eligible VM of largest R**2, or -1 where the regression has no degree of freedom left."""
     n = w.rules_i[R_MC_WINDOW]
@@ -177,7 +177,7 @@ def _most_correlated(s: Any, w: Any, vms: NDArray[np.int32], m: int) -> Any:
     return best
 
 
-@njit(cache=True)
+@kernel
 def write_keys(p: Any, s: Any, w: Any, vms: NDArray[np.int32], m: int) -> None:
     """Write the sort keys of a host's VMs for the rules that have some: inf = not eligible."""
     by_memory = w.rules_i[R_SELECTOR] != MU
@@ -192,7 +192,7 @@ def write_keys(p: Any, s: Any, w: Any, vms: NDArray[np.int32], m: int) -> None:
         w.key2[i] = sign * demand if by_memory else 0.0
 
 
-@njit(cache=True)
+@kernel
 def _take_least(w: Any, vms: NDArray[np.int32], m: int) -> Any:
     """Take the VM of least key, ties to the second key, then to the lowest index."""
     at = -1
@@ -209,7 +209,7 @@ def _take_least(w: Any, vms: NDArray[np.int32], m: int) -> Any:
     return vms[at]
 
 
-@njit(cache=True)
+@kernel
 def _any(s: Any, w: Any, vms: NDArray[np.int32], m: int) -> Any:
     n = 0
     for i in range(m):
@@ -226,7 +226,7 @@ def _any(s: Any, w: Any, vms: NDArray[np.int32], m: int) -> Any:
     return -1
 
 
-@njit(cache=True)
+@kernel
 def select_vm(p: Any, s: Any, w: Any, vms: NDArray[np.int32], m: int) -> Any:
     """Select the next VM to leave a host.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from virtgym.envs.sim.kernels import kernel
 
 __all__ = ["sort_ascending"]
 
@@ -12,7 +13,7 @@ I4 = NDArray[np.int32]
 F8 = NDArray[np.float64]
 
 
-@njit(cache=True)
+@kernel
 def sort_ascending(order: I4, key: F8, n: int, other: I4) -> None:
     """Sort the first n entries of ``order`` by ``key[order[i]]``, stable (merge sort over runs of eight).
 
@@ -39,7 +40,7 @@ def sort_ascending(order: I4, key: F8, n: int, other: I4) -> None:
         run *= 2
 
 
-@njit(cache=True)
+@kernel
 def _merge(order: I4, key: F8, low: int, middle: int, high: int, out: I4) -> None:
     i, j = low, middle
     for k in range(low, high):

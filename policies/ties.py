@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from virtgym.envs.sim.kernels import kernel
 
 __all__ = ["TIE", "choose_first_best", "first_best"]
 
@@ -15,7 +16,7 @@ TIE = 1e-5
 be equal differ by less, and no training tells scores apart that differ by less."""
 
 
-@njit(cache=True)
+@kernel
 def first_best(scores: Any, mask: NDArray[np.bool_]) -> Any:
     """The lowest legal index whose score equals the best legal one within ``TIE``; -1 if none is legal."""
     first, top = -1, -np.inf
@@ -30,7 +31,7 @@ def first_best(scores: Any, mask: NDArray[np.bool_]) -> Any:
     return first
 
 
-@njit(cache=True)
+@kernel
 def choose_first_best(scores: Any, masks: NDArray[np.bool_]) -> Any:
     """``first_best`` of every row, 0 where none is legal.
 

@@ -15,6 +15,7 @@ import pytest
 
 from virtgym.envs.sim.config import ClusterConfig, HostType, MigrationConfig
 from virtgym.envs.sim.decisions import Decisions
+from virtgym.envs.sim.kernels import ClosureCache
 from virtgym.envs.sim.rules import Rules, VmHostRule
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state import PENDING, RUNNING
@@ -26,6 +27,12 @@ REPO = Path(__file__).resolve().parent.parent
 MakeCluster = Callable[..., ClusterConfig]
 MakeWorkload = Callable[..., Workload]
 MakeSimulator = Callable[..., Simulator]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet_kernels() -> None:
+    """Kernels are compiled without a word, whatever the cache holds: tests read what commands say."""
+    ClosureCache.spoken = True
 
 
 @pytest.fixture(scope="session")

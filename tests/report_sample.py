@@ -17,10 +17,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from virtgym.envs.scenarios import Scenario, build_scenario
-from virtgym.envs.sim import totals as t
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.simulator import ClusterView, Simulator
 from virtgym.envs.sim.state import PENDING, RUNNING
+from virtgym.envs.sim.totals import Totals
 from virtgym.experiments.folder import cell_name
 
 __all__ = ["SAMPLE_POLICIES", "write_sample_run"]
@@ -84,7 +84,7 @@ SAMPLE_POLICIES: dict[str, Plan] = {
 }
 
 
-def _step_row(sim: Simulator, d: NDArray[np.float64], n: int, before_s: float, ms: float) -> dict[str, float]:
+def _step_row(sim: Simulator, d: Totals, n: int, before_s: float, ms: float) -> dict[str, float]:
     s, p = sim.state, sim.params
     span = sim.time_s - before_s
     on = s.host_power_state == 2
@@ -92,16 +92,16 @@ def _step_row(sim: Simulator, d: NDArray[np.float64], n: int, before_s: float, m
     return {
         "step": n,
         "time_s": before_s,
-        "hosts_on": float(d[t.T_ON_S]) / span,
-        "power_w": float(d[t.T_ENERGY_J]) / span,
-        "energy_kwh": float(d[t.T_ENERGY_J]) / 3.6e6,
+        "hosts_on": float(d.on_s) / span,
+        "power_w": float(d.energy_j) / span,
+        "energy_kwh": float(d.energy_j) / 3.6e6,
         "cpu_load": float(s.host_demand_mhz.sum() / max(p.host_cpu_mhz[on].sum(), 1.0)),
-        "demand_mhz": float(d[t.T_REQUESTED]) / span,
-        "unserved_mhz": float(d[t.T_MISSED]) / span,
+        "demand_mhz": float(d.requested) / span,
+        "unserved_mhz": float(d.missed) / span,
         "saturated_hosts": float(s.host_sat_now.sum()),
-        "migrations": float(d[t.T_MIG_STARTED]),
-        "boots": float(d[t.T_BOOTS]),
-        "shutdowns": float(d[t.T_SHUTDOWNS]),
+        "migrations": float(d.mig_started),
+        "boots": float(d.boots),
+        "shutdowns": float(d.shutdowns),
         "vms_running": float((s.vm_state == RUNNING).sum()),
         "vms_waiting": float((s.vm_state == PENDING).sum()),
         "imbalance_cpu": float(load.std()) if len(load) else 0.0,

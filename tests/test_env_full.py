@@ -29,11 +29,11 @@ from virtgym.envs.sim.power import ON
 from virtgym.envs.sim.power_states import FAILED, RESUMING, STANDBY, SUSPENDING
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state import ABSENT, DEPARTED, PENDING, STARTING
-from virtgym.envs.sim.totals import RATES
+from virtgym.envs.sim.totals import Rates
 from virtgym.envs.wrappers import FlatObservation
 
 MBIT = 8.388608
-RATE = {name: k for k, (name, _) in enumerate(RATES)}
+RATE = {name: place.number for name, place in Rates.places.items()}
 HOUR = {"horizon_s": 3600.0}
 
 # Six hosts with every kind of limit: two CPU generations, nodes, few passthrough functions, a spare.

@@ -20,7 +20,6 @@ from virtgym.envs.sim.scheduling import CpuControl, SchedulingConfig
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.standby import StandbyConfig
 from virtgym.envs.sim.state import PENDING, RUNNING, STARTING
-from virtgym.envs.sim.totals import T_RESTARTS, T_TAKEOVERS
 from virtgym.envs.sim.workload import Workload
 from virtgym.policies import make_policy
 from virtgym.policies.ha import HaPolicy, restart_dependencies
@@ -389,10 +388,10 @@ def test_hot_standby_loses_no_running_work_in_any_single_failure(failed: int) ->
     sim.advance(1.0)  # one second later everything protected runs
     assert (s.vm_state[:8] == RUNNING).all()
     assert (s.vm_restart[:8] == 0).all()
-    assert int(s.totals[T_TAKEOVERS]) == int(here[:8].sum())
+    assert int(s.totals.takeovers) == int(here[:8].sum())
     assert (s.vm_down_s[:8] - before[2][:8]).tolist() == pytest.approx(here[:8].astype(float).tolist())
     run(sim, policy)
-    assert int(s.totals[T_RESTARTS]) == int(here[8:].sum())
+    assert int(s.totals.restarts) == int(here[8:].sum())
     assert (s.vm_state == RUNNING).all()
     assert (s.vm_secondary[:8] >= 0).all()  # and a new secondary, never in the same rack
     assert (rack[s.vm_secondary[:8]] != rack[s.vm_host[:8]]).all()
@@ -445,9 +444,9 @@ def test_every_loss_is_restarted_once(seed: int, standby: bool) -> None:
         assert auditor.observe() == []
         assert (np.isin(s.vm_state, (RUNNING, STARTING)) == (s.vm_host >= 0)).all()
         waiting = int(((s.vm_state == PENDING) & (s.vm_restart > 0)).sum())
-        assert int(s.totals[T_RESTARTS]) == lost - waiting
+        assert int(s.totals.restarts) == lost - waiting
     assert lost >= 5
-    assert (s.totals[T_TAKEOVERS] > 0) == standby
+    assert (s.totals.takeovers > 0) == standby
 
 
 def test_bad_parameters_name_their_key() -> None:

@@ -24,7 +24,6 @@ from virtgym.envs.sim.rules import Rules, VmHostRule
 from virtgym.envs.sim.scheduling import CpuControl, SchedulingConfig
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state import MIG_NONE
-from virtgym.envs.sim.totals import T_ENERGY_J, T_MIG_ENERGY_J, T_MIG_MIB
 from virtgym.envs.sim.workload import Workload
 from virtgym.policies.base import PlanningPolicy
 from virtgym.policies.consolidation import ConsolidationPolicy
@@ -151,7 +150,7 @@ def test_power_of_a_load_is_what_the_simulator_draws(name: str) -> None:
         sim = make_sim(POWER[name], [[load] * 4] * 2, n_hosts=1)
         p = sim.params
         sim.advance(300.0)
-        drawn = p.pue * float(sim.state.totals[T_ENERGY_J]) / 300.0
+        drawn = p.pue * float(sim.state.totals.energy_j) / 300.0
         mhz = load * float(p.host_cpu_mhz[0])
         assert host_watts(sim.kernel_params, 0, mhz) == pytest.approx(drawn, rel=1e-12)
         everyone = np.arange(4)
@@ -170,12 +169,12 @@ def test_power_of_a_load_is_what_the_simulator_draws(name: str) -> None:
 @pytest.mark.parametrize("name", POWER)
 def test_a_boot_takes_the_energy_that_planners_reckon_with(name: str) -> None:
     sim = make_sim({"hosts_start_on": False, **POWER[name]}, [[0.0]] * 4, n_hosts=2)
-    p, before = sim.params, float(sim.state.totals[T_ENERGY_J])
+    p, before = sim.params, float(sim.state.totals.energy_j)
     boots = int((sim.state.host_power_state == 1).sum())  # one is booting for the VM
     more = np.flatnonzero(sim.state.host_power_state == 0)[:1]
     sim.apply(Decisions(power_on=more.astype(np.int32)))
     sim.advance(float(p.host_boot_s[0]))
-    drawn = p.pue * (float(sim.state.totals[T_ENERGY_J]) - before)
+    drawn = p.pue * (float(sim.state.totals.energy_j) - before)
     assert drawn == pytest.approx((boots + len(more)) * boot_energy_j(p)[0])
 
 
@@ -193,9 +192,9 @@ def test_a_migration_takes_the_time_data_and_energy_that_planners_reckon_with(na
         assert sim.state.vm_mig[0] != MIG_NONE
         sim.advance(seconds * 2e-6)
         assert sim.state.vm_mig[0] == MIG_NONE
-        assert sim.state.totals[T_MIG_MIB] == pytest.approx(sent, rel=1e-9)
+        assert sim.state.totals.mig_mib == pytest.approx(sent, rel=1e-9)
         if sim.params.has_precopy:  # a copy at a fixed rate is charged by nobody but planners
-            assert sim.state.totals[T_MIG_ENERGY_J] == pytest.approx(energy, rel=1e-9)
+            assert sim.state.totals.mig_energy_j == pytest.approx(energy, rel=1e-9)
         else:
             assert energy == pytest.approx(20.2 + 0.512 * 1.048576 * sent)
 

@@ -12,7 +12,6 @@ from virtgym.envs.sim.checker import Auditor
 from virtgym.envs.sim.power import OFF, ON
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state import PENDING, RUNNING, STARTING
-from virtgym.envs.sim.totals import T_HOST_FAILURES, T_PROFILE_MOVES, T_RESTARTS, T_TAKEOVERS
 from virtgym.experiments.bench.availability import (
     MODES,
     analytic_availability,
@@ -43,7 +42,7 @@ def play(
 
 def outages(sim: Simulator) -> tuple[float, int]:
     """Mean outage of the VMs that restarted, s, and the number of restarts."""
-    n = int(sim.state.totals[T_RESTARTS])
+    n = int(sim.state.totals.restarts)
     return float(sim.state.vm_down_s.sum()) / max(n, 1), n
 
 
@@ -86,10 +85,10 @@ def test_hot_standby_is_out_for_a_second(seed: int) -> None:
     sim = play("ha_hot", "ha", seed, audit=seed == 0)
     s = sim.state
     mirrored = sim.params.vm_protected > 0
-    takeovers = int(s.totals[T_TAKEOVERS])
+    takeovers = int(s.totals.takeovers)
     assert takeovers > 0
     assert float(s.vm_down_s[mirrored].sum()) <= takeovers * 1.0 + 2.0  # and the stops of a few migrations
-    assert int(s.totals[T_RESTARTS]) > 0
+    assert int(s.totals.restarts) > 0
     assert float(s.vm_down_s[~mirrored].sum()) > 75.0
     assert (s.vm_secondary[mirrored] >= 0).all()
     assert ((s.vm_host[mirrored] < 5) != (s.vm_secondary[mirrored] < 5)).all()  # never in the same rack
@@ -98,13 +97,13 @@ def test_hot_standby_is_out_for_a_second(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_spares_bring_capacity_back_before_the_repair(seed: int) -> None:
     sim = play("ha_stateless", "ha", seed, audit=seed == 0)
-    assert int(sim.state.totals[T_PROFILE_MOVES]) > 0
+    assert int(sim.state.totals.profile_moves) > 0
     mean_s, restarts = outages(sim)
     # As many hosts without spares: the hosts are full, so what fails waits for the repair.
     bare = play("ha_stateless", "ha", seed, changes={"recovery.spares": [], "hosts.0.count": 8})
-    assert restarts >= int(bare.state.totals[T_RESTARTS]) > 0
+    assert restarts >= int(bare.state.totals.restarts) > 0
     assert mean_s < 0.5 * outages(bare)[0]
-    if int(sim.state.totals[T_PROFILE_MOVES]) == int(sim.state.totals[T_HOST_FAILURES]):
+    if int(sim.state.totals.profile_moves) == int(sim.state.totals.host_failures):
         # Detect 15, associate 600, boot the host 240, boot the VM 60 s: a spare was free every time.
         assert mean_s == pytest.approx(915.0)
 

@@ -17,7 +17,7 @@ from virtgym.envs.sim.orders import check_move, check_place, check_power_off, ch
 from virtgym.envs.sim.power import BOOTING, SPEC_POWER_W, power_at
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state import MIG_NONE, PENDING, ClusterState
-from virtgym.envs.sim.totals import C_HEAP, T_DEPARTURES, T_MIG_DONE, T_REQUESTED
+from virtgym.envs.sim.totals import Counters, Totals
 
 
 def indices(*numbers: int) -> Any:
@@ -88,7 +88,7 @@ def put(name: str, index: int, value: float) -> Callable[[ClusterState], None]:
         (put("vm_granted_mhz", 0, -1.0), "negative"),
         (put("vm_miss_mhz", 0, 0.0), "granted and missed"),
         (put("vm_mig_loss_mhz", 2, 0.0), "loss to migration"),
-        (put("counters", C_HEAP, 2), "queued and due differ"),
+        (put("counters", Counters.queued, 2), "queued and due differ"),
         (put("heap_time", 0, 5.0), "events"),
         (put("heap_item", 1, 4), "events"),
         (put("heap_time", 12, 5.0), "unused"),
@@ -110,14 +110,14 @@ def add(name: str, index: Any, value: float) -> Callable[[ClusterState], None]:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (add("host_energy_j", 2, 1.0), "total 0 is not the sum"),
+        (add("host_energy_j", 2, 1.0), "total energy_j is not the sum"),
         (add("vm_missed", 0, 1e9), "missed too much"),
         (add("vm_down_s", 4, 5.0), "more downtime"),
         (add("vm_requested", 4, -1e9), "shrank"),
         (add("clock", 0, -500.0), "backwards"),
-        (add("totals", T_DEPARTURES, 1.0), "VMs departed"),
-        (add("totals", T_MIG_DONE, 1.0), "migrations"),
-        (add("totals", T_REQUESTED, 1e3), "is not the sum"),
+        (add("totals", Totals.departures, 1.0), "VMs departed"),
+        (add("totals", Totals.mig_done, 1.0), "migrations"),
+        (add("totals", Totals.requested, 1e3), "is not the sum"),
     ],
 )
 def test_the_auditor_finds_faults_in_time(
@@ -140,11 +140,11 @@ def test_the_auditor_recomputes_energy_and_unserved_cpu(busy: Simulator) -> None
     for h, v in ((0, 0), (3, 2)):
         busy.step()
         busy.state.host_energy_j[h] -= 10.0
-        busy.state.totals[0] -= 10.0
+        busy.state.totals.energy_j -= 10.0
         assert "wrong energy" in auditor.observe()[0]
         busy.step()
         busy.state.vm_missed[v] += 100.0
-        busy.state.totals[2] += 100.0
+        busy.state.totals.missed += 100.0
         assert "wrong unserved CPU" in auditor.observe()[0]
 
 
@@ -184,7 +184,7 @@ def test_the_event_queue_against_heapq(make_sim: Any) -> None:
             gone = twin.pop(int(rng.integers(len(twin))))
             heapq.heapify(twin)
             events.drop_event(kernel, *gone[1:])
-        assert state.counters[C_HEAP] == len(twin)
+        assert state.counters.queued == len(twin)
         assert (state.heap_time[len(twin) :] == 0).all()
         assert (state.heap_item[len(twin) :] == 0).all()
 

@@ -11,16 +11,7 @@ import pytest
 from virtgym.envs.sim.checker import check_state
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state import ClusterParams, ClusterState
-from virtgym.envs.sim.totals import (
-    C_ARRIVED,
-    C_DOWN,
-    C_HEAP,
-    C_MOVING,
-    C_ON,
-    C_PENDING,
-    C_SAMPLE,
-)
-from virtgym.envs.sim.totals import RATES as RATE_NAMES
+from virtgym.envs.sim.totals import Counters, Rates
 from virtgym.experiments.bench.audit import Audit, audit_episodes
 
 Find = Callable[[ClusterParams, ClusterState], Any]
@@ -119,12 +110,12 @@ PLACES: list[Fault] = [
     ("vm_mig", running, becomes(WAITING), "migration and destination disagree"),
     ("vm_mig_end_s", running, becomes(1e9), "end of copy"),
     ("vm_mig_end_s", copied, becomes(-1.0), "copy is overdue"),
-    ("counters", place(C_PENDING), plus(1), "number of waiting VMs"),
-    ("counters", place(C_MOVING), plus(1), "number of copies"),
-    ("counters", place(C_ARRIVED), plus(1), "number of arrived VMs"),
-    ("counters", place(C_DOWN), plus(1), "number of VMs that are down"),
-    ("counters", place(C_ON), plus(1), "number of hosts that are on"),
-    ("counters", place(C_SAMPLE), plus(1), "sample of the trace"),
+    ("counters", place(Counters.pending), plus(1), "number of waiting VMs"),
+    ("counters", place(Counters.moving), plus(1), "number of copies"),
+    ("counters", place(Counters.arrived), plus(1), "number of arrived VMs"),
+    ("counters", place(Counters.down), plus(1), "number of VMs that are down"),
+    ("counters", place(Counters.on), plus(1), "number of hosts that are on"),
+    ("counters", place(Counters.sample), plus(1), "sample of the trace"),
     ("vm_down_now", running, becomes(1), "downtime runs"),
     ("vm_down_now", phase(STOP, RESUME), becomes(0), "downtime runs"),
     ("vm_down_now", lambda p, s: s.vm_state == STARTING, becomes(0), "downtime runs"),
@@ -156,7 +147,7 @@ PLACES: list[Fault] = [
     ("heap_time", first, plus(0.5), "queued and due differ"),
     ("heap_item", first, plus(1), "queued and due differ"),
     ("heap_kind", first, becomes(8), "events"),
-    ("counters", place(C_HEAP), plus(-1), "queued and due differ"),
+    ("counters", place(Counters.queued), plus(-1), "queued and due differ"),
 ]
 
 PARTS: list[Fault] = [
@@ -167,19 +158,19 @@ PARTS: list[Fault] = [
     ("vm_mirror_nodes", lambda p, s: mirrored(p, s) & (p.has_numa > 0), becomes(0), "without a mirror node"),
     ("vm_mirror_nodes", lambda p, s: ~mirrored(p, s) & (p.has_numa > 0), becomes(1), "on no host"),
     ("vm_nodes", lambda p, s: (s.vm_nodes == 2) & (p.numa_aware > 0), becomes(3), "is spread over"),
-    ("vm_pages_end_s", lambda p, s: s.vm_pages_end_s > s.clock[0], plus(1e5), "pages take too long"),
+    ("vm_pages_end_s", lambda p, s: s.vm_pages_end_s > s.clock.now_s, plus(1e5), "pages take too long"),
     ("vm_pages_end_s", lambda p, s: s.vm_host < 0, becomes(1e9), "pages move nowhere"),
-    ("copy_list", lambda p, s: np.arange(len(s.copy_list)) < s.counters[C_MOVING], plus(1), "list of copies"),
+    ("copy_list", lambda p, s: np.arange(len(s.copy_list)) < s.counters.moving, plus(1), "list of copies"),
     (
         "copy_list",
-        lambda p, s: np.arange(len(s.copy_list)) >= s.counters[C_MOVING],
+        lambda p, s: np.arange(len(s.copy_list)) >= s.counters.moving,
         becomes(3),
         "unused places",
     ),
-    ("copy_queue", lambda p, s: np.arange(len(s.copy_queue)) < s.counters[C_MOVING], plus(1), "queue of"),
+    ("copy_queue", lambda p, s: np.arange(len(s.copy_queue)) < s.counters.moving, plus(1), "queue of"),
     (
         "copy_queue",
-        lambda p, s: np.arange(len(s.copy_queue)) >= s.counters[C_MOVING],
+        lambda p, s: np.arange(len(s.copy_queue)) >= s.counters.moving,
         becomes(3),
         "unused places",
     ),
@@ -274,7 +265,7 @@ RATES: list[Fault] = [
     ("host_power_now_w", power(4), plus(1.0), "does not follow from state and load"),
     *(
         ("host_rates", rate_of(k), plus(1e3), f"hosts whose {name} does not add up")
-        for k, (name, _) in enumerate(RATE_NAMES)
+        for k, name in enumerate(Rates.places)
     ),
     ("vm_io_latency_s", busy, plus(1e-5), "latency"),
 ]
@@ -436,7 +427,7 @@ def test_a_wait_for_a_free_slot_is_found(states: list[Simulator]) -> None:
         ("node_cores", 0.01, "over their vCPUs"),
         ("node_mem_mib", 1e-9, "over their memory"),
         ("host_nic_mbps", 1e-6, "over their line rate"),
-        ("mirror_params", np.array([1, 1, 1, 1, 1, 1, 0, 0]), "too many protected VMs"),
+        ("mirror_max_vms", 0.0, "too many protected VMs"),
     ],
 )
 def test_states_that_other_hosts_would_not_allow_are_found(

@@ -11,30 +11,7 @@ import pytest
 from virtgym.envs.sim.checker import Auditor
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state import ClusterParams, ClusterState
-from virtgym.envs.sim.totals import (
-    C_FAULT,
-    N_RATES,
-    R_ALLOC,
-    R_CAPPED,
-    R_VCPUS,
-    T_CARBON_G,
-    T_DEPARTURES,
-    T_DOWN_S,
-    T_ENERGY_J,
-    T_FRAGMENT_S,
-    T_HOST_FAILURES,
-    T_IMB_CPU_S,
-    T_IMB_MEM_S,
-    T_MIG_ABORTED,
-    T_MIG_DONE,
-    T_MIG_MIB,
-    T_MISSED,
-    T_ON_S,
-    T_RATE_FIRST,
-    T_REQUESTED,
-    T_RESTARTS,
-    T_VM_CRASHES,
-)
+from virtgym.envs.sim.totals import Counters, Rates, Totals
 
 Find = Callable[[ClusterParams, ClusterState], Any]
 """Where something can be broken: a mask over the places of an array."""
@@ -96,29 +73,32 @@ IN_TIME: list[tuple[Callable[[Simulator], None], str]] = [
     (add("vm_missed", 0, 1e12), "missed too much"),
     (add("vm_mig_lost", 0, 1e12), "lost more than they missed"),
     (add("vm_requested", 4, -1e12), "shrank"),
-    (add("totals", T_REQUESTED, 1e6), "is not the sum of vm_requested"),
-    (add("totals", T_DEPARTURES, 1.0), "VMs departed"),
-    (add("totals", T_MIG_DONE, 1.0), "migrations"),
-    (add("totals", T_HOST_FAILURES, 1.0), "failures of hosts"),
-    (add("totals", T_VM_CRASHES, 1e3), "never came"),
-    (add("totals", T_RESTARTS, 1e3), "more restarts than failures"),
-    (add("totals", T_MIG_MIB, 77.0), "data sent by migrations"),
-    (add("totals", T_ON_S, 1e9), "more than the time"),
-    (add("totals", T_CARBON_G, 1e9), "carbon"),
-    (add("totals", T_RATE_FIRST, 1e9), "more ready time than time"),
-    (add("totals", T_RATE_FIRST + R_VCPUS, 1e9), "more vCPUs than VMs have"),
-    (add("totals", T_RATE_FIRST + R_ALLOC, 1e15), "more CPU allocated than there is"),
-    (add("totals", T_RATE_FIRST + R_CAPPED, -1e15), "totals that shrank"),
-    (add("counters", C_FAULT, 1.0), "faults that have happened"),
-    (exactly("vm_down_s", T_DOWN_S, running, 1.0), "wrong downtime"),
-    (exactly("vm_down_s", T_DOWN_S, lambda p, s: s.vm_state == PENDING, -0.7), "downtime does not count"),
-    (exactly("vm_down_s", T_DOWN_S, running, 1e6), "more downtime than time"),
-    (exactly("vm_requested", T_REQUESTED, running, 1e6), "wrong requested CPU"),
-    (exactly("host_energy_j", T_ENERGY_J, on, 10.0), "wrong energy"),
-    (exactly("host_energy_j", T_ENERGY_J, off, 10.0), "wrong energy in state 0"),
-    (exactly("host_energy_j", T_ENERGY_J, on, -5000.0), "less than idle energy"),
-    (exactly("host_energy_j", T_ENERGY_J, on, 1e9), "more than peak energy"),
-    (exactly("vm_missed", T_MISSED, busy, 1e5), "wrong unserved CPU"),
+    (add("totals", Totals.requested, 1e6), "is not the sum of vm_requested"),
+    (add("totals", Totals.departures, 1.0), "VMs departed"),
+    (add("totals", Totals.mig_done, 1.0), "migrations"),
+    (add("totals", Totals.host_failures, 1.0), "failures of hosts"),
+    (add("totals", Totals.vm_crashes, 1e3), "never came"),
+    (add("totals", Totals.restarts, 1e3), "more restarts than failures"),
+    (add("totals", Totals.mig_mib, 77.0), "data sent by migrations"),
+    (add("totals", Totals.on_s, 1e9), "more than the time"),
+    (add("totals", Totals.carbon_g, 1e9), "carbon"),
+    (add("totals", Totals.ready, 1e9), "more ready time than time"),
+    (add("totals", Totals.vcpus, 1e9), "more vCPUs than VMs have"),
+    (add("totals", Totals.alloc, 1e15), "more CPU allocated than there is"),
+    (add("totals", Totals.capped, -1e15), "totals that shrank"),
+    (add("counters", Counters.fault, 1.0), "faults that have happened"),
+    (exactly("vm_down_s", Totals.down_s, running, 1.0), "wrong downtime"),
+    (
+        exactly("vm_down_s", Totals.down_s, lambda p, s: s.vm_state == PENDING, -0.7),
+        "downtime does not count",
+    ),
+    (exactly("vm_down_s", Totals.down_s, running, 1e6), "more downtime than time"),
+    (exactly("vm_requested", Totals.requested, running, 1e6), "wrong requested CPU"),
+    (exactly("host_energy_j", Totals.energy_j, on, 10.0), "wrong energy"),
+    (exactly("host_energy_j", Totals.energy_j, off, 10.0), "wrong energy in state 0"),
+    (exactly("host_energy_j", Totals.energy_j, on, -5000.0), "less than idle energy"),
+    (exactly("host_energy_j", Totals.energy_j, on, 1e9), "more than peak energy"),
+    (exactly("vm_missed", Totals.missed, busy, 1e5), "wrong unserved CPU"),
 ]
 
 
@@ -140,7 +120,13 @@ def test_faults_in_time_are_found(
     raise AssertionError(f"nothing says: {words}")
 
 
-STILL = (T_ON_S, T_IMB_CPU_S, T_IMB_MEM_S, T_FRAGMENT_S, *range(T_RATE_FIRST, T_RATE_FIRST + N_RATES))
+STILL = (
+    Totals.on_s,
+    Totals.imb_cpu_s,
+    Totals.imb_mem_s,
+    Totals.fragment_s,
+    *range(len(Rates.places)),
+)
 
 
 @pytest.mark.parametrize("index", STILL)
@@ -206,10 +192,10 @@ def came_to_maintenance(s: ClusterState, old: dict[str, Any]) -> bool:
 
 
 def sent_too_little(s: ClusterState, old: dict[str, Any]) -> bool:
-    if not len(s.copy_phase) or s.totals[T_MIG_ABORTED] != old["totals"][T_MIG_ABORTED]:
+    if not len(s.copy_phase) or s.totals.mig_aborted != old["totals"][Totals.mig_aborted]:
         return False
     ended = np.flatnonzero((s.vm_mig == 0) & (old["vm_mig"] == COPYING) & (s.vm_state == RUNNING))
-    s.totals[T_MIG_MIB] -= float(s.copy_sent_mib[ended].sum())
+    s.totals.mig_mib -= float(s.copy_sent_mib[ended].sum())
     s.copy_sent_mib[ended] = 0.0
     return len(ended) > 0
 

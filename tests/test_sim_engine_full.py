@@ -25,7 +25,6 @@ from virtgym.envs.sim.recovery import RecoveryConfig
 from virtgym.envs.sim.scheduling import SchedulingConfig
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.standby import StandbyConfig
-from virtgym.envs.sim.totals import T_CARBON_G, T_MIG_STOP_S, T_PROFILE_MOVES, T_RESTARTS, T_TAKEOVERS
 from virtgym.envs.sim.workload import Workload
 
 HOST = HostType("a", 8, 2000.0, 16_384.0, "hp_ml110_g4", boot_time_s=240.0)
@@ -204,7 +203,7 @@ def test_a_migration_costs_what_the_closed_form_says(rule: str, dirty: float) ->
     assert sim.state.vm_host[0] == 1
     assert sim.metrics()["migration_data_gib"] * 1024 == pytest.approx(data[0], rel=1e-9)
     assert sim.state.vm_down_s[0] == pytest.approx(down[0], rel=1e-9)
-    assert sim.state.totals[T_MIG_STOP_S] == pytest.approx(down[0], rel=1e-9)
+    assert sim.state.totals.mig_stop_s == pytest.approx(down[0], rel=1e-9)
     stopped = 1000.0 * down[0]
     lost = float(sim.state.vm_mig_lost[0])
     assert lost >= stopped * (1 - 1e-9)
@@ -239,7 +238,7 @@ def test_cold_restart_takes_detection_placement_and_boot() -> None:
     sim.run()
     assert sim.state.vm_down_s == pytest.approx([80.0] * 3)
     assert sim.state.vm_missed == pytest.approx([80.0 * 1000.0] * 3)
-    assert sim.state.totals[T_RESTARTS] == 3
+    assert sim.state.totals.restarts == 3
     assert sim.state.vm_host.tolist() == [1, 1, 1]
     idle, boot = 86.0, 101.5  # down for 3,000 s, then 240 s of boot, then idle; loaded before
     loaded = float(np.interp(3 / 16, np.linspace(0, 1, 11), HOST.table_w))
@@ -271,8 +270,8 @@ def test_a_secondary_takes_over_and_nothing_is_lost() -> None:
     pause = 0.002 + 100.0 * 0.025 / 2048.0
     assert sim.state.vm_granted_mhz[0] == pytest.approx(1000.0 * (1 - pause / (0.025 + pause)))
     sim.run()
-    assert sim.state.totals[T_TAKEOVERS] == 1
-    assert sim.state.totals[T_RESTARTS] == 0
+    assert sim.state.totals.takeovers == 1
+    assert sim.state.totals.restarts == 0
     assert sim.state.vm_down_s[0] == pytest.approx(1.0)
     assert (int(sim.state.vm_host[0]), int(sim.state.vm_secondary[0])) == (1, 2)
 
@@ -283,7 +282,7 @@ def test_both_images_lost_at_once_need_a_cold_restart() -> None:
     sim = Simulator(cluster(3, standby=StandbyConfig(), **plan), load(np.full((40, 1), 0.5), profile))
     sim.reset(np.random.default_rng(0))
     sim.run()
-    assert (sim.state.totals[T_TAKEOVERS], sim.state.totals[T_RESTARTS]) == (0, 1)
+    assert (sim.state.totals.takeovers, sim.state.totals.restarts) == (0, 1)
     assert sim.state.vm_down_s[0] == pytest.approx(75.0)
     assert sim.state.vm_host[0] == 2
 
@@ -300,7 +299,7 @@ def test_a_profile_moves_to_a_spare() -> None:
     sim.advance(900.0 + 15.0 + 600.0 + 240.0 - 1.0)
     assert sim.state.host_power_state.tolist() == [7, 2, 1]
     sim.run()
-    assert sim.state.totals[T_PROFILE_MOVES] == 1
+    assert sim.state.totals.profile_moves == 1
     assert sim.state.vm_host.tolist() == [2, 1]
     assert sim.state.host_profile.tolist() == [-1, 1, 0]
 
@@ -313,7 +312,7 @@ def test_a_failed_destination_loses_nothing() -> None:
     sim.run()
     assert sim.state.vm_host[0] == 0
     assert sim.state.vm_down_s[0] == 0.0
-    assert sim.state.totals[T_RESTARTS] == 0
+    assert sim.state.totals.restarts == 0
 
 
 def test_suspended_hosts_draw_little_and_are_back_soon() -> None:
@@ -344,7 +343,7 @@ def test_carbon_follows_the_series_hour_by_hour() -> None:
     sim = Simulator(cluster(1, carbon=series, power=PowerConfig(pue=2.0)), load(np.full((4, 1), 0.0)))
     sim.run()
     kwh = 86.0 * 600.0 / 3.6e6
-    assert sim.state.totals[T_CARBON_G] == pytest.approx(2.0 * kwh * (100.0 + 400.0))
+    assert sim.state.totals.carbon_g == pytest.approx(2.0 * kwh * (100.0 + 400.0))
 
 
 @pytest.mark.parametrize("more", [{}, {"power": PowerConfig(pue=1.1)}], ids=["simple", "full"])

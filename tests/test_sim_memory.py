@@ -180,15 +180,15 @@ def plain_slowdown(p: MemoryInputs, i: int, x: dict[str, float], c: MemoryCosts)
         return 1.0
     own = t - x["vm_shared_mib"]
     given = own - x["vm_ballooned_mib"]
-    seconds = x["vm_shared_mib"] / t * c.share_s + x["vm_blocked_mib"] / t * c.swap_s
+    seconds = x["vm_shared_mib"] / t * c.memory_share_s + x["vm_blocked_mib"] / t * c.memory_swap_s
     tax = 0.0
     if x["vm_ballooned_mib"] > 1e-9:
         tax = 0.014 + 0.030 * x["vm_ballooned_mib"] / (0.65 * p.vm_mem_mib[i])
         a = min(a, own)
-        seconds += max(0.0, a - given) / a * c.swap_s if a > 0 else 0.0
+        seconds += max(0.0, a - given) / a * c.memory_swap_s if a > 0 else 0.0
     if given > 0:
         pages = min(2 * x["vm_compressed_mib"], given - x["vm_swapped_mib"])
-        seconds += pages / given * c.decompress_s + x["vm_swapped_mib"] / given * c.swap_s
+        seconds += pages / given * c.memory_decompress_s + x["vm_swapped_mib"] / given * c.memory_swap_s
     return float(1 + p.vm_touch_rate[i] * seconds + tax)
 
 

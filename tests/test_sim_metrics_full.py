@@ -24,7 +24,7 @@ from virtgym.envs.sim.precopy_config import PrecopyConfig
 from virtgym.envs.sim.scheduling import CpuControl, SchedulingConfig
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.standby import StandbyConfig
-from virtgym.envs.sim.totals import N_TOTALS, T_ENERGY_J
+from virtgym.envs.sim.totals import Totals
 
 HOUR = 3600.0
 J_PER_KWH = 3.6e6
@@ -258,8 +258,8 @@ def test_intervals_add_up_to_the_episode(make_full: MakeFull) -> None:
         steps.append(sim.step(moves))
     found = sim.metrics()
     whole = StepMetrics(np.sum([step.delta for step in steps], axis=0))
-    assert whole.delta.shape == (N_TOTALS,)
-    assert whole[T_ENERGY_J] == pytest.approx(float(sim.state.host_energy_j.sum()))
+    assert whole.delta.shape == (len(Totals.places),)
+    assert whole[Totals.energy_j] == pytest.approx(float(sim.state.host_energy_j.sum()))
     for name, value in interval_metrics(sim.params, whole).items():
         if name not in ("migrations",):
             assert value == pytest.approx(found[name]), name

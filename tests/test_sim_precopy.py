@@ -43,7 +43,6 @@ from virtgym.envs.sim.precopy_config import (
     migration_slots,
     precopy_params,
 )
-from virtgym.envs.sim.totals import T_MIG_MIB
 
 Make = Callable[..., Any]
 MANY = settings(max_examples=200, deadline=None, derandomize=True)
@@ -301,7 +300,7 @@ def test_two_migrations_share_a_nic_until_one_is_done(make_sim: Make, host_type:
     assert sim.state.vm_mig_end_s[1] == pytest.approx(10.0 + 500 / 60, rel=1e-12)
     sim.advance(500 / 60)
     assert sim.state.vm_host.tolist() == [1, 2]
-    assert sim.state.totals[T_MIG_MIB] == pytest.approx(1500.0, rel=1e-12)
+    assert sim.state.totals.mig_mib == pytest.approx(1500.0, rel=1e-12)
 
 
 def test_slots_by_hand() -> None:

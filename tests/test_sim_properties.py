@@ -14,7 +14,6 @@ from virtgym.envs.sim.checker import Auditor
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.errors import ConfigError, IllegalDecision
 from virtgym.envs.sim.simulator import Simulator
-from virtgym.envs.sim.totals import T_ILLEGAL
 
 SEEDS = st.integers(0, 2**32 - 1)
 INTEGRALS = (
@@ -122,7 +121,7 @@ def test_reset_and_repetition(random_episode: Any, seed: int) -> None:
     assert sim.digest() == fresh == start(episode).digest()
     replay(sim, orders)
     assert sim.digest() == end
-    assert view.state.clock[0] == sim.time_s
+    assert view.state.clock.now_s == sim.time_s
 
 
 @given(seed=SEEDS, when=st.integers(0, 8))
@@ -165,9 +164,9 @@ def test_refused_orders_change_nothing_but_their_count(random_episode: Any, seed
             if refusals:
                 refused += 1
                 assert str(refusals[0]).strip()
-                sim.state.totals[T_ILLEGAL] -= 1
+                sim.state.totals.illegal -= 1
                 assert sim.digest() == before
-                sim.state.totals[T_ILLEGAL] += 1
+                sim.state.totals.illegal += 1
                 with pytest.raises(IllegalDecision, match="host"):
                     strict.apply(order)
             else:
@@ -175,7 +174,7 @@ def test_refused_orders_change_nothing_but_their_count(random_episode: Any, seed
             assert strict.digest() == sim.digest()
         sim.advance()
         strict.advance()
-    assert sim.state.totals[T_ILLEGAL] == refused
+    assert sim.state.totals.illegal == refused
 
 
 def test_orders_one_by_one_or_together_are_the_same(random_episode: Any) -> None:

@@ -16,7 +16,6 @@ from virtgym.envs.sim.guests import GuestProfile
 from virtgym.envs.sim.power import ON
 from virtgym.envs.sim.recovery import RecoveryConfig, restart_order
 from virtgym.envs.sim.simulator import Simulator
-from virtgym.envs.sim.totals import T_PROFILE_MOVES, T_RESTARTS, T_VM_CRASHES
 
 Make = Callable[..., Any]
 
@@ -43,10 +42,10 @@ def test_who_crashes_alone_boots_again_where_it_is(make_sim: Make) -> None:
     sim = begin(make_sim([0.5] * 4, failures=crashes, recovery=times, horizon_s=36_000.0))
     host = sim.state.vm_host.copy()
     sim.run()
-    n = sim.state.totals[T_VM_CRASHES]
+    n = sim.state.totals.vm_crashes
     assert n > 5
     assert sim.state.vm_down_s.sum() == pytest.approx(n * 90.0)
-    assert sim.state.totals[T_RESTARTS] == 0
+    assert sim.state.totals.restarts == 0
     assert np.array_equal(sim.state.vm_host, host)
 
 
@@ -123,7 +122,7 @@ def test_restarts_equal_plain_first_fit(make_cluster: Make, make_workload: Make)
             sim.advance(until - sim.time_s)
             assert np.array_equal(s.vm_host[down], where[down])
         retried += int(np.count_nonzero(where >= 0) - before)
-        assert s.totals[T_RESTARTS] == np.count_nonzero(down & (where >= 0))
+        assert s.totals.restarts == np.count_nonzero(down & (where >= 0))
     assert min(overtaken, retried) > 20
 
 
@@ -141,7 +140,7 @@ def test_a_profile_needs_a_compatible_spare(make_sim: Make, host_type: HostType)
     sim.run()
     assert sim.state.host_profile.tolist() == [0, 1, -1, -1]
     assert sim.state.host_power_state.tolist() == [2, 2, 0, FAILED]
-    assert sim.state.totals[T_PROFILE_MOVES] == 2
+    assert sim.state.totals.profile_moves == 2
 
 
 @pytest.mark.parametrize("mended", [9000.0, 1520.0])
@@ -157,7 +156,7 @@ def test_an_identity_goes_on_when_its_spare_fails_on_the_way(
     sim.advance(600.0)
     assert sim.state.host_profile.tolist() == [-1, 1, 0, -1] if mended < 1530 else [-1, 1, -1, 0]
     assert sim.state.host_power_state[2 if mended < 1530 else 3] == ON
-    assert sim.state.totals[T_PROFILE_MOVES] == (1 if mended < 1530 else 2)
+    assert sim.state.totals.profile_moves == (1 if mended < 1530 else 2)
 
 
 def test_no_identity_is_lost_or_doubled(make_sim: Make, host_type: HostType) -> None:
@@ -189,7 +188,7 @@ def test_no_identity_is_lost_or_doubled(make_sim: Make, host_type: HostType) -> 
             lost = (before >= 0) & (s.host_profile < 0)
             assert np.all(~lost | (s.host_power_state == FAILED) | (s.host_power_state == 0))
             before = s.host_profile.copy()
-        moves += int(s.totals[T_PROFILE_MOVES])
+        moves += int(s.totals.profile_moves)
     assert moves > 100
 
 

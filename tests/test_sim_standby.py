@@ -22,7 +22,6 @@ from virtgym.envs.sim.mirrors import check_mirror
 from virtgym.envs.sim.scheduling import CpuControl, SchedulingConfig
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.standby import StandbyConfig, mirror_loss, mirror_need_mbps, standby_params
-from virtgym.envs.sim.totals import T_TAKEOVERS
 
 Make = Callable[..., Any]
 MANY = settings(max_examples=200, deadline=None, derandomize=True)
@@ -232,7 +231,7 @@ def test_take_over_equals_plain_python(make_cluster: Make, make_workload: Make) 
                 want = (host[v], -1 if b else second[v], RUNNING)
                 seen["alone"] += bool(b)
             assert (s.vm_host[v], s.vm_secondary[v], s.vm_state[v]) == want
-        assert s.totals[T_TAKEOVERS] == takeovers
+        assert s.totals.takeovers == takeovers
         seen["promoted"] += takeovers
         sim.advance(1.0)  # the second of the outage is over
         assert s.vm_down_s[s.vm_state == RUNNING].sum() == pytest.approx(takeovers)

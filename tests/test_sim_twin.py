@@ -11,22 +11,6 @@ import pytest
 from virtgym.envs.sim.config import ClusterConfig, HostType
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.simulator import Simulator
-from virtgym.envs.sim.totals import (
-    T_ACTIVE_S,
-    T_ARRIVALS,
-    T_BOOTS,
-    T_DEPARTURES,
-    T_DOWN_S,
-    T_ENERGY_J,
-    T_ILLEGAL,
-    T_MIG_ABORTED,
-    T_MIG_DONE,
-    T_MIG_LOST,
-    T_MISSED,
-    T_ON_S,
-    T_REQUESTED,
-    T_SAT_S,
-)
 from virtgym.envs.sim.workload import Workload
 from virtgym.envs.traces.planetlab import read_planetlab
 from virtgym.experiments.bench.twin import PlainSimulator
@@ -51,19 +35,19 @@ def deviations(sim: Simulator, twin: PlainSimulator) -> dict[str, float]:
         "vm_missed": (s.vm_missed, [v.missed for v in vms]),
         "vm_lost": (s.vm_mig_lost, [v.lost for v in vms]),
         "vm_down": (s.vm_down_s, [v.down_s for v in vms]),
-        "energy": (t[T_ENERGY_J], sum(h.energy_j for h in hosts)),
-        "requested": (t[T_REQUESTED], sum(v.requested for v in vms)),
-        "missed": (t[T_MISSED], sum(v.missed for v in vms)),
-        "lost": (t[T_MIG_LOST], sum(v.lost for v in vms)),
-        "on": (t[T_ON_S], sum(h.on_s for h in hosts)),
-        "active": (t[T_ACTIVE_S], sum(h.active_s for h in hosts)),
-        "short": (t[T_SAT_S], sum(h.short_s for h in hosts)),
-        "down": (t[T_DOWN_S], sum(v.down_s for v in vms)),
-        "boots": (t[T_BOOTS], count["boots"]),
-        "done": (t[T_MIG_DONE], count["done"]),
-        "aborted": (t[T_MIG_ABORTED], count["aborted"]),
-        "arrivals": (t[T_ARRIVALS], count["arrivals"]),
-        "departures": (t[T_DEPARTURES], count["departures"]),
+        "energy": (t.energy_j, sum(h.energy_j for h in hosts)),
+        "requested": (t.requested, sum(v.requested for v in vms)),
+        "missed": (t.missed, sum(v.missed for v in vms)),
+        "lost": (t.mig_lost, sum(v.lost for v in vms)),
+        "on": (t.on_s, sum(h.on_s for h in hosts)),
+        "active": (t.active_s, sum(h.active_s for h in hosts)),
+        "short": (t.sat_s, sum(h.short_s for h in hosts)),
+        "down": (t.down_s, sum(v.down_s for v in vms)),
+        "boots": (t.boots, count["boots"]),
+        "done": (t.mig_done, count["done"]),
+        "aborted": (t.mig_aborted, count["aborted"]),
+        "arrivals": (t.arrivals, count["arrivals"]),
+        "departures": (t.departures, count["departures"]),
         "vm_host": (s.vm_host, [v.host.index if v.host else -1 for v in vms]),
         "power_now": (s.host_power_now_w, [h.power_w for h in hosts]),
         "missing_now": (s.vm_miss_mhz, [v.missing for v in vms]),
@@ -96,7 +80,7 @@ def run_both(episode: Any) -> dict[str, float]:
         assert [r.code for r in sim.refusals] == codes, (before, sim.refusals, codes)
         now = deviations(sim, twin)
         worst = {name: max(worst[name], now[name]) for name in worst}
-    assert sim.state.totals[T_ILLEGAL] == illegal
+    assert sim.state.totals.illegal == illegal
     return worst
 
 

@@ -14,7 +14,6 @@ from virtgym.envs.sim.numa_nodes import NumaConfig
 from virtgym.envs.sim.power_states import PowerConfig
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state import PENDING
-from virtgym.envs.sim.totals import T_FAILED_PLACEMENTS
 from virtgym.envs.sim.waiting import REMEMBERED, is_hopeless, no_failures, note_failure
 from virtgym.envs.sim.workload import Workload
 
@@ -179,7 +178,7 @@ def test_failed_placements_count_alike_whoever_places(make_sim: Any, model: str)
             sims[1].step(FirstFit().plan(sims[1]))
         rule, policy = (sim.metrics() for sim in sims)
         assert rule["failed_placements"] == policy["failed_placements"] > 0
-        assert sims[0].state.totals[T_FAILED_PLACEMENTS] <= n
+        assert sims[0].state.totals.failed_placements <= n
 
 
 @pytest.mark.parametrize("after_s", [1.0, 5.0, 16.0])

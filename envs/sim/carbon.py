@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .kernels import kernel
 from .validation import need, need_not_negative, need_positive
 
 __all__ = ["CarbonSeries", "carbon_kg", "constant_carbon", "intensity_integral"]
@@ -80,7 +80,7 @@ def constant_carbon(g_per_kwh: float, source: str) -> CarbonSeries:
     return CarbonSeries(np.array([g_per_kwh]), source)
 
 
-@njit(cache=True)
+@kernel
 def intensity_integral(g_per_kwh: F8, step_s: float, offset_s: float, from_s: float, to_s: float) -> Any:
     """Integral of the intensity between two times.
 

@@ -47,24 +47,6 @@ from .state import (
     ClusterParams,
     ClusterState,
 )
-from .totals import (
-    C_ARRIVED,
-    C_MOVING,
-    C_ON,
-    C_PENDING,
-    T_ARRIVALS,
-    T_BOOTS,
-    T_DEPARTURES,
-    T_ENERGY_J,
-    T_MIG_ABORTED,
-    T_MIG_DONE,
-    T_MIG_LOST,
-    T_MIG_STARTED,
-    T_MISSED,
-    T_REQUESTED,
-    T_SHUTDOWNS,
-    T_TIME_S,
-)
 
 if TYPE_CHECKING:
     from .simulator import Simulator
@@ -110,10 +92,10 @@ def _check_vms(s: ClusterState, report: Report) -> None:
     report.none(moving != (running & (s.vm_dest >= 0)), "VMs whose migration and destination disagree")
     report.none(moving & (s.vm_dest == s.vm_host), "VMs migrating to where they are")
     report.none(np.isfinite(s.vm_mig_end_s) != (s.vm_mig == MIG_COPYING), "VMs with a wrong end of copy")
-    report.none(np.isfinite(s.vm_mig_end_s) & (s.vm_mig_end_s <= s.clock[0]), "VMs whose copy is overdue")
-    report.equal(int(s.counters[C_PENDING]), int(pending.sum()), "number of waiting VMs")
-    report.equal(int(s.counters[C_MOVING]), int((s.vm_mig == MIG_COPYING).sum()), "number of copies")
-    report.equal(int(s.counters[C_ARRIVED]), int((s.vm_state != ABSENT).sum()), "number of arrived VMs")
+    report.none(np.isfinite(s.vm_mig_end_s) & (s.vm_mig_end_s <= s.clock.now_s), "VMs whose copy is overdue")
+    report.equal(int(s.counters.pending), int(pending.sum()), "number of waiting VMs")
+    report.equal(int(s.counters.moving), int((s.vm_mig == MIG_COPYING).sum()), "number of copies")
+    report.equal(int(s.counters.arrived), int((s.vm_state != ABSENT).sum()), "number of arrived VMs")
     to = s.host_power_state[np.maximum(s.vm_dest, 0)]
     report.none((s.vm_mig == MIG_COPYING) & (to != ON), "VMs copied to a host that is not on")
     waits = (s.vm_mig == MIG_WAITING) | (pending & (s.vm_dest >= 0))
@@ -146,7 +128,7 @@ def _check_power(p: ClusterParams, s: ClusterState, report: Report) -> None:
     report.none((s.host_drain > 0) & ~on, "hosts to be switched off that are not on")
     report.none((s.host_drain > 0) & (s.host_n_vms == 0), "empty hosts not switched off")
     report.none((s.host_drain > 0) & (s.host_n_in > 0), "hosts to be switched off that VMs come to")
-    report.equal(int(s.counters[C_ON]), int(on.sum()), "number of hosts that are on")
+    report.equal(int(s.counters.on), int(on.sum()), "number of hosts that are on")
     low, high = table.min(axis=1) * (1 - TOLERANCE), table.max(axis=1) * (1 + TOLERANCE)
     report.none(on & ((watts < low) | (watts > high)), "hosts with power outside idle..peak")
     load = s.host_ask_mhz / p.host_cpu_mhz
@@ -164,7 +146,7 @@ def _check_shares(p: ClusterParams, s: ClusterState, report: Report) -> None:
     there = (s.vm_state == RUNNING) | (s.vm_state == PENDING)
     running = s.vm_state == RUNNING
     demand, ask, granted, miss = s.vm_demand_mhz, s.vm_ask_mhz, s.vm_granted_mhz, s.vm_miss_mhz
-    now = p.util[min(int(s.clock[0] / p.sample_s + TOLERANCE), len(p.util) - 1)] * p.vm_cpu_mhz
+    now = p.util[min(int(s.clock.now_s / p.sample_s + TOLERANCE), len(p.util) - 1)] * p.vm_cpu_mhz
     report.none(differ(demand, np.where(there, now, 0.0), now), "VMs whose demand is not the trace's")
     cap = np.where(running, p.vm_vcpus * p.host_core_mhz[np.maximum(s.vm_host, 0)], 0.0)
     report.none(differ(ask, np.minimum(demand, cap), demand), "VMs whose ask is not min(demand, cores)")
@@ -250,60 +232,60 @@ class Auditor:
         else:
             self._observe_simple(p, s, old, report)
         self._before = self._snapshot()
-        found = [f"at {float(s.clock[0]):g} s: {line}" for line in report.lines]
+        found = [f"at {float(s.clock.now_s):g} s: {line}" for line in report.lines]
         self.violations += found
         return found
 
     def _observe_simple(self, p: ClusterParams, s: ClusterState, old: dict[str, Any], report: Report) -> None:
         self._check_time(p, s, old, report)
         self._check_conservation(p, s, old, report)
-        if not report.lines and s.clock[0] > old["clock"][0]:
+        if not report.lines and s.clock.now_s > old["clock"].now_s:
             self._check_requested(p, s, old, report)
             self._check_downtime(p, s, old, report)
             self._check_energy(p, s, old, report)
 
     @staticmethod
     def _check_time(p: ClusterParams, s: ClusterState, old: dict[str, Any], report: Report) -> None:
-        report.none(s.clock[0] < old["clock"][0], "time ran backwards")
-        report.none(differ(s.totals[T_TIME_S], s.clock[0], s.clock[0]), "total time is not the clock's")
+        report.none(s.clock.now_s < old["clock"].now_s, "time ran backwards")
+        report.none(differ(s.totals.time_s, s.clock.now_s, s.clock.now_s), "total time is not the clock's")
         for name in _GROWING:
             now = getattr(s, name)
             slack = TOLERANCE * max(1.0, float(np.abs(now).max()))
             report.none(now < old[name] - slack, f"{name} shrank")
         scale = float(np.sum(s.vm_requested))
-        for index, total in (
-            (T_ENERGY_J, s.host_energy_j),
-            (T_REQUESTED, s.vm_requested),
-            (T_MISSED, s.vm_missed),
-            (T_MIG_LOST, s.vm_mig_lost),
+        for name, got, total in (
+            ("energy_j", s.totals.energy_j, s.host_energy_j),
+            ("requested", s.totals.requested, s.vm_requested),
+            ("missed", s.totals.missed, s.vm_missed),
+            ("mig_lost", s.totals.mig_lost, s.vm_mig_lost),
         ):
             want = float(np.sum(total))
-            report.none(differ(s.totals[index], want, max(want, scale)), f"total {index} is not the sum")
+            report.none(differ(got, want, max(want, scale)), f"total {name} is not the sum")
         report.none(s.vm_missed > s.vm_requested + TOLERANCE * max(1.0, scale), "VMs that missed too much")
 
     @staticmethod
     def _check_conservation(p: ClusterParams, s: ClusterState, old: dict[str, Any], report: Report) -> None:
-        now = s.clock[0]
+        now = s.clock.now_s
         report.none((s.vm_state != ABSENT) != (p.vm_arrival_s <= now), "VMs that did not arrive in time")
         report.none((s.vm_state == DEPARTED) != (p.vm_departure_s <= now), "VMs that did not depart in time")
         report.none(s.vm_state < old["vm_state"], "VMs that went back in life")
         t = s.totals
         alive = int(((s.vm_state == PENDING) | (s.vm_state == RUNNING)).sum())
-        report.equal(int(t[T_ARRIVALS]), alive + int(t[T_DEPARTURES]), "VMs arrived")
-        report.equal(int(t[T_DEPARTURES]), int((s.vm_state == DEPARTED).sum()), "VMs departed")
+        report.equal(int(t.arrivals), alive + int(t.departures), "VMs arrived")
+        report.equal(int(t.departures), int((s.vm_state == DEPARTED).sum()), "VMs departed")
         moving = int((s.vm_mig != MIG_NONE).sum())
-        report.equal(int(t[T_MIG_STARTED]), int(t[T_MIG_DONE] + t[T_MIG_ABORTED]) + moving, "migrations")
+        report.equal(int(t.mig_started), int(t.mig_done + t.mig_aborted) + moving, "migrations")
 
     def _check_requested(
         self, p: ClusterParams, s: ClusterState, old: dict[str, Any], report: Report
     ) -> None:
         """Requested CPU is the trace over the VM's life, wherever it was placed."""
-        want = old["vm_requested"] + window_asked(p, float(old["clock"][0]), float(s.clock[0]))
+        want = old["vm_requested"] + window_asked(p, float(old["clock"].now_s), float(s.clock.now_s))
         report.none(differ(s.vm_requested, want, want.max()), "VMs with wrong requested CPU")
 
     @staticmethod
     def _check_downtime(p: ClusterParams, s: ClusterState, old: dict[str, Any], report: Report) -> None:
-        start, end = old["clock"][0], s.clock[0]
+        start, end = old["clock"].now_s, s.clock.now_s
         added = s.vm_down_s - old["vm_down_s"]
         waited = np.maximum(0.0, np.minimum(end, p.vm_departure_s) - np.maximum(start, p.vm_arrival_s))
         was_running = old["vm_state"] == RUNNING
@@ -313,14 +295,14 @@ class Auditor:
         report.none(still & differ(added, waited, end), "waiting VMs whose downtime does not count")
 
     def _check_energy(self, p: ClusterParams, s: ClusterState, old: dict[str, Any], report: Report) -> None:
-        start, end = float(old["clock"][0]), float(s.clock[0])
+        start, end = float(old["clock"].now_s), float(s.clock.now_s)
         added = s.host_energy_j - old["host_energy_j"]
         scale = max(1.0, float(s.host_energy_j.max()))
         table = p.power_w[p.host_type]
         peak = np.maximum(table.max(axis=1), np.maximum(p.host_boot_w, p.host_shutdown_w))
         report.none(added > peak * (end - start) + TOLERANCE * scale, "hosts with more than peak energy")
         counts = s.totals - old["totals"]
-        cycled = counts[T_BOOTS] > 0 and counts[T_SHUTDOWNS] > 0  # some host may have gone off and on
+        cycled = counts.boots > 0 and counts.shutdowns > 0  # some host may have gone off and on
         same = s.host_power_state == old["host_power_state"]
         on = same & (s.host_power_state == ON) & (not cycled)
         idle = table.min(axis=1) * (end - start)
@@ -328,7 +310,7 @@ class Auditor:
         off = same & (s.host_power_state == OFF) & (not cycled)
         report.none(off & (np.abs(added) > TOLERANCE * scale), "hosts off that used energy")
         gone = (s.vm_state == DEPARTED) & (old["vm_state"] != DEPARTED)
-        moved = counts[T_MIG_DONE] + counts[T_MIG_ABORTED] > 0
+        moved = counts.mig_done + counts.mig_aborted > 0
         if bool((gone & (moved | (old["vm_host"] < 0))).any()):
             return  # a VM may have come and gone between the two observations
         quiet = on & ~self._disturbed(p, s, old) & (s.host_full_power == old["host_full_power"])

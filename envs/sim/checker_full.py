@@ -29,14 +29,6 @@ from .state import (
     ClusterParams,
     ClusterState,
 )
-from .totals import (
-    C_ARRIVED,
-    C_DOWN,
-    C_MOVING,
-    C_ON,
-    C_PENDING,
-    C_SAMPLE,
-)
 
 __all__ = ["check_places", "stopped_vms"]
 
@@ -107,19 +99,19 @@ def _check_vms(p: ClusterParams, s: ClusterState, report: Report) -> None:
         report.none(np.isfinite(s.vm_mig_end_s) & ~copying, "VMs with an end of copy and without a copy")
     else:
         report.none(np.isfinite(s.vm_mig_end_s) != copying, "VMs with a wrong end of copy")
-    report.none(s.vm_mig_end_s < s.clock[0], "VMs whose copy is overdue")
-    report.equal(int(s.counters[C_PENDING]), int((state == PENDING).sum()), "number of waiting VMs")
-    report.equal(int(s.counters[C_MOVING]), int(copying.sum()), "number of copies")
-    report.equal(int(s.counters[C_ARRIVED]), int((state != ABSENT).sum()), "number of arrived VMs")
+    report.none(s.vm_mig_end_s < s.clock.now_s, "VMs whose copy is overdue")
+    report.equal(int(s.counters.pending), int((state == PENDING).sum()), "number of waiting VMs")
+    report.equal(int(s.counters.moving), int(copying.sum()), "number of copies")
+    report.equal(int(s.counters.arrived), int((state != ABSENT).sum()), "number of arrived VMs")
     down = (state == PENDING) | stopped_vms(p, s)
     report.none((s.vm_down_now > 0) != down, "VMs whose downtime runs and should not, or the reverse")
-    report.equal(int(s.counters[C_DOWN]), int(down.sum()), "number of VMs that are down")
+    report.equal(int(s.counters.down), int(down.sum()), "number of VMs that are down")
     cap = np.where(here, p.vm_vcpus * p.host_core_mhz[np.maximum(host, 0)], 0.0)
     report.same(s.vm_cap_mhz, cap, "VMs whose vCPUs do not have the speed of their host")
     live = np.where(here | (state == PENDING), p.vm_cpu_mhz, 0.0)
     report.same(s.vm_live_mhz, live, "VMs whose nominal CPU counts and should not, or the reverse")
-    sample = min(int(s.clock[0] / p.sample_s + TOLERANCE), len(p.util) - 1)
-    report.equal(int(s.counters[C_SAMPLE]), sample, "sample of the trace")
+    sample = min(int(s.clock.now_s / p.sample_s + TOLERANCE), len(p.util) - 1)
+    report.equal(int(s.counters.sample), sample, "sample of the trace")
 
 
 def _check_waiting(p: ClusterParams, s: ClusterState, report: Report) -> None:
@@ -140,10 +132,12 @@ def _check_waiting(p: ClusterParams, s: ClusterState, report: Report) -> None:
         report.none((restart < 0) | (restart > 2), "VMs in an unknown state of restart")
         report.none((restart > 0) & ~pending, "VMs to restart that are not waiting")
         report.none((restart == 1) & (s.vm_dest >= 0), "VMs that restart before anybody has noticed")
-        late = (s.vm_state == STARTING) & (s.vm_starts_s < s.clock[0])
+        late = (s.vm_state == STARTING) & (s.vm_starts_s < s.clock.now_s)
         report.none(late, "VMs whose start is overdue")
         report.none((s.vm_state != STARTING) & (s.vm_starts_s != 0.0), "VMs that start without starting")
-        early = (restart > 0) & ((restart == 2) != (s.vm_down_since_s + p.detect_s + p.place_s <= s.clock[0]))
+        early = (restart > 0) & (
+            (restart == 2) != (s.vm_down_since_s + p.detect_s + p.place_s <= s.clock.now_s)
+        )
         report.none(early, "VMs whose failure is noticed at the wrong time")
 
 
@@ -200,12 +194,12 @@ def _check_hosts(p: ClusterParams, s: ClusterState, report: Report) -> None:
     report.none(drain & ~on, "hosts to be switched off that are not on")
     report.none(drain & (s.host_n_vms + s.host_n_in == 0), "empty hosts not switched off")
     report.none(drain & (s.host_n_in > pages), "hosts to be switched off that VMs come to")
-    report.equal(int(s.counters[C_ON]), int(on.sum()), "number of hosts that are on")
+    report.equal(int(s.counters.on), int(on.sum()), "number of hosts that are on")
     active = on & (s.host_n_vms + s.host_n_in > 0)
     report.none((s.host_active_now > 0) != active, "hosts counted as loaded that are not, or the reverse")
     transit = np.isin(state, (BOOTING, SHUTTING_DOWN, SUSPENDING, RESUMING))
     report.none(np.isfinite(s.host_trans_end_s) != transit, "hosts with a wrong end of boot or shutdown")
-    report.none(s.host_trans_end_s < s.clock[0], "hosts whose boot or shutdown is overdue")
+    report.none(s.host_trans_end_s < s.clock.now_s, "hosts whose boot or shutdown is overdue")
     longest = np.zeros(len(state))
     for power, lasts in (
         (BOOTING, p.host_boot_s),
@@ -214,9 +208,9 @@ def _check_hosts(p: ClusterParams, s: ClusterState, report: Report) -> None:
         (RESUMING, p.resume_s),
     ):
         longest = np.where(state == power, lasts, longest)
-    left = np.where(transit, s.host_trans_end_s - s.clock[0], 0.0)
+    left = np.where(transit, s.host_trans_end_s - s.clock.now_s, 0.0)
     report.none(
-        left > longest * SLACK + TOLERANCE * s.clock[0], "hosts whose boot or shutdown takes too long"
+        left > longest * SLACK + TOLERANCE * s.clock.now_s, "hosts whose boot or shutdown takes too long"
     )
     if not p.has_failures:
         report.none(state == FAILED, "hosts that failed though none can")
@@ -243,8 +237,8 @@ def _check_events(p: ClusterParams, s: ClusterState, report: Report) -> None:
     if p.has_failures:
         add(vm_up, s.vm_state == STARTING, s.vm_starts_s)
         add(restart, s.vm_restart == 1, s.vm_down_since_s + p.detect_s + p.place_s)
-        notice = failed_since(p, float(s.clock[0])) + p.detect_s
-        heard = (state == FAILED) & (s.host_profile >= 0) & (s.host_was_on > 0) & (notice > s.clock[0])
+        notice = failed_since(p, float(s.clock.now_s)) + p.detect_s
+        heard = (state == FAILED) & (s.host_profile >= 0) & (s.host_was_on > 0) & (notice > s.clock.now_s)
         own = s.host_profile == np.arange(
             hosts
         )  # a spare that failed on the way to its identity is not heard
@@ -256,11 +250,11 @@ def _check_events(p: ClusterParams, s: ClusterState, report: Report) -> None:
             sorted(e[2] for e in on_way), coming.tolist(), "spares that an identity is on its way to"
         )
         report.none(
-            [e[0] > s.clock[0] + p.associate_s * SLACK for e in on_way], "identities that take too long"
+            [e[0] > s.clock.now_s + p.associate_s * SLACK for e in on_way], "identities that take too long"
         )
         due.extend(on_way)
     if p.has_numa:
-        moving = s.vm_pages_end_s > s.clock[0]
+        moving = s.vm_pages_end_s > s.clock.now_s
         add(pages_end, moving, s.vm_pages_end_s)
         # Pages of a VM that has left meanwhile: ignored when they come, at most one event for a VM.
         stale = [e for e in queued if e[1] == pages_end and not moving[min(e[2], vms - 1)]]
@@ -299,10 +293,10 @@ def _check_nodes(p: ClusterParams, s: ClusterState, report: Report) -> None:
     report.same(s.node_used_mib, memory, "NUMA nodes whose memory does not add up")
     report.none(vcpus > (p.node_cores * p.numa_overcommit)[:, None] * SLACK, "NUMA nodes over their vCPUs")
     report.none(memory > p.node_mem_mib[:, None] * SLACK, "NUMA nodes over their memory")
-    moving = s.vm_pages_end_s > s.clock[0]
+    moving = s.vm_pages_end_s > s.clock.now_s
     report.none(moving & ((s.vm_host < 0) | (_bits(s.vm_nodes) != 1)), "VMs whose pages move nowhere")
     longest = p.vm_mem_mib / p.numa_page_mib_s
-    late = moving & (s.vm_pages_end_s - s.clock[0] > longest * SLACK + TOLERANCE * s.clock[0])
+    late = moving & (s.vm_pages_end_s - s.clock.now_s > longest * SLACK + TOLERANCE * s.clock.now_s)
     report.none(late, "VMs whose pages take too long")
 
 
@@ -318,7 +312,7 @@ def _allowed_nodes(p: ClusterParams, v: int, h: int) -> range:
 
 def _check_copies(p: ClusterParams, s: ClusterState, report: Report) -> None:
     copying, phase = s.vm_mig == MIG_COPYING, s.copy_phase
-    n = int(s.counters[C_MOVING])
+    n = int(s.counters.moving)
     report.equal(sorted(s.copy_list[:n].tolist()), np.flatnonzero(copying).tolist(), "list of copies")
     report.none(s.copy_list[n:] != 0, "unused places of the list of copies that are not zero")
     _check_queue(s, copying, report)
@@ -330,7 +324,8 @@ def _check_copies(p: ClusterParams, s: ClusterState, report: Report) -> None:
     )
     report.same(s.host_copies, count, "hosts whose copies do not add up")
     report.none(count > p.host_slots, "hosts with more copies than slots")
-    rule, most_rounds, init_s, resume_s, cpu_state = p.copy_params[[0, 2, 4, 5, 9]]
+    rule, most_rounds, cpu_state = p.copy_rule, p.copy_max_rounds, p.copy_cpu_state_mib
+    init_s, resume_s = p.copy_init_s, p.copy_resume_s
     memory = s.vm_touched_mib if p.has_tiers else p.vm_mem_mib
     memory = p.vm_mem_mib if len(p.sig_active) else memory  # what was touched when the round began
     left_s, left, volume = s.copy_left_s, s.copy_left_mib, s.copy_volume_mib
@@ -347,7 +342,7 @@ def _check_copies(p: ClusterParams, s: ClusterState, report: Report) -> None:
     )
     report.none(copying & (s.copy_round > most_rounds), "copies with too many rounds")
     report.none((phase == PULL) & (rule != POST_COPY), "copies that fetch pages without post-copy")
-    report.none((s.copy_throttle < 0) | (s.copy_throttle > p.copy_params[8]), "throttles out of range")
+    report.none((s.copy_throttle < 0) | (s.copy_throttle > p.copy_throttle_max), "throttles out of range")
     report.none((s.copy_throttle > 0) & ((rule != 1) | (s.copy_diverged == 0)), "VMs throttled without need")
     first = (phase == ROUND) & (s.copy_round == 0)
     report.none(first & ~_near(s.copy_sent_mib + left, volume), "first rounds that lose data")
@@ -357,7 +352,7 @@ def _check_copies(p: ClusterParams, s: ClusterState, report: Report) -> None:
 
 def _check_queue(s: ClusterState, copying: Any, report: Report) -> None:
     """The heap of the copies: the same VMs, each after the one above it, and each knows its place."""
-    n = int(s.counters[C_MOVING])
+    n = int(s.counters.moving)
     queue = s.copy_queue[:n]
     report.equal(sorted(queue.tolist()), np.flatnonzero(copying).tolist(), "queue of copies")
     report.none(s.copy_queue[n:] != 0, "unused places of the queue of copies that are not zero")
@@ -377,7 +372,7 @@ def _near(got: Any, want: Any) -> Any:
 def _check_copy_clock(p: ClusterParams, s: ClusterState, copying: Any, sends: Any, report: Report) -> None:
     """When phases end, from what is left and the rate."""
     rate = s.copy_rate_mib_s
-    report.none(copying & (s.copy_since_s > s.clock[0]), "copies looked at in the future")
+    report.none(copying & (s.copy_since_s > s.clock.now_s), "copies looked at in the future")
     report.none(~sends & (rate != 0), "copies with a rate that send nothing")
     wait = np.where(sends, np.where(s.copy_left_mib > 0, np.inf, 0.0), s.copy_left_s)
     flows = sends & (rate > 0)
@@ -385,7 +380,7 @@ def _check_copy_clock(p: ClusterParams, s: ClusterState, copying: Any, sends: An
     end = np.where(copying, s.copy_since_s + wait, np.inf)
     report.same(s.vm_mig_end_s, end, "copies whose phase ends at the wrong time")
     soonest = float(np.min(s.vm_mig_end_s, initial=np.inf))
-    report.equal(float(s.clock[3]), soonest, "next end of a phase")
+    report.equal(float(s.clock.next_copy_s), soonest, "next end of a phase")
     stale = copying & (s.copy_dirtying_mib_s != s.vm_dirty_mib_s)
     report.none(stale, "copies that count another dirty rate than the VM has")
 
@@ -417,13 +412,13 @@ def _check_pairs(p: ClusterParams, s: ClusterState, report: Report) -> None:
     report.same(
         s.host_mirror_mib, per_host(p, second, p.vm_mem_mib), "hosts whose mirrored memory does not add up"
     )
-    report.none(count > p.mirror_params[6], "hosts with too many protected VMs")
-    report.none(cores > p.mirror_params[7], "hosts with too many protected vCPUs")
+    report.none(count > p.mirror_max_vms, "hosts with too many protected VMs")
+    report.none(cores > p.mirror_max_vcpus, "hosts with too many protected vCPUs")
 
 
 def _check_failed(p: ClusterParams, s: ClusterState, report: Report) -> None:
     """Hosts are down exactly when the faults say so; identities are neither lost nor doubled."""
-    now, state = float(s.clock[0]), s.host_power_state
+    now, state = float(s.clock.now_s), s.host_power_state
     down = np.isfinite(failed_since(p, now)) & (now > 0)  # faults of time 0 strike as soon as time passes
     report.none((state == FAILED) != down, "hosts that are down and should not be, or the reverse")
     profile = np.where(s.host_profile < -1, -2 - s.host_profile, s.host_profile)

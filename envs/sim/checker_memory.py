@@ -89,7 +89,9 @@ def _check_host(p: ClusterParams, s: ClusterState, h: int, other: float, report:
         if free > keep + slack:
             report.equal(int(s.host_mem_state[h]), HIGH, f"memory state of host {h}")
         return
-    soft, hard, low, k, sharing, balloon, compression, per_saved = p.memory_costs[:8]
+    soft, hard, low, k = p.memory_soft, p.memory_hard, p.memory_low, p.memory_idle_cost
+    sharing, balloon = p.memory_sharing, p.memory_balloon_limit
+    compression, per_saved = p.memory_compression_limit, p.memory_pages_per_saved
     can_share = _shareable(p, s, vms) if sharing else np.zeros(len(vms))
     held = touched - s.vm_shared_mib[vms]
     _check_amount(s.vm_shared_mib[vms], can_share, keep - free, slack, f"sharing on host {h}", report)
@@ -179,7 +181,9 @@ def _shareable(p: ClusterParams, s: ClusterState, vms: Any) -> F8:
 
 
 def _check_slowdown(p: ClusterParams, s: ClusterState, here: Any, report: Report) -> None:
-    _, _, _, _, _, balloon, _, per_saved, share_s, unzip_s, swap_s, tax_min, tax_max = p.memory_costs
+    balloon, per_saved = p.memory_balloon_limit, p.memory_pages_per_saved
+    share_s, unzip_s, swap_s = p.memory_share_s, p.memory_decompress_s, p.memory_swap_s
+    tax_min, tax_max = p.memory_balloon_cpu_min, p.memory_balloon_cpu_max
     touched, shared, ballooned = s.vm_touched_mib, s.vm_shared_mib, s.vm_ballooned_mib
     given = touched - shared - ballooned
     some, kept = np.maximum(touched, 1e-300), np.maximum(given, 1e-300)

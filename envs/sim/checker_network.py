@@ -29,10 +29,10 @@ Flow = tuple[str, int, float, float, tuple[int, ...]]
 
 def mirror_parts(p: ClusterParams, dirty: F8, disk_read: F8, net_in: F8) -> tuple[F8, F8]:
     """Share of its work that mirroring costs a VM, and its log, Mbit/s, shape (V,) each (section 9)."""
-    lockstep, epoch_s, fixed_s, copy_mib_s, loss = p.mirror_params[:5]
-    if lockstep:
-        return np.full(len(dirty), loss), 1.2 * (8.0 * disk_read + net_in)
-    pause = fixed_s + dirty * epoch_s / copy_mib_s
+    if p.mirror_mode:
+        return np.full(len(dirty), p.mirror_lockstep_loss), 1.2 * (8.0 * disk_read + net_in)
+    epoch_s = p.mirror_epoch_s
+    pause = p.mirror_fixed_pause_s + dirty * epoch_s / p.mirror_copy_mib_s
     return pause / (epoch_s + pause), dirty * epoch_s * MBIT_PER_MIB / (epoch_s + pause)
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .state import ClusterParams, ClusterState
-from .totals import C_HEAP
 
 __all__ = [
     "TOLERANCE",
@@ -139,14 +138,14 @@ def check_queue(
         may: Of events that may be there too.
         report: Where violations go.
     """
-    n = int(s.counters[C_HEAP])
+    n = int(s.counters.queued)
     times, kinds, items = s.heap_time[:n], s.heap_kind[:n], s.heap_item[:n]
     queued = sorted(zip(times.tolist(), kinds.tolist(), items.tolist()))
     wanted = sorted([*due, *(may & set(queued))])
     if queued != wanted:
         odd = sorted(set(queued) ^ set(wanted))[:3]
         report.lines.append(f"events (time, kind, item) queued and due differ, e.g. {odd}")
-    report.none(times < s.clock[0], "events that are overdue, places in the queue")
+    report.none(times < s.clock.now_s, "events that are overdue, places in the queue")
     for i in range(1, n):
         parent = (i - 1) // 2
         if (times[i], kinds[i], items[i]) < (times[parent], kinds[parent], items[parent]):

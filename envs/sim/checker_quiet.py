@@ -15,12 +15,11 @@ from .checker_parts import TOLERANCE, Report, per_host, pieces
 from .checker_rates import claims, curve_watts, numa_slowdowns
 from .power import ON
 from .state import DEPARTED, MIG_NONE, RUNNING, ClusterParams, ClusterState
-from .totals import T_BOOTS, T_MIG_ABORTED, T_MIG_DONE
 
 __all__ = ["check_quiet"]
 
 F8 = NDArray[np.float64]
-Old = dict[str, NDArray[Any]]
+Old = dict[str, Any]
 
 
 def check_quiet(p: ClusterParams, s: ClusterState, old: Old, struck: Any, report: Report) -> int:
@@ -39,7 +38,7 @@ def check_quiet(p: ClusterParams, s: ClusterState, old: Old, struck: Any, report
     quiet = _quiet_hosts(p, s, old, struck)
     if not quiet.any():
         return 0
-    energy, missed, sure, wide = _integrate(p, s, float(old["clock"][0]), float(s.clock[0]))
+    energy, missed, sure, wide = _integrate(p, s, float(old["clock"].now_s), float(s.clock.now_s))
     quiet &= wide
     added = s.host_energy_j - old["host_energy_j"]
     scale = max(1.0, float(s.host_energy_j.max()))
@@ -47,7 +46,7 @@ def check_quiet(p: ClusterParams, s: ClusterState, old: Old, struck: Any, report
     calm = sure & (s.vm_host >= 0) & quiet[np.maximum(s.vm_host, 0)] & (s.vm_state == RUNNING)
     if p.has_numa:
         # A node that the balancer levelled, or pages that arrived, changed the slowdown on the way.
-        calm &= (s.vm_pages_end_s == old["vm_pages_end_s"]) & (s.vm_pages_end_s <= old["clock"][0])
+        calm &= (s.vm_pages_end_s == old["vm_pages_end_s"]) & (s.vm_pages_end_s <= old["clock"].now_s)
         changed = (s.vm_pages_end_s != old["vm_pages_end_s"]) & (s.vm_host >= 0)
         calm &= ~(per_host(p, s.vm_host, changed.astype(np.float64)) > 0)[np.maximum(s.vm_host, 0)]
     got = s.vm_missed - old["vm_missed"]
@@ -59,31 +58,31 @@ def check_quiet(p: ClusterParams, s: ClusterState, old: Old, struck: Any, report
 def _quiet_hosts(p: ClusterParams, s: ClusterState, old: Old, struck: Any) -> Any:
     """Hosts that are on, hold somebody, and on which nothing can have happened; shape (H,) bool."""
     counts = s.totals - old["totals"]
-    on = (s.host_power_state == ON) & (old["host_power_state"] == ON) & ~struck & (counts[T_BOOTS] == 0)
+    on = (s.host_power_state == ON) & (old["host_power_state"] == ON) & ~struck & (counts.boots == 0)
     on &= (s.host_n_vms > 0) & (s.host_full_power == old["host_full_power"])
     hit = (s.host_n_in > 0) | (old["host_n_in"] > 0)
     changed = (s.vm_host != old["vm_host"]) | (s.vm_state != old["vm_state"]) | (s.vm_state != RUNNING)
     changed |= (s.vm_mig != MIG_NONE) | (old["vm_mig"] != MIG_NONE)
-    changed |= s.vm_last_move_s >= old["clock"][0]
+    changed |= s.vm_last_move_s >= old["clock"].now_s
     for hosts in (s.vm_host[changed], old["vm_host"][changed], s.vm_last_from[changed]):
         hit[hosts[hosts >= 0]] = True
     if p.has_failures:
         # Crashes, and restarts, of VMs that run again by now.
-        changed |= s.vm_down_since_s > old["clock"][0]
+        changed |= s.vm_down_since_s > old["clock"].now_s
         for v in p.fail_item[
-            (p.fail_kind == 2) & (p.fail_time_s > old["clock"][0]) & (p.fail_time_s <= s.clock[0])
+            (p.fail_kind == 2) & (p.fail_time_s > old["clock"].now_s) & (p.fail_time_s <= s.clock.now_s)
         ]:
             hit[s.vm_host[v]] = hit[s.vm_host[v]] or s.vm_host[v] >= 0
-        if changed[(s.vm_down_since_s > old["clock"][0])].any():
+        if changed[(s.vm_down_since_s > old["clock"].now_s)].any():
             return np.zeros(len(hit), dtype=bool)  # somebody may have been anywhere for a while
     if p.has_standby and len(p.protected_vms):
         differs = (s.vm_host != old["vm_host"]) | (s.vm_state != old["vm_state"])
-        differs |= (s.vm_mig != old["vm_mig"]) | (s.vm_last_move_s >= old["clock"][0])
+        differs |= (s.vm_mig != old["vm_mig"]) | (s.vm_last_move_s >= old["clock"].now_s)
         moved = (s.vm_secondary != old["vm_secondary"]) | ((p.vm_protected > 0) & differs)
         if moved.any() or struck.any():
             return np.zeros(len(hit), dtype=bool)  # a secondary may have come and gone, and its log with it
     gone = (s.vm_state == DEPARTED) & (old["vm_state"] != DEPARTED)
-    if bool((gone & ((counts[T_MIG_DONE] + counts[T_MIG_ABORTED] > 0) | (old["vm_host"] < 0))).any()):
+    if bool((gone & ((counts.mig_done + counts.mig_aborted > 0) | (old["vm_host"] < 0))).any()):
         return np.zeros(len(hit), dtype=bool)  # a VM may have come and gone between the two observations
     return on & ~hit
 
@@ -150,4 +149,4 @@ def _links_wide(p: ClusterParams, s: ClusterState, out: F8, into: F8, sample: in
 
 def _log_bound(p: ClusterParams, sample: int) -> Any:
     dirty, read = _own(p, p.sig_dirty, 4, sample), _own(p, p.sig_disk_read, 2, sample)
-    return np.where(p.mirror_params[0] != 0, 1.2 * (8 * read + _own(p, p.sig_net_in, 1, sample)), dirty * 8.4)
+    return np.where(p.mirror_mode != 0, 1.2 * (8 * read + _own(p, p.sig_net_in, 1, sample)), dirty * 8.4)

@@ -22,7 +22,7 @@ from .checker_parts import TOLERANCE, Report, per_host, table_power
 from .power import BOOTING, ON, SHUTTING_DOWN
 from .power_states import RESUMING, STANDBY, SUSPENDING
 from .state import MIG_COPYING, PENDING, RUNNING, ClusterParams, ClusterState
-from .totals import C_SAMPLE, RATES
+from .totals import Rates
 
 __all__ = ["check_rates", "claims", "curve_watts", "numa_slowdowns"]
 
@@ -64,7 +64,7 @@ def _signal(p: ClusterParams, own: Any, k: int, sample: int) -> Any:
 
 def _check_signals(p: ClusterParams, s: ClusterState, report: Report) -> None:
     """What the trace says now: demand of everybody who is there, traffic, memory in use, dirty pages."""
-    sample = int(s.counters[C_SAMPLE])
+    sample = int(s.counters.sample)
     there = (s.vm_host >= 0) | (s.vm_state == PENDING)
     demand = np.where(there, p.util[sample] * p.vm_cpu_mhz, 0.0)
     report.same(s.vm_demand_mhz, demand, "VMs whose demand is not the trace's")
@@ -232,7 +232,7 @@ def numa_slowdowns(p: ClusterParams, s: ClusterState, alloc: F8, now_s: float) -
 
 
 def _check_numa(p: ClusterParams, s: ClusterState, report: Report) -> None:
-    load, remote, slowdown = numa_slowdowns(p, s, s.vm_alloc_mhz, float(s.clock[0]))
+    load, remote, slowdown = numa_slowdowns(p, s, s.vm_alloc_mhz, float(s.clock.now_s))
     report.same(s.node_load_mhz, load, "NUMA nodes whose load does not add up")
     report.none(np.abs(s.vm_remote_share - remote) > LEVEL, "VMs with a wrong remote share")
     report.none(np.abs(s.vm_numa_slowdown - slowdown) > LEVEL, "VMs with a wrong NUMA slowdown")
@@ -246,8 +246,8 @@ def _migration_factor(p: ClusterParams, s: ClusterState) -> F8:
         return np.where(copied, 1.0 - p.mig_cpu_loss, 1.0)
     factor = np.ones(len(copied))
     early = (s.copy_phase == INIT) | (s.copy_phase == ROUND)
-    factor = np.where(early, (1.0 - p.copy_params[11]) * (1.0 - s.copy_throttle), factor)
-    return np.where(s.copy_phase == PULL, 1.0 - p.copy_params[10], factor)
+    factor = np.where(early, (1.0 - p.copy_cpu_loss) * (1.0 - s.copy_throttle), factor)
+    return np.where(s.copy_phase == PULL, 1.0 - p.copy_postcopy_loss, factor)
 
 
 def _check_work(p: ClusterParams, s: ClusterState, report: Report) -> None:
@@ -361,6 +361,7 @@ def _check_host_rates(p: ClusterParams, s: ClusterState, report: Report) -> None
         report.same(s.vm_io_latency_s * 1e6, _latency(p, s) * 1e6, "VMs with a wrong latency of I/O")
     rates = _vm_rates(p, s)
     scale = 1.0 + per_host(p, s.vm_host, s.vm_demand_mhz + s.vm_claim_mhz)
-    for k, (name, _) in enumerate(RATES):
+    for name, place in Rates.places.items():
         want = per_host(p, s.vm_host, rates[name]) if name in rates else np.zeros(len(scale))
-        report.same(s.host_rates[:, k], want, f"hosts whose {name} does not add up", scale + np.abs(want))
+        got = s.host_rates[:, place.number]
+        report.same(got, want, f"hosts whose {name} does not add up", scale + np.abs(want))

@@ -9,47 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .checker_parts import TOLERANCE, Report
 from .power import ON
 from .state import ClusterParams, ClusterState
-from .totals import (
-    C_BALANCED,
-    C_DOWN,
-    C_ON,
-    C_SAMPLE,
-    N_RATES,
-    RATES,
-    T_ACTIVE_S,
-    T_ARRIVALS,
-    T_BOOTS,
-    T_DEPARTURES,
-    T_DOWN_S,
-    T_ENERGY_J,
-    T_FRAGMENT_S,
-    T_HOST_FAILURES,
-    T_IMB_CPU_S,
-    T_IMB_MEM_S,
-    T_MIG_ABORTED,
-    T_MIG_DONE,
-    T_MIG_LOST,
-    T_MIG_STARTED,
-    T_MISSED,
-    T_NUMA_MOVES,
-    T_ON_S,
-    T_PROFILE_MOVES,
-    T_RATE_FIRST,
-    T_RESTARTS,
-    T_SAT_S,
-    T_SHUTDOWNS,
-    T_TAKEOVERS,
-    T_VM_CRASHES,
-)
+from .totals import Counters, Rates, Totals
 
 __all__ = ["check_still", "fragments"]
 
-Old = dict[str, NDArray[Any]]
+Old = dict[str, Any]
 
 RATE_ARRAYS = (
     *("host_rates", "host_power_now_w", "host_sat_now", "host_active_now", "host_power_state"),
@@ -59,8 +27,9 @@ RATE_ARRAYS = (
 """What must be the same at both ends."""
 
 COUNTED = (
-    *(T_MIG_STARTED, T_MIG_DONE, T_MIG_ABORTED, T_BOOTS, T_SHUTDOWNS, T_ARRIVALS, T_DEPARTURES, T_RESTARTS),
-    *(T_HOST_FAILURES, T_VM_CRASHES, T_TAKEOVERS, T_PROFILE_MOVES, T_NUMA_MOVES),
+    *(Totals.mig_started, Totals.mig_done, Totals.mig_aborted, Totals.boots, Totals.shutdowns),
+    *(Totals.arrivals, Totals.departures, Totals.restarts),
+    *(Totals.host_failures, Totals.vm_crashes, Totals.takeovers, Totals.profile_moves, Totals.numa_moves),
 )
 """Totals that count what happens: migrations, boots, arrivals, failures, and so on."""
 
@@ -81,24 +50,24 @@ def check_still(p: ClusterParams, s: ClusterState, old: Old, report: Report) -> 
     """
     if not _is_still(s, old):
         return False
-    dt = float(s.clock[0] - old["clock"][0])
+    dt = float(s.clock.now_s - old["clock"].now_s)
     on = s.host_power_state == ON
     added = s.totals - old["totals"]
     cpu = np.minimum(1.0, s.host_ask_mhz * p.host_inv_cpu)
     rates: list[tuple[int, str, float]] = [
-        (T_ENERGY_J, "energy", float(s.host_power_now_w.sum())),
-        (T_ACTIVE_S, "time with load", float(s.host_active_now.sum())),
-        (T_SAT_S, "time short of CPU", float(s.host_sat_now.sum())),
-        (T_ON_S, "time on", float(s.counters[C_ON])),
-        (T_DOWN_S, "downtime", float(s.counters[C_DOWN])),
-        (T_MISSED, "missed CPU", float(s.vm_miss_mhz.sum())),
-        (T_MIG_LOST, "CPU lost to migration", float(s.vm_mig_loss_mhz.sum())),
-        (T_IMB_CPU_S, "imbalance of CPU", float(cpu[on].std()) if on.any() else 0.0),
-        (T_IMB_MEM_S, "imbalance of memory", _spread_mem(p, s, on)),
-        (T_FRAGMENT_S, "fragments", fragments(p, s) if p.has_numa else 0.0),
+        (Totals.energy_j, "energy", float(s.host_power_now_w.sum())),
+        (Totals.active_s, "time with load", float(s.host_active_now.sum())),
+        (Totals.sat_s, "time short of CPU", float(s.host_sat_now.sum())),
+        (Totals.on_s, "time on", float(s.counters.on)),
+        (Totals.down_s, "downtime", float(s.counters.down)),
+        (Totals.missed, "missed CPU", float(s.vm_miss_mhz.sum())),
+        (Totals.mig_lost, "CPU lost to migration", float(s.vm_mig_loss_mhz.sum())),
+        (Totals.imb_cpu_s, "imbalance of CPU", float(cpu[on].std()) if on.any() else 0.0),
+        (Totals.imb_mem_s, "imbalance of memory", _spread_mem(p, s, on)),
+        (Totals.fragment_s, "fragments", fragments(p, s) if p.has_numa else 0.0),
     ]
-    for k in range(N_RATES):
-        rates.append((T_RATE_FIRST + k, RATES[k][0], float(s.host_rates[on, k].sum())))
+    for name, place in Rates.places.items():
+        rates.append((place.number, name, float(s.host_rates[on, place.number].sum())))
     for index, name, rate in rates:
         # A spread near 0 is a root of a difference: half of its digits are left.
         slack = 1e-6 * dt if "imbalance" in name else 0.0
@@ -110,7 +79,7 @@ def check_still(p: ClusterParams, s: ClusterState, old: Old, report: Report) -> 
 
 def _is_still(s: ClusterState, old: Old) -> bool:
     added = s.totals - old["totals"]
-    counters = (C_SAMPLE, C_BALANCED)
+    counters = (Counters.sample, Counters.balanced)
     return (
         all(int(s.counters[i]) == int(old["counters"][i]) for i in counters)
         and not any(added[list(COUNTED)])

@@ -29,41 +29,12 @@ from .state import (
     ClusterParams,
     ClusterState,
 )
-from .totals import (
-    C_FAULT,
-    R_ALLOC,
-    R_READY,
-    R_VCPUS,
-    T_ACTIVE_S,
-    T_ARRIVALS,
-    T_BOOTS,
-    T_CARBON_G,
-    T_DEPARTURES,
-    T_DOWN_S,
-    T_ENERGY_J,
-    T_HOST_FAILURES,
-    T_MIG_ABORTED,
-    T_MIG_DONE,
-    T_MIG_ENERGY_J,
-    T_MIG_LOST,
-    T_MIG_MIB,
-    T_MIG_STARTED,
-    T_MIG_STOP_S,
-    T_MISSED,
-    T_ON_S,
-    T_RATE_FIRST,
-    T_REQUESTED,
-    T_RESTARTS,
-    T_SAT_S,
-    T_SHUTDOWNS,
-    T_TIME_S,
-    T_VM_CRASHES,
-)
+from .totals import Totals
 
 __all__ = ["check_window"]
 
 F8 = NDArray[np.float64]
-Old = dict[str, NDArray[Any]]
+Old = dict[str, Any]
 
 GROWING = (
     *(
@@ -77,13 +48,13 @@ GROWING = (
     ),
 )
 SUMS: tuple[tuple[int, str], ...] = (
-    (T_ENERGY_J, "host_energy_j"),
-    (T_ACTIVE_S, "host_active_s"),
-    (T_SAT_S, "host_sat_s"),
-    (T_REQUESTED, "vm_requested"),
-    (T_MISSED, "vm_missed"),
-    (T_MIG_LOST, "vm_mig_lost"),
-    (T_DOWN_S, "vm_down_s"),
+    (Totals.energy_j, "host_energy_j"),
+    (Totals.active_s, "host_active_s"),
+    (Totals.sat_s, "host_sat_s"),
+    (Totals.requested, "vm_requested"),
+    (Totals.missed, "vm_missed"),
+    (Totals.mig_lost, "vm_mig_lost"),
+    (Totals.down_s, "vm_down_s"),
 )
 J_PER_KWH = 3.6e6
 MB_PER_MIB = 2**20 / 1e6
@@ -103,9 +74,9 @@ def check_window(p: ClusterParams, s: ClusterState, old: Old, report: Report) ->
     """
     _check_growth(p, s, old, report)
     _check_lives(p, s, old, report)
-    if report.lines or s.clock[0] <= old["clock"][0]:
+    if report.lines or s.clock.now_s <= old["clock"].now_s:
         return 0
-    start, end = float(old["clock"][0]), float(s.clock[0])
+    start, end = float(old["clock"].now_s), float(s.clock.now_s)
     want = old["vm_requested"] + window_asked(p, start, end)
     report.same(s.vm_requested, want, "VMs with wrong requested CPU", want.max())
     struck, crashed, instants = fault_window(p, start, end)
@@ -123,8 +94,8 @@ def check_window(p: ClusterParams, s: ClusterState, old: Old, report: Report) ->
 
 
 def _check_growth(p: ClusterParams, s: ClusterState, old: Old, report: Report) -> None:
-    report.none(s.clock[0] < old["clock"][0], "time ran backwards")
-    report.same(s.totals[T_TIME_S], s.clock[0], "total time is not the clock's")
+    report.none(s.clock.now_s < old["clock"].now_s, "time ran backwards")
+    report.same(s.totals.time_s, s.clock.now_s, "total time is not the clock's")
     for name in GROWING:
         now = getattr(s, name)
         slack = TOLERANCE * max(1.0, float(np.abs(now).max()))
@@ -133,43 +104,43 @@ def _check_growth(p: ClusterParams, s: ClusterState, old: Old, report: Report) -
     for index, name in SUMS:
         want = float(np.sum(getattr(s, name)))
         size = max(want, scale if name.startswith("vm_") and name != "vm_down_s" else 0.0)
-        report.same(s.totals[index], want, f"total {index} is not the sum of {name}", size)
+        report.same(s.totals[index], want, f"a total is not the sum of {name}", size)
     report.none(s.vm_missed > s.vm_requested + TOLERANCE * max(1.0, scale), "VMs that missed too much")
     report.none(
         s.vm_mig_lost > s.vm_missed + TOLERANCE * max(1.0, scale), "VMs that lost more than they missed"
     )
     shrank = s.totals - old["totals"] < -TOLERANCE * np.maximum(1.0, np.abs(s.totals))
     report.none(shrank, "totals that shrank")
-    if s.clock[0] > 0:
-        happened = int(np.searchsorted(p.fail_time_s, s.clock[0], side="right"))
-        report.equal(int(s.counters[C_FAULT]), happened, "faults that have happened")
-        failures = host_failures(p, float(s.clock[0]))
-        report.equal(int(s.totals[T_HOST_FAILURES]), failures, "failures of hosts")
+    if s.clock.now_s > 0:
+        happened = int(np.searchsorted(p.fail_time_s, s.clock.now_s, side="right"))
+        report.equal(int(s.counters.fault), happened, "faults that have happened")
+        failures = host_failures(p, float(s.clock.now_s))
+        report.equal(int(s.totals.host_failures), failures, "failures of hosts")
         crashes = int((p.fail_kind[:happened] == 2).sum())
-        report.none(s.totals[T_VM_CRASHES] > crashes, "crashes of VMs that never came")
+        report.none(s.totals.vm_crashes > crashes, "crashes of VMs that never came")
 
 
 def _check_lives(p: ClusterParams, s: ClusterState, old: Old, report: Report) -> None:
     """No VM is lost or doubled, and none goes back in life but by a failure."""
-    now, was, state = s.clock[0], old["vm_state"], s.vm_state
+    now, was, state = s.clock.now_s, old["vm_state"], s.vm_state
     report.none((state != ABSENT) != (p.vm_arrival_s <= now), "VMs that did not arrive in time")
     report.none((state == DEPARTED) != (p.vm_departure_s <= now), "VMs that did not depart in time")
     back = ((was == DEPARTED) & (state != DEPARTED)) | ((was != ABSENT) & (state == ABSENT))
     report.none(back, "VMs that went back in life")
     fell = ((was == RUNNING) | (was == STARTING)) & (state == PENDING)
     if p.has_failures:
-        fell &= (s.vm_restart == 0) | (s.vm_down_since_s <= old["clock"][0])
+        fell &= (s.vm_restart == 0) | (s.vm_down_since_s <= old["clock"].now_s)
         up = (was == RUNNING) & (state == STARTING)
-        report.none(up & (now <= old["clock"][0]), "VMs that start again though no time has passed")
+        report.none(up & (now <= old["clock"].now_s), "VMs that start again though no time has passed")
     else:
         report.none(state == STARTING, "VMs that restart though none can fail")
     report.none(fell, "VMs that lost their host without a failure")
     t = s.totals
     alive = int(((state == PENDING) | (state == RUNNING) | (state == STARTING)).sum())
-    report.equal(int(t[T_ARRIVALS]), alive + int(t[T_DEPARTURES]), "VMs arrived")
-    report.equal(int(t[T_DEPARTURES]), int((state == DEPARTED).sum()), "VMs departed")
+    report.equal(int(t.arrivals), alive + int(t.departures), "VMs arrived")
+    report.equal(int(t.departures), int((state == DEPARTED).sum()), "VMs departed")
     moving = int((s.vm_mig != MIG_NONE).sum())
-    report.equal(int(t[T_MIG_STARTED]), int(t[T_MIG_DONE] + t[T_MIG_ABORTED]) + moving, "migrations")
+    report.equal(int(t.mig_started), int(t.mig_done + t.mig_aborted) + moving, "migrations")
 
 
 def _check_moves(p: ClusterParams, s: ClusterState, old: Old, report: Report) -> None:
@@ -177,9 +148,9 @@ def _check_moves(p: ClusterParams, s: ClusterState, old: Old, report: Report) ->
     was, host = old["vm_host"], s.vm_host
     lost = np.zeros(len(was), dtype=bool)
     if p.has_failures:
-        lost = (s.vm_down_since_s > old["clock"][0]) & (s.vm_down_since_s <= s.clock[0])
+        lost = (s.vm_down_since_s > old["clock"].now_s) & (s.vm_down_since_s <= s.clock.now_s)
     second = old["vm_secondary"] if p.has_standby else np.full(len(was), -1)
-    ordered = s.vm_last_move_s >= old["clock"][0]
+    ordered = s.vm_last_move_s >= old["clock"].now_s
     moved = (was >= 0) & (host >= 0) & (was != host)
     fair = (host == old["vm_dest"]) | (host == second) | lost | ordered
     if p.has_standby:  # a new secondary may have been started and have taken over since
@@ -194,7 +165,7 @@ def _check_moves(p: ClusterParams, s: ClusterState, old: Old, report: Report) ->
 
 
 def _check_downtime(p: ClusterParams, s: ClusterState, old: Old, struck: bool, report: Report) -> None:
-    start, end = float(old["clock"][0]), float(s.clock[0])
+    start, end = float(old["clock"].now_s), float(s.clock.now_s)
     added = s.vm_down_s - old["vm_down_s"]
     lived = np.maximum(0.0, np.minimum(end, p.vm_departure_s) - np.maximum(start, p.vm_arrival_s))
     slack = TOLERANCE * max(1.0, end)
@@ -241,13 +212,13 @@ def _ended(s: ClusterState, old: Old) -> Any:
 
 def _check_restarts(p: ClusterParams, s: ClusterState, old: Old, instants: int, report: Report) -> None:
     """Nobody restarts twice for one failure."""
-    start, end = float(old["clock"][0]), float(s.clock[0])
+    start, end = float(old["clock"].now_s), float(s.clock.now_s)
     before = old["vm_restart"] > 0
     failed = (s.vm_down_since_s > start) & (s.vm_down_since_s <= end)
     # A VM cannot be lost again before it has restarted, and not without a failure.
     least = max(p.detect_s + p.place_s, 1e-9)
     often = max(1, min(instants, int((end - start) / least) + 1))
-    added = int(s.totals[T_RESTARTS] - old["totals"][T_RESTARTS])
+    added = int(s.totals.restarts - old["totals"][Totals.restarts])
     waits = (s.vm_restart > 0) & (s.vm_state == PENDING)
     most = int(before.sum()) + often * int(failed.sum()) - int(waits.sum())
     report.none(added > most, f"more restarts than failures: {added}, at most {most}")
@@ -260,12 +231,12 @@ def _check_restarts(p: ClusterParams, s: ClusterState, old: Old, instants: int, 
 def _check_migrations(p: ClusterParams, s: ClusterState, old: Old, report: Report) -> None:
     counts = s.totals - old["totals"]
     ended = _ended(s, old)
-    if counts[T_MIG_STARTED] == 0:
-        number = int(counts[T_MIG_DONE] + counts[T_MIG_ABORTED])
+    if counts.mig_started == 0:
+        number = int(counts.mig_done + counts.mig_aborted)
         report.equal(number, int(ended.sum()), "migrations that ended")
-    there = ended & (s.vm_state == RUNNING) & (s.vm_last_move_s < old["clock"][0])
+    there = ended & (s.vm_state == RUNNING) & (s.vm_last_move_s < old["clock"].now_s)
     if p.has_failures:
-        there &= s.vm_down_since_s <= old["clock"][0]
+        there &= s.vm_down_since_s <= old["clock"].now_s
     known = (s.vm_host == old["vm_host"]) | (s.vm_host == old["vm_dest"])
     if p.has_standby:
         known |= p.vm_protected > 0
@@ -280,23 +251,23 @@ def _check_data(p: ClusterParams, s: ClusterState, old: Old, report: Report) -> 
     report.none(
         both & (s.copy_sent_mib < old["copy_sent_mib"] - TOLERANCE * p.vm_mem_mib), "copies that unsend"
     )
-    if counts[T_MIG_ABORTED] or counts[T_MIG_DONE] != ended.sum():
+    if counts.mig_aborted or counts.mig_done != ended.sum():
         return
     sent = s.copy_sent_mib[ended]
-    size = max(1.0, float(s.totals[T_MIG_MIB]))
-    report.same(counts[T_MIG_MIB], float(sent.sum()), "data sent by migrations is not the sum", size)
+    size = max(1.0, float(s.totals.mig_mib))
+    report.same(counts.mig_mib, float(sent.sum()), "data sent by migrations is not the sum", size)
     energy = p.migration_j * len(sent) + p.migration_j_per_mb * MB_PER_MIB * float(sent.sum())
-    report.same(counts[T_MIG_ENERGY_J], energy, "energy of migrations", float(s.totals[T_MIG_ENERGY_J]) + 1)
+    report.same(counts.mig_energy_j, energy, "energy of migrations", float(s.totals.mig_energy_j) + 1)
     stop = float(s.copy_down_s[ended].sum())
-    report.same(counts[T_MIG_STOP_S], stop, "time stopped by migrations", float(s.totals[T_MIG_STOP_S]) + 1)
+    report.same(counts.mig_stop_s, stop, "time stopped by migrations", float(s.totals.mig_stop_s) + 1)
     least = p.vm_touched_share * p.vm_mem_mib if p.has_tiers else p.vm_mem_mib
     short = s.copy_sent_mib < least * (1 - TOLERANCE)
     report.none(ended & short, "migrations that ended before all memory was sent")
-    report.none(ended & (s.copy_down_s < p.copy_params[5] * (1 - TOLERANCE)), "migrations without a stop")
+    report.none(ended & (s.copy_down_s < p.copy_resume_s * (1 - TOLERANCE)), "migrations without a stop")
 
 
 def _check_energy(p: ClusterParams, s: ClusterState, old: Old, struck: Any, report: Report) -> None:
-    start, end = float(old["clock"][0]), float(s.clock[0])
+    start, end = float(old["clock"].now_s), float(s.clock.now_s)
     added, dt = s.host_energy_j - old["host_energy_j"], end - start
     slack = TOLERANCE * max(1.0, float(s.host_energy_j.max()))
     table = p.power_w[p.host_type]
@@ -305,7 +276,7 @@ def _check_energy(p: ClusterParams, s: ClusterState, old: Old, struck: Any, repo
     report.none(added > peak * dt + slack, "hosts with more than peak energy")
     counts = s.totals - old["totals"]
     same = (s.host_power_state == old["host_power_state"]) & ~struck
-    cycled = counts[T_BOOTS] > 0 or counts[T_SHUTDOWNS] > 0
+    cycled = counts.boots > 0 or counts.shutdowns > 0
     stays = same & (not cycled)
     on = stays & (s.host_power_state == ON) & (s.host_n_vms > 0) & (old["host_n_vms"] > 0)
     report.none(on & (added < table.min(axis=1) * dt - slack), "hosts on with less than idle energy")
@@ -318,12 +289,12 @@ def _check_energy(p: ClusterParams, s: ClusterState, old: Old, struck: Any, repo
     ):
         still = (stays if state != FAILED else same) & (s.host_power_state == state)
         report.none(still & (np.abs(added - watts * dt) > slack), f"hosts with wrong energy in state {state}")
-    on_s = counts[T_ON_S]
+    on_s = counts.on_s
     report.none(on_s > len(peak) * dt + TOLERANCE * end * len(peak), "hosts on for more than the time")
     if len(p.carbon_g_kwh):
-        kwh = float(counts[T_ENERGY_J]) * p.pue / J_PER_KWH
+        kwh = float(counts.energy_j) * p.pue / J_PER_KWH
         low, high = _carbon_range(p, start, end)
-        grams, tiny = float(counts[T_CARBON_G]), TOLERANCE * max(1.0, float(s.totals[T_CARBON_G]))
+        grams, tiny = float(counts.carbon_g), TOLERANCE * max(1.0, float(s.totals.carbon_g))
         report.none(
             not low * kwh - tiny <= grams <= high * kwh + tiny, f"carbon: {grams:g} g for {kwh:g} kWh"
         )
@@ -342,18 +313,16 @@ def _carbon_range(p: ClusterParams, start: float, end: float) -> tuple[float, fl
 
 def _check_rates(p: ClusterParams, s: ClusterState, old: Old, report: Report) -> None:
     """Bounds of what hosts add to the totals: none of it may be more than there is."""
-    start, end = float(old["clock"][0]), float(s.clock[0])
-    added = (s.totals - old["totals"])[T_RATE_FIRST:]
+    start, end = float(old["clock"].now_s), float(s.clock.now_s)
+    added = s.totals - old["totals"]
     lived = np.maximum(0.0, np.minimum(end, p.vm_departure_s) - np.maximum(start, p.vm_arrival_s))
-    tiny = TOLERANCE * np.maximum(1.0, np.abs(s.totals[T_RATE_FIRST:]))
+    tiny: Any = TOLERANCE * np.maximum(1.0, np.abs(s.totals))
     vcpus = float((p.vm_vcpus * lived).sum())
-    report.none(added[R_VCPUS] > vcpus + tiny[R_VCPUS], "more vCPUs than VMs have")
-    report.none(added[R_READY] > added[R_VCPUS] * (1 + 1e-7) + tiny[R_READY], "more ready time than time")
+    report.none(added.vcpus > vcpus + tiny.vcpus, "more vCPUs than VMs have")
+    report.none(added.ready > added.vcpus * (1 + 1e-7) + tiny.ready, "more ready time than time")
     capacity = float(p.host_cpu_mhz.sum()) * (end - start)
-    report.none(
-        added[R_ALLOC] > capacity + tiny[R_ALLOC] + 1e-9 * capacity, "more CPU allocated than there is"
-    )
+    report.none(added.alloc > capacity + tiny.alloc + 1e-9 * capacity, "more CPU allocated than there is")
     calm = (old["vm_state"] == RUNNING) & (s.vm_state == RUNNING)
     if not p.has_failures:
         least = float((p.vm_vcpus[calm]).sum()) * (end - start)
-        report.none(added[R_VCPUS] < least - tiny[R_VCPUS] - 1e-9 * least, "fewer vCPUs than run")
+        report.none(added.vcpus < least - tiny.vcpus - 1e-9 * least, "fewer vCPUs than run")

@@ -2,8 +2,8 @@
 
 With a fixed rate a copy has one event, its end. With pre-copy (``precopy``) it has one per phase, at times
 that move whenever the network's rates do; copies under way stand in ``copy_list``, the next event of all in
-``clock[3]``. After post-copy's handover the VM is on its new host and still has its old one as ``vm_dest``:
-that host holds the pages that are yet to come.
+``clock.next_copy_s``. After post-copy's handover the VM is on its new host and still has its old one as
+``vm_dest``: that host holds the pages that are yet to come.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from .copy_queue import find_next_copy, put_copy, remove_copy, set_copy_end
 from .cpu import set_vm_down
 from .events import MIGRATION_END, drop_event, push_event
 from .hub import renew_flows, renew_hosts
+from .kernels import kernel
 from .power import ON
 from .power_cycle import switch_off_if_empty
 from .precopy import (
@@ -30,7 +30,6 @@ from .precopy import (
     finish_phase,
     next_event,
 )
-from .rates import copy_params
 from .residents import (
     append_incoming,
     free_room,
@@ -42,14 +41,6 @@ from .residents import (
     touch_two,
 )
 from .state import MIG_COPYING, MIG_NONE, MIG_WAITING, FullParams, FullState
-from .totals import (
-    C_MOVING,
-    T_MIG_ABORTED,
-    T_MIG_DONE,
-    T_MIG_ENERGY_J,
-    T_MIG_MIB,
-    T_MIG_STOP_S,
-)
 from .variants import by_model
 
 __all__ = [
@@ -65,35 +56,35 @@ __all__ = [
 MB_PER_MIB = 2**20 / 1e6
 
 
-@njit(cache=True)
+@kernel
 def _begin_fixed(p: FullParams, s: FullState, v: int, now_s: float) -> None:
     """A copy at a fixed rate, whose end is known when it begins."""
     s.vm_mig[v] = MIG_COPYING
-    s.counters[C_MOVING] += 1
+    s.counters.moving += 1
     end = now_s + p.vm_mem_mib[v] / p.mig_mib_s
     s.vm_mig_end_s[v] = end
     push_event(s, end, MIGRATION_END, v)
 
 
-@njit(cache=True)
+@kernel
 def _start_simple(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
     _begin_fixed(p, s, v, now_s)
     touch(p, s, s.vm_dest[v], elapsed_s)  # on the source only the VM's own rates change
     settle_rates(p, s, v, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _has_slots(p: FullParams, s: FullState, a: int, b: int) -> bool:
     return bool(s.host_copies[a] < p.host_slots[a] and s.host_copies[b] < p.host_slots[b])
 
 
-@njit(cache=True)
+@kernel
 def _start_precopy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
     a, b = s.vm_host[v], s.vm_dest[v]
-    begin_copy(copy_params(p), s, v)
+    begin_copy(p, s, v)
     s.vm_mig[v] = MIG_COPYING
-    s.copy_list[s.counters[C_MOVING]] = v
-    s.counters[C_MOVING] += 1
+    s.copy_list[s.counters.moving] = v
+    s.counters.moving += 1
     s.host_copies[a] += 1
     s.host_copies[b] += 1
     s.copy_rate_mib_s[v] = 0.0
@@ -103,7 +94,7 @@ def _start_precopy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s:
     renew_hosts(p, s, a, b, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _start_full(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
     if p.has_precopy == 0:
         _begin_fixed(p, s, v, now_s)
@@ -118,7 +109,7 @@ start_copy = by_model(_start_simple, _start_full)
 """``start_copy(p, s, v, now_s, elapsed_s)``: begin to copy a VM's memory, or let it wait for a slot."""
 
 
-@njit(cache=True)
+@kernel
 def _first_waiting(p: FullParams, s: FullState, h: int) -> int:
     """The migration from or to a host that was ordered first, of those that could start; -1 = none."""
     best = -1
@@ -134,7 +125,7 @@ def _first_waiting(p: FullParams, s: FullState, h: int) -> int:
     return best
 
 
-@njit(cache=True)
+@kernel
 def start_waiting(p: FullParams, s: FullState, h: int, now_s: float, elapsed_s: float) -> None:
     """Start migrations that wait for a slot of a host, in the order in which they were ordered.
 
@@ -146,7 +137,7 @@ def start_waiting(p: FullParams, s: FullState, h: int, now_s: float, elapsed_s: 
         v = _first_waiting(p, s, h)
 
 
-@njit(cache=True)
+@kernel
 def finish_migration(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
     """Hand a VM that was copied at a fixed rate over to its destination."""
     source, dest = s.vm_host[v], s.vm_dest[v]
@@ -154,40 +145,40 @@ def finish_migration(p: FullParams, s: FullState, v: int, now_s: float, elapsed_
     free_room(p, s, v, source)
     remove_incoming(s, v, dest)
     s.vm_mig[v] = MIG_NONE
-    s.counters[C_MOVING] -= 1
+    s.counters.moving -= 1
     s.vm_dest[v] = -1
     s.vm_mig_end_s[v] = np.inf
     settle(p, s, v, dest)
     touch_two(p, s, source, dest, elapsed_s)
     settle_rates(p, s, v, elapsed_s)
-    s.totals[T_MIG_DONE] += 1.0
-    s.totals[T_MIG_MIB] += p.vm_mem_mib[v]
+    s.totals.mig_done += 1.0
+    s.totals.mig_mib += p.vm_mem_mib[v]
     switch_off_if_empty(p, s, source, now_s, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _leave_list(s: FullState, v: int) -> None:
-    n = s.counters[C_MOVING]
+    n = s.counters.moving
     i = 0
     while s.copy_list[i] != v:
         i += 1
     for j in range(i, n - 1):
         s.copy_list[j] = s.copy_list[j + 1]
     s.copy_list[n - 1] = 0
-    s.counters[C_MOVING] = n - 1
+    s.counters.moving = n - 1
     s.copy_rate_mib_s[v] = 0.0
     s.copy_dirtying_mib_s[v] = 0.0
     s.copy_since_s[v] = 0.0
     remove_copy(s, v)
 
 
-@njit(cache=True)
+@kernel
 def copy_memory_mib(p: FullParams, s: FullState, v: int) -> Any:
     """What a copy has to send: touched memory where that is known, else all of it."""
     return s.vm_touched_mib[v] if p.has_tiers else p.vm_mem_mib[v]
 
 
-@njit(cache=True)
+@kernel
 def _hand_over(p: FullParams, s: FullState, v: int) -> None:
     """Post-copy: the VM runs at its destination, its old host keeps the pages that are to come."""
     source, dest = s.vm_host[v], s.vm_dest[v]
@@ -201,7 +192,7 @@ def _hand_over(p: FullParams, s: FullState, v: int) -> None:
     append_incoming(s, v, source)
 
 
-@njit(cache=True)
+@kernel
 def _finish_last(p: FullParams, s: FullState, v: int, pulled: bool) -> None:
     """The last byte has come: the old host lets go."""
     source, dest = s.vm_host[v], s.vm_dest[v]
@@ -219,31 +210,31 @@ def _finish_last(p: FullParams, s: FullState, v: int, pulled: bool) -> None:
     s.host_copies[source] -= 1
     s.host_copies[dest] -= 1
     _leave_list(s, v)
-    s.totals[T_MIG_DONE] += 1.0
+    s.totals.mig_done += 1.0
     _count_data(p, s, v)
 
 
-@njit(cache=True)
+@kernel
 def copy_energy_j(p: FullParams, sent_mib: float) -> Any:
     """Energy of a migration that sends so much, J."""
     return p.migration_j + p.migration_j_per_mb * MB_PER_MIB * sent_mib
 
 
-@njit(cache=True)
+@kernel
 def _count_data(p: FullParams, s: FullState, v: int) -> None:
     sent = s.copy_sent_mib[v]
-    s.totals[T_MIG_MIB] += sent
-    s.totals[T_MIG_ENERGY_J] += copy_energy_j(p, sent)
-    s.totals[T_MIG_STOP_S] += s.copy_down_s[v]
+    s.totals.mig_mib += sent
+    s.totals.mig_energy_j += copy_energy_j(p, sent)
+    s.totals.mig_stop_s += s.copy_down_s[v]
 
 
-@njit(cache=True)
+@kernel
 def finish_copy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
     """A phase of a copy has ended: go on to the next one.
 
     Args:
         p: Parameters.
-        s: State; ``clock[2]`` is now.
+        s: State; ``clock.event_s`` is now.
         v: VM.
         now_s: Now, s.
         elapsed_s: Time since the segment began, s.
@@ -252,7 +243,7 @@ def finish_copy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: fl
     pulled = s.copy_phase[v] == PULL
     throttle = s.copy_throttle[v]
     source, dest = s.vm_host[v], s.vm_dest[v]
-    code = finish_phase(copy_params(p), s, v, copy_memory_mib(p, s, v), p.vm_working_mib[v])
+    code = finish_phase(p, s, v, copy_memory_mib(p, s, v), p.vm_working_mib[v])
     if code == PAUSED:
         set_vm_down(s, v, 1, elapsed_s)
     elif code == MOVED:
@@ -274,25 +265,25 @@ def finish_copy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: fl
     renew_flows(p, s, source, dest, changed, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _drop_simple(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
     if s.vm_mig[v] == MIG_COPYING:
-        left_s = s.vm_mig_end_s[v] - (s.clock[0] + elapsed_s)
-        s.totals[T_MIG_MIB] += max(0.0, p.vm_mem_mib[v] - max(0.0, left_s) * p.mig_mib_s)
+        left_s = s.vm_mig_end_s[v] - (s.clock.now_s + elapsed_s)
+        s.totals.mig_mib += max(0.0, p.vm_mem_mib[v] - max(0.0, left_s) * p.mig_mib_s)
         drop_event(s, MIGRATION_END, v)
-        s.counters[C_MOVING] -= 1
+        s.counters.moving -= 1
     if s.vm_mig[v] != MIG_NONE:
-        s.totals[T_MIG_ABORTED] += 1.0
+        s.totals.mig_aborted += 1.0
     s.vm_mig[v] = MIG_NONE
     s.vm_mig_end_s[v] = np.inf
 
 
-@njit(cache=True)
+@kernel
 def _drop_full(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
     if p.has_precopy == 0 or s.vm_mig[v] != MIG_COPYING:
         _drop_simple(p, s, v, elapsed_s)
         return
-    now = s.clock[2]
+    now = s.clock.event_s
     advance_copy(s, v, s.copy_rate_mib_s[v], s.copy_dirtying_mib_s[v], now - s.copy_since_s[v])
     _count_data(p, s, v)
     abort_copy(s, v, False)
@@ -301,7 +292,7 @@ def _drop_full(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
     s.host_copies[s.vm_dest[v]] -= 1
     _leave_list(s, v)
     s.vm_mig[v] = MIG_NONE
-    s.totals[T_MIG_ABORTED] += 1.0
+    s.totals.mig_aborted += 1.0
     find_next_copy(s)
 
 

@@ -15,28 +15,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .kernels import kernel
 from .power import BOOTING, OFF, ON, power_at
 from .state import MIG_COPYING, ClusterParams, ClusterState
-from .totals import (
-    C_DOWN,
-    C_LOSS,
-    C_MOVING,
-    C_ON,
-    C_SAMPLE,
-    C_SHORT,
-    T_ACTIVE_S,
-    T_DOWN_S,
-    T_ENERGY_J,
-    T_MIG_LOST,
-    T_MISSED,
-    T_ON_S,
-    T_REQUESTED,
-    T_SAT_S,
-    T_TIME_S,
-)
 
 __all__ = [
     "accumulate",
@@ -55,7 +38,7 @@ SHORTAGE = 1.0 + 1e-9
 """A host is short when asked for more than this multiple of its capacity: sums of floats are not exact."""
 
 
-@njit(cache=True)
+@kernel
 def measure(p: ClusterParams, s: ClusterState, time_s: float) -> None:
     """Read the trace at a time: demand of every VM and what every host is asked for.
 
@@ -65,7 +48,7 @@ def measure(p: ClusterParams, s: ClusterState, time_s: float) -> None:
         time_s: Now, s.
     """
     k = min(int(time_s / p.sample_s + 1e-9), p.util.shape[0] - 1)
-    s.counters[C_SAMPLE] = k
+    s.counters.sample = k
     _read_demand(p.util[k], s)
     host_ask, host_demand, vm_host = s.host_ask_mhz, s.host_demand_mhz, s.vm_host
     vm_ask, vm_demand = s.vm_ask_mhz, s.vm_demand_mhz
@@ -75,18 +58,18 @@ def measure(p: ClusterParams, s: ClusterState, time_s: float) -> None:
         if h >= 0:
             host_ask[h] += vm_ask[v]
     host_demand[:] = host_ask
-    if s.counters[C_LOSS] > 0:  # some VM demands more than it can ask for
+    if s.counters.loss > 0:  # some VM demands more than it can ask for
         host_demand[:] = 0.0
         for v in range(vm_host.shape[0]):
             if vm_host[v] >= 0:
                 host_demand[vm_host[v]] += vm_demand[v]
-    if s.counters[C_MOVING] > 0:
+    if s.counters.moving > 0:
         for v in range(vm_host.shape[0]):
             if s.vm_mig[v] == MIG_COPYING:
                 host_ask[s.vm_dest[v]] += p.mig_dest_share * vm_ask[v]
 
 
-@njit(cache=True)
+@kernel
 def _read_demand(util: NDArray[np.float64], s: ClusterState) -> None:
     """Demand, ask and, until contention is known, full service; without a branch, so that it vectorises.
 
@@ -103,12 +86,12 @@ def _read_demand(util: NDArray[np.float64], s: ClusterState) -> None:
         granted[v] = ask
         miss[v] = demand - ask
         capped |= demand > ask
-    if s.counters[C_LOSS] > 0:  # without loss it is all zero already
+    if s.counters.loss > 0:  # without loss it is all zero already
         s.vm_mig_loss_mhz[:] = 0.0
-    s.counters[C_LOSS] = capped
+    s.counters.loss = capped
 
 
-@njit(cache=True)
+@kernel
 def recount_host(p: ClusterParams, s: ClusterState, h: int) -> None:
     """Add up a host's asks from its lists (no drift from adding and subtracting)."""
     demand = 0.0
@@ -127,7 +110,7 @@ def recount_host(p: ClusterParams, s: ClusterState, h: int) -> None:
     s.host_ask_mhz[h] = ask
 
 
-@njit(cache=True)
+@kernel
 def set_vm_rates(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
     """Recompute what a running VM gets and misses, ``elapsed_s`` into the segment."""
     granted = s.vm_ask_mhz[v] * s.host_scale[s.vm_host[v]]
@@ -138,23 +121,23 @@ def set_vm_rates(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) ->
     set_vm_miss(s, v, s.vm_demand_mhz[v] - granted + loss, loss, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def set_vm_miss(s: ClusterState, v: int, miss: float, loss: float, elapsed_s: float) -> None:
     """Set the rates of unserved demand and of loss to migration."""
     if miss > 0.0:
-        s.counters[C_LOSS] = 1
+        s.counters.loss = 1
     if elapsed_s > 0.0:
         change = (s.vm_miss_mhz[v] - miss) * elapsed_s
         s.vm_missed[v] += change
-        s.totals[T_MISSED] += change
+        s.totals.missed += change
         change = (s.vm_mig_loss_mhz[v] - loss) * elapsed_s
         s.vm_mig_lost[v] += change
-        s.totals[T_MIG_LOST] += change
+        s.totals.mig_lost += change
     s.vm_miss_mhz[v] = miss
     s.vm_mig_loss_mhz[v] = loss
 
 
-@njit(cache=True)
+@kernel
 def _host_power(p: ClusterParams, s: ClusterState, h: int, load: float) -> Any:
     state = s.host_power_state[h]
     if state == ON:
@@ -165,27 +148,27 @@ def _host_power(p: ClusterParams, s: ClusterState, h: int, load: float) -> Any:
     return p.host_boot_w[h] if state == BOOTING else p.host_shutdown_w[h]
 
 
-@njit(cache=True)
+@kernel
 def set_host(s: ClusterState, h: int, power: float, active: float, sat: float, elapsed_s: float) -> None:
     """Set the rates of a host's energy, time with load and time short of CPU."""
     if elapsed_s > 0.0:
         change = (s.host_power_now_w[h] - power) * elapsed_s
         s.host_energy_j[h] += change
-        s.totals[T_ENERGY_J] += change
+        s.totals.energy_j += change
         if sat > 0.0:
-            s.counters[C_SHORT] += 1
+            s.counters.short += 1
         change = (s.host_sat_now[h] - sat) * elapsed_s
         s.host_sat_s[h] += change
-        s.totals[T_SAT_S] += change
+        s.totals.sat_s += change
         change = (s.host_active_now[h] - active) * elapsed_s
         s.host_active_s[h] += change
-        s.totals[T_ACTIVE_S] += change
+        s.totals.active_s += change
     s.host_power_now_w[h] = power
     s.host_active_now[h] = active
     s.host_sat_now[h] = sat
 
 
-@njit(cache=True)
+@kernel
 def refresh_host(p: ClusterParams, s: ClusterState, h: int, elapsed_s: float) -> None:
     """Recompute a host's power, shortage and, where it is or was short, its VMs' rates.
 
@@ -211,7 +194,7 @@ def refresh_host(p: ClusterParams, s: ClusterState, h: int, elapsed_s: float) ->
             v = s.vm_next[v]
 
 
-@njit(cache=True)
+@kernel
 def open_segment(p: ClusterParams, s: ClusterState) -> Any:
     """Start a segment: the rates of every host and of every VM that moves.
 
@@ -236,16 +219,16 @@ def open_segment(p: ClusterParams, s: ClusterState) -> Any:
             a = int(load * last)
             low = tables[host_type[h], a]
             power_now[h] = low + (tables[host_type[h], a + 1] - low) * (load * last - a)
-    s.counters[C_SHORT] = short
-    if s.counters[C_MOVING] > 0:
+    s.counters.short = short
+    if s.counters.moving > 0:
         for v in range(s.vm_mig.shape[0]):
             if s.vm_mig[v] == MIG_COPYING:
                 set_vm_rates(p, s, v, 0.0)
-    n = s.counters[C_ON]
+    n = s.counters.on
     return spread(state, n, ask, inv_cpu, 1.0), spread(state, n, s.host_mem_mib, p.host_inv_mem, np.inf)
 
 
-@njit(cache=True, fastmath={"reassoc", "nsz"})
+@kernel(fastmath={"reassoc", "nsz"})
 def spread(
     state: NDArray[np.int8], n: int, used: NDArray[np.float64], inverse: NDArray[np.float64], cap: float
 ) -> Any:
@@ -267,7 +250,7 @@ def spread(
     return np.sqrt(max(0.0, second / max(1, n) - mean * mean))
 
 
-@njit(cache=True, fastmath={"reassoc", "nsz"})
+@kernel(fastmath={"reassoc", "nsz"})
 def _integrate(total: NDArray[np.float64], rate: NDArray[np.float64], dt_s: float) -> float:
     """``total += rate * dt``; returns the sum of the rates.
 
@@ -280,32 +263,32 @@ def _integrate(total: NDArray[np.float64], rate: NDArray[np.float64], dt_s: floa
     return summed
 
 
-@njit(cache=True)
+@kernel
 def accumulate(s: ClusterState, dt_s: float) -> None:
     """Close a segment: every rate times its length."""
     t = s.totals
-    t[T_ENERGY_J] += _integrate(s.host_energy_j, s.host_power_now_w, dt_s) * dt_s
-    t[T_ACTIVE_S] += _integrate(s.host_active_s, s.host_active_now, dt_s) * dt_s
-    if s.counters[C_SHORT] > 0:
-        t[T_SAT_S] += _integrate(s.host_sat_s, s.host_sat_now, dt_s) * dt_s
-    t[T_ON_S] += s.counters[C_ON] * dt_s
-    t[T_TIME_S] += dt_s
-    t[T_REQUESTED] += _integrate(s.vm_requested, s.vm_demand_mhz, dt_s) * dt_s
-    if s.counters[C_LOSS] > 0:
-        t[T_MISSED] += _integrate(s.vm_missed, s.vm_miss_mhz, dt_s) * dt_s
-        t[T_MIG_LOST] += _integrate(s.vm_mig_lost, s.vm_mig_loss_mhz, dt_s) * dt_s
-    if s.counters[C_DOWN] > 0:
+    t.energy_j += _integrate(s.host_energy_j, s.host_power_now_w, dt_s) * dt_s
+    t.active_s += _integrate(s.host_active_s, s.host_active_now, dt_s) * dt_s
+    if s.counters.short > 0:
+        t.sat_s += _integrate(s.host_sat_s, s.host_sat_now, dt_s) * dt_s
+    t.on_s += s.counters.on * dt_s
+    t.time_s += dt_s
+    t.requested += _integrate(s.vm_requested, s.vm_demand_mhz, dt_s) * dt_s
+    if s.counters.loss > 0:
+        t.missed += _integrate(s.vm_missed, s.vm_miss_mhz, dt_s) * dt_s
+        t.mig_lost += _integrate(s.vm_mig_lost, s.vm_mig_loss_mhz, dt_s) * dt_s
+    if s.counters.down > 0:
         for v in range(s.vm_down_now.shape[0]):
             if s.vm_down_now[v]:
                 s.vm_down_s[v] += dt_s
-                t[T_DOWN_S] += dt_s
+                t.down_s += dt_s
 
 
-@njit(cache=True)
+@kernel
 def set_vm_down(s: ClusterState, v: int, down: int, elapsed_s: float) -> None:
     """Start or end a VM's downtime: it has arrived, and does not run."""
     change = s.vm_down_now[v] - down
     s.vm_down_now[v] = down
-    s.counters[C_DOWN] -= change
+    s.counters.down -= change
     s.vm_down_s[v] += change * elapsed_s
-    s.totals[T_DOWN_S] += change * elapsed_s
+    s.totals.down_s += change * elapsed_s

@@ -9,13 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .kernels import kernel
 from .memory import PAGE_MIB
 from .standby import mirror_need_mbps
-from .state import ClusterParams, ClusterState
-from .totals import C_SAMPLE
+from .state import ClusterParams, ClusterState, FullParams, FullState
 from .variants import by_model
 
 __all__ = ["drive_all", "drive_vm"]
@@ -25,23 +24,23 @@ F8 = NDArray[np.float64]
 NET_OUT, NET_IN, DISK_READ, DISK_WRITE, DIRTY = 0, 1, 2, 3, 4
 
 
-@njit(cache=True)
+@kernel
 def _signal(p: ClusterParams, own: F8, k: int, sample: int, v: int, utilisation: float) -> Any:
     if own.shape[0] > 0:
         return own[sample, v]
     return p.drive[v, 2 * k] + p.drive[v, 2 * k + 1] * utilisation
 
 
-@njit(cache=True)
-def _drive_io(p: ClusterParams, s: ClusterState, v: int, sample: int, u: float) -> None:
+@kernel
+def _drive_io(p: FullParams, s: FullState, v: int, sample: int, u: float) -> None:
     s.vm_net_out_ask[v] = _signal(p, p.sig_net_out, NET_OUT, sample, v, u)
     s.vm_net_in_ask[v] = _signal(p, p.sig_net_in, NET_IN, sample, v, u)
     read = _signal(p, p.sig_disk_read, DISK_READ, sample, v, u)
     s.vm_disk_mb_s[v] = read + _signal(p, p.sig_disk_write, DISK_WRITE, sample, v, u)
 
 
-@njit(cache=True)
-def _drive_memory(p: ClusterParams, s: ClusterState, v: int, sample: int) -> None:
+@kernel
+def _drive_memory(p: FullParams, s: FullState, v: int, sample: int) -> None:
     share = p.sig_active[sample, v] if p.sig_active.shape[0] > 0 else p.vm_active_share[v]
     active = min(1.0, share) * p.vm_mem_mib[v]
     s.vm_active_mib[v] = active
@@ -49,9 +48,9 @@ def _drive_memory(p: ClusterParams, s: ClusterState, v: int, sample: int) -> Non
     s.vm_touch_rate[v] = active / (PAGE_MIB * p.memory_window_s)
 
 
-@njit(cache=True)
-def _drive_full(p: ClusterParams, s: ClusterState, v: int) -> None:
-    sample = s.counters[C_SAMPLE]
+@kernel
+def _drive_full(p: FullParams, s: FullState, v: int) -> None:
+    sample = s.counters.sample
     u = p.util[sample, v]
     if p.has_io:
         _drive_io(p, s, v, sample, u)
@@ -62,10 +61,10 @@ def _drive_full(p: ClusterParams, s: ClusterState, v: int) -> None:
     if p.has_standby and p.vm_protected[v]:
         read = _signal(p, p.sig_disk_read, DISK_READ, sample, v, u)
         into = _signal(p, p.sig_net_in, NET_IN, sample, v, u)
-        s.vm_mirror_need_mbps[v] = mirror_need_mbps(p.mirror_params, s.vm_dirty_mib_s[v], read, into)
+        s.vm_mirror_need_mbps[v] = mirror_need_mbps(p, s.vm_dirty_mib_s[v], read, into)
 
 
-@njit(cache=True)
+@kernel
 def _drive_nothing(p: ClusterParams, s: ClusterState, v: int) -> None:
     """A simple cluster has demand for CPU only."""
 
@@ -74,7 +73,7 @@ drive_vm = by_model(_drive_nothing, _drive_full)
 """``drive_vm(p, s, v)``: read the signals of a VM at the present sample."""
 
 
-@njit(cache=True)
+@kernel
 def drive_all(p: ClusterParams, s: ClusterState) -> None:
     """Read the signals of every VM at the present sample."""
     if p.has_io == 0 and p.has_tiers == 0 and p.has_precopy == 0 and p.has_standby == 0:

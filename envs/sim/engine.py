@@ -5,27 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from .cpu import accumulate, measure, open_segment
 from .events import BOOT_END, DEPARTURE, MIGRATION_END, pop_event
+from .kernels import kernel
 from .lifecycle import arrive, boot_host, depart, finish_boot, finish_migration, finish_shutdown, place
 from .orders import fits_arrival, host_accepts, may_go_on
 from .power import OFF, ON
 from .power_states import curve_power
 from .state import ABSENT, PENDING, ClusterParams, ClusterState
-from .totals import (
-    C_ARRIVED,
-    C_HEAP,
-    C_JUDGED,
-    C_ON,
-    C_PENDING,
-    T_ARRIVALS,
-    T_FAILED_PLACEMENTS,
-    T_IMB_CPU_S,
-    T_IMB_MEM_S,
-)
 from .variants import by_model
 from .waiting import is_hopeless, no_failures, note_failure
 
@@ -48,7 +37,7 @@ TIE = 1e-9
 """Scores (W or MHz) that differ by less are equal: which host is chosen must not hang on a rounding error."""
 
 
-@njit(cache=True)
+@kernel
 def _score(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     """What the arrival rule minimises; differences within TIE go to the lowest host."""
     free = p.host_cpu_mhz[h] - s.host_nominal_mhz[h]
@@ -66,7 +55,7 @@ def _score(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     return curve_power(p, kind, then) - curve_power(p, kind, now) + idle
 
 
-@njit(cache=True)
+@kernel
 def choose_host(p: ClusterParams, s: ClusterState, v: int, off: bool) -> int:
     """The host that the arrival rule gives a VM, of those that run (with ``off``: are off); -1 = none."""
     best = -1
@@ -88,7 +77,7 @@ def choose_host(p: ClusterParams, s: ClusterState, v: int, off: bool) -> int:
     return best
 
 
-@njit(cache=True)
+@kernel
 def try_arrival(
     p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float, failed: NDArray[np.int32]
 ) -> bool:
@@ -110,28 +99,28 @@ def try_arrival(
     return True
 
 
-@njit(cache=True)
+@kernel
 def admit_arrivals(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: float) -> None:
     """Let every VM appear whose time has come, and place it unless the policy does that."""
     n = p.arrival_order.shape[0]
     failed = no_failures()
-    while s.counters[C_ARRIVED] < n and p.vm_arrival_s[p.arrival_order[s.counters[C_ARRIVED]]] <= now_s:
-        v = p.arrival_order[s.counters[C_ARRIVED]]
-        s.counters[C_ARRIVED] += 1
-        s.totals[T_ARRIVALS] += 1.0
+    while s.counters.arrived < n and p.vm_arrival_s[p.arrival_order[s.counters.arrived]] <= now_s:
+        v = p.arrival_order[s.counters.arrived]
+        s.counters.arrived += 1
+        s.totals.arrivals += 1.0
         arrive(p, s, v, now_s, elapsed_s)
         if p.arrival_rule != BY_POLICY and not try_arrival(p, s, v, now_s, elapsed_s, failed):
-            s.totals[T_FAILED_PLACEMENTS] += 1.0
+            s.totals.failed_placements += 1.0
 
 
-@njit(cache=True)
+@kernel
 def on_interval(p: ClusterParams, s: ClusterState) -> bool:
     """Whether now is a multiple of the interval."""
-    intervals = s.clock[0] / p.interval_s
+    intervals = s.clock.now_s / p.interval_s
     return bool(abs(intervals - np.rint(intervals)) <= 1e-9 * max(1.0, intervals))
 
 
-@njit(cache=True)
+@kernel
 def retry_pending(p: ClusterParams, s: ClusterState) -> None:
     """At every multiple of the interval, VMs that found no host try again, however time is cut into calls.
 
@@ -139,22 +128,22 @@ def retry_pending(p: ClusterParams, s: ClusterState) -> None:
     still has no host is a failed placement, as who finds none by a rule when it comes.
     """
     if p.arrival_rule == BY_POLICY:
-        for i in range(s.counters[C_JUDGED], s.counters[C_ARRIVED]):
-            s.totals[T_FAILED_PLACEMENTS] += is_new(p, s, p.arrival_order[i])
-        s.counters[C_JUDGED] = s.counters[C_ARRIVED]
-    elif s.counters[C_PENDING] > 0:
+        for i in range(s.counters.judged, s.counters.arrived):
+            s.totals.failed_placements += is_new(p, s, p.arrival_order[i])
+        s.counters.judged = s.counters.arrived
+    elif s.counters.pending > 0:
         failed = no_failures()
         for v in range(s.vm_state.shape[0]):
             if is_new(p, s, v):
-                try_arrival(p, s, v, s.clock[0], 0.0, failed)
+                try_arrival(p, s, v, s.clock.now_s, 0.0, failed)
 
 
-@njit(cache=True)
+@kernel
 def _waits(p: ClusterParams, s: ClusterState, v: int) -> Any:
     return s.vm_state[v] == PENDING and s.vm_dest[v] < 0
 
 
-@njit(cache=True)
+@kernel
 def _waits_unfailed(p: ClusterParams, s: ClusterState, v: int) -> Any:
     return s.vm_state[v] == PENDING and s.vm_dest[v] < 0 and (p.has_failures == 0 or s.vm_restart[v] == 0)
 
@@ -163,7 +152,7 @@ is_new = by_model(_waits, _waits_unfailed)
 """``is_new(p, s, v)``: whether a VM waits for its first host; one that has failed waits to restart."""
 
 
-@njit(cache=True)
+@kernel
 def handle_event(p: ClusterParams, s: ClusterState, start_s: float) -> None:
     """Take the first event off the queue and let it happen."""
     now, kind, item = s.heap_time[0], s.heap_kind[0], s.heap_item[0]
@@ -179,17 +168,17 @@ def handle_event(p: ClusterParams, s: ClusterState, start_s: float) -> None:
         finish_shutdown(p, s, item, elapsed)
 
 
-@njit(cache=True)
+@kernel
 def _next_time(p: ClusterParams, s: ClusterState) -> tuple[float, bool]:
     """Time of the next event, and whether it is an arrival (which yields to everything at its instant)."""
-    queued = s.heap_time[0] if s.counters[C_HEAP] > 0 else np.inf
+    queued = s.heap_time[0] if s.counters.queued > 0 else np.inf
     arrival = np.inf
-    if s.counters[C_ARRIVED] < p.arrival_order.shape[0]:
-        arrival = p.vm_arrival_s[p.arrival_order[s.counters[C_ARRIVED]]]
+    if s.counters.arrived < p.arrival_order.shape[0]:
+        arrival = p.vm_arrival_s[p.arrival_order[s.counters.arrived]]
     return min(queued, arrival), arrival < queued
 
 
-@njit(cache=True)
+@kernel
 def segment_end(p: ClusterParams, start_s: float, until_s: float) -> float:
     """The next trace sample, multiple of the interval or end, whichever is first.
 
@@ -200,23 +189,23 @@ def segment_end(p: ClusterParams, start_s: float, until_s: float) -> float:
     return min(end, (k + 1) * p.sample_s) if k < p.util.shape[0] - 1 else end
 
 
-@njit(cache=True)
+@kernel
 def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
     """Run the cluster up to a time; nothing is decided on the way but arrivals.
 
     Args:
         p: Parameters.
-        s: State, measured at ``clock[0]``.
+        s: State, measured at ``clock.now_s``.
         until_s: End, s; the state is measured there.
     """
-    while s.clock[0] < until_s:
-        start = s.clock[0]
+    while s.clock.now_s < until_s:
+        start = s.clock.now_s
         end = segment_end(p, start, until_s)
         if on_interval(p, s):
             retry_pending(p, s)
         imb_cpu, imb_mem = open_segment(p, s)
-        s.totals[T_IMB_CPU_S] += imb_cpu * (end - start)
-        s.totals[T_IMB_MEM_S] += imb_mem * (end - start)
+        s.totals.imb_cpu_s += imb_cpu * (end - start)
+        s.totals.imb_mem_s += imb_mem * (end - start)
         at, is_arrival = _next_time(p, s)
         while at <= end:
             if is_arrival:
@@ -225,12 +214,12 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
                 handle_event(p, s, start)
             at, is_arrival = _next_time(p, s)
         accumulate(s, end - start)
-        s.clock[0] = end
+        s.clock.now_s = end
         measure(p, s, end)
     open_segment(p, s)  # whoever looks now sees the rates that follow from this instant's demand
 
 
-@njit(cache=True)
+@kernel
 def begin(p: ClusterParams, s: ClusterState, hosts_on: bool) -> None:
     """Set an all-zero state to time 0: hosts on or off, nobody on them; ``start`` goes on."""
     s.host_head[:] = -1
@@ -239,7 +228,7 @@ def begin(p: ClusterParams, s: ClusterState, hosts_on: bool) -> None:
     s.host_trans_end_s[:] = np.inf
     s.host_scale[:] = 1.0
     s.host_power_state[:] = ON if hosts_on else OFF
-    s.counters[C_ON] = s.host_power_state.shape[0] if hosts_on else 0
+    s.counters.on = s.host_power_state.shape[0] if hosts_on else 0
     s.vm_host[:] = -1
     s.vm_dest[:] = -1
     s.vm_next[:] = -1
@@ -252,7 +241,7 @@ def begin(p: ClusterParams, s: ClusterState, hosts_on: bool) -> None:
     s.vm_state[:] = ABSENT
 
 
-@njit(cache=True)
+@kernel
 def start(p: ClusterParams, s: ClusterState) -> None:
     """Place the VMs of time 0 and measure demand."""
     measure(p, s, 0.0)

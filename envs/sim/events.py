@@ -1,15 +1,10 @@
-"""A binary heap of events inside the state's arrays, ordered by time, kind, item: the order is total, so that
-equal runs are equal to the last bit.
-"""
+"""The queue of events: a heap inside the state's arrays, by time, kind, item."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from numba import njit
-
+from .heap import settle
+from .kernels import kernel
 from .state import ClusterState
-from .totals import C_HEAP
 
 __all__ = [
     "BOOT_END",
@@ -34,23 +29,12 @@ MIGRATION_END, DEPARTURE, BOOT_END, SHUTDOWN_END = 0, 1, 2, 3
 VM_UP, PAGES_END, RESTART_DUE, HOST_NOTICED, PROFILE_MOVED = 4, 5, 6, 7, 8
 
 
-@njit(cache=True)
-def _before(s: ClusterState, a: int, b: int) -> Any:
-    if s.heap_time[a] != s.heap_time[b]:
-        return s.heap_time[a] < s.heap_time[b]
-    if s.heap_kind[a] != s.heap_kind[b]:
-        return s.heap_kind[a] < s.heap_kind[b]
-    return s.heap_item[a] < s.heap_item[b]
+@kernel
+def _put(s: ClusterState, time_s: float, kind: int, item: int, i: int) -> None:
+    settle(s.heap_time, s.heap_kind, s.heap_item, None, time_s, kind, item, i, s.counters.queued)
 
 
-@njit(cache=True)
-def _swap(s: ClusterState, a: int, b: int) -> None:
-    s.heap_time[a], s.heap_time[b] = s.heap_time[b], s.heap_time[a]
-    s.heap_kind[a], s.heap_kind[b] = s.heap_kind[b], s.heap_kind[a]
-    s.heap_item[a], s.heap_item[b] = s.heap_item[b], s.heap_item[a]
-
-
-@njit(cache=True)
+@kernel
 def push_event(s: ClusterState, time_s: float, kind: int, item: int) -> None:
     """Add an event.
 
@@ -58,65 +42,33 @@ def push_event(s: ClusterState, time_s: float, kind: int, item: int) -> None:
     2 V + H places cannot overflow (in the full model 5 V + 2 H); events that were overtaken are dropped by
     whoever overtakes them.
     """
-    i = s.counters[C_HEAP]
-    s.heap_time[i] = time_s
-    s.heap_kind[i] = kind
-    s.heap_item[i] = item
-    s.counters[C_HEAP] = i + 1
-    while i > 0:
-        parent = (i - 1) // 2
-        if not _before(s, i, parent):
-            break
-        _swap(s, i, parent)
-        i = parent
+    n = s.counters.queued
+    s.counters.queued = n + 1
+    _put(s, time_s, kind, item, n)
 
 
-@njit(cache=True)
-def _sift_down(s: ClusterState, i: int) -> None:
-    n = s.counters[C_HEAP]
-    while True:
-        least = i
-        for child in (2 * i + 1, 2 * i + 2):
-            if child < n and _before(s, child, least):
-                least = child
-        if least == i:
-            return
-        _swap(s, i, least)
-        i = least
+@kernel
+def _remove(s: ClusterState, i: int) -> None:
+    """Let the last event take place i. Its own is zeroed: digests do not depend on what once was there."""
+    n = s.counters.queued - 1
+    s.counters.queued = n
+    if i < n:
+        _put(s, s.heap_time[n], s.heap_kind[n], s.heap_item[n], i)
+    s.heap_time[n] = 0.0
+    s.heap_kind[n] = 0
+    s.heap_item[n] = 0
 
 
-@njit(cache=True)
-def _clear(s: ClusterState, i: int) -> None:
-    """Zero a place that is no longer used, so that a digest does not depend on what once was there."""
-    s.heap_time[i] = 0.0
-    s.heap_kind[i] = 0
-    s.heap_item[i] = 0
-
-
-@njit(cache=True)
+@kernel
 def pop_event(s: ClusterState) -> None:
     """Remove the first event (place 0 of the heap)."""
-    n = s.counters[C_HEAP] - 1
-    s.counters[C_HEAP] = n
-    if n > 0:
-        _swap(s, 0, n)
-        _sift_down(s, 0)
-    _clear(s, n)
+    _remove(s, 0)
 
 
-@njit(cache=True)
+@kernel
 def drop_event(s: ClusterState, kind: int, item: int) -> None:
     """Remove one event that will not happen (an aborted copy); rare, so a linear search will do."""
-    n = s.counters[C_HEAP]
-    for i in range(n):
+    for i in range(s.counters.queued):
         if s.heap_kind[i] == kind and s.heap_item[i] == item:
-            s.counters[C_HEAP] = n - 1
-            if i < n - 1:
-                _swap(s, i, n - 1)
-                j = i
-                while j > 0 and _before(s, j, (j - 1) // 2):
-                    _swap(s, j, (j - 1) // 2)
-                    j = (j - 1) // 2
-                _sift_down(s, j)
-            _clear(s, n - 1)
+            _remove(s, i)
             return

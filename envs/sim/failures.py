@@ -31,9 +31,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .kernels import kernel
 from .validation import need, need_choice, need_not_negative, need_positive
 
 __all__ = [
@@ -353,7 +353,7 @@ def merge_outages(outages: Outages) -> Outages:
     return Outages(host[:n], down[:n], up[:n], cause[:n])
 
 
-@njit(cache=True)
+@kernel
 def _merge_sorted(host: I4, down_s: F8, up_s: F8, cause: I1) -> int:
     n = 0
     for i in range(host.shape[0]):

@@ -19,8 +19,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from .heap import settle
+from .kernels import kernel
 
 __all__ = ["max_min_rates"]
 
@@ -29,35 +31,7 @@ I4 = NDArray[np.int32]
 B1 = NDArray[np.bool_]
 
 
-@njit(cache=True)
-def _sift_up(keys: F8, items: I4, i: int) -> None:
-    while i > 0:
-        parent = (i - 1) // 2
-        if keys[parent] < keys[i] or (keys[parent] == keys[i] and items[parent] < items[i]):
-            return
-        keys[parent], keys[i] = keys[i], keys[parent]
-        items[parent], items[i] = items[i], items[parent]
-        i = parent
-
-
-@njit(cache=True)
-def _sift_down(keys: F8, items: I4, n: int) -> None:
-    i = 0
-    while True:
-        least = i
-        for child in (2 * i + 1, 2 * i + 2):
-            if child < n and (
-                keys[child] < keys[least] or (keys[child] == keys[least] and items[child] < items[least])
-            ):
-                least = child
-        if least == i:
-            return
-        keys[least], keys[i] = keys[i], keys[least]
-        items[least], items[i] = items[i], items[least]
-        i = least
-
-
-@njit(cache=True)
+@kernel
 def _flows_of_links(first: I4, second: I4, open_: B1, n_links: int) -> Any:
     """Flows still open, grouped by link: offsets (L + 1,) and flows."""
     offsets = np.zeros(n_links + 1, dtype=np.int32)
@@ -80,7 +54,7 @@ def _flows_of_links(first: I4, second: I4, open_: B1, n_links: int) -> Any:
     return offsets, flows
 
 
-@njit(cache=True)
+@kernel
 def _uncontended(first: I4, second: I4, cap: F8, capacity: F8, rate: F8) -> Any:
     """Give every flow its cap; returns which flows must be looked at, and which links constrain."""
     asked = np.zeros(capacity.shape[0])
@@ -96,7 +70,7 @@ def _uncontended(first: I4, second: I4, cap: F8, capacity: F8, rate: F8) -> Any:
     return open_, tight
 
 
-@njit(cache=True)
+@kernel
 def _fix(f: int, value: float, first: I4, second: I4, open_: B1, left: F8, count: I4, rate: F8) -> None:
     """Give a flow its final rate and take it off its links."""
     rate[f] = value
@@ -108,20 +82,19 @@ def _fix(f: int, value: float, first: I4, second: I4, open_: B1, left: F8, count
         count[second[f]] -= 1
 
 
-@njit(cache=True)
+@kernel
 def _link_heap(tight: B1, left: F8, count: I4) -> Any:
     """Heap of the links that constrain, by the level at which each fills: keys, links, length."""
     keys, items = np.empty(tight.shape[0]), np.empty(tight.shape[0], dtype=np.int32)
     n = 0
     for link in range(tight.shape[0]):
         if tight[link] and count[link] > 0:
-            keys[n], items[n] = left[link] / count[link], link
-            _sift_up(keys, items, n)
+            settle(keys, None, items, None, left[link] / count[link], 0, link, n, n + 1)
             n += 1
     return keys, items, n
 
 
-@njit(cache=True)
+@kernel
 def _fullest(keys: F8, items: I4, n: int, left: F8, count: I4) -> Any:
     """Bring the link that fills first to the top of the heap; returns the heap's length.
 
@@ -131,18 +104,17 @@ def _fullest(keys: F8, items: I4, n: int, left: F8, count: I4) -> Any:
         link = items[0]
         if count[link] == 0:
             n -= 1
-            keys[0], items[0] = keys[n], items[n]
-        else:
-            level = max(0.0, left[link]) / count[link]
-            done = level <= keys[0]
+            settle(keys, None, items, None, keys[n], 0, items[n], 0, n)
+            continue
+        level = max(0.0, left[link]) / count[link]
+        if level <= keys[0]:
             keys[0] = level
-            if done:
-                return n
-        _sift_down(keys, items, n)
+            return n
+        settle(keys, None, items, None, level, 0, link, 0, n)
     return 0
 
 
-@njit(cache=True)
+@kernel
 def max_min_rates(first: I4, second: I4, cap: F8, capacity: F8, rate: F8) -> None:
     """Find the max-min fair rates.
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .handle import WORDS
+from .kernels import kernel
 from .state import FullParams, FullState
 from .variants import by_model
 
@@ -75,12 +76,12 @@ def _fetcher(names: tuple[str, ...]) -> Any:
 _fetch_state, _fetch_params = _fetcher(STATE), _fetcher(PARAMS)
 
 
-@njit(cache=True)
+@kernel
 def _fetch_nothing(p: FullParams, s: FullState, h: int) -> None:
     """A simple cluster has a handful of arrays, one after the other."""
 
 
-@njit(cache=True)
+@kernel
 def _fetch_full(p: FullParams, s: FullState, h: int) -> None:
     line = -1
     v = s.host_head[h]

@@ -32,13 +32,15 @@ from numba.extending import (
 from numba.np import arrayobj
 from numba.np.numpy_support import from_dtype
 
+from .records import Record, RecordArray
+
 __all__ = ["Handle", "HandleType", "make_handle"]
 
 WORDS = 4
 """Words per field in the table: address, length of axis 0, length of axis 1, unused."""
 
-Layout = tuple[tuple[str, str, int], ...]
-"""Name, dtype character and number of axes of each field; 0 axes = a float or int stored by itself."""
+Layout = tuple[tuple[str, str, int, type[Record] | None], ...]
+"""Name, dtype character, number of axes and kind of record of each field; 0 axes: a number by itself."""
 
 
 class HandleType(types.Type):
@@ -48,15 +50,18 @@ class HandleType(types.Type):
         self.label = label
         self.layout = layout
         self.readonly = readonly
-        self.index = {name: i for i, (name, _, _) in enumerate(layout)}
+        self.index = {name: i for i, (name, *_) in enumerate(layout)}
         # the name stands in every message and every mangled symbol: a digest says as much as the layout
-        digest = hashlib.blake2b(repr(layout).encode(), digest_size=8).hexdigest()
+        fields = [(*rest, kind and (kind.__name__, *kind.places)) for *rest, kind in layout]
+        digest = hashlib.blake2b(repr(fields).encode(), digest_size=8).hexdigest()
         super().__init__(name=f"Handle({label}, {digest}, {readonly})")
 
     def field(self, name: str) -> types.Type:
         """Numba type of a field."""
-        _, char, ndim = self.layout[self.index[name]]
+        _, char, ndim, kind = self.layout[self.index[name]]
         scalar = from_dtype(np.dtype(char))
+        if kind is not None:
+            return RecordArray(kind, scalar, ndim, self.readonly)
         return scalar if ndim == 0 else types.Array(scalar, ndim, "C", readonly=self.readonly)
 
 
@@ -70,7 +75,7 @@ class Handle:
 
     def __init__(self, kind: HandleType, arrays: tuple[Any, ...]) -> None:
         self._numba_type_ = kind
-        self.arrays = tuple(np.asarray(a) for a in arrays)
+        self.arrays = tuple(np.asanyarray(a) for a in arrays)
         self.table = np.zeros((len(arrays), WORDS), dtype=np.int64)
         for row, array in zip(self.table, self.arrays):
             if not array.flags.c_contiguous:
@@ -99,8 +104,11 @@ def make_handle(label: str, record: Any, readonly: bool = False) -> Handle:
     Returns:
         The handle; it must live as long as a kernel may use it.
     """
-    arrays = tuple(np.asarray(value) for value in record)
-    layout = tuple((name, array.dtype.char, array.ndim) for name, array in zip(record._fields, arrays))
+    arrays = tuple(np.asanyarray(value) for value in record)
+    layout = tuple(
+        (name, array.dtype.char, array.ndim, type(array) if isinstance(array, Record) else None)
+        for name, array in zip(record._fields, arrays)
+    )
     return _rebuild(label, layout, readonly, arrays)
 
 

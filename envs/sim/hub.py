@@ -13,11 +13,12 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import cfunc, njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .handle import Handle, HandleType
+from .kernels import compile_callback, kernel
 from .network import EVERYWHERE, renew_rates
 
 __all__ = ["connect", "renew_flows", "renew_hosts"]
@@ -39,13 +40,13 @@ def _call(_context: Any, address: Any, p: Any, s: Any, a: Any, b: Any, changed: 
 _call_address: Any = _call  # numba adds the typing context itself
 
 
-@njit(cache=True)
+@kernel
 def renew_hosts(p: Any, s: Any, a: int, b: int, elapsed_s: float) -> None:
     """``network.renew_rates`` by its address: rates after something happened on one or two hosts.
 
     Args:
         p: Parameters of the full model.
-        s: State; ``clock[2]`` is now.
+        s: State; ``clock.event_s`` is now.
         a: Host.
         b: Another host, -1 = none.
         elapsed_s: Time since the segment began, s.
@@ -53,7 +54,7 @@ def renew_hosts(p: Any, s: Any, a: int, b: int, elapsed_s: float) -> None:
     _call_address(p.fn_renew, p, s, a, b, EVERYWHERE, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def renew_flows(p: Any, s: Any, a: int, b: int, changed: int, elapsed_s: float) -> None:
     """The same where flows have changed, and on the first ``changed`` of the two hosts something else."""
     _call_address(p.fn_renew, p, s, a, b, changed, elapsed_s)
@@ -72,7 +73,7 @@ def connect(params: Handle, state: Handle) -> None:
     kinds = (params._numba_type_, state._numba_type_)
     if kinds not in _COMPILED:
         signature = types.void(*kinds, types.int64, types.int64, types.int64, types.float64)
-        _COMPILED[kinds] = cfunc(signature, cache=True)(_renew)
+        _COMPILED[kinds] = compile_callback(_renew, signature)
     params.arrays[kinds[0].index["fn_renew"]][...] = _COMPILED[kinds].address
 
 

@@ -34,9 +34,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .kernels import kernel
 from .validation import need_count, need_not_negative, need_positive
 
 __all__ = [
@@ -159,7 +159,7 @@ def mode_table(config: IoConfig) -> F8:
     return np.array(rows)
 
 
-@njit(cache=True)
+@kernel
 def io_cost(mode: int, rate: float, waiting: float, table: F8, slice_s: float, interval_s: float) -> Any:
     """CPU that one VM's I/O costs and the latency it has.
 

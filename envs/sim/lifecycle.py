@@ -5,12 +5,12 @@ sums and the rates of the hosts it touched consistent.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from .copies import drop_copy, finish_migration, start_copy
 from .cpu import set_vm_down, set_vm_miss
 from .drive import drive_vm
 from .events import DEPARTURE, push_event
+from .kernels import kernel
 from .power import ON
 from .power_cycle import (
     boot_host,
@@ -36,15 +36,6 @@ from .state import (
     ClusterParams,
     ClusterState,
 )
-from .totals import (
-    C_LOSS,
-    C_PENDING,
-    C_SAMPLE,
-    T_DEPARTURES,
-    T_MIG_STARTED,
-    T_REQUESTED,
-    T_THRASH,
-)
 from .upkeep import after_leaving, before_move, begin_run, end_run, forget_rates
 
 __all__ = [
@@ -64,11 +55,11 @@ THRASH_INTERVALS = 12
 """A move back to where the VM came from within this many intervals counts as thrash (model.md §11)."""
 
 
-@njit(cache=True)
+@kernel
 def _run_pending(p: ClusterParams, s: ClusterState, v: int, h: int, elapsed_s: float) -> None:
     """A waiting VM starts on a host that is on; its memory is reserved already."""
     s.vm_state[v] = RUNNING
-    s.counters[C_PENDING] -= 1
+    s.counters.pending -= 1
     set_vm_down(s, v, 0, elapsed_s)
     settle(p, s, v, h)
     begin_run(p, s, v, elapsed_s)
@@ -76,7 +67,7 @@ def _run_pending(p: ClusterParams, s: ClusterState, v: int, h: int, elapsed_s: f
     settle_rates(p, s, v, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def place(p: ClusterParams, s: ClusterState, v: int, h: int, elapsed_s: float) -> None:
     """Give a waiting VM a host: at once where the host is on, else when it has booted."""
     if s.host_power_state[h] == ON:
@@ -90,7 +81,7 @@ def place(p: ClusterParams, s: ClusterState, v: int, h: int, elapsed_s: float) -
     take_room(p, s, v, h)
 
 
-@njit(cache=True)
+@kernel
 def start_migration(
     p: ClusterParams, s: ClusterState, v: int, h: int, now_s: float, elapsed_s: float
 ) -> None:
@@ -101,20 +92,20 @@ def start_migration(
     append_incoming(s, v, h)
     take_room(p, s, v, h)
     if h == s.vm_last_from[v] and now_s - s.vm_last_move_s[v] <= THRASH_INTERVALS * p.interval_s:
-        s.totals[T_THRASH] += 1.0
+        s.totals.thrash += 1.0
     s.vm_last_from[v] = s.vm_host[v]
     s.vm_last_move_s[v] = now_s
-    s.totals[T_MIG_STARTED] += 1.0
+    s.totals.mig_started += 1.0
     if s.host_power_state[h] == ON:
         start_copy(p, s, v, now_s, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def depart(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> None:
     """End a VM's life, wherever it is; a copy under way is aborted."""
     host, dest = s.vm_host[v], s.vm_dest[v]
     if s.vm_state[v] == PENDING:
-        s.counters[C_PENDING] -= 1
+        s.counters.pending -= 1
     drop_copy(p, s, v, elapsed_s)
     set_vm_down(s, v, 0, elapsed_s)
     end_run(p, s, v, elapsed_s)
@@ -129,7 +120,7 @@ def depart(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: f
     s.vm_dest[v] = -1
     change = s.vm_demand_mhz[v] * elapsed_s
     s.vm_requested[v] += change
-    s.totals[T_REQUESTED] += change
+    s.totals.requested += change
     s.vm_live_mhz[v] = 0.0
     s.vm_cap_mhz[v] = 0.0
     s.vm_demand_mhz[v] = 0.0
@@ -137,7 +128,7 @@ def depart(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: f
     s.vm_granted_mhz[v] = 0.0
     forget_rates(p, s, v)
     set_vm_miss(s, v, 0.0, 0.0, elapsed_s)
-    s.totals[T_DEPARTURES] += 1.0
+    s.totals.departures += 1.0
     if dest >= 0:
         touch(p, s, dest, elapsed_s)
     if host >= 0:
@@ -146,7 +137,7 @@ def depart(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: f
     after_leaving(p, s, host, dest, now_s, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def finish_boot(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
     """A host comes on: what waited for it starts."""
     s.host_trans_end_s[h] = np.inf
@@ -164,17 +155,17 @@ def finish_boot(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed
     after_leaving(p, s, h, -1, now_s, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def arrive(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> None:
     """A VM appears and waits for a host; what it demands meanwhile is missed."""
     s.vm_state[v] = PENDING
-    s.counters[C_PENDING] += 1
-    s.counters[C_LOSS] = 1
+    s.counters.pending += 1
+    s.counters.loss = 1
     s.vm_live_mhz[v] = p.vm_cpu_mhz[v]
-    demand = p.util[s.counters[C_SAMPLE], v] * p.vm_cpu_mhz[v]
+    demand = p.util[s.counters.sample, v] * p.vm_cpu_mhz[v]
     s.vm_demand_mhz[v] = demand
     s.vm_requested[v] -= demand * elapsed_s
-    s.totals[T_REQUESTED] -= demand * elapsed_s
+    s.totals.requested -= demand * elapsed_s
     set_vm_down(s, v, 1, elapsed_s)
     drive_vm(p, s, v)
     set_vm_miss(s, v, demand, 0.0, elapsed_s)

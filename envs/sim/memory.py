@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .kernels import kernel
 from .validation import need, need_choice, need_not_negative, need_positive, need_share
 
 __all__ = [
@@ -222,19 +222,19 @@ class MemoryProfile:
 class MemoryCosts(NamedTuple):
     """``MemoryConfig`` as numbers."""
 
-    soft: float
-    hard: float
-    low: float
-    idle_cost: float  # k = 1 / (1 - tau)
-    sharing: float  # 1 or 0
-    balloon_limit: float  # share of the VM's memory
-    compression_limit: float  # share of the VM's memory
-    pages_per_saved: float  # MiB of pages compressed per MiB saved
-    share_s: float  # cost of one touch of a shared page, s
-    decompress_s: float  # s
-    swap_s: float  # s
-    balloon_cpu_min: float
-    balloon_cpu_max: float
+    memory_soft: float
+    memory_hard: float
+    memory_low: float
+    memory_idle_cost: float  # k = 1 / (1 - tau)
+    memory_sharing: float  # 1 or 0
+    memory_balloon_limit: float  # share of the VM's memory
+    memory_compression_limit: float  # share of the VM's memory
+    memory_pages_per_saved: float  # MiB of pages compressed per MiB saved
+    memory_share_s: float  # cost of one touch of a shared page, s
+    memory_decompress_s: float  # s
+    memory_swap_s: float  # s
+    memory_balloon_cpu_min: float
+    memory_balloon_cpu_max: float
 
 
 class MemoryInputs(NamedTuple):
@@ -318,7 +318,7 @@ def memory_outputs(n_hosts: int, n_vms: int) -> MemoryOutputs:
     )
 
 
-@njit(cache=True)
+@kernel
 def min_free_mib(memory_mib: float) -> float:
     """minFree: the memory that a host tries to keep free.
 

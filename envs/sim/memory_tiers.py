@@ -49,9 +49,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .kernels import kernel
 from .memory import TINY_MIB, MemoryCosts, MemoryInputs, MemoryOutputs, min_free_mib
 from .waterlevel import find_bracket, sort_breakpoints
 
@@ -68,7 +68,7 @@ def memory_scratch(most_vms: int) -> F8:
     return np.zeros((5, 3 * max(1, most_vms)))
 
 
-@njit(cache=True)
+@kernel
 def _share_pages(vms: I4, need_mib: float, p: MemoryInputs, s: MemoryOutputs, scratch: F8) -> Any:
     """Share as much as is needed, or all that can be; returns how much."""
     n = vms.shape[0]
@@ -103,20 +103,20 @@ def _share_pages(vms: I4, need_mib: float, p: MemoryInputs, s: MemoryOutputs, sc
     return total * used
 
 
-@njit(cache=True)
+@kernel
 def _price(held: float, active: float, shares: float, k: float) -> float:
     """P (f + k (1 - f)) / S: who has the highest pays."""
     return (active + k * (held - active) if held > active else held) / shares
 
 
-@njit(cache=True)
+@kernel
 def _held_at(level: float, active: float, shares: float, k: float) -> float:
     """The inverse of ``_price``: how much a VM holds at a level."""
     x = level * shares
     return active + (x - active) / k if x > active else x
 
 
-@njit(cache=True)
+@kernel
 def _add_breakpoints(
     low: float, high: float, active: float, shares: float, k: float, key: F8, step: F8, n: int
 ) -> int:
@@ -132,7 +132,7 @@ def _add_breakpoints(
     return n + 1
 
 
-@njit(cache=True)
+@kernel
 def _common_level(vms: I4, target_mib: float, k: float, p: MemoryInputs, scratch: F8) -> Any:
     """The price at which what the VMs hold, between floor and what they hold now, adds up to a target."""
     held, floor, active, key, step = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
@@ -161,7 +161,7 @@ def _common_level(vms: I4, target_mib: float, k: float, p: MemoryInputs, scratch
     return (target_mib - fixed) / slope if slope > 0.0 else above
 
 
-@njit(cache=True)
+@kernel
 def _take(vms: I4, need_mib: float, k: float, p: MemoryInputs, out_mib: F8, scratch: F8) -> Any:
     """Take memory from who pays by the idle-memory tax, never below the floors; returns how much."""
     held, floor, active = scratch[0], scratch[1], scratch[2]
@@ -185,7 +185,7 @@ def _take(vms: I4, need_mib: float, k: float, p: MemoryInputs, out_mib: F8, scra
     return taken
 
 
-@njit(cache=True)
+@kernel
 def _squeeze(
     vms: I4,
     free_mib: float,
@@ -204,47 +204,47 @@ def _squeeze(
         v = vms[i]
         held[i] = p.vm_touched_mib[v] - s.vm_shared_mib[v]
         active[i] = min(p.vm_active_mib[v], held[i])
-        limit = c.balloon_limit * p.vm_mem_mib[v] * p.vm_balloon_driver[v]
+        limit = c.memory_balloon_limit * p.vm_mem_mib[v] * p.vm_balloon_driver[v]
         floor[i] = min(held[i], max(p.vm_mem_reservation_mib[v], held[i] - limit))
-    free_mib += _take(vms, soft_mib - free_mib, c.idle_cost, p, s.vm_ballooned_mib, scratch)
+    free_mib += _take(vms, soft_mib - free_mib, c.memory_idle_cost, p, s.vm_ballooned_mib, scratch)
     if free_mib >= hard_mib - TINY_MIB:
         return free_mib, SOFT
     for i in range(vms.shape[0]):
         v = vms[i]
-        limit = min(c.compression_limit * p.vm_mem_mib[v], held[i] / c.pages_per_saved)
+        limit = min(c.memory_compression_limit * p.vm_mem_mib[v], held[i] / c.memory_pages_per_saved)
         active[i] = min(active[i], held[i])
         floor[i] = min(held[i], max(p.vm_mem_reservation_mib[v], held[i] - limit))
-    free_mib += _take(vms, hard_mib - free_mib, c.idle_cost, p, s.vm_compressed_mib, scratch)
+    free_mib += _take(vms, hard_mib - free_mib, c.memory_idle_cost, p, s.vm_compressed_mib, scratch)
     if free_mib < hard_mib - TINY_MIB:
         for i in range(vms.shape[0]):
             active[i] = min(active[i], held[i])
             floor[i] = min(held[i], p.vm_mem_reservation_mib[vms[i]])
-        free_mib += _take(vms, hard_mib - free_mib, c.idle_cost, p, s.vm_swapped_mib, scratch)
+        free_mib += _take(vms, hard_mib - free_mib, c.memory_idle_cost, p, s.vm_swapped_mib, scratch)
     return free_mib, HARD
 
 
-@njit(cache=True)
+@kernel
 def _slowdown(v: int, c: MemoryCosts, p: MemoryInputs, s: MemoryOutputs) -> Any:
     touched = p.vm_touched_mib[v]
     shared, ballooned, swapped = s.vm_shared_mib[v], s.vm_ballooned_mib[v], s.vm_swapped_mib[v]
     if touched <= 0.0:
         return 1.0
-    seconds = shared / touched * c.share_s + s.vm_blocked_mib[v] / touched * c.swap_s
+    seconds = shared / touched * c.memory_share_s + s.vm_blocked_mib[v] / touched * c.memory_swap_s
     tax = 0.0
     if ballooned > TINY_MIB:
-        full = ballooned / (c.balloon_limit * p.vm_mem_mib[v])
-        tax = c.balloon_cpu_min + (c.balloon_cpu_max - c.balloon_cpu_min) * full
+        full = ballooned / (c.memory_balloon_limit * p.vm_mem_mib[v])
+        tax = c.memory_balloon_cpu_min + (c.memory_balloon_cpu_max - c.memory_balloon_cpu_min) * full
         active = min(p.vm_active_mib[v], touched - shared)
         if active > 0.0:
-            seconds += max(0.0, active - (touched - shared - ballooned)) / active * c.swap_s
+            seconds += max(0.0, active - (touched - shared - ballooned)) / active * c.memory_swap_s
     given = touched - shared - ballooned
     if given > 0.0:
-        pages = min(s.vm_compressed_mib[v] * c.pages_per_saved, given - swapped)
-        seconds += pages / given * c.decompress_s + swapped / given * c.swap_s
+        pages = min(s.vm_compressed_mib[v] * c.memory_pages_per_saved, given - swapped)
+        seconds += pages / given * c.memory_decompress_s + swapped / given * c.memory_swap_s
     return 1.0 + p.vm_touch_rate[v] * seconds + tax
 
 
-@njit(cache=True)
+@kernel
 def _clear(v: int, p: MemoryInputs, s: MemoryOutputs) -> None:
     s.vm_resident_mib[v] = p.vm_touched_mib[v]
     s.vm_shared_mib[v] = 0.0
@@ -255,7 +255,7 @@ def _clear(v: int, p: MemoryInputs, s: MemoryOutputs) -> None:
     s.vm_mem_slowdown[v] = 1.0
 
 
-@njit(cache=True)
+@kernel
 def reclaim_host(
     vms: I4,
     memory_mib: float,
@@ -287,10 +287,10 @@ def reclaim_host(
     keep = min_free_mib(memory_mib)
     if free >= keep - TINY_MIB:
         return free, HIGH
-    if c.sharing > 0.0:
+    if c.memory_sharing > 0.0:
         free += _share_pages(vms, keep - free, p, s, scratch)
-    free, state = _squeeze(vms, free, c.soft * keep, c.hard * keep, c, p, s, scratch)
-    if free < c.low * keep - TINY_MIB:
+    free, state = _squeeze(vms, free, c.memory_soft * keep, c.memory_hard * keep, c, p, s, scratch)
+    if free < c.memory_low * keep - TINY_MIB:
         state = LOW
     held = 0.0
     for v in vms:

@@ -9,52 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .state import ABSENT, ClusterParams, ClusterState
-from .totals import (
-    R_ALLOC,
-    R_BALLOONED,
-    R_BLOCKED,
-    R_CAPPED,
-    R_CO_STOP,
-    R_COMPRESSED,
-    R_IO_CPU,
-    R_IO_RATE,
-    R_LATENCY,
-    R_LIMITED,
-    R_MEMORY_LOSS,
-    R_MIRROR_LOSS,
-    R_NET_DROPPED,
-    R_NUMA_LOSS,
-    R_OVERHEAD,
-    R_READY,
-    R_REMOTE,
-    R_SHARED,
-    R_SWAPPED,
-    R_VCPUS,
-    T_CARBON_G,
-    T_DOWN_S,
-    T_ENERGY_J,
-    T_FAILED_PLACEMENTS,
-    T_FRAGMENT_S,
-    T_HOST_FAILURES,
-    T_IMB_CPU_S,
-    T_IMB_MEM_S,
-    T_MIG_ENERGY_J,
-    T_MIG_MIB,
-    T_MIG_STARTED,
-    T_MIG_STOP_S,
-    T_MISSED,
-    T_NUMA_MOVES,
-    T_ON_S,
-    T_PROFILE_MOVES,
-    T_RATE_FIRST,
-    T_REQUESTED,
-    T_RESTARTS,
-    T_SHUTDOWNS,
-    T_TAKEOVERS,
-    T_THRASH,
-    T_TIME_S,
-    T_VM_CRASHES,
-)
+from .totals import Totals
 
 __all__ = ["METRICS", "StepMetrics", "interval_metrics", "model_metrics", "summarize"]
 
@@ -121,10 +76,14 @@ class StepMetrics:
     """What one interval added to the running totals.
 
     Attributes:
-        delta: Differences of ``ClusterState.totals``, shape (64,); the indices are in ``totals.py``.
+        delta: Differences of ``ClusterState.totals``.
     """
 
-    delta: NDArray[np.float64]
+    delta: Totals
+
+    def __post_init__(self) -> None:
+        """Name the places of sums that came without names."""
+        object.__setattr__(self, "delta", self.delta.view(Totals))
 
     def __getitem__(self, index: int) -> float:
         """One total by its index."""
@@ -133,57 +92,57 @@ class StepMetrics:
     @property
     def energy_j(self) -> float:
         """Energy of the hosts (without PUE), J."""
-        return float(self.delta[T_ENERGY_J])
+        return float(self.delta.energy_j)
 
     @property
     def unserved(self) -> float:
         """Unserved demand, MHz s."""
-        return float(self.delta[T_MISSED])
+        return float(self.delta.missed)
 
     @property
     def requested(self) -> float:
         """Demand, MHz s."""
-        return float(self.delta[T_REQUESTED])
+        return float(self.delta.requested)
 
     @property
     def migrations(self) -> int:
         """Migrations started."""
-        return int(self.delta[T_MIG_STARTED])
+        return int(self.delta.mig_started)
 
     @property
     def downtime_s(self) -> float:
         """Time that VMs had arrived and did not run, summed over VMs, s."""
-        return float(self.delta[T_DOWN_S])
+        return float(self.delta.down_s)
 
     @property
     def restarts(self) -> int:
         """VMs restarted after a failure."""
-        return int(self.delta[T_RESTARTS])
+        return int(self.delta.restarts)
 
     @property
     def host_failures(self) -> int:
         """Hosts that failed."""
-        return int(self.delta[T_HOST_FAILURES])
+        return int(self.delta.host_failures)
 
     @property
     def carbon_g(self) -> float:
         """CO2-equivalent, g; 0 without a carbon series."""
-        return float(self.delta[T_CARBON_G])
+        return float(self.delta.carbon_g)
 
     @property
     def ready_share(self) -> float:
         """Share of their time that vCPUs were ready but not scheduled; 0 without the full model."""
-        return _ratio(self.delta, R_READY, float(self.delta[T_RATE_FIRST + R_VCPUS]))
+        return _ratio(self.delta, Totals.ready, float(self.delta.vcpus))
 
     @property
     def swapped_mib(self) -> float:
         """Memory swapped by hosts, mean over the interval, MiB."""
-        return _ratio(self.delta, R_SWAPPED, float(self.delta[T_TIME_S]))
+        return _ratio(self.delta, Totals.swapped, float(self.delta.time_s))
 
 
-def _ratio(totals: NDArray[np.float64], rate: int, over: float) -> float:
-    """One of the totals of ``RATES`` over something; 0 over nothing."""
-    return float(totals[T_RATE_FIRST + rate]) / over if over > 0 else 0.0
+def _ratio(totals: Totals, rate: int, over: float) -> float:
+    """One of the totals over something; 0 over nothing."""
+    return float(totals[rate]) / over if over > 0 else 0.0
 
 
 def _ratio_mean(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> float:
@@ -192,17 +151,17 @@ def _ratio_mean(numerator: NDArray[np.float64], denominator: NDArray[np.float64]
 
 
 def _alive_s(p: ClusterParams, s: ClusterState) -> NDArray[np.float64]:
-    now = float(s.clock[0])
+    now = float(s.clock.now_s)
     alive = np.minimum(p.vm_departure_s, now) - p.vm_arrival_s
     return np.where(s.vm_state != ABSENT, alive, 0.0)
 
 
-def model_metrics(p: ClusterParams, totals: NDArray[np.float64]) -> dict[str, float]:
+def model_metrics(p: ClusterParams, totals: Totals) -> dict[str, float]:
     """What the sub-models that are on say of an episode, or of an interval.
 
     Args:
         p: Parameters.
-        totals: ``ClusterState.totals``, or what an interval added to them, shape (64,).
+        totals: ``ClusterState.totals``, or what an interval added to them.
 
     Returns:
         Metric by column name; those of sub-models that are off are left out.
@@ -210,7 +169,7 @@ def model_metrics(p: ClusterParams, totals: NDArray[np.float64]) -> dict[str, fl
     if not p.full:
         return {}
     t = totals
-    requested, time_s = float(t[T_REQUESTED]), float(t[T_TIME_S])
+    requested, time_s = float(t.requested), float(t.time_s)
 
     def shares(**rates: int) -> dict[str, float]:
         return {name: _ratio(t, rate, requested) for name, rate in rates.items()}
@@ -221,35 +180,37 @@ def model_metrics(p: ClusterParams, totals: NDArray[np.float64]) -> dict[str, fl
     def counts(**indices: int) -> dict[str, float]:
         return {name: float(t[index]) for name, index in indices.items()}
 
-    ready = 100.0 * _ratio(t, R_READY, float(t[T_RATE_FIRST + R_VCPUS]))
-    found = {"ready_pct": ready, **shares(capped_share=R_CAPPED)}
+    ready = 100.0 * _ratio(t, Totals.ready, float(t.vcpus))
+    found = {"ready_pct": ready, **shares(capped_share=Totals.capped)}
     if p.has_cpu:
-        found |= shares(limited_share=R_LIMITED, co_stop_share=R_CO_STOP)
+        found |= shares(limited_share=Totals.limited, co_stop_share=Totals.co_stop)
     if p.has_overhead:
-        found |= shares(overhead_share=R_OVERHEAD)
+        found |= shares(overhead_share=Totals.overhead)
     if p.has_numa:
-        remote = _ratio(t, R_REMOTE, float(t[T_RATE_FIRST + R_ALLOC]))
-        fragments = float(t[T_FRAGMENT_S]) / time_s if time_s > 0 else 0.0
-        found |= shares(numa_loss=R_NUMA_LOSS) | counts(numa_moves=T_NUMA_MOVES)
+        remote = _ratio(t, Totals.remote, float(t.alloc))
+        fragments = float(t.fragment_s) / time_s if time_s > 0 else 0.0
+        found |= shares(numa_loss=Totals.numa_loss) | counts(numa_moves=Totals.numa_moves)
         found |= {"remote_share": remote, "fragment_rate": fragments}
     if p.has_tiers:
-        found |= shares(memory_loss=R_MEMORY_LOSS)
-        found |= means(swap_mib=R_SWAPPED, shared_mib=R_SHARED, ballooned_mib=R_BALLOONED)
-        found |= means(compressed_mib=R_COMPRESSED, blocked_mib=R_BLOCKED)
+        found |= shares(memory_loss=Totals.memory_loss)
+        found |= means(swap_mib=Totals.swapped, shared_mib=Totals.shared, ballooned_mib=Totals.ballooned)
+        found |= means(compressed_mib=Totals.compressed, blocked_mib=Totals.blocked)
     if p.has_io:
-        latency = 1e3 * _ratio(t, R_LATENCY, float(t[T_RATE_FIRST + R_IO_RATE]))
-        found |= shares(io_cpu_share=R_IO_CPU) | means(net_dropped_mbps=R_NET_DROPPED)
+        latency = 1e3 * _ratio(t, Totals.latency, float(t.io_rate))
+        found |= shares(io_cpu_share=Totals.io_cpu) | means(net_dropped_mbps=Totals.net_dropped)
         found["io_latency_ms"] = latency
     if p.has_precopy:
-        found |= counts(migration_stop_s=T_MIG_STOP_S)
-        found["migration_energy_kwh"] = float(t[T_MIG_ENERGY_J]) / J_PER_KWH
+        found |= counts(migration_stop_s=Totals.mig_stop_s)
+        found["migration_energy_kwh"] = float(t.mig_energy_j) / J_PER_KWH
     if p.has_failures:
-        found |= counts(restarts=T_RESTARTS, host_failures=T_HOST_FAILURES, vm_crashes=T_VM_CRASHES)
-        found |= counts(profile_moves=T_PROFILE_MOVES)
+        found |= counts(
+            restarts=Totals.restarts, host_failures=Totals.host_failures, vm_crashes=Totals.vm_crashes
+        )
+        found |= counts(profile_moves=Totals.profile_moves)
     if p.has_standby:
-        found |= shares(mirror_loss=R_MIRROR_LOSS) | counts(takeovers=T_TAKEOVERS)
+        found |= shares(mirror_loss=Totals.mirror_loss) | counts(takeovers=Totals.takeovers)
     if len(p.carbon_g_kwh):
-        found["carbon_kg"] = float(t[T_CARBON_G]) / 1000.0
+        found["carbon_kg"] = float(t.carbon_g) / 1000.0
     return found
 
 
@@ -266,15 +227,15 @@ def interval_metrics(p: ClusterParams, step: StepMetrics) -> dict[str, float]:
     """
     d = step.delta.tolist()
     found = {
-        "energy_kwh": p.pue * d[T_ENERGY_J] / J_PER_KWH,
-        "sla_unserved": d[T_MISSED] / d[T_REQUESTED] if d[T_REQUESTED] > 0 else 0.0,
-        "migrations": d[T_MIG_STARTED],
-        "active_hosts": d[T_ON_S] / d[T_TIME_S] if d[T_TIME_S] > 0 else 0.0,
-        "host_shutdowns": d[T_SHUTDOWNS],
-        "failed_placements": d[T_FAILED_PLACEMENTS],
+        "energy_kwh": p.pue * d[Totals.energy_j] / J_PER_KWH,
+        "sla_unserved": d[Totals.missed] / d[Totals.requested] if d[Totals.requested] > 0 else 0.0,
+        "migrations": d[Totals.mig_started],
+        "active_hosts": d[Totals.on_s] / d[Totals.time_s] if d[Totals.time_s] > 0 else 0.0,
+        "host_shutdowns": d[Totals.shutdowns],
+        "failed_placements": d[Totals.failed_placements],
     }
     if p.full:
-        found |= {"downtime_s": d[T_DOWN_S], "migration_data_gib": d[T_MIG_MIB] / 1024.0}
+        found |= {"downtime_s": d[Totals.down_s], "migration_data_gib": d[Totals.mig_mib] / 1024.0}
         model = model_metrics(p, step.delta)
         found |= {name: model[name] for name in IN_INTERVAL if name in model}
     return found
@@ -291,8 +252,8 @@ def summarize(p: ClusterParams, s: ClusterState) -> dict[str, float]:
         Metric by column name; NaN for those whose sub-model is off.
     """
     t = s.totals
-    time_s = max(float(t[T_TIME_S]), 1e-300)
-    requested = float(t[T_REQUESTED])
+    time_s = max(float(t.time_s), 1e-300)
+    requested = float(t.requested)
     energy = p.pue * float(s.host_energy_j.sum()) / J_PER_KWH
     slatah = _ratio_mean(s.host_sat_s, s.host_active_s)
     pdm = _ratio_mean(s.vm_mig_lost, s.vm_requested)
@@ -300,21 +261,21 @@ def summarize(p: ClusterParams, s: ClusterState) -> dict[str, float]:
     alive = float(_alive_s(p, s).sum())
     known = {
         "energy_kwh": energy,
-        "migrations": float(t[T_MIG_STARTED]),
+        "migrations": float(t.mig_started),
         "slatah": slatah,
         "pdm": pdm,
         "slav": slatah * pdm,
         "esv": energy * slatah * pdm,
         "sla_unserved": float(s.vm_missed.sum()) / requested if requested > 0 else 0.0,
-        "active_hosts": float(t[T_ON_S]) / time_s,
-        "host_shutdowns": float(t[T_SHUTDOWNS]),
-        "imbalance_cpu": float(t[T_IMB_CPU_S]) / time_s,
-        "imbalance_mem": float(t[T_IMB_MEM_S]) / time_s,
+        "active_hosts": float(t.on_s) / time_s,
+        "host_shutdowns": float(t.shutdowns),
+        "imbalance_cpu": float(t.imb_cpu_s) / time_s,
+        "imbalance_mem": float(t.imb_mem_s) / time_s,
         "downtime_s": down,
         "vm_availability": 1.0 - down / alive if alive > 0 else math.nan,
-        "failed_placements": float(t[T_FAILED_PLACEMENTS]),
-        "migration_data_gib": float(t[T_MIG_MIB]) / 1024.0,
-        "thrash": float(t[T_THRASH]),
+        "failed_placements": float(t.failed_placements),
+        "migration_data_gib": float(t.mig_mib) / 1024.0,
+        "thrash": float(t.thrash),
         **model_metrics(p, t),
     }
     return {name: known.get(name, math.nan) for name in METRICS}

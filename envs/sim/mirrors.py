@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from .hub import renew_hosts
+from .kernels import kernel
 from .numa_nodes import add_to_nodes, choose_nodes
 from .power import ON
-from .standby import MAX_VCPUS, MAX_VMS
 from .state import MIG_NONE, RUNNING, FullParams, FullState
 from .suits import check_suits, fits_memory, fits_nominal, lacks_features
 
 __all__ = ["check_mirror", "drop_secondary", "protect", "protect_all"]
 
 
-@njit(cache=True)
+@kernel
 def check_mirror(p: FullParams, s: FullState, v: int, h: int) -> Any:
     """Whether a host may hold the secondary of a running VM that has none.
 
@@ -47,7 +45,7 @@ def check_mirror(p: FullParams, s: FullState, v: int, h: int) -> Any:
     for d in range(p.host_domains.shape[1]):
         if p.host_domains[h, d] >= 0 and p.host_domains[h, d] == p.host_domains[source, d]:
             return 3
-    most_vms, most_vcpus = p.mirror_params[MAX_VMS], p.mirror_params[MAX_VCPUS]
+    most_vms, most_vcpus = p.mirror_max_vms, p.mirror_max_vcpus
     if s.host_mirrors[source] >= most_vms or s.host_mirror_vcpus[source] + p.vm_vcpus[v] > most_vcpus:
         return 8
     if s.host_mirrors[h] >= most_vms:
@@ -61,13 +59,13 @@ def check_mirror(p: FullParams, s: FullState, v: int, h: int) -> Any:
     return 9 if lacks_features(p, s, v, h) or check_suits(p, s, v, h) != 0 else 0
 
 
-@njit(cache=True)
+@kernel
 def _count(p: FullParams, s: FullState, v: int, h: int, sign: int) -> None:
     s.host_mirrors[h] += sign
     s.host_mirror_vcpus[h] += sign * p.vm_vcpus[v]
 
 
-@njit(cache=True)
+@kernel
 def _hold(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
     """Room of a secondary: its memory and its CPU, reserved again, and the functions that it will need."""
     s.host_mirror_mib[h] += sign * p.vm_mem_mib[v]
@@ -83,7 +81,7 @@ def _hold(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
         add_to_nodes(p, s, v, h, s.vm_mirror_nodes[v], sign)
 
 
-@njit(cache=True)
+@kernel
 def protect(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
     """Start the secondary of a VM on the first host that may hold it, if there is one (first fit).
 
@@ -108,14 +106,14 @@ def protect(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
             return
 
 
-@njit(cache=True)
+@kernel
 def protect_all(p: FullParams, s: FullState, elapsed_s: float) -> None:
     """Start what secondaries are missing."""
     for v in p.protected_vms:
         protect(p, s, v, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def drop_secondary(p: FullParams, s: FullState, v: int) -> Any:
     """End a VM's secondary, while ``vm_host`` still says where the primary is (or was); -1 = it had none.
 

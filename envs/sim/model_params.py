@@ -24,14 +24,14 @@ from .failures import (
     sample_vm_crashes,
 )
 from .io_path import PASSTHROUGH, IoConfig, mode_table
-from .memory import memory_inputs
+from .memory import MemoryConfig, memory_inputs
 from .model_checks import check_models
 from .numa_nodes import NumaParams, numa_params
 from .overhead import SUPPORTED, SupportTable, profile_tables, support_code, support_table
 from .power_states import CURVES
-from .precopy_config import PrecopyConfig, PrecopyParams, migration_slots, precopy_params
+from .precopy_config import PrecopyConfig, migration_slots, precopy_params
 from .scheduling import cpu_claims
-from .standby import standby_params
+from .standby import StandbyConfig, standby_params
 from .workload import Workload
 
 __all__ = [
@@ -208,7 +208,7 @@ def _memory(config: ClusterConfig, workload: Workload) -> dict[str, Any]:
     names = (*shares, *inputs, "vm_balloon_driver")
     if config.memory != "multiplexed":
         return {
-            "memory_costs": np.empty(0),
+            **MemoryConfig().costs._asdict(),
             "memory_window_s": 0.0,
             **dict(zip(names, _empty(*[np.float64] * 6, np.int32, np.int8))),
             "sig_active": np.empty((0, 0)),
@@ -217,7 +217,7 @@ def _memory(config: ClusterConfig, workload: Workload) -> dict[str, Any]:
     p = memory_inputs(profiles, workload.vm_profile, workload.vm_mem_mib, config.memory_tiers)
     active = _signal(workload, "sig_active")
     return {
-        "memory_costs": np.array(config.memory_tiers.costs, dtype=np.float64),
+        **config.memory_tiers.costs._asdict(),
         "memory_window_s": float(config.memory_tiers.active_window_s),
         "vm_touched_share": _per_vm(workload, [profile.touched_share for profile in profiles]),
         "vm_active_share": _per_vm(workload, [profile.active_share for profile in profiles]),
@@ -308,7 +308,7 @@ def _copies(config: ClusterConfig, workload: Workload) -> dict[str, Any]:
     """§6: pre-copy."""
     if not isinstance(config.migration, PrecopyConfig):
         return {
-            "copy_params": np.empty(0),
+            **precopy_params(PrecopyConfig())._asdict(),
             "copy_max_mbps": math.inf,
             "host_slots": np.empty(0, dtype=np.int32),
             "vm_working_mib": np.empty(0),
@@ -316,9 +316,8 @@ def _copies(config: ClusterConfig, workload: Workload) -> dict[str, Any]:
     own = config.migration
     nics = _per_host(config, [kind.nic_mbps for kind in config.host_types])
     working = _per_vm(workload, [kind.working_share for kind in workload.profiles])
-    numbers: PrecopyParams = precopy_params(own)
     return {
-        "copy_params": np.array(numbers, dtype=np.float64),
+        **precopy_params(own)._asdict(),
         "copy_max_mbps": math.inf if own.max_mbps is None else float(own.max_mbps),
         "host_slots": migration_slots(own, nics),
         "vm_working_mib": working * workload.vm_mem_mib,
@@ -417,10 +416,10 @@ def _standby(config: ClusterConfig, workload: Workload) -> dict[str, Any]:
     """§9."""
     own = config.standby
     if own is None:
-        return {"vm_protected": np.empty(0, dtype=np.int8), "mirror_params": np.empty(0)}
+        return {"vm_protected": np.empty(0, dtype=np.int8), **standby_params(StandbyConfig())._asdict()}
     return {
         "vm_protected": _per_vm(workload, [kind.protected for kind in workload.profiles], np.int8),
-        "mirror_params": standby_params(own),
+        **standby_params(own)._asdict(),
     }
 
 

@@ -11,17 +11,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from .copy_queue import find_next_copy, set_copy_end
 from .fair_share import max_min_rates
 from .fetch import fetch_host
+from .kernels import kernel
 from .precopy import INIT, PULL, RESUME, advance_copy, next_event
 from .precopy_config import MBIT_PER_MIB
 from .rates import rate_host, vm_stopped
 from .state import MIG_COPYING, FullParams, FullState
-from .totals import C_FRESH, FRESH, PIECES_FRESH
+from .totals import FRESH, PIECES_FRESH
 
 __all__ = ["EVERYWHERE", "look_at_copy", "renew_rates", "share_everything"]
 
@@ -35,7 +35,7 @@ EVERYWHERE = 3
 """Argument of ``renew_rates``: rates may have to be worked out on more than the two hosts."""
 
 
-@njit(cache=True)
+@kernel
 def look_at_copy(p: FullParams, s: FullState, v: int, rate_mib_s: float, now_s: float) -> None:
     """Bring a copy up to now, give it a new rate and find when its phase ends."""
     dirty = s.vm_dirty_mib_s[v]
@@ -48,7 +48,7 @@ def look_at_copy(p: FullParams, s: FullState, v: int, rate_mib_s: float, now_s: 
     set_copy_end(s, v, now_s + next_event(s, v, rate_mib_s))
 
 
-@njit(cache=True)
+@kernel
 def _ends(s: FullState, v: int) -> Any:
     """Sending and receiving host of a copy; after post-copy's handover the old host sends on."""
     if s.copy_phase[v] == PULL:
@@ -56,17 +56,17 @@ def _ends(s: FullState, v: int) -> Any:
     return s.vm_host[v], s.vm_dest[v]
 
 
-@njit(cache=True)
+@kernel
 def _sends(s: FullState, v: int) -> bool:
     return bool(s.copy_phase[v] != INIT and s.copy_phase[v] != RESUME)
 
 
-@njit(cache=True)
+@kernel
 def _logs(p: FullParams, s: FullState, v: int) -> bool:
     return bool(s.vm_secondary[v] >= 0 and s.vm_host[v] >= 0 and not vm_stopped(p, s, v))
 
 
-@njit(cache=True)
+@kernel
 def _meet(s: FullState, hosts: I4, n: int, h: int) -> int:
     """Put a host on the list, unless it is there; returns the length of the list."""
     if s.host_mark[h] == 0:
@@ -76,7 +76,7 @@ def _meet(s: FullState, hosts: I4, n: int, h: int) -> int:
     return n
 
 
-@njit(cache=True)
+@kernel
 def _neighbours(p: FullParams, s: FullState, h: int, hosts: I4, n: int) -> Any:
     """Put hosts that copies and logs join to a host on the list; returns its length and their number."""
     flows = 0
@@ -98,13 +98,13 @@ def _neighbours(p: FullParams, s: FullState, h: int, hosts: I4, n: int) -> Any:
     return n, flows
 
 
-@njit(cache=True)
+@kernel
 def _ask_of_vm(p: FullParams, s: FullState, v: int) -> Any:
     """What a VM would send and receive, Mbit/s."""
     return (0.0, 0.0) if vm_stopped(p, s, v) else (s.vm_net_out_ask[v], s.vm_net_in_ask[v])
 
 
-@njit(cache=True)
+@kernel
 def _ask_of_host(p: FullParams, s: FullState, h: int) -> Any:
     """What the VMs of a host would send and receive, Mbit/s, and how many flows they may have."""
     out, into = 0.0, 0.0
@@ -117,7 +117,7 @@ def _ask_of_host(p: FullParams, s: FullState, h: int) -> Any:
     return out, into, 2 * s.host_n_vms[h]
 
 
-@njit(cache=True)
+@kernel
 def _set(rates: F8, v: int, mbps: float) -> bool:
     """Set a VM's rate; whether it was another one."""
     changed = rates[v] != mbps
@@ -126,7 +126,7 @@ def _set(rates: F8, v: int, mbps: float) -> bool:
     return bool(changed)
 
 
-@njit(cache=True)
+@kernel
 def _let_through(p: FullParams, s: FullState, h: int) -> bool:
     """Give every VM of a host what it asks for; whether something changed."""
     changed = False
@@ -139,7 +139,7 @@ def _let_through(p: FullParams, s: FullState, h: int) -> bool:
     return bool(changed)
 
 
-@njit(cache=True)
+@kernel
 def _collect(
     p: FullParams, s: FullState, hosts: I4, place: I4, first: I4, second: I4, cap: F8, who: I4, again: I1
 ) -> int:
@@ -178,14 +178,14 @@ def _collect(
     return n
 
 
-@njit(cache=True)
+@kernel
 def _hand_out(p: FullParams, s: FullState, who: I4, rate: F8, n: int, again: I1) -> None:
     """Give the flows their rates; ``again`` notes the hosts on which a VM gets another one."""
     for f in range(n):
         kind, v = who[f, 0], who[f, 1]
         changed = False
         if kind == COPY:
-            look_at_copy(p, s, v, rate[f] / MBIT_PER_MIB, s.clock[2])
+            look_at_copy(p, s, v, rate[f] / MBIT_PER_MIB, s.clock.event_s)
         elif kind == LOG:
             changed = _set(s.vm_mirror_mbps, v, rate[f])
         elif kind == NET_OUT:
@@ -196,13 +196,13 @@ def _hand_out(p: FullParams, s: FullState, who: I4, rate: F8, n: int, again: I1)
             again[s.host_mark[s.vm_host[v]] - 1] = 1
 
 
-@njit(cache=True)
+@kernel
 def share_network(p: FullParams, s: FullState, hosts: I4, n: int, again: I1) -> int:
     """Work out the network's rates again on some hosts, and on all that these can affect.
 
     Args:
         p: Parameters.
-        s: State; ``clock[2]`` is now. ``host_mark`` is the place on the list plus one, and 0 elsewhere.
+        s: State; ``clock.event_s`` is now. ``host_mark`` is the place on the list plus one, and 0 elsewhere.
         hosts: List of hosts on which something changed, shape (H,); those that they affect are added.
         n: Length of the list.
         again: Written: 1 for the hosts of the list on which the rate of a VM changed, shape (H,).
@@ -241,7 +241,7 @@ def share_network(p: FullParams, s: FullState, hosts: I4, n: int, again: I1) -> 
     return n
 
 
-@njit(cache=True)
+@kernel
 def share_everything(p: FullParams, s: FullState, again: I1) -> None:
     """``share_network`` for all hosts, in their order."""
     n = s.host_head.shape[0]
@@ -252,13 +252,13 @@ def share_everything(p: FullParams, s: FullState, again: I1) -> None:
     s.host_mark[:] = 0
 
 
-@njit(cache=True)
+@kernel
 def renew_rates(p: FullParams, s: FullState, a: int, b: int, changed: int, elapsed_s: float) -> None:
     """Work out rates again after something happened on one or two hosts.
 
     Args:
         p: Parameters.
-        s: State; ``clock[2]`` is now.
+        s: State; ``clock.event_s`` is now.
         a: Host.
         b: Another host, -1 = none.
         changed: On how many of the two, ``a`` first, something else may have changed than flows of the
@@ -266,8 +266,8 @@ def renew_rates(p: FullParams, s: FullState, a: int, b: int, changed: int, elaps
             only where a VM gets another share of the network.
         elapsed_s: Time since the segment began, s.
     """
-    if s.counters[C_FRESH] == FRESH:
-        s.counters[C_FRESH] = PIECES_FRESH
+    if s.counters.fresh == FRESH:
+        s.counters.fresh = PIECES_FRESH
     hosts = np.empty(s.host_head.shape[0], dtype=np.int32)
     again = np.empty(s.host_head.shape[0], dtype=np.int8)
     n = _meet(s, hosts, 0, a)

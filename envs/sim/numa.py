@@ -28,9 +28,9 @@ shown from 9 vCPUs [verified: vSphere Resource Management, advanced NUMA attribu
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .kernels import kernel
 from .numa_nodes import ROOM, NumaParams, NumaState, add_to_nodes, count_bits, has_room
 
 __all__ = ["apply_numa_host", "rebalance_host"]
@@ -42,7 +42,7 @@ MEAN_REMOTE_WHILE_MOVING = 0.5
 """Mean remote share while pages follow their vCPUs at a constant rate."""
 
 
-@njit(cache=True)
+@kernel
 def _load_nodes(p: NumaParams, s: NumaState, vms: I4, vm_alloc_mhz: F8, h: int) -> None:
     s.node_load_mhz[h, :] = 0.0
     for v in vms:
@@ -53,7 +53,7 @@ def _load_nodes(p: NumaParams, s: NumaState, vms: I4, vm_alloc_mhz: F8, h: int) 
                 s.node_load_mhz[h, j] += vm_alloc_mhz[v] / k
 
 
-@njit(cache=True)
+@kernel
 def _home_remote_share(p: NumaParams, s: NumaState, v: int, n: int, k: int, now_s: float) -> float:
     if p.numa_aware == 0:
         return (n - 1.0) / n
@@ -62,7 +62,7 @@ def _home_remote_share(p: NumaParams, s: NumaState, v: int, n: int, k: int, now_
     return (k - 1.0) / k if p.vm_vcpus[v] < p.numa_vnuma_min else 0.0
 
 
-@njit(cache=True)
+@kernel
 def apply_numa_host(p: NumaParams, s: NumaState, vms: I4, vm_alloc_mhz: F8, h: int, now_s: float) -> None:
     """Remote shares and slowdowns of the VMs of one host, from what the scheduler gave them.
 
@@ -95,7 +95,7 @@ def apply_numa_host(p: NumaParams, s: NumaState, vms: I4, vm_alloc_mhz: F8, h: i
         s.vm_numa_slowdown[v] = 1.0 + p.vm_stall_share[v] * rho * p.numa_extra_latency
 
 
-@njit(cache=True)
+@kernel
 def _best_move(
     p: NumaParams, s: NumaState, vms: I4, vm_alloc_mhz: F8, h: int, hot: int, cold: int, now_s: float
 ) -> int:
@@ -113,7 +113,7 @@ def _best_move(
     return best
 
 
-@njit(cache=True)
+@kernel
 def rebalance_host(
     p: NumaParams, s: NumaState, vms: I4, vm_alloc_mhz: F8, h: int, now_s: float, max_moves: int
 ) -> int:

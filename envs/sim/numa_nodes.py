@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .kernels import kernel
 from .validation import need, need_choice, need_count, need_positive, need_share
 
 __all__ = [
@@ -204,7 +204,7 @@ def numa_state(p: NumaParams) -> NumaState:
     )
 
 
-@njit(cache=True)
+@kernel
 def count_bits(mask: int) -> int:
     """Number of nodes in a mask."""
     n = 0
@@ -214,7 +214,7 @@ def count_bits(mask: int) -> int:
     return n
 
 
-@njit(cache=True)
+@kernel
 def has_room(p: NumaParams, s: NumaState, h: int, j: int, vcpus: float, mem_mib: float) -> bool:
     """Whether node j of host h has room for so many vCPUs and so much memory."""
     room = p.node_cores[h] * p.numa_overcommit * ROOM
@@ -222,7 +222,7 @@ def has_room(p: NumaParams, s: NumaState, h: int, j: int, vcpus: float, mem_mib:
     return bool(s.node_vcpus[h, j] + vcpus <= room and s.node_used_mib[h, j] + mem_mib <= memory)
 
 
-@njit(cache=True)
+@kernel
 def nodes_fit(p: NumaParams, s: NumaState, v: int, h: int, mask: int) -> bool:
     """Whether VM v, split evenly over the nodes of a mask, fits: CPU and memory of every node.
 
@@ -245,7 +245,7 @@ def nodes_fit(p: NumaParams, s: NumaState, v: int, h: int, mask: int) -> bool:
     return True
 
 
-@njit(cache=True)
+@kernel
 def _least_nodes(p: NumaParams, v: int, h: int) -> int:
     """Fewest nodes of an empty host that could hold the VM; more than it has if none could."""
     for k in range(1, p.host_nodes[h] + 1):
@@ -257,7 +257,7 @@ def _least_nodes(p: NumaParams, v: int, h: int) -> int:
     return int(p.host_nodes[h]) + 1
 
 
-@njit(cache=True)
+@kernel
 def choose_nodes(p: NumaParams, s: NumaState, v: int, h: int) -> Any:
     """Where VM v would be at home on host h.
 
@@ -299,7 +299,7 @@ def choose_nodes(p: NumaParams, s: NumaState, v: int, h: int) -> Any:
     return 0
 
 
-@njit(cache=True)
+@kernel
 def add_to_nodes(p: NumaParams, s: NumaState, v: int, h: int, mask: int, sign: float) -> None:
     """Add (sign 1) or take away (sign -1) what VM v occupies on the nodes of a mask."""
     k = count_bits(mask)
@@ -309,14 +309,14 @@ def add_to_nodes(p: NumaParams, s: NumaState, v: int, h: int, mask: int, sign: f
             s.node_used_mib[h, j] += sign * p.vm_mem_mib[v] / k
 
 
-@njit(cache=True)
+@kernel
 def reserve_nodes(p: NumaParams, s: NumaState, v: int, h: int, mask: int) -> None:
     """Hold room for VM v on the nodes of a mask of the host that it comes to."""
     add_to_nodes(p, s, v, h, mask, 1.0)
     s.vm_dest_nodes[v] = mask
 
 
-@njit(cache=True)
+@kernel
 def arrive_on_nodes(s: NumaState, v: int) -> None:
     """VM v has come: the nodes that were held for it are its home, and its memory is there."""
     s.vm_nodes[v] = s.vm_dest_nodes[v]
@@ -324,7 +324,7 @@ def arrive_on_nodes(s: NumaState, v: int) -> None:
     s.vm_pages_end_s[v] = -np.inf
 
 
-@njit(cache=True)
+@kernel
 def fragment_rate(p: NumaParams, s: NumaState, host_on: NDArray[np.int8], unit_cores: float) -> Any:
     """Free CPU that cannot hold one more VM of ``unit_cores`` on a node, over all free CPU.
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from .compatibility import MOVE_REFUSED_DEVICE, MOVE_REFUSED_FEATURES, MOVE_REFUSED_KERNEL
 from .fetch import fetch_host
+from .kernels import kernel
 from .lifecycle import boot_host, place, start_migration, switch_off_if_empty
 from .overhead import OS_LEVEL
 from .power import BOOTING, OFF, ON
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 
-@njit(cache=True)
+@kernel
 def host_accepts(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Whether a host takes VMs at all: 0, or the code of ``decisions.REASONS``."""
     state = s.host_power_state[h]
@@ -42,7 +42,7 @@ def host_accepts(p: ClusterParams, s: ClusterState, h: int) -> Any:
     return 14 if s.host_maintenance[h] else 0
 
 
-@njit(cache=True)
+@kernel
 def _any_host(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     return 0
 
@@ -51,7 +51,7 @@ host_suits = by_model(_any_host, check_suits)
 """``host_suits(p, s, v, h)``: whether a VM may run on a host by what the host offers: 0, or a code."""
 
 
-@njit(cache=True)
+@kernel
 def _can_follow(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     """Whether a running VM may go on on another host: CPU features, kernel, devices (model.md §6)."""
     if p.has_io and p.vm_pinned[v]:
@@ -66,12 +66,12 @@ vm_can_follow = by_model(_any_host, _can_follow)
 """``vm_can_follow(p, s, v, h)``: whether a live migration is possible at all: 0, or a code."""
 
 
-@njit(cache=True)
+@kernel
 def _always_known(p: ClusterParams, s: ClusterState, v: int) -> Any:
     return 0
 
 
-@njit(cache=True)
+@kernel
 def _noticed(p: ClusterParams, s: ClusterState, v: int) -> Any:
     return 24 if p.has_failures and s.vm_restart[v] == 1 else 0
 
@@ -80,7 +80,7 @@ waits_knowingly = by_model(_always_known, _noticed)
 """``waits_knowingly(p, s, v)``: 0, or the code for a VM whose failure nobody has noticed yet."""
 
 
-@njit(cache=True)
+@kernel
 def vm_movable(s: ClusterState, v: int) -> Any:
     """Whether a VM may migrate at all: 0, or the code of ``decisions.REASONS``."""
     if v < 0 or v >= s.vm_state.shape[0]:
@@ -90,13 +90,13 @@ def vm_movable(s: ClusterState, v: int) -> Any:
     return 0 if s.vm_mig[v] == MIG_NONE else 3
 
 
-@njit(cache=True)
+@kernel
 def check_move(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     """Whether a migration is legal: 0, or the code of ``decisions.REASONS``."""
     return check_move_beside(p, s, s, v, h)
 
 
-@njit(cache=True)
+@kernel
 def check_move_beside(p: ClusterParams, s: ClusterState, room: Any, v: int, h: int) -> Any:
     """The same where room is taken otherwise than now, such as by the orders of a plan.
 
@@ -123,7 +123,7 @@ def check_move_beside(p: ClusterParams, s: ClusterState, room: Any, v: int, h: i
     return code if code != 0 else host_suits(p, room, v, h)
 
 
-@njit(cache=True)
+@kernel
 def check_place(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     """Whether a waiting VM may be placed on a host: 0, or the code of ``decisions.REASONS``.
 
@@ -139,7 +139,7 @@ def check_place(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     return code if code != 0 else fits_arrival(p, s, v, h)
 
 
-@njit(cache=True)
+@kernel
 def fits_arrival(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     """Whether a host has room for an arrival, whatever its power state: 0, or a code."""
     if not fits_memory(p, s, v, h):
@@ -150,12 +150,12 @@ def fits_arrival(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     return 13 if p.arrival_core_speed and too_slow else host_suits(p, s, v, h)
 
 
-@njit(cache=True)
+@kernel
 def _on_simple(p: ClusterParams, s: ClusterState, h: int) -> Any:
     return 0 if s.host_power_state[h] == OFF else 9
 
 
-@njit(cache=True)
+@kernel
 def _on_full(p: ClusterParams, s: ClusterState, h: int) -> Any:
     state = s.host_power_state[h]
     if state == FAILED:
@@ -169,7 +169,7 @@ may_go_on = by_model(_on_simple, _on_full)
 """``may_go_on(p, s, h)``: whether a host that is not on may be switched on: 0, or a code."""
 
 
-@njit(cache=True)
+@kernel
 def check_power_on(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Whether a host may be switched on (or its pending switch-off be cancelled)."""
     if h < 0 or h >= s.host_power_state.shape[0]:
@@ -179,12 +179,12 @@ def check_power_on(p: ClusterParams, s: ClusterState, h: int) -> Any:
     return may_go_on(p, s, h)
 
 
-@njit(cache=True)
+@kernel
 def _no_mirrors(p: ClusterParams, s: ClusterState, h: int) -> Any:
     return 0
 
 
-@njit(cache=True)
+@kernel
 def _mirrors(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """A secondary is in the way of a switch-off."""
     for v in p.protected_vms:
@@ -197,7 +197,7 @@ holds_secondary = by_model(_no_mirrors, _mirrors)
 """``holds_secondary(p, s, h)``: 0, or the code for a host that holds a secondary."""
 
 
-@njit(cache=True)
+@kernel
 def check_power_off(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Whether a host may be switched off: on, nothing coming, every resident on its way out."""
     if h < 0 or h >= s.host_power_state.shape[0]:
@@ -217,7 +217,7 @@ def check_power_off(p: ClusterParams, s: ClusterState, h: int) -> Any:
     return holds_secondary(p, s, h)
 
 
-@njit(cache=True)
+@kernel
 def check_suspend(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Whether a host may be suspended to memory: on and empty; a simple cluster has no standby."""
     if p.full == 0:
@@ -226,7 +226,7 @@ def check_suspend(p: ClusterParams, s: ClusterState, h: int) -> Any:
     return 10 if code == 0 and s.host_n_vms[h] > 0 else code
 
 
-@njit(cache=True)
+@kernel
 def order_power_on(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Switch a host on; returns the code."""
     code = check_power_on(p, s, h)
@@ -234,11 +234,11 @@ def order_power_on(p: ClusterParams, s: ClusterState, h: int) -> Any:
         if s.host_power_state[h] == ON:
             s.host_drain[h] = 0
         else:
-            boot_host(p, s, h, s.clock[0], 0.0)
+            boot_host(p, s, h, s.clock.now_s, 0.0)
     return code
 
 
-@njit(cache=True)
+@kernel
 def order_full_power(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Take a host's power management away; returns the code."""
     if h < 0 or h >= s.host_power_state.shape[0]:
@@ -248,30 +248,30 @@ def order_full_power(p: ClusterParams, s: ClusterState, h: int) -> Any:
     return 0
 
 
-@njit(cache=True)
+@kernel
 def order_power_off(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Switch a host off; returns the code."""
     code = check_power_off(p, s, h)
     if code == 0:
         s.host_drain[h] = 1
-        switch_off_if_empty(p, s, h, s.clock[0], 0.0)
+        switch_off_if_empty(p, s, h, s.clock.now_s, 0.0)
     return code
 
 
-@njit(cache=True)
+@kernel
 def _suspend_never(p: ClusterParams, s: ClusterState, h: int) -> None:
     """A simple cluster has no standby."""
 
 
-@njit(cache=True)
+@kernel
 def _suspend_now(p: ClusterParams, s: ClusterState, h: int) -> None:
-    suspend_host(p, s, h, s.clock[0], 0.0)
+    suspend_host(p, s, h, s.clock.now_s, 0.0)
 
 
 _suspend = by_model(_suspend_never, _suspend_now)
 
 
-@njit(cache=True)
+@kernel
 def order_suspend(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Suspend a host to memory; returns the code."""
     code = check_suspend(p, s, h)
@@ -280,7 +280,7 @@ def order_suspend(p: ClusterParams, s: ClusterState, h: int) -> Any:
     return code
 
 
-@njit(cache=True)
+@kernel
 def order_maintenance(p: ClusterParams, s: ClusterState, h: int, on: int) -> Any:
     """Let a host take no more VMs, or take them again; returns the code."""
     if h < 0 or h >= s.host_power_state.shape[0]:
@@ -289,16 +289,16 @@ def order_maintenance(p: ClusterParams, s: ClusterState, h: int, on: int) -> Any
     return 0
 
 
-@njit(cache=True)
+@kernel
 def order_move(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     """Start a migration; returns the code."""
     code = check_move(p, s, v, h)
     if code == 0:
-        start_migration(p, s, v, h, s.clock[0], 0.0)
+        start_migration(p, s, v, h, s.clock.now_s, 0.0)
     return code
 
 
-@njit(cache=True)
+@kernel
 def _fetch_move(p: ClusterParams, s: ClusterState, v: int, h: int) -> None:
     """Ask for what the next migration needs while this one is begun."""
     if vm_movable(s, v) == 0 and h >= 0 and h < s.host_power_state.shape[0]:
@@ -306,7 +306,7 @@ def _fetch_move(p: ClusterParams, s: ClusterState, v: int, h: int) -> None:
         fetch_host(p, s, h)
 
 
-@njit(cache=True)
+@kernel
 def order_place(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     """Place a waiting VM; returns the code."""
     code = check_place(p, s, v, h)
@@ -315,7 +315,7 @@ def order_place(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     return code
 
 
-@njit(cache=True)
+@kernel
 def apply_orders(
     p: ClusterParams,
     s: ClusterState,
@@ -375,7 +375,7 @@ def apply_orders(
     return int(np.count_nonzero(codes))
 
 
-@njit(cache=True)
+@kernel
 def _carry_out_maintenance(
     p: ClusterParams,
     s: ClusterState,

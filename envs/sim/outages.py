@@ -20,7 +20,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from .copies import drop_copy
@@ -28,6 +27,7 @@ from .cpu import set_vm_down, set_vm_miss
 from .events import BOOT_END, HOST_NOTICED, PROFILE_MOVED, RESTART_DUE, SHUTDOWN_END, drop_event, push_event
 from .failures import HOST_FAILS, VM_CRASHES
 from .hub import renew_hosts
+from .kernels import kernel
 from .lifecycle import place
 from .mirrors import drop_secondary
 from .orders import fits_arrival, host_accepts
@@ -43,16 +43,7 @@ from .residents import (
     settle,
     take_room,
 )
-from .standby import TAKEOVER_S
 from .state import MIG_COPYING, PENDING, RUNNING, ClusterParams, ClusterState
-from .totals import (
-    C_FAULT,
-    C_PENDING,
-    T_HOST_FAILURES,
-    T_PROFILE_MOVES,
-    T_TAKEOVERS,
-    T_VM_CRASHES,
-)
 from .upkeep import after_leaving, end_run, forget_rates, start_vm
 from .waiting import is_hopeless, no_failures, note_failure
 
@@ -61,7 +52,7 @@ __all__ = ["finish_start", "handle_faults", "move_profile", "notice_host", "rest
 B1 = NDArray[np.bool_]
 
 
-@njit(cache=True)
+@kernel
 def _stop_transition(s: ClusterState, h: int) -> None:
     state = s.host_power_state[h]
     if state in (BOOTING, RESUMING):
@@ -72,7 +63,7 @@ def _stop_transition(s: ClusterState, h: int) -> None:
     s.host_drain[h] = 0
 
 
-@njit(cache=True)
+@kernel
 def _lose(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> None:
     """A VM is gone from every host and has to restart."""
     host, dest = s.vm_host[v], s.vm_dest[v]
@@ -86,7 +77,7 @@ def _lose(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: fl
     s.vm_host[v] = -1
     s.vm_dest[v] = -1
     s.vm_state[v] = PENDING
-    s.counters[C_PENDING] += 1
+    s.counters.pending += 1
     s.vm_cap_mhz[v] = 0.0
     s.vm_ask_mhz[v] = 0.0
     s.vm_granted_mhz[v] = 0.0
@@ -100,7 +91,7 @@ def _lose(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: fl
     after_leaving(p, s, host, dest, now_s, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _take_over(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> None:
     """The secondary becomes the VM: its room is the VM's now."""
     host, second = s.vm_host[v], s.vm_secondary[v]
@@ -117,13 +108,13 @@ def _take_over(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_
     take_room(p, s, v, second)
     remove_incoming(s, v, second)
     settle(p, s, v, second)
-    s.totals[T_TAKEOVERS] += 1.0
-    if p.mirror_params[TAKEOVER_S] > 0.0 and s.vm_state[v] == RUNNING:
-        start_vm(p, s, v, now_s + p.mirror_params[TAKEOVER_S], elapsed_s)
+    s.totals.takeovers += 1.0
+    if p.mirror_takeover_s > 0.0 and s.vm_state[v] == RUNNING:
+        start_vm(p, s, v, now_s + p.mirror_takeover_s, elapsed_s)
     renew_hosts(p, s, second, -1, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _call_off(p: ClusterParams, s: ClusterState, v: int, h: int, now_s: float, elapsed_s: float) -> None:
     """The host that a VM was coming to has failed: the VM stays where it is, or goes on waiting."""
     if s.vm_state[v] != PENDING and p.has_precopy and s.copy_phase[v] == PULL:
@@ -138,7 +129,7 @@ def _call_off(p: ClusterParams, s: ClusterState, v: int, h: int, now_s: float, e
         after_leaving(p, s, s.vm_host[v], -1, now_s, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _clear_host(
     p: ClusterParams, s: ClusterState, h: int, failed: B1, now_s: float, elapsed_s: float
 ) -> None:
@@ -163,7 +154,7 @@ def _clear_host(
                     renew_hosts(p, s, s.vm_host[w], -1, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _fail_hosts(p: ClusterParams, s: ClusterState, failed: B1, now_s: float, elapsed_s: float) -> None:
     for h in range(failed.shape[0]):  # nobody may find refuge on a host that fails at the same instant
         if failed[h]:
@@ -171,7 +162,7 @@ def _fail_hosts(p: ClusterParams, s: ClusterState, failed: B1, now_s: float, ela
             s.host_was_on[h] = state in (ON, BOOTING, RESUMING)
             _stop_transition(s, h)
             set_power_state(p, s, h, FAILED, elapsed_s)
-            s.totals[T_HOST_FAILURES] += 1.0
+            s.totals.host_failures += 1.0
     for h in range(failed.shape[0]):
         if failed[h]:
             _clear_host(p, s, h, failed, now_s, elapsed_s)
@@ -181,7 +172,7 @@ def _fail_hosts(p: ClusterParams, s: ClusterState, failed: B1, now_s: float, ela
                 push_event(s, now_s + p.detect_s, HOST_NOTICED, h)
 
 
-@njit(cache=True)
+@kernel
 def _repair(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
     """A host is mended: it boots again if it was on and has kept its identity."""
     drop_event(s, HOST_NOTICED, h)
@@ -191,12 +182,12 @@ def _repair(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: 
     s.host_was_on[h] = 0
 
 
-@njit(cache=True)
+@kernel
 def _crash(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> None:
     """A VM crashes alone: it boots again on its host once that is noticed."""
     if s.vm_state[v] != RUNNING:
         return
-    s.totals[T_VM_CRASHES] += 1.0
+    s.totals.vm_crashes += 1.0
     host, dest = s.vm_host[v], s.vm_dest[v]
     if p.has_precopy and s.vm_mig[v] == MIG_COPYING and s.copy_phase[v] == PULL:
         _lose(p, s, v, now_s, elapsed_s)
@@ -215,31 +206,31 @@ def _crash(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: f
     after_leaving(p, s, host, dest, now_s, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def handle_faults(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: float) -> None:
     """Let everything happen that breaks or is mended now."""
     failed = np.zeros(s.host_head.shape[0], dtype=np.bool_)
     n = p.fail_time_s.shape[0]
-    i = s.counters[C_FAULT]
+    i = s.counters.fault
     any_failed = False
     while i < n and p.fail_time_s[i] <= now_s and p.fail_kind[i] == HOST_FAILS:
         if s.host_power_state[p.fail_item[i]] != FAILED:
             failed[p.fail_item[i]] = True
             any_failed = True
         i += 1
-    s.counters[C_FAULT] = i
+    s.counters.fault = i
     if any_failed:
         _fail_hosts(p, s, failed, now_s, elapsed_s)
         return
     if i < n and p.fail_time_s[i] <= now_s:
-        s.counters[C_FAULT] = i + 1
+        s.counters.fault = i + 1
         if p.fail_kind[i] == VM_CRASHES:
             _crash(p, s, p.fail_item[i], now_s, elapsed_s)
         elif s.host_power_state[p.fail_item[i]] == FAILED:
             _repair(p, s, p.fail_item[i], now_s, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def notice_host(p: ClusterParams, s: ClusterState, h: int, now_s: float) -> None:
     """A host is taken for dead: its identity goes to the lowest healthy idle spare of the same type.
 
@@ -251,12 +242,12 @@ def notice_host(p: ClusterParams, s: ClusterState, h: int, now_s: float) -> None
         if free and p.host_type[spare] == p.host_type[h]:
             s.host_profile[spare] = -2 - s.host_profile[h]  # on its way: nobody may switch the spare on yet
             s.host_profile[h] = -1
-            s.totals[T_PROFILE_MOVES] += 1.0
+            s.totals.profile_moves += 1.0
             push_event(s, now_s + p.associate_s, PROFILE_MOVED, spare)
             return
 
 
-@njit(cache=True)
+@kernel
 def move_profile(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
     """A spare has got an identity: it boots; one that has failed meanwhile is noticed like any host."""
     s.host_profile[h] = -2 - s.host_profile[h]
@@ -267,7 +258,7 @@ def move_profile(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapse
         push_event(s, now_s + p.detect_s, HOST_NOTICED, h)
 
 
-@njit(cache=True)
+@kernel
 def finish_start(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
     """A VM has booted."""
     s.vm_state[v] = RUNNING
@@ -276,14 +267,14 @@ def finish_start(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) ->
     renew_hosts(p, s, s.vm_host[v], -1, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _restarts_before(p: ClusterParams, s: ClusterState, a: int, b: int) -> Any:
     """Order of restarts: by priority, time down and index."""
     first = (-p.vm_priority[a], s.vm_down_since_s[a], a)
     return first < (-p.vm_priority[b], s.vm_down_since_s[b], b)
 
 
-@njit(cache=True)
+@kernel
 def _sift_down(p: ClusterParams, s: ClusterState, queue: NDArray[np.int32], n: int, i: int) -> None:
     """Mend a binary heap of n VMs whose place i may hold one that restarts later than its children."""
     while True:
@@ -297,7 +288,7 @@ def _sift_down(p: ClusterParams, s: ClusterState, queue: NDArray[np.int32], n: i
         i = first
 
 
-@njit(cache=True)
+@kernel
 def _first_fit(p: ClusterParams, s: ClusterState, v: int, off: bool) -> int:
     for h in range(s.host_head.shape[0]):
         if off:
@@ -309,7 +300,7 @@ def _first_fit(p: ClusterParams, s: ClusterState, v: int, off: bool) -> int:
     return -1
 
 
-@njit(cache=True)
+@kernel
 def restart_waiting(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: float) -> None:
     """Place VMs that wait to restart by first fit, in the order of ``recovery.restart_order``.
 
@@ -325,7 +316,7 @@ def restart_waiting(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: 
     """
     if p.restart_rule != 0:
         return
-    queue = np.empty(s.counters[C_PENDING], dtype=np.int32)
+    queue = np.empty(s.counters.pending, dtype=np.int32)
     n = 0
     for v in range(s.vm_state.shape[0]):
         if s.vm_state[v] == PENDING and s.vm_restart[v] == 2 and s.vm_dest[v] < 0:

@@ -27,9 +27,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .kernels import kernel
 from .validation import need, need_choice, need_not_negative, need_share
 
 __all__ = [
@@ -261,7 +261,7 @@ def support_table(
     )
 
 
-@njit(cache=True)
+@kernel
 def support_code(p: SupportTable, v: int, h: int) -> int:
     """Whether host h can run VM v; asked at placement and for the destination of a migration.
 
@@ -309,7 +309,7 @@ class OverheadTable(NamedTuple):
     has_io: int  # 1: §5 charges for class 4
 
 
-@njit(cache=True)
+@kernel
 def vm_overhead(p: OverheadTable, v: int, demand_mhz: float) -> float:
     """Hypervisor overhead of one VM, MHz: 1e-6 sum_k rate_k cost_cycles[type, k] + t[type] d.
 
@@ -327,7 +327,7 @@ def vm_overhead(p: OverheadTable, v: int, demand_mhz: float) -> float:
     return float(1e-6 * cycles + p.steady_tax[kind] * demand_mhz)
 
 
-@njit(cache=True)
+@kernel
 def guest_work(demand_mhz: float, claim_mhz: float, alloc_mhz: float) -> float:
     """The part of a VM's CPU that does its guest's work, MHz: alloc * demand / claim, never above demand.
 

@@ -99,7 +99,19 @@ class ClusterParams(NamedTuple):
     numa_threshold: float  # share of a node's CPU
     numa_page_mib_s: float  # MiB/s
     numa_moves: int  # changes of home node per host and sample, at most
-    memory_costs: F8  # (13,) the fields of memory.MemoryCosts
+    memory_soft: float  # this and the next 12: ``memory.MemoryCosts``
+    memory_hard: float
+    memory_low: float
+    memory_idle_cost: float
+    memory_sharing: float
+    memory_balloon_limit: float
+    memory_compression_limit: float
+    memory_pages_per_saved: float
+    memory_share_s: float
+    memory_decompress_s: float
+    memory_swap_s: float
+    memory_balloon_cpu_min: float
+    memory_balloon_cpu_max: float
     memory_window_s: float  # time in which every active page is touched once, s
     vm_touched_share: F8  # (V,) of configured memory
     vm_active_share: F8  # (V,) of configured memory
@@ -124,7 +136,18 @@ class ClusterParams(NamedTuple):
     sig_disk_read: F8  # (S, V) MB/s, or (0, 0)
     sig_disk_write: F8  # (S, V) MB/s, or (0, 0)
     sig_dirty: F8  # (S, V) MiB/s, or (0, 0)
-    copy_params: F8  # (12,) the fields of precopy_config.PrecopyParams
+    copy_rule: int  # this and the next 11: ``precopy_config.PrecopyParams``
+    copy_threshold_mib: float
+    copy_max_rounds: int
+    copy_max_sent: float
+    copy_init_s: float
+    copy_resume_s: float
+    copy_throttle_start: float
+    copy_throttle_step: float
+    copy_throttle_max: float
+    copy_cpu_state_mib: float
+    copy_postcopy_loss: float
+    copy_cpu_loss: float
     migration_j: float  # energy of a migration, J (an estimate, beside the hosts' energy)
     migration_j_per_mb: float  # J per 1e6 bytes sent
     copy_max_mbps: float  # bound of one migration's rate, Mbit/s
@@ -154,7 +177,14 @@ class ClusterParams(NamedTuple):
     host_domains: I4  # (H, D) failure domain per kind, -1 = none
     host_is_spare: I1  # (H,) 1: no profile at time 0
     vm_protected: I1  # (V,) 1: to have a secondary
-    mirror_params: F8  # (8,) mode, epoch, fixed pause, copy rate, lock-step loss, take-over, VMs, vCPUs
+    mirror_mode: int  # this and the next 7: ``standby.MirrorParams``
+    mirror_epoch_s: float
+    mirror_fixed_pause_s: float
+    mirror_copy_mib_s: float
+    mirror_lockstep_loss: float
+    mirror_takeover_s: float
+    mirror_max_vms: float
+    mirror_max_vcpus: float
     fail_time_s: F8  # (N,) what breaks and is mended, drawn at reset: time, s
     fail_item: I4  # (N,) host or VM
     fail_kind: I1  # (N,) 0 host fails, 1 host is repaired, 2 VM crashes

@@ -21,9 +21,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .kernels import kernel
 from .placement_queue import advance_window, begin_window, drop_from_window, next_candidate, skip_candidate
 from .placement_state import (
     FADING,
@@ -79,7 +79,7 @@ __all__ = [
 I8 = NDArray[np.int64]
 
 
-@njit(cache=True)
+@kernel
 def write_mask(p: PlacementParams, s: PlacementState, b: int, mask: NDArray[np.bool_]) -> None:
     """Write which actions are legal for the pending request, (actions,); none is when the game is over."""
     row = s.cursor[b]
@@ -89,7 +89,7 @@ def write_mask(p: PlacementParams, s: PlacementState, b: int, mask: NDArray[np.b
         write_extra_mask(p, s, b, mask)
 
 
-@njit(cache=True)
+@kernel
 def write_extra_mask(p: PlacementParams, s: PlacementState, b: int, mask: NDArray[np.bool_]) -> None:
     """Write whether the pending request may be rejected, and skipped."""
     if p.reject_action >= 0:
@@ -99,7 +99,7 @@ def write_extra_mask(p: PlacementParams, s: PlacementState, b: int, mask: NDArra
         mask[p.skip_action] = s.status[b] == PLAYING and later >= 0
 
 
-@njit(cache=True)
+@kernel
 def begin_game(p: PlacementParams, s: PlacementState, b: int, first: int, end: int) -> None:
     """Start a game: empty cluster at the arrival of row ``first``; ``end`` is the row after its last."""
     s.free_cores[b] = p.node_cores
@@ -119,7 +119,7 @@ def begin_game(p: PlacementParams, s: PlacementState, b: int, first: int, end: i
     _admit(p, s, b)
 
 
-@njit(cache=True)
+@kernel
 def place_request(p: PlacementParams, s: PlacementState, b: int, a: int) -> None:
     """Place the pending request where it fits; no time passes. Its delay moves its end.
 
@@ -137,14 +137,14 @@ def place_request(p: PlacementParams, s: PlacementState, b: int, a: int) -> None
     _leave_queue(p, s, b, row)
 
 
-@njit(cache=True)
+@kernel
 def reject_request(p: PlacementParams, s: PlacementState, b: int) -> None:
     """Turn the pending request away; no time passes. What it has waited counts."""
     s.n_rejected[b] += 1
     _leave_queue(p, s, b, s.cursor[b])
 
 
-@njit(cache=True)
+@kernel
 def _leave_queue(p: PlacementParams, s: PlacementState, b: int, row: int) -> None:
     wait = s.clock[b] - p.arrival[row]
     s.last_wait[b] = wait
@@ -155,7 +155,7 @@ def _leave_queue(p: PlacementParams, s: PlacementState, b: int, row: int) -> Non
         s.cursor[b] = row + 1
 
 
-@njit(cache=True)
+@kernel
 def advance_game(p: PlacementParams, s: PlacementState, b: int) -> None:
     """Let time pass until the next request can be placed, or the game is over."""
     row = s.cursor[b]
@@ -180,7 +180,7 @@ def advance_game(p: PlacementParams, s: PlacementState, b: int) -> None:
         s.status[b] = STUCK
 
 
-@njit(cache=True)
+@kernel
 def _admit(p: PlacementParams, s: PlacementState, b: int) -> None:
     """Add the requests that have arrived to the queue, and the time that those in it have waited."""
     row, clock = s.queued[b], s.clock[b]
@@ -196,7 +196,7 @@ def _admit(p: PlacementParams, s: PlacementState, b: int) -> None:
     s.accrued[b] = s.wait[b] + n * (clock - origin) - s.queue_arrival[b]
 
 
-@njit(cache=True)
+@kernel
 def step_game(p: PlacementParams, s: PlacementState, b: int, a: int) -> Any:
     """Carry out an action and go on to the next decision.
 
@@ -228,7 +228,7 @@ def step_game(p: PlacementParams, s: PlacementState, b: int, a: int) -> Any:
     return REJECTED if rejected else PLACED
 
 
-@njit(cache=True)
+@kernel
 def window_length(p: PlacementParams, s: PlacementState, b: int, first: int, extra: int) -> Any:
     """Requests of the window at a row: those that first fit places before one does not fit, and some extra.
 
@@ -244,14 +244,14 @@ def window_length(p: PlacementParams, s: PlacementState, b: int, first: int, ext
         advance_game(p, s, b)
 
 
-@njit(cache=True)
+@kernel
 def begin_games(p: PlacementParams, s: PlacementState, games: I8, firsts: I8, ends: I8) -> None:
     """``begin_game`` for each of some games."""
     for i in range(len(games)):
         begin_game(p, s, games[i], firsts[i], ends[i])
 
 
-@njit(cache=True)
+@kernel
 def window_lengths(p: PlacementParams, s: PlacementState, firsts: I8, extra: int, out: I8) -> None:
     """``window_length`` of each of some rows; game 0 is used up."""
     for i in range(len(firsts)):

@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from .kernels import kernel
 from .placement_state import STUCK, PlacementParams, PlacementState, any_fit, release_until
 
 __all__ = ["advance_window", "begin_window", "drop_from_window", "next_candidate", "skip_candidate"]
 
 
-@njit(cache=True)
+@kernel
 def begin_window(p: PlacementParams, s: PlacementState, b: int) -> None:
     """Fill the window of a game from its first row on."""
     row, n = s.first[b], min(p.window, s.end[b] - s.first[b])
@@ -28,7 +28,7 @@ def begin_window(p: PlacementParams, s: PlacementState, b: int) -> None:
     s.window_slot[b] = 0
 
 
-@njit(cache=True)
+@kernel
 def drop_from_window(s: PlacementState, b: int) -> None:
     """Take the pending request out, let the next row in, and turn to the head."""
     n = s.window_size[b] - 1
@@ -43,7 +43,7 @@ def drop_from_window(s: PlacementState, b: int) -> None:
     s.cursor[b] = s.window_rows[b, 0] if n > 0 else s.end[b]
 
 
-@njit(cache=True)
+@kernel
 def next_candidate(p: PlacementParams, s: PlacementState, b: int, slot: int) -> Any:
     """The first place of the window from ``slot`` on whose request has arrived and fits, -1 = none."""
     for i in range(slot, s.window_size[b]):
@@ -55,13 +55,13 @@ def next_candidate(p: PlacementParams, s: PlacementState, b: int, slot: int) -> 
     return -1
 
 
-@njit(cache=True)
+@kernel
 def _turn_to(s: PlacementState, b: int, slot: int) -> None:
     s.window_slot[b] = slot
     s.cursor[b] = s.window_rows[b, slot]
 
 
-@njit(cache=True)
+@kernel
 def skip_candidate(p: PlacementParams, s: PlacementState, b: int) -> Any:
     """Turn to the next candidate; returns whether there is one."""
     slot = next_candidate(p, s, b, s.window_slot[b] + 1)
@@ -71,7 +71,7 @@ def skip_candidate(p: PlacementParams, s: PlacementState, b: int) -> Any:
     return True
 
 
-@njit(cache=True)
+@kernel
 def _next_arrival(p: PlacementParams, s: PlacementState, b: int) -> Any:
     """When the next request of the window arrives, inf = all are there."""
     for i in range(s.window_size[b]):
@@ -81,7 +81,7 @@ def _next_arrival(p: PlacementParams, s: PlacementState, b: int) -> Any:
     return np.inf
 
 
-@njit(cache=True)
+@kernel
 def advance_window(p: PlacementParams, s: PlacementState, b: int) -> None:
     """Let time pass, from event to event, until a request of the window (not empty) can be placed."""
     arrival = p.arrival[s.window_rows[b, 0]]

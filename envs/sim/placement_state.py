@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from .kernels import kernel
 
 __all__ = [
     "FADING",
@@ -104,7 +105,7 @@ class PlacementState(NamedTuple):
     window_slot: I8  # (B,) place of the pending request among them
 
 
-@njit(cache=True)
+@kernel
 def fits(p: PlacementParams, s: PlacementState, b: int, row: int, a: int) -> Any:
     """Whether a request fits on a node, or, if it is double, on both nodes of that host."""
     cores, memory = p.cores[row], p.memory[row]
@@ -116,7 +117,7 @@ def fits(p: PlacementParams, s: PlacementState, b: int, row: int, a: int) -> Any
     return here
 
 
-@njit(cache=True)
+@kernel
 def first_fit_node(p: PlacementParams, s: PlacementState, b: int, row: int) -> Any:
     """The lowest node on which a request fits, -1 = none."""
     for a in range(p.n_nodes):
@@ -125,13 +126,13 @@ def first_fit_node(p: PlacementParams, s: PlacementState, b: int, row: int) -> A
     return -1
 
 
-@njit(cache=True)
+@kernel
 def any_fit(p: PlacementParams, s: PlacementState, b: int, row: int) -> Any:
     """Whether a request fits anywhere."""
     return first_fit_node(p, s, b, row) >= 0
 
 
-@njit(cache=True)
+@kernel
 def push_end(s: PlacementState, b: int, time_s: float, item: int) -> None:
     """Add the end of a VM to the heap."""
     i = s.heap_size[b]
@@ -147,7 +148,7 @@ def push_end(s: PlacementState, b: int, time_s: float, item: int) -> None:
     s.heap_item[b, i] = item
 
 
-@njit(cache=True)
+@kernel
 def _pop(s: PlacementState, b: int) -> Any:
     """Take the earliest end off the heap; returns its item."""
     item = s.heap_item[b, 0]
@@ -171,7 +172,7 @@ def _pop(s: PlacementState, b: int) -> Any:
     return item
 
 
-@njit(cache=True)
+@kernel
 def occupy(p: PlacementParams, s: PlacementState, b: int, row: int, a: int, sign: int, start: float) -> None:
     """Take what a VM needs from its node (both, if it is double), or give it back with ``sign`` = -1."""
     for node in (a, a ^ 1):
@@ -183,7 +184,7 @@ def occupy(p: PlacementParams, s: PlacementState, b: int, row: int, a: int, sign
             return
 
 
-@njit(cache=True)
+@kernel
 def release_until(p: PlacementParams, s: PlacementState, b: int, time_s: float) -> None:
     """Let every VM go that ends at or before a time."""
     while s.heap_size[b] > 0 and s.heap_time[b, 0] <= time_s:

@@ -13,8 +13,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from .kernels import kernel
 
 __all__ = ["BOOTING", "OFF", "ON", "SHUTTING_DOWN", "SPEC_POWER_W", "power_at"]
 
@@ -34,7 +35,7 @@ SPEC_POWER_W: dict[str, tuple[float, ...]] = {
 """Power at 0, 10, ..., 100 % load, W."""
 
 
-@njit(cache=True, inline="always")
+@kernel(inline="always")
 def power_at(table_w: NDArray[np.float64], utilisation: float) -> Any:
     """Power of a running host at a load.
 

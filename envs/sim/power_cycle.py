@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from .cpu import refresh_host
 from .events import BOOT_END, SHUTDOWN_END, push_event
+from .kernels import kernel
 from .power import BOOTING, OFF, ON, SHUTTING_DOWN
 from .power_states import RESUMING, STANDBY, SUSPENDING
 from .residents import touch
 from .state import ClusterParams, ClusterState
-from .totals import C_ON, T_BOOTS, T_ON_S, T_SHUTDOWNS
 from .variants import by_model
 
 __all__ = [
@@ -24,7 +23,7 @@ __all__ = [
 ]
 
 
-@njit(cache=True)
+@kernel
 def _refresh_full(p: ClusterParams, s: ClusterState, h: int, elapsed_s: float) -> None:
     touch(p, s, h, elapsed_s)
 
@@ -33,18 +32,18 @@ refresh_power = by_model(refresh_host, _refresh_full)
 """``refresh_power(p, s, h, elapsed_s)``: a host's power after a change of its state, not of its VMs."""
 
 
-@njit(cache=True)
+@kernel
 def set_power_state(p: ClusterParams, s: ClusterState, h: int, state: int, elapsed_s: float) -> None:
     """Put a host into a power state."""
     was_on = 1.0 if s.host_power_state[h] == ON else 0.0
     is_on = 1.0 if state == ON else 0.0
-    s.totals[T_ON_S] += (was_on - is_on) * elapsed_s
-    s.counters[C_ON] += int(is_on - was_on)
+    s.totals.on_s += (was_on - is_on) * elapsed_s
+    s.counters.on += int(is_on - was_on)
     s.host_power_state[h] = state
     refresh_power(p, s, h, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _pass_through(
     p: ClusterParams,
     s: ClusterState,
@@ -65,19 +64,19 @@ def _pass_through(
         set_power_state(p, s, h, after, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _resume(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
     _pass_through(p, s, h, RESUMING, ON, BOOT_END, p.resume_s[h], now_s, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _boot_off(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
-    s.totals[T_BOOTS] += 1.0
+    s.totals.boots += 1.0
     s.host_drain[h] = 0
     _pass_through(p, s, h, BOOTING, ON, BOOT_END, p.host_boot_s[h], now_s, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _boot_any(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
     if s.host_power_state[h] == STANDBY:
         _resume(p, s, h, now_s, elapsed_s)
@@ -90,23 +89,23 @@ boot_host = by_model(_boot_off, _boot_any)
 it is on at once."""
 
 
-@njit(cache=True)
+@kernel
 def suspend_host(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
     """Suspend an empty host to memory."""
     _pass_through(p, s, h, SUSPENDING, STANDBY, SHUTDOWN_END, p.suspend_s[h], now_s, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def switch_off_if_empty(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
     """Carry out a pending switch-off once nothing is left on the host."""
     if not s.host_drain[h] or s.host_n_vms[h] + s.host_n_in[h] > 0:
         return
     s.host_drain[h] = 0
-    s.totals[T_SHUTDOWNS] += 1.0
+    s.totals.shutdowns += 1.0
     _pass_through(p, s, h, SHUTTING_DOWN, OFF, SHUTDOWN_END, p.host_shutdown_s[h], now_s, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def finish_shutdown(p: ClusterParams, s: ClusterState, h: int, elapsed_s: float) -> None:
     """A host is off, or in standby."""
     s.host_trans_end_s[h] = np.inf

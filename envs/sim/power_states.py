@@ -37,8 +37,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from numba import njit
-
+from .kernels import kernel
 from .power import SPEC_POWER_W, power_at
 from .validation import need, need_choice, need_not_negative, need_positive, need_share
 
@@ -63,7 +62,7 @@ FAN = 2
 """Index of ``fan`` in ``CURVES``; a linear curve is a table of two points."""
 
 
-@njit(cache=True)
+@kernel
 def curve_power(p: Any, kind: int, load: float) -> Any:
     """Power of a running host, W: what the simulator draws and what planners predict.
 

@@ -34,9 +34,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .kernels import kernel
 from .precopy_config import PrecopyParams
 
 __all__ = [
@@ -96,7 +96,7 @@ class PrecopyState(NamedTuple):
     copy_throttle: F8  # (V,) share of its CPU taken from the VM to slow it down
 
 
-@njit(cache=True)
+@kernel
 def _clear(s: PrecopyState, v: int) -> None:
     s.copy_phase[v] = IDLE
     s.copy_diverged[v] = 0
@@ -114,15 +114,15 @@ def _clear(s: PrecopyState, v: int) -> None:
     s.copy_throttle[v] = 0.0
 
 
-@njit(cache=True)
+@kernel
 def begin_copy(p: PrecopyParams, s: PrecopyState, v: int) -> None:
     """Begin to migrate a VM that is IDLE."""
     _clear(s, v)
     s.copy_phase[v] = INIT
-    s.copy_left_s[v] = p.init_s
+    s.copy_left_s[v] = p.copy_init_s
 
 
-@njit(cache=True)
+@kernel
 def advance_copy(s: PrecopyState, v: int, rate_mib_s: float, dirty_mib_s: float, dt_s: float) -> None:
     """Let time pass for one migration, no further than to the end of its phase.
 
@@ -148,7 +148,7 @@ def advance_copy(s: PrecopyState, v: int, rate_mib_s: float, dirty_mib_s: float,
         s.copy_down_s[v] += dt_s
 
 
-@njit(cache=True)
+@kernel
 def next_event(s: PrecopyState, v: int, rate_mib_s: float) -> Any:
     """Time to the end of one migration's phase at the present rate, s; inf for one without bandwidth."""
     phase = s.copy_phase[v]
@@ -161,7 +161,7 @@ def next_event(s: PrecopyState, v: int, rate_mib_s: float) -> Any:
     return s.copy_left_mib[v] / rate_mib_s if rate_mib_s > 0.0 else np.inf
 
 
-@njit(cache=True)
+@kernel
 def finish_phase(p: PrecopyParams, s: PrecopyState, v: int, memory_mib: float, working_mib: float) -> Any:
     """Take a migration whose phase has ended into its next one.
 
@@ -183,17 +183,18 @@ def finish_phase(p: PrecopyParams, s: PrecopyState, v: int, memory_mib: float, w
         return _begin_round(p, s, v, memory_mib, memory_mib, False)
     if phase == ROUND:
         volume = min(s.copy_dirty_mib[v], working_mib, memory_mib)
-        diverges = volume >= s.copy_volume_mib[v] * _SAME and volume > p.threshold_mib
+        diverges = volume >= s.copy_volume_mib[v] * _SAME and volume > p.copy_threshold_mib
         s.copy_round[v] += 1
         if diverges:
             s.copy_diverged[v] = 1
-        if p.rule == _AUTO and s.copy_diverged[v]:
-            more = p.throttle_start if s.copy_throttle[v] == 0.0 else s.copy_throttle[v] + p.throttle_step
-            s.copy_throttle[v] = min(p.throttle_max, more)
+        if p.copy_rule == _AUTO and s.copy_diverged[v]:
+            now = s.copy_throttle[v]
+            more = p.copy_throttle_start if now == 0.0 else now + p.copy_throttle_step
+            s.copy_throttle[v] = min(p.copy_throttle_max, more)
         return _begin_round(p, s, v, volume, memory_mib, diverges)
     if phase == STOP:
         s.copy_phase[v] = RESUME
-        s.copy_left_s[v] = p.resume_s
+        s.copy_left_s[v] = p.copy_resume_s
         return 0
     if phase == RESUME and s.copy_pull_mib[v] > 0.0:
         s.copy_phase[v] = PULL
@@ -205,24 +206,24 @@ def finish_phase(p: PrecopyParams, s: PrecopyState, v: int, memory_mib: float, w
     return DONE
 
 
-@njit(cache=True)
+@kernel
 def _begin_round(
     p: PrecopyParams, s: PrecopyState, v: int, volume: float, memory_mib: float, diverges: bool
 ) -> Any:
-    small = volume <= p.threshold_mib
-    last = small or s.copy_round[v] >= p.max_rounds or s.copy_sent_mib[v] > p.max_sent * memory_mib
+    small = volume <= p.copy_threshold_mib
+    last = small or s.copy_round[v] >= p.copy_max_rounds or s.copy_sent_mib[v] > p.copy_max_sent * memory_mib
     s.copy_volume_mib[v] = volume
     s.copy_left_mib[v] = volume
     s.copy_dirty_mib[v] = 0.0
-    if p.rule == _POST and not small and (last or diverges):
+    if p.copy_rule == _POST and not small and (last or diverges):
         s.copy_pull_mib[v] = volume
-        s.copy_left_mib[v] = p.cpu_state_mib
+        s.copy_left_mib[v] = p.copy_cpu_state_mib
         last = True
     s.copy_phase[v] = STOP if last else ROUND
     return PAUSED if last else 0
 
 
-@njit(cache=True)
+@kernel
 def abort_copy(s: PrecopyState, v: int, source_failed: bool) -> Any:
     """End a migration because its source or destination failed, or because it is called off.
 
@@ -242,7 +243,7 @@ def abort_copy(s: PrecopyState, v: int, source_failed: bool) -> Any:
     return code
 
 
-@njit(cache=True)
+@kernel
 def cpu_factor(p: PrecopyParams, s: PrecopyState, v: int) -> Any:
     """Share of the CPU granted to a VM that does its work: 1 without a migration, 0 while it is stopped."""
     phase = s.copy_phase[v]
@@ -251,43 +252,43 @@ def cpu_factor(p: PrecopyParams, s: PrecopyState, v: int) -> Any:
     if phase in (STOP, RESUME):
         return 0.0
     if phase == PULL:
-        return 1.0 - p.postcopy_loss
-    return (1.0 - p.cpu_loss) * (1.0 - s.copy_throttle[v])
+        return 1.0 - p.copy_postcopy_loss
+    return (1.0 - p.copy_cpu_loss) * (1.0 - s.copy_throttle[v])
 
 
-@njit(cache=True)
+@kernel
 def plan_copy(p: PrecopyParams, memory: float, working: float, rate: float, dirty: float) -> Any:
     """Total time, downtime, data, index of the last round, and whether some round diverged."""
     volume, sent, throttle, i = memory, 0.0, 0.0, 0
     diverges, diverged = False, 0
     while not (
-        volume <= p.threshold_mib
-        or i >= p.max_rounds
-        or sent > p.max_sent * memory
-        or (diverges and p.rule == _POST)
+        volume <= p.copy_threshold_mib
+        or i >= p.copy_max_rounds
+        or sent > p.copy_max_sent * memory
+        or (diverges and p.copy_rule == _POST)
     ):
         sent += volume
         dirtied = dirty * (1.0 - throttle) * (volume / rate) if rate > 0.0 else np.inf
         following = min(dirtied, working, memory)
-        diverges = following >= volume * _SAME and following > p.threshold_mib
+        diverges = following >= volume * _SAME and following > p.copy_threshold_mib
         if diverges:
             diverged = 1
-        if p.rule == _AUTO and diverged:
-            more = p.throttle_start if throttle == 0.0 else throttle + p.throttle_step
-            throttle = min(p.throttle_max, more)
+        if p.copy_rule == _AUTO and diverged:
+            more = p.copy_throttle_start if throttle == 0.0 else throttle + p.copy_throttle_step
+            throttle = min(p.copy_throttle_max, more)
         volume = following
         i += 1
     stopped = volume
-    if p.rule == _POST and volume > p.threshold_mib:
-        stopped = p.cpu_state_mib
-        sent += p.cpu_state_mib
+    if p.copy_rule == _POST and volume > p.copy_threshold_mib:
+        stopped = p.copy_cpu_state_mib
+        sent += p.copy_cpu_state_mib
     sent += volume
     if rate <= 0.0:
         return np.inf, np.inf, sent, i, diverged
-    return p.init_s + sent / rate + p.resume_s, stopped / rate + p.resume_s, sent, i, diverged
+    return p.copy_init_s + sent / rate + p.copy_resume_s, stopped / rate + p.copy_resume_s, sent, i, diverged
 
 
-@njit(cache=True)
+@kernel
 def plan_precopy(
     p: PrecopyParams,
     memory_mib: F8,

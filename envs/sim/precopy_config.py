@@ -119,36 +119,36 @@ class PrecopyConfig:
 class PrecopyParams(NamedTuple):
     """What the kernels read: ``PrecopyConfig`` in numbers."""
 
-    rule: int  # index into DIVERGENCE_RULES
-    threshold_mib: float
-    max_rounds: int
-    max_sent: float  # inf under auto_converge
-    init_s: float
-    resume_s: float
-    throttle_start: float
-    throttle_step: float
-    throttle_max: float
-    cpu_state_mib: float
-    postcopy_loss: float
-    cpu_loss: float
+    copy_rule: int  # index into DIVERGENCE_RULES
+    copy_threshold_mib: float
+    copy_max_rounds: int
+    copy_max_sent: float  # inf under auto_converge
+    copy_init_s: float
+    copy_resume_s: float
+    copy_throttle_start: float
+    copy_throttle_step: float
+    copy_throttle_max: float
+    copy_cpu_state_mib: float
+    copy_postcopy_loss: float
+    copy_cpu_loss: float
 
 
 def precopy_params(config: PrecopyConfig) -> PrecopyParams:
     """Flatten a configuration for the kernels."""
     throttles = config.on_divergence == "auto_converge"
     return PrecopyParams(
-        rule=DIVERGENCE_RULES.index(config.on_divergence),
-        threshold_mib=float(config.threshold_mib),
-        max_rounds=int(config.max_rounds),
-        max_sent=float("inf") if throttles else float(config.max_sent),
-        init_s=float(config.init_s),
-        resume_s=float(config.resume_s),
-        throttle_start=float(config.throttle_start),
-        throttle_step=float(config.throttle_step),
-        throttle_max=float(config.throttle_max),
-        cpu_state_mib=float(config.cpu_state_mib),
-        postcopy_loss=float(config.postcopy_loss),
-        cpu_loss=float(config.cpu_loss),
+        copy_rule=DIVERGENCE_RULES.index(config.on_divergence),
+        copy_threshold_mib=float(config.threshold_mib),
+        copy_max_rounds=int(config.max_rounds),
+        copy_max_sent=float("inf") if throttles else float(config.max_sent),
+        copy_init_s=float(config.init_s),
+        copy_resume_s=float(config.resume_s),
+        copy_throttle_start=float(config.throttle_start),
+        copy_throttle_step=float(config.throttle_step),
+        copy_throttle_max=float(config.throttle_max),
+        copy_cpu_state_mib=float(config.cpu_state_mib),
+        copy_postcopy_loss=float(config.postcopy_loss),
+        copy_cpu_loss=float(config.cpu_loss),
     )
 
 

@@ -17,67 +17,30 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from .cpu import SHORTAGE, set_host, set_vm_miss
 from .io_path import io_cost
-from .memory import MemoryCosts
+from .kernels import kernel
 from .memory_tiers import reclaim_host
 from .numa import apply_numa_host
 from .overhead import guest_work, vm_overhead
 from .power import BOOTING, OFF, ON
 from .power_states import FAILED, RESUMING, STANDBY, curve_power
 from .precopy import RESUME, STOP, cpu_factor
-from .precopy_config import PrecopyParams
+from .records import name_places
 from .scheduling import schedule_host
 from .standby import mirror_loss
 from .state import MIG_COPYING, RUNNING, FullParams, FullState
-from .totals import (
-    N_RATES,
-    R_ALLOC,
-    R_BALLOONED,
-    R_BLOCKED,
-    R_CAPPED,
-    R_CO_STOP,
-    R_COMPRESSED,
-    R_IO_CPU,
-    R_IO_RATE,
-    R_LATENCY,
-    R_LIMITED,
-    R_MEMORY_LOSS,
-    R_MIRROR_LOSS,
-    R_NET_DROPPED,
-    R_NUMA_LOSS,
-    R_OVERHEAD,
-    R_READY,
-    R_REMOTE,
-    R_SHARED,
-    R_SWAPPED,
-    R_VCPUS,
-    T_RATE_FIRST,
-)
+from .totals import Rates
 
-__all__ = ["copy_params", "host_power", "rate_host", "residents", "vm_stopped"]
+__all__ = ["host_power", "rate_host", "residents", "vm_stopped"]
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 
 
-@njit(cache=True)
-def copy_params(p: FullParams) -> Any:
-    """Parameters of pre-copy as the record that its kernels take."""
-    a = p.copy_params
-    return PrecopyParams(int(a[0]), a[1], int(a[2]), a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11])
-
-
-@njit(cache=True)
-def _memory_costs(p: FullParams) -> Any:
-    a = p.memory_costs
-    return MemoryCosts(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12])
-
-
-@njit(cache=True)
+@kernel
 def residents(s: FullState, h: int) -> Any:
     """The VMs that are on a host, in the order in which they came, shape (n,) int32."""
     vms = np.empty(s.host_n_vms[h], dtype=np.int32)
@@ -90,7 +53,7 @@ def residents(s: FullState, h: int) -> Any:
     return vms
 
 
-@njit(cache=True)
+@kernel
 def vm_stopped(p: FullParams, s: FullState, v: int) -> bool:
     """Whether a VM that is on a host does not run: it starts, or a migration has stopped it."""
     if s.vm_state[v] != RUNNING:
@@ -98,7 +61,7 @@ def vm_stopped(p: FullParams, s: FullState, v: int) -> bool:
     return bool(p.has_precopy != 0 and s.copy_phase[v] in (STOP, RESUME))
 
 
-@njit(cache=True)
+@kernel
 def _claim(p: FullParams, s: FullState, v: int, h: int) -> None:
     """What one VM of a host claims, and the most of it that it can use."""
     s.vm_overhead_mhz[v] = 0.0
@@ -125,7 +88,7 @@ def _claim(p: FullParams, s: FullState, v: int, h: int) -> None:
     s.vm_ask_mhz[v] = min(usable, p.vm_limit_mhz[v]) if p.has_cpu else usable
 
 
-@njit(cache=True)
+@kernel
 def _copies_mhz(p: FullParams, s: FullState, h: int) -> float:
     """CPU that incoming copies ask of a host."""
     total = 0.0
@@ -138,7 +101,7 @@ def _copies_mhz(p: FullParams, s: FullState, h: int) -> float:
     return total
 
 
-@njit(cache=True)
+@kernel
 def _other_mib(p: FullParams, s: FullState, h: int) -> float:
     """Memory of a host that belongs to none of its VMs: copies on their way, and secondaries."""
     total = s.host_mirror_mib[h] if p.has_standby else 0.0
@@ -150,7 +113,7 @@ def _other_mib(p: FullParams, s: FullState, h: int) -> float:
     return total
 
 
-@njit(cache=True)
+@kernel
 def _share_evenly(p: FullParams, s: FullState, vms: I4, h: int, scale: float) -> float:
     """Without the scheduler: everybody gets the same share of what it can use; returns the sum."""
     total = 0.0
@@ -168,7 +131,7 @@ def _share_evenly(p: FullParams, s: FullState, vms: I4, h: int, scale: float) ->
     return total
 
 
-@njit(cache=True)
+@kernel
 def _schedule(p: FullParams, s: FullState, vms: I4, h: int, copies: float, scratch: F8) -> Any:
     """Divide a host's CPU; returns what VMs and copies got and what they can use, MHz."""
     capacity = p.host_cpu_mhz[h]
@@ -184,19 +147,17 @@ def _schedule(p: FullParams, s: FullState, vms: I4, h: int, copies: float, scrat
     return _share_evenly(p, s, vms, h, scale), copies * scale, wanted, asked
 
 
-@njit(cache=True)
+@kernel
 def _mirror_factor(p: FullParams, s: FullState, v: int) -> float:
     """Share of its granted CPU that does a protected VM's work: (1 - loss) * min(1, granted / needed)."""
     if s.vm_secondary[v] < 0:
         return 1.0
     need, given = s.vm_mirror_need_mbps[v], s.vm_mirror_mbps[v]
-    return (1.0 - mirror_loss(p.mirror_params, s.vm_dirty_mib_s[v])) * (
-        1.0 if given >= need else given / need
-    )
+    return (1.0 - mirror_loss(p, s.vm_dirty_mib_s[v])) * (1.0 if given >= need else given / need)
 
 
-@njit(cache=True)
-def _deliver(p: FullParams, s: FullState, v: int, elapsed_s: float, rates: F8) -> None:
+@kernel
+def _deliver(p: FullParams, s: FullState, v: int, elapsed_s: float, rates: Rates) -> None:
     """From what a VM was allocated to the work it gets done, and what it misses."""
     demand, claim = s.vm_demand_mhz[v], s.vm_claim_mhz[v]
     if claim <= 0.0:
@@ -208,54 +169,54 @@ def _deliver(p: FullParams, s: FullState, v: int, elapsed_s: float, rates: F8) -
     work = guest_work(demand, claim, s.vm_alloc_mhz[v] - s.vm_co_stop_mhz[v])
     if p.has_numa:
         slower = work / s.vm_numa_slowdown[v]
-        rates[R_NUMA_LOSS] += work - slower
-        rates[R_REMOTE] += s.vm_remote_share[v] * s.vm_alloc_mhz[v]
+        rates.numa_loss += work - slower
+        rates.remote += s.vm_remote_share[v] * s.vm_alloc_mhz[v]
         work = slower
     if p.has_tiers:
         slower = work / s.vm_mem_slowdown[v]
-        rates[R_MEMORY_LOSS] += work - slower
+        rates.memory_loss += work - slower
         work = slower
     if p.has_standby:
         slower = work * _mirror_factor(p, s, v)
-        rates[R_MIRROR_LOSS] += work - slower
+        rates.mirror_loss += work - slower
         work = slower
     granted = work
     if s.vm_mig[v] == MIG_COPYING:
-        granted *= cpu_factor(copy_params(p), s, v) if p.has_precopy else 1.0 - p.mig_cpu_loss
+        granted *= cpu_factor(p, s, v) if p.has_precopy else 1.0 - p.mig_cpu_loss
     s.vm_granted_mhz[v] = granted
     set_vm_miss(s, v, demand - granted, work - granted, elapsed_s)
 
 
-@njit(cache=True)
-def _add_vm_rates(p: FullParams, s: FullState, v: int, rates: F8) -> None:
+@kernel
+def _add_vm_rates(p: FullParams, s: FullState, v: int, rates: Rates) -> None:
     if s.vm_state[v] == RUNNING:
-        rates[R_VCPUS] += p.vm_vcpus[v]
-    rates[R_READY] += s.vm_ready_share[v] * p.vm_vcpus[v]
-    rates[R_LIMITED] += s.vm_limited_mhz[v]
-    rates[R_CAPPED] += s.vm_capped_mhz[v]
-    rates[R_CO_STOP] += s.vm_co_stop_mhz[v]
-    rates[R_OVERHEAD] += s.vm_overhead_mhz[v]
-    rates[R_IO_CPU] += s.vm_io_mhz[v]
-    rates[R_ALLOC] += s.vm_alloc_mhz[v]
+        rates.vcpus += p.vm_vcpus[v]
+    rates.ready += s.vm_ready_share[v] * p.vm_vcpus[v]
+    rates.limited += s.vm_limited_mhz[v]
+    rates.capped += s.vm_capped_mhz[v]
+    rates.co_stop += s.vm_co_stop_mhz[v]
+    rates.overhead += s.vm_overhead_mhz[v]
+    rates.io_cpu += s.vm_io_mhz[v]
+    rates.alloc += s.vm_alloc_mhz[v]
     if p.has_tiers:
-        rates[R_SHARED] += s.vm_shared_mib[v]
-        rates[R_BALLOONED] += s.vm_ballooned_mib[v]
-        rates[R_COMPRESSED] += s.vm_compressed_mib[v]
-        rates[R_SWAPPED] += s.vm_swapped_mib[v]
-        rates[R_BLOCKED] += s.vm_blocked_mib[v]
+        rates.shared += s.vm_shared_mib[v]
+        rates.ballooned += s.vm_ballooned_mib[v]
+        rates.compressed += s.vm_compressed_mib[v]
+        rates.swapped += s.vm_swapped_mib[v]
+        rates.blocked += s.vm_blocked_mib[v]
     if p.has_io and s.vm_io_rate[v] > 0.0:
         usable = s.vm_ask_mhz[v]
         waiting = 1.0 - s.vm_alloc_mhz[v] / usable if usable > 0.0 else 0.0
         mode, rate = p.vm_io_mode[v], s.vm_io_rate[v]
         _, latency = io_cost(mode, rate, waiting, p.io_table, p.io_slice_s, p.interval_s)
         s.vm_io_latency_s[v] = latency
-        rates[R_LATENCY] += latency * rate
-        rates[R_IO_RATE] += rate
-        rates[R_NET_DROPPED] += s.vm_net_out_ask[v] - s.vm_net_out_mbps[v]  # each exactly 0 where all passes
-        rates[R_NET_DROPPED] += s.vm_net_in_ask[v] - s.vm_net_in_mbps[v]
+        rates.latency += latency * rate
+        rates.io_rate += rate
+        rates.net_dropped += s.vm_net_out_ask[v] - s.vm_net_out_mbps[v]  # each exactly 0 where all passes
+        rates.net_dropped += s.vm_net_in_ask[v] - s.vm_net_in_mbps[v]
 
 
-@njit(cache=True)
+@kernel
 def host_power(p: FullParams, s: FullState, h: int, load: float) -> Any:
     """Power of a host in its state, W (model.md §7).
 
@@ -278,24 +239,24 @@ def host_power(p: FullParams, s: FullState, h: int, load: float) -> Any:
     return p.standby_w[h] if state == STANDBY else p.host_shutdown_w[h]
 
 
-@njit(cache=True)
-def _set_host_rates(s: FullState, h: int, rates: F8, elapsed_s: float) -> None:
+@kernel
+def _set_host_rates(s: FullState, h: int, rates: Rates, elapsed_s: float) -> None:
     for k in range(rates.shape[0]):
-        s.totals[T_RATE_FIRST + k] += (s.host_rates[h, k] - rates[k]) * elapsed_s
+        s.totals[k] += (s.host_rates[h, k] - rates[k]) * elapsed_s
         s.host_rates[h, k] = rates[k]
 
 
-@njit(cache=True)
+@kernel
 def rate_host(p: FullParams, s: FullState, h: int, elapsed_s: float) -> None:
     """Work out everything that one host and its VMs do until the next event.
 
     Args:
         p: Parameters.
-        s: State with demand, network shares and the lists of the host up to date; ``clock[2]`` is now.
+        s: State with demand, network shares and the lists of the host up to date; ``clock.event_s`` is now.
         h: Host.
         elapsed_s: Time since the segment began, s.
     """
-    rates = np.zeros(N_RATES)
+    rates = name_places(np.zeros(s.host_rates.shape[1]), s.host_rates[h])
     vms = residents(s, h)
     n = vms.shape[0]
     demand = 0.0
@@ -309,10 +270,10 @@ def rate_host(p: FullParams, s: FullState, h: int, elapsed_s: float) -> None:
         scratch = np.empty((5, 3 * n))
         got, copied, wanted, asked = _schedule(p, s, vms, h, copies, scratch)
         if p.has_numa:
-            apply_numa_host(p, s, vms, s.vm_alloc_mhz, h, s.clock[2])
+            apply_numa_host(p, s, vms, s.vm_alloc_mhz, h, s.clock.event_s)
         if p.has_tiers:
             other = _other_mib(p, s, h)
-            free, tier = reclaim_host(vms, p.host_mem_mib[h], other, _memory_costs(p), p, s, scratch)
+            free, tier = reclaim_host(vms, p.host_mem_mib[h], other, p, p, s, scratch)
             s.host_free_mib[h] = free
             s.host_mem_state[h] = tier
     elif p.has_numa:

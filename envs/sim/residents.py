@@ -7,10 +7,10 @@ nominal CPU and, in the full model, CPU reservations, NUMA nodes and passthrough
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from .cpu import recount_host, refresh_host, set_vm_rates
 from .hub import renew_hosts
+from .kernels import kernel
 from .numa_nodes import add_to_nodes, arrive_on_nodes, choose_nodes, reserve_nodes
 from .state import FullParams, FullState
 from .variants import by_model
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 
-@njit(cache=True)
+@kernel
 def append_resident(s: FullState, v: int, h: int) -> None:
     """Put a VM at the end of a host's list of residents."""
     tail = s.host_tail[h]
@@ -44,7 +44,7 @@ def append_resident(s: FullState, v: int, h: int) -> None:
     s.host_n_vms[h] += 1
 
 
-@njit(cache=True)
+@kernel
 def remove_resident(s: FullState, v: int, h: int) -> None:
     """Take a VM out of a host's list of residents."""
     before, after = s.vm_prev[v], s.vm_next[v]
@@ -61,7 +61,7 @@ def remove_resident(s: FullState, v: int, h: int) -> None:
     s.host_n_vms[h] -= 1
 
 
-@njit(cache=True)
+@kernel
 def append_incoming(s: FullState, v: int, h: int) -> None:
     """Put a VM into the list of those that come to a host."""
     head = s.host_in_head[h]
@@ -73,7 +73,7 @@ def append_incoming(s: FullState, v: int, h: int) -> None:
     s.host_n_in[h] += 1
 
 
-@njit(cache=True)
+@kernel
 def remove_incoming(s: FullState, v: int, h: int) -> None:
     """Take a VM out of that list."""
     before, after = s.vm_in_prev[v], s.vm_in_next[v]
@@ -88,13 +88,13 @@ def remove_incoming(s: FullState, v: int, h: int) -> None:
     s.host_n_in[h] -= 1
 
 
-@njit(cache=True)
+@kernel
 def _count_simple(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
     s.host_mem_mib[h] += sign * p.vm_mem_mib[v]
     s.host_nominal_mhz[h] += sign * p.vm_cpu_mhz[v]
 
 
-@njit(cache=True)
+@kernel
 def _count_full(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
     _count_simple(p, s, v, h, sign)
     if p.has_cpu:
@@ -109,7 +109,7 @@ count_room = by_model(_count_simple, _count_full)
 """``count_room(p, s, v, h, sign)``: add a VM's room (but for NUMA nodes) to a host's sums, or take it off."""
 
 
-@njit(cache=True)
+@kernel
 def _add_simple(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
     _count_simple(p, s, v, h, sign)
     if s.host_n_vms[h] + s.host_n_in[h] == 0:  # an empty host holds exactly nothing
@@ -117,24 +117,24 @@ def _add_simple(p: FullParams, s: FullState, v: int, h: int, sign: float) -> Non
         s.host_nominal_mhz[h] = 0.0
 
 
-@njit(cache=True)
+@kernel
 def _take_simple(p: FullParams, s: FullState, v: int, h: int) -> None:
     _add_simple(p, s, v, h, 1.0)
 
 
-@njit(cache=True)
+@kernel
 def _free_simple(p: FullParams, s: FullState, v: int, h: int) -> None:
     _add_simple(p, s, v, h, -1.0)
 
 
-@njit(cache=True)
+@kernel
 def _add_full(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
     _count_full(p, s, v, h, sign)
     if s.host_n_vms[h] + s.host_n_in[h] == 0:
         _recount_secondaries(p, s, h)
 
 
-@njit(cache=True)
+@kernel
 def _recount_secondaries(p: FullParams, s: FullState, h: int) -> None:
     """Add up the room on a host that holds no VM and awaits none: what is left are secondaries, if any."""
     memory, nominal, reserved, reserved_mib = 0.0, 0.0, 0.0, 0.0
@@ -153,7 +153,7 @@ def _recount_secondaries(p: FullParams, s: FullState, h: int) -> None:
         s.host_mem_reserved_mib[h] = reserved_mib
 
 
-@njit(cache=True)
+@kernel
 def _recount_mirror_nodes(p: FullParams, s: FullState, h: int) -> None:
     """Add up what secondaries hold on the nodes of such a host."""
     s.node_vcpus[h, :] = 0.0
@@ -164,14 +164,14 @@ def _recount_mirror_nodes(p: FullParams, s: FullState, h: int) -> None:
                 add_to_nodes(p, s, v, h, s.vm_mirror_nodes[v], 1.0)
 
 
-@njit(cache=True)
+@kernel
 def _take_full(p: FullParams, s: FullState, v: int, h: int) -> None:
     _add_full(p, s, v, h, 1.0)
     if p.has_numa:
         reserve_nodes(p, s, v, h, choose_nodes(p, s, v, h))
 
 
-@njit(cache=True)
+@kernel
 def _free_full(p: FullParams, s: FullState, v: int, h: int) -> None:
     """Room on the host where the VM is (its home nodes), or on the one that it was coming to."""
     _add_full(p, s, v, h, -1.0)
@@ -194,7 +194,7 @@ free_room = by_model(_free_simple, _free_full)
 still says whether it was at home there."""
 
 
-@njit(cache=True)
+@kernel
 def _settle_simple(p: FullParams, s: FullState, v: int, h: int) -> None:
     append_resident(s, v, h)
     s.vm_host[v] = h
@@ -202,7 +202,7 @@ def _settle_simple(p: FullParams, s: FullState, v: int, h: int) -> None:
     s.vm_ask_mhz[v] = min(s.vm_demand_mhz[v], s.vm_cap_mhz[v])
 
 
-@njit(cache=True)
+@kernel
 def _settle_full(p: FullParams, s: FullState, v: int, h: int) -> None:
     _settle_simple(p, s, v, h)
     if p.has_numa:
@@ -213,24 +213,24 @@ settle = by_model(_settle_simple, _settle_full)
 """``settle(p, s, v, h)``: make v, whose room on h is counted, a resident of h."""
 
 
-@njit(cache=True)
+@kernel
 def _touch_simple(p: FullParams, s: FullState, h: int, elapsed_s: float) -> None:
     recount_host(p, s, h)
     refresh_host(p, s, h, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _touch_full(p: FullParams, s: FullState, h: int, elapsed_s: float) -> None:
     renew_hosts(p, s, h, -1, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _touch_two_simple(p: FullParams, s: FullState, a: int, b: int, elapsed_s: float) -> None:
     _touch_simple(p, s, a, elapsed_s)
     _touch_simple(p, s, b, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def _rates_known(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
     """In the full model the VM's host has been rated as a whole."""
 

@@ -37,9 +37,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .kernels import kernel
 from .validation import need, need_not_negative, need_positive, need_share
 from .waterlevel import find_bracket, sort_breakpoints
 
@@ -202,13 +202,13 @@ def scheduling_scratch(most_vms: int) -> F8:
     return np.zeros((4, 2 * max(1, most_vms)))
 
 
-@njit(cache=True)
+@kernel
 def admits(reserved: float, capacity: float, requested: float) -> bool:
     """Whether a host may take one more reservation: sum r <= C. The same for CPU (MHz) and memory (MiB)."""
     return reserved + requested <= capacity * ADMISSION_SLACK
 
 
-@njit(cache=True)
+@kernel
 def _water_level(vms: I4, target_mhz: float, p: CpuClaims, scratch: F8) -> Any:
     """The level mu at which the allocations add up to the target (lower and upper bounds in ``scratch``)."""
     lower, upper, key, step = scratch[0], scratch[1], scratch[2], scratch[3]
@@ -244,7 +244,7 @@ def _water_level(vms: I4, target_mhz: float, p: CpuClaims, scratch: F8) -> Any:
     return (target_mhz - pinned) / weight if weight > 0.0 else above
 
 
-@njit(cache=True)
+@kernel
 def schedule_host(
     vms: I4,
     capacity_mhz: float,
@@ -295,7 +295,7 @@ def schedule_host(
     return total, wanted
 
 
-@njit(cache=True)
+@kernel
 def _set_grant(
     v: int, alloc: float, usable: float, lag: float, core_mhz: float, p: CpuClaims, s: CpuGrants
 ) -> None:

@@ -30,7 +30,6 @@ from .state import (
     read_only,
     shape_of,
 )
-from .totals import T_ILLEGAL
 from .workload import Workload
 
 __all__ = ["ClusterView", "Simulator"]
@@ -60,7 +59,7 @@ class ClusterView:
     @property
     def time_s(self) -> float:
         """Now, s."""
-        return float(self.state.clock[0])
+        return float(self.state.clock.now_s)
 
     @property
     def n_hosts(self) -> int:
@@ -166,7 +165,7 @@ class Simulator:
     @property
     def time_s(self) -> float:
         """Now, s."""
-        return float(self.state.clock[0])
+        return float(self.state.clock.now_s)
 
     @property
     def done(self) -> bool:
@@ -195,7 +194,7 @@ class Simulator:
         self.refusals = []
         if _apply(self.kernel_params, self.kernel_state, *orders, codes) > 0:
             self.refusals = _explain(decisions, codes)
-            self.state.totals[T_ILLEGAL] += len(self.refusals)
+            self.state.totals.illegal += len(self.refusals)
             if self.strict:
                 raise IllegalDecision(str(self.refusals[0]))
         return self.refusals

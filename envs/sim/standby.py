@@ -25,20 +25,18 @@ Where secondaries are and start is ``mirrors``, who takes over ``outages``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .kernels import kernel
 from .precopy_config import MBIT_PER_MIB
 from .validation import need_choice, need_count, need_not_negative, need_positive, need_share
 
 __all__ = [
-    "MAX_VCPUS",
-    "MAX_VMS",
     "STANDBY_MODES",
-    "TAKEOVER_S",
+    "MirrorParams",
     "StandbyConfig",
     "mirror_loss",
     "mirror_need_mbps",
@@ -49,9 +47,6 @@ F8 = NDArray[np.float64]
 
 StandbyMode = Literal["checkpoint", "lockstep"]
 STANDBY_MODES: tuple[str, ...] = get_args(StandbyMode)
-
-EPOCH_S, FIXED_PAUSE_S, COPY_MIB_S, LOCKSTEP_LOSS, TAKEOVER_S, MAX_VMS, MAX_VCPUS = 1, 2, 3, 4, 5, 6, 7
-"""Places of the numbers in ``mirror_params``; place 0 is the mode."""
 
 
 @dataclass(frozen=True)
@@ -91,55 +86,68 @@ class StandbyConfig:
         need_count("standby", max_vms=self.max_vms, max_vcpus=self.max_vcpus)
 
 
-def standby_params(config: StandbyConfig) -> F8:
-    """Flatten a configuration for the kernels.
+class MirrorParams(NamedTuple):
+    """``StandbyConfig`` as numbers."""
 
-    Returns:
-        ``mirror_params`` of the cluster, shape (8,): the mode (index into ``STANDBY_MODES``), then the
-        numbers at the places ``EPOCH_S`` to ``MAX_VCPUS``.
-    """
-    values = np.empty(1 + MAX_VCPUS)
-    values[0] = STANDBY_MODES.index(config.mode)
-    values[EPOCH_S], values[FIXED_PAUSE_S] = config.epoch_s, config.fixed_pause_s
-    values[COPY_MIB_S], values[LOCKSTEP_LOSS] = config.copy_mib_s, config.lockstep_loss
-    values[TAKEOVER_S] = config.takeover_s
-    values[MAX_VMS], values[MAX_VCPUS] = config.max_vms, config.max_vcpus
-    return values
+    mirror_mode: int  # index into STANDBY_MODES
+    mirror_epoch_s: float
+    mirror_fixed_pause_s: float
+    mirror_copy_mib_s: float
+    mirror_lockstep_loss: float
+    mirror_takeover_s: float
+    mirror_max_vms: float
+    mirror_max_vcpus: float
 
 
-@njit(cache=True)
-def _pause_s(params: F8, dirty_mib_s: float) -> float:
+def standby_params(config: StandbyConfig) -> MirrorParams:
+    """Flatten a configuration for the kernels."""
+    return MirrorParams(
+        STANDBY_MODES.index(config.mode),
+        float(config.epoch_s),
+        float(config.fixed_pause_s),
+        float(config.copy_mib_s),
+        float(config.lockstep_loss),
+        float(config.takeover_s),
+        float(config.max_vms),
+        float(config.max_vcpus),
+    )
+
+
+@kernel
+def _pause_s(p: MirrorParams, dirty_mib_s: float) -> float:
     """Pause per checkpoint: t_fix + D tau / R_mem."""
-    return float(params[FIXED_PAUSE_S] + dirty_mib_s * params[EPOCH_S] / params[COPY_MIB_S])
+    return float(p.mirror_fixed_pause_s + dirty_mib_s * p.mirror_epoch_s / p.mirror_copy_mib_s)
 
 
-@njit(cache=True)
-def mirror_loss(params: F8, dirty_mib_s: float) -> float:
+@kernel
+def mirror_loss(p: MirrorParams, dirty_mib_s: float) -> float:
     """Share of its work that one protected VM loses, 0...1: t_pause / (tau + t_pause), or that of lock-step.
 
     Args:
-        params: ``mirror_params`` of the cluster, from ``standby_params``.
+        p: Parameters, from ``standby_params``.
         dirty_mib_s: Dirty rate D while the VM runs, MiB/s; read under ``checkpoint``.
     """
-    if params[0] != 0.0:
-        return float(params[LOCKSTEP_LOSS])
-    pause = _pause_s(params, dirty_mib_s)
-    return float(pause / (params[EPOCH_S] + pause))
+    if p.mirror_mode != 0:
+        return float(p.mirror_lockstep_loss)
+    pause = _pause_s(p, dirty_mib_s)
+    return float(pause / (p.mirror_epoch_s + pause))
 
 
-@njit(cache=True)
-def mirror_need_mbps(params: F8, dirty_mib_s: float, disk_read_mb_s: float, network_in_mbps: float) -> float:
+@kernel
+def mirror_need_mbps(
+    p: MirrorParams, dirty_mib_s: float, disk_read_mb_s: float, network_in_mbps: float
+) -> float:
     """Logging traffic that one protected VM needs, from primary to secondary, Mbit/s.
 
     D tau / (tau + t_pause) under ``checkpoint``, 1.2 (8 disk reads + network in) in lock-step.
 
     Args:
-        params: ``mirror_params`` of the cluster, from ``standby_params``.
+        p: Parameters, from ``standby_params``.
         dirty_mib_s: Dirty rate D while the VM runs, MiB/s; read under ``checkpoint``.
         disk_read_mb_s: Disk reads, MB/s; read under ``lockstep``.
         network_in_mbps: Network traffic received, Mbit/s; read under ``lockstep``.
     """
-    if params[0] != 0.0:
+    if p.mirror_mode != 0:
         return 1.2 * (8.0 * disk_read_mb_s + network_in_mbps)
-    pause = _pause_s(params, dirty_mib_s)
-    return float(dirty_mib_s * params[EPOCH_S] * MBIT_PER_MIB / (params[EPOCH_S] + pause))
+    pause = _pause_s(p, dirty_mib_s)
+    return float(dirty_mib_s * p.mirror_epoch_s * MBIT_PER_MIB / (p.mirror_epoch_s + pause))

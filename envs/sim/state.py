@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .params import ClusterParams, FullParams
-from .totals import N_COUNTERS, N_RATES, N_TOTALS
+from .records import Record
+from .totals import Clock, Counters, Rates, Totals
 
 __all__ = [
     "ABSENT",
@@ -52,9 +53,9 @@ MIG_NONE, MIG_WAITING, MIG_COPYING = 0, 1, 2
 class ClusterState(NamedTuple):
     """Everything that changes during an episode. Arrays are views into one block of bytes."""
 
-    clock: F8  # (4,) s: now; unused; time of the event under way; next end of a copy's phase
-    counters: I4  # (16,) see the C_* indices in engine.py
-    totals: F8  # (N_TOTALS,) running totals, see metrics.py
+    clock: Clock  # s
+    counters: Counters  # int32
+    totals: Totals
     host_power_state: I1  # (H,) power.OFF, BOOTING, ON, SHUTTING_DOWN
     host_drain: I1  # (H,) 1: switch off when the last VM has left
     host_full_power: I1  # (H,) 1: draws peak power whenever it is on (no power management)
@@ -103,7 +104,7 @@ class ClusterState(NamedTuple):
     heap_item: I4  # (E,) event queue: VM or host
     # --- the full model; length 0 where the sub-model is off ---
     host_mark: I4  # (H,) working memory of network.py, 0 between calls
-    host_rates: F8  # (H, K) what a host adds to the totals ``totals.RATES`` in a second
+    host_rates: Rates  # (H, K) what a host adds to the totals of the same names in a second
     host_alloc_mhz: F8  # (H,) CPU allocated to its VMs, MHz
     host_wanted_mhz: F8  # (H,) CPU that its VMs can use, MHz
     host_reserved_mhz: F8  # (H,) CPU reservations of residents, incoming VMs and secondaries, MHz
@@ -262,6 +263,12 @@ _PARTS: dict[str, tuple[str, ...]] = {
 """Which sub-model needs which arrays; all others are always there."""
 
 _OWNER = {name: part for part, names in _PARTS.items() for name in names}
+_RECORDS: dict[str, type[Record]] = {
+    "clock": Clock,
+    "counters": Counters,
+    "totals": Totals,
+    "host_rates": Rates,
+}
 _MATRICES = {"host_rates": "K", "node_vcpus": "N", "node_used_mib": "N", "node_load_mhz": "N"}
 _INT8 = {
     *("host_power_state", "host_drain", "host_full_power", "vm_state", "vm_mig", "vm_down_now"),
@@ -287,16 +294,15 @@ def _dtype(name: str) -> np.dtype[np.generic]:
 
 def _shape(name: str, size: StateShape) -> tuple[int, ...]:
     """Shape of one array."""
-    fixed = {"clock": 4, "counters": N_COUNTERS, "totals": N_TOTALS}
-    if name in fixed:
-        return (fixed[name],)
+    if name in _RECORDS and name not in _MATRICES:
+        return (len(_RECORDS[name].places),)
     parts = set(size.parts)
     if parts & {"precopy", "standby"}:
         parts.add("precopy or standby")
     if name in _OWNER and _OWNER[name] not in parts:
         return (0, 0) if name in _MATRICES else (0,)
     if name in _MATRICES:
-        return size.hosts, N_RATES if _MATRICES[name] == "K" else size.nodes
+        return size.hosts, len(Rates.places) if _MATRICES[name] == "K" else size.nodes
     if name.startswith("heap_"):
         more = "full" in parts
         return ((5 * size.vms + 2 * size.hosts) if more else (2 * size.vms + size.hosts),)
@@ -304,12 +310,13 @@ def _shape(name: str, size: StateShape) -> tuple[int, ...]:
 
 
 def _views(arena: NDArray[np.uint8], size: StateShape) -> ClusterState:
-    arrays = []
+    arrays: list[Any] = []
     offset = 0
     for name in ClusterState._fields:
         dtype, shape = _dtype(name), _shape(name, size)
         nbytes = math.prod(shape) * dtype.itemsize
-        arrays.append(arena[offset : offset + nbytes].view(dtype).reshape(shape))
+        array = arena[offset : offset + nbytes].view(dtype).reshape(shape)
+        arrays.append(array.view(_RECORDS[name]) if name in _RECORDS else array)
         offset += -(-nbytes // 64) * 64  # every array starts on a cache line
     return ClusterState(*arrays)
 

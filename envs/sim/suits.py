@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
+from .kernels import kernel
 from .numa_nodes import ROOM, choose_nodes
 from .overhead import SUPPORTED, support_code
 from .scheduling import admits
@@ -17,19 +16,19 @@ MEM_SLACK = ROOM
 """Sums of memory and CPU are floats: this much above capacity still fits."""
 
 
-@njit(cache=True)
+@kernel
 def fits_memory(p: FullParams, s: FullState, v: int, h: int) -> Any:
     """Whether configured memory has room for a VM on a host."""
     return s.host_mem_mib[h] + p.vm_mem_mib[v] <= p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK
 
 
-@njit(cache=True)
+@kernel
 def fits_nominal(p: FullParams, s: FullState, v: int, h: int) -> Any:
     """Whether nominal CPU has room for a VM on a host."""
     return s.host_nominal_mhz[h] + p.vm_cpu_mhz[v] <= p.host_cpu_mhz[h] * p.arrival_overcommit * MEM_SLACK
 
 
-@njit(cache=True)
+@kernel
 def check_suits(p: FullParams, s: FullState, v: int, h: int) -> Any:
     """What a host of the full model must offer: type of virtualization, room for reservations, devices."""
     if p.host_virt_types.shape[0] > 0:
@@ -47,7 +46,7 @@ def check_suits(p: FullParams, s: FullState, v: int, h: int) -> Any:
     return 23 if p.has_numa and choose_nodes(p, s, v, h) == 0 else 0
 
 
-@njit(cache=True)
+@kernel
 def lacks_features(p: FullParams, s: FullState, v: int, h: int) -> bool:
     """Whether a host lacks CPU features that a VM sees."""
     return bool(p.host_features.shape[0] > 0 and (s.vm_baseline[v] & ~p.host_features[h]) != 0)

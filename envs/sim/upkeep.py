@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from .copies import start_waiting
 from .cpu import set_vm_down
 from .events import PAGES_END, RESTART_DUE, VM_UP, drop_event, push_event
 from .hub import renew_hosts
+from .kernels import kernel
 from .mirrors import drop_secondary
 from .power_cycle import switch_off_if_empty
 from .state import STARTING, ClusterParams, ClusterState
-from .totals import T_RESTARTS
 from .variants import by_model
 
 __all__ = ["after_leaving", "before_move", "begin_run", "end_run", "forget_rates", "start_vm"]
 
 
-@njit(cache=True)
+@kernel
 def _begin_simple(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
     """A placed VM runs."""
 
 
-@njit(cache=True)
+@kernel
 def _begin_full(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
     if p.host_baseline.shape[0] > 0:
         s.vm_baseline[v] = p.host_baseline[s.vm_host[v]]
     if p.has_failures and s.vm_restart[v]:
         s.vm_restart[v] = 0
-        s.totals[T_RESTARTS] += 1.0
-        start_vm(p, s, v, s.clock[2] + p.vm_boot_s, elapsed_s)
+        s.totals.restarts += 1.0
+        start_vm(p, s, v, s.clock.event_s + p.vm_boot_s, elapsed_s)
 
 
-@njit(cache=True)
+@kernel
 def start_vm(p: ClusterParams, s: ClusterState, v: int, at_s: float, elapsed_s: float) -> None:
     """Let a VM that is on its host be down until a time; the caller works out the host's rates."""
     s.vm_state[v] = STARTING
@@ -46,12 +45,12 @@ begin_run = by_model(_begin_simple, _begin_full)
 """``begin_run(p, s, v, elapsed_s)``: a VM has got its host; after a failure it has to boot first."""
 
 
-@njit(cache=True)
+@kernel
 def _end_simple(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
     """Nothing hangs on a VM that leaves."""
 
 
-@njit(cache=True)
+@kernel
 def _end_full(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
     if p.has_failures:
         if s.vm_state[v] == STARTING:
@@ -60,7 +59,7 @@ def _end_full(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> No
         if s.vm_restart[v] == 1:
             drop_event(s, RESTART_DUE, v)
         s.vm_restart[v] = 0
-    if p.has_numa and s.vm_pages_end_s[v] > s.clock[2]:
+    if p.has_numa and s.vm_pages_end_s[v] > s.clock.event_s:
         drop_event(s, PAGES_END, v)
         s.vm_pages_end_s[v] = -np.inf
     if p.has_standby:
@@ -73,7 +72,7 @@ end_run = by_model(_end_simple, _end_full)
 """``end_run(p, s, v, elapsed_s)``: forget what is planned for a VM that leaves its host for good."""
 
 
-@njit(cache=True)
+@kernel
 def _forget_full(p: ClusterParams, s: ClusterState, v: int) -> None:
     for rate in (
         s.vm_claim_mhz,
@@ -106,7 +105,7 @@ def _forget_full(p: ClusterParams, s: ClusterState, v: int) -> None:
             rate[v] = 0.0
 
 
-@njit(cache=True)
+@kernel
 def _forget_nothing(p: ClusterParams, s: ClusterState, v: int) -> None:
     """A simple cluster has no such rates."""
 
@@ -115,7 +114,7 @@ forget_rates = by_model(_forget_nothing, _forget_full)
 """``forget_rates(p, s, v)``: a VM without a host uses nothing and holds nothing."""
 
 
-@njit(cache=True)
+@kernel
 def _move_full(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
     if p.has_standby:
         h = drop_secondary(p, s, v)
@@ -128,14 +127,14 @@ before_move = by_model(_end_simple, _move_full)
 secondary at the next interval after it has arrived."""
 
 
-@njit(cache=True)
+@kernel
 def _after_simple(
     p: ClusterParams, s: ClusterState, host: int, dest: int, now_s: float, elapsed_s: float
 ) -> None:
     """Nobody waits for a slot, and nobody's pages are behind."""
 
 
-@njit(cache=True)
+@kernel
 def _after_full(
     p: ClusterParams, s: ClusterState, host: int, dest: int, now_s: float, elapsed_s: float
 ) -> None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from .kernels import kernel
 from .state import ClusterParams
 from .variants import by_model
 
@@ -25,13 +25,13 @@ REMEMBERED = 64
 """Failures that a pass remembers; beyond them it tries more often than it would have to."""
 
 
-@njit(cache=True)
+@kernel
 def no_failures() -> I4:
     """Memory of one pass: how many VMs found no host, then these VMs, shape (1 + 64,)."""
     return np.zeros(1 + REMEMBERED, dtype=np.int32)
 
 
-@njit(cache=True)
+@kernel
 def note_failure(failed: I4, v: int) -> None:
     """Remember that a VM has found no host, as long as there is a place for it."""
     if failed[0] < REMEMBERED:
@@ -39,14 +39,14 @@ def note_failure(failed: I4, v: int) -> None:
         failed[failed[0]] = v
 
 
-@njit(cache=True)
+@kernel
 def _asks_more(p: ClusterParams, v: int, w: int) -> Any:
     """Whether a VM needs at least what another one does: memory, CPU, and cores as fast."""
     larger = p.vm_mem_mib[v] >= p.vm_mem_mib[w] and p.vm_cpu_mhz[v] >= p.vm_cpu_mhz[w]
     return larger and p.vm_vcpus[v] <= p.vm_vcpus[w]
 
 
-@njit(cache=True)
+@kernel
 def _asks_the_same(p: ClusterParams, v: int, w: int) -> Any:
     """Whether two VMs are alike in all that ``suits.check_suits`` and the size rules of arrivals look at."""
     same = p.vm_mem_mib[v] == p.vm_mem_mib[w] and p.vm_cpu_mhz[v] == p.vm_cpu_mhz[w]
@@ -65,7 +65,7 @@ def _asks_the_same(p: ClusterParams, v: int, w: int) -> Any:
 _is_no_easier = by_model(_asks_more, _asks_the_same)
 
 
-@njit(cache=True)
+@kernel
 def is_hopeless(p: ClusterParams, failed: I4, v: int) -> bool:
     """Whether a VM is no easier to place than one that has found no host in this pass."""
     for i in range(failed[0]):  # noqa: SIM110  # Numba has no any()

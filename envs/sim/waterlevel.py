@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from .kernels import kernel
 
 __all__ = ["find_bracket", "sort_breakpoints"]
 
@@ -22,7 +23,7 @@ SHORT = 24
 """Up to so many entries insertion sort is faster than heap sort."""
 
 
-@njit(cache=True)
+@kernel
 def sort_breakpoints(key: F8, step: F8, n: int) -> None:
     """Sort the first n breakpoints by level, in place and without allocating.
 
@@ -48,7 +49,7 @@ def sort_breakpoints(key: F8, step: F8, n: int) -> None:
         _sift(key, step, 0, end)
 
 
-@njit(cache=True)
+@kernel
 def _sift(key: F8, step: F8, root: int, n: int) -> None:
     k, s = key[root], step[root]
     while True:
@@ -64,7 +65,7 @@ def _sift(key: F8, step: F8, root: int, n: int) -> None:
     key[root], step[root] = k, s
 
 
-@njit(cache=True)
+@kernel
 def find_bracket(key: F8, step: F8, n: int, base: float, slope: float, target: float) -> Any:
     """Find the two neighbouring breakpoints between which the sum reaches a target.
 

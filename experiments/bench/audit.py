@@ -12,30 +12,30 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from virtgym.envs.sim import totals
 from virtgym.envs.sim.checker import Auditor
 from virtgym.envs.sim.simulator import Simulator
+from virtgym.envs.sim.totals import Totals
 
 from .random_episodes import RandomEpisode, random_orders
 
 __all__ = ["Audit", "audit_episode", "audit_episodes", "main"]
 
 EVENTS: dict[str, int] = {
-    "arrivals": totals.T_ARRIVALS,
-    "departures": totals.T_DEPARTURES,
-    "migrations ordered": totals.T_MIG_STARTED,
-    "migrations done": totals.T_MIG_DONE,
-    "migrations aborted": totals.T_MIG_ABORTED,
-    "host boots": totals.T_BOOTS,
-    "host shutdowns": totals.T_SHUTDOWNS,
-    "host failures": totals.T_HOST_FAILURES,
-    "VM crashes": totals.T_VM_CRASHES,
-    "VM restarts": totals.T_RESTARTS,
-    "take-overs": totals.T_TAKEOVERS,
-    "profile moves": totals.T_PROFILE_MOVES,
-    "NUMA moves": totals.T_NUMA_MOVES,
-    "failed placements": totals.T_FAILED_PLACEMENTS,
-    "refused orders": totals.T_ILLEGAL,
+    "arrivals": Totals.arrivals,
+    "departures": Totals.departures,
+    "migrations ordered": Totals.mig_started,
+    "migrations done": Totals.mig_done,
+    "migrations aborted": Totals.mig_aborted,
+    "host boots": Totals.boots,
+    "host shutdowns": Totals.shutdowns,
+    "host failures": Totals.host_failures,
+    "VM crashes": Totals.vm_crashes,
+    "VM restarts": Totals.restarts,
+    "take-overs": Totals.takeovers,
+    "profile moves": Totals.profile_moves,
+    "NUMA moves": Totals.numa_moves,
+    "failed placements": Totals.failed_placements,
+    "refused orders": Totals.illegal,
 }
 """Label and index of the totals that are printed."""
 
@@ -111,7 +111,7 @@ def _note(audit: Audit, sim: Simulator) -> None:
     if p.has_standby:
         count("secondaries", int((s.vm_secondary >= 0).sum()))
     if p.has_numa:
-        count("VMs with pages on the way", int((s.vm_pages_end_s > s.clock[0]).sum()))
+        count("VMs with pages on the way", int((s.vm_pages_end_s > s.clock.now_s).sum()))
     if p.has_io:
         dropped = s.vm_net_out_ask + s.vm_net_in_ask > s.vm_net_out_mbps + s.vm_net_in_mbps + 1e-6
         count("VMs short of network", int((dropped & (s.vm_io_rate > 0)).sum()))
@@ -120,7 +120,7 @@ def _note(audit: Audit, sim: Simulator) -> None:
 def _queue(sim: Simulator) -> set[tuple[float, int, int]]:
     """Time, kind and item of every event that waits."""
     s = sim.state
-    n = int(s.counters[totals.C_HEAP])
+    n = int(s.counters.queued)
     return set(zip(s.heap_time[:n].tolist(), s.heap_kind[:n].tolist(), s.heap_item[:n].tolist()))
 
 

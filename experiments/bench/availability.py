@@ -33,7 +33,6 @@ from virtgym.envs.sim.guests import GuestProfile
 from virtgym.envs.sim.recovery import RecoveryConfig
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.standby import StandbyConfig
-from virtgym.envs.sim.totals import T_HOST_FAILURES, T_RESTARTS, T_TAKEOVERS
 from virtgym.envs.sim.workload import Workload
 from virtgym.experiments.stats import Interval, stratified_bootstrap
 from virtgym.policies.ha import HaPolicy
@@ -180,7 +179,8 @@ def availability_table(
             sim = simulate_availability(mode, seed, days, interval_s)
             values.append(sim.metrics()["vm_availability"])
             down_s += float(sim.state.vm_down_s.sum())
-            totals += sim.state.totals[[T_RESTARTS, T_TAKEOVERS, T_HOST_FAILURES]].astype(np.int64)
+            t = sim.state.totals
+            totals += np.array([t.restarts, t.takeovers, t.host_failures]).astype(np.int64)
         outages = int(totals[0] + totals[1])
         rows.append(
             AvailabilityRow(

@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import gymnasium as gym
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from virtgym.envs.placement import PlacementEnv
+from virtgym.envs.sim.kernels import kernel
 from virtgym.envs.sim.placement_games import PlacementGames
 from virtgym.envs.traces.synthetic_requests import generate_requests
 from virtgym.envs.vector import PlacementVectorEnv
@@ -33,7 +33,7 @@ REPEATS = 12
 is wall time, and on a busy one what others do in between does not count."""
 
 
-@njit(cache=False)
+@kernel
 def _first_legal(mask: NDArray[np.bool_], actions: NDArray[np.int64]) -> None:
     for b in range(len(actions)):
         actions[b] = 0

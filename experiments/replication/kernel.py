@@ -17,6 +17,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from virtgym.envs.sim.kernels import kernel
+
 __all__ = ["copy_range", "entry_kernel", "inline_kernel", "lean_kernel", "switch", "wide"]
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
@@ -33,7 +35,7 @@ class Decorator(Protocol):
 _LEAN: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
 _INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
-entry_kernel: Decorator = njit(cache=True, **_LEAN)
+entry_kernel: Decorator = kernel(**_LEAN)  # type: ignore[assignment]
 """A kernel that Python calls: the only kind that is cached, with all that it calls."""
 
 lean_kernel: Decorator = njit(**_INNER, **_LEAN)

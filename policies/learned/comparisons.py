@@ -12,11 +12,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from virtgym.envs.placement_observations import PlacementBuffers, PlacementObserver, observe_game
 from virtgym.envs.sim.errors import ConfigError
+from virtgym.envs.sim.kernels import kernel
 from virtgym.envs.sim.placement import (
     PLAYING,
     STUCK,
@@ -91,7 +91,7 @@ def check_comparable(config: PlacementConfig) -> None:
         )
 
 
-@njit(cache=True)
+@kernel
 def play_on(
     p: PlacementParams,
     s: PlacementState,
@@ -126,7 +126,7 @@ def play_on(
     return s.wait[b] + STUCK_S if s.status[b] == STUCK else s.wait[b]
 
 
-@njit(cache=True)
+@kernel
 def play_windows(
     p: PlacementParams,
     s: PlacementState,
@@ -143,7 +143,7 @@ def play_windows(
         costs[i] = play_on(p, s, o, net, GAME, ends[i] - firsts[i], NETWORK, keys)
 
 
-@njit(cache=True)
+@kernel
 def _twin(p: PlacementParams, s: PlacementState, mask: NDArray[np.bool_], a: int) -> Any:
     """A lower legal node where the pending request would come to the same thing, -1 = none."""
     row = s.cursor[GAME]
@@ -157,7 +157,7 @@ def _twin(p: PlacementParams, s: PlacementState, mask: NDArray[np.bool_], a: int
     return -1
 
 
-@njit(cache=True)
+@kernel
 def _compare(
     p: PlacementParams,
     s: PlacementState,
@@ -188,7 +188,7 @@ def _compare(
     return most > least
 
 
-@njit(cache=True)
+@kernel
 def _choose(
     p: PlacementParams,
     s: PlacementState,
@@ -203,7 +203,7 @@ def _choose(
     return choose_node(p, s, GAME, player, keys, 0)
 
 
-@njit(cache=True)
+@kernel
 def collect_comparisons(
     p: PlacementParams,
     s: PlacementState,

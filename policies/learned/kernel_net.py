@@ -15,11 +15,11 @@ from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.handle import make_handle
+from virtgym.envs.sim.kernels import kernel
 
 from ..ties import first_best
 from .architecture import ACTIVATIONS, Architecture
@@ -64,7 +64,7 @@ class KernelNet(NamedTuple):
     activation: int  # RELU or TANH
 
 
-@njit(cache=True)
+@kernel
 def _add(y: F4, x: F4, w: F4) -> None:
     """y += x · w, row after row of w; rows of zeros in x, which relu and flags make often, cost nothing.
 
@@ -93,7 +93,7 @@ def _add(y: F4, x: F4, w: F4) -> None:
             y[o] += p * w[row, o]
 
 
-@njit(cache=True)
+@kernel
 def _activate(y: F4, activation: int) -> None:
     """Apply the function between layers.
 
@@ -117,7 +117,7 @@ def _activate(y: F4, activation: int) -> None:
             y[o] = x * top / (bottom * z + 4.89352518554385e-03)
 
 
-@njit(cache=True)
+@kernel
 def _pair_up(net: KernelNet, x: F4, own: F4, other: F4) -> None:
     """Sums of a layer on [x_a, x_sibling(a)] of every node and on what all share, into ``net.own``.
 
@@ -138,7 +138,7 @@ def _pair_up(net: KernelNet, x: F4, own: F4, other: F4) -> None:
         _activate(net.own[a], net.activation)
 
 
-@njit(cache=True)
+@kernel
 def net_scores(net: KernelNet, flat: F4) -> None:
     """Write the score of every action into ``net.out``.
 
@@ -176,21 +176,21 @@ def net_scores(net: KernelNet, flat: F4) -> None:
         _add(net.out[n_nodes:], net.rest, net.extra)
 
 
-@njit(cache=True)
+@kernel
 def net_action(net: KernelNet, flat: F4, mask: NDArray[np.bool_]) -> Any:
     """The legal action with the best score, the lowest of equals; -1 if none is legal."""
     net_scores(net, flat)
     return first_best(net.out, mask)
 
 
-@njit(cache=True)
+@kernel
 def _score_batch(net: KernelNet, flat: F4, scores: F4) -> None:
     for b in range(len(flat)):
         net_scores(net, flat[b])
         scores[b] = net.out
 
 
-@njit(cache=True)
+@kernel
 def _dense(x: F4, w: F4, bias: F4, activation: int) -> Any:
     """A dense layer on a batch, (B, out)."""
     y = np.empty((len(x), len(bias)), np.float32)

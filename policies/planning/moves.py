@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from virtgym.envs.sim.copies import copy_energy_j, copy_memory_mib
+from virtgym.envs.sim.kernels import kernel
 from virtgym.envs.sim.precopy import plan_copy
 from virtgym.envs.sim.precopy_config import MBIT_PER_MIB
-from virtgym.envs.sim.rates import copy_params
 from virtgym.envs.sim.variants import by_model
 
 __all__ = ["copy_cost", "move_energies", "move_energy_j"]
@@ -20,18 +19,18 @@ I4 = NDArray[np.int32]
 F8 = NDArray[np.float64]
 
 
-@njit(cache=True)
+@kernel
 def _fixed_rate(p: Any, s: Any, v: int, a: int, b: int) -> Any:
     return p.vm_mem_mib[v] / p.mig_mib_s, p.vm_mem_mib[v]
 
 
-@njit(cache=True)
+@kernel
 def _copy(p: Any, s: Any, v: int, a: int, b: int) -> Any:
     if not p.has_precopy:
         return _fixed_rate(p, s, v, a, b)
     rate = min(p.host_nic_mbps[a], p.host_nic_mbps[b], p.copy_max_mbps) / MBIT_PER_MIB
     memory, dirty = copy_memory_mib(p, s, v), s.vm_dirty_mib_s[v]
-    seconds, _, sent, _, _ = plan_copy(copy_params(p), memory, p.vm_working_mib[v], rate, dirty)
+    seconds, _, sent, _, _ = plan_copy(p, memory, p.vm_working_mib[v], rate, dirty)
     return seconds, sent
 
 
@@ -39,14 +38,14 @@ copy_cost = by_model(_fixed_rate, _copy)
 """``copy_cost(p, s, v, a, b)``: duration of a migration from host a to host b, s, and data sent, MiB."""
 
 
-@njit(cache=True)
+@kernel
 def move_energy_j(p: Any, s: Any, v: int, a: int, b: int) -> Any:
     """Energy of a migration from host a to host b, J."""
     _, sent = copy_cost(p, s, v, a, b)
     return copy_energy_j(p, sent)
 
 
-@njit(cache=True)
+@kernel
 def move_energies(p: Any, s: Any, home: I4, energy_j: F8) -> None:
     """Write what a migration off its home to a host like that costs every VM, J, shape (V,)."""
     for v in range(home.shape[0]):

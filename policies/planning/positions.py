@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from virtgym.envs.sim.kernels import kernel
 from virtgym.envs.sim.precopy import PULL
 from virtgym.envs.sim.state import ClusterState
 
@@ -17,14 +17,14 @@ I4 = NDArray[np.int32]
 I1 = NDArray[np.int8]
 
 
-@njit(cache=True)
+@kernel
 def _home(host: I4, dest: I4, phase: I1, v: int) -> Any:
     """After a post-copy handover ``dest`` is the host that the VM has left."""
     pulls = phase.shape[0] > 0 and phase[v] == PULL
     return dest[v] if dest[v] >= 0 and not pulls else host[v]
 
 
-@njit(cache=True)
+@kernel
 def home_of(s: Any, v: int) -> Any:
     """Host of a VM, or the one that its migration or start will bring it to; -1 = none.
 
@@ -35,7 +35,7 @@ def home_of(s: Any, v: int) -> Any:
     return _home(s.vm_host, s.vm_dest, s.copy_phase, v)
 
 
-@njit(cache=True)
+@kernel
 def _homes(host: I4, dest: I4, phase: I1, vms: I4) -> I4:
     homes = np.empty(vms.shape[0], dtype=np.int32)
     for i in range(vms.shape[0]):
@@ -54,7 +54,7 @@ def homes_of(state: ClusterState, vms: I4) -> I4:
     return homes
 
 
-@njit(cache=True)
+@kernel
 def group_by_home(w: Any) -> None:
     """List the VMs of every host, ascending (counting sort).
 

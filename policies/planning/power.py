@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from virtgym.envs.sim.handle import make_handle
+from virtgym.envs.sim.kernels import kernel
 from virtgym.envs.sim.power_states import curve_power
 from virtgym.envs.sim.state import ClusterParams
 
@@ -28,7 +28,7 @@ class _Curves(NamedTuple):
     curve_exponent: F8  # (T,)
 
 
-@njit(cache=True)
+@kernel
 def host_watts(p: Any, h: int, load_mhz: float) -> Any:
     """Facility power of a running host at a load, W.
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
+from virtgym.envs.sim.kernels import kernel
 from virtgym.envs.sim.numa_nodes import add_to_nodes, choose_nodes
 from virtgym.envs.sim.orders import (
     host_suits,
@@ -44,7 +43,7 @@ ROOM = (
 """Fields of the state of which a planner's memory has its own, and ``new_nodes`` (V,) beside."""
 
 
-@njit(cache=True)
+@kernel
 def begin_room(s: Any, w: Any) -> None:
     """Start a plan: the room that is taken now."""
     w.host_mem_mib[:] = s.host_mem_mib
@@ -56,7 +55,7 @@ def begin_room(s: Any, w: Any) -> None:
     w.node_used_mib[:] = s.node_used_mib
 
 
-@njit(cache=True)
+@kernel
 def _hold_nodes(p: Any, w: Any, v: int, h: int, sign: float) -> None:
     count_room(p, w, v, h, sign)
     if p.has_numa:
@@ -69,13 +68,13 @@ hold_room = by_model(count_room, _hold_nodes)
 """``hold_room(p, w, v, h, sign)``: hold the room of a VM that comes to a host, or (-1.0) free it."""
 
 
-@njit(cache=True)
+@kernel
 def may_open(p: Any, s: Any, h: int) -> Any:
     """Whether a host that is not on may be switched on and takes VMs then."""
     return may_go_on(p, s, h) == 0 and not s.host_maintenance[h]
 
 
-@njit(cache=True)
+@kernel
 def may_come(p: Any, s: Any, w: Any, v: int, h: int) -> Any:
     """``check_move_beside``, for a host that is off and that the plan switches on first."""
     if not may_open(p, s, h) or vm_movable(s, v) != 0 or vm_can_follow(p, s, v, h) != 0:

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from virtgym.envs.sim.kernels import kernel
 from virtgym.envs.sim.rules import Rules, VmHostRule
 
 __all__ = ["count_apart", "named_hosts", "rule_arrays", "rules_allow"]
@@ -79,14 +79,14 @@ def rule_arrays(rules: Rules, n_vms: int, n_hosts: int) -> dict[str, Any]:
     return known | {"aff": aff, "apart_count": apart_count, "host_sets": table}
 
 
-@njit(cache=True)
+@kernel
 def count_apart(w: Any, v: int, h: int, sign: int) -> None:
     """Count a VM on a host for its anti-affinity groups, or no more."""
     for k in range(w.anti_first[v], w.anti_first[v + 1]):
         w.apart_count[w.anti_of[k], h] += sign
 
 
-@njit(cache=True)
+@kernel
 def rules_allow(w: Any, v: int, h: int, wishes: bool) -> Any:
     """Whether rules let a VM go to another host, but for affinity: who calls moves a group together.
 
