@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 
 __all__ = ["RUNS", "digest_frame", "main"]
 
-NOT_RESULTS = ("wall_s", "vm_intervals_per_s", "decision_ms", "config_hash", "virtgym_version", "kind")
+NOT_RESULTS = (
+    "wall_s",
+    "vm_intervals_per_s",
+    "decision_ms",
+    "config_hash",
+    "virtgym_version",
+    "kind",
+    "plan_s",
+)
 """Columns that say how, when and by what a result came about; a column that begins so is left out."""
 
 SCENES = ("drs_heavy", "drs_light", "drs_unbalanced", "ha_cold", "ha_hot", "ha_stateless", "nfv_migration")
