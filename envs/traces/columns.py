@@ -7,8 +7,8 @@ import difflib
 import gzip
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..sim.errors import TraceError
-from .planetlab import show_path
+from .planetlab import show_found, show_path
+from .repairs import MISSING
 
 __all__ = ["METADATA_KEY", "Columns", "is_table_file", "read_columns"]
 
@@ -41,12 +42,14 @@ class Columns:
         table: A ``pyarrow.Table``; every column is a string when the file is a CSV.
         is_csv: Whether the file is a CSV.
         metadata: What `convert_trace` left in a Parquet file, else empty.
+        rows: Row of the file of each row here, shape (N,); None = all of them.
     """
 
     path: Path
     table: Any
     is_csv: bool
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    rows: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -61,8 +64,18 @@ class Columns:
         """Names of the columns."""
         return list(self.table.column_names)
 
+    def take(self, keep: NDArray[np.bool_]) -> Columns:
+        """Return the rows to keep, shape (N,) of bool."""
+        if keep.all():
+            return self
+        chosen = np.flatnonzero(keep)
+        return replace(
+            self, table=self.table.take(chosen), rows=chosen if self.rows is None else self.rows[chosen]
+        )
+
     def where(self, row: int) -> str:
         """Return ``file:line`` of a 0-based data row (``file, row N`` for Parquet, counted from 1)."""
+        row = row if self.rows is None else int(self.rows[row])
         if not self.is_csv:
             return f"{show_path(self.path)}, row {row + 1}"
         with _open_text(self.path) as file:
@@ -80,14 +93,14 @@ class Columns:
     def numbers(
         self, name: str, allowed: str, *, low: float = 0.0, high: float = math.inf, blank: bool = False
     ) -> NDArray[np.float64]:
-        """Return a numeric column, shape (N,).
+        """Return a numeric column, shape (N,), all of whose values must be allowed.
 
         Args:
             name: Column.
             allowed: What the values may be, in words, for the message.
             low: Smallest allowed value.
             high: Largest allowed value; infinity itself is allowed only where a blank is.
-            blank: Whether a value may be missing; it is NaN then.
+            blank: Whether a value may be missing (`MISSING`); it is NaN then.
 
         Returns:
             The values.
@@ -95,21 +108,33 @@ class Columns:
         Raises:
             TraceError: Naming line, column and value of the first offence.
         """
-        values = self._as_floats(name, allowed, blank)
+        values = self.readings(name, allowed)
         valid = (values >= low) & (values <= high)
         valid &= np.isfinite(values) | blank
         if blank:
             valid |= np.isnan(values)
         if not valid.all():
-            raise self._bad_value(name, int(np.argmin(valid)), allowed)
+            raise self.bad_value(name, int(np.argmin(valid)), allowed)
         return values
 
     def labels(self, name: str) -> tuple[NDArray[np.int64], list[str]]:
         """Return a column of names as codes, shape (N,), and the names in the order of their first row.
 
         Raises:
-            TraceError: If a name is missing, or the column holds neither text nor integers.
+            TraceError: If the column holds neither text nor integers.
         """
+        encoded = self._texts(name).combine_chunks().dictionary_encode()
+        return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+
+    def named(self, name: str) -> NDArray[np.bool_]:
+        """Return which rows have a name in a column, shape (N,)."""
+        import pyarrow.compute as pc
+
+        given: NDArray[np.bool_] = pc.not_equal(self._texts(name), "").to_numpy()
+        return given
+
+    def _texts(self, name: str) -> Any:
+        """Return a column of names as text, "" where one is missing."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -119,22 +144,21 @@ class Columns:
             raise TraceError(
                 f"{show_path(self.path)}: column {name!r} has type {kind}, expected text or integers"
             )
-        text = pc.fill_null(pc.cast(column, pa.string()), "")
-        missing = pc.equal(text, "").to_numpy()
-        if missing.any():
-            raise self.error(int(np.argmax(missing)), f"{name} is blank; every row needs one")
-        encoded = text.combine_chunks().dictionary_encode()
-        return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+        return pc.fill_null(pc.cast(column, pa.string()), "")
 
-    def _as_floats(self, name: str, allowed: str, blank: bool) -> NDArray[np.float64]:
+    def readings(self, name: str, allowed: str) -> NDArray[np.float64]:
+        """Return a numeric column as it is, shape (N,), NaN where a value is missing (`MISSING`).
+
+        Raises:
+            TraceError: If something is no number; ``allowed`` says what it may be.
+        """
         import pyarrow as pa
         import pyarrow.compute as pc
 
         column = self.table[name]
         if self.is_csv:
             column = pc.utf8_trim_whitespace(column)
-            if blank:
-                column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
+            column = pc.if_else(pc.is_in(column, pa.array(MISSING)), pa.scalar(None, pa.string()), column)
         elif not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
             raise TraceError(
                 f"{show_path(self.path)}: column {name!r} has type {column.type}, expected numbers"
@@ -142,17 +166,26 @@ class Columns:
         try:
             floats = pc.cast(column, pa.float64(), safe=self.is_csv)
         except pa.ArrowInvalid:
-            raise self._bad_value(name, _first_uncastable(column), allowed) from None
+            raise self.bad_value(name, _first_uncastable(column), allowed) from None
         return np.array(pc.fill_null(floats, math.nan).to_numpy(), dtype=np.float64)
 
-    def _bad_value(self, name: str, row: int, allowed: str) -> TraceError:
+    def bad_value(self, name: str, row: int, allowed: str) -> TraceError:
+        """Return the error for a value that is not what it may be."""
         found = self.table[name][row].as_py()
-        shown = "nothing" if found in (None, "") else repr(found)[:60]
+        shown = (
+            "nothing" if found in (None, "") else found if not isinstance(found, str) else show_found(found)
+        )
         return self.error(row, f"{name}: expected {allowed}, found {shown}")
 
 
 def read_columns(
-    path: Path, *, required: Sequence[str], optional: Sequence[str], prefix: str | None = None
+    path: Path,
+    *,
+    required: Sequence[str],
+    optional: Sequence[str],
+    prefix: str | None = None,
+    rename: Callable[[str], str] | None = None,
+    others: bool = False,
 ) -> Columns:
     """Read a CSV (``.csv``, ``.csv.gz``) or Parquet file whose columns must be known ones.
 
@@ -161,6 +194,8 @@ def read_columns(
         required: Columns that must be there.
         optional: Columns that may be there.
         prefix: Columns that start with it may be there, too.
+        rename: What a column is called here, from its name in the file.
+        others: Whether any other column may be there.
 
     Returns:
         The columns.
@@ -177,7 +212,11 @@ def read_columns(
         raise TraceError(
             f"{show_path(path)}: cannot be read ({error.strerror or _one_line(error)})"
         ) from None
-    _check_names(columns, required, optional, prefix)
+    if rename is not None:
+        columns = replace(
+            columns, table=columns.table.rename_columns([rename(name) for name in columns.names])
+        )
+    _check_names(columns, required, optional, "" if others else prefix)
     if len(columns) == 0:
         raise TraceError(f"{show_path(path)}: the table has no rows")
     return columns
@@ -255,7 +294,7 @@ def _check_names(
     allowed = ", ".join(known) + (f", {prefix}*" if prefix else "")
     where = show_path(columns.path) + (":1" if columns.is_csv else "")
     for name in columns.names:
-        if name not in known and not (prefix and name.startswith(prefix)):
+        if name not in known and not (prefix is not None and name.startswith(prefix)):
             near = difflib.get_close_matches(name, known, n=1)
             hint = f", did you mean {near[0]!r}?" if near else ";"
             raise TraceError(f"{where}: unknown column {name!r}{hint} allowed are: {allowed}")

@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..sim.errors import TraceError
-from .planetlab import show_path
+from .planetlab import show_found, show_path
+from .repairs import MISSING
 
 __all__ = [
     "Block",
     "Coder",
     "Collector",
     "Window",
-    "check_block",
     "find_parts",
     "name_line",
     "open_text",
@@ -43,8 +43,8 @@ class Block:
     Attributes:
         path: The file.
         first: Row number of the first one, from 0.
-        numbers: Numeric columns by name, shape (N,), float64; NaN where a field is blank.
-        texts: Text columns by name, each a ``pyarrow.Array``.
+        numbers: Numeric columns by name, shape (N,), float64; NaN where a field is missing (`MISSING`).
+        texts: Text columns by name, each a ``pyarrow.Array``; "" where a field is blank.
     """
 
     path: Path
@@ -94,27 +94,38 @@ class Window:
 
 @dataclass
 class Coder:
-    """Numbers names in the order in which they are first seen.
+    """Numbers names in the order in which they are first seen; rows without a name have none.
 
     Attributes:
         limit: How many names to take; further ones have the code -1. None = all.
         allowed: Names to take; others have the code -1. None = all.
         codes: The names and their numbers.
         refused: Names seen that are not allowed.
+        nobodys: Rows seen that have no name or no time.
     """
 
     limit: int | None = None
     allowed: Container[str] | None = None
     codes: dict[str, int] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
+    nobodys: int = 0
 
-    def encode(self, names: Any, wanted: NDArray[np.bool_]) -> NDArray[np.int64]:
+    def encode(
+        self, names: Any, wanted: NDArray[np.bool_], time: NDArray[np.float64] | None = None
+    ) -> NDArray[np.int64]:
         """Return the codes of a ``pyarrow`` array of names, shape (N,).
 
         Args:
-            names: The names.
+            names: The names; "" = none.
             wanted: Rows to look at, shape (N,); the others have the code -1.
+            time: Time of each row, shape (N,); rows where it is missing belong to nobody, too.
         """
+        import pyarrow.compute as pc
+
+        lost = np.zeros(wanted.shape, dtype=bool) if time is None else ~np.isfinite(time)
+        lost |= wanted & np.asarray(pc.equal(names, "").to_numpy(zero_copy_only=False))
+        self.nobodys += int(np.count_nonzero(lost))
+        wanted = wanted & ~lost
         encoded = names.dictionary_encode()
         indices = encoded.indices.to_numpy(zero_copy_only=False)
         table = np.full(len(encoded.dictionary), -1, dtype=np.int64)
@@ -229,9 +240,8 @@ def read_blocks(
     *,
     numbers: Sequence[str],
     texts: Sequence[str] = (),
-    optional: Sequence[str] = (),
-    signed: Sequence[str] = (),
     delimiter: str = ",",
+    decimal: str = ".",
     header: bool = False,
 ) -> Iterator[Block]:
     """Read a CSV file block by block.
@@ -241,9 +251,8 @@ def read_blocks(
         fields: Names of all its columns in their order.
         numbers: Columns to read as numbers.
         texts: Columns to read as text.
-        optional: Numeric columns that may be blank; they are NaN there.
-        signed: Numeric columns that may be negative.
         delimiter: What stands between two fields.
+        decimal: What stands before the decimals of a number.
         header: Whether the first line names the columns.
 
     Yields:
@@ -258,7 +267,9 @@ def read_blocks(
 
     wanted = [*numbers, *texts]
     kinds = {key: pa.float64() for key in numbers} | {key: pa.string() for key in texts}
-    explain = _Explainer(path, fields, frozenset(numbers), frozenset(optional), delimiter, header)
+    explain = _Explainer(path, fields, frozenset(numbers), delimiter, decimal, header)
+    # Blanks round a number are skipped, those round a missing one are not.
+    missing = [blank + text for blank in ("", " ", "\t") for text in MISSING]
     try:
         with pacsv.open_csv(
             path,
@@ -267,19 +278,21 @@ def read_blocks(
             ),
             parse_options=pacsv.ParseOptions(delimiter=delimiter),
             convert_options=pacsv.ConvertOptions(
-                include_columns=wanted, column_types=kinds, null_values=[""], strings_can_be_null=False
+                include_columns=wanted,
+                column_types=kinds,
+                null_values=missing,
+                strings_can_be_null=False,
+                decimal_point=decimal,
             ),
         ) as reader:
             first = 0
             for batch in reader:
-                block = Block(
+                yield Block(
                     path,
                     first,
                     {key: _as_floats(batch[key]) for key in numbers},
                     {key: batch[key] for key in texts},
                 )
-                check_block(block, optional, signed, int(header))
-                yield block
                 first += batch.num_rows
     except pa.ArrowInvalid as error:
         if "Empty CSV" in str(error):
@@ -289,36 +302,6 @@ def read_blocks(
         raise TraceError(f"{show_path(path)}: no such file or folder") from None
     except (OSError, EOFError) as error:
         raise TraceError(f"{show_path(path)}: cannot be read ({_one_line(error)})") from None
-
-
-def check_block(block: Block, optional: Sequence[str], signed: Sequence[str], header: int = 0) -> None:
-    """Raise a `TraceError` for a text that is missing, or a number that is missing, infinite or negative.
-
-    Args:
-        block: The rows.
-        optional: Columns that may be blank.
-        signed: Columns that may be negative.
-        header: Lines before the first row of the file.
-    """
-    import pyarrow.compute as pc
-
-    for key, texts in block.texts.items():
-        row = -1 if key in optional else pc.index(texts, "").as_py()
-        if row >= 0:
-            where = name_line(block.path, block.first + row, header)
-            raise TraceError(f"{where}: {key}: expected a name, found nothing")
-    for key, values in block.numbers.items():
-        bad = (
-            np.isinf(values)
-            | (np.isnan(values) & (key not in optional))
-            | ((values < 0) & (key not in signed))
-        )
-        if bad.any():
-            row = int(np.argmax(bad))
-            found = "nothing" if np.isnan(values[row]) else f"{values[row]:g}"
-            what = "a number" if key in signed else "a number of at least 0"
-            where = name_line(block.path, block.first + row, header)
-            raise TraceError(f"{where}: {key}: expected {what}, found {found}")
 
 
 def _as_floats(column: Any) -> NDArray[np.float64]:
@@ -335,8 +318,8 @@ class _Explainer:
     path: Path
     fields: Sequence[str]
     numbers: frozenset[str]
-    optional: frozenset[str]
     delimiter: str
+    decimal: str
     header: bool
 
     def __call__(self, error: Exception) -> TraceError:
@@ -355,13 +338,11 @@ class _Explainer:
         if len(cells) != len(self.fields):
             return f"expected {len(self.fields)} columns, found {len(cells)}"
         for key, cell in zip(self.fields, cells):
-            if key in self.numbers:
+            if key in self.numbers and cell.strip() not in MISSING:
                 try:
-                    float(cell or "nan")
+                    float(cell if self.decimal == "." else cell.replace(".", "x").replace(",", "."))
                 except ValueError:
-                    return f"{key}: expected a number, found {cell.strip()[:40]!r}"
-                if not cell.strip() and key not in self.optional:
-                    return f"{key}: expected a number, found nothing"
+                    return f"{key}: expected a number, found {show_found(cell)}"
         return None
 
 

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from ..sim.errors import TraceError
 from .base import Trace
+from .sniffing import Look
 
-__all__ = ["SAMPLES_PER_DAY", "SAMPLE_S", "list_vm_files", "read_planetlab", "show_path"]
+__all__ = ["SAMPLES_PER_DAY", "SAMPLE_S", "list_vm_files", "read_planetlab", "show_found", "show_path"]
 
 SAMPLES_PER_DAY = 288
 SAMPLE_S = 300.0
@@ -32,6 +33,16 @@ def show_path(path: str | os.PathLike[str]) -> str:
     text = os.fspath(path)
     plain = text.isprintable() and text == text.strip() and " " not in text
     return text if plain else repr(text)
+
+
+def show_found(text: str | bytes) -> str:
+    """Return what stands in a file as a quoted and short text for a message; binary data is not shown."""
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", errors="replace")
+    text = text.strip()
+    if any(not (letter.isprintable() or letter.isspace()) or letter == "\ufffd" for letter in text[:200]):
+        return "binary data"
+    return repr(text if len(text) <= 60 else text[:59] + "…")
 
 
 def read_planetlab(
@@ -79,6 +90,17 @@ def read_planetlab(
             *notes,
         ),
     )
+
+
+def sniff(look: Look) -> bool:
+    """Whether most lines of a file, or of one of the first files of a folder, are numbers."""
+    return any(_is_numbers(head) for head in look.heads())
+
+
+def _is_numbers(head: str) -> bool:
+    lines = [line.strip() for line in head.splitlines()]
+    numbers = sum(line.lstrip("-").replace(".", "", 1).isdecimal() for line in lines)
+    return numbers > len(lines) / 2
 
 
 def list_vm_files(root: Path) -> tuple[list[str], list[str]]:
@@ -183,5 +205,5 @@ def _parse_line(path: Path, number: int, line: bytes) -> int:
     token = line.strip()
     if token.isdigit() and len(token) <= 3 and int(token) <= 100:
         return int(token)
-    found = repr(token[:40].decode("utf-8", errors="replace")) if token else "a blank line"
+    found = show_found(token) if token else "a blank line"
     raise TraceError(f"{show_path(path)}:{number}: expected {_ALLOWED}, found {found}")
