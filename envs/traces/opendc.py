@@ -348,7 +348,7 @@ def _starts(fragments: Columns, tasks: _Tasks, vm: Ints, duration: Floats) -> Fl
     total = np.cumsum(duration[order])
     before = total - duration[order]
     counts = np.bincount(vm, minlength=len(tasks.names))
-    head = np.cumsum(counts) - counts
+    head = np.minimum(np.cumsum(counts) - counts, vm.size - 1)  # a task may have none
     start = np.empty(vm.shape)
     start[order] = tasks.start_ms[vm[order]] + before - before[head][vm[order]]
     return start
