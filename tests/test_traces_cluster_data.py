@@ -232,7 +232,7 @@ def test_google_windows_and_first_release(tmp_path: Path) -> None:
             r"part-00001.*:2: cpu_rate: expected a number, found 'much'",
         ),
         (
-            usage_2011(900, 1200, 6253771429, 0, -0.5, 0.1),
+            usage_2011(1200, 1500, 6253771429, 0, -0.5, 0.1),
             r"part-00001.*:2: vm '6253771429-0' has .* cpu_rate: 0 blank and 1 inv",
         ),
     ],

@@ -122,6 +122,8 @@ def saved(
 def test_bitbrains_saved_again(
     tmp_path: Path, mark: str, quote: bool, index: bool, start: str, end: str
 ) -> None:
+    if quote and mark == ";\t":
+        pytest.skip("a quote after a tab is part of the cell")
     second = [str(int(PLAIN[0]) + 300), *PLAIN[1:3], "520.0", *PLAIN[4:]]
     rows = [list(BITBRAINS_COLUMNS), PLAIN, second]
     path = tmp_path / "1.csv"

@@ -56,7 +56,6 @@ _ROUNDING = 1e-9
 _UNITS = (("seconds", 1.0, 1e11), ("ms", 1e-3, 1e14), ("µs", 1e-6, 1e17), ("ns", 1e-9, math.inf))
 _SINCE_1973 = 1e8
 _DECADE_S = 3.2e8
-_SHORTEST_S = 0.01
 
 
 class Repairs:
@@ -154,13 +153,16 @@ class Repairs:
         self.leave_out(int(np.count_nonzero(~lives)), f"{what} end when they begin")
         return lives
 
-    def check_times(self, start_s: Floats, end_s: Floats, where: Callable[[int], str]) -> None:
+    def check_times(
+        self, start_s: Floats, end_s: Floats, where: Callable[[int], str], shortest_s: float = 0.01
+    ) -> None:
         """Refuse readings whose times cannot be meant: decades with hardly a reading, or all too short.
 
         Args:
             start_s: Start of each reading, s, shape (N,).
             end_s: Its end, s.
             where: Names file and line of a reading.
+            shortest_s: What readings last at least in the median, s.
 
         Raises:
             TraceError: Naming the first and the last reading.
@@ -176,7 +178,7 @@ class Repairs:
                 f"{where(last)}, and {100 * covered:.2g} % of that has a reading; {unit}"
             )
         held = lasts[lasts > 0]
-        if held.size and float(np.median(held)) < _SHORTEST_S:
+        if held.size and float(np.median(held)) < shortest_s:
             raise TraceError(
                 f"{where(first)}: a reading would last {float(np.median(held)):.2g} s in the median; {unit}"
             )

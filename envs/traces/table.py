@@ -103,7 +103,7 @@ def read_table(
     if sizes_path is not None:
         codes, names = _add_sizes_file(sizes_path, usage, codes, names, constants)
     usage, codes, names = _drop_lifeless(usage, codes, names, constants, repairs)
-    grid = _lay_grid(usage, codes, len(names), sample_s)
+    grid = _lay_grid(usage, codes, len(names), sample_s, repairs)
     rows = {"": _utilisation(usage, codes, names, constants, repairs)}
     for column in usage.names:
         if column.startswith(_SIGNAL):
@@ -345,7 +345,9 @@ def _add_sizes_file(
     return new_code[codes], ordered
 
 
-def _lay_grid(usage: Columns, codes: NDArray[np.int64], vms: int, sample_s: float | None) -> _Grid:
+def _lay_grid(
+    usage: Columns, codes: NDArray[np.int64], vms: int, sample_s: float | None, repairs: Repairs
+) -> _Grid:
     times = usage.numbers("time_s", "a time of at least 0")
     if sample_s is None:
         sample_s = usage.metadata.get("sample_s")
@@ -372,7 +374,9 @@ def _lay_grid(usage: Columns, codes: NDArray[np.int64], vms: int, sample_s: floa
     if off.any():
         row = int(np.argmax(off))
         raise usage.error(row, f"time_s={times[row]:.16g} is off the grid of {sample_s:g} s that starts at 0")
-    return _Grid(step, codes, int(step.max()) + 1, vms, float(sample_s))
+    grid = _Grid(step, codes, int(step.max()) + 1, vms, float(sample_s))
+    repairs.check_times(times, times + grid.sample_s, usage.where, shortest_s=0.0)
+    return grid
 
 
 def _drop_copies(
