@@ -106,11 +106,11 @@ def alibaba(folder: Path, rows: list[Row], blank: str) -> Path:
 def opendc(folder: Path, rows: list[Row], blank: str) -> Path:
     """Version 1, whose fragments have times of their own."""
     names = sorted({vm for vm, *_ in rows if vm})
-    tasks = {"id": names, "start_time": [EPOCH * 1000] * len(names)}
+    tasks: dict[str, Any] = {"id": names, "start_time": [EPOCH * 1000] * len(names)}
     tasks |= {"cpu_count": [1] * len(names), "cpu_capacity": [1000.0] * len(names)}
     pq.write_table(pa.table({**tasks, "mem_capacity": [1024] * len(names)}), folder / "meta.parquet")
     rows = [row for row in rows if row[1] is not None]
-    fragments = {
+    fragments: dict[str, Any] = {
         "id": pa.array([vm for vm, *_ in rows], pa.string()),
         "timestamp": [int(1000 * (EPOCH + (at or 0) + 300)) for _, at, _ in rows],
         "duration": [300_000] * len(rows),
@@ -297,10 +297,14 @@ def test_google_in_seconds_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize(("factor", "unit"), [(1, "seconds"), (10**6, "µs")])
 def test_opendc_in_another_unit(folder: Path, factor: int, unit: str) -> None:
-    tasks = {"id": [1], "submission_time": [1_704_067_200 * factor], "duration": [600 * factor]}
-    sizes = {"cpu_count": [1], "cpu_capacity": [1000.0], "mem_capacity": [1024]}
+    tasks: dict[str, Any] = {
+        "id": [1],
+        "submission_time": [1_704_067_200 * factor],
+        "duration": [600 * factor],
+    }
+    sizes: dict[str, Any] = {"cpu_count": [1], "cpu_capacity": [1000.0], "mem_capacity": [1024]}
     pq.write_table(pa.table({**tasks, **sizes}), folder / "tasks.parquet")
-    fragments = {"id": [1, 1], "duration": [300 * factor] * 2, "cpu_usage": [100.0, 200.0]}
+    fragments: dict[str, Any] = {"id": [1, 1], "duration": [300 * factor] * 2, "cpu_usage": [100.0, 200.0]}
     pq.write_table(pa.table(fragments), folder / "fragments.parquet")
     trace = read(folder)
     assert trace.util[:, 0].tolist() == [0.1, 0.2]
@@ -320,11 +324,15 @@ def test_a_vm_that_leaves_when_it_arrives_is_left_out_of_a_table(folder: Path) -
 
 
 def test_an_opendc_task_without_a_lasting_fragment_is_left_out(folder: Path) -> None:
-    columns = {"id": [1, 2, 3], "submission_time": [0, 0, 0], "cpu_count": [1, 1, 1]}
-    columns |= {"mem_capacity": [1024] * 3}
-    tasks = pa.table({**columns, "cpu_capacity": [1000.0] * 3})
+    columns: dict[str, Any] = {"id": [1, 2, 3, 1], "submission_time": [0] * 4, "cpu_count": [1] * 4}
+    columns |= {"mem_capacity": [1024] * 4}
+    tasks = pa.table({**columns, "cpu_capacity": [1000.0] * 4})
     pq.write_table(tasks, folder / "tasks.parquet")
-    fragments = {"id": [1, 2, 9], "duration": [300_000, 0, 300_000], "cpu_usage": [100.0, 1.0, 1.0]}
+    fragments: dict[str, Any] = {
+        "id": [1, 2, 9],
+        "duration": [300_000, 0, 300_000],
+        "cpu_usage": [100.0, 1.0, 1.0],
+    }
     pq.write_table(pa.table(fragments), folder / "fragments.parquet")
     trace = read(folder)
     assert trace.vm_names == ("1",)
@@ -360,7 +368,7 @@ def test_an_azure_vm_without_a_size_or_created_when_deleted(folder: Path) -> Non
 
 
 def test_an_incident_of_no_length_fails_no_host(folder: Path) -> None:
-    columns = {"failure_interval": [1000, 2000, 3000], "failure_duration": [1000, 0, 1000]}
+    columns: dict[str, Any] = {"failure_interval": [1000, 2000, 3000], "failure_duration": [1000, 0, 1000]}
     pq.write_table(pa.table({**columns, "failure_intensity": [0.5] * 3}), folder / "f.parquet")
     trace = read_failures(folder / "f.parquet")
     assert trace.start_s.tolist() == [1, 7]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -178,9 +179,14 @@ def test_materna(tmp_path: Path) -> None:
 
 def test_opendc_2(tmp_path: Path) -> None:
     start = 1_704_067_200_000
-    tasks = {"id": ["1"], "submissionTime": [start], "endTime": [start + 900_000], "maxCores": [2]}
+    tasks: dict[str, Any] = {
+        "id": ["1"],
+        "submissionTime": [start],
+        "endTime": [start + 900_000],
+        "maxCores": [2],
+    }
     pq.write_table(pa.table({**tasks, "requiredMemory": [181_352]}), tmp_path / "tasks.parquet")
-    fragments = {"id": ["1"] * 3, "time": [start, start + 300_000, start + 600_000]}
+    fragments: dict[str, Any] = {"id": ["1"] * 3, "time": [start, start + 300_000, start + 600_000]}
     fragments |= {"duration": [300_000] * 3, "cores": [2] * 3, "cpuUsage": [0.0, 11.7, 0.0], "flops": [0] * 3}
     pq.write_table(pa.table(fragments), tmp_path / "fragments.parquet")
     trace = read_trace(tmp_path)
@@ -194,11 +200,16 @@ def test_opendc_2(tmp_path: Path) -> None:
 
 def test_opendc_columns_that_change_the_meaning_are_named(tmp_path: Path) -> None:
     lists = pa.list_(pa.int64())
-    tasks = {"id": [0, 1, 2], "submission_time": [0] * 3, "duration": [300_000] * 3, "cpu_count": [1] * 3}
+    tasks: dict[str, Any] = {
+        "id": [0, 1, 2],
+        "submission_time": [0] * 3,
+        "duration": [300_000] * 3,
+        "cpu_count": [1] * 3,
+    }
     tasks |= {"cpu_capacity": [1000.0] * 3, "mem_capacity": [1024] * 3, "gpu_count": [0, 2, None]}
     tasks |= {"deferrable": [True, True, False], "parents": pa.array([[], [0], [0, 1]], lists)}
     pq.write_table(pa.table(tasks), tmp_path / "tasks.parquet")
-    fragments = {"id": [0, 1, 2], "duration": [300_000] * 3, "cpu_usage": [500.0] * 3}
+    fragments: dict[str, Any] = {"id": [0, 1, 2], "duration": [300_000] * 3, "cpu_usage": [500.0] * 3}
     pq.write_table(pa.table(fragments), tmp_path / "fragments.parquet")
     notes = read_trace(tmp_path).notes
     assert "parents: 2 tasks have parents in a workflow, yet start at their submission" in notes

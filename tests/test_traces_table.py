@@ -124,6 +124,8 @@ def test_folder_errors(tmp_path: Path) -> None:
     put(sizes, "vm,vcpus\na,1\nb,1\nc,1\n")
     assert f"{sizes}:4: vm 'c' has no row in" in message(tmp_path)
     put(sizes, "vm,vcpus\na,1\nb,1\na,1\n")
+    assert read_table(tmp_path).notes == ("1 rows repeat another row, and count once",)
+    put(sizes, "vm,vcpus\na,1\nb,1\na,2\n")
     assert f"{sizes}:4: vm 'a' has a row already" in message(tmp_path)
     put(sizes, "vm,vcpus\na,1\nb,1.5\n")
     assert f"{sizes}:3: vcpus: expected a whole number of at least 1, found 1.5" in message(tmp_path)

@@ -211,7 +211,7 @@ def _read_file(file: Path, vm: int, rows: Collector, units: Counter[str]) -> Non
             f"found {show_found(head.splitlines()[0] if head.strip() else '')}"
         )
     numbers = [key for key in BITBRAINS_COLUMNS if key in layout.fields and key != BITBRAINS_COLUMNS[4]]
-    texts = ()
+    texts: tuple[str, ...] = ()
     if layout.date is not None:
         numbers.remove(_TIME)
         texts = (_TIME,)

@@ -26,6 +26,8 @@ METADATA_KEY = b"virtgym"
 
 _CSV = (".csv", ".csv.gz")
 _PARQUET = (".parquet", ".pq")
+# What pandas calls its index in a CSV file.
+_INDEX = ("", "Unnamed: 0")
 
 
 def is_table_file(path: Path) -> bool:
@@ -126,6 +128,26 @@ class Columns:
         encoded = self._texts(name).combine_chunks().dictionary_encode()
         return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
 
+    def unique(self, name: str, what: str) -> tuple[Columns, list[str], int]:
+        """Return the rows with one for each name, the names in order, and how many rows repeat another.
+
+        Args:
+            name: Column of names.
+            what: What a name stands for, for the message.
+
+        Raises:
+            TraceError: If two rows of a name differ.
+        """
+        codes, names = self.labels(name)
+        first: dict[int, int] = {}
+        keep = np.ones(len(codes), dtype=bool)
+        if len(names) < len(codes):
+            for row, code in enumerate(codes.tolist()):
+                keep[row] = first.setdefault(code, row) == row
+                if not keep[row] and not self.table.slice(row, 1).equals(self.table.slice(first[code], 1)):
+                    raise self.error(row, f"{what} {names[code]!r} has a row already, with other values")
+        return self.take(keep), names, int(np.count_nonzero(~keep))
+
     def named(self, name: str) -> NDArray[np.bool_]:
         """Return which rows have a name in a column, shape (N,)."""
         import pyarrow.compute as pc
@@ -212,6 +234,9 @@ def read_columns(
         raise TraceError(
             f"{show_path(path)}: cannot be read ({error.strerror or _one_line(error)})"
         ) from None
+    named = [name for name in columns.names if name not in _INDEX]
+    if len(named) < len(columns.names):
+        columns = replace(columns, table=columns.table.select(named))
     if rename is not None:
         columns = replace(
             columns, table=columns.table.rename_columns([rename(name) for name in columns.names])

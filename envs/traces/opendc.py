@@ -214,13 +214,9 @@ def _read_tasks(path: Path) -> _Tasks:
     notes = []
     if len(columns) < len(read):
         notes.append(f"{len(read) - len(columns)} rows of {path.name} name no task, and are left out")
-    codes, names = columns.labels("id")
-    if len(names) != len(codes):
-        seen = np.zeros(len(names), dtype=bool)
-        for row, code in enumerate(codes):
-            if seen[code]:
-                raise columns.error(row, f"the id {names[code]!r} has a row already")
-            seen[code] = True
+    columns, names, copies = columns.unique("id", "the id")
+    if copies:
+        notes.append(f"{copies} rows of {path.name} repeat another row, and count once")
     positive = np.nextafter(0, 1)
     old = "cpu_capacity" not in columns
     life = None

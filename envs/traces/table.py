@@ -101,7 +101,7 @@ def read_table(
     codes, names = usage.labels("vm")
     constants = _constants_of_usage(usage, codes, len(names))
     if sizes_path is not None:
-        codes, names = _add_sizes_file(sizes_path, usage, codes, names, constants)
+        codes, names = _add_sizes_file(sizes_path, usage, codes, names, constants, repairs)
     usage, codes, names = _drop_lifeless(usage, codes, names, constants, repairs)
     grid = _lay_grid(usage, codes, len(names), sample_s, repairs)
     rows = {"": _utilisation(usage, codes, names, constants, repairs)}
@@ -313,16 +313,12 @@ def _add_sizes_file(
     codes: NDArray[np.int64],
     names: list[str],
     constants: dict[str, NDArray[np.float64]],
+    repairs: Repairs,
 ) -> tuple[NDArray[np.int64], list[str]]:
     """Add the columns of the sizes file to ``constants``; return codes and names in its order."""
     sizes = read_columns(path, required=("vm",), optional=tuple(_CONSTANTS))
-    rows, ordered = sizes.labels("vm")
-    if len(ordered) != len(rows):
-        seen = np.zeros(len(ordered), dtype=bool)
-        for row, code in enumerate(rows):
-            if seen[code]:
-                raise sizes.error(row, f"vm {ordered[code]!r} has a row already")
-            seen[code] = True
+    sizes, ordered, copies = sizes.take(sizes.named("vm")).unique("vm", "vm")
+    repairs.count_repeats(copies, 0)
     place = {name: index for index, name in enumerate(ordered)}
     for code, name in enumerate(names):
         if name not in place:
