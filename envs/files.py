@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Concatenate, ParamSpec, TextIO, TypeVar
+from typing import Any, Concatenate, ParamSpec, TextIO, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,10 +117,10 @@ def names_its_file(read: Callable[Concatenate[Located, P], T]) -> Callable[Conca
             reason = f"{type(error).__name__}: {one_line(error)}" if str(error) else type(error).__name__
             raise TraceError(f"{show_path(path)}: cannot be read ({reason})") from error
 
-    return guarded
+    return cast(Callable[Concatenate[Located, P], T], guarded)
 
 
-def open_regular(path: Located, *, limit: int = LARGEST_FILE, refusal: Refusal = TraceError) -> BinaryIO:
+def open_regular(path: Located, *, limit: int = LARGEST_FILE, refusal: Refusal = TraceError) -> io.FileIO:
     """Open a file for unbuffered reading if it is a regular one of at most ``limit`` bytes.
 
     Args:
@@ -310,7 +310,8 @@ def read_parquet(
         path: The file.
         check: Is shown the schema, a ``pyarrow.Schema``, before anything else is read, may raise, and
             returns the names of the columns to read; by default all.
-        lists: Columns that may hold a list of integers in each row; of another nested type they are not read.
+        lists: Columns that may hold a list of integers or texts in each row; of another type they are not
+            read, and texts stay a dictionary.
         refusal: Kind of the error.
 
     Returns:
@@ -327,13 +328,19 @@ def read_parquet(
     with open_regular(path, limit=LARGEST_WHOLE, refusal=refusal) as file:
         size = os.fstat(file.fileno()).st_size
         try:
-            schema = pq.read_schema(file)
+            stored = pq.read_metadata(file).schema
+            schema = stored.to_arrow_schema()
             if len(set(schema.names)) != len(schema.names):
                 raise refusal(f"{where}: a column is named twice: {', '.join(schema.names)}")
             wanted = schema.names if check is None else check(schema)
-            names = [name for name in wanted if name not in lists or _holds_integers(schema.field(name).type)]
+            names = [name for name in wanted if name not in lists or _is_plain_list(schema.field(name).type)]
             plain = [name for name in names if name not in lists]
             texts = [name for name in plain if _check_column(where, schema, name, refusal)]
+            texts += [
+                part.path
+                for part in map(stored.column, range(len(stored)))
+                if part.path.split(".")[0] in lists and part.physical_type == "BYTE_ARRAY"
+            ]
             # Text that is stored once and repeated would fill memory, so it is unpacked only after a check.
             with pq.ParquetFile(file, read_dictionary=texts, pre_buffer=False) as parquet:
                 _check_declared(where, parquet.metadata, names, size, refusal)
@@ -361,10 +368,12 @@ def _check_column(where: str, schema: Any, name: str, refusal: Refusal) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _holds_integers(kind: Any) -> bool:
+def _is_plain_list(kind: Any) -> Any:
     import pyarrow as pa
 
-    return bool(pa.types.is_integer(kind.value_type if pa.types.is_list(kind) else kind))
+    return pa.types.is_list(kind) and (
+        pa.types.is_integer(kind.value_type) or pa.types.is_string(kind.value_type)
+    )
 
 
 def _check_declared(where: str, metadata: Any, names: Sequence[str], size: int, refusal: Refusal) -> None:

@@ -169,7 +169,7 @@ def _to_array(path: Path, table: str, rows: Sequence[Sequence[object]], done: in
     if table == "vm":
         blank = np.array([row[3] in (None, "") for row in rows])
         values[3, blank] = np.inf
-        for row in np.flatnonzero(np.isnan(values[:3]).any(axis=0)):
+        for row in np.flatnonzero(np.isnan(values[:3]).any(axis=0)).tolist():
             lost[row] = any(value in (None, "") for value in rows[row][:3])
     good = np.empty(values.shape, dtype=bool)
     with np.errstate(invalid="ignore"):

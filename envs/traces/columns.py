@@ -224,7 +224,7 @@ def read_columns(
         optional: Columns that may be there.
         prefix: Columns that start with it may be there, too.
         ignored: Columns that may be there, of any type, and are not read.
-        lists: Columns that may hold a list of integers in each row of a Parquet file.
+        lists: Columns that may hold a list in each row of a Parquet file, as for `read_parquet`.
         rename: What a column is called here, from its name in the file.
         others: Whether any other column may be there; it is not read.
 
