@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Concatenate, ParamSpec, TextIO, TypeVar
+from typing import Any, Concatenate, ParamSpec, TextIO, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ __all__ = [
     "read_bytes",
     "read_npy",
     "read_parquet",
+    "show_found",
     "show_path",
     "write_atomically",
 ]
@@ -69,6 +70,16 @@ def show_path(path: Located) -> str:
     text = os.fspath(path)
     plain = text.isprintable() and text == text.strip() and " " not in text
     return text if plain else repr(text)
+
+
+def show_found(text: str | bytes) -> str:
+    """Return what stands in a file as a quoted and short text for a message; binary data is not shown."""
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", errors="replace")
+    text = text.strip()
+    if any(not (letter.isprintable() or letter.isspace()) or letter == "\ufffd" for letter in text[:200]):
+        return "binary data"
+    return repr(text if len(text) <= 60 else text[:59] + "…")
 
 
 def one_line(error: object, longest: int = 160) -> str:
@@ -106,10 +117,10 @@ def names_its_file(read: Callable[Concatenate[Located, P], T]) -> Callable[Conca
             reason = f"{type(error).__name__}: {one_line(error)}" if str(error) else type(error).__name__
             raise TraceError(f"{show_path(path)}: cannot be read ({reason})") from error
 
-    return guarded
+    return cast(Callable[Concatenate[Located, P], T], guarded)
 
 
-def open_regular(path: Located, *, limit: int = LARGEST_FILE, refusal: Refusal = TraceError) -> BinaryIO:
+def open_regular(path: Located, *, limit: int = LARGEST_FILE, refusal: Refusal = TraceError) -> io.FileIO:
     """Open a file for unbuffered reading if it is a regular one of at most ``limit`` bytes.
 
     Args:
@@ -291,6 +302,7 @@ def read_parquet(
     path: Located,
     check: Callable[[Any], Sequence[str]] | None = None,
     *,
+    lists: Sequence[str] = (),
     refusal: Refusal = TraceError,
 ) -> Any:
     """Read a Parquet file without starting a thread.
@@ -301,6 +313,8 @@ def read_parquet(
         path: The file.
         check: Is shown the schema, a ``pyarrow.Schema``, before anything else is read, may raise, and
             returns the names of the columns to read; by default all.
+        lists: Columns that may hold a list of integers or texts in each row; of another type they are not
+            read, and texts stay a dictionary.
         refusal: Kind of the error.
 
     Returns:
@@ -317,14 +331,22 @@ def read_parquet(
     with open_regular(path, limit=LARGEST_WHOLE, refusal=refusal) as file:
         size = os.fstat(file.fileno()).st_size
         try:
-            schema = pq.read_schema(file)
+            stored = pq.read_metadata(file).schema
+            schema = stored.to_arrow_schema()
             if len(set(schema.names)) != len(schema.names):
                 raise refusal(f"{where}: a column is named twice: {', '.join(schema.names)}")
-            names = list(schema.names if check is None else check(schema))
-            texts = [name for name in names if _check_column(where, schema, name, refusal)]
+            wanted = schema.names if check is None else check(schema)
+            names = [name for name in wanted if name not in lists or _is_plain_list(schema.field(name).type)]
+            plain = [name for name in names if name not in lists]
+            texts = [name for name in plain if _check_column(where, schema, name, refusal)]
+            texts += [
+                part.path
+                for part in map(stored.column, range(len(stored)))
+                if part.path.split(".")[0] in lists and part.physical_type == "BYTE_ARRAY"
+            ]
             # Text that is stored once and repeated would fill memory, so it is unpacked only after a check.
             with pq.ParquetFile(file, read_dictionary=texts, pre_buffer=False) as parquet:
-                _check_declared(where, parquet.metadata, len(names), size, refusal)
+                _check_declared(where, parquet.metadata, names, size, refusal)
                 table = parquet.read(names, use_threads=False)
             table.validate(full=True)
             for place, name in enumerate(table.column_names):
@@ -349,13 +371,24 @@ def _check_column(where: str, schema: Any, name: str, refusal: Refusal) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _check_declared(where: str, metadata: Any, columns: int, size: int, refusal: Refusal) -> None:
-    groups = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+def _is_plain_list(kind: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.types.is_list(kind) and (
+        pa.types.is_integer(kind.value_type) or pa.types.is_string(kind.value_type)
+    )
+
+
+def _check_declared(where: str, metadata: Any, names: Sequence[str], size: int, refusal: Refusal) -> None:
+    parts = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    groups = [part.num_rows for part in parts]
     rows = metadata.num_rows
+    chunks = [part.column(index) for part in parts for index in range(part.num_columns)]
+    values = sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.split(".")[0] in names)
     if rows < 0 or min(groups, default=0) < 0 or sum(groups) != rows:
         raise refusal(f"{where}: not a Parquet file (it declares {rows:,} rows, its parts {sum(groups):,})")
-    if rows * columns * 8 > max(_FREE, _MOST_PACKED_COLUMNS * size):
-        raise refusal(f"{where}: declares {rows:,} rows of {columns} columns in only {size:,} bytes")
+    if max(rows * len(names), values) * 8 > max(_FREE, _MOST_PACKED_COLUMNS * size):
+        raise refusal(f"{where}: declares {rows:,} rows of {len(names)} columns in only {size:,} bytes")
 
 
 def _check_text(where: str, column: Any, name: str, size: int, refusal: Refusal) -> None:

@@ -215,18 +215,18 @@ def _carbon(group: CarbonGroup) -> CarbonSeries | None:
     if path.is_dir():
         path = _zone_file(path, group.zone)
     source = ", ".join(text for text in (group.source, group.zone and f"zone {group.zone}") if text)
-    return read_carbon(path, start=group.start, source=source or None)
+    return read_carbon(path, start=group.start, source=source or None, fill=group.fill, series=group.series)
 
 
 def _zone_file(folder: Path, zone: str | None) -> Path:
-    files = sorted(folder.glob("*.parquet"))
-    zones = sorted({path.name.partition("_")[0].removesuffix(".parquet") for path in files})
+    files = sorted([*folder.glob("*.parquet"), *folder.glob("*.csv")])
+    zones = sorted({path.stem.partition("_")[0] for path in files})
     found = [path for path in files if zone and path.name.startswith((f"{zone}_", f"{zone}."))]
     if len(found) != 1:
         what = f"{len(found)} files of zone {zone}" if zone else "is a folder: say which zone"
         raise ConfigError(
             f"scenario.carbon.path={folder}: {what}; zones there: {', '.join(zones) or 'none'} "
-            "(files are named ZONE_*.parquet)"
+            "(files are named ZONE_*.parquet or ZONE_*.csv)"
         )
     return found[0]
 

@@ -234,10 +234,12 @@ class CarbonGroup:
     """§7: carbon intensity of the electricity; off without ``path`` and ``g_per_kwh``.
 
     Attributes:
-        path: Parquet file of a series, or a folder with files ``ZONE_*.parquet``.
+        path: File of a series, Parquet or CSV, or a folder with files ``ZONE_*.parquet`` or ``.csv``.
         zone: Zone of the file to take from a folder, such as ``DE``; with a file a label of its source.
         start: Date or time in the series at which the simulation begins; None = its first.
         source: Whom to cite; recorded with every result.
+        fill: What to put where the file lacks a value: ``previous`` or ``zero``; None = that is an error.
+        series: Which series of an Electricity Maps file: ``lifecycle`` (None) or ``direct``.
         g_per_kwh: In place of a series: an intensity that never changes, g/kWh; needs ``source``.
     """
 
@@ -245,6 +247,8 @@ class CarbonGroup:
     zone: str | None = None
     start: str | None = None
     source: str | None = None
+    fill: str | None = None
+    series: str | None = None
     g_per_kwh: float | None = None
 
 

@@ -285,3 +285,30 @@ def test_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
     finally:
         os.umask(old)
     assert (tmp_path / "y").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [
+        ([[], [1]], [0, 1]),
+        ([[], ["a", "b"]], [0, 2]),
+        ([[], [[1]]], None),
+        ([{"a": 1}, None], None),
+    ],
+)
+def test_only_lists_of_plain_values_are_read(tmp_path: Path, values: list[Any], kept: Any) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"id": [1, 2], "parents": values}), path)
+    table = read_parquet(path, lists=("parents",))
+    assert table.column_names == (["id"] if kept is None else ["id", "parents"])
+    if kept is not None:
+        assert [len(parents) for parents in table["parents"].to_pylist()] == kept
+
+
+def test_a_list_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"parents": pa.array([[1] * 10_000_000], pa.list_(pa.int8()))}), path)
+    with pytest.raises(TraceError, match="declares 1 rows of 1 columns"):
+        read_parquet(path, lists=("parents",))

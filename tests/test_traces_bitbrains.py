@@ -112,12 +112,12 @@ def test_what_is_provisioned_may_change(tmp_path: Path) -> None:
             r"1\.csv:2: CPU capacity provisioned \[MHZ\]: expected a number",
         ),
         (
-            [line(START, 1), line(START + 300, -1)],
-            r"1\.csv:3: CPU usage \[MHZ\]: expected .* at least 0, found -1",
+            [line(START, 1, memory=1), line(START + 300, -1)],
+            r"1\.csv:3: vm '1' has no reading for time_s=300; .*CPU usage \[MHZ\]: 0 blank and 1 invalid",
         ),
         (
-            [line(START, 1), "", line(START + 300, 1, read=float("nan"))],
-            r"1\.csv:4: Disk read .* found nothing",
+            [line(START, 1, memory=1), "", line(START + 300, 1, read=float("nan"))],
+            r"1\.csv:4: vm '1' has no reading of disk_read_mbit_s for time_s=300; gaps .* fill=previous",
         ),
         ([], r"1\.csv: the file has no rows"),
     ],

@@ -100,7 +100,7 @@ def test_both_forms_of_the_same_requests(tmp_path: Path, vms: list[tuple[int, in
         ("", "found a blank line"),
         ("x,1,1,5,5", "vmid must be a whole number, found 'x'"),
         ("1.5,1,1,5,5", "vmid must be"),
-        ("nan,1,1,5,5", "vmid must be"),
+        ("vm-1,1,1,5,5", "vmid must be"),
         ("1e30,1,1,5,5", "vmid must be"),
         ("1,0,1,5,5", "cpu must be a positive, finite number of cores, found '0'"),
         ("1,inf,1,5,5", "cpu must be"),
@@ -181,7 +181,7 @@ def test_what_the_fast_parser_accepts_the_slow_one_reads_the_same(
         lines.append(",".join(fields))
     fast = _parse_fast(columns, lines)
     if fast is not None:
-        slow = _parse_slow(Path("x"), columns, lines)
+        slow = _parse_slow(Path("x"), columns, lines, np.arange(len(lines)))
         assert fast[0].tolist() == slow[0].tolist()
         assert fast[1].tolist() == slow[1].tolist()
 

@@ -158,15 +158,10 @@ def test_over_capacity_and_another_duration(tmp_path: Path) -> None:
     ("changes", "text"),
     [
         ({"id": [7, 7]}, r"tasks\.parquet, row 2: the id '7' has a row already"),
-        ({"f_id": [3, 7, 3, 7, 9]}, r"fragments\.parquet, row 5: the id '9' is not in .*tasks\.parquet"),
-        ({"f_id": [3, 3, 3, 3, 3]}, r"tasks\.parquet: the id '7' has no row in .*fragments\.parquet"),
+        ({"f_id": [9, 9, 9, 9, 9]}, r"fragments\.parquet: no fragment belongs to a task"),
         (
-            {"f_duration": [1, 1, 0, 1, 1]},
-            r"fragments\.parquet, row 3: duration: expected a positive number of ms",
-        ),
-        (
-            {"f_usage": [1.0, 1, 1, -1, 1]},
-            r"fragments\.parquet, row 4: cpu_usage: expected at least 0 MHz, found -1",
+            {"f_duration": [1, 1, -1, 1, 1]},
+            r"fragments\.parquet, row 3: duration: expected at least 0 ms, found -1",
         ),
         ({"mhz": [4000.0, 0.0]}, r"tasks\.parquet, row 2: cpu_capacity: expected a positive number of MHz"),
         ({"cores": [0, 1]}, r"tasks\.parquet, row 1: cpu_count: expected at least 1"),

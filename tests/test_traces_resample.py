@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from virtgym.envs.sim.errors import TraceError
 from virtgym.envs.traces import resample
 from virtgym.envs.traces.base import Trace
+from virtgym.envs.traces.repairs import Repairs
 from virtgym.envs.traces.resample import Readings, Vms, build_trace, hold_until_next, tell_times
 
 Rows = list[tuple[int, float, float, float]]
@@ -30,8 +31,8 @@ def make(rows: Rows, signals: Mapping[str, NDArray[np.float64]] | None = None) -
 
 
 def build(rows: Rows, sample_s: float = 10.0, **options: Any) -> Trace:
-    options = {"fill": None, "over": "keep", **options}
-    return build_trace(make(rows), Vms(), name="t", sample_s=sample_s, **options)
+    repairs = Repairs("test", options.get("fill"), options.get("over", "keep"))
+    return build_trace(make(rows), Vms(), name="t", sample_s=sample_s, repairs=repairs)
 
 
 @st.composite
@@ -114,7 +115,8 @@ def test_a_cell_covered_by_half_is_no_gap_and_before_the_first_reading_there_is_
     with pytest.raises(TraceError, match="1 of 2 samples"):
         build(rows)
     vms = Vms(np.zeros(1), np.full(1, 99.0))
-    late = build_trace(make([(0, 10.0, 20.0, 1.0)]), vms, name="t", sample_s=10, fill="previous", over="keep")
+    readings, repairs = make([(0, 10.0, 20.0, 1.0)]), Repairs("test", "previous")
+    late = build_trace(readings, vms, name="t", sample_s=10, repairs=repairs)
     assert late.util[:, 0].tolist() == [0.0, 1.0]
     assert late.departure_s.tolist() == [np.inf]
 
@@ -127,10 +129,10 @@ def test_a_cell_covered_in_part() -> None:
 
 def test_signals_have_gaps_of_their_own() -> None:
     readings = make([(0, 0.0, 10.0, 0.5), (0, 10.0, 20.0, 0.5)], {"disk": np.array([3.0, np.nan])})
-    options: dict[str, Any] = {"name": "t", "sample_s": 10, "over": "keep"}
+    options: dict[str, Any] = {"name": "t", "sample_s": 10}
     with pytest.raises(TraceError, match="gaps in disk: 1 of 2 samples"):
-        build_trace(readings, Vms(), fill=None, **options)
-    trace = build_trace(readings, Vms(), fill="previous", **options)
+        build_trace(readings, Vms(), repairs=Repairs("test", None), **options)
+    trace = build_trace(readings, Vms(), repairs=Repairs("test", "previous"), **options)
     assert trace.signals["disk"][:, 0].tolist() == [3.0, 3.0]
 
 
@@ -157,8 +159,11 @@ def test_bad_options_and_a_vm_without_readings() -> None:
         build([(0, 0.0, 10.0, 0.5)], over="cut")
     with pytest.raises(TraceError, match="test: sample_s must be positive, is 0"):
         build([(0, 0.0, 10.0, 0.5)], sample_s=0)
-    with pytest.raises(TraceError, match="src:1: vm 'v0' has no CPU reading at all"):
-        build([(0, 0.0, 10.0, float("nan")), (1, 0.0, 10.0, 0.5)])
+    quiet = build([(0, 0.0, 10.0, float("nan")), (1, 0.0, 10.0, 0.5)])
+    assert quiet.vm_names == ("v1",)
+    assert quiet.notes[0] == "1 VMs have no CPU reading at all, and are left out"
+    with pytest.raises(TraceError, match="src: no VM is left"):
+        build([(0, 0.0, 10.0, float("nan"))])
     with pytest.raises(TraceError, match="choose a longer sample_s"):
         build([(0, 0.0, 1e12, 0.5)], sample_s=1)
 

@@ -54,7 +54,8 @@ def test_failures(tmp_path: Path) -> None:
             [0.5, 0.5],
             r"f\.parquet, row 2: failure_interval: expected at least 0 ms, found -1",
         ),
-        ([0, 1], [1, 0], [0.5, 0.5], r"row 2: failure_duration: expected a positive number of ms, found 0"),
+        ([0, 1], [1, -1], [0.5, 0.5], r"row 2: failure_duration: expected at least 0 ms, found -1"),
+        ([0, 1], [0, 0], [0.5, 0.5], "no incident lasts for any time"),
         ([0, 1], [1, 1], [1.5, 0.5], r"row 1: failure_intensity: expected a share from 0 to 1, found 1\.5"),
         ([], [], [], "has no rows"),
     ],
@@ -76,6 +77,7 @@ def test_options_and_other_formats(tmp_path: Path) -> None:
         TraceError, match=r"f\.parquet: failures is a series beside the load, not utilisation"
     ):
         read_trace(path)
+    (tmp_path / "x.csv").write_text("vm,time_s,cpu\na,0,1\n")
     with pytest.raises(TraceError, match="'table' is not a format of series; there are: carbon, failures"):
         check_series(tmp_path / "x.csv")
     with pytest.raises(TraceError, match=r"ends in \.parquet, \.pq or \.csv"):

@@ -75,7 +75,7 @@ def test_gaps(tmp_path: Path) -> None:
     assert previous.util[:, 0].tolist() == [0.1, 0.4, 0.4, 0.4, 0.2]
     assert previous.notes == ("filled 2 missing samples (fill=previous)",)
     assert read_table(path, fill="zero").util[:, 0].tolist() == [0.1, 0.4, 0.0, 0.0, 0.2]
-    assert "fill must be one of None, previous, zero; is 'linear'" in message(path, fill="linear")
+    assert "fill must be one of none, previous, zero; is 'linear'" in message(path, fill="linear")
 
 
 def test_given_lives_rule_over_rows(tmp_path: Path) -> None:
@@ -87,8 +87,8 @@ def test_given_lives_rule_over_rows(tmp_path: Path) -> None:
     assert trace.arrival_s.tolist() == [0, 30]
     assert trace.departure_s.tolist() == [np.inf, 90]
     assert trace.util[:, 1].tolist() == [0.0, 0.2]
-    wrong = put(tmp_path / "w.csv", head + "a,0,.1,0,\na,60,.1,0,\nb,60,.2,60,60\n")
-    assert "vm 'b' departs at 60 s, which is not after its arrival at 60 s" in message(wrong)
+    wrong = put(tmp_path / "w.csv", head + "a,0,.1,0,\na,60,.1,0,\nb,60,.2,60,30\n")
+    assert "vm 'b' departs at 30 s, which is before its arrival at 60 s" in message(wrong)
 
 
 def test_constant_columns_and_mhz(tmp_path: Path) -> None:
@@ -124,6 +124,8 @@ def test_folder_errors(tmp_path: Path) -> None:
     put(sizes, "vm,vcpus\na,1\nb,1\nc,1\n")
     assert f"{sizes}:4: vm 'c' has no row in" in message(tmp_path)
     put(sizes, "vm,vcpus\na,1\nb,1\na,1\n")
+    assert read_table(tmp_path).notes == ("1 rows repeat another row, and count once",)
+    put(sizes, "vm,vcpus\na,1\nb,1\na,2\n")
     assert f"{sizes}:4: vm 'a' has a row already" in message(tmp_path)
     put(sizes, "vm,vcpus\na,1\nb,1.5\n")
     assert f"{sizes}:3: vcpus: expected a whole number of at least 1, found 1.5" in message(tmp_path)
@@ -142,10 +144,10 @@ def test_folder_errors(tmp_path: Path) -> None:
         ("vm,time_s,cpu\na,0,\na,60,0\n", ":2: cpu: expected a fraction from 0 to 1, found nothing"),
         ("vm,time_s,cpu\na,-1,0\n", ":2: time_s: expected a time of at least 0, found '-1'"),
         ("vm,time_s,cpu\na,inf,0\n", ":2: time_s: expected a time of at least 0, found 'inf'"),
-        ("vm,time_s,cpu\n,0,0\n", ":2: vm is blank"),
+        ("vm,time_s,cpu\n,0,0\n", ": no row names a VM and a time"),
         ("vm,time_s,cpu\na,60,0\na,120,0\n", ":2: time_s must start at 0, the smallest is 60"),
         ("vm,time_s,cpu\na,0,0\na,60,0\na,130,0\n", ":4: time_s=130 is off the grid of 60 s"),
-        ("vm,time_s,cpu\na,0,0\na,60,0\na,60,0\n", ":4: vm 'a' has a row for time_s=60 already"),
+        ("vm,time_s,cpu\na,0,0\na,60,0\na,60,1\n", ":4: vm 'a' has a row for time_s=60 already"),
         ("vm,time_s,cpu\na,0,0\n", "needs the option sample_s"),
         ("vm,time_s,cpu\na,0,0,7\n", ":2: expected 3 columns, found 4"),
         ("vm,time_s,cpu\na,0,0\na,60\n", ":3: expected 3 columns, found 2"),
@@ -164,7 +166,7 @@ def test_folder_errors(tmp_path: Path) -> None:
             "vm,time_s,cpu,vcpus\na,0,0,1\na,60,0,2\n",
             ":3: vcpus must be the same in all rows of a VM",
         ),
-        ("vm,time_s,cpu\na,0,0\na,0.001,0\nb,1600000000,0\n", "is time_s in seconds from 0?"),
+        ("vm,time_s,cpu\na,0,0\na,0.001,0\nb,100000000,0\n", "is time_s in seconds from 0?"),
     ],
 )
 def test_errors_name_the_line(tmp_path: Path, text: str, expected: str) -> None:

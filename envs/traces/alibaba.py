@@ -14,6 +14,7 @@ Schemas: ``cluster-trace-v2017/schema.csv`` and ``cluster-trace-v2018/schema.txt
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,9 @@ from ..files import names_its_file, show_path
 from ..sim.errors import TraceError
 from .base import Trace
 from .delimited import Coder, Collector, Window, find_parts, read_blocks
+from .repairs import Repairs
 from .resample import Readings, Vms, build_trace, check_positive, count_vcpus, hold_until_next
+from .sniffing import Look
 
 __all__ = ["read_alibaba"]
 
@@ -133,10 +136,11 @@ def read_alibaba(
     """
     window = Window("alibaba", start_s, end_s, max_vms)
     check_positive("alibaba", core_mhz=core_mhz, machine_memory_mib=machine_memory_mib)
+    repairs = Repairs("alibaba", fill, over)
     root = Path(path)
     layout, meta, usage = _locate(root)
-    notes = [f"version {layout.version}"]
-    sizes = _read_meta(layout, meta, notes)
+    repairs.notes.append(f"version {layout.version}")
+    sizes = _read_meta(layout, meta, repairs)
     rows, coder = Collector(), Coder(limit=max_vms, allowed=sizes)
     for part in usage:
         _read_usage(layout, part, window, coder, rows)
@@ -148,22 +152,27 @@ def read_alibaba(
         cpu_mhz=None if core_mhz is None else cores * core_mhz,
         memory_mib=None if machine_memory_mib is None else memory * machine_memory_mib,
     )
-    readings = _make_readings(str(path), layout, rows, coder, sample_s, notes)
-    name = root.resolve().name
-    return build_trace(readings, vms, name=name, sample_s=sample_s, fill=fill, over=over, notes=notes)
+    readings = _make_readings(str(path), layout, rows, coder, sample_s, repairs)
+    return build_trace(readings, vms, name=root.resolve().name, sample_s=sample_s, repairs=repairs)
+
+
+def sniff(look: Look) -> bool:
+    """Whether a folder holds the usage of containers."""
+    return look.has_stem("container_usage")
 
 
 def _make_readings(
-    source: str, layout: _Layout, rows: Collector, coder: Coder, sample_s: float, notes: list[str]
+    source: str, layout: _Layout, rows: Collector, coder: Coder, sample_s: float, repairs: Repairs
 ) -> Readings:
-    if coder.refused:
-        notes.append(f"{len(coder.refused)} containers with readings have no size, and are left out")
+    repairs.leave_out_nobodys(coder.nobodys)
+    repairs.leave_out(len(coder.refused), "containers with readings have no size")
+    notes = repairs.notes
     time, vm = rows.column("time"), rows.column("vm")
     zero = float(time.min())
     ends, period = hold_until_next(vm, time - zero, sample_s, 300.0)
     notes.append(f"time 0 is second {zero:g} of the data set; readings every {period:g} s")
     notes.append("units: % made fractions: CPU of the request, memory of the container's")
-    columns = {key: _clean(layout, rows.column(key), key, notes) for key in layout.numbers[1:]}
+    columns = {key: repairs.clean(key, rows.column(key), layout.invalid) / 100 for key in layout.numbers[1:]}
     return Readings(
         source=source,
         format="alibaba",
@@ -189,45 +198,30 @@ def _locate(root: Path) -> tuple[_Layout, list[Path], list[Path]]:
     )
 
 
-def _read_meta(layout: _Layout, parts: list[Path], notes: list[str]) -> dict[str, tuple[float, float]]:
+def _read_meta(layout: _Layout, parts: list[Path], repairs: Repairs) -> dict[str, tuple[float, float]]:
     """Return cores and memory (share of the largest machine) of each container, from its first full row."""
     sizes: dict[str, tuple[float, float]] = {}
-    other = 0
+    other = nobodys = 0
     for part in parts:
         columns: dict[str, Any] = {"texts": ("container",), "numbers": (layout.cpu, layout.memory)}
-        for block in read_blocks(part, layout.meta_fields, optional=(layout.cpu, layout.memory), **columns):
+        for block in read_blocks(part, layout.meta_fields, **columns):
             cores = block.numbers[layout.cpu] * layout.cores_of_one
             memory = block.numbers[layout.memory] * layout.memory_of_one
             for name, *size in zip(block.texts["container"].to_pylist(), cores.tolist(), memory.tolist()):
-                if size[0] > 0 and size[1] > 0:
+                nobodys += not name
+                if name and 0 < size[0] < math.inf and 0 < size[1] < math.inf:
                     other += sizes.setdefault(name, (size[0], size[1])) != (size[0], size[1])
     if not sizes:
         raise TraceError(f"{show_path(parts[0])}: no container has a size")
+    repairs.leave_out(nobodys, f"rows of {layout.meta} name no container")
     if other:
-        notes.append(f"{other} rows give a container another size than its first row, which counts")
+        repairs.notes.append(f"{other} rows give a container another size than its first row, which counts")
     return sizes
 
 
 def _read_usage(layout: _Layout, part: Path, window: Window, coder: Coder, rows: Collector) -> None:
-    numbers = layout.numbers
-    blocks = read_blocks(
-        part,
-        layout.usage_fields,
-        numbers=numbers,
-        texts=("container",),
-        optional=numbers[1:],
-        signed=numbers,
-    )
+    blocks = read_blocks(part, layout.usage_fields, numbers=layout.numbers, texts=("container",))
     for block in blocks:
         time = block.numbers["time"]
-        vm = coder.encode(block.texts["container"], window.holds(time))
+        vm = coder.encode(block.texts["container"], window.holds(time), time)
         rows.add(block, vm >= 0, {"vm": vm, **block.numbers})
-
-
-def _clean(layout: _Layout, values: Floats, key: str, notes: list[str]) -> Floats:
-    """Return percentages as fractions, NaN where they are missing or invalid."""
-    bad = np.isin(values, layout.invalid) | (values < 0)
-    count, blank = int(np.count_nonzero(bad)), int(np.count_nonzero(np.isnan(values)))
-    if count or blank:
-        notes.append(f"{key}: {blank} blank and {count} invalid values count as missing")
-    return np.where(bad, np.nan, values) / 100

@@ -20,11 +20,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import names_its_file, show_path
+from ..files import names_its_file, show_found, show_path
 from ..sim.errors import TraceError
 from .base import Trace
 from .delimited import Coder, Collector, Window, find_parts, name_line, read_blocks
+from .repairs import MISSING, Repairs
 from .resample import Readings, Vms, build_trace, check_positive, count_vcpus, hold_until_next
+from .sniffing import Look
 
 __all__ = ["READING_COLUMNS", "VM_COLUMNS", "read_azure"]
 
@@ -91,28 +93,36 @@ def read_azure(
     """
     window = Window("azure", start_s, end_s, max_vms)
     check_positive("azure", core_mhz=core_mhz, cores_above=cores_above, memory_gib_above=memory_gib_above)
+    repairs = Repairs("azure", fill, over)
     root = Path(path)
     table_path, parts = _locate(root / "trace_data" if (root / "trace_data").is_dir() else root)
     table = _read_table(table_path, cores_above, memory_gib_above)
     rows, coder = _read_readings(parts, table, window)
     if len(rows) == 0:
         raise TraceError(f"{show_path(root)}: no reading of a VM of {show_path(table.path)} in the window")
-    notes: list[str] = []
-    readings, chosen, zero = _make_readings(str(path), table, rows, coder, sample_s, notes)
+    readings, chosen, zero = _make_readings(str(path), table, rows, coder, sample_s, repairs)
+    notes = repairs.notes
     notes.append(f"from {len(parts)} files; units: % of the VM's cores, made fractions; GB as GiB, made MiB")
     if table.buckets:
         notes.append(
             f"V2 (2019): sizes are buckets; >24 is {cores_above} cores, >64 is {memory_gib_above:g} GiB"
         )
-    cores = table.cores[chosen]
+    cores, memory = table.cores[chosen], table.memory_gib[chosen] * 1024
+    keep = np.isfinite(cores + memory)
+    repairs.leave_out(int(np.count_nonzero(~keep)), "VMs have no size")
     vms = Vms(
         *_lives(readings, table, chosen, zero),
-        vcpus=count_vcpus(str(path), cores),
+        vcpus=count_vcpus(str(path), np.where(keep, cores, 1.0)),
         cpu_mhz=None if core_mhz is None else cores * core_mhz,
-        memory_mib=table.memory_gib[chosen] * 1024,
+        memory_mib=memory,
     )
     name = root.resolve().name
-    return build_trace(readings, vms, name=name, sample_s=sample_s, fill=fill, over=over, notes=notes)
+    return build_trace(readings, vms, name=name, sample_s=sample_s, repairs=repairs, keep=keep)
+
+
+def sniff(look: Look) -> bool:
+    """Whether a folder holds the VM table or the readings."""
+    return look.has_stem("vmtable", "vm_cpu_readings", "trace_data")
 
 
 def _locate(root: Path) -> tuple[Path, list[Path]]:
@@ -126,7 +136,7 @@ def _locate(root: Path) -> tuple[Path, list[Path]]:
 
 
 def _make_readings(
-    source: str, table: _Table, rows: Collector, coder: Coder, sample_s: float, notes: list[str]
+    source: str, table: _Table, rows: Collector, coder: Coder, sample_s: float, repairs: Repairs
 ) -> tuple[Readings, NDArray[np.int64], float]:
     """Return the readings with VMs in the order of the table, their rows there, and the time that is 0, s."""
     rank = np.array([table.place[name] for name in coder.names])
@@ -136,20 +146,21 @@ def _make_readings(
     vm, time = new_code[rows.column("vm")], rows.column("time")
     zero = float(time.min())
     ends, period = hold_until_next(vm, time - zero, sample_s, 300.0)
+    repairs.notes.append(f"time 0 is second {zero:g} of the data set; readings every {period:g} s")
+    util, least, most = (repairs.clean(key, rows.column(key)) / 100 for key in ("avgcpu", "mincpu", "maxcpu"))
     readings = Readings(
         source=source,
         format="azure",
         vm=vm,
         start_s=time - zero,
         end_s=ends,
-        util=rows.column("avgcpu") / 100,
+        util=util,
         names=[coder.names[index] for index in order],
         where=rows.where,
-        signals={"cpu_min": rows.column("mincpu") / 100, "cpu_max": rows.column("maxcpu") / 100},
+        signals={"cpu_min": least, "cpu_max": most},
     )
-    notes.append(f"time 0 is second {zero:g} of the data set; readings every {period:g} s")
-    if coder.refused:
-        notes.append(f"{len(coder.refused)} VMs with readings are not in the VM table, and are left out")
+    repairs.leave_out_nobodys(coder.nobodys)
+    repairs.leave_out(len(coder.refused), "VMs with readings are not in the VM table")
     return readings, rank[order], zero
 
 
@@ -163,7 +174,7 @@ def _read_table(path: Path, cores_above: int, memory_above: float) -> _Table:
     )
     for block in blocks:
         for row, name in enumerate(block.texts["vmid"].to_pylist()):
-            if place.setdefault(name, block.first + row) != block.first + row:
+            if name and place.setdefault(name, block.first + row) != block.first + row:
                 where = name_line(path, block.first + row, 0)
                 raise TraceError(f"{where}: the vmid {name!r} has a row already")
         sizes = {}
@@ -191,6 +202,8 @@ def _read_table(path: Path, cores_above: int, memory_above: float) -> _Table:
 def _size(path: Path, row: int, key: str, text: str, above: float) -> float:
     if text.strip().startswith(">"):
         return above
+    if text.strip() in MISSING:
+        return math.nan
     try:
         value = float(text)
     except ValueError:
@@ -198,7 +211,7 @@ def _size(path: Path, row: int, key: str, text: str, above: float) -> float:
     if not 0 < value < math.inf:
         where = name_line(path, row, 0)
         raise TraceError(
-            f"{where}: {key}: expected a positive number or a bucket like >24, found {text!r:.40}"
+            f"{where}: {key}: expected a positive number or a bucket like >24, found {show_found(text)}"
         )
     return value
 
@@ -209,7 +222,7 @@ def _read_readings(parts: list[Path], table: _Table, window: Window) -> tuple[Co
     for part in parts:
         for block in read_blocks(part, READING_COLUMNS, numbers=("timestamp", *percents), texts=("vmid",)):
             time = block.numbers["timestamp"]
-            vm = coder.encode(block.texts["vmid"], window.holds(time))
+            vm = coder.encode(block.texts["vmid"], window.holds(time), time)
             rows.add(
                 block, vm >= 0, {"vm": vm, "time": time, **{key: block.numbers[key] for key in percents}}
             )
@@ -223,5 +236,6 @@ def _lives(
     first, last = np.full(chosen.size, np.inf), np.full(chosen.size, -np.inf)
     np.minimum.at(first, readings.vm, readings.start_s)
     np.maximum.at(last, readings.vm, readings.end_s)
-    arrival = np.minimum(np.maximum(table.created_s[chosen] - zero, 0.0), first)
-    return arrival, np.maximum(table.deleted_s[chosen] - zero, last)
+    # The VM table may not say when; then fmin and fmax take the readings.
+    arrival = np.fmin(np.maximum(table.created_s[chosen] - zero, 0.0), first)
+    return arrival, np.fmax(table.deleted_s[chosen] - zero, last)

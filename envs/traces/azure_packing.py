@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ..files import names_its_file, one_line, open_regular, show_path
 from ..sim.errors import TraceError
 from .requests import RequestTrace
+from .sniffing import Look
 
 __all__ = ["read_azure_packing"]
 
@@ -53,8 +54,9 @@ def read_azure_packing(
     """Read VM requests.
 
     VMs stand in the order of their start; those that started before the trace (a negative start) arrive at 0
-    and live as long as they do from then. VMs whose type the chosen machine cannot host are left out. Both,
-    and VMs that ended before the trace, are noted.
+    and live as long as they do from then. VMs whose type the chosen machine cannot host, or which have no
+    type that is known, no number or no start, are left out. All of that, and VMs that ended before the trace,
+    is noted.
 
     Args:
         path: The sqlite file.
@@ -91,6 +93,13 @@ def read_azure_packing(
         lifetime_s=(end - start) * _DAY_S,
         vm_ids=table[0].astype(np.int64),
         notes=(f"sizes are fractions of machine {machine}", *notes, *more),
+    )
+
+
+def sniff(look: Look) -> bool:
+    """Whether a file is an sqlite database, by its name or its beginning."""
+    return not look.is_dir and (
+        look.name.endswith((".sqlite", ".sqlite3", ".db")) or look.starts(b"SQLite format 3")
     )
 
 
@@ -156,9 +165,12 @@ def _to_array(path: Path, table: str, rows: Sequence[Sequence[object]], done: in
         values = np.array(rows, dtype=np.float64).T
     except (ValueError, TypeError, OverflowError):
         values = np.array([[_to_number(value) for value in row] for row in rows]).T
+    lost = np.zeros(len(rows), dtype=bool)
     if table == "vm":
         blank = np.array([row[3] in (None, "") for row in rows])
         values[3, blank] = np.inf
+        for row in np.flatnonzero(np.isnan(values[:3]).any(axis=0)).tolist():
+            lost[row] = any(value in (None, "") for value in rows[row][:3])
     good = np.empty(values.shape, dtype=bool)
     with np.errstate(invalid="ignore"):
         whole = (values == np.floor(values)) & (np.abs(values) < 2.0**53)
@@ -166,6 +178,7 @@ def _to_array(path: Path, table: str, rows: Sequence[Sequence[object]], done: in
             good[:2], good[2], good[3] = whole[:2], np.isfinite(values[2]), values[3] >= values[2]
         else:
             good[:2], good[2:] = whole[:2], np.isfinite(values[2:]) & (values[2:] > 0)
+    good |= lost
     if not good.all():
         row = int(np.argmin(good.all(axis=0)))
         column = int(np.argmin(good[:, row]))
@@ -229,20 +242,20 @@ def _select(
         vmId, vmTypeId, start, end (days), core and memory (fractions), shape (6, R), by start; and notes.
 
     Raises:
-        TraceError: If a VM has a type that is nowhere in ``vmType``, or none is left.
+        TraceError: If no VM is left.
     """
-    unknown = np.flatnonzero(~np.isin(vms[1], types[0]))
-    if unknown.size:
-        raise TraceError(
-            f"{show_path(path)}: table vm, row {unknown[0] + 1}: vmTypeId {vms[1, unknown[0]]:.0f} is not in "
-            "the table vmType"
-        )
+    lost = np.isnan(vms[0]) | np.isnan(vms[2])
+    typeless = ~lost & ~np.isin(vms[1], types[0])
+    vms = np.where(lost | typeless, np.nan, vms)
     at = np.minimum(np.searchsorted(sizes[0], vms[1]), sizes.shape[1] - 1)
     fits = sizes[0, at] == vms[1]
+    known = ~(lost | typeless)
     early, over = vms[2] < 0, (vms[3] <= 0) & (vms[2] < 0)
     keep = fits & ~over
     counted = (
-        (~fits, "left out, of types that this machine cannot host"),
+        (lost, "left out, without a number or a start"),
+        (typeless, "left out, of no type in the table vmType"),
+        (known & ~fits, "left out, of types that this machine cannot host"),
         (fits & over, "left out, ended before the trace"),
         (keep & early, "started before the trace and arrive at 0"),
     )

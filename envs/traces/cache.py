@@ -27,7 +27,7 @@ from .base import Trace
 __all__ = ["cache_dir", "content_signature", "read_cached"]
 
 # Part of every key: raise it when a reader or this layout changes, and old files are not looked at again.
-_LAYOUT = "2"
+_LAYOUT = "4"
 # A file changed twice within one tick of the file system's clock looks unchanged: younger ones stay uncached,
 # and their content counts.
 _SETTLED_S = 2.0

@@ -7,16 +7,17 @@ import difflib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import one_line, open_stream, open_text, read_parquet, show_path
+from ..files import one_line, open_stream, open_text, read_parquet, show_found, show_path
 from ..sim.errors import TraceError
 from .base import LARGEST
+from .repairs import MISSING
 
 __all__ = ["METADATA_KEY", "Columns", "is_table_file", "read_columns"]
 
@@ -25,6 +26,11 @@ METADATA_KEY = b"virtgym"
 
 _CSV = (".csv", ".csv.gz")
 _PARQUET = (".parquet", ".pq")
+# What pandas calls its index in a CSV file.
+_INDEX = ("", "Unnamed: 0")
+
+
+_Choose = Callable[[Sequence[str]], dict[str, str]]
 
 
 def is_table_file(path: Path) -> bool:
@@ -41,12 +47,14 @@ class Columns:
         table: A ``pyarrow.Table``; every column is a string when the file is a CSV.
         is_csv: Whether the file is a CSV.
         metadata: What `convert_trace` left in a Parquet file, else empty.
+        rows: Row of the file of each row here, shape (N,); None = all of them.
     """
 
     path: Path
     table: Any
     is_csv: bool
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    rows: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -61,8 +69,18 @@ class Columns:
         """Names of the columns."""
         return list(self.table.column_names)
 
+    def take(self, keep: NDArray[np.bool_]) -> Columns:
+        """Return the rows to keep, shape (N,) of bool."""
+        if keep.all():
+            return self
+        chosen = np.flatnonzero(keep)
+        return replace(
+            self, table=self.table.take(chosen), rows=chosen if self.rows is None else self.rows[chosen]
+        )
+
     def where(self, row: int) -> str:
         """Return ``file:line`` of a 0-based data row (``file, row N`` for Parquet, counted from 1)."""
+        row = row if self.rows is None else int(self.rows[row])
         if not self.is_csv:
             return f"{show_path(self.path)}, row {row + 1}"
         with open_text(self.path) as file:
@@ -80,14 +98,14 @@ class Columns:
     def numbers(
         self, name: str, allowed: str, *, low: float = 0.0, high: float = math.inf, blank: bool = False
     ) -> NDArray[np.float64]:
-        """Return a numeric column, shape (N,).
+        """Return a numeric column, shape (N,), all of whose values must be allowed.
 
         Args:
             name: Column.
             allowed: What the values may be, in words, for the message.
             low: Smallest allowed value.
             high: Largest allowed value, and none is above `LARGEST`; infinity is allowed where a blank is.
-            blank: Whether a value may be missing; it is NaN then.
+            blank: Whether a value may be missing (`MISSING`); it is NaN then.
 
         Returns:
             The values.
@@ -95,7 +113,7 @@ class Columns:
         Raises:
             TraceError: Naming line, column and value of the first offence.
         """
-        values = self._as_floats(name, allowed, blank)
+        values = self.readings(name, allowed)
         valid = (values >= low) & (values <= high)
         valid &= (np.abs(values) <= LARGEST) | (np.isinf(values) & blank)
         if blank:
@@ -103,15 +121,47 @@ class Columns:
         if not valid.all():
             row = int(np.argmin(valid))
             large = LARGEST < abs(values[row]) < math.inf
-            raise self._bad_value(name, row, f"{allowed}, at most {LARGEST:g}" if large else allowed)
+            raise self.bad_value(name, row, f"{allowed}, at most {LARGEST:g}" if large else allowed)
         return values
 
     def labels(self, name: str) -> tuple[NDArray[np.int64], list[str]]:
         """Return a column of names as codes, shape (N,), and the names in the order of their first row.
 
         Raises:
-            TraceError: If a name is missing, or the column holds neither text nor integers.
+            TraceError: If the column holds neither text nor integers.
         """
+        encoded = self._texts(name).combine_chunks().dictionary_encode()
+        return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+
+    def unique(self, name: str, what: str) -> tuple[Columns, list[str], int]:
+        """Return the rows with one for each name, the names in order, and how many rows repeat another.
+
+        Args:
+            name: Column of names.
+            what: What a name stands for, for the message.
+
+        Raises:
+            TraceError: If two rows of a name differ.
+        """
+        codes, names = self.labels(name)
+        first: dict[int, int] = {}
+        keep = np.ones(len(codes), dtype=bool)
+        if len(names) < len(codes):
+            for row, code in enumerate(codes.tolist()):
+                keep[row] = first.setdefault(code, row) == row
+                if not keep[row] and not self.table.slice(row, 1).equals(self.table.slice(first[code], 1)):
+                    raise self.error(row, f"{what} {names[code]!r} has a row already, with other values")
+        return self.take(keep), names, int(np.count_nonzero(~keep))
+
+    def named(self, name: str) -> NDArray[np.bool_]:
+        """Return which rows have a name in a column, shape (N,)."""
+        import pyarrow.compute as pc
+
+        given: NDArray[np.bool_] = pc.not_equal(self._texts(name), "").to_numpy()
+        return given
+
+    def _texts(self, name: str) -> Any:
+        """Return a column of names as text, "" where one is missing."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -121,22 +171,21 @@ class Columns:
             raise TraceError(
                 f"{show_path(self.path)}: column {name!r} has type {kind}, expected text or integers"
             )
-        text = pc.fill_null(pc.cast(column, pa.string()), "")
-        missing = pc.equal(text, "").to_numpy()
-        if missing.any():
-            raise self.error(int(np.argmax(missing)), f"{name} is blank; every row needs one")
-        encoded = text.combine_chunks().dictionary_encode()
-        return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+        return pc.fill_null(pc.cast(column, pa.string()), "")
 
-    def _as_floats(self, name: str, allowed: str, blank: bool) -> NDArray[np.float64]:
+    def readings(self, name: str, allowed: str) -> NDArray[np.float64]:
+        """Return a numeric column as it is, shape (N,), NaN where a value is missing (`MISSING`).
+
+        Raises:
+            TraceError: If something is no number; ``allowed`` says what it may be.
+        """
         import pyarrow as pa
         import pyarrow.compute as pc
 
         column = self.table[name]
         if self.is_csv:
             column = pc.utf8_trim_whitespace(column)
-            if blank:
-                column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
+            column = pc.if_else(pc.is_in(column, pa.array(MISSING)), pa.scalar(None, pa.string()), column)
         elif not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
             raise TraceError(
                 f"{show_path(self.path)}: column {name!r} has type {column.type}, expected numbers"
@@ -144,12 +193,15 @@ class Columns:
         try:
             floats = pc.cast(column, pa.float64(), safe=self.is_csv)
         except pa.ArrowInvalid:
-            raise self._bad_value(name, _first_uncastable(column), allowed) from None
+            raise self.bad_value(name, _first_uncastable(column), allowed) from None
         return np.array(pc.fill_null(floats, math.nan).to_numpy(), dtype=np.float64)
 
-    def _bad_value(self, name: str, row: int, allowed: str) -> TraceError:
+    def bad_value(self, name: str, row: int, allowed: str) -> TraceError:
+        """Return the error for a value that is not what it may be."""
         found = self.table[name][row].as_py()
-        shown = "nothing" if found in (None, "") else repr(found)[:60]
+        shown = (
+            "nothing" if found in (None, "") else found if not isinstance(found, str) else show_found(found)
+        )
         return self.error(row, f"{name}: expected {allowed}, found {shown}")
 
 
@@ -160,6 +212,9 @@ def read_columns(
     optional: Sequence[str],
     prefix: str | None = None,
     ignored: Sequence[str] = (),
+    lists: Sequence[str] = (),
+    rename: Callable[[str], str] | None = None,
+    others: bool = False,
 ) -> Columns:
     """Read a CSV (``.csv``, ``.csv.gz``) or Parquet file whose columns must be known ones.
 
@@ -168,7 +223,10 @@ def read_columns(
         required: Columns that must be there.
         optional: Columns that may be there.
         prefix: Columns that start with it may be there, too.
-        ignored: Columns that may be there, of any type; those of a Parquet file are not read.
+        ignored: Columns that may be there, of any type, and are not read.
+        lists: Columns that may hold a list in each row of a Parquet file, as for `read_parquet`.
+        rename: What a column is called here, from its name in the file.
+        others: Whether any other column may be there; it is not read.
 
     Returns:
         The columns.
@@ -178,16 +236,22 @@ def read_columns(
     """
     is_csv = path.name.lower().endswith(_CSV)
 
-    def check(names: Sequence[str]) -> None:
-        _check_names(path, names, required, (*optional, *ignored), prefix)
+    def choose(found: Sequence[str]) -> dict[str, str]:
+        """Return which columns of the file to read, and what they are called here."""
+        # pandas leaves its index behind when it is not told otherwise.
+        kept = [name for name in found if name not in _INDEX and not name.startswith("__index_level_")]
+        names = {name: name if rename is None else rename(name) for name in kept}
+        _check_names(path, list(names.values()), required, (*optional, *ignored), "" if others else prefix)
+        known = (*required, *optional) if others else tuple(names.values())
+        return {name: ours for name, ours in names.items() if ours in known and ours not in ignored}
 
-    columns = _read_csv(path, check) if is_csv else _read_parquet(path, check, ignored)
+    columns = _read_csv(path, choose) if is_csv else _read_parquet(path, choose, lists)
     if len(columns) == 0:
         raise TraceError(f"{show_path(path)}: the table has no rows")
     return columns
 
 
-def _read_csv(path: Path, check: Callable[[Sequence[str]], None]) -> Columns:
+def _read_csv(path: Path, choose: _Choose) -> Columns:
     import pyarrow as pa
     import pyarrow.csv as pacsv
 
@@ -203,20 +267,22 @@ def _read_csv(path: Path, check: Callable[[Sequence[str]], None]) -> Columns:
         raise TraceError(f"{show_path(path)}: the file is empty; expected a header line")
     if len(set(names)) != len(names):
         raise TraceError(f"{show_path(path)}:{lines}: a column is named twice: {', '.join(names)}")
-    check(names)
+    ours = choose(names)
     try:
         with open_stream(path) as stream:
             table = pacsv.read_csv(
                 stream,
                 read_options=pacsv.ReadOptions(column_names=names, skip_rows=lines, use_threads=False),
                 parse_options=pacsv.ParseOptions(newlines_in_values=True),
-                convert_options=pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
+                convert_options=pacsv.ConvertOptions(
+                    include_columns=list(ours), column_types=dict.fromkeys(names, pa.string())
+                ),
             )
     except pa.ArrowInvalid as error:
         if "Empty CSV" in str(error):
             raise TraceError(f"{show_path(path)}: the table has no rows") from None
         raise _explain_csv(path, len(names), error) from None
-    return Columns(path, table, is_csv=True)
+    return Columns(path, table.rename_columns(list(ours.values())), is_csv=True)
 
 
 def _explain_csv(path: Path, width: int, error: Exception) -> TraceError:
@@ -234,15 +300,17 @@ def _explain_csv(path: Path, width: int, error: Exception) -> TraceError:
     return TraceError(f"{show_path(path)}: not a well-formed CSV file ({one_line(error)})")
 
 
-def _read_parquet(path: Path, check: Callable[[Sequence[str]], None], ignored: Sequence[str]) -> Columns:
-    def choose(schema: Any) -> list[str]:
-        # pandas leaves its index behind when it is not told otherwise.
-        names = [name for name in schema.names if not name.startswith("__index_level_")]
-        check(names)
-        return [name for name in names if name not in ignored]
+def _read_parquet(path: Path, choose: _Choose, lists: Sequence[str]) -> Columns:
+    ours: dict[str, str] = {}
 
-    table = read_parquet(path, choose)
-    return Columns(path, table, is_csv=False, metadata=_read_note(table.schema.metadata or {}))
+    def check(schema: Any) -> list[str]:
+        ours.update(choose(schema.names))
+        return list(ours)
+
+    table = read_parquet(path, check, lists=lists)
+    metadata = _read_note(table.schema.metadata or {})
+    names = [ours[name] for name in table.column_names]
+    return Columns(path, table.rename_columns(names), is_csv=False, metadata=metadata)
 
 
 def _read_note(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
@@ -262,8 +330,10 @@ def _check_names(
     known = [*required, *optional]
     allowed = ", ".join(known) + (f", {prefix}*" if prefix else "")
     where = show_path(path) + (":1" if path.name.lower().endswith(_CSV) else "")
+    if len(set(names)) != len(names):
+        raise TraceError(f"{where}: a column is named twice: {', '.join(names)}")
     for name in names:
-        if name not in known and not (prefix and name.startswith(prefix)):
+        if name not in known and not (prefix is not None and name.startswith(prefix)):
             near = difflib.get_close_matches(name, known, n=1)
             hint = f", did you mean {near[0]!r}?" if near else ";"
             raise TraceError(f"{where}: unknown column {name!r}{hint} allowed are: {allowed}")

@@ -17,16 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import one_line, open_stream, open_text, show_path
+from ..files import one_line, open_stream, open_text, show_found, show_path
 from ..sim.errors import TraceError
-from .base import LARGEST
+from .repairs import MISSING
 
 __all__ = [
     "Block",
     "Coder",
     "Collector",
     "Window",
-    "check_block",
     "find_parts",
     "name_line",
     "read_blocks",
@@ -43,8 +42,8 @@ class Block:
     Attributes:
         path: The file.
         first: Row number of the first one, from 0.
-        numbers: Numeric columns by name, shape (N,), float64; NaN where a field is blank.
-        texts: Text columns by name, each a ``pyarrow.Array``.
+        numbers: Numeric columns by name, shape (N,), float64; NaN where a field is missing (`MISSING`).
+        texts: Text columns by name, each a ``pyarrow.Array``; "" where a field is blank.
     """
 
     path: Path
@@ -94,27 +93,38 @@ class Window:
 
 @dataclass
 class Coder:
-    """Numbers names in the order in which they are first seen.
+    """Numbers names in the order in which they are first seen; rows without a name have none.
 
     Attributes:
         limit: How many names to take; further ones have the code -1. None = all.
         allowed: Names to take; others have the code -1. None = all.
         codes: The names and their numbers.
         refused: Names seen that are not allowed.
+        nobodys: Rows seen that have no name or no time.
     """
 
     limit: int | None = None
     allowed: Container[str] | None = None
     codes: dict[str, int] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
+    nobodys: int = 0
 
-    def encode(self, names: Any, wanted: NDArray[np.bool_]) -> NDArray[np.int64]:
+    def encode(
+        self, names: Any, wanted: NDArray[np.bool_], time: NDArray[np.float64] | None = None
+    ) -> NDArray[np.int64]:
         """Return the codes of a ``pyarrow`` array of names, shape (N,).
 
         Args:
-            names: The names.
+            names: The names; "" = none.
             wanted: Rows to look at, shape (N,); the others have the code -1.
+            time: Time of each row, shape (N,); rows where it is missing belong to nobody, too.
         """
+        import pyarrow.compute as pc
+
+        lost = np.zeros(wanted.shape, dtype=bool) if time is None else ~np.isfinite(time)
+        lost |= wanted & np.asarray(pc.equal(names, "").to_numpy(zero_copy_only=False))
+        self.nobodys += int(np.count_nonzero(lost))
+        wanted = wanted & ~lost
         encoded = names.dictionary_encode()
         indices = encoded.indices.to_numpy(zero_copy_only=False)
         table = np.full(len(encoded.dictionary), -1, dtype=np.int64)
@@ -223,9 +233,8 @@ def read_blocks(
     *,
     numbers: Sequence[str],
     texts: Sequence[str] = (),
-    optional: Sequence[str] = (),
-    signed: Sequence[str] = (),
     delimiter: str = ",",
+    decimal: str = ".",
     header: bool = False,
 ) -> Iterator[Block]:
     """Read a CSV file block by block.
@@ -235,9 +244,8 @@ def read_blocks(
         fields: Names of all its columns in their order.
         numbers: Columns to read as numbers.
         texts: Columns to read as text.
-        optional: Numeric columns that may be blank; they are NaN there.
-        signed: Numeric columns that may be negative.
         delimiter: What stands between two fields.
+        decimal: What stands before the decimals of a number.
         header: Whether the first line names the columns.
 
     Yields:
@@ -251,11 +259,17 @@ def read_blocks(
     import pyarrow.csv as pacsv
 
     kinds = {key: pa.float64() for key in numbers} | {key: pa.string() for key in texts}
+    # Blanks round a number are skipped, those round a missing one are not.
+    missing = [blank + text for blank in ("", " ", "\t") for text in MISSING]
     parse = pacsv.ParseOptions(delimiter=delimiter)
     convert = pacsv.ConvertOptions(
-        include_columns=list(kinds), column_types=kinds, null_values=[""], strings_can_be_null=False
+        include_columns=list(kinds),
+        column_types=kinds,
+        null_values=missing,
+        strings_can_be_null=False,
+        decimal_point=decimal,
     )
-    explain = _Explainer(path, fields, frozenset(numbers), frozenset(optional), delimiter, header)
+    explain = _Explainer(path, fields, frozenset(numbers), delimiter, decimal, header)
     first = 0
     for chunk in _chunks(path, header):
         read = pacsv.ReadOptions(column_names=list(fields), block_size=len(chunk) + 1, use_threads=False)
@@ -264,14 +278,12 @@ def read_blocks(
         except pa.ArrowInvalid as error:
             raise explain(error) from None
         columns = {key: table[key].combine_chunks() for key in kinds}
-        block = Block(
+        yield Block(
             path,
             first,
             {key: _as_floats(columns[key]) for key in numbers},
             {key: columns[key] for key in texts},
         )
-        check_block(block, optional, signed, int(header))
-        yield block
         first += table.num_rows
 
 
@@ -285,38 +297,6 @@ def _chunks(path: Path, header: bool) -> Iterator[bytes]:
         while chunk := file.read(_BLOCK_BYTES) + file.readline():
             if chunk.strip():
                 yield chunk
-
-
-def check_block(block: Block, optional: Sequence[str], signed: Sequence[str], header: int = 0) -> None:
-    """Raise a `TraceError` for a text that is missing, or a number that is missing, infinite or negative.
-
-    Args:
-        block: The rows.
-        optional: Columns that may be blank.
-        signed: Columns that may be negative.
-        header: Lines before the first row of the file.
-    """
-    import pyarrow.compute as pc
-
-    for key, texts in block.texts.items():
-        row = -1 if key in optional else pc.index(texts, "").as_py()
-        if row >= 0:
-            where = name_line(block.path, block.first + row, header)
-            raise TraceError(f"{where}: {key}: expected a name, found nothing")
-    for key, values in block.numbers.items():
-        bad = (
-            (np.abs(values) > LARGEST)
-            | (np.isnan(values) & (key not in optional))
-            | ((values < 0) & (key not in signed))
-        )
-        if bad.any():
-            row = int(np.argmax(bad))
-            found = "nothing" if np.isnan(values[row]) else f"{values[row]:g}"
-            large = np.abs(values[row]) > LARGEST
-            at_most = f"of at most {LARGEST:g}" if large else "of at least 0"
-            what = "a number" if key in signed and not large else f"a number {at_most}"
-            where = name_line(block.path, block.first + row, header)
-            raise TraceError(f"{where}: {key}: expected {what}, found {found}")
 
 
 def _as_floats(column: Any) -> NDArray[np.float64]:
@@ -333,8 +313,8 @@ class _Explainer:
     path: Path
     fields: Sequence[str]
     numbers: frozenset[str]
-    optional: frozenset[str]
     delimiter: str
+    decimal: str
     header: bool
 
     def __call__(self, error: Exception) -> TraceError:
@@ -353,11 +333,9 @@ class _Explainer:
         if len(cells) != len(self.fields):
             return f"expected {len(self.fields)} columns, found {len(cells)}"
         for key, cell in zip(self.fields, cells):
-            if key in self.numbers:
+            if key in self.numbers and cell.strip() not in MISSING:
                 try:
-                    float(cell or "nan")
+                    float(cell if self.decimal == "." else cell.replace(".", "x").replace(",", "."))
                 except ValueError:
-                    return f"{key}: expected a number, found {cell.strip()[:40]!r}"
-                if not cell.strip() and key not in self.optional:
-                    return f"{key}: expected a number, found nothing"
+                    return f"{key}: expected a number, found {show_found(cell)}"
         return None

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from ..files import names_its_file, show_path
 from ..sim.errors import TraceError
 from .columns import is_table_file, read_columns
-from .resample import check_choice
+from .repairs import Repairs, check_choice
+from .sniffing import Look
 
 if TYPE_CHECKING:
     from ..sim.failures import Incident
@@ -69,6 +70,11 @@ class FailureTrace:
         return float(self.end_s.max())
 
 
+def sniff(look: Look) -> bool:
+    """Whether a Parquet or CSV file has the column of intervals."""
+    return "failure_interval" in look.header
+
+
 @names_its_file
 def read_failures(path: str | os.PathLike[str], *, since: str = "end") -> FailureTrace:
     """Read a failure trace.
@@ -92,14 +98,20 @@ def read_failures(path: str | os.PathLike[str], *, since: str = "end") -> Failur
         root, required=("failure_interval", "failure_duration", "failure_intensity"), optional=()
     )
     interval = columns.numbers("failure_interval", "at least 0 ms") / 1000
-    duration = columns.numbers("failure_duration", "a positive number of ms", low=np.nextafter(0, 1)) / 1000
+    duration = columns.numbers("failure_duration", "at least 0 ms") / 1000
     intensity = columns.numbers("failure_intensity", "a share from 0 to 1", high=1.0)
     start = np.cumsum(interval)
     if since == "end":
         start[1:] += np.cumsum(duration[:-1])
+    repairs = Repairs("failures", None)
+    lasts = repairs.check_lives(start, start + duration, "incidents")
+    if not lasts.any():
+        raise TraceError(f"{show_path(root)}: no incident lasts for any time")
+    start, duration, intensity = start[lasts], duration[lasts], intensity[lasts]
     reach = np.maximum.accumulate(start + duration)
     overlaps = int(np.count_nonzero(start[1:] < reach[:-1]))
-    notes = [f"units: ms made s; intervals count from the {since} of the incident before (since={since})"]
+    units = f"units: ms made s; intervals count from the {since} of the incident before (since={since})"
+    notes = [units, *repairs.notes]
     if overlaps:
         notes.append(f"{overlaps} incidents begin before an earlier one ends")
     idle = int(np.count_nonzero(intensity == 0))

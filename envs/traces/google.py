@@ -14,7 +14,7 @@ A task's nominal CPU and memory are the largest that it requested; where that is
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,9 @@ from ..sim.errors import TraceError
 from .base import Trace
 from .delimited import Block, Coder, Collector, Window, find_parts, read_blocks
 from .json_lines import read_json_blocks
+from .repairs import Repairs
 from .resample import Readings, Vms, build_trace, check_positive
+from .sniffing import Look
 
 __all__ = ["TASK_EVENT_COLUMNS", "TASK_USAGE_COLUMNS", "read_google"]
 
@@ -63,6 +65,11 @@ class _Layout:
     disk: str | None
     cpu_request: str
     memory_request: str
+
+    @property
+    def used(self) -> list[str]:
+        """Columns of readings."""
+        return [key for key in (self.cpu, self.memory, self.disk) if key is not None]
 
 
 @names_its_file
@@ -102,33 +109,34 @@ def read_google(
     """
     window = Window("google", start_s, end_s, max_vms)
     check_positive("google", machine_mhz=machine_mhz, machine_memory_mib=machine_memory_mib)
+    repairs = Repairs("google", fill, over)
     root = Path(path)
     layout = _locate(root)
-    notes = [f"version {layout.version}"]
-    rows, coder = _read_usage(layout, window, notes)
+    repairs.notes.append(f"version {layout.version}")
+    rows, coder = _read_usage(layout, window, repairs)
     if len(rows) == 0:
         raise TraceError(f"{show_path(root)}: no window of a task between start_s and end_s")
-    cpu, memory = _nominal(layout, rows, coder, notes)
+    used = {key: repairs.clean(key, rows.column(key)) for key in layout.used}
+    cpu, memory = _nominal(layout, rows.column("vm"), used, coder, repairs.notes)
     keep = (cpu > 0) & (memory > 0)
-    if not keep.all():
-        notes.append(
-            f"{np.count_nonzero(~keep)} tasks neither request nor use CPU and memory, and are left out"
-        )
-        if not keep.any():
-            raise TraceError(f"{show_path(root)}: no task uses CPU and memory")
+    repairs.leave_out(int(np.count_nonzero(~keep)), "tasks neither request nor use CPU and memory")
     vms = Vms(
-        cpu_mhz=None if machine_mhz is None else cpu[keep] * machine_mhz,
-        memory_mib=None if machine_memory_mib is None else memory[keep] * machine_memory_mib,
+        cpu_mhz=None if machine_mhz is None else cpu * machine_mhz,
+        memory_mib=None if machine_memory_mib is None else memory * machine_memory_mib,
     )
     return build_trace(
-        _make_readings(str(path), layout, rows, coder, keep, (cpu, memory), notes),
+        _make_readings(str(path), layout, rows, used, coder, keep, (cpu, memory), repairs.notes),
         vms,
         name=root.resolve().name,
         sample_s=sample_s,
-        fill=fill,
-        over=over,
-        notes=notes,
+        repairs=repairs,
+        keep=keep,
     )
+
+
+def sniff(look: Look) -> bool:
+    """Whether a folder holds the usage of tasks."""
+    return look.has_stem("task_usage", "instance_usage")
 
 
 def _locate(root: Path) -> _Layout:
@@ -158,42 +166,44 @@ def _locate(root: Path) -> _Layout:
     )
 
 
-def _blocks(
-    layout: _Layout, part: Path, columns: Sequence[str], numbers: Sequence[str], optional: Sequence[str]
-) -> Iterator[Block]:
+def _blocks(layout: _Layout, part: Path, columns: Sequence[str], numbers: Sequence[str]) -> Iterator[Block]:
     if layout.version == "2019":
-        return read_json_blocks(part, numbers=numbers, texts=layout.task, optional=optional)
-    return read_blocks(part, columns, numbers=numbers, texts=layout.task, optional=optional)
+        return read_json_blocks(part, numbers=numbers, texts=layout.task)
+    return read_blocks(part, columns, numbers=numbers, texts=layout.task)
 
 
 def _names_of(layout: _Layout, block: Block) -> NDArray[np.object_]:
+    """Return the names of the tasks, "" where a part is missing."""
     import pyarrow.compute as pc
 
     job, index = (block.texts[key] for key in layout.task)
-    named: NDArray[np.object_] = pc.binary_join_element_wise(job, index, "-")
+    whole = pc.and_(pc.not_equal(job, ""), pc.not_equal(index, ""))
+    named: NDArray[np.object_] = pc.if_else(whole, pc.binary_join_element_wise(job, index, "-"), "")
     return named
 
 
-def _read_usage(layout: _Layout, window: Window, notes: list[str]) -> tuple[Collector, Coder]:
+def _read_usage(layout: _Layout, window: Window, repairs: Repairs) -> tuple[Collector, Coder]:
     rows, coder = Collector(), Coder(limit=window.max_vms)
-    values = [key for key in (layout.cpu, layout.memory, layout.disk) if key is not None]
-    optional = [*values, "collection_type"]
+    values = layout.used
     kind = ["collection_type"] if layout.version == "2019" else []
-    allocs = 0
+    allocs = empty = 0
     for part in layout.usage:
         columns = TASK_USAGE_COLUMNS[: _width(part)] if layout.version == "2011" else ()
-        for block in _blocks(layout, part, columns, ["start_time", "end_time", *values, *kind], optional):
+        for block in _blocks(layout, part, columns, ["start_time", "end_time", *values, *kind]):
             start, end = block.numbers["start_time"] * _MICRO, block.numbers["end_time"] * _MICRO
+            empty += int(np.count_nonzero(end <= start))
             task = end > start
             if kind:  # what runs inside an alloc set is reported by its tasks, too
                 is_alloc = block.numbers["collection_type"] == 1
                 allocs += int(np.count_nonzero(is_alloc))
                 task &= ~is_alloc
-            vm = coder.encode(_names_of(layout, block), window.holds(start) & task)
+            vm = coder.encode(_names_of(layout, block), window.holds(start) & task, start + end)
             kept = {"vm": vm, "start": start, "end": end, **{key: block.numbers[key] for key in values}}
             rows.add(block, vm >= 0, kept)
+    repairs.leave_out_nobodys(coder.nobodys)
+    repairs.leave_out(empty, "windows end when they start")
     if allocs:
-        notes.append(f"{allocs} rows of alloc sets are left out: their tasks have rows of their own")
+        repairs.notes.append(f"{allocs} rows of alloc sets are left out: their tasks have rows of their own")
     return rows, coder
 
 
@@ -203,7 +213,9 @@ def _width(part: Path) -> int:
         return 19 if file.readline().count(",") == 18 else 20
 
 
-def _nominal(layout: _Layout, rows: Collector, coder: Coder, notes: list[str]) -> tuple[Floats, Floats]:
+def _nominal(
+    layout: _Layout, task: Ints, used: Mapping[str, Floats], coder: Coder, notes: list[str]
+) -> tuple[Floats, Floats]:
     """Return the nominal CPU and memory of each task, shares of the largest machine."""
     asked = {
         layout.cpu_request: np.zeros(len(coder.codes)),
@@ -211,18 +223,18 @@ def _nominal(layout: _Layout, rows: Collector, coder: Coder, notes: list[str]) -
     }
     known = Coder(limit=len(coder.codes), codes=dict(coder.codes))
     for part in layout.events:
-        for block in _blocks(layout, part, TASK_EVENT_COLUMNS, list(asked), list(asked)):
+        for block in _blocks(layout, part, TASK_EVENT_COLUMNS, list(asked)):
             vm = known.encode(_names_of(layout, block), np.ones(len(block), dtype=bool))
             for key, largest in asked.items():
                 rated = (vm >= 0) & np.isfinite(block.numbers[key])
                 np.maximum.at(largest, vm[rated], block.numbers[key][rated])
     sizes = []
-    for what, key, used in (
+    for what, key, column in (
         ("CPU", layout.cpu_request, layout.cpu),
         ("memory", layout.memory_request, layout.memory),
     ):
         peak = np.zeros(len(coder.codes))
-        np.fmax.at(peak, rows.column("vm"), rows.column(used))
+        np.fmax.at(peak, task, used[column])
         unasked = asked[key] <= 0
         if unasked.any():
             count = int(np.count_nonzero(unasked))
@@ -237,29 +249,30 @@ def _make_readings(
     source: str,
     layout: _Layout,
     rows: Collector,
+    used: Mapping[str, Floats],
     coder: Coder,
     keep: NDArray[np.bool_],
     sizes: tuple[Floats, Floats],
     notes: list[str],
 ) -> Readings:
-    vm = rows.column("vm")
-    chosen = np.flatnonzero(keep[vm])
-    old = vm[chosen]
-    start, end = rows.column("start")[chosen], rows.column("end")[chosen]
-    zero = float(start.min())
+    """Return the readings of all tasks; time 0 is the first window of those to keep."""
+    vm, start, end = rows.column("vm"), rows.column("start"), rows.column("end")
+    kept = keep[vm]
+    zero = float(start[kept].min() if kept.any() else start.min())
     notes.append(f"time 0 is second {zero:g} of the data set")
     notes.append("units: shares of the largest machine, made fractions of the task's CPU and memory")
-    signals = {"memory_active": rows.column(layout.memory)[chosen] / sizes[1][old]}
+    cpu, memory = (np.where(keep, size, np.nan)[vm] for size in sizes)
+    signals = {"memory_active": used[layout.memory] / memory}
     if layout.disk is not None:
-        signals["disk_busy"] = rows.column(layout.disk)[chosen]
+        signals["disk_busy"] = used[layout.disk]
     return Readings(
         source=source,
         format="google",
-        vm=(np.cumsum(keep) - 1)[old],
+        vm=vm,
         start_s=start - zero,
         end_s=end - zero,
-        util=rows.column(layout.cpu)[chosen] / sizes[0][old],
-        names=[name for name, kept in zip(coder.names, keep) if kept],
-        where=lambda row: rows.where(int(chosen[row])),
+        util=used[layout.cpu] / cpu,
+        names=coder.names,
+        where=rows.where,
         signals=signals,
     )

@@ -15,9 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import LARGEST_WHOLE, names_its_file, open_text, read_npy, show_path
+from ..files import LARGEST_WHOLE, names_its_file, open_text, read_npy, show_found, show_path
 from ..sim.errors import TraceError
+from .repairs import MISSING, Repairs
 from .requests import RequestTrace
+from .sniffing import Look
 
 __all__ = ["EVENT_COLUMNS", "REQUEST_COLUMNS", "read_huawei", "read_windows"]
 
@@ -55,10 +57,23 @@ def read_huawei(path: str | os.PathLike[str]) -> RequestTrace:
     """
     root = Path(path)
     columns, lines = _split(root)
-    table, vm_ids = _parse_fast(columns, lines) or _parse_slow(root, columns, lines)
-    if columns == REQUEST_COLUMNS:
-        return _from_requests(root, table, vm_ids)
-    return _from_events(root, table, vm_ids)
+    numbers = np.arange(2, len(lines) + 2)
+    parsed = _parse_fast(columns, lines)
+    repairs = Repairs("huawei", None)
+    if parsed is None:
+        named = np.array([line.partition(",")[0].strip() not in MISSING or "," not in line for line in lines])
+        repairs.leave_out(int(np.count_nonzero(~named)), "rows name no VM")
+        numbers = numbers[named]
+        parsed = _parse_slow(root, columns, [line for line, kept in zip(lines, named) if kept], numbers)
+    if parsed[1].size == 0:
+        raise TraceError(f"{show_path(root)}: no row names a VM")
+    build = _from_requests if columns == REQUEST_COLUMNS else _from_events
+    return build(root, *parsed, numbers, repairs)
+
+
+def sniff(look: Look) -> bool:
+    """Whether a CSV file begins with the columns of either form."""
+    return look.name.endswith(".csv") and [cell.lower() for cell in look.header[:2]] == ["vmid", "cpu"]
 
 
 def _split(path: Path) -> tuple[tuple[str, ...], list[str]]:
@@ -74,7 +89,7 @@ def _split(path: Path) -> tuple[tuple[str, ...], list[str]]:
     header, *lines = text.split("\n")
     columns = tuple(name.strip() for name in header.split(","))
     if columns not in (REQUEST_COLUMNS, EVENT_COLUMNS):
-        raise TraceError(f"{show_path(path)}:1: expected the header {allowed}, found {_quote(header)}")
+        raise TraceError(f"{show_path(path)}:1: expected the header {allowed}, found {show_found(header)}")
     if not lines:
         raise TraceError(f"{show_path(path)}:1: there is no request after the header")
     return columns, lines
@@ -116,9 +131,9 @@ def _parse_fast(
 
 
 def _parse_slow(
-    path: Path, columns: Sequence[str], lines: Sequence[str]
+    path: Path, columns: Sequence[str], lines: Sequence[str], numbers: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Parse line by line; blanks round a number and CRLF are no errors.
+    """Parse line by line, whose ``numbers`` in the file are given; blanks round a number and CRLF are fine.
 
     Returns:
         As `_parse_fast`.
@@ -130,15 +145,15 @@ def _parse_slow(
     vm_ids = np.empty(len(lines), dtype=np.int64)
     before = 0.0
     for row, line in enumerate(lines):
-        where = f"{show_path(path)}:{row + 2}"
+        where = f"{show_path(path)}:{numbers[row]}"
         fields = [field.strip() for field in line.split(",")]
         if len(fields) != len(columns):
-            found = f"{len(fields)} fields in {_quote(line)}" if line.strip() else "a blank line"
+            found = f"{len(fields)} fields in {show_found(line)}" if line.strip() else "a blank line"
             raise TraceError(f"{where}: expected {len(columns)} fields ({','.join(columns)}), found {found}")
         for index, (name, field) in enumerate(zip(columns, fields)):
             value = _to_number(field)
             if not _CHECKS[name](value):
-                raise TraceError(f"{where}: {name} must be {_ALLOWED[name]}, found {_quote(field)}")
+                raise TraceError(f"{where}: {name} must be {_ALLOWED[name]}, found {show_found(field)}")
             table[index, row] = value
         vm_ids[row] = int(fields[0]) if fields[0].lstrip("+-").isdecimal() else int(float(fields[0]))
         time = float(table[3, row])
@@ -178,36 +193,58 @@ _CHECKS: dict[str, Callable[[float], bool]] = {
 }
 
 
-def _from_requests(path: Path, table: NDArray[np.float64], vm_ids: NDArray[np.int64]) -> RequestTrace:
-    """Build the trace from one line per VM.
+def _from_requests(
+    path: Path,
+    table: NDArray[np.float64],
+    vm_ids: NDArray[np.int64],
+    numbers: NDArray[np.int64],
+    repairs: Repairs,
+) -> RequestTrace:
+    """Build the trace from one line per VM; a line that repeats another counts once.
 
     Args:
         path: For messages.
         table: Columns of the file, shape (5, R).
         vm_ids: Shape (R,).
+        numbers: Line of each row, shape (R,).
+        repairs: Gets the notes.
 
     Raises:
-        TraceError: If a vmid is there twice.
+        TraceError: If a vmid is there twice, with other values.
     """
     order = np.argsort(vm_ids, kind="stable")
-    again = np.flatnonzero(vm_ids[order][1:] == vm_ids[order][:-1])
-    if again.size:
-        at = again[np.argmin(order[again + 1])]
-        first, second = int(order[at]), int(order[at + 1])
+    one, two = order[:-1], order[1:]
+    again = vm_ids[one] == vm_ids[two]
+    copy = again & (table[:, one] == table[:, two]).all(axis=0)
+    other = np.flatnonzero(again & ~copy)
+    if other.size:
+        at = other[np.argmin(two[other])]
+        first, second = int(one[at]), int(two[at])
         raise TraceError(
-            f"{show_path(path)}:{second + 2}: vmid {vm_ids[second]} stands in line {first + 2} already; "
-            "every VM has one line"
+            f"{show_path(path)}:{numbers[second]}: vmid {vm_ids[second]} stands in line {numbers[first]} "
+            "already; every VM has one line"
         )
-    return _build(path, table[:4], vm_ids, np.ascontiguousarray(table[4]), ())
+    repairs.count_repeats(int(np.count_nonzero(copy)), 0)
+    if copy.any():
+        table, vm_ids = np.delete(table, two[copy], axis=1), np.delete(vm_ids, two[copy])
+    return _build(path, table[:4], vm_ids, np.ascontiguousarray(table[4]), tuple(repairs.notes))
 
 
-def _from_events(path: Path, table: NDArray[np.float64], vm_ids: NDArray[np.int64]) -> RequestTrace:
+def _from_events(
+    path: Path,
+    table: NDArray[np.float64],
+    vm_ids: NDArray[np.int64],
+    numbers: NDArray[np.int64],
+    repairs: Repairs,
+) -> RequestTrace:
     """Pair creations with deletions.
 
     Args:
         path: For messages.
         table: Columns of the file, shape (5, events).
         vm_ids: Shape (events,).
+        numbers: Line of each row, shape (events,).
+        repairs: Gets the notes.
 
     Raises:
         TraceError: If a VM is deleted that does not run, or created while it runs.
@@ -220,14 +257,16 @@ def _from_events(path: Path, table: NDArray[np.float64], vm_ids: NDArray[np.int6
     if wrong.size:
         row = int(order[wrong].min())
         what = "deleted, but does not run" if table[4][row] else "created, but runs already"
-        raise TraceError(f"{show_path(path)}:{row + 2}: vmid {vm_ids[row]} is {what}")
+        raise TraceError(f"{show_path(path)}:{numbers[row]}: vmid {vm_ids[row]} is {what}")
     lifetime = np.full(order.size, np.inf)
     ended = np.flatnonzero(same & (kinds == 1))
     lifetime[order[ended - 1]] = times[ended] - times[ended - 1]
     created = table[4] == 0
     resized = int(np.count_nonzero((table[1:3, order[ended]] != table[1:3, order[ended - 1]]).any(axis=0)))
     stay = int(np.count_nonzero(np.isinf(lifetime[created])))
-    notes = [f"VMs that are never deleted (lifetime inf): {stay}"] if stay else []
+    notes = repairs.notes
+    if stay:
+        notes.append(f"VMs that are never deleted (lifetime inf): {stay}")
     if resized:
         notes.append(f"VMs deleted with another size than they were created with: {resized}")
     return _build(path, table[:4, created], vm_ids[created], lifetime[created], tuple(notes))
@@ -303,12 +342,7 @@ def _parse_rows(path: Path, text: str) -> tuple[NDArray[np.int64], int]:
     for number, line in enumerate(lines[first - 1 :], start=first):
         value = _to_number(line)  # numpy writes whole numbers as 5.0e+01, too
         if not (abs(value) < _EXACT and value == math.floor(value)):
-            found = _quote(line) if line else "a blank line"
+            found = show_found(line) if line else "a blank line"
             raise TraceError(f"{show_path(path)}:{number}: expected one row number, found {found}")
         rows.append(int(value))
     return np.array(rows, dtype=np.int64), first
-
-
-def _quote(text: str) -> str:
-    text = text.strip()
-    return repr(text if len(text) <= 60 else text[:59] + "…")

@@ -11,25 +11,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import one_line, open_stream, show_path
+from ..files import one_line, open_stream, show_found, show_path
 from ..sim.errors import TraceError
-from .delimited import Block, check_block, name_line
+from .delimited import Block, name_line
+from .repairs import MISSING
 
 __all__ = ["read_json_blocks"]
 
 _BLOCK_BYTES = 8 << 20
 
 
-def read_json_blocks(
-    path: Path, *, numbers: Sequence[str], texts: Sequence[str] = (), optional: Sequence[str] = ()
-) -> Iterator[Block]:
+def read_json_blocks(path: Path, *, numbers: Sequence[str], texts: Sequence[str] = ()) -> Iterator[Block]:
     """Read a file of JSON objects, ``.json`` or ``.json.gz``, block by block.
 
     Args:
         path: The file.
         numbers: Fields to read as numbers, which may stand as text; ``a.b`` is the field b of the object a.
+            They are NaN where they are missing.
         texts: Fields to read as text, which may stand as numbers; "" where missing.
-        optional: Numeric fields that may be missing; they are NaN there.
 
     Yields:
         Its rows, in order.
@@ -42,7 +41,6 @@ def read_json_blocks(
         while chunk := file.read(_BLOCK_BYTES) + file.readline():
             if chunk.strip():
                 block = _parse(path, first, chunk, numbers, texts)
-                check_block(block, optional, ())
                 yield block
                 first += len(block)
 
@@ -94,11 +92,13 @@ def _numbers(path: Path, first: int, key: str, columns: Mapping[str, Any], rows:
     column = columns.get(key)
     if column is None:
         return np.full(rows, np.nan)
+    if pa.types.is_string(column.type):
+        column = pc.if_else(pc.is_in(column, pa.array(MISSING)), pa.scalar(None, column.type), column)
     try:
         floats = pc.cast(column, pa.float64(), safe=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         row = next((row for row, value in enumerate(column.to_pylist()) if not _is_number(value)), 0)
-        found = repr(column[row].as_py())[:40]
+        found = show_found(str(column[row].as_py()))
         raise TraceError(
             f"{name_line(path, first + row, 0)}: {key}: expected a number, found {found}"
         ) from None
@@ -132,6 +132,6 @@ def _explain(path: Path, first: int, chunk: bytes, error: Exception) -> TraceErr
         except ValueError:
             good = False
         if not good:
-            found = line[:40].decode("utf-8", errors="replace")
-            return TraceError(f"{name_line(path, first + row, 0)}: expected a JSON object, found {found!r}")
+            where = name_line(path, first + row, 0)
+            return TraceError(f"{where}: expected a JSON object, found {show_found(line)}")
     return TraceError(f"{show_path(path)}: not a file of one JSON object per line ({one_line(error)})")

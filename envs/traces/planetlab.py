@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import names_its_file, read_bytes, show_path
+from ..files import names_its_file, read_bytes, show_found, show_path
 from ..sim.errors import TraceError
 from .base import Trace
+from .sniffing import Look
 
 __all__ = ["SAMPLES_PER_DAY", "SAMPLE_S", "list_vm_files", "read_planetlab"]
 
@@ -77,6 +78,17 @@ def read_planetlab(
             *notes,
         ),
     )
+
+
+def sniff(look: Look) -> bool:
+    """Whether most lines of a file, or of one of the first files of a folder, are numbers."""
+    return any(_is_numbers(head) for head in look.heads())
+
+
+def _is_numbers(head: str) -> bool:
+    lines = [line.strip() for line in head.splitlines()]
+    numbers = sum(line.lstrip("-").replace(".", "", 1).isdecimal() for line in lines)
+    return numbers > len(lines) / 2
 
 
 def list_vm_files(root: Path) -> tuple[list[str], list[str]]:
@@ -172,5 +184,5 @@ def _parse_line(path: Path, number: int, line: bytes) -> int:
     token = line.strip()
     if token.isdigit() and len(token) <= 3 and int(token) <= 100:
         return int(token)
-    found = repr(token[:40].decode("utf-8", errors="replace")) if token else "a blank line"
+    found = show_found(token) if token else "a blank line"
     raise TraceError(f"{show_path(path)}:{number}: expected {_ALLOWED}, found {found}")

@@ -7,17 +7,17 @@ import importlib
 import inspect
 import numbers
 import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..files import names_its_file, open_stream, read_parquet, show_path
+from ..files import names_its_file, show_path
 from ..sim.errors import TraceError
 from .base import Trace
+from .sniffing import Look, name_look
 
 __all__ = [
     "REQUEST_FORMATS",
@@ -35,8 +35,8 @@ __all__ = [
 TRACE_FORMATS: Mapping[str, str] = {
     "planetlab": "folder with one file per VM, 288 integer percentages each (CoMon project, 2011)",
     "table": "your own CSV or Parquet: one row per VM and time (docs/traces.md)",
-    "bitbrains": "folder with one CSV per VM: CPU, memory, disk, network (GWA-T-12, 2013)",
-    "opendc": "folder with OpenDC's Parquet files of tasks and fragments, versions 1 to 5",
+    "bitbrains": "folder with one CSV per VM (GWA-T-12 Bitbrains, 2013; GWA-T-13 Materna, 2015)",
+    "opendc": "folder with OpenDC's Parquet files of tasks and fragments, OpenDC 2.0 and versions 1 to 5",
     "azure": "folder with Azure's VM table and CPU readings (public data set 2017, 2019)",
     "google": "folder with Google's task usage and events (ClusterData 2011, 2019)",
     "alibaba": "folder with Alibaba's container usage and sizes (cluster trace 2017, 2018)",
@@ -52,7 +52,7 @@ REQUEST_FORMATS: Mapping[str, str] = {
 """Formats of VM requests, which `requests.read_requests` reads: name to one line of description."""
 
 SERIES_FORMATS: Mapping[str, str] = {
-    "carbon": "carbon intensity over time, Parquet: timestamp, carbon_intensity (gCO2eq/kWh)",
+    "carbon": "carbon intensity, gCO2eq/kWh: timestamp, carbon_intensity; or an Electricity Maps CSV",
     "failures": "incidents, Parquet: failure_interval, failure_duration (ms), failure_intensity (OpenDC)",
 }
 """Formats of series beside the load, which `series.check_series` checks: name to one line of description."""
@@ -68,17 +68,21 @@ _READERS = {
     "alibaba": ("alibaba", "read_alibaba"),
     "synthetic": ("synthetic", "generate"),
 }
-# How the names of the files in a folder begin that is of a format.
-_STEMS = {
-    "vmtable": "azure",
-    "trace_data": "azure",
-    "task_usage": "google",
-    "instance_usage": "google",
-    "container_usage": "alibaba",
+# Modules of all readers in the order in which they are asked; those of folders first, as they are cheap.
+_SNIFFERS = {
+    "planetlab": "planetlab",
+    "azure": "azure",
+    "google": "google",
+    "alibaba": "alibaba",
+    "opendc": "opendc",
+    "huawei": "huawei",
+    "bitbrains": "bitbrains",
+    "azure_packing": "azure_packing",
+    "failures": "failure_trace",
+    "carbon": "carbon",
+    "table": "table",
 }
-
-
-_BITBRAINS = "Timestamp[ms];"
+_CHOICES = 8
 
 
 @dataclass(frozen=True)
@@ -145,61 +149,56 @@ def read_trace(path: str | os.PathLike[str] | None = None, format: str = "auto",
 
 
 def guess_format(path: str | os.PathLike[str] | None) -> str:
-    """Guess the format of ``path`` from names and first lines of its files; None means ``synthetic``.
+    """Ask all readers whether ``path`` is of their format; None means ``synthetic``.
+
+    Args:
+        path: File, folder, or name of a fetched trace.
 
     Returns:
         A name that may be one of `REQUEST_FORMATS` or `SERIES_FORMATS`, so that an error can say what the
         file is.
+
+    Raises:
+        TraceError: If there is nothing at ``path``, or no format fits; the text says what it looks like.
     """
     if path is None:
         return "synthetic"
-    root = Path(path)
-    name = root.name.lower()
-    if root.is_dir():
-        return _guess_folder(root)
-    if name.endswith((".parquet", ".pq")):
-        return _guess_parquet(root)
-    if name.endswith((".csv", ".csv.gz")):
-        line = _first_line(root)
-        if line.startswith(_BITBRAINS):
-            return "bitbrains"
-        return "huawei" if line.startswith("vmid,cpu,mem") and name.endswith(".csv") else "table"
-    if name.endswith((".sqlite", ".sqlite3", ".db")) or _first_line(root).startswith("SQLiteformat3"):
-        return "azure_packing"
-    return "planetlab"
+    root = Path(_find(path))
+    if not root.exists():
+        raise TraceError(f"{show_path(path)}: no such file or folder")
+    look = Look(root)
+    found = _ask(look)
+    if found is not None:
+        return found
+    choices = list(_find_choices(look, 2)) if look.is_dir else []
+    if choices:
+        listed = ", ".join(choices[:_CHOICES]) + (", …" if len(choices) > _CHOICES else "")
+        raise TraceError(f"{show_path(path)}: this folder holds traces, pick one of them: {listed}")
+    what = name_look(look)
+    known = [name for name in [*TRACE_FORMATS, *REQUEST_FORMATS, *SERIES_FORMATS] if "synthetic" not in name]
+    raise TraceError(
+        f"{show_path(path)}: no known format fits{what and f'; it looks like {what}'}; known are "
+        f"planetlab (a folder of files of integers), {', '.join(known[1:])} (see virtgym traces list)"
+    )
 
 
-def _guess_folder(root: Path) -> str:
-    suffixes = (".csv", ".csv.gz", ".parquet", ".pq")
-    if any((root / f"usage{suffix}").is_file() for suffix in suffixes):
-        return "table"
-    try:
-        names = sorted(entry for entry in os.listdir(root) if not entry.startswith("."))
-    except OSError:
-        return "planetlab"
-    for name in names:
-        found = next((format for stem, format in _STEMS.items() if name.startswith(stem)), None)
+def _ask(look: Look) -> str | None:
+    """Return the first format whose reader knows what is there."""
+    for name, module in _SNIFFERS.items():
+        if importlib.import_module(f".{module}", __package__).sniff(look):
+            return name
+    return None
+
+
+def _find_choices(look: Look, depth: int) -> Iterator[str]:
+    """Yield what in a folder, or in the folders in it, is of a known format."""
+    for name in look.names[:50]:
+        inner = Look(look.root / name)
+        found = _ask(inner)
         if found is not None:
-            return found
-    if {"tasks.parquet", "meta.parquet"} & set(names) or (root / "trace" / "meta.parquet").is_file():
-        return "opendc"
-    tables = [name for name in names if name.lower().endswith((".csv", ".csv.gz"))]
-    return "bitbrains" if tables and _first_line(root / tables[0]).startswith(_BITBRAINS) else "planetlab"
-
-
-def _guess_parquet(path: Path) -> str:
-    """Tell a series from a table by its columns; the reader of tables says best why a file cannot be read."""
-    names: list[str] = []
-
-    def look(schema: Any) -> list[str]:
-        names.extend(schema.names)
-        return []
-
-    with suppress(TraceError):  # the reader says best what is wrong
-        read_parquet(path, look)
-    if "carbon_intensity" in names:
-        return "carbon"
-    return "failures" if "failure_interval" in names else "table"
+            yield f"{show_path(name)} ({found})"
+        elif inner.is_dir and depth > 1:
+            yield from (f"{show_path(name)}/{choice}" for choice in _find_choices(inner, depth - 1))
 
 
 def guess_request_format(path: str | os.PathLike[str] | None) -> str:
@@ -207,12 +206,11 @@ def guess_request_format(path: str | os.PathLike[str] | None) -> str:
 
     Returns:
         A name that may be no format of requests, so that the error can say what the file is.
+
+    Raises:
+        TraceError: As `guess_format`.
     """
-    if path is None:
-        return "synthetic_requests"
-    name = guess_format(path)
-    # A missing file or a table of unknown columns: the reader of CSV files says so best.
-    return "huawei" if name == "table" or not os.path.lexists(path) else name
+    return "synthetic_requests" if path is None else guess_format(path)
 
 
 def check_trace(
@@ -366,13 +364,3 @@ def _generate(generate: Callable[..., Trace], options: Mapping[str, Any]) -> Tra
     if seed < 0:
         raise TraceError(f"synthetic: seed must be at least 0, is {seed}")
     return generate(np.random.default_rng(seed) if rng is None else rng, **rest)
-
-
-def _first_line(path: Path) -> str:
-    """Return the start of a file without blanks, "" if it cannot be read."""
-    try:
-        with open_stream(path) as file:
-            line = file.readline(200)
-    except TraceError:
-        return ""
-    return line.decode("utf-8-sig", errors="replace").replace(" ", "")

@@ -15,21 +15,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..sim.errors import TraceError
 from .base import LONGEST_S, Trace, check_cells, check_moments
+from .repairs import Repairs, carry_forward
 
 __all__ = [
-    "FILLS",
-    "OVERS",
     "Readings",
     "Vms",
     "build_trace",
-    "check_choice",
     "check_positive",
     "count_vcpus",
     "hold_until_next",
@@ -38,14 +36,6 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-FILLS = (None, "previous", "zero")
-"""What may be put into a gap: nothing (an error), the sample before it (0 before the first), or 0.
-
-In a cell that is covered in part, ``previous`` keeps the mean of that part, ``zero`` counts the rest as 0.
-"""
-OVERS = ("keep", "clip", "error")
-"""What becomes of a row above its VM's capacity: kept, cut to 1, or an error."""
 
 _MAX_CORES = 65_536
 _CHUNK = 4_000_000
@@ -119,13 +109,6 @@ def count_vcpus(source: str, cores: Floats) -> NDArray[np.int32]:
     return vcpus
 
 
-def check_choice(format: str, key: str, value: object, allowed: Sequence[object]) -> None:
-    """Raise a `TraceError` unless ``value`` is one of ``allowed``."""
-    if value not in allowed:
-        listed = ", ".join("none" if choice is None else str(choice) for choice in allowed)
-        raise TraceError(f"{format}: {key} must be one of {listed}; is {value!r}")
-
-
 def hold_until_next(
     vm: Ints, time_s: Floats, sample_s: float, longest_s: float = math.inf
 ) -> tuple[Floats, float]:
@@ -165,9 +148,8 @@ def build_trace(
     *,
     name: str,
     sample_s: float,
-    fill: str | None,
-    over: str,
-    notes: Sequence[str] = (),
+    repairs: Repairs,
+    keep: NDArray[np.bool_] | None = None,
 ) -> Trace:
     """Lay readings on the grid and make a trace of them.
 
@@ -176,32 +158,35 @@ def build_trace(
         vms: Lives and sizes of the VMs. A VM that is there at the end of the trace never leaves.
         name: Name of the trace.
         sample_s: Sampling period, s.
-        fill: One of `FILLS`.
-        over: One of `OVERS`.
-        notes: What the reader has to say already.
+        repairs: What may be repaired, and what the reader has to say already.
+        keep: VMs that are part of the trace, shape (V,); None = all. Of these, the ones that have no CPU
+            reading, or leave when they arrive, are left out.
 
     Returns:
-        The trace, with notes on over-capacity rows, overlaps, gaps and repairs.
+        The trace, with notes on over-capacity rows, repeated rows, overlaps, gaps and repairs.
 
     Raises:
-        TraceError: If an option is not allowed, or gaps or over-capacity rows are not.
+        TraceError: If an option is not allowed, or gaps, times or over-capacity rows are not.
     """
-    check_choice(readings.format, "fill", fill, FILLS)
-    check_choice(readings.format, "over", over, OVERS)
     check_positive(readings.format, sample_s=sample_s)
-    said = list(notes)
-    util = _check_capacity(readings, over, said)
-    first, last = _span_of(readings, np.isfinite(util))
+    readings, vms = _choose_vms(readings, vms, keep, repairs)
+    repairs.check_times(readings.start_s, readings.end_s, readings.where)
+    readings = _drop_copies(readings, repairs)
+    util = repairs.cap(
+        readings.util, lambda row: f"{readings.where(row)}: vm {readings.names[readings.vm[row]]!r}"
+    )
+    known = np.isfinite(util)
+    first, last = _span_of(readings)
     arrival_s = first if vms.arrival_s is None else vms.arrival_s
     departure_s = last if vms.departure_s is None else vms.departure_s
     samples = _count_samples(readings, sample_s)
-    _tell_overlaps(readings, np.isfinite(util), said)
-    gaps = _Gaps(readings, fill, sample_s, _life_of_cells(arrival_s, departure_s, samples, sample_s))
+    _tell_overlaps(readings, known, repairs.notes)
+    gaps = _Gaps(readings, repairs, sample_s, _life_of_cells(arrival_s, departure_s, samples, sample_s))
     matrices = {
-        key: gaps.close(key, *_average(readings, values, samples, sample_s))
+        key: gaps.close(key, values, *_average(readings, values, samples, sample_s))
         for key, values in {"": util, **readings.signals}.items()
     }
-    gaps.tell(said)
+    gaps.tell()
     return Trace(
         name=name,
         format=readings.format,
@@ -215,8 +200,61 @@ def build_trace(
         cpu_mhz=vms.cpu_mhz,
         memory_mib=vms.memory_mib,
         signals=matrices,
-        notes=tuple(said),
+        notes=tuple(repairs.notes),
     )
+
+
+def _choose_vms(
+    readings: Readings, vms: Vms, keep: NDArray[np.bool_] | None, repairs: Repairs
+) -> tuple[Readings, Vms]:
+    """Leave out the VMs that are not to be kept, and those that do nothing; the others keep their order."""
+    keep = np.ones(len(readings.names), dtype=bool) if keep is None else keep
+    heard = np.bincount(readings.vm[np.isfinite(readings.util)], minlength=keep.size) > 0
+    silent = keep & ~heard
+    repairs.leave_out(int(np.count_nonzero(silent)), "VMs have no CPU reading at all")
+    keep = keep & heard
+    first, last = _span_of(readings)
+    arrival_s = first if vms.arrival_s is None else vms.arrival_s
+    departure_s = last if vms.departure_s is None else vms.departure_s
+    lives = np.ones(keep.size, dtype=bool)
+    lives[keep] = repairs.check_lives(arrival_s[keep], departure_s[keep])
+    keep = keep & lives
+    if keep.all():
+        return readings, vms
+    if not keep.any():
+        raise TraceError(f"{readings.source}: no VM is left ({'; '.join(repairs.notes)})")
+    chosen = np.flatnonzero(keep[readings.vm])
+    code = np.cumsum(keep) - 1
+    sizes = {item.name: getattr(vms, item.name) for item in fields(vms)}
+    return replace(
+        readings,
+        vm=code[readings.vm[chosen]],
+        start_s=readings.start_s[chosen],
+        end_s=readings.end_s[chosen],
+        util=readings.util[chosen],
+        names=[name for name, kept in zip(readings.names, keep) if kept],
+        where=lambda row: readings.where(int(chosen[row])),
+        signals={key: values[chosen] for key, values in readings.signals.items()},
+    ), Vms(**{key: None if values is None else values[keep] for key, values in sizes.items()})
+
+
+def _drop_copies(readings: Readings, repairs: Repairs) -> Readings:
+    """Let a row that repeats another hold for no time; note them, and those that a later one corrects."""
+    order = np.lexsort((readings.start_s, readings.vm))
+    one, two = order[:-1], order[1:]
+    again = (readings.vm[one] == readings.vm[two]) & (readings.start_s[one] == readings.start_s[two])
+    if not again.any():
+        return readings
+    one, two = one[again], two[again]
+    equal = np.ones(one.size, dtype=bool)
+    for values in (readings.util, *readings.signals.values()):
+        equal &= (values[one] == values[two]) | (np.isnan(values[one]) & np.isnan(values[two]))
+    replaced = readings.end_s[one] <= readings.start_s[one]
+    copies = equal & (replaced | (readings.end_s[one] == readings.end_s[two]))
+    repairs.count_repeats(int(np.count_nonzero(copies)), int(np.count_nonzero(replaced & ~copies)))
+    end_s = readings.end_s.copy()
+    end_s[one[copies]] = readings.start_s[one[copies]]
+    return replace(readings, end_s=end_s)
 
 
 def _count_samples(readings: Readings, sample_s: float) -> int:
@@ -233,36 +271,13 @@ def tell_times(start_ms: float) -> str:
     return f"time 0 is {np.datetime_as_string(moment, unit='s')}Z"
 
 
-def _check_capacity(readings: Readings, over: str, notes: list[str]) -> Floats:
-    high = readings.util > 1 + _ROUNDING
-    count = int(np.count_nonzero(high))
-    if count == 0:
-        return np.minimum(readings.util, 1.0)  # 1 + a rounding is 1
-    row = int(np.argmax(high))
-    most = float(np.nanmax(readings.util))
-    if over == "error":
-        raise TraceError(
-            f"{readings.where(row)}: vm {readings.names[readings.vm[row]]!r} uses {readings.util[row]:.6g} "
-            f"times its CPU, as {count} rows do; allow that with the option over=keep or over=clip"
-        )
-    rows = readings.util.size
-    what = "kept" if over == "keep" else "cut to the capacity (over=clip)"
-    notes.append(
-        f"over capacity: {count} of {rows} rows ({100 * count / rows:.2g} %), up to {most:.4g} times; {what}"
-    )
-    return readings.util if over == "keep" else np.minimum(readings.util, 1.0)
-
-
-def _span_of(readings: Readings, known: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+def _span_of(readings: Readings) -> tuple[Floats, Floats]:
+    """Return when each VM's first row starts and its last one ends, with a value or not, s, shape (V,)."""
     vms = len(readings.names)
     first = np.full(vms, np.inf)
     last = np.full(vms, -np.inf)
-    np.minimum.at(first, readings.vm[known], readings.start_s[known])
-    np.maximum.at(last, readings.vm[known], readings.end_s[known])
-    silent = np.flatnonzero(~np.isfinite(first))
-    if silent.size:
-        row = int(np.argmax(readings.vm == silent[0]))
-        raise TraceError(f"{readings.where(row)}: vm {readings.names[silent[0]]!r} has no CPU reading at all")
+    np.minimum.at(first, readings.vm, readings.start_s)
+    np.maximum.at(last, readings.vm, readings.end_s)
     return first, last
 
 
@@ -319,43 +334,45 @@ class _Gaps:
     """Finds and closes the cells of living VMs about which the source says too little."""
 
     def __init__(
-        self, readings: Readings, fill: str | None, sample_s: float, life: NDArray[np.float32]
+        self, readings: Readings, repairs: Repairs, sample_s: float, life: NDArray[np.float32]
     ) -> None:
         self._readings = readings
-        self._fill = fill
+        self._repairs = repairs
         self._sample_s = sample_s
         self._life = life
         self._said: list[str] = []
 
-    def close(self, key: str, matrix: Floats, cover: NDArray[np.float32]) -> Floats:
-        """Fill the gaps of one matrix in place, or raise; key "" is the CPU."""
+    def close(self, key: str, values: Floats, matrix: Floats, cover: NDArray[np.float32]) -> Floats:
+        """Fill the gaps of the matrix that rows make in place, or raise; key "" is the CPU."""
         alive = self._life > 1e-6
         gaps = alive & (cover < 0.5 * self._life - 1e-6)
         count = int(np.count_nonzero(gaps))
         if count == 0:
             return matrix
         what = self._describe(key, gaps, count)
-        if self._fill is None:
+        fill = self._repairs.fill
+        if fill is None:
             vm = int(np.argmax(gaps.any(axis=0)))
-            time = int(np.argmax(gaps[:, vm])) * self._sample_s
-            who = f"{self._readings.source}: vm {self._readings.names[vm]!r}"
-            raise TraceError(
-                f"{who} has no reading for time_s={time:g}; {what}; "
-                "allow a repair with the option fill=previous or fill=zero"
+            raise self._repairs.refuse_gap(
+                f"{self._name_gap(key, values, vm, int(np.argmax(gaps[:, vm])))}; {what}"
             )
-        if self._fill == "zero":  # what is known of a cell counts for as long as it held
+        if fill == "zero":  # what is known of a cell counts for as long as it held
             matrix[gaps] *= cover[gaps] / self._life[gaps]
         else:
-            source = np.where(~gaps & (cover > 0), np.arange(len(matrix), dtype=np.int32)[:, None], -1)
-            np.maximum.accumulate(source, axis=0, out=source)
-            step, vms = np.nonzero(gaps & (cover == 0) & (source >= 0))
-            matrix[step, vms] = matrix[source[step, vms], vms]
-        self._said.append(f"{what}; filled (fill={self._fill})")
+            carry_forward(matrix, ~gaps & (cover > 0), gaps & (cover == 0))
+        self._said.append(f"{what}; filled (fill={fill})")
         return matrix
 
-    def tell(self, notes: list[str]) -> None:
-        """Append what was found and repaired."""
-        notes.extend(self._said or ["gaps: none"])
+    def _name_gap(self, key: str, values: Floats, vm: int, cell: int) -> str:
+        """Name a gap, and its first row if the source has one, but without a value."""
+        r, start = self._readings, cell * self._sample_s
+        empty = (r.vm == vm) & np.isnan(values) & (r.start_s < start + self._sample_s) & (r.end_s > start)
+        where = r.where(int(np.argmax(empty))) if empty.any() else r.source
+        return f"{where}: vm {r.names[vm]!r} has no reading{key and f' of {key}'} for time_s={start:g}"
+
+    def tell(self) -> None:
+        """Note what was found and repaired."""
+        self._repairs.notes.extend(self._said or ["gaps: none"])
 
     def _describe(self, key: str, gaps: NDArray[np.bool_], count: int) -> str:
         step = np.arange(len(gaps), dtype=np.int32)[:, None]

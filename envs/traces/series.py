@@ -68,10 +68,10 @@ def check_series(path: str | os.PathLike[str], format: str = "auto", **options: 
 
 
 def _check_carbon(path: str | os.PathLike[str], options: Mapping[str, Any]) -> SeriesSummary:
-    from .carbon import read_carbon
+    from .carbon import load_carbon
 
-    check_options("carbon", read_carbon, options)
-    series = read_carbon(path, **options)
+    check_options("carbon", load_carbon, options)
+    series, notes = load_carbon(path, **options)
     values = series.g_per_kwh
     return SeriesSummary(
         name=Path(path).name.split(".")[0],
@@ -83,7 +83,7 @@ def _check_carbon(path: str | os.PathLike[str], options: Mapping[str, Any]) -> S
         mean=float(values.mean()),
         minimum=float(values.min()),
         maximum=float(values.max()),
-        notes=(f"from {series.start} UTC, a value every {series.step_s:g} s", "gaps: none"),
+        notes=(f"from {series.start} UTC, a value every {series.step_s:g} s", *notes),
     )
 
 

@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 
 from ..files import names_its_file, show_path, write_atomically
 from ..sim.errors import TraceError
-from .base import Trace, check_cells
+from .base import LARGEST, Trace, check_cells
 from .columns import METADATA_KEY, Columns, is_table_file, read_columns
+from .repairs import Repairs, carry_forward
 from .resample import check_positive
+from .sniffing import Look
 
 __all__ = ["convert_trace", "find_usage_file", "read_table"]
 
@@ -37,8 +39,6 @@ _SIZES = {
 }
 _LIVES = {"arrival_s": "a time of at least 0", "departure_s": "a time after arrival_s, or nothing for never"}
 _CONSTANTS = {**_SIZES, **_LIVES}
-_FILLS = ("previous", "zero")
-_OVERS = ("error", "clip", "keep")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,12 @@ class _Grid:
     samples: int
     vms: int
     sample_s: float
+
+    def find(self, rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which samples of the (S, V) matrix have one of the rows."""
+        matrix = np.zeros((self.samples, self.vms), dtype=bool)
+        matrix[self.step[rows], self.vm[rows]] = True
+        return matrix
 
     def spread(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Spread row values over an (S, V) matrix; 0 where there is no row."""
@@ -84,26 +90,28 @@ def read_table(
     Raises:
         TraceError: For any malformed file, naming file and line (row for Parquet).
     """
-    _check_choice("fill", fill, (None, *_FILLS))
-    _check_choice("over", over, _OVERS)
+    repairs = Repairs("table", fill, over)
     usage_path, sizes_path = _locate(Path(path))
     usage = read_columns(
         usage_path, required=("vm", "time_s"), optional=("cpu", "cpu_mhz_used", *_CONSTANTS), prefix=_SIGNAL
     )
+    usage = _drop_nobodys(usage, repairs)
     codes, names = usage.labels("vm")
     constants = _constants_of_usage(usage, codes, len(names))
     if sizes_path is not None:
-        codes, names = _add_sizes_file(sizes_path, usage, codes, names, constants)
-    grid = _lay_grid(usage, codes, len(names), sample_s)
-    _check_doubles(usage, grid, names)
-    arrival_s, departure_s = _lives(usage, grid, names, constants)
-    util = grid.spread(_utilisation(usage, codes, constants, over))
-    signals = {
-        column.removeprefix(_SIGNAL): grid.spread(usage.numbers(column, "a number", low=-math.inf))
-        for column in usage.names
-        if column.startswith(_SIGNAL)
-    }
-    notes = _close_gaps(usage, grid, names, arrival_s, departure_s, fill, [util, *signals.values()])
+        codes, names = _add_sizes_file(sizes_path, usage, codes, names, constants, repairs)
+    usage, codes, names = _drop_lifeless(usage, codes, names, constants, repairs)
+    grid = _lay_grid(usage, codes, len(names), sample_s, repairs)
+    rows = {"": _utilisation(usage, codes, names, constants, repairs)}
+    for column in usage.names:
+        if column.startswith(_SIGNAL):
+            values = usage.readings(column, "a number")
+            rows[column.removeprefix(_SIGNAL)] = repairs.clean(column, values, signed=True)
+    once = _drop_copies(usage, grid, names, rows, repairs)
+    arrival_s, departure_s = _lives(grid, constants)
+    life = _Life(usage, grid, names, arrival_s, departure_s, repairs)
+    signals = {key: life.close(key, values, once) for key, values in rows.items()}
+    util = signals.pop("")
     root = Path(path)
     vcpus = constants.get("vcpus")
     return Trace(
@@ -120,8 +128,17 @@ def read_table(
         cpu_mhz=constants.get("cpu_mhz"),
         memory_mib=constants.get("memory_mib"),
         signals=signals,
-        notes=tuple(notes),
+        notes=tuple(repairs.notes),
     )
+
+
+def sniff(look: Look) -> bool:
+    """Whether a folder has a usage file, or a CSV or Parquet file some columns of a table."""
+    if look.is_dir:
+        return find_usage_file(look.root) is not None
+    known = {"vm", "time_s", "cpu", "cpu_mhz_used", *_CONSTANTS}
+    found = known & {cell.lower() for cell in look.header}
+    return is_table_file(look.root) and ("vm" in found or "time_s" in found or len(found) > 1)
 
 
 def find_usage_file(folder: Path, stem: str = "usage") -> Path | None:
@@ -200,11 +217,6 @@ def _as_arrow(trace: Trace) -> Any:
     return pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(note)})
 
 
-def _check_choice(key: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        raise TraceError(f"table: {key} must be one of {', '.join(map(str, allowed))}; is {value!r}")
-
-
 def _locate(path: Path) -> tuple[Path, Path | None]:
     """Return the usage file and the sizes file, if there is one."""
     if not path.exists():
@@ -217,6 +229,44 @@ def _locate(path: Path) -> tuple[Path, Path | None]:
     if not is_table_file(path):
         raise TraceError(f"{show_path(path)}: a table ends in .csv, .csv.gz, .parquet or .pq")
     return path, None
+
+
+def _drop_nobodys(usage: Columns, repairs: Repairs) -> Columns:
+    """Leave out the rows without a VM or a time."""
+    times = usage.readings("time_s", "a time of at least 0")
+    keep = usage.named("vm") & ~np.isnan(times)
+    repairs.leave_out_nobodys(int(np.count_nonzero(~keep)))
+    if not keep.any():
+        raise TraceError(f"{show_path(usage.path)}: no row names a VM and a time")
+    return usage.take(keep)
+
+
+def _drop_lifeless(
+    usage: Columns,
+    codes: NDArray[np.int64],
+    names: list[str],
+    constants: dict[str, NDArray[np.float64]],
+    repairs: Repairs,
+) -> tuple[Columns, NDArray[np.int64], list[str]]:
+    """Leave out the VMs that leave when they arrive, with their rows and their entries in ``constants``."""
+    if not set(_LIVES) <= set(constants):
+        return usage, codes, names
+    arrival_s, departure_s = (constants[key] for key in _LIVES)
+    wrong = np.flatnonzero(departure_s < arrival_s)
+    if wrong.size:
+        vm = int(wrong[0])
+        raise TraceError(
+            f"{show_path(usage.path)}: vm {names[vm]!r} departs at {departure_s[vm]:g} s, "
+            f"which is before its arrival at {arrival_s[vm]:g} s"
+        )
+    lives = repairs.check_lives(arrival_s, departure_s)
+    if not lives.any():
+        raise TraceError(f"{show_path(usage.path)}: no VM lives for any time")
+    for key in constants:
+        constants[key] = constants[key][lives]
+    kept = lives[codes]
+    code = np.cumsum(lives) - 1
+    return usage.take(kept), code[codes[kept]], [name for name, alive in zip(names, lives) if alive]
 
 
 def _read_constant(columns: Columns, key: str) -> NDArray[np.float64]:
@@ -258,16 +308,12 @@ def _add_sizes_file(
     codes: NDArray[np.int64],
     names: list[str],
     constants: dict[str, NDArray[np.float64]],
+    repairs: Repairs,
 ) -> tuple[NDArray[np.int64], list[str]]:
     """Add the columns of the sizes file to ``constants``; return codes and names in its order."""
     sizes = read_columns(path, required=("vm",), optional=tuple(_CONSTANTS))
-    rows, ordered = sizes.labels("vm")
-    if len(ordered) != len(rows):
-        seen = np.zeros(len(ordered), dtype=bool)
-        for row, code in enumerate(rows):
-            if seen[code]:
-                raise sizes.error(row, f"vm {ordered[code]!r} has a row already")
-            seen[code] = True
+    sizes, ordered, copies = sizes.take(sizes.named("vm")).unique("vm", "vm")
+    repairs.count_repeats(copies, 0)
     place = {name: index for index, name in enumerate(ordered)}
     for code, name in enumerate(names):
         if name not in place:
@@ -290,7 +336,9 @@ def _add_sizes_file(
     return new_code[codes], ordered
 
 
-def _lay_grid(usage: Columns, codes: NDArray[np.int64], vms: int, sample_s: float | None) -> _Grid:
+def _lay_grid(
+    usage: Columns, codes: NDArray[np.int64], vms: int, sample_s: float | None, repairs: Repairs
+) -> _Grid:
     times = usage.numbers("time_s", "a time of at least 0")
     distinct = np.unique(times)
     if sample_s is None and distinct.size == 1:
@@ -305,6 +353,7 @@ def _lay_grid(usage: Columns, codes: NDArray[np.int64], vms: int, sample_s: floa
         if math.isclose(sample_s, float(distinct[1]), rel_tol=1e-6):
             sample_s = float(distinct[1])  # differences of large times carry rounding, the first does not
     check_positive("table", sample_s=sample_s)
+    repairs.check_times(times, times + sample_s, usage.where, shortest_s=0.0)
     samples = float(distinct[-1]) / sample_s + 1
     check_cells(show_path(usage.path), samples, vms, times.size, sample_s, "is time_s in seconds from 0?")
     step = np.rint(times / sample_s).astype(np.int64)
@@ -315,38 +364,67 @@ def _lay_grid(usage: Columns, codes: NDArray[np.int64], vms: int, sample_s: floa
     return _Grid(step, codes, int(step.max()) + 1, vms, float(sample_s))
 
 
-def _check_doubles(usage: Columns, grid: _Grid, names: list[str]) -> None:
+def _drop_copies(
+    usage: Columns,
+    grid: _Grid,
+    names: list[str],
+    rows: dict[str, NDArray[np.float64]],
+    repairs: Repairs,
+) -> NDArray[np.bool_]:
+    """Return which rows count, shape (N,): a copy of another does not, a contradiction is an error."""
     flat = grid.step * grid.vms + grid.vm
     order = np.argsort(flat, kind="stable")
-    doubled = order[1:][np.diff(flat[order]) == 0]
-    if doubled.size:
-        row = int(doubled.min())
-        time = grid.step[row] * grid.sample_s
-        raise usage.error(row, f"vm {names[grid.vm[row]]!r} has a row for time_s={time:g} already")
+    again = np.diff(flat[order]) == 0
+    one, two = order[:-1][again], order[1:][again]
+    for values in rows.values():
+        differs = two[~((values[one] == values[two]) | (np.isnan(values[one]) & np.isnan(values[two])))]
+        if differs.size:
+            row = int(differs.min())
+            time = grid.step[row] * grid.sample_s
+            raise usage.error(
+                row, f"vm {names[grid.vm[row]]!r} has a row for time_s={time:g} already, with other values"
+            )
+    repairs.count_repeats(two.size, 0)
+    once = np.ones(flat.size, dtype=bool)
+    once[two] = False
+    return once
 
 
 def _utilisation(
-    usage: Columns, codes: NDArray[np.int64], constants: dict[str, NDArray[np.float64]], over: str
+    usage: Columns,
+    codes: NDArray[np.int64],
+    names: list[str],
+    constants: dict[str, NDArray[np.float64]],
+    repairs: Repairs,
 ) -> NDArray[np.float64]:
-    """Return the utilisation of each row, a fraction of nominal CPU, shape (N,)."""
+    """Return the utilisation of each row, a fraction of nominal CPU, shape (N,); NaN where it is missing."""
     given = [name for name in ("cpu", "cpu_mhz_used") if name in usage]
     if len(given) != 1:
         raise TraceError(f"{show_path(usage.path)}: needs one of the columns cpu, cpu_mhz_used; has {given}")
-    high = 1.0 if over == "error" else math.inf
-    if given == ["cpu"]:
-        util = usage.numbers("cpu", "a fraction from 0 to 1" if over == "error" else "at least 0", high=high)
-    elif "cpu_mhz" not in constants:
-        raise TraceError(f"{show_path(usage.path)}: cpu_mhz_used needs a column cpu_mhz beside it")
-    else:
-        util = usage.numbers("cpu_mhz_used", "at least 0 MHz") / constants["cpu_mhz"][codes]
-        if util.max() > high:
-            row = int(np.argmax(util > high))
-            raise usage.error(row, f"cpu_mhz_used exceeds cpu_mhz={constants['cpu_mhz'][codes[row]]:g}")
+    column = given[0]
+    over = repairs.over
+    allowed = "at least 0 MHz" if column != "cpu" else "at least 0"
+    if column == "cpu" and over == "error":
+        allowed = "a fraction from 0 to 1"
+    util = usage.readings(column, allowed)
+    if column != "cpu":
+        if "cpu_mhz" not in constants:
+            raise TraceError(f"{show_path(usage.path)}: cpu_mhz_used needs a column cpu_mhz beside it")
+        util = util / constants["cpu_mhz"][codes]
+    missing = ~((util >= 0) & (util <= LARGEST))
+    if missing.any() and repairs.fill is None:
+        raise repairs.refuse_gap(str(usage.bad_value(column, int(np.argmax(missing)), allowed)))
+    util = repairs.clean(column, util)
+    if over == "error" and np.nanmax(util, initial=0) > 1:
+        row = int(np.argmax(np.nan_to_num(util) > 1))
+        if column == "cpu":
+            raise usage.bad_value(column, row, allowed)
+        raise usage.error(row, f"cpu_mhz_used exceeds cpu_mhz={constants['cpu_mhz'][codes[row]]:g}")
     return np.minimum(util, 1.0) if over == "clip" else util
 
 
 def _lives(
-    usage: Columns, grid: _Grid, names: list[str], constants: dict[str, NDArray[np.float64]]
+    grid: _Grid, constants: dict[str, NDArray[np.float64]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return arrivals and departures, s, shape (V,): as given, else from the first and last rows."""
     first = np.full(grid.vms, grid.samples)
@@ -354,46 +432,47 @@ def _lives(
     np.minimum.at(first, grid.vm, grid.step)
     np.maximum.at(last, grid.vm, grid.step)
     ends = np.where(last + 1 == grid.samples, np.inf, (last + 1) * grid.sample_s)
-    arrival_s = constants.get("arrival_s", first * grid.sample_s)
-    departure_s = constants.get("departure_s", ends)
-    wrong = np.flatnonzero(departure_s <= arrival_s)
-    if wrong.size:
-        vm = int(wrong[0])
-        raise TraceError(
-            f"{show_path(usage.path)}: vm {names[vm]!r} departs at {departure_s[vm]:g} s, "
-            f"which is not after its arrival at {arrival_s[vm]:g} s"
-        )
-    return arrival_s, departure_s
+    return constants.get("arrival_s", first * grid.sample_s), constants.get("departure_s", ends)
 
 
-def _close_gaps(
-    usage: Columns,
-    grid: _Grid,
-    names: list[str],
-    arrival_s: NDArray[np.float64],
-    departure_s: NDArray[np.float64],
-    fill: str | None,
-    matrices: list[NDArray[np.float64]],
-) -> list[str]:
-    """Fill the samples of living VMs that have no row, in place, or raise; return notes."""
-    present = np.zeros((grid.samples, grid.vms), dtype=bool)
-    present[grid.step, grid.vm] = True
-    start_s = (np.arange(grid.samples) * grid.sample_s)[:, None]
-    gaps = (start_s + grid.sample_s > arrival_s) & (start_s < departure_s) & ~present
-    count = int(np.count_nonzero(gaps))
-    if count == 0:
-        return []
-    if fill is None:
-        vm = int(np.argmax(gaps.any(axis=0)))
-        time = np.argmax(gaps[:, vm]) * grid.sample_s
-        raise TraceError(
-            f"{show_path(usage.path)}: vm {names[vm]!r} has no row for time_s={time:g} ({count} such gaps); "
-            f"fill them with the option fill=previous or fill=zero"
-        )
-    if fill == "previous":
-        source = np.where(present, np.arange(grid.samples)[:, None], -1)
-        np.maximum.accumulate(source, axis=0, out=source)
-        step, vm_index = np.nonzero(gaps & (source >= 0))
-        for matrix in matrices:
-            matrix[step, vm_index] = matrix[source[step, vm_index], vm_index]
-    return [f"filled {count} missing samples (fill={fill})"]
+class _Life:
+    """The samples in which the VMs of a table live, and the repair of those without a value."""
+
+    def __init__(
+        self,
+        usage: Columns,
+        grid: _Grid,
+        names: list[str],
+        arrival_s: NDArray[np.float64],
+        departure_s: NDArray[np.float64],
+        repairs: Repairs,
+    ) -> None:
+        self._usage = usage
+        self._grid = grid
+        self._names = names
+        self._repairs = repairs
+        start_s = (np.arange(grid.samples) * grid.sample_s)[:, None]
+        self._alive = (start_s + grid.sample_s > arrival_s) & (start_s < departure_s)
+
+    def close(self, key: str, values: NDArray[np.float64], once: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Spread row values over an (S, V) matrix and fill the gaps, or raise; key "" is the CPU."""
+        known = self._grid.find(once & ~np.isnan(values))
+        matrix = self._grid.spread(np.nan_to_num(values))
+        gaps = self._alive & ~known
+        count = int(np.count_nonzero(gaps))
+        if count == 0:
+            return matrix
+        fill = self._repairs.fill
+        if fill is None:
+            vm = int(np.argmax(gaps.any(axis=0)))
+            time = np.argmax(gaps[:, vm]) * self._grid.sample_s
+            raise self._repairs.refuse_gap(
+                f"{show_path(self._usage.path)}: vm {self._names[vm]!r} has no {key or 'row'} "
+                f"for time_s={time:g} ({count} such gaps)"
+            )
+        if fill == "previous":
+            carry_forward(matrix, known, gaps)
+        said = f"filled {count} missing samples"
+        if not any(note.startswith(said) for note in self._repairs.notes):
+            self._repairs.notes.append(f"{said}{key and f' of {key}'} (fill={fill})")
+        return matrix
