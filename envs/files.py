@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TextIO, TypeVar, cast
+from typing import Any, BinaryIO, Concatenate, ParamSpec, TextIO, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
