@@ -115,13 +115,13 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         Returns:
             Observations (B, ...), and infos with ``window`` and ``n_vm``.
         """
-        options = need_options(options, ("window", "reset_mask"))
-        which = np.asarray(options.get("reset_mask", np.ones(self.num_envs, dtype=np.bool_)))
+        told = need_options(options, ("window", "reset_mask"))
+        which = np.asarray(told.get("reset_mask", np.ones(self.num_envs, dtype=np.bool_)))
         if which.shape != (self.num_envs,) or which.dtype != np.bool_:
             raise ConfigError(f"reset(options): reset_mask: must be {self.num_envs} truth values")
         seeds = need_seeds(seed, self.num_envs)
         begun = np.flatnonzero(which)
-        rows = self._chosen_rows(options, begun)
+        rows = self._chosen_rows(told, begun)
         for i in begun.tolist():
             given = seeds[i]
             if given is not None:

@@ -254,7 +254,8 @@ class DrsPolicy(PlanningPolicy):
         Raises:
             ConfigError: If there is no such host.
         """
-        self._asked |= dict.fromkeys(self.hosts_named(hosts).tolist(), True)
+        named = self.hosts_named(hosts).tolist()
+        self._asked |= dict.fromkeys(named, True)
 
     def leave_maintenance(self, hosts: Iterable[int]) -> None:
         """Let hosts take VMs again from the next plan on.
@@ -265,7 +266,8 @@ class DrsPolicy(PlanningPolicy):
         Raises:
             ConfigError: If there is no such host.
         """
-        self._asked |= dict.fromkeys(self.hosts_named(hosts).tolist(), False)
+        named = self.hosts_named(hosts).tolist()
+        self._asked |= dict.fromkeys(named, False)
 
     def plan(self, view: ClusterView) -> Decisions:
         """Plan one interval: maintenance, rules, then balance if it is time and imbalance is too large."""

@@ -166,7 +166,8 @@ class PlatformPolicy(PlanningPolicy):
         Raises:
             ConfigError: If there is no such host.
         """
-        self._maintenance |= set(self.hosts_named(hosts).tolist())
+        named = self.hosts_named(hosts).tolist()
+        self._maintenance.update(named)
         self._leaving -= self._maintenance
 
     def leave_maintenance(self, hosts: Iterable[int]) -> None:
@@ -178,7 +179,8 @@ class PlatformPolicy(PlanningPolicy):
         Raises:
             ConfigError: If there is no such host.
         """
-        self._leaving |= set(self.hosts_named(hosts).tolist())
+        named = self.hosts_named(hosts).tolist()
+        self._leaving.update(named)
         self._maintenance -= self._leaving
 
     def set_knobs(self, values: Mapping[str, float]) -> None:

@@ -43,7 +43,8 @@ def draw(rng: np.random.Generator, forever: float = 0.0, n: int = 60) -> Any:
 
 def play(env: PlacementEnv, choose: Any) -> tuple[float, dict[str, Any], int]:
     env.reset(seed=0)
-    total, over, steps, info = 0.0, False, 0, {}
+    info: dict[str, Any] = {}
+    total, over, steps = 0.0, False, 0
     while not over:
         _, reward, terminated, truncated, info = env.step(choose(env, steps))
         total, over, steps = total + reward, terminated or truncated, steps + 1
@@ -68,7 +69,10 @@ def test_who_gives_up_earns_no_more_than_who_plays(name: str, reward: str) -> No
         env = PlacementEnv(
             draw(rng, forever), PROTOCOLS[name], reward=reward, windows=[0], max_illegal=3, wait_scale_s=50.0
         )
-        played = [play(env, choose)[0] for choose in (late, *[legal(rng)] * 4)]
+        ended = [play(env, choose)[:2] for choose in (late, *[legal(rng)] * 4)]
+        played = [total for total, info in ended if not np.isnan(info["metrics"]["total_wait_s"])]
+        if not played:
+            continue  # every one of them was stuck
         for after in (0, 1, 5, 11):
             begin = legal(np.random.default_rng(after))
             given_up = lambda env, k: begin(env, k) if k < after else -1  # noqa: B023, E731

@@ -30,7 +30,7 @@ def fails(host: int, down_s: float, up_s: float, n_hosts: int = 2) -> dict[str, 
     return {"failures": FailureConfig("none"), "replayed": replay_outages(*at, n_hosts)}
 
 
-def crowd(seed: int, arrival: str, **more: Any) -> Simulator:
+def crowd(seed: int, arrival: Any, **more: Any) -> Simulator:
     """Five hosts and eighty VMs of many sizes, most of which have to wait until others leave."""
     rng = np.random.default_rng(seed)
     n = 80
