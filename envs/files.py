@@ -275,6 +275,7 @@ def read_arrays(
     Raises:
         VirtgymError: Of that kind, naming the file: if it is damaged, or declares more than ``limit``.
     """
+    opened: BinaryIO | io.IOBase
     if isinstance(path, str | os.PathLike):
         where, opened = show_path(path), open_regular(path, limit=limit, refusal=refusal)
     else:

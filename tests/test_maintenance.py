@@ -14,7 +14,7 @@ from virtgym.envs.sim.power_states import PowerConfig
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.policies import make_policy
 from virtgym.policies.drs import plan_evacuation
-from virtgym.policies.ha_guard import AdmissionGuard
+from virtgym.policies.planning.guard import AdmissionGuard
 
 ENGINES: dict[str, dict[str, Any]] = {
     "simple": {},

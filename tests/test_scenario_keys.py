@@ -19,8 +19,8 @@ from virtgym.envs.sim.errors import ConfigError, TraceError, VirtgymError
 from virtgym.experiments.bench.fuzz_configs import hostile_overrides, leaf_keys
 from virtgym.experiments.compose import compose_run
 from virtgym.experiments.evaluate import load_scenario, scenario_hash
+from virtgym.experiments.fingerprint import config_hash
 from virtgym.experiments.overrides import PolicySpec
-from virtgym.experiments.results import config_hash
 from virtgym.experiments.schema import scenario_keys
 from virtgym.experiments.train_agents import AGENTS
 from virtgym.experiments.train_compose import compose_training, flat_difference, make_run
