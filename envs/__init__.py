@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 
 if TYPE_CHECKING:
-    from .cluster import ClusterEnv
-    from .placement import PlacementEnv
+    from .cluster.env import ClusterEnv
+    from .placement.env import PlacementEnv
     from .wrappers import FlatObservation, make_vec
 
 __all__ = ["ClusterEnv", "FlatObservation", "PlacementEnv", "make_vec"]

@@ -13,8 +13,8 @@ import numpy as np
 from gymnasium.utils import seeding
 from numpy.typing import NDArray
 
-from .sim.errors import ConfigError
-from .sim.validation import need_seed, whole_number
+from .checks import need_seed, whole_number
+from .errors import ConfigError
 
 __all__ = [
     "make_generator",

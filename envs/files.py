@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, Concatenate, ParamSpec, TextIO, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from .sim.errors import TraceError, VirtgymError
+from .errors import TraceError, VirtgymError
 
 __all__ = [
     "LARGEST_FILE",

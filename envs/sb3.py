@@ -21,16 +21,16 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from .checks import need_seed
 from .entry import need_options, need_seeds, usable_render_mode
-from .placement import OUTCOMES, RENDER_MODES, PlacementTask
-from .placement_batch import PlacementBatch
-from .sim.errors import ConfigError
-from .sim.placement import PLACEMENT_REASONS
-from .sim.placement_games import PlacementConfig, PlacementGames, RequestArrays
-from .sim.validation import need_seed
+from .errors import ConfigError
+from .placement.batch import PlacementBatch
+from .placement.env import OUTCOMES, RENDER_MODES, PlacementTask
+from .placement.game import PLACEMENT_REASONS
+from .placement.games import PlacementConfig, PlacementGames, RequestArrays
 
 if TYPE_CHECKING:
-    from .placement_scenarios import PlacementScenario
+    from .scenarios.placement import PlacementScenario
 
 __all__ = ["PlacementVecEnv"]
 

@@ -16,14 +16,14 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from .entry import need_options, need_seeds, usable_render_mode
-from .placement import OUTCOMES, RENDER_MODES, PlacementTask
-from .placement_batch import PlacementBatch
-from .sim.errors import ConfigError
-from .sim.placement import PLACEMENT_REASONS
-from .sim.placement_games import PlacementConfig, PlacementGames, RequestArrays
+from .errors import ConfigError
+from .placement.batch import PlacementBatch
+from .placement.env import OUTCOMES, RENDER_MODES, PlacementTask
+from .placement.game import PLACEMENT_REASONS
+from .placement.games import PlacementConfig, PlacementGames, RequestArrays
 
 if TYPE_CHECKING:
-    from .placement_scenarios import PlacementScenario
+    from .scenarios.placement import PlacementScenario
 
 __all__ = ["PlacementVectorEnv"]
 

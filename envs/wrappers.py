@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from .sim.errors import ConfigError
+from .errors import ConfigError
 
 __all__ = ["FlatObservation", "make_vec"]
 

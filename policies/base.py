@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.checks import need_indices
+from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.config import ClusterConfig
 from virtgym.envs.sim.decisions import Decisions
-from virtgym.envs.sim.errors import ConfigError
 from virtgym.envs.sim.simulator import ClusterView
-from virtgym.envs.sim.validation import need_indices
 
 __all__ = ["PlanningPolicy", "Policy"]
 

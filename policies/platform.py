@@ -21,18 +21,18 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.config import ClusterConfig
 from virtgym.envs.sim.decisions import Decisions
-from virtgym.envs.sim.errors import ConfigError
-from virtgym.envs.sim.power import ON
+from virtgym.envs.sim.models.power import ON
 from virtgym.envs.sim.simulator import ClusterView
+from virtgym.envs.suggestions import one_of
 
 from .base import PlanningPolicy
-from .dpm import DpmPolicy
-from .dpm_ortools import OrtoolsDpmPolicy
-from .drs import DrsPolicy
-from .ha import HaPolicy
-from .names import one_of
+from .dpm.ortools_policy import OrtoolsDpmPolicy
+from .dpm.policy import DpmPolicy
+from .drs.policy import DrsPolicy
+from .ha.policy import HaPolicy
 from .planning import AdmissionGuard, MoveLedger, homes_of, merge_plans, without_refused
 from .schema import check_parameters
 

@@ -8,23 +8,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
-from virtgym.envs.sim.errors import ConfigError
+from virtgym.envs.errors import ConfigError
+from virtgym.envs.suggestions import unknown_name
 
 from .base import Policy
-from .consolidation import ConsolidationPolicy
-from .detectors import DETECTORS
-from .dpm import DpmPolicy
-from .dpm_ortools import OrtoolsDpmPolicy
-from .drs import DrsPolicy
-from .ha import HaPolicy
-from .names import unknown_name
-from .optimal_placement import OrtoolsPlacementPolicy
-from .placement_policies import PLACEMENT_DESCRIPTIONS, RulePolicy
+from .dpm.ortools_policy import OrtoolsDpmPolicy
+from .dpm.policy import DpmPolicy
+from .drs.policy import DrsPolicy
+from .ha.policy import HaPolicy
+from .ha.rolling_upgrade import RollingUpgradePolicy
+from .learned.shipped_agents import SHIPPED, ShippedPolicy
+from .literature.detectors import DETECTORS
+from .literature.policy import ConsolidationPolicy
+from .literature.selectors import SELECTORS
+from .placement.ortools_policy import OrtoolsPlacementPolicy
+from .placement.policies import PLACEMENT_DESCRIPTIONS, RulePolicy
 from .platform import PlatformPolicy
-from .rolling_upgrade import RollingUpgradePolicy
 from .schema import RESERVED, check_parameters, field_default, nested, structured
-from .selectors import SELECTORS
-from .shipped import SHIPPED, ShippedPolicy
 from .simple import DvfsPolicy, NpaPolicy, RandomPolicy, StaticPolicy
 
 __all__ = [

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
-from virtgym.envs.sim.errors import ConfigError
-from virtgym.envs.sim.validation import need_plain
-
-from .names import unknown_name
+from virtgym.envs.checks import need_plain
+from virtgym.envs.errors import ConfigError
+from virtgym.envs.suggestions import unknown_name
 
 __all__ = [
     "RESERVED",

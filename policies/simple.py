@@ -7,15 +7,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from virtgym.envs.errors import ConfigError
+from virtgym.envs.placement.games import PlacementGames
 from virtgym.envs.sim.decisions import Decisions
-from virtgym.envs.sim.errors import ConfigError
-from virtgym.envs.sim.placement_games import PlacementGames
-from virtgym.envs.sim.power import OFF, ON
+from virtgym.envs.sim.models.power import OFF, ON
 from virtgym.envs.sim.simulator import ClusterView
-from virtgym.envs.sim.state import MIG_NONE, PENDING, RUNNING
+from virtgym.envs.sim.state.cluster_state import MIG_NONE, PENDING, RUNNING
 
 from .base import PlanningPolicy
-from .placement_policies import RulePlayer, is_single
+from .placement.policies import RulePlayer, is_single
 from .planning import legal_part
 
 __all__ = ["DvfsPolicy", "NpaPolicy", "RandomPolicy", "StaticPolicy"]

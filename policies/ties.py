@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.kernels import kernel
+from virtgym.envs.jit.kernels import kernel
 
 __all__ = ["TIE", "choose_first_best", "first_best"]
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from virtgym.envs.jit.kernels import ClosureCache
 from virtgym.envs.sim.config import ClusterConfig, HostType, MigrationConfig
 from virtgym.envs.sim.decisions import Decisions
-from virtgym.envs.sim.kernels import ClosureCache
-from virtgym.envs.sim.rules import Rules, VmHostRule
+from virtgym.envs.sim.models.rules import Rules, VmHostRule
 from virtgym.envs.sim.simulator import Simulator
-from virtgym.envs.sim.state import PENDING, RUNNING
+from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING
 from virtgym.envs.sim.workload import Workload
 
 REPO = Path(__file__).resolve().parent.parent
@@ -253,8 +253,8 @@ def random_episode() -> type[RandomEpisode]:
 @pytest.fixture(scope="session")
 def states() -> list[Simulator]:
     """Many states of a few random episodes of the full model, every one right; for nobody to change."""
-    from virtgym.experiments.bench.random_episodes import RandomEpisode as FullEpisode
-    from virtgym.experiments.bench.random_episodes import random_orders
+    from oracles.random_episodes import RandomEpisode as FullEpisode
+    from oracles.random_episodes import random_orders
 
     found = []
     for seed in (0, 1, 2, 5, 7, 8, 11, 14, 102, 103, 105):
@@ -271,7 +271,7 @@ def states() -> list[Simulator]:
 def report_sample() -> Any:
     """The generator of run folders, ``report_sample.py`` beside this file; tests cannot import it by name."""
     spec = importlib.util.spec_from_file_location(
-        "report_sample", Path(__file__).with_name("report_sample.py")
+        "report_sample", Path(__file__).with_name("oracles") / "report_sample.py"
     )
     assert spec is not None
     assert spec.loader is not None

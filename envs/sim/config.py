@@ -9,22 +9,22 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from .admission import AdmissionConfig
-from .carbon import CarbonSeries
-from .compatibility import CPU_LEVELS, CpuLevels
-from .errors import ConfigError
-from .failures import FailureConfig, FailureDomain, Incident, Outages
-from .io_path import IoConfig
-from .memory import MemoryConfig
-from .numa_nodes import MAX_NODES, NumaConfig
-from .overhead import HostVirtualization, OverheadConfig
-from .power import SPEC_POWER_W
-from .power_states import PowerConfig, PowerCurve
-from .precopy_config import PrecopyConfig
-from .recovery import RecoveryConfig
-from .rules import Rules
-from .scheduling import SchedulingConfig
-from .standby import StandbyConfig
+from ..errors import ConfigError
+from .models.admission import AdmissionConfig
+from .models.carbon import CarbonSeries
+from .models.compatibility import CPU_LEVELS, CpuLevels
+from .models.failures import FailureConfig, FailureDomain, Incident, Outages
+from .models.io_path import IoConfig
+from .models.memory import MemoryConfig
+from .models.numa_nodes import MAX_NODES, NumaConfig
+from .models.overhead import HostVirtualization, OverheadConfig
+from .models.power import SPEC_POWER_W
+from .models.power_states import PowerConfig, PowerCurve
+from .models.precopy_config import PrecopyConfig
+from .models.recovery import RecoveryConfig
+from .models.rules import Rules
+from .models.scheduling import SchedulingConfig
+from .models.standby import StandbyConfig
 
 __all__ = [
     "ARRIVAL_RULES",

@@ -16,12 +16,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from .io_path import IO_MODES
-from .memory import MemoryProfile
-from .numa_nodes import STALL_SHARES
-from .overhead import PROFILES, GuestVirtualization, InstructionProfile
-from .scheduling import CpuControl
-from .validation import need, need_choice, need_count, need_not_negative, need_positive, need_share
+from ..checks import need, need_choice, need_count, need_not_negative, need_positive, need_share
+from .models.io_path import IO_MODES
+from .models.memory import MemoryProfile
+from .models.numa_nodes import STALL_SHARES
+from .models.overhead import PROFILES, GuestVirtualization, InstructionProfile
+from .models.scheduling import CpuControl
 
 __all__ = ["GUEST_PROFILES", "GuestProfile", "IoProfile", "Pair"]
 

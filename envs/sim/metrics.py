@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .state import ABSENT, ClusterParams, ClusterState
-from .totals import Totals
+from .state.accumulators import Totals
+from .state.cluster_state import ABSENT, ClusterParams, ClusterState
 
 __all__ = ["METRICS", "StepMetrics", "interval_metrics", "model_metrics", "summarize"]
 

@@ -10,18 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import ConfigError, IllegalDecision
+from ..jit.handle import make_handle
 from .config import ClusterConfig
 from .decisions import Decisions, Refusal
-from .engine import advance, begin, start
-from .engine_full import advance_full, prepare_full, start_full
-from .errors import ConfigError, IllegalDecision
-from .handle import make_handle
-from .hub import connect
+from .engine.clock import advance, begin, start
+from .engine.full_clock import advance_full, prepare_full, start_full
+from .engine.hub import connect
+from .engine.orders import apply_orders
 from .metrics import StepMetrics, summarize
-from .model_params import sample_faults
-from .orders import apply_orders
-from .params import bind_params, make_params
-from .state import (
+from .state.cluster_state import (
     ClusterParams,
     ClusterState,
     allocate_state,
@@ -30,6 +28,8 @@ from .state import (
     read_only,
     shape_of,
 )
+from .state.parameters import bind_params, make_params
+from .state.submodel_parameters import sample_faults
 from .workload import Workload
 
 __all__ = ["ClusterView", "Simulator"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ConfigError
+from ..errors import ConfigError
 from .guests import GUEST_PROFILES, GuestProfile
 
 __all__ = ["Workload"]

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .base import Trace
-from .planetlab import read_planetlab
+from .formats.planetlab import read_planetlab
 from .readers import (
     REQUEST_FORMATS,
     SERIES_FORMATS,
@@ -21,22 +21,22 @@ from .readers import (
 )
 
 if TYPE_CHECKING:
-    from .alibaba import read_alibaba
-    from .azure import read_azure
-    from .azure_packing import read_azure_packing
-    from .bitbrains import read_bitbrains
     from .cache import cache_dir
-    from .carbon import read_carbon
     from .catalog import CatalogEntry, fetch_traces, load_catalog
-    from .failure_trace import FailureTrace, read_failures
-    from .google import read_google
-    from .huawei import read_huawei, read_windows
-    from .opendc import read_opendc
+    from .formats.alibaba import read_alibaba
+    from .formats.azure import read_azure
+    from .formats.azure_packing import read_azure_packing
+    from .formats.bitbrains import read_bitbrains
+    from .formats.carbon import read_carbon
+    from .formats.failure_trace import FailureTrace, read_failures
+    from .formats.google import read_google
+    from .formats.huawei import read_huawei, read_windows
+    from .formats.opendc import read_opendc
+    from .formats.synthetic import generate
+    from .formats.synthetic_requests import generate_requests
+    from .formats.table import convert_trace, read_table
     from .requests import RequestSummary, RequestTrace, check_requests, read_requests
     from .series import SeriesSummary, check_series
-    from .synthetic import generate
-    from .synthetic_requests import generate_requests
-    from .table import convert_trace, read_table
 
 __all__ = [
     "REQUEST_FORMATS",
@@ -77,30 +77,30 @@ __all__ = [
 
 _LAZY = {
     "CatalogEntry": "catalog",
-    "FailureTrace": "failure_trace",
+    "FailureTrace": "formats.failure_trace",
     "RequestSummary": "requests",
     "RequestTrace": "requests",
     "SeriesSummary": "series",
     "cache_dir": "cache",
     "check_requests": "requests",
     "check_series": "series",
-    "convert_trace": "table",
+    "convert_trace": "formats.table",
     "fetch_traces": "catalog",
-    "generate": "synthetic",
-    "generate_requests": "synthetic_requests",
+    "generate": "formats.synthetic",
+    "generate_requests": "formats.synthetic_requests",
     "load_catalog": "catalog",
-    "read_alibaba": "alibaba",
-    "read_azure": "azure",
-    "read_azure_packing": "azure_packing",
-    "read_bitbrains": "bitbrains",
-    "read_carbon": "carbon",
-    "read_failures": "failure_trace",
-    "read_google": "google",
-    "read_huawei": "huawei",
-    "read_opendc": "opendc",
+    "read_alibaba": "formats.alibaba",
+    "read_azure": "formats.azure",
+    "read_azure_packing": "formats.azure_packing",
+    "read_bitbrains": "formats.bitbrains",
+    "read_carbon": "formats.carbon",
+    "read_failures": "formats.failure_trace",
+    "read_google": "formats.google",
+    "read_huawei": "formats.huawei",
+    "read_opendc": "formats.opendc",
     "read_requests": "requests",
-    "read_table": "table",
-    "read_windows": "huawei",
+    "read_table": "formats.table",
+    "read_windows": "formats.huawei",
 }
 
 

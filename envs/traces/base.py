@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..sim.errors import TraceError
+from ..errors import TraceError
 
 __all__ = ["LARGEST", "LONGEST_S", "SHORTEST_S", "Trace", "check_cells", "check_moments"]
 

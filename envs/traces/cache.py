@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import TraceError
 from ..files import LARGEST_WHOLE, open_regular, read_arrays, write_atomically
-from ..sim.errors import TraceError
 from .base import Trace
 
 __all__ = ["cache_dir", "content_signature", "read_cached"]

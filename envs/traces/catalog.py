@@ -29,8 +29,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
+from ..errors import TraceError
 from ..files import one_line, read_bytes, show_path
-from ..sim.errors import TraceError
 from .cache import cache_dir
 
 __all__ = ["CatalogEntry", "content_digest", "fetch_traces", "fetched_path", "find_entry", "load_catalog"]

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import TraceError
 from ..files import one_line, open_stream, open_text, show_found, show_path
-from ..sim.errors import TraceError
 from .repairs import MISSING
 
 __all__ = [

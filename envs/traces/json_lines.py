@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import TraceError
 from ..files import one_line, open_stream, show_found, show_path
-from ..sim.errors import TraceError
 from .delimited import Block, name_line
 from .repairs import MISSING
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import TraceError
 from ..files import names_its_file, show_path
-from ..sim.errors import TraceError
 from .base import Trace
 from .sniffing import Look, name_look
 
@@ -59,28 +59,28 @@ SERIES_FORMATS: Mapping[str, str] = {
 
 # Imported when used: a command that reads no table should not wait for pyarrow.
 _READERS = {
-    "planetlab": ("planetlab", "read_planetlab"),
-    "table": ("table", "read_table"),
-    "bitbrains": ("bitbrains", "read_bitbrains"),
-    "opendc": ("opendc", "read_opendc"),
-    "azure": ("azure", "read_azure"),
-    "google": ("google", "read_google"),
-    "alibaba": ("alibaba", "read_alibaba"),
-    "synthetic": ("synthetic", "generate"),
+    "planetlab": ("formats.planetlab", "read_planetlab"),
+    "table": ("formats.table", "read_table"),
+    "bitbrains": ("formats.bitbrains", "read_bitbrains"),
+    "opendc": ("formats.opendc", "read_opendc"),
+    "azure": ("formats.azure", "read_azure"),
+    "google": ("formats.google", "read_google"),
+    "alibaba": ("formats.alibaba", "read_alibaba"),
+    "synthetic": ("formats.synthetic", "generate"),
 }
 # Modules of all readers in the order in which they are asked; those of folders first, as they are cheap.
 _SNIFFERS = {
-    "planetlab": "planetlab",
-    "azure": "azure",
-    "google": "google",
-    "alibaba": "alibaba",
-    "opendc": "opendc",
-    "huawei": "huawei",
-    "bitbrains": "bitbrains",
-    "azure_packing": "azure_packing",
-    "failures": "failure_trace",
-    "carbon": "carbon",
-    "table": "table",
+    "planetlab": "formats.planetlab",
+    "azure": "formats.azure",
+    "google": "formats.google",
+    "alibaba": "formats.alibaba",
+    "opendc": "formats.opendc",
+    "huawei": "formats.huawei",
+    "bitbrains": "formats.bitbrains",
+    "azure_packing": "formats.azure_packing",
+    "failures": "formats.failure_trace",
+    "carbon": "formats.carbon",
+    "table": "formats.table",
 }
 _CHOICES = 8
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..sim.errors import TraceError
+from ..errors import TraceError
 from .base import LARGEST
 
 __all__ = ["FILLS", "MISSING", "OVERS", "Repairs", "carry_forward", "check_choice", "find_unit"]

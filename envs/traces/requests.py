@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import TraceError
 from ..files import names_its_file
-from ..sim.errors import TraceError
 from .base import LARGEST, LONGEST_S
 
 __all__ = ["RequestSummary", "RequestTrace", "check_requests", "describe_requests", "read_requests"]
@@ -26,9 +26,9 @@ DOUBLE_ABOVE_GIB = 10.0
 
 # Imported when used: reading a CSV file should not wait for sqlite.
 _READERS = {
-    "huawei": ("huawei", "read_huawei"),
-    "azure_packing": ("azure_packing", "read_azure_packing"),
-    "synthetic_requests": ("synthetic_requests", "generate_requests"),
+    "huawei": ("formats.huawei", "read_huawei"),
+    "azure_packing": ("formats.azure_packing", "read_azure_packing"),
+    "synthetic_requests": ("formats.synthetic_requests", "generate_requests"),
 }
 
 

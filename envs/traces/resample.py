@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..sim.errors import TraceError
+from ..errors import TraceError
 from .base import LONGEST_S, Trace, check_cells, check_moments
 from .repairs import Repairs, carry_forward
 

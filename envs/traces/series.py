@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..sim.errors import TraceError
+from ..errors import TraceError
 from .readers import SERIES_FORMATS, check_options, guess_format
 
 __all__ = ["SeriesSummary", "check_series"]
@@ -68,7 +68,7 @@ def check_series(path: str | os.PathLike[str], format: str = "auto", **options: 
 
 
 def _check_carbon(path: str | os.PathLike[str], options: Mapping[str, Any]) -> SeriesSummary:
-    from .carbon import load_carbon
+    from .formats.carbon import load_carbon
 
     check_options("carbon", load_carbon, options)
     series, notes = load_carbon(path, **options)
@@ -88,7 +88,7 @@ def _check_carbon(path: str | os.PathLike[str], options: Mapping[str, Any]) -> S
 
 
 def _check_failures(path: str | os.PathLike[str], options: Mapping[str, Any]) -> SeriesSummary:
-    from .failure_trace import read_failures
+    from .formats.failure_trace import read_failures
 
     check_options("failures", read_failures, options)
     trace = read_failures(path, **options)

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
+from ..errors import TraceError
 from ..files import open_regular
-from ..sim.errors import TraceError
 
 __all__ = ["Look", "name_look", "read_head"]
 

@@ -1,7 +1,7 @@
 """Random episodes of the full model under the independent checker (`python -m ...bench.audit`).
 
 Every sub-model is on, hosts fail, VMs crash, orders are legal or not. After all orders and every stretch of
-time the state and what has happened are worked out again (``envs/sim/checker.py``). Anything that does not
+time the state and what has happened are worked out again (``envs/sim/audit``). Anything that does not
 hold is printed, and makes the exit status 1.
 """
 
@@ -12,11 +12,10 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from virtgym.envs.sim.checker import Auditor
+from oracles.random_episodes import RandomEpisode, random_orders
+from virtgym.envs.sim.audit.checker import Auditor
 from virtgym.envs.sim.simulator import Simulator
-from virtgym.envs.sim.totals import Totals
-
-from .random_episodes import RandomEpisode, random_orders
+from virtgym.envs.sim.state.accumulators import Totals
 
 __all__ = ["Audit", "audit_episode", "audit_episodes", "main"]
 

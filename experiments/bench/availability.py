@@ -28,14 +28,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from virtgym.envs.sim.config import ClusterConfig, HostType
-from virtgym.envs.sim.failures import FailureConfig
 from virtgym.envs.sim.guests import GuestProfile
-from virtgym.envs.sim.recovery import RecoveryConfig
+from virtgym.envs.sim.models.failures import FailureConfig
+from virtgym.envs.sim.models.recovery import RecoveryConfig
+from virtgym.envs.sim.models.standby import StandbyConfig
 from virtgym.envs.sim.simulator import Simulator
-from virtgym.envs.sim.standby import StandbyConfig
 from virtgym.envs.sim.workload import Workload
-from virtgym.experiments.stats import Interval, stratified_bootstrap
-from virtgym.policies.ha import HaPolicy
+from virtgym.policies.ha.policy import HaPolicy
+
+from ..analysis.stats import Interval, stratified_bootstrap
 
 __all__ = [
     "MODES",

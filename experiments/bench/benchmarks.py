@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from virtgym.envs.scenarios import Scenario, build_scenario
-from virtgym.experiments.bench.twin import PlainSimulator
+from oracles.twin import PlainSimulator
+from virtgym.envs.scenarios.scenario import Scenario, build_scenario
 from virtgym.policies import make_policy
 
 __all__: list[str] = []

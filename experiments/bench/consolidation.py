@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from virtgym.envs.scenarios import build_scenario
+from virtgym.envs.scenarios.scenario import build_scenario
 from virtgym.envs.sim.simulator import Simulator
-from virtgym.policies.optimal_consolidation import (
+from virtgym.policies.planning import power_tables
+from virtgym.policies.solvers.consolidation import (
     ConsolidationProblem,
     ConsolidationResult,
     evaluate,
     pack_decreasing,
     solve_consolidation,
 )
-from virtgym.policies.planning import power_tables
 
 __all__ = ["SIZES", "main", "problem_of", "real_interval"]
 

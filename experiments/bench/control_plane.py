@@ -17,12 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from virtgym.envs.scenarios import build_scenario
-from virtgym.envs.sim.errors import VirtgymError
-from virtgym.experiments.overrides import PolicySpec, parse_policy
-from virtgym.experiments.rollout import make_env, rollout
-from virtgym.experiments.stats import stratified_bootstrap
+from virtgym.envs.errors import VirtgymError
+from virtgym.envs.scenarios.scenario import build_scenario
 from virtgym.policies import Policy, make_policy
+
+from ..analysis.stats import stratified_bootstrap
+from ..config.overrides import PolicySpec, parse_policy
+from ..run.rollout import make_env, rollout
 
 __all__ = ["DEFAULT_POLICIES", "SCENES", "compare_lines", "day_rows", "scene_rows", "to_markdown"]
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from virtgym.experiments.evaluate import evaluate
+from ..run.cell import evaluate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,7 +131,7 @@ def _digest_run(run: Run) -> str:
 
 
 def _digest_training(overrides: tuple[str, ...]) -> str:
-    from virtgym.experiments.cli import main as virtgym
+    from ..cli.commands import main as virtgym
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from virtgym.envs.scenarios import Scenario, build_scenario
+from oracles.twin import PlainSimulator
+from virtgym.envs.scenarios.scenario import Scenario, build_scenario
 from virtgym.envs.sim.decisions import Decisions
-
-from .twin import PlainSimulator
 
 __all__ = [
     "Measured",
@@ -132,7 +131,7 @@ def planned_day(trace: str | None, policy_name: str, memory: str, repeats: int =
 
 def replica_day(trace: str | None, policy_name: str = "lr-mmt", repeats: int = 5) -> Measured:
     """A day of the CloudSim replica, all quirks on."""
-    from virtgym.experiments.replication import run_replica
+    from ..replication import run_replica
 
     percent = np.ascontiguousarray(np.round(day_scenario(trace).workload.util.T * 100.0))
     seconds = best_of(lambda: run_replica(percent, policy_name), repeats)

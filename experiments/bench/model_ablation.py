@@ -10,9 +10,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from virtgym.envs.scenarios import build_scenario
-from virtgym.envs.sim.errors import VirtgymError
-from virtgym.experiments.evaluate import evaluate
+from virtgym.envs.errors import VirtgymError
+from virtgym.envs.scenarios.scenario import build_scenario
+
+from ..run.cell import evaluate
 
 if TYPE_CHECKING:
     import pandas as pd

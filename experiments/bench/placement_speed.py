@@ -12,15 +12,14 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.placement import PlacementEnv
-from virtgym.envs.sim.kernels import kernel
-from virtgym.envs.sim.placement_games import PlacementGames
-from virtgym.envs.traces.synthetic_requests import generate_requests
+from oracles.plain_placement import PlainRequest, play_plain
+from oracles.plain_placement_fast import FastPlacement, play_first_fit, prepare_requests
+from virtgym.envs.jit.kernels import kernel
+from virtgym.envs.placement.env import PlacementEnv
+from virtgym.envs.placement.games import PlacementGames
+from virtgym.envs.traces.formats.synthetic_requests import generate_requests
 from virtgym.envs.vector import PlacementVectorEnv
-from virtgym.policies.placement import run_windows
-
-from .plain_placement import PlainRequest, play_plain
-from .plain_placement_fast import FastPlacement, play_first_fit, prepare_requests
+from virtgym.policies.placement.rules import run_windows
 
 __all__ = ["BUILT_IN", "STEPPED", "measure_placement"]
 

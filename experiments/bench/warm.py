@@ -16,7 +16,7 @@ __all__ = ["main"]
 
 def warm_simulator() -> None:
     """Compile the simulator and the baselines."""
-    from virtgym.envs.scenarios import build_scenario
+    from virtgym.envs.scenarios.scenario import build_scenario
     from virtgym.policies import make_policy
 
     scenario = build_scenario("small", overrides={"horizon_s": 3600.0})
@@ -47,7 +47,7 @@ def warm_full_model() -> None:
     """Compile the full model, its faults and its migrations, and the managers that work on it."""
     import numpy as np
 
-    from virtgym.envs.scenarios import build_scenario
+    from virtgym.envs.scenarios.scenario import build_scenario
     from virtgym.envs.sim.decisions import Decisions
     from virtgym.policies import make_policy
 
@@ -85,9 +85,9 @@ def warm_placement() -> None:
     """Compile the placement game, alone and in a batch, and its rules."""
     import numpy as np
 
-    from virtgym.envs.placement import PlacementEnv
+    from virtgym.envs.placement.env import PlacementEnv
     from virtgym.envs.vector import PlacementVectorEnv
-    from virtgym.policies.placement import run_windows
+    from virtgym.policies.placement.rules import run_windows
 
     env = PlacementEnv()
     env.reset(seed=0)
@@ -100,9 +100,10 @@ def warm_placement() -> None:
 
 def warm_players() -> None:
     """Compile what plays placement windows: rules, the solver's search, and the agent that ships."""
-    from virtgym.envs.placement_scenarios import build_placement_scenario
-    from virtgym.experiments.evaluate import make_cell, run_cell
-    from virtgym.experiments.overrides import PolicySpec
+    from virtgym.envs.scenarios.placement import build_placement_scenario
+
+    from ..config.overrides import PolicySpec
+    from ..run.cell import make_cell, run_cell
 
     scenario = build_placement_scenario("demo_placement", overrides={"n_windows": 1})
     for name in ("first_fit", "ortools_placement", "demo_agent"):
@@ -113,8 +114,8 @@ def warm_comparisons() -> None:
     """Compile the comparisons of actions, which rollout policy iteration learns from, with its network."""
     import numpy as np
 
-    from virtgym.envs.placement_observations import PlacementObserver
-    from virtgym.envs.placement_scenarios import build_placement_scenario
+    from virtgym.envs.placement.observations import PlacementObserver
+    from virtgym.envs.scenarios.placement import build_placement_scenario
     from virtgym.policies.learned.comparisons import (
         NETWORK,
         allocate_comparisons,
@@ -122,9 +123,9 @@ def warm_comparisons() -> None:
         play_windows,
     )
     from virtgym.policies.learned.kernel_net import make_kernel_net
+    from virtgym.policies.learned.shipped_agents import shipped_folder
     from virtgym.policies.learned.storage import load_agent
-    from virtgym.policies.placement import make_keys
-    from virtgym.policies.shipped import shipped_folder
+    from virtgym.policies.placement.rules import make_keys
 
     games = build_placement_scenario("demo_placement", overrides={"n_windows": 1}).games(2)
     (member,) = load_agent(shipped_folder("demo")).members
@@ -144,7 +145,7 @@ def warm_replica() -> None:
     """Compile the replica of CloudSim."""
     import numpy as np
 
-    from virtgym.experiments.replication import run_replica
+    from ..replication import run_replica
 
     run_replica(np.random.default_rng(0).integers(0, 60, (20, 288)), "lr-mmt")
 
@@ -153,7 +154,7 @@ def warm_forecasters() -> None:
     """Compile the forecasters."""
     import numpy as np
 
-    from virtgym.policies.forecast import FORECASTERS, make_forecaster
+    from virtgym.policies.forecast.forecasters import FORECASTERS, make_forecaster
 
     for name in FORECASTERS:
         make_forecaster(name).predict(np.zeros((5, 2)))

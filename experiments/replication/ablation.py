@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.errors import VirtgymError
+from virtgym.envs.errors import VirtgymError
 
 from .golden import read_day
 from .quirks import QUIRK_TEXT, Quirks

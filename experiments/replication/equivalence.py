@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from virtgym.envs.scenarios import Scenario, build_scenario
-from virtgym.envs.sim.errors import VirtgymError
+from virtgym.envs.errors import VirtgymError
+from virtgym.envs.scenarios.scenario import Scenario, build_scenario
 from virtgym.policies import make_policy
 
 from .metrics import DecisionLog

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.errors import TraceError, VirtgymError
-from virtgym.envs.traces.planetlab import read_planetlab
+from virtgym.envs.errors import TraceError, VirtgymError
+from virtgym.envs.traces.formats.planetlab import read_planetlab
 
 from .metrics import ReplicaResult
 from .replica import run_replica

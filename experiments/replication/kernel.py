@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.kernels import kernel
+from virtgym.envs.jit.kernels import kernel
 
 __all__ = ["copy_range", "entry_kernel", "inline_kernel", "lean_kernel", "switch", "wide"]
 

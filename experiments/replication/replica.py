@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.errors import ConfigError
+from virtgym.envs.errors import ConfigError
 
 from .candidates import make_cands
 from .day import DVFS, NPA, OPTIMISE, REPLAY, Log, place_all, run_day

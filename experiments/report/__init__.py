@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from virtgym.envs.errors import ConfigError, VirtgymError
 from virtgym.envs.files import one_line, open_regular
-from virtgym.envs.sim.errors import ConfigError, VirtgymError
 
 __all__ = ["write_report"]
 
@@ -25,9 +25,9 @@ def write_report(dirs: Sequence[Path], dest: Path) -> Path:
     Raises:
         VirtgymError: If a folder has no result rows, or the report cannot be written.
     """
-    from ..folder import write_text
-    from ..placement_summary import Comparison, compare_windows, has_windows
-    from .data import Group, group_runs, read_run
+    from ..analysis.placement_summary import Comparison, compare_windows, has_windows
+    from ..analysis.run_data import Group, group_runs, read_run
+    from ..run.folder import write_text
     from .leaderboard import Leaderboard, make_leaderboard
     from .markdown import render_markdown
     from .page import render_page
@@ -61,7 +61,7 @@ def write_report(dirs: Sequence[Path], dest: Path) -> Path:
 
 def _is_ours(path: Path) -> bool:
     """Whether a file may be replaced: it begins as a report does, or lies in a folder of virtgym's."""
-    from ..folder import MARK
+    from ..run.folder import MARK
 
     if (path.parent / MARK).exists():
         return True

@@ -9,7 +9,7 @@ from typing import Any
 
 from virtgym.envs.sim.metrics import METRICS
 
-from .data import Group, RunFolder, short_trace
+from ..analysis.run_data import Group, RunFolder, short_trace
 from .leaderboard import Leaderboard
 
 __all__ = ["interval_note", "missing_metrics", "notes", "run_facts", "short_facts"]

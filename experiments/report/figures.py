@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..stats import Interval
+from ..analysis.run_data import Group
+from ..analysis.stats import Interval
 from .columns import Column, write_number
-from .data import Group
 from .leaderboard import Leaderboard, Line, shared_intervals
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.errors import VirtgymError
 from virtgym.envs.files import read_arrays
-from virtgym.envs.sim.errors import VirtgymError
 
-from .data import HeatFile
+from ..analysis.run_data import HeatFile
 
 __all__ = ["FULL", "OFF", "OVERLOADED", "SWITCHING", "pack_heat", "pack_heats", "reduce_heat"]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..stats import Interval, mean_interval
+from ..analysis.run_data import Group
+from ..analysis.stats import Interval, mean_interval
 from .columns import LEADERBOARD, Column, Scale, fit_scale
-from .data import Group
 from .values import Values, estimate, tabulate
 
 __all__ = ["Cell", "Leaderboard", "Line", "compare", "make_leaderboard", "shared_intervals"]

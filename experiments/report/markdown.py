@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..placement_summary import Comparison
+from ..analysis.placement_summary import Comparison
+from ..analysis.run_data import Group
 from .columns import Column
-from .data import Group
 from .facts import notes, run_facts, short_facts
 from .leaderboard import Cell, Leaderboard
-from .placement_overview import overview_rows
-from .placement_page import PlacementCell, learner_rows, placement_cells, placement_columns
-from .placement_words import entry_label, make_placement_verdict, placement_facts, placement_remarks
+from .placement.overview import overview_rows
+from .placement.page import PlacementCell, learner_rows, placement_cells, placement_columns
+from .placement.words import entry_label, make_placement_verdict, placement_facts, placement_remarks
 from .table import half_width, heading_unit
 from .verdict import Sentence, Strong, make_verdict
 

@@ -10,8 +10,8 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from ..placement_summary import Comparison
-from .data import Group
+from ..analysis.placement_summary import Comparison
+from ..analysis.run_data import Group
 from .facts import notes, run_facts, short_facts
 from .figures import (
     bar_figure,
@@ -24,9 +24,9 @@ from .figures import (
 from .heat import pack_heats
 from .leaderboard import Leaderboard, shared_intervals
 from .parts import add_figure, block, chip_fieldset, pieces, plot_div, tile_list
-from .placement_overview import render_overview
-from .placement_page import placement_parts
-from .placement_words import placement_remarks
+from .placement.overview import render_overview
+from .placement.page import placement_parts
+from .placement.words import placement_remarks
 from .table import render_legend, render_table
 from .values import BASELINE
 from .verdict import make_tiles, make_verdict

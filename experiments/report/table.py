@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from html import escape
 
+from ..analysis.run_data import Group
 from .columns import Column, superscript
-from .data import Group
 from .figures import styles_of
 from .leaderboard import Cell, Leaderboard
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..stats import Interval, mean_interval, stratified_bootstrap
+from ..analysis.run_data import Group
+from ..analysis.stats import Interval, mean_interval, stratified_bootstrap
 from .columns import LEADERBOARD
-from .data import Group
 
 if TYPE_CHECKING:
     import pandas as pd

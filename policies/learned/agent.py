@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.placement_observations import OBSERVATIONS
-from virtgym.envs.sim.errors import ConfigError
-from virtgym.envs.sim.placement_games import PlacementGames
+from virtgym.envs.errors import ConfigError
+from virtgym.envs.placement.games import PlacementGames
+from virtgym.envs.placement.observations import OBSERVATIONS
 
 from ..ties import choose_first_best
 from .architecture import Layout

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any
 
-from virtgym.envs.placement_observations import OBSERVATIONS, WINDOW_COLUMNS, observation_columns
-from virtgym.envs.sim.errors import ConfigError
+from virtgym.envs.errors import ConfigError
+from virtgym.envs.placement.observations import OBSERVATIONS, WINDOW_COLUMNS, observation_columns
 
 __all__ = ["ACTIVATIONS", "MOST_WEIGHTS", "NETWORKS", "Architecture", "Layout", "Shape"]
 

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.placement_observations import PlacementBuffers, PlacementObserver, observe_game
-from virtgym.envs.sim.errors import ConfigError
-from virtgym.envs.sim.kernels import kernel
-from virtgym.envs.sim.placement import (
+from virtgym.envs.errors import ConfigError
+from virtgym.envs.jit.kernels import kernel
+from virtgym.envs.placement.game import (
     PLAYING,
     STUCK,
     PlacementParams,
@@ -25,10 +24,11 @@ from virtgym.envs.sim.placement import (
     begin_game,
     step_game,
 )
-from virtgym.envs.sim.placement_games import PlacementConfig
+from virtgym.envs.placement.games import PlacementConfig
+from virtgym.envs.placement.observations import PlacementBuffers, PlacementObserver, observe_game
 
-from ..placement import choose_node, rule_number
-from ..placement_search import copy_game
+from ..placement.rules import choose_node, rule_number
+from ..placement.search import copy_game
 from .kernel_net import KernelNet, net_action
 
 __all__ = [

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.errors import ConfigError
-from virtgym.envs.sim.handle import make_handle
-from virtgym.envs.sim.kernels import kernel
+from virtgym.envs.errors import ConfigError
+from virtgym.envs.jit.handle import make_handle
+from virtgym.envs.jit.kernels import kernel
 
 from ..ties import first_best
 from .architecture import ACTIVATIONS, Architecture

@@ -23,7 +23,7 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from virtgym.envs.sim.errors import ConfigError
+from virtgym.envs.errors import ConfigError
 
 from ..ties import choose_first_best
 from .architecture import Architecture, Layout

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.errors import ConfigError
 from virtgym.envs.files import one_line, read_arrays, read_bytes, write_atomically
-from virtgym.envs.sim.errors import ConfigError
 
 from .architecture import MOST_WEIGHTS, Architecture, Layout, Shape
 

@@ -29,7 +29,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.admission import (
+from virtgym.envs.checks import need_index, need_indices
+from virtgym.envs.sim.decisions import Decisions
+from virtgym.envs.sim.models.admission import (
     AdmissionConfig,
     Failover,
     HostPool,
@@ -40,12 +42,10 @@ from virtgym.envs.sim.admission import (
     hosts_that_may_leave,
     slot_size,
 )
-from virtgym.envs.sim.decisions import Decisions
-from virtgym.envs.sim.power import BOOTING, ON
-from virtgym.envs.sim.power_states import RESUMING
+from virtgym.envs.sim.models.power import BOOTING, ON
+from virtgym.envs.sim.models.power_states import RESUMING
 from virtgym.envs.sim.simulator import ClusterView
-from virtgym.envs.sim.state import PENDING, RUNNING, STARTING
-from virtgym.envs.sim.validation import need_index, need_indices
+from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING, STARTING
 
 __all__ = ["AdmissionGuard"]
 

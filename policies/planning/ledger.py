@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.lifecycle import THRASH_INTERVALS
+from virtgym.envs.sim.engine.lifecycle import THRASH_INTERVALS
 from virtgym.envs.sim.simulator import ClusterView
 
 __all__ = ["MoveLedger"]

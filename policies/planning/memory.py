@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import numpy as np
 
-from virtgym.envs.sim.state import ClusterState
+from virtgym.envs.sim.state.cluster_state import ClusterState
 
 from .room import ROOM
 

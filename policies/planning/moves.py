@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.copies import copy_energy_j, copy_memory_mib
-from virtgym.envs.sim.kernels import kernel
-from virtgym.envs.sim.precopy import plan_copy
-from virtgym.envs.sim.precopy_config import MBIT_PER_MIB
-from virtgym.envs.sim.variants import by_model
+from virtgym.envs.jit.by_model import by_model
+from virtgym.envs.jit.kernels import kernel
+from virtgym.envs.sim.engine.copies import copy_energy_j, copy_memory_mib
+from virtgym.envs.sim.models.precopy import plan_copy
+from virtgym.envs.sim.models.precopy_config import MBIT_PER_MIB
 
 __all__ = ["copy_cost", "move_energies", "move_energy_j"]
 

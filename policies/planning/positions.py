@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.kernels import kernel
-from virtgym.envs.sim.precopy import PULL
-from virtgym.envs.sim.state import ClusterState
+from virtgym.envs.jit.kernels import kernel
+from virtgym.envs.sim.models.precopy import PULL
+from virtgym.envs.sim.state.cluster_state import ClusterState
 
 __all__ = ["group_by_home", "home_of", "homes_of"]
 

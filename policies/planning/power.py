@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.handle import make_handle
-from virtgym.envs.sim.kernels import kernel
-from virtgym.envs.sim.power_states import curve_power
-from virtgym.envs.sim.state import ClusterParams
+from virtgym.envs.jit.handle import make_handle
+from virtgym.envs.jit.kernels import kernel
+from virtgym.envs.sim.models.power_states import curve_power
+from virtgym.envs.sim.state.cluster_state import ClusterParams
 
 __all__ = ["boot_energy_j", "host_watts", "idle_watts", "power_tables"]
 

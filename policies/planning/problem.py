@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.rules import Rules
+from virtgym.envs.sim.models.rules import Rules
 from virtgym.envs.sim.simulator import ClusterView
 
-from ..consolidation_model import ConsolidationProblem, PlacementRules
+from ..solvers.model import ConsolidationProblem, PlacementRules
 from .moves import move_energies
 from .power import boot_energy_j, power_tables
 

@@ -11,17 +11,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from virtgym.envs.sim.kernels import kernel
-from virtgym.envs.sim.numa_nodes import add_to_nodes, choose_nodes
-from virtgym.envs.sim.orders import (
+from virtgym.envs.jit.by_model import by_model
+from virtgym.envs.jit.kernels import kernel
+from virtgym.envs.sim.engine.host_requirements import fits_memory
+from virtgym.envs.sim.engine.orders import (
     host_suits,
     may_go_on,
     vm_can_follow,
     vm_movable,
 )
-from virtgym.envs.sim.residents import count_room
-from virtgym.envs.sim.suits import fits_memory
-from virtgym.envs.sim.variants import by_model
+from virtgym.envs.sim.engine.residents import count_room
+from virtgym.envs.sim.models.numa_nodes import add_to_nodes, choose_nodes
 
 __all__ = [
     "ROOM",

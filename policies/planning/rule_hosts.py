@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.rules import VmHostRule
+from virtgym.envs.sim.engine.host_requirements import MEM_SLACK
+from virtgym.envs.sim.models.rules import VmHostRule
 from virtgym.envs.sim.simulator import ClusterView, Simulator
-from virtgym.envs.sim.state import DEPARTED, MIG_NONE, PENDING, RUNNING
-from virtgym.envs.sim.suits import MEM_SLACK
+from virtgym.envs.sim.state.cluster_state import DEPARTED, MIG_NONE, PENDING, RUNNING
 
 from .draft import Draft
 from .positions import homes_of

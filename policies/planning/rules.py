@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.kernels import kernel
-from virtgym.envs.sim.rules import Rules, VmHostRule
+from virtgym.envs.jit.kernels import kernel
+from virtgym.envs.sim.models.rules import Rules, VmHostRule
 
 __all__ = ["count_apart", "named_hosts", "rule_arrays", "rules_allow"]
 

@@ -1,0 +1,296 @@
+"""``virtgym/Cluster-v0``: operate a cluster interval by interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from ..checks import need_seed
+from ..entry import need_action, need_begun, need_options, usable_render_mode
+from ..errors import ConfigError
+from ..scenarios.scenario import Scenario, build_scenario, load_scenario_config
+from ..sim.decisions import Decisions
+from ..sim.metrics import StepMetrics, interval_metrics
+from ..sim.simulator import ClusterView, Simulator
+from .actions import ACTION_REASONS, ActionCodec, take
+from .knobs import KnobDriver, KnobPolicy
+from .observations import Observer
+from .render import History, draw_frame, write_text
+from .rewards import RewardFunction, check_weights
+
+__all__ = ["ACTION_FORMS", "ClusterEnv"]
+
+ACTION_FORMS: tuple[str, ...] = ("unrolled", "knobs")
+"""What an action is: one choice of many per interval, or the thresholds of a planning policy."""
+
+SEED_RANGE = 2**31 - 1
+
+Observation = dict[str, NDArray[Any]]
+StepResult = tuple[Observation, float, bool, bool, dict[str, Any]]
+
+
+class ClusterEnv(gym.Env[Observation, Any]):
+    """A cluster of hosts under a load of VMs: migrate, place, switch hosts on and off.
+
+    With ``actions="unrolled"`` an action is one choice (see ``actions``): choose a VM, then its host, or
+    toggle the power of a host; ``0`` stops, and only then time passes, one interval of the scenario.
+    ``action_masks()`` says exactly what is legal. An illegal action changes nothing, is counted and named in
+    ``info``. With ``actions="knobs"`` an action sets the thresholds of a planning policy, which then plans
+    the interval. In both, ``step`` also takes a ``Decisions`` object: all orders of the interval at once,
+    then time passes.
+
+    The reward of an interval is a weighted sum of terms (see ``rewards``); choices before *stop* earn 0.
+    The end of the horizon is a time limit, so it truncates; nothing terminates an episode.
+
+    Args:
+        scenario: Name, mapping or built scenario.
+        scenario_overrides: Nested mapping or dotted keys laid over the scenario's configuration.
+        scenario_seed: Seed of the generated trace and of random VM types of the first scenario.
+        resample_trace: Draw a new generated trace (and random VM types) at every reset, from the
+            environment's generator. Otherwise every episode has the same load, whatever the seed.
+        actions: ``unrolled`` or ``knobs``.
+        reward: Weight by term, laid over ``rewards.DEFAULT_WEIGHTS``.
+        render_mode: ``ansi``, ``rgb_array`` or None; with another there is a warning and no picture.
+        max_decisions_per_interval: After so many unrolled actions in one interval it ends as by *stop* (a VM
+            chosen without a host is let go); it guards against agents that never stop. None = 2 (V + H).
+        arrival: Rule that places arriving VMs in place of the scenario's; ``policy``: the agent does.
+        tables: Whether ``hosts`` and ``vms`` are tables, (H, columns) and (V, columns), for networks with a
+            row per host and VM, or their rows end to end, which SB3's checker and networks expect.
+        observe: Whether to write observations; without, they are all 0, which saves half of the environment's
+            time where a rule reads ``view`` instead. Masks are right in both cases.
+        knobs_policy: Dotted path of the class behind ``knobs`` (or something to call), with ``KNOBS``,
+            ``set_knobs``, ``reset`` and ``plan``.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 12}  # type: ignore[misc]
+
+    def __init__(
+        self,
+        scenario: str | Mapping[str, Any] | Scenario = "small",
+        *,
+        scenario_overrides: Mapping[str, Any] | None = None,
+        scenario_seed: int = 0,
+        resample_trace: bool = False,
+        actions: str = "unrolled",
+        reward: Mapping[str, float] | None = None,
+        render_mode: str | None = None,
+        max_decisions_per_interval: int | None = None,
+        arrival: str | None = None,
+        tables: bool = False,
+        observe: bool = True,
+        knobs_policy: str | Callable[[], KnobPolicy] = "virtgym.policies.literature.ConsolidationPolicy",
+    ) -> None:
+        if actions not in ACTION_FORMS:
+            raise ConfigError(f"env.actions={actions}: must be one of {', '.join(ACTION_FORMS)}")
+        self.actions = actions
+        self.render_mode = usable_render_mode(render_mode, self.metadata["render_modes"])
+        self.resample_trace = resample_trace
+        self._observe = observe
+        need_seed("env.scenario_seed", scenario_seed)
+        self._tables = tables
+        self._weights = check_weights(reward)
+        self.knobs = KnobDriver(knobs_policy) if actions == "knobs" else None
+        built = _build(scenario, scenario_seed, scenario_overrides)
+        self._arrival = arrival
+        if arrival is None and self.knobs is not None:
+            self._arrival = self.knobs.arrival_in(built.cluster)
+        if resample_trace and built.config.trace.path is not None:
+            raise ConfigError(
+                f"env.resample_trace: {built.name} reads {built.config.trace.path}, "
+                "only generated traces are drawn anew"
+            )
+        self._shape = (built.cluster.n_hosts, built.workload.n_vms)
+        self.codec = ActionCodec(*self._shape)
+        limit = 2 * sum(self._shape) if max_decisions_per_interval is None else max_decisions_per_interval
+        if limit < 1:
+            raise ConfigError(f"env.max_decisions_per_interval={limit}: must be at least 1")
+        self.max_decisions_per_interval = limit
+        self._use(built)
+        self.observation_space: Any = Observer.space(*self._shape, tables, self._observer.full)
+        self.action_space: spaces.Space[Any] = spaces.Discrete(self.codec.n)
+        if self.knobs is not None:
+            self.action_space = spaces.Box(-1.0, 1.0, (len(self.knobs.codec.knobs),), np.float32)
+        self._over = True
+
+    def _use(self, scenario: Scenario) -> None:
+        """Run this scenario from now on."""
+        if (scenario.cluster.n_hosts, scenario.workload.n_vms) != self._shape:
+            raise ConfigError(
+                f"scenario {scenario.name}: every episode needs the same number of hosts and VMs"
+            )
+        self.scenario = scenario
+        self._sim = scenario.simulator(arrival=self._arrival)
+        self._observer = Observer(self._sim, self.max_decisions_per_interval, self._tables)
+        self._reward = RewardFunction(self._weights, self._sim.params)
+
+    @property
+    def view(self) -> ClusterView:
+        """What rules and solvers read; a reset that draws a new trace replaces it."""
+        return self._sim.view
+
+    @property
+    def sim(self) -> Simulator:
+        """The simulator behind it, for analysis; changing it is no action of the environment."""
+        return self._sim
+
+    @property
+    def reward_weights(self) -> dict[str, float]:
+        """Weight of every reward term."""
+        return dict(self._weights)
+
+    @property
+    def chosen_vm(self) -> int:
+        """The VM whose host comes next, -1 = none."""
+        return self._chosen
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Go back to time 0.
+
+        Args:
+            seed: Seed of the environment's generator, from which everything random is drawn.
+            options: None are known.
+
+        Returns:
+            Observation and info.
+        """
+        need_options(options)
+        super().reset(seed=None if seed is None else need_seed("seed", seed))
+        if self.resample_trace:
+            drawn = int(self.np_random.integers(SEED_RANGE))
+            self._use(build_scenario(asdict(self.scenario.config), seed=drawn))
+        self._sim.reset(np.random.default_rng(self.np_random.integers(SEED_RANGE)))
+        if self.knobs is not None:
+            rng = np.random.default_rng(self.np_random.integers(SEED_RANGE))
+            self.knobs.policy.reset(self._sim.view, rng)
+        self._observer.reset()
+        self._history = History(self._sim) if self.render_mode == "rgb_array" else None
+        self._over = False
+        self._illegal = 0
+        self._last_step: dict[str, float] = {}
+        self._open_interval()
+        return self._look(True), {"time_s": 0.0, "scenario_seed": self.scenario.seed}
+
+    def _open_interval(self) -> None:
+        self._chosen = -1
+        self._decisions = 0
+        self._totals = self._sim.state.totals.copy()
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which unrolled actions are legal now, shape (1 + V + 2H,)."""
+        if not self._observe:
+            self._observer.write(self._chosen, self._decisions)
+        return self._observer.mask()
+
+    def _look(self, moved: bool) -> Observation:
+        """The observation; ``moved`` says whether the simulator's state may have changed."""
+        if not self._observe:
+            return self._observer.blank()
+        self._observer.write(self._chosen, self._decisions, moved)
+        return self._observer.copy()
+
+    def step(self, action: Any) -> StepResult:
+        """Take one action, or carry out the decisions of a whole interval.
+
+        Args:
+            action: What ``action_space`` holds, or a ``Decisions``.
+
+        Returns:
+            Observation, reward, False, whether the horizon is reached, and info: after an interval
+            ``time_s``, ``reward_terms`` and ``step_metrics`` (``refusals`` and ``forced_stop`` if there are
+            any), at the end of the episode ``metrics`` and ``illegal_actions``; after an illegal action
+            ``illegal_action`` with the reason.
+
+        Raises:
+            ResetNeeded: After the end of an episode, or before the first.
+            ConfigError: If the action is no whole number (``knobs``: not so many finite numbers).
+        """
+        need_begun(not self._over)
+        if isinstance(action, Decisions):
+            return self._run_decisions(action)
+        if self.knobs is not None:
+            return self._run_decisions(self.knobs.plan(action, self._sim.view))
+        return self._choose(need_action(action))
+
+    def _choose(self, action: int) -> StepResult:
+        """One unrolled action."""
+        if action == 0 and self._chosen < 0:
+            return self._run_interval({}, 0)
+        sim = self._sim
+        before = self._chosen
+        code, self._chosen = take(sim.kernel_params, sim.kernel_state, action, before)
+        self._decisions += 1
+        info: dict[str, Any] = {}
+        reward = 0.0
+        if code:
+            self._illegal += 1
+            terms = {"illegal": 1.0}
+            reward = self._reward.total(terms)
+            info = {"illegal_action": ACTION_REASONS[code], "reward_terms": terms}
+        if self._decisions >= self.max_decisions_per_interval:
+            info["forced_stop"] = True
+            return self._run_interval(info, int(code != 0))
+        # Only an order that was carried out changes the state; choosing a VM and illegal actions do not.
+        carried_out = code == 0 and self._chosen < 0
+        return self._look(carried_out), reward, False, False, info
+
+    def _run_decisions(self, decisions: Decisions) -> StepResult:
+        refusals = self._sim.apply(decisions)
+        self._illegal += len(refusals)
+        info: dict[str, Any] = {}
+        if refusals:
+            info["refusals"] = [str(refusal) for refusal in refusals]
+        return self._run_interval(info, len(refusals))
+
+    def _run_interval(self, info: dict[str, Any], illegal: int) -> StepResult:
+        """Let one interval pass and sum it up."""
+        sim = self._sim
+        if self._history is not None:
+            self._history.open(sim)
+        sim.advance()
+        delta = StepMetrics(sim.state.totals - self._totals)
+        summary = interval_metrics(sim.params, delta)
+        self._observer.remember()
+        if self._history is not None:
+            self._history.close(sim, summary)
+        terms = self._reward.terms(delta, illegal)
+        self._open_interval()
+        self._over = sim.done
+        info["time_s"] = sim.time_s
+        info["reward_terms"] = terms
+        info["step_metrics"] = self._last_step = summary
+        if self._over:
+            info["metrics"] = sim.metrics()
+            info["illegal_actions"] = self._illegal
+        return self._look(True), self._reward.total(terms), False, self._over, info
+
+    def render(self) -> Any:
+        """Show the cluster: text for ``ansi``, a picture (height, width, 3) of uint8 for ``rgb_array``."""
+        if self.render_mode == "ansi":
+            return write_text(self._sim, self._last_step, self.scenario.name)
+        if self.render_mode == "rgb_array" and self._history is not None:
+            return draw_frame(self._sim, self._history, self._last_step, self.scenario.name)
+        return None
+
+
+def _build(
+    scenario: str | Mapping[str, Any] | Scenario, seed: int, overrides: Mapping[str, Any] | None
+) -> Scenario:
+    if isinstance(scenario, Scenario):
+        if not overrides:
+            return scenario
+        seed, scenario = scenario.seed, asdict(scenario.config)
+    raw = load_scenario_config(scenario) if isinstance(scenario, str) else scenario
+    if raw.get("kind", "cluster") not in ("cluster", "placement"):  # build_scenario says where that is played
+        raise ConfigError(
+            f"scenario={raw.get('name')}: kind {raw['kind']} does not run in an environment; "
+            "use a scenario of kind cluster"
+        )
+    return build_scenario(raw, seed=seed, overrides=overrides)

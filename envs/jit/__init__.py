@@ -1,0 +1,1 @@
+"""What Numba needs: handles to arrays, kernels by model, sorting."""

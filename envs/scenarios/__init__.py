@@ -1,0 +1,32 @@
+"""Scenarios: a cluster or a placement game, its workload and its rules, from one configuration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy
+
+if TYPE_CHECKING:
+    from .placement import PlacementScenario, build_placement_scenario
+    from .scenario import Scenario, build_scenario, list_scenarios, load_scenario_config
+
+__all__ = [
+    "PlacementScenario",
+    "Scenario",
+    "build_placement_scenario",
+    "build_scenario",
+    "list_scenarios",
+    "load_scenario_config",
+]
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "PlacementScenario": "placement",
+        "build_placement_scenario": "placement",
+        "Scenario": "scenario",
+        "build_scenario": "scenario",
+        "list_scenarios": "scenario",
+        "load_scenario_config": "scenario",
+    },
+)

@@ -1,0 +1,141 @@
+"""A scenario: a cluster, its workload and the rules of the game, built from one configuration.
+
+The configuration is a mapping with the keys of ``ScenarioConfig``; the ones that ship are in
+``conf/scenario/NAME.yaml``. A key that does not exist is an error that names it and its neighbours.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConfigError
+from ..sim.config import ClusterConfig
+from ..sim.simulator import Simulator
+from ..sim.workload import Workload
+from ..traces import Trace
+from .build import build_cluster, drop_oversized, need_episode, read_demand, size_vms
+from .rules import build_rules
+from .schema import HostGroupConfig, ScenarioConfig, TraceConfig, VmTypeConfig, check_scenario
+
+__all__ = [
+    "HostGroupConfig",
+    "Scenario",
+    "ScenarioConfig",
+    "TraceConfig",
+    "VmTypeConfig",
+    "build_scenario",
+    "list_scenarios",
+    "load_scenario_config",
+]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A scenario with its trace read and its VMs sized.
+
+    Attributes:
+        config: The resolved configuration.
+        cluster: The cluster.
+        workload: The load.
+        trace: The trace it came from.
+        seed: Seed of everything random in it (generated traces, random VM types).
+    """
+
+    config: ScenarioConfig
+    cluster: ClusterConfig
+    workload: Workload
+    trace: Trace
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name in result rows."""
+        return self.config.name
+
+    @property
+    def horizon_s(self) -> float:
+        """Length of an episode, s."""
+        return self.workload.span_s if self.config.horizon_s is None else float(self.config.horizon_s)
+
+    def simulator(self, *, arrival: str | None = None, strict: bool = False) -> Simulator:
+        """Make a simulator of it.
+
+        Args:
+            arrival: Rule for arrivals in place of the scenario's, as policies may ask for.
+            strict: Raise on refused orders.
+        """
+        cluster = self.cluster
+        if arrival is not None:
+            cluster = replace(cluster, arrival=arrival)  # type: ignore[arg-type]  # checked there
+        return Simulator(cluster, self.workload, strict=strict, horizon_s=self.horizon_s)
+
+
+def list_scenarios() -> dict[str, str]:
+    """Names and one-line descriptions of the scenarios that ship."""
+    found = {}
+    folder = resources.files("virtgym.conf") / "scenario"
+    for entry in sorted(folder.iterdir(), key=lambda e: e.name):
+        if entry.name.endswith(".yaml"):
+            name = entry.name.removesuffix(".yaml")
+            found[name] = str(load_scenario_config(name).get("description", ""))
+    return found
+
+
+def load_scenario_config(name: str) -> dict[str, Any]:
+    """Read ``conf/scenario/NAME.yaml``.
+
+    Raises:
+        ConfigError: If there is no such scenario; names close ones and all that exist.
+    """
+    from omegaconf import OmegaConf
+
+    entry = resources.files("virtgym.conf") / "scenario" / f"{name}.yaml"
+    if not entry.is_file():
+        known = list(list_scenarios())
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ConfigError(f"scenario={name}: no such scenario{hint}; there are: {', '.join(known)}")
+    loaded = OmegaConf.to_container(OmegaConf.create(entry.read_text(encoding="utf-8")))
+    assert isinstance(loaded, dict)
+    return {str(key): value for key, value in loaded.items()}
+
+
+def build_scenario(
+    config: str | Mapping[str, Any], *, seed: int = 0, overrides: Mapping[str, Any] | None = None
+) -> Scenario:
+    """Build a scenario.
+
+    Args:
+        config: Name of one that ships, or a mapping with the keys of ``ScenarioConfig``.
+        seed: Seed of generated traces and random VM types.
+        overrides: Nested mapping (or dotted keys) laid over the configuration.
+
+    Returns:
+        The scenario.
+
+    Raises:
+        ConfigError: If a key or value is not allowed.
+        TraceError: If the trace cannot be read.
+    """
+    raw = load_scenario_config(config) if isinstance(config, str) else dict(config)
+    if raw.get("kind") == "placement":
+        raise ConfigError(
+            f"scenario={raw.get('name')}: is a placement scenario, not a cluster to operate; it is built by "
+            "virtgym.envs.scenarios.build_placement_scenario and played in virtgym/Placement-v0"
+        )
+    checked = check_scenario(raw, overrides or {})
+    trace_rng, type_rng = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
+    trace = read_demand(checked.trace, trace_rng)
+    cluster = build_cluster(checked)
+    workload = drop_oversized(checked, cluster, size_vms(checked, trace, type_rng))
+    horizon_s = workload.span_s if checked.horizon_s is None else float(checked.horizon_s)
+    need_episode(checked, cluster, horizon_s)
+    hosts = [cluster.host_types[kind].name for kind in cluster.host_type_of.tolist()]
+    rules = build_rules(checked.rules, workload, hosts, horizon_s)
+    return Scenario(checked, replace(cluster, rules=rules), workload, trace, seed)

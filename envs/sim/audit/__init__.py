@@ -1,0 +1,1 @@
+"""The independent checker: what must hold of states and between them, whatever the engine does."""

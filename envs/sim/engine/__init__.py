@@ -1,0 +1,1 @@
+"""The engine: orders, events and rates between two decisions."""

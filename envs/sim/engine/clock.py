@@ -1,0 +1,250 @@
+"""The clock: segments between trace samples, and the events inside them in the order of their times."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...jit.by_model import by_model
+from ...jit.kernels import kernel
+from ..models.power import OFF, ON
+from ..models.power_states import curve_power
+from ..state.cluster_state import ABSENT, PENDING, ClusterParams, ClusterState
+from .cpu import accumulate, measure, open_segment
+from .events import BOOT_END, DEPARTURE, MIGRATION_END, pop_event
+from .lifecycle import arrive, boot_host, depart, finish_boot, finish_migration, finish_shutdown, place
+from .orders import fits_arrival, host_accepts, may_go_on
+from .waiting import is_hopeless, no_failures, note_failure
+
+__all__ = [
+    "admit_arrivals",
+    "advance",
+    "begin",
+    "choose_host",
+    "handle_event",
+    "on_interval",
+    "retry_pending",
+    "segment_end",
+    "start",
+]
+
+FIRST_FIT, BEST_FIT, WORST_FIT, PABFD, BY_POLICY = 0, 1, 2, 3, 4
+"""Arrival rules, in the order of ``config.ARRIVAL_RULES``."""
+
+TIE = 1e-9
+"""Scores (W or MHz) that differ by less are equal: which host is chosen must not hang on a rounding error."""
+
+
+@kernel
+def _score(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
+    """What the arrival rule minimises; differences within TIE go to the lowest host."""
+    free = p.host_cpu_mhz[h] - s.host_nominal_mhz[h]
+    if p.arrival_rule == FIRST_FIT:
+        return 0.0
+    if p.arrival_rule == BEST_FIT:
+        return free
+    if p.arrival_rule == WORST_FIT:
+        return -free
+    kind = p.host_type[h]
+    now = s.host_nominal_mhz[h] / p.host_cpu_mhz[h]
+    then = (s.host_nominal_mhz[h] + p.vm_cpu_mhz[v]) / p.host_cpu_mhz[h]
+    # Power-aware best fit: the increase of power; an empty host could be off: its idle power counts.
+    idle = p.power_w[kind, 0] if s.host_n_vms[h] + s.host_n_in[h] == 0 else 0.0
+    return curve_power(p, kind, then) - curve_power(p, kind, now) + idle
+
+
+@kernel
+def choose_host(p: ClusterParams, s: ClusterState, v: int, off: bool) -> int:
+    """The host that the arrival rule gives a VM, of those that run (with ``off``: are off); -1 = none."""
+    best = -1
+    least = np.inf
+    for h in range(s.host_power_state.shape[0]):
+        if off:
+            if may_go_on(p, s, h) != 0 or s.host_maintenance[h]:
+                continue
+        elif host_accepts(p, s, h) != 0:
+            continue
+        if fits_arrival(p, s, v, h) != 0:
+            continue
+        score = _score(p, s, v, h)
+        if best < 0 or score < least - TIE:
+            best = h
+            least = score
+            if p.arrival_rule == FIRST_FIT:
+                break
+    return best
+
+
+@kernel
+def try_arrival(
+    p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float, failed: NDArray[np.int32]
+) -> bool:
+    """Place an arriving VM by the rule, booting a host where that is allowed; whether it found one.
+
+    ``failed`` is what this pass over VMs remembers (``waiting``).
+    """
+    if is_hopeless(p, failed, v):
+        return False
+    h = choose_host(p, s, v, False)
+    if h < 0 and p.auto_boot:
+        h = choose_host(p, s, v, True)
+        if h >= 0:
+            boot_host(p, s, h, now_s, elapsed_s)
+    if h < 0:
+        note_failure(failed, v)
+        return False
+    place(p, s, v, h, elapsed_s)
+    return True
+
+
+@kernel
+def admit_arrivals(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: float) -> None:
+    """Let every VM appear whose time has come, and place it unless the policy does that."""
+    n = p.arrival_order.shape[0]
+    failed = no_failures()
+    while s.counters.arrived < n and p.vm_arrival_s[p.arrival_order[s.counters.arrived]] <= now_s:
+        v = p.arrival_order[s.counters.arrived]
+        s.counters.arrived += 1
+        s.totals.arrivals += 1.0
+        arrive(p, s, v, now_s, elapsed_s)
+        if p.arrival_rule != BY_POLICY and not try_arrival(p, s, v, now_s, elapsed_s, failed):
+            s.totals.failed_placements += 1.0
+
+
+@kernel
+def on_interval(p: ClusterParams, s: ClusterState) -> bool:
+    """Whether now is a multiple of the interval."""
+    intervals = s.clock.now_s / p.interval_s
+    return bool(abs(intervals - np.rint(intervals)) <= 1e-9 * max(1.0, intervals))
+
+
+@kernel
+def retry_pending(p: ClusterParams, s: ClusterState) -> None:
+    """At every multiple of the interval, VMs that found no host try again, however time is cut into calls.
+
+    Where the policy places, it has had its first chance by then: who has come since the last interval and
+    still has no host is a failed placement, as who finds none by a rule when it comes.
+    """
+    if p.arrival_rule == BY_POLICY:
+        for i in range(s.counters.judged, s.counters.arrived):
+            s.totals.failed_placements += is_new(p, s, p.arrival_order[i])
+        s.counters.judged = s.counters.arrived
+    elif s.counters.pending > 0:
+        failed = no_failures()
+        for v in range(s.vm_state.shape[0]):
+            if is_new(p, s, v):
+                try_arrival(p, s, v, s.clock.now_s, 0.0, failed)
+
+
+@kernel
+def _waits(p: ClusterParams, s: ClusterState, v: int) -> Any:
+    return s.vm_state[v] == PENDING and s.vm_dest[v] < 0
+
+
+@kernel
+def _waits_unfailed(p: ClusterParams, s: ClusterState, v: int) -> Any:
+    return s.vm_state[v] == PENDING and s.vm_dest[v] < 0 and (p.has_failures == 0 or s.vm_restart[v] == 0)
+
+
+is_new = by_model(_waits, _waits_unfailed)
+"""``is_new(p, s, v)``: whether a VM waits for its first host; one that has failed waits to restart."""
+
+
+@kernel
+def handle_event(p: ClusterParams, s: ClusterState, start_s: float) -> None:
+    """Take the first event off the queue and let it happen."""
+    now, kind, item = s.heap_time[0], s.heap_kind[0], s.heap_item[0]
+    pop_event(s)
+    elapsed = now - start_s
+    if kind == MIGRATION_END:
+        finish_migration(p, s, item, now, elapsed)
+    elif kind == DEPARTURE:
+        depart(p, s, item, now, elapsed)
+    elif kind == BOOT_END:
+        finish_boot(p, s, item, now, elapsed)
+    else:
+        finish_shutdown(p, s, item, elapsed)
+
+
+@kernel
+def _next_time(p: ClusterParams, s: ClusterState) -> tuple[float, bool]:
+    """Time of the next event, and whether it is an arrival (which yields to everything at its instant)."""
+    queued = s.heap_time[0] if s.counters.queued > 0 else np.inf
+    arrival = np.inf
+    if s.counters.arrived < p.arrival_order.shape[0]:
+        arrival = p.vm_arrival_s[p.arrival_order[s.counters.arrived]]
+    return min(queued, arrival), arrival < queued
+
+
+@kernel
+def segment_end(p: ClusterParams, start_s: float, until_s: float) -> float:
+    """The next trace sample, multiple of the interval or end, whichever is first.
+
+    Cutting at the interval too makes one long run equal, to the last bit, to a run step by step.
+    """
+    end = min(until_s, (int(start_s / p.interval_s + 1e-9) + 1) * p.interval_s)
+    k = int(start_s / p.sample_s + 1e-9)
+    return min(end, (k + 1) * p.sample_s) if k < p.util.shape[0] - 1 else end
+
+
+@kernel
+def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
+    """Run the cluster up to a time; nothing is decided on the way but arrivals.
+
+    Args:
+        p: Parameters.
+        s: State, measured at ``clock.now_s``.
+        until_s: End, s; the state is measured there.
+    """
+    while s.clock.now_s < until_s:
+        start = s.clock.now_s
+        end = segment_end(p, start, until_s)
+        if on_interval(p, s):
+            retry_pending(p, s)
+        imb_cpu, imb_mem = open_segment(p, s)
+        s.totals.imb_cpu_s += imb_cpu * (end - start)
+        s.totals.imb_mem_s += imb_mem * (end - start)
+        at, is_arrival = _next_time(p, s)
+        while at <= end:
+            if is_arrival:
+                admit_arrivals(p, s, at, at - start)
+            else:
+                handle_event(p, s, start)
+            at, is_arrival = _next_time(p, s)
+        accumulate(s, end - start)
+        s.clock.now_s = end
+        measure(p, s, end)
+    open_segment(p, s)  # whoever looks now sees the rates that follow from this instant's demand
+
+
+@kernel
+def begin(p: ClusterParams, s: ClusterState, hosts_on: bool) -> None:
+    """Set an all-zero state to time 0: hosts on or off, nobody on them; ``start`` goes on."""
+    s.host_head[:] = -1
+    s.host_tail[:] = -1
+    s.host_in_head[:] = -1
+    s.host_trans_end_s[:] = np.inf
+    s.host_scale[:] = 1.0
+    s.host_power_state[:] = ON if hosts_on else OFF
+    s.counters.on = s.host_power_state.shape[0] if hosts_on else 0
+    s.vm_host[:] = -1
+    s.vm_dest[:] = -1
+    s.vm_next[:] = -1
+    s.vm_prev[:] = -1
+    s.vm_in_next[:] = -1
+    s.vm_in_prev[:] = -1
+    s.vm_mig_end_s[:] = np.inf
+    s.vm_last_from[:] = -1
+    s.vm_last_move_s[:] = -np.inf
+    s.vm_state[:] = ABSENT
+
+
+@kernel
+def start(p: ClusterParams, s: ClusterState) -> None:
+    """Place the VMs of time 0 and measure demand."""
+    measure(p, s, 0.0)
+    admit_arrivals(p, s, 0.0, 0.0)
+    measure(p, s, 0.0)
+    open_segment(p, s)

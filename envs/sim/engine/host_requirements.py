@@ -1,0 +1,52 @@
+"""What a host must offer a VM, whether the VM itself is to run there or its secondary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...jit.kernels import kernel
+from ..models.numa_nodes import ROOM, choose_nodes
+from ..models.overhead import SUPPORTED, support_code
+from ..models.scheduling import admits
+from ..state.cluster_state import FullParams, FullState
+
+__all__ = ["MEM_SLACK", "check_suits", "fits_memory", "fits_nominal", "lacks_features"]
+
+MEM_SLACK = ROOM
+"""Sums of memory and CPU are floats: this much above capacity still fits."""
+
+
+@kernel
+def fits_memory(p: FullParams, s: FullState, v: int, h: int) -> Any:
+    """Whether configured memory has room for a VM on a host."""
+    return s.host_mem_mib[h] + p.vm_mem_mib[v] <= p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK
+
+
+@kernel
+def fits_nominal(p: FullParams, s: FullState, v: int, h: int) -> Any:
+    """Whether nominal CPU has room for a VM on a host."""
+    return s.host_nominal_mhz[h] + p.vm_cpu_mhz[v] <= p.host_cpu_mhz[h] * p.arrival_overcommit * MEM_SLACK
+
+
+@kernel
+def check_suits(p: FullParams, s: FullState, v: int, h: int) -> Any:
+    """What a host of the full model must offer: type of virtualization, room for reservations, devices."""
+    if p.host_virt_types.shape[0] > 0:
+        code = support_code(p, v, h)
+        if code != SUPPORTED:
+            return 14 + code  # 15, 16, 17
+    if p.has_cpu and not admits(s.host_reserved_mhz[h], p.host_cpu_mhz[h], p.vm_reservation_mhz[v]):
+        return 18
+    if p.has_tiers:
+        reserved, most = s.host_mem_reserved_mib[h], p.host_mem_mib[h]
+        if not admits(reserved, most, p.vm_mem_reservation_mib[v]):
+            return 29
+    if p.has_io and s.host_functions_used[h] + p.vm_functions[v] > p.host_functions[h]:
+        return 19
+    return 23 if p.has_numa and choose_nodes(p, s, v, h) == 0 else 0
+
+
+@kernel
+def lacks_features(p: FullParams, s: FullState, v: int, h: int) -> bool:
+    """Whether a host lacks CPU features that a VM sees."""
+    return bool(p.host_features.shape[0] > 0 and (s.vm_baseline[v] & ~p.host_features[h]) != 0)

@@ -1,0 +1,207 @@
+"""Placement rules of a cluster: VMs that belong together or apart, and VMs that belong on certain hosts.
+
+The simulator itself does not enforce them: placing VMs is what policies are for. Rules that nobody could
+keep, given when the VMs come and go, are refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...checks import need
+
+__all__ = ["Rules", "VmHostRule", "merge_groups"]
+
+Group = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class VmHostRule:
+    """VMs and the hosts that they belong on.
+
+    Attributes:
+        vms: VMs by index.
+        hosts: Hosts by index.
+    """
+
+    vms: Group
+    hosts: Group
+
+    def __post_init__(self) -> None:
+        """Check that both are given.
+
+        Raises:
+            ConfigError: If one is empty or holds a negative index.
+        """
+        for name, items in (("vms", self.vms), ("hosts", self.hosts)):
+            need(bool(items), f"rules.{name}: a VM-host rule needs at least one")
+            need(all(i >= 0 for i in items), f"rules.{name}={list(items)}: must be 0 or more")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Rules of a cluster.
+
+    Attributes:
+        affinity: Groups of VMs that are to share a host; groups with a VM in common are one.
+        anti_affinity: Groups of VMs of which no two are to share a host.
+        must: Where VMs have to run; of several rules for one VM all hold.
+        should: Where VMs are to run if possible.
+
+    Examples:
+        >>> rules = Rules(affinity=((0, 1),), anti_affinity=((1, 2),), must=(VmHostRule((2,), (0, 3)),))
+        >>> sorted(rules.allowed_hosts(2))
+        [0, 3]
+        >>> Rules(affinity=((0, 1), (1, 2)), anti_affinity=((0, 2),)).check(3, 4)
+        Traceback (most recent call last):
+            ...
+        virtgym.envs.errors.ConfigError: rules: VMs 0 and 2 are to be together and apart
+    """
+
+    affinity: tuple[Group, ...] = ()
+    anti_affinity: tuple[Group, ...] = ()
+    must: tuple[VmHostRule, ...] = ()
+    should: tuple[VmHostRule, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the form of every rule; whether the rules can be kept says ``check``.
+
+        Raises:
+            ConfigError: Naming the rule and what is wrong with it.
+        """
+        for name in ("affinity", "anti_affinity"):
+            for group in getattr(self, name):
+                need(bool(group), f"rules.{name}: needs VMs")
+                need(len(set(group)) == len(group), f"rules.{name}={_show(group)}: a VM is named twice")
+                need(all(v >= 0 for v in group), f"rules.{name}={_show(group)}: must be 0 or more")
+
+    @property
+    def joined(self) -> tuple[Group, ...]:
+        """Affinity, with groups that have a VM in common made one; sorted."""
+        return merge_groups(self.affinity)
+
+    def allowed_hosts(self, vm: int) -> frozenset[int] | None:
+        """Hosts on which a VM must run; None = any."""
+        return self._allowed().get(vm)
+
+    def check(
+        self,
+        n_vms: int,
+        n_hosts: int,
+        arrival_s: NDArray[np.float64] | None = None,
+        departure_s: NDArray[np.float64] | None = None,
+        horizon_s: float = math.inf,
+    ) -> None:
+        """Check that what the rules name exists, and that the VMs that are there together can keep them.
+
+        A rule about VMs that are never there at the same time asks for nothing.
+
+        Args:
+            n_vms: Number of VMs.
+            n_hosts: Number of hosts.
+            arrival_s: When each VM arrives, (n_vms,), s; None = at 0.
+            departure_s: When it leaves, (n_vms,), s; None = never.
+            horizon_s: End of the episode, s: who arrives later is never there.
+
+        Raises:
+            ConfigError: Naming the rule, and the largest index allowed or the VMs that cannot keep it.
+        """
+        for name in ("must", "should"):
+            for rule in getattr(self, name):
+                _below(f"rules.{name}: VM", rule.vms, n_vms)
+                _below(f"rules.{name}: host", rule.hosts, n_hosts)
+        for name in ("affinity", "anti_affinity"):
+            for group in getattr(self, name):
+                _below(f"rules.{name}: VM", group, n_vms)
+        arrival = np.zeros(n_vms) if arrival_s is None else arrival_s
+        departure = np.full(n_vms, math.inf) if departure_s is None else departure_s
+        allowed = self._allowed()
+        everywhere = frozenset(range(n_hosts))
+        for v, hosts in allowed.items():
+            need(bool(hosts) or arrival[v] >= horizon_s, f"rules.must: no host is left for VM {v}")
+        label = {v: i for i, group in enumerate(self.joined) for v in group}
+        for group in self.joined:
+            known = [v for v in group if v in allowed]  # the others go wherever these may
+            for there in _together(known, arrival, departure, horizon_s):
+                need(
+                    bool(frozenset.intersection(*(allowed[v] for v in there))),
+                    f"rules: no host may hold all of the VMs {_show(there)}, which are to be together",
+                )
+        for group in self.anti_affinity:
+            for there in _together(group, arrival, departure, horizon_s):
+                seen: dict[int, int] = {}
+                for v in there:
+                    other = seen.setdefault(label[v], v) if v in label else v
+                    need(other == v, f"rules: VMs {other} and {v} are to be together and apart")
+                room = len(frozenset().union(*(allowed.get(v, everywhere) for v in there)))
+                offer = f"only {room} hosts are allowed" if room < n_hosts else f"there are {room} hosts only"
+                need(
+                    room >= len(there),
+                    f"rules.anti_affinity={_show(group)}: {len(there)} of them are there at the same time, "
+                    f"from {max(arrival[v] for v in there):g} s on, and {offer}",
+                )
+
+    def _allowed(self) -> dict[int, frozenset[int]]:
+        """Hosts on which VMs must run, of those that may not run anywhere."""
+        found: dict[int, frozenset[int]] = {}
+        for rule in self.must:
+            hosts = frozenset(rule.hosts)
+            for v in rule.vms:
+                found[v] = found.get(v, hosts) & hosts
+        return found
+
+    def __bool__(self) -> bool:
+        """Whether there is any rule."""
+        return bool(self.affinity or self.anti_affinity or self.must or self.should)
+
+
+def _together(
+    group: Sequence[int], arrival_s: NDArray[np.float64], departure_s: NDArray[np.float64], horizon_s: float
+) -> Iterator[list[int]]:
+    """Those of a group that are there at the same time, at every arrival of one of them before the horizon.
+
+    The VMs there at any other time are some of those there at the last arrival before it.
+    """
+    vms = np.asarray(group, dtype=np.int64)
+    arrival, departure = arrival_s[vms], departure_s[vms]
+    for now in np.unique(arrival[arrival < horizon_s]):
+        yield vms[(arrival <= now) & (now < departure)].tolist()
+
+
+def _show(group: Sequence[int]) -> str:
+    """A group as text, cut where it is long."""
+    first = ", ".join(map(str, group[:8]))
+    return f"[{first}, …]" if len(group) > 8 else f"[{first}]"
+
+
+def _below(what: str, items: Sequence[int], n: int) -> None:
+    need(max(items) < n, f"{what} {max(items)}: no such one, must lie in 0..{n - 1}")
+
+
+def merge_groups(groups: Iterable[Group]) -> tuple[Group, ...]:
+    """Join groups that have a member in common.
+
+    Args:
+        groups: Groups of indices.
+
+    Returns:
+        Disjoint groups, each sorted, by first member.
+
+    Examples:
+        >>> merge_groups([(5, 1), (7, 8), (1, 3)])
+        ((1, 3, 5), (7, 8))
+    """
+    merged: list[set[int]] = []
+    for group in groups:
+        mine = set(group)
+        apart = [other for other in merged if not other & mine]
+        for other in merged:
+            if other & mine:
+                mine |= other
+        merged = [*apart, mine]
+    return tuple(sorted(tuple(sorted(group)) for group in merged))

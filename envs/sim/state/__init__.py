@@ -1,0 +1,1 @@
+"""Parameters and state of a cluster, as arrays."""

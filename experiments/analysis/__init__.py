@@ -1,0 +1,1 @@
+"""Statistics and comparisons of stored rows."""

@@ -1,0 +1,303 @@
+"""How well forecasters do on a trace: error and skill of each, for VMs and for hosts that would hold them.
+
+A forecast is made at every point in time from what came before; its error is that of the one value ``steps``
+samples later. The mean absolute error (MAE) is taken per VM, then over VMs; its interval is a bootstrap over
+VMs, so it is about which VMs there are, not about which day it is. Skill = 1 - MAE / MAE of the reference, by
+pairs of the same VM (Murphy, Mon. Wea. Rev. 116, 1988): 0 as good as the reference, 1 perfect, below 0 worse.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virtgym.envs.errors import ConfigError, TraceError
+from virtgym.envs.traces import Trace
+from virtgym.policies.forecast.forecasters import FORECASTERS, Forecaster, make_forecaster
+
+from ..config.overrides import PolicySpec
+from .stats import Interval, percentile_interval, resampled_means
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["COLUMNS", "LEVELS", "REFERENCES", "SkillSettings", "cells", "forecast_skill", "unseasoned"]
+
+F8 = NDArray[np.float64]
+I8 = NDArray[np.int64]
+
+REFERENCES: tuple[str, ...] = ("persistence", "mean")
+"""What skill is measured against."""
+
+LEVELS: tuple[str, ...] = ("vm", "host")
+"""Whose demand is forecast: each VM's, or the sum of a group of VMs as a host would hold."""
+
+COLUMNS: tuple[str, ...] = (
+    *("trace", "level", "forecaster", "steps", "ahead_s", "mae", "mae_low", "mae_high"),
+    *(f"skill_{name}{end}" for name in REFERENCES for end in ("", "_low", "_high")),
+    *("rmse", "bias", "series", "forecasts"),
+)
+"""Columns of ``forecast.csv``. Errors are fractions of nominal CPU; bias is the mean of forecast - truth."""
+
+DAY_S = 86_400.0
+
+ROUNDING = 1e-12
+"""Errors below this are rounding, and count as none: a skill of rounding errors would mean nothing."""
+
+
+@dataclass(frozen=True)
+class SkillSettings:
+    """How forecasters are compared.
+
+    Attributes:
+        forecasters: Who forecasts, with parameters.
+        horizons: Steps ahead.
+        warmup: Samples that a VM must have before its forecasts count.
+        vms_per_host: VMs in a group that stands for a host; 0 = no hosts.
+        seed: Of the groups and the bootstrap.
+        resamples: Bootstrap resamples.
+        origins: Points in time that forecasts are made at, at most; evenly spread.
+        clip: Whether forecasts are cut to what demand can be: not below 0, and not above the nominal CPU in
+            a trace that never is.
+    """
+
+    forecasters: tuple[PolicySpec, ...] = tuple(PolicySpec(name) for name in FORECASTERS)
+    horizons: tuple[int, ...] = (1, 6)
+    warmup: int = 30
+    vms_per_host: int = 20
+    seed: int = 0
+    resamples: int = 2000
+    origins: int = 500
+    clip: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ConfigError: Naming the key and what is allowed.
+        """
+        if not self.forecasters:
+            raise ConfigError("forecasters=[]: name at least one, like forecasters=[ewma,loess]")
+        labels = [spec.label for spec in self.forecasters]
+        twice = next((label for label in labels if labels.count(label) > 1), None)
+        if twice:
+            raise ConfigError(f"forecasters: {twice} is named twice")
+        for spec in self.forecasters:
+            make_forecaster(spec.name, **spec.params)
+        if not self.horizons or min(self.horizons) < 1 or len(set(self.horizons)) < len(self.horizons):
+            raise ConfigError(
+                f"horizons={list(self.horizons)}: must be distinct steps ahead, each at least 1"
+            )
+        for key, least in (
+            ("warmup", 1),
+            ("vms_per_host", 0),
+            ("seed", 0),
+            ("resamples", 100),
+            ("origins", 1),
+        ):
+            if getattr(self, key) < least:
+                raise ConfigError(f"{key}={getattr(self, key)}: must be at least {least}")
+
+
+@dataclass(frozen=True)
+class _Load:
+    """What is forecast: samples (S, N) and the lives of the series, in samples from ``first`` to ``last``."""
+
+    util: F8
+    first: I8
+    last: I8
+
+    @property
+    def highest(self) -> float:
+        return 1.0 if float(self.util.max()) <= 1.0 else math.inf
+
+
+@dataclass(frozen=True)
+class _Errors:
+    """Sums of errors of a forecaster at one horizon, per series: absolute, squared, signed; and how many."""
+
+    absolute: F8
+    squared: F8
+    signed: F8
+    count: I8
+
+
+def cells(settings: SkillSettings) -> int:
+    """How many times ``forecast_skill`` reports progress, at most."""
+    return len(_all_specs(settings)) * (2 if settings.vms_per_host else 1)
+
+
+def forecast_skill(
+    trace: Trace, settings: SkillSettings, progress: Callable[[str, str], None] | None = None
+) -> pd.DataFrame:
+    """Compare forecasters on a trace.
+
+    Args:
+        trace: The trace.
+        settings: How.
+        progress: Told what has ended and what it gave.
+
+    Returns:
+        A row per level, horizon and forecaster with ``COLUMNS``. There are no rows of hosts where there
+        are not VMs enough for two.
+
+    Raises:
+        TraceError: If the trace is too short for a single forecast.
+    """
+    import pandas as pd
+
+    groups, bootstrap = np.random.SeedSequence(settings.seed).spawn(2)
+    rows: list[dict[str, Any]] = []
+    for level, load in _loads(trace, settings, np.random.default_rng(groups)):
+        errors: dict[tuple[str, int], _Errors] = {}
+        for spec in _all_specs(settings):
+            forecaster = _make(spec, trace.sample_s)
+            for steps in settings.horizons:
+                errors[spec.label, steps] = _measure(load, forecaster, steps, settings)
+            if progress is not None:
+                means = (
+                    _mean(errors[spec.label, h].absolute, errors[spec.label, h]) for h in settings.horizons
+                )
+                text = ", ".join(f"{m:.4f} at {h}" for m, h in zip(means, settings.horizons))
+                progress(f"{trace.name} {level} {spec.label}", f"MAE {text}")
+        for steps in settings.horizons:
+            at = {label: e for (label, h), e in errors.items() if h == steps}
+            if not at["persistence"].count.any():
+                raise TraceError(
+                    f"{trace.source}: no {level} has warmup + horizon = {settings.warmup + steps} samples "
+                    f"for one forecast (the trace has {trace.n_samples}); lower warmup= or horizons="
+                )
+            rng = np.random.default_rng(bootstrap)  # the same resamples at every horizon
+            rows += _rows(trace, level, steps, at, settings, rng)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _all_specs(settings: SkillSettings) -> list[PolicySpec]:
+    """The forecasters with the references, which are not shown unless named."""
+    specs = {spec.label: spec for spec in settings.forecasters}
+    for name in REFERENCES:
+        specs.setdefault(name, PolicySpec(name))
+    return list(specs.values())
+
+
+def _make(spec: PolicySpec, sample_s: float) -> Forecaster:
+    """Make a forecaster; the season is a day unless the user says otherwise."""
+    params = dict(spec.params)
+    if spec.name == "seasonal":
+        params.setdefault("period", max(1, round(DAY_S / sample_s)))
+    return make_forecaster(spec.name, **params)
+
+
+def _loads(trace: Trace, settings: SkillSettings, rng: np.random.Generator) -> Iterator[tuple[str, _Load]]:
+    """The VMs, then groups of VMs drawn at random, as a fraction of the CPU of each group's VMs."""
+    samples = trace.n_samples
+    first = np.floor(trace.arrival_s / trace.sample_s).astype(np.int64)
+    end = np.minimum(np.ceil(trace.departure_s / trace.sample_s), samples)
+    last = end.astype(np.int64) - 1
+    at = np.arange(samples)[:, None]
+    alive = (at >= first) & (at <= last)
+    util = np.where(alive, trace.util, 0.0)
+    yield "vm", _Load(util, first, last)
+    n_groups = trace.n_vms // settings.vms_per_host if settings.vms_per_host else 0
+    if n_groups < 2:
+        return
+    size = np.ones(trace.n_vms) if trace.cpu_mhz is None else trace.cpu_mhz
+    parts = np.array_split(rng.permutation(trace.n_vms), n_groups)
+    shares = (size[part] / size[part].sum() for part in parts)
+    # einsum, not BLAS, whose rounding depends on the CPU
+    hosts = np.stack([np.einsum("sv,v->s", util[:, p], w) for p, w in zip(parts, shares)], axis=1)
+    whole = np.zeros(n_groups, dtype=np.int64)
+    yield "host", _Load(np.ascontiguousarray(hosts), whole, whole + samples - 1)
+
+
+def _measure(load: _Load, forecaster: Forecaster, steps: int, settings: SkillSettings) -> _Errors:
+    """Forecast from every origin and add up the errors of each series."""
+    samples, series = load.util.shape
+    origins = np.arange(settings.warmup - 1, samples - steps)
+    if len(origins) > settings.origins:
+        origins = origins[np.linspace(0, len(origins) - 1, settings.origins).round().astype(np.int64)]
+    sums = np.zeros((3, series))
+    count = np.zeros(series, dtype=np.int64)
+    for origin in origins:
+        known = origin + 1 - load.first
+        forecast = forecaster.predict(load.util[: origin + 1], steps, known)
+        if settings.clip:
+            np.clip(forecast, 0.0, load.highest, out=forecast)
+        counted = (known >= settings.warmup) & (origin + steps <= load.last)
+        error = np.where(counted, forecast - load.util[origin + steps], 0.0)
+        sums += np.abs(error), error**2, error
+        count += counted
+    absolute, squared, signed = sums
+    return _Errors(absolute, squared, signed, count)
+
+
+def _mean(sums: F8, errors: _Errors) -> float:
+    """Mean over series of the mean over time."""
+    scored = errors.count > 0
+    return float((sums[scored] / errors.count[scored]).mean()) if scored.any() else math.nan
+
+
+def _rows(
+    trace: Trace,
+    level: str,
+    steps: int,
+    errors: Mapping[str, _Errors],
+    settings: SkillSettings,
+    rng: np.random.Generator,
+) -> list[dict[str, Any]]:
+    """Result rows of one level and horizon; every forecaster is resampled with the same VMs."""
+    count = errors[REFERENCES[0]].count
+    scored = count > 0
+    n = int(np.count_nonzero(scored))
+    labels = list(errors)
+    mae = np.stack([errors[label].absolute[scored] / count[scored] for label in labels], axis=1)
+    mae[mae < ROUNDING] = 0.0
+    means = mae.mean(axis=0)
+    draws = resampled_means(mae, rng, n_resamples=settings.resamples)
+    rows = []
+    for spec in settings.forecasters:
+        i = labels.index(spec.label)
+        found = errors[spec.label]
+        row: dict[str, Any] = {
+            "trace": trace.name,
+            "level": level,
+            "forecaster": spec.label,
+            "steps": steps,
+            "ahead_s": steps * trace.sample_s,
+            **_named("mae", percentile_interval(float(means[i]), draws[:, i], n)),
+            "rmse": math.sqrt(_mean(found.squared, found)),
+            "bias": _mean(found.signed, found),
+            "series": n,
+            "forecasts": int(count.sum()),
+        }
+        for name in REFERENCES:
+            j = labels.index(name)
+            skills = _skill(draws[:, i], draws[:, j])
+            estimate = float(_skill(means[i : i + 1], means[j : j + 1])[0])
+            row |= _named(f"skill_{name}", percentile_interval(estimate, skills, n))
+        rows.append(row)
+    return rows
+
+
+def _skill(mae: F8, reference: F8) -> F8:
+    """1 - MAE / MAE of the reference; NaN where the reference does not err."""
+    return np.asarray(1.0 - mae / np.where(reference > 0, reference, math.nan))
+
+
+def _named(name: str, interval: Interval) -> dict[str, float]:
+    return {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def unseasoned(specs: Sequence[PolicySpec], trace: Trace) -> list[str]:
+    """Labels of seasonal forecasters that never see a whole season of a trace."""
+    found = []
+    for spec in specs:
+        forecaster = _make(spec, trace.sample_s)
+        if getattr(forecaster, "period", 0) >= trace.n_samples:
+            found.append(spec.label)
+    return found

@@ -1,0 +1,379 @@
+"""The command line: ``virtgym COMMAND [key=value…]``.
+
+Only what a command needs is imported, and only when it runs: ``virtgym list`` and ``--help`` answer at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+__all__ = ["COMMANDS", "main"]
+
+_USER_ERRNOS = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+)
+
+_KEYS = """\
+keys:
+  scenario=NAME|FILE.yaml       what is simulated (virtgym list scenarios)
+  scenario.KEY=VALUE            any key of it, like scenario.trace.path=FOLDER scenario.memory=binding
+  experiment=NAME               a prepared set of overrides (conf/experiment)
+"""
+
+_EVALUATE = f"""\
+usage: virtgym evaluate [key=value…]
+
+Run one policy on one scenario. Writes results.parquet, results.csv, steps.parquet and config.yaml to out=DIR.
+
+{_KEYS}\
+  policy=NAME|FOLDER|CLASS      who decides (virtgym list policies), an agent's folder, or module.Class
+  policy.PARAMETER=VALUE        a parameter of it
+  seed=N  seeds=[N,…]           default 0
+  out=DIR                       default runs/<scenario>-<date>-<time>-<suffix>
+
+examples:
+  virtgym evaluate scenario=demo policy=ols-mmt
+  virtgym evaluate scenario=planetlab scenario.trace.path=traces/20110303 policy=thr-mmt policy.safety=0.9
+  virtgym evaluate scenario=planetlab_cloudsim3 scenario.quirks.double_moves=false policy=lr-mmt
+  virtgym evaluate scenario=huawei_placement scenario.trace.path=requests.csv policy=best_fit
+"""
+
+_BENCHMARK = f"""\
+usage: virtgym benchmark [key=value…]
+
+Run a grid of policies and seeds, and write report.html. Finished cells of out=DIR are not run again: after a
+crash or Ctrl-C the same command goes on where it stopped.
+
+{_KEYS}\
+  policies=[NAME,…]             who decides; with parameters: policies=["ols-mmt(safety=1.3)",thr-mmt]
+  seeds=[N,…]                   default [0]
+  workers=N                     processes, default 1
+  out=DIR                       default runs/<scenario>-<date>-<time>-<suffix>
+  report=true|false             whether to write report.html, default true
+
+examples:
+  virtgym benchmark scenario=demo seeds=[0,1,2] workers=2
+  virtgym benchmark scenario=planetlab scenario.trace.path=traces/20110303 policies=[npa,dvfs,thr-mmt,ols-mmt]
+  virtgym benchmark experiment=literature scenario.trace.path=traces/20110303 out=runs/day1
+  virtgym benchmark scenario=planetlab_cloudsim3 scenario.trace.path=traces/20110303 policies=[lr-mmt,thr-mu]
+  virtgym benchmark scenario=demo_placement policies=[first_fit,best_fit,runs/ppo/agent]
+"""
+
+_TRAIN = """\
+usage: virtgym train [key=value…] [-m]
+
+Train an agent on a placement scenario, evaluate it on the validation windows and keep the best in
+out=DIR/agent, which any other command takes as a policy. After a crash, kill -9 or Ctrl-C the same command
+goes on from the last checkpoint. With -m, keys may have several values: every combination is trained, in a
+folder of its own, and sweep.csv compares them.
+
+keys:
+  agent=NAME                    who learns (virtgym list agents); agent.KEY=VALUE any setting of it
+  scenario=NAME|FILE.yaml       a placement scenario; scenario.KEY=VALUE any key of it
+  total_timesteps=N             decisions to train for, default 1000000
+  seed=N                        of everything random in learning, default 0
+  num_envs=N                    environments that step together, default 256
+  reward=NAME wait_scale_s=T    reward of training: delay, wait, spane; its scale
+  eval_every=N                  decisions between evaluations
+  checkpoint_every=N            decisions between checkpoints, default at evaluations
+  initial=FOLDER                begin with the weights of an agent
+  import=FILE.zip               likewise of Stable-Baselines3's zip; it may run any code: only what you trust
+  out=DIR                       default runs/<agent>-<scenario>-<date>-<time>
+  hydra/launcher=joblib         with -m: jobs side by side; hydra.launcher.n_jobs=N
+
+examples:
+  virtgym train agent=ppo scenario=demo_placement total_timesteps=500000 out=runs/ppo
+  virtgym train agent=maskable_ppo agent.network=mlp scenario.trace.path=requests.csv scenario.windows=val.npy
+  virtgym train scenario=demo_placement -m agent.learning_rate=1e-4,3e-4 seed=0,1 out=runs/sweep
+  virtgym evaluate scenario=demo_placement policy=runs/ppo/agent
+"""
+
+_LIST = """\
+usage: virtgym list [scenarios|policies|agents|traces|envs]
+
+Say what there is, one line each; without a kind, everything.
+
+examples:
+  virtgym list
+  virtgym list policies
+"""
+
+_REPORT = """\
+usage: virtgym report DIR… [out=FOLDER|FILE.html]
+
+Write report.html and report.md from stored rows; nothing is simulated. Default out: the folder, or the
+current one if there are several.
+
+examples:
+  virtgym report runs/day1
+  virtgym report runs/day1 runs/day2 out=both.html
+"""
+
+_FORECAST = """\
+usage: virtgym forecast trace=PATH [key=value…]
+
+Compare forecasters of CPU demand on a trace: mean absolute error and skill against persistence and against
+the mean, with bootstrap intervals, for VMs and for groups of VMs as hosts hold them. Writes forecast.csv and
+config.yaml to out=DIR.
+
+keys:
+  trace=PATH                    file, folder or name of a fetched trace; several: [A,B]; synthetic
+  trace.format=NAME             its format, guessed by default; trace.options.KEY=VALUE of its reader
+  forecasters=[NAME,…]          persistence mean moving_average ewma ols loess0 loess loess_robust0
+                                loess_robust seasonal, default all; with parameters: loess(window=20)
+  horizons=[N,…]                steps ahead, default [1,6]
+  warmup=N                      samples that a VM must have, default 30
+  vms_per_host=N                VMs in a group, default 20; 0 = no groups
+  origins=N                     points in time to forecast from, at most, default 500
+  clip=true|false               whether forecasts are cut to what demand can be, default true
+  seed=N  resamples=N           of groups and bootstrap, default 0 and 2000
+  out=DIR                       default runs/forecast-<date>-<time>-<suffix>
+
+examples:
+  virtgym forecast trace=planetlab/20110303
+  virtgym forecast trace=[traces/20110303,traces/20110306] horizons=[1,6,12] out=runs/skill
+  virtgym forecast trace=usage.csv trace.options.fill=previous 'forecasters=[loess(window=20),ewma]'
+"""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command.
+
+    Attributes:
+        summary: One line.
+        usage: Its ``--help``; None = it has its own.
+        run: Runs it; returns the exit code.
+    """
+
+    summary: str
+    usage: str | None
+    run: Callable[[Sequence[str]], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: Arguments; None = those of the process.
+
+    Returns:
+        0; 2 after a user's error, told in one line on stderr; 1 after an internal error; 130 after Ctrl-C.
+    """
+    # Before NumPy loads: with several threads BLAS rounds otherwise, which training feels, and its small
+    # products take up to 80 times as long on a busy machine.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview(), end="")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name == "--version":
+        from importlib import metadata
+
+        print(f"virtgym {metadata.version('virtgym')}")
+        return 0
+    if name not in COMMANDS:
+        return _fail(f"virtgym: {_unknown('command', name, list(COMMANDS))}")
+    command = COMMANDS[name]
+    if command.usage is not None and any(text in ("-h", "--help") for text in rest):
+        print(command.usage, end="")
+        return 0
+    return _guarded(name, command, rest)
+
+
+def _guarded(name: str, command: Command, arguments: Sequence[str]) -> int:
+    """Run a command; every error becomes an exit code and as little text as tells what to do."""
+    import warnings
+
+    # Those of this package are for the user: one line each, without the place in the code.
+    plain = warnings.formatwarning
+    warnings.formatwarning = lambda message, kind, *rest, **more: (
+        f"virtgym {name}: warning: {message}\n"
+        if kind.__module__.startswith("virtgym.")
+        else plain(message, kind, *rest, **more)
+    )
+    try:
+        return command.run(arguments)
+    except KeyboardInterrupt as stop:
+        return _fail(f"virtgym {name}: {stop if str(stop) else 'interrupted'}", 130)
+    except SystemExit as stop:  # of a module of the user's own: commands end by returning
+        return _fail(f"virtgym {name}: stopped by a call of exit({stop.code})", 1)
+    except BrokenPipeError:  # the reader of a pipe has enough, like ``virtgym list | head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        from virtgym.envs.errors import VirtgymError
+
+        if isinstance(error, VirtgymError):
+            return _fail(f"virtgym {name}: {error}")
+        if isinstance(error, OSError) and error.errno in _USER_ERRNOS:
+            return _fail(f"virtgym {name}: {error.filename}: {error.strerror}")
+        import traceback
+
+        print("".join(traceback.format_exception(error, limit=-4)), file=sys.stderr, end="")
+        return _fail(f"virtgym {name}: internal error, please report it: {type(error).__name__}: {error}", 1)
+
+
+def _fail(text: str, code: int = 2) -> int:
+    print(" ".join(text.splitlines()), file=sys.stderr)
+    return code
+
+
+def _unknown(what: str, name: str, known: Sequence[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return f"{name}: no such {what}{hint}; there are: {', '.join(known)}"
+
+
+def _overview() -> str:
+    lines = [f"  {name:<10} {command.summary}" for name, command in COMMANDS.items()]
+    return (
+        "usage: virtgym COMMAND [key=value…]\n\n"
+        "Simulate virtualized clusters under rules, solvers and agents.\n\n"
+        "commands:\n" + "\n".join(lines) + "\n\n"
+        "virtgym COMMAND --help says more. Start with:\n"
+        "  virtgym benchmark scenario=demo\n"
+    )
+
+
+def _list(arguments: Sequence[str]) -> int:
+    from ..config.listing import KINDS, list_kind
+
+    for kind in arguments:
+        if kind not in KINDS:
+            return _fail(f"virtgym list: {_unknown('kind', kind, KINDS)}")
+    kinds = arguments or KINDS
+    for kind in kinds:
+        found = list_kind(kind)
+        if not found:
+            if arguments:
+                print(f"there are no {kind}", file=sys.stderr)
+            continue
+        if len(kinds) > 1:
+            print(f"{kind}:")
+        width = max(map(len, found), default=0)
+        indent = "  " if len(kinds) > 1 else ""
+        for name, text in found.items():
+            print(f"{indent}{name:<{width}}  {text}")
+    return 0
+
+
+def _evaluate(arguments: Sequence[str]) -> int:
+    from ..config.compose import compose_run
+    from .benchmark import benchmark
+    from .progress import print_results
+
+    outcome = benchmark(compose_run("evaluate", arguments))
+    if outcome.failures:
+        return _tell_failures("evaluate", outcome.failures)
+    print_results(outcome.rows)
+    print(f"results: {outcome.out}")
+    return 0
+
+
+def _benchmark(arguments: Sequence[str]) -> int:
+    from ..config.compose import compose_run
+    from .benchmark import benchmark
+    from .progress import print_results
+
+    run = compose_run("benchmark", arguments)
+    outcome = benchmark(run)
+    if len(outcome.rows):
+        print_results(outcome.rows)
+        print(f"results: {outcome.out}")
+        if run.config["report"]:
+            from ..report import write_report
+
+            print(f"report: {write_report([outcome.out], outcome.out).resolve()}")
+    return _tell_failures("benchmark", outcome.failures) if outcome.failures else 0
+
+
+def _train(arguments: Sequence[str]) -> int:
+    from ..training.sweep import is_sweep, run_sweep
+
+    if is_sweep(arguments):
+        folder, table = run_sweep(arguments)
+        print(table.to_string(index=False))
+        print(f"sweep: {folder / 'sweep.csv'}")
+        return 0
+    from ..training.compose import compose_training
+    from ..training.train import train
+    from .progress import print_results
+
+    outcome = train(compose_training(arguments))
+    if outcome.before:
+        print(f"{outcome.out}: finished before; another out= trains anew", file=sys.stderr)
+    print_results(outcome.rows)
+    print(f"agent: {outcome.out / 'agent'}")
+    return 0
+
+
+def _tell_failures(command: str, failures: Sequence[object]) -> int:
+    """Say which cells failed; 2 if all of it is the user's to mend, else 1."""
+    from .benchmark import Failure
+
+    internal = False
+    for failure in failures:
+        assert isinstance(failure, Failure)
+        internal |= bool(failure.trace)
+        if failure.trace:
+            print("\n".join(failure.trace.splitlines()[-7:]), file=sys.stderr)
+        _fail(f"virtgym {command}: {failure.name}: {failure.message}")
+    return 1 if internal else 2
+
+
+def _report(arguments: Sequence[str]) -> int:
+    from pathlib import Path
+
+    from ..report import write_report
+
+    folders = [text for text in arguments if not text.startswith("out=")]
+    named = [text[4:] for text in arguments if text.startswith("out=")]
+    if not folders:
+        return _fail("virtgym report: name at least one run folder, like virtgym report runs/day1")
+    for text in folders:
+        if not Path(text).is_dir():
+            return _fail(f"virtgym report: {text}: no such folder; give folders written by virtgym benchmark")
+    dest = named[-1] if named else folders[0] if len(folders) == 1 else "."
+    print(f"report: {write_report([Path(text) for text in folders], Path(dest)).resolve()}")
+    return 0
+
+
+def _forecast(arguments: Sequence[str]) -> int:
+    from .forecast import main as forecast_main
+
+    return forecast_main(arguments)
+
+
+def _traces(arguments: Sequence[str]) -> int:
+    from .traces import main as traces_main
+
+    try:
+        return traces_main(arguments)
+    except SystemExit as stop:  # argparse leaves this way after --help
+        return stop.code if isinstance(stop.code, int) else 0
+
+
+COMMANDS: dict[str, Command] = {
+    "list": Command("scenarios, policies, agents, traces and environments that there are", _LIST, _list),
+    "evaluate": Command("one policy on one scenario", _EVALUATE, _evaluate),
+    "benchmark": Command("policies x seeds, resumable and parallel, with a report", _BENCHMARK, _benchmark),
+    "train": Command("train an agent, evaluate it, keep the best; sweeps with -m", _TRAIN, _train),
+    "report": Command("the report again, from stored results", _REPORT, _report),
+    "forecast": Command("skill of forecasters of demand on a trace", _FORECAST, _forecast),
+    "traces": Command("download, check and convert traces", None, _traces),
+}
+"""Commands by name."""

@@ -1,0 +1,90 @@
+"""Typed schema of a run: every key that the command line takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from virtgym.envs.scenarios.placement import PlacementScenarioConfig
+from virtgym.envs.scenarios.scenario import ScenarioConfig
+
+__all__ = ["COMMAND_KEYS", "DEFAULT_POLICIES", "REPLICA_KEYS", "RunConfig", "ScenarioNode", "scenario_keys"]
+
+
+@dataclass
+class ScenarioNode(ScenarioConfig):
+    """A scenario of any kind as it stands in a configuration file, with what builds it.
+
+    Hydra composes before the kind is known, so this has the keys of all kinds: those of ``ScenarioConfig``
+    and those that only ``PlacementScenarioConfig`` has. Keys that the kind does not have are refused and left
+    out afterwards.
+    """
+
+    _target_: str = "virtgym.envs.scenarios.build_scenario"
+    windows: str | None = None
+    n_windows: int = PlacementScenarioConfig.n_windows
+    rows: list[int] | None = None
+    train_rows: list[int] | None = None
+    placement: dict[str, Any] = field(default_factory=dict)
+
+
+def scenario_keys(kind: str) -> tuple[str, ...]:
+    """The keys that a scenario of a kind may have."""
+    if kind == "replica":
+        return REPLICA_KEYS
+    owner = PlacementScenarioConfig if kind == "placement" else ScenarioConfig
+    return tuple(f.name for f in fields(owner))
+
+
+@dataclass
+class RunConfig:
+    """Every key of ``virtgym evaluate`` and ``virtgym benchmark``.
+
+    Attributes:
+        scenario: Cluster, load and rules (group ``conf/scenario``).
+        policy: The policy of ``evaluate`` and its parameters (group ``conf/policy``).
+        policies: The policies of ``benchmark``: ``NAME`` or ``NAME(parameter=value,…)``; None =
+            ``DEFAULT_POLICIES`` of the scenario's kind.
+        seed: One seed.
+        seeds: Several; takes precedence over ``seed``.
+        workers: Processes that ``benchmark`` may use.
+        out: Run folder; None = ``runs/<scenario>-<date>-<time>-<suffix>``.
+        report: Whether ``benchmark`` writes ``report.html``.
+    """
+
+    scenario: ScenarioNode = field(default_factory=ScenarioNode)
+    policy: dict[str, Any] = field(default_factory=dict)
+    policies: list[str] | None = None
+    seed: int = 0
+    seeds: list[int] | None = None
+    workers: int = 1
+    out: str | None = None
+    report: bool = True
+
+
+DEFAULT_POLICIES: dict[str, tuple[str, ...]] = {
+    "cluster": (
+        *("static", "npa", "dvfs", "thr-mmt", "iqr-mmt", "mad-mmt", "ols-mmt", "loess-mmt"),
+        "loess_robust-mmt",
+    ),
+    "replica": ("npa", "dvfs", "thr-mmt", "iqr-mmt", "mad-mmt", "lr-mmt"),
+    "placement": (
+        *("first_fit", "best_fit", "worst_fit", "balance_fit", "best_host_emptier_node"),
+        *("first_host_emptier_node", "move_to_front", "dot_product", "norm_based", "random"),
+    ),
+}
+"""What ``benchmark`` runs on a kind of scenario unless ``policies=`` says otherwise; the first is what
+``evaluate`` runs."""
+
+COMMAND_KEYS: dict[str, tuple[str, ...]] = {
+    "evaluate": ("scenario", "policy", "experiment", "seed", "seeds", "out"),
+    "benchmark": ("scenario", "policies", "experiment", "seed", "seeds", "workers", "out", "report"),
+    "train": (
+        *("scenario", "agent", "experiment", "total_timesteps", "seed", "num_envs", "reward", "wait_scale_s"),
+        *("eval_every", "checkpoint_every", "tensorboard", "initial", "import_zip", "out"),
+    ),
+}
+"""Keys that each command reads; any other is an error."""
+
+REPLICA_KEYS: tuple[str, ...] = ("name", "description", "kind", "trace", "quirks")
+"""Keys of a scenario of kind ``replica``: its cluster and rules are the peer's."""

@@ -1,0 +1,274 @@
+"""Run one policy on one scenario: the cell that every table is made of."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from virtgym.envs.errors import ConfigError
+from virtgym.envs.scenarios.placement import PlacementScenario, build_placement_scenario
+from virtgym.envs.scenarios.scenario import Scenario, ScenarioConfig, build_scenario, load_scenario_config
+from virtgym.envs.traces.cache import content_signature
+from virtgym.policies.base import Policy
+from virtgym.policies.registry import POLICIES, check_task, make_policy, policy_defaults, policy_kind
+
+from ..config.overrides import PolicySpec, parse_policy
+from ..config.schema import REPLICA_KEYS
+from .fingerprint import code_digest, config_hash, content_digest, with_contents
+from .folder import CellResult, RunFolder
+from .rollout import make_env, rollout
+from .rows import KEYS, make_row, rows_frame, virtgym_version
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Cell", "evaluate", "load_scenario", "make_cell", "run_cell", "scenario_hash"]
+
+_WARM: set[Any] = set()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One policy on one scenario, checked and ready to run.
+
+    Attributes:
+        scenario: The scenario, of any kind.
+        policy: The policy by name.
+        made: The policy itself; None for the replica, which has its own.
+        config_hash: Fingerprint of all but the seed.
+    """
+
+    scenario: Scenario | PlacementScenario
+    policy: PolicySpec
+    made: Policy | None
+    config_hash: str
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """What names its rows."""
+        s = self.scenario
+        return dict(zip(KEYS, (s.name, s.trace.name, self.policy.label, s.seed)))
+
+
+def evaluate(
+    scenario: str | Mapping[str, Any] | Scenario | PlacementScenario,
+    policy: str | Policy,
+    seed: int = 0,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    params: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+) -> pd.DataFrame:
+    """Run one policy on one scenario.
+
+    Args:
+        scenario: Name, mapping with the keys of a scenario, or a built scenario.
+        policy: Name (also ``NAME(parameter=value,…)``), agent's folder, dotted path of a class, or a policy.
+        seed: Seed of generated traces, of drawn windows, of the environment and of the policy.
+        overrides: Changes to the scenario by dotted key, like ``{"trace.path": "20110303"}``.
+        params: Parameters of the policy.
+        out: Folder to write results, per-interval table and heat map into; None writes nothing.
+
+    Returns:
+        The result rows: one, or one per window of a placement scenario.
+
+    Raises:
+        ConfigError: For a key, name or value that is not allowed.
+        TraceError: If the trace cannot be read.
+
+    Examples:
+        >>> row = evaluate("small", "static").iloc[0]
+        >>> bool(row["finished"]), int(row["steps"])
+        (True, 288)
+        >>> len(evaluate("demo_placement", "first_fit", overrides={"n_windows": 3}))
+        3
+    """
+    if isinstance(scenario, Scenario | PlacementScenario):
+        if overrides:
+            raise ConfigError("overrides: a built scenario cannot be changed; give its name or configuration")
+        built = scenario
+    else:
+        built = load_scenario(scenario, seed, overrides)
+    cell = make_cell(built, policy, params)
+    result = run_cell(cell, seed)
+    if out is not None:
+        folder = RunFolder(Path(out), scenario_hash(built))
+        config = {"scenario": asdict(built.config), "policies": [cell.policy.label], "seeds": [seed]}
+        folder.open(config, [seed])
+        folder.read_cell(cell.policy.label, seed, cell.config_hash)
+        folder.write_cell(result)
+        folder.collect([(cell.policy.label, seed)])
+        folder.finish(finished=True)
+    return rows_frame(result.rows)
+
+
+def load_scenario(
+    config: str | Mapping[str, Any], seed: int = 0, overrides: Mapping[str, Any] | None = None
+) -> Scenario | PlacementScenario:
+    """Build a scenario of any kind; those built last are kept.
+
+    Args:
+        config: Name, or mapping with the keys of a scenario.
+        seed: Seed of generated traces, drawn windows and random VM types.
+        overrides: Changes by dotted key.
+
+    Raises:
+        ConfigError: For a key or value that is not allowed.
+        TraceError: If the trace cannot be read.
+    """
+    raw = load_scenario_config(config) if isinstance(config, str) else dict(config)
+    text = json.dumps([raw, dict(overrides or {})], sort_keys=True, default=str)
+    # Files count by their content: one that was rewritten in place is read again.
+    signed = with_contents([raw, dict(overrides or {})], content_signature)
+    return _load_cached(text, seed, json.dumps(signed, sort_keys=True, default=str))
+
+
+@functools.lru_cache(maxsize=4)
+def _load_cached(text: str, seed: int, _contents: str) -> Scenario | PlacementScenario:
+    raw, overrides = json.loads(text)
+    if raw.get("kind") == "placement":
+        return build_placement_scenario(raw, seed=seed, overrides=overrides)
+    if raw.get("kind") != "replica":
+        return build_scenario(raw, seed=seed, overrides=overrides)
+    return _build_replica(raw, seed, overrides)
+
+
+def _build_replica(raw: Mapping[str, Any], seed: int, overrides: Mapping[str, Any]) -> Scenario:
+    """The replica's hosts and VM types are those of ``planetlab`` and cannot be changed."""
+    from ..replication.quirks import QUIRK_TEXT
+
+    plain = {"_target_": raw.get("_target_"), **asdict(ScenarioConfig())}
+    for key, value in raw.items():
+        changed = value != plain[key] if key in plain else bool(value)
+        if key not in REPLICA_KEYS and changed:
+            raise ConfigError(f"scenario.{key}: fixed in the replica; allowed are: {', '.join(REPLICA_KEYS)}")
+    for name in raw.get("quirks") or {}:
+        if name not in QUIRK_TEXT:
+            raise ConfigError(f"scenario.quirks.{name}: no such quirk; there are: {', '.join(QUIRK_TEXT)}")
+    own = {key: raw[key] for key in REPLICA_KEYS if key in raw}
+    return build_scenario({**load_scenario_config("planetlab"), **own}, seed=seed, overrides=overrides)
+
+
+def scenario_hash(scenario: Scenario | PlacementScenario) -> str:
+    """Fingerprint of the scenario alone: what all cells of a run folder share."""
+    return config_hash(scenario, PolicySpec(""), {})
+
+
+def make_cell(
+    scenario: Scenario | PlacementScenario,
+    policy: str | PolicySpec | Policy,
+    params: Mapping[str, Any] | None = None,
+) -> Cell:
+    """Look a policy up and check its parameters.
+
+    Args:
+        scenario: The scenario.
+        policy: Name, specification or policy.
+        params: Parameters of the policy; they win.
+
+    Raises:
+        ConfigError: For a name, parameter or value that is not allowed, and for a policy that was made for
+            scenarios of another kind.
+    """
+    task = "placement" if isinstance(scenario, PlacementScenario) else "cluster"
+    if isinstance(policy, (str, PolicySpec)):
+        spec = parse_policy(policy) if isinstance(policy, str) else policy
+        spec = PolicySpec(spec.name, {**spec.params, **(params or {})})
+        try:
+            spec.label.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"policy={spec.label!r}: is not UTF-8, so that no table can hold it") from None
+    else:
+        own = PolicySpec(type(policy).__name__)
+        values: dict[str, Any] = {}
+        if is_dataclass(policy) and not isinstance(policy, type):
+            values = asdict(policy)
+        check_task(own.name, policy, task, scenario.name)
+        digests = _digests(policy, None)
+        return Cell(scenario, own, policy, config_hash(scenario, own, {**values, **digests}))
+    if scenario.config.kind == "replica":
+        from .replica_cell import check_replica_policy
+
+        check_replica_policy(spec)
+        return Cell(scenario, spec, None, config_hash(scenario, spec, {}))
+    made = make_policy(spec.name, **spec.params)
+    check_task(spec.name, made, task, scenario.name)
+    named = spec.name in POLICIES
+    digests = _digests(made, getattr(made, "folder", None) if named else Path(spec.name))
+    defaults = policy_defaults(spec.name) if named else {}
+    return Cell(scenario, spec, made, config_hash(scenario, spec, {**defaults, **digests}))
+
+
+def _digests(policy: Policy, folder: Path | None) -> dict[str, str]:
+    """Fingerprints of what decides what a policy does beside its parameters: an agent's files, its code."""
+    content = None if folder is None else content_digest(folder)
+    found = {"content": content, "code": code_digest(type(policy))}
+    return {key: digest for key, digest in found.items() if digest is not None}
+
+
+def run_cell(cell: Cell, seed: int) -> CellResult:
+    """Run a cell.
+
+    Args:
+        cell: The cell.
+        seed: Seed of the environment and of the policy.
+    """
+    scenario = cell.scenario
+    shared = {
+        **cell.keys,
+        "seed": seed,
+        "config_hash": cell.config_hash,
+        "virtgym_version": virtgym_version(),
+        "kind": "rule" if cell.made is None else policy_kind(cell.made),
+    }
+    if isinstance(scenario, PlacementScenario):
+        from .placement_cell import run_placement_cell
+
+        assert cell.made is not None
+        every, table = run_placement_cell(scenario, cell.made, seed, {**cell.keys, "seed": seed})
+        return CellResult([make_row({**shared, **values}) for values in every], table, {})
+    heat: dict[str, Any] = {}
+    if cell.made is None:
+        from .replica_cell import run_replica_cell
+
+        values, steps = run_replica_cell(scenario, cell.policy, seed, {**cell.keys, "seed": seed})
+    else:
+        values, steps, heat = _run_cluster_cell(cell, scenario, cell.made, seed)
+    shared |= {"n_hosts": scenario.cluster.n_hosts, "n_vms": scenario.workload.n_vms}
+    return CellResult([make_row({**shared, **values})], steps, heat)
+
+
+def _run_cluster_cell(
+    cell: Cell, scenario: Scenario, policy: Policy, seed: int
+) -> tuple[dict[str, Any], pd.DataFrame, dict[str, Any]]:
+    env = make_env(scenario, policy)
+    if type(policy) not in _WARM:  # loading compiled kernels takes longer than a day: not the policy's fault
+        rollout(env, policy, seed, heat=False, max_intervals=2)
+        _WARM.add(type(policy))
+    run = rollout(env, policy, seed)
+    env.close()
+    cluster = scenario.cluster
+    values = {
+        "finished": run.finished,
+        "steps": run.record.n,
+        "sim_hours": run.sim_s / 3600.0,
+        "wall_s": run.wall_s,
+        "vm_intervals_per_s": run.record.vm_intervals / run.wall_s if run.wall_s > 0 else math.nan,
+        "memory": scenario.config.memory,
+        **run.metrics,
+        **(policy.plan_metrics() if hasattr(policy, "plan_metrics") else {}),
+    }
+    heat = {
+        "heat": run.record.heat,
+        "host_type": cluster.host_type_of,
+        "type_names": np.array([kind.name for kind in cluster.host_types]),
+        "interval_s": np.float64(cluster.interval_s),
+    }
+    return values, run.record.frame(**{**cell.keys, "seed": seed}), heat

@@ -1,0 +1,161 @@
+"""What is logged of an episode, interval by interval: by the rollout loop, never by the policy.
+
+Inside the loop the recorder only copies a few arrays (a microsecond or two each); everything is worked out
+afterwards, or block by block where an episode is long.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virtgym.envs.sim.models.power import BOOTING, OFF, ON, SHUTTING_DOWN
+from virtgym.envs.sim.models.power_states import FAILED, RESUMING, STANDBY, SUSPENDING
+from virtgym.envs.sim.simulator import Simulator
+from virtgym.envs.sim.state.accumulators import Totals
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["HEAT_IN_TRANSIT", "HEAT_OFF", "HEAT_OVERLOADED", "HEAT_PER_UNIT", "Recorder"]
+
+HEAT_PER_UNIT = 200
+"""Heat value of a host at full load: one step is 0.5 %."""
+HEAT_OVERLOADED = 253
+"""Heat value of a host that was short of CPU at some time in the interval."""
+HEAT_IN_TRANSIT = 254
+"""Heat value of a host that is booting, shutting down, suspending or resuming."""
+HEAT_OFF = 255
+"""Heat value of a host that is off, in standby or failed."""
+
+_IN_TRANSIT = (BOOTING, SHUTTING_DOWN, SUSPENDING, RESUMING)
+_NOT_ON = (OFF, STANDBY, FAILED)
+
+_BLOCK = 64
+_J_PER_KWH = 3.6e6
+
+
+class Recorder:
+    """Log of one episode.
+
+    Args:
+        sim: Simulator of the episode, just reset.
+        heat: Whether to keep the utilisation of every host in every interval.
+    """
+
+    def __init__(self, sim: Simulator, *, heat: bool = True) -> None:
+        self._sim = sim
+        self._state = sim.state
+        capacity = math.ceil(sim.horizon_s / sim.params.interval_s - 1e-9)
+        n_hosts = sim.config.n_hosts
+        self.n = 0
+        self._totals = np.zeros((capacity + 1, len(Totals.places))).view(Totals)
+        self._totals[0] = sim.state.totals
+        self._time_s = np.zeros(capacity + 1)
+        self._time_s[0] = sim.time_s
+        self._waiting = np.zeros(capacity, dtype=np.int64)
+        self._decision_ns = np.zeros(capacity, dtype=np.int64)
+        self._load = np.zeros(capacity)
+        self._ask = np.zeros((_BLOCK, n_hosts))
+        self._power = np.zeros((_BLOCK, n_hosts), dtype=np.int8)
+        self._short_s = np.zeros((_BLOCK + 1, n_hosts))
+        self._short_s[0] = sim.state.host_sat_s
+        self.heat: NDArray[np.uint8] | None = np.zeros((n_hosts, capacity), np.uint8) if heat else None
+
+    def record(self, decision_ns: int) -> None:
+        """Log the interval that has just ended.
+
+        Args:
+            decision_ns: Time the policy took to decide about it, ns.
+        """
+        n, s = self.n, self._state
+        self._totals[n + 1] = s.totals
+        self._time_s[n + 1] = s.clock.now_s
+        self._waiting[n] = s.counters.pending
+        self._decision_ns[n] = decision_ns
+        i = n % _BLOCK
+        self._ask[i] = s.host_ask_mhz
+        self._power[i] = s.host_power_state
+        self._short_s[i + 1] = s.host_sat_s
+        self.n = n + 1
+        if i == _BLOCK - 1:
+            self._flush(_BLOCK)
+
+    def close(self) -> None:
+        """Work out what is left of the last block."""
+        if self.n % _BLOCK:
+            self._flush(self.n % _BLOCK)
+
+    def _flush(self, count: int) -> None:
+        """Turn a block of raw arrays into loads and heat."""
+        first = self.n - count
+        capacity = self._sim.params.host_cpu_mhz
+        power, ask = self._power[:count], self._ask[:count]
+        on = power == ON
+        offered = np.einsum("th,h->t", on, capacity)  # not BLAS: its rounding depends on the CPU
+        asked = np.einsum("th,th->t", on, ask)
+        np.divide(asked, offered, out=self._load[first : self.n], where=offered > 0)
+        if self.heat is not None:
+            used = np.minimum(ask / capacity, 1.0)
+            block = np.rint(used * HEAT_PER_UNIT).astype(np.uint8)
+            short = np.diff(self._short_s[: count + 1], axis=0) > 0
+            block[short & on] = HEAT_OVERLOADED
+            block[np.isin(power, _IN_TRANSIT)] = HEAT_IN_TRANSIT
+            block[np.isin(power, _NOT_ON)] = HEAT_OFF
+            self.heat[:, first : self.n] = block.T
+        self._short_s[0] = self._short_s[count]
+
+    @property
+    def decision_ms(self) -> NDArray[np.float64]:
+        """Time of the policy in every interval, ms."""
+        return self._decision_ns[: self.n] / 1e6
+
+    @property
+    def vm_intervals(self) -> float:
+        """VMs that were there, summed over the intervals."""
+        columns = self.columns()
+        return float((columns["vms_running"] + columns["vms_waiting"]).sum())
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Columns of the per-interval table.
+
+        Rates (``hosts_on``, ``power_w``, ``demand_mhz``, ``unserved_mhz``, ``saturated_hosts``, the
+        imbalances) are exact means over the interval; ``cpu_load``, ``migrations_in_flight`` and the VM
+        counts are those at its end; ``time_s`` is its start.
+        """
+        n = self.n
+        totals = self._totals[: n + 1]
+        delta: Any = np.diff(totals, axis=0)
+        span = np.diff(self._time_s[: n + 1])
+        end: Any = totals[1:]
+        waiting = self._waiting[:n]
+        in_flight = end.mig_started - end.mig_done - end.mig_aborted
+        return {
+            "step": np.arange(n),
+            "time_s": self._time_s[:n],
+            "hosts_on": delta.on_s / span,
+            "power_w": delta.energy_j / span,
+            "energy_kwh": self._sim.params.pue * delta.energy_j / _J_PER_KWH,
+            "cpu_load": self._load[:n],
+            "demand_mhz": delta.requested / span,
+            "unserved_mhz": delta.missed / span,
+            "saturated_hosts": delta.sat_s / span,
+            "migrations": delta.mig_started.astype(np.int64),
+            "migrations_in_flight": in_flight.astype(np.int64),
+            "boots": delta.boots.astype(np.int64),
+            "shutdowns": delta.shutdowns.astype(np.int64),
+            "vms_running": (end.arrivals - end.departures).astype(np.int64) - waiting,
+            "vms_waiting": waiting,
+            "imbalance_cpu": delta.imb_cpu_s / span,
+            "imbalance_mem": delta.imb_mem_s / span,
+            "decision_ms": self.decision_ms,
+        }
+
+    def frame(self, **keys: Any) -> pd.DataFrame:
+        """The per-interval table, with ``keys`` as its first columns."""
+        import pandas as pd
+
+        return pd.DataFrame({**{k: [v] * self.n for k, v in keys.items()}, **self.columns()})

@@ -1,0 +1,144 @@
+"""The one loop that runs every kind of policy: rules, solvers and agents."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+import virtgym.envs  # noqa: F401 - registers the environments
+from virtgym.envs.scenarios.scenario import Scenario
+from virtgym.envs.sim.decisions import Decisions
+from virtgym.envs.sim.simulator import Simulator
+from virtgym.policies.base import Policy
+
+from .recording import Recorder
+
+__all__ = ["Rollout", "make_env", "policy_rng", "rollout"]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One episode.
+
+    Attributes:
+        metrics: The metrics of model.md §11 by name.
+        record: What happened in every interval.
+        wall_s: Time of the loop, s: environment, simulator and policy, without building them.
+        sim_s: Simulated time, s.
+        finished: Whether the horizon was reached.
+    """
+
+    metrics: dict[str, float]
+    record: Recorder
+    wall_s: float
+    sim_s: float
+    finished: bool
+
+
+def policy_rng(seed: int) -> np.random.Generator:
+    """The policy's own stream of random numbers: the third child of the seed (a scenario takes two)."""
+    return np.random.default_rng(np.random.SeedSequence(seed).spawn(3)[2])
+
+
+def make_env(scenario: Scenario, policy: Policy | None = None, **options: Any) -> gym.Env[Any, Any]:
+    """Make ``virtgym/Cluster-v0`` for a policy.
+
+    Args:
+        scenario: The scenario.
+        policy: Its ``arrival_in`` (or ``arrival``) says who places arriving VMs.
+        **options: Further arguments of the environment.
+    """
+    choose = getattr(policy, "arrival_in", None)
+    rule = getattr(policy, "arrival", None) if choose is None else choose(scenario.cluster)
+    options.setdefault("arrival", rule)
+    # Rules and solvers read the view: observations would be written for nobody.
+    options.setdefault("observe", policy is None or not _plans(policy))
+    # The suite runs Gymnasium's checker; here it would only cost time.
+    return gym.make("virtgym/Cluster-v0", scenario=scenario, disable_env_checker=True, **options)
+
+
+def _plans(policy: Policy) -> bool:
+    return hasattr(policy, "plan")
+
+
+def rollout(
+    env: gym.Env[Any, Any],
+    policy: Policy,
+    seed: int = 0,
+    *,
+    heat: bool = True,
+    max_intervals: int | None = None,
+) -> Rollout:
+    """Run one episode.
+
+    Args:
+        env: ``virtgym/Cluster-v0``.
+        policy: A policy of any kind.
+        seed: Seed of the environment and of the policy.
+        heat: Whether to keep the utilisation of every host in every interval.
+        max_intervals: Stop earlier.
+
+    Returns:
+        Metrics and log.
+    """
+    limit = max_intervals if max_intervals is not None else 2**62
+    observation, _ = env.reset(seed=seed)
+    sim: Simulator = env.unwrapped.sim  # type: ignore[attr-defined]
+    policy.reset(sim.view, policy_rng(seed))
+    record = Recorder(sim, heat=heat)
+    start = time.perf_counter()
+    run = _run_planner if _plans(policy) else _run_agent
+    run(env, sim, policy, record, observation, limit)
+    wall_s = time.perf_counter() - start
+    record.close()
+    metrics = sim.metrics()
+    if record.n:
+        p50, p99 = np.percentile(record.decision_ms, (50, 99))
+        metrics["decision_ms_p50"], metrics["decision_ms_p99"] = float(p50), float(p99)
+    return Rollout(metrics, record, wall_s, sim.time_s, sim.done)
+
+
+def _run_planner(
+    env: gym.Env[Any, Any], sim: Simulator, policy: Policy, record: Recorder, observation: Any, limit: int
+) -> None:
+    """Policies that plan an interval at once: one step of the environment per interval."""
+    step, predict, clock = env.step, policy.predict, time.perf_counter_ns
+    state = None
+    over = sim.done
+    while not over and record.n < limit:
+        before = clock()
+        decisions, state = predict(observation, state)
+        spent = clock() - before
+        observation, _, terminated, truncated, _ = step(decisions)
+        over = terminated or truncated
+        record.record(spent)
+
+
+def _run_agent(
+    env: gym.Env[Any, Any], sim: Simulator, policy: Policy, record: Recorder, observation: Any, limit: int
+) -> None:
+    """Policies that read observations: many steps may make one interval, whose decision times add up."""
+    clock = time.perf_counter_ns
+    masks: Callable[[], Any] | None = getattr(env.unwrapped, "action_masks", None)
+    state: Any = None
+    begins = np.ones(1, dtype=bool)
+    over = sim.done
+    now, spent = sim.time_s, 0
+    while not over and record.n < limit:
+        mask = masks() if masks is not None else None
+        before = clock()
+        action, state = policy.predict(observation, state, begins, True, mask)
+        spent += clock() - before
+        begins[0] = False
+        if not isinstance(action, Decisions):
+            action = np.asarray(action).reshape(env.action_space.shape or ())[()]
+        observation, _, terminated, truncated, _ = env.step(action)
+        over = terminated or truncated
+        if sim.time_s > now:
+            record.record(spent)
+            now, spent = sim.time_s, 0

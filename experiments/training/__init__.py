@@ -1,0 +1,1 @@
+"""Training of agents, and sweeps of trainings."""

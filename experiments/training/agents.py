@@ -1,0 +1,372 @@
+"""Agents that can be trained: their typed settings, and what makes a learner of them.
+
+An agent of your own is one entry: a dataclass derived from ``AgentConfig``, a function that makes a
+``train_learners.Learner`` of it, and ``register_agent``; those that ship also have ``conf/agent/NAME.yaml``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from virtgym.envs.errors import ConfigError
+from virtgym.envs.placement.observations import OBSERVATIONS
+from virtgym.policies.learned.architecture import ACTIVATIONS, NETWORKS
+from virtgym.policies.placement.rules import rule_number
+
+from ..config.overrides import hint
+
+__all__ = [
+    "AGENTS",
+    "A2cConfig",
+    "AgentConfig",
+    "AgentKind",
+    "DqnConfig",
+    "MaskablePpoConfig",
+    "PpoConfig",
+    "RolloutConfig",
+    "agent_kind",
+    "check_whole",
+    "register_agent",
+]
+
+
+_MOST = 1 << 53
+
+
+def check_whole(key: str, value: float) -> None:
+    """Refuse a whole number that neither a float nor a kernel can count to.
+
+    Raises:
+        ConfigError: Naming the key.
+    """
+    if isinstance(value, int) and value > _MOST:
+        raise ConfigError(
+            f"{key}={value:.6g}: must be at most 2^53" if value < 1e300 else f"{key}: must be at most 2^53"
+        )
+
+
+@dataclass
+class AgentConfig:
+    """Settings that every agent has.
+
+    Attributes:
+        name: Its name.
+        description: One line for ``virtgym list agents``.
+        observation: What is observed: ``basic``, or ``slots``, with more columns.
+        network: ``equivariant`` (any number of hosts) or ``mlp``.
+        hidden: Widths of hidden layers; ``equivariant`` has two of the same width.
+        activation: ``relu`` or ``tanh``.
+        learning_rate: Step size of the optimiser.
+        schedule: ``linear``: the step size falls to 0 over the training; or ``constant``.
+        gamma: Discount per decision.
+        max_grad_norm: Gradients are shortened to this length.
+    """
+
+    name: str = ""
+    description: str = ""
+    observation: str = "slots"
+    network: str = "equivariant"
+    hidden: list[int] = field(default_factory=lambda: [64, 64])
+    activation: str = "relu"
+    learning_rate: float = 3e-4
+    schedule: str = "linear"
+    gamma: float = 0.99
+    max_grad_norm: float = 0.5
+
+    def check(self) -> None:
+        """Refuse impossible values.
+
+        Raises:
+            ConfigError: Naming the key and what is allowed.
+        """
+        choices = (
+            ("observation", OBSERVATIONS),
+            ("network", NETWORKS),
+            ("activation", ACTIVATIONS),
+            ("schedule", ("linear", "constant")),
+        )
+        for key, allowed in choices:
+            if (value := getattr(self, key)) not in allowed:
+                raise ConfigError(
+                    f"agent.{key}={value}: must be one of {', '.join(allowed)}{hint(value, allowed)}"
+                )
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, bool | str) or value is None or f.name == "rules":
+                continue
+            for number in value if isinstance(value, list) else [value]:
+                if not 0.0 <= number < float("inf"):
+                    raise ConfigError(f"agent.{f.name}={value}: must be at least 0 and finite")
+                check_whole(f"agent.{f.name}", number)
+        for key in ("gamma", "gae_lambda", "tau", "exploration_fraction", "exploration_final"):
+            if getattr(self, key, 0.0) > 1.0:
+                raise ConfigError(f"agent.{key}={getattr(self, key)}: must be at most 1")
+        for key in ("learning_rate", "n_steps", "batch_size", "n_epochs", "buffer_size", "train_freq"):
+            if getattr(self, key, 1) <= 0:
+                raise ConfigError(f"agent.{key}={getattr(self, key)}: must be positive")
+
+    def arrays(self, num_envs: int, width: int, n_actions: int) -> dict[str, float]:
+        """Numbers of the largest arrays of a training, by the keys that say how many.
+
+        Args:
+            num_envs: Environments that step together.
+            width: Numbers of an observation.
+            n_actions: Actions.
+        """
+        return {"num_envs x scenario.placement.n_hosts": num_envs * 4.0 * (width + n_actions)}
+
+
+@dataclass
+class PpoConfig(AgentConfig):
+    """Settings of PPO; they mean what they mean in Stable-Baselines3.
+
+    Attributes:
+        n_steps: Steps of each environment per rollout.
+        batch_size: Transitions of a minibatch.
+        n_epochs: Passes over a rollout.
+        gae_lambda: λ of the advantages.
+        clip_range: Bound of the policy's ratio.
+        ent_coef: Weight of the entropy.
+        vf_coef: Weight of the value's error.
+        target_kl: An update ends when the policy has moved so far; null = never.
+        scale_reward: Whether rewards are divided by the running deviation of returns.
+    """
+
+    learning_rate: float = 1e-3
+    n_steps: int = 64
+    batch_size: int = 1024
+    n_epochs: int = 4
+    gae_lambda: float = 0.99
+    clip_range: float = 0.2
+    ent_coef: float = 0.0
+    vf_coef: float = 0.5
+    target_kl: float | None = None
+    scale_reward: bool = True
+
+    def arrays(self, num_envs: int, width: int, n_actions: int) -> dict[str, float]:
+        """As ``AgentConfig.arrays``."""
+        return _rollout_arrays(self, num_envs, width, n_actions)
+
+
+def _rollout_arrays(
+    config: PpoConfig | A2cConfig, num_envs: int, width: int, n_actions: int
+) -> dict[str, float]:
+    """Numbers of what PPO and A2C collect between updates, once in the buffer and once in minibatches."""
+    return {"num_envs x agent.n_steps": 2.0 * num_envs * config.n_steps * (width + n_actions + 8)}
+
+
+@dataclass
+class MaskablePpoConfig(PpoConfig):
+    """Settings of sb3-contrib's MaskablePPO, those of PPO."""
+
+
+@dataclass
+class A2cConfig(AgentConfig):
+    """Settings of A2C; they mean what they mean in Stable-Baselines3.
+
+    Attributes:
+        n_steps: Steps of each environment per update.
+        gae_lambda: λ of the advantages.
+        ent_coef: Weight of the entropy.
+        vf_coef: Weight of the value's error.
+        scale_reward: Whether rewards are divided by the running deviation of returns.
+    """
+
+    learning_rate: float = 7e-4
+    n_steps: int = 16
+    gae_lambda: float = 0.95
+    ent_coef: float = 0.0
+    vf_coef: float = 0.5
+    scale_reward: bool = True
+
+    def arrays(self, num_envs: int, width: int, n_actions: int) -> dict[str, float]:
+        """As ``AgentConfig.arrays``."""
+        return _rollout_arrays(self, num_envs, width, n_actions)
+
+
+@dataclass
+class DqnConfig(AgentConfig):
+    """Settings of DQN; they mean what they mean in Stable-Baselines3.
+
+    Attributes:
+        buffer_size: Transitions that are kept.
+        learning_starts: Transitions before the first update.
+        batch_size: Transitions of an update.
+        train_freq: Steps of all environments between updates.
+        gradient_steps: Updates then.
+        tau: How far the target network moves each time.
+        target_update_interval: Transitions between moves of the target network.
+        exploration_fraction: Part of the training over which epsilon falls from 1.
+        exploration_final: Epsilon afterwards.
+    """
+
+    learning_rate: float = 1e-3
+    max_grad_norm: float = 10.0
+    buffer_size: int = 200_000
+    learning_starts: int = 20_000
+    batch_size: int = 1024
+    train_freq: int = 1
+    gradient_steps: int = 1
+    tau: float = 1.0
+    target_update_interval: int = 20_000
+    exploration_fraction: float = 0.2
+    exploration_final: float = 0.02
+
+    def arrays(self, num_envs: int, width: int, n_actions: int) -> dict[str, float]:
+        """As ``AgentConfig.arrays``."""
+        kept = max(self.buffer_size, num_envs) * (2.0 * width + 8)
+        batch = float(self.batch_size) * (4 * width + n_actions)
+        return {
+            **super().arrays(num_envs, width, n_actions),
+            "agent.buffer_size": kept,
+            "agent.batch_size": batch,
+        }
+
+
+_PLAYERS = ("first_host_emptier_node", "best_host_emptier_node", "balance_fit", "first_fit")
+
+
+@dataclass
+class RolloutConfig(AgentConfig):
+    """Settings of rollout policy iteration.
+
+    Attributes:
+        rules: Who plays the windows of the first rounds; each window draws one.
+        base: The rule that plays on from trials in these rounds.
+        rule_share: Share of the training in which rules do so; afterwards the network does both.
+        horizon: Decisions for which the network plays on from a trial, then ``first_host_emptier_node`` does.
+        probability: Of a state being compared.
+        noise: Of a random action in the games, so that states vary.
+        states: States compared in a round.
+        batch_size: States of a minibatch.
+        n_epochs: Passes over a round's states.
+        ent_coef: β.
+        cost_scale_s: c, s.
+        level_weight: l.
+        cost_cap_s: Costs are cut off here, s: the few worst games decide nothing else.
+        average: Weight of the past in the moving average of the weights, per minibatch.
+        population: Networks that learn from the same comparisons.
+        selection_windows: Training windows whose trimmed mean of waits decides which of them is the policy.
+    """
+
+    hidden: list[int] = field(default_factory=lambda: [32, 32])
+    learning_rate: float = 1e-3
+    gamma: float = 1.0
+    rules: list[str] = field(default_factory=lambda: list(_PLAYERS))
+    base: str = "first_host_emptier_node"
+    rule_share: float = 1.0
+    horizon: int = 60
+    probability: float = 0.05
+    noise: float = 0.05
+    states: int = 8192
+    batch_size: int = 1024
+    n_epochs: int = 4
+    ent_coef: float = 0.05
+    cost_scale_s: float = 30_000.0
+    level_weight: float = 0.0
+    cost_cap_s: float = 1e6
+    average: float = 0.99
+    population: int = 12
+    selection_windows: int = 500
+
+    def check(self) -> None:
+        """Refuse impossible values.
+
+        Raises:
+            ConfigError: Naming the key and what is allowed.
+        """
+        if not self.rules:
+            raise ConfigError("agent.rules=[]: name at least one rule of the placement game")
+        for name in (*self.rules, self.base):
+            rule_number(name)
+        super().check()
+        for key in ("rule_share", "probability", "noise", "average"):
+            if getattr(self, key) > 1.0:
+                raise ConfigError(f"agent.{key}={getattr(self, key)}: must be at most 1")
+        for key in ("probability", "states", "cost_scale_s", "cost_cap_s", "population", "selection_windows"):
+            if getattr(self, key) <= 0:
+                raise ConfigError(f"agent.{key}={getattr(self, key)}: must be positive")
+        if self.average == 1.0:
+            raise ConfigError("agent.average=1: must be below 1, or nothing is ever learned")
+        if self.network != "equivariant" or self.activation != "relu":
+            raise ConfigError(f"agent={self.name}: plays equivariant networks with relu only")
+
+    def arrays(self, num_envs: int, width: int, n_actions: int) -> dict[str, float]:
+        """As ``AgentConfig.arrays``."""
+        return {
+            "agent.states": float(self.states) * (2 * width + 8 * n_actions),
+            "agent.states / agent.probability": 40.0 * self.states / self.probability,  # windows drawn
+            "agent.selection_windows": 8.0 * self.selection_windows,
+            "agent.population": 6.0 * self.population * sum(self.hidden) * (width + 8 * max(self.hidden)),
+        }
+
+
+@dataclass(frozen=True)
+class AgentKind:
+    """How an agent is trained.
+
+    Attributes:
+        config: Its settings, a dataclass derived from ``AgentConfig``.
+        factory: ``module:function`` that makes a learner of a ``TrainTask`` and the settings; imported only
+            when it trains.
+    """
+
+    config: type[AgentConfig]
+    factory: str
+
+    def make_learner(self, task: Any, config: AgentConfig) -> Any:
+        """Make the learner.
+
+        Raises:
+            ConfigError: If what it needs is not installed.
+        """
+        module, _, function = self.factory.partition(":")
+        try:
+            make: Callable[[Any, AgentConfig], Any] = getattr(importlib.import_module(module), function)
+        except ModuleNotFoundError as error:
+            if str(error.name).startswith("virtgym"):
+                raise
+            raise ConfigError(
+                f"agent={config.name}: needs {error.name}, which is not installed; "
+                "install PyTorch and the extra: pip install 'virtgym[rl]'"
+            ) from None
+        return make(task, config)
+
+
+_SB3 = "virtgym.experiments.training.sb3:make_sb3_learner"
+
+AGENTS: dict[str, AgentKind] = {
+    "ppo": AgentKind(PpoConfig, _SB3),
+    "a2c": AgentKind(A2cConfig, _SB3),
+    "dqn": AgentKind(DqnConfig, _SB3),
+    "maskable_ppo": AgentKind(MaskablePpoConfig, _SB3),
+    "rollout_iteration": AgentKind(RolloutConfig, f"{__package__}.rollouts:make_rollout_learner"),
+}
+"""Every agent by name."""
+
+
+def register_agent(name: str, config: type[AgentConfig], factory: str) -> None:
+    """Add an agent.
+
+    Args:
+        name: Its name.
+        config: Its settings.
+        factory: ``module:function`` that makes a learner of a ``TrainTask`` and the settings.
+    """
+    AGENTS[name] = AgentKind(config, factory)
+
+
+def agent_kind(name: str) -> AgentKind:
+    """Look an agent up.
+
+    Raises:
+        ConfigError: If there is none of this name.
+    """
+    if name not in AGENTS:
+        raise ConfigError(
+            f"agent={name}: no such agent{hint(name, AGENTS)}; there are: {', '.join(sorted(AGENTS))}"
+        )
+    return AGENTS[name]

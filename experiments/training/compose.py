@@ -1,0 +1,211 @@
+"""From overrides to a checked training, by the same rules as the other commands."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from virtgym.envs.errors import ConfigError
+from virtgym.policies.learned.architecture import Architecture, Layout
+
+from ..config.compose import (
+    _PATH_KEYS,
+    _check_grammar,
+    _check_key,
+    _of_its_kind,
+    _one_line,
+    _rewrite,
+    _typed_keys,
+)
+from ..config.listing import experiment_agent, list_names
+from ..config.overrides import hint, last_value, quote, split_list, split_outer, split_override, unquote
+from .agents import AGENTS, AgentConfig, agent_kind
+from .schema import TrainConfig, check_train_values
+
+__all__ = [
+    "TrainRun",
+    "check_train_keys",
+    "compose_training",
+    "flat_difference",
+    "make_run",
+    "store_schemas",
+]
+
+_PATHS = ("out", "initial", "import_zip", *_PATH_KEYS)
+
+
+@dataclass(frozen=True)
+class TrainRun:
+    """A checked training.
+
+    Attributes:
+        config: The resolved configuration as plain data.
+        scenario: Its scenario, as ``load_scenario`` takes it.
+        agent: The learner's settings.
+    """
+
+    config: dict[str, Any]
+    scenario: dict[str, Any]
+    agent: AgentConfig
+
+
+def store_schemas() -> None:
+    """Tell Hydra the types of every key."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    for name, kind in AGENTS.items():
+        store.store(group="agent", name=f"{name}_schema", node=kind.config)
+        if name not in list_names("agent"):  # registered by somebody else, without a file
+            store.store(group="agent", name=name, node=kind.config(name=name))
+
+
+def compose_training(arguments: Sequence[str]) -> TrainRun:
+    """Compose and check a training.
+
+    Args:
+        arguments: Overrides as typed.
+
+    Returns:
+        The training.
+
+    Raises:
+        ConfigError: One line that names the key, what is wrong and what is allowed.
+    """
+    from hydra import compose, initialize_config_module
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    texts = check_train_keys(arguments)
+    for text in texts:
+        _check_grammar(text)
+    store_schemas()
+    try:
+        with initialize_config_module("virtgym.conf", version_base="1.3"):
+            config = compose("train", overrides=texts)
+        plain = OmegaConf.to_container(config, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_one_line(error)) from None
+    assert isinstance(plain, dict)
+    typed = _typed_keys([split_override(text) for text in arguments])
+    return make_run({str(key): value for key, value in plain.items()}, typed)
+
+
+def make_run(config: dict[str, Any], typed: Sequence[str] = ()) -> TrainRun:
+    """Check a composed configuration.
+
+    Args:
+        config: Plain data with the keys of ``TrainConfig``.
+        typed: Keys of the scenario that were typed.
+
+    Raises:
+        ConfigError: If a value is impossible, or the scenario is not one of placement.
+    """
+    config = {key: value for key, value in config.items() if key != "hydra"}
+    check_train_values(config)
+    kind = agent_kind(str(config["agent"].get("name")))
+    agent = kind.config(**config["agent"])
+    agent.check()
+    if config["scenario"]["kind"] != "placement":
+        raise ConfigError(
+            f"scenario={config['scenario']['name']}: agents are trained on scenarios of kind placement, like "
+            "huawei_placement (virtgym list scenarios)"
+        )
+    config["scenario"] = _of_its_kind(config["scenario"], typed)
+    scenario = {key: value for key, value in config["scenario"].items() if key != "_target_"}
+    _check_memory(config, agent)
+    return TrainRun({**config, "scenario": scenario}, scenario, agent)
+
+
+def _check_memory(config: dict[str, Any], agent: AgentConfig) -> None:
+    """Refuse a training whose arrays are larger than the memory, before any is made.
+
+    Raises:
+        ConfigError: Naming the keys that ask for most.
+    """
+    game = config["scenario"]["placement"]
+    n_nodes = 2 * int(game["n_hosts"])
+    sizes = Layout.current(agent.observation, game["queue_window"]).sizes
+    width = n_nodes * sizes[0] + sizes[1] + sizes[2]
+    fixed = n_nodes if agent.network == "mlp" else 0
+    Architecture(
+        agent.network, *sizes, fixed, 0, tuple(agent.hidden), agent.activation
+    )  # refuses what is too large
+    arrays = agent.arrays(config["num_envs"], width, n_nodes + 2)
+    needed, there = 4.0 * sum(arrays.values()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ConfigError(
+            f"{max(arrays, key=arrays.__getitem__)}: the training needs about {needed / 2**30:,.3g} GiB with "
+            f"observations of {width:,} numbers; this machine has {there / 2**30:,.3g} GiB"
+        )
+
+
+def check_train_keys(arguments: Sequence[str], *, sweep: bool = False) -> list[str]:
+    """Refuse keys and choices that do not exist, and bring the others into the form that Hydra takes.
+
+    Args:
+        arguments: Overrides as typed.
+        sweep: Whether a key may have several values, and ``hydra`` keys may be set.
+
+    Returns:
+        Overrides for Hydra.
+
+    Raises:
+        ConfigError: Naming the key and its neighbours.
+    """
+    pairs = [split_override(text) for text in arguments]
+    pairs = [("import_zip" if key == "import" else key, value) for key, value in pairs]
+    of_experiment = experiment_agent(unquote(last_value(pairs, "experiment") or ""))
+    agents = _values(last_value(pairs, "agent") or of_experiment or "maskable_ppo", sweep)
+    texts = []
+    for key, value in pairs:
+        first = key.split(".")[0].split("/")[0]
+        if first == "hydra":
+            if not sweep:
+                raise ConfigError(f"{key}={value}: hydra's own keys are for sweeps, with -m")
+            texts.append(f"{key}={value}")
+            continue
+        for one in _values(value, sweep) if key in ("scenario", "agent", "experiment") else [value]:
+            if key == "agent":
+                agent_kind(one)
+            else:
+                _check_key("train", key, one)
+        if first == "agent" and key != "agent":
+            _check_agent_key(key, agents)
+        if key in _PATHS:
+            several = split_outer(value) if sweep and key != "out" else [value]
+            texts.append(f"{key}={','.join(map(quote, several))}")
+        else:
+            texts.append(_rewrite(key, value))
+    return texts
+
+
+def _values(value: str, sweep: bool) -> list[str]:
+    return split_list(value) if sweep and "," in value else [unquote(value)]
+
+
+def _check_agent_key(key: str, agents: Sequence[str]) -> None:
+    for name in agents:
+        allowed = [f.name for f in fields(agent_kind(name).config) if f.name not in ("name", "description")]
+        part = key.split(".")[1]
+        if part not in allowed:
+            raise ConfigError(
+                f"{key}: {name} has no such key{hint(part, allowed)}; allowed are: {', '.join(allowed)}"
+            )
+
+
+def flat_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two configurations, ``key: there, now`` each."""
+    mine, theirs = _flat(new), _flat(old)
+    keys = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
+    return [f"{key}: {theirs.get(key)} there, {mine.get(key)} now" for key in keys]
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, Mapping):
+        return {prefix[:-1]: tree}
+    return {k: v for key, inner in tree.items() for k, v in _flat(inner, f"{prefix}{key}.").items()}

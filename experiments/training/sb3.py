@@ -1,0 +1,369 @@
+"""Stable-Baselines3's algorithms as learners."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.logger import KVWriter, Logger
+
+from virtgym.envs.errors import ConfigError
+from virtgym.envs.files import read_bytes
+from virtgym.envs.placement.observations import OBSERVATIONS
+from virtgym.policies.learned.architecture import Architecture, Layout
+from virtgym.policies.learned.sb3_algorithms import (
+    BatchedA2C,
+    BatchedDQN,
+    BatchedMaskablePPO,
+    BatchedPPO,
+    BatchedReplayBuffer,
+    BatchedRolloutBuffer,
+    MaskedRolloutBuffer,
+    RewardScale,
+)
+from virtgym.policies.learned.sb3_policies import ActorCriticNetPolicy, MaskableNetPolicy, QNetPolicy
+from virtgym.policies.learned.storage import Member
+
+from .agents import A2cConfig, AgentConfig, DqnConfig, MaskablePpoConfig, PpoConfig
+from .learners import Arrays, TrainTask
+from .torch_state import by_prefix, optimizer_arrays, restore_optimizer
+
+__all__ = ["Sb3Learner", "load_sb3_zip", "make_sb3_learner"]
+
+LARGEST_ZIP = 1 << 30
+"""Most bytes of a zip that is imported, packed and unpacked."""
+
+_NUMBERS = ("num_timesteps", "_n_updates", "_n_calls", "_episode_num", "exploration_rate")
+"""Counters of a model that a checkpoint holds."""
+
+
+class _Recorder(KVWriter):
+    """Keeps the last measurements that an algorithm logged."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, float] = {}
+
+    def write(self, key_values: dict[str, Any], key_excluded: Any, step: int = 0) -> None:
+        """Keep numbers."""
+        self.last.update(
+            {k: float(v) for k, v in key_values.items() if isinstance(v, (int, float, np.number))}
+        )
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _rate(config: AgentConfig) -> Any:
+    """Step size by remaining progress."""
+    base = config.learning_rate
+    return base if config.schedule == "constant" else lambda remaining: base * remaining
+
+
+def make_sb3_learner(task: TrainTask, config: AgentConfig) -> Sb3Learner:
+    """Make a learner of PPO, A2C, DQN or MaskablePPO.
+
+    Args:
+        task: What is to be learned.
+        config: The algorithm's settings; their class says which.
+
+    Raises:
+        ConfigError: If the settings do not fit the task.
+    """
+    torch.set_num_threads(1)
+    if task.n_extra and not isinstance(config, MaskablePpoConfig):
+        raise ConfigError(
+            f"agent={config.name}: reads legal actions off the observation, which tells those of nodes only; "
+            "with allow_reject or queue_window use agent=maskable_ppo"
+        )
+    envs = task.vec_env(observation=config.observation)
+    # SB3 given a seed would seed the global generators of Python and NumPy, which are not its to seed.
+    torch.manual_seed(task.seeds(1)[0])
+    shared: dict[str, Any] = {
+        "env": envs,
+        "learning_rate": _rate(config),
+        "gamma": config.gamma,
+        "max_grad_norm": config.max_grad_norm,
+        "policy_kwargs": {
+            "network": config.network,
+            "hidden": tuple(config.hidden),
+            "activation": config.activation,
+            "queue_window": task.scenario.placement.queue_window,
+            "observation": config.observation,
+        },
+        "device": "cpu",
+    }
+    return Sb3Learner(task, config, _make_model(config, shared, task), envs)
+
+
+def _make_model(config: AgentConfig, shared: dict[str, Any], task: TrainTask) -> Any:
+    if isinstance(config, DqnConfig):
+        return BatchedDQN(
+            policy=QNetPolicy,
+            replay_buffer_class=BatchedReplayBuffer,
+            buffer_size=config.buffer_size,
+            learning_starts=config.learning_starts,
+            batch_size=config.batch_size,
+            train_freq=config.train_freq,
+            gradient_steps=config.gradient_steps,
+            tau=config.tau,
+            target_update_interval=max(config.target_update_interval, task.num_envs),
+            exploration_fraction=config.exploration_fraction,
+            exploration_final_eps=config.exploration_final,
+            **shared,
+        )
+    if isinstance(config, A2cConfig):
+        keys: tuple[str, ...] = ("n_steps", "gae_lambda", "ent_coef", "vf_coef")
+        own: dict[str, Any] = {key: getattr(config, key) for key in keys}
+        return BatchedA2C(
+            policy=ActorCriticNetPolicy, rollout_buffer_class=BatchedRolloutBuffer, **own, **shared
+        )
+    assert isinstance(config, PpoConfig)
+    keys = ("n_steps", "n_epochs", "gae_lambda", "clip_range", "ent_coef", "vf_coef", "target_kl")
+    own = {key: getattr(config, key) for key in keys}
+    own["batch_size"] = min(config.batch_size, config.n_steps * task.num_envs)
+    if own["batch_size"] < 2:
+        raise ConfigError(
+            f"agent.batch_size={config.batch_size}: must be at least 2 (num_envs * n_steps, too)"
+        )
+    if isinstance(config, MaskablePpoConfig):
+        return BatchedMaskablePPO(
+            policy=MaskableNetPolicy, rollout_buffer_class=MaskedRolloutBuffer, **own, **shared
+        )
+    return BatchedPPO(policy=ActorCriticNetPolicy, rollout_buffer_class=BatchedRolloutBuffer, **own, **shared)
+
+
+class Sb3Learner:
+    """Drives a model of Stable-Baselines3 in chunks, and takes its state apart into arrays.
+
+    Args:
+        task: What is to be learned.
+        config: The algorithm's settings.
+        model: The model.
+        envs: Its environments.
+    """
+
+    def __init__(self, task: TrainTask, config: AgentConfig, model: Any, envs: Any) -> None:
+        self.task = task
+        self.config = config
+        self.model = model
+        self.envs = envs
+        self._recorder = _Recorder()
+        model.set_logger(Logger(folder=None, output_formats=[self._recorder]))
+        model.total_timesteps = task.total_timesteps
+        model.rng = np.random.default_rng(np.random.SeedSequence(task.seeds(2)[1]))
+        if getattr(config, "scale_reward", False):
+            model.reward_scale = RewardScale(task.num_envs, config.gamma)
+
+    @property
+    def timesteps(self) -> int:
+        """Decisions learned from so far."""
+        return int(self.model.num_timesteps)
+
+    def learn_chunk(self, timesteps: int) -> dict[str, float]:
+        """Learn from one rollout (PPO, A2C: several short ones; DQN: some steps)."""
+        unit = self.task.num_envs * int(getattr(self.config, "n_steps", 16))
+        wanted = max(1, min(timesteps, max(unit, 16_384)))
+        self.model.learn(wanted, reset_num_timesteps=False, log_interval=None)
+        self.model.logger.dump(step=self.timesteps)
+        found = {
+            name.removeprefix("train/"): value
+            for name, value in self._recorder.last.items()
+            if name.startswith("train/") and name != "train/n_updates"
+        }
+        episodes = list(self.model.ep_info_buffer)
+        if episodes:
+            found["episode_reward"] = float(np.mean([e["r"] for e in episodes]))
+            found["episode_steps"] = float(np.mean([e["l"] for e in episodes]))
+            found["episode_wait_s"] = float(np.mean([e["total_wait_s"] for e in episodes]))
+        return found
+
+    @property
+    def _layout(self) -> Layout:
+        return Layout.current(self.config.observation, self.task.scenario.placement.queue_window)
+
+    @property
+    def _network(self) -> Any:
+        policy = self.model.policy
+        return policy.q_net.net if isinstance(self.config, DqnConfig) else policy.net
+
+    def snapshot(self) -> tuple[Member, ...]:
+        """The policy as it is now."""
+        net = self._network
+        weights = {name: value.numpy().copy() for name, value in net.state_dict().items()}
+        scores = "values" if isinstance(self.config, DqnConfig) else "logits"
+        return (Member(net.architecture, self._layout, weights, scores),)
+
+    def load_member(self, member: Member) -> None:
+        """Begin with the weights of an agent.
+
+        Raises:
+            ConfigError: If it is of another architecture, or reads other columns.
+        """
+        net = self._network
+        if (observation := member.layout.observation()) != self.config.observation:
+            raise ConfigError(
+                f"agent.observation={self.config.observation}: the agent to begin with reads {observation}; "
+                f"use agent.observation={observation}"
+            )
+        if member.architecture != net.architecture or member.layout != self._layout:
+            raise ConfigError(
+                f"import: the agent is {member.architecture.to_dict()}, "
+                f"and {net.architecture.to_dict()} is to be trained"
+            )
+        net.load_state_dict({name: torch.from_numpy(w.copy()) for name, w in member.weights.items()})
+        if isinstance(self.config, DqnConfig):
+            self.model.policy.q_net_target.load_state_dict(self.model.policy.q_net.state_dict())
+
+    def arrays(self) -> tuple[Arrays, dict[str, Any]]:
+        """Networks, optimiser, environments, generators and, for DQN, the replay buffer."""
+        model = self.model
+        found: Arrays = {f"policy/{k}": v.numpy().copy() for k, v in model.policy.state_dict().items()}
+        found |= {f"optimizer/{k}": v for k, v in optimizer_arrays(model.policy.optimizer).items()}
+        found["torch_rng"] = torch.get_rng_state().numpy()
+        state: dict[str, Any] = {k: getattr(model, k) for k in _NUMBERS if hasattr(model, k)}
+        state["rng"] = model.rng.bit_generator.state
+        state["episodes"] = list(model.ep_info_buffer or [])
+        if model._last_obs is not None:
+            found["last_obs"], found["last_starts"] = model._last_obs, model._last_episode_starts
+            found |= {f"env/{k}": v for k, v in self.envs.batch.export_state().items()}
+        if getattr(model, "reward_scale", None) is not None:
+            found["returns"], found["moments"] = model.reward_scale.returns, model.reward_scale.moments
+        if isinstance(self.config, DqnConfig):
+            buffer = model.replay_buffer
+            state["replay"] = {"pos": int(buffer.pos), "full": bool(buffer.full)}
+            n = buffer.buffer_size if buffer.full else buffer.pos
+            found |= {f"replay/{name}": getattr(buffer, name)[:n] for name in _REPLAY}
+        return found, json.loads(json.dumps(state, default=_plain))
+
+    def restore(self, arrays: Arrays, state: dict[str, Any]) -> None:
+        """Take up where ``arrays`` was called."""
+        model = self.model
+        parts = by_prefix(arrays)
+        model.policy.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in parts["policy"].items()})
+        restore_optimizer(model.policy.optimizer, parts.get("optimizer", {}))
+        for key in _NUMBERS:
+            if key in state:
+                setattr(model, key, state[key])
+        model.rng.bit_generator.state = state["rng"]
+        if model.ep_info_buffer is None:
+            from collections import deque
+
+            model.ep_info_buffer = deque(maxlen=model._stats_window_size)
+            model.ep_success_buffer = deque(maxlen=model._stats_window_size)
+        model.ep_info_buffer.extend(state["episodes"])
+        if "last_obs" in arrays:
+            model._last_obs, model._last_episode_starts = arrays["last_obs"], arrays["last_starts"]
+            self.envs.reset()
+            self.envs.batch.import_state(parts["env"])
+        if "returns" in arrays and model.reward_scale is not None:
+            model.reward_scale.returns[:] = arrays["returns"]
+            model.reward_scale.moments[:] = arrays["moments"]
+        if "replay" in state:
+            buffer = model.replay_buffer
+            buffer.pos, buffer.full = state["replay"]["pos"], state["replay"]["full"]
+            for name, value in parts.get("replay", {}).items():
+                getattr(buffer, name)[: len(value)] = value
+        torch.set_rng_state(torch.from_numpy(arrays["torch_rng"].copy()))
+
+
+_REPLAY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as JSON takes them."""
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def load_sb3_zip(path: str, config: AgentConfig) -> Member:
+    """Read a policy out of a zip that Stable-Baselines3 saved. THIS RUNS CODE that the file contains.
+
+    Such a file is a pickle: read only what you trust. What comes back is plain arrays.
+
+    Args:
+        path: The file.
+        config: The agent that it was saved from: it says which algorithm.
+
+    Raises:
+        ConfigError: If it cannot be read, or holds another network.
+    """
+    kinds: dict[type[Any], Any] = {DqnConfig: BatchedDQN, A2cConfig: BatchedA2C, PpoConfig: BatchedPPO}
+    algorithm: Any = kinds.get(type(config), BatchedMaskablePPO)
+    file = path if os.path.exists(path) else f"{path}.zip"
+    try:
+        data = io.BytesIO(read_bytes(file, limit=LARGEST_ZIP, refusal=ConfigError))
+        with zipfile.ZipFile(data) as archive:
+            declared = sum(entry.file_size for entry in archive.infolist())
+        if declared > LARGEST_ZIP:
+            raise ValueError(f"it unpacks to {declared:,} bytes, at most {LARGEST_ZIP:,} are read")
+        data.seek(0)
+        model = algorithm.load(data, device="cpu")
+    except Exception as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"import={path}: cannot be read as {config.name} ({first})") from None
+    policy = model.policy.q_net if isinstance(config, DqnConfig) else model.policy
+    scores = "values" if isinstance(config, DqnConfig) else "logits"
+    net = getattr(policy, "net", None)
+    if net is not None and hasattr(net, "architecture"):
+        weights = {name: value.numpy().copy() for name, value in net.state_dict().items()}
+        return Member(net.architecture, policy.layout, weights, scores)
+    flat = len(model.observation_space.shape or ()) == 1
+    towers = _plain_mlp(policy) if flat else None
+    if towers is None:
+        raise ConfigError(
+            f"import={path}: only networks of virtgym.policies.learned, and SB3's MlpPolicy with equal "
+            "towers on flat observations, can be taken over"
+        )
+    weights, hidden, activation = towers
+    n_actions = int(model.action_space.n)
+    layout, n_nodes = _layout_of(int(model.observation_space.shape[0]), n_actions)
+    extra = n_actions - n_nodes
+    architecture = Architecture("mlp", *layout.sizes, n_nodes, extra, hidden, activation)
+    return Member(architecture, layout, weights, scores)
+
+
+def _layout_of(width: int, n_actions: int) -> tuple[Layout, int]:
+    """The columns and the number of nodes of a flat observation; to have both right, actions must match."""
+    for observation in OBSERVATIONS:
+        layout = Layout.current(observation)
+        n_nodes, rest = divmod(width - sum(layout.sizes[1:]), layout.sizes[0])
+        if rest == 0 and 0 <= n_actions - n_nodes <= 2:  # rejecting and skipping
+            return layout, n_nodes
+    raise ConfigError(
+        f"import: reads {width} values for {n_actions} actions, which is no observation of the placement game"
+    )
+
+
+def _plain_mlp(policy: Any) -> tuple[dict[str, Any], tuple[int, ...], str] | None:
+    """Weights, widths and activation of SB3's own dense networks; None if they are of another form."""
+    from torch import nn
+
+    if hasattr(policy, "mlp_extractor"):
+        towers = {
+            "policy": [*policy.mlp_extractor.policy_net, policy.action_net],
+            "value": [*policy.mlp_extractor.value_net, policy.value_net],
+        }
+    elif isinstance(getattr(policy, "q_net", None), nn.Sequential):
+        towers = {"policy": list(policy.q_net)}
+    else:
+        return None
+    kinds = {"relu": nn.ReLU, "tanh": nn.Tanh}
+    used = {type(layer) for layers in towers.values() for layer in layers} - {nn.Linear}
+    activation = next((name for name, kind in kinds.items() if used == {kind}), None)
+    dense = {k: [layer for layer in layers if isinstance(layer, nn.Linear)] for k, layers in towers.items()}
+    hidden = tuple(layer.out_features for layer in dense["policy"][:-1])
+    if "value" not in dense:  # DQN has no value of states; this one is never asked
+        dense["value"] = [*dense["policy"][:-1], nn.Linear(hidden[-1], 1) if hidden else dense["policy"][-1]]
+    if activation is None or hidden != tuple(layer.out_features for layer in dense["value"][:-1]):
+        return None
+    weights = {
+        f"{tower}.{i}.{part}": getattr(layer, part).detach().numpy().copy()
+        for tower, layers in dense.items()
+        for i, layer in enumerate(layers)
+        for part in ("weight", "bias")
+    }
+    return weights, hidden, activation

@@ -1,0 +1,71 @@
+"""Typed schema of a training: every key that ``virtgym train`` takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from virtgym.envs.errors import ConfigError
+from virtgym.envs.placement.observations import REWARDS
+
+from ..config.schema import ScenarioNode
+from .agents import AgentConfig, check_whole
+
+__all__ = ["TrainConfig", "check_train_values"]
+
+
+@dataclass
+class TrainConfig:
+    """Every key of ``virtgym train``.
+
+    Attributes:
+        scenario: What is played: a placement scenario (group ``conf/scenario``).
+        agent: The learner and its settings (group ``conf/agent``).
+        total_timesteps: Decisions to train for.
+        seed: Seed of everything random.
+        num_envs: Environments that step together.
+        reward: Reward of training, one of ``REWARDS``; survival games pay 1 a request.
+        wait_scale_s: Scale T of rewards, s.
+        eval_every: Decisions between evaluations on the validation windows.
+        checkpoint_every: Decisions between checkpoints; 0 = at evaluations.
+        tensorboard: Whether to write TensorBoard's event files.
+        initial: Folder of an agent whose weights training begins with.
+        import_zip: Likewise a zip of Stable-Baselines3, which is code: only what you trust. The command line
+            calls it ``import``.
+        out: Run folder; None = ``runs/<agent>-<scenario>-<date>-<time>``.
+    """
+
+    scenario: ScenarioNode = field(default_factory=ScenarioNode)
+    agent: Any = field(default_factory=AgentConfig)
+    total_timesteps: int = 1_000_000
+    seed: int = 0
+    num_envs: int = 256
+    reward: str = "delay"
+    wait_scale_s: float = 3600.0
+    eval_every: int = 250_000
+    checkpoint_every: int = 0
+    tensorboard: bool = True
+    initial: str | None = None
+    import_zip: str | None = None
+    out: str | None = None
+
+
+def check_train_values(config: dict[str, Any]) -> None:
+    """Refuse impossible values.
+
+    Args:
+        config: A composed training as plain data.
+
+    Raises:
+        ConfigError: Naming the key and what is allowed.
+    """
+    for key, least in (("total_timesteps", 0), ("num_envs", 1), ("eval_every", 1), ("checkpoint_every", 0)):
+        if config[key] < least:
+            raise ConfigError(f"{key}={config[key]}: must be at least {least}")
+        check_whole(key, config[key])
+    if config["seed"] < 0:
+        raise ConfigError(f"seed={config['seed']}: must be at least 0")
+    if config["reward"] not in REWARDS:
+        raise ConfigError(f"reward={config['reward']}: must be one of {', '.join(REWARDS)}")
+    if not 0.0 < config["wait_scale_s"] < float("inf"):
+        raise ConfigError(f"wait_scale_s={config['wait_scale_s']}: must be positive")

@@ -1,0 +1,387 @@
+"""The kernels of DPM: where VMs will be, relief of overloaded hosts, evacuation, following a target.
+
+A plan is built in ``DpmWork``: ``dest[v]`` is the host that VM v is ordered to, and the sums of every host
+follow each order at once. Memory, reservations and functions are held on both ends while a VM moves, so they
+are only ever added; the orders of a plan are therefore legal in any sequence.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from virtgym.envs.jit.kernels import kernel
+from virtgym.envs.jit.sorting import sort_ascending
+from virtgym.envs.sim.engine.cpu import SHORTAGE
+from virtgym.envs.sim.engine.orders import (
+    check_move_beside,
+    fits_arrival,
+    host_accepts,
+    may_go_on,
+    vm_movable,
+)
+from virtgym.envs.sim.engine.waiting import is_hopeless, no_failures, note_failure
+from virtgym.envs.sim.models.power import ON
+from virtgym.envs.sim.state.cluster_state import PENDING
+
+from ..planning import (
+    begin_room,
+    group_by_home,
+    hold_room,
+    home_of,
+    host_watts,
+    may_come,
+)
+from ..planning.rules import count_apart, rules_allow
+from .workspace import (
+    FOR_FAILOVER,
+    K_FILL,
+    K_HIGH,
+    K_MAX_MOVES,
+    K_MIN_OFF_S,
+    K_OVERLOAD,
+    K_RELIEF,
+    K_SETTLE_S,
+    K_SPREAD,
+    N_CAND,
+    N_MOVES,
+    N_ON,
+    N_RELIEVED,
+)
+
+__all__ = [
+    "collect",
+    "expected_peak",
+    "find_host",
+    "fits",
+    "gather",
+    "open_for_load",
+    "open_for_waiting",
+    "order_move",
+    "relieve",
+    "stays",
+    "switch_on",
+]
+
+
+@kernel
+def gather(p: Any, s: Any, w: Any) -> None:
+    """Start a plan: nothing moves; sums over the VMs at home, and which hosts take VMs."""
+    for sums in (w.now, w.soon, w.mean, w.var):
+        sums[:] = 0.0
+    for counts in (w.n_out, w.received, w.tally):
+        counts[:] = 0
+    w.apart_count[:] = 0
+    for v in range(s.vm_state.shape[0]):
+        h = home_of(s, v)
+        w.home[v] = h
+        w.dest[v] = -1
+        if h >= 0:
+            _add(w, v, h, 1.0)
+            count_apart(w, v, h, 1)
+    group_by_home(w)
+    begin_room(s, w)
+    for h in range(w.n_home.shape[0]):
+        w.opened[h] = 0
+        w.accepts[h] = host_accepts(p, s, h) == 0 and not w.closed[h]
+
+
+@kernel
+def _add(w: Any, v: int, h: int, sign: float) -> None:
+    w.now[h] += sign * w.vm_now[v]
+    w.soon[h] += sign * w.vm_soon[v]
+    w.mean[h] += sign * w.vm_mean[v]
+    w.var[h] += sign * w.vm_var[v]
+
+
+@kernel
+def order_move(p: Any, w: Any, v: int, h: int) -> None:
+    """Put a move into the plan; a VM that the plan moves already goes there instead."""
+    old = w.home[v]
+    if w.dest[v] >= 0:
+        old = w.dest[v]
+        w.received[old] -= 1
+        hold_room(p, w, v, old, -1.0)
+        count_apart(w, v, old, -1)
+        w.tally[N_MOVES] -= 1
+    else:
+        w.n_out[old] += 1
+    _add(w, v, old, -1.0)
+    if h == w.home[v]:
+        w.dest[v] = -1
+        w.n_out[h] -= 1
+    else:
+        w.dest[v] = h
+        w.received[h] += 1
+        hold_room(p, w, v, h, 1.0)
+        count_apart(w, v, h, 1)  # and still where it leaves: rules hold all the time that VMs move
+        w.tally[N_MOVES] += 1
+    _add(w, v, h, 1.0)
+
+
+@kernel
+def stays(w: Any, h: int) -> Any:
+    """VMs on a host once the plan is carried out."""
+    return w.n_home[h] - w.n_out[h] + w.received[h]
+
+
+@kernel
+def expected_peak(w: Any, mean: float, var: float) -> Any:
+    """Load that a host is planned for: expected load and a margin of so many standard deviations, MHz."""
+    return mean + w.rules[K_SPREAD] * np.sqrt(max(var, 0.0))
+
+
+@kernel
+def _goes_along(w: Any, v: int, h: int) -> Any:
+    """Whether a VM goes where the others of its group and host go; who calls moves all of them or none."""
+    if w.aff[v] >= 0:
+        home = w.home[v]
+        for i in range(w.first[home], w.first[home + 1]):
+            u = w.vm_of[i]
+            if u != v and w.aff[u] == w.aff[v] and w.dest[u] >= 0 and w.dest[u] != h:
+                return False
+    return True
+
+
+@kernel
+def fits(p: Any, s: Any, w: Any, v: int, h: int, fill: float, high: float) -> Any:
+    """Whether a VM may be ordered to a host: load now and expected, speed of its cores, and every rule.
+
+    Args:
+        p: Parameters of the cluster.
+        s: State of the cluster.
+        w: The plan.
+        v: VM.
+        h: Host.
+        fill: Share of its CPU that may be asked for now.
+        high: Share of its CPU that may be expected; a host that is otherwise empty takes any VM.
+    """
+    capacity = p.host_cpu_mhz[h]
+    if w.now[h] + w.vm_now[v] > fill * capacity or w.soon[h] + w.vm_soon[v] > fill * capacity:
+        return False
+    if w.vm_now[v] > p.vm_vcpus[v] * p.host_core_mhz[h] * SHORTAGE:
+        return False
+    if stays(w, h) > 0:
+        mean = w.mean[h] + w.vm_mean[v]
+        if mean > high * capacity or expected_peak(w, mean, w.var[h] + w.vm_var[v]) > high * capacity:
+            return False
+    if not rules_allow(w, v, h, True) or not _goes_along(w, v, h):
+        return False
+    if s.vm_last_from[v] == h and s.clock.now_s - s.vm_last_move_s[v] <= w.rules[K_SETTLE_S]:
+        return False
+    return may_come(p, s, w, v, h) if w.opened[h] else check_move_beside(p, s, w, v, h) == 0
+
+
+@kernel
+def collect(w: Any) -> None:
+    """List the hosts that may receive VMs: those that take VMs and hold some in the plan."""
+    n = 0
+    for h in range(w.accepts.shape[0]):
+        if w.accepts[h] and stays(w, h) > 0:
+            w.cand[n] = h
+            n += 1
+    w.tally[N_CAND] = n
+
+
+@kernel
+def find_host(p: Any, s: Any, w: Any, v: int, avoid: int, fill: float, high: float) -> Any:
+    """The host whose power rises least by a VM, -1 = none; ties go to the lowest index.
+
+    Hosts without VMs are not considered, see ``open_host``.
+    """
+    best, least = -1, np.inf
+    for i in range(w.tally[N_CAND]):
+        h = w.cand[i]
+        if h == avoid or not w.accepts[h]:
+            continue
+        if w.now[h] + w.vm_now[v] > fill * p.host_cpu_mhz[h]:
+            continue
+        cost = host_watts(p, h, w.mean[h] + w.vm_mean[v]) - host_watts(p, h, w.mean[h])
+        if cost < least and fits(p, s, w, v, h, fill, high):
+            best, least = h, cost
+    return best
+
+
+@kernel
+def switch_on(w: Any, h: int) -> None:
+    """Put a switch-on into the plan."""
+    w.opened[h] = 1
+    w.accepts[h] = 1
+    w.out_on[w.tally[N_ON]] = h
+    w.tally[N_ON] += 1
+
+
+@kernel
+def rested(s: Any, w: Any, h: int) -> Any:
+    """Whether a host has been off long enough to be switched on again without need."""
+    return s.clock.now_s - w.host_off_s[h] >= w.rules[K_MIN_OFF_S]
+
+
+@kernel
+def open_host(p: Any, s: Any, w: Any, v: int, fill: float) -> Any:
+    """An empty host for a VM: one that is on, else one that is switched on; -1 = none.
+
+    Of the hosts that are off, those that have rested come first, then the thriftiest.
+    """
+    tired = -1
+    for h in w.rank:
+        if w.accepts[h] and stays(w, h) == 0 and fits(p, s, w, v, h, fill, 1.0):
+            return h
+    for h in w.rank:
+        if w.accepts[h] or w.closed[h] or may_go_on(p, s, h) != 0:
+            continue
+        w.opened[h] = 1
+        ok = fits(p, s, w, v, h, fill, 1.0)
+        w.opened[h] = 0
+        if ok and rested(s, w, h):
+            switch_on(w, h)
+            return h
+        if ok and tired < 0:
+            tired = h
+    if tired >= 0:
+        switch_on(w, tired)
+    return tired
+
+
+@kernel
+def _list_host(w: Any, c: int) -> None:
+    """Make a host that was empty a candidate."""
+    if stays(w, c) == 0:
+        w.cand[w.tally[N_CAND]] = c
+        w.tally[N_CAND] += 1
+
+
+@kernel
+def _choose_vm(p: Any, s: Any, w: Any, h: int, excess: float) -> Any:
+    """The VM to take off a host: of those that suffice alone the quickest to copy, else the largest.
+
+    Among VMs of equal memory the one that is expected to ask for most goes: that relieves the host longest.
+    VMs of an affinity group stay.
+    """
+    best, best_mem, best_size = -1, np.inf, -1.0
+    for i in range(w.first[h], w.first[h + 1]):
+        v = w.vm_of[i]
+        if w.dest[v] >= 0 or w.key[v] < 0.0 or w.aff[v] >= 0 or vm_movable(s, v) != 0:
+            continue
+        size = max(w.vm_now[v], w.vm_soon[v])
+        enough = size >= excess
+        mem = p.vm_mem_mib[v] if enough else 1e18 - size
+        if mem < best_mem or (mem == best_mem and w.vm_mean[v] > best_size):
+            best, best_mem, best_size = v, mem, w.vm_mean[v]
+    return best
+
+
+@kernel
+def relieve(p: Any, s: Any, w: Any) -> None:
+    """Take VMs off every host that is, or will soon be, asked for more than it should.
+
+    Hosts by their excess, the largest first; from each host VMs go until it is asked for no more than
+    ``K_RELIEF`` of its CPU. A VM that fits nowhere stays.
+    """
+    n = 0
+    for h in range(w.now.shape[0]):
+        load = max(w.now[h], w.soon[h])
+        if s.host_power_state[h] == ON and load > w.rules[K_OVERLOAD] * p.host_cpu_mhz[h]:
+            w.order[n] = h
+            w.key[h] = p.host_cpu_mhz[h] - load
+            n += 1
+    sort_ascending(w.order, w.key, n, w.order2)
+    for i in range(n):
+        w.hosts[i] = w.order[i]
+        w.accepts[w.hosts[i]] = 0
+    w.tally[N_RELIEVED] = n
+    collect(w)
+    for i in range(n):
+        _relieve_host(p, s, w, w.hosts[i])
+
+
+@kernel
+def _relieve_host(p: Any, s: Any, w: Any, h: int) -> None:
+    fill, high = w.rules[K_FILL], w.rules[K_HIGH]
+    for i in range(w.first[h], w.first[h + 1]):
+        w.key[w.vm_of[i]] = 0.0
+    while w.tally[N_MOVES] < w.rules[K_MAX_MOVES]:
+        excess = max(w.now[h], w.soon[h]) - w.rules[K_RELIEF] * p.host_cpu_mhz[h]
+        if excess <= 0.0:
+            break
+        v = _choose_vm(p, s, w, h, excess)
+        if v < 0:
+            break
+        c = find_host(p, s, w, v, h, fill, high)
+        if c < 0:
+            c = open_host(p, s, w, v, 1.0)
+        if c < 0:
+            c = find_host(p, s, w, v, h, fill, 1e9)
+        if c < 0:
+            w.key[v] = -1.0  # fits nowhere: try the next one
+            continue
+        _list_host(w, c)
+        order_move(p, w, v, c)
+
+
+@kernel
+def open_for_load(p: Any, s: Any, w: Any, needed_mhz: float, spare: int) -> None:
+    """Switch hosts on until the hosts that take VMs have enough CPU, and enough of them are empty.
+
+    Args:
+        p: Parameters of the cluster.
+        s: State of the cluster.
+        w: The plan.
+        needed_mhz: CPU that the hosts that take VMs must have, MHz.
+        spare: Hosts that must take VMs and hold none.
+    """
+    have, empty = 0.0, 0
+    for h in range(w.accepts.shape[0]):
+        takes = w.accepts[h] or (w.n_home[h] > 0 and host_accepts(p, s, h) == 0)
+        if takes and not w.closed[h]:
+            have += p.host_cpu_mhz[h]
+            empty += w.accepts[h] and stays(w, h) == 0
+    for round_ in range(2):
+        for h in w.rank:
+            if have >= needed_mhz and empty >= spare:
+                return
+            if w.accepts[h] or w.closed[h] or w.n_home[h] > 0 or may_go_on(p, s, h) != 0:
+                continue
+            if round_ == 0 and not rested(s, w, h):
+                continue
+            switch_on(w, h)
+            have += p.host_cpu_mhz[h]
+            empty += 1
+
+
+@kernel
+def may_wait_for(p: Any, s: Any, w: Any, v: int, h: int) -> Any:
+    """Whether a waiting VM may go to a host: none in maintenance, to those for failover restarts only."""
+    restarts = p.has_failures and s.vm_restart[v] > 0
+    return w.closed[h] == 0 or (w.closed[h] == FOR_FAILOVER and restarts)
+
+
+@kernel
+def open_for_waiting(p: Any, s: Any, w: Any) -> Any:
+    """Switch a host on for every VM that waits and fits on no host that is on; returns the VMs that wait."""
+    waiting = 0
+    failed = no_failures(), no_failures()  # of those that arrive and that restart: others may take them
+    for v in range(s.vm_state.shape[0]):
+        if s.vm_state[v] != PENDING or s.vm_dest[v] >= 0:
+            continue
+        waiting += 1
+        memory = failed[1] if p.has_failures and s.vm_restart[v] > 0 else failed[0]
+        if is_hopeless(p, memory, v):
+            continue
+        found = False
+        for h in range(w.accepts.shape[0]):
+            if host_accepts(p, s, h) == 0 and fits_arrival(p, s, v, h) == 0 and may_wait_for(p, s, w, v, h):
+                found = True
+                break
+        if found:
+            continue
+        for h in w.rank:
+            off = not w.opened[h] and may_go_on(p, s, h) == 0 and may_wait_for(p, s, w, v, h)
+            if off and fits_arrival(p, s, v, h) == 0:
+                switch_on(w, h)
+                found = True
+                break
+        if not found:
+            note_failure(memory, v)
+    return waiting

@@ -1,0 +1,106 @@
+"""Memory of the DPM kernels: one named tuple of arrays, allocated when an episode starts.
+
+H hosts, V VMs, N NUMA nodes, A affinity groups, G anti-affinity groups, R sets of hosts that rules name.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virtgym.envs.sim.models.rules import Rules
+from virtgym.envs.sim.state.cluster_state import ClusterParams, ClusterState
+
+from ..planning import allocate_memory, idle_watts
+from ..planning.rules import rule_arrays
+
+__all__ = ["DpmWork", "allocate_work"]
+
+F8 = NDArray[np.float64]
+I8 = NDArray[np.int64]
+I4 = NDArray[np.int32]
+I1 = NDArray[np.int8]
+
+(
+    K_SPREAD,
+    K_OVERLOAD,
+    K_RELIEF,
+    K_FILL,
+    K_HIGH,
+    K_LOW,
+    K_SETTLE_S,
+    K_MIN_ON_S,
+    K_MIN_OFF_S,
+    K_HORIZON_S,
+    K_MOVE_COST,
+    K_MAX_MOVES,
+    K_MAX_EMPTIED,
+) = range(13)
+"""Indices of ``DpmWork.rules``."""
+N_MOVES, N_ON, N_CAND, N_RELIEVED, N_EVACUATED = range(5)
+"""Indices of ``DpmWork.tally``."""
+
+
+FOR_FAILOVER, KEPT_OFF = 1, 2
+"""Values of ``DpmWork.closed``: dedicated failover hosts, which are booted for restarts and for the guarantee
+only; hosts in maintenance, which nobody boots."""
+
+
+class DpmWork(NamedTuple):
+    """What the policy tells the kernels, the plan under construction, and scratch."""
+
+    rules: F8  # (13,) see K_*
+    tally: I8  # (8,) see N_*
+    rank: I4  # (H,) hosts in the order in which they are to be switched on
+    vm_now: F8  # (V,) demand measured now, MHz
+    vm_soon: F8  # (V,) demand when a host that is switched on now can take load, at least that of now, MHz
+    vm_mean: F8  # (V,) demand expected until the next plan, MHz
+    vm_var: F8  # (V,) variance around it, MHz^2
+    host_on_s: F8  # (H,) when the host last came on, s; -inf = before the episode
+    host_off_s: F8  # (H,) when it was last switched off, s; -inf = never
+    closed: I1  # (H,) takes no VM and is not switched: FOR_FAILOVER or KEPT_OFF; 0 = open
+    held: I1  # (H,) 1: is not emptied
+    home: I4  # (V,) host now, or after the migration or boot under way; -1 = none
+    dest: I4  # (V,) host that the plan moves the VM to, -1 = it stays
+    base: I4  # (V,) ``dest`` before a target is followed
+    n_home: I8  # (H,) VMs at home
+    n_out: I8  # (H,) of these, VMs that the plan moves away
+    received: I8  # (H,) VMs that the plan brings
+    accepts: I1  # (H,) 1: takes VMs
+    opened: I1  # (H,) 1: the plan switches it on
+    now: F8  # (H,) sums over the VMs at home in the plan, MHz
+    soon: F8  # (H,)
+    mean: F8  # (H,)
+    var: F8  # (H,) MHz^2
+    first: I4  # (H + 1,) start of each host's VMs in ``vm_of``
+    vm_of: I4  # (V,) VMs by home, ascending
+    cand: I4  # (H,) hosts that may receive a VM
+    order: I4  # (max(H, V),) what is being sorted
+    order2: I4  # (max(H, V),)
+    hosts: I4  # (H,) hosts to work through
+    key: F8  # (max(H, V),) sort keys
+    out_on: I4  # (H,) hosts to switch on
+
+
+def allocate_work(p: ClusterParams, state: ClusterState, rules: Rules) -> DpmWork:
+    """Make the memory for a cluster: zeroed, with the order of switching on filled in.
+
+    Hosts are switched on by idle power per MHz, the thriftiest first.
+
+    Args:
+        p: Parameters of the cluster.
+        state: Its state, for the shape of the room of hosts.
+        rules: Its placement rules.
+    """
+    n_hosts, n_vms = len(p.host_type), len(p.vm_vcpus)
+    per_vm = "vm_now", "vm_soon", "vm_mean", "vm_var", "home", "dest", "base", "vm_of"
+    big = max(n_hosts, n_vms)
+    shapes = {"rules": 13, "tally": 8, "first": n_hosts + 1, "order": big, "order2": big, "key": big}
+    known = rule_arrays(rules, n_vms, n_hosts)
+    known["rank"] = np.argsort(idle_watts(p) / p.host_cpu_mhz, kind="stable").astype(np.int32)
+    work = allocate_memory(DpmWork, state, per_vm, shapes, known)
+    work.host_on_s[:] = -np.inf
+    work.host_off_s[:] = -np.inf
+    return work

@@ -1,0 +1,391 @@
+"""Distributed resource scheduling: keep the load of hosts even, by as few migrations as pay off.
+
+The algorithm is that of VMware's DRS as published (Gulati et al., *VMware Distributed Resource Management*,
+VMware Technical Journal 1(1), 2012): imbalance as the standard deviation of the hosts' normalised
+entitlement, a greedy search of what-if moves, and a test of benefit against cost. docs/policies.md has it in
+steps, ``drs_kernels`` the formulae.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virtgym.envs.checks import need_indices
+from virtgym.envs.errors import ConfigError
+from virtgym.envs.jit.handle import make_handle
+from virtgym.envs.sim.decisions import Decisions
+from virtgym.envs.sim.engine.lifecycle import THRASH_INTERVALS
+from virtgym.envs.sim.simulator import ClusterView
+from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING, STARTING
+from virtgym.envs.suggestions import one_of
+
+from ..base import PlanningPolicy
+from ..forecast.forecasters import make_forecaster
+from ..forecast.history import History
+from ..planning import AdmissionGuard
+from .balance import plan_evacuations, plan_round
+from .ortools_plan import plan_with_solver
+from .state import (
+    BY_SIZE,
+    BY_UTILISATION,
+    F_COPY_CORES,
+    F_HORIZON,
+    F_HYSTERESIS,
+    F_IDLE_MEM,
+    F_MEM_COUNTS,
+    F_RESIDENCE,
+    F_THETA_CPU,
+    F_THETA_MEM,
+    F_WINDOW,
+    I_BY,
+    I_MAX_MOVES,
+    I_MAX_PER_HOST,
+    I_WINDOW_HOSTS,
+    N_MANDATORY,
+    N_MOVES,
+    REASON,
+    S_AFTER_CPU,
+    S_AFTER_MEM,
+    S_BEFORE_CPU,
+    S_BEFORE_MEM,
+    S_COST,
+    S_GAIN,
+    DrsState,
+    allocate_drs,
+)
+
+__all__ = ["ENDINGS", "LEVELS", "ORDERS", "SOLVERS", "DrsPolicy", "DrsRound", "plan_evacuation"]
+
+F8 = NDArray[np.float64]
+B1 = NDArray[np.bool_]
+
+LEVELS: dict[int, float] = {1: np.inf, 2: 0.30, 3: 0.20, 4: 0.10, 5: 0.05}
+"""Aggressiveness: imbalance above which moves for balance begin. Level 1 makes none but what it must."""
+SOLVERS = ("greedy", "ortools")
+"""How moves for balance are found."""
+ORDERS: dict[str, int] = {"size": BY_SIZE, "utilisation": BY_UTILISATION}
+"""In which order a host's VMs are given their destinations: most memory, or most CPU, first."""
+ENDINGS = (
+    "balanced",
+    "migration limit",
+    "no beneficial move",
+    "search limit",
+    "not due",
+)
+"""Why a round ended, by ``drs_state`` code."""
+
+NO_LIMIT = 2**31 - 1
+IDLE_MEMORY = 0.25
+"""Share of a VM's idle touched memory that counts beside its active one (vSphere's default, from memory)."""
+WINDOW_HOSTS = 16
+"""Hosts at either end of the ranking that are looked at first."""
+
+
+@dataclass(frozen=True)
+class DrsRound:
+    """What a round did, and why it ended.
+
+    Attributes:
+        before: Imbalance of CPU and memory that the moves for balance found; memory counts where it binds,
+            else it is 0.
+        after: The same as predicted with them.
+        moves: Migrations ordered.
+        mandatory: Of these, migrations for maintenance and rules.
+        gain: What the moves for balance are worth over the horizon, host-seconds.
+        cost: What they cost, host-seconds.
+        ending: One of ``ENDINGS``.
+    """
+
+    before: tuple[float, float]
+    after: tuple[float, float]
+    moves: int
+    mandatory: int
+    gain: float
+    cost: float
+    ending: str
+
+
+@dataclass
+class DrsPolicy(PlanningPolicy):
+    """Balance the load of hosts, empty hosts in maintenance, keep placement rules.
+
+    Attributes:
+        level: Aggressiveness 1...5, see ``LEVELS``.
+        threshold: Imbalance of CPU (and memory) above which moves begin; None = that of the level.
+        memory_threshold: The same for memory; None = as for CPU.
+        forecaster: Name in ``forecast.FORECASTERS`` of what predicts each VM's demand; None = the demand now.
+        window: Samples that the forecaster looks at; None = its default.
+        steps: Samples ahead that it forecasts.
+        horizon_s: Time for which the load is expected to hold: what a move's benefit counts for, s.
+        hysteresis: Once triggered, moves go on until imbalance is this share below the threshold.
+        residence: Intervals that a VM stays where anyone moved it, before balance may move it again.
+        period: Intervals between two looks at the trigger; what must be done is done in every interval.
+        max_migrations: Most migrations ordered per interval (what must be done is not held back); None = no
+            limit.
+        max_per_host: Most migrations from and to a host at a time that balance may bring about (vSphere: 4
+            on 1 Gbit/s, 8 on 10 Gbit/s).
+        copy_cores: Cores that a copy keeps busy on either end (vSphere: 0.3 on 1 Gbit/s, from memory).
+        evacuate_by: Order in which a host in maintenance is emptied, one of ``ORDERS``.
+        solver: One of ``SOLVERS``: greedy moves, or the fewest migrations by OR-Tools.
+        solver_rounds: Rounds of the search with ``ortools``; the plan is the same every time.
+    """
+
+    level: int = 3
+    threshold: float | None = None
+    memory_threshold: float | None = None
+    forecaster: str | None = None
+    window: int | None = None
+    steps: int = 1
+    horizon_s: float = 900.0
+    hysteresis: float = 0.1
+    residence: int = 6
+    period: int = 1
+    max_migrations: int | None = None
+    max_per_host: int = 4
+    copy_cores: float = 0.3
+    evacuate_by: str = "size"
+    solver: str = "greedy"
+    solver_rounds: int = 100
+
+    arrival: ClassVar[str | None] = "first_fit"
+
+    @property
+    def kind(self) -> str:
+        """See ``registry.KINDS``."""
+        return "rule" if self.solver == "greedy" else "solver"
+
+    def __post_init__(self) -> None:
+        """Check every parameter.
+
+        Raises:
+            ConfigError: Naming the parameter and what is allowed.
+        """
+        _check(self.level in LEVELS, f"policy.level={self.level}: must be one of 1..5")
+        for name in ("threshold", "memory_threshold"):
+            value = getattr(self, name)
+            _check(value is None or value >= 0, f"policy.{name}={value}: must be 0 or more, or null")
+        for name, least in (("steps", 1), ("period", 1), ("residence", 0), ("max_per_host", 1)):
+            value = getattr(self, name)
+            _check(value >= least, f"policy.{name}={value}: must be at least {least}")
+        _check(self.solver_rounds >= 1, f"policy.solver_rounds={self.solver_rounds}: must be at least 1")
+        _check(0 < self.horizon_s < np.inf, f"policy.horizon_s={self.horizon_s}: must be positive")
+        _check(0 <= self.hysteresis < 1, f"policy.hysteresis={self.hysteresis}: must lie in 0..1, below 1")
+        _check(self.copy_cores >= 0, f"policy.copy_cores={self.copy_cores}: must be 0 or more")
+        limit = self.max_migrations
+        _check(limit is None or limit >= 0, f"policy.max_migrations={limit}: must be 0 or more, or null")
+        one_of("policy.solver", self.solver, SOLVERS)
+        one_of("policy.evacuate_by", self.evacuate_by, ORDERS)
+        self._forecaster = None
+        if self.forecaster is not None:
+            window = {} if self.window is None else {"window": self.window}
+            self._forecaster = make_forecaster(self.forecaster, **window)
+        else:
+            _check(self.window is None, f"policy.window={self.window}: needs policy.forecaster")
+
+    def reset(self, view: ClusterView, rng: np.random.Generator) -> None:
+        """Bind the view, forget the past, allocate the kernels' memory."""
+        super().reset(view, rng)
+        params = view.params
+        self._work = allocate_drs(params, view.state, view.config.rules)
+        self._handle = make_handle("drs", self._work)
+        self._kept_off: B1 = np.zeros(view.n_hosts, dtype=np.bool_)
+        self._leaving: B1 = np.zeros(view.n_hosts, dtype=np.bool_)
+        self._asked: dict[int, bool] = {}  # whether a host is to be in maintenance, as long as it is not so
+        self._guard = AdmissionGuard(view)
+        self._calls = 0
+        self._last_time_s = -np.inf
+        self._history: History | None = None
+        if self._forecaster is not None:
+            depth = self._forecaster.samples or max(1, len(params.util))
+            self._history = History(view.n_vms, depth)
+        self._write_rules(view)
+
+    def _write_rules(self, view: ClusterView) -> None:
+        f, i = self._work.rules_f, self._work.rules_i
+        interval = view.params.interval_s
+        theta = LEVELS[self.level] if self.threshold is None else float(self.threshold)
+        by_memory = theta if self.memory_threshold is None else float(self.memory_threshold)
+        counts = bool(view.params.memory_binding)
+        f[F_THETA_CPU] = theta
+        f[F_THETA_MEM] = by_memory if counts else np.inf
+        f[F_MEM_COUNTS] = counts
+        f[F_HYSTERESIS] = self.hysteresis
+        f[F_HORIZON] = self.horizon_s
+        f[F_RESIDENCE] = self.residence * interval
+        f[F_WINDOW] = THRASH_INTERVALS * interval
+        f[F_COPY_CORES] = self.copy_cores
+        f[F_IDLE_MEM] = IDLE_MEMORY
+        i[I_MAX_MOVES] = NO_LIMIT if self.max_migrations is None else self.max_migrations
+        i[I_MAX_PER_HOST] = self.max_per_host
+        i[I_BY] = ORDERS[self.evacuate_by]
+        i[I_WINDOW_HOSTS] = WINDOW_HOSTS
+
+    def keep_off(self, hosts: Iterable[int]) -> None:
+        """Name the hosts that take no VM from this policy and are not balanced, such as failover hosts.
+
+        Args:
+            hosts: All of them; they take the place of those named before.
+        """
+        named = self.hosts_named(hosts)
+        self._kept_off[:] = False
+        self._kept_off[named] = True
+
+    def set_threshold(self, threshold: float) -> None:
+        """Change the imbalance of CPU and memory above which moves begin, until the next reset.
+
+        Args:
+            threshold: Standard deviation, at least 0.
+        """
+        f = self._work.rules_f
+        f[F_THETA_CPU] = max(threshold, 0.0)
+        f[F_THETA_MEM] = f[F_THETA_CPU] if f[F_MEM_COUNTS] else np.inf
+
+    def enter_maintenance(self, hosts: Iterable[int]) -> None:
+        """Take hosts into maintenance at the next plan, which finds a destination for all of their VMs.
+
+        Args:
+            hosts: Hosts that are to be emptied and take no VM until ``leave_maintenance``.
+
+        Raises:
+            ConfigError: If there is no such host.
+        """
+        named = self.hosts_named(hosts).tolist()
+        self._asked |= dict.fromkeys(named, True)
+
+    def leave_maintenance(self, hosts: Iterable[int]) -> None:
+        """Let hosts take VMs again from the next plan on.
+
+        Args:
+            hosts: Hosts in maintenance.
+
+        Raises:
+            ConfigError: If there is no such host.
+        """
+        named = self.hosts_named(hosts).tolist()
+        self._asked |= dict.fromkeys(named, False)
+
+    def plan(self, view: ClusterView) -> Decisions:
+        """Plan one interval: maintenance, rules, then balance if it is time and imbalance is too large."""
+        begin, end = self._maintenance(view)
+        self._guard.renew(view)
+        w = self._work
+        write_input(w, view, self._expected(view))
+        w.empty[:] = self._leaving
+        w.closed[:] = self._leaving | self._kept_off | self._guard.dedicated
+        due = self._calls % self.period == 0
+        self._calls += 1
+        if self.solver == "greedy":
+            plan_round(view.kernel_params, view.kernel_state, self._handle, due)
+        else:
+            plan_with_solver(view, w, self._handle, due, self.solver_rounds)
+        plan = Decisions(
+            maintenance=begin,
+            end_maintenance=end,
+            move_vm=w.out_vm[: w.tally[N_MOVES]].copy(),
+            move_host=w.out_host[: w.tally[N_MOVES]].copy(),
+        )
+        return self._guard.keep(plan)
+
+    def _maintenance(self, view: ClusterView) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Hosts that enter and leave maintenance now; ``_leaving`` is then all that are in it."""
+        self._leaving[:] = view.state.host_maintenance != 0
+        self._asked = {h: on for h, on in self._asked.items() if self._leaving[h] != on}
+        for h, on in self._asked.items():
+            self._leaving[h] = on
+        begin, end = ([h for h, on in self._asked.items() if on == kind] for kind in (True, False))
+        return np.array(begin, dtype=np.int32), np.array(end, dtype=np.int32)
+
+    def _expected(self, view: ClusterView) -> F8:
+        """Demand of every VM that the plan is made for, MHz: measured now, or forecast."""
+        demand = measured_demand(view)
+        if self._history is None or self._forecaster is None:
+            return demand
+        s = view.state
+        if view.time_s > self._last_time_s:  # asked twice at the same time, it has seen one sample
+            there = (s.vm_state == RUNNING) | (s.vm_state == PENDING) | (s.vm_state == STARTING)
+            self._history.push(demand, there)
+            self._last_time_s = view.time_s
+        ahead = self._forecaster.predict(self._history.values, self.steps, self._history.counts)
+        return np.maximum(ahead, 0.0)
+
+    @property
+    def last_round(self) -> DrsRound:
+        """What the last plan did, and why it ended."""
+        t, x = self._work.tally, self._work.stat
+        counts = float(self._work.rules_f[F_MEM_COUNTS])
+        return DrsRound(
+            (float(x[S_BEFORE_CPU]), counts * float(x[S_BEFORE_MEM])),
+            (float(x[S_AFTER_CPU]), counts * float(x[S_AFTER_MEM])),
+            int(t[N_MOVES]),
+            int(t[N_MANDATORY]),
+            float(x[S_GAIN]),
+            float(x[S_COST]),
+            ENDINGS[int(t[REASON])],
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the parameters; a policy starts an episode with ``reset``."""
+        transient = {"view", "rng", "_work", "_handle", "_kept_off", "_leaving", "_asked", "_calls"}
+        transient |= {"_last_time_s", "_history"}
+        return {key: value for key, value in self.__dict__.items() if key not in transient}
+
+
+def measured_demand(view: ClusterView) -> F8:
+    """CPU that every VM asks for now, with what the hypervisor adds to it, MHz, (V,)."""
+    s = view.state
+    if not view.params.full:
+        return np.array(s.vm_demand_mhz)
+    return np.maximum(s.vm_demand_mhz, s.vm_claim_mhz)
+
+
+def write_input(work: DrsState, view: ClusterView, demand: F8) -> None:
+    """Write the entitlement that goes with a demand: at least the reservation, at most the limit."""
+    p = view.params
+    if p.has_cpu:
+        demand = np.maximum(np.minimum(demand, p.vm_limit_mhz), p.vm_reservation_mhz)
+    work.vm_cpu[:] = demand
+
+
+def plan_evacuation(view: ClusterView, hosts: Iterable[int], by: str = "size") -> Decisions:
+    """Plan a batch of migrations that empties hosts, the destinations of all VMs chosen at once.
+
+    Each VM goes to the host that is least loaded with it, of those that are on, are not emptied themselves
+    and keep every rule; VMs that fit nowhere have no order.
+
+    Args:
+        view: The cluster.
+        hosts: Hosts to empty.
+        by: ``size``: most memory first; ``utilisation``: most CPU first.
+
+    Returns:
+        The migrations.
+
+    Raises:
+        ConfigError: For a host that does not exist or an unknown order.
+
+    """
+    chosen = need_indices("evacuation", "host", hosts, view.n_hosts)
+    order = ORDERS[one_of("evacuation.by", by, ORDERS)]
+    w = allocate_drs(view.params, view.state, view.config.rules)
+    w.rules_f[F_MEM_COUNTS] = view.params.memory_binding
+    w.rules_f[F_WINDOW] = THRASH_INTERVALS * view.params.interval_s
+    w.rules_f[F_IDLE_MEM] = IDLE_MEMORY
+    w.rules_i[I_BY] = order
+    w.empty[chosen] = 1
+    w.closed[chosen] = 1
+    w.closed[view.state.host_maintenance != 0] = 1
+    write_input(w, view, measured_demand(view))
+    handle = make_handle("drs", w)
+    plan_evacuations(view.kernel_params, view.kernel_state, handle)
+    n = int(w.tally[N_MOVES])
+    return Decisions(move_vm=w.out_vm[:n].copy(), move_host=w.out_host[:n].copy())
+
+
+def _check(ok: bool, message: str) -> None:
+    if not ok:
+        raise ConfigError(message)

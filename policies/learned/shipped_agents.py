@@ -1,0 +1,85 @@
+"""Trained agents that come with virtgym, as policies with a name; weights are read when one first plays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from virtgym.envs.placement.games import PlacementGames
+from virtgym.envs.suggestions import one_of
+
+if TYPE_CHECKING:
+    from .agent import LearnedPolicy
+
+__all__ = ["SHIPPED", "ShippedPolicy", "shipped_folder"]
+
+SHIPPED: dict[str, str] = {
+    "demo": "a small network trained on generated requests (virtgym train experiment=demo_agent)",
+}
+"""Every agent that ships, with one line about it."""
+
+
+def shipped_folder(agent: str) -> Path:
+    """Folder of an agent that ships.
+
+    Args:
+        agent: A name of ``SHIPPED``.
+
+    Raises:
+        ConfigError: If there is none of this name.
+    """
+    return Path(__file__).parent / "shipped" / one_of("policy.agent", agent, SHIPPED)
+
+
+@dataclass
+class ShippedPolicy:
+    """Plays an agent that ships, like ``policy=FOLDER`` plays one of yours.
+
+    Attributes:
+        agent: A name of ``SHIPPED``.
+    """
+
+    task: ClassVar[str] = "placement"
+    kind: ClassVar[str] = "agent"
+    stateless: ClassVar[bool] = True
+
+    agent: str = "demo"
+
+    def __post_init__(self) -> None:
+        """Check the name.
+
+        Raises:
+            ConfigError: For an unknown agent.
+        """
+        self.folder = shipped_folder(self.agent)
+
+    @cached_property
+    def player(self) -> LearnedPolicy:
+        """The agent, read from its folder when it is first asked for."""
+        from .agent import load_policy
+
+        return load_policy(self.folder)
+
+    @property
+    def observation(self) -> str:
+        """The argument ``observation`` of environments that it plays."""
+        return self.player.observation
+
+    def reset(self, games: PlacementGames | None, rng: np.random.Generator) -> None:
+        """Begin; see ``learned.LearnedPolicy``."""
+        self.player.reset(games, rng)
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Any, Any]:
+        """Choose the action of every game; see ``learned.LearnedPolicy``."""
+        return self.player.predict(observation, state, episode_start, deterministic, action_masks)

@@ -1,0 +1,1 @@
+"""Optimisation models that know the problem, not the simulator."""

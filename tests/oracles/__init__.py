@@ -1,0 +1,1 @@
+"""Plain-Python twins and random episodes: slow, short, independent of the code that they judge."""
