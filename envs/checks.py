@@ -14,21 +14,6 @@ from numpy.typing import NDArray
 
 from .errors import ConfigError
 
-__all__ = [
-    "need",
-    "need_choice",
-    "need_count",
-    "need_index",
-    "need_indices",
-    "need_memory",
-    "need_not_negative",
-    "need_plain",
-    "need_positive",
-    "need_seed",
-    "need_share",
-    "whole_number",
-]
-
 
 def need(ok: bool, message: str) -> None:
     """Raise unless a condition holds.

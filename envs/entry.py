@@ -16,16 +16,6 @@ from numpy.typing import NDArray
 from .checks import need_seed, whole_number
 from .errors import ConfigError
 
-__all__ = [
-    "make_generator",
-    "need_action",
-    "need_actions",
-    "need_begun",
-    "need_options",
-    "need_seeds",
-    "usable_render_mode",
-]
-
 I8 = NDArray[np.int64]
 
 INT64 = np.iinfo(np.int64)

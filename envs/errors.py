@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "IllegalDecision", "TraceError", "VirtgymError"]
-
 
 class VirtgymError(ValueError):
     """Base of all errors a user can cause; its text is one line: what, where and what is allowed."""

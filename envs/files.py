@@ -27,25 +27,6 @@ from numpy.typing import NDArray
 
 from .errors import TraceError, VirtgymError
 
-__all__ = [
-    "LARGEST_FILE",
-    "LARGEST_WHOLE",
-    "Located",
-    "file_stem",
-    "names_its_file",
-    "one_line",
-    "open_regular",
-    "open_stream",
-    "open_text",
-    "read_arrays",
-    "read_bytes",
-    "read_npy",
-    "read_parquet",
-    "show_found",
-    "show_path",
-    "write_atomically",
-]
-
 Located = str | os.PathLike[str]
 """A path, as the standard library takes it."""
 P = ParamSpec("P")

@@ -10,18 +10,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = [
-    "FULL_GLOBAL_COLUMNS",
-    "FULL_HOST_COLUMNS",
-    "FULL_VM_COLUMNS",
-    "GLOBAL_COLUMNS",
-    "HOST_COLUMNS",
-    "VM_COLUMNS",
-    "Column",
-    "column_index",
-    "columns_of",
-]
-
 
 class Column(NamedTuple):
     """One column of a table: its name, its largest value and what it says."""

@@ -7,8 +7,6 @@ from collections.abc import Iterable
 
 from .errors import ConfigError
 
-__all__ = ["one_of", "unknown_name"]
-
 
 def unknown_name(key: str, value: object, allowed: Iterable[str]) -> ConfigError:
     """The error for a name that does not exist.

@@ -19,13 +19,11 @@ from .entry import need_options, need_seeds, usable_render_mode
 from .errors import ConfigError
 from .placement.batch import PlacementBatch
 from .placement.env import OUTCOMES, RENDER_MODES, PlacementTask
-from .placement.game import PLACEMENT_REASONS
 from .placement.games import PlacementConfig, PlacementGames, RequestArrays
+from .placement.state import PLACEMENT_REASONS
 
 if TYPE_CHECKING:
     from .scenarios.placement import PlacementScenario
-
-__all__ = ["PlacementVectorEnv"]
 
 Batch = dict[str, NDArray[Any]]
 Flags = NDArray[np.bool_]

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from .errors import ConfigError
 
-__all__ = ["FlatObservation", "make_vec"]
-
 PARTS = ("hosts", "vms", "globals")
 
 

@@ -15,8 +15,6 @@ from virtgym.envs.sim.config import ClusterConfig
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.simulator import ClusterView
 
-__all__ = ["PlanningPolicy", "Policy"]
-
 
 @runtime_checkable
 class Policy(Protocol):

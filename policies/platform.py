@@ -36,8 +36,6 @@ from .ha.policy import HaPolicy
 from .planning import AdmissionGuard, MoveLedger, homes_of, merge_plans, without_refused
 from .schema import check_parameters
 
-__all__ = ["BALANCERS", "KNOBS", "POWER_MANAGERS", "PlatformPolicy", "PlatformRound"]
-
 B1 = NDArray[np.bool_]
 I4 = NDArray[np.int32]
 

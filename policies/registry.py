@@ -27,22 +27,6 @@ from .platform import PlatformPolicy
 from .schema import RESERVED, check_parameters, field_default, nested, structured
 from .simple import DvfsPolicy, NpaPolicy, RandomPolicy, StaticPolicy
 
-__all__ = [
-    "KINDS",
-    "POLICIES",
-    "TASKS",
-    "check_task",
-    "make_policy",
-    "policy_class",
-    "policy_defaults",
-    "policy_kind",
-    "policy_names",
-    "policy_schema",
-    "policy_task",
-    "register_loader",
-    "register_policy",
-]
-
 TASKS: tuple[str, ...] = ("cluster", "placement")
 """What policies can be made for: operating a cluster, or placing one request after the other."""
 

@@ -12,16 +12,6 @@ from virtgym.envs.checks import need_plain
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.suggestions import unknown_name
 
-__all__ = [
-    "RESERVED",
-    "TARGET",
-    "check_parameters",
-    "field_default",
-    "nested",
-    "parameter_types",
-    "structured",
-]
-
 TARGET = "virtgym.policies.make_policy"
 """What ``hydra.utils.instantiate`` calls for a policy's configuration."""
 

@@ -18,8 +18,6 @@ from .base import PlanningPolicy
 from .placement.policies import RulePlayer, is_single
 from .planning import legal_part
 
-__all__ = ["DvfsPolicy", "NpaPolicy", "RandomPolicy", "StaticPolicy"]
-
 
 @dataclass
 class StaticPolicy(PlanningPolicy):

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from virtgym.envs.jit.kernels import kernel
 
-__all__ = ["TIE", "choose_first_best", "first_best"]
-
 TIE = 1e-5
 """Scores so near to the best, as a share of it (at least of 1), are equal to it: sums in float32 that should
 be equal differ by less, and no training tells scores apart that differ by less."""

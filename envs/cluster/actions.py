@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from ..jit.by_model import by_model
 from ..jit.kernels import kernel
 from ..sim.decisions import REASONS
+from ..sim.engine.host_requirements import MEM_SLACK
 from ..sim.engine.orders import (
-    MEM_SLACK,
     check_move,
     check_place,
     check_power_off,
@@ -37,9 +37,8 @@ from ..sim.engine.orders import (
     waits_knowingly,
 )
 from ..sim.engine.waiting import is_hopeless, no_failures, note_failure
-from ..sim.state.cluster_state import PENDING, RUNNING, ClusterParams, ClusterState
-
-__all__ = ["ACTION_REASONS", "ActionCodec", "ActionKind"]
+from ..sim.state.cluster_state import PENDING, RUNNING, ClusterState
+from ..sim.state.parameters import ClusterParams
 
 IS_NOT_OFF, IS_NOT_ON = 9, 11
 NO_HOST, NOT_CHOSEN, HOST_FIRST, NO_ACTION = 101, 102, 103, 104

@@ -24,8 +24,6 @@ from .observations import Observer
 from .render import History, draw_frame, write_text
 from .rewards import RewardFunction, check_weights
 
-__all__ = ["ACTION_FORMS", "ClusterEnv"]
-
 ACTION_FORMS: tuple[str, ...] = ("unrolled", "knobs")
 """What an action is: one choice of many per interval, or the thresholds of a planning policy."""
 

@@ -31,11 +31,9 @@ from ..sim.state.cluster_state import (
     MIG_WAITING,
     PENDING,
     STARTING,
-    ClusterParams,
     ClusterState,
 )
-
-__all__ = ["static_host_columns", "static_vm_columns", "write_full_columns"]
+from ..sim.state.parameters import ClusterParams
 
 F4 = NDArray[np.float32]
 F8 = NDArray[np.float64]

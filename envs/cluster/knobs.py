@@ -19,8 +19,6 @@ from ..sim.config import ClusterConfig
 from ..sim.decisions import Decisions
 from ..sim.simulator import ClusterView
 
-__all__ = ["KnobCodec", "KnobDriver", "KnobPolicy", "Knobs"]
-
 Knobs = Mapping[str, tuple[float, float, float]]
 """Lowest, highest and default value by name; the order is the order of an action's elements."""
 

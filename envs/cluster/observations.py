@@ -20,20 +20,10 @@ from ..observation_columns import HOST_COLUMNS, VM_COLUMNS, Column, columns_of
 from ..sim.models.power import BOOTING, OFF, ON, SHUTTING_DOWN
 from ..sim.models.power_states import RESUMING, SUSPENDING
 from ..sim.simulator import Simulator
-from ..sim.state.cluster_state import (
-    ABSENT,
-    DEPARTED,
-    MIG_COPYING,
-    MIG_NONE,
-    PENDING,
-    RUNNING,
-    ClusterParams,
-    ClusterState,
-)
+from ..sim.state.cluster_state import ABSENT, DEPARTED, MIG_COPYING, MIG_NONE, PENDING, RUNNING, ClusterState
+from ..sim.state.parameters import ClusterParams
 from .actions import check_toggle, write_host_mask, write_vm_mask
 from .full_observations import static_host_columns, static_vm_columns, write_full_columns
-
-__all__ = ["Buffers", "Observer", "observe", "remember"]
 
 F4 = NDArray[np.float32]
 F8 = NDArray[np.float64]

@@ -19,8 +19,6 @@ from ..sim.models.power import BOOTING, OFF, ON, SHUTTING_DOWN
 from ..sim.models.power_states import FAILED, RESUMING, STANDBY, SUSPENDING
 from ..sim.simulator import Simulator
 
-__all__ = ["History", "draw_frame", "draw_nodes", "write_text"]
-
 U1 = NDArray[np.uint8]
 
 WIDTH, HEIGHT = 1000, 620

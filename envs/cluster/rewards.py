@@ -14,9 +14,7 @@ from collections.abc import Mapping
 from ..errors import ConfigError
 from ..sim.metrics import J_PER_KWH, StepMetrics
 from ..sim.state.accumulators import Totals
-from ..sim.state.cluster_state import ClusterParams
-
-__all__ = ["DEFAULT_WEIGHTS", "TERMS", "RewardFunction", "check_weights"]
+from ..sim.state.parameters import ClusterParams
 
 TERMS: dict[str, str] = {
     "energy": "energy / energy of all hosts at peak power over the interval",

@@ -7,8 +7,6 @@ from typing import Any
 
 from .rewards import DEFAULT_WEIGHTS
 
-__all__ = ["ClusterEnvConfig", "RewardConfig"]
-
 
 @dataclass
 class RewardConfig:

@@ -14,8 +14,6 @@ from typing import Any
 
 from numba.extending import overload
 
-__all__ = ["FULL", "by_model"]
-
 FULL = "full"
 """Label of the parameters' handle when some sub-model beyond the simple cluster is on."""
 

@@ -34,8 +34,6 @@ from numba.np.numpy_support import from_dtype
 
 from .records import Record, RecordArray
 
-__all__ = ["Handle", "HandleType", "make_handle"]
-
 WORDS = 4
 """Words per field in the table: address, length of axis 0, length of axis 1, unused."""
 

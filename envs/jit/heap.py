@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from .kernels import kernel
 
-__all__ = ["settle"]
-
 F8 = NDArray[np.float64]
 
 

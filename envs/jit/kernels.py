@@ -31,8 +31,6 @@ from numba.core.extending import _Intrinsic as Intrinsic
 
 from . import handle, records
 
-__all__ = ["KEPT", "SPEAKING", "ClosureCache", "compile_callback", "digest_closure", "kernel"]
-
 KEPT = 3
 """Digests of one kernel that are kept on disk: going back to another branch, or undoing, compiles nothing."""
 

@@ -29,8 +29,6 @@ from numba.extending import (
 from numba.np import arrayobj
 from numba.np.numpy_support import from_dtype
 
-__all__ = ["Place", "Record", "RecordArray", "name_places"]
-
 
 class Place:
     """A named place of a record; its number where the class is asked, its value where a record is."""

@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from .kernels import kernel
 
-__all__ = ["sort_ascending"]
-
 I4 = NDArray[np.int32]
 F8 = NDArray[np.float64]
 

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from .kernels import kernel
 
-__all__ = ["find_bracket", "sort_breakpoints"]
-
 F8 = NDArray[np.float64]
 
 SHORT = 24

@@ -19,14 +19,13 @@ from ..errors import ConfigError
 from ..jit.handle import make_handle
 from ..jit.kernels import kernel
 from .env import PlacementEnv, PlacementTask
-from .game import FINISHED, HUAWEI, PLAYING, PlacementParams, PlacementState, begin_game
+from .game import begin_game
 from .games import PlacementConfig, RequestArrays
 from .observations import CONSTANT_BUFFERS, PlacementBuffers, forfeit, observe_game, play_one
+from .state import FINISHED, HUAWEI, PLAYING, PlacementParams, PlacementState
 
 if TYPE_CHECKING:
     from ..scenarios.placement import PlacementScenario
-
-__all__ = ["EpisodeBooks", "EpisodeRules", "PlacementBatch", "begin_many", "play_batch"]
 
 I8 = NDArray[np.int64]
 F8 = NDArray[np.float64]

@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 from ..checks import need_index, need_seed
 from ..entry import need_action, need_begun, need_options, usable_render_mode
 from ..errors import ConfigError
-from .game import FINISHED, PLACEMENT_REASONS, PLAYING, REJECTED, SKIPPED, begin_game
+from .game import begin_game
 from .games import PlacementConfig, PlacementGames, RequestArrays
 from .observations import REWARDS, PlacementObserver, forfeit, play_one
+from .state import FINISHED, PLACEMENT_REASONS, PLAYING, REJECTED, SKIPPED
 
 if TYPE_CHECKING:
     from ..scenarios.placement import PlacementScenario
-
-__all__ = ["OUTCOMES", "RENDER_MODES", "PlacementEnv", "PlacementTask"]
 
 Observation = dict[str, NDArray[Any]]
 

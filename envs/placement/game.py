@@ -30,10 +30,7 @@ from .state import (
     FINISHED,
     HUAWEI,
     PLACED,
-    PLACEMENT_REASONS,
     PLAYING,
-    PROTOCOLS,
-    RECOVERING,
     REJECTED,
     SKIPPED,
     STUCK,
@@ -46,35 +43,6 @@ from .state import (
     push_end,
     release_until,
 )
-
-__all__ = [
-    "FADING",
-    "FINISHED",
-    "HUAWEI",
-    "PLACED",
-    "PLACEMENT_REASONS",
-    "PLAYING",
-    "PROTOCOLS",
-    "RECOVERING",
-    "REJECTED",
-    "SKIPPED",
-    "STUCK",
-    "PlacementParams",
-    "PlacementState",
-    "advance_game",
-    "any_fit",
-    "begin_game",
-    "begin_games",
-    "first_fit_node",
-    "fits",
-    "place_request",
-    "reject_request",
-    "step_game",
-    "window_length",
-    "window_lengths",
-    "write_extra_mask",
-    "write_mask",
-]
 
 I8 = NDArray[np.int64]
 

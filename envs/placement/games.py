@@ -11,19 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from ..checks import need_index, need_indices, need_memory, whole_number
 from ..errors import ConfigError, TraceError
 from ..jit.handle import make_handle
-from .game import (
-    FINISHED,
-    PLAYING,
-    PROTOCOLS,
-    PlacementParams,
-    PlacementState,
-    begin_games,
-    step_game,
-    window_lengths,
-    write_mask,
-)
-
-__all__ = ["PlacementConfig", "PlacementGames", "RequestArrays", "fits_empty_host"]
+from .game import begin_games, step_game, window_lengths, write_mask
+from .state import FINISHED, PLAYING, PROTOCOLS, PlacementParams, PlacementState
 
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]

@@ -18,37 +18,10 @@ from ..errors import ConfigError
 from ..jit.handle import make_handle
 from ..jit.kernels import kernel
 from ..observation_columns import Column
-from .game import (
-    HUAWEI,
-    PLACED,
-    PLAYING,
-    REJECTED,
-    SKIPPED,
-    STUCK,
-    PlacementParams,
-    PlacementState,
-    fits,
-    step_game,
-    write_extra_mask,
-)
+from .game import step_game, write_extra_mask
 from .games import PlacementConfig, PlacementGames
 from .slots import SLOT_GLOBAL_COLUMNS, SLOT_NODE_COLUMNS, slot_table, write_slots
-
-__all__ = [
-    "CONSTANT_BUFFERS",
-    "GLOBAL_COLUMNS",
-    "NODE_COLUMNS",
-    "OBSERVATIONS",
-    "REQUEST_COLUMNS",
-    "REWARDS",
-    "WINDOW_COLUMNS",
-    "PlacementBuffers",
-    "PlacementObserver",
-    "forfeit",
-    "observation_columns",
-    "observe_game",
-    "play_one",
-]
+from .state import HUAWEI, PLACED, PLAYING, REJECTED, SKIPPED, STUCK, PlacementParams, PlacementState, fits
 
 F4 = NDArray[np.float32]
 F8 = NDArray[np.float64]

@@ -14,8 +14,6 @@ import numpy as np
 from ..jit.kernels import kernel
 from .state import STUCK, PlacementParams, PlacementState, any_fit, release_until
 
-__all__ = ["advance_window", "begin_window", "drop_from_window", "next_candidate", "skip_candidate"]
-
 
 @kernel
 def begin_window(p: PlacementParams, s: PlacementState, b: int) -> None:

@@ -15,10 +15,8 @@ from numpy.typing import NDArray
 
 from ..jit.kernels import kernel
 from ..observation_columns import Column
-from .game import PlacementParams, PlacementState
 from .games import PlacementConfig
-
-__all__ = ["SLOT_GLOBAL_COLUMNS", "SLOT_NODE_COLUMNS", "SLOT_SHAPES", "slot_table", "write_slots"]
+from .state import PlacementParams, PlacementState
 
 F4 = NDArray[np.float32]
 F8 = NDArray[np.float64]

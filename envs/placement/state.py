@@ -9,28 +9,6 @@ from numpy.typing import NDArray
 
 from ..jit.kernels import kernel
 
-__all__ = [
-    "FADING",
-    "FINISHED",
-    "HUAWEI",
-    "PLACED",
-    "PLACEMENT_REASONS",
-    "PLAYING",
-    "PROTOCOLS",
-    "RECOVERING",
-    "REJECTED",
-    "SKIPPED",
-    "STUCK",
-    "PlacementParams",
-    "PlacementState",
-    "any_fit",
-    "first_fit_node",
-    "fits",
-    "occupy",
-    "push_end",
-    "release_until",
-]
-
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 

@@ -35,18 +35,6 @@ from .groups import CarbonGroup, FailuresGroup, to_room
 from .profiles import build_profiles, draw_profiles, profile_index
 from .schema import GENERATORS, OVERSIZED, HostGroupConfig, ScenarioConfig, TraceConfig
 
-__all__ = [
-    "OversizedWarning",
-    "build_cluster",
-    "check_source",
-    "drop_oversized",
-    "need_episode",
-    "need_generated",
-    "read_demand",
-    "refuse_oversized",
-    "size_vms",
-]
-
 R = TypeVar("R")
 
 _COLUMNS = ("vm_cpu_mhz", "vm_vcpus", "vm_mem_mib", "vm_arrival_s", "vm_departure_s")

@@ -25,30 +25,6 @@ from ..sim.models.recovery import RecoveryConfig
 from ..sim.models.scheduling import SchedulingConfig
 from ..sim.models.standby import StandbyConfig
 
-__all__ = [
-    "ROOMS",
-    "AdmissionGroup",
-    "CarbonGroup",
-    "CpuGroup",
-    "CurveGroup",
-    "DomainGroup",
-    "FailuresGroup",
-    "HostVirtualizationGroup",
-    "IoGroup",
-    "IoModeGroup",
-    "MemoryTiersGroup",
-    "MigrationGroupConfig",
-    "NumaGroup",
-    "OutageGroup",
-    "OverheadGroup",
-    "PowerGroup",
-    "PrecopyGroup",
-    "RecoveryGroup",
-    "StandbyGroup",
-    "VirtCostsGroup",
-    "to_room",
-]
-
 R = TypeVar("R")
 
 

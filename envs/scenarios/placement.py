@@ -20,15 +20,6 @@ from .build import check_source, need_generated, refuse_oversized
 from .scenario import load_scenario_config
 from .schema import GENERATORS, TraceConfig, dotted_keys, merge_schema, no_key
 
-__all__ = [
-    "TAIL",
-    "PlacementScenario",
-    "PlacementScenarioConfig",
-    "build_placement_scenario",
-    "check_drawn",
-    "check_placement_keys",
-]
-
 I8 = NDArray[np.int64]
 
 TAIL = 1000

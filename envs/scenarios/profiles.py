@@ -17,8 +17,6 @@ from ..sim.models.overhead import GuestVirtualization, InstructionProfile
 from ..sim.models.scheduling import CpuControl
 from .groups import to_room
 
-__all__ = ["ProfileGroup", "build_profiles", "draw_profiles", "profile_index"]
-
 
 @dataclass
 class VirtualizationGroup:

@@ -11,8 +11,6 @@ from ..errors import ConfigError
 from ..sim.models.rules import Rules, VmHostRule
 from ..sim.workload import Workload
 
-__all__ = ["RulesGroup", "VmGroup", "VmHostGroup", "build_rules"]
-
 
 @dataclass
 class VmGroup:

@@ -21,18 +21,7 @@ from ..sim.workload import Workload
 from ..traces import Trace
 from .build import build_cluster, drop_oversized, need_episode, read_demand, size_vms
 from .rules import build_rules
-from .schema import HostGroupConfig, ScenarioConfig, TraceConfig, VmTypeConfig, check_scenario
-
-__all__ = [
-    "HostGroupConfig",
-    "Scenario",
-    "ScenarioConfig",
-    "TraceConfig",
-    "VmTypeConfig",
-    "build_scenario",
-    "list_scenarios",
-    "load_scenario_config",
-]
+from .schema import ScenarioConfig, check_scenario
 
 
 @dataclass(frozen=True)

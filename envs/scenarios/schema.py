@@ -28,22 +28,6 @@ from .groups import (
 )
 from .rules import RulesGroup
 
-__all__ = [
-    "GENERATORS",
-    "MIGRATION_MODES",
-    "OVERSIZED",
-    "HostGroupConfig",
-    "ScenarioConfig",
-    "TraceConfig",
-    "VmTypeConfig",
-    "check_scenario",
-    "dotted_keys",
-    "merge_schema",
-    "no_key",
-    "replace_generator",
-    "unknown_key",
-]
-
 T = TypeVar("T")
 
 GENERATORS = ("synthetic", "synthetic_requests")

@@ -26,16 +26,6 @@ from .models.rules import Rules
 from .models.scheduling import SchedulingConfig
 from .models.standby import StandbyConfig
 
-__all__ = [
-    "ARRIVAL_RULES",
-    "MEMORY_RULES",
-    "RESTART_RULES",
-    "ClusterConfig",
-    "HostType",
-    "MigrationConfig",
-    "VmType",
-]
-
 MemoryRule = Literal["ignored", "binding", "multiplexed"]
 ArrivalRule = Literal["first_fit", "best_fit", "worst_fit", "pabfd", "policy"]
 RestartRule = Literal["first_fit", "policy"]

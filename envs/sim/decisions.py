@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["REASONS", "Decisions", "Refusal"]
-
 I4 = NDArray[np.int32]
 
 REASONS: dict[int, str] = {

@@ -12,8 +12,6 @@ from .models.numa_nodes import ROOM
 from .models.overhead import GUEST_MUST_CHANGE, SUPPORT_REASONS, VIRT_TYPES, support_code, support_table
 from .workload import Workload
 
-__all__ = ["check_models", "fits_some_host"]
-
 
 def check_models(config: ClusterConfig, workload: Workload) -> None:
     """Check what guests need against what the cluster has; only of profiles that some VM has.

@@ -23,8 +23,6 @@ from .models.numa_nodes import STALL_SHARES
 from .models.overhead import PROFILES, GuestVirtualization, InstructionProfile
 from .models.scheduling import CpuControl
 
-__all__ = ["GUEST_PROFILES", "GuestProfile", "IoProfile", "Pair"]
-
 Pair = tuple[float, float]
 """Rate of an idle VM, and what full load adds to it."""
 

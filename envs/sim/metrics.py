@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .state.accumulators import Totals
-from .state.cluster_state import ABSENT, ClusterParams, ClusterState
-
-__all__ = ["METRICS", "StepMetrics", "interval_metrics", "model_metrics", "summarize"]
+from .state.cluster_state import ABSENT, ClusterState
+from .state.parameters import ClusterParams
 
 J_PER_KWH = 3.6e6
 

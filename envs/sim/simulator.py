@@ -19,20 +19,10 @@ from .engine.full_clock import advance_full, prepare_full, start_full
 from .engine.hub import connect
 from .engine.orders import apply_orders
 from .metrics import StepMetrics, summarize
-from .state.cluster_state import (
-    ClusterParams,
-    ClusterState,
-    allocate_state,
-    copy_state,
-    digest,
-    read_only,
-    shape_of,
-)
-from .state.parameters import bind_params, make_params
+from .state.cluster_state import ClusterState, allocate_state, copy_state, digest, read_only, shape_of
+from .state.parameters import ClusterParams, bind_params, make_params
 from .state.submodel_parameters import sample_faults
 from .workload import Workload
-
-__all__ = ["ClusterView", "Simulator"]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from ..errors import ConfigError
 from .guests import GUEST_PROFILES, GuestProfile
 
-__all__ = ["Workload"]
-
 
 @dataclass(frozen=True)
 class Workload:

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from ..errors import TraceError
 
-__all__ = ["LARGEST", "LONGEST_S", "SHORTEST_S", "Trace", "check_cells", "check_moments"]
-
 LARGEST = 1e18
 """Largest number that is taken from a file, in whatever unit: what is more has no meaning, and overflows."""
 SHORTEST_S, LONGEST_S = 1e-3, 1e11

@@ -24,8 +24,6 @@ from ..errors import TraceError
 from ..files import LARGEST_WHOLE, open_regular, read_arrays, write_atomically
 from .base import Trace
 
-__all__ = ["cache_dir", "content_signature", "read_cached"]
-
 # Part of every key: raise it when a reader or this layout changes, and old files are not looked at again.
 _LAYOUT = "4"
 # A file changed twice within one tick of the file system's clock looks unchanged: younger ones stay uncached,

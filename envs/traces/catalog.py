@@ -33,8 +33,6 @@ from ..errors import TraceError
 from ..files import one_line, read_bytes, show_path
 from .cache import cache_dir
 
-__all__ = ["CatalogEntry", "content_digest", "fetch_traces", "fetched_path", "find_entry", "load_catalog"]
-
 _TIMEOUT_S = 30.0
 _DEADLINE_S = 900.0
 _SPARE_BYTES = 16 << 20

@@ -19,8 +19,6 @@ from ..files import one_line, open_stream, open_text, read_parquet, show_found, 
 from .base import LARGEST
 from .repairs import MISSING
 
-__all__ = ["METADATA_KEY", "Columns", "is_table_file", "read_columns"]
-
 METADATA_KEY = b"virtgym"
 """Key of the JSON that `convert_trace` leaves in a Parquet file's schema."""
 

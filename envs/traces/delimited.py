@@ -21,16 +21,6 @@ from ..errors import TraceError
 from ..files import one_line, open_stream, open_text, show_found, show_path
 from .repairs import MISSING
 
-__all__ = [
-    "Block",
-    "Coder",
-    "Collector",
-    "Window",
-    "find_parts",
-    "name_line",
-    "read_blocks",
-]
-
 _BLOCK_BYTES = 8 << 20
 _BOM = b"\xef\xbb\xbf"
 

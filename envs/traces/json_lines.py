@@ -16,8 +16,6 @@ from ..files import one_line, open_stream, show_found, show_path
 from .delimited import Block, name_line
 from .repairs import MISSING
 
-__all__ = ["read_json_blocks"]
-
 _BLOCK_BYTES = 8 << 20
 
 

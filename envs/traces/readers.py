@@ -19,19 +19,6 @@ from ..files import names_its_file, show_path
 from .base import Trace
 from .sniffing import Look, name_look
 
-__all__ = [
-    "REQUEST_FORMATS",
-    "SERIES_FORMATS",
-    "TRACE_FORMATS",
-    "TraceSummary",
-    "check_options",
-    "check_trace",
-    "guess_format",
-    "guess_request_format",
-    "read_trace",
-    "unknown_request_format",
-]
-
 TRACE_FORMATS: Mapping[str, str] = {
     "planetlab": "folder with one file per VM, 288 integer percentages each (CoMon project, 2011)",
     "table": "your own CSV or Parquet: one row per VM and time (docs/traces.md)",

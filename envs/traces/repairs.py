@@ -24,8 +24,6 @@ from numpy.typing import NDArray
 from ..errors import TraceError
 from .base import LARGEST
 
-__all__ = ["FILLS", "MISSING", "OVERS", "Repairs", "carry_forward", "check_choice", "find_unit"]
-
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 

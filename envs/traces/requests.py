@@ -19,8 +19,6 @@ from ..errors import TraceError
 from ..files import names_its_file
 from .base import LARGEST, LONGEST_S
 
-__all__ = ["RequestSummary", "RequestTrace", "check_requests", "describe_requests", "read_requests"]
-
 DOUBLE_ABOVE_GIB = 10.0
 """A VM with strictly more memory than this spans two NUMA nodes in the placement protocol, GiB."""
 

@@ -24,16 +24,6 @@ from ..errors import TraceError
 from .base import LONGEST_S, Trace, check_cells, check_moments
 from .repairs import Repairs, carry_forward
 
-__all__ = [
-    "Readings",
-    "Vms",
-    "build_trace",
-    "check_positive",
-    "count_vcpus",
-    "hold_until_next",
-    "tell_times",
-]
-
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 

@@ -13,8 +13,6 @@ import numpy as np
 from ..errors import TraceError
 from .readers import SERIES_FORMATS, check_options, guess_format
 
-__all__ = ["SeriesSummary", "check_series"]
-
 
 @dataclass(frozen=True)
 class SeriesSummary:

@@ -12,8 +12,6 @@ from pathlib import Path
 from ..errors import TraceError
 from ..files import open_regular
 
-__all__ = ["Look", "name_look", "read_head"]
-
 _HEAD_BYTES = 1 << 14
 _TABLES_LOOKED_AT = 3
 _MAGIC = (

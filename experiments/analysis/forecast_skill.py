@@ -26,8 +26,6 @@ from .stats import Interval, percentile_interval, resampled_means
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLUMNS", "LEVELS", "REFERENCES", "SkillSettings", "cells", "forecast_skill", "unseasoned"]
-
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 

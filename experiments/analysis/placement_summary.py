@@ -36,16 +36,6 @@ from .stats import (
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "STATISTICS",
-    "Comparison",
-    "Entry",
-    "compare_windows",
-    "has_windows",
-    "is_survival",
-    "learner_name",
-]
-
 F8 = NDArray[np.float64]
 
 STATISTICS: dict[str, Statistic] = {

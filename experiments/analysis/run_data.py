@@ -20,8 +20,6 @@ from ..run.rows import COLUMNS, kinds_of
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Group", "HeatFile", "RunFolder", "group_runs", "read_run", "short_trace"]
-
 KEY_COLUMNS = ("scenario", "trace", "policy", "seed")
 WINDOW_COLUMNS = ("n_vms", "failed_placements", "total_wait_s", "wall_s", "steps")
 """Columns that rows of placement windows have."""

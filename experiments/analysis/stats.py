@@ -17,23 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = [
-    "Interval",
-    "Statistic",
-    "distinct_runs",
-    "iqm_statistic",
-    "mean_interval",
-    "mean_statistic",
-    "paired_samples",
-    "percentile_interval",
-    "performance_profile",
-    "probability_of_improvement",
-    "resampled_means",
-    "stratified_bootstrap",
-    "trimmed_mean",
-    "trimmed_statistic",
-]
-
 F8 = NDArray[np.float64]
 Statistic = Callable[[F8], F8]
 """Maps samples (..., n) to one number each, over the last axis."""

@@ -16,8 +16,6 @@ from rich.table import Table
 from . import measure
 from .measure import Measured
 
-__all__ = ["main"]
-
 CLOUDSIM_CPU_S = 33.17
 """CPU time of CloudSim 3.0.3 for one day of lr-mmt (20110303) on one core of this class of machine, s."""
 

@@ -17,8 +17,6 @@ from virtgym.envs.sim.audit.checker import Auditor
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state.accumulators import Totals
 
-__all__ = ["Audit", "audit_episode", "audit_episodes", "main"]
-
 EVENTS: dict[str, int] = {
     "arrivals": Totals.arrivals,
     "departures": Totals.departures,

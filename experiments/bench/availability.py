@@ -38,16 +38,6 @@ from virtgym.policies.ha.policy import HaPolicy
 
 from ..analysis.stats import Interval, stratified_bootstrap
 
-__all__ = [
-    "MODES",
-    "AvailabilityRow",
-    "analytic_availability",
-    "availability_table",
-    "mean_outage_s",
-    "simulate_availability",
-    "to_markdown",
-]
-
 MODES: tuple[str, ...] = ("none", "cold", "hot", "stateless")
 
 DAY_S, YEAR_MIN = 86_400.0, 525_960.0

@@ -14,8 +14,6 @@ from oracles.twin import PlainSimulator
 from virtgym.envs.scenarios.scenario import Scenario, build_scenario
 from virtgym.policies import make_policy
 
-__all__: list[str] = []
-
 HOURS = 4
 
 

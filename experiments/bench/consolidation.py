@@ -23,15 +23,8 @@ from rich.table import Table
 from virtgym.envs.scenarios.scenario import build_scenario
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.policies.planning import power_tables
-from virtgym.policies.solvers.consolidation import (
-    ConsolidationProblem,
-    ConsolidationResult,
-    evaluate,
-    pack_decreasing,
-    solve_consolidation,
-)
-
-__all__ = ["SIZES", "main", "problem_of", "real_interval"]
+from virtgym.policies.solvers.consolidation import ConsolidationResult, pack_decreasing, solve_consolidation
+from virtgym.policies.solvers.model import ConsolidationProblem, evaluate
 
 SIZES: tuple[tuple[int | None, int], ...] = ((100, 40), (300, 100), (None, 800))
 """VMs (None = all of the day) and hosts, the sizes of the table."""

@@ -25,8 +25,6 @@ from ..analysis.stats import stratified_bootstrap
 from ..config.overrides import PolicySpec, parse_policy
 from ..run.rollout import make_env, rollout
 
-__all__ = ["DEFAULT_POLICIES", "SCENES", "compare_lines", "day_rows", "scene_rows", "to_markdown"]
-
 DEFAULT_POLICIES: tuple[str, ...] = (
     *("static", "npa", "dvfs"),
     *("thr-mmt", "mad-mmt", "iqr-mmt", "ols-mmt", "loess-mmt", "loess_robust-mmt"),

@@ -25,8 +25,6 @@ from ..run.cell import evaluate
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["RUNS", "digest_frame", "main"]
-
 NOT_RESULTS = (
     "wall_s",
     "vm_intervals_per_s",

@@ -17,20 +17,6 @@ from oracles.twin import PlainSimulator
 from virtgym.envs.scenarios.scenario import Scenario, build_scenario
 from virtgym.envs.sim.decisions import Decisions
 
-__all__ = [
-    "Measured",
-    "best_of",
-    "cold_start",
-    "decisions_per_second",
-    "full_interval",
-    "full_scaling",
-    "physics_day",
-    "plain_physics_day",
-    "planned_day",
-    "replica_day",
-    "scaling",
-]
-
 
 @dataclass(frozen=True)
 class Measured:

@@ -18,8 +18,6 @@ from ..run.cell import evaluate
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CASES", "COLUMNS", "ablate_models", "to_markdown"]
-
 OFF: dict[str, dict[str, Any]] = {
     "overhead": {"overhead.enabled": False},
     "cpu scheduling": {"cpu.enabled": False},

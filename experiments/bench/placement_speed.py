@@ -21,8 +21,6 @@ from virtgym.envs.traces.formats.synthetic_requests import generate_requests
 from virtgym.envs.vector import PlacementVectorEnv
 from virtgym.policies.placement.rules import run_windows
 
-__all__ = ["BUILT_IN", "STEPPED", "measure_placement"]
-
 STEPPED = "plain Python for speed, stepped, with mask"
 BUILT_IN = "plain Python for speed, first fit built in"
 """What ratios are against."""

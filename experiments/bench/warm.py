@@ -11,8 +11,6 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
-__all__ = ["main"]
-
 
 def warm_simulator() -> None:
     """Compile the simulator and the baselines."""
@@ -125,7 +123,7 @@ def warm_comparisons() -> None:
     from virtgym.policies.learned.kernel_net import make_kernel_net
     from virtgym.policies.learned.shipped_agents import shipped_folder
     from virtgym.policies.learned.storage import load_agent
-    from virtgym.policies.placement.rules import make_keys
+    from virtgym.policies.placement.packing import make_keys
 
     games = build_placement_scenario("demo_placement", overrides={"n_windows": 1}).games(2)
     (member,) = load_agent(shipped_folder("demo")).members

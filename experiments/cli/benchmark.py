@@ -27,8 +27,6 @@ from .progress import Progress
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Failure", "Interrupted", "Outcome", "benchmark"]
-
 
 @dataclass(frozen=True)
 class Failure:

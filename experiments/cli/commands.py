@@ -11,8 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["COMMANDS", "main"]
-
 _USER_ERRNOS = (
     errno.EACCES,
     errno.EPERM,

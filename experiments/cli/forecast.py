@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-__all__ = ["ForecastRun", "compose_forecast", "main", "skill_tables"]
-
 _OPTIONS = "trace.options."
 _KINDS: dict[str, type[Any]] = {
     f.name: type(f.default) for f in fields(SkillSettings) if f.name not in ("forecasters", "horizons")

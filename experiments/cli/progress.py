@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["Progress", "metrics_table", "print_results", "results_table"]
-
 _WIDTH = 150
 """Width of tables where there is no terminal to ask."""
 

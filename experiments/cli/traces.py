@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from virtgym.envs.traces import RequestSummary, SeriesSummary, TraceSummary
 
-__all__ = ["main"]
-
 _EXAMPLES = """\
 examples:
   virtgym traces list

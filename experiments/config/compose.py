@@ -26,8 +26,6 @@ from .overrides import (
 from .schema import COMMAND_KEYS, DEFAULT_POLICIES, REPLICA_KEYS, RunConfig, ScenarioNode, scenario_keys
 from .yamlio import YamlError
 
-__all__ = ["Run", "compose_run"]
-
 _PATH_KEYS = (
     *("out", "scenario.trace.path", "scenario.windows"),
     *("scenario.carbon.path", "scenario.failures.path"),

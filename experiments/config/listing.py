@@ -12,8 +12,6 @@ from typing import Any
 
 from .yamlio import load_yaml
 
-__all__ = ["KINDS", "experiment_agent", "list_kind", "list_names", "read_group_file"]
-
 KINDS: tuple[str, ...] = ("scenarios", "policies", "agents", "traces", "envs")
 """What ``virtgym list`` can list."""
 

@@ -13,19 +13,6 @@ from typing import Any
 
 from virtgym.envs.errors import ConfigError
 
-__all__ = [
-    "PolicySpec",
-    "hint",
-    "last_value",
-    "parse_policy",
-    "parse_value",
-    "quote",
-    "split_list",
-    "split_outer",
-    "split_override",
-    "unquote",
-]
-
 
 def hint(name: str, known: Iterable[str]) -> str:
     """Name the closest known spelling, in parentheses, or nothing."""

@@ -6,9 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from virtgym.envs.scenarios.placement import PlacementScenarioConfig
-from virtgym.envs.scenarios.scenario import ScenarioConfig
-
-__all__ = ["COMMAND_KEYS", "DEFAULT_POLICIES", "REPLICA_KEYS", "RunConfig", "ScenarioNode", "scenario_keys"]
+from virtgym.envs.scenarios.schema import ScenarioConfig
 
 
 @dataclass

@@ -12,8 +12,6 @@ from typing import Any
 
 import yaml
 
-__all__ = ["YamlError", "dump_yaml", "load_stored", "load_yaml", "read_stored"]
-
 _MOST_BYTES = 16_000_000
 _MOST_VALUES = 1_000_000
 _DEEPEST = 50

@@ -22,8 +22,6 @@ from .replica import run_replica
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ablate_quirks", "ablation_cases", "to_markdown"]
-
 HONEST_PLACEMENT = ("drop_zero_demand", "double_moves", "memory_ignored", "stale_power", "free_power_on")
 
 

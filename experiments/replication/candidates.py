@@ -18,18 +18,6 @@ from .live import Flags, Ints, Live
 from .machines import HOST_RAM_MIB, SEGMENTS, Site
 from .sharing import power_at
 
-__all__ = [
-    "Cands",
-    "Round",
-    "add_candidates",
-    "find_candidate",
-    "list_window",
-    "make_cands",
-    "put_vm",
-    "remove_candidate",
-    "take_back",
-]
-
 Floats = NDArray[np.float64]
 
 # A tenth of the smaller host: a demand that reaches the next segment of the power table at most.

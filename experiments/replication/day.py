@@ -22,8 +22,6 @@ from .machines import DAY_S, HOST_RAM_MIB, OFFSET_S, ROUND_S, SEGMENTS, Site
 from .optimiser import Plan, Rule, optimise
 from .sharing import account_until, demand_at, list_active, power_at, share_hosts, show_states
 
-__all__ = ["DVFS", "NPA", "OPTIMISE", "REPLAY", "Log", "place_all", "run_day"]
-
 Floats = NDArray[np.float64]
 
 NPA = 0

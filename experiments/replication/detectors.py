@@ -15,27 +15,6 @@ from numpy.typing import NDArray
 
 from .kernel import inline_kernel, lean_kernel, wide
 
-__all__ = [
-    "IQR",
-    "LOESS",
-    "LR_POINTS",
-    "MAD",
-    "OLS",
-    "ROBUST",
-    "THR",
-    "WINDOW",
-    "add_history",
-    "filter_weights",
-    "largest_load",
-    "mad",
-    "median",
-    "predict_ols",
-    "predict_weighted",
-    "quartile_range",
-    "usable_length",
-    "window_overloaded",
-]
-
 Floats = NDArray[np.float64]
 
 THR = 0

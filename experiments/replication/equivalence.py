@@ -30,8 +30,6 @@ from .metrics import DecisionLog
 from .quirks import Quirks
 from .replica import run_replica
 
-__all__ = ["COMPARED", "compare_with_simulator", "run_and_log"]
-
 COMPARED: tuple[str, ...] = (
     "energy_kwh",
     "migrations",

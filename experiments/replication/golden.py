@@ -24,17 +24,6 @@ from virtgym.envs.traces.formats.planetlab import read_planetlab
 from .metrics import ReplicaResult
 from .replica import run_replica
 
-__all__ = [
-    "COUNTS",
-    "ENERGY_RTOL",
-    "RATIOS",
-    "RATIO_ATOL",
-    "RowCheck",
-    "check_row",
-    "read_day",
-    "read_reference",
-]
-
 ENERGY_RTOL = 1e-9
 RATIO_ATOL = 1e-6
 RANDOM_RTOL = 0.06

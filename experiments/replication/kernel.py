@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 
 from virtgym.envs.jit.kernels import kernel
 
-__all__ = ["copy_range", "entry_kernel", "inline_kernel", "lean_kernel", "switch", "wide"]
-
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 

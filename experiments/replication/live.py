@@ -9,27 +9,6 @@ from numpy.typing import NDArray
 
 from .machines import SEGMENTS, Site
 
-__all__ = [
-    "A_ASKED",
-    "A_BAD_S",
-    "A_DOUBLES",
-    "A_DROPPED",
-    "A_ENERGY",
-    "A_GOT",
-    "A_LOST",
-    "A_MOVES",
-    "A_ON_S",
-    "A_SHORTS",
-    "A_SHORT_SUM",
-    "A_SPAN_S",
-    "A_STOPS",
-    "A_STOP_S",
-    "N_ACCOUNTS",
-    "Flags",
-    "Live",
-    "make_live",
-]
-
 Floats = NDArray[np.float64]
 Ints = NDArray[Any]
 Bools = NDArray[np.bool_]

@@ -8,21 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "DAY_S",
-    "HOST_CORE_MHZ",
-    "HOST_RAM_MIB",
-    "HOST_TOTAL_MHZ",
-    "HOST_WATTS",
-    "ROUND_S",
-    "SEGMENTS",
-    "VM_MHZ",
-    "VM_RAM_MIB",
-    "Site",
-    "make_site",
-    "vm_types",
-]
-
 Floats = NDArray[np.float64]
 Ints = NDArray[Any]
 

@@ -27,8 +27,6 @@ from .live import (
 )
 from .quirks import Quirks
 
-__all__ = ["DecisionLog", "Events", "ReplicaResult", "summarise"]
-
 Floats = NDArray[np.float64]
 Ints = NDArray[Any]
 

@@ -34,8 +34,6 @@ from .live import Flags, Ints, Live
 from .machines import Site
 from .selection import select_vm
 
-__all__ = ["UNDERLOAD", "Plan", "Rule", "make_plan", "optimise", "sort_by_key"]
-
 Floats = NDArray[np.float64]
 
 UNDERLOAD = 0.3  # only hosts below this use are evacuated when no_underload_threshold is off

@@ -20,8 +20,6 @@ from .optimiser import Rule, make_plan
 from .quirks import Quirks
 from .selection import MC, MMT, MU, RS
 
-__all__ = ["N_HOSTS", "REPLICA_POLICIES", "run_replica"]
-
 N_HOSTS = 800
 SAMPLES = 288
 

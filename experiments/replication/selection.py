@@ -10,8 +10,6 @@ from .kernel import inline_kernel, lean_kernel
 from .live import Ints
 from .machines import ROUND_S, Site
 
-__all__ = ["MC", "MMT", "MU", "RS", "draw", "multiple_r2", "select_vm"]
-
 Floats = NDArray[np.float64]
 
 UNDEFINED = 2.0  # no coefficient of determination exceeds 1

@@ -24,16 +24,6 @@ from .live import (
 )
 from .machines import ROUND_S, SEGMENTS, Site
 
-__all__ = [
-    "account_until",
-    "demand_at",
-    "hash_ordered_sum",
-    "list_active",
-    "power_at",
-    "share_hosts",
-    "show_states",
-]
-
 TOLERANCE = 1e-9
 
 

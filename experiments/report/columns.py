@@ -10,8 +10,6 @@ import numpy as np
 
 from virtgym.envs.sim.metrics import METRICS
 
-__all__ = ["LEADERBOARD", "Column", "Scale", "fit_scale", "superscript", "write_number"]
-
 DIGITS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 

@@ -12,8 +12,6 @@ from virtgym.envs.sim.metrics import METRICS
 from ..analysis.run_data import Group, RunFolder, short_trace
 from .leaderboard import Leaderboard
 
-__all__ = ["interval_note", "missing_metrics", "notes", "run_facts", "short_facts"]
-
 _LONGEST = 4000
 """Characters of a fact."""
 

@@ -19,21 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-__all__ = [
-    "Style",
-    "axis",
-    "bar_figure",
-    "day_figures",
-    "heat_figure",
-    "label",
-    "migration_figure",
-    "new_figure",
-    "pareto_figures",
-    "rank_styles",
-    "short",
-    "styles_of",
-]
-
 N_COLOURS = 7
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross")

@@ -16,8 +16,6 @@ from virtgym.envs.files import read_arrays
 
 from ..analysis.run_data import HeatFile
 
-__all__ = ["FULL", "OFF", "OVERLOADED", "SWITCHING", "pack_heat", "pack_heats", "reduce_heat"]
-
 U1 = NDArray[np.uint8]
 OFF, SWITCHING, OVERLOADED, FULL = 255, 254, 253, 200
 """Codes of a cell; 0..FULL is utilisation in steps of half a per cent."""

@@ -12,8 +12,6 @@ from ..analysis.stats import Interval, mean_interval
 from .columns import LEADERBOARD, Column, Scale, fit_scale
 from .values import Values, estimate, tabulate
 
-__all__ = ["Cell", "Leaderboard", "Line", "compare", "make_leaderboard", "shared_intervals"]
-
 
 @dataclass(frozen=True)
 class Cell:

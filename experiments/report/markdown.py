@@ -15,8 +15,6 @@ from .placement.words import entry_label, make_placement_verdict, placement_fact
 from .table import half_width, heading_unit
 from .verdict import Sentence, Strong, make_verdict
 
-__all__ = ["render_markdown"]
-
 
 def _escape(text: str) -> str:
     """Text that Markdown and the HTML in it leave alone."""

@@ -31,8 +31,6 @@ from .table import render_legend, render_table
 from .values import BASELINE
 from .verdict import make_tiles, make_verdict
 
-__all__ = ["render_page"]
-
 N_SHOWN = 6
 """Ranked policies whose lines are shown at first; the static policy is shown with them."""
 

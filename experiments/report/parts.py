@@ -10,8 +10,6 @@ from typing import Any
 from .figures import Style
 from .verdict import Sentence, Strong, Tile
 
-__all__ = ["add_figure", "block", "chip_fieldset", "pieces", "plot_div", "tile_list"]
-
 
 def pieces(sentence: Sentence) -> str:
     """A sentence as HTML."""

@@ -10,8 +10,6 @@ from .columns import Column, superscript
 from .figures import styles_of
 from .leaderboard import Cell, Leaderboard
 
-__all__ = ["half_width", "heading_unit", "render_legend", "render_table"]
-
 
 def heading_unit(board: Leaderboard, column: Column) -> str:
     """Power of ten and unit of a column; empty where it has none."""

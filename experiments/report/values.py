@@ -17,8 +17,6 @@ from .columns import LEADERBOARD
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["BASELINE", "Values", "estimate", "tabulate"]
-
 F8 = NDArray[np.float64]
 BASELINE = "static"
 """The policy that energy is compared with."""

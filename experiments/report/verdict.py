@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from .columns import Column, write_number
 from .leaderboard import Cell, Leaderboard, Line, compare
 
-__all__ = ["Sentence", "Strong", "Tile", "make_tiles", "make_verdict"]
-
 
 class Strong(str):
     """A piece of a sentence that stands out."""

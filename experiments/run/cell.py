@@ -14,7 +14,8 @@ import numpy as np
 
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.scenarios.placement import PlacementScenario, build_placement_scenario
-from virtgym.envs.scenarios.scenario import Scenario, ScenarioConfig, build_scenario, load_scenario_config
+from virtgym.envs.scenarios.scenario import Scenario, build_scenario, load_scenario_config
+from virtgym.envs.scenarios.schema import ScenarioConfig
 from virtgym.envs.traces.cache import content_signature
 from virtgym.policies.base import Policy
 from virtgym.policies.registry import POLICIES, check_task, make_policy, policy_defaults, policy_kind
@@ -28,8 +29,6 @@ from .rows import KEYS, make_row, rows_frame, virtgym_version
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = ["Cell", "evaluate", "load_scenario", "make_cell", "run_cell", "scenario_hash"]
 
 _WARM: set[Any] = set()
 

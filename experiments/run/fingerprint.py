@@ -28,14 +28,6 @@ from virtgym.envs.scenarios.scenario import Scenario
 from ..config.overrides import PolicySpec
 from .rows import virtgym_version
 
-__all__ = [
-    "code_digest",
-    "config_hash",
-    "content_digest",
-    "trace_digest",
-    "with_contents",
-]
-
 _MOST_FILES = 100_000
 """Files of a folder that are read for its digest; a larger one is no trace and no agent."""
 

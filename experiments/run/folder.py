@@ -40,16 +40,6 @@ from .rows import COLUMNS, make_row, rows_frame, virtgym_version
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "MARK",
-    "CellResult",
-    "RunFolder",
-    "cell_name",
-    "claim_folder",
-    "default_out",
-    "write_text",
-]
-
 MARK = "virtgym.json"
 """File that says whose a folder is."""
 

@@ -17,8 +17,6 @@ from .rollout import policy_rng
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["run_placement_cell"]
-
 _WARM: set[Any] = set()
 
 

@@ -12,8 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.placement.batch import PlacementBatch
 
-__all__ = ["PlayedWindows", "play_windows"]
-
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 

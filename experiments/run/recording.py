@@ -20,8 +20,6 @@ from virtgym.envs.sim.state.accumulators import Totals
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["HEAT_IN_TRANSIT", "HEAT_OFF", "HEAT_OVERLOADED", "HEAT_PER_UNIT", "Recorder"]
-
 HEAT_PER_UNIT = 200
 """Heat value of a host at full load: one step is 0.5 %."""
 HEAT_OVERLOADED = 253

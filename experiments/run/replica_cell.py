@@ -19,8 +19,6 @@ from .rows import EXTRAS
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["check_replica_policy", "run_replica_cell"]
-
 _KNOWN = (*REPLICA_POLICIES, *(f"ols-{selection}" for selection in ("mmt", "mc", "mu", "rs")))
 _WARM: set[str] = set()
 

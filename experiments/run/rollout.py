@@ -18,8 +18,6 @@ from virtgym.policies.base import Policy
 
 from .recording import Recorder
 
-__all__ = ["Rollout", "make_env", "policy_rng", "rollout"]
-
 
 @dataclass(frozen=True)
 class Rollout:

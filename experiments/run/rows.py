@@ -12,17 +12,6 @@ from virtgym.envs.sim.metrics import METRICS
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "COLUMNS",
-    "EXTRAS",
-    "KEYS",
-    "PLANS",
-    "kinds_of",
-    "make_row",
-    "rows_frame",
-    "virtgym_version",
-]
-
 KEYS: tuple[str, ...] = ("scenario", "trace", "policy", "seed")
 """Columns that name a row, and the rows of the per-interval table."""
 

@@ -18,21 +18,6 @@ from virtgym.policies.placement.rules import rule_number
 
 from ..config.overrides import hint
 
-__all__ = [
-    "AGENTS",
-    "A2cConfig",
-    "AgentConfig",
-    "AgentKind",
-    "DqnConfig",
-    "MaskablePpoConfig",
-    "PpoConfig",
-    "RolloutConfig",
-    "agent_kind",
-    "check_whole",
-    "register_agent",
-]
-
-
 _MOST = 1 << 53
 
 

@@ -24,15 +24,6 @@ from ..config.overrides import hint, last_value, quote, split_list, split_outer,
 from .agents import AGENTS, AgentConfig, agent_kind
 from .schema import TrainConfig, check_train_values
 
-__all__ = [
-    "TrainRun",
-    "check_train_keys",
-    "compose_training",
-    "flat_difference",
-    "make_run",
-    "store_schemas",
-]
-
 _PATHS = ("out", "initial", "import_zip", *_PATH_KEYS)
 
 

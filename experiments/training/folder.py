@@ -31,8 +31,6 @@ from ..config.yamlio import dump_yaml, load_yaml
 from ..run.folder import claim_folder
 from .compose import flat_difference
 
-__all__ = ["Checkpoint", "TrainFolder"]
-
 Arrays = dict[str, NDArray[Any]]
 
 LARGEST_CHECKPOINT = 1 << 36

@@ -24,8 +24,6 @@ from virtgym.envs.errors import VirtgymError
 
 from ..analysis.stats import mean_interval
 
-__all__ = ["GlobalColumns", "make_knob_env", "play_days", "train_agent"]
-
 F8 = NDArray[np.float64]
 Act = Callable[[Any, Any], Any]
 

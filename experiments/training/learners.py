@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from virtgym.envs.scenarios.placement import PlacementScenario
 from virtgym.policies.learned.storage import Member
 
-__all__ = ["Arrays", "Learner", "TrainTask"]
-
 Arrays = dict[str, NDArray[Any]]
 
 

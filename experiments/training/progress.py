@@ -8,8 +8,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Board", "TrainProgress"]
-
 
 class TrainProgress:
     """A bar on a terminal, a line per evaluation elsewhere.

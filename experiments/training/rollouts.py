@@ -45,14 +45,13 @@ from virtgym.policies.learned.comparisons import (
 from virtgym.policies.learned.kernel_net import make_kernel_net
 from virtgym.policies.learned.networks import MASKED, Network, build_network
 from virtgym.policies.learned.storage import Member
-from virtgym.policies.placement.rules import make_keys, rule_number
+from virtgym.policies.placement.packing import make_keys
+from virtgym.policies.placement.rules import rule_number
 
 from ..analysis.stats import trimmed_mean
 from .agents import AgentConfig, RolloutConfig
 from .learners import Arrays, TrainTask
 from .torch_state import by_prefix, optimizer_arrays, restore_optimizer
-
-__all__ = ["RolloutLearner", "make_rollout_learner"]
 
 CLIP = 20.0
 """Advantages are clipped here, in their units: single games cost a hundred times the usual."""

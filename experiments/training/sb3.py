@@ -33,8 +33,6 @@ from .agents import A2cConfig, AgentConfig, DqnConfig, MaskablePpoConfig, PpoCon
 from .learners import Arrays, TrainTask
 from .torch_state import by_prefix, optimizer_arrays, restore_optimizer
 
-__all__ = ["Sb3Learner", "load_sb3_zip", "make_sb3_learner"]
-
 LARGEST_ZIP = 1 << 30
 """Most bytes of a zip that is imported, packed and unpacked."""
 

@@ -11,8 +11,6 @@ from virtgym.envs.placement.observations import REWARDS
 from ..config.schema import ScenarioNode
 from .agents import AgentConfig, check_whole
 
-__all__ = ["TrainConfig", "check_train_values"]
-
 
 @dataclass
 class TrainConfig:

@@ -33,8 +33,6 @@ from .folder import TrainFolder
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["collect_sweep", "is_sweep", "job_folder", "run_sweep", "sweep_job"]
-
 _FLAGS = ("-m", "--multirun")
 _JOB = "job.json"
 _LONGEST = 120

@@ -8,8 +8,6 @@ import torch
 
 from .learners import Arrays
 
-__all__ = ["by_prefix", "optimizer_arrays", "restore_optimizer"]
-
 
 def by_prefix(arrays: Arrays) -> dict[str, Arrays]:
     """Arrays by what stands before the first ``/`` of their names; names without one are left out."""

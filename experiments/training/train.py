@@ -30,8 +30,6 @@ from .validation import Validation, compare_with_rules, scenario_fingerprint
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TrainOutcome", "train"]
-
 
 @dataclass(frozen=True)
 class TrainOutcome:

@@ -26,8 +26,6 @@ from ..run.rows import rows_frame
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Validation", "compare_with_rules", "scenario_fingerprint"]
-
 
 class Validation:
     """Plays agents on the validation windows of a scenario.

@@ -24,8 +24,6 @@ from .workspace import (
     N_MOVES,
 )
 
-__all__ = ["evacuate"]
-
 
 @kernel
 def evacuate(p: Any, s: Any, w: Any) -> None:

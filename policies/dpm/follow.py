@@ -14,8 +14,6 @@ from virtgym.envs.sim.engine.orders import host_accepts, may_go_on, vm_movable
 from .kernels import collect, expected_peak, find_host, fits, order_move, stays, switch_on
 from .workspace import K_MAX_EMPTIED, K_MIN_ON_S, N_CAND, N_ON
 
-__all__ = ["follow_target", "take_back"]
-
 I8 = NDArray[np.int64]
 
 

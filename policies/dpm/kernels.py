@@ -50,20 +50,6 @@ from .workspace import (
     N_RELIEVED,
 )
 
-__all__ = [
-    "collect",
-    "expected_peak",
-    "find_host",
-    "fits",
-    "gather",
-    "open_for_load",
-    "open_for_waiting",
-    "order_move",
-    "relieve",
-    "stays",
-    "switch_on",
-]
-
 
 @kernel
 def gather(p: Any, s: Any, w: Any) -> None:

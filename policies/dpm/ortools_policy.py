@@ -16,16 +16,10 @@ from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state.cluster_state import MIG_NONE, RUNNING
 
 from ..planning.problem import cluster_problem
-from ..solvers.consolidation import (
-    ConsolidationProblem,
-    ConsolidationResult,
-    evaluate,
-    solve_consolidation,
-)
+from ..solvers.consolidation import ConsolidationResult, solve_consolidation
+from ..solvers.model import ConsolidationProblem, evaluate
 from .follow import follow_target, take_back
 from .policy import DpmPolicy
-
-__all__ = ["OrtoolsDpmPolicy", "PlanReport"]
 
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]

@@ -18,7 +18,8 @@ from virtgym.envs.sim.engine.orders import may_go_on
 from virtgym.envs.sim.models.power import BOOTING, ON
 from virtgym.envs.sim.models.power_states import RESUMING
 from virtgym.envs.sim.simulator import ClusterView
-from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING, STARTING, ClusterParams
+from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING, STARTING
+from virtgym.envs.sim.state.parameters import ClusterParams
 from virtgym.envs.suggestions import one_of
 
 from ..base import PlanningPolicy
@@ -46,8 +47,6 @@ from .workspace import (
     N_ON,
     allocate_work,
 )
-
-__all__ = ["DpmPolicy"]
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]

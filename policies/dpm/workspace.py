@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virtgym.envs.sim.models.rules import Rules
-from virtgym.envs.sim.state.cluster_state import ClusterParams, ClusterState
+from virtgym.envs.sim.state.cluster_state import ClusterState
+from virtgym.envs.sim.state.parameters import ClusterParams
 
 from ..planning import allocate_memory, idle_watts
 from ..planning.rules import rule_arrays
-
-__all__ = ["DpmWork", "allocate_work"]
 
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]

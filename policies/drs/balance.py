@@ -48,8 +48,6 @@ from .state import (
     SEARCHED,
 )
 
-__all__ = ["MAX_SCANS", "follow", "plan_corrections", "plan_evacuations", "plan_round"]
-
 MAX_SCANS = 1
 """Searches over all pairs in one round; what is left is for the next. One takes 10 ms at 1,000 x 800."""
 WORTH = 1e-9

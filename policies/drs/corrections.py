@@ -19,8 +19,6 @@ from virtgym.envs.sim.models.power import ON
 from .kernels import commit, cpu_on, list_unit, may_go
 from .state import BY_SIZE, F_MEM_COUNTS, I_BY, N_MANDATORY, N_MOVES
 
-__all__ = ["correct", "empty_hosts"]
-
 
 @kernel
 def _load_with(p: Any, w: Any, n: int, h: int) -> Any:

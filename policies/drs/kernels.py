@@ -47,19 +47,6 @@ from .state import (
     S_TARGET_MEM,
 )
 
-__all__ = [
-    "commit",
-    "cpu_on",
-    "deviation",
-    "is_back_move",
-    "list_unit",
-    "may_go",
-    "move_cost",
-    "move_gain",
-    "prepare",
-    "share",
-]
-
 
 @kernel
 def _standing_alone(p: Any, s: Any, v: int) -> Any:

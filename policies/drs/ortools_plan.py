@@ -21,8 +21,6 @@ from .state import (
     DrsState,
 )
 
-__all__ = ["plan_with_solver"]
-
 I8 = NDArray[np.int64]
 
 

@@ -59,8 +59,6 @@ from .state import (
     allocate_drs,
 )
 
-__all__ = ["ENDINGS", "LEVELS", "ORDERS", "SOLVERS", "DrsPolicy", "DrsRound", "plan_evacuation"]
-
 F8 = NDArray[np.float64]
 B1 = NDArray[np.bool_]
 

@@ -41,20 +41,6 @@ from ..schema import check_parameters
 from . import kernels
 from .regression import line_taps, tricube_weights
 
-__all__ = [
-    "FORECASTERS",
-    "Ewma",
-    "Forecaster",
-    "LocalRegression",
-    "Mean",
-    "OrdinaryLeastSquares",
-    "Persistence",
-    "RobustLocalRegression",
-    "Seasonal",
-    "forecaster_defaults",
-    "make_forecaster",
-]
-
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 

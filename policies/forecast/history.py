@@ -11,8 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 from virtgym.envs.checks import need_memory
 from virtgym.envs.errors import ConfigError
 
-__all__ = ["History"]
-
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 

@@ -16,14 +16,6 @@ from virtgym.envs.jit.kernels import kernel
 
 from .regression import fit_robust
 
-__all__ = [
-    "forecast_ewma",
-    "forecast_filter",
-    "forecast_mean",
-    "forecast_robust_line",
-    "forecast_seasonal",
-]
-
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 

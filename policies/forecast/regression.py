@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from virtgym.envs.jit.kernels import kernel
 
-__all__ = ["fit_robust", "forecast_robust", "line_taps", "median", "sort_values", "tricube_weights"]
-
 F8 = NDArray[np.float64]
 
 

@@ -13,8 +13,6 @@ from virtgym.envs.sim.state.cluster_state import DEPARTED
 
 from ..planning import home_of, may_open
 
-__all__ = ["choose_host", "choose_host_to_boot"]
-
 B1 = NDArray[np.bool_]
 I4 = NDArray[np.int32]
 

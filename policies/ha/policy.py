@@ -38,8 +38,6 @@ from ..base import PlanningPolicy
 from ..planning import NOT_FIRST, AdmissionGuard, Draft, RuleHosts, homes_of, move_together
 from .kernels import choose_host, choose_host_to_boot
 
-__all__ = ["FAILOVER_MODES", "HaPolicy", "HaRestarts", "restart_dependencies"]
-
 B1 = NDArray[np.bool_]
 I4 = NDArray[np.int32]
 

@@ -26,8 +26,6 @@ from ..base import PlanningPolicy
 from ..planning import AdmissionGuard, Draft, RuleHosts, move_together
 from .kernels import choose_host
 
-__all__ = ["RollingUpgradePolicy", "host_generations"]
-
 B1 = NDArray[np.bool_]
 I4 = NDArray[np.int32]
 

@@ -17,8 +17,6 @@ from .architecture import Layout
 from .kernel_net import BatchNet
 from .storage import Agent, Member, load_agent
 
-__all__ = ["LearnedPolicy", "load_policy"]
-
 F4 = NDArray[np.float32]
 
 MASKED = np.float32(-np.inf)

@@ -11,8 +11,6 @@ from typing import Any
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.placement.observations import OBSERVATIONS, WINDOW_COLUMNS, observation_columns
 
-__all__ = ["ACTIVATIONS", "MOST_WEIGHTS", "NETWORKS", "Architecture", "Layout", "Shape"]
-
 NETWORKS: tuple[str, ...] = ("equivariant", "mlp")
 """Kinds of network."""
 

@@ -16,30 +16,14 @@ from numpy.typing import NDArray
 
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.kernels import kernel
-from virtgym.envs.placement.game import (
-    PLAYING,
-    STUCK,
-    PlacementParams,
-    PlacementState,
-    begin_game,
-    step_game,
-)
+from virtgym.envs.placement.game import begin_game, step_game
 from virtgym.envs.placement.games import PlacementConfig
 from virtgym.envs.placement.observations import PlacementBuffers, PlacementObserver, observe_game
+from virtgym.envs.placement.state import PLAYING, STUCK, PlacementParams, PlacementState
 
 from ..placement.rules import choose_node, rule_number
 from ..placement.search import copy_game
 from .kernel_net import KernelNet, net_action
-
-__all__ = [
-    "STUCK_S",
-    "Comparisons",
-    "allocate_comparisons",
-    "check_comparable",
-    "collect_comparisons",
-    "play_on",
-    "play_windows",
-]
 
 F4 = NDArray[np.float32]
 F8 = NDArray[np.float64]

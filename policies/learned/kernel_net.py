@@ -24,8 +24,6 @@ from virtgym.envs.jit.kernels import kernel
 from ..ties import first_best
 from .architecture import ACTIVATIONS, Architecture
 
-__all__ = ["BatchNet", "KernelNet", "make_kernel_net", "net_action", "net_scores"]
-
 F4 = NDArray[np.float32]
 
 RELU, TANH = (ACTIVATIONS.index(name) for name in ("relu", "tanh"))

@@ -25,8 +25,6 @@ from torch import Tensor, nn
 
 from .architecture import Architecture, Layout
 
-__all__ = ["EquivariantNet", "MlpNet", "Network", "build_network", "fits_mask"]
-
 MASKED = -1e8
 """Score of an illegal action: finite, so that a product with 0 stays 0."""
 

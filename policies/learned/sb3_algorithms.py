@@ -23,17 +23,6 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples, RolloutBu
 from .architecture import Layout
 from .sb3_policies import sample_legal
 
-__all__ = [
-    "BatchedA2C",
-    "BatchedDQN",
-    "BatchedMaskablePPO",
-    "BatchedPPO",
-    "BatchedReplayBuffer",
-    "BatchedRolloutBuffer",
-    "MaskedRolloutBuffer",
-    "RewardScale",
-]
-
 F8 = NDArray[np.float64]
 
 

@@ -29,17 +29,6 @@ from ..ties import choose_first_best
 from .architecture import Architecture, Layout
 from .networks import MASKED, Network, build_network, fits_mask
 
-__all__ = [
-    "ActorCriticNetPolicy",
-    "MaskableNetPolicy",
-    "NetQNetwork",
-    "QNetPolicy",
-    "describe_network",
-    "flatten_observation",
-    "legal_actions",
-    "sample_legal",
-]
-
 PARTS = ("nodes", "request", "globals", "window")
 
 

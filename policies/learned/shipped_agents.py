@@ -15,8 +15,6 @@ from virtgym.envs.suggestions import one_of
 if TYPE_CHECKING:
     from .agent import LearnedPolicy
 
-__all__ = ["SHIPPED", "ShippedPolicy", "shipped_folder"]
-
 SHIPPED: dict[str, str] = {
     "demo": "a small network trained on generated requests (virtgym train experiment=demo_agent)",
 }

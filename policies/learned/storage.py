@@ -26,8 +26,6 @@ from virtgym.envs.files import one_line, read_arrays, read_bytes, write_atomical
 
 from .architecture import MOST_WEIGHTS, Architecture, Layout, Shape
 
-__all__ = ["FORMAT", "SCORES", "Agent", "Member", "load_agent", "merge_agents", "save_agent"]
-
 FORMAT, FORMAT_VERSION = "virtgym-agent", 1
 META, WEIGHTS = "agent.json", "weights.npz"
 LARGEST_META = 1 << 20

@@ -29,8 +29,6 @@ from virtgym.envs.jit.kernels import kernel
 
 from ..forecast.regression import forecast_robust, line_taps, median, sort_values, tricube_weights
 
-__all__ = ["DETECTORS", "Detector", "iqr", "mad", "overloaded_history"]
-
 F8 = NDArray[np.float64]
 
 ADDITIVE, MAD, IQR, ROBUST = 0, 1, 2, 3

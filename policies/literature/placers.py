@@ -24,7 +24,8 @@ import numpy as np
 from virtgym.envs.jit.by_model import by_model
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.engine.cpu import SHORTAGE
-from virtgym.envs.sim.engine.orders import MEM_SLACK, check_move_beside, host_accepts
+from virtgym.envs.sim.engine.host_requirements import MEM_SLACK
+from virtgym.envs.sim.engine.orders import check_move_beside, host_accepts
 
 from ..planning import hold_room, may_come, may_open
 from .detectors import ADDITIVE, overloaded_history
@@ -40,16 +41,6 @@ from .workspace import (
     R_PLACER,
     R_SAFETY,
 )
-
-__all__ = [
-    "PLACERS",
-    "Placer",
-    "add_load",
-    "collect_candidates",
-    "find_candidate",
-    "find_opener",
-    "open_candidate",
-]
 
 PABFD, FIRST_FIT, BEST_FIT, WORST_FIT = 0, 1, 2, 3
 """Kinds of placers in the kernel."""

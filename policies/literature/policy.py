@@ -46,8 +46,6 @@ from .workspace import (
     allocate_workspace,
 )
 
-__all__ = ["KNOBS", "ConsolidationPolicy"]
-
 UNLIMITED = 2**31 - 1
 
 KNOBS: dict[str, tuple[float, float, float]] = {

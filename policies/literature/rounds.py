@@ -53,8 +53,6 @@ from .workspace import (
     WAITING,
 )
 
-__all__ = ["plan_round"]
-
 BOUND_SLACK = 1e-6
 """Rounding of a difference against that of a sum, MHz: a bound may be loose, never tight."""
 

@@ -17,8 +17,6 @@ from virtgym.envs.sim.engine.orders import vm_movable
 
 from .workspace import N_SAMPLES_TAKEN, R_MC_WINDOW, R_MMT_TIES, R_SELECTOR, SEED
 
-__all__ = ["SELECTORS", "Selector", "multiple_correlation", "select_vm", "splitmix", "write_keys"]
-
 MMT, MC, MU, RS = 0, 1, 2, 3
 """Kinds of selectors in the kernel."""
 

@@ -11,11 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.state.cluster_state import ClusterParams, ClusterState
+from virtgym.envs.sim.state.cluster_state import ClusterState
+from virtgym.envs.sim.state.parameters import ClusterParams
 
 from ..planning import allocate_memory, boot_energy_j, power_tables
-
-__all__ = ["Workspace", "allocate_workspace"]
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]

@@ -21,12 +21,11 @@ from virtgym.envs.placement.games import PlacementGames
 from virtgym.envs.suggestions import one_of
 
 from ..solvers.queue_packing import Instant, reserve_left, solve_queue
+from .packing import make_keys
 from .policies import PlacementPolicy
 from .reserve import make_reserve
-from .rules import PLACEMENT_RULES, make_keys, rule_number
+from .rules import PLACEMENT_RULES, rule_number
 from .search import look_ahead_all, pack_queue, reserve_nodes
-
-__all__ = ["OrtoolsPlacementPolicy"]
 
 I8 = NDArray[np.int64]
 

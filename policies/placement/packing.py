@@ -26,18 +26,7 @@ from numpy.typing import NDArray
 
 from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.jit.kernels import kernel
-from virtgym.envs.placement.game import PlacementParams, PlacementState, fits
-
-__all__ = [
-    "RuleMemory",
-    "dot_product_node",
-    "make_keys",
-    "make_memory",
-    "move_to_front_node",
-    "norm_based_node",
-    "recall",
-    "remember_node",
-]
+from virtgym.envs.placement.state import PlacementParams, PlacementState, fits
 
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]

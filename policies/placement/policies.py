@@ -15,8 +15,6 @@ from virtgym.envs.suggestions import one_of
 from .packing import make_memory
 from .rules import PLACEMENT_RULES, choose_nodes, rule_number
 
-__all__ = ["PLACEMENT_DESCRIPTIONS", "PlacementPolicy", "RulePlayer", "RulePolicy", "is_single"]
-
 I8 = NDArray[np.int64]
 
 PLACEMENT_DESCRIPTIONS: dict[str, str] = {

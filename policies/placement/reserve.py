@@ -21,18 +21,7 @@ from numpy.typing import NDArray
 
 from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.jit.kernels import kernel
-from virtgym.envs.placement.game import PlacementParams, PlacementState, fits
-
-__all__ = [
-    "ReserveTable",
-    "count_slots",
-    "fill_values",
-    "learn_classes",
-    "make_reserve",
-    "reserve_change",
-    "reserve_node",
-    "write_slots",
-]
+from virtgym.envs.placement.state import PlacementParams, PlacementState, fits
 
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]

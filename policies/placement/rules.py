@@ -26,17 +26,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.kernels import kernel
-from virtgym.envs.placement.game import (
-    PLAYING,
-    PlacementParams,
-    PlacementState,
-    advance_game,
-    begin_game,
-    first_fit_node,
-    fits,
-    place_request,
-)
+from virtgym.envs.placement.game import advance_game, begin_game, place_request
 from virtgym.envs.placement.games import PlacementConfig, PlacementGames, RequestArrays
+from virtgym.envs.placement.state import PLAYING, PlacementParams, PlacementState, first_fit_node, fits
 from virtgym.envs.suggestions import one_of
 
 from .packing import (
@@ -49,16 +41,6 @@ from .packing import (
     recall,
     remember_node,
 )
-
-__all__ = [
-    "PLACEMENT_RULES",
-    "choose_by_rule",
-    "choose_node",
-    "choose_nodes",
-    "make_keys",
-    "rule_number",
-    "run_windows",
-]
 
 I8 = NDArray[np.int64]
 U8 = NDArray[np.uint64]

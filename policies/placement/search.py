@@ -8,19 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virtgym.envs.jit.kernels import kernel
-from virtgym.envs.placement.game import (
-    PLAYING,
-    PlacementParams,
-    PlacementState,
-    advance_game,
-    fits,
-    place_request,
-)
+from virtgym.envs.placement.game import advance_game, place_request
+from virtgym.envs.placement.state import PLAYING, PlacementParams, PlacementState, fits
 
 from .reserve import ReserveTable, learn_classes, reserve_node
 from .rules import FIRST_HOST, choose_node
-
-__all__ = ["copy_game", "look_ahead", "look_ahead_all", "pack_queue", "reserve_nodes"]
 
 I8 = NDArray[np.int64]
 U8 = NDArray[np.uint64]

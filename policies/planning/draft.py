@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.simulator import ClusterView
 
-__all__ = ["Draft"]
-
 I4 = NDArray[np.int32]
 
 

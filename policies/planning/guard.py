@@ -47,8 +47,6 @@ from virtgym.envs.sim.models.power_states import RESUMING
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING, STARTING
 
-__all__ = ["AdmissionGuard"]
-
 B1 = NDArray[np.bool_]
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]

@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from virtgym.envs.sim.engine.lifecycle import THRASH_INTERVALS
 from virtgym.envs.sim.simulator import ClusterView
 
-__all__ = ["MoveLedger"]
-
 B1 = NDArray[np.bool_]
 I4 = NDArray[np.int32]
 F8 = NDArray[np.float64]

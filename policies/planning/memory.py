@@ -12,8 +12,6 @@ from virtgym.envs.sim.state.cluster_state import ClusterState
 
 from .room import ROOM
 
-__all__ = ["allocate_memory"]
-
 Memory = TypeVar("Memory", bound=tuple[Any, ...])
 
 

@@ -13,8 +13,6 @@ from virtgym.envs.sim.engine.copies import copy_energy_j, copy_memory_mib
 from virtgym.envs.sim.models.precopy import plan_copy
 from virtgym.envs.sim.models.precopy_config import MBIT_PER_MIB
 
-__all__ = ["copy_cost", "move_energies", "move_energy_j"]
-
 I4 = NDArray[np.int32]
 F8 = NDArray[np.float64]
 

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from virtgym.envs.sim.decisions import Decisions, Refusal
 from virtgym.envs.sim.simulator import ClusterView
 
-__all__ = ["legal_part", "merge_plans", "without_refused"]
-
 PAIRS = ("place", "move")
 """Kinds of orders that name a VM and a host."""
 

@@ -11,8 +11,6 @@ from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.models.precopy import PULL
 from virtgym.envs.sim.state.cluster_state import ClusterState
 
-__all__ = ["group_by_home", "home_of", "homes_of"]
-
 I4 = NDArray[np.int32]
 I1 = NDArray[np.int8]
 

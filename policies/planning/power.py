@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.models.power_states import curve_power
-from virtgym.envs.sim.state.cluster_state import ClusterParams
-
-__all__ = ["boot_energy_j", "host_watts", "idle_watts", "power_tables"]
+from virtgym.envs.sim.state.parameters import ClusterParams
 
 F8 = NDArray[np.float64]
 I1 = NDArray[np.int8]

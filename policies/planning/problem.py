@@ -15,8 +15,6 @@ from ..solvers.model import ConsolidationProblem, PlacementRules
 from .moves import move_energies
 from .power import boot_energy_j, power_tables
 
-__all__ = ["cluster_problem"]
-
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 

@@ -23,14 +23,6 @@ from virtgym.envs.sim.engine.orders import (
 from virtgym.envs.sim.engine.residents import count_room
 from virtgym.envs.sim.models.numa_nodes import add_to_nodes, choose_nodes
 
-__all__ = [
-    "ROOM",
-    "begin_room",
-    "hold_room",
-    "may_come",
-    "may_open",
-]
-
 ROOM = (
     "host_mem_mib",
     "host_nominal_mhz",

@@ -28,8 +28,6 @@ from .draft import Draft
 from .positions import homes_of
 from .rules import named_hosts
 
-__all__ = ["NOT_FIRST", "RuleHosts", "move_together", "room_for"]
-
 B1 = NDArray[np.bool_]
 I4 = NDArray[np.int32]
 

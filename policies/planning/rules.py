@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.models.rules import Rules, VmHostRule
 
-__all__ = ["count_apart", "named_hosts", "rule_arrays", "rules_allow"]
-
 I4 = NDArray[np.int32]
 I8 = NDArray[np.int64]
 

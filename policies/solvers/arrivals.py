@@ -25,8 +25,6 @@ from numpy.typing import NDArray
 from .model import sums
 from .programme import Rows
 
-__all__ = ["Held", "Resource", "count_arrivals", "fill_gaps"]
-
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 B1 = NDArray[np.bool_]

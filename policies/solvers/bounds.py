@@ -43,8 +43,6 @@ from .items import N_IDLE, Items
 from .model import ConsolidationProblem, sums
 from .programme import TOLERANCE, Programme, Rows, solve_counts, solve_programme
 
-__all__ = ["Bound", "BoundModel", "build_bound", "least_slope", "power_hull", "solve_bound"]
-
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 B1 = NDArray[np.bool_]

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Classes", "make_classes"]
-
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 

@@ -28,21 +28,10 @@ from .items import N_IDLE, Items, legal_homes, make_items, vm_hosts
 from .model import (
     ConsolidationProblem,
     Evaluation,
-    PlacementRules,
     evaluate,
 )
 from .moves import S_BEST, allocate_plan, load_plan
 from .search import evacuate, fill_bank, improve, note_best, pack
-
-__all__ = [
-    "ConsolidationProblem",
-    "ConsolidationResult",
-    "Evaluation",
-    "PlacementRules",
-    "evaluate",
-    "pack_decreasing",
-    "solve_consolidation",
-]
 
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]

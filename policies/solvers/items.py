@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from .model import SLACK, ConsolidationProblem, host_energy, sums
 
-__all__ = ["Items", "find_groups", "legal_homes", "make_items", "vm_hosts"]
-
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 I1 = NDArray[np.int8]

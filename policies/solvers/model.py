@@ -27,16 +27,6 @@ from virtgym.envs.sim.models.precopy_config import PrecopyConfig, migration_ener
 
 from .nodes import VmNodes, nodes_have_room
 
-__all__ = [
-    "ConsolidationProblem",
-    "Evaluation",
-    "PlacementRules",
-    "evaluate",
-    "host_energy",
-    "on_hosts",
-    "sums",
-]
-
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 B1 = NDArray[np.bool_]

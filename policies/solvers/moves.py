@@ -25,21 +25,6 @@ from .items import (
 )
 from .nodes import pack_nodes
 
-__all__ = [
-    "Plan",
-    "allocate_plan",
-    "fits",
-    "host_cost",
-    "insert",
-    "insert_cost",
-    "item_cost",
-    "load_plan",
-    "remove",
-    "spare_cost",
-    "tidy",
-    "total_cost",
-]
-
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 

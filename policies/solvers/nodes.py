@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from virtgym.envs.jit.kernels import kernel
 
-__all__ = ["VmNodes", "nodes_have_room", "pack_nodes"]
-
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 

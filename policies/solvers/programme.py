@@ -13,8 +13,6 @@ from scipy import sparse
 
 from ..ties import first_best
 
-__all__ = ["TOLERANCE", "Programme", "Rows", "solve_counts", "solve_programme"]
-
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 B1 = NDArray[np.bool_]

@@ -20,8 +20,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Instant", "PackedQueue", "reserve_left", "solve_queue"]
-
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 

@@ -50,8 +50,6 @@ from .rebalancing_search import (
 )
 from .search import fill_bank
 
-__all__ = ["MEASURES", "RebalancingResult", "host_imbalance", "solve_rebalancing"]
-
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 B1 = NDArray[np.bool_]

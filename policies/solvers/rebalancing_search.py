@@ -17,8 +17,6 @@ from virtgym.envs.jit.kernels import kernel
 
 from .moves import fits, insert, remove
 
-__all__ = ["SOURCES", "TARGETS", "Balance", "Scratch", "balance", "imbalance", "start_balance"]
-
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 

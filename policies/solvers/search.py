@@ -39,8 +39,6 @@ from .moves import (
     total_cost,
 )
 
-__all__ = ["evacuate", "fill_bank", "improve", "note_best", "pack"]
-
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 

@@ -30,9 +30,9 @@ from ..state.cluster_state import (
     MIG_WAITING,
     PENDING,
     RUNNING,
-    ClusterParams,
     ClusterState,
 )
+from ..state.parameters import ClusterParams
 from .common import (
     TOLERANCE,
     Report,
@@ -50,8 +50,6 @@ from .transitions import check_window
 
 if TYPE_CHECKING:
     from ..simulator import Simulator
-
-__all__ = ["Auditor", "check_state"]
 
 F8 = NDArray[np.float64]
 

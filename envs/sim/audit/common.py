@@ -10,19 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..state.cluster_state import ClusterParams, ClusterState
-
-__all__ = [
-    "TOLERANCE",
-    "Report",
-    "check_lists",
-    "check_queue",
-    "differ",
-    "per_host",
-    "pieces",
-    "table_power",
-    "window_asked",
-]
+from ..state.cluster_state import ClusterState
+from ..state.parameters import ClusterParams
 
 F8 = NDArray[np.float64]
 

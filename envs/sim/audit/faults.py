@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..state.cluster_state import ClusterParams
-
-__all__ = ["failed_since", "fault_window", "host_failures"]
+from ..state.parameters import ClusterParams
 
 F8 = NDArray[np.float64]
 

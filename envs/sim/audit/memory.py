@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..state.cluster_state import MIG_COPYING, ClusterParams, ClusterState
+from ..state.cluster_state import MIG_COPYING, ClusterState
+from ..state.parameters import ClusterParams
 from .common import TOLERANCE, Report, per_host
-
-__all__ = ["check_memory", "min_free"]
 
 F8 = NDArray[np.float64]
 

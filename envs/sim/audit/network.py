@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..state.cluster_state import ClusterParams, ClusterState
+from ..state.cluster_state import ClusterState
+from ..state.parameters import ClusterParams
 from .common import TOLERANCE, Report
 from .occupancy import PULL, ROUND, STOP, stopped_vms
-
-__all__ = ["check_network", "mirror_parts"]
 
 F8 = NDArray[np.float64]
 

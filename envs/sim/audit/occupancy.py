@@ -24,13 +24,11 @@ from ..state.cluster_state import (
     PENDING,
     RUNNING,
     STARTING,
-    ClusterParams,
     ClusterState,
 )
+from ..state.parameters import ClusterParams
 from .common import TOLERANCE, Report, check_queue, per_host
 from .faults import failed_since
-
-__all__ = ["check_places", "stopped_vms"]
 
 F8 = NDArray[np.float64]
 

@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models.power import ON
-from ..state.cluster_state import DEPARTED, MIG_NONE, RUNNING, ClusterParams, ClusterState
+from ..state.cluster_state import DEPARTED, MIG_NONE, RUNNING, ClusterState
+from ..state.parameters import ClusterParams
 from .common import TOLERANCE, Report, per_host, pieces
 from .rates import claims, curve_watts, numa_slowdowns
-
-__all__ = ["check_quiet"]
 
 F8 = NDArray[np.float64]
 Old = dict[str, Any]

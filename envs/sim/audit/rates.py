@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from ..models.power import BOOTING, ON, SHUTTING_DOWN
 from ..models.power_states import RESUMING, STANDBY, SUSPENDING
 from ..state.accumulators import Rates
-from ..state.cluster_state import MIG_COPYING, PENDING, RUNNING, ClusterParams, ClusterState
+from ..state.cluster_state import MIG_COPYING, PENDING, RUNNING, ClusterState
+from ..state.parameters import ClusterParams
 from .common import TOLERANCE, Report, per_host, table_power
 from .memory import check_memory
 from .network import check_network, mirror_parts
 from .occupancy import INIT, PULL, ROUND, stopped_vms
-
-__all__ = ["check_rates", "claims", "curve_watts", "numa_slowdowns"]
 
 F8 = NDArray[np.float64]
 

@@ -12,10 +12,9 @@ import numpy as np
 
 from ..models.power import ON
 from ..state.accumulators import Counters, Rates, Totals
-from ..state.cluster_state import ClusterParams, ClusterState
+from ..state.cluster_state import ClusterState
+from ..state.parameters import ClusterParams
 from .common import TOLERANCE, Report
-
-__all__ = ["check_still", "fragments"]
 
 Old = dict[str, Any]
 

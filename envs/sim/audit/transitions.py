@@ -15,23 +15,13 @@ from numpy.typing import NDArray
 from ..models.power import BOOTING, OFF, ON, SHUTTING_DOWN
 from ..models.power_states import FAILED, STANDBY
 from ..state.accumulators import Totals
-from ..state.cluster_state import (
-    ABSENT,
-    DEPARTED,
-    MIG_NONE,
-    PENDING,
-    RUNNING,
-    STARTING,
-    ClusterParams,
-    ClusterState,
-)
+from ..state.cluster_state import ABSENT, DEPARTED, MIG_NONE, PENDING, RUNNING, STARTING, ClusterState
+from ..state.parameters import ClusterParams
 from .common import TOLERANCE, Report, window_asked
 from .faults import fault_window, host_failures
 from .occupancy import IDLE, RESUME, STOP
 from .quiet_hosts import check_quiet
 from .still_stretches import check_still
-
-__all__ = ["check_window"]
 
 F8 = NDArray[np.float64]
 Old = dict[str, Any]

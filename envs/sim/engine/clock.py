@@ -11,24 +11,15 @@ from ...jit.by_model import by_model
 from ...jit.kernels import kernel
 from ..models.power import OFF, ON
 from ..models.power_states import curve_power
-from ..state.cluster_state import ABSENT, PENDING, ClusterParams, ClusterState
+from ..state.cluster_state import ABSENT, PENDING, ClusterState
+from ..state.parameters import ClusterParams
+from .copies import finish_migration
 from .cpu import accumulate, measure, open_segment
 from .events import BOOT_END, DEPARTURE, MIGRATION_END, pop_event
-from .lifecycle import arrive, boot_host, depart, finish_boot, finish_migration, finish_shutdown, place
+from .lifecycle import arrive, depart, finish_boot, place
 from .orders import fits_arrival, host_accepts, may_go_on
+from .power_cycle import boot_host, finish_shutdown
 from .waiting import is_hopeless, no_failures, note_failure
-
-__all__ = [
-    "admit_arrivals",
-    "advance",
-    "begin",
-    "choose_host",
-    "handle_event",
-    "on_interval",
-    "retry_pending",
-    "segment_end",
-    "start",
-]
 
 FIRST_FIT, BEST_FIT, WORST_FIT, PABFD, BY_POLICY = 0, 1, 2, 3, 4
 """Arrival rules, in the order of ``config.ARRIVAL_RULES``."""

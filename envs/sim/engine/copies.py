@@ -26,7 +26,8 @@ from ..models.precopy import (
     finish_phase,
     next_event,
 )
-from ..state.cluster_state import MIG_COPYING, MIG_NONE, MIG_WAITING, FullParams, FullState
+from ..state.cluster_state import MIG_COPYING, MIG_NONE, MIG_WAITING, FullState
+from ..state.parameters import FullParams
 from .copy_queue import find_next_copy, put_copy, remove_copy, set_copy_end
 from .cpu import set_vm_down
 from .events import MIGRATION_END, drop_event, push_event
@@ -42,16 +43,6 @@ from .residents import (
     touch,
     touch_two,
 )
-
-__all__ = [
-    "copy_energy_j",
-    "copy_memory_mib",
-    "drop_copy",
-    "finish_copy",
-    "finish_migration",
-    "start_copy",
-    "start_waiting",
-]
 
 MB_PER_MIB = 2**20 / 1e6
 

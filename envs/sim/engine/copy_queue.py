@@ -12,8 +12,6 @@ from ...jit.heap import settle
 from ...jit.kernels import kernel
 from ..state.cluster_state import FullState
 
-__all__ = ["find_next_copy", "put_copy", "remove_copy", "set_copy_end"]
-
 
 @kernel
 def _settle(s: FullState, v: int, i: int, n: int) -> None:

@@ -19,20 +19,8 @@ from numpy.typing import NDArray
 
 from ...jit.kernels import kernel
 from ..models.power import BOOTING, OFF, ON, power_at
-from ..state.cluster_state import MIG_COPYING, ClusterParams, ClusterState
-
-__all__ = [
-    "accumulate",
-    "measure",
-    "open_segment",
-    "recount_host",
-    "refresh_host",
-    "set_host",
-    "set_vm_down",
-    "set_vm_miss",
-    "set_vm_rates",
-    "spread",
-]
+from ..state.cluster_state import MIG_COPYING, ClusterState
+from ..state.parameters import ClusterParams
 
 SHORTAGE = 1.0 + 1e-9
 """A host is short when asked for more than this multiple of its capacity: sums of floats are not exact."""

@@ -6,21 +6,6 @@ from ...jit.heap import settle
 from ...jit.kernels import kernel
 from ..state.cluster_state import ClusterState
 
-__all__ = [
-    "BOOT_END",
-    "DEPARTURE",
-    "HOST_NOTICED",
-    "MIGRATION_END",
-    "PAGES_END",
-    "PROFILE_MOVED",
-    "RESTART_DUE",
-    "SHUTDOWN_END",
-    "VM_UP",
-    "drop_event",
-    "pop_event",
-    "push_event",
-]
-
 # At one instant copies finish first, then VMs leave: capacity is freed before anything asks for it.
 MIGRATION_END, DEPARTURE, BOOT_END, SHUTDOWN_END = 0, 1, 2, 3
 

@@ -17,7 +17,8 @@ from ..models.numa_nodes import fragment_rate
 from ..models.power import OFF, ON
 from ..models.power_states import FAILED
 from ..state.accumulators import FRESH
-from ..state.cluster_state import FullParams, FullState
+from ..state.cluster_state import FullState
+from ..state.parameters import FullParams
 from .clock import admit_arrivals, handle_event, on_interval, retry_pending, segment_end
 from .copies import finish_copy
 from .copy_queue import find_next_copy
@@ -39,16 +40,6 @@ from .outages import finish_start, handle_faults, move_profile, notice_host, res
 from .prefetch import fetch_host
 from .rates import rate_host, residents
 from .signals import drive_all
-
-__all__ = [
-    "advance_full",
-    "carbon_now",
-    "fragments_now",
-    "measure_full",
-    "open_full",
-    "prepare_full",
-    "start_full",
-]
 
 COPY, QUEUED, FAULT, ARRIVAL = 0, 1, 2, 3
 UNIT_CORES = 16.0

@@ -8,9 +8,8 @@ from ...jit.kernels import kernel
 from ..models.numa_nodes import ROOM, choose_nodes
 from ..models.overhead import SUPPORTED, support_code
 from ..models.scheduling import admits
-from ..state.cluster_state import FullParams, FullState
-
-__all__ = ["MEM_SLACK", "check_suits", "fits_memory", "fits_nominal", "lacks_features"]
+from ..state.cluster_state import FullState
+from ..state.parameters import FullParams
 
 MEM_SLACK = ROOM
 """Sums of memory and CPU are floats: this much above capacity still fits."""

@@ -21,8 +21,6 @@ from ...jit.handle import Handle, HandleType
 from ...jit.kernels import compile_callback, kernel
 from .network import EVERYWHERE, renew_rates
 
-__all__ = ["connect", "renew_flows", "renew_hosts"]
-
 
 @intrinsic
 def _call(_context: Any, address: Any, p: Any, s: Any, a: Any, b: Any, changed: Any, elapsed_s: Any) -> Any:

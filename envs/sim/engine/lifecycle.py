@@ -8,20 +8,12 @@ import numpy as np
 
 from ...jit.kernels import kernel
 from ..models.power import ON
-from ..state.cluster_state import (
-    DEPARTED,
-    MIG_WAITING,
-    PENDING,
-    RUNNING,
-    ClusterParams,
-    ClusterState,
-)
-from .copies import drop_copy, finish_migration, start_copy
+from ..state.cluster_state import DEPARTED, MIG_WAITING, PENDING, RUNNING, ClusterState
+from ..state.parameters import ClusterParams
+from .copies import drop_copy, start_copy
 from .cpu import set_vm_down, set_vm_miss
 from .events import DEPARTURE, push_event
 from .power_cycle import (
-    boot_host,
-    finish_shutdown,
     set_power_state,
     switch_off_if_empty,
 )
@@ -37,19 +29,6 @@ from .residents import (
 )
 from .signals import drive_vm
 from .upkeep import after_leaving, before_move, begin_run, end_run, forget_rates
-
-__all__ = [
-    "arrive",
-    "boot_host",
-    "depart",
-    "finish_boot",
-    "finish_migration",
-    "finish_shutdown",
-    "place",
-    "start_copy",
-    "start_migration",
-    "switch_off_if_empty",
-]
 
 THRASH_INTERVALS = 12
 """A move back to where the VM came from within this many intervals counts as thrash (model.md §11)."""

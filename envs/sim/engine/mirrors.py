@@ -7,11 +7,10 @@ from typing import Any
 from ...jit.kernels import kernel
 from ..models.numa_nodes import add_to_nodes, choose_nodes
 from ..models.power import ON
-from ..state.cluster_state import MIG_NONE, RUNNING, FullParams, FullState
+from ..state.cluster_state import MIG_NONE, RUNNING, FullState
+from ..state.parameters import FullParams
 from .host_requirements import check_suits, fits_memory, fits_nominal, lacks_features
 from .hub import renew_hosts
-
-__all__ = ["check_mirror", "drop_secondary", "protect", "protect_all"]
 
 
 @kernel

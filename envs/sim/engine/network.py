@@ -18,12 +18,11 @@ from ..models.fair_share import max_min_rates
 from ..models.precopy import INIT, PULL, RESUME, advance_copy, next_event
 from ..models.precopy_config import MBIT_PER_MIB
 from ..state.accumulators import FRESH, PIECES_FRESH
-from ..state.cluster_state import MIG_COPYING, FullParams, FullState
+from ..state.cluster_state import MIG_COPYING, FullState
+from ..state.parameters import FullParams
 from .copy_queue import find_next_copy, set_copy_end
 from .prefetch import fetch_host
 from .rates import rate_host, vm_stopped
-
-__all__ = ["EVERYWHERE", "look_at_copy", "renew_rates", "share_everything"]
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]

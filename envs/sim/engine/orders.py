@@ -14,21 +14,12 @@ from ..models.overhead import OS_LEVEL
 from ..models.power import BOOTING, OFF, ON
 from ..models.power_states import FAILED, RESUMING, STANDBY
 from ..models.precopy import PULL
-from ..state.cluster_state import MIG_NONE, PENDING, RUNNING, ClusterParams, ClusterState
+from ..state.cluster_state import MIG_NONE, PENDING, RUNNING, ClusterState
+from ..state.parameters import ClusterParams
 from .host_requirements import MEM_SLACK, check_suits, fits_memory, fits_nominal, lacks_features
-from .lifecycle import boot_host, place, start_migration, switch_off_if_empty
-from .power_cycle import refresh_power, suspend_host
+from .lifecycle import place, start_migration
+from .power_cycle import boot_host, refresh_power, suspend_host, switch_off_if_empty
 from .prefetch import fetch_host
-
-__all__ = [
-    "MEM_SLACK",
-    "apply_orders",
-    "check_move",
-    "check_move_beside",
-    "check_place",
-    "check_power_off",
-    "check_power_on",
-]
 
 
 @kernel

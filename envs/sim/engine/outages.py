@@ -27,7 +27,8 @@ from ..models.failures import HOST_FAILS, VM_CRASHES
 from ..models.power import BOOTING, OFF, ON, SHUTTING_DOWN
 from ..models.power_states import FAILED, RESUMING, SUSPENDING
 from ..models.precopy import PULL
-from ..state.cluster_state import MIG_COPYING, PENDING, RUNNING, ClusterParams, ClusterState
+from ..state.cluster_state import MIG_COPYING, PENDING, RUNNING, ClusterState
+from ..state.parameters import ClusterParams
 from .copies import drop_copy
 from .cpu import set_vm_down, set_vm_miss
 from .events import BOOT_END, HOST_NOTICED, PROFILE_MOVED, RESTART_DUE, SHUTDOWN_END, drop_event, push_event
@@ -46,8 +47,6 @@ from .residents import (
 )
 from .upkeep import after_leaving, end_run, forget_rates, start_vm
 from .waiting import is_hopeless, no_failures, note_failure
-
-__all__ = ["finish_start", "handle_faults", "move_profile", "notice_host", "restart_waiting"]
 
 B1 = NDArray[np.bool_]
 

@@ -8,19 +8,11 @@ from ...jit.by_model import by_model
 from ...jit.kernels import kernel
 from ..models.power import BOOTING, OFF, ON, SHUTTING_DOWN
 from ..models.power_states import RESUMING, STANDBY, SUSPENDING
-from ..state.cluster_state import ClusterParams, ClusterState
+from ..state.cluster_state import ClusterState
+from ..state.parameters import ClusterParams
 from .cpu import refresh_host
 from .events import BOOT_END, SHUTDOWN_END, push_event
 from .residents import touch
-
-__all__ = [
-    "boot_host",
-    "finish_shutdown",
-    "refresh_power",
-    "set_power_state",
-    "suspend_host",
-    "switch_off_if_empty",
-]
 
 
 @kernel

@@ -21,9 +21,8 @@ from numba.extending import intrinsic
 from ...jit.by_model import by_model
 from ...jit.handle import WORDS
 from ...jit.kernels import kernel
-from ..state.cluster_state import FullParams, FullState
-
-__all__ = ["fetch_host"]
+from ..state.cluster_state import FullState
+from ..state.parameters import FullParams
 
 STATE = (
     *("vm_state", "vm_mig", "vm_demand_mhz", "vm_claim_mhz", "vm_ask_mhz", "vm_overhead_mhz", "vm_io_mhz"),

@@ -31,10 +31,9 @@ from ..models.precopy import RESUME, STOP, cpu_factor
 from ..models.scheduling import schedule_host
 from ..models.standby import mirror_loss
 from ..state.accumulators import Rates
-from ..state.cluster_state import MIG_COPYING, RUNNING, FullParams, FullState
+from ..state.cluster_state import MIG_COPYING, RUNNING, FullState
+from ..state.parameters import FullParams
 from .cpu import SHORTAGE, set_host, set_vm_miss
-
-__all__ = ["host_power", "rate_host", "residents", "vm_stopped"]
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]

@@ -11,23 +11,10 @@ import numpy as np
 from ...jit.by_model import by_model
 from ...jit.kernels import kernel
 from ..models.numa_nodes import add_to_nodes, arrive_on_nodes, choose_nodes, reserve_nodes
-from ..state.cluster_state import FullParams, FullState
+from ..state.cluster_state import FullState
+from ..state.parameters import FullParams
 from .cpu import recount_host, refresh_host, set_vm_rates
 from .hub import renew_hosts
-
-__all__ = [
-    "append_incoming",
-    "append_resident",
-    "count_room",
-    "free_room",
-    "remove_incoming",
-    "remove_resident",
-    "settle",
-    "settle_rates",
-    "take_room",
-    "touch",
-    "touch_two",
-]
 
 
 @kernel

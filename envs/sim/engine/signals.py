@@ -15,9 +15,8 @@ from ...jit.by_model import by_model
 from ...jit.kernels import kernel
 from ..models.memory import PAGE_MIB
 from ..models.standby import mirror_need_mbps
-from ..state.cluster_state import ClusterParams, ClusterState, FullParams, FullState
-
-__all__ = ["drive_all", "drive_vm"]
+from ..state.cluster_state import ClusterState, FullState
+from ..state.parameters import ClusterParams, FullParams
 
 F8 = NDArray[np.float64]
 

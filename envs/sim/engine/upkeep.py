@@ -6,15 +6,14 @@ import numpy as np
 
 from ...jit.by_model import by_model
 from ...jit.kernels import kernel
-from ..state.cluster_state import STARTING, ClusterParams, ClusterState
+from ..state.cluster_state import STARTING, ClusterState
+from ..state.parameters import ClusterParams
 from .copies import start_waiting
 from .cpu import set_vm_down
 from .events import PAGES_END, RESTART_DUE, VM_UP, drop_event, push_event
 from .hub import renew_hosts
 from .mirrors import drop_secondary
 from .power_cycle import switch_off_if_empty
-
-__all__ = ["after_leaving", "before_move", "begin_run", "end_run", "forget_rates", "start_vm"]
 
 
 @kernel

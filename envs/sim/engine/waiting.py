@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 
 from ...jit.by_model import by_model
 from ...jit.kernels import kernel
-from ..state.cluster_state import ClusterParams
-
-__all__ = ["is_hopeless", "no_failures", "note_failure"]
+from ..state.parameters import ClusterParams
 
 I4 = NDArray[np.int32]
 

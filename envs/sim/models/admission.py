@@ -22,21 +22,6 @@ from numpy.typing import NDArray
 
 from ...checks import need, need_choice, need_count, need_not_negative, need_share
 
-__all__ = [
-    "ADMISSION_RULES",
-    "AdmissionConfig",
-    "Failover",
-    "HostPool",
-    "Reservations",
-    "admits",
-    "failover_capacity",
-    "failover_state",
-    "host_slots",
-    "hosts_that_may_leave",
-    "slot_size",
-    "vm_hosts_allowed",
-]
-
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 I8 = NDArray[np.int64]

@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 from ...checks import need, need_not_negative, need_positive
 from ...jit.kernels import kernel
 
-__all__ = ["CarbonSeries", "carbon_kg", "constant_carbon", "intensity_integral"]
-
 F8 = NDArray[np.float64]
 
 J_PER_KWH = 3.6e6

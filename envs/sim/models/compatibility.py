@@ -26,15 +26,6 @@ from numpy.typing import NDArray
 
 from ...checks import need
 
-__all__ = [
-    "CPU_LEVELS",
-    "MOVE_REFUSED_DEVICE",
-    "MOVE_REFUSED_FEATURES",
-    "MOVE_REFUSED_KERNEL",
-    "CpuLevels",
-    "baselines_at_power_on",
-]
-
 I4 = NDArray[np.int32]
 I1 = NDArray[np.int8]
 U8 = NDArray[np.uint64]

@@ -36,26 +36,6 @@ from numpy.typing import NDArray
 from ...checks import need, need_choice, need_not_negative, need_positive
 from ...jit.kernels import kernel
 
-__all__ = [
-    "CAUSES",
-    "HOST_FAILS",
-    "HOST_REPAIRED",
-    "VM_CRASHES",
-    "FailureConfig",
-    "FailureDomain",
-    "Incident",
-    "Outages",
-    "concat_outages",
-    "merge_outages",
-    "replay_outages",
-    "sample_domain_outages",
-    "sample_host_outages",
-    "sample_incidents",
-    "sample_outages",
-    "sample_vm_crashes",
-    "weibull_mean_h",
-]
-
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 I1 = NDArray[np.int8]

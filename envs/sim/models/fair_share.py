@@ -24,8 +24,6 @@ from numpy.typing import NDArray
 from ...jit.heap import settle
 from ...jit.kernels import kernel
 
-__all__ = ["max_min_rates"]
-
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 B1 = NDArray[np.bool_]

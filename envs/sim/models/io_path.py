@@ -39,17 +39,6 @@ from numpy.typing import NDArray
 from ...checks import need_count, need_not_negative, need_positive
 from ...jit.kernels import kernel
 
-__all__ = [
-    "EMULATED",
-    "IO_MODES",
-    "PASSTHROUGH",
-    "VIRTIO",
-    "IoConfig",
-    "IoMode",
-    "io_cost",
-    "mode_table",
-]
-
 F8 = NDArray[np.float64]
 
 EMULATED, VIRTIO, PASSTHROUGH = 0, 1, 2

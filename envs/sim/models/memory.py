@@ -28,21 +28,6 @@ from numpy.typing import NDArray
 from ...checks import need, need_choice, need_not_negative, need_positive, need_share
 from ...jit.kernels import kernel
 
-__all__ = [
-    "MEMORY_SHARES",
-    "MEMORY_STATES",
-    "TINY_MIB",
-    "MemoryConfig",
-    "MemoryCosts",
-    "MemoryInputs",
-    "MemoryOutputs",
-    "MemoryProfile",
-    "memory_inputs",
-    "memory_outputs",
-    "min_free_mib",
-    "touch_rates",
-]
-
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 I1 = NDArray[np.int8]

@@ -55,8 +55,6 @@ from ...jit.kernels import kernel
 from ...jit.waterlevel import find_bracket, sort_breakpoints
 from .memory import TINY_MIB, MemoryCosts, MemoryInputs, MemoryOutputs, min_free_mib
 
-__all__ = ["memory_scratch", "reclaim_host"]
-
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 

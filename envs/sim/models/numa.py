@@ -33,8 +33,6 @@ from numpy.typing import NDArray
 from ...jit.kernels import kernel
 from .numa_nodes import ROOM, NumaParams, NumaState, add_to_nodes, count_bits, has_room
 
-__all__ = ["apply_numa_host", "rebalance_host"]
-
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 

@@ -22,25 +22,6 @@ from numpy.typing import NDArray
 from ...checks import need, need_choice, need_count, need_positive, need_share
 from ...jit.kernels import kernel
 
-__all__ = [
-    "MAX_NODES",
-    "ROOM",
-    "STALL_SHARES",
-    "NumaConfig",
-    "NumaParams",
-    "NumaState",
-    "add_to_nodes",
-    "arrive_on_nodes",
-    "choose_nodes",
-    "count_bits",
-    "fragment_rate",
-    "has_room",
-    "nodes_fit",
-    "numa_params",
-    "numa_state",
-    "reserve_nodes",
-]
-
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 I8 = NDArray[np.int64]

@@ -32,30 +32,6 @@ from numpy.typing import NDArray
 from ...checks import need, need_choice, need_not_negative, need_share
 from ...jit.kernels import kernel
 
-__all__ = [
-    "GUEST_MUST_CHANGE",
-    "INSTRUCTION_CLASSES",
-    "NO_EXTENSION",
-    "NO_TYPE",
-    "OTHER_KERNEL",
-    "PROFILES",
-    "SUPPORTED",
-    "SUPPORT_REASONS",
-    "VIRT_TYPES",
-    "GuestVirtualization",
-    "HostVirtualization",
-    "InstructionProfile",
-    "OverheadConfig",
-    "OverheadTable",
-    "SupportTable",
-    "VirtCosts",
-    "guest_work",
-    "profile_tables",
-    "support_code",
-    "support_table",
-    "vm_overhead",
-]
-
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 I1 = NDArray[np.int8]

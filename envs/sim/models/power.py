@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from ...jit.kernels import kernel
 
-__all__ = ["BOOTING", "OFF", "ON", "SHUTTING_DOWN", "SPEC_POWER_W", "power_at"]
-
 OFF, BOOTING, ON, SHUTTING_DOWN = 0, 1, 2, 3
 """Host power states, the values of ``ClusterState.host_power_state``."""
 

@@ -41,18 +41,6 @@ from ...checks import need, need_choice, need_not_negative, need_positive, need_
 from ...jit.kernels import kernel
 from .power import SPEC_POWER_W, power_at
 
-__all__ = [
-    "CURVES",
-    "FAILED",
-    "FAN",
-    "RESUMING",
-    "STANDBY",
-    "SUSPENDING",
-    "PowerConfig",
-    "PowerCurve",
-    "curve_power",
-]
-
 STANDBY, SUSPENDING, RESUMING, FAILED = 4, 5, 6, 7
 """Host power states that ``power.py`` does not have."""
 

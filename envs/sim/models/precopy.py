@@ -39,29 +39,6 @@ from numpy.typing import NDArray
 from ...jit.kernels import kernel
 from .precopy_config import PrecopyParams
 
-__all__ = [
-    "CRASHED",
-    "DONE",
-    "IDLE",
-    "INIT",
-    "MOVED",
-    "PAUSED",
-    "PULL",
-    "RESUME",
-    "ROUND",
-    "STAYS",
-    "STOP",
-    "PrecopyState",
-    "abort_copy",
-    "advance_copy",
-    "begin_copy",
-    "cpu_factor",
-    "finish_phase",
-    "next_event",
-    "plan_copy",
-    "plan_precopy",
-]
-
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 I1 = NDArray[np.int8]

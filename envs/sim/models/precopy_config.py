@@ -10,16 +10,6 @@ from numpy.typing import NDArray
 
 from ...checks import need, need_choice, need_count, need_not_negative, need_positive, need_share
 
-__all__ = [
-    "DIVERGENCE_RULES",
-    "MBIT_PER_MIB",
-    "PrecopyConfig",
-    "PrecopyParams",
-    "migration_energy_j",
-    "migration_slots",
-    "precopy_params",
-]
-
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 

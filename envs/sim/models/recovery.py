@@ -27,8 +27,6 @@ from numpy.typing import NDArray
 
 from ...checks import need_not_negative
 
-__all__ = ["RecoveryConfig", "restart_order"]
-
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 

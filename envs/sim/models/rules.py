@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from ...checks import need
 
-__all__ = ["Rules", "VmHostRule", "merge_groups"]
-
 Group = tuple[int, ...]
 
 

@@ -43,20 +43,6 @@ from ...checks import need, need_not_negative, need_positive, need_share
 from ...jit.kernels import kernel
 from ...jit.waterlevel import find_bracket, sort_breakpoints
 
-__all__ = [
-    "SHARE_LEVELS",
-    "XEN_WEIGHT",
-    "CpuClaims",
-    "CpuControl",
-    "CpuGrants",
-    "SchedulingConfig",
-    "admits",
-    "cpu_claims",
-    "cpu_grants",
-    "schedule_host",
-    "scheduling_scratch",
-]
-
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 

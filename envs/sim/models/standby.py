@@ -34,15 +34,6 @@ from ...checks import need_choice, need_count, need_not_negative, need_positive,
 from ...jit.kernels import kernel
 from .precopy_config import MBIT_PER_MIB
 
-__all__ = [
-    "STANDBY_MODES",
-    "MirrorParams",
-    "StandbyConfig",
-    "mirror_loss",
-    "mirror_need_mbps",
-    "standby_params",
-]
-
 F8 = NDArray[np.float64]
 
 StandbyMode = Literal["checkpoint", "lockstep"]

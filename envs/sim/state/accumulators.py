@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from ...jit.records import Place, Record
 
-__all__ = ["FRESH", "PIECES_FRESH", "Clock", "Counters", "Rates", "Totals"]
-
 FRESH, PIECES_FRESH = 1, 2
 """Values of ``Counters.fresh``: all at once; the same, and some hosts alone since then: the network as a
 whole may look different to a bit."""

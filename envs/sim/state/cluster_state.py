@@ -15,28 +15,7 @@ from numpy.typing import NDArray
 
 from ...jit.records import Record
 from .accumulators import Clock, Counters, Rates, Totals
-from .parameters import ClusterParams, FullParams
-
-__all__ = [
-    "ABSENT",
-    "DEPARTED",
-    "MIG_COPYING",
-    "MIG_NONE",
-    "MIG_WAITING",
-    "PENDING",
-    "RUNNING",
-    "STARTING",
-    "ClusterParams",
-    "ClusterState",
-    "FullParams",
-    "FullState",
-    "StateShape",
-    "allocate_state",
-    "copy_state",
-    "digest",
-    "read_only",
-    "shape_of",
-]
+from .parameters import ClusterParams
 
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]

@@ -19,8 +19,6 @@ from ..models.precopy_config import PrecopyConfig
 from ..workload import Workload
 from .submodel_parameters import model_params
 
-__all__ = ["ClusterParams", "FullParams", "bind_params", "make_params"]
-
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 I1 = NDArray[np.int8]

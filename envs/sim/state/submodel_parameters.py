@@ -34,13 +34,6 @@ from ..models.scheduling import cpu_claims
 from ..models.standby import StandbyConfig, standby_params
 from ..workload import Workload
 
-__all__ = [
-    "SIGNALS",
-    "domain_columns",
-    "model_params",
-    "sample_faults",
-]
-
 F8 = NDArray[np.float64]
 I4 = NDArray[np.int32]
 I1 = NDArray[np.int8]

@@ -31,8 +31,6 @@ from ..repairs import Repairs
 from ..resample import Readings, Vms, build_trace, check_positive, count_vcpus, hold_until_next
 from ..sniffing import Look
 
-__all__ = ["read_alibaba"]
-
 Floats = NDArray[np.float64]
 
 

@@ -28,8 +28,6 @@ from ..repairs import MISSING, Repairs
 from ..resample import Readings, Vms, build_trace, check_positive, count_vcpus, hold_until_next
 from ..sniffing import Look
 
-__all__ = ["READING_COLUMNS", "VM_COLUMNS", "read_azure"]
-
 Floats = NDArray[np.float64]
 
 VM_COLUMNS = (

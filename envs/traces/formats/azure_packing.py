@@ -22,8 +22,6 @@ from ...files import names_its_file, one_line, open_regular, show_path
 from ..requests import RequestTrace
 from ..sniffing import Look
 
-__all__ = ["read_azure_packing"]
-
 _DAY_S = 86_400.0
 _CHUNK = 4096
 _LONGEST_VALUE = 65_536

@@ -35,8 +35,6 @@ from ..repairs import MISSING, Repairs, find_unit
 from ..resample import Readings, Vms, build_trace, count_vcpus, hold_until_next, tell_times
 from ..sniffing import Look
 
-__all__ = ["BITBRAINS_COLUMNS", "read_bitbrains"]
-
 Floats = NDArray[np.float64]
 
 BITBRAINS_COLUMNS = (

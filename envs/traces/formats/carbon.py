@@ -24,8 +24,6 @@ from ..columns import Columns, read_columns
 from ..repairs import MISSING, Repairs, carry_forward, check_choice
 from ..sniffing import Look
 
-__all__ = ["load_carbon", "read_carbon"]
-
 SERIES = ("direct", "lifecycle")
 """Series of an Electricity Maps file."""
 

@@ -26,8 +26,6 @@ from ..sniffing import Look
 if TYPE_CHECKING:
     from ...sim.models.failures import Incident
 
-__all__ = ["FailureTrace", "read_failures"]
-
 Floats = NDArray[np.float64]
 
 

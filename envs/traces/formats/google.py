@@ -30,8 +30,6 @@ from ..repairs import Repairs
 from ..resample import Readings, Vms, build_trace, check_positive
 from ..sniffing import Look
 
-__all__ = ["TASK_EVENT_COLUMNS", "TASK_USAGE_COLUMNS", "read_google"]
-
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 

@@ -21,8 +21,6 @@ from ..repairs import MISSING, Repairs
 from ..requests import RequestTrace
 from ..sniffing import Look
 
-__all__ = ["EVENT_COLUMNS", "REQUEST_COLUMNS", "read_huawei", "read_windows"]
-
 REQUEST_COLUMNS = ("vmid", "cpu", "mem", "at", "lt")
 EVENT_COLUMNS = ("vmid", "cpu", "memory", "time", "type")
 

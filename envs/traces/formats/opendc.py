@@ -40,8 +40,6 @@ from ..repairs import Repairs, check_choice, find_unit
 from ..resample import Readings, Vms, build_trace, check_positive, count_vcpus, tell_times
 from ..sniffing import Look
 
-__all__ = ["find_opendc", "read_opendc"]
-
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 

@@ -19,8 +19,6 @@ from ...files import names_its_file, read_bytes, show_found, show_path
 from ..base import Trace
 from ..sniffing import Look
 
-__all__ = ["SAMPLES_PER_DAY", "SAMPLE_S", "list_vm_files", "read_planetlab"]
-
 SAMPLES_PER_DAY = 288
 SAMPLE_S = 300.0
 

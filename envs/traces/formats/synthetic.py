@@ -43,8 +43,6 @@ from ...errors import TraceError
 from ..base import Trace, check_cells
 from ..resample import check_positive
 
-__all__ = ["generate"]
-
 # Fleet-wide distributions, fitted to the table above (summary statistics only).
 _LEVEL_MEDIAN, _LEVEL_SD, _LEVEL_TAIL = -2.86, 1.17, 0.21  # logit of a VM's median utilisation
 _SPREAD_MEDIAN, _SPREAD_LOG_SD = 0.63, 0.38  # standard deviation of the logit

@@ -53,8 +53,6 @@ from numpy.typing import NDArray
 from ...errors import TraceError
 from ..requests import RequestTrace
 
-__all__ = ["FLAVOURS", "generate_requests"]
-
 _T = TypeVar("_T", bound=np.generic)
 _MOST = 20_000_000
 

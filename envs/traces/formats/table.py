@@ -29,8 +29,6 @@ from ..repairs import Repairs, carry_forward
 from ..resample import check_positive
 from ..sniffing import Look
 
-__all__ = ["convert_trace", "find_usage_file", "read_table"]
-
 _SIGNAL = "signal_"
 _SIZES = {
     "vcpus": "a whole number of at least 1",

@@ -27,8 +27,6 @@ from virtgym.policies.learned.storage import META, WEIGHTS, Agent, Member, save_
 
 from .runner import Attempt, Rng
 
-__all__ = ["draw", "hostile_agents"]
-
 Make = Callable[[Path], object]
 
 

@@ -21,8 +21,6 @@ from ...cli.commands import main
 from ...config.compose import compose_run
 from .runner import Attempt, Rng
 
-__all__ = ["HOSTILE", "draw", "hostile_overrides", "leaf_keys"]
-
 HOSTILE: tuple[str, ...] = (
     *("5", "null", "{}", "[[1,2],[3]]", "-1", "0", "nan", "inf", "-inf", "1e11", "100000000000", "1e308"),
     *("1e-300", "99999999999999999999", "true", "abc", "''", "'a\0b'", "[]", "[1,a,null]", "{a: {b: 1}}"),

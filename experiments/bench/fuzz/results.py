@@ -26,8 +26,6 @@ from ...cli.commands import main
 from ...report import write_report
 from .runner import Attempt, Rng
 
-__all__ = ["Mutate", "cell_mutations", "draw", "folder_mutations"]
-
 Mutate = Callable[[Path], None]
 """Damages a copy of a run folder."""
 

@@ -32,8 +32,6 @@ import numpy as np
 
 from virtgym.envs.errors import VirtgymError
 
-__all__ = ["HOSTILE", "KINDS", "OUTCOMES", "Attempt", "draw_attempts", "main", "mutate_bytes", "mutate_gzip"]
-
 KINDS = {
     "traces": "fuzz_traces",
     "configs": "fuzz_configs",

@@ -24,8 +24,6 @@ from virtgym.envs.traces.formats.bitbrains import BITBRAINS_COLUMNS
 from ...cli.traces import main as traces_command
 from .runner import HOSTILE, Attempt, Rng, mutate_bytes, mutate_gzip
 
-__all__ = ["SAMPLES", "Sample", "draw"]
-
 # What is imported here is not imported by each attempt, which has a process of its own.
 for _reader in (
     "formats.alibaba",

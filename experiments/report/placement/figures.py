@@ -15,8 +15,6 @@ from ..figures import Style, axis, label, new_figure, rank_styles, short
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-__all__ = ["forest_figure", "gaps_figure", "pairs_figure", "placement_styles", "profile_figure"]
-
 F8 = NDArray[np.float64]
 
 FLOOR = 1.0

@@ -11,8 +11,6 @@ from ...analysis.run_data import Group
 from ..parts import block
 from .words import difference, entry_label
 
-__all__ = ["OverviewCell", "overview_rows", "render_overview"]
-
 Boards = Sequence[tuple[Group, Comparison]]
 
 

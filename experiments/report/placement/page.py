@@ -23,15 +23,6 @@ from .words import (
     placement_facts,
 )
 
-__all__ = [
-    "PlacementCell",
-    "PlacementColumn",
-    "learner_rows",
-    "placement_cells",
-    "placement_columns",
-    "placement_parts",
-]
-
 N_SHOWN = 6
 """Ranked policies whose lines are shown at first; the best agent is shown with them."""
 

@@ -14,8 +14,6 @@ from ...analysis.stats import Interval, trimmed_mean
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["DROPPED", "gap_text", "notes", "placement_table", "progress_text", "verdicts"]
-
 DROPPED = ("time", "iqm", "won", "per_vm", "mean")
 """Columns that a narrow terminal goes without, the least telling first."""
 

@@ -11,18 +11,6 @@ from ...analysis.run_data import Group, short_trace
 from ...analysis.stats import Interval
 from ..verdict import Sentence, Strong, Tile
 
-__all__ = [
-    "agent_verdict",
-    "amount",
-    "difference",
-    "entry_label",
-    "make_placement_tiles",
-    "make_placement_verdict",
-    "placement_facts",
-    "placement_remarks",
-    "setting",
-]
-
 
 def amount(found: Comparison, value: float) -> str:
     """A result with its unit: seconds of waiting, or requests placed."""

@@ -64,7 +64,8 @@ def test_strip_shows_off_changing_short_and_future_cells(make_cluster: Any, make
     """Four hosts: one short of CPU, one with little load, one that boots, one that is off."""
     from typing import cast
 
-    from virtgym.envs.scenarios.scenario import Scenario, ScenarioConfig
+    from virtgym.envs.scenarios.scenario import Scenario
+    from virtgym.envs.scenarios.schema import ScenarioConfig
 
     cluster = make_cluster(4, arrival_cpu_overcommit=2.0, boot_time_s=600.0, shutdown_time_s=0.0)
     load = {"mem_mib": 512.0, "cpu_mhz": [2000.0, 2000.0, 200.0], "vcpus": 2}

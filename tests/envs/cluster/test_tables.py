@@ -24,7 +24,8 @@ from virtgym.envs.observation_columns import (
     VM_COLUMNS,
     column_index,
 )
-from virtgym.envs.scenarios.scenario import Scenario, ScenarioConfig
+from virtgym.envs.scenarios.scenario import Scenario
+from virtgym.envs.scenarios.schema import ScenarioConfig
 from virtgym.envs.sim.decisions import Decisions
 
 MakeEnv = Callable[..., ClusterEnv]

@@ -19,7 +19,8 @@ from virtgym.envs.placement.env import PlacementEnv
 from virtgym.envs.placement.observations import GLOBAL_COLUMNS, NODE_COLUMNS, REQUEST_COLUMNS
 from virtgym.envs.scenarios.placement import build_placement_scenario
 from virtgym.envs.traces.formats.synthetic_requests import generate_requests
-from virtgym.policies.placement.rules import choose_node, make_keys, rule_number, run_windows
+from virtgym.policies.placement.packing import make_keys
+from virtgym.policies.placement.rules import choose_node, rule_number, run_windows
 
 ID = "virtgym/Placement-v0"
 KINDS: list[dict[str, Any]] = [

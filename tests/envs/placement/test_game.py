@@ -22,9 +22,10 @@ from oracles.plain_placement import (
 )
 from oracles.plain_placement_fast import FastPlacement, play_first_fit, prepare_requests
 from virtgym.envs.errors import ConfigError, TraceError
-from virtgym.envs.placement.game import FINISHED, PLACEMENT_REASONS, PLAYING, STUCK, PlacementState
 from virtgym.envs.placement.games import PlacementConfig, PlacementGames
-from virtgym.policies.placement.rules import PLACEMENT_RULES, choose_node, make_keys, rule_number, run_windows
+from virtgym.envs.placement.state import FINISHED, PLACEMENT_REASONS, PLAYING, STUCK, PlacementState
+from virtgym.policies.placement.packing import make_keys
+from virtgym.policies.placement.rules import PLACEMENT_RULES, choose_node, rule_number, run_windows
 
 VALIDATION_FIRST_FIT_TRIMMED_S = 267_139.975
 

@@ -15,18 +15,11 @@ from numpy.typing import NDArray
 from oracles.plain_placement import PlainPlacement, PlainRequest
 from virtgym.envs.errors import ConfigError, TraceError
 from virtgym.envs.placement.env import PlacementEnv
-from virtgym.envs.placement.game import (
-    FINISHED,
-    PLACED,
-    PLAYING,
-    REJECTED,
-    SKIPPED,
-    first_fit_node,
-    place_request,
-)
+from virtgym.envs.placement.game import place_request
 from virtgym.envs.placement.games import PlacementConfig, PlacementGames
 from virtgym.envs.placement.observations import GLOBAL_COLUMNS, WINDOW_COLUMNS
 from virtgym.envs.placement.queue import advance_window
+from virtgym.envs.placement.state import FINISHED, PLACED, PLAYING, REJECTED, SKIPPED, first_fit_node
 from virtgym.envs.vector import PlacementVectorEnv
 from virtgym.policies.placement.rules import run_windows
 

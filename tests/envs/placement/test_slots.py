@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.placement.batch import PlacementBatch
 from virtgym.envs.placement.env import PlacementEnv, PlacementTask
-from virtgym.envs.placement.game import PLAYING
 from virtgym.envs.placement.observations import (
     GLOBAL_COLUMNS,
     NODE_COLUMNS,
@@ -22,6 +21,7 @@ from virtgym.envs.placement.observations import (
     observation_columns,
 )
 from virtgym.envs.placement.slots import SLOT_GLOBAL_COLUMNS, SLOT_NODE_COLUMNS, SLOT_SHAPES
+from virtgym.envs.placement.state import PLAYING
 
 NODES = ((40, 90, 64), (40, 90, 8), (64, 128, 128), (200, 600, 32))
 SCARCE = {"n_hosts": 2, "extra_requests": 20}

@@ -13,7 +13,7 @@ from virtgym.envs.errors import ConfigError, TraceError
 from virtgym.envs.scenarios.groups import ROOMS, OutageGroup, to_room
 from virtgym.envs.scenarios.profiles import ProfileGroup, build_profiles
 from virtgym.envs.scenarios.scenario import Scenario, build_scenario, load_scenario_config
-from virtgym.envs.scenarios.schema import HostGroupConfig, ScenarioConfig, TraceConfig, VmTypeConfig
+from virtgym.envs.scenarios.schema import HostGroupConfig, ScenarioConfig, VmTypeConfig
 from virtgym.envs.sim.config import HostType, MigrationConfig, VmType
 from virtgym.envs.sim.guests import GUEST_PROFILES, GuestProfile
 from virtgym.envs.sim.state.submodel_parameters import model_params
@@ -389,10 +389,3 @@ def test_parameters_have_the_names_that_the_engine_asks_for() -> None:
     after = made._fields[made._fields.index("full") :]
     derived = {"protected_vms", "mem_overcommit", "migration_j", "migration_j_per_mb"}
     assert set(after) - set(ours) == derived | {"fail_time_s", "fail_item", "fail_kind"}
-
-
-def test_trace_config_is_where_it_was() -> None:
-    from virtgym.envs.scenarios import scenario as scenarios
-
-    assert scenarios.TraceConfig is TraceConfig
-    assert scenarios.ScenarioConfig is ScenarioConfig

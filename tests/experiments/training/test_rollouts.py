@@ -14,9 +14,9 @@ import pytest
 from numpy.typing import NDArray
 
 from virtgym.envs.errors import ConfigError
-from virtgym.envs.placement.game import PLAYING, STUCK
 from virtgym.envs.placement.games import PlacementConfig, PlacementGames
 from virtgym.envs.placement.observations import PlacementObserver
+from virtgym.envs.placement.state import PLAYING, STUCK
 from virtgym.envs.scenarios.placement import PlacementScenario, build_placement_scenario
 from virtgym.envs.traces import RequestTrace
 from virtgym.experiments.cli.commands import main
@@ -32,7 +32,8 @@ from virtgym.policies.learned.comparisons import (
     collect_comparisons,
 )
 from virtgym.policies.learned.kernel_net import make_kernel_net, net_action
-from virtgym.policies.placement.rules import choose_node, make_keys, rule_number, run_windows
+from virtgym.policies.placement.packing import make_keys
+from virtgym.policies.placement.rules import choose_node, rule_number, run_windows
 
 FIRST_HOST = "first_host_emptier_node"
 

@@ -12,9 +12,10 @@ from scipy.stats import poisson
 
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.handle import make_handle
-from virtgym.envs.placement.game import PLAYING, STUCK, PlacementState
 from virtgym.envs.placement.games import PlacementConfig, PlacementGames
+from virtgym.envs.placement.state import PLAYING, STUCK, PlacementState
 from virtgym.policies import make_policy
+from virtgym.policies.placement.packing import make_keys
 from virtgym.policies.placement.reserve import (
     count_slots,
     fill_values,
@@ -22,7 +23,7 @@ from virtgym.policies.placement.reserve import (
     make_reserve,
     reserve_node,
 )
-from virtgym.policies.placement.rules import make_keys, run_windows
+from virtgym.policies.placement.rules import run_windows
 from virtgym.policies.placement.search import copy_game
 from virtgym.policies.solvers.queue_packing import Instant, reserve_left, solve_queue
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from oracles.plain_placement import PlainPlacement, PlainRequest
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.placement.env import PlacementEnv
-from virtgym.envs.placement.game import PLAYING
 from virtgym.envs.placement.games import PlacementConfig, PlacementGames
+from virtgym.envs.placement.state import PLAYING
 from virtgym.envs.vector import PlacementVectorEnv
 from virtgym.policies import make_policy
 from virtgym.policies.placement.packing import make_keys, make_memory

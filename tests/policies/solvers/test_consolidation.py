@@ -17,14 +17,9 @@ from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.sim.models.power import SPEC_POWER_W
 from virtgym.experiments.bench.consolidation import problem_of, real_interval
 from virtgym.policies.solvers.bounds import build_bound, solve_bound
-from virtgym.policies.solvers.consolidation import (
-    ConsolidationProblem,
-    PlacementRules,
-    evaluate,
-    pack_decreasing,
-    solve_consolidation,
-)
+from virtgym.policies.solvers.consolidation import pack_decreasing, solve_consolidation
 from virtgym.policies.solvers.items import make_items
+from virtgym.policies.solvers.model import ConsolidationProblem, PlacementRules, evaluate
 from virtgym.policies.solvers.moves import S_COST, S_FILL, allocate_plan, load_plan, tidy, total_cost
 from virtgym.policies.solvers.nodes import VmNodes, nodes_have_room
 from virtgym.policies.solvers.search import improve

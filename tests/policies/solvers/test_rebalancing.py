@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtgym.envs.errors import ConfigError
-from virtgym.policies.solvers.consolidation import ConsolidationProblem, PlacementRules, evaluate
+from virtgym.policies.solvers.model import ConsolidationProblem, PlacementRules, evaluate
 from virtgym.policies.solvers.rebalancing import host_imbalance, solve_rebalancing
 
 POWER = np.array([[100.0, 200.0]])

@@ -11,7 +11,8 @@ import pytest
 from virtgym.envs.sim.audit.checker import check_state
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state.accumulators import Counters, Rates
-from virtgym.envs.sim.state.cluster_state import ClusterParams, ClusterState
+from virtgym.envs.sim.state.cluster_state import ClusterState
+from virtgym.envs.sim.state.parameters import ClusterParams
 from virtgym.experiments.bench.audit import Audit, audit_episodes
 
 Find = Callable[[ClusterParams, ClusterState], Any]

@@ -11,7 +11,8 @@ import pytest
 from virtgym.envs.sim.audit.checker import Auditor
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state.accumulators import Counters, Rates, Totals
-from virtgym.envs.sim.state.cluster_state import ClusterParams, ClusterState
+from virtgym.envs.sim.state.cluster_state import ClusterState
+from virtgym.envs.sim.state.parameters import ClusterParams
 
 Find = Callable[[ClusterParams, ClusterState], Any]
 """Where something can be broken: a mask over the places of an array."""
