@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,7 +109,7 @@ def claim_folder(path: Path, kind: str, identity: str = "", known: Collection[st
         path.mkdir(parents=True, exist_ok=True)
         there = {name for name in os.listdir(path) if not name.startswith(".")}
         found = load_stored(mark)  # after the list: what others claim now has a mark before it has files
-        marked = isinstance(found, dict) and {type(found.get(k)) for k in ("kind", "identity")} == {str}
+        marked = _is_mark(found)
         if there - {MARK} and not marked and not there & {f"{kind}.json", *known}:
             shown = ", ".join(sorted(there)[:3]) + (", …" if len(there) > 3 else "")
             raise ConfigError(
@@ -119,7 +119,7 @@ def claim_folder(path: Path, kind: str, identity: str = "", known: Collection[st
             if _create(mark, text):
                 return identity
             found = load_stored(mark)
-            if not isinstance(found, dict):  # damaged
+            if not _is_mark(found):  # damaged
                 write_text(mark, text)
                 return identity
     except OSError as error:
@@ -129,6 +129,10 @@ def claim_folder(path: Path, kind: str, identity: str = "", known: Collection[st
             f"out={path}: belongs to another command ({found.get('kind')}); choose another out="
         )
     return str(found.get("identity"))
+
+
+def _is_mark(found: Any) -> TypeGuard[dict[str, str]]:
+    return isinstance(found, dict) and {type(found.get(k)) for k in ("kind", "identity")} == {str}
 
 
 def _create(path: Path, text: str) -> bool:

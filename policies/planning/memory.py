@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import namedtuple
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, cast, get_args, get_type_hints
@@ -40,5 +41,17 @@ def allocate_memory(
         if name not in arrays:
             dtype = get_args(get_args(hint)[1])[0]  # of NDArray[dtype]
             arrays[name] = np.zeros(sizes.get(name, n_hosts), dtype=dtype)
-    record: Any = namedtuple(kind.__name__, sorted(arrays))  # type: ignore[misc]  # names are not literal
-    return cast(Memory, record(**arrays))
+    fields = tuple(sorted(arrays))
+    return cast(Memory, _make(kind.__name__, fields, tuple(arrays[name] for name in fields)))
+
+
+@functools.cache
+def _record(name: str, fields: tuple[str, ...]) -> Any:
+    """A named tuple that pickles by its fields, as its class has no place in a module."""
+    record: Any = namedtuple(name, fields)  # type: ignore[misc]  # names are not literal
+    record.__reduce__ = lambda self: (_make, (name, fields, tuple(self)))
+    return record
+
+
+def _make(name: str, fields: tuple[str, ...], values: tuple[Any, ...]) -> Any:
+    return _record(name, fields)._make(values)

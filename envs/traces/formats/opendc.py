@@ -157,24 +157,16 @@ def read_opendc(
     start, usual = _starts(fragments, tasks, vm, duration), _mode(duration)
     zero = float(start.min())
     notes = repairs.notes
-    notes += [
-        f"version {tasks.version}; {tell_times(zero)}; fragments of {usual / 1000:g} s",
-        *_tell_units(tasks, memory_unit),
-        *_tell_lives(tasks, vm, duration),
-        *tasks.notes,
-    ]
+    notes.append(f"version {tasks.version}; {tell_times(zero)}; fragments of {usual / 1000:g} s")
+    notes += [*_tell_units(tasks, memory_unit), *_tell_lives(tasks, vm, duration), *tasks.notes]
     for count, what in left:
         repairs.leave_out(count, what)
     usage = repairs.clean("cpu_usage", usage)
     capacity = _capacities(tasks, vm, usage, core_mhz, notes)
     hold = _cut_long(fragments, duration, usual, fill, notes)
     begin, end = (start - zero) / 1000, (start - zero + duration) / 1000
-    vms = Vms(
-        *_lives(vm, begin, end, len(tasks.names)),
-        vcpus=count_vcpus(str(path), tasks.cores),
-        cpu_mhz=capacity,
-        memory_mib=tasks.memory * _unit_of(tasks, memory_unit),
-    )
+    vcpus, memory = count_vcpus(str(path), tasks.cores), tasks.memory * _unit_of(tasks, memory_unit)
+    vms = Vms(*_lives(vm, begin, end, len(tasks.names)), vcpus=vcpus, cpu_mhz=capacity, memory_mib=memory)
     # What a cut fragment leaves open is the gap that `fill` speaks of.
     end_s, util = begin + hold / 1000, usage / capacity[vm]
     return build_trace(

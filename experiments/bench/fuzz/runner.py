@@ -33,10 +33,10 @@ import numpy as np
 from virtgym.envs.errors import VirtgymError
 
 KINDS = {
-    "traces": "fuzz_traces",
-    "configs": "fuzz_configs",
-    "agents": "fuzz_agents",
-    "results": "fuzz_results",
+    "traces": "traces",
+    "configs": "configs",
+    "agents": "agents",
+    "results": "results",
 }
 """Kinds of input: name to the module, beside this one, that draws attempts."""
 OUTCOMES = ("accepted", "refused", "traceback", "warning", "hang", "memory", "crash")

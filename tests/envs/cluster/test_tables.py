@@ -270,7 +270,6 @@ def test_rewards_add_up_to_the_weighted_terms() -> None:
         ({"reward": {"enrgy": -1}}, r"env\.reward\.enrgy: no such term \(did you mean energy"),
         ({"reward": {"energy": float("nan")}}, r"env\.reward\.energy=nan: must be a finite number"),
         ({"actions": "both"}, r"env\.actions=both: must be one of unrolled, knobs"),
-        ({"render_mode": "human"}, r"env\.render_mode=human: must be one of ansi, rgb_array"),
         ({"max_decisions_per_interval": 0}, r"env\.max_decisions_per_interval=0: must be at least 1"),
         ({"arrival": "nowhere"}, r"cluster\.arrival=nowhere: must be one of"),
         ({"scenario": "planetlab_cloudsim3"}, "does not run in an environment"),

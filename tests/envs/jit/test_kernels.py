@@ -20,7 +20,8 @@ from virtgym.envs.jit.kernels import KEPT, SPEAKING, digest_closure, kernel
 PROBE = """
 import json, sys
 import numpy as np
-from virtgym.envs.sim import fair_share, power, scheduling, waterlevel
+from virtgym.envs.jit import waterlevel
+from virtgym.envs.sim.models import fair_share, power, scheduling
 
 vms = np.arange(3, dtype=np.int32)
 claims = scheduling.cpu_claims([scheduling.CpuControl()], np.zeros(3, np.int32), np.full(3, 2, np.int32))
@@ -88,14 +89,17 @@ def test_an_edit_compiles_what_depends_on_it_and_nothing_else(copy: Path, run: R
     assert said.count(SPEAKING) == 1
     _, misses, said = run()
     assert (misses, said) == (set(), "")
-    sim = copy / "envs" / "sim"
-    edit(sim / "waterlevel.py", "SHORT = 24\n", "SHORT = 24 + 1\n")
+    edit(copy / "envs" / "jit" / "waterlevel.py", "SHORT = 24\n", "SHORT = 24 + 1\n")
     hits, misses, said = run()
     assert misses == {"schedule_host", "sort_breakpoints"}
     assert hits >= {"find_bracket", "power_at", "max_min_rates"}
     assert said.count(SPEAKING) == 1
-    edit(sim / "waterlevel.py", "SHORT = 24 + 1\n", "SHORT = 24\n\n# moved by a comment\n")
-    edit(sim / "power.py", '"""Power of a running host at a load.', '"""Power of a host at a load.')
+    edit(copy / "envs" / "jit" / "waterlevel.py", "SHORT = 24 + 1\n", "SHORT = 24\n\n# moved by a comment\n")
+    edit(
+        copy / "envs" / "sim" / "models" / "power.py",
+        '"""Power of a running host at a load.',
+        '"""Power of a host at a load.',
+    )
     _, misses, said = run()
     assert (misses, said) == (set(), "")  # what was compiled before the edit is still there
 
@@ -112,12 +116,12 @@ def test_importing_leaves_the_folder_as_it_is(copy: Path) -> None:
 
 def test_without_a_folder_to_write_to_the_user_has_one(copy: Path, run: Run) -> None:
     """A file stands where the folder would be made: whoever runs the tests may write everywhere."""
-    folder = copy / "envs" / "sim" / "__pycache__"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.write_text("")
+    for folder in (copy / "envs" / "jit" / "__pycache__", copy / "envs" / "sim" / "models" / "__pycache__"):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.write_text("")
     home = copy / "home"
     first = f"import os\nos.environ['XDG_CACHE_HOME'] = {str(home)!r}\n"
-    (copy / "envs" / "sim" / "__init__.py").write_text(first)
+    (copy / "envs" / "jit" / "__init__.py").write_text(first)
     assert len(run()[1]) == 5
     assert compiled(home)
     assert run()[1] == set()

@@ -394,7 +394,7 @@ def test_a_cell_that_ends_badly_ends_only_itself(
 def _hash(own_module: Path, *params: str) -> str:
     code = textwrap.dedent(
         f"""
-        from virtgym.experiments.evaluate import load_scenario, make_cell
+        from virtgym.experiments.run.cell import load_scenario, make_cell
         print(make_cell(load_scenario("small"), "own_policy.Own(how=rest{"".join(params)})").config_hash)
         """
     )

@@ -354,7 +354,7 @@ def follow(games: PlacementGames, nodes: tuple[int, ...]) -> float | None:
         ({"queue": 0}, r"^policy.queue=0: must be at least 1$"),
         ({"history": -1}, r"^policy.history=-1: must be at least 0$"),
         ({"horizon": 0.0}, r"^policy.horizon=0.0: must be above 0"),
-        ({"time_limit": float("inf")}, r"^policy.time_limit=inf: must be positive"),
+        ({"time_limit": float("inf")}, r"^policy.time_limit=inf: must be a finite number"),
         ({"min_loss": -0.5}, r"^policy.min_loss=-0.5: must be at least 0$"),
         ({"oracel": True}, r"^policy.oracel: .*did you mean oracle"),
     ],

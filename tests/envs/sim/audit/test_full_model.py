@@ -194,7 +194,7 @@ PARTS: list[Fault] = [
     ("copy_rate_mib_s", running, becomes(1.0), "send nothing"),
     ("copy_since_s", phase(ROUND), becomes(1e9), "in the future"),
     ("copy_dirtying_mib_s", phase(ROUND), plus(1.0), "another dirty rate"),
-    ("clock", place(3), becomes(7.0), "next end of a phase"),
+    ("clock", place(2), becomes(7.0), "next end of a phase"),
     ("vm_secondary", lambda p, s: running(p, s) & (p.vm_protected == 0), becomes(0), "not protected"),
     ("vm_secondary", mirrored, becomes(-1), "do not add up"),
     ("host_mirrors", on, plus(1), "protected VMs do not add up"),

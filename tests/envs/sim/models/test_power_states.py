@@ -285,7 +285,7 @@ def test_the_reader_finds_the_start_and_records_the_source(tmp_path: Path) -> No
 def test_the_reader_names_what_is_wrong(tmp_path: Path) -> None:
     stamps = np.arange(4).astype("datetime64[h]").astype("datetime64[ms]")
     path = tmp_path / "x.parquet"
-    with pytest.raises(TraceError, match=r"cannot be read"):
+    with pytest.raises(TraceError, match=r"no such file"):
         read_carbon(path)
     path.write_text("no")
     with pytest.raises(TraceError, match=r"not a Parquet file"):
