@@ -78,7 +78,7 @@ def test_errors_of_read_requests(requests: Path, tmp_path: Path) -> None:
     with pytest.raises(TraceError, match=r"holds traces, pick one of them: requests\.csv \(huawei\)"):
         read_requests(tmp_path)
     (tmp_path / "vm").write_text("1\n2\n")
-    with pytest.raises(TraceError, match="'planetlab' is not a format of VM requests"):
+    with pytest.raises(TraceError, match="planetlab is a format of utilisation, not of VM requests"):
         read_requests(tmp_path / "vm")
     with pytest.raises(TraceError, match=r"requests.csv: huawei is a format of VM requests.*read_requests"):
         read_trace(requests)

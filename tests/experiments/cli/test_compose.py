@@ -44,8 +44,7 @@ def test_settings_of_an_experiment_s_agent_are_checked_as_its_own() -> None:
 
 
 def test_every_policy_composes() -> None:
-    names = list_names("policy")
-    assert set(names) == set(POLICIES)
+    names = tuple(POLICIES)
     run = compose_run("benchmark", [f"policies=[{','.join(names)}]"])
     assert [spec.name for spec in run.policies] == list(names)
 
