@@ -96,7 +96,13 @@ class Registry(Mapping[str, str]):
             description: One line for lists.
             factory: The thing, or ``"module:name"`` of it, which is imported when it is used.
             **implied: Parameters that the name implies.
+
+        Raises:
+            VirtgymError: If the name is that of something that ships; one's own is replaced.
         """
+        entry = self.named(name)
+        if entry is not None and all(map(_ships, entry.modules)):
+            raise self.error(f"{self.kind}={name}: ships with virtgym; choose another name")
         self._entries[name] = Entry(name, description, factory, implied)
 
     def register_family(self, pattern: str, members: Callable[[], Iterable[Entry]]) -> None:
@@ -159,7 +165,7 @@ class Registry(Mapping[str, str]):
         key = key or self.kind
         entry = self.named(name) if name in self else None
         if entry is None:
-            if not _PATH.fullmatch(name):
+            if not _PATH.fullmatch(str(name)):
                 raise unknown_name(key, name, self, self.error)
             entry = Entry(name, "", name)
         if isinstance(entry.factory, str):
@@ -191,6 +197,10 @@ REGISTRIES: list[Registry] = []
 def _split(path: str) -> tuple[str, str]:
     module, _, name = path.partition(":") if ":" in path else path.rpartition(".")
     return module, name
+
+
+def _ships(module: str) -> bool:
+    return module.partition(".")[0] == "virtgym"
 
 
 def _describe(thing: Any) -> str:
@@ -248,4 +258,4 @@ def own_modules(values: Any) -> set[str]:
     if _PATH.fullmatch(values):
         module, name = _split(values)
         found |= {module} if hasattr(sys.modules.get(module), name) else set()
-    return {module for module in found if module.partition(".")[0] != "virtgym"}
+    return {module for module in found if not _ships(module)}

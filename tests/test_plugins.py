@@ -197,6 +197,17 @@ def test_what_is_not_of_the_kind_is_one_line_and_never_made(kind: str, name: str
 
 
 @every_kind
+def test_what_ships_keeps_its_name_and_ones_own_can_be_replaced(kind: str) -> None:
+    things, _, attribute, _ = KINDS[kind]
+    ships = next(iter(things))
+    with pytest.raises(VirtgymError, match=f"={ships}: ships with virtgym; choose another name"):
+        things.register(ships, "mine", f"own_things:{attribute}")
+    for text in ("once", "twice"):
+        things.register("mine", text, f"own_things:{attribute}")
+    assert things["mine"] == "twice"
+
+
+@every_kind
 def test_a_misspelt_name_has_neighbours(kind: str) -> None:
     things = KINDS[kind][0]
     name = next(iter(things))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ..config.listing import list_names, read_group_file
 
-REGISTRIES: dict[str, tuple[str, ...]] = {
+LISTED: dict[str, tuple[str, ...]] = {
     "policies": ("virtgym.policies.registry:POLICIES",),
     "agents": ("virtgym.experiments.training.agents:AGENTS",),
     "detectors": ("virtgym.policies.literature.parts:DETECTORS",),
@@ -17,7 +17,7 @@ REGISTRIES: dict[str, tuple[str, ...]] = {
 }
 """Registries by the kind that lists them."""
 
-KINDS: tuple[str, ...] = ("scenarios", *REGISTRIES, "envs")
+KINDS: tuple[str, ...] = ("scenarios", *LISTED, "envs")
 """What ``virtgym list`` can list."""
 
 _ENVS = {
@@ -44,7 +44,7 @@ def list_kind(kind: str, verbose: bool = False) -> Iterator[tuple[str, str]]:
         for name in sorted(name for name in gym.registry if name.startswith("virtgym/")):
             yield name, _ENVS.get(name, str(gym.registry[name].entry_point))
     else:
-        for path in REGISTRIES[kind]:
+        for path in LISTED[kind]:
             module, _, attribute = path.partition(":")
             registry = getattr(importlib.import_module(module), attribute)
             for name, text in registry.items():
@@ -52,5 +52,7 @@ def list_kind(kind: str, verbose: bool = False) -> Iterator[tuple[str, str]]:
 
 
 def _show(defaults: dict[str, object]) -> str:
-    shown = (f"{key}={'null' if value is None else value}" for key, value in defaults.items())
-    return f"  [{', '.join(shown)}]" if defaults else ""
+    words = {"None": "null", "True": "true", "False": "false"}
+    shown = (f"{key}={words.get(str(value), value)}" for key, value in defaults.items() if value != "")
+    text = ", ".join(shown)
+    return f"  [{text}]" if text else ""

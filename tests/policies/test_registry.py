@@ -74,7 +74,7 @@ def test_parameters_win_over_names_and_mappings() -> None:
         ("ols-mmt", {"max_migrations": -1}, r"^policy.max_migrations=-1: must be 0 or more"),
         ("random", {"moves": -1}, r"^policy.moves=-1: must be 0 or more"),
         ("no.such.module.Class", {}, r"^policy=no.such.module.Class: no module no"),
-        ("virtgym.policies.simple.Statik", {}, r"has no Statik"),
+        ("virtgym.policies.simple.Statik", {}, r"has no attribute .Statik"),
         ("virtgym.policies.simple.np", {}, r"must be a class with the methods reset"),
         ("collections.OrderedDict", {}, r"must be a class with the methods reset"),
         ("runs/7/agent", {}, r"no such folder"),

@@ -67,7 +67,7 @@ def test_a_file_finds_its_reader(requests: Path) -> None:
 
 
 def test_errors_of_read_requests(requests: Path, tmp_path: Path) -> None:
-    with pytest.raises(TraceError, match=r"'huawe' is not .* \(did you mean huawei\?\); there are: huawei"):
+    with pytest.raises(TraceError, match="request format=huawe: did you mean huawei"):
         read_requests(requests, "huawe")
     with pytest.raises(TraceError, match="huawei: no option 'speed'"):
         read_requests(requests, speed=1)
