@@ -13,7 +13,7 @@ from virtgym.envs.scenarios.placement import check_drawn, check_placement_keys
 from virtgym.envs.scenarios.schema import dotted_keys, replace_generator, unknown_key
 from virtgym.policies.registry import POLICIES, policy_config, policy_defaults
 
-from .listing import experiment_agent, list_names, read_group_file
+from .listing import experiment_choice, list_names, read_group_file
 from .overrides import (
     PolicySpec,
     last_value,
@@ -90,7 +90,8 @@ def compose_run(command: str, arguments: Sequence[str]) -> Run:
     ]
     for text in texts:
         _check_grammar(text)
-    config = _compose(texts)
+    chosen = experiment_choice(unquote(last_value(pairs, "experiment") or ""), "policy")
+    config = _compose(texts, {DEFAULT_POLICIES["cluster"][0], chosen or "", unquote(typed or "")})
     if config["scenario"]["kind"] == "replica":
         _check_replica_keys(pairs)
     config["scenario"] = _of_its_kind(config["scenario"], _typed_keys(pairs))
@@ -169,7 +170,7 @@ def _check_key(command: str, key: str, value: str) -> None:
         raise ConfigError(
             f"{key}={value}: no such {key}{hint(value, known)}; there are: {', '.join(known) or 'none'}"
         )
-    if key == "experiment" and command != "train" and experiment_agent(unquote(value)):
+    if key == "experiment" and command != "train" and experiment_choice(unquote(value), "agent"):
         raise ConfigError(f"{key}={value}: trains an agent; use virtgym train {key}={value}")
     if first == "scenario" and rest:
         _check_scenario_key(key, rest.split("."), ScenarioNode)
@@ -344,7 +345,7 @@ def _dotted(tree: Any) -> list[list[str]]:
     return found
 
 
-def _compose(texts: list[str]) -> dict[str, Any]:
+def _compose(texts: list[str], policies: set[str]) -> dict[str, Any]:
     from hydra import compose, initialize_config_module
     from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
@@ -353,7 +354,7 @@ def _compose(texts: list[str]) -> dict[str, Any]:
 
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
-    for policy in POLICIES:
+    for policy in policies & {*POLICIES}:  # one configuration each; of all of them it takes a while
         store.store(group="policy", name=policy, node=policy_config(policy))
     try:
         with initialize_config_module("virtgym.conf", version_base="1.3"):

@@ -28,11 +28,11 @@ def read_group_file(group: str, name: str) -> dict[str, Any]:
     return dict(load_yaml((_folder(group) / f"{name}.yaml").read_text(encoding="utf-8")) or {})
 
 
-def experiment_agent(name: str) -> str | None:
-    """The agent that an experiment trains; None = there is no such experiment, or it trains none."""
+def experiment_choice(name: str, group: str) -> str | None:
+    """What an experiment chooses of a group; None = there is no such experiment, or it chooses nothing."""
     if name not in list_names("experiment"):
         return None
     for item in read_group_file("experiment", name).get("defaults", []):
-        if isinstance(item, dict) and "override /agent" in item:
-            return str(item["override /agent"])
+        if isinstance(item, dict) and f"override /{group}" in item:
+            return str(item[f"override /{group}"])
     return None

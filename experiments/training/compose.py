@@ -20,7 +20,7 @@ from ..config.compose import (
     _rewrite,
     _typed_keys,
 )
-from ..config.listing import experiment_agent
+from ..config.listing import experiment_choice
 from ..config.overrides import last_value, quote, split_list, split_outer, split_override, unquote
 from .agents import AGENTS, AgentConfig, agent_kind, default_config
 from .schema import TrainConfig, check_train_values
@@ -149,7 +149,7 @@ def check_train_keys(arguments: Sequence[str], *, sweep: bool = False) -> list[s
     """
     pairs = [split_override(text) for text in arguments]
     pairs = [("import_zip" if key == "import" else key, value) for key, value in pairs]
-    of_experiment = experiment_agent(unquote(last_value(pairs, "experiment") or ""))
+    of_experiment = experiment_choice(unquote(last_value(pairs, "experiment") or ""), "agent")
     agents = _values(last_value(pairs, "agent") or of_experiment or "maskable_ppo", sweep)
     texts = []
     for key, value in pairs:
