@@ -435,23 +435,25 @@ def forget_coin() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("forget_coin")
+@pytest.mark.parametrize("name", ["coin", "coin:KIND"])
 def test_a_learner_of_ones_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(train_agents.AGENTS, "_entries", dict(train_agents.AGENTS._entries))
     module: Any = types.ModuleType("coin")
     module.make = CoinLearner
+    module.KIND = train_agents.AgentKind(CoinConfig, "coin:make")
     monkeypatch.setitem(sys.modules, "coin", module)
-    train_agents.AGENTS.register("coin", "tosses", train_agents.AgentKind(CoinConfig, "coin:make"))
-    assert train("agent=coin", "agent.luck=2", f"out={tmp_path / 'run'}") == 0
+    train_agents.AGENTS.register("coin", "tosses", module.KIND)
+    assert train(f"agent={name}", "agent.luck=2", f"out={tmp_path / 'run'}") == 0
     progress = pd.read_csv(tmp_path / "run" / "progress.csv")
     assert len(progress) == 4
     assert progress["luck"].iloc[-1] == 1.0
     assert load_agent(tmp_path / "run" / "agent").training["agent"]["luck"] == 2.0
     capsys.readouterr()
-    assert train("agent=coin", "agent.lock=2", f"out={tmp_path / 'other'}") == 2
+    assert train(f"agent={name}", "agent.lock=2", f"out={tmp_path / 'other'}") == 2
     assert "did you mean luck?" in errors(capsys)[0]
-    assert train("agent=coin", f"initial={tmp_path / 'run' / 'agent'}", f"out={tmp_path / 'third'}") == 2
+    assert train(f"agent={name}", f"initial={tmp_path / 'run' / 'agent'}", f"out={tmp_path / 'third'}") == 2
     assert "cannot begin with the weights of another" in errors(capsys)[0]
 
 
