@@ -134,7 +134,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def install(monkeypatch: pytest.MonkeyPatch, *values: str) -> None:
     """Pretend that packages with these entry points are installed."""
     points = [metadata.EntryPoint(f"p{i}", value, registry.GROUP) for i, value in enumerate(values)]
-    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: points)
+    monkeypatch.setattr(metadata, "entry_points", lambda group: points)
     monkeypatch.setattr(registry, "_loaded", set())
 
 
