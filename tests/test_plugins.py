@@ -68,7 +68,7 @@ def mean_of_three(window, horizon):
     return np.full(3, 0.3)
 
 
-def read(path, *, scale: float = 1.0):
+def read(path, *, scale: float = 1.0) -> Trace:
     util = scale * np.loadtxt(path, ndmin=2)
     vms = util.shape[1]
     names = tuple(f"vm{i}" for i in range(vms))
@@ -79,7 +79,11 @@ def sniff(look):
     return look.name.endswith(".mine")
 
 
-def read_one(path):
+def read_lie(path) -> Trace:
+    return 3
+
+
+def read_one(path) -> RequestTrace:
     one = np.ones(1)
     return RequestTrace("mine", "mine", str(path), one, one, 0 * one, one, np.arange(1))
 
@@ -184,8 +188,6 @@ def test_a_dotted_path_is_a_name(kind: str, mark: str) -> None:
 )
 def test_what_is_not_of_the_kind_is_one_line_and_never_made(kind: str, name: str, parts: list[str]) -> None:
     things = KINDS[kind][0]
-    if name.endswith(":Wrong") and kind in ("trace", "requests"):
-        pytest.skip("a class can be called with a path: what it returns is checked")
     with pytest.raises(VirtgymError) as caught:
         things.find(name)
     text = str(caught.value)
@@ -252,7 +254,11 @@ def test_a_reader_of_ones_own_runs_on_the_command_line(
     assert main([*command, chosen, "scenario.trace.options.scael=0.5", f"out={tmp_path / 'b'}"]) == 2
     assert "no option 'scael' (did you mean scale?)" in capsys.readouterr().err
     assert main([*command, "scenario.trace.format=own_things:read_one", f"out={tmp_path / 'c'}"]) == 2
-    assert "must return a Trace, not RequestTrace" in capsys.readouterr().err
+    assert "must be a function of a path, annotated as -> Trace" in capsys.readouterr().err
+    assert main([*command, "scenario.trace.format=own_things:read_lie", f"out={tmp_path / 'c'}"]) == 2
+    assert "load.mine: the reader own_things:read_lie must return a Trace, not int" in capsys.readouterr().err
+    assert main([*command, "scenario.trace.format=shutil:rmtree", f"out={tmp_path / 'c'}"]) == 2
+    assert load.exists()
     install(monkeypatch, "own_things:register")
     assert guess_format(load) == "mine_trace"
     assert main([*command, f"out={tmp_path / 'd'}"]) == 0  # recognised by its ``sniff``

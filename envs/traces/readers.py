@@ -21,10 +21,24 @@ from ..registry import Registry, own_modules
 from .base import Trace
 from .sniffing import Look, name_look
 
-TRACE_FORMATS, REQUEST_FORMATS, SERIES_FORMATS = (
-    Registry(key, callable, "a function of a path", TraceError)
-    for key in ("trace format", "request format", "series format")
-)
+
+def _make_registry(key: str, *returned: str) -> Registry:
+    """Formats whose readers say by their annotation what they return: nothing else gets a path."""
+
+    def accepts(thing: Any) -> bool:
+        annotation = getattr(thing, "__annotations__", {}).get("return")
+        return inspect.isfunction(thing) and _type_name(annotation).partition("[")[0] in returned
+
+    return Registry(key, accepts, f"a function of a path, annotated as -> {returned[0]}", TraceError)
+
+
+def _type_name(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+
+
+TRACE_FORMATS = _make_registry("trace format", "Trace")
+REQUEST_FORMATS = _make_registry("request format", "RequestTrace")
+SERIES_FORMATS = _make_registry("series format", "FailureTrace", "tuple")
 """Formats of utilisation, which `read_trace` reads; of VM requests, which `requests.read_requests` reads; and
 of series beside the load, which `series.check_series` checks. A format is a function of a path and options,
 and is recognised by the function ``sniff`` of the module that it is in, if there is one."""
@@ -334,10 +348,6 @@ def check_options(name: str, reader: Callable[..., Any], options: Mapping[str, A
             )
         if not any(_is_a(value, kind) for kind in kinds[key].split(" | ")):
             raise TraceError(f"{name}: {key} must be {kinds[key].replace(' | ', ' or ')}, is {value!r}")
-
-
-def _type_name(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
 def _is_a(value: object, kind: str) -> bool:
