@@ -27,7 +27,7 @@ from .overrides import (
 from .schema import COMMAND_KEYS, DEFAULT_POLICIES, REPLICA_KEYS, RunConfig, ScenarioNode, scenario_keys
 from .yamlio import YamlError
 
-_PATH_KEYS = (
+PATH_KEYS = (
     *("out", "scenario.trace.path", "scenario.windows"),
     *("scenario.carbon.path", "scenario.failures.path"),
 )
@@ -81,20 +81,20 @@ def compose_run(command: str, arguments: Sequence[str]) -> Run:
     """
     pairs = [split_override(text) for text in arguments]
     for key, value in pairs:
-        _check_key(command, key, value)
+        check_key(command, key, value)
     typed = last_value(pairs, "policy")
     # Names that Hydra does not know (agents' folders, classes, the replica's own) are looked up later.
     reference = unquote(typed) if typed and unquote(typed) not in POLICIES else None
     texts = [
-        _rewrite(key, value) for key, value in pairs if not (reference and key.split(".")[0] == "policy")
+        quote_value(key, value) for key, value in pairs if not (reference and key.split(".")[0] == "policy")
     ]
     for text in texts:
-        _check_grammar(text)
+        check_grammar(text)
     chosen = experiment_choice(unquote(last_value(pairs, "experiment") or ""), "policy")
     config = _compose(texts, {DEFAULT_POLICIES["cluster"][0], chosen or "", unquote(typed or "")})
     if config["scenario"]["kind"] == "replica":
         _check_replica_keys(pairs)
-    config["scenario"] = _of_its_kind(config["scenario"], _typed_keys(pairs))
+    config["scenario"] = of_its_kind(config["scenario"], typed_keys(pairs))
     params = {k[7:]: parse_value(k, v) for k, v in pairs if k.startswith("policy.")}
     kind = str(config["scenario"]["kind"])
     if typed is None and kind != "cluster" and config["policy"].get("name") == DEFAULT_POLICIES["cluster"][0]:
@@ -147,7 +147,7 @@ def _check_numbers(config: dict[str, Any], seeds: tuple[int, ...]) -> None:
         raise ConfigError(f"workers={config['workers']}: must be at least 1")
 
 
-def _check_key(command: str, key: str, value: str) -> None:
+def check_key(command: str, key: str, value: str) -> None:
     """Refuse keys and choices that do not exist, naming their neighbours."""
     first, _, rest = key.partition(".")
     allowed = COMMAND_KEYS[command]
@@ -224,7 +224,7 @@ def _check_replica_keys(pairs: Sequence[tuple[str, str]]) -> None:
             raise ConfigError(f"{key}: fixed in the replica; allowed are: {', '.join(REPLICA_KEYS)}")
 
 
-def _typed_keys(pairs: Sequence[tuple[str, str]]) -> list[str]:
+def typed_keys(pairs: Sequence[tuple[str, str]]) -> list[str]:
     """Keys of the scenario that were typed, dotted, without ``scenario.``; of a mapping every key in it."""
     found: list[str] = []
     for key, value in pairs:
@@ -235,7 +235,7 @@ def _typed_keys(pairs: Sequence[tuple[str, str]]) -> list[str]:
     return found
 
 
-def _of_its_kind(scenario: dict[str, Any], typed: Sequence[str] = ()) -> dict[str, Any]:
+def of_its_kind(scenario: dict[str, Any], typed: Sequence[str] = ()) -> dict[str, Any]:
     """Leave out what a scenario's kind does not have; what would be ignored is an error.
 
     Args:
@@ -271,7 +271,7 @@ def _own_trace(name: str) -> dict[str, Any]:
     return dict(read_group_file("scenario", name)["trace"]) if name in list_names("scenario") else {}
 
 
-def _check_grammar(text: str) -> None:
+def check_grammar(text: str) -> None:
     """Refuse what Hydra cannot read, or reads as several values."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -288,9 +288,9 @@ def _check_grammar(text: str) -> None:
         raise ConfigError(f"{shown}: several values where one is allowed (several seeds: seeds=[0,1,2])")
 
 
-def _rewrite(key: str, value: str) -> str:
+def quote_value(key: str, value: str) -> str:
     """One override in the form that Hydra takes."""
-    if key in _PATH_KEYS:
+    if key in PATH_KEYS:
         return f"{key}={quote(value)}"
     if key == "scenario":
         _forget_scenario_file()
@@ -361,12 +361,12 @@ def _compose(texts: list[str], policies: set[str]) -> dict[str, Any]:
             config = compose("config", overrides=texts)
         plain = OmegaConf.to_container(config, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_one_line(error)) from None
+        raise ConfigError(tell_hydra_error(error)) from None
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
 
-def _one_line(error: BaseException) -> str:
+def tell_hydra_error(error: BaseException) -> str:
     """What Hydra says in many lines, in one: the key, and what is wrong with it."""
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 

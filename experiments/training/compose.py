@@ -12,20 +12,20 @@ from virtgym.envs.errors import ConfigError
 from virtgym.policies.learned.architecture import Architecture, Layout
 
 from ..config.compose import (
-    _PATH_KEYS,
-    _check_grammar,
-    _check_key,
-    _of_its_kind,
-    _one_line,
-    _rewrite,
-    _typed_keys,
+    PATH_KEYS,
+    check_grammar,
+    check_key,
+    of_its_kind,
+    quote_value,
+    tell_hydra_error,
+    typed_keys,
 )
 from ..config.listing import experiment_choice
 from ..config.overrides import last_value, quote, split_list, split_outer, split_override, unquote
 from .agents import AGENTS, AgentConfig, agent_kind, default_config
 from .schema import TrainConfig, check_train_values
 
-_PATHS = ("out", "initial", "import_zip", *_PATH_KEYS)
+_PATHS = ("out", "initial", "import_zip", *PATH_KEYS)
 
 
 @dataclass(frozen=True)
@@ -72,16 +72,16 @@ def compose_training(arguments: Sequence[str]) -> TrainRun:
 
     texts = check_train_keys(arguments)
     for text in texts:
-        _check_grammar(text)
+        check_grammar(text)
     store_schemas()
     try:
         with initialize_config_module("virtgym.conf", version_base="1.3"):
             config = compose("train", overrides=texts)
         plain = OmegaConf.to_container(config, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_one_line(error)) from None
+        raise ConfigError(tell_hydra_error(error)) from None
     assert isinstance(plain, dict)
-    typed = _typed_keys([split_override(text) for text in arguments])
+    typed = typed_keys([split_override(text) for text in arguments])
     return make_run({str(key): value for key, value in plain.items()}, typed)
 
 
@@ -105,7 +105,7 @@ def make_run(config: dict[str, Any], typed: Sequence[str] = ()) -> TrainRun:
             f"scenario={config['scenario']['name']}: agents are trained on scenarios of kind placement, like "
             "huawei_placement (virtgym list scenarios)"
         )
-    config["scenario"] = _of_its_kind(config["scenario"], typed)
+    config["scenario"] = of_its_kind(config["scenario"], typed)
     scenario = {key: value for key, value in config["scenario"].items() if key != "_target_"}
     _check_memory(config, agent)
     return TrainRun({**config, "scenario": scenario}, scenario, agent)
@@ -163,14 +163,14 @@ def check_train_keys(arguments: Sequence[str], *, sweep: bool = False) -> list[s
             value = ",".join(map(_choose_agent, _values(value, sweep)))
         else:
             for one in _values(value, sweep) if key in ("scenario", "experiment") else [value]:
-                _check_key("train", key, one)
+                check_key("train", key, one)
         if first == "agent" and key != "agent":
             _check_agent_key(key, agents)
         if key in _PATHS:
             several = split_outer(value) if sweep and key != "out" else [value]
             texts.append(f"{key}={','.join(map(quote, several))}")
         else:
-            texts.append(_rewrite(key, value))
+            texts.append(quote_value(key, value))
     return texts
 
 

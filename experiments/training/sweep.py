@@ -26,7 +26,7 @@ from virtgym.envs.checks import hint
 from virtgym.envs.errors import ConfigError, VirtgymError
 from virtgym.envs.files import write_atomically
 
-from ..config.compose import _one_line
+from ..config.compose import tell_hydra_error
 from ..config.overrides import split_override, unquote
 from .compose import check_train_keys, make_run, store_schemas
 from .folder import TrainFolder
@@ -83,7 +83,7 @@ def run_sweep(arguments: Sequence[str]) -> tuple[Path, pd.DataFrame]:
         hydra = Hydra.create_main_hydra2("train", create_config_search_path("pkg://virtgym.conf"))
         hydra.multirun("train", job, texts, with_log_configuration=False)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_one_line(error)) from None
+        raise ConfigError(tell_hydra_error(error)) from None
     finally:
         GlobalHydra.instance().clear()
         collect_sweep(folder)
@@ -187,7 +187,7 @@ def sweep_job(config: Any, *, folder: Path, swept: Sequence[str], starter: int) 
         plain: Any = OmegaConf.to_container(config, resolve=True)
         objective = train(make_run({**plain, "out": str(out)})).objective
     except (VirtgymError, OmegaConfBaseException) as error:
-        text = str(error) if isinstance(error, VirtgymError) else _one_line(error)
+        text = str(error) if isinstance(error, VirtgymError) else tell_hydra_error(error)
         _note_job(out, {**job, "error": text})
         return math.nan
     collect_sweep(folder)  # also while others still run

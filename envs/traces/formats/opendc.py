@@ -149,13 +149,7 @@ def read_opendc(
     found = find_opendc(root) if root.is_dir() else None
     if found is None:
         raise TraceError(f"{show_path(root)}: needs a folder with tasks.parquet and fragments.parquet")
-    tasks = _read_tasks(found[0])
-    fragments = read_columns(
-        found[1],
-        required=("id", "duration", "cpu_usage"),
-        optional=_FRAGMENTS_OPTIONAL,
-        rename=_rename,
-    )
+    tasks, fragments = _read_tasks(found[0]), _read_fragments(found[1])
     left: list[tuple[int, str]] = []
     fragments, vm, lasts = _match(fragments, tasks, left)
     duration = tasks.rescale(lasts)
@@ -182,24 +176,20 @@ def read_opendc(
         memory_mib=tasks.memory * _unit_of(tasks, memory_unit),
     )
     # What a cut fragment leaves open is the gap that `fill` speaks of.
-    readings = Readings(
-        source=str(path),
-        format="opendc",
-        vm=vm,
-        start_s=begin,
-        end_s=begin + hold / 1000,
-        util=usage / capacity[vm],
-        names=tasks.names,
-        where=fragments.where,
-    )
+    end_s, util = begin + hold / 1000, usage / capacity[vm]
     return build_trace(
-        readings,
+        Readings(str(path), "opendc", vm, begin, end_s, util, names=tasks.names, where=fragments.where),
         vms,
         name=root.resolve().name,
         sample_s=sample_s,
         repairs=repairs,
         keep=np.bincount(vm, minlength=len(tasks.names)) > 0,
     )
+
+
+def _read_fragments(path: Path) -> Columns:
+    required = ("id", "duration", "cpu_usage")
+    return read_columns(path, required=required, optional=_FRAGMENTS_OPTIONAL, rename=_rename)
 
 
 def _rename(name: str) -> str:

@@ -154,7 +154,7 @@ def _set(*keys: Any, to: Any) -> Callable[[dict[str, Any]], object]:
     return change
 
 
-def _descriptions() -> Iterator[tuple[str, Make]]:
+def _hidden_sizes() -> Iterator[tuple[str, Make]]:
     huge = 1_000_000
     sizes: tuple[tuple[str, Any], ...] = (
         ("a million twice", [huge, huge]),
@@ -180,6 +180,9 @@ def _descriptions() -> Iterator[tuple[str, Make]]:
                 f"hidden: {label} ({network})",
                 _with_meta(_set("members", 0, "architecture", "hidden", to=value), network),
             )
+
+
+def _descriptions() -> Iterator[tuple[str, Make]]:
     for key in ("n_node", "n_request", "n_globals", "n_nodes", "n_extra"):
         for number in (-1, 10**9, 2**63, 1.5, "7", None, True, [7]):
             network = "mlp" if key == "n_nodes" else "equivariant"
@@ -332,6 +335,7 @@ def _sparse(path: Path) -> None:
 
 def hostile_agents() -> Iterator[tuple[str, Make]]:
     """Every hostile agent: what is wrong with it, and what makes it in a folder that does not exist yet."""
+    yield from _hidden_sizes()
     yield from _descriptions()
     yield from _archives()
     yield from _arrays()

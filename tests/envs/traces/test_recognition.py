@@ -41,11 +41,11 @@ def unknown(path: Path) -> str:
     ("name", "content", "what"),
     [
         ("t.swf", SWF.encode(), "the Standard Workload Format (SWF)"),
-        ("t.swf.gz", gzip.compress(SWF.encode()), "the Standard Workload Format (SWF)"),
+        ("t.swf.gz", gzip.compress(SWF.encode(), mtime=0), "the Standard Workload Format (SWF)"),
         ("trace.txt", SWF.encode(), "the Standard Workload Format (SWF)"),
         ("das2.gwf", b"# JobID\n" + b" ".join([b"1"] * 29) + b"\n", "the Grid Workload Format (GWF)"),
         ("t.tar", b"a\0".ljust(257, b"\0") + b"ustar\0", "a tar archive: unpack it"),
-        ("t.tgz", gzip.compress(b"a\0".ljust(257, b"\0") + b"ustar\0"), "a tar archive: unpack it"),
+        ("t.tgz", gzip.compress(b"a\0".ljust(257, b"\0") + b"ustar\0", mtime=0), "a tar archive: unpack it"),
         ("t.bz2", b"BZh91AY&SY\x00\xff", "a bzip2 archive: unpack it"),
         ("t.7z", b"7z\xbc\xaf\x27\x1c\0\0", "a 7z archive: unpack it"),
         ("t.h5", b"\x89HDF\r\n\x1a\n\0", "an HDF5 file"),
