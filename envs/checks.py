@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
 import os
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ConfigError
+from .errors import ConfigError, VirtgymError
 
 
 def need(ok: bool, message: str) -> None:
@@ -64,6 +65,50 @@ def need_count(owner: str, low: int = 1, **values: float) -> None:
     for key, value in values.items():
         whole = math.isfinite(value) and float(value).is_integer() and value >= low
         need(whole, f"{owner}.{key}={value}: must be a whole number, at least {low}")
+
+
+def hint(value: object, known: Iterable[str], form: str = " (did you mean {}?)", most: int = 1) -> str:
+    """What a misspelt name may have meant, or nothing: the one place that looks for neighbours.
+
+    Args:
+        value: The name given.
+        known: The names that exist.
+        form: Text round the neighbours.
+        most: Neighbours named at most.
+    """
+    near = difflib.get_close_matches(str(value), list(known), n=most)
+    return form.format(" or ".join(near)) if near else ""
+
+
+def unknown_name(
+    key: str, value: object, allowed: Iterable[str], error: type[VirtgymError] = ConfigError
+) -> VirtgymError:
+    """The error for a name that does not exist.
+
+    Args:
+        key: What was being set.
+        value: The name given.
+        allowed: The names that exist.
+        error: Its type.
+
+    Returns:
+        An error of one line.
+    """
+    names = list(allowed)
+    close = hint(value, names, "did you mean {}? ", 3)
+    return error(f"{key}={value}: {close}allowed: {', '.join(names)}")
+
+
+def one_of(key: str, value: str, allowed: Iterable[str]) -> str:
+    """Return ``value`` if it is allowed.
+
+    Raises:
+        ConfigError: Naming the key, close matches and what is allowed.
+    """
+    names = list(allowed)
+    if value not in names:
+        raise unknown_name(key, value, names)
+    return value
 
 
 def need_choice(owner: str, key: str, value: str, allowed: Sequence[str]) -> None:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from .base import PlanningPolicy, Policy
-from .registry import POLICIES, make_policy, register_loader, register_policy
+from typing import TYPE_CHECKING
 
-__all__ = ["POLICIES", "PlanningPolicy", "Policy", "make_policy", "register_loader", "register_policy"]
+from virtgym.envs.lazy import lazy
+
+from .registry import POLICIES, make_policy
+
+if TYPE_CHECKING:
+    from .base import PlanningPolicy, Policy
+
+__all__ = ["POLICIES", "PlanningPolicy", "Policy", "make_policy"]
+
+__getattr__ = lazy(__name__, {"PlanningPolicy": "base", "Policy": "base"})

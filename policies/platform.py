@@ -21,12 +21,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.checks import one_of
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.config import ClusterConfig
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.models.power import ON
 from virtgym.envs.sim.simulator import ClusterView
-from virtgym.envs.suggestions import one_of
 
 from .base import PlanningPolicy
 from .dpm.ortools_policy import OrtoolsDpmPolicy

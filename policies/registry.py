@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
+from virtgym.envs.checks import unknown_name
 from virtgym.envs.errors import ConfigError
-from virtgym.envs.suggestions import unknown_name
+from virtgym.envs.registry import Entry, Registry
 
-from .base import Policy
-from .dpm.ortools_policy import OrtoolsDpmPolicy
-from .dpm.policy import DpmPolicy
-from .drs.policy import DrsPolicy
-from .ha.policy import HaPolicy
-from .ha.rolling_upgrade import RollingUpgradePolicy
-from .learned.shipped_agents import SHIPPED, ShippedPolicy
-from .literature.detectors import DETECTORS
-from .literature.policy import ConsolidationPolicy
-from .literature.selectors import SELECTORS
-from .placement.ortools_policy import OrtoolsPlacementPolicy
-from .placement.policies import PLACEMENT_DESCRIPTIONS, RulePolicy
-from .platform import PlatformPolicy
-from .schema import RESERVED, check_parameters, field_default, nested, structured
-from .simple import DvfsPolicy, NpaPolicy, RandomPolicy, StaticPolicy
+from .literature.parts import DETECTORS, SELECTORS
+from .schema import RESERVED, TARGET, construct
+
+if TYPE_CHECKING:
+    from .base import Policy
 
 TASKS: tuple[str, ...] = ("cluster", "placement")
 """What policies can be made for: operating a cluster, or placing one request after the other."""
@@ -34,74 +23,85 @@ KINDS: tuple[str, ...] = ("rule", "solver", "agent", "oracle")
 """What policies can be: a rule; a solver of an optimisation model; something trained; or, to be shown and not
 ranked, something that knows what no scheduler can know."""
 
-POLICIES: dict[str, str] = {}
-"""Every policy that has a name, with one line about it."""
 
-_CLASSES: dict[str, tuple[type[Any], dict[str, Any]]] = {}
-_LOADERS: list[Callable[[str], Policy]] = []
-
-
-def register_policy(name: str, description: str, kind: type[Any], **defaults: Any) -> None:
-    """Give a policy a name.
-
-    Args:
-        name: The name.
-        description: One line for lists.
-        kind: A dataclass with the interface of ``base.Policy``; its fields are the parameters.
-        **defaults: Parameters that the name implies.
-    """
-    POLICIES[name] = description
-    _CLASSES[name] = (kind, defaults)
+def _is_policy(thing: Any) -> bool:
+    return isinstance(thing, type) and all(
+        callable(getattr(thing, name, None)) for name in ("reset", "predict")
+    )
 
 
-def register_loader(load: Callable[[str], Policy]) -> None:
-    """Set what turns a trained agent's folder into a policy, in place of ``learned.load_policy``.
+POLICIES = Registry(
+    "policy", _is_policy, "a class with the methods reset(view, rng) and predict(observation, ...)"
+)
+"""Every policy that has a name; the parameters are the fields of its dataclass."""
 
-    Args:
-        load: Function of the folder's path.
-    """
-    _LOADERS[:] = [load]
+
+def _combine() -> Iterator[Entry]:
+    """The literature's policies: every detector with every selector."""
+    for detector in DETECTORS.known():
+        for selector in SELECTORS.known():
+            overload, vm = detector.description, selector.description.split(":")[0]
+            yield Entry(
+                f"{detector.name}-{selector.name}",
+                f"consolidation; overload: {overload}; VM: {vm}",
+                f"{__package__}.literature.policy:ConsolidationPolicy",
+                {"detector": detector.name, "selector": selector.name},
+            )
 
 
 def _register_baselines() -> None:
-    register_policy("static", "first-fit placement, then nothing; every host stays on", StaticPolicy)
-    register_policy("npa", "non-power-aware: every host on at full power", NpaPolicy)
-    register_policy("dvfs", "first-fit placement, empty hosts off, no migration", DvfsPolicy)
-    register_policy("random", "cluster or placement: random legal migrations or actions", RandomPolicy)
-    for detector in DETECTORS.values():
-        for selector in SELECTORS.values():
-            register_policy(
-                f"{detector.name}-{selector.name}",
-                f"consolidation; overload: {detector.description}; VM: {selector.description.split(':')[0]}",
-                ConsolidationPolicy,
-                detector=detector.name,
-                selector=selector.name,
-            )
-    register_policy("dpm", "power management: relieve, evacuate, switch hosts off and on; greedy", DpmPolicy)
-    register_policy(
-        "dpm_ortools", "power management towards placements that OR-Tools plans", OrtoolsDpmPolicy
+    def register(name: str, home: str, description: str, **implied: Any) -> None:
+        POLICIES.register(name, description, f"{__package__}.{home}", **implied)
+
+    register("static", "simple:StaticPolicy", "first-fit placement, then nothing; every host stays on")
+    register("npa", "simple:NpaPolicy", "non-power-aware: every host on at full power")
+    register("dvfs", "simple:DvfsPolicy", "first-fit placement, empty hosts off, no migration")
+    register("random", "simple:RandomPolicy", "cluster or placement: random legal migrations or actions")
+    POLICIES.register_family("DETECTOR-SELECTOR", _combine)
+    register(
+        "dpm", "dpm.policy:DpmPolicy", "power management: relieve, evacuate, switch hosts off and on; greedy"
     )
-    register_policy("ha", "restart in order, spread over failure domains, keep failover capacity", HaPolicy)
-    register_policy(
+    register(
+        "dpm_ortools",
+        "dpm.ortools_policy:OrtoolsDpmPolicy",
+        "power management towards placements that OR-Tools plans",
+    )
+    register(
+        "ha", "ha.policy:HaPolicy", "restart in order, spread over failure domains, keep failover capacity"
+    )
+    register(
         "nfv_upgrade",
+        "ha.rolling_upgrade:RollingUpgradePolicy",
         "rolling hardware upgrade: empty old hosts onto newer ones and switch them off",
-        RollingUpgradePolicy,
     )
-    register_policy("drs", "DRS: even load by moves that pay off, rules, maintenance", DrsPolicy)
-    register_policy(
-        "drs_loess", "DRS on forecast demand (tuned local regression)", DrsPolicy, forecaster="loess"
-    )
-    register_policy("drs_ortools", "DRS with the fewest migrations, by OR-Tools", DrsPolicy, solver="ortools")
-    register_policy("platform", "HA over power management over DRS, without fights", PlatformPolicy)
-    for rule, description in PLACEMENT_DESCRIPTIONS.items():
-        register_policy(rule, f"placement: {description}", RulePolicy, rule=rule)
-    register_policy(
+    drs = "drs.policy:DrsPolicy"
+    register("drs", drs, "DRS: even load by moves that pay off, rules, maintenance")
+    register("drs_loess", drs, "DRS on forecast demand (tuned local regression)", forecaster="loess")
+    register("drs_ortools", drs, "DRS with the fewest migrations, by OR-Tools", solver="ortools")
+    register("platform", "platform:PlatformPolicy", "HA over power management over DRS, without fights")
+    for rule, description in {
+        "first_fit": "the lowest feasible node",
+        "best_fit": "the feasible node (for a double VM: host) with the least room",
+        "worst_fit": "the feasible node (for a double VM: host) with the most room",
+        "balance_fit": "the host whose nodes differ most, there the emptier node; double VMs by first fit",
+        "best_host_emptier_node": "the fullest host, there the emptier node",
+        "first_host_emptier_node": "the lowest feasible host, there the emptier node",
+        "move_to_front": "the feasible node used last",
+        "dot_product": "vector packing: the node whose free room is most along the demand",
+        "norm_based": "vector packing: the node that is left with the least, by weighted Euclidean norm",
+    }.items():
+        register(rule, "placement.policies:RulePolicy", f"placement: {description}", rule=rule)
+    register(
         "ortools_placement",
+        "placement.ortools_policy:OrtoolsPlacementPolicy",
         "placement: CP-SAT packs the queue and keeps room for what is likely to come",
-        OrtoolsPlacementPolicy,
     )
-    for agent, description in SHIPPED.items():
-        register_policy(f"{agent}_agent", f"placement: {description}", ShippedPolicy, agent=agent)
+    register(
+        "demo_agent",
+        "learned.shipped_agents:ShippedPolicy",
+        "placement: a small network trained on generated requests (virtgym train experiment=demo_agent)",
+        agent="demo",
+    )
 
 
 _register_baselines()
@@ -113,7 +113,8 @@ def policy_class(name: str) -> type[Any]:
     Raises:
         ConfigError: For an unknown name.
     """
-    return _look_up(name)[0]
+    kind: type[Any] = POLICIES.find(name).factory
+    return kind
 
 
 def policy_defaults(name: str) -> dict[str, Any]:
@@ -122,19 +123,16 @@ def policy_defaults(name: str) -> dict[str, Any]:
     Raises:
         ConfigError: For an unknown name.
     """
-    kind, implied = _look_up(name)
-    own = {f.name: field_default(f) for f in fields(kind) if f.init}
-    return {**{key: value for key, value in own.items() if value is not MISSING}, **implied}
+    return POLICIES.find(name).defaults
 
 
-def policy_schema(name: str) -> type[Any]:
-    """The structured configuration of a named policy: allowed keys, types and defaults.
+def policy_config(name: str) -> dict[str, Any]:
+    """The configuration of a named policy, as ``make_policy`` and ``hydra.utils.instantiate`` take it.
 
     Raises:
         ConfigError: For an unknown name.
     """
-    kind, implied = _look_up(name)
-    return structured(name, POLICIES[name], kind, implied)
+    return {"_target_": TARGET, "name": name, "description": POLICIES[name], **policy_defaults(name)}
 
 
 def policy_task(policy: Any) -> str:
@@ -187,7 +185,7 @@ def policy_names(task: str) -> tuple[str, ...]:
     """
     if task not in TASKS:
         raise unknown_name("task", task, TASKS)
-    return tuple(name for name in _CLASSES if policy_task(name) in (task, "any"))
+    return tuple(name for name in POLICIES if policy_task(name) in (task, "any"))
 
 
 def check_task(name: str, policy: Any, task: str, scenario: str) -> None:
@@ -210,17 +208,12 @@ def check_task(name: str, policy: Any, task: str, scenario: str) -> None:
         )
 
 
-def _look_up(name: str) -> tuple[type[Any], dict[str, Any]]:
-    if name not in _CLASSES:
-        raise unknown_name("policy", name, POLICIES)
-    return _CLASSES[name]
-
-
 def make_policy(policy: str | os.PathLike[str] | Mapping[str, Any] | None = None, **params: Any) -> Policy:
     """Make a policy.
 
     Args:
-        policy: A name of ``POLICIES``; a dotted path ``package.module.Class`` to your own class; the folder
+        policy: A name of ``POLICIES``; a dotted path ``package.module:Class`` (or
+            ``package.module.Class``) to your own class; the folder
             of a trained agent; or a mapping with such a ``name`` and parameters beside it (a composed
             configuration). None = the parameter ``name``, for ``hydra.utils.instantiate``.
         **params: Parameters; they win over those of the mapping.
@@ -245,29 +238,10 @@ def make_policy(policy: str | os.PathLike[str] | Mapping[str, Any] | None = None
         params = {key: value for key, value in params.items() if key not in RESERVED}
     else:
         name = os.fspath(policy)
-    if name in _CLASSES:
-        kind, implied = _CLASSES[name]
-        return _construct(name, kind, {**implied, **params})
-    if os.sep in name or os.path.isdir(name):
+    if os.sep in name or (os.path.isdir(name) and name not in POLICIES):
         return _load_agent(name, params)
-    if "." in name:
-        return _construct(name, _import_class(name), params)
-    raise unknown_name("policy", name, POLICIES)
-
-
-def _construct(name: str, kind: type[Any], params: Mapping[str, Any]) -> Policy:
-    """Call a policy's class, with parameters that it is known to take."""
-    params = nested(params)
-    check_parameters(name, kind, params)
-    try:
-        policy = kind(**params)
-    except ConfigError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"policy {name}: {error}") from error
-    if not isinstance(policy, Policy):
-        raise ConfigError(f"policy {name}: needs the methods reset(view, rng) and predict(observation, ...)")
-    return policy
+    made: Policy = construct(name, POLICIES.find(name), params)
+    return made
 
 
 def _load_agent(path: str, params: Mapping[str, Any]) -> Policy:
@@ -278,23 +252,6 @@ def _load_agent(path: str, params: Mapping[str, Any]) -> Policy:
         )
     if params:
         raise ConfigError(f"policy={path}: a trained agent has no parameters, got {', '.join(params)}")
-    if _LOADERS:
-        return _LOADERS[0](path)
     from .learned.agent import load_policy  # only now: rules need no networks
 
     return load_policy(path)
-
-
-def _import_class(path: str) -> type[Any]:
-    module_name, _, class_name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"policy={path}: no module {error.name}; or did you mean one of {', '.join(POLICIES)}?"
-        ) from error
-    except AttributeError as error:
-        raise ConfigError(f"policy={path}: module {module_name} has no {class_name}") from error
-    if not isinstance(found, type):
-        raise ConfigError(f"policy={path}: is not a class")
-    return found

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
-from virtgym.envs.checks import need_plain
+from virtgym.envs.checks import need_plain, unknown_name
 from virtgym.envs.errors import ConfigError
-from virtgym.envs.suggestions import unknown_name
+from virtgym.envs.registry import Entry
 
 TARGET = "virtgym.policies.make_policy"
 """What ``hydra.utils.instantiate`` calls for a policy's configuration."""
@@ -32,13 +32,6 @@ def parameter_types(kind: type[Any]) -> dict[str, Any]:
     """
     hints = get_type_hints(kind)
     return {f.name: hints[f.name] for f in fields(kind) if f.init}
-
-
-def field_default(parameter: Field[Any]) -> Any:
-    """Default of a parameter, ``dataclasses.MISSING`` if it has none."""
-    if parameter.default_factory is not MISSING:
-        return parameter.default_factory()
-    return parameter.default
 
 
 def nested(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,32 +59,26 @@ def nested(params: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def structured(name: str, description: str, kind: type[Any], implied: Mapping[str, Any]) -> type[Any]:
-    """Make the structured configuration of a named policy, for Hydra's ``ConfigStore`` or ``OmegaConf``.
+def construct(name: str, entry: Entry, params: Mapping[str, Any], what: str = "policy") -> Any:
+    """Make the thing of an entry, with parameters that it is known to take.
 
     Args:
-        name: Name of the policy.
-        description: One line about it.
-        kind: Its class, a dataclass.
-        implied: Parameters that the name implies.
+        name: What the user called it.
+        entry: The entry.
+        params: Parameters given; they win over those that the name implies.
+        what: What it is, the first word of the key in messages.
 
-    Returns:
-        A dataclass with ``_target_``, ``name``, ``description`` and one field per parameter.
+    Raises:
+        ConfigError: Naming the key, its neighbours and what is allowed.
     """
-    hints = parameter_types(kind)
-    members: list[tuple[str, Any, Any]] = [
-        ("_target_", str, field(default=TARGET)),
-        ("name", str, field(default=name)),
-        ("description", str, field(default=description)),
-    ]
-    for f in fields(kind):
-        if f.init:
-            default = implied.get(f.name, field_default(f))
-            default = None if default is MISSING else default
-            # A mapping must not be shared by all configurations.
-            own: Any = field(default_factory=dict) if default == {} else field(default=default)
-            members.append((f.name, hints[f.name], own))
-    return make_dataclass(f"{kind.__name__}Config", members)
+    params = nested({**entry.implied, **params})
+    check_parameters(name, entry.factory, params, what)
+    try:
+        return entry.factory(**params)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{what} {name}: {error}") from error
 
 
 def check_parameters(name: str, kind: type[Any], params: Mapping[str, Any], what: str = "policy") -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, get_type_hints
@@ -10,6 +9,7 @@ from typing import Any, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checks import hint
 from ..errors import ConfigError
 from ..sim.guests import GUEST_PROFILES, GuestProfile, IoProfile
 from ..sim.models.memory import MemoryProfile
@@ -165,9 +165,7 @@ def _no_key(where: str, full: str) -> str:
         inner = get_type_hints(owner).get(part)
         owner = inner if is_dataclass(inner) else owner
     allowed = [f.name for f in fields(owner)]
-    near = difflib.get_close_matches(parts[-1], allowed, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    return f"{where}.{full}: no such key{hint}; allowed are: {', '.join(allowed)}"
+    return f"{where}.{full}: no such key{hint(parts[-1], allowed)}; allowed are: {', '.join(allowed)}"
 
 
 def _instructions(value: Any) -> str | InstructionProfile:
@@ -195,9 +193,9 @@ def profile_index(known: Mapping[str, GuestProfile], key: str, name: str) -> int
     """
     names = list(known)
     if name not in known:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ConfigError(f"scenario.{key}={name}: no such profile{hint}; there are: {', '.join(names)}")
+        raise ConfigError(
+            f"scenario.{key}={name}: no such profile{hint(name, names)}; there are: {', '.join(names)}"
+        )
     return names.index(name)
 
 

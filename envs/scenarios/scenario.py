@@ -6,7 +6,6 @@ The configuration is a mapping with the keys of ``ScenarioConfig``; the ones tha
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import hint
 from ..errors import ConfigError
 from ..sim.config import ClusterConfig
 from ..sim.simulator import Simulator
@@ -87,9 +87,9 @@ def load_scenario_config(name: str) -> dict[str, Any]:
     entry = resources.files("virtgym.conf") / "scenario" / f"{name}.yaml"
     if not entry.is_file():
         known = list(list_scenarios())
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ConfigError(f"scenario={name}: no such scenario{hint}; there are: {', '.join(known)}")
+        raise ConfigError(
+            f"scenario={name}: no such scenario{hint(name, known)}; there are: {', '.join(known)}"
+        )
     loaded = OmegaConf.to_container(OmegaConf.create(entry.read_text(encoding="utf-8")))
     assert isinstance(loaded, dict)
     return {str(key): value for key, value in loaded.items()}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar, cast
 
-from ..checks import need_plain
+from ..checks import hint, need_plain
 from ..errors import ConfigError
 from .groups import (
     AdmissionGroup,
@@ -285,9 +284,9 @@ def no_key(key: str, allowed: Sequence[str]) -> ConfigError:
         key: The key, dotted.
         allowed: What may stand in its place.
     """
-    near = difflib.get_close_matches(key.split(".")[-1], allowed, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    return ConfigError(f"scenario.{key}: no such key{hint}; allowed are: {', '.join(allowed)}")
+    return ConfigError(
+        f"scenario.{key}: no such key{hint(key.split('.')[-1], allowed)}; allowed are: {', '.join(allowed)}"
+    )
 
 
 def _check_choices(config: ScenarioConfig) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checks import hint
 from ..errors import TraceError
 from ..files import one_line, open_stream, open_text, read_parquet, show_found, show_path
 from .base import LARGEST
@@ -332,9 +332,8 @@ def _check_names(
         raise TraceError(f"{where}: a column is named twice: {', '.join(names)}")
     for name in names:
         if name not in known and not (prefix is not None and name.startswith(prefix)):
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else ";"
-            raise TraceError(f"{where}: unknown column {name!r}{hint} allowed are: {allowed}")
+            near = hint(name, known, ", did you mean '{}'?") or ";"
+            raise TraceError(f"{where}: unknown column {name!r}{near} allowed are: {allowed}")
     missing = [name for name in required if name not in names]
     if missing:
         raise TraceError(f"{where}: needs the columns {', '.join(missing)}; found {', '.join(names)}")

@@ -2,74 +2,87 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
+import itertools
 import numbers
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from ..checks import hint
 from ..errors import TraceError
 from ..files import names_its_file, show_path
+from ..registry import Registry, own_modules
 from .base import Trace
 from .sniffing import Look, name_look
 
-TRACE_FORMATS: Mapping[str, str] = {
-    "planetlab": "folder with one file per VM, 288 integer percentages each (CoMon project, 2011)",
-    "table": "your own CSV or Parquet: one row per VM and time (docs/traces.md)",
-    "bitbrains": "folder with one CSV per VM (GWA-T-12 Bitbrains, 2013; GWA-T-13 Materna, 2015)",
-    "opendc": "folder with OpenDC's Parquet files of tasks and fragments, OpenDC 2.0 and versions 1 to 5",
-    "azure": "folder with Azure's VM table and CPU readings (public data set 2017, 2019)",
-    "google": "folder with Google's task usage and events (ClusterData 2011, 2019)",
-    "alibaba": "folder with Alibaba's container usage and sizes (cluster trace 2017, 2018)",
-    "synthetic": "embedded generator, seeded, calibrated to PlanetLab statistics; needs no path",
-}
-"""Formats that can be read: name to one line of description."""
 
-REQUEST_FORMATS: Mapping[str, str] = {
-    "huawei": "VM requests, CSV: one line per VM (vmid,cpu,mem,at,lt) or event (vmid,cpu,memory,time,type)",
-    "azure_packing": "VM requests, the sqlite file of Azure Traces for Packing 2020",
-    "synthetic_requests": "VM requests, seeded generator calibrated to Huawei-East-1; needs no path",
-}
-"""Formats of VM requests, which `requests.read_requests` reads: name to one line of description."""
+def _make_registry(key: str, *returned: str) -> Registry:
+    """Formats whose readers say by their annotation what they return: nothing else gets a path."""
 
-SERIES_FORMATS: Mapping[str, str] = {
-    "carbon": "carbon intensity, gCO2eq/kWh: timestamp, carbon_intensity; or an Electricity Maps CSV",
-    "failures": "incidents, Parquet: failure_interval, failure_duration (ms), failure_intensity (OpenDC)",
-}
-"""Formats of series beside the load, which `series.check_series` checks: name to one line of description."""
+    def accepts(thing: Any) -> bool:
+        annotation = getattr(thing, "__annotations__", {}).get("return")
+        return inspect.isfunction(thing) and _type_name(annotation).partition("[")[0] in returned
 
-# Imported when used: a command that reads no table should not wait for pyarrow.
-_READERS = {
-    "planetlab": ("formats.planetlab", "read_planetlab"),
-    "table": ("formats.table", "read_table"),
-    "bitbrains": ("formats.bitbrains", "read_bitbrains"),
-    "opendc": ("formats.opendc", "read_opendc"),
-    "azure": ("formats.azure", "read_azure"),
-    "google": ("formats.google", "read_google"),
-    "alibaba": ("formats.alibaba", "read_alibaba"),
-    "synthetic": ("formats.synthetic", "generate"),
+    return Registry(key, accepts, f"a function of a path, annotated as -> {returned[0]}", TraceError)
+
+
+def _type_name(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+
+
+TRACE_FORMATS = _make_registry("trace format", "Trace")
+REQUEST_FORMATS = _make_registry("request format", "RequestTrace")
+SERIES_FORMATS = _make_registry("series format", "FailureTrace", "tuple")
+"""Formats of utilisation, which `read_trace` reads; of VM requests, which `requests.read_requests` reads; and
+of series beside the load, which `series.check_series` checks. A format is a function of a path and options,
+and is recognised by the function ``sniff`` of the module that it is in, if there is one."""
+
+for _registry, _name, _reader, _text in (
+    (TRACE_FORMATS, "planetlab", "planetlab:read_planetlab",
+     "folder with one file per VM, 288 integer percentages each (CoMon project, 2011)"),
+    (TRACE_FORMATS, "table", "table:read_table",
+     "your own CSV or Parquet: one row per VM and time (docs/traces.md)"),
+    (TRACE_FORMATS, "bitbrains", "bitbrains:read_bitbrains",
+     "folder with one CSV per VM (GWA-T-12 Bitbrains, 2013; GWA-T-13 Materna, 2015)"),
+    (TRACE_FORMATS, "opendc", "opendc:read_opendc",
+     "folder with OpenDC's Parquet files of tasks and fragments, OpenDC 2.0 and versions 1 to 5"),
+    (TRACE_FORMATS, "azure", "azure:read_azure",
+     "folder with Azure's VM table and CPU readings (public data set 2017, 2019)"),
+    (TRACE_FORMATS, "google", "google:read_google",
+     "folder with Google's task usage and events (ClusterData 2011, 2019)"),
+    (TRACE_FORMATS, "alibaba", "alibaba:read_alibaba",
+     "folder with Alibaba's container usage and sizes (cluster trace 2017, 2018)"),
+    (TRACE_FORMATS, "synthetic", "synthetic:generate",
+     "embedded generator, seeded, calibrated to PlanetLab statistics; needs no path"),
+    (REQUEST_FORMATS, "huawei", "huawei:read_huawei",
+     "VM requests, CSV: one line per VM (vmid,cpu,mem,at,lt) or event (vmid,cpu,memory,time,type)"),
+    (REQUEST_FORMATS, "azure_packing", "azure_packing:read_azure_packing",
+     "VM requests, the sqlite file of Azure Traces for Packing 2020"),
+    (REQUEST_FORMATS, "synthetic_requests", "synthetic_requests:generate_requests",
+     "VM requests, seeded generator calibrated to Huawei-East-1; needs no path"),
+    (SERIES_FORMATS, "carbon", "carbon:load_carbon",
+     "carbon intensity, gCO2eq/kWh: timestamp, carbon_intensity; or an Electricity Maps CSV"),
+    (SERIES_FORMATS, "failures", "failure_trace:read_failures",
+     "incidents, Parquet: failure_interval, failure_duration (ms), failure_intensity (OpenDC)"),
+):  # fmt: skip
+    _registry.register(_name, _text, f"virtgym.envs.traces.formats.{_reader}")
+
+HOLDS = {
+    TRACE_FORMATS.kind: (TRACE_FORMATS, "utilisation", "read_trace"),
+    REQUEST_FORMATS.kind: (REQUEST_FORMATS, "VM requests", "read_requests"),
+    SERIES_FORMATS.kind: (SERIES_FORMATS, "series", "check_series"),
 }
-# Modules of all readers in the order in which they are asked; those of folders first, as they are cheap.
-_SNIFFERS = {
-    "planetlab": "formats.planetlab",
-    "azure": "formats.azure",
-    "google": "formats.google",
-    "alibaba": "formats.alibaba",
-    "opendc": "formats.opendc",
-    "huawei": "formats.huawei",
-    "bitbrains": "formats.bitbrains",
-    "azure_packing": "formats.azure_packing",
-    "failures": "formats.failure_trace",
-    "carbon": "formats.carbon",
-    "table": "formats.table",
-}
+"""What files of the formats hold, and which function takes them."""
+
 _CHOICES = 8
+T = TypeVar("T")
+_PLAIN = inspect.Parameter("_", inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @dataclass(frozen=True)
@@ -162,7 +175,7 @@ def guess_format(path: str | os.PathLike[str] | None) -> str:
         listed = ", ".join(choices[:_CHOICES]) + (", …" if len(choices) > _CHOICES else "")
         raise TraceError(f"{show_path(path)}: this folder holds traces, pick one of them: {listed}")
     what = name_look(look)
-    known = [name for name in [*TRACE_FORMATS, *REQUEST_FORMATS, *SERIES_FORMATS] if "synthetic" not in name]
+    known = [name for formats, *_ in HOLDS.values() for name in formats if "synthetic" not in name]
     raise TraceError(
         f"{show_path(path)}: no known format fits{what and f'; it looks like {what}'}; known are "
         f"planetlab (a folder of files of integers), {', '.join(known[1:])} (see virtgym traces list)"
@@ -170,10 +183,13 @@ def guess_format(path: str | os.PathLike[str] | None) -> str:
 
 
 def _ask(look: Look) -> str | None:
-    """Return the first format whose reader knows what is there."""
-    for name, module in _SNIFFERS.items():
-        if importlib.import_module(f".{module}", __package__).sniff(look):
-            return name
+    """Return the first format whose reader knows what is there; what may be a table is asked last."""
+    entries = itertools.chain(*(formats.entries() for formats, *_ in HOLDS.values()))
+    for entry in sorted(entries, key=lambda entry: entry.name == "table"):
+        for module in entry.modules:
+            sniff = getattr(importlib.import_module(module), "sniff", None)
+            if sniff is not None and sniff(look):
+                return entry.name
     return None
 
 
@@ -186,18 +202,6 @@ def _find_choices(look: Look, depth: int) -> Iterator[str]:
             yield f"{show_path(name)} ({found})"
         elif inner.is_dir and depth > 1:
             yield from (f"{show_path(name)}/{choice}" for choice in _find_choices(inner, depth - 1))
-
-
-def guess_request_format(path: str | os.PathLike[str] | None) -> str:
-    """Guess the format of a file that should hold VM requests; None means the generator.
-
-    Returns:
-        A name that may be no format of requests, so that the error can say what the file is.
-
-    Raises:
-        TraceError: As `guess_format`.
-    """
-    return "synthetic_requests" if path is None else guess_format(path)
 
 
 def check_trace(
@@ -242,10 +246,7 @@ def _read(
     path: str | os.PathLike[str] | None, format: str, options: Mapping[str, Any], *, use_cache: bool
 ) -> Trace:
     name = guess_format(path) if format == "auto" else format
-    if name not in TRACE_FORMATS:
-        raise _unknown_format(name, path if format == "auto" else None)
-    module, function = _READERS[name]
-    reader = getattr(importlib.import_module(f".{module}", __package__), function)
+    reader = find_reader(TRACE_FORMATS, name, path if format == "auto" else None)
     if name == "synthetic":
         return _generate(reader, options)
     check_options(name, reader, options)
@@ -254,15 +255,55 @@ def _read(
     found = _find(path)
 
     def read() -> Trace:
-        # Readers of this package name their file themselves, those of others may not.
-        trace: Trace = names_its_file(reader)(found, **options)
-        return trace
+        return call_reader(name, reader, found, options, Trace)
 
-    if not use_cache:
+    # What a reader of others makes of a file may change with its code.
+    if not use_cache or own_modules(name):
         return read()
     from .cache import read_cached
 
     return read_cached(found, name, options, read)
+
+
+def find_reader(
+    formats: Registry, name: str, guessed_from: str | os.PathLike[str] | None
+) -> Callable[..., Any]:
+    """Look the reader of a format up.
+
+    Args:
+        formats: Formats of what is asked for.
+        name: Its name, or the dotted path of a reader.
+        guessed_from: The path if the name was guessed from it, for messages.
+
+    Raises:
+        TraceError: If there is none, or what is there is something else.
+    """
+    where = "" if guessed_from is None else f"{show_path(guessed_from)}: "
+    for others, what, function in HOLDS.values():
+        if name not in formats and name in others:
+            wanted = HOLDS[formats.kind][1]
+            raise TraceError(f"{where}{name} is a format of {what}, not of {wanted}; {function} takes it")
+    try:
+        reader: Callable[..., Any] = formats.find(name).factory
+    except TraceError as error:
+        raise TraceError(f"{where}{error}") from None
+    return reader
+
+
+def call_reader(
+    name: str,
+    reader: Callable[..., Any],
+    path: str | os.PathLike[str],
+    options: Mapping[str, Any],
+    kind: type[T],
+) -> T:
+    """Read a file; whatever goes wrong is one line that names it, also in readers of others."""
+    found = names_its_file(reader)(path, **options)
+    if not isinstance(found, kind):
+        raise TraceError(
+            f"{show_path(path)}: the reader {name} must return a {kind.__name__}, not {type(found).__name__}"
+        )
+    return found
 
 
 def _find(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
@@ -282,33 +323,6 @@ def _find(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
     return fetched
 
 
-def _unknown_format(name: str, guessed_from: str | os.PathLike[str] | None) -> TraceError:
-    if name in REQUEST_FORMATS:
-        which = "the path" if guessed_from is None else show_path(guessed_from)
-        return TraceError(
-            f"{which}: {name} is a format of VM requests, not of utilisation; read it with read_requests"
-        )
-    if name in SERIES_FORMATS:
-        which = "the path" if guessed_from is None else show_path(guessed_from)
-        return TraceError(f"{which}: {name} is a series beside the load, not utilisation")
-    near = difflib.get_close_matches(name, TRACE_FORMATS, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    where = "" if guessed_from is None else f"{show_path(guessed_from)}: "
-    return TraceError(
-        f"{where}trace format {name!r} is not available{hint}; there are: {', '.join(TRACE_FORMATS)}"
-    )
-
-
-def unknown_request_format(name: str, guessed_from: str | os.PathLike[str] | None) -> TraceError:
-    """Return the error for a format that is not one of VM requests."""
-    near = difflib.get_close_matches(name, REQUEST_FORMATS, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    where = "" if guessed_from is None else f"{show_path(guessed_from)}: "
-    return TraceError(
-        f"{where}{name!r} is not a format of VM requests{hint}; there are: {', '.join(REQUEST_FORMATS)}"
-    )
-
-
 def check_options(name: str, reader: Callable[..., Any], options: Mapping[str, Any]) -> None:
     """Check the names and types of a reader's options against its signature.
 
@@ -320,17 +334,18 @@ def check_options(name: str, reader: Callable[..., Any], options: Mapping[str, A
     Raises:
         TraceError: If there is no such option, or its value has another type.
     """
-    kinds = {
-        key: str(parameter.annotation) for key, parameter in inspect.signature(reader).parameters.items()
-    }
+    own = dict(inspect.signature(reader).parameters)
+    kinds = {key: _type_name(parameter.annotation) for key, parameter in own.items()}
     if "rng" in kinds:
         kinds["seed"] = "int"
-    allowed = [key for key in kinds if key not in ("path", "rng")]
+    allowed = [
+        key for key in list(kinds)[1:] if own.get(key, _PLAIN).kind in (_PLAIN.kind, _PLAIN.KEYWORD_ONLY)
+    ]
     for key, value in options.items():
         if key not in allowed:
-            near = difflib.get_close_matches(key, allowed, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise TraceError(f"{name}: no option {key!r}{hint}; allowed are: {', '.join(allowed)}")
+            raise TraceError(
+                f"{name}: no option {key!r}{hint(key, allowed)}; allowed are: {', '.join(allowed)}"
+            )
         if not any(_is_a(value, kind) for kind in kinds[key].split(" | ")):
             raise TraceError(f"{name}: {key} must be {kinds[key].replace(' | ', ' or ')}, is {value!r}")
 
@@ -340,7 +355,8 @@ def _is_a(value: object, kind: str) -> bool:
     if kind in ("int", "float"):
         wanted = numbers.Integral if kind == "int" else numbers.Real
         return isinstance(value, wanted) and not isinstance(value, bool)
-    return {"bool": bool, "str": str, "None": type(None)}[kind] is type(value)
+    plain = {"bool": bool, "str": str, "None": type(None)}
+    return kind not in plain or plain[kind] is type(value)  # a reader of others may take anything
 
 
 def _generate(generate: Callable[..., Trace], options: Mapping[str, Any]) -> Trace:

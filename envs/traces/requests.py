@@ -6,9 +6,7 @@ source, the result is checked once, here, so that no environment has to.
 
 from __future__ import annotations
 
-import importlib
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,18 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TraceError
-from ..files import names_its_file
 from .base import LARGEST, LONGEST_S
 
 DOUBLE_ABOVE_GIB = 10.0
 """A VM with strictly more memory than this spans two NUMA nodes in the placement protocol, GiB."""
-
-# Imported when used: reading a CSV file should not wait for sqlite.
-_READERS = {
-    "huawei": ("formats.huawei", "read_huawei"),
-    "azure_packing": ("formats.azure_packing", "read_azure_packing"),
-    "synthetic_requests": ("formats.synthetic_requests", "generate_requests"),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,25 +108,23 @@ def read_requests(
         TraceError: If the format is unknown, an option does not exist, or the trace is malformed; the text
             names file and line.
     """
-    from .readers import check_options, guess_request_format, unknown_request_format
+    from .readers import REQUEST_FORMATS, call_reader, check_options, find_reader, guess_format
 
-    name = guess_request_format(path) if format == "auto" else format
-    name = "synthetic_requests" if name == "synthetic" else name
-    if name not in _READERS:
-        raise unknown_request_format(name, path if format == "auto" else None)
-    module, function = _READERS[name]
-    reader: Callable[..., RequestTrace] = getattr(
-        importlib.import_module(f".{module}", __package__), function
+    guessed = path is not None and format == "auto"
+    name = (
+        guess_format(path) if guessed else "synthetic_requests" if format in ("auto", "synthetic") else format
     )
+    reader = find_reader(REQUEST_FORMATS, name, path if guessed else None)
     check_options(name, reader, options)
     if name == "synthetic_requests":
         seed = options.pop("seed", 0)
         if seed < 0:
             raise TraceError(f"{name}: seed must be at least 0, is {seed}")
-        return reader(np.random.default_rng(seed), **options)
+        made: RequestTrace = reader(np.random.default_rng(seed), **options)
+        return made
     if path is None:
         raise TraceError(f"the trace format {name} needs a path to a file")
-    return names_its_file(reader)(path, **options)
+    return call_reader(name, reader, path, options, RequestTrace)
 
 
 @dataclass(frozen=True)

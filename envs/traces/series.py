@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import TraceError
-from .readers import SERIES_FORMATS, check_options, guess_format
+from .readers import SERIES_FORMATS, check_options, find_reader, guess_format
+
+if TYPE_CHECKING:
+    from ..sim.models.carbon import CarbonSeries
+    from .formats.failure_trace import FailureTrace
 
 
 @dataclass(frozen=True)
@@ -58,18 +60,15 @@ def check_series(path: str | os.PathLike[str], format: str = "auto", **options: 
         TraceError: If the file is malformed or of another format.
     """
     name = guess_format(path) if format == "auto" else format
-    if name == "carbon":
-        return _check_carbon(path, options)
-    if name == "failures":
-        return _check_failures(path, options)
-    raise TraceError(f"{name!r} is not a format of series; there are: {', '.join(SERIES_FORMATS)}")
+    reader = find_reader(SERIES_FORMATS, name, path if format == "auto" else None)
+    check_options(name, reader, options)
+    found = reader(path, **options)
+    return _describe_carbon(path, *found) if name == "carbon" else _describe_failures(found)
 
 
-def _check_carbon(path: str | os.PathLike[str], options: Mapping[str, Any]) -> SeriesSummary:
-    from .formats.carbon import load_carbon
-
-    check_options("carbon", load_carbon, options)
-    series, notes = load_carbon(path, **options)
+def _describe_carbon(
+    path: str | os.PathLike[str], series: CarbonSeries, notes: tuple[str, ...]
+) -> SeriesSummary:
     values = series.g_per_kwh
     return SeriesSummary(
         name=Path(path).name.split(".")[0],
@@ -85,11 +84,7 @@ def _check_carbon(path: str | os.PathLike[str], options: Mapping[str, Any]) -> S
     )
 
 
-def _check_failures(path: str | os.PathLike[str], options: Mapping[str, Any]) -> SeriesSummary:
-    from .formats.failure_trace import read_failures
-
-    check_options("failures", read_failures, options)
-    trace = read_failures(path, **options)
+def _describe_failures(trace: FailureTrace) -> SeriesSummary:
     hours = trace.duration_s / 3600
     lasts = f"durations: median {np.median(hours):.3g} h, longest {hours.max():.4g} h"
     return SeriesSummary(

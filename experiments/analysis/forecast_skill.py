@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +64,7 @@ class SkillSettings:
             a trace that never is.
     """
 
-    forecasters: tuple[PolicySpec, ...] = tuple(PolicySpec(name) for name in FORECASTERS)
+    forecasters: tuple[PolicySpec, ...] = field(default_factory=lambda: tuple(map(PolicySpec, FORECASTERS)))
     horizons: tuple[int, ...] = (1, 6)
     warmup: int = 30
     vms_per_host: int = 20

@@ -97,13 +97,13 @@ examples:
 """
 
 _LIST = """\
-usage: virtgym list [scenarios|policies|agents|traces|envs]
+usage: virtgym list [scenarios|policies|agents|detectors|selectors|forecasters|traces|envs] [-v]
 
-Say what there is, one line each; without a kind, everything.
+Say what there is, one line each; without a kind, everything. With -v, parameters with their defaults follow.
 
 examples:
   virtgym list
-  virtgym list policies
+  virtgym list policies -v
 """
 
 _REPORT = """\
@@ -229,11 +229,9 @@ def _fail(text: str, code: int = 2) -> int:
 
 
 def _unknown(what: str, name: str, known: Sequence[str]) -> str:
-    import difflib
+    from virtgym.envs.checks import hint
 
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    return f"{name}: no such {what}{hint}; there are: {', '.join(known)}"
+    return f"{name}: no such {what}{hint(name, known)}; there are: {', '.join(known)}"
 
 
 def _overview() -> str:
@@ -248,14 +246,16 @@ def _overview() -> str:
 
 
 def _list(arguments: Sequence[str]) -> int:
-    from ..config.listing import KINDS, list_kind
+    from .listing import KINDS, list_kind
 
+    verbose = any(text in ("-v", "--verbose") for text in arguments)
+    arguments = [text for text in arguments if text not in ("-v", "--verbose")]
     for kind in arguments:
         if kind not in KINDS:
             return _fail(f"virtgym list: {_unknown('kind', kind, KINDS)}")
     kinds = arguments or KINDS
     for kind in kinds:
-        found = list_kind(kind)
+        found = dict(list_kind(kind, verbose))
         if not found:
             if arguments:
                 print(f"there are no {kind}", file=sys.stderr)

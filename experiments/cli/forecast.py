@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from virtgym.envs.checks import hint
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.files import write_atomically
 from virtgym.envs.traces import Trace, read_trace
 
 from ..analysis.forecast_skill import LEVELS, SkillSettings, cells, forecast_skill, unseasoned
-from ..config.overrides import hint, parse_policy, parse_value, split_list, split_override, unquote
+from ..config.overrides import parse_policy, parse_value, split_list, split_override, unquote
 from ..config.yamlio import dump_yaml, load_stored
 from ..run.folder import claim_folder, default_out, write_text
 from ..run.rows import virtgym_version

@@ -7,14 +7,15 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from virtgym.envs.checks import hint
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.scenarios.placement import check_drawn, check_placement_keys
 from virtgym.envs.scenarios.schema import dotted_keys, replace_generator, unknown_key
+from virtgym.policies.registry import POLICIES, policy_config, policy_defaults
 
-from .listing import experiment_agent, list_names, read_group_file
+from .listing import experiment_choice, list_names, read_group_file
 from .overrides import (
     PolicySpec,
-    hint,
     last_value,
     parse_policy,
     parse_value,
@@ -83,13 +84,14 @@ def compose_run(command: str, arguments: Sequence[str]) -> Run:
         check_key(command, key, value)
     typed = last_value(pairs, "policy")
     # Names that Hydra does not know (agents' folders, classes, the replica's own) are looked up later.
-    reference = unquote(typed) if typed and unquote(typed) not in list_names("policy") else None
+    reference = unquote(typed) if typed and unquote(typed) not in POLICIES else None
     texts = [
         quote_value(key, value) for key, value in pairs if not (reference and key.split(".")[0] == "policy")
     ]
     for text in texts:
         check_grammar(text)
-    config = _compose(texts)
+    chosen = experiment_choice(unquote(last_value(pairs, "experiment") or ""), "policy")
+    config = _compose(texts, {DEFAULT_POLICIES["cluster"][0], chosen or "", unquote(typed or "")})
     if config["scenario"]["kind"] == "replica":
         _check_replica_keys(pairs)
     config["scenario"] = of_its_kind(config["scenario"], typed_keys(pairs))
@@ -127,9 +129,9 @@ def _policies(
 
 def _without_defaults(spec: PolicySpec) -> PolicySpec:
     """Leave out parameters that are given their default, so that one policy has one label."""
-    if spec.name not in list_names("policy"):
+    if spec.name not in POLICIES:
         return spec
-    defaults = read_group_file("policy", spec.name)
+    defaults = policy_defaults(spec.name)
     changed = {k: v for k, v in spec.params.items() if k not in defaults or defaults[k] != v}
     return PolicySpec(spec.name, changed)
 
@@ -168,7 +170,7 @@ def check_key(command: str, key: str, value: str) -> None:
         raise ConfigError(
             f"{key}={value}: no such {key}{hint(value, known)}; there are: {', '.join(known) or 'none'}"
         )
-    if key == "experiment" and command != "train" and experiment_agent(unquote(value)):
+    if key == "experiment" and command != "train" and experiment_choice(unquote(value), "agent"):
         raise ConfigError(f"{key}={value}: trains an agent; use virtgym train {key}={value}")
     if first == "scenario" and rest:
         _check_scenario_key(key, rest.split("."), ScenarioNode)
@@ -343,14 +345,17 @@ def _dotted(tree: Any) -> list[list[str]]:
     return found
 
 
-def _compose(texts: list[str]) -> dict[str, Any]:
+def _compose(texts: list[str], policies: set[str]) -> dict[str, Any]:
     from hydra import compose, initialize_config_module
     from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    store = ConfigStore.instance()
+    store.store(name="run_schema", node=RunConfig)
+    for policy in policies & {*POLICIES}:  # one configuration each; of all of them it takes a while
+        store.store(group="policy", name=policy, node=policy_config(policy))
     try:
         with initialize_config_module("virtgym.conf", version_base="1.3"):
             config = compose("config", overrides=texts)

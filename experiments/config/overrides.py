@@ -6,18 +6,11 @@ with parameters have them, so they are quoted here before Hydra sees them.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from virtgym.envs.errors import ConfigError
-
-
-def hint(name: str, known: Iterable[str]) -> str:
-    """Name the closest known spelling, in parentheses, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def split_override(text: str) -> tuple[str, str]:

@@ -40,7 +40,7 @@ class RunConfig:
 
     Attributes:
         scenario: Cluster, load and rules (group ``conf/scenario``).
-        policy: The policy of ``evaluate`` and its parameters (group ``conf/policy``).
+        policy: The policy of ``evaluate`` and its parameters (group ``policy``, made of ``POLICIES``).
         policies: The policies of ``benchmark``: ``NAME`` or ``NAME(parameter=value,…)``; None =
             ``DEFAULT_POLICIES`` of the scenario's kind.
         seed: One seed.

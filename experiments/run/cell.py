@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from virtgym.envs.errors import ConfigError
+from virtgym.envs.registry import own_modules
 from virtgym.envs.scenarios.placement import PlacementScenario, build_placement_scenario
 from virtgym.envs.scenarios.scenario import Scenario, build_scenario, load_scenario_config
 from virtgym.envs.scenarios.schema import ScenarioConfig
@@ -22,7 +23,7 @@ from virtgym.policies.registry import POLICIES, check_task, make_policy, policy_
 
 from ..config.overrides import PolicySpec, parse_policy
 from ..config.schema import REPLICA_KEYS
-from .fingerprint import code_digest, config_hash, content_digest, with_contents
+from .fingerprint import code_digest, config_hash, content_digest, source_digest, with_contents
 from .folder import CellResult, RunFolder
 from .rollout import make_env, rollout
 from .rows import KEYS, make_row, rows_frame, virtgym_version
@@ -190,7 +191,7 @@ def make_cell(
         if is_dataclass(policy) and not isinstance(policy, type):
             values = asdict(policy)
         check_task(own.name, policy, task, scenario.name)
-        digests = _digests(policy, None)
+        digests = _digests(policy, None, values)
         return Cell(scenario, own, policy, config_hash(scenario, own, {**values, **digests}))
     if scenario.config.kind == "replica":
         from .replica_cell import check_replica_policy
@@ -200,15 +201,20 @@ def make_cell(
     made = make_policy(spec.name, **spec.params)
     check_task(spec.name, made, task, scenario.name)
     named = spec.name in POLICIES
-    digests = _digests(made, getattr(made, "folder", None) if named else Path(spec.name))
     defaults = policy_defaults(spec.name) if named else {}
+    folder = getattr(made, "folder", None) if named else Path(spec.name)
+    digests = _digests(made, folder, {**defaults, **spec.params})
     return Cell(scenario, spec, made, config_hash(scenario, spec, {**defaults, **digests}))
 
 
-def _digests(policy: Policy, folder: Path | None) -> dict[str, str]:
-    """Fingerprints of what decides what a policy does beside its parameters: an agent's files, its code."""
+def _digests(policy: Policy, folder: Path | None, params: Mapping[str, Any]) -> dict[str, str]:
+    """Fingerprints of what decides what a policy does: an agent's files, its code, that of named parts."""
     content = None if folder is None else content_digest(folder)
-    found = {"content": content, "code": code_digest(type(policy))}
+    found = {
+        "content": content,
+        "code": code_digest(type(policy)),
+        "parts": source_digest(own_modules(params)),
+    }
     return {key: digest for key, digest in found.items() if digest is not None}
 
 

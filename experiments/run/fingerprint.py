@@ -102,10 +102,15 @@ def code_digest(kind: type) -> str | None:
         The fingerprint; None for virtgym's own classes, which the version stands for, and where there is no
         source.
     """
+    return source_digest({base.__module__ for base in kind.__mro__})
+
+
+def source_digest(modules: Iterable[str]) -> str | None:
+    """Fingerprint of the source of modules and of what they import from beside them; None without any."""
     files: set[Path] = set()
-    for base in kind.__mro__:
-        if base.__module__.partition(".")[0] not in (*sys.stdlib_module_names, "virtgym"):
-            files |= _source_files(base.__module__)
+    for module in modules:
+        if module.partition(".")[0] not in (*sys.stdlib_module_names, "virtgym"):
+            files |= _source_files(module)
     return _digest_files(sorted(files)) if files else None
 
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.checks import hint
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.scenarios.scenario import Scenario
 
-from ..config.overrides import PolicySpec, hint
+from ..config.overrides import PolicySpec
 from ..replication import REPLICA_POLICIES, Quirks, ReplicaResult, run_replica
 from .rows import EXTRAS
 

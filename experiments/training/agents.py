@@ -1,7 +1,7 @@
 """Agents that can be trained: their typed settings, and what makes a learner of them.
 
-An agent of your own is one entry: a dataclass derived from ``AgentConfig``, a function that makes a
-``train_learners.Learner`` of it, and ``register_agent``; those that ship also have ``conf/agent/NAME.yaml``.
+An agent of your own is a dataclass derived from ``AgentConfig`` and a function that makes a
+``learners.Learner`` of it: an ``AgentKind``, which ``AGENTS.register`` gives a name.
 """
 
 from __future__ import annotations
@@ -11,12 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from virtgym.envs.checks import hint
 from virtgym.envs.errors import ConfigError
-from virtgym.envs.placement.observations import OBSERVATIONS
-from virtgym.policies.learned.architecture import ACTIVATIONS, NETWORKS
-from virtgym.policies.placement.rules import rule_number
-
-from ..config.overrides import hint
+from virtgym.envs.registry import Registry
 
 _MOST = 1 << 53
 
@@ -67,6 +64,9 @@ class AgentConfig:
         Raises:
             ConfigError: Naming the key and what is allowed.
         """
+        from virtgym.envs.placement.observations import OBSERVATIONS
+        from virtgym.policies.learned.architecture import ACTIVATIONS, NETWORKS
+
         choices = (
             ("observation", OBSERVATIONS),
             ("network", NETWORKS),
@@ -263,6 +263,8 @@ class RolloutConfig(AgentConfig):
         Raises:
             ConfigError: Naming the key and what is allowed.
         """
+        from virtgym.policies.placement.rules import rule_number
+
         if not self.rules:
             raise ConfigError("agent.rules=[]: name at least one rule of the placement game")
         for name in (*self.rules, self.base):
@@ -294,12 +296,12 @@ class AgentKind:
     """How an agent is trained.
 
     Attributes:
-        config: Its settings, a dataclass derived from ``AgentConfig``.
+        schema: Its settings, a dataclass derived from ``AgentConfig``.
         factory: ``module:function`` that makes a learner of a ``TrainTask`` and the settings; imported only
             when it trains.
     """
 
-    config: type[AgentConfig]
+    schema: type[AgentConfig]
     factory: str
 
     def make_learner(self, task: Any, config: AgentConfig) -> Any:
@@ -321,37 +323,50 @@ class AgentKind:
         return make(task, config)
 
 
-_SB3 = "virtgym.experiments.training.sb3:make_sb3_learner"
-
-AGENTS: dict[str, AgentKind] = {
-    "ppo": AgentKind(PpoConfig, _SB3),
-    "a2c": AgentKind(A2cConfig, _SB3),
-    "dqn": AgentKind(DqnConfig, _SB3),
-    "maskable_ppo": AgentKind(MaskablePpoConfig, _SB3),
-    "rollout_iteration": AgentKind(RolloutConfig, f"{__package__}.rollouts:make_rollout_learner"),
-}
+AGENTS = Registry("agent", lambda thing: isinstance(thing, AgentKind), f"an AgentKind of {__name__}")
 """Every agent by name."""
 
 
-def register_agent(name: str, config: type[AgentConfig], factory: str) -> None:
-    """Add an agent.
+def _register_agents() -> None:
+    sb3 = f"{__package__}.sb3:make_sb3_learner"
+    masked = "of Stable-Baselines3; nodes where a request does not fit are masked"
+    AGENTS.register("ppo", f"PPO {masked}", AgentKind(PpoConfig, sb3))
+    AGENTS.register("a2c", f"A2C {masked}", AgentKind(A2cConfig, sb3))
+    AGENTS.register(
+        "dqn",
+        "DQN of Stable-Baselines3; illegal nodes are neither played nor bootstrapped from",
+        AgentKind(DqnConfig, sb3),
+    )
+    AGENTS.register(
+        "maskable_ppo",
+        "MaskablePPO of sb3-contrib, with the environment's masks",
+        AgentKind(MaskablePpoConfig, sb3),
+    )
+    AGENTS.register(
+        "rollout_iteration",
+        "rollout policy iteration: compares all actions of a state under one future; "
+        "placement by waiting time",
+        AgentKind(RolloutConfig, f"{__package__}.rollouts:make_rollout_learner"),
+    )
 
-    Args:
-        name: Its name.
-        config: Its settings.
-        factory: ``module:function`` that makes a learner of a ``TrainTask`` and the settings.
-    """
-    AGENTS[name] = AgentKind(config, factory)
+
+_register_agents()
 
 
 def agent_kind(name: str) -> AgentKind:
-    """Look an agent up.
+    """Look an agent up, by name or dotted path.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    kind: AgentKind = AGENTS.find(name).factory
+    return kind
+
+
+def default_config(name: str) -> AgentConfig:
+    """The settings of an agent with all defaults.
 
     Raises:
         ConfigError: If there is none of this name.
     """
-    if name not in AGENTS:
-        raise ConfigError(
-            f"agent={name}: no such agent{hint(name, AGENTS)}; there are: {', '.join(sorted(AGENTS))}"
-        )
-    return AGENTS[name]
+    return agent_kind(name).schema(name=name, description=AGENTS.get(name, ""))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from virtgym.envs.checks import hint
 from virtgym.envs.errors import ConfigError
 from virtgym.policies.learned.architecture import Architecture, Layout
 
@@ -19,9 +20,9 @@ from ..config.compose import (
     tell_hydra_error,
     typed_keys,
 )
-from ..config.listing import experiment_agent, list_names
-from ..config.overrides import hint, last_value, quote, split_list, split_outer, split_override, unquote
-from .agents import AGENTS, AgentConfig, agent_kind
+from ..config.listing import experiment_choice
+from ..config.overrides import last_value, quote, split_list, split_outer, split_override, unquote
+from .agents import AGENTS, AgentConfig, agent_kind, default_config
 from .schema import TrainConfig, check_train_values
 
 _PATHS = ("out", "initial", "import_zip", *PATH_KEYS)
@@ -48,10 +49,8 @@ def store_schemas() -> None:
 
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
-    for name, kind in AGENTS.items():
-        store.store(group="agent", name=f"{name}_schema", node=kind.config)
-        if name not in list_names("agent"):  # registered by somebody else, without a file
-            store.store(group="agent", name=name, node=kind.config(name=name))
+    for name in AGENTS:
+        store.store(group="agent", name=name, node=default_config(name))
 
 
 def compose_training(arguments: Sequence[str]) -> TrainRun:
@@ -99,7 +98,7 @@ def make_run(config: dict[str, Any], typed: Sequence[str] = ()) -> TrainRun:
     config = {key: value for key, value in config.items() if key != "hydra"}
     check_train_values(config)
     kind = agent_kind(str(config["agent"].get("name")))
-    agent = kind.config(**config["agent"])
+    agent = kind.schema(**config["agent"])
     agent.check()
     if config["scenario"]["kind"] != "placement":
         raise ConfigError(
@@ -150,7 +149,7 @@ def check_train_keys(arguments: Sequence[str], *, sweep: bool = False) -> list[s
     """
     pairs = [split_override(text) for text in arguments]
     pairs = [("import_zip" if key == "import" else key, value) for key, value in pairs]
-    of_experiment = experiment_agent(unquote(last_value(pairs, "experiment") or ""))
+    of_experiment = experiment_choice(unquote(last_value(pairs, "experiment") or ""), "agent")
     agents = _values(last_value(pairs, "agent") or of_experiment or "maskable_ppo", sweep)
     texts = []
     for key, value in pairs:
@@ -160,10 +159,10 @@ def check_train_keys(arguments: Sequence[str], *, sweep: bool = False) -> list[s
                 raise ConfigError(f"{key}={value}: hydra's own keys are for sweeps, with -m")
             texts.append(f"{key}={value}")
             continue
-        for one in _values(value, sweep) if key in ("scenario", "agent", "experiment") else [value]:
-            if key == "agent":
-                agent_kind(one)
-            else:
+        if key == "agent":
+            value = ",".join(map(_choose_agent, _values(value, sweep)))
+        else:
+            for one in _values(value, sweep) if key in ("scenario", "experiment") else [value]:
                 check_key("train", key, one)
         if first == "agent" and key != "agent":
             _check_agent_key(key, agents)
@@ -179,9 +178,21 @@ def _values(value: str, sweep: bool) -> list[str]:
     return split_list(value) if sweep and "," in value else [unquote(value)]
 
 
+def _choose_agent(name: str) -> str:
+    """The choice of Hydra's group that stands for an agent; one by dotted path is added to the group."""
+    config = default_config(name)
+    if name in AGENTS:
+        return name
+    from hydra.core.config_store import ConfigStore
+
+    choice = name.replace(".", "_").replace(":", "__")
+    ConfigStore.instance().store(group="agent", name=choice, node=config)
+    return choice
+
+
 def _check_agent_key(key: str, agents: Sequence[str]) -> None:
     for name in agents:
-        allowed = [f.name for f in fields(agent_kind(name).config) if f.name not in ("name", "description")]
+        allowed = [f.name for f in fields(agent_kind(name).schema) if f.name not in ("name", "description")]
         part = key.split(".")[1]
         if part not in allowed:
             raise ConfigError(

@@ -18,7 +18,7 @@ class TrainConfig:
 
     Attributes:
         scenario: What is played: a placement scenario (group ``conf/scenario``).
-        agent: The learner and its settings (group ``conf/agent``).
+        agent: The learner and its settings (group ``agent``, made of ``AGENTS``).
         total_timesteps: Decisions to train for.
         seed: Seed of everything random.
         num_envs: Environments that step together.

@@ -22,11 +22,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from virtgym.envs.checks import hint
 from virtgym.envs.errors import ConfigError, VirtgymError
 from virtgym.envs.files import write_atomically
 
 from ..config.compose import tell_hydra_error
-from ..config.overrides import hint, split_override, unquote
+from ..config.overrides import split_override, unquote
 from .compose import check_train_keys, make_run, store_schemas
 from .folder import TrainFolder
 

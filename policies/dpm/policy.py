@@ -20,7 +20,6 @@ from virtgym.envs.sim.models.power_states import RESUMING
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING, STARTING
 from virtgym.envs.sim.state.parameters import ClusterParams
-from virtgym.envs.suggestions import one_of
 
 from ..base import PlanningPolicy
 from ..forecast.forecasters import FORECASTERS, make_forecaster
@@ -69,7 +68,7 @@ class DpmPolicy(PlanningPolicy):
         off_window_s: Past that decides what may go off, s.
         on_window_s: Past that decides what must go on, s.
         spread: Standard deviations added to the expected load of a host.
-        forecaster: Name of the forecaster, a key of ``forecast.FORECASTERS``.
+        forecaster: Name of the forecaster, one of ``forecast.FORECASTERS``, or a dotted path.
         overload: A host that is asked for more than this share of its CPU is relieved.
         relief: Share of its CPU that relief goes down to.
         fill: Share of its CPU that may be asked of a host that receives a VM.
@@ -111,7 +110,7 @@ class DpmPolicy(PlanningPolicy):
         Raises:
             ConfigError: Naming the parameter and what is allowed.
         """
-        one_of("policy.forecaster", self.forecaster, FORECASTERS)
+        FORECASTERS.find(self.forecaster, "policy.forecaster")
         low, high = self.target - self.tolerance, self.target + self.tolerance
         if not (self.tolerance >= 0.0 and low >= 0.0 and 0.0 < high <= 1.0):
             raise ConfigError(

@@ -15,14 +15,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.checks import need_indices
+from virtgym.envs.checks import need_indices, one_of
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.engine.lifecycle import THRASH_INTERVALS
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING, STARTING
-from virtgym.envs.suggestions import one_of
 
 from ..base import PlanningPolicy
 from ..forecast.forecasters import make_forecaster
@@ -181,7 +180,7 @@ class DrsPolicy(PlanningPolicy):
         self._forecaster = None
         if self.forecaster is not None:
             window = {} if self.window is None else {"window": self.window}
-            self._forecaster = make_forecaster(self.forecaster, **window)
+            self._forecaster = make_forecaster(self.forecaster, "policy.forecaster", **window)
         else:
             _check(self.window is None, f"policy.window={self.window}: needs policy.forecaster")
 

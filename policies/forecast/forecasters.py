@@ -27,19 +27,16 @@ from __future__ import annotations
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from virtgym.envs.errors import ConfigError
-from virtgym.envs.suggestions import unknown_name
+from virtgym.envs.registry import Registry
 
-from ..schema import check_parameters
-from . import kernels
-from .regression import line_taps, tricube_weights
+from ..schema import construct
 
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
@@ -149,6 +146,8 @@ class Mean(Forecaster):
         return self.window
 
     def _forecast(self, history: F8, steps: int, counts: I8, out: F8) -> None:
+        from . import kernels
+
         kernels.forecast_mean(history, counts, self.window or len(history), out)
 
 
@@ -178,6 +177,8 @@ class Ewma(Forecaster):
         return _ewma_samples(self.alpha)
 
     def _forecast(self, history: F8, steps: int, counts: I8, out: F8) -> None:
+        from . import kernels
+
         kernels.forecast_ewma(history, counts, float(self.alpha), out)
 
 
@@ -208,6 +209,8 @@ class OrdinaryLeastSquares(Forecaster):
         return self.window
 
     def _forecast(self, history: F8, steps: int, counts: I8, out: F8) -> None:
+        from . import kernels
+
         kernels.forecast_filter(history, counts, _line_table(self.window, steps, False, 1), out)
 
 
@@ -238,6 +241,8 @@ class LocalRegression(Forecaster):
         return self.window
 
     def _forecast(self, history: F8, steps: int, counts: I8, out: F8) -> None:
+        from . import kernels
+
         kernels.forecast_filter(history, counts, _line_table(self.window, steps, True, self.degree), out)
 
 
@@ -271,6 +276,8 @@ class RobustLocalRegression(Forecaster):
         return self.window
 
     def _forecast(self, history: F8, steps: int, counts: I8, out: F8) -> None:
+        from . import kernels
+
         weights = _tricube_table(self.window)
         kernels.forecast_robust_line(history, counts, weights, steps, self.degree, self.rounds, out)
 
@@ -308,6 +315,8 @@ class Seasonal(Forecaster):
         return max(self.period * self.seasons, _ewma_samples(self.alpha))
 
     def _forecast(self, history: F8, steps: int, counts: I8, out: F8) -> None:
+        from . import kernels
+
         smoothed = history[-_ewma_samples(self.alpha) :]
         kernels.forecast_ewma(smoothed, np.minimum(counts, len(smoothed)), float(self.alpha), out)
         kernels.forecast_seasonal(history, counts, self.period, self.seasons, steps, out)
@@ -324,6 +333,8 @@ def _line_table(window: int, steps: int, tricube: bool, degree: int) -> F8:
 
     Too short a history has the filter of persistence; none has zeros.
     """
+    from .regression import line_taps, tricube_weights
+
     table = np.zeros((window + 1, window))
     shortest = _shortest(degree) if tricube else 3
     table[1:shortest, 0] = 1.0
@@ -337,67 +348,48 @@ def _line_table(window: int, steps: int, tricube: bool, degree: int) -> F8:
 @functools.lru_cache(maxsize=16)
 def _tricube_table(window: int) -> F8:
     """Tricube weights by number of samples, oldest first, shape (window + 1, window)."""
+    from .regression import tricube_weights
+
     table = np.zeros((window + 1, window))
     for n in range(2, window + 1):
         table[n, :n] = tricube_weights(n)
     return table
 
 
-# Windows and alpha were tuned on four PlanetLab days (docs/forecasting.md).
-_CLASSES: dict[str, tuple[type[Forecaster], dict[str, Any], str]] = {
-    "persistence": (Persistence, {}, "the newest sample"),
-    "mean": (Mean, {}, "mean of the whole history"),
-    "moving_average": (Mean, {"window": 24}, "mean of the newest samples"),
-    "ewma": (Ewma, {}, "exponentially weighted moving average"),
-    "ols": (OrdinaryLeastSquares, {}, 'unweighted straight line (CloudSim\'s "LR")'),
-    "loess0": (
-        LocalRegression,
-        {"window": 30, "degree": 0},
-        "local regression of degree 0: mean with tricube weights",
-    ),
-    "loess": (LocalRegression, {}, "local regression of degree 1: line with tricube weights"),
-    "loess_robust0": (
-        RobustLocalRegression,
-        {"window": 30, "degree": 0},
-        "local regression of degree 0 refitted with bisquare weights",
-    ),
-    "loess_robust": (
-        RobustLocalRegression,
-        {},
-        "local regression of degree 1 refitted with bisquare weights",
-    ),
-    "seasonal": (Seasonal, {}, "mean of earlier seasons at the same place"),
-}
-
-FORECASTERS: Mapping[str, str] = {name: text for name, (_, _, text) in _CLASSES.items()}
-"""Every forecaster with one line about it."""
+FORECASTERS = Registry(
+    "forecaster",
+    lambda thing: isinstance(thing, type) and issubclass(thing, Forecaster),
+    "a class of Forecaster",
+)
+"""Every forecaster by name. Windows and alpha were tuned on four PlanetLab days (docs/forecasting.md)."""
+FORECASTERS.register("persistence", "the newest sample", Persistence)
+FORECASTERS.register("mean", "mean of the whole history", Mean)
+FORECASTERS.register("moving_average", "mean of the newest samples", Mean, window=24)
+FORECASTERS.register("ewma", "exponentially weighted moving average", Ewma)
+FORECASTERS.register("ols", 'unweighted straight line (CloudSim\'s "LR")', OrdinaryLeastSquares)
+FORECASTERS.register(
+    "loess0", "local regression of degree 0: mean with tricube weights", LocalRegression, window=30, degree=0
+)
+FORECASTERS.register("loess", "local regression of degree 1: line with tricube weights", LocalRegression)
+FORECASTERS.register(
+    "loess_robust0",
+    "local regression of degree 0 refitted with bisquare weights",
+    RobustLocalRegression,
+    window=30,
+    degree=0,
+)
+FORECASTERS.register(
+    "loess_robust", "local regression of degree 1 refitted with bisquare weights", RobustLocalRegression
+)
+FORECASTERS.register("seasonal", "mean of earlier seasons at the same place", Seasonal)
 
 
-def forecaster_defaults(name: str) -> dict[str, Any]:
-    """Every parameter of a forecaster with its default.
-
-    Args:
-        name: A name of ``FORECASTERS``.
-
-    Raises:
-        ConfigError: For an unknown name.
-    """
-    kind, implied = _look_up(name)
-    own = {f.name: f.default for f in fields(kind) if f.default is not MISSING}  # type: ignore[arg-type]
-    return {**own, **implied}
-
-
-def _look_up(name: str) -> tuple[type[Forecaster], dict[str, Any]]:
-    if name not in _CLASSES:
-        raise unknown_name("forecaster", name, FORECASTERS)
-    return _CLASSES[name][:2]
-
-
-def make_forecaster(name: str, **params: Any) -> Forecaster:
+def make_forecaster(name: str, key: str = "forecaster", /, **params: Any) -> Forecaster:
     """Make a forecaster.
 
     Args:
-        name: A name of ``FORECASTERS``.
+        name: A name of ``FORECASTERS``, or the dotted path of a class of one's own.
+        key: What is being set, for messages.
         **params: Its parameters.
 
     Returns:
@@ -413,6 +405,5 @@ def make_forecaster(name: str, **params: Any) -> Forecaster:
         >>> make_forecaster("moving_average", window=2).predict(np.array([[1.0, 5.0], [2.0, 7.0]]))
         array([1.5, 6. ])
     """
-    kind, implied = _look_up(name)
-    check_parameters(name, kind, params, "forecaster")
-    return kind(**{**implied, **params})
+    made: Forecaster = construct(name, FORECASTERS.find(name, key), params, "forecaster")
+    return made

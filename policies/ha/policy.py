@@ -23,6 +23,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.checks import one_of
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.config import ARRIVAL_RULES
 from virtgym.envs.sim.decisions import Decisions
@@ -32,7 +33,6 @@ from virtgym.envs.sim.models.power_states import RESUMING
 from virtgym.envs.sim.models.recovery import restart_order
 from virtgym.envs.sim.simulator import ClusterView, Simulator
 from virtgym.envs.sim.state.cluster_state import MIG_NONE, PENDING, RUNNING, STARTING
-from virtgym.envs.suggestions import one_of
 
 from ..base import PlanningPolicy
 from ..planning import NOT_FIRST, AdmissionGuard, Draft, RuleHosts, homes_of, move_together

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from virtgym.envs.checks import one_of
 from virtgym.envs.placement.games import PlacementGames
-from virtgym.envs.suggestions import one_of
 
 if TYPE_CHECKING:
     from .agent import LearnedPolicy
 
-SHIPPED: dict[str, str] = {
-    "demo": "a small network trained on generated requests (virtgym train experiment=demo_agent)",
-}
-"""Every agent that ships, with one line about it."""
+_FOLDER = Path(__file__).parent / "shipped"
+
+SHIPPED: tuple[str, ...] = tuple(sorted(path.name for path in _FOLDER.iterdir()))
+"""Every agent that ships."""
 
 
 def shipped_folder(agent: str) -> Path:
@@ -30,7 +30,7 @@ def shipped_folder(agent: str) -> Path:
     Raises:
         ConfigError: If there is none of this name.
     """
-    return Path(__file__).parent / "shipped" / one_of("policy.agent", agent, SHIPPED)
+    return _FOLDER / one_of("policy.agent", agent, SHIPPED)
 
 
 @dataclass

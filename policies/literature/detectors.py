@@ -1,25 +1,7 @@
-"""Which hosts are overloaded: the detectors of Beloglazov & Buyya, CCPE 24(13), 2012, each under its name.
-
-The signal of a host is the sum of its VMs' demand. A forecast from a straight line through equally spaced
-samples is a constant filter, ``y(n + horizon) = sum_i taps_i * y_i``, and a filter of a sum is the sum of the
-filtered parts: such *additive* detectors filter every VM once an interval and a host only adds up. The median
-absolute deviation, the interquartile range and the robust regression need the history of every host.
-
-============ ================================================== =========
-detector     a host of capacity C is overloaded when            safety s
-============ ================================================== =========
-thr          ``demand > s * C``                                 0.8
-mad          ``demand > C - s * MAD(history)``                  2.5
-iqr          ``demand > C - s * IQR(history)``                  1.5
-ols          ``s * forecast >= C``, unweighted straight line    1.2
-loess        ``s * forecast >= C``, tricube weights             1.2
-loess_robust the same, refitted with bisquare weights           1.2
-============ ================================================== =========
-"""
+"""Kernels of the detectors that look at the history of a host; ``parts`` has all detectors by name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,67 +9,10 @@ from numpy.typing import NDArray
 
 from virtgym.envs.jit.kernels import kernel
 
-from ..forecast.regression import forecast_robust, line_taps, median, sort_values, tricube_weights
+from ..forecast.regression import forecast_robust, median, sort_values
+from .parts import MAD, ROBUST
 
 F8 = NDArray[np.float64]
-
-ADDITIVE, MAD, IQR, ROBUST = 0, 1, 2, 3
-"""Kinds of detectors in the kernel."""
-
-
-@dataclass(frozen=True)
-class Detector:
-    """One overload detector.
-
-    Attributes:
-        name: Name in configurations.
-        kind: Kind in the kernel.
-        safety: Default of the parameter ``safety``.
-        window: Default number of samples looked at.
-        shortest: Fewest samples it works with; None = the whole window.
-        forecasts: Whether ``safety`` multiplies a forecast (and else bounds the demand).
-        description: One line.
-    """
-
-    name: str
-    kind: int
-    safety: float
-    window: int
-    shortest: int | None
-    forecasts: bool
-    description: str
-
-    def min_samples(self, window: int) -> int:
-        """Samples below which the fall-back threshold is used."""
-        return window if self.shortest is None else min(self.shortest, window)
-
-    def taps(self, window: int, horizon: int) -> F8:
-        """The filter that makes a VM's signal from its window, oldest sample first, shape (n,)."""
-        if self.name == "ols":
-            return line_taps(np.ones(window), horizon)
-        if self.name == "loess":
-            return line_taps(tricube_weights(window), horizon)
-        return np.ones(1)
-
-    def factor(self, safety: float) -> float:
-        """The multiple of a host's capacity at which an additive signal means overload."""
-        return 1.0 / safety if self.forecasts else safety
-
-
-DETECTORS: dict[str, Detector] = {
-    d.name: d
-    for d in (
-        Detector("thr", ADDITIVE, 0.8, 1, None, False, "static threshold"),
-        Detector("mad", MAD, 2.5, 30, 12, False, "median absolute deviation"),
-        Detector("iqr", IQR, 1.5, 30, 12, False, "interquartile range"),
-        Detector("ols", ADDITIVE, 1.2, 10, None, True, 'ordinary least squares (the literature\'s "LR")'),
-        Detector("loess", ADDITIVE, 1.2, 10, None, True, "tricube-weighted local regression"),
-        Detector(
-            "loess_robust", ROBUST, 1.2, 10, None, True, "local regression refitted with bisquare weights"
-        ),
-    )
-}
-"""Every detector by name."""
 
 
 @kernel

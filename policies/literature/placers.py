@@ -28,7 +28,8 @@ from virtgym.envs.sim.engine.host_requirements import MEM_SLACK
 from virtgym.envs.sim.engine.orders import check_move_beside, host_accepts
 
 from ..planning import hold_room, may_come, may_open
-from .detectors import ADDITIVE, overloaded_history
+from .detectors import overloaded_history
+from .parts import ADDITIVE
 from .workspace import (
     N_CAND,
     N_ON,

@@ -9,19 +9,18 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.checks import need_memory
+from virtgym.envs.checks import need_memory, one_of
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.simulator import ClusterView
-from virtgym.envs.suggestions import one_of
 
 from ..base import PlanningPolicy
 from ..forecast.regression import tricube_weights
-from .detectors import ADDITIVE, DETECTORS
+from .parts import ADDITIVE, DETECTORS, RS, SELECTORS
 from .placers import PLACERS
 from .rounds import plan_round
-from .selectors import MMT_TIES, RS, SELECTORS
+from .selectors import MMT_TIES
 from .workspace import (
     N_MOVES,
     N_OFF,
@@ -67,8 +66,8 @@ class ConsolidationPolicy(PlanningPolicy):
     """Drain overloaded hosts, empty underloaded ones, switch empty hosts off.
 
     Attributes:
-        detector: Overload detector, a key of ``detectors.DETECTORS``.
-        selector: VM selection, a key of ``selectors.SELECTORS``.
+        detector: Overload detector, a name of ``parts.DETECTORS`` or a dotted path.
+        selector: VM selection, a name of ``parts.SELECTORS``.
         placer: VM placement, a key of ``placers.PLACERS``.
         safety: The detector's parameter; None = its default.
         fallback_threshold: Fraction of CPU above which a host is overloaded while its history is too short.
@@ -105,13 +104,13 @@ class ConsolidationPolicy(PlanningPolicy):
         Raises:
             ConfigError: Naming the parameter and what is allowed.
         """
-        self._detector = DETECTORS[one_of("policy.detector", self.detector, DETECTORS)]
-        self._selector = SELECTORS[one_of("policy.selector", self.selector, SELECTORS)]
+        self._detector = DETECTORS.find(self.detector, "policy.detector").factory
+        self._selector = SELECTORS.find(self.selector, "policy.selector").factory
         self._placer = PLACERS[one_of("policy.placer", self.placer, PLACERS)]
         one_of("policy.mmt_ties", self.mmt_ties, MMT_TIES)
         self._window = self._detector.window if self.window is None else self.window
-        fixed_window = self._detector.name == "thr"
-        _check(fixed_window or self._window >= 3, f"policy.window={self.window}: must be at least 3")
+        fixed_window = self._detector.window == 1
+        _check(fixed_window or self._window >= 3, f"policy.window={self._window}: must be at least 3")
         if fixed_window:
             self._window = 1
         self._safety = self._detector.safety if self.safety is None else float(self.safety)
@@ -164,7 +163,7 @@ class ConsolidationPolicy(PlanningPolicy):
         w.rules_i[R_SAVING] = self.require_saving
         w.rules_i[R_MIN_SAMPLES] = detector.min_samples(self._window)
         w.rules_i[R_HORIZON] = self.horizon_steps
-        w.rules_i[R_MC_WINDOW] = SELECTORS["mc"].window
+        w.rules_i[R_MC_WINDOW] = SELECTORS.find("mc").factory.window
         w.rules_i[R_WINDOW] = self._window
         w.rules_i[R_MMT_TIES] = MMT_TIES.index(self.mmt_ties)
         w.rules_f[R_SAFETY] = self._safety

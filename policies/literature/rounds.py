@@ -21,7 +21,8 @@ from virtgym.envs.sim.models.power import ON
 from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING, STARTING
 
 from ..planning import begin_room, group_by_home, hold_room, home_of
-from .detectors import ADDITIVE, overloaded_history
+from .detectors import overloaded_history
+from .parts import ADDITIVE
 from .placers import (
     CLOSED,
     add_load,

@@ -6,7 +6,6 @@ index, except where said.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,39 +14,8 @@ from numpy.typing import NDArray
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.engine.orders import vm_movable
 
+from .parts import MC, MU, RS
 from .workspace import N_SAMPLES_TAKEN, R_MC_WINDOW, R_MMT_TIES, R_SELECTOR, SEED
-
-MMT, MC, MU, RS = 0, 1, 2, 3
-"""Kinds of selectors in the kernel."""
-
-
-@dataclass(frozen=True)
-class Selector:
-    """One selection rule.
-
-    Attributes:
-        name: Name in configurations.
-        kind: Kind in the kernel.
-        window: Samples of history it needs.
-        description: One line.
-    """
-
-    name: str
-    kind: int
-    window: int
-    description: str
-
-
-SELECTORS: dict[str, Selector] = {
-    s.name: s
-    for s in (
-        Selector("mmt", MMT, 1, "minimum migration time: least memory, ties to the larger demand"),
-        Selector("mc", MC, 30, "maximum multiple correlation with the host's other VMs"),
-        Selector("mu", MU, 1, "minimum utilisation"),
-        Selector("rs", RS, 1, "random selection"),
-    )
-}
-"""Every selector by name."""
 
 MMT_TIES = ("smaller", "larger", "index")
 """Which VM of those of equal memory leaves first: smaller demand, larger (default) or lowest index.

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.checks import one_of
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.placement.games import PlacementGames
-from virtgym.envs.suggestions import one_of
 
 from ..solvers.queue_packing import Instant, reserve_left, solve_queue
 from .packing import make_keys

@@ -8,27 +8,14 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.checks import one_of
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.placement.games import PlacementGames
-from virtgym.envs.suggestions import one_of
 
 from .packing import make_memory
 from .rules import PLACEMENT_RULES, choose_nodes, rule_number
 
 I8 = NDArray[np.int64]
-
-PLACEMENT_DESCRIPTIONS: dict[str, str] = {
-    "first_fit": "the lowest feasible node",
-    "best_fit": "the feasible node (for a double VM: host) with the least room",
-    "worst_fit": "the feasible node (for a double VM: host) with the most room",
-    "balance_fit": "the host whose nodes differ most, there the emptier node; double VMs by first fit",
-    "best_host_emptier_node": "the fullest host, there the emptier node",
-    "first_host_emptier_node": "the lowest feasible host, there the emptier node",
-    "move_to_front": "the feasible node used last",
-    "dot_product": "vector packing: the node whose free room is most along the demand",
-    "norm_based": "vector packing: the node that is left with the least, by weighted Euclidean norm",
-}
-"""What each rule chooses, without ``random``, which plays on clusters too."""
 
 
 def is_single(observation: Any, action_masks: Any) -> bool:

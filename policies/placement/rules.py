@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from virtgym.envs.checks import one_of
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.placement.game import advance_game, begin_game, place_request
 from virtgym.envs.placement.games import PlacementConfig, PlacementGames, RequestArrays
 from virtgym.envs.placement.state import PLAYING, PlacementParams, PlacementState, first_fit_node, fits
-from virtgym.envs.suggestions import one_of
 
 from .packing import (
     RuleMemory,

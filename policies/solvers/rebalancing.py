@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.checks import one_of
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.handle import make_handle
-from virtgym.envs.suggestions import one_of
 
 from .items import Items, legal_homes, make_items, vm_hosts
 from .model import ConsolidationProblem, evaluate, sums

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from virtgym.envs.errors import ConfigError
 from virtgym.policies import POLICIES, Policy, make_policy, registry
-from virtgym.policies.literature.detectors import DETECTORS
+from virtgym.policies.literature.parts import DETECTORS
 from virtgym.policies.literature.policy import ConsolidationPolicy
 
 KEEP_ARRIVAL = {"ha", "nfv_upgrade"}
@@ -33,25 +32,17 @@ def test_every_name_makes_a_policy(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(POLICIES))
-def test_the_configuration_of_each_policy_is_its_defaults(repo_dir: Path, name: str) -> None:
-    config: Any = OmegaConf.to_container(OmegaConf.load(repo_dir / "conf" / "policy" / f"{name}.yaml"))
-    expected = {"_target_": "virtgym.policies.make_policy", "name": name, "description": POLICIES[name]}
-    assert config == {**expected, **registry.policy_defaults(name)}
-    assert config == OmegaConf.to_container(OmegaConf.structured(registry.policy_schema(name)))
+def test_the_configuration_of_each_policy_is_its_defaults(name: str) -> None:
+    config: Any = OmegaConf.to_container(OmegaConf.create(registry.policy_config(name)))
+    assert config == registry.policy_config(name)
     assert repr(instantiate(config)) == repr(make_policy(name)) == repr(make_policy(config))
 
 
-def test_there_is_a_configuration_for_nothing_else(repo_dir: Path) -> None:
-    files = {path.stem for path in (repo_dir / "conf" / "policy").glob("*.yaml")}
-    assert set(POLICIES) <= files
-    for name in files - set(POLICIES):  # policies of other modules register themselves
-        assert "_target_" in (repo_dir / "conf" / "policy" / f"{name}.yaml").read_text()
-
-
 def test_defaults_are_the_literature_s() -> None:
-    safety = {name: d.safety for name, d in DETECTORS.items()}
+    detectors = {entry.name: entry.factory for entry in DETECTORS.known()}
+    safety = {name: d.safety for name, d in detectors.items()}
     assert safety == {"thr": 0.8, "mad": 2.5, "iqr": 1.5, "ols": 1.2, "loess": 1.2, "loess_robust": 1.2}
-    assert {n: d.min_samples(d.window) for n, d in DETECTORS.items() if n != "thr"} == {
+    assert {n: d.min_samples(d.window) for n, d in detectors.items() if n != "thr"} == {
         **dict.fromkeys(("mad", "iqr"), 12),
         **dict.fromkeys(("ols", "loess", "loess_robust"), 10),
     }
@@ -83,9 +74,9 @@ def test_parameters_win_over_names_and_mappings() -> None:
         ("ols-mmt", {"max_migrations": -1}, r"^policy.max_migrations=-1: must be 0 or more"),
         ("random", {"moves": -1}, r"^policy.moves=-1: must be 0 or more"),
         ("no.such.module.Class", {}, r"^policy=no.such.module.Class: no module no"),
-        ("virtgym.policies.simple.Statik", {}, r"has no Statik"),
-        ("virtgym.policies.simple.np", {}, r"is not a class"),
-        ("collections.OrderedDict", {}, r"needs the methods reset"),
+        ("virtgym.policies.simple.Statik", {}, r"has no attribute .Statik"),
+        ("virtgym.policies.simple.np", {}, r"must be a class with the methods reset"),
+        ("collections.OrderedDict", {}, r"must be a class with the methods reset"),
         ("runs/7/agent", {}, r"no such folder"),
     ],
 )
@@ -98,14 +89,6 @@ def test_what_is_wrong_is_one_line(name: str, params: dict[str, Any], message: s
 def test_a_configuration_needs_a_name() -> None:
     with pytest.raises(ConfigError, match="has no name"):
         make_policy({"safety": 1.0})
-
-
-def test_a_misspelt_key_is_an_error_of_the_schema() -> None:
-    schema = OmegaConf.structured(registry.policy_schema("thr-mu"))
-    assert OmegaConf.merge(schema, {"safety": None, "window": 7}).window == 7
-    for wrong in ({"safty": 1.0}, {"window": "wide"}, {"underload": "perhaps"}):
-        with pytest.raises(OmegaConfBaseException):
-            OmegaConf.merge(schema, wrong)
 
 
 class OwnPolicy:
@@ -136,22 +119,11 @@ def test_a_dotted_path_loads_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
         make_policy("my_research.OwnPolicy", height=2.0)
 
 
-def test_a_folder_is_an_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_LOADERS", [])
+def test_a_folder_is_an_agent(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"agent\.json: no such file"):
         make_policy(tmp_path)
-    registry.register_loader(lambda path: OwnPolicy(len(path)))
-    assert isinstance(make_policy(str(tmp_path)), OwnPolicy)
     with pytest.raises(ConfigError, match="has no parameters"):
         make_policy(tmp_path, level=1.0)
-
-
-def test_registering_adds_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))
-    monkeypatch.setattr(registry, "POLICIES", dict(POLICIES))
-    registry.register_policy("greedy", "mine", ConsolidationPolicy, underload=False)
-    policy: Any = make_policy("greedy")
-    assert policy.underload is False
 
 
 def test_baselines_import_nothing_heavy() -> None:

@@ -73,12 +73,10 @@ def test_options_and_other_formats(tmp_path: Path) -> None:
         read_failures(path, since="now")
     with pytest.raises(TraceError, match=r"failures: no option 'sinc' \(did you mean since\?\)"):
         check_series(path, sinc="end")
-    with pytest.raises(
-        TraceError, match=r"f\.parquet: failures is a series beside the load, not utilisation"
-    ):
+    with pytest.raises(TraceError, match=r"f\.parquet: failures is a format of series, not of utilisation"):
         read_trace(path)
     (tmp_path / "x.csv").write_text("vm,time_s,cpu\na,0,1\n")
-    with pytest.raises(TraceError, match="'table' is not a format of series; there are: carbon, failures"):
+    with pytest.raises(TraceError, match="table is a format of utilisation, not of series"):
         check_series(tmp_path / "x.csv")
     with pytest.raises(TraceError, match=r"ends in \.parquet, \.pq or \.csv"):
         read_failures(tmp_path / "f.txt")

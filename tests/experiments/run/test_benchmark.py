@@ -171,10 +171,10 @@ class Broken(PlanningPolicy):
 
 
 def test_one_failing_cell_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from virtgym.policies import registry
+    from virtgym.envs.registry import Entry
+    from virtgym.policies import POLICIES
 
-    monkeypatch.setitem(registry._CLASSES, "broken", (Broken, {}))
-    monkeypatch.setitem(registry.POLICIES, "broken", "fails")
+    monkeypatch.setitem(POLICIES._entries, "broken", Entry("broken", "fails", Broken))
     outcome = run("policies=[static,broken,dvfs]", f"out={tmp_path}/run")
     assert list(outcome.rows["policy"]) == ["static", "dvfs"]
     (failure,) = outcome.failures

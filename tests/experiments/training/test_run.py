@@ -22,9 +22,7 @@ import pytest
 from hydra.core.config_store import ConfigStore
 
 from virtgym.experiments.cli.commands import main
-from virtgym.experiments.config.listing import list_names
 from virtgym.experiments.training import agents as train_agents
-from virtgym.experiments.training import compose as train_compose
 from virtgym.experiments.training.agents import AgentConfig
 from virtgym.experiments.training.compose import compose_training
 from virtgym.experiments.training.learners import TrainTask
@@ -437,24 +435,25 @@ def forget_coin() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("forget_coin")
+@pytest.mark.parametrize("name", ["coin", "coin:KIND"])
 def test_a_learner_of_ones_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(train_agents, "AGENTS", dict(train_agents.AGENTS))
-    monkeypatch.setattr(train_compose, "AGENTS", train_agents.AGENTS)
+    monkeypatch.setattr(train_agents.AGENTS, "_entries", dict(train_agents.AGENTS._entries))
     module: Any = types.ModuleType("coin")
     module.make = CoinLearner
+    module.KIND = train_agents.AgentKind(CoinConfig, "coin:make")
     monkeypatch.setitem(sys.modules, "coin", module)
-    train_agents.register_agent("coin", CoinConfig, "coin:make")
-    assert train("agent=coin", "agent.luck=2", f"out={tmp_path / 'run'}") == 0
+    train_agents.AGENTS.register("coin", "tosses", module.KIND)
+    assert train(f"agent={name}", "agent.luck=2", f"out={tmp_path / 'run'}") == 0
     progress = pd.read_csv(tmp_path / "run" / "progress.csv")
     assert len(progress) == 4
     assert progress["luck"].iloc[-1] == 1.0
     assert load_agent(tmp_path / "run" / "agent").training["agent"]["luck"] == 2.0
     capsys.readouterr()
-    assert train("agent=coin", "agent.lock=2", f"out={tmp_path / 'other'}") == 2
+    assert train(f"agent={name}", "agent.lock=2", f"out={tmp_path / 'other'}") == 2
     assert "did you mean luck?" in errors(capsys)[0]
-    assert train("agent=coin", f"initial={tmp_path / 'run' / 'agent'}", f"out={tmp_path / 'third'}") == 2
+    assert train(f"agent={name}", f"initial={tmp_path / 'run' / 'agent'}", f"out={tmp_path / 'third'}") == 2
     assert "cannot begin with the weights of another" in errors(capsys)[0]
 
 
@@ -480,13 +479,11 @@ def test_a_zip_in_place_of_an_agent_is_refused(tmp_path: Path) -> None:
 
 
 def test_defaults_of_every_agent_compose() -> None:
-    """The files of conf/agent say what the schema says."""
-    assert set(list_names("agent")) >= {"ppo", "a2c", "dqn", "maskable_ppo"}
-    for name in list_names("agent"):
+    assert set(train_agents.AGENTS) >= {"ppo", "a2c", "dqn", "maskable_ppo"}
+    for name in train_agents.AGENTS:
         run = compose_training([f"agent={name}"])
         assert run.agent.description
-        plain = asdict(train_agents.AGENTS[name].config(name=name, description=run.agent.description))
-        assert asdict(run.agent) == plain
+        assert asdict(run.agent) == asdict(train_agents.default_config(name))
     run = compose_training([])
     assert run.agent.name == "maskable_ppo"
     assert run.scenario["train_rows"] == [0, 50000]

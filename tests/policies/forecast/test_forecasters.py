@@ -17,7 +17,6 @@ from virtgym.envs.traces import read_trace
 from virtgym.policies.forecast.forecasters import (
     FORECASTERS,
     Forecaster,
-    forecaster_defaults,
     make_forecaster,
 )
 from virtgym.policies.forecast.history import History
@@ -276,9 +275,9 @@ def test_bad_histories_are_refused() -> None:
 
 def test_defaults_make_the_forecaster() -> None:
     for name in FORECASTERS:
-        assert make_forecaster(name) == make_forecaster(name, **forecaster_defaults(name))
-    assert forecaster_defaults("loess0")["degree"] == 0
-    assert forecaster_defaults("loess")["degree"] == 1
+        assert make_forecaster(name) == make_forecaster(name, **FORECASTERS.find(name).defaults)
+    assert FORECASTERS.find("loess0").defaults["degree"] == 0
+    assert FORECASTERS.find("loess").defaults["degree"] == 1
 
 
 def test_history_holds_the_newest_samples_in_one_piece() -> None:
@@ -324,11 +323,11 @@ def test_history_refuses_what_is_no_sample() -> None:
 
 
 def test_detectors_and_forecasters_mean_the_same() -> None:
-    from virtgym.policies.literature.detectors import DETECTORS
+    from virtgym.policies.literature.parts import DETECTORS
 
     y = np.random.default_rng(0).random((10, 6))
     for name in ("ols", "loess"):
-        taps = DETECTORS[name].taps(10, 1)
+        taps = DETECTORS.find(name).factory.taps(10, 1)
         np.testing.assert_allclose(make_forecaster(name, window=10).predict(y), taps @ y, atol=1e-12)
 
 

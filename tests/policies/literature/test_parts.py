@@ -13,6 +13,7 @@ from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.jit.sorting import sort_ascending
 from virtgym.policies.forecast import regression
 from virtgym.policies.literature import detectors as d
+from virtgym.policies.literature.parts import DETECTORS, IQR, MAD
 from virtgym.policies.literature.selectors import multiple_correlation, splitmix
 
 F8 = NDArray[np.float64]
@@ -29,7 +30,7 @@ def weighted_line(y: F8, weights: F8, at: float) -> float:
 @pytest.mark.parametrize("horizon", [1, 2, 5])
 @pytest.mark.parametrize("window", [3, 10, 17])
 def test_ols_taps_are_an_unweighted_straight_line(window: int, horizon: int) -> None:
-    taps = d.DETECTORS["ols"].taps(window, horizon)
+    taps = DETECTORS.find("ols").factory.taps(window, horizon)
     for seed in range(20):
         y = np.random.default_rng(seed).random(window)
         line = np.polynomial.Polynomial.fit(np.arange(1, window + 1), y, 1)
@@ -39,12 +40,12 @@ def test_ols_taps_are_an_unweighted_straight_line(window: int, horizon: int) -> 
 def test_ols_taps_of_ten_samples_are_the_textbook_filter() -> None:
     # 1/10 + (11 - 5.5)(x - 5.5) / 82.5 for x = 1..10
     expected = [-0.2, -2 / 15, -1 / 15, 0, 1 / 15, 2 / 15, 0.2, 4 / 15, 1 / 3, 0.4]
-    np.testing.assert_allclose(d.DETECTORS["ols"].taps(10, 1), expected, atol=1e-12)
+    np.testing.assert_allclose(DETECTORS.find("ols").factory.taps(10, 1), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("window", [4, 10, 15])
 def test_loess_taps_are_a_tricube_weighted_line(window: int) -> None:
-    taps = d.DETECTORS["loess"].taps(window, 1)
+    taps = DETECTORS.find("loess").factory.taps(window, 1)
     u = np.arange(window - 1, -1, -1) / (window - 1)  # distance from the newest sample, newest last
     weights = (1 - u**3) ** 3
     for seed in range(20):
@@ -57,7 +58,7 @@ def test_loess_weighs_the_newest_most_and_ols_does_not_weigh() -> None:
     assert (np.diff(weights) > 0).all()
     assert weights[0] == 0
     assert weights[-1] == 1
-    ols, loess = (d.DETECTORS[n].taps(10, 1) for n in ("ols", "loess"))
+    ols, loess = (DETECTORS.find(n).factory.taps(10, 1) for n in ("ols", "loess"))
     assert loess[-1] > ols[-1] + 0.05
     for taps in (ols, loess):  # both keep constants and straight lines
         assert taps.sum() == pytest.approx(1)
@@ -89,7 +90,7 @@ def test_robust_loess_ignores_an_outlier_and_keeps_exact_lines() -> None:
     spiked = line + 0.01 * np.array([1, -1, 1, 1, -1, -1, 1, -1, 1, -1])
     spiked[7] += 20
     assert regression.forecast_robust(spiked, weights, 10, 1, np.zeros(20)) == pytest.approx(10, abs=0.1)
-    assert d.DETECTORS["loess"].taps(10, 1) @ spiked > 12
+    assert DETECTORS.find("loess").factory.taps(10, 1) @ spiked > 12
     for y in (line, np.zeros(10), np.full(10, 3.0)):
         assert regression.forecast_robust(y, weights, 10, 1, np.zeros(20)) == pytest.approx(
             y[-1] + y[1] - y[0]
@@ -119,7 +120,7 @@ def test_iqr_is_a_difference_of_order_statistics() -> None:
 def test_window_statistics_keep_the_history() -> None:
     history = np.random.default_rng(0).random(12)
     before = history.copy()
-    for kind in (d.MAD, d.IQR):
+    for kind in (MAD, IQR):
         d.overloaded_history(kind, history, 12, 0.5, 1.0, 1.5, np.ones(3), 1, np.zeros(24))
     np.testing.assert_array_equal(history, before)
 

@@ -18,7 +18,7 @@ from virtgym.envs.sim.simulator import ClusterView, Simulator
 from virtgym.envs.sim.state.cluster_state import MIG_NONE, PENDING, RUNNING
 from virtgym.envs.sim.workload import Workload
 from virtgym.policies.forecast.regression import tricube_weights
-from virtgym.policies.literature.detectors import DETECTORS
+from virtgym.policies.literature.parts import DETECTORS
 from virtgym.policies.literature.policy import ConsolidationPolicy
 
 SLACK = 1 + 1e-9
@@ -31,7 +31,7 @@ class Twin:
     def __init__(self, policy: ConsolidationPolicy, view: ClusterView, seed: int) -> None:
         self.policy, self.view, self.p = policy, view, view.params
         self.rng = np.random.default_rng(seed)
-        self.detector = DETECTORS[policy.detector]
+        self.detector = DETECTORS.find(policy.detector).factory
         self.safety = self.detector.safety if policy.safety is None else policy.safety
         self.window = self.detector.window if policy.window is None else policy.window
         self.additive = policy.detector in ("thr", "ols", "loess")

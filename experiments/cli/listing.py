@@ -1,0 +1,58 @@
+"""What there is, one line each; nothing heavy is imported unless parameters are asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+
+from ..config.listing import list_names, read_group_file
+
+LISTED: dict[str, tuple[str, ...]] = {
+    "policies": ("virtgym.policies.registry:POLICIES",),
+    "agents": ("virtgym.experiments.training.agents:AGENTS",),
+    "detectors": ("virtgym.policies.literature.parts:DETECTORS",),
+    "selectors": ("virtgym.policies.literature.parts:SELECTORS",),
+    "forecasters": ("virtgym.policies.forecast.forecasters:FORECASTERS",),
+    "traces": tuple(f"virtgym.envs.traces:{kind}_FORMATS" for kind in ("TRACE", "REQUEST", "SERIES")),
+}
+"""Registries by the kind that lists them."""
+
+KINDS: tuple[str, ...] = ("scenarios", *LISTED, "envs")
+"""What ``virtgym list`` can list."""
+
+_ENVS = {
+    "virtgym/Cluster-v0": "operate a cluster interval by interval: migrations, host power, placement",
+    "virtgym/Placement-v0": "place one VM request after the other on host and NUMA node",
+}
+
+
+def list_kind(kind: str, verbose: bool = False) -> Iterator[tuple[str, str]]:
+    """Yield names and descriptions of one kind.
+
+    Args:
+        kind: One of ``KINDS``.
+        verbose: Whether to add parameters with their defaults.
+    """
+    if kind == "scenarios":
+        for name in list_names("scenario"):
+            yield name, str(read_group_file("scenario", name).get("description", ""))
+    elif kind == "envs":
+        import gymnasium as gym
+
+        import virtgym.envs  # noqa: F401 - registers the environments
+
+        for name in sorted(name for name in gym.registry if name.startswith("virtgym/")):
+            yield name, _ENVS.get(name, str(gym.registry[name].entry_point))
+    else:
+        for path in LISTED[kind]:
+            module, _, attribute = path.partition(":")
+            registry = getattr(importlib.import_module(module), attribute)
+            for name, text in registry.items():
+                yield name, f"{text}{_show(registry.find(name).defaults)}" if verbose else text
+
+
+def _show(defaults: dict[str, object]) -> str:
+    words = {"None": "null", "True": "true", "False": "false"}
+    shown = (f"{key}={words.get(str(value), value)}" for key, value in defaults.items() if value != "")
+    text = ", ".join(shown)
+    return f"  [{text}]" if text else ""
