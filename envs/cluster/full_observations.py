@@ -20,10 +20,8 @@ from ..observation_columns import (
     VM_COLUMNS,
 )
 from ..sim.engine.full_clock import carbon_now, fragments_now
-from ..sim.models.power import ON
-from ..sim.models.power_states import FAILED, RESUMING, STANDBY, SUSPENDING
-from ..sim.models.precopy import INIT, PULL, RESUME, ROUND, STOP
-from ..sim.models.precopy_config import MBIT_PER_MIB
+from ..sim.models.power import FAILED, ON, RESUMING, STANDBY, SUSPENDING
+from ..sim.models.precopy import INIT, MBIT_PER_MIB, PULL, RESUME, ROUND, STOP
 from ..sim.state.cluster_state import (
     ABSENT,
     DEPARTED,

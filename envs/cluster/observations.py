@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from ..jit.handle import make_handle
 from ..jit.kernels import kernel
 from ..observation_columns import HOST_COLUMNS, VM_COLUMNS, Column, columns_of
-from ..sim.models.power import BOOTING, OFF, ON, SHUTTING_DOWN
-from ..sim.models.power_states import RESUMING, SUSPENDING
+from ..sim.models.power import BOOTING, OFF, ON, RESUMING, SHUTTING_DOWN, SUSPENDING
 from ..sim.simulator import Simulator
 from ..sim.state.cluster_state import ABSENT, DEPARTED, MIG_COPYING, MIG_NONE, PENDING, RUNNING, ClusterState
 from ..sim.state.parameters import ClusterParams

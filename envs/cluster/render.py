@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ..sim.models.power import BOOTING, OFF, ON, SHUTTING_DOWN
-from ..sim.models.power_states import FAILED, RESUMING, STANDBY, SUSPENDING
+from ..sim.models.power import BOOTING, FAILED, OFF, ON, RESUMING, SHUTTING_DOWN, STANDBY, SUSPENDING
 from ..sim.simulator import Simulator
 
 U1 = NDArray[np.uint8]

@@ -7,7 +7,7 @@ that ship are in ``conf/scenario/NAME.yaml``. A key that does not exist is an er
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..errors import ConfigError
 from ..placement.games import PlacementConfig, PlacementGames, fits_empty_host
 from ..traces import RequestTrace, read_requests, read_windows
 from .build import check_source, need_generated, refuse_oversized
+from .nodes import schema_of
 from .scenario import load_scenario_config
 from .schema import GENERATORS, TraceConfig, dotted_keys, merge_schema, no_key
 
@@ -151,13 +152,11 @@ def check_placement_keys(values: Mapping[str, Any]) -> PlacementConfig:
     hints = get_type_hints(PlacementConfig)
     for key in values:
         if key not in hints:
-            raise no_key(f"placement.{key}", list(hints))
-    # The dataclass is frozen, and OmegaConf would not write into a frozen schema.
-    schema = make_dataclass(
-        "PlacementKeys", [(f.name, hints[f.name], field(default=f.default)) for f in fields(PlacementConfig)]
-    )
+            raise no_key(f"scenario.placement.{key}", list(hints))
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(dict(values)))
+        merged = OmegaConf.merge(
+            OmegaConf.structured(schema_of(PlacementConfig)), OmegaConf.create(dict(values))
+        )
     except OmegaConfBaseException as error:
         first = str(error).splitlines()[0]
         raise ConfigError(f"scenario.placement.{error.full_key}: {first}") from None

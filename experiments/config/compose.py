@@ -8,6 +8,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from virtgym.envs.errors import ConfigError
+from virtgym.envs.scenarios.nodes import default_keys, schema_of
 from virtgym.envs.scenarios.placement import check_drawn, check_placement_keys
 from virtgym.envs.scenarios.schema import dotted_keys, replace_generator, unknown_key
 
@@ -171,7 +172,7 @@ def _check_key(command: str, key: str, value: str) -> None:
     if key == "experiment" and command != "train" and experiment_agent(unquote(value)):
         raise ConfigError(f"{key}={value}: trains an agent; use virtgym train {key}={value}")
     if first == "scenario" and rest:
-        _check_scenario_key(key, rest.split("."), ScenarioNode)
+        _check_scenario_key(key, rest.split("."), schema_of(ScenarioNode))
 
 
 def _is_file(value: str) -> bool:
@@ -244,7 +245,7 @@ def _of_its_kind(scenario: dict[str, Any], typed: Sequence[str] = ()) -> dict[st
     if kind not in DEFAULT_POLICIES:
         raise ConfigError(f"scenario.kind={kind}: must be one of {', '.join(DEFAULT_POLICIES)}")
     allowed = scenario_keys(kind if kind == "placement" else "cluster")
-    plain = asdict(ScenarioNode())
+    plain = default_keys(ScenarioNode)
     for key, value in scenario.items():
         if key not in (*allowed, "_target_") and value != plain[key]:
             raise ConfigError(
@@ -326,7 +327,7 @@ def _store_scenario_file(path: str) -> str:
     for dotted in _dotted(plain):
         if dotted != ["_target_"]:
             try:
-                _check_scenario_key("scenario." + ".".join(dotted), dotted, ScenarioNode)
+                _check_scenario_key("scenario." + ".".join(dotted), dotted, schema_of(ScenarioNode))
             except ConfigError as error:
                 raise ConfigError(f"{path}: {error}") from None
     ConfigStore.instance().store(group="scenario", name=_USER_FILE, node=node)
@@ -350,7 +351,7 @@ def _compose(texts: list[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    ConfigStore.instance().store(name="run_schema", node=schema_of(RunConfig))
     try:
         with initialize_config_module("virtgym.conf", version_base="1.3"):
             config = compose("config", overrides=texts)

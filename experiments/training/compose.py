@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from virtgym.envs.errors import ConfigError
+from virtgym.envs.scenarios.nodes import schema_of
 from virtgym.policies.learned.architecture import Architecture, Layout
 
 from ..config.compose import (
@@ -47,7 +48,7 @@ def store_schemas() -> None:
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
-    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="train_schema", node=schema_of(TrainConfig))
     for name, kind in AGENTS.items():
         store.store(group="agent", name=f"{name}_schema", node=kind.config)
         if name not in list_names("agent"):  # registered by somebody else, without a file

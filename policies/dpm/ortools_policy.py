@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.engine.orders import may_go_on
-from virtgym.envs.sim.models.power import BOOTING, ON
-from virtgym.envs.sim.models.power_states import RESUMING
+from virtgym.envs.sim.models.power import BOOTING, ON, RESUMING
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state.cluster_state import MIG_NONE, RUNNING
 

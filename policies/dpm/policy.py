@@ -15,8 +15,7 @@ from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.engine.orders import may_go_on
-from virtgym.envs.sim.models.power import BOOTING, ON
-from virtgym.envs.sim.models.power_states import RESUMING
+from virtgym.envs.sim.models.power import BOOTING, ON, RESUMING
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING, STARTING
 from virtgym.envs.sim.state.parameters import ClusterParams

@@ -27,8 +27,7 @@ from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.config import ARRIVAL_RULES
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.guests import GuestProfile
-from virtgym.envs.sim.models.power import BOOTING
-from virtgym.envs.sim.models.power_states import RESUMING
+from virtgym.envs.sim.models.power import BOOTING, RESUMING
 from virtgym.envs.sim.models.recovery import restart_order
 from virtgym.envs.sim.simulator import ClusterView, Simulator
 from virtgym.envs.sim.state.cluster_state import MIG_NONE, PENDING, RUNNING, STARTING

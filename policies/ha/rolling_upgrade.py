@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.decisions import Decisions
-from virtgym.envs.sim.models.power import BOOTING, ON
-from virtgym.envs.sim.models.power_states import RESUMING
+from virtgym.envs.sim.models.power import BOOTING, ON, RESUMING
 from virtgym.envs.sim.simulator import ClusterView, Simulator
 from virtgym.envs.sim.state.cluster_state import MIG_NONE, RUNNING
 

@@ -42,8 +42,7 @@ from virtgym.envs.sim.models.admission import (
     hosts_that_may_leave,
     slot_size,
 )
-from virtgym.envs.sim.models.power import BOOTING, ON
-from virtgym.envs.sim.models.power_states import RESUMING
+from virtgym.envs.sim.models.power import BOOTING, ON, RESUMING
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING, STARTING
 

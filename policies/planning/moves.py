@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from virtgym.envs.jit.by_model import by_model
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.engine.copies import copy_energy_j, copy_memory_mib
-from virtgym.envs.sim.models.precopy import plan_copy
-from virtgym.envs.sim.models.precopy_config import MBIT_PER_MIB
+from virtgym.envs.sim.models.precopy import MBIT_PER_MIB, plan_copy
 
 I4 = NDArray[np.int32]
 F8 = NDArray[np.float64]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.jit.kernels import kernel
-from virtgym.envs.sim.models.power_states import curve_power
+from virtgym.envs.sim.models.power import curve_power
 from virtgym.envs.sim.state.parameters import ClusterParams
 
 F8 = NDArray[np.float64]

@@ -10,7 +10,7 @@ A host that is over a limit *now* may keep VMs that it holds, but may not receiv
 a limit, and every plan can be compared with it. ``evaluate`` is the one judge of plans; searches and bounds
 work with their own, faster forms of the same rules.
 
-Energy of a migration, where nobody knows better: 0.512 J per MB moved + 20.2 J (``sim.precopy_config``).
+Energy of a migration, where nobody knows better: 0.512 J per MB moved + 20.2 J (``sim.precopy``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virtgym.envs.errors import ConfigError
-from virtgym.envs.sim.models.precopy_config import PrecopyConfig, migration_energy_j
+from virtgym.envs.sim.models.precopy import PrecopyConfig, migration_energy_j
 
 from .nodes import VmNodes, nodes_have_room
 

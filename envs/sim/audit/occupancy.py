@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.power import BOOTING, OFF, ON, SHUTTING_DOWN
-from ..models.power_states import FAILED, RESUMING, STANDBY, SUSPENDING
+from ..models.power import BOOTING, FAILED, OFF, ON, RESUMING, SHUTTING_DOWN, STANDBY, SUSPENDING
 from ..state.cluster_state import (
     ABSENT,
     DEPARTED,

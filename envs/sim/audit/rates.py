@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.power import BOOTING, ON, SHUTTING_DOWN
-from ..models.power_states import RESUMING, STANDBY, SUSPENDING
+from ..models.power import BOOTING, ON, RESUMING, SHUTTING_DOWN, STANDBY, SUSPENDING
 from ..state.accumulators import Rates
 from ..state.cluster_state import MIG_COPYING, PENDING, RUNNING, ClusterState
 from ..state.parameters import ClusterParams

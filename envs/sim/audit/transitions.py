@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.power import BOOTING, OFF, ON, SHUTTING_DOWN
-from ..models.power_states import FAILED, STANDBY
+from ..models.power import BOOTING, FAILED, OFF, ON, SHUTTING_DOWN, STANDBY
 from ..state.accumulators import Totals
 from ..state.cluster_state import ABSENT, DEPARTED, MIG_NONE, PENDING, RUNNING, STARTING, ClusterState
 from ..state.parameters import ClusterParams

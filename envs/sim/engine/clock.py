@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from ...jit.by_model import by_model
 from ...jit.kernels import kernel
-from ..models.power import OFF, ON
-from ..models.power_states import curve_power
+from ..models.power import OFF, ON, curve_power
 from ..state.cluster_state import ABSENT, PENDING, ClusterState
 from ..state.parameters import ClusterParams
 from .copies import finish_migration

@@ -14,8 +14,7 @@ import numpy as np
 from ...jit.kernels import kernel
 from ..models.numa import rebalance_host
 from ..models.numa_nodes import fragment_rate
-from ..models.power import OFF, ON
-from ..models.power_states import FAILED
+from ..models.power import FAILED, OFF, ON
 from ..state.accumulators import FRESH
 from ..state.cluster_state import FullState
 from ..state.parameters import FullParams

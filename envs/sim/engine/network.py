@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from ...jit.kernels import kernel
 from ..models.fair_share import max_min_rates
-from ..models.precopy import INIT, PULL, RESUME, advance_copy, next_event
-from ..models.precopy_config import MBIT_PER_MIB
+from ..models.precopy import INIT, MBIT_PER_MIB, PULL, RESUME, advance_copy, next_event
 from ..state.accumulators import FRESH, PIECES_FRESH
 from ..state.cluster_state import MIG_COPYING, FullState
 from ..state.parameters import FullParams

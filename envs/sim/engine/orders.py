@@ -11,8 +11,7 @@ from ...jit.by_model import by_model
 from ...jit.kernels import kernel
 from ..models.compatibility import MOVE_REFUSED_DEVICE, MOVE_REFUSED_FEATURES, MOVE_REFUSED_KERNEL
 from ..models.overhead import OS_LEVEL
-from ..models.power import BOOTING, OFF, ON
-from ..models.power_states import FAILED, RESUMING, STANDBY
+from ..models.power import BOOTING, FAILED, OFF, ON, RESUMING, STANDBY
 from ..models.precopy import PULL
 from ..state.cluster_state import MIG_NONE, PENDING, RUNNING, ClusterState
 from ..state.parameters import ClusterParams

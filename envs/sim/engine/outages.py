@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 
 from ...jit.kernels import kernel
 from ..models.failures import HOST_FAILS, VM_CRASHES
-from ..models.power import BOOTING, OFF, ON, SHUTTING_DOWN
-from ..models.power_states import FAILED, RESUMING, SUSPENDING
+from ..models.power import BOOTING, FAILED, OFF, ON, RESUMING, SHUTTING_DOWN, SUSPENDING
 from ..models.precopy import PULL
 from ..state.cluster_state import MIG_COPYING, PENDING, RUNNING, ClusterState
 from ..state.parameters import ClusterParams

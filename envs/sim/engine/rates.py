@@ -25,8 +25,7 @@ from ..models.io_path import io_cost
 from ..models.memory_tiers import reclaim_host
 from ..models.numa import apply_numa_host
 from ..models.overhead import guest_work, vm_overhead
-from ..models.power import BOOTING, OFF, ON
-from ..models.power_states import FAILED, RESUMING, STANDBY, curve_power
+from ..models.power import BOOTING, FAILED, OFF, ON, RESUMING, STANDBY, curve_power
 from ..models.precopy import RESUME, STOP, cpu_factor
 from ..models.scheduling import schedule_host
 from ..models.standby import mirror_loss
@@ -219,7 +218,7 @@ def _add_vm_rates(p: FullParams, s: FullState, v: int, rates: Rates) -> None:
 def host_power(p: FullParams, s: FullState, h: int, load: float) -> Any:
     """Power of a host in its state, W (model.md §7).
 
-    On: its table or curve (``power_states``) at its load, at full power the curve's end. Off, failed: 0.
+    On: its table or curve (``power``) at its load, at full power the curve's end. Off, failed: 0.
     Booting, resuming: between idle and peak. Standby: a share of idle. Shutting down, suspending: idle.
 
     Args:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from ...jit.handle import Handle, make_handle
 from ..config import ARRIVAL_RULES, ClusterConfig, MigrationConfig
-from ..models.power_states import PowerConfig
-from ..models.precopy_config import PrecopyConfig
+from ..models.power import PowerConfig
+from ..models.precopy import PrecopyConfig
 from ..workload import Workload
 from .submodel_parameters import model_params
 
@@ -134,7 +134,7 @@ class ClusterParams(NamedTuple):
     sig_disk_read: F8  # (S, V) MB/s, or (0, 0)
     sig_disk_write: F8  # (S, V) MB/s, or (0, 0)
     sig_dirty: F8  # (S, V) MiB/s, or (0, 0)
-    copy_rule: int  # this and the next 11: ``precopy_config.PrecopyParams``
+    copy_rule: int  # this and the next 11: ``precopy.PrecopyParams``
     copy_threshold_mib: float
     copy_max_rounds: int
     copy_max_sent: float
@@ -154,7 +154,7 @@ class ClusterParams(NamedTuple):
     host_features: NDArray[np.uint64]  # (H,) CPU features
     host_baseline: NDArray[np.uint64]  # (H,) features that a VM switched on there sees
     vm_pinned: I1  # (V,) 1: a passthrough device that cannot migrate
-    curve_kind: I1  # (T,) index into power_states.CURVES
+    curve_kind: I1  # (T,) index into power.CURVES
     curve_exponent: F8  # (T,) exponent of the fan curve
     suspend_s: F8  # (H,) on to standby, s
     resume_s: F8  # (H,) standby to on, s
@@ -257,7 +257,7 @@ def _needs_full(config: ClusterConfig, model: dict[str, Any]) -> bool:
         model["has_failures"]
         or config.carbon is not None
         or config.power != PowerConfig()
-        or any(kind.curve is not None for kind in config.host_types)
+        or any(kind.curve.kind != "table" for kind in config.host_types)
         or len(model["host_features"])
         or len(model["host_virt_types"])
     )

@@ -28,8 +28,8 @@ from ..models.io_path import PASSTHROUGH, IoConfig, mode_table
 from ..models.memory import MemoryConfig, memory_inputs
 from ..models.numa_nodes import NumaParams, numa_params
 from ..models.overhead import SUPPORTED, SupportTable, profile_tables, support_code, support_table
-from ..models.power_states import CURVES
-from ..models.precopy_config import PrecopyConfig, migration_slots, precopy_params
+from ..models.power import CURVES
+from ..models.precopy import PrecopyConfig, migration_slots, precopy_params
 from ..models.scheduling import cpu_claims
 from ..models.standby import StandbyConfig, standby_params
 from ..workload import Workload
@@ -345,8 +345,8 @@ def _power(config: ClusterConfig) -> dict[str, Any]:
     power, carbon, n = config.power, config.carbon, config.n_hosts
     idle = _per_host(config, [kind.table_w[0] for kind in config.host_types])
     return {
-        "curve_kind": np.array([0 if c is None else CURVES.index(c.kind) for c in curves], dtype=np.int8),
-        "curve_exponent": np.array([1.0 if c is None else c.exponent for c in curves], dtype=np.float64),
+        "curve_kind": np.array([CURVES.index(c.kind) for c in curves], dtype=np.int8),
+        "curve_exponent": np.array([1.0 if c.kind == "table" else c.exponent for c in curves]),
         "suspend_s": np.full(n, float(power.suspend_time_s)),
         "resume_s": np.full(n, float(power.resume_time_s)),
         "standby_w": power.standby_share * idle,

@@ -34,8 +34,8 @@ from virtgym.envs.sim.models.overhead import (
     InstructionProfile,
     OverheadConfig,
 )
-from virtgym.envs.sim.models.power_states import PowerConfig, PowerCurve
-from virtgym.envs.sim.models.precopy_config import PrecopyConfig, precopy_params
+from virtgym.envs.sim.models.power import PowerConfig, PowerCurve
+from virtgym.envs.sim.models.precopy import PrecopyConfig, precopy_params
 from virtgym.envs.sim.models.recovery import RecoveryConfig
 from virtgym.envs.sim.models.scheduling import CpuControl, SchedulingConfig
 from virtgym.envs.sim.models.standby import StandbyConfig

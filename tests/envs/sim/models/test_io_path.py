@@ -23,7 +23,7 @@ from virtgym.envs.sim.models.io_path import (
     io_cost,
     mode_table,
 )
-from virtgym.envs.sim.models.precopy_config import MBIT_PER_MIB, PrecopyConfig
+from virtgym.envs.sim.models.precopy import MBIT_PER_MIB, PrecopyConfig
 
 F8 = NDArray[np.float64]
 Make = Callable[..., Any]
