@@ -19,9 +19,10 @@ from .engine.full_clock import advance_full, prepare_full, start_full
 from .engine.hub import connect
 from .engine.orders import apply_orders
 from .metrics import StepMetrics, summarize
+from .state.build import make_params
 from .state.cluster_state import ClusterState, allocate_state, copy_state, digest, read_only, shape_of
-from .state.parameters import ClusterParams, bind_params, make_params
-from .state.submodel_parameters import sample_faults
+from .state.faults import sample_faults
+from .state.parameters import ClusterParams, bind_params
 from .workload import Workload
 
 

@@ -14,7 +14,7 @@ from virtgym.envs.scenarios.profiles import build_profiles
 from virtgym.envs.scenarios.scenario import Scenario, build_scenario, load_scenario_config
 from virtgym.envs.scenarios.schema import OutageGroup
 from virtgym.envs.sim.guests import GUEST_PROFILES
-from virtgym.envs.sim.state.submodel_parameters import model_params
+from virtgym.envs.sim.state.build import make_params
 from virtgym.experiments.config.compose import compose_run
 from virtgym.experiments.config.overrides import PolicySpec
 from virtgym.experiments.run.fingerprint import config_hash
@@ -27,7 +27,7 @@ def small(**overrides: Any) -> Scenario:
 
 
 def flags(scenario: Scenario) -> set[str]:
-    p = model_params(scenario.cluster, scenario.workload)
+    p = make_params(scenario.cluster, scenario.workload)._asdict()
     return {name.removeprefix("has_") for name in p if name.startswith("has_") and p[name]}
 
 
@@ -301,8 +301,8 @@ def test_a_trace_of_failures_is_replayed(tmp_path: Path) -> None:
 
 def test_domains_are_there_for_standby_without_failures() -> None:
     scenario = small(**{"failures.domains": [DOMAIN], "standby.enabled": True})
-    p = model_params(scenario.cluster, scenario.workload)
-    assert p["host_domains"][:3, 0].tolist() == [0, 0, -1]
+    p = make_params(scenario.cluster, scenario.workload)
+    assert p.host_domains[:3, 0].tolist() == [0, 0, -1]
 
 
 def test_what_a_file_says_decides_a_row_not_where_it_lies(tmp_path: Path) -> None:
@@ -334,15 +334,3 @@ def test_planetlab_full_has_everything_on_and_the_cluster_of_planetlab() -> None
 
 
 SHORT = {"trace.options.n_vms": 40}
-
-
-def test_parameters_have_the_names_that_the_engine_asks_for() -> None:
-    from virtgym.envs.sim.state import parameters as params
-
-    scenario = build_scenario("planetlab_full", overrides=SHORT)
-    made = params.make_params(scenario.cluster, scenario.workload)
-    ours = model_params(scenario.cluster, scenario.workload)
-    assert set(ours) <= set(made._fields)
-    after = made._fields[made._fields.index("full") :]
-    derived = {"protected_vms", "mem_overcommit", "migration_j", "migration_j_per_mb"}
-    assert set(after) - set(ours) == derived | {"fail_time_s", "fail_item", "fail_kind"}
