@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from ..errors import ConfigError
+from ..checks import need_choice
 from ..jit.handle import make_handle
 from ..jit.kernels import kernel
 from ..observation_columns import Column
@@ -375,8 +375,7 @@ def observation_columns(observation: str = "basic") -> dict[str, tuple[Column, .
     Raises:
         ConfigError: If there is no such observation.
     """
-    if observation not in OBSERVATIONS:
-        raise ConfigError(f"env.observation={observation}: must be one of {', '.join(OBSERVATIONS)}")
+    need_choice("env", "observation", observation, OBSERVATIONS)
     slots = observation == "slots"
     return {
         "nodes": NODE_COLUMNS + SLOT_NODE_COLUMNS * slots,

@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checks import need
 from ..errors import ConfigError
 from ..placement.games import PlacementConfig, PlacementGames, fits_empty_host
 from ..traces import RequestTrace, read_requests, read_windows
@@ -173,8 +174,7 @@ def _check(
     if result.kind != "placement":
         raise _wrong_kind(result.name, result.kind)
     check_drawn(result.windows, dotted_keys(overrides))
-    if result.n_windows < 1:
-        raise ConfigError(f"scenario.n_windows={result.n_windows}: must be at least 1")
+    need(result.n_windows >= 1, f"scenario.n_windows={result.n_windows}: must be at least 1")
     placement = check_placement_keys(result.placement)
     result.placement = asdict(placement)
     return result, placement

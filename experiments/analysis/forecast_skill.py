@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError, TraceError
 from virtgym.envs.traces import Trace
 from virtgym.policies.forecast.forecasters import FORECASTERS, Forecaster, make_forecaster
@@ -98,8 +99,7 @@ class SkillSettings:
             ("resamples", 100),
             ("origins", 1),
         ):
-            if getattr(self, key) < least:
-                raise ConfigError(f"{key}={getattr(self, key)}: must be at least {least}")
+            need(getattr(self, key) >= least, f"{key}={getattr(self, key)}: must be at least {least}")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.engine.orders import may_go_on
 from virtgym.envs.sim.models.power import BOOTING, ON, RESUMING
@@ -70,10 +71,8 @@ class OrtoolsDpmPolicy(DpmPolicy):
             ConfigError: Naming the parameter and what is allowed.
         """
         super().__post_init__()
-        if not self.period_s > 0.0:
-            raise ConfigError(f"policy.period_s={self.period_s}: must be positive")
-        if self.rounds < 0:
-            raise ConfigError(f"policy.rounds={self.rounds}: must be 0 or more")
+        need(self.period_s > 0.0, f"policy.period_s={self.period_s}: must be positive")
+        need(self.rounds >= 0, f"policy.rounds={self.rounds}: must be 0 or more")
         if self.time_limit_s is not None and not 0.0 < self.time_limit_s < np.inf:
             raise ConfigError(f"policy.time_limit_s={self.time_limit_s}: must be positive, or null")
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.sim.decisions import Decisions
@@ -118,8 +119,7 @@ class DpmPolicy(PlanningPolicy):
                 "target + tolerance must lie in 0..1"
             )
         for name in ("off_window_s", "on_window_s", "horizon_s", "overload", "relief", "fill"):
-            if not getattr(self, name) > 0.0:
-                raise ConfigError(f"policy.{name}={getattr(self, name)}: must be positive")
+            need(getattr(self, name) > 0.0, f"policy.{name}={getattr(self, name)}: must be positive")
         for name in (
             "spread",
             "min_hosts",
@@ -129,12 +129,12 @@ class DpmPolicy(PlanningPolicy):
             "min_off_s",
             "move_cost",
         ):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"policy.{name}={getattr(self, name)}: must be 0 or more")
+            need(getattr(self, name) >= 0, f"policy.{name}={getattr(self, name)}: must be 0 or more")
         if self.relief > self.overload:
             raise ConfigError(f"policy.relief={self.relief}: must be at most overload, {self.overload}")
-        if not 0.0 <= self.spare_share < 1.0:
-            raise ConfigError(f"policy.spare_share={self.spare_share}: must lie in 0..1, below 1")
+        need(
+            0.0 <= self.spare_share < 1.0, f"policy.spare_share={self.spare_share}: must lie in 0..1, below 1"
+        )
         if self.max_migrations is not None and self.max_migrations < 0:
             raise ConfigError(
                 f"policy.max_migrations={self.max_migrations}: must be 0 or more, or null for no limit"

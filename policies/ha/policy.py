@@ -23,6 +23,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.config import ARRIVAL_RULES
 from virtgym.envs.sim.decisions import Decisions
@@ -171,8 +172,7 @@ class HaPolicy(PlanningPolicy):
         one_of("policy.failover", self.failover, FAILOVER_MODES)
         for key in ("dependency_timeout_s", "failback_moves", "protection_moves"):
             value = getattr(self, key)
-            if not value >= 0:
-                raise ConfigError(f"policy.{key}={value}: must be 0 or more")
+            need(value >= 0, f"policy.{key}={value}: must be 0 or more")
 
     def reset(self, view: ClusterView, rng: np.random.Generator) -> None:
         """Bind the view, forget where VMs were."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.errors import ConfigError
+from virtgym.envs.checks import need
 from virtgym.envs.placement.games import PlacementGames
 from virtgym.envs.suggestions import one_of
 
@@ -78,12 +78,11 @@ class OrtoolsPlacementPolicy(PlacementPolicy):
         """
         one_of("policy.rule", self.rule, PLACEMENT_RULES[: PLACEMENT_RULES.index("random")])
         for name, least in (("history", 0), ("queue", 1), ("min_loss", 0), ("solver_seed", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"policy.{name}={getattr(self, name)}: must be at least {least}")
-        if not 0.0 < self.horizon <= 1000.0:
-            raise ConfigError(f"policy.horizon={self.horizon}: must be above 0, at most 1000")
-        if not 0.0 < self.time_limit < np.inf:
-            raise ConfigError(f"policy.time_limit={self.time_limit}: must be positive")
+            need(
+                getattr(self, name) >= least, f"policy.{name}={getattr(self, name)}: must be at least {least}"
+            )
+        need(0.0 < self.horizon <= 1000.0, f"policy.horizon={self.horizon}: must be above 0, at most 1000")
+        need(0.0 < self.time_limit < np.inf, f"policy.time_limit={self.time_limit}: must be positive")
 
     def reset(self, games: PlacementGames, rng: np.random.Generator) -> None:
         """Bind games; see ``PlacementPolicy``."""

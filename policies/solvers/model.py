@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.models.precopy import PrecopyConfig, migration_energy_j
 
@@ -172,20 +173,16 @@ class ConsolidationProblem:
             raise ConfigError("consolidation.node_cpu and node_mem: need one shape (hosts, nodes)")
 
     def _check_numbers(self, n_hosts: int) -> None:
-        if not 0.0 < self.horizon_s < np.inf:
-            raise ConfigError(f"consolidation.horizon_s={self.horizon_s}: must be positive")
+        need(0.0 < self.horizon_s < np.inf, f"consolidation.horizon_s={self.horizon_s}: must be positive")
         for name in ("cpu_share", "mem_share"):
             value = getattr(self, name)
-            if not 0.0 < value < np.inf:
-                raise ConfigError(f"consolidation.{name}={value}: must be positive")
+            need(0.0 < value < np.inf, f"consolidation.{name}={value}: must be positive")
         for name in ("reserve_cpu", "reserve_mem"):
             value = getattr(self, name)
-            if not 0.0 <= value < 1.0:
-                raise ConfigError(f"consolidation.{name}={value}: must lie in 0..1, below 1")
+            need(0.0 <= value < 1.0, f"consolidation.{name}={value}: must lie in 0..1, below 1")
         for name in ("min_hosts", "failover_hosts"):
             value = getattr(self, name)
-            if not 0 <= value <= n_hosts:
-                raise ConfigError(f"consolidation.{name}={value}: must lie in 0..{n_hosts}")
+            need(0 <= value <= n_hosts, f"consolidation.{name}={value}: must lie in 0..{n_hosts}")
 
     @property
     def n_vms(self) -> int:

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.suggestions import one_of
@@ -263,8 +264,7 @@ def _prices(problem: ConsolidationProblem, items: Items, price: F8 | None) -> F8
 def _check(threshold: float, memory_threshold: float, limit: float, measure: str) -> None:
     one_of("rebalancing.measure", measure, MEASURES)
     for name, value in (("threshold", threshold), ("memory_threshold", memory_threshold), ("limit", limit)):
-        if not value >= 0.0:
-            raise ConfigError(f"rebalancing.{name}={value}: must be 0 or more")
+        need(value >= 0.0, f"rebalancing.{name}={value}: must be 0 or more")
     if threshold == np.inf and memory_threshold == np.inf:
         raise ConfigError("rebalancing.threshold: CPU or memory needs one")
 
@@ -304,8 +304,7 @@ def solve_rebalancing(
         ConfigError: If an argument is not allowed.
     """
     _check(threshold, memory_threshold, limit, measure)
-    if not 0.0 < time_limit_s < np.inf:
-        raise ConfigError(f"rebalancing.time_limit_s={time_limit_s}: must be positive")
+    need(0.0 < time_limit_s < np.inf, f"rebalancing.time_limit_s={time_limit_s}: must be positive")
     started = time.monotonic()
     inner = _on_only(problem)
     items = make_items(inner)
