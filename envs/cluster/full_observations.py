@@ -275,7 +275,6 @@ def static_host_columns(p: ClusterParams, largest_mhz: float) -> F8:
     """Constant columns of the hosts, shape (H, 2).
 
     Args:
-        p: Parameters.
         largest_mhz: CPU of the largest host, MHz.
     """
     columns = np.zeros((len(p.host_type), len(FULL_HOST_COLUMNS) - HOST_STATIC))

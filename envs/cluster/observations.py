@@ -82,7 +82,6 @@ def remember(p: ClusterParams, s: ClusterState, b: Buffers, weight: float) -> No
     """Work out what the last interval did: shares of shortage and the weighted mean of demand.
 
     Args:
-        p: Parameters.
         s: State at the end of an interval.
         b: Buffers; their memory is rewritten.
         weight: Weight of the newest demand, 0...1.
@@ -233,8 +232,6 @@ def observe(
     """Write the observation and the mask.
 
     Args:
-        p: Parameters.
-        s: State.
         b: Buffers.
         chosen: The chosen VM, -1 = none.
         n_decisions: Decisions in this interval.

@@ -96,8 +96,6 @@ def play_batch(
     """Carry out an action in every episode that is not over; the others show what they showed, and pay 0.
 
     Args:
-        p: Parameters.
-        s: State.
         o: Buffers.
         e: Books.
         r: Rules of episodes.

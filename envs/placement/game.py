@@ -169,8 +169,6 @@ def step_game(p: PlacementParams, s: PlacementState, b: int, a: int) -> Any:
     """Carry out an action and go on to the next decision.
 
     Args:
-        p: Parameters.
-        s: State.
         b: The game, which must be playing.
         a: The action: a node, or one of ``p.reject_action`` and ``p.skip_action``.
 

@@ -212,7 +212,6 @@ def observe_game(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: 
     """Write observation and mask of a game.
 
     Args:
-        p: Parameters.
         s: State; it is read.
         o: Buffers; row b is written.
         b: The game.
@@ -308,8 +307,6 @@ def forfeit(p: PlacementParams, s: PlacementState, b: int, kind: int, scale: flo
     requests may be rejected, the penalty of all of them comes on top.
 
     Args:
-        p: Parameters.
-        s: State.
         b: The game.
         kind: Place of the reward in ``REWARDS``.
         scale: T, s.
@@ -343,8 +340,6 @@ def play_one(
     """Carry out an action, write its reward, and observe.
 
     Args:
-        p: Parameters.
-        s: State.
         o: Buffers; row b is written.
         b: The game, which must be playing.
         a: The action.

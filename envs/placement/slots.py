@@ -84,7 +84,6 @@ def write_slots(
     """Write the slot columns of a game.
 
     Args:
-        p: Parameters.
         s: State; it is read.
         b: The game; if it is over, no node fits, and what asks for a pending request is 0.
         table: Shapes (K, 3), see ``slot_table``.

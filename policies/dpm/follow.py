@@ -27,8 +27,6 @@ def follow_target(p: Any, s: Any, w: Any, target: I8, fill: float, high: float) 
     Hosts that the target empties give all of their VMs or none.
 
     Args:
-        p: Parameters of the cluster.
-        s: State of the cluster.
         w: The plan.
         target: Host of each VM, (V,), -1 = as it is.
         fill: Share of a host's CPU that may be asked for now.

@@ -89,7 +89,6 @@ def allocate_work(p: ClusterParams, state: ClusterState, rules: Rules) -> DpmWor
     Hosts are switched on by idle power per MHz, the thriftiest first.
 
     Args:
-        p: Parameters of the cluster.
         state: Its state, for the shape of the room of hosts.
         rules: Its placement rules.
     """

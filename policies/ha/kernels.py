@@ -66,8 +66,6 @@ def choose_host(
     the host; the least load with the VM; the lowest index.
 
     Args:
-        p: Parameters.
-        s: State.
         v: VM that waits for a host, or (``moves``) runs.
         vm_group: Group of every VM, shape (V,).
         allowed: Hosts to choose from, shape (H,).

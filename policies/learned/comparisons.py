@@ -89,8 +89,6 @@ def play_on(
     """Play a game to its end; returns what it costs, s.
 
     Args:
-        p: Parameters.
-        s: State.
         o: Buffers.
         net: The network.
         b: The game.

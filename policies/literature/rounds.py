@@ -389,7 +389,6 @@ def plan_round(p: Any, s: Any, w: Any, record: bool) -> None:
     """Plan one interval.
 
     Args:
-        p: Parameters of the cluster (handle).
         s: State of the cluster (read-only handle).
         w: Workspace (handle); the orders stand in its ``out_*`` arrays, their numbers in ``tally``.
         record: Whether the demand measured now is a new sample.

@@ -123,7 +123,6 @@ def allocate_workspace(
     """Make a workspace for a cluster.
 
     Args:
-        p: Parameters of the cluster.
         state: Its state, for the shape of the room of hosts.
         taps: Filter of the detector, shape (n,).
         tricube: Weights of the robust regression, shape (m,).

@@ -187,7 +187,6 @@ def reserve_node(
     """The feasible node that keeps the greatest reserve; among equals ``base``, then the lowest.
 
     Args:
-        p: Parameters.
         s: State; it is read.
         b: The game in it.
         table: Classes and values; its scratch is written.

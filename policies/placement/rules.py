@@ -158,7 +158,6 @@ def choose_node(p: PlacementParams, s: PlacementState, b: int, rule: int, keys: 
     """What a rule that looks at nothing but the state does with the pending request of a game.
 
     Args:
-        p: Parameters.
         s: State; it is read.
         b: The game.
         rule: Place of the rule in ``PLACEMENT_RULES``, up to ``random``.
@@ -191,7 +190,6 @@ def choose_by_rule(
     """What a rule does with the pending request of a game, and note it.
 
     Args:
-        p: Parameters.
         s: State; it is read.
         b: The game.
         rule: Place of the rule in ``PLACEMENT_RULES``.

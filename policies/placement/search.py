@@ -60,7 +60,6 @@ def reserve_nodes(
     """Let every game choose by reserve, and count its queue.
 
     Args:
-        p: Parameters.
         s: B games; they are read.
         table: Classes of B games; they learn.
         base: Number of the rule that decides between equals.
@@ -100,7 +99,6 @@ def pack_queue(
     """Place the first n of the queue one by one, each by reserve, with no time passing.
 
     Args:
-        p: Parameters.
         s: The games; they are read.
         b: Which game.
         t: A state of which game 0 is used up.
@@ -197,7 +195,6 @@ def look_ahead(
     plan is only replaced by a better one, so the game costs no more than the best rule's from its start.
 
     Args:
-        p: Parameters.
         s: The games; they are read.
         b: Which game.
         t: A state of which game 0 is used up.

@@ -27,7 +27,6 @@ def home_of(s: Any, v: int) -> Any:
     """Host of a VM, or the one that its migration or start will bring it to; -1 = none.
 
     Args:
-        s: State of the cluster (handle).
         v: VM.
     """
     return _home(s.vm_host, s.vm_dest, s.copy_phase, v)

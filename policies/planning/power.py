@@ -31,7 +31,6 @@ def host_watts(p: Any, h: int, load_mhz: float) -> Any:
     """Facility power of a running host at a load, W.
 
     Args:
-        p: Parameters of the cluster (handle).
         h: Host.
         load_mhz: Load, MHz; clamped to what the host has.
     """
@@ -44,8 +43,6 @@ def power_tables(p: ClusterParams) -> F8:
     For planners that need straight lines. Tables stay as they are; where some curve is none, each interval is
     divided, and the points between lie on the simulator's curve.
 
-    Args:
-        p: Parameters of the cluster.
     """
     if not p.curve_kind.any():
         return np.ascontiguousarray(p.pue * p.power_w)

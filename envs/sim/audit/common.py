@@ -122,7 +122,6 @@ def check_queue(
     """The event queue holds exactly what is due, in the order of a heap.
 
     Args:
-        s: State.
         due: (time, kind, item) of every event that must be there.
         may: Of events that may be there too.
         report: Where violations go.

@@ -40,7 +40,6 @@ def check_memory(p: ClusterParams, s: ClusterState, report: Report) -> None:
     """Check where the memory of every host and VM is, and what it costs.
 
     Args:
-        p: Parameters.
         s: State whose places have been checked.
         report: Where violations go.
     """

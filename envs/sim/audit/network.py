@@ -60,7 +60,6 @@ def check_network(p: ClusterParams, s: ClusterState, report: Report) -> None:
     """Check the rates of all flows.
 
     Args:
-        p: Parameters.
         s: State whose places have been checked.
         report: Where violations go.
     """

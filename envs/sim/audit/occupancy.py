@@ -59,8 +59,6 @@ def check_places(p: ClusterParams, s: ClusterState, report: Report) -> None:
     """Check states, rooms, hosts, migrations and events, once the lists are known to be right.
 
     Args:
-        p: Parameters.
-        s: State.
         report: Where violations go.
     """
     _check_vms(p, s, report)

@@ -25,7 +25,6 @@ def check_quiet(p: ClusterParams, s: ClusterState, old: Old, struck: Any, report
     """Work out again the energy of undisturbed hosts and the unserved CPU of their VMs.
 
     Args:
-        p: Parameters.
         s: State now.
         old: Arrays of the state before.
         struck: Hosts that failed or were repaired since, shape (H,).

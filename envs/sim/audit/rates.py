@@ -35,7 +35,6 @@ def check_rates(p: ClusterParams, s: ClusterState, report: Report) -> None:
     """Check demand, claims, allocations, slowdowns, work, power and what hosts add to the totals.
 
     Args:
-        p: Parameters.
         s: State whose places have been checked.
         report: Where violations go.
     """

@@ -53,7 +53,6 @@ def check_window(p: ClusterParams, s: ClusterState, old: Old, report: Report) ->
     """Check what happened since an earlier state of the same simulator.
 
     Args:
-        p: Parameters.
         s: State now; it has been checked.
         old: Arrays of the earlier state by name.
         report: Where violations go.

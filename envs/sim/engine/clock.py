@@ -184,7 +184,6 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
     """Run the cluster up to a time; nothing is decided on the way but arrivals.
 
     Args:
-        p: Parameters.
         s: State, measured at ``clock.now_s``.
         until_s: End, s; the state is measured there.
     """

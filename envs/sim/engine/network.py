@@ -199,7 +199,6 @@ def share_network(p: FullParams, s: FullState, hosts: I4, n: int, again: I1) -> 
     """Work out the network's rates again on some hosts, and on all that these can affect.
 
     Args:
-        p: Parameters.
         s: State; ``clock.event_s`` is now. ``host_mark`` is the place on the list plus one, and 0 elsewhere.
         hosts: List of hosts on which something changed, shape (H,); those that they affect are added.
         n: Length of the list.
@@ -255,7 +254,6 @@ def renew_rates(p: FullParams, s: FullState, a: int, b: int, changed: int, elaps
     """Work out rates again after something happened on one or two hosts.
 
     Args:
-        p: Parameters.
         s: State; ``clock.event_s`` is now.
         a: Host.
         b: Another host, -1 = none.

@@ -91,8 +91,6 @@ def check_move_beside(p: ClusterParams, s: ClusterState, room: Any, v: int, h: i
     """The same where room is taken otherwise than now, such as by the orders of a plan.
 
     Args:
-        p: Parameters.
-        s: State.
         room: Handle or record with the fields of the state that ``residents.count_room`` writes.
         v: VM.
         h: Host.
@@ -324,8 +322,6 @@ def apply_orders(
     """Carry out one interval's orders; refused ones change nothing.
 
     Args:
-        p: Parameters.
-        s: State.
         power_on: Hosts to switch on.
         full_power: Hosts to run without power management.
         place_vm: Waiting VMs.

@@ -308,7 +308,6 @@ def restart_waiting(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: 
 
     Args:
         p: Parameters; with ``restart_rule`` 1 it is the policy's task and nothing happens here.
-        s: State.
         now_s: Now, s.
         elapsed_s: Time since the segment began, s.
     """

@@ -222,8 +222,6 @@ def host_power(p: FullParams, s: FullState, h: int, load: float) -> Any:
     Booting, resuming: between idle and peak. Standby: a share of idle. Shutting down, suspending: idle.
 
     Args:
-        p: Parameters.
-        s: State.
         h: Host.
         load: CPU load; clamped to 0...1.
     """
@@ -249,7 +247,6 @@ def rate_host(p: FullParams, s: FullState, h: int, elapsed_s: float) -> None:
     """Work out everything that one host and its VMs do until the next event.
 
     Args:
-        p: Parameters.
         s: State with demand, network shares and the lists of the host up to date; ``clock.event_s`` is now.
         h: Host.
         elapsed_s: Time since the segment began, s.

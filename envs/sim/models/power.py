@@ -97,7 +97,6 @@ def curve_power(p: Any, kind: int, load: float) -> Any:
     """Power of a running host, W: what the simulator draws and what planners predict.
 
     Args:
-        p: Parameters of the cluster (handle).
         kind: Host type.
         load: CPU load; clamped to 0...1.
     """

@@ -301,7 +301,6 @@ def finish_phase(p: PrecopyParams, s: PrecopyState, v: int, memory_mib: float, w
     """Take a migration whose phase has ended into its next one.
 
     Args:
-        p: Parameters.
         s: State; rewritten. After DONE, ``sent_mib`` and ``down_s`` still hold what it cost.
         v: VM.
         memory_mib: Its memory M, MiB.
@@ -439,7 +438,6 @@ def plan_precopy(
     """What migrations cost if nothing changes on the way.
 
     Args:
-        p: Parameters.
         memory_mib: M, MiB, shape (N,).
         working_mib: W, MiB, inf = no cap, shape (N,).
         rate_mib_s: R, MiB/s, shape (N,); 0 = never ends.
