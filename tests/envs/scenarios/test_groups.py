@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from virtgym.envs.errors import ConfigError, TraceError
-from virtgym.envs.scenarios.profiles import build_profiles
+from virtgym.envs.placement.games import PlacementConfig
+from virtgym.envs.scenarios.nodes import default_keys, made
+from virtgym.envs.scenarios.profiles import ProfileGroup, build_profiles
 from virtgym.envs.scenarios.scenario import Scenario, build_scenario, load_scenario_config
-from virtgym.envs.scenarios.schema import OutageGroup
+from virtgym.envs.scenarios.schema import OutageGroup, ScenarioConfig
 from virtgym.envs.sim.guests import GUEST_PROFILES
 from virtgym.envs.sim.state.build import make_params
 from virtgym.experiments.config.compose import compose_run
@@ -29,6 +31,20 @@ def small(**overrides: Any) -> Scenario:
 def flags(scenario: Scenario) -> set[str]:
     p = make_params(scenario.cluster, scenario.workload)._asdict()
     return {name.removeprefix("has_") for name in p if name.startswith("has_") and p[name]}
+
+
+@pytest.mark.parametrize("kind", [ScenarioConfig, ProfileGroup, PlacementConfig])
+def test_a_schema_makes_the_class_that_it_stands_for(kind: Any) -> None:
+    again = made(kind, default_keys(kind), "scenario")
+    assert again == kind()
+    assert default_keys(type(again)) == default_keys(kind)
+
+
+def test_what_a_scenario_is_made_of_cannot_be_changed() -> None:
+    hosts = small(**{"hosts.0.power_w": [1, 2.5], "recovery.spares": [1]}).cluster
+    assert hosts.host_types[0].power_w == (1, 2.5)
+    assert hosts.spares == (1,)
+    hash((hosts.host_types, hosts.recovery, hosts.power, hosts.migration))
 
 
 def test_off_by_default() -> None:
