@@ -73,7 +73,13 @@ def offenders(paths: list[Path], forbidden: tuple[str, ...]) -> list[str]:
     )
 
 
-FOUNDATIONS = ("virtgym.envs.errors", "virtgym.envs.checks", "virtgym.envs.lazy", "virtgym.envs.jit")
+FOUNDATIONS = (
+    "virtgym.envs.arrays",
+    "virtgym.envs.errors",
+    "virtgym.envs.checks",
+    "virtgym.envs.lazy",
+    "virtgym.envs.jit",
+)
 """What the simulator may import from above it."""
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..arrays import F4, F8
 from ..jit.by_model import by_model
 from ..jit.kernels import kernel
 from ..observation_columns import (
@@ -32,9 +32,6 @@ from ..sim.state.cluster_state import (
     ClusterState,
 )
 from ..sim.state.parameters import ClusterParams
-
-F4 = NDArray[np.float32]
-F8 = NDArray[np.float64]
 
 HOST_FROM, VM_FROM, GLOBAL_FROM = len(HOST_COLUMNS), len(VM_COLUMNS), len(GLOBAL_COLUMNS)
 HOST_STATIC = [column.name for column in FULL_HOST_COLUMNS].index("line_rate")

@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from ..arrays import F4, F8
 from ..jit.handle import make_handle
 from ..jit.kernels import kernel
 from ..observation_columns import HOST_COLUMNS, VM_COLUMNS, Column, columns_of
@@ -23,9 +24,6 @@ from ..sim.state.cluster_state import ABSENT, DEPARTED, MIG_COPYING, MIG_NONE, P
 from ..sim.state.parameters import ClusterParams
 from .actions import check_toggle, write_host_mask, write_vm_mask
 from .full_observations import static_host_columns, static_vm_columns, write_full_columns
-
-F4 = NDArray[np.float32]
-F8 = NDArray[np.float64]
 
 EWMA_WEIGHT = 0.2
 """Weight of the newest demand in ``recent_demand``: half of its memory is 3 intervals old."""

@@ -8,14 +8,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..arrays import F8, I8
 from ..checks import need, need_choice, need_index, need_indices, need_memory, whole_number
 from ..errors import ConfigError, TraceError
 from ..jit.handle import make_handle
 from .game import begin_games, step_game, window_lengths, write_mask
 from .state import FINISHED, PLAYING, PROTOCOLS, PlacementParams, PlacementState
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
 
 GRID = 2.0**16
 """Sizes are rounded to 1 / GRID cores and GiB: sums of them are then exact, whatever their order."""

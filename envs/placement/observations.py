@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from ..arrays import F4, F8
 from ..checks import need_choice
 from ..jit.handle import make_handle
 from ..jit.kernels import kernel
@@ -22,9 +23,6 @@ from .game import step_game, write_extra_mask
 from .games import PlacementConfig, PlacementGames
 from .slots import SLOT_GLOBAL_COLUMNS, SLOT_NODE_COLUMNS, slot_table, write_slots
 from .state import HUAWEI, PLACED, PLAYING, REJECTED, SKIPPED, STUCK, PlacementParams, PlacementState, fits
-
-F4 = NDArray[np.float32]
-F8 = NDArray[np.float64]
 
 DAY_S = 86_400.0
 TIME_SCALE = 1.0 / float(np.log1p(30 * DAY_S))

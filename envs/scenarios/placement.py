@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import I8
 from ..checks import need
 from ..errors import ConfigError
 from ..placement.games import PlacementConfig, PlacementGames, fits_empty_host
@@ -21,8 +22,6 @@ from .build import check_source, need_generated, refuse_oversized
 from .nodes import schema_of
 from .scenario import load_scenario_config
 from .schema import GENERATORS, TraceConfig, dotted_keys, merge_schema, no_key
-
-I8 = NDArray[np.int64]
 
 TAIL = 1000
 """Rows at the end of a stream in which no window begins by default, so that none is cut short."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import I4
 from ..errors import ConfigError, IllegalDecision
 from ..jit.handle import make_handle
 from .config import ClusterConfig
@@ -269,8 +270,6 @@ class Simulator:
         self._bind(*copy_state(saved["arena"], shape_of(self.params)))
 
 
-_I4 = NDArray[np.int32]
-
 _apply: Any = apply_orders  # a tuple of order lists is no signature that a checker can follow
 
 
@@ -289,7 +288,7 @@ def _orders(d: Decisions) -> Any:
     )
 
 
-def _indices(part: _I4) -> _I4:
+def _indices(part: I4) -> I4:
     """Order lists as the kernels take them; an index beyond int32 becomes -1, which no VM and no host has."""
     wide = np.asarray(part)
     if wide.ndim != 1:

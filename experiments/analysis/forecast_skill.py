@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8, I8
 from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError, TraceError
 from virtgym.envs.traces import Trace
@@ -27,8 +27,6 @@ from .stats import Interval, percentile_interval, resampled_means
 if TYPE_CHECKING:
     import pandas as pd
 
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
 
 REFERENCES: tuple[str, ...] = ("persistence", "mean")
 """What skill is measured against."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8, I8
 from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.engine.orders import may_go_on
@@ -20,10 +20,6 @@ from ..solvers.consolidation import ConsolidationResult, solve_consolidation
 from ..solvers.model import ConsolidationProblem, evaluate
 from .follow import follow_target, take_back
 from .policy import DpmPolicy
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
-
 
 ROUNDING = 1e-6
 """Sums of floats in another order: this share more than planned still fits."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import B1, F8
 from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.handle import make_handle
@@ -47,10 +48,6 @@ from .workspace import (
     N_ON,
     allocate_work,
 )
-
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
-B1 = NDArray[np.bool_]
 
 UNLIMITED = 2.0**31
 YOUNG_SHARE = 0.1

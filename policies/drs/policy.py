@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import B1, F8
 from virtgym.envs.checks import need, need_indices
 from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.sim.decisions import Decisions
@@ -57,9 +58,6 @@ from .state import (
     DrsState,
     allocate_drs,
 )
-
-F8 = NDArray[np.float64]
-B1 = NDArray[np.bool_]
 
 LEVELS: dict[int, float] = {1: np.inf, 2: 0.30, 3: 0.20, 4: 0.10, 5: 0.05}
 """Aggressiveness: imbalance above which moves for balance begin. Level 1 makes none but what it must."""

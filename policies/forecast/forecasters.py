@@ -32,8 +32,9 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from virtgym.envs.arrays import F8, I8
 from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.suggestions import unknown_name
@@ -41,9 +42,6 @@ from virtgym.envs.suggestions import unknown_name
 from ..schema import check_parameters
 from . import kernels
 from .regression import line_taps, tricube_weights
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
 
 LONGEST = 2000
 """Longest window of a regression: its filters for every shorter history are a table."""

@@ -6,13 +6,11 @@ import copy
 from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from virtgym.envs.arrays import F8, I8
 from virtgym.envs.checks import need, need_memory
 from virtgym.envs.errors import ConfigError
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
 
 
 class History:

@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import B1, I4
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.engine.orders import check_move, check_place, fits_arrival, vm_can_follow
 from virtgym.envs.sim.state.cluster_state import DEPARTED
 
 from ..planning import home_of, may_open
-
-B1 = NDArray[np.bool_]
-I4 = NDArray[np.int32]
 
 
 @kernel

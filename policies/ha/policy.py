@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import B1, I4
 from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.config import ARRIVAL_RULES
@@ -37,9 +37,6 @@ from virtgym.envs.suggestions import one_of
 from ..base import PlanningPolicy
 from ..planning import NOT_FIRST, AdmissionGuard, Draft, RuleHosts, homes_of, move_together
 from .kernels import choose_host, choose_host_to_boot
-
-B1 = NDArray[np.bool_]
-I4 = NDArray[np.int32]
 
 FAILOVER_MODES: tuple[str, ...] = ("cluster", "home")
 """Where VMs restart: on any host, or only where their host's identity is up again."""

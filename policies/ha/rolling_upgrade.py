@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import B1, I4
 from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.decisions import Decisions
@@ -25,9 +25,6 @@ from virtgym.envs.sim.state.cluster_state import MIG_NONE, RUNNING
 from ..base import PlanningPolicy
 from ..planning import AdmissionGuard, Draft, RuleHosts, move_together
 from .kernels import choose_host
-
-B1 = NDArray[np.bool_]
-I4 = NDArray[np.int32]
 
 
 def host_generations(view: ClusterView) -> I4:

@@ -23,13 +23,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8
 from virtgym.envs.jit.kernels import kernel
 
 from ..forecast.regression import forecast_robust, line_taps, median, sort_values, tricube_weights
-
-F8 = NDArray[np.float64]
 
 ADDITIVE, MAD, IQR, ROBUST = 0, 1, 2, 3
 """Kinds of detectors in the kernel."""

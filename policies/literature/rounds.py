@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8, I4
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.jit.sorting import sort_ascending
 from virtgym.envs.sim.engine.orders import holds_secondary
@@ -55,9 +55,6 @@ from .workspace import (
 
 BOUND_SLACK = 1e-6
 """Rounding of a difference against that of a sum, MHz: a bound may be loose, never tight."""
-
-I4 = NDArray[np.int32]
-F8 = NDArray[np.float64]
 
 
 @kernel

@@ -14,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import I8
 from virtgym.envs.checks import need
 from virtgym.envs.placement.games import PlacementGames
 from virtgym.envs.suggestions import one_of
@@ -26,8 +26,6 @@ from .policies import PlacementPolicy
 from .reserve import make_reserve
 from .rules import PLACEMENT_RULES, rule_number
 from .search import look_ahead_all, pack_queue, reserve_nodes
-
-I8 = NDArray[np.int64]
 
 ORACLE_RULES: tuple[str, ...] = ("first_host_emptier_node", "best_host_emptier_node", "balance_fit")
 """What the oracle plays choices out by, beside the policy's own rule."""

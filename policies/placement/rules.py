@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from virtgym.envs.arrays import I8, U8
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.placement.game import advance_game, begin_game, place_request
@@ -41,9 +42,6 @@ from .packing import (
     recall,
     remember_node,
 )
-
-I8 = NDArray[np.int64]
-U8 = NDArray[np.uint64]
 
 PLACEMENT_RULES: tuple[str, ...] = (
     "first_fit",

@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import I8, U8
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.placement.game import advance_game, place_request
 from virtgym.envs.placement.state import PLAYING, PlacementParams, PlacementState, fits
 
 from .reserve import ReserveTable, learn_classes, reserve_node
 from .rules import FIRST_HOST, choose_node
-
-I8 = NDArray[np.int64]
-U8 = NDArray[np.uint64]
 
 UNPLACED = 1e12
 """What a request that is never placed counts for, s: more than any wait."""

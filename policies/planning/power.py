@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8, I1
 from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.models.power import curve_power
 from virtgym.envs.sim.state.parameters import ClusterParams
-
-F8 = NDArray[np.float64]
-I1 = NDArray[np.int8]
 
 INTERVALS = 100
 """Least number of straight lines that stand for an analytic curve: they leave it by at most 0.03 % of the

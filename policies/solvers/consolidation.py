@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import I8
 from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.handle import make_handle
@@ -33,9 +34,6 @@ from .model import (
 )
 from .moves import S_BEST, allocate_plan, load_plan
 from .search import evacuate, fill_bank, improve, note_best, pack
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
 
 CHUNK = 250
 """Rounds of the search between two looks at the clock."""

@@ -22,15 +22,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import B1, F8, I8
 from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.models.precopy import PrecopyConfig, migration_energy_j
 
 from .nodes import VmNodes, nodes_have_room
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
-B1 = NDArray[np.bool_]
 
 SLACK = 1e-9
 """Sums of floats: a limit is broken from this share above it."""

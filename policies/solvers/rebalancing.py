@@ -28,8 +28,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8, I8
 from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.handle import make_handle
@@ -50,10 +50,6 @@ from .rebalancing_search import (
     start_balance,
 )
 from .search import fill_bank
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
-B1 = NDArray[np.bool_]
 
 MEASURES: dict[str, int] = {"std": M_STD, "max": M_MAX}
 """Measures of imbalance."""

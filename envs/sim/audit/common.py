@@ -8,12 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8
 from ..state.cluster_state import ClusterState
 from ..state.parameters import ClusterParams
-
-F8 = NDArray[np.float64]
 
 TOLERANCE = 1e-9
 """Relative tolerance of every comparison of floats."""

@@ -12,13 +12,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8
 from ..state.cluster_state import MIG_COPYING, ClusterState
 from ..state.parameters import ClusterParams
 from .common import TOLERANCE, Report, per_host
-
-F8 = NDArray[np.float64]
 
 HIGH, CLEAR, SOFT, HARD, LOW = range(5)
 NEAR = 1e-7

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..models.power import BOOTING, FAILED, OFF, ON, RESUMING, SHUTTING_DOWN, STANDBY, SUSPENDING
 from ..state.cluster_state import (
@@ -28,8 +27,6 @@ from ..state.cluster_state import (
 from ..state.parameters import ClusterParams
 from .common import TOLERANCE, Report, check_queue, per_host
 from .faults import failed_since
-
-F8 = NDArray[np.float64]
 
 IDLE, INIT, ROUND, STOP, RESUME, PULL = range(6)
 """Phases of a copy, as in ``copy_phase``."""

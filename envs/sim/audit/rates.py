@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8
 from ..models.power import BOOTING, ON, RESUMING, SHUTTING_DOWN, STANDBY, SUSPENDING
 from ..state.accumulators import Rates
 from ..state.cluster_state import MIG_COPYING, PENDING, RUNNING, ClusterState
@@ -23,8 +23,6 @@ from .common import TOLERANCE, Report, per_host, table_power
 from .memory import check_memory
 from .network import check_network, mirror_parts
 from .occupancy import INIT, PULL, ROUND, stopped_vms
-
-F8 = NDArray[np.float64]
 
 FAN = 2
 LEVEL = 1e-7

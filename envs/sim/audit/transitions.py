@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..models.power import BOOTING, FAILED, OFF, ON, SHUTTING_DOWN, STANDBY
 from ..state.accumulators import Totals
@@ -22,7 +21,6 @@ from .occupancy import IDLE, RESUME, STOP
 from .quiet_hosts import check_quiet
 from .still_stretches import check_still
 
-F8 = NDArray[np.float64]
 Old = dict[str, Any]
 
 GROWING = (

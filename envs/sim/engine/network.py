@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8, I1, I4
 from ...jit.kernels import kernel
 from ..models.fair_share import max_min_rates
 from ..models.precopy import INIT, MBIT_PER_MIB, PULL, RESUME, advance_copy, next_event
@@ -22,10 +22,6 @@ from ..state.parameters import FullParams
 from .copy_queue import find_next_copy, set_copy_end
 from .prefetch import fetch_host
 from .rates import rate_host, vm_stopped
-
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
-I1 = NDArray[np.int8]
 
 NET_OUT, NET_IN, COPY, LOG = 0, 1, 2, 3
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import B1
 from ...jit.kernels import kernel
 from ..models.failures import HOST_FAILS, VM_CRASHES
 from ..models.power import BOOTING, FAILED, OFF, ON, RESUMING, SHUTTING_DOWN, SUSPENDING
@@ -46,8 +47,6 @@ from .residents import (
 )
 from .upkeep import after_leaving, end_run, forget_rates, start_vm
 from .waiting import is_hopeless, no_failures, note_failure
-
-B1 = NDArray[np.bool_]
 
 
 @kernel

@@ -17,8 +17,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8, I4
 from ...jit.kernels import kernel
 from ...jit.records import name_places
 from ..models.io_path import io_cost
@@ -33,9 +33,6 @@ from ..state.accumulators import Rates
 from ..state.cluster_state import MIG_COPYING, RUNNING, FullState
 from ..state.parameters import FullParams
 from .cpu import SHORTAGE, set_host, set_vm_miss
-
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
 
 
 @kernel

@@ -18,14 +18,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import B1, F8, I4, I8
 from ...checks import need, need_choice, need_count, need_not_negative, need_share
-
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
-I8 = NDArray[np.int64]
-B1 = NDArray[np.bool_]
 
 ADMISSION_RULES = ("none", "slots", "percentage", "dedicated")
 ADMISSION_COUNTS = ("configured", "reservations")

@@ -31,14 +31,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8, I1, I4
 from ...checks import need, need_choice, need_not_negative, need_positive
 from ...jit.kernels import kernel
-
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
-I1 = NDArray[np.int8]
 
 FAILURE_MODELS = ("none", "weibull", "exponential")
 START_AGES = ("stationary", "fresh")

@@ -19,12 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import F8, I4, I8
 from ...checks import need, need_choice, need_count, need_positive, need_share
 from ...jit.kernels import kernel
-
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
-I8 = NDArray[np.int64]
 
 SCHEDULING = ("aware", "blind")
 

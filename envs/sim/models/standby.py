@@ -27,14 +27,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ...checks import need_choice, need_count, need_not_negative, need_positive, need_share
 from ...jit.kernels import kernel
 from .precopy import MBIT_PER_MIB
-
-F8 = NDArray[np.float64]
 
 STANDBY_MODES = ("checkpoint", "lockstep")
 

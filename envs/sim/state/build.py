@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import F8, I4
 from ...errors import ConfigError
 from ..config import ARRIVAL_RULES, RESTART_RULES, ClusterConfig, MigrationConfig
 from ..feasibility import check_models
@@ -28,10 +29,6 @@ from ..models.standby import StandbyConfig, standby_params
 from ..workload import Workload
 from .fields import switched_off
 from .parameters import ClusterParams
-
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
-I1 = NDArray[np.int8]
 
 SIGNALS: dict[str, tuple[str, float]] = {
     "sig_active": ("memory_active", 1.0),

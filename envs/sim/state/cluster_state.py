@@ -13,15 +13,10 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import F8, I1, I4, I8, U8
 from .accumulators import Clock, Counters, Rates, Totals
 from .fields import Field, Of, fields_of
 from .parameters import ClusterParams
-
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
-I8 = NDArray[np.int64]
-U8 = NDArray[np.uint64]
-I1 = NDArray[np.int8]
 
 ABSENT, PENDING, RUNNING, DEPARTED, STARTING = 0, 1, 2, 3, 4
 """VM states, the values of ``ClusterState.vm_state``: not yet arrived, without a host, on a host, gone, on a

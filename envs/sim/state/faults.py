@@ -5,15 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8, I1, I4
 from ...errors import ConfigError
 from ..config import ClusterConfig
 from ..models.failures import HOST_FAILS, HOST_REPAIRED, VM_CRASHES, sample_outages, sample_vm_crashes
-
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
-I1 = NDArray[np.int8]
 
 
 def sample_faults(

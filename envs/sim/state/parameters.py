@@ -8,16 +8,9 @@ from __future__ import annotations
 from collections import namedtuple
 from typing import Annotated, Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ...arrays import F8, I1, I4, U8
 from ...jit.handle import Handle, make_handle
 from .fields import Of
-
-F8 = NDArray[np.float64]
-U8 = NDArray[np.uint64]
-I4 = NDArray[np.int32]
-I1 = NDArray[np.int8]
 
 FullParams = Any
 """``ClusterParams`` where a kernel passes it on as the record of one sub-model, whose fields it has."""

@@ -46,8 +46,6 @@ from virtgym.policies.simple import RandomPolicy
 from virtgym.policies.solvers.consolidation import solve_consolidation
 from virtgym.policies.solvers.model import host_energy
 
-F8 = NDArray[np.float64]
-
 HOST = HostType("a", 4, 2000.0, 16_384.0, "hp_ml110_g4", boot_time_s=240.0)
 WIDE = replace(HOST, name="b", cores=16, core_mhz=2500.0, nic_mbps=1e4, power_w="dell_r740_8280")
 PLAIN: dict[str, Any] = {"memory": "binding", "migration": MigrationConfig(100.0, 0.1, 0.1)}
