@@ -11,12 +11,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.utils import seeding
-from numpy.typing import NDArray
 
+from .arrays import I8
 from .checks import need_seed, whole_number
 from .errors import ConfigError
-
-I8 = NDArray[np.int64]
 
 INT64 = np.iinfo(np.int64)
 

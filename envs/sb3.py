@@ -21,6 +21,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from .arrays import B1, I8
 from .checks import need_seed
 from .entry import need_options, need_seeds, usable_render_mode
 from .errors import ConfigError
@@ -32,9 +33,6 @@ from .placement.state import PLACEMENT_REASONS
 if TYPE_CHECKING:
     from .scenarios.placement import PlacementScenario
 
-I8 = NDArray[np.int64]
-Flags = NDArray[np.bool_]
-
 
 class _OneOfMany:
     """Environment i of a batch, as ``get_attr``, ``set_attr`` and ``env_method`` see it."""
@@ -44,9 +42,9 @@ class _OneOfMany:
         self._i = i
         self.render_mode = render_mode
 
-    def action_masks(self) -> Flags:
+    def action_masks(self) -> B1:
         """Which actions are legal, (actions,)."""
-        mask: Flags = self._batch.task.observer.buffers.mask[self._i].copy()
+        mask: B1 = self._batch.task.observer.buffers.mask[self._i].copy()
         return mask
 
     def metrics(self) -> dict[str, float]:
@@ -152,9 +150,9 @@ class PlacementVecEnv(VecEnv):
         """The games behind it, one per environment."""
         return self.batch.task.games
 
-    def action_masks(self) -> Flags:
+    def action_masks(self) -> B1:
         """Which actions are legal in each environment, (B, actions), all in one copy."""
-        mask: Flags = self.task.observer.buffers.mask.copy()
+        mask: B1 = self.task.observer.buffers.mask.copy()
         return mask
 
     def _observations(self) -> VecEnvObs:

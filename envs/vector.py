@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
+from .arrays import B1, I8
 from .entry import need_options, need_seeds, usable_render_mode
 from .errors import ConfigError
 from .placement.batch import PlacementBatch
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from .scenarios.placement import PlacementScenario
 
 Batch = dict[str, NDArray[Any]]
-Flags = NDArray[np.bool_]
-I8 = NDArray[np.int64]
 
 
 class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
@@ -152,12 +151,12 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
             infos[name][begun] = value
             infos["_" + name][begun] = True
 
-    def action_masks(self) -> Flags:
+    def action_masks(self) -> B1:
         """Which actions are legal in each environment, (B, actions); none where it has ended."""
-        mask: Flags = self.task.observer.buffers.mask.copy()
+        mask: B1 = self.task.observer.buffers.mask.copy()
         return mask
 
-    def step(self, actions: ArrayLike) -> tuple[Batch, NDArray[np.float64], Flags, Flags, dict[str, Any]]:
+    def step(self, actions: ArrayLike) -> tuple[Batch, NDArray[np.float64], B1, B1, dict[str, Any]]:
         """Place the pending request of every environment; those that had ended begin their next window.
 
         Args:

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import B1
 from virtgym.envs.checks import one_of
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.config import ClusterConfig
@@ -35,9 +36,6 @@ from .drs.policy import DrsPolicy
 from .ha.policy import HaPolicy
 from .planning import AdmissionGuard, MoveLedger, homes_of, merge_plans, without_refused
 from .schema import check_parameters
-
-B1 = NDArray[np.bool_]
-I4 = NDArray[np.int32]
 
 POWER_MANAGERS: dict[str, type[DpmPolicy] | None] = {
     "dpm": DpmPolicy,

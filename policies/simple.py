@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from virtgym.envs.errors import ConfigError
+from virtgym.envs.checks import need
 from virtgym.envs.placement.games import PlacementGames
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.models.power import OFF, ON
@@ -82,8 +82,7 @@ class RandomPolicy(PlanningPolicy):
         Raises:
             ConfigError: For a negative number of moves.
         """
-        if self.moves < 0:
-            raise ConfigError(f"policy.moves={self.moves}: must be 0 or more")
+        need(self.moves >= 0, f"policy.moves={self.moves}: must be 0 or more")
         self._player: RulePlayer | None = None
 
     def reset(self, view: ClusterView | PlacementGames, rng: np.random.Generator) -> None:

@@ -190,8 +190,6 @@ def write_vm_mask(p: ClusterParams, s: ClusterState, mask: NDArray[np.bool_]) ->
     """Which VMs may be chosen: those that some host may take.
 
     Args:
-        p: Parameters.
-        s: State.
         mask: Written, shape (V,).
     """
     best, second = _roomiest(p, s)
@@ -208,8 +206,6 @@ def write_host_mask(p: ClusterParams, s: ClusterState, v: int, mask: NDArray[np.
     """Which hosts may take a VM.
 
     Args:
-        p: Parameters.
-        s: State.
         v: The chosen VM.
         mask: Written, shape (H,).
     """
@@ -246,8 +242,6 @@ def take(p: ClusterParams, s: ClusterState, action: int, chosen: int) -> tuple[i
     """Carry out an action other than a legal stop; an illegal one changes nothing.
 
     Args:
-        p: Parameters.
-        s: State.
         action: The action.
         chosen: The chosen VM, -1 = none.
 

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from ..checks import need_seed
+from ..checks import need, need_choice, need_seed
 from ..entry import need_action, need_begun, need_options, usable_render_mode
 from ..errors import ConfigError
 from ..scenarios.scenario import Scenario, build_scenario, load_scenario_config
@@ -84,8 +84,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
         observe: bool = True,
         knobs_policy: str | Callable[[], KnobPolicy] = "virtgym.policies.literature.ConsolidationPolicy",
     ) -> None:
-        if actions not in ACTION_FORMS:
-            raise ConfigError(f"env.actions={actions}: must be one of {', '.join(ACTION_FORMS)}")
+        need_choice("env", "actions", actions, ACTION_FORMS)
         self.actions = actions
         self.render_mode = usable_render_mode(render_mode, self.metadata["render_modes"])
         self.resample_trace = resample_trace
@@ -106,8 +105,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
         self._shape = (built.cluster.n_hosts, built.workload.n_vms)
         self.codec = ActionCodec(*self._shape)
         limit = 2 * sum(self._shape) if max_decisions_per_interval is None else max_decisions_per_interval
-        if limit < 1:
-            raise ConfigError(f"env.max_decisions_per_interval={limit}: must be at least 1")
+        need(limit >= 1, f"env.max_decisions_per_interval={limit}: must be at least 1")
         self.max_decisions_per_interval = limit
         self._use(built)
         self.observation_space: Any = Observer.space(*self._shape, tables, self._observer.full)

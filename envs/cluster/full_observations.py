@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..arrays import F4, F8
 from ..jit.by_model import by_model
 from ..jit.kernels import kernel
 from ..observation_columns import (
@@ -20,10 +20,8 @@ from ..observation_columns import (
     VM_COLUMNS,
 )
 from ..sim.engine.full_clock import carbon_now, fragments_now
-from ..sim.models.power import ON
-from ..sim.models.power_states import FAILED, RESUMING, STANDBY, SUSPENDING
-from ..sim.models.precopy import INIT, PULL, RESUME, ROUND, STOP
-from ..sim.models.precopy_config import MBIT_PER_MIB
+from ..sim.models.power import FAILED, ON, RESUMING, STANDBY, SUSPENDING
+from ..sim.models.precopy import INIT, MBIT_PER_MIB, PULL, RESUME, ROUND, STOP
 from ..sim.state.cluster_state import (
     ABSENT,
     DEPARTED,
@@ -34,9 +32,6 @@ from ..sim.state.cluster_state import (
     ClusterState,
 )
 from ..sim.state.parameters import ClusterParams
-
-F4 = NDArray[np.float32]
-F8 = NDArray[np.float64]
 
 HOST_FROM, VM_FROM, GLOBAL_FROM = len(HOST_COLUMNS), len(VM_COLUMNS), len(GLOBAL_COLUMNS)
 HOST_STATIC = [column.name for column in FULL_HOST_COLUMNS].index("line_rate")
@@ -277,7 +272,6 @@ def static_host_columns(p: ClusterParams, largest_mhz: float) -> F8:
     """Constant columns of the hosts, shape (H, 2).
 
     Args:
-        p: Parameters.
         largest_mhz: CPU of the largest host, MHz.
     """
     columns = np.zeros((len(p.host_type), len(FULL_HOST_COLUMNS) - HOST_STATIC))

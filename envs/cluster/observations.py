@@ -14,19 +14,16 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from ..arrays import F4, F8
 from ..jit.handle import make_handle
 from ..jit.kernels import kernel
 from ..observation_columns import HOST_COLUMNS, VM_COLUMNS, Column, columns_of
-from ..sim.models.power import BOOTING, OFF, ON, SHUTTING_DOWN
-from ..sim.models.power_states import RESUMING, SUSPENDING
+from ..sim.models.power import BOOTING, OFF, ON, RESUMING, SHUTTING_DOWN, SUSPENDING
 from ..sim.simulator import Simulator
 from ..sim.state.cluster_state import ABSENT, DEPARTED, MIG_COPYING, MIG_NONE, PENDING, RUNNING, ClusterState
 from ..sim.state.parameters import ClusterParams
 from .actions import check_toggle, write_host_mask, write_vm_mask
 from .full_observations import static_host_columns, static_vm_columns, write_full_columns
-
-F4 = NDArray[np.float32]
-F8 = NDArray[np.float64]
 
 EWMA_WEIGHT = 0.2
 """Weight of the newest demand in ``recent_demand``: half of its memory is 3 intervals old."""
@@ -83,7 +80,6 @@ def remember(p: ClusterParams, s: ClusterState, b: Buffers, weight: float) -> No
     """Work out what the last interval did: shares of shortage and the weighted mean of demand.
 
     Args:
-        p: Parameters.
         s: State at the end of an interval.
         b: Buffers; their memory is rewritten.
         weight: Weight of the newest demand, 0...1.
@@ -234,8 +230,6 @@ def observe(
     """Write the observation and the mask.
 
     Args:
-        p: Parameters.
-        s: State.
         b: Buffers.
         chosen: The chosen VM, -1 = none.
         n_decisions: Decisions in this interval.

@@ -15,11 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ..sim.models.power import BOOTING, OFF, ON, SHUTTING_DOWN
-from ..sim.models.power_states import FAILED, RESUMING, STANDBY, SUSPENDING
+from ..arrays import U1
+from ..sim.models.power import BOOTING, FAILED, OFF, ON, RESUMING, SHUTTING_DOWN, STANDBY, SUSPENDING
 from ..sim.simulator import Simulator
-
-U1 = NDArray[np.uint8]
 
 WIDTH, HEIGHT = 1000, 620
 LEFT, RIGHT = 150, 980  # x of the plots, px

@@ -7,12 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ..arrays import F8
 from .kernels import kernel
-
-F8 = NDArray[np.float64]
 
 
 @kernel

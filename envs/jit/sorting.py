@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ..arrays import F8, I4
 from .kernels import kernel
-
-I4 = NDArray[np.int32]
-F8 = NDArray[np.float64]
 
 
 @kernel

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..arrays import B1, F8, I8
 from ..entry import make_generator, need_actions, need_begun
 from ..errors import ConfigError
 from ..jit.handle import make_handle
@@ -27,9 +28,6 @@ from .state import FINISHED, HUAWEI, PLAYING, PlacementParams, PlacementState
 if TYPE_CHECKING:
     from ..scenarios.placement import PlacementScenario
 
-I8 = NDArray[np.int64]
-F8 = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 
 AHEAD = 64
 """Windows that each environment's generator draws at once; the sequence is that of drawing one by one."""
@@ -47,10 +45,10 @@ class EpisodeRules(NamedTuple):
 class EpisodeBooks(NamedTuple):
     """The books of B episodes."""
 
-    over: Flags  # (B,) the episode has ended, or none has begun
-    placed: Flags  # (B,) the last step placed a request
-    terminated: Flags  # (B,) by the last step
-    truncated: Flags  # (B,) by the last step
+    over: B1  # (B,) the episode has ended, or none has begun
+    placed: B1  # (B,) the last step placed a request
+    terminated: B1  # (B,) by the last step
+    truncated: B1  # (B,) by the last step
     wait: F8  # (B,) wait of the request that the last step placed, 0 if none, s
     illegal: I8  # (B,) illegal actions of the episode
     in_a_row: I8  # (B,) illegal actions since the last legal one
@@ -96,8 +94,6 @@ def play_batch(
     """Carry out an action in every episode that is not over; the others show what they showed, and pay 0.
 
     Args:
-        p: Parameters.
-        s: State.
         o: Buffers.
         e: Books.
         r: Rules of episodes.

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from ..checks import need_index, need_seed
+from ..checks import need, need_index, need_seed
 from ..entry import need_action, need_begun, need_options, usable_render_mode
 from ..errors import ConfigError
 from .game import begin_game
@@ -86,8 +86,7 @@ class PlacementTask:
         kind = reward or ("spane" if self.config.protocol == "huawei_placement" else "placed")
         if kind not in REWARDS:
             raise ConfigError(f"placement.reward={reward}: must be one of {', '.join(REWARDS)}")
-        if not 0.0 < wait_scale_s < np.inf:
-            raise ConfigError(f"placement.wait_scale_s={wait_scale_s}: must be positive")
+        need(0.0 < wait_scale_s < np.inf, f"placement.wait_scale_s={wait_scale_s}: must be positive")
         self.reward = kind
         self.kind = REWARDS.index(kind)
         self.scale = float(wait_scale_s)
@@ -118,8 +117,7 @@ class PlacementTask:
         if rows is None:
             return 0, max(1, n - TAIL)
         low, high = (int(row) for row in rows)
-        if not 0 <= low < high <= n:
-            raise ConfigError(f"placement.rows={low}...{high}: must lie in order within 0...{n}")
+        need(0 <= low < high <= n, f"placement.rows={low}...{high}: must lie in order within 0...{n}")
         return low, high
 
     def begin(
@@ -349,10 +347,8 @@ class PlacementEnv(gym.Env[Observation, int]):
     @staticmethod
     def check_penalty(illegal_penalty: float, max_illegal: int) -> None:
         """Refuse impossible settings of what illegal actions cost."""
-        if not 0.0 <= illegal_penalty < np.inf:
-            raise ConfigError(f"env.illegal_penalty={illegal_penalty}: must be at least 0")
-        if max_illegal < 1:
-            raise ConfigError(f"env.max_illegal={max_illegal}: must be at least 1")
+        need(0.0 <= illegal_penalty < np.inf, f"env.illegal_penalty={illegal_penalty}: must be at least 0")
+        need(max_illegal >= 1, f"env.max_illegal={max_illegal}: must be at least 1")
 
     @property
     def games(self) -> PlacementGames:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import I8
 from ..jit.kernels import kernel
 from .queue import advance_window, begin_window, drop_from_window, next_candidate, skip_candidate
 from .state import (
@@ -43,8 +44,6 @@ from .state import (
     push_end,
     release_until,
 )
-
-I8 = NDArray[np.int64]
 
 
 @kernel
@@ -169,8 +168,6 @@ def step_game(p: PlacementParams, s: PlacementState, b: int, a: int) -> Any:
     """Carry out an action and go on to the next decision.
 
     Args:
-        p: Parameters.
-        s: State.
         b: The game, which must be playing.
         a: The action: a node, or one of ``p.reject_action`` and ``p.skip_action``.
 

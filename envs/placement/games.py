@@ -8,14 +8,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..checks import need_index, need_indices, need_memory, whole_number
+from ..arrays import F8, I8
+from ..checks import need, need_choice, need_index, need_indices, need_memory, whole_number
 from ..errors import ConfigError, TraceError
 from ..jit.handle import make_handle
 from .game import begin_games, step_game, window_lengths, write_mask
 from .state import FINISHED, PLAYING, PROTOCOLS, PlacementParams, PlacementState
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
 
 GRID = 2.0**16
 """Sizes are rounded to 1 / GRID cores and GiB: sums of them are then exact, whatever their order."""
@@ -76,17 +74,22 @@ class PlacementConfig:
     queue_window: int = 1
 
     def __post_init__(self) -> None:
-        if self.protocol not in PROTOCOLS:
-            raise ConfigError(f"placement.protocol={self.protocol}: must be one of {', '.join(PROTOCOLS)}")
+        need_choice("placement", "protocol", self.protocol, PROTOCOLS)
         whole = (("n_hosts", 1), ("extra_requests", 0), ("max_requests", 0), ("queue_window", 1))
         for name, least in (*whole, ("cpu_overcommit", 1), ("reject_penalty", 0)):
-            if not least <= getattr(self, name) < np.inf:
-                raise ConfigError(f"placement.{name}={getattr(self, name)}: must be at least {least}")
+            need(
+                least <= getattr(self, name) < np.inf,
+                f"placement.{name}={getattr(self, name)}: must be at least {least}",
+            )
         for name in ("node_cores", "node_memory_gib"):
-            if not 0.0 < getattr(self, name) < np.inf:
-                raise ConfigError(f"placement.{name}={getattr(self, name)}: must be positive")
-        if not self.double_above_gib >= 0.0:
-            raise ConfigError(f"placement.double_above_gib={self.double_above_gib}: must be at least 0")
+            need(
+                0.0 < getattr(self, name) < np.inf,
+                f"placement.{name}={getattr(self, name)}: must be positive",
+            )
+        need(
+            self.double_above_gib >= 0.0,
+            f"placement.double_above_gib={self.double_above_gib}: must be at least 0",
+        )
         if self.queue_window > 1 and self.protocol != "huawei_placement":
             raise ConfigError(
                 f"placement.queue_window={self.queue_window}: must be 1 with protocol={self.protocol}, "

@@ -14,7 +14,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from ..errors import ConfigError
+from ..arrays import F4, F8
+from ..checks import need_choice
 from ..jit.handle import make_handle
 from ..jit.kernels import kernel
 from ..observation_columns import Column
@@ -22,9 +23,6 @@ from .game import step_game, write_extra_mask
 from .games import PlacementConfig, PlacementGames
 from .slots import SLOT_GLOBAL_COLUMNS, SLOT_NODE_COLUMNS, slot_table, write_slots
 from .state import HUAWEI, PLACED, PLAYING, REJECTED, SKIPPED, STUCK, PlacementParams, PlacementState, fits
-
-F4 = NDArray[np.float32]
-F8 = NDArray[np.float64]
 
 DAY_S = 86_400.0
 TIME_SCALE = 1.0 / float(np.log1p(30 * DAY_S))
@@ -212,7 +210,6 @@ def observe_game(p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: 
     """Write observation and mask of a game.
 
     Args:
-        p: Parameters.
         s: State; it is read.
         o: Buffers; row b is written.
         b: The game.
@@ -308,8 +305,6 @@ def forfeit(p: PlacementParams, s: PlacementState, b: int, kind: int, scale: flo
     requests may be rejected, the penalty of all of them comes on top.
 
     Args:
-        p: Parameters.
-        s: State.
         b: The game.
         kind: Place of the reward in ``REWARDS``.
         scale: T, s.
@@ -343,8 +338,6 @@ def play_one(
     """Carry out an action, write its reward, and observe.
 
     Args:
-        p: Parameters.
-        s: State.
         o: Buffers; row b is written.
         b: The game, which must be playing.
         a: The action.
@@ -375,8 +368,7 @@ def observation_columns(observation: str = "basic") -> dict[str, tuple[Column, .
     Raises:
         ConfigError: If there is no such observation.
     """
-    if observation not in OBSERVATIONS:
-        raise ConfigError(f"env.observation={observation}: must be one of {', '.join(OBSERVATIONS)}")
+    need_choice("env", "observation", observation, OBSERVATIONS)
     slots = observation == "slots"
     return {
         "nodes": NODE_COLUMNS + SLOT_NODE_COLUMNS * slots,

@@ -11,15 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..arrays import F4, F8
 from ..jit.kernels import kernel
 from ..observation_columns import Column
 from .games import PlacementConfig
 from .state import PlacementParams, PlacementState
-
-F4 = NDArray[np.float32]
-F8 = NDArray[np.float64]
 
 MOST, MOST_LOST = 4.0, 2.0
 """Counts are clipped here: more of one shape, or more lost at once, makes no difference."""
@@ -84,7 +81,6 @@ def write_slots(
     """Write the slot columns of a game.
 
     Args:
-        p: Parameters.
         s: State; it is read.
         b: The game; if it is over, no node fits, and what asks for a pending request is 0.
         table: Shapes (K, 3), see ``slot_table``.

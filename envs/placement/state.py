@@ -7,10 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import F8, I8
 from ..jit.kernels import kernel
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
 
 PROTOCOLS: tuple[str, ...] = ("huawei_placement", "fading", "recovering")
 """What happens to time and to a request that fits nowhere; see the module."""

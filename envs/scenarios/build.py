@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checks import need, need_memory
+from ..checks import need, need_choice, need_memory
 from ..errors import ConfigError, TraceError
-from ..sim.config import ClusterConfig, HostType, MigrationConfig, VmType
+from ..sim.config import ClusterConfig, HostType, MigrationConfig
 from ..sim.feasibility import fits_some_host
 from ..sim.models.admission import AdmissionConfig
 from ..sim.models.carbon import CarbonSeries, constant_carbon
 from ..sim.models.failures import FailureConfig, FailureDomain, replay_outages
 from ..sim.models.io_path import IoConfig
-from ..sim.models.memory import MemoryConfig
 from ..sim.models.numa_nodes import NumaConfig
-from ..sim.models.overhead import HostVirtualization, OverheadConfig
-from ..sim.models.power_states import PowerConfig, PowerCurve
-from ..sim.models.precopy_config import PrecopyConfig
+from ..sim.models.overhead import OverheadConfig
 from ..sim.models.recovery import RecoveryConfig
 from ..sim.models.scheduling import SchedulingConfig
 from ..sim.models.standby import StandbyConfig
@@ -31,11 +28,11 @@ from ..sim.workload import Workload
 from ..traces import Trace, read_trace
 from ..traces.formats.carbon import read_carbon
 from ..traces.formats.failure_trace import read_failures
-from .groups import CarbonGroup, FailuresGroup, to_room
+from .nodes import only
 from .profiles import build_profiles, draw_profiles, profile_index
-from .schema import GENERATORS, OVERSIZED, HostGroupConfig, ScenarioConfig, TraceConfig
+from .schema import GENERATORS, OVERSIZED, CarbonGroup, FailuresGroup, ScenarioConfig, Switch, TraceConfig
 
-R = TypeVar("R")
+T = TypeVar("T")
 
 _COLUMNS = ("vm_cpu_mhz", "vm_vcpus", "vm_mem_mib", "vm_arrival_s", "vm_departure_s")
 
@@ -73,9 +70,7 @@ def check_source(config: TraceConfig) -> None:
             f"scenario.trace.path={config.path}: the generator (format={config.format}) reads no file; "
             "scenario.trace.format=auto guesses the format"
         )
-    if config.oversized not in OVERSIZED:
-        allowed = ", ".join(OVERSIZED)
-        raise ConfigError(f"scenario.trace.oversized={config.oversized}: must be one of {allowed}")
+    need_choice("scenario.trace", "oversized", config.oversized, OVERSIZED)
 
 
 def need_generated(config: TraceConfig, **defaults: int) -> None:
@@ -121,74 +116,41 @@ def build_cluster(config: ScenarioConfig) -> ClusterConfig:
     for group in config.hosts:
         need_memory(f"scenario.hosts: {group.name}.count={group.count}", group.count, 1000)
     return ClusterConfig(
-        host_types=tuple(_host_type(group) for group in config.hosts),
+        host_types=tuple(only(HostType, group) for group in config.hosts),
         host_type_of=_host_order(counts, config.host_order),
         interval_s=config.interval_s,
-        memory=config.memory,  # type: ignore[arg-type]  # checked by ClusterConfig
-        arrival=config.arrival,  # type: ignore[arg-type]
+        memory=config.memory,
+        arrival=config.arrival,
         memory_overcommit=config.memory_overcommit,
         arrival_cpu_overcommit=config.arrival_cpu_overcommit,
         arrival_core_speed=config.arrival_core_speed,
         auto_boot=config.auto_boot,
         hosts_start_on=config.hosts_start_on,
-        migration=_migration(config),
-        overhead=_switched(config, "overhead", OverheadConfig),
-        cpu=_switched(config, "cpu", SchedulingConfig),
-        numa=_switched(config, "numa", NumaConfig),
-        memory_tiers=_room(config, "memory_tiers", MemoryConfig),
-        io=_switched(config, "io", IoConfig),
-        power=_room(config, "power", PowerConfig),
+        migration=config.precopy
+        if config.migration.mode == "precopy"
+        else only(MigrationConfig, config.migration),
+        overhead=_switched(OverheadConfig, config.overhead),
+        cpu=_switched(SchedulingConfig, config.cpu),
+        numa=_switched(NumaConfig, config.numa),
+        memory_tiers=config.memory_tiers,
+        io=_switched(IoConfig, config.io),
+        power=config.power,
         carbon=_carbon(config.carbon),
-        failures=_switched(config, "failures", FailureConfig),
+        failures=_switched(FailureConfig, config.failures),
         domains=_domains(config.failures),
         **_replayed(config.failures, sum(counts)),
-        recovery=_room(config, "recovery", RecoveryConfig),
-        restart=config.recovery.restart,  # type: ignore[arg-type]
-        spares=tuple(config.recovery.spares),
-        standby=_switched(config, "standby", StandbyConfig),
-        admission=_switched(config, "admission", AdmissionConfig),
+        recovery=only(RecoveryConfig, config.recovery),
+        restart=config.recovery.restart,
+        spares=config.recovery.spares,
+        standby=_switched(StandbyConfig, config.standby),
+        admission=_switched(AdmissionConfig, config.admission),
         evc_level=config.evc_level,
     )
 
 
-def _room(config: ScenarioConfig, key: str, room: type[R]) -> R:
-    """A group as its room takes it; what the room refuses is named by the group's key."""
-    try:
-        return to_room(getattr(config, key), room)
-    except ConfigError as error:
-        raise ConfigError(f"scenario.{key}: {error}") from None
-
-
-def _switched(config: ScenarioConfig, key: str, room: type[R]) -> R | None:
-    """The same, None where it is not enabled; a value that is not allowed is refused either way."""
-    built = _room(config, key, room)
-    return built if getattr(config, key).enabled else None
-
-
-def _host_type(group: HostGroupConfig) -> HostType:
-    if group.count < 1:
-        raise ConfigError(f"scenario.hosts: host type {group.name}.count={group.count}: must be at least 1")
-    values = {f.name: getattr(group, f.name) for f in fields(group) if f.name != "count"}
-    power = group.power_w
-    if isinstance(power, list) and all(type(w) in (int, float) for w in power):
-        values["power_w"] = tuple(float(w) for w in power)
-    elif not isinstance(power, str):
-        raise ConfigError(
-            f"scenario.hosts: host type {group.name}.power_w={power}: must be the name of a table, or a list "
-            "of watts at equally spaced loads"
-        )
-    try:
-        values["virtualization"] = to_room(group.virtualization, HostVirtualization)
-        values["curve"] = None if group.curve.kind == "table" else to_room(group.curve, PowerCurve)
-    except ConfigError as error:
-        raise ConfigError(f"host type {group.name}: {error}") from None
-    return HostType(**values)
-
-
-def _migration(config: ScenarioConfig) -> MigrationConfig | PrecopyConfig:
-    fixed = _room(config, "migration", MigrationConfig)
-    precopy = _room(config, "precopy", PrecopyConfig)
-    return precopy if config.migration.mode == "precopy" else fixed
+def _switched(kind: type[T], group: Switch) -> T | None:
+    """A sub-model's configuration, None where it is off."""
+    return only(kind, group) if group.enabled else None
 
 
 def _carbon(group: CarbonGroup) -> CarbonSeries | None:
@@ -223,9 +185,8 @@ def _domains(group: FailuresGroup) -> tuple[FailureDomain, ...]:
     """Hosts that fail together; hot standby keeps them apart, so they are there in any case."""
     names = [domain.name for domain in group.domains]
     for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"scenario.failures.domains: {name} is named twice")
-    return tuple(to_room(domain, FailureDomain) for domain in group.domains)
+        need(names.count(name) == 1, f"scenario.failures.domains: {name} is named twice")
+    return group.domains
 
 
 def _replayed(group: FailuresGroup, n_hosts: int) -> dict[str, Any]:
@@ -276,7 +237,7 @@ def size_vms(config: ScenarioConfig, trace: Trace, rng: np.random.Generator) -> 
     else:
         if not config.vm_types:
             raise ConfigError("scenario.vm_types: needs at least one VM type")
-        types = [VmType(t.name, t.vcpus, t.vcpu_mhz, t.memory_mib) for t in config.vm_types]
+        types = config.vm_types
         kinds = _assign_types(config, n, rng)
         cpu = np.array([t.cpu_mhz for t in types])[kinds]
         memory = np.array([t.memory_mib for t in types])[kinds]

@@ -7,20 +7,21 @@ that ship are in ``conf/scenario/NAME.yaml``. A key that does not exist is an er
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import I8
+from ..checks import need
 from ..errors import ConfigError
 from ..placement.games import PlacementConfig, PlacementGames, fits_empty_host
 from ..traces import RequestTrace, read_requests, read_windows
 from .build import check_source, need_generated, refuse_oversized
+from .nodes import schema_of
 from .scenario import load_scenario_config
 from .schema import GENERATORS, TraceConfig, dotted_keys, merge_schema, no_key
-
-I8 = NDArray[np.int64]
 
 TAIL = 1000
 """Rows at the end of a stream in which no window begins by default, so that none is cut short."""
@@ -151,13 +152,11 @@ def check_placement_keys(values: Mapping[str, Any]) -> PlacementConfig:
     hints = get_type_hints(PlacementConfig)
     for key in values:
         if key not in hints:
-            raise no_key(f"placement.{key}", list(hints))
-    # The dataclass is frozen, and OmegaConf would not write into a frozen schema.
-    schema = make_dataclass(
-        "PlacementKeys", [(f.name, hints[f.name], field(default=f.default)) for f in fields(PlacementConfig)]
-    )
+            raise no_key(f"scenario.placement.{key}", list(hints))
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(dict(values)))
+        merged = OmegaConf.merge(
+            OmegaConf.structured(schema_of(PlacementConfig)), OmegaConf.create(dict(values))
+        )
     except OmegaConfBaseException as error:
         first = str(error).splitlines()[0]
         raise ConfigError(f"scenario.placement.{error.full_key}: {first}") from None
@@ -174,8 +173,7 @@ def _check(
     if result.kind != "placement":
         raise _wrong_kind(result.name, result.kind)
     check_drawn(result.windows, dotted_keys(overrides))
-    if result.n_windows < 1:
-        raise ConfigError(f"scenario.n_windows={result.n_windows}: must be at least 1")
+    need(result.n_windows >= 1, f"scenario.n_windows={result.n_windows}: must be at least 1")
     placement = check_placement_keys(result.placement)
     result.placement = asdict(placement)
     return result, placement

@@ -3,70 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, get_type_hints
+from dataclasses import asdict, dataclass, fields
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checks import hint
+from ..checks import hint, need_choice
 from ..errors import ConfigError
-from ..sim.guests import GUEST_PROFILES, GuestProfile, IoProfile
-from ..sim.models.memory import MemoryProfile
-from ..sim.models.overhead import GuestVirtualization, InstructionProfile
-from ..sim.models.scheduling import CpuControl
-from .groups import to_room
+from ..sim.guests import GUEST_PROFILES, GuestProfile
+from ..sim.models.overhead import InstructionProfile
+from .nodes import made, only, schema_of
+from .schema import unknown_key
 
 
-@dataclass
-class VirtualizationGroup:
-    """The fields of ``sim.overhead.GuestVirtualization``."""
-
-    type: str = "hardware_assisted"
-    kernel: str = "linux"
-    modifiable: bool = True
-
-
-@dataclass
-class ControlGroup:
-    """The fields of ``sim.scheduling.CpuControl``."""
-
-    reservation_mhz: float = 0.0
-    limit_mhz: float = float("inf")
-    shares: Any = "normal"
-
-
-@dataclass
-class MemoryGroup:
-    """The fields of ``sim.memory.MemoryProfile``."""
-
-    touched_share: float = 1.0
-    active_share: float = 0.25
-    zero_share: float = 0.05
-    dup_share: float = 0.10
-    domain: str = ""
-    reservation_mib: float = 0.0
-    shares: Any = "normal"
-    balloon_driver: bool = True
-
-
-@dataclass
-class IoProfileGroup:
-    """The fields of ``sim.guests.IoProfile``."""
-
-    mode: str = "virtio"
-    net_out_mbps: list[float] = field(default_factory=lambda: [0.1, 20.0])
-    net_in_mbps: list[float] = field(default_factory=lambda: [0.1, 10.0])
-    disk_read_mb_s: list[float] = field(default_factory=lambda: [0.0, 2.0])
-    disk_write_mb_s: list[float] = field(default_factory=lambda: [0.05, 1.0])
-    packet_bytes: float = 1000.0
-    request_kib: float = 32.0
-    functions: int = 1
-
-
-@dataclass
-class ProfileGroup:
-    """The fields of ``sim.guests.GuestProfile``; ``instructions`` is a name, or a mapping of its rates.
+@dataclass(frozen=True)
+class ProfileGroup(GuestProfile):
+    """A profile of one's own; ``instructions`` is a name, or a mapping of its rates.
 
     Attributes:
         base: Profile of ``sim.guests.GUEST_PROFILES`` that the other keys change; None = the one of the same
@@ -74,17 +27,6 @@ class ProfileGroup:
     """
 
     base: str | None = None
-    instructions: Any = "general"
-    virtualization: VirtualizationGroup = field(default_factory=VirtualizationGroup)
-    cpu: ControlGroup = field(default_factory=ControlGroup)
-    memory: MemoryGroup = field(default_factory=MemoryGroup)
-    stall_share: float | None = None
-    io: IoProfileGroup = field(default_factory=IoProfileGroup)
-    dirty_mib_s: list[float] = field(default_factory=lambda: [0.5, 20.0])
-    working_share: float = 0.10
-    restart_priority: int = 0
-    restart_after: list[str] = field(default_factory=list)
-    protected: bool = False
 
 
 def build_profiles(given: Mapping[str, Any]) -> dict[str, GuestProfile]:
@@ -117,72 +59,38 @@ def _build(name: str, values: Mapping[str, Any]) -> GuestProfile:
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
     where = f"scenario.profiles.{name}"
-    base = values.get("base") or (name if name in GUEST_PROFILES else "default")
-    if base not in GUEST_PROFILES:
-        raise ConfigError(f"{where}.base={base}: must be one of {', '.join(GUEST_PROFILES)}")
-    start = OmegaConf.structured(ProfileGroup)
+    base = str(values.get("base") or (name if name in GUEST_PROFILES else "default"))
+    need_choice(where, "base", base, tuple(GUEST_PROFILES))
+    schema = schema_of(ProfileGroup, "name")
+    shipped = {key: value for key, value in asdict(GUEST_PROFILES[base]).items() if key != "name"}
     try:
-        start = OmegaConf.merge(start, _plain(GUEST_PROFILES[str(base)]))
-        group = OmegaConf.to_object(OmegaConf.merge(start, OmegaConf.create(dict(values))))
+        merged = OmegaConf.merge(OmegaConf.structured(schema), shipped, OmegaConf.create(dict(values)))
+        plain = cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True))
     except (ConfigKeyError, ConfigAttributeError) as error:
-        raise ConfigError(_no_key(where, str(error.full_key or error.key))) from None
+        raise unknown_key(error, schema, where) from None
     except OmegaConfBaseException as error:
         raise ConfigError(f"{where}.{error.full_key}: {str(error).splitlines()[0]}") from None
-    assert isinstance(group, ProfileGroup)
-    try:
-        return GuestProfile(
-            name=name,
-            instructions=_instructions(group.instructions),
-            virtualization=to_room(group.virtualization, GuestVirtualization),
-            cpu=to_room(group.cpu, CpuControl),
-            memory=to_room(group.memory, MemoryProfile),
-            stall_share=group.stall_share,
-            io=to_room(group.io, IoProfile),
-            dirty_mib_s=(group.dirty_mib_s[0], group.dirty_mib_s[1])
-            if len(group.dirty_mib_s) == 2
-            else tuple(group.dirty_mib_s),  # type: ignore[arg-type]  # refused there
-            working_share=group.working_share,
-            restart_priority=group.restart_priority,
-            restart_after=tuple(group.restart_after),
-            protected=group.protected,
-        )
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
+    plain["instructions"] = _instructions(where, plain["instructions"])
+    return only(GuestProfile, made(ProfileGroup, {**plain, "name": name}, where))
 
 
-def _plain(profile: GuestProfile) -> dict[str, Any]:
-    values = {key: value for key, value in asdict(profile).items() if key != "name"}
-    values["dirty_mib_s"] = list(profile.dirty_mib_s)
-    values["restart_after"] = list(profile.restart_after)
-    values["io"] = {k: list(v) if isinstance(v, tuple) else v for k, v in values["io"].items()}
-    return values
-
-
-def _no_key(where: str, full: str) -> str:
-    owner: Any = ProfileGroup
-    parts = full.split(".")
-    for part in parts[:-1]:
-        inner = get_type_hints(owner).get(part)
-        owner = inner if is_dataclass(inner) else owner
-    allowed = [f.name for f in fields(owner)]
-    return f"{where}.{full}: no such key{hint(parts[-1], allowed)}; allowed are: {', '.join(allowed)}"
-
-
-def _instructions(value: Any) -> str | InstructionProfile:
-    """A name, or rates per class."""
+def _instructions(where: str, value: Any) -> str | InstructionProfile:
+    """A name, or rates per class; ``where`` is the profile's key."""
     if not isinstance(value, Mapping):
         return str(value)
     allowed = [f.name for f in fields(InstructionProfile)]
     if set(value) != set(allowed):
-        raise ConfigError(f"instructions: must be a name, or have the keys {', '.join(allowed)}")
+        raise ConfigError(f"{where}: instructions: must be a name, or have the keys {', '.join(allowed)}")
     rates: dict[str, Any] = {}
     for key in allowed:
         numbers = value[key]
         fine = isinstance(numbers, list) and all(isinstance(x, int | float) for x in numbers)
         if not fine:
-            raise ConfigError(f"instructions.{key}={numbers}: must be a list of 4 numbers, one per class")
+            raise ConfigError(
+                f"{where}: instructions.{key}={numbers}: must be a list of 4 numbers, one per class"
+            )
         rates[key] = tuple(float(x) for x in numbers)
-    return InstructionProfile(**rates)
+    return made(InstructionProfile, rates, where)
 
 
 def profile_index(known: Mapping[str, GuestProfile], key: str, name: str) -> int:

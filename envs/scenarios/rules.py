@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+from ..checks import need
 from ..errors import ConfigError
 from ..sim.models.rules import Rules, VmHostRule
 from ..sim.workload import Workload
@@ -100,8 +101,7 @@ def _indices(key: str, items: Sequence[Any], names: Sequence[str], n: int) -> tu
         if isinstance(item, bool) or not isinstance(item, int | str):
             raise ConfigError(f"{key}={item}: must be an index in 0..{n - 1} or a pattern of names")
         if isinstance(item, int):
-            if not 0 <= item < n:
-                raise ConfigError(f"{key}={item}: no such index, must lie in 0..{n - 1}")
+            need(0 <= item < n, f"{key}={item}: no such index, must lie in 0..{n - 1}")
             found.add(item)
             continue
         matching = [i for i, name in enumerate(names) if fnmatchcase(name, item)]

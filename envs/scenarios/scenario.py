@@ -61,7 +61,7 @@ class Scenario:
         """
         cluster = self.cluster
         if arrival is not None:
-            cluster = replace(cluster, arrival=arrival)  # type: ignore[arg-type]  # checked there
+            cluster = replace(cluster, arrival=arrival)
         return Simulator(cluster, self.workload, strict=strict, horizon_s=self.horizon_s)
 
 

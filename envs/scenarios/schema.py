@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar, cast
 
-from ..checks import hint, need_plain
+from ..checks import hint, need_choice, need_count, need_plain
 from ..errors import ConfigError
-from .groups import (
-    AdmissionGroup,
-    CarbonGroup,
-    CpuGroup,
-    CurveGroup,
-    FailuresGroup,
-    HostVirtualizationGroup,
-    IoGroup,
-    MemoryTiersGroup,
-    MigrationGroupConfig,
-    NumaGroup,
-    OverheadGroup,
-    PowerGroup,
-    PrecopyGroup,
-    RecoveryGroup,
-    StandbyGroup,
-)
+from ..sim.config import HostType, MigrationConfig, VmType
+from ..sim.models.admission import AdmissionConfig
+from ..sim.models.failures import FailureConfig, FailureDomain
+from ..sim.models.io_path import IoConfig
+from ..sim.models.memory import MemoryConfig
+from ..sim.models.numa_nodes import NumaConfig
+from ..sim.models.overhead import OverheadConfig
+from ..sim.models.power import PowerConfig
+from ..sim.models.precopy import PrecopyConfig
+from ..sim.models.recovery import RecoveryConfig
+from ..sim.models.scheduling import SchedulingConfig
+from ..sim.models.standby import StandbyConfig
+from .nodes import made, schema_of
 from .rules import RulesGroup
 
 T = TypeVar("T")
@@ -57,38 +54,144 @@ class TraceConfig:
     oversized: str = "refuse"
 
 
-@dataclass
-class HostGroupConfig:
-    """Hosts of one kind; the fields of ``sim.config.HostType`` and how many there are."""
+@dataclass(frozen=True)
+class HostGroupConfig(HostType):
+    """Hosts of one kind, and how many there are."""
 
-    name: str = "host"
     count: int = 1
-    cores: int = 2
-    core_mhz: float = 2000.0
-    memory_mib: float = 4096.0
-    power_w: Any = "hp_ml110_g4"
-    nic_mbps: float = 1000.0
-    boot_time_s: float = 240.0
-    shutdown_time_s: float = 60.0
-    boot_power_w: float | None = None
-    shutdown_power_w: float | None = None
-    numa_nodes: int = 1
-    virtualization: HostVirtualizationGroup = field(default_factory=HostVirtualizationGroup)
-    cpu_level: str | None = None
-    io_functions: int | None = None
-    curve: CurveGroup = field(default_factory=CurveGroup)
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ConfigError: Naming the field and what is allowed.
+        """
+        super().__post_init__()
+        need_count(f"host type {self.name}", count=self.count)
 
 
-@dataclass
-class VmTypeConfig:
-    """One kind of VM; the fields of ``sim.config.VmType``, how often it occurs and its guest profile."""
+@dataclass(frozen=True)
+class VmTypeConfig(VmType):
+    """One kind of VM, how often it occurs, and its guest profile."""
 
-    name: str = "vm"
-    vcpus: int = 1
-    vcpu_mhz: float = 1000.0
-    memory_mib: float = 1024.0
     weight: float = 1.0
     profile: str = "default"
+
+
+@dataclass(frozen=True)
+class Switch:
+    """The key that switches a sub-model on, beside the fields of its configuration."""
+
+    enabled: bool = False
+
+
+@dataclass(frozen=True)
+class OverheadGroup(OverheadConfig, Switch):
+    """§1: what the hypervisor adds."""
+
+
+@dataclass(frozen=True)
+class CpuGroup(SchedulingConfig, Switch):
+    """§2: reservations, limits and shares."""
+
+
+@dataclass(frozen=True)
+class NumaGroup(NumaConfig, Switch):
+    """§3: NUMA."""
+
+
+@dataclass(frozen=True)
+class IoGroup(IoConfig, Switch):
+    """§5: I/O and interrupts."""
+
+
+@dataclass(frozen=True)
+class MigrationGroup(MigrationConfig):
+    """§6: how VMs migrate.
+
+    Attributes:
+        mode: ``fixed``: at the rate given here; ``precopy``: by the group ``precopy``.
+    """
+
+    mode: str = "fixed"
+
+
+@dataclass(frozen=True)
+class CarbonGroup:
+    """§7: carbon intensity of the electricity; off without ``path`` and ``g_per_kwh``.
+
+    Attributes:
+        path: File of a series, Parquet or CSV, or a folder with files ``ZONE_*.parquet`` or ``.csv``.
+        zone: Zone of the file to take from a folder, such as ``DE``; with a file a label of its source.
+        start: Date or time in the series at which the simulation begins; None = its first.
+        source: Whom to cite; recorded with every result.
+        fill: What to put where the file lacks a value: ``previous`` or ``zero``; None = that is an error.
+        series: Which series of an Electricity Maps file: ``lifecycle`` (None) or ``direct``.
+        g_per_kwh: In place of a series: an intensity that never changes, g/kWh; needs ``source``.
+    """
+
+    path: str | None = None
+    zone: str | None = None
+    start: str | None = None
+    source: str | None = None
+    fill: str | None = None
+    series: str | None = None
+    g_per_kwh: float | None = None
+
+
+@dataclass(frozen=True)
+class OutageGroup:
+    """§8: one outage of one host, to be replayed.
+
+    Attributes:
+        host: Its index.
+        down_s: When it fails, s.
+        up_s: When it is repaired, s; inf = never.
+    """
+
+    host: int = 0
+    down_s: float = 0.0
+    up_s: float = math.inf
+
+
+@dataclass(frozen=True)
+class FailuresGroup(FailureConfig, Switch):
+    """§8: failures of hosts and VMs, and what else fails.
+
+    Attributes:
+        path: Trace of incidents to replay (``traces.read_failures``).
+        since: From where its intervals count: ``end`` or ``start`` of the incident before.
+        domains: Hosts that fail together. Hot standby keeps them apart, failures on or not.
+        outages: Outages of single hosts to replay.
+    """
+
+    path: str | None = None
+    since: str = "end"
+    domains: tuple[FailureDomain, ...] = ()
+    outages: tuple[OutageGroup, ...] = ()
+
+
+@dataclass(frozen=True)
+class RecoveryGroup(RecoveryConfig):
+    """§8: what follows failures, where they are on.
+
+    Attributes:
+        restart: Who places a VM that restarts: ``first_fit`` or ``policy``.
+        spares: Hosts without a profile at time 0, to which a failed host's can move.
+    """
+
+    restart: str = "first_fit"
+    spares: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class StandbyGroup(StandbyConfig, Switch):
+    """§9: hot standby of protected VMs."""
+
+
+@dataclass(frozen=True)
+class AdmissionGroup(AdmissionConfig, Switch):
+    """§8: what is kept for failover."""
 
 
 @dataclass
@@ -153,15 +256,15 @@ class ScenarioConfig:
     hosts_start_on: bool = True
     interval_s: float = 300.0
     horizon_s: float | None = None
-    migration: MigrationGroupConfig = field(default_factory=MigrationGroupConfig)
-    precopy: PrecopyGroup = field(default_factory=PrecopyGroup)
+    migration: MigrationGroup = field(default_factory=MigrationGroup)
+    precopy: PrecopyConfig = field(default_factory=PrecopyConfig)
     overhead: OverheadGroup = field(default_factory=OverheadGroup)
     cpu: CpuGroup = field(default_factory=CpuGroup)
     numa: NumaGroup = field(default_factory=NumaGroup)
-    memory_tiers: MemoryTiersGroup = field(default_factory=MemoryTiersGroup)
+    memory_tiers: MemoryConfig = field(default_factory=MemoryConfig)
     io: IoGroup = field(default_factory=IoGroup)
     evc_level: str | None = None
-    power: PowerGroup = field(default_factory=PowerGroup)
+    power: PowerConfig = field(default_factory=PowerConfig)
     carbon: CarbonGroup = field(default_factory=CarbonGroup)
     failures: FailuresGroup = field(default_factory=FailuresGroup)
     recovery: RecoveryGroup = field(default_factory=RecoveryGroup)
@@ -210,21 +313,19 @@ def merge_schema(schema: type[T], raw: Mapping[str, Any], overrides: Mapping[str
 
     plain = {key: value for key, value in raw.items() if key not in ("_target_", "defaults")}
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(plain))
+        merged = OmegaConf.merge(OmegaConf.structured(schema_of(cast(Any, schema))), OmegaConf.create(plain))
         own = cast(dict[str, Any], OmegaConf.to_container(merged.trace))
         for key, value in overrides.items():
             OmegaConf.update(merged, key, value, merge=True)
-        trace = cast(dict[str, Any], OmegaConf.to_container(merged.trace))
-        merged.trace = TraceConfig(**replace_generator(trace, own, dotted_keys(overrides)))
-        need_plain("scenario", OmegaConf.to_container(merged, resolve=True))
-        result = OmegaConf.to_object(merged)
+        plain = cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True))
     except (ConfigKeyError, ConfigAttributeError) as error:
         raise unknown_key(error, schema) from None
     except OmegaConfBaseException as error:
         first = str(error).splitlines()[0]
         raise ConfigError(f"scenario.{error.full_key}: {first}") from None
-    assert isinstance(result, schema)
-    return result
+    plain["trace"] = replace_generator(plain["trace"], own, dotted_keys(overrides))
+    need_plain("scenario", plain)
+    return made(schema, plain, "scenario")
 
 
 def replace_generator(
@@ -264,44 +365,37 @@ def dotted_keys(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
     return found
 
 
-def unknown_key(error: Any, root: type[Any] = ScenarioConfig) -> ConfigError:
+def unknown_key(error: Any, root: type[Any] = ScenarioConfig, where: str = "scenario") -> ConfigError:
     """The error for a key that does not exist: its neighbours are those of the group that it stands in.
 
     Args:
         error: What OmegaConf raised (a ``ConfigKeyError`` or ``ConfigAttributeError``); within an item of a
             list it knows the key from there on only.
         root: Schema of the whole.
+        where: Key of the whole.
     """
     owner = error.object_type if is_dataclass(error.object_type) else root
     allowed = [f.name for f in fields(owner) if not f.name.startswith("_")]
-    return no_key(str(error.full_key or error.key).removeprefix("scenario."), allowed)
+    return no_key(f"{where}.{str(error.full_key or error.key).removeprefix('scenario.')}", allowed)
 
 
 def no_key(key: str, allowed: Sequence[str]) -> ConfigError:
     """The error for a key of a scenario that does not exist.
 
     Args:
-        key: The key, dotted.
+        key: The key, dotted, with ``scenario.``.
         allowed: What may stand in its place.
     """
     return ConfigError(
-        f"scenario.{key}: no such key{hint(key.split('.')[-1], allowed)}; allowed are: {', '.join(allowed)}"
+        f"{key}: no such key{hint(key.split('.')[-1], allowed)}; allowed are: {', '.join(allowed)}"
     )
 
 
 def _check_choices(config: ScenarioConfig) -> None:
-    choices: Sequence[tuple[str, tuple[str, ...]]] = (
-        ("kind", ("cluster", "replica")),
-        ("host_order", ("interleaved", "grouped")),
-        ("vm_assignment", ("blocks", "random", "trace")),
-        ("migration.mode", MIGRATION_MODES),
-    )
-    for key, allowed in choices:
-        value: Any = config
-        for part in key.split("."):
-            value = getattr(value, part)
-        if value not in allowed:
-            raise ConfigError(f"scenario.{key}={value}: must be one of {', '.join(allowed)}")
+    need_choice("scenario", "kind", config.kind, ("cluster", "replica"))
+    need_choice("scenario", "host_order", config.host_order, ("interleaved", "grouped"))
+    need_choice("scenario", "vm_assignment", config.vm_assignment, ("blocks", "random", "trace"))
+    need_choice("scenario.migration", "mode", config.migration.mode, MIGRATION_MODES)
     if config.quirks and config.kind != "replica":
         raise ConfigError(
             f"scenario.quirks: only scenario=planetlab_cloudsim3 has quirks, {config.name} has none"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError
+from ..checks import need, need_choice, need_count, need_not_negative, need_positive, need_share
 from .models.admission import AdmissionConfig
 from .models.carbon import CarbonSeries
 from .models.compatibility import CPU_LEVELS, CpuLevels
@@ -18,39 +18,16 @@ from .models.io_path import IoConfig
 from .models.memory import MemoryConfig
 from .models.numa_nodes import MAX_NODES, NumaConfig
 from .models.overhead import HostVirtualization, OverheadConfig
-from .models.power import SPEC_POWER_W
-from .models.power_states import PowerConfig, PowerCurve
-from .models.precopy_config import PrecopyConfig
+from .models.power import SPEC_POWER_W, PowerConfig, PowerCurve
+from .models.precopy import PrecopyConfig
 from .models.recovery import RecoveryConfig
 from .models.rules import Rules
 from .models.scheduling import SchedulingConfig
 from .models.standby import StandbyConfig
 
-MemoryRule = Literal["ignored", "binding", "multiplexed"]
-ArrivalRule = Literal["first_fit", "best_fit", "worst_fit", "pabfd", "policy"]
-RestartRule = Literal["first_fit", "policy"]
-MEMORY_RULES: tuple[str, ...] = get_args(MemoryRule)
-ARRIVAL_RULES: tuple[str, ...] = get_args(ArrivalRule)
-RESTART_RULES: tuple[str, ...] = get_args(RestartRule)
-
-
-def _require(ok: bool, message: str) -> None:
-    if not ok:
-        raise ConfigError(message)
-
-
-def _is_count(value: float) -> bool:
-    return value >= 1 and float(value).is_integer()
-
-
-def _positive(owner: str, **values: float) -> None:
-    for key, value in values.items():
-        _require(math.isfinite(value) and value > 0, f"{owner}.{key}={value}: must be a positive number")
-
-
-def _not_negative(owner: str, **values: float) -> None:
-    for key, value in values.items():
-        _require(math.isfinite(value) and value >= 0, f"{owner}.{key}={value}: must be 0 or more")
+MEMORY_RULES = ("ignored", "binding", "multiplexed")
+ARRIVAL_RULES = ("first_fit", "best_fit", "worst_fit", "pabfd", "policy")
+RESTART_RULES = ("first_fit", "policy")
 
 
 @dataclass(frozen=True)
@@ -73,14 +50,14 @@ class HostType:
         virtualization: What it can run.
         cpu_level: CPU generation, a level of ``compatibility.CPU_LEVELS``; None = no limits of compatibility.
         io_functions: Passthrough functions; None = ``IoConfig.functions_per_host``.
-        curve: Power over load in place of ``power_w``; None = that table.
+        curve: Power over load in place of ``power_w``, if it is not of kind ``table``.
     """
 
-    name: str
-    cores: int
-    core_mhz: float
-    memory_mib: float
-    power_w: tuple[float, ...] | str
+    name: str = "host"
+    cores: int = 2
+    core_mhz: float = 2000.0
+    memory_mib: float = 4096.0
+    power_w: tuple[float, ...] | str = "hp_ml110_g4"
     nic_mbps: float = 1000.0
     boot_time_s: float = 240.0
     shutdown_time_s: float = 60.0
@@ -90,7 +67,7 @@ class HostType:
     virtualization: HostVirtualization = field(default_factory=HostVirtualization)
     cpu_level: str | None = None
     io_functions: int | None = None
-    curve: PowerCurve | None = None
+    curve: PowerCurve = field(default_factory=PowerCurve)
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -99,50 +76,51 @@ class HostType:
             ConfigError: Naming the field and what is allowed.
         """
         owner = f"host type {self.name}"
-        _require(_is_count(self.cores), f"{owner}.cores={self.cores}: must be a whole number, at least 1")
-        _positive(owner, core_mhz=self.core_mhz, memory_mib=self.memory_mib, nic_mbps=self.nic_mbps)
-        _not_negative(owner, boot_time_s=self.boot_time_s, shutdown_time_s=self.shutdown_time_s)
+        need_count(owner, cores=self.cores)
+        need_positive(owner, core_mhz=self.core_mhz, memory_mib=self.memory_mib, nic_mbps=self.nic_mbps)
+        need_not_negative(owner, boot_time_s=self.boot_time_s, shutdown_time_s=self.shutdown_time_s)
         if isinstance(self.power_w, str):
             known = ", ".join(sorted(SPEC_POWER_W))
-            _require(
+            need(
                 self.power_w in SPEC_POWER_W,
                 f"{owner}.power_w={self.power_w}: no such table (known: {known})",
             )
         else:
-            _require(len(self.power_w) >= 2, f"{owner}.power_w: needs at least 2 points")
-            _require(
-                all(math.isfinite(w) and w >= 0 for w in self.power_w),
-                f"{owner}.power_w: every point must be 0 or more",
+            shown = list(self.power_w) if isinstance(self.power_w, tuple) else self.power_w
+            need(
+                isinstance(self.power_w, Sequence)
+                and all(isinstance(w, int | float) and not isinstance(w, bool) for w in self.power_w),
+                f"{owner}.power_w={shown}: must be the name of a table, or a list of watts at equally "
+                "spaced loads",
             )
+            need(len(self.power_w) >= 2, f"{owner}.power_w: needs at least 2 points")
+            need_not_negative(owner, **{f"power_w[{i}]": w for i, w in enumerate(self.power_w)})
         for key in ("boot_power_w", "shutdown_power_w"):
             value = getattr(self, key)
             if value is not None:
-                _not_negative(owner, **{key: value})
+                need_not_negative(owner, **{key: value})
         self._check_models(owner)
 
     def _check_models(self, owner: str) -> None:
         nodes, most = self.numa_nodes, min(MAX_NODES, int(self.cores))
-        _require(
-            _is_count(nodes) and nodes <= most,
+        need(
+            nodes in range(1, most + 1),
             f"{owner}.numa_nodes={nodes}: must be a whole number in 1..{most} (every node needs a core)",
         )
         if self.cpu_level is not None:
             known = CpuLevels(CPU_LEVELS).names
-            _require(
+            need(
                 self.cpu_level in known,
                 f"{owner}.cpu_level={self.cpu_level}: no such level (known: {', '.join(known)})",
             )
         if self.io_functions is not None:
-            _require(
-                self.io_functions == 0 or _is_count(self.io_functions),
-                f"{owner}.io_functions={self.io_functions}: must be a whole number, at least 0",
-            )
+            need_count(owner, low=0, io_functions=self.io_functions)
 
     @property
     def table_w(self) -> tuple[float, ...]:
         """The power table, W; of an analytic curve idle and peak."""
-        if self.curve is not None:
-            return tuple(self.curve.points)
+        if self.curve.kind != "table":
+            return self.curve.idle_w, self.curve.peak_w
         return SPEC_POWER_W[self.power_w] if isinstance(self.power_w, str) else tuple(self.power_w)
 
     @property
@@ -162,10 +140,10 @@ class VmType:
         memory_mib: Configured memory, MiB.
     """
 
-    name: str
-    vcpus: int
-    vcpu_mhz: float
-    memory_mib: float
+    name: str = "vm"
+    vcpus: int = 1
+    vcpu_mhz: float = 1000.0
+    memory_mib: float = 1024.0
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -174,8 +152,8 @@ class VmType:
             ConfigError: Naming the field and what is allowed.
         """
         owner = f"VM type {self.name}"
-        _require(_is_count(self.vcpus), f"{owner}.vcpus={self.vcpus}: must be a whole number, at least 1")
-        _positive(owner, vcpu_mhz=self.vcpu_mhz, memory_mib=self.memory_mib)
+        need_count(owner, vcpus=self.vcpus)
+        need_positive(owner, vcpu_mhz=self.vcpu_mhz, memory_mib=self.memory_mib)
 
     @property
     def cpu_mhz(self) -> float:
@@ -204,10 +182,8 @@ class MigrationConfig:
         Raises:
             ConfigError: Naming the field and what is allowed.
         """
-        _positive("migration", bandwidth_mbps=self.bandwidth_mbps)
-        for key in ("cpu_loss", "dest_cpu_share"):
-            value = getattr(self, key)
-            _require(0 <= value <= 1, f"migration.{key}={value}: must lie in 0..1")
+        need_positive("migration", bandwidth_mbps=self.bandwidth_mbps)
+        need_share("migration", cpu_loss=self.cpu_loss, dest_cpu_share=self.dest_cpu_share)
 
     @property
     def rate_mib_s(self) -> float:
@@ -261,9 +237,9 @@ class ClusterConfig:
     host_types: tuple[HostType, ...]
     host_type_of: NDArray[np.int32]
     interval_s: float = 300.0
-    memory: MemoryRule = "binding"
+    memory: str = "binding"
     memory_overcommit: float = 1.5
-    arrival: ArrivalRule = "first_fit"
+    arrival: str = "first_fit"
     arrival_cpu_overcommit: float = 1.0
     arrival_core_speed: bool = False
     auto_boot: bool = True
@@ -281,7 +257,7 @@ class ClusterConfig:
     incidents: tuple[Incident, ...] = ()
     replayed: Outages | None = None
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
-    restart: RestartRule = "first_fit"
+    restart: str = "first_fit"
     spares: tuple[int, ...] = ()
     standby: StandbyConfig | None = None
     admission: AdmissionConfig | None = None
@@ -294,20 +270,21 @@ class ClusterConfig:
         Raises:
             ConfigError: Naming the field and what is allowed.
         """
-        _require(len(self.host_types) > 0, "cluster.host_types: needs at least one host type")
+        need(len(self.host_types) > 0, "cluster.host_types: needs at least one host type")
         kinds = np.asarray(self.host_type_of)
-        _require(kinds.ndim == 1 and kinds.size > 0, "cluster.hosts: needs at least one host")
-        _require(
+        need(kinds.ndim == 1 and kinds.size > 0, "cluster.hosts: needs at least one host")
+        need(
             kinds.dtype.kind in "iu" and int(kinds.min()) >= 0 and int(kinds.max()) < len(self.host_types),
             f"cluster.host_type_of: must be integers in 0..{len(self.host_types) - 1}",
         )
-        _positive("cluster", interval_s=self.interval_s, arrival_cpu_overcommit=self.arrival_cpu_overcommit)
+        need_positive(
+            "cluster", interval_s=self.interval_s, arrival_cpu_overcommit=self.arrival_cpu_overcommit
+        )
         most = self.memory_overcommit
-        _require(math.isfinite(most) and most >= 1, f"cluster.memory_overcommit={most}: must be at least 1")
-        choices = (("memory", MEMORY_RULES), ("arrival", ARRIVAL_RULES), ("restart", RESTART_RULES))
-        for key, allowed in choices:
-            value = getattr(self, key)
-            _require(value in allowed, f"cluster.{key}={value}: must be one of {', '.join(allowed)}")
+        need(math.isfinite(most) and most >= 1, f"cluster.memory_overcommit={most}: must be at least 1")
+        need_choice("cluster", "memory", self.memory, MEMORY_RULES)
+        need_choice("cluster", "arrival", self.arrival, ARRIVAL_RULES)
+        need_choice("cluster", "restart", self.restart, RESTART_RULES)
         self._check_hosts_named()
         self._check_levels()
 
@@ -316,34 +293,34 @@ class ClusterConfig:
         n = self.n_hosts
         for domain in self.domains:
             top = max(domain.hosts)
-            _require(top < n, f"failures.domain {domain.name}.hosts={top}: must be below {n}")
+            need(top < n, f"failures.domain {domain.name}.hosts={top}: must be below {n}")
         for host in self.spares:
-            _require(0 <= host < n, f"recovery.spares={host}: no such host, must lie in 0..{n - 1}")
-        _require(len(set(self.spares)) == len(self.spares), "recovery.spares: a host is named twice")
-        _require(len(self.spares) < n, "recovery.spares: at least one host must not be a spare")
+            need(0 <= host < n, f"recovery.spares={host}: no such host, must lie in 0..{n - 1}")
+        need(len(set(self.spares)) == len(self.spares), "recovery.spares: a host is named twice")
+        need(len(self.spares) < n, "recovery.spares: at least one host must not be a spare")
         for host in () if self.admission is None else self.admission.hosts:
-            _require(host < n, f"admission.hosts={host}: no such host, must lie in 0..{n - 1}")
+            need(host < n, f"admission.hosts={host}: no such host, must lie in 0..{n - 1}")
         if self.replayed is not None and self.replayed.host.size:
             top = int(self.replayed.host.max())
-            _require(top < n, f"failures.replayed: host {top}: must be below {n}")
+            need(top < n, f"failures.replayed: host {top}: must be below {n}")
 
     def _check_levels(self) -> None:
         """CPU levels are for all hosts or for none, and the cluster's level for hosts that have one."""
         levels = CpuLevels(CPU_LEVELS)
         missing = [kind.name for kind in self.host_types if kind.cpu_level is None]
         mixed = 0 < len(missing) < len(self.host_types)
-        _require(
+        need(
             not mixed,
             f"host type {missing[0] if missing else ''}.cpu_level: give every host type a level, or none",
         )
         if self.evc_level is None:
             return
         known = ", ".join(levels.names)
-        _require(
+        need(
             self.evc_level in levels.names,
             f"cluster.evc_level={self.evc_level}: no such level (known: {known})",
         )
-        _require(not missing, f"cluster.evc_level={self.evc_level}: needs a cpu_level of every host type")
+        need(not missing, f"cluster.evc_level={self.evc_level}: needs a cpu_level of every host type")
 
     @property
     def n_hosts(self) -> int:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-I4 = NDArray[np.int32]
+from ..arrays import I4
 
 REASONS: dict[int, str] = {
     0: "legal",

@@ -159,7 +159,6 @@ def model_metrics(p: ClusterParams, totals: Totals) -> dict[str, float]:
     """What the sub-models that are on say of an episode, or of an interval.
 
     Args:
-        p: Parameters.
         totals: ``ClusterState.totals``, or what an interval added to them.
 
     Returns:
@@ -217,7 +216,6 @@ def interval_metrics(p: ClusterParams, step: StepMetrics) -> dict[str, float]:
     """What an interval did, by the names of the metrics.
 
     Args:
-        p: Parameters.
         step: The interval.
 
     Returns:
@@ -242,10 +240,6 @@ def interval_metrics(p: ClusterParams, step: StepMetrics) -> dict[str, float]:
 
 def summarize(p: ClusterParams, s: ClusterState) -> dict[str, float]:
     """Work out every metric of an episode so far.
-
-    Args:
-        p: Parameters.
-        s: State.
 
     Returns:
         Metric by column name; NaN for those whose sub-model is off.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import I4
 from ..errors import ConfigError, IllegalDecision
 from ..jit.handle import make_handle
 from .config import ClusterConfig
@@ -19,9 +20,10 @@ from .engine.full_clock import advance_full, prepare_full, start_full
 from .engine.hub import connect
 from .engine.orders import apply_orders
 from .metrics import StepMetrics, summarize
+from .state.build import make_params
 from .state.cluster_state import ClusterState, allocate_state, copy_state, digest, read_only, shape_of
-from .state.parameters import ClusterParams, bind_params, make_params
-from .state.submodel_parameters import sample_faults
+from .state.faults import sample_faults
+from .state.parameters import ClusterParams, bind_params
 from .workload import Workload
 
 
@@ -268,8 +270,6 @@ class Simulator:
         self._bind(*copy_state(saved["arena"], shape_of(self.params)))
 
 
-_I4 = NDArray[np.int32]
-
 _apply: Any = apply_orders  # a tuple of order lists is no signature that a checker can follow
 
 
@@ -288,7 +288,7 @@ def _orders(d: Decisions) -> Any:
     )
 
 
-def _indices(part: _I4) -> _I4:
+def _indices(part: I4) -> I4:
     """Order lists as the kernels take them; an index beyond int32 becomes -1, which no VM and no host has."""
     wide = np.asarray(part)
     if wide.ndim != 1:

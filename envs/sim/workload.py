@@ -27,7 +27,7 @@ class Workload:
         vm_arrival_s: Arrival, s, shape (V,).
         vm_departure_s: Departure, s, shape (V,); inf = never.
         vm_names: Labels; may be empty.
-        signals: Further (S, V) matrices by name, for sub-models that use them (``model_params.SIGNALS``).
+        signals: Further (S, V) matrices by name, for sub-models that use them (``state.build.SIGNALS``).
         profiles: Kinds of guests; at least one.
         vm_profile: Index into ``profiles`` per VM, shape (V,), int32; empty = the first for all.
     """

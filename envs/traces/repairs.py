@@ -19,13 +19,10 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..arrays import B1, F8
 from ..errors import TraceError
 from .base import LARGEST
-
-Floats = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 FILLS = (None, "previous", "zero")
 """What may be put into a gap: nothing (an error), the sample before it (0 before the first), or 0.
@@ -89,7 +86,7 @@ class Repairs:
         """Note the rows that belong to nobody."""
         self.leave_out(count, "rows name no VM or no time")
 
-    def clean(self, key: str, values: Floats, invalid: Sequence[float] = (), signed: bool = False) -> Floats:
+    def clean(self, key: str, values: F8, invalid: Sequence[float] = (), signed: bool = False) -> F8:
         """Return readings with NaN for those that are none, and note how many these are.
 
         Args:
@@ -120,7 +117,7 @@ class Repairs:
         if corrected:
             self.notes.append(f"{corrected} rows are followed by another for the same time, which counts")
 
-    def cap(self, util: Floats, name_row: Callable[[int], str]) -> Floats:
+    def cap(self, util: F8, name_row: Callable[[int], str]) -> F8:
         """Treat readings above the capacity, which is 1; NaN stays.
 
         Args:
@@ -147,14 +144,14 @@ class Repairs:
         )
         return util if self.over == "keep" else np.minimum(util, 1.0)
 
-    def check_lives(self, arrival_s: Floats, departure_s: Floats, what: str = "VMs") -> Mask:
+    def check_lives(self, arrival_s: F8, departure_s: F8, what: str = "VMs") -> B1:
         """Return which VMs live for any time, shape (V,), and note those that do not."""
-        lives: Mask = departure_s > arrival_s
+        lives: B1 = departure_s > arrival_s
         self.leave_out(int(np.count_nonzero(~lives)), f"{what} end when they begin")
         return lives
 
     def check_times(
-        self, start_s: Floats, end_s: Floats, where: Callable[[int], str], shortest_s: float = 0.01
+        self, start_s: F8, end_s: F8, where: Callable[[int], str], shortest_s: float = 0.01
     ) -> None:
         """Refuse readings whose times cannot be meant: decades with hardly a reading, or all too short.
 
@@ -184,7 +181,7 @@ class Repairs:
             )
 
 
-def carry_forward(matrix: Floats, known: Mask, gaps: Mask) -> None:
+def carry_forward(matrix: F8, known: B1, gaps: B1) -> None:
     """Put the last known sample into each gap, in place; a gap before the first one stays.
 
     Args:
@@ -205,7 +202,7 @@ def check_choice(format: str, key: str, value: object, allowed: Sequence[object]
         raise TraceError(f"{format}: {key} must be one of {listed}; is {value!r}")
 
 
-def find_unit(stamps: Floats, period_s: float) -> tuple[str, float]:
+def find_unit(stamps: F8, period_s: float) -> tuple[str, float]:
     """Tell the unit of one file's timestamps, and how many seconds it has.
 
     Times since 1970 tell it by their size: 1376314846 is a day of 2013 in seconds, 1376314846000 in ms. Times

@@ -20,12 +20,10 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import F8, I8
 from ..errors import TraceError
 from .base import LONGEST_S, Trace, check_cells, check_moments
 from .repairs import Repairs, carry_forward
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 _MAX_CORES = 65_536
 _CHUNK = 4_000_000
@@ -50,13 +48,13 @@ class Readings:
 
     source: str
     format: str
-    vm: Ints
-    start_s: Floats
-    end_s: Floats
-    util: Floats
+    vm: I8
+    start_s: F8
+    end_s: F8
+    util: F8
     names: Sequence[str]
     where: Callable[[int], str]
-    signals: Mapping[str, Floats] = field(default_factory=dict)
+    signals: Mapping[str, F8] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,11 +69,11 @@ class Vms:
         memory_mib: Memory, MiB.
     """
 
-    arrival_s: Floats | None = None
-    departure_s: Floats | None = None
+    arrival_s: F8 | None = None
+    departure_s: F8 | None = None
     vcpus: NDArray[np.int32] | None = None
-    cpu_mhz: Floats | None = None
-    memory_mib: Floats | None = None
+    cpu_mhz: F8 | None = None
+    memory_mib: F8 | None = None
 
 
 def check_positive(format: str, **options: float | None) -> None:
@@ -87,7 +85,7 @@ def check_positive(format: str, **options: float | None) -> None:
             )
 
 
-def count_vcpus(source: str, cores: Floats) -> NDArray[np.int32]:
+def count_vcpus(source: str, cores: F8) -> NDArray[np.int32]:
     """Return virtual CPUs, at least 1, from cores that may be a fraction, shape (V,).
 
     Raises:
@@ -99,9 +97,7 @@ def count_vcpus(source: str, cores: Floats) -> NDArray[np.int32]:
     return vcpus
 
 
-def hold_until_next(
-    vm: Ints, time_s: Floats, sample_s: float, longest_s: float = math.inf
-) -> tuple[Floats, float]:
+def hold_until_next(vm: I8, time_s: F8, sample_s: float, longest_s: float = math.inf) -> tuple[F8, float]:
     """Say until when each reading holds: until the next one of its VM, unless that is a gap away.
 
     The period of the readings is the median distance between two of one VM. A reading holds until the next
@@ -261,7 +257,7 @@ def tell_times(start_ms: float) -> str:
     return f"time 0 is {np.datetime_as_string(moment, unit='s')}Z"
 
 
-def _span_of(readings: Readings) -> tuple[Floats, Floats]:
+def _span_of(readings: Readings) -> tuple[F8, F8]:
     """Return when each VM's first row starts and its last one ends, with a value or not, s, shape (V,)."""
     vms = len(readings.names)
     first = np.full(vms, np.inf)
@@ -282,9 +278,7 @@ def _tell_overlaps(readings: Readings, known: NDArray[np.bool_], notes: list[str
         )
 
 
-def _life_of_cells(
-    arrival_s: Floats, departure_s: Floats, samples: int, sample_s: float
-) -> NDArray[np.float32]:
+def _life_of_cells(arrival_s: F8, departure_s: F8, samples: int, sample_s: float) -> NDArray[np.float32]:
     """Return which part of each cell its VM lives, 0 to 1, shape (S, V)."""
     starts = np.arange(samples)[:, None] * 1.0
     life = np.minimum(starts + 1, departure_s / sample_s) - np.maximum(starts, arrival_s / sample_s)
@@ -292,9 +286,7 @@ def _life_of_cells(
     return lived
 
 
-def _average(
-    readings: Readings, values: Floats, samples: int, sample_s: float
-) -> tuple[Floats, NDArray[np.float32]]:
+def _average(readings: Readings, values: F8, samples: int, sample_s: float) -> tuple[F8, NDArray[np.float32]]:
     """Return the mean of each covered cell (0 elsewhere) and the covered part of each cell, shapes (S, V)."""
     vms = len(readings.names)
     rows = np.flatnonzero(np.isfinite(values) & (readings.end_s > readings.start_s))
@@ -332,7 +324,7 @@ class _Gaps:
         self._life = life
         self._said: list[str] = []
 
-    def close(self, key: str, values: Floats, matrix: Floats, cover: NDArray[np.float32]) -> Floats:
+    def close(self, key: str, values: F8, matrix: F8, cover: NDArray[np.float32]) -> F8:
         """Fill the gaps of the matrix that rows make in place, or raise; key "" is the CPU."""
         alive = self._life > 1e-6
         gaps = alive & (cover < 0.5 * self._life - 1e-6)
@@ -353,7 +345,7 @@ class _Gaps:
         self._said.append(f"{what}; filled (fill={fill})")
         return matrix
 
-    def _name_gap(self, key: str, values: Floats, vm: int, cell: int) -> str:
+    def _name_gap(self, key: str, values: F8, vm: int, cell: int) -> str:
         """Name a gap, and its first row if the source has one, but without a value."""
         r, start = self._readings, cell * self._sample_s
         empty = (r.vm == vm) & np.isnan(values) & (r.start_s < start + self._sample_s) & (r.end_s > start)

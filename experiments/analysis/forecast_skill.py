@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8, I8
+from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError, TraceError
 from virtgym.envs.traces import Trace
 from virtgym.policies.forecast.forecasters import FORECASTERS, Forecaster, make_forecaster
@@ -26,8 +27,6 @@ from .stats import Interval, percentile_interval, resampled_means
 if TYPE_CHECKING:
     import pandas as pd
 
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
 
 REFERENCES: tuple[str, ...] = ("persistence", "mean")
 """What skill is measured against."""
@@ -98,8 +97,7 @@ class SkillSettings:
             ("resamples", 100),
             ("origins", 1),
         ):
-            if getattr(self, key) < least:
-                raise ConfigError(f"{key}={getattr(self, key)}: must be at least {least}")
+            need(getattr(self, key) >= least, f"{key}={getattr(self, key)}: must be at least {least}")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8
 from virtgym.envs.errors import ConfigError
 
 from ..run.rows import kinds_of
@@ -36,7 +37,6 @@ from .stats import (
 if TYPE_CHECKING:
     import pandas as pd
 
-F8 = NDArray[np.float64]
 
 STATISTICS: dict[str, Statistic] = {
     "trimmed": trimmed_statistic,

@@ -15,9 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-F8 = NDArray[np.float64]
+from virtgym.envs.arrays import F8
+
 Statistic = Callable[[F8], F8]
 """Maps samples (..., n) to one number each, over the last axis."""
 

@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from virtgym.envs.checks import hint
 from virtgym.envs.errors import ConfigError
+from virtgym.envs.scenarios.nodes import default_keys, schema_of
 from virtgym.envs.scenarios.placement import check_drawn, check_placement_keys
 from virtgym.envs.scenarios.schema import dotted_keys, replace_generator, unknown_key
 from virtgym.policies.registry import POLICIES, policy_config, policy_defaults
@@ -173,7 +174,7 @@ def check_key(command: str, key: str, value: str) -> None:
     if key == "experiment" and command != "train" and experiment_choice(unquote(value), "agent"):
         raise ConfigError(f"{key}={value}: trains an agent; use virtgym train {key}={value}")
     if first == "scenario" and rest:
-        _check_scenario_key(key, rest.split("."), ScenarioNode)
+        _check_scenario_key(key, rest.split("."), schema_of(ScenarioNode))
 
 
 def _is_file(value: str) -> bool:
@@ -246,7 +247,7 @@ def of_its_kind(scenario: dict[str, Any], typed: Sequence[str] = ()) -> dict[str
     if kind not in DEFAULT_POLICIES:
         raise ConfigError(f"scenario.kind={kind}: must be one of {', '.join(DEFAULT_POLICIES)}")
     allowed = scenario_keys(kind if kind == "placement" else "cluster")
-    plain = asdict(ScenarioNode())
+    plain = default_keys(ScenarioNode)
     for key, value in scenario.items():
         if key not in (*allowed, "_target_") and value != plain[key]:
             raise ConfigError(
@@ -328,7 +329,7 @@ def _store_scenario_file(path: str) -> str:
     for dotted in _dotted(plain):
         if dotted != ["_target_"]:
             try:
-                _check_scenario_key("scenario." + ".".join(dotted), dotted, ScenarioNode)
+                _check_scenario_key("scenario." + ".".join(dotted), dotted, schema_of(ScenarioNode))
             except ConfigError as error:
                 raise ConfigError(f"{path}: {error}") from None
     ConfigStore.instance().store(group="scenario", name=_USER_FILE, node=node)
@@ -353,7 +354,7 @@ def _compose(texts: list[str], policies: set[str]) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     store = ConfigStore.instance()
-    store.store(name="run_schema", node=RunConfig)
+    store.store(name="run_schema", node=schema_of(RunConfig))
     for policy in policies & {*POLICIES}:  # one configuration each; of all of them it takes a while
         store.store(group="policy", name=policy, node=policy_config(policy))
     try:

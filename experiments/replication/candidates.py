@@ -12,13 +12,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8
+
 from .detectors import WINDOW, add_history, window_overloaded
 from .kernel import copy_range, inline_kernel, lean_kernel
 from .live import Flags, Ints, Live
 from .machines import HOST_RAM_MIB, SEGMENTS, Site
 from .sharing import power_at
-
-Floats = NDArray[np.float64]
 
 # A tenth of the smaller host: a demand that reaches the next segment of the power table at most.
 NEAR_MHZ = 372.0
@@ -62,31 +62,31 @@ class Cands(NamedTuple):
     size: Ints
     host: Ints
     slot: Ints
-    total: Floats
-    use: Floats
-    free: Floats
-    room: Floats
-    load: Floats
-    low: Floats
-    high: Floats
-    base: Floats
-    extra: Floats
-    ram: Floats
-    gap: Floats
-    rise: Floats
-    bend: Floats
-    reach: Floats
-    least: Floats
-    straight: Floats
-    bound: Floats
+    total: F8
+    use: F8
+    free: F8
+    room: F8
+    load: F8
+    low: F8
+    high: F8
+    base: F8
+    extra: F8
+    ram: F8
+    gap: F8
+    rise: F8
+    bend: F8
+    reach: F8
+    least: F8
+    straight: F8
+    bound: F8
     length: Ints
     guard: NDArray[np.bool_]
-    window: Floats
-    probe: Floats
-    work: Floats
-    slack: Floats
+    window: F8
+    probe: F8
+    work: F8
+    slack: F8
     undo_slot: Ints
-    undo: Floats
+    undo: F8
 
 
 class Round(NamedTuple):
@@ -107,10 +107,10 @@ class Round(NamedTuple):
     kind: int
     safety: float
     lazy: bool
-    part: Floats
-    low: Floats
-    high: Floats
-    past: Floats
+    part: F8
+    low: F8
+    high: F8
+    past: F8
 
 
 def make_cands(n_hosts: int, n_vms: int) -> Cands:
@@ -149,7 +149,7 @@ def make_cands(n_hosts: int, n_vms: int) -> Cands:
 
 
 @lean_kernel
-def list_window(site: Site, rd: Round, kind: int, vms: Ints, n: int, y: Floats) -> float:
+def list_window(site: Site, rd: Round, kind: int, vms: Ints, n: int, y: F8) -> float:
     """Set ``y`` to the history of a host of type ``kind`` with ``vms[:n]``; return its demand now, MHz."""
     y[:] = 0.0
     req = 0.0
@@ -336,19 +336,19 @@ def _overloads(site: Site, live: Live, c: Cands, rd: Round, j: int, v: int) -> b
 
 @lean_kernel
 def _bound_costs(
-    room: Floats,
-    load: Floats,
-    high: Floats,
-    left: Floats,
-    gap: Floats,
-    rise: Floats,
-    bend: Floats,
-    reach: Floats,
+    room: F8,
+    load: F8,
+    high: F8,
+    left: F8,
+    gap: F8,
+    rise: F8,
+    bend: F8,
+    reach: F8,
     n: int,
     asked: float,
     part: float,
     ram: float,
-    bound: Floats,
+    bound: F8,
 ) -> None:
     """Set ``bound[:n]`` to a lower bound of the cost of each candidate, inf where the VM does not fit.
 
@@ -361,7 +361,7 @@ def _bound_costs(
 
 
 @inline_kernel
-def _first_least(values: Floats, n: int) -> int:
+def _first_least(values: F8, n: int) -> int:
     """Position of the least of ``values[:n]``, -1 if none is finite."""
     least = np.inf
     at = -1
@@ -376,11 +376,11 @@ def _first_least(values: Floats, n: int) -> int:
 def _cheapest_slot(
     site: Site,
     host: Ints,
-    use: Floats,
-    total: Floats,
-    extra: Floats,
-    base: Floats,
-    bound: Floats,
+    use: F8,
+    total: F8,
+    extra: F8,
+    base: F8,
+    bound: F8,
     n: int,
     asked: float,
 ) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+from virtgym.envs.arrays import F8
 
 from .candidates import Cands
 from .kernel import copy_range, entry_kernel, inline_kernel, lean_kernel, wide
@@ -21,8 +22,6 @@ from .live import (
 from .machines import DAY_S, HOST_RAM_MIB, OFFSET_S, ROUND_S, SEGMENTS, Site
 from .optimiser import Plan, Rule, optimise
 from .sharing import account_until, demand_at, list_active, power_at, share_hosts, show_states
-
-Floats = NDArray[np.float64]
 
 NPA = 0
 DVFS = 1
@@ -46,13 +45,13 @@ class Log(NamedTuple):
         size: Number of events, (1,).
     """
 
-    past: Floats
-    times: Floats
+    past: F8
+    times: F8
     start: Ints
     vm: Ints
     host: Ints
-    event_s: Floats
-    event_j: Floats
+    event_s: F8
+    event_j: F8
     event_hosts: Ints
     event_vms: Ints
     size: Ints
@@ -82,12 +81,12 @@ def _take_out(live: Live, h: int, v: int) -> None:
 
 
 @inline_kernel
-def _fits_nominally(site: Site, h: int, v: int, free: Floats, ram: Floats) -> bool:
+def _fits_nominally(site: Site, h: int, v: int, free: F8, ram: F8) -> bool:
     return bool(site.core[h & 1] >= site.mhz[v] and free[h] >= site.mhz[v] and ram[h] >= site.ram[v])
 
 
 @inline_kernel
-def _first_fit(site: Site, v: int, free: Floats, ram: Floats) -> int:
+def _first_fit(site: Site, v: int, free: F8, ram: F8) -> int:
     for h in range(free.size):
         if _fits_nominally(site, h, v, free, ram):
             return h
@@ -95,7 +94,7 @@ def _first_fit(site: Site, v: int, free: Floats, ram: Floats) -> int:
 
 
 @inline_kernel
-def _cheapest(site: Site, v: int, free: Floats, ram: Floats, used: Floats) -> int:
+def _cheapest(site: Site, v: int, free: F8, ram: F8, used: F8) -> int:
     """Power-aware best fit of a VM that asks for all its nominal CPU; costs compare with an idle host.
 
     An empty host is cheaper than a used one of its type, since power grows with use.

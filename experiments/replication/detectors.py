@@ -11,11 +11,10 @@ from __future__ import annotations
 from math import floor
 
 import numpy as np
-from numpy.typing import NDArray
+
+from virtgym.envs.arrays import F8
 
 from .kernel import inline_kernel, lean_kernel, wide
-
-Floats = NDArray[np.float64]
 
 THR = 0
 MAD = 1
@@ -31,14 +30,14 @@ FALLBACK = 0.7
 
 
 @lean_kernel
-def add_history(past: Floats, k: int, v: int, total: float, y: Floats) -> None:
+def add_history(past: F8, k: int, v: int, total: float, y: F8) -> None:
     """Add the demand of VM ``v`` up to round ``k`` to the utilisation history ``y`` of a host."""
     for i in range(min(k + 1, WINDOW)):
         y[i] += past[k - i, v] / total
 
 
 @inline_kernel
-def usable_length(y: Floats, n: int) -> int:
+def usable_length(y: F8, n: int) -> int:
     """Length of ``y[:n]`` without the zeros at its end, at least 1."""
     while n > 1 and y[n - 1] == 0.0:
         n -= 1
@@ -46,7 +45,7 @@ def usable_length(y: Floats, n: int) -> int:
 
 
 @lean_kernel
-def _sort(y: Floats, n: int, out: Floats) -> None:
+def _sort(y: F8, n: int, out: F8) -> None:
     """Put ``y[:n]`` in order into ``out``, by insertion: n is at most 30."""
     for i in range(n):
         value = y[i]
@@ -58,7 +57,7 @@ def _sort(y: Floats, n: int, out: Floats) -> None:
 
 
 @lean_kernel
-def median(y: Floats, n: int, work: Floats) -> float:
+def median(y: F8, n: int, work: F8) -> float:
     """Median of ``y[:n]``; the mean of the two middle values for even ``n``."""
     _sort(y, n, work)
     low: float = work[(n - 1) // 2]
@@ -67,7 +66,7 @@ def median(y: Floats, n: int, work: Floats) -> float:
 
 
 @inline_kernel
-def mad(y: Floats, n: int, work: Floats) -> float:
+def mad(y: F8, n: int, work: F8) -> float:
     """Median absolute deviation of ``y[:n]``; ``work`` has two rows."""
     centre = median(y, n, work[0])
     for i in range(n):
@@ -76,7 +75,7 @@ def mad(y: Floats, n: int, work: Floats) -> float:
 
 
 @inline_kernel
-def quartile_range(y: Floats, n: int, work: Floats) -> float:
+def quartile_range(y: F8, n: int, work: F8) -> float:
     """Interquartile range of ``y[:n]`` between two of its values, ranks rounded half up."""
     _sort(y, n, work)
     first = floor(0.25 * (n + 1) + 0.5) - 1
@@ -85,7 +84,7 @@ def quartile_range(y: Floats, n: int, work: Floats) -> float:
 
 
 @inline_kernel
-def predict_ols(y: Floats) -> float:
+def predict_ols(y: F8) -> float:
     """Least squares over the 10 newest values (``y[0]`` the newest), one step ahead, by updating sums."""
     mean_x = 1.0
     mean_y = y[LR_POINTS - 1]
@@ -116,7 +115,7 @@ def _tricube(i: int) -> float:
     return (1.0 - u * u * u) ** 3
 
 
-def filter_weights(kind: int) -> Floats:
+def filter_weights(kind: int) -> F8:
     """Weights c with prediction = sum_i c[i] y[i], ``y[0]`` the newest value.
 
     Args:
@@ -129,12 +128,12 @@ def filter_weights(kind: int) -> Floats:
     w = np.ones(LR_POINTS) if kind == OLS else (1.0 - (-x / (LR_POINTS - 1)) ** 3) ** 3
     share = w / w.sum()
     offset = x - share @ x
-    filtered: Floats = share + share * offset * (1.0 - share @ x) / (share @ offset**2)
+    filtered: F8 = share + share * offset * (1.0 - share @ x) / (share @ offset**2)
     return filtered
 
 
 @inline_kernel
-def predict_weighted(y: Floats, robust: bool, work: Floats) -> float:
+def predict_weighted(y: F8, robust: bool, work: F8) -> float:
     """LOESS of degree 1 over the 10 newest values, one step ahead; robust: one bisquare reweighting."""
     w = work[0]
     for i in range(LR_POINTS):
@@ -154,7 +153,7 @@ def predict_weighted(y: Floats, robust: bool, work: Floats) -> float:
 
 
 @lean_kernel
-def _weighted_line(y: Floats, w: Floats) -> tuple[float, float]:
+def _weighted_line(y: F8, w: F8) -> tuple[float, float]:
     """Weighted least squares of ``y[i]`` on the time -i: value now and slope per step."""
     total = 0.0
     mean_x = 0.0
@@ -175,7 +174,7 @@ def _weighted_line(y: Floats, w: Floats) -> tuple[float, float]:
 
 
 @lean_kernel
-def window_overloaded(kind: int, safety: float, y: Floats, n: int, req: float, work: Floats) -> bool:
+def window_overloaded(kind: int, safety: float, y: F8, n: int, req: float, work: F8) -> bool:
     """Whether a host with the utilisation history ``y[:n]`` (newest first) is overloaded.
 
     Args:

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import B1, F8
+
 from .machines import SEGMENTS, Site
 
-Floats = NDArray[np.float64]
 Ints = NDArray[Any]
-Bools = NDArray[np.bool_]
 
 # Columns of Live.account
 A_ENERGY = 0  # J
@@ -96,30 +96,30 @@ class Live(NamedTuple):
     moves: Ints
     active: Ints
     where: Ints
-    moving: Bools
-    demand: Floats
+    moving: B1
+    demand: F8
     sample: Ints
-    rate: Floats
-    lost: Floats
-    use: Floats
-    need: Floats
-    free: Floats
-    util: Floats
-    watt: Floats
-    on: Bools
-    bad: Bools
-    shown: Bools
-    since: Floats
-    tally: Floats
-    host_bad_s: Floats
-    host_on_s: Floats
-    vm_asked: Floats
-    vm_lost: Floats
-    account: Floats
+    rate: F8
+    lost: F8
+    use: F8
+    need: F8
+    free: F8
+    util: F8
+    watt: F8
+    on: B1
+    bad: B1
+    shown: B1
+    since: F8
+    tally: F8
+    host_bad_s: F8
+    host_on_s: F8
+    vm_asked: F8
+    vm_lost: F8
+    account: F8
     touched: Ints
     stamp: Ints
     scratch: Ints
-    weight: Floats
+    weight: F8
 
 
 def make_live(site: Site, n_hosts: int, shown: bool) -> Live:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from virtgym.envs.arrays import F8
+
 Ints = NDArray[Any]
 
 DAY_S = 86_400.0
@@ -45,18 +46,18 @@ class Site(NamedTuple):
         x: Samples as fractions, time-major, (S + 1, N), the last one doubled.
     """
 
-    total: Floats
-    core: Floats
-    watts: Floats
-    slope: Floats
-    least: Floats
-    tenth: Floats
-    mhz: Floats
-    ram: Floats
+    total: F8
+    core: F8
+    watts: F8
+    slope: F8
+    least: F8
+    tenth: F8
+    mhz: F8
+    ram: F8
     lane: Ints
-    delays: Floats
+    delays: F8
     key: Ints
-    x: Floats
+    x: F8
 
 
 def vm_types(n_vms: int) -> Ints:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8
+
 from .live import (
     A_ASKED,
     A_BAD_S,
@@ -27,7 +29,6 @@ from .live import (
 )
 from .quirks import Quirks
 
-Floats = NDArray[np.float64]
 Ints = NDArray[Any]
 
 
@@ -60,8 +61,8 @@ class Events:
         migrations: Migrations started per round, (K,).
     """
 
-    t: Floats
-    energy_kwh: Floats
+    t: F8
+    energy_kwh: F8
     hosts: Ints
     vms: Ints
     migrations: Ints
@@ -115,7 +116,7 @@ def _ratio(above: float, below: float) -> float:
     return above / below if below > 0.0 else 0.0
 
 
-def _mean_ratio(above: Floats, below: Floats) -> float:
+def _mean_ratio(above: F8, below: F8) -> float:
     """Mean of ``above / below`` where there is something to divide by."""
     used = below > 0.0
     return float(np.mean(above[used] / below[used])) if used.any() else 0.0

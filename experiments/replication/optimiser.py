@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8
+
 from .candidates import (
     Cands,
     Round,
@@ -33,8 +35,6 @@ from .kernel import copy_range, inline_kernel, lean_kernel, switch, wide
 from .live import Flags, Ints, Live
 from .machines import Site
 from .selection import select_vm
-
-Floats = NDArray[np.float64]
 
 UNDERLOAD = 0.3  # only hosts below this use are evacuated when no_underload_threshold is off
 
@@ -64,12 +64,12 @@ class Plan(NamedTuple):
     source: Ints
     queue: Ints
     order: Ints
-    key: Floats
+    key: F8
     crowd: Ints
-    trend: Floats
-    taps: Floats
-    low: Floats
-    high: Floats
+    trend: F8
+    taps: F8
+    low: F8
+    high: F8
     rng: NDArray[np.uint64]
 
 
@@ -112,7 +112,7 @@ def make_plan(n_hosts: int, n_vms: int, kind: int, seed: int) -> Plan:
 
 
 @lean_kernel
-def sort_by_key(items: Ints, key: Floats, n: int, spare: Ints) -> None:
+def sort_by_key(items: Ints, key: F8, n: int, spare: Ints) -> None:
     """Sort ``items[:n]`` by ascending ``key[item]``, stable: insertion in runs of 16, then merging."""
     run = 16
     for start in range(0, n, run):
@@ -143,7 +143,7 @@ def sort_by_key(items: Ints, key: Floats, n: int, spare: Ints) -> None:
 
 
 @inline_kernel
-def _make_round(site: Site, live: Live, plan: Plan, rule: Rule, flags: Flags, past: Floats, k: int) -> Round:
+def _make_round(site: Site, live: Live, plan: Plan, rule: Rule, flags: Flags, past: F8, k: int) -> Round:
     """Choose how the detector is asked in round ``k``."""
     low = plan.low
     high = plan.high
@@ -215,7 +215,7 @@ def _drain(
     plan: Plan,
     rule: Rule,
     rd: Round,
-    times: Floats,
+    times: F8,
     flat: bool,
     h: int,
     queued: int,
@@ -353,8 +353,8 @@ def optimise(
     plan: Plan,
     rule: Rule,
     flags: Flags,
-    past: Floats,
-    times: Floats,
+    past: F8,
+    times: F8,
     k: int,
 ) -> None:
     """Plan the migrations of round ``k``.

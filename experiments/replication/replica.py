@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError
 
 from .candidates import make_cands
@@ -54,8 +55,7 @@ def _parse(policy: str, quirks: Quirks, safety: float | None) -> tuple[int, Rule
     if quirks.unweighted_regression and kind in (LOESS, ROBUST):
         kind = OLS
     value = default if safety is None else float(safety)
-    if not value > 0.0:
-        raise ConfigError(f"safety={value}: must be positive")
+    need(value > 0.0, f"safety={value}: must be positive")
     return OPTIMISE, Rule(kind, value, _SELECTIONS[selection])
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8
+
 from .detectors import WINDOW
 from .kernel import inline_kernel, lean_kernel
 from .live import Ints
 from .machines import ROUND_S, Site
-
-Floats = NDArray[np.float64]
 
 UNDEFINED = 2.0  # no coefficient of determination exceeds 1
 
@@ -32,7 +32,7 @@ def draw(rng: NDArray[np.uint64], n: int) -> int:
 
 
 @inline_kernel
-def _smallest(values: Floats, scale: Floats, vms: Ints, n: int) -> int:
+def _smallest(values: F8, scale: F8, vms: Ints, n: int) -> int:
     """Position of the smallest ``values[v] / scale[v]``, the first on ties."""
     best = 0
     for i in range(1, n):
@@ -42,7 +42,7 @@ def _smallest(values: Floats, scale: Floats, vms: Ints, n: int) -> int:
 
 
 @inline_kernel
-def _reflect_columns(a: Floats, diagonal: Floats, rows: int, cols: int) -> bool:
+def _reflect_columns(a: F8, diagonal: F8, rows: int, cols: int) -> bool:
     """Householder QR of the matrix whose columns are ``a[0..cols)``, in place; False on a zero pivot."""
     for j in range(min(rows, cols)):
         norm = 0.0
@@ -64,7 +64,7 @@ def _reflect_columns(a: Floats, diagonal: Floats, rows: int, cols: int) -> bool:
 
 
 @inline_kernel
-def _solve(a: Floats, diagonal: Floats, y: Floats, rows: int, cols: int) -> None:
+def _solve(a: F8, diagonal: F8, y: F8, rows: int, cols: int) -> None:
     """Overwrite ``y`` with the least-squares solution in its first ``cols`` entries."""
     for j in range(cols):
         dot = 0.0
@@ -80,7 +80,7 @@ def _solve(a: Floats, diagonal: Floats, y: Floats, rows: int, cols: int) -> None
 
 
 @lean_kernel
-def _fill_columns(data: Floats, which: int, n: int, length: int, columns: Floats) -> None:
+def _fill_columns(data: F8, which: int, n: int, length: int, columns: F8) -> None:
     """Set ``columns`` to a constant one and the series other than ``which``."""
     at = 1
     for m in range(length):
@@ -93,7 +93,7 @@ def _fill_columns(data: Floats, which: int, n: int, length: int, columns: Floats
 
 
 @inline_kernel
-def multiple_r2(data: Floats, which: int, n: int, length: int, work: Floats) -> float:
+def multiple_r2(data: F8, which: int, n: int, length: int, work: F8) -> float:
     """Multiple coefficient of determination of series ``which`` on the other ones, with intercept.
 
     Args:
@@ -133,7 +133,7 @@ def multiple_r2(data: Floats, which: int, n: int, length: int, work: Floats) -> 
 
 
 @inline_kernel
-def _fill_history(site: Site, times: Floats, k: int, vms: Ints, n: int, flat: bool, data: Floats) -> None:
+def _fill_history(site: Site, times: F8, k: int, vms: Ints, n: int, flat: bool, data: F8) -> None:
     """Utilisation of ``vms[:n]`` at the last rounds up to ``k``, newest first."""
     last = site.x.shape[0] - 1
     for j in range(min(k + 1, WINDOW)):
@@ -148,7 +148,7 @@ def _fill_history(site: Site, times: Floats, k: int, vms: Ints, n: int, flat: bo
 
 
 @lean_kernel
-def _most_correlated(site: Site, times: Floats, k: int, vms: Ints, n: int, flat: bool, work: Floats) -> int:
+def _most_correlated(site: Site, times: F8, k: int, vms: Ints, n: int, flat: bool, work: F8) -> int:
     """Position of the VM best explained by the others; -1 if that is not defined."""
     length = min(k + 1, WINDOW)
     if n < 2 or n > length:
@@ -171,13 +171,13 @@ def _most_correlated(site: Site, times: Floats, k: int, vms: Ints, n: int, flat:
 def select_vm(
     rule: int,
     site: Site,
-    demand: Floats,
-    times: Floats,
+    demand: F8,
+    times: F8,
     k: int,
     vms: Ints,
     n: int,
     flat: bool,
-    work: Floats,
+    work: F8,
     rng: NDArray[np.uint64],
 ) -> int:
     """Position in ``vms[:n]`` of the VM to migrate.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import floor
 
+from virtgym.envs.arrays import F8
+
 from .kernel import inline_kernel, lean_kernel
 from .live import (
     A_ASKED,
@@ -18,7 +20,6 @@ from .live import (
     A_STOP_S,
     A_STOPS,
     Flags,
-    Floats,
     Ints,
     Live,
 )
@@ -39,14 +40,14 @@ def power_at(site: Site, kind: int, util: float) -> float:
 
 
 @lean_kernel
-def _set_rates(now: Floats, then: Floats, rate: Floats) -> None:
+def _set_rates(now: F8, then: F8, rate: F8) -> None:
     """Change of the utilisation per second between two samples; apart from the rest so that it vectorises."""
     for v in range(now.size):
         rate[v] = (then[v] - now[v]) / ROUND_S
 
 
 @lean_kernel
-def _blend(now: Floats, rate: Floats, mhz: Floats, dt: float, out: Floats) -> None:
+def _blend(now: F8, rate: F8, mhz: F8, dt: float, out: F8) -> None:
     """Demand ``dt`` seconds after a sample."""
     for v in range(now.size):
         out[v] = (now[v] + rate[v] * dt) * mhz[v]
@@ -65,7 +66,7 @@ def demand_at(site: Site, live: Live, t: float, interpolated: bool) -> None:
 
 
 @lean_kernel
-def hash_ordered_sum(vms: Ints, n: int, key: Ints, table: int, weight: Floats) -> float:
+def hash_ordered_sum(vms: Ints, n: int, key: Ints, table: int, weight: F8) -> float:
     """Sum ``weight[:n]`` in the order of a hash table with ``table`` buckets that holds ``vms[:n]``."""
     total = 0.0
     bucket = -1

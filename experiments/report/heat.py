@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import U1
 from virtgym.envs.errors import VirtgymError
 from virtgym.envs.files import read_arrays
 
 from ..analysis.run_data import HeatFile
 
-U1 = NDArray[np.uint8]
 OFF, SWITCHING, OVERLOADED, FULL = 255, 254, 253, 200
 """Codes of a cell; 0..FULL is utilisation in steps of half a per cent."""
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8
+
 from ..analysis.run_data import Group
 from ..analysis.stats import Interval, mean_interval, stratified_bootstrap
 from .columns import LEADERBOARD
@@ -17,7 +19,6 @@ from .columns import LEADERBOARD
 if TYPE_CHECKING:
     import pandas as pd
 
-F8 = NDArray[np.float64]
 BASELINE = "static"
 """The policy that energy is compared with."""
 

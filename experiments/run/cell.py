@@ -14,6 +14,7 @@ import numpy as np
 
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.registry import own_modules
+from virtgym.envs.scenarios.nodes import default_keys
 from virtgym.envs.scenarios.placement import PlacementScenario, build_placement_scenario
 from virtgym.envs.scenarios.scenario import Scenario, build_scenario, load_scenario_config
 from virtgym.envs.scenarios.schema import ScenarioConfig
@@ -144,7 +145,7 @@ def _build_replica(raw: Mapping[str, Any], seed: int, overrides: Mapping[str, An
     """The replica's hosts and VM types are those of ``planetlab`` and cannot be changed."""
     from ..replication.quirks import QUIRK_TEXT
 
-    plain = {"_target_": raw.get("_target_"), **asdict(ScenarioConfig())}
+    plain = {"_target_": raw.get("_target_"), **default_keys(ScenarioConfig)}
     for key, value in raw.items():
         changed = value != plain[key] if key in plain else bool(value)
         if key not in REPLICA_KEYS and changed:

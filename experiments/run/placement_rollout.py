@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from virtgym.envs.arrays import F8, I8
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.placement.batch import PlacementBatch
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

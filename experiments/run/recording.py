@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.models.power import BOOTING, OFF, ON, SHUTTING_DOWN
-from virtgym.envs.sim.models.power_states import FAILED, RESUMING, STANDBY, SUSPENDING
+from virtgym.envs.sim.models.power import (
+    BOOTING,
+    FAILED,
+    OFF,
+    ON,
+    RESUMING,
+    SHUTTING_DOWN,
+    STANDBY,
+    SUSPENDING,
+)
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state.accumulators import Totals
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from virtgym.envs.checks import hint
 from virtgym.envs.errors import ConfigError
+from virtgym.envs.scenarios.nodes import schema_of
 from virtgym.policies.learned.architecture import Architecture, Layout
 
 from ..config.compose import (
@@ -48,7 +49,7 @@ def store_schemas() -> None:
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
-    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="train_schema", node=schema_of(TrainConfig))
     for name in AGENTS:
         store.store(group="agent", name=name, node=default_config(name))
 

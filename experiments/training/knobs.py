@@ -17,14 +17,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
 
 import virtgym.envs  # noqa: F401 - registers the environments
+from virtgym.envs.arrays import F8
 from virtgym.envs.errors import VirtgymError
 
 from ..analysis.stats import mean_interval
 
-F8 = NDArray[np.float64]
 Act = Callable[[Any, Any], Any]
 
 POLICY = "virtgym.policies.platform.PlatformPolicy"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.placement.observations import REWARDS
 
@@ -58,11 +59,9 @@ def check_train_values(config: dict[str, Any]) -> None:
         ConfigError: Naming the key and what is allowed.
     """
     for key, least in (("total_timesteps", 0), ("num_envs", 1), ("eval_every", 1), ("checkpoint_every", 0)):
-        if config[key] < least:
-            raise ConfigError(f"{key}={config[key]}: must be at least {least}")
+        need(config[key] >= least, f"{key}={config[key]}: must be at least {least}")
         check_whole(key, config[key])
-    if config["seed"] < 0:
-        raise ConfigError(f"seed={config['seed']}: must be at least 0")
+    need(config["seed"] >= 0, f"seed={config['seed']}: must be at least 0")
     if config["reward"] not in REWARDS:
         raise ConfigError(f"reward={config['reward']}: must be one of {', '.join(REWARDS)}")
     if not 0.0 < config["wait_scale_s"] < float("inf"):

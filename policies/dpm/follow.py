@@ -5,16 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import I8
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.jit.sorting import sort_ascending
 from virtgym.envs.sim.engine.orders import host_accepts, may_go_on, vm_movable
 
 from .kernels import collect, expected_peak, find_host, fits, order_move, stays, switch_on
 from .workspace import K_MAX_EMPTIED, K_MIN_ON_S, N_CAND, N_ON
-
-I8 = NDArray[np.int64]
 
 
 @kernel
@@ -27,8 +25,6 @@ def follow_target(p: Any, s: Any, w: Any, target: I8, fill: float, high: float) 
     Hosts that the target empties give all of their VMs or none.
 
     Args:
-        p: Parameters of the cluster.
-        s: State of the cluster.
         w: The plan.
         target: Host of each VM, (V,), -1 = as it is.
         fill: Share of a host's CPU that may be asked for now.

@@ -135,8 +135,6 @@ def fits(p: Any, s: Any, w: Any, v: int, h: int, fill: float, high: float) -> An
     """Whether a VM may be ordered to a host: load now and expected, speed of its cores, and every rule.
 
     Args:
-        p: Parameters of the cluster.
-        s: State of the cluster.
         w: The plan.
         v: VM.
         h: Host.
@@ -311,8 +309,6 @@ def open_for_load(p: Any, s: Any, w: Any, needed_mhz: float, spare: int) -> None
     """Switch hosts on until the hosts that take VMs have enough CPU, and enough of them are empty.
 
     Args:
-        p: Parameters of the cluster.
-        s: State of the cluster.
         w: The plan.
         needed_mhz: CPU that the hosts that take VMs must have, MHz.
         spare: Hosts that must take VMs and hold none.

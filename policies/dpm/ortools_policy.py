@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8, I8
+from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.engine.orders import may_go_on
-from virtgym.envs.sim.models.power import BOOTING, ON
-from virtgym.envs.sim.models.power_states import RESUMING
+from virtgym.envs.sim.models.power import BOOTING, ON, RESUMING
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state.cluster_state import MIG_NONE, RUNNING
 
@@ -20,10 +20,6 @@ from ..solvers.consolidation import ConsolidationResult, solve_consolidation
 from ..solvers.model import ConsolidationProblem, evaluate
 from .follow import follow_target, take_back
 from .policy import DpmPolicy
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
-
 
 ROUNDING = 1e-6
 """Sums of floats in another order: this share more than planned still fits."""
@@ -71,10 +67,8 @@ class OrtoolsDpmPolicy(DpmPolicy):
             ConfigError: Naming the parameter and what is allowed.
         """
         super().__post_init__()
-        if not self.period_s > 0.0:
-            raise ConfigError(f"policy.period_s={self.period_s}: must be positive")
-        if self.rounds < 0:
-            raise ConfigError(f"policy.rounds={self.rounds}: must be 0 or more")
+        need(self.period_s > 0.0, f"policy.period_s={self.period_s}: must be positive")
+        need(self.rounds >= 0, f"policy.rounds={self.rounds}: must be 0 or more")
         if self.time_limit_s is not None and not 0.0 < self.time_limit_s < np.inf:
             raise ConfigError(f"policy.time_limit_s={self.time_limit_s}: must be positive, or null")
 

@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import B1, F8
+from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.engine.orders import may_go_on
-from virtgym.envs.sim.models.power import BOOTING, ON
-from virtgym.envs.sim.models.power_states import RESUMING
+from virtgym.envs.sim.models.power import BOOTING, ON, RESUMING
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING, STARTING
 from virtgym.envs.sim.state.parameters import ClusterParams
@@ -46,10 +47,6 @@ from .workspace import (
     N_ON,
     allocate_work,
 )
-
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
-B1 = NDArray[np.bool_]
 
 UNLIMITED = 2.0**31
 YOUNG_SHARE = 0.1
@@ -118,8 +115,7 @@ class DpmPolicy(PlanningPolicy):
                 "target + tolerance must lie in 0..1"
             )
         for name in ("off_window_s", "on_window_s", "horizon_s", "overload", "relief", "fill"):
-            if not getattr(self, name) > 0.0:
-                raise ConfigError(f"policy.{name}={getattr(self, name)}: must be positive")
+            need(getattr(self, name) > 0.0, f"policy.{name}={getattr(self, name)}: must be positive")
         for name in (
             "spread",
             "min_hosts",
@@ -129,12 +125,12 @@ class DpmPolicy(PlanningPolicy):
             "min_off_s",
             "move_cost",
         ):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"policy.{name}={getattr(self, name)}: must be 0 or more")
+            need(getattr(self, name) >= 0, f"policy.{name}={getattr(self, name)}: must be 0 or more")
         if self.relief > self.overload:
             raise ConfigError(f"policy.relief={self.relief}: must be at most overload, {self.overload}")
-        if not 0.0 <= self.spare_share < 1.0:
-            raise ConfigError(f"policy.spare_share={self.spare_share}: must lie in 0..1, below 1")
+        need(
+            0.0 <= self.spare_share < 1.0, f"policy.spare_share={self.spare_share}: must lie in 0..1, below 1"
+        )
         if self.max_migrations is not None and self.max_migrations < 0:
             raise ConfigError(
                 f"policy.max_migrations={self.max_migrations}: must be 0 or more, or null for no limit"

@@ -8,19 +8,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8, I1, I4, I8
 from virtgym.envs.sim.models.rules import Rules
 from virtgym.envs.sim.state.cluster_state import ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
 
 from ..planning import allocate_memory, idle_watts
 from ..planning.rules import rule_arrays
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
-I4 = NDArray[np.int32]
-I1 = NDArray[np.int8]
 
 (
     K_SPREAD,
@@ -89,7 +84,6 @@ def allocate_work(p: ClusterParams, state: ClusterState, rules: Rules) -> DpmWor
     Hosts are switched on by idle power per MHz, the thriftiest first.
 
     Args:
-        p: Parameters of the cluster.
         state: Its state, for the shape of the room of hosts.
         rules: Its placement rules.
     """

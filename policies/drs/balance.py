@@ -273,7 +273,6 @@ def plan_corrections(p: Any, s: Any, w: Any, time_to_balance: bool) -> Any:
     """Read the state, order what must be done; returns whether the trigger says to balance.
 
     Args:
-        p: Parameters of the cluster (handle).
         s: State (read-only handle).
         w: ``DrsState`` (handle), with its input; the orders stand in ``out_vm`` and ``out_host``.
         time_to_balance: Whether this interval is one of those in which the trigger is looked at.
@@ -307,7 +306,6 @@ def follow(p: Any, s: Any, w: Any, target: Any) -> None:
     """Order the moves of a plan for balance, as far as they are allowed; none if they do not pay together.
 
     Args:
-        p: Parameters (handle).
         s: State (read-only handle).
         w: ``DrsState`` (handle) after ``plan_corrections``.
         target: Host of every VM in the plan, -1 = stays, (V,).

@@ -162,7 +162,6 @@ def may_go(p: Any, s: Any, w: Any, n: int, h: int, wishes: bool, back: bool) -> 
     """Whether the n VMs of ``w.unit`` may all move to a host, by legality, room and rules.
 
     Args:
-        p: Parameters (handle).
         s: State (read-only handle).
         w: ``DrsState`` (handle).
         n: VMs of the unit; those that are at home there already are passed over.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import I8
 from virtgym.envs.sim.simulator import ClusterView
 
 from ..planning.problem import cluster_problem
@@ -20,8 +20,6 @@ from .state import (
     S_TARGET_MEM,
     DrsState,
 )
-
-I8 = NDArray[np.int64]
 
 
 def plan_with_solver(view: ClusterView, work: DrsState, handle: Any, due: bool, rounds: int) -> None:

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.checks import need_indices, one_of
-from virtgym.envs.errors import ConfigError
+from virtgym.envs.arrays import B1, F8
+from virtgym.envs.checks import need, need_indices, one_of
 from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.engine.lifecycle import THRASH_INTERVALS
@@ -57,9 +57,6 @@ from .state import (
     DrsState,
     allocate_drs,
 )
-
-F8 = NDArray[np.float64]
-B1 = NDArray[np.bool_]
 
 LEVELS: dict[int, float] = {1: np.inf, 2: 0.30, 3: 0.20, 4: 0.10, 5: 0.05}
 """Aggressiveness: imbalance above which moves for balance begin. Level 1 makes none but what it must."""
@@ -162,19 +159,19 @@ class DrsPolicy(PlanningPolicy):
         Raises:
             ConfigError: Naming the parameter and what is allowed.
         """
-        _check(self.level in LEVELS, f"policy.level={self.level}: must be one of 1..5")
+        need(self.level in LEVELS, f"policy.level={self.level}: must be one of 1..5")
         for name in ("threshold", "memory_threshold"):
             value = getattr(self, name)
-            _check(value is None or value >= 0, f"policy.{name}={value}: must be 0 or more, or null")
+            need(value is None or value >= 0, f"policy.{name}={value}: must be 0 or more, or null")
         for name, least in (("steps", 1), ("period", 1), ("residence", 0), ("max_per_host", 1)):
             value = getattr(self, name)
-            _check(value >= least, f"policy.{name}={value}: must be at least {least}")
-        _check(self.solver_rounds >= 1, f"policy.solver_rounds={self.solver_rounds}: must be at least 1")
-        _check(0 < self.horizon_s < np.inf, f"policy.horizon_s={self.horizon_s}: must be positive")
-        _check(0 <= self.hysteresis < 1, f"policy.hysteresis={self.hysteresis}: must lie in 0..1, below 1")
-        _check(self.copy_cores >= 0, f"policy.copy_cores={self.copy_cores}: must be 0 or more")
+            need(value >= least, f"policy.{name}={value}: must be at least {least}")
+        need(self.solver_rounds >= 1, f"policy.solver_rounds={self.solver_rounds}: must be at least 1")
+        need(0 < self.horizon_s < np.inf, f"policy.horizon_s={self.horizon_s}: must be positive")
+        need(0 <= self.hysteresis < 1, f"policy.hysteresis={self.hysteresis}: must lie in 0..1, below 1")
+        need(self.copy_cores >= 0, f"policy.copy_cores={self.copy_cores}: must be 0 or more")
         limit = self.max_migrations
-        _check(limit is None or limit >= 0, f"policy.max_migrations={limit}: must be 0 or more, or null")
+        need(limit is None or limit >= 0, f"policy.max_migrations={limit}: must be 0 or more, or null")
         one_of("policy.solver", self.solver, SOLVERS)
         one_of("policy.evacuate_by", self.evacuate_by, ORDERS)
         self._forecaster = None
@@ -182,7 +179,7 @@ class DrsPolicy(PlanningPolicy):
             window = {} if self.window is None else {"window": self.window}
             self._forecaster = make_forecaster(self.forecaster, "policy.forecaster", **window)
         else:
-            _check(self.window is None, f"policy.window={self.window}: needs policy.forecaster")
+            need(self.window is None, f"policy.window={self.window}: needs policy.forecaster")
 
     def reset(self, view: ClusterView, rng: np.random.Generator) -> None:
         """Bind the view, forget the past, allocate the kernels' memory."""
@@ -381,8 +378,3 @@ def plan_evacuation(view: ClusterView, hosts: Iterable[int], by: str = "size") -
     plan_evacuations(view.kernel_params, view.kernel_state, handle)
     n = int(w.tally[N_MOVES])
     return Decisions(move_vm=w.out_vm[:n].copy(), move_host=w.out_host[:n].copy())
-
-
-def _check(ok: bool, message: str) -> None:
-    if not ok:
-        raise ConfigError(message)

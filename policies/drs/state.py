@@ -8,20 +8,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from virtgym.envs.arrays import F8, I1, I4, I8
 from virtgym.envs.sim.models.rules import Rules
 from virtgym.envs.sim.state.cluster_state import ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
 
 from ..planning import allocate_memory
 from ..planning.rules import rule_arrays
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
-I4 = NDArray[np.int32]
-I1 = NDArray[np.int8]
 
 (
     F_THETA_CPU,

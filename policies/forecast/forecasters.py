@@ -31,15 +31,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from virtgym.envs.arrays import F8, I8
+from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.registry import Registry
 
 from ..schema import construct
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
 
 LONGEST = 2000
 """Longest window of a regression: its filters for every shorter history are a table."""
@@ -72,8 +71,7 @@ class Forecaster(ABC):
         past = np.require(history, np.float64, ["C", "W"])
         if past.ndim != 2:
             raise ConfigError(f"history: must have shape (n, V), is {past.shape}")
-        if steps < 1:
-            raise ConfigError(f"steps={steps}: must be at least 1")
+        need(steps >= 1, f"steps={steps}: must be at least 1")
         past = past[-(self.samples or len(past)) :]
         n, series = past.shape
         if counts is None:
@@ -99,8 +97,7 @@ def _check_at_least(key: str, value: float, least: int, most: float = math.inf) 
 
 
 def _check_alpha(alpha: float) -> None:
-    if not 0.0 < alpha <= 1.0:
-        raise ConfigError(f"forecaster.alpha={alpha}: must be above 0 and at most 1")
+    need(0.0 < alpha <= 1.0, f"forecaster.alpha={alpha}: must be above 0 and at most 1")
 
 
 def _ewma_samples(alpha: float) -> int:

@@ -6,13 +6,11 @@ import copy
 from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from virtgym.envs.checks import need_memory
+from virtgym.envs.arrays import F8, I8
+from virtgym.envs.checks import need, need_memory
 from virtgym.envs.errors import ConfigError
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
 
 
 class History:
@@ -44,10 +42,8 @@ class History:
     """
 
     def __init__(self, n_series: int, depth: int) -> None:
-        if n_series < 0:
-            raise ConfigError(f"history: n_series={n_series} must be at least 0")
-        if depth < 1:
-            raise ConfigError(f"history: depth={depth} must be at least 1")
+        need(n_series >= 0, f"history: n_series={n_series} must be at least 0")
+        need(depth >= 1, f"history: depth={depth} must be at least 1")
         need_memory(f"history: depth={depth}", depth, n_series, 16)
         self.depth = depth
         self.counts: I8 = np.zeros(n_series, dtype=np.int64)

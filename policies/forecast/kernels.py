@@ -10,14 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8, I8
 from virtgym.envs.jit.kernels import kernel
 
 from .regression import fit_robust
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
 
 
 @kernel

@@ -11,11 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8
 from virtgym.envs.jit.kernels import kernel
-
-F8 = NDArray[np.float64]
 
 
 def tricube_weights(window: int) -> F8:

@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import B1, I4
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.engine.orders import check_move, check_place, fits_arrival, vm_can_follow
 from virtgym.envs.sim.state.cluster_state import DEPARTED
 
 from ..planning import home_of, may_open
-
-B1 = NDArray[np.bool_]
-I4 = NDArray[np.int32]
 
 
 @kernel
@@ -66,8 +63,6 @@ def choose_host(
     the host; the least load with the VM; the lowest index.
 
     Args:
-        p: Parameters.
-        s: State.
         v: VM that waits for a host, or (``moves``) runs.
         vm_group: Group of every VM, shape (V,).
         allowed: Hosts to choose from, shape (H,).

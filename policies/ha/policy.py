@@ -21,15 +21,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from virtgym.envs.checks import one_of
+from virtgym.envs.arrays import B1, I4
+from virtgym.envs.checks import need, one_of
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.config import ARRIVAL_RULES
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.guests import GuestProfile
-from virtgym.envs.sim.models.power import BOOTING
-from virtgym.envs.sim.models.power_states import RESUMING
+from virtgym.envs.sim.models.power import BOOTING, RESUMING
 from virtgym.envs.sim.models.recovery import restart_order
 from virtgym.envs.sim.simulator import ClusterView, Simulator
 from virtgym.envs.sim.state.cluster_state import MIG_NONE, PENDING, RUNNING, STARTING
@@ -37,9 +36,6 @@ from virtgym.envs.sim.state.cluster_state import MIG_NONE, PENDING, RUNNING, STA
 from ..base import PlanningPolicy
 from ..planning import NOT_FIRST, AdmissionGuard, Draft, RuleHosts, homes_of, move_together
 from .kernels import choose_host, choose_host_to_boot
-
-B1 = NDArray[np.bool_]
-I4 = NDArray[np.int32]
 
 FAILOVER_MODES: tuple[str, ...] = ("cluster", "home")
 """Where VMs restart: on any host, or only where their host's identity is up again."""
@@ -172,8 +168,7 @@ class HaPolicy(PlanningPolicy):
         one_of("policy.failover", self.failover, FAILOVER_MODES)
         for key in ("dependency_timeout_s", "failback_moves", "protection_moves"):
             value = getattr(self, key)
-            if not value >= 0:
-                raise ConfigError(f"policy.{key}={value}: must be 0 or more")
+            need(value >= 0, f"policy.{key}={value}: must be 0 or more")
 
     def reset(self, view: ClusterView, rng: np.random.Generator) -> None:
         """Bind the view, forget where VMs were."""

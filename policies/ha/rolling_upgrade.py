@@ -13,21 +13,18 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import B1, I4
+from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.decisions import Decisions
-from virtgym.envs.sim.models.power import BOOTING, ON
-from virtgym.envs.sim.models.power_states import RESUMING
+from virtgym.envs.sim.models.power import BOOTING, ON, RESUMING
 from virtgym.envs.sim.simulator import ClusterView, Simulator
 from virtgym.envs.sim.state.cluster_state import MIG_NONE, RUNNING
 
 from ..base import PlanningPolicy
 from ..planning import AdmissionGuard, Draft, RuleHosts, move_together
 from .kernels import choose_host
-
-B1 = NDArray[np.bool_]
-I4 = NDArray[np.int32]
 
 
 def host_generations(view: ClusterView) -> I4:
@@ -78,10 +75,8 @@ class RollingUpgradePolicy(PlanningPolicy):
             ConfigError: Naming the parameter and what is allowed.
         """
         for key in ("at_once", "keep_on"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"policy.{key}={getattr(self, key)}: must be at least 1")
-        if not self.start_s >= 0:
-            raise ConfigError(f"policy.start_s={self.start_s}: must be 0 or more")
+            need(getattr(self, key) >= 1, f"policy.{key}={getattr(self, key)}: must be at least 1")
+        need(self.start_s >= 0, f"policy.start_s={self.start_s}: must be 0 or more")
 
     def reset(self, view: ClusterView, rng: np.random.Generator) -> None:
         """Bind the view and find out which hosts are old."""

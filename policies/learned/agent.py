@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F4
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.placement.games import PlacementGames
 from virtgym.envs.placement.observations import OBSERVATIONS
@@ -16,8 +17,6 @@ from ..ties import choose_first_best
 from .architecture import Layout
 from .kernel_net import BatchNet
 from .storage import Agent, Member, load_agent
-
-F4 = NDArray[np.float32]
 
 MASKED = np.float32(-np.inf)
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F4, F8, I8
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.placement.game import begin_game, step_game
@@ -24,10 +25,6 @@ from virtgym.envs.placement.state import PLAYING, STUCK, PlacementParams, Placem
 from ..placement.rules import choose_node, rule_number
 from ..placement.search import copy_game
 from .kernel_net import KernelNet, net_action
-
-F4 = NDArray[np.float32]
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
 
 GAME, TRIAL = 0, 1
 """Places of the game that is played and of the copy in which an action is tried."""
@@ -89,8 +86,6 @@ def play_on(
     """Play a game to its end; returns what it costs, s.
 
     Args:
-        p: Parameters.
-        s: State.
         o: Buffers.
         net: The network.
         b: The game.

@@ -17,14 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F4
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.jit.kernels import kernel
 
 from ..ties import first_best
 from .architecture import ACTIVATIONS, Architecture
-
-F4 = NDArray[np.float32]
 
 RELU, TANH = (ACTIVATIONS.index(name) for name in ("relu", "tanh"))
 LINEAR = len(ACTIVATIONS)

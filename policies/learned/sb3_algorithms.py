@@ -23,8 +23,6 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples, RolloutBu
 from .architecture import Layout
 from .sb3_policies import sample_legal
 
-F8 = NDArray[np.float64]
-
 
 class RewardScale:
     """Divides rewards by the running standard deviation of discounted returns, as SB3's ``VecNormalize``.

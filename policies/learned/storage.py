@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F4
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.files import one_line, read_arrays, read_bytes, write_atomically
 
@@ -35,8 +36,6 @@ SCORES: tuple[str, ...] = ("logits", "values")
 """What a network's scores are: logits of a stochastic policy, or values of actions (DQN)."""
 
 NORMALISATION = "none beyond the environment's: every column is scaled to its documented range"
-
-F4 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8
 from virtgym.envs.jit.kernels import kernel
 
 from ..forecast.regression import forecast_robust, median, sort_values
 from .parts import MAD, ROBUST
-
-F8 = NDArray[np.float64]
 
 
 @kernel

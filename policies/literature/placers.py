@@ -268,8 +268,6 @@ def find_candidate(p: Any, s: Any, w: Any, v: int) -> Any:
     """The cheapest candidate that may receive a VM.
 
     Args:
-        p: Parameters of the cluster.
-        s: State of the cluster.
         w: Workspace.
         v: VM.
 

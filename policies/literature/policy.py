@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.checks import need_memory, one_of
-from virtgym.envs.errors import ConfigError
+from virtgym.envs.checks import need, need_memory, one_of
 from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.simulator import ClusterView
@@ -110,23 +109,23 @@ class ConsolidationPolicy(PlanningPolicy):
         one_of("policy.mmt_ties", self.mmt_ties, MMT_TIES)
         self._window = self._detector.window if self.window is None else self.window
         fixed_window = self._detector.window == 1
-        _check(fixed_window or self._window >= 3, f"policy.window={self._window}: must be at least 3")
+        need(fixed_window or self._window >= 3, f"policy.window={self._window}: must be at least 3")
         if fixed_window:
             self._window = 1
         self._safety = self._detector.safety if self.safety is None else float(self.safety)
-        _check(self._safety > 0, f"policy.safety={self.safety}: must be positive")
-        _check(
+        need(self._safety > 0, f"policy.safety={self.safety}: must be positive")
+        need(
             self.fallback_threshold > 0,
             f"policy.fallback_threshold={self.fallback_threshold}: must be positive",
         )
-        _check(
+        need(
             self.underload_threshold >= 0,
             f"policy.underload_threshold={self.underload_threshold}: must be 0 or more",
         )
-        _check(self.horizon_steps >= 1, f"policy.horizon_steps={self.horizon_steps}: must be at least 1")
-        _check(self.amortise_s > 0, f"policy.amortise_s={self.amortise_s}: must be positive")
+        need(self.horizon_steps >= 1, f"policy.horizon_steps={self.horizon_steps}: must be at least 1")
+        need(self.amortise_s > 0, f"policy.amortise_s={self.amortise_s}: must be positive")
         limit = self.max_migrations
-        _check(
+        need(
             limit is None or limit >= 0,
             f"policy.max_migrations={limit}: must be 0 or more, or null for no limit",
         )
@@ -230,8 +229,3 @@ class ConsolidationPolicy(PlanningPolicy):
         """Pickle the parameters; a policy starts an episode with ``reset``."""
         transient = ("view", "rng", "_work", "_handle", "_last_time_s", "_depth")
         return {key: value for key, value in self.__dict__.items() if key not in transient}
-
-
-def _check(ok: bool, message: str) -> None:
-    if not ok:
-        raise ConfigError(message)

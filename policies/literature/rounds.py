@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8, I4
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.jit.sorting import sort_ascending
 from virtgym.envs.sim.engine.orders import holds_secondary
@@ -56,9 +56,6 @@ from .workspace import (
 
 BOUND_SLACK = 1e-6
 """Rounding of a difference against that of a sum, MHz: a bound may be loose, never tight."""
-
-I4 = NDArray[np.int32]
-F8 = NDArray[np.float64]
 
 
 @kernel
@@ -390,7 +387,6 @@ def plan_round(p: Any, s: Any, w: Any, record: bool) -> None:
     """Plan one interval.
 
     Args:
-        p: Parameters of the cluster (handle).
         s: State of the cluster (read-only handle).
         w: Workspace (handle); the orders stand in its ``out_*`` arrays, their numbers in ``tally``.
         record: Whether the demand measured now is a new sample.

@@ -197,8 +197,6 @@ def select_vm(p: Any, s: Any, w: Any, vms: NDArray[np.int32], m: int) -> Any:
     """Select the next VM to leave a host.
 
     Args:
-        p: Parameters of the cluster.
-        s: State of the cluster.
         w: Workspace; ``write_keys`` has been called for this host.
         vms: VMs of the host at the start of the round, ascending.
         m: Their number.

@@ -9,17 +9,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8, I1, I4, I8
 from virtgym.envs.sim.state.cluster_state import ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
 
 from ..planning import allocate_memory, boot_energy_j, power_tables
-
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
-I8 = NDArray[np.int64]
-I1 = NDArray[np.int8]
 
 (
     R_KIND,
@@ -123,7 +118,6 @@ def allocate_workspace(
     """Make a workspace for a cluster.
 
     Args:
-        p: Parameters of the cluster.
         state: Its state, for the shape of the room of hosts.
         taps: Filter of the detector, shape (n,).
         tricube: Weights of the robust regression, shape (m,).

@@ -14,10 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from virtgym.envs.checks import one_of
-from virtgym.envs.errors import ConfigError
+from virtgym.envs.arrays import I8
+from virtgym.envs.checks import need, one_of
 from virtgym.envs.placement.games import PlacementGames
 
 from ..solvers.queue_packing import Instant, reserve_left, solve_queue
@@ -26,8 +25,6 @@ from .policies import PlacementPolicy
 from .reserve import make_reserve
 from .rules import PLACEMENT_RULES, rule_number
 from .search import look_ahead_all, pack_queue, reserve_nodes
-
-I8 = NDArray[np.int64]
 
 ORACLE_RULES: tuple[str, ...] = ("first_host_emptier_node", "best_host_emptier_node", "balance_fit")
 """What the oracle plays choices out by, beside the policy's own rule."""
@@ -78,12 +75,11 @@ class OrtoolsPlacementPolicy(PlacementPolicy):
         """
         one_of("policy.rule", self.rule, PLACEMENT_RULES[: PLACEMENT_RULES.index("random")])
         for name, least in (("history", 0), ("queue", 1), ("min_loss", 0), ("solver_seed", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"policy.{name}={getattr(self, name)}: must be at least {least}")
-        if not 0.0 < self.horizon <= 1000.0:
-            raise ConfigError(f"policy.horizon={self.horizon}: must be above 0, at most 1000")
-        if not 0.0 < self.time_limit < np.inf:
-            raise ConfigError(f"policy.time_limit={self.time_limit}: must be positive")
+            need(
+                getattr(self, name) >= least, f"policy.{name}={getattr(self, name)}: must be at least {least}"
+            )
+        need(0.0 < self.horizon <= 1000.0, f"policy.horizon={self.horizon}: must be above 0, at most 1000")
+        need(0.0 < self.time_limit < np.inf, f"policy.time_limit={self.time_limit}: must be positive")
 
     def reset(self, games: PlacementGames, rng: np.random.Generator) -> None:
         """Bind games; see ``PlacementPolicy``."""

@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import I8
 from virtgym.envs.checks import one_of
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.placement.games import PlacementGames
 
 from .packing import make_memory
 from .rules import PLACEMENT_RULES, choose_nodes, rule_number
-
-I8 = NDArray[np.int64]
 
 
 def is_single(observation: Any, action_masks: Any) -> bool:

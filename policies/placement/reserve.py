@@ -19,12 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8, I8
 from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.placement.state import PlacementParams, PlacementState, fits
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
 
 SAME = 1e-9
 """Reserves that differ by less are the same: then the base rule decides."""
@@ -187,7 +185,6 @@ def reserve_node(
     """The feasible node that keeps the greatest reserve; among equals ``base``, then the lowest.
 
     Args:
-        p: Parameters.
         s: State; it is read.
         b: The game in it.
         table: Classes and values; its scratch is written.

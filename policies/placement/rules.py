@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from virtgym.envs.arrays import I8, U8
 from virtgym.envs.checks import one_of
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.kernels import kernel
@@ -41,9 +42,6 @@ from .packing import (
     recall,
     remember_node,
 )
-
-I8 = NDArray[np.int64]
-U8 = NDArray[np.uint64]
 
 PLACEMENT_RULES: tuple[str, ...] = (
     "first_fit",
@@ -158,7 +156,6 @@ def choose_node(p: PlacementParams, s: PlacementState, b: int, rule: int, keys: 
     """What a rule that looks at nothing but the state does with the pending request of a game.
 
     Args:
-        p: Parameters.
         s: State; it is read.
         b: The game.
         rule: Place of the rule in ``PLACEMENT_RULES``, up to ``random``.
@@ -191,7 +188,6 @@ def choose_by_rule(
     """What a rule does with the pending request of a game, and note it.
 
     Args:
-        p: Parameters.
         s: State; it is read.
         b: The game.
         rule: Place of the rule in ``PLACEMENT_RULES``.

@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import I8, U8
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.placement.game import advance_game, place_request
 from virtgym.envs.placement.state import PLAYING, PlacementParams, PlacementState, fits
 
 from .reserve import ReserveTable, learn_classes, reserve_node
 from .rules import FIRST_HOST, choose_node
-
-I8 = NDArray[np.int64]
-U8 = NDArray[np.uint64]
 
 UNPLACED = 1e12
 """What a request that is never placed counts for, s: more than any wait."""
@@ -60,7 +57,6 @@ def reserve_nodes(
     """Let every game choose by reserve, and count its queue.
 
     Args:
-        p: Parameters.
         s: B games; they are read.
         table: Classes of B games; they learn.
         base: Number of the rule that decides between equals.
@@ -100,7 +96,6 @@ def pack_queue(
     """Place the first n of the queue one by one, each by reserve, with no time passing.
 
     Args:
-        p: Parameters.
         s: The games; they are read.
         b: Which game.
         t: A state of which game 0 is used up.
@@ -197,7 +192,6 @@ def look_ahead(
     plan is only replaced by a better one, so the game costs no more than the best rule's from its start.
 
     Args:
-        p: Parameters.
         s: The games; they are read.
         b: Which game.
         t: A state of which game 0 is used up.

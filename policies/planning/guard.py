@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import B1, F8, I4
 from virtgym.envs.checks import need_index, need_indices
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.models.admission import (
@@ -42,14 +43,9 @@ from virtgym.envs.sim.models.admission import (
     hosts_that_may_leave,
     slot_size,
 )
-from virtgym.envs.sim.models.power import BOOTING, ON
-from virtgym.envs.sim.models.power_states import RESUMING
+from virtgym.envs.sim.models.power import BOOTING, ON, RESUMING
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING, STARTING
-
-B1 = NDArray[np.bool_]
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
 
 
 class AdmissionGuard:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import B1, F8, I4
 from virtgym.envs.sim.engine.lifecycle import THRASH_INTERVALS
 from virtgym.envs.sim.simulator import ClusterView
-
-B1 = NDArray[np.bool_]
-I4 = NDArray[np.int32]
-F8 = NDArray[np.float64]
 
 
 class MoveLedger:

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from virtgym.envs.arrays import F8, I4
 from virtgym.envs.jit.by_model import by_model
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.engine.copies import copy_energy_j, copy_memory_mib
-from virtgym.envs.sim.models.precopy import plan_copy
-from virtgym.envs.sim.models.precopy_config import MBIT_PER_MIB
-
-I4 = NDArray[np.int32]
-F8 = NDArray[np.float64]
+from virtgym.envs.sim.models.precopy import MBIT_PER_MIB, plan_copy
 
 
 @kernel

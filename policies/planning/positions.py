@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import I1, I4
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.models.precopy import PULL
 from virtgym.envs.sim.state.cluster_state import ClusterState
-
-I4 = NDArray[np.int32]
-I1 = NDArray[np.int8]
 
 
 @kernel
@@ -27,7 +24,6 @@ def home_of(s: Any, v: int) -> Any:
     """Host of a VM, or the one that its migration or start will bring it to; -1 = none.
 
     Args:
-        s: State of the cluster (handle).
         v: VM.
     """
     return _home(s.vm_host, s.vm_dest, s.copy_phase, v)

@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8, I1
 from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.jit.kernels import kernel
-from virtgym.envs.sim.models.power_states import curve_power
+from virtgym.envs.sim.models.power import curve_power
 from virtgym.envs.sim.state.parameters import ClusterParams
-
-F8 = NDArray[np.float64]
-I1 = NDArray[np.int8]
 
 INTERVALS = 100
 """Least number of straight lines that stand for an analytic curve: they leave it by at most 0.03 % of the
@@ -31,7 +28,6 @@ def host_watts(p: Any, h: int, load_mhz: float) -> Any:
     """Facility power of a running host at a load, W.
 
     Args:
-        p: Parameters of the cluster (handle).
         h: Host.
         load_mhz: Load, MHz; clamped to what the host has.
     """
@@ -44,8 +40,6 @@ def power_tables(p: ClusterParams) -> F8:
     For planners that need straight lines. Tables stay as they are; where some curve is none, each interval is
     divided, and the points between lie on the simulator's curve.
 
-    Args:
-        p: Parameters of the cluster.
     """
     if not p.curve_kind.any():
         return np.ascontiguousarray(p.pue * p.power_w)

@@ -6,17 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import I8
 from virtgym.envs.sim.models.rules import Rules
 from virtgym.envs.sim.simulator import ClusterView
 
 from ..solvers.model import ConsolidationProblem, PlacementRules
 from .moves import move_energies
 from .power import boot_energy_j, power_tables
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
 
 
 def cluster_problem(

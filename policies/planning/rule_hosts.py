@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import B1, I4
 from virtgym.envs.sim.engine.host_requirements import MEM_SLACK
 from virtgym.envs.sim.models.rules import VmHostRule
 from virtgym.envs.sim.simulator import ClusterView, Simulator
@@ -27,9 +28,6 @@ from virtgym.envs.sim.state.cluster_state import DEPARTED, MIG_NONE, PENDING, RU
 from .draft import Draft
 from .positions import homes_of
 from .rules import named_hosts
-
-B1 = NDArray[np.bool_]
-I4 = NDArray[np.int32]
 
 NO_ROOM, NOT_FIRST, NOT_WISHED = 4, 2, 1
 """What a host's rank rises by: no room for those of the group that wait too; not among the hosts that the

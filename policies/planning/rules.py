@@ -10,13 +10,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import I4, I8
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.models.rules import Rules, VmHostRule
-
-I4 = NDArray[np.int32]
-I8 = NDArray[np.int64]
 
 
 def named_hosts(rules: Sequence[VmHostRule], strict: bool) -> dict[int, frozenset[int]]:

@@ -20,14 +20,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+from virtgym.envs.arrays import B1, F8, I8
 
 from .model import sums
 from .programme import Rows
 
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
-B1 = NDArray[np.bool_]
 INF = np.inf
 
 

@@ -35,7 +35,8 @@ import time
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+from virtgym.envs.arrays import B1, F8, I8
 
 from .arrivals import Held, Resource, count_arrivals, fill_gaps
 from .classes import Classes, make_classes
@@ -43,9 +44,6 @@ from .items import N_IDLE, Items
 from .model import ConsolidationProblem, sums
 from .programme import TOLERANCE, Programme, Rows, solve_counts, solve_programme
 
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
-B1 = NDArray[np.bool_]
 INF = np.inf
 
 BRANCHES = 12

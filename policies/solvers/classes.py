@@ -10,10 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
+from virtgym.envs.arrays import F8, I8
 
 MOST_CLASSES = 6
 MOST_PATTERNS = 300

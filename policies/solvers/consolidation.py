@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import I8
+from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.handle import make_handle
 
@@ -32,9 +34,6 @@ from .model import (
 )
 from .moves import S_BEST, allocate_plan, load_plan
 from .search import evacuate, fill_bank, improve, note_best, pack
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
 
 CHUNK = 250
 """Rounds of the search between two looks at the clock."""
@@ -245,14 +244,12 @@ def solve_consolidation(
     Raises:
         ConfigError: If an argument is not allowed.
     """
-    if not 0.0 < time_limit_s < np.inf:
-        raise ConfigError(f"consolidation.time_limit_s={time_limit_s}: must be positive")
+    need(0.0 < time_limit_s < np.inf, f"consolidation.time_limit_s={time_limit_s}: must be positive")
     if rounds is not None and rounds < 0:
         raise ConfigError(f"consolidation.rounds={rounds}: must be 0 or more")
     if workers not in (1, 2):
         raise ConfigError(f"consolidation.workers={workers}: must be 1 or 2")
-    if not gap >= 0.0:
-        raise ConfigError(f"consolidation.gap={gap}: must be 0 or more")
+    need(gap >= 0.0, f"consolidation.gap={gap}: must be 0 or more")
     run = _Run(problem, gap, seed, whole)
     if problem.n_vms == 0 or problem.n_hosts == 0:
         run.solution.bound = run.solution.value.objective_j

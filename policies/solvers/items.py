@@ -8,13 +8,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+from virtgym.envs.arrays import F8, I1, I8
 
 from .model import SLACK, ConsolidationProblem, host_energy, sums
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
-I1 = NDArray[np.int8]
 
 N_NEED_CPU, N_NEED_MEM, N_NEED_HOSTS, N_FAILOVER, N_BANK, N_IDLE, N_CPU, N_MEM = range(8)
 """Indices of ``Items.numbers``."""

@@ -10,7 +10,7 @@ A host that is over a limit *now* may keep VMs that it holds, but may not receiv
 a limit, and every plan can be compared with it. ``evaluate`` is the one judge of plans; searches and bounds
 work with their own, faster forms of the same rules.
 
-Energy of a migration, where nobody knows better: 0.512 J per MB moved + 20.2 J (``sim.precopy_config``).
+Energy of a migration, where nobody knows better: 0.512 J per MB moved + 20.2 J (``sim.precopy``).
 """
 
 from __future__ import annotations
@@ -22,14 +22,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import B1, F8, I8
+from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError
-from virtgym.envs.sim.models.precopy_config import PrecopyConfig, migration_energy_j
+from virtgym.envs.sim.models.precopy import PrecopyConfig, migration_energy_j
 
 from .nodes import VmNodes, nodes_have_room
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
-B1 = NDArray[np.bool_]
 
 SLACK = 1e-9
 """Sums of floats: a limit is broken from this share above it."""
@@ -172,20 +170,16 @@ class ConsolidationProblem:
             raise ConfigError("consolidation.node_cpu and node_mem: need one shape (hosts, nodes)")
 
     def _check_numbers(self, n_hosts: int) -> None:
-        if not 0.0 < self.horizon_s < np.inf:
-            raise ConfigError(f"consolidation.horizon_s={self.horizon_s}: must be positive")
+        need(0.0 < self.horizon_s < np.inf, f"consolidation.horizon_s={self.horizon_s}: must be positive")
         for name in ("cpu_share", "mem_share"):
             value = getattr(self, name)
-            if not 0.0 < value < np.inf:
-                raise ConfigError(f"consolidation.{name}={value}: must be positive")
+            need(0.0 < value < np.inf, f"consolidation.{name}={value}: must be positive")
         for name in ("reserve_cpu", "reserve_mem"):
             value = getattr(self, name)
-            if not 0.0 <= value < 1.0:
-                raise ConfigError(f"consolidation.{name}={value}: must lie in 0..1, below 1")
+            need(0.0 <= value < 1.0, f"consolidation.{name}={value}: must lie in 0..1, below 1")
         for name in ("min_hosts", "failover_hosts"):
             value = getattr(self, name)
-            if not 0 <= value <= n_hosts:
-                raise ConfigError(f"consolidation.{name}={value}: must lie in 0..{n_hosts}")
+            need(0 <= value <= n_hosts, f"consolidation.{name}={value}: must lie in 0..{n_hosts}")
 
     @property
     def n_vms(self) -> int:

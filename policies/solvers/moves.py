@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8, I8
 from virtgym.envs.jit.kernels import kernel
 
 from .items import (
@@ -24,9 +25,6 @@ from .items import (
     Items,
 )
 from .nodes import pack_nodes
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
 
 T_USED, T_BANK, T_JOURNAL, T_BEST, T_TRIED, T_TAKEN = range(6)
 """Indices of ``Plan.tally``."""

@@ -10,12 +10,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8, I8
 from virtgym.envs.jit.kernels import kernel
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
 
 ROOM = 1e-9
 """Thirds of VMs do not add up exactly: a node holds this share more."""

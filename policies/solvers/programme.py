@@ -8,14 +8,12 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
+
+from virtgym.envs.arrays import B1, F8, I8
 
 from ..ties import first_best
 
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
-B1 = NDArray[np.bool_]
 INF = np.inf
 Box = tuple[float, ...]
 

@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
+from virtgym.envs.arrays import F8, I8
 
 SCALE = 10_000
 """The objective is whole: values are rounded to one part in this."""

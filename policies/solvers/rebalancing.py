@@ -28,9 +28,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from virtgym.envs.checks import one_of
+from virtgym.envs.arrays import F8, I8
+from virtgym.envs.checks import need, one_of
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.handle import make_handle
 
@@ -49,10 +49,6 @@ from .rebalancing_search import (
     start_balance,
 )
 from .search import fill_bank
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
-B1 = NDArray[np.bool_]
 
 MEASURES: dict[str, int] = {"std": M_STD, "max": M_MAX}
 """Measures of imbalance."""
@@ -263,8 +259,7 @@ def _prices(problem: ConsolidationProblem, items: Items, price: F8 | None) -> F8
 def _check(threshold: float, memory_threshold: float, limit: float, measure: str) -> None:
     one_of("rebalancing.measure", measure, MEASURES)
     for name, value in (("threshold", threshold), ("memory_threshold", memory_threshold), ("limit", limit)):
-        if not value >= 0.0:
-            raise ConfigError(f"rebalancing.{name}={value}: must be 0 or more")
+        need(value >= 0.0, f"rebalancing.{name}={value}: must be 0 or more")
     if threshold == np.inf and memory_threshold == np.inf:
         raise ConfigError("rebalancing.threshold: CPU or memory needs one")
 
@@ -304,8 +299,7 @@ def solve_rebalancing(
         ConfigError: If an argument is not allowed.
     """
     _check(threshold, memory_threshold, limit, measure)
-    if not 0.0 < time_limit_s < np.inf:
-        raise ConfigError(f"rebalancing.time_limit_s={time_limit_s}: must be positive")
+    need(0.0 < time_limit_s < np.inf, f"rebalancing.time_limit_s={time_limit_s}: must be positive")
     started = time.monotonic()
     inner = _on_only(problem)
     items = make_items(inner)

@@ -11,14 +11,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8, I8
 from virtgym.envs.jit.kernels import kernel
 
 from .moves import fits, insert, remove
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
 
 M_STD, M_MAX = 0, 1
 """Measures: standard deviation, largest deviation from the mean."""

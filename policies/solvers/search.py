@@ -15,8 +15,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import I8
 from virtgym.envs.jit.kernels import kernel
 
 from .items import N_IDLE
@@ -38,9 +38,6 @@ from .moves import (
     tidy,
     total_cost,
 )
-
-F8 = NDArray[np.float64]
-I8 = NDArray[np.int64]
 
 MOST_HOSTS = 6
 MOST_ITEMS = 60

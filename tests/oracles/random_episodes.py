@@ -29,8 +29,8 @@ from virtgym.envs.sim.models.overhead import (
     HostVirtualization,
     OverheadConfig,
 )
-from virtgym.envs.sim.models.power_states import PowerConfig, PowerCurve
-from virtgym.envs.sim.models.precopy_config import DIVERGENCE_RULES, PrecopyConfig
+from virtgym.envs.sim.models.power import PowerConfig, PowerCurve
+from virtgym.envs.sim.models.precopy import DIVERGENCE_RULES, PrecopyConfig
 from virtgym.envs.sim.models.recovery import RecoveryConfig
 from virtgym.envs.sim.models.scheduling import CpuControl, SchedulingConfig
 from virtgym.envs.sim.models.standby import StandbyConfig
@@ -51,7 +51,7 @@ def _pick(rng: Rng, *values: Any) -> Any:
 
 
 def _host_types(rng: Rng) -> tuple[HostType, ...]:
-    curves = (None, PowerCurve("linear", 80.0, 200.0), PowerCurve("fan", 90.0, 250.0))
+    curves = (PowerCurve(), PowerCurve("linear", 80.0, 200.0), PowerCurve("fan", 90.0, 250.0))
     types = []
     for i in range(int(rng.integers(2, 4))):
         every = i == 0  # one type runs anything, so that no guest is without a host

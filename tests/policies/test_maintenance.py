@@ -10,7 +10,7 @@ import pytest
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.models.failures import FailureConfig, replay_outages
-from virtgym.envs.sim.models.power_states import PowerConfig
+from virtgym.envs.sim.models.power import PowerConfig
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.policies import make_policy
 from virtgym.policies.drs.policy import plan_evacuation

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import F8
 from ..models.power import BOOTING, OFF, ON, SHUTTING_DOWN
 from ..state.cluster_state import (
     ABSENT,
@@ -50,8 +51,6 @@ from .transitions import check_window
 
 if TYPE_CHECKING:
     from ..simulator import Simulator
-
-F8 = NDArray[np.float64]
 
 
 def check_state(params: ClusterParams, state: ClusterState) -> list[str]:

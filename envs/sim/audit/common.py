@@ -8,12 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8
 from ..state.cluster_state import ClusterState
 from ..state.parameters import ClusterParams
-
-F8 = NDArray[np.float64]
 
 TOLERANCE = 1e-9
 """Relative tolerance of every comparison of floats."""
@@ -122,7 +120,6 @@ def check_queue(
     """The event queue holds exactly what is due, in the order of a heap.
 
     Args:
-        s: State.
         due: (time, kind, item) of every event that must be there.
         may: Of events that may be there too.
         report: Where violations go.

@@ -8,11 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8
 from ..state.parameters import ClusterParams
-
-F8 = NDArray[np.float64]
 
 HOST_FAILS, HOST_REPAIRED, VM_CRASHES = 0, 1, 2
 

@@ -12,13 +12,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8
 from ..state.cluster_state import MIG_COPYING, ClusterState
 from ..state.parameters import ClusterParams
 from .common import TOLERANCE, Report, per_host
-
-F8 = NDArray[np.float64]
 
 HIGH, CLEAR, SOFT, HARD, LOW = range(5)
 NEAR = 1e-7
@@ -40,7 +38,6 @@ def check_memory(p: ClusterParams, s: ClusterState, report: Report) -> None:
     """Check where the memory of every host and VM is, and what it costs.
 
     Args:
-        p: Parameters.
         s: State whose places have been checked.
         report: Where violations go.
     """

@@ -9,14 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8
 from ..state.cluster_state import ClusterState
 from ..state.parameters import ClusterParams
 from .common import TOLERANCE, Report
 from .occupancy import PULL, ROUND, STOP, stopped_vms
-
-F8 = NDArray[np.float64]
 
 MBIT_PER_MIB = 2**20 * 8 / 1e6
 ROUNDING = 1e-7
@@ -60,7 +58,6 @@ def check_network(p: ClusterParams, s: ClusterState, report: Report) -> None:
     """Check the rates of all flows.
 
     Args:
-        p: Parameters.
         s: State whose places have been checked.
         report: Where violations go.
     """

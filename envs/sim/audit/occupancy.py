@@ -11,10 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..models.power import BOOTING, OFF, ON, SHUTTING_DOWN
-from ..models.power_states import FAILED, RESUMING, STANDBY, SUSPENDING
+from ..models.power import BOOTING, FAILED, OFF, ON, RESUMING, SHUTTING_DOWN, STANDBY, SUSPENDING
 from ..state.cluster_state import (
     ABSENT,
     DEPARTED,
@@ -29,8 +27,6 @@ from ..state.cluster_state import (
 from ..state.parameters import ClusterParams
 from .common import TOLERANCE, Report, check_queue, per_host
 from .faults import failed_since
-
-F8 = NDArray[np.float64]
 
 IDLE, INIT, ROUND, STOP, RESUME, PULL = range(6)
 """Phases of a copy, as in ``copy_phase``."""
@@ -60,8 +56,6 @@ def check_places(p: ClusterParams, s: ClusterState, report: Report) -> None:
     """Check states, rooms, hosts, migrations and events, once the lists are known to be right.
 
     Args:
-        p: Parameters.
-        s: State.
         report: Where violations go.
     """
     _check_vms(p, s, report)

@@ -9,15 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8
 from ..models.power import ON
 from ..state.cluster_state import DEPARTED, MIG_NONE, RUNNING, ClusterState
 from ..state.parameters import ClusterParams
 from .common import TOLERANCE, Report, per_host, pieces
 from .rates import claims, curve_watts, numa_slowdowns
 
-F8 = NDArray[np.float64]
 Old = dict[str, Any]
 
 
@@ -25,7 +24,6 @@ def check_quiet(p: ClusterParams, s: ClusterState, old: Old, struck: Any, report
     """Work out again the energy of undisturbed hosts and the unserved CPU of their VMs.
 
     Args:
-        p: Parameters.
         s: State now.
         old: Arrays of the state before.
         struck: Hosts that failed or were repaired since, shape (H,).

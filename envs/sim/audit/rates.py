@@ -13,10 +13,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..models.power import BOOTING, ON, SHUTTING_DOWN
-from ..models.power_states import RESUMING, STANDBY, SUSPENDING
+from ...arrays import F8
+from ..models.power import BOOTING, ON, RESUMING, SHUTTING_DOWN, STANDBY, SUSPENDING
 from ..state.accumulators import Rates
 from ..state.cluster_state import MIG_COPYING, PENDING, RUNNING, ClusterState
 from ..state.parameters import ClusterParams
@@ -24,8 +23,6 @@ from .common import TOLERANCE, Report, per_host, table_power
 from .memory import check_memory
 from .network import check_network, mirror_parts
 from .occupancy import INIT, PULL, ROUND, stopped_vms
-
-F8 = NDArray[np.float64]
 
 FAN = 2
 LEVEL = 1e-7
@@ -36,7 +33,6 @@ def check_rates(p: ClusterParams, s: ClusterState, report: Report) -> None:
     """Check demand, claims, allocations, slowdowns, work, power and what hosts add to the totals.
 
     Args:
-        p: Parameters.
         s: State whose places have been checked.
         report: Where violations go.
     """

@@ -39,7 +39,6 @@ def check_still(p: ClusterParams, s: ClusterState, old: Old, report: Report) -> 
     """Work out every total of a stretch in which nothing happened.
 
     Args:
-        p: Parameters.
         s: State now.
         old: Arrays of the state before.
         report: Where violations go.

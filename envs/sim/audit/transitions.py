@@ -10,10 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..models.power import BOOTING, OFF, ON, SHUTTING_DOWN
-from ..models.power_states import FAILED, STANDBY
+from ..models.power import BOOTING, FAILED, OFF, ON, SHUTTING_DOWN, STANDBY
 from ..state.accumulators import Totals
 from ..state.cluster_state import ABSENT, DEPARTED, MIG_NONE, PENDING, RUNNING, STARTING, ClusterState
 from ..state.parameters import ClusterParams
@@ -23,7 +21,6 @@ from .occupancy import IDLE, RESUME, STOP
 from .quiet_hosts import check_quiet
 from .still_stretches import check_still
 
-F8 = NDArray[np.float64]
 Old = dict[str, Any]
 
 GROWING = (
@@ -54,7 +51,6 @@ def check_window(p: ClusterParams, s: ClusterState, old: Old, report: Report) ->
     """Check what happened since an earlier state of the same simulator.
 
     Args:
-        p: Parameters.
         s: State now; it has been checked.
         old: Arrays of the earlier state by name.
         report: Where violations go.

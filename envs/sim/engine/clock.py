@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from ...jit.by_model import by_model
 from ...jit.kernels import kernel
-from ..models.power import OFF, ON
-from ..models.power_states import curve_power
+from ..models.power import OFF, ON, curve_power
 from ..state.cluster_state import ABSENT, PENDING, ClusterState
 from ..state.parameters import ClusterParams
 from .copies import finish_migration
@@ -185,7 +184,6 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
     """Run the cluster up to a time; nothing is decided on the way but arrivals.
 
     Args:
-        p: Parameters.
         s: State, measured at ``clock.now_s``.
         until_s: End, s; the state is measured there.
     """

@@ -224,7 +224,6 @@ def finish_copy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: fl
     """A phase of a copy has ended: go on to the next one.
 
     Args:
-        p: Parameters.
         s: State; ``clock.event_s`` is now.
         v: VM.
         now_s: Now, s.

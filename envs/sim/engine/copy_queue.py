@@ -23,7 +23,6 @@ def put_copy(s: FullState, v: int, end_s: float) -> None:
     """Add a copy that ``Counters.moving`` counts already.
 
     Args:
-        s: State.
         v: VM.
         end_s: End of its present phase, s.
     """

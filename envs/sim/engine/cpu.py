@@ -31,7 +31,6 @@ def measure(p: ClusterParams, s: ClusterState, time_s: float) -> None:
     """Read the trace at a time: demand of every VM and what every host is asked for.
 
     Args:
-        p: Parameters.
         s: State; its demand and ask arrays are rewritten.
         time_s: Now, s.
     """
@@ -161,7 +160,6 @@ def refresh_host(p: ClusterParams, s: ClusterState, h: int, elapsed_s: float) ->
     """Recompute a host's power, shortage and, where it is or was short, its VMs' rates.
 
     Args:
-        p: Parameters.
         s: State with ``host_ask_mhz[h]`` up to date.
         h: Host.
         elapsed_s: Time since the segment began, s.

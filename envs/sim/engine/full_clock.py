@@ -14,8 +14,7 @@ import numpy as np
 from ...jit.kernels import kernel
 from ..models.numa import rebalance_host
 from ..models.numa_nodes import fragment_rate
-from ..models.power import OFF, ON
-from ..models.power_states import FAILED
+from ..models.power import FAILED, OFF, ON
 from ..state.accumulators import FRESH
 from ..state.cluster_state import FullState
 from ..state.parameters import FullParams
@@ -53,8 +52,6 @@ def measure_full(p: FullParams, s: FullState, time_s: float) -> None:
     """Read the trace at a time: demand of every VM, and what else drives it.
 
     Args:
-        p: Parameters.
-        s: State.
         time_s: Now, s.
     """
     k = min(int(time_s / p.sample_s + 1e-9), p.util.shape[0] - 1)
@@ -251,7 +248,6 @@ def advance_full(p: FullParams, s: FullState, until_s: float) -> None:
     """Run the cluster up to a time.
 
     Args:
-        p: Parameters.
         s: State, measured at ``clock.now_s``.
         until_s: End, s; the state is measured there.
     """

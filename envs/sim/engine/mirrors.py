@@ -18,8 +18,6 @@ def check_mirror(p: FullParams, s: FullState, v: int, h: int) -> Any:
     """Whether a host may hold the secondary of a running VM that has none.
 
     Args:
-        p: Parameters.
-        s: State.
         v: VM.
         h: Host.
 

@@ -11,22 +11,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8, I1, I4
 from ...jit.kernels import kernel
 from ..models.fair_share import max_min_rates
-from ..models.precopy import INIT, PULL, RESUME, advance_copy, next_event
-from ..models.precopy_config import MBIT_PER_MIB
+from ..models.precopy import INIT, MBIT_PER_MIB, PULL, RESUME, advance_copy, next_event
 from ..state.accumulators import FRESH, PIECES_FRESH
 from ..state.cluster_state import MIG_COPYING, FullState
 from ..state.parameters import FullParams
 from .copy_queue import find_next_copy, set_copy_end
 from .prefetch import fetch_host
 from .rates import rate_host, vm_stopped
-
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
-I1 = NDArray[np.int8]
 
 NET_OUT, NET_IN, COPY, LOG = 0, 1, 2, 3
 
@@ -200,7 +195,6 @@ def share_network(p: FullParams, s: FullState, hosts: I4, n: int, again: I1) -> 
     """Work out the network's rates again on some hosts, and on all that these can affect.
 
     Args:
-        p: Parameters.
         s: State; ``clock.event_s`` is now. ``host_mark`` is the place on the list plus one, and 0 elsewhere.
         hosts: List of hosts on which something changed, shape (H,); those that they affect are added.
         n: Length of the list.
@@ -256,7 +250,6 @@ def renew_rates(p: FullParams, s: FullState, a: int, b: int, changed: int, elaps
     """Work out rates again after something happened on one or two hosts.
 
     Args:
-        p: Parameters.
         s: State; ``clock.event_s`` is now.
         a: Host.
         b: Another host, -1 = none.

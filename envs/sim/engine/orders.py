@@ -11,8 +11,7 @@ from ...jit.by_model import by_model
 from ...jit.kernels import kernel
 from ..models.compatibility import MOVE_REFUSED_DEVICE, MOVE_REFUSED_FEATURES, MOVE_REFUSED_KERNEL
 from ..models.overhead import OS_LEVEL
-from ..models.power import BOOTING, OFF, ON
-from ..models.power_states import FAILED, RESUMING, STANDBY
+from ..models.power import BOOTING, FAILED, OFF, ON, RESUMING, STANDBY
 from ..models.precopy import PULL
 from ..state.cluster_state import MIG_NONE, PENDING, RUNNING, ClusterState
 from ..state.parameters import ClusterParams
@@ -92,8 +91,6 @@ def check_move_beside(p: ClusterParams, s: ClusterState, room: Any, v: int, h: i
     """The same where room is taken otherwise than now, such as by the orders of a plan.
 
     Args:
-        p: Parameters.
-        s: State.
         room: Handle or record with the fields of the state that ``residents.count_room`` writes.
         v: VM.
         h: Host.
@@ -325,8 +322,6 @@ def apply_orders(
     """Carry out one interval's orders; refused ones change nothing.
 
     Args:
-        p: Parameters.
-        s: State.
         power_on: Hosts to switch on.
         full_power: Hosts to run without power management.
         place_vm: Waiting VMs.

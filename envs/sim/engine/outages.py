@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import B1
 from ...jit.kernels import kernel
 from ..models.failures import HOST_FAILS, VM_CRASHES
-from ..models.power import BOOTING, OFF, ON, SHUTTING_DOWN
-from ..models.power_states import FAILED, RESUMING, SUSPENDING
+from ..models.power import BOOTING, FAILED, OFF, ON, RESUMING, SHUTTING_DOWN, SUSPENDING
 from ..models.precopy import PULL
 from ..state.cluster_state import MIG_COPYING, PENDING, RUNNING, ClusterState
 from ..state.parameters import ClusterParams
@@ -47,8 +47,6 @@ from .residents import (
 )
 from .upkeep import after_leaving, end_run, forget_rates, start_vm
 from .waiting import is_hopeless, no_failures, note_failure
-
-B1 = NDArray[np.bool_]
 
 
 @kernel
@@ -309,7 +307,6 @@ def restart_waiting(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: 
 
     Args:
         p: Parameters; with ``restart_rule`` 1 it is the policy's task and nothing happens here.
-        s: State.
         now_s: Now, s.
         elapsed_s: Time since the segment began, s.
     """

@@ -6,8 +6,7 @@ import numpy as np
 
 from ...jit.by_model import by_model
 from ...jit.kernels import kernel
-from ..models.power import BOOTING, OFF, ON, SHUTTING_DOWN
-from ..models.power_states import RESUMING, STANDBY, SUSPENDING
+from ..models.power import BOOTING, OFF, ON, RESUMING, SHUTTING_DOWN, STANDBY, SUSPENDING
 from ..state.cluster_state import ClusterState
 from ..state.parameters import ClusterParams
 from .cpu import refresh_host

@@ -17,16 +17,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8, I4
 from ...jit.kernels import kernel
 from ...jit.records import name_places
 from ..models.io_path import io_cost
 from ..models.memory_tiers import reclaim_host
 from ..models.numa import apply_numa_host
 from ..models.overhead import guest_work, vm_overhead
-from ..models.power import BOOTING, OFF, ON
-from ..models.power_states import FAILED, RESUMING, STANDBY, curve_power
+from ..models.power import BOOTING, FAILED, OFF, ON, RESUMING, STANDBY, curve_power
 from ..models.precopy import RESUME, STOP, cpu_factor
 from ..models.scheduling import schedule_host
 from ..models.standby import mirror_loss
@@ -34,9 +33,6 @@ from ..state.accumulators import Rates
 from ..state.cluster_state import MIG_COPYING, RUNNING, FullState
 from ..state.parameters import FullParams
 from .cpu import SHORTAGE, set_host, set_vm_miss
-
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
 
 
 @kernel
@@ -219,12 +215,10 @@ def _add_vm_rates(p: FullParams, s: FullState, v: int, rates: Rates) -> None:
 def host_power(p: FullParams, s: FullState, h: int, load: float) -> Any:
     """Power of a host in its state, W (model.md §7).
 
-    On: its table or curve (``power_states``) at its load, at full power the curve's end. Off, failed: 0.
+    On: its table or curve (``power``) at its load, at full power the curve's end. Off, failed: 0.
     Booting, resuming: between idle and peak. Standby: a share of idle. Shutting down, suspending: idle.
 
     Args:
-        p: Parameters.
-        s: State.
         h: Host.
         load: CPU load; clamped to 0...1.
     """
@@ -250,7 +244,6 @@ def rate_host(p: FullParams, s: FullState, h: int, elapsed_s: float) -> None:
     """Work out everything that one host and its VMs do until the next event.
 
     Args:
-        p: Parameters.
         s: State with demand, network shares and the lists of the host up to date; ``clock.event_s`` is now.
         h: Host.
         elapsed_s: Time since the segment began, s.

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ...arrays import F8
 from ...jit.by_model import by_model
 from ...jit.kernels import kernel
 from ..models.memory import PAGE_MIB
 from ..models.standby import mirror_need_mbps
 from ..state.cluster_state import ClusterState, FullState
 from ..state.parameters import ClusterParams, FullParams
-
-F8 = NDArray[np.float64]
 
 NET_OUT, NET_IN, DISK_READ, DISK_WRITE, DIRTY = 0, 1, 2, 3, 4
 

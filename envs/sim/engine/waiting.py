@@ -11,13 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import I4
 from ...jit.by_model import by_model
 from ...jit.kernels import kernel
 from ..state.parameters import ClusterParams
-
-I4 = NDArray[np.int32]
 
 REMEMBERED = 64
 """Failures that a pass remembers; beyond them it tries more often than it would have to."""

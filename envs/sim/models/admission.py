@@ -15,22 +15,15 @@ A guarantee that already fails forbids no departure, only what would use more: a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import B1, F8, I4, I8
 from ...checks import need, need_choice, need_count, need_not_negative, need_share
 
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
-I8 = NDArray[np.int64]
-B1 = NDArray[np.bool_]
-
-AdmissionRule = Literal["none", "slots", "percentage", "dedicated"]
-ADMISSION_RULES: tuple[str, ...] = get_args(AdmissionRule)
-AdmissionCount = Literal["configured", "reservations"]
-ADMISSION_COUNTS: tuple[str, ...] = get_args(AdmissionCount)
+ADMISSION_RULES = ("none", "slots", "percentage", "dedicated")
+ADMISSION_COUNTS = ("configured", "reservations")
 
 _SLACK = 1e-9
 """Quotients of floats: this much below a whole slot is one."""
@@ -55,14 +48,14 @@ class AdmissionConfig:
         survive_domain: Besides, under ``slots``, whether any one failure domain may be lost as a whole.
     """
 
-    rule: AdmissionRule = "slots"
+    rule: str = "slots"
     host_failures: int = 1
     cpu_share: float = 0.25
     mem_share: float = 0.25
     hosts: tuple[int, ...] = ()
     default_cpu_mhz: float = 32.0
     overhead_mib: float = 26.0
-    counts: AdmissionCount = "configured"
+    counts: str = "configured"
     survive_domain: bool = False
 
     def __post_init__(self) -> None:

@@ -16,12 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8
 from ...checks import need, need_not_negative, need_positive
 from ...jit.kernels import kernel
-
-F8 = NDArray[np.float64]
 
 J_PER_KWH = 3.6e6
 

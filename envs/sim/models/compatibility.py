@@ -22,13 +22,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import I4, U8
 from ...checks import need
-
-I4 = NDArray[np.int32]
-I1 = NDArray[np.int8]
-U8 = NDArray[np.uint64]
 
 MOVE_REFUSED_FEATURES, MOVE_REFUSED_KERNEL, MOVE_REFUSED_DEVICE = 20, 21, 22
 """Reasons against a migration: the host lacks CPU features; another kernel; a passthrough device."""

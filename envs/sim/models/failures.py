@@ -28,22 +28,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8, I1, I4
 from ...checks import need, need_choice, need_not_negative, need_positive
 from ...jit.kernels import kernel
 
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
-I1 = NDArray[np.int8]
-
-FailureModel = Literal["none", "weibull", "exponential"]
-FAILURE_MODELS: tuple[str, ...] = get_args(FailureModel)
-StartAge = Literal["stationary", "fresh"]
-START_AGES: tuple[str, ...] = get_args(StartAge)
+FAILURE_MODELS = ("none", "weibull", "exponential")
+START_AGES = ("stationary", "fresh")
 
 HOST, DOMAIN, INCIDENT, REPLAYED = 0, 1, 2, 3
 CAUSES = ("host", "domain", "incident", "replayed")
@@ -71,10 +65,10 @@ class FailureDomain:
         mttr_h: Mean time down, h (exponential).
     """
 
-    name: str
-    hosts: tuple[int, ...]
-    mtbf_h: float
-    mttr_h: float
+    name: str = "domain"
+    hosts: tuple[int, ...] = ()
+    mtbf_h: float = 8760.0
+    mttr_h: float = 4.0
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -113,14 +107,14 @@ class FailureConfig:
         vm_mtbf_h: Mean time between crashes of a VM while its host is up, h; None = never.
     """
 
-    model: FailureModel = "weibull"
+    model: str = "weibull"
     up_shape: float = 0.48
     up_scale_h: float = 816.6
     down_shape: float = 0.58
     down_scale_h: float = 2.18
     mtbf_h: float = 1780.0
     mttr_h: float = 5.9
-    start: StartAge = "stationary"
+    start: str = "stationary"
     vm_mtbf_h: float | None = None
 
     def __post_init__(self) -> None:

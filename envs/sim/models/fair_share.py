@@ -19,14 +19,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import B1, F8, I4
 from ...jit.heap import settle
 from ...jit.kernels import kernel
-
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
-B1 = NDArray[np.bool_]
 
 
 @kernel

@@ -34,12 +34,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8
 from ...checks import need_count, need_not_negative, need_positive
 from ...jit.kernels import kernel
-
-F8 = NDArray[np.float64]
 
 EMULATED, VIRTIO, PASSTHROUGH = 0, 1, 2
 """I/O modes, the values of ``vm_mode``."""

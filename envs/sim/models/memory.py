@@ -20,20 +20,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8, I1, I4
 from ...checks import need, need_choice, need_not_negative, need_positive, need_share
 from ...jit.kernels import kernel
 
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
-I1 = NDArray[np.int8]
-
-SwapDevice = Literal["ssd", "disk"]
-DEVICES: tuple[str, ...] = get_args(SwapDevice)
+DEVICES = ("ssd", "disk")
 
 MEMORY_STATES = ("high", "clear", "soft", "hard", "low")
 """States of a host by free memory; their index is the code that kernels write."""
@@ -85,7 +80,7 @@ class MemoryConfig:
     balloon_limit: float = 0.65
     compression_limit: float = 0.10
     compression_ratio: float = 2.0
-    swap_device: SwapDevice = "ssd"
+    swap_device: str = "ssd"
     shared_write_share: float = 0.10
     copy_on_write_us: float = 1.5
     decompress_us: float = 20.0

@@ -49,14 +49,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8, I4
 from ...jit.kernels import kernel
 from ...jit.waterlevel import find_bracket, sort_breakpoints
 from .memory import TINY_MIB, MemoryCosts, MemoryInputs, MemoryOutputs, min_free_mib
-
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
 
 HIGH, CLEAR, SOFT, HARD, LOW = 0, 1, 2, 3, 4
 

@@ -28,13 +28,10 @@ shown from 9 vCPUs [verified: vSphere Resource Management, advanced NUMA attribu
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8, I4
 from ...jit.kernels import kernel
 from .numa_nodes import ROOM, NumaParams, NumaState, add_to_nodes, count_bits, has_room
-
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
 
 MEAN_REMOTE_WHILE_MOVING = 0.5
 """Mean remote share while pages follow their vCPUs at a constant rate."""

@@ -14,20 +14,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import F8, I4, I8
 from ...checks import need, need_choice, need_count, need_positive, need_share
 from ...jit.kernels import kernel
 
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
-I8 = NDArray[np.int64]
-
-NumaScheduling = Literal["aware", "blind"]
-SCHEDULING: tuple[str, ...] = get_args(NumaScheduling)
+SCHEDULING = ("aware", "blind")
 
 MAX_NODES = 32
 """Nodes of a host at most: a VM's nodes are the bits of an int64."""
@@ -54,7 +50,7 @@ class NumaConfig:
         page_move_mib_s: Speed at which pages follow their VM to another node, MiB/s.
     """
 
-    scheduling: NumaScheduling = "aware"
+    scheduling: str = "aware"
     latency_ratio: float = 2.05
     cpu_overcommit: float = 1.0
     vnuma_min_vcpus: int = 9

@@ -27,14 +27,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8, I1, I4
 from ...checks import need, need_choice, need_not_negative, need_share
 from ...jit.kernels import kernel
-
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
-I1 = NDArray[np.int8]
 
 VIRT_TYPES = ("full", "para", "hardware_assisted", "partial", "os_level")
 """Virtualization types; their index is the code that kernels use."""

@@ -23,12 +23,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8, I4
 from ...checks import need_not_negative
-
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
 
 
 @dataclass(frozen=True)

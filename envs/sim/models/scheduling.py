@@ -37,14 +37,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8, I4
 from ...checks import need, need_not_negative, need_positive, need_share
 from ...jit.kernels import kernel
 from ...jit.waterlevel import find_bracket, sort_breakpoints
-
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
 
 SHARE_LEVELS: dict[str, float] = {"low": 500.0, "normal": 1000.0, "high": 2000.0}
 """Shares per vCPU by name."""

@@ -25,19 +25,13 @@ Where secondaries are and start is ``mirrors``, who takes over ``outages``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from ...checks import need_choice, need_count, need_not_negative, need_positive, need_share
 from ...jit.kernels import kernel
-from .precopy_config import MBIT_PER_MIB
+from .precopy import MBIT_PER_MIB
 
-F8 = NDArray[np.float64]
-
-StandbyMode = Literal["checkpoint", "lockstep"]
-STANDBY_MODES: tuple[str, ...] = get_args(StandbyMode)
+STANDBY_MODES = ("checkpoint", "lockstep")
 
 
 @dataclass(frozen=True)
@@ -55,7 +49,7 @@ class StandbyConfig:
         max_vcpus: Protected vCPUs per host (verified: vSphere).
     """
 
-    mode: StandbyMode = "checkpoint"
+    mode: str = "checkpoint"
     epoch_s: float = 0.025
     fixed_pause_s: float = 0.002
     copy_mib_s: float = 2048.0

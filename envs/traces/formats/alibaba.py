@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...errors import TraceError
 from ...files import names_its_file, show_path
@@ -30,8 +29,6 @@ from ..delimited import Coder, Collector, Window, find_parts, read_blocks
 from ..repairs import Repairs
 from ..resample import Readings, Vms, build_trace, check_positive, count_vcpus, hold_until_next
 from ..sniffing import Look
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

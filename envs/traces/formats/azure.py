@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import F8
 from ...errors import TraceError
 from ...files import names_its_file, show_found, show_path
 from ..base import Trace
@@ -27,8 +28,6 @@ from ..delimited import Coder, Collector, Window, find_parts, name_line, read_bl
 from ..repairs import MISSING, Repairs
 from ..resample import Readings, Vms, build_trace, check_positive, count_vcpus, hold_until_next
 from ..sniffing import Look
-
-Floats = NDArray[np.float64]
 
 VM_COLUMNS = (
     *("vmid", "subscriptionid", "deploymentid", "vmcreated", "vmdeleted", "maxcpu", "avgcpu", "p95maxcpu"),
@@ -45,10 +44,10 @@ class _Table:
 
     path: Path
     place: dict[str, int]
-    created_s: Floats
-    deleted_s: Floats
-    cores: Floats
-    memory_gib: Floats
+    created_s: F8
+    deleted_s: F8
+    cores: F8
+    memory_gib: F8
     buckets: bool
 
 
@@ -227,9 +226,7 @@ def _read_readings(parts: list[Path], table: _Table, window: Window) -> tuple[Co
     return rows, coder
 
 
-def _lives(
-    readings: Readings, table: _Table, chosen: NDArray[np.int64], zero: float
-) -> tuple[Floats, Floats]:
+def _lives(readings: Readings, table: _Table, chosen: NDArray[np.int64], zero: float) -> tuple[F8, F8]:
     """Return arrivals and departures: as the VM table says, or wider where there are readings."""
     first, last = np.full(chosen.size, np.inf), np.full(chosen.size, -np.inf)
     np.minimum.at(first, readings.vm, readings.start_s)

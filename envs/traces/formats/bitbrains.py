@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import F8
 from ...errors import TraceError
 from ...files import names_its_file, open_text, show_found, show_path
 from ..base import Trace
@@ -34,8 +35,6 @@ from ..delimited import Block, Collector, name_line, read_blocks
 from ..repairs import MISSING, Repairs, find_unit
 from ..resample import Readings, Vms, build_trace, count_vcpus, hold_until_next, tell_times
 from ..sniffing import Look
-
-Floats = NDArray[np.float64]
 
 BITBRAINS_COLUMNS = (
     "Timestamp [ms]",
@@ -256,7 +255,7 @@ def _read_any_decimals(
         raise
 
 
-def _parse_dates(block: Block, form: str) -> Floats:
+def _parse_dates(block: Block, form: str) -> F8:
     """Return the dates of a block in s since 1970, NaN where there is none."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -282,7 +281,7 @@ def _tell_times(start_s: float, units: Counter[str], notes: list[str]) -> None:
     notes.append("units: MHz; KB as KiB, made MiB; KB/s as KiB/s, made Mbit/s; memory_active as a fraction")
 
 
-def _largest(vm: NDArray[np.int64], values: Floats, vms: int) -> Floats:
+def _largest(vm: NDArray[np.int64], values: F8, vms: int) -> F8:
     largest = np.zeros(vms)
     np.fmax.at(largest, vm, np.where(np.isinf(values), np.nan, values))
     return largest
@@ -292,7 +291,7 @@ def _make_readings(
     source: str,
     rows: Collector,
     keep: NDArray[np.bool_],
-    sizes: tuple[Floats, Floats],
+    sizes: tuple[F8, F8],
     names: Sequence[str],
     sample_s: float,
     repairs: Repairs,

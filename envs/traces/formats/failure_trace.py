@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8
 from ...errors import TraceError
 from ...files import names_its_file, show_path
 from ..columns import is_table_file, read_columns
@@ -25,8 +25,6 @@ from ..sniffing import Look
 
 if TYPE_CHECKING:
     from ...sim.models.failures import Incident
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -44,13 +42,13 @@ class FailureTrace:
 
     name: str
     source: str
-    start_s: Floats
-    duration_s: Floats
-    intensity: Floats
+    start_s: F8
+    duration_s: F8
+    intensity: F8
     notes: tuple[str, ...] = ()
 
     @property
-    def end_s(self) -> Floats:
+    def end_s(self) -> F8:
         """End of each incident, s, shape (N,)."""
         return self.start_s + self.duration_s
 

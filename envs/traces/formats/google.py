@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import F8, I8
 from ...errors import TraceError
 from ...files import names_its_file, open_text, show_path
 from ..base import Trace
@@ -29,9 +30,6 @@ from ..json_lines import read_json_blocks
 from ..repairs import Repairs
 from ..resample import Readings, Vms, build_trace, check_positive
 from ..sniffing import Look
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 TASK_USAGE_COLUMNS = (
     *("start_time", "end_time", "job_id", "task_index", "machine_id", "cpu_rate", "canonical_memory_usage"),
@@ -212,8 +210,8 @@ def _width(part: Path) -> int:
 
 
 def _nominal(
-    layout: _Layout, task: Ints, used: Mapping[str, Floats], coder: Coder, notes: list[str]
-) -> tuple[Floats, Floats]:
+    layout: _Layout, task: I8, used: Mapping[str, F8], coder: Coder, notes: list[str]
+) -> tuple[F8, F8]:
     """Return the nominal CPU and memory of each task, shares of the largest machine."""
     asked = {
         layout.cpu_request: np.zeros(len(coder.codes)),
@@ -247,10 +245,10 @@ def _make_readings(
     source: str,
     layout: _Layout,
     rows: Collector,
-    used: Mapping[str, Floats],
+    used: Mapping[str, F8],
     coder: Coder,
     keep: NDArray[np.bool_],
-    sizes: tuple[Floats, Floats],
+    sizes: tuple[F8, F8],
     notes: list[str],
 ) -> Readings:
     """Return the readings of all tasks; time 0 is the first window of those to keep."""

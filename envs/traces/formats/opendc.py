@@ -30,8 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ...arrays import F8, I8
 from ...errors import TraceError
 from ...files import names_its_file, show_path
 from ..base import Trace
@@ -39,9 +39,6 @@ from ..columns import Columns, read_columns
 from ..repairs import Repairs, check_choice, find_unit
 from ..resample import Readings, Vms, build_trace, check_positive, count_vcpus, tell_times
 from ..sniffing import Look
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 _UNITS = {"B": 2.0**-20, "KB": 2.0**-10, "MB": 1.0}
 _TASKS_OPTIONAL = (
@@ -78,16 +75,16 @@ class _Tasks:
     """The tasks file, shapes (V,)."""
 
     names: list[str]
-    start_ms: Floats
-    life_ms: Floats | None
-    cores: Floats
-    capacity: Floats | None
-    memory: Floats
+    start_ms: F8
+    life_ms: F8 | None
+    cores: F8
+    capacity: F8 | None
+    memory: F8
     version: str
     unit: str
     notes: list[str]
 
-    def rescale(self, duration: Floats) -> Floats:
+    def rescale(self, duration: F8) -> F8:
         """Return durations in ms; where timestamps are in another unit, so are durations that can be."""
         factor = _UNITS_OF_TIME[self.unit]
         return duration if _mode(duration) * factor > 86_400_000 else duration * factor
@@ -259,7 +256,7 @@ def _tell_ignored(columns: Columns) -> list[str]:
     return notes
 
 
-def _capacities(tasks: _Tasks, vm: Ints, usage: Floats, core_mhz: float | None, notes: list[str]) -> Floats:
+def _capacities(tasks: _Tasks, vm: I8, usage: F8, core_mhz: float | None, notes: list[str]) -> F8:
     """Return each task's CPU, MHz: as it says, else of its cores, else the most that it uses."""
     if tasks.capacity is not None:
         return tasks.capacity
@@ -279,7 +276,7 @@ def _is_integer(columns: Columns, name: str) -> bool:
     return bool(pa.types.is_integer(columns.table[name].type))
 
 
-def _milliseconds(columns: Columns, name: str) -> Floats:
+def _milliseconds(columns: Columns, name: str) -> F8:
     """Read a time, an integer number of ms or a timestamp of any resolution, as ms since 1970."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -294,7 +291,7 @@ def _milliseconds(columns: Columns, name: str) -> Floats:
     return np.asarray(micro.to_numpy(), dtype=np.float64) / 1000
 
 
-def _match(fragments: Columns, tasks: _Tasks, left: list[tuple[int, str]]) -> tuple[Columns, Ints, Floats]:
+def _match(fragments: Columns, tasks: _Tasks, left: list[tuple[int, str]]) -> tuple[Columns, I8, F8]:
     """Return the fragments that belong to a task and last for any time, their tasks and durations.
 
     Args:
@@ -319,7 +316,7 @@ def _match(fragments: Columns, tasks: _Tasks, left: list[tuple[int, str]]) -> tu
     return fragments.take(keep), vm[keep], duration[keep]
 
 
-def _starts(fragments: Columns, tasks: _Tasks, vm: Ints, duration: Floats) -> Floats:
+def _starts(fragments: Columns, tasks: _Tasks, vm: I8, duration: F8) -> F8:
     """Return when each fragment starts, ms since 1970."""
     if "timestamp" in fragments:
         stamps = _milliseconds(fragments, "timestamp") * _UNITS_OF_TIME[tasks.unit]
@@ -337,14 +334,12 @@ def _starts(fragments: Columns, tasks: _Tasks, vm: Ints, duration: Floats) -> Fl
     return start
 
 
-def _mode(duration: Floats) -> float:
+def _mode(duration: F8) -> float:
     values, counts = np.unique(duration, return_counts=True)
     return float(values[np.argmax(counts)])
 
 
-def _cut_long(
-    fragments: Columns, duration: Floats, usual: float, fill: str | None, notes: list[str]
-) -> Floats:
+def _cut_long(fragments: Columns, duration: F8, usual: float, fill: str | None, notes: list[str]) -> F8:
     """Return how long each fragment holds, ms, and tell of the long ones."""
     long = duration > _LONG * usual
     count = int(np.count_nonzero(long))
@@ -364,14 +359,14 @@ def _cut_long(
     return duration if fill == "previous" else np.where(long, usual, duration)
 
 
-def _lives(vm: Ints, begin: Floats, end: Floats, vms: int) -> tuple[Floats, Floats]:
+def _lives(vm: I8, begin: F8, end: F8, vms: int) -> tuple[F8, F8]:
     arrival, departure = np.full(vms, np.inf), np.full(vms, -np.inf)
     np.minimum.at(arrival, vm, begin)
     np.maximum.at(departure, vm, end)
     return arrival, departure
 
 
-def _tell_lives(tasks: _Tasks, vm: Ints, duration: Floats) -> list[str]:
+def _tell_lives(tasks: _Tasks, vm: I8, duration: F8) -> list[str]:
     if tasks.life_ms is None:
         return []
     total = np.bincount(vm, weights=duration, minlength=len(tasks.names))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from virtgym.envs.arrays import F8
 
 from ...analysis.placement_summary import Comparison, Entry
 from ...analysis.stats import performance_profile
@@ -15,7 +16,6 @@ from ..figures import Style, axis, label, new_figure, rank_styles, short
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-F8 = NDArray[np.float64]
 
 FLOOR = 1.0
 """Waits below this, s, are drawn here: a logarithm has no place for 0."""

@@ -25,8 +25,7 @@ from virtgym.envs.observation_columns import (
 )
 from virtgym.envs.sim.decisions import REASONS, Decisions
 from virtgym.envs.sim.metrics import METRICS
-from virtgym.envs.sim.models.power import ON
-from virtgym.envs.sim.models.power_states import FAILED, RESUMING, STANDBY, SUSPENDING
+from virtgym.envs.sim.models.power import FAILED, ON, RESUMING, STANDBY, SUSPENDING
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state.accumulators import Rates
 from virtgym.envs.sim.state.cluster_state import ABSENT, DEPARTED, PENDING, STARTING

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from virtgym.envs.errors import ConfigError, TraceError
-from virtgym.envs.scenarios.groups import ROOMS, OutageGroup, to_room
+from virtgym.envs.placement.games import PlacementConfig
+from virtgym.envs.scenarios.nodes import default_keys, made
 from virtgym.envs.scenarios.profiles import ProfileGroup, build_profiles
 from virtgym.envs.scenarios.scenario import Scenario, build_scenario, load_scenario_config
-from virtgym.envs.scenarios.schema import HostGroupConfig, ScenarioConfig, VmTypeConfig
-from virtgym.envs.sim.config import HostType, MigrationConfig, VmType
-from virtgym.envs.sim.guests import GUEST_PROFILES, GuestProfile
-from virtgym.envs.sim.state.submodel_parameters import model_params
+from virtgym.envs.scenarios.schema import OutageGroup, ScenarioConfig
+from virtgym.envs.sim.guests import GUEST_PROFILES
+from virtgym.envs.sim.state.build import make_params
 from virtgym.experiments.config.compose import compose_run
 from virtgym.experiments.config.overrides import PolicySpec
 from virtgym.experiments.run.fingerprint import config_hash
@@ -29,49 +29,22 @@ def small(**overrides: Any) -> Scenario:
 
 
 def flags(scenario: Scenario) -> set[str]:
-    p = model_params(scenario.cluster, scenario.workload)
+    p = make_params(scenario.cluster, scenario.workload)._asdict()
     return {name.removeprefix("has_") for name in p if name.startswith("has_") and p[name]}
 
 
-def plain(value: Any) -> Any:
-    """Tuples made lists, so that a room and a group compare."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
-    return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+@pytest.mark.parametrize("kind", [ScenarioConfig, ProfileGroup, PlacementConfig])
+def test_a_schema_makes_the_class_that_it_stands_for(kind: Any) -> None:
+    again = made(kind, default_keys(kind), "scenario")
+    assert again == kind()
+    assert default_keys(type(again)) == default_keys(kind)
 
 
-@pytest.mark.parametrize("group", ROOMS, ids=lambda group: group.__name__)
-def test_groups_have_the_fields_and_defaults_of_their_rooms(group: Any) -> None:
-    room: Any = ROOMS[group]
-    names = {f.name for f in fields(room)} - ({"table_w"} if group.__name__ == "CurveGroup" else set())
-    extra = {f.name for f in fields(group)} - names
-    assert names <= {f.name for f in fields(group)}
-    allowed = {"enabled", "path", "since", "domains", "outages", "restart", "spares"}
-    assert extra <= allowed
-    if any(f.default is MISSING and f.default_factory is MISSING for f in fields(room)):
-        return  # values of such rows are compared within what holds them
-    if group.__name__ == "CurveGroup":
-        return
-    want, got = plain(room()), plain(group())
-    assert {k: v for k, v in got.items() if k not in extra} == want
-    assert plain(to_room(group(), room)) == want
-
-
-def test_the_other_groups_have_the_defaults_of_the_core() -> None:
-    migration = asdict(ScenarioConfig().migration)
-    assert migration.pop("mode") == "fixed"
-    assert migration == asdict(MigrationConfig())
-    required = ("name", "cores", "core_mhz", "memory_mib", "power_w")
-    host = plain(HostType("x", 1, 1.0, 1.0, "hp_ml110_g4"))
-    group = plain(HostGroupConfig())
-    assert set(host) == set(group) - {"count"}
-    assert {k: v for k, v in group.items() if k not in (*required, "count", "curve")} == {
-        k: v for k, v in host.items() if k not in (*required, "curve")
-    }
-    assert {f.name for f in fields(VmType)} <= {f.name for f in fields(VmTypeConfig)}
-    profile, default = plain(ProfileGroup()), plain(GuestProfile())
-    assert profile.pop("base") is None
-    assert {**profile, "name": "default"} == default
+def test_what_a_scenario_is_made_of_cannot_be_changed() -> None:
+    hosts = small(**{"hosts.0.power_w": [1, 2.5], "recovery.spares": [1]}).cluster
+    assert hosts.host_types[0].power_w == (1, 2.5)
+    assert hosts.spares == (1,)
+    hash((hosts.host_types, hosts.recovery, hosts.power, hosts.migration))
 
 
 def test_off_by_default() -> None:
@@ -137,7 +110,7 @@ def test_the_same_keys_on_the_command_line() -> None:
     assert cluster.recovery.boot_s == 30
     assert cluster.standby is not None
     assert cluster.standby.max_vms == 2
-    assert cluster.host_types[0].curve is not None
+    assert cluster.host_types[0].curve.kind == "linear"
     assert cluster.host_types[0].table_w == (0.0, 100.0)
     assert cluster.host_types[0].numa_nodes == 2
     web = next(kind for kind in build_scenario(run.scenario).workload.profiles if kind.name == "web")
@@ -344,8 +317,8 @@ def test_a_trace_of_failures_is_replayed(tmp_path: Path) -> None:
 
 def test_domains_are_there_for_standby_without_failures() -> None:
     scenario = small(**{"failures.domains": [DOMAIN], "standby.enabled": True})
-    p = model_params(scenario.cluster, scenario.workload)
-    assert p["host_domains"][:3, 0].tolist() == [0, 0, -1]
+    p = make_params(scenario.cluster, scenario.workload)
+    assert p.host_domains[:3, 0].tolist() == [0, 0, -1]
 
 
 def test_what_a_file_says_decides_a_row_not_where_it_lies(tmp_path: Path) -> None:
@@ -377,15 +350,3 @@ def test_planetlab_full_has_everything_on_and_the_cluster_of_planetlab() -> None
 
 
 SHORT = {"trace.options.n_vms": 40}
-
-
-def test_parameters_have_the_names_that_the_engine_asks_for() -> None:
-    from virtgym.envs.sim.state import parameters as params
-
-    scenario = build_scenario("planetlab_full", overrides=SHORT)
-    made = params.make_params(scenario.cluster, scenario.workload)
-    ours = model_params(scenario.cluster, scenario.workload)
-    assert set(ours) <= set(made._fields)
-    after = made._fields[made._fields.index("full") :]
-    derived = {"protected_vms", "mem_overcommit", "migration_j", "migration_j_per_mb"}
-    assert set(after) - set(ours) == derived | {"fail_time_s", "fail_item", "fail_kind"}

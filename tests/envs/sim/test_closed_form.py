@@ -256,7 +256,7 @@ def test_arrival_rules(make_workload: Any, rule: str, hosts: list[int]) -> None:
         HostType(str(i), cores, 1000.0, 65536.0, power, boot_time_s=0.0, shutdown_time_s=0.0)
         for i, (cores, power) in enumerate([(4, (100.0, 200.0)), (4, (50.0, 100.0)), (8, (150.0, 350.0))])
     )
-    config = ClusterConfig(types, np.arange(3, dtype=np.int32), arrival=rule)  # type: ignore[arg-type]
+    config = ClusterConfig(types, np.arange(3, dtype=np.int32), arrival=rule)
     sim = Simulator(config, make_workload([[0.5, 0.5, 0.5]], cpu_mhz=[1000.0, 2000.0, 1000.0]))
     assert sim.state.vm_host.tolist() == hosts
 

@@ -18,9 +18,8 @@ from virtgym.envs.sim.models.failures import FailureConfig, FailureDomain, repla
 from virtgym.envs.sim.models.io_path import IoConfig
 from virtgym.envs.sim.models.numa_nodes import NumaConfig
 from virtgym.envs.sim.models.overhead import GuestVirtualization, HostVirtualization, OverheadConfig
-from virtgym.envs.sim.models.power_states import PowerConfig, PowerCurve
-from virtgym.envs.sim.models.precopy import plan_precopy
-from virtgym.envs.sim.models.precopy_config import MBIT_PER_MIB, PrecopyConfig, precopy_params
+from virtgym.envs.sim.models.power import PowerConfig, PowerCurve
+from virtgym.envs.sim.models.precopy import MBIT_PER_MIB, PrecopyConfig, plan_precopy, precopy_params
 from virtgym.envs.sim.models.recovery import RecoveryConfig
 from virtgym.envs.sim.models.scheduling import SchedulingConfig
 from virtgym.envs.sim.models.standby import StandbyConfig
@@ -70,7 +69,7 @@ def random_cluster(seed: int, hosts: int = 8, vms: int = 30, samples: int = 40, 
         "cpu": SchedulingConfig(co_stop=0.1),
         "numa": NumaConfig(cpu_overcommit=2.0),
         "io": IoConfig(),
-        "migration": PrecopyConfig(on_divergence=RULES[seed % 3]),  # type: ignore[arg-type]
+        "migration": PrecopyConfig(on_divergence=RULES[seed % 3]),
         "failures": FailureConfig(up_scale_h=8.0, vm_mtbf_h=20.0, down_scale_h=0.5),
         "standby": StandbyConfig(),
         "arrival_cpu_overcommit": 2.0,
@@ -190,7 +189,7 @@ def test_forks_and_pickles_go_on_alike() -> None:
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dirty", [2.0, 30.0, 300.0])
 def test_a_migration_costs_what_the_closed_form_says(rule: str, dirty: float) -> None:
-    config = PrecopyConfig(on_divergence=rule)  # type: ignore[arg-type]
+    config = PrecopyConfig(on_divergence=rule)
     profile = GuestProfile(dirty_mib_s=(dirty, 0.0), working_share=0.5)
     sim = Simulator(cluster(2, migration=config), load(np.full((40, 1), 0.5), profile))
     assert not sim.apply(Decisions(move_vm=indices(0), move_host=indices(1)))

@@ -19,8 +19,8 @@ from virtgym.envs.sim.models.io_path import IoConfig
 from virtgym.envs.sim.models.memory import MemoryConfig, MemoryProfile, min_free_mib
 from virtgym.envs.sim.models.numa_nodes import NumaConfig
 from virtgym.envs.sim.models.overhead import InstructionProfile, OverheadConfig
-from virtgym.envs.sim.models.power_states import PowerConfig
-from virtgym.envs.sim.models.precopy_config import PrecopyConfig
+from virtgym.envs.sim.models.power import PowerConfig
+from virtgym.envs.sim.models.precopy import PrecopyConfig
 from virtgym.envs.sim.models.scheduling import CpuControl, SchedulingConfig
 from virtgym.envs.sim.models.standby import StandbyConfig
 from virtgym.envs.sim.simulator import Simulator

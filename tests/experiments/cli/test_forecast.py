@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8
 from virtgym.envs.errors import ConfigError, TraceError
 from virtgym.envs.traces import Trace, read_trace
 from virtgym.experiments.analysis.forecast_skill import COLUMNS, SkillSettings, forecast_skill, unseasoned
@@ -22,8 +22,6 @@ from virtgym.experiments.cli.commands import COMMANDS, main
 from virtgym.experiments.cli.forecast import skill_tables
 from virtgym.experiments.config.overrides import PolicySpec
 from virtgym.policies.forecast.forecasters import FORECASTERS, make_forecaster
-
-F8 = NDArray[np.float64]
 
 
 def make_trace(util: F8, **changes: Any) -> Trace:

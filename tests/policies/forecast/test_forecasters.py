@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.traces import read_trace
 from virtgym.policies.forecast.forecasters import (
@@ -20,8 +20,6 @@ from virtgym.policies.forecast.forecasters import (
     make_forecaster,
 )
 from virtgym.policies.forecast.history import History
-
-F8 = NDArray[np.float64]
 
 
 def tricube(u: float) -> float:

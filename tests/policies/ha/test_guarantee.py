@@ -145,7 +145,7 @@ def test_behind_the_guard_nobody_breaks_it(name: str, rule: str) -> None:
 def test_random_orders_behind_the_guard_break_nothing(random_episode: Any, seed: int) -> None:
     rng = np.random.default_rng(seed)
     rule = AdmissionConfig(
-        str(rng.choice(["slots", "percentage", "dedicated"])),  # type: ignore[arg-type]
+        str(rng.choice(["slots", "percentage", "dedicated"])),
         host_failures=int(rng.integers(0, 3)),
         cpu_share=float(rng.uniform(0, 0.6)),
         mem_share=float(rng.uniform(0, 0.6)),

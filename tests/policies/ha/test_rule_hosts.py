@@ -13,8 +13,7 @@ from virtgym.envs.sim.guests import GuestProfile
 from virtgym.envs.sim.models.admission import AdmissionConfig
 from virtgym.envs.sim.models.failures import FailureConfig, FailureDomain, replay_outages
 from virtgym.envs.sim.models.power import BOOTING, OFF, ON
-from virtgym.envs.sim.models.precopy import PULL
-from virtgym.envs.sim.models.precopy_config import PrecopyConfig
+from virtgym.envs.sim.models.precopy import PULL, PrecopyConfig
 from virtgym.envs.sim.models.rules import Rules, VmHostRule
 from virtgym.envs.sim.models.standby import StandbyConfig
 from virtgym.envs.sim.simulator import Simulator

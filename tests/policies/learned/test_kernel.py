@@ -14,14 +14,13 @@ import pytest
 from numba import njit
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F4
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.placement.env import PlacementTask
 from virtgym.envs.placement.observations import OBSERVATIONS
 from virtgym.policies.learned.architecture import Architecture, Layout
 from virtgym.policies.learned.kernel_net import BatchNet, make_kernel_net, net_action, net_scores
 from virtgym.policies.ties import TIE, choose_first_best
-
-F4 = NDArray[np.float32]
 
 
 def make(observation: str, width: int = 32, seed: int = 0, **fields: Any) -> tuple[Architecture, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F4
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.placement.games import PlacementConfig
 from virtgym.envs.placement.observations import PlacementObserver
@@ -18,7 +19,6 @@ from virtgym.policies.learned.storage import Member
 torch = pytest.importorskip("torch")
 from virtgym.policies.learned.networks import build_network, fits_mask  # noqa: E402
 
-F4 = NDArray[np.float32]
 SIZES: dict[str, Any] = dict(zip(("n_node", "n_request", "n_globals"), Layout.current().sizes))
 
 

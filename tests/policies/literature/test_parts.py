@@ -6,17 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy import stats
 
+from virtgym.envs.arrays import F8
 from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.jit.sorting import sort_ascending
 from virtgym.policies.forecast import regression
 from virtgym.policies.literature import detectors as d
 from virtgym.policies.literature.parts import DETECTORS, IQR, MAD
 from virtgym.policies.literature.selectors import multiple_correlation, splitmix
-
-F8 = NDArray[np.float64]
 
 
 def weighted_line(y: F8, weights: F8, at: float) -> float:

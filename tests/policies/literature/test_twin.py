@@ -356,7 +356,7 @@ def crowd(seed: int, memory: str, boot_s: float) -> Simulator:
     config = ClusterConfig(
         kinds,
         rng.integers(0, 2, 12).astype(np.int32),
-        memory=memory,  # type: ignore[arg-type]
+        memory=memory,
         arrival="pabfd",
         arrival_cpu_overcommit=4.0,
     )

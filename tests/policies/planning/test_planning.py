@@ -18,8 +18,8 @@ from virtgym.envs.sim.engine.orders import check_move_beside
 from virtgym.envs.sim.guests import GUEST_PROFILES, GuestProfile
 from virtgym.envs.sim.models.io_path import IoConfig
 from virtgym.envs.sim.models.numa_nodes import NumaConfig
-from virtgym.envs.sim.models.power_states import PowerConfig, PowerCurve
-from virtgym.envs.sim.models.precopy_config import PrecopyConfig
+from virtgym.envs.sim.models.power import PowerConfig, PowerCurve
+from virtgym.envs.sim.models.precopy import PrecopyConfig
 from virtgym.envs.sim.models.rules import Rules, VmHostRule
 from virtgym.envs.sim.models.scheduling import CpuControl, SchedulingConfig
 from virtgym.envs.sim.simulator import Simulator
@@ -46,8 +46,6 @@ from virtgym.policies.simple import RandomPolicy
 from virtgym.policies.solvers.consolidation import solve_consolidation
 from virtgym.policies.solvers.model import host_energy
 
-F8 = NDArray[np.float64]
-
 HOST = HostType("a", 4, 2000.0, 16_384.0, "hp_ml110_g4", boot_time_s=240.0)
 WIDE = replace(HOST, name="b", cores=16, core_mhz=2500.0, nic_mbps=1e4, power_w="dell_r740_8280")
 PLAIN: dict[str, Any] = {"memory": "binding", "migration": MigrationConfig(100.0, 0.1, 0.1)}
@@ -59,7 +57,6 @@ POWER: dict[str, dict[str, Any]] = {
     "linear": {"curve": PowerCurve("linear", 90.0, 210.0)},
     "fan": {"curve": PowerCurve("fan", 90.0, 210.0)},
     "flat fan": {"curve": PowerCurve("fan", 90.0, 210.0, exponent=1.9)},
-    "curve by table": {"curve": PowerCurve("table", table_w="hpe_dl380_gen10_plus")},
     "pue": {"power": PowerConfig(pue=1.7)},
     "fan and pue": {"curve": PowerCurve("fan", 90.0, 210.0), "power": PowerConfig(pue=1.3)},
     "boot power": {"boot_power_w": 333.0},
@@ -309,7 +306,7 @@ def test_rules_reach_solvers_by_the_problems_numbers() -> None:
 
 
 def test_planners_follow_a_new_curve_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ``power_states.curve_power`` says of a host type is what planners plan with."""
+    """What ``power.curve_power`` says of a host type is what planners plan with."""
     sim = make_sim(POWER["fan"], [[0.1]])
     p = sim.params
 

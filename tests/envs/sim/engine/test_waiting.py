@@ -12,7 +12,7 @@ from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.engine.waiting import REMEMBERED, is_hopeless, no_failures, note_failure
 from virtgym.envs.sim.models.failures import FailureConfig, replay_outages
 from virtgym.envs.sim.models.numa_nodes import NumaConfig
-from virtgym.envs.sim.models.power_states import PowerConfig
+from virtgym.envs.sim.models.power import PowerConfig
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state.cluster_state import PENDING
 from virtgym.envs.sim.workload import Workload

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8
 from virtgym.envs.sim.models.fair_share import max_min_rates
 
-F8 = NDArray[np.float64]
 MANY = settings(max_examples=200, deadline=None, derandomize=True)
 
 

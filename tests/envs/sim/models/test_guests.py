@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -34,12 +34,16 @@ from virtgym.envs.sim.models.overhead import (
     InstructionProfile,
     OverheadConfig,
 )
-from virtgym.envs.sim.models.power_states import PowerConfig, PowerCurve
-from virtgym.envs.sim.models.precopy_config import PrecopyConfig, precopy_params
+from virtgym.envs.sim.models.power import PowerConfig, PowerCurve
+from virtgym.envs.sim.models.precopy import PrecopyConfig, precopy_params
 from virtgym.envs.sim.models.recovery import RecoveryConfig
 from virtgym.envs.sim.models.scheduling import CpuControl, SchedulingConfig
 from virtgym.envs.sim.models.standby import StandbyConfig
-from virtgym.envs.sim.state.submodel_parameters import domain_columns, model_params, sample_faults
+from virtgym.envs.sim.state.build import domain_columns, make_params
+from virtgym.envs.sim.state.cluster_state import ClusterState
+from virtgym.envs.sim.state.faults import sample_faults
+from virtgym.envs.sim.state.fields import fields_of
+from virtgym.envs.sim.state.parameters import ClusterParams
 from virtgym.envs.sim.workload import Workload
 
 NAN = float("nan")
@@ -110,23 +114,36 @@ def test_vms_have_one_profile_unless_told(make_workload: Any) -> None:
         replace(load, profiles=())
 
 
+def made(config: ClusterConfig, load: Workload) -> dict[str, Any]:
+    return make_params(config, load)._asdict()
+
+
 def test_off_costs_nothing(make_cluster: Any, make_workload: Any) -> None:
-    p = model_params(make_cluster(3), make_workload([[0.5, 0.5]]))
+    p = made(make_cluster(3), make_workload([[0.5, 0.5]]))
     assert p["full"] == 0
     assert [p[name] for name in p if name.startswith("has_")] == [0] * 8
-    always = {"curve_kind", "curve_exponent", "suspend_s", "resume_s", "standby_w"}
-    arrays = {name: value for name, value in p.items() if isinstance(value, np.ndarray)}
-    assert {name for name, value in arrays.items() if value.size} == always
+    owned = {name for name, field in fields_of(ClusterParams).items() if field.part}
+    empty = {name for name, value in p.items() if isinstance(value, np.ndarray) and not value.size}
+    assert empty == {name for name in owned if isinstance(p[name], np.ndarray)} | {"protected_vms"}
+    assert not any(p[name] for name in owned - empty)
+
+
+@pytest.mark.parametrize("kind", [ClusterParams, ClusterState])
+def test_every_array_is_declared_with_its_shape(kind: Any) -> None:
+    declared = fields_of(kind)
+    for name, hint in get_type_hints(kind).items():
+        assert name in declared or hint in (int, float), name
+    assert all(field.dims or field.record for field in fields_of(ClusterState).values())
 
 
 @pytest.mark.parametrize("switch", sorted(EVERYTHING))
 def test_each_switch_turns_on_its_own(make_cluster: Any, make_workload: Any, switch: str) -> None:
     config = make_cluster(3, **{switch: EVERYTHING[switch]})
-    p = model_params(config, make_workload([[0.5, 0.5]]))
+    p = made(config, make_workload([[0.5, 0.5]]))
     names = {"memory": "has_tiers", "migration": "has_precopy"}
     flag = names.get(switch, f"has_{switch}")
     assert [name for name in p if name.startswith("has_") and p[name]] == [flag]
-    assert p["full"] == int(switch != "failures")
+    assert p["full"] == 1
     shape = {
         "overhead": ("vm_virt_type", (2,)),
         "cpu": ("vm_shares", (2,)),
@@ -143,7 +160,7 @@ def test_each_switch_turns_on_its_own(make_cluster: Any, make_workload: Any, swi
 
 def test_what_copies_and_mirrors_need_is_there_without_io(make_cluster: Any, make_workload: Any) -> None:
     for extra in ({"migration": PrecopyConfig()}, {"standby": StandbyConfig()}):
-        p = model_params(make_cluster(2, **extra), make_workload([[0.5]]))
+        p = made(make_cluster(2, **extra), make_workload([[0.5]]))
         assert p["drive"].shape == (1, 10)
         assert p["host_nic_mbps"].tolist() == [1000.0, 1000.0]
 
@@ -189,7 +206,7 @@ def two_kinds(host_type: HostType, make_workload: Any, **changes: Any) -> tuple[
 
 def test_every_value_lands_where_kernels_look(host_type: HostType, make_workload: Any) -> None:
     config, load = two_kinds(host_type, make_workload)
-    p = model_params(config, load)
+    p = made(config, load)
     assert all(v.flags.c_contiguous for v in p.values() if isinstance(v, np.ndarray))
     assert p["co_stop"] == 0.25
     assert p["vm_virt_type"].tolist() == [2, 1]
@@ -234,13 +251,13 @@ def test_every_value_lands_where_kernels_look(host_type: HostType, make_workload
 def test_a_migratable_device_pins_nobody(host_type: HostType, make_workload: Any) -> None:
     io = IoConfig(passthrough=IoMode(1, 1500, 2000, 3, migratable=True))
     config, load = two_kinds(host_type, make_workload, io=io)
-    assert model_params(config, load)["vm_pinned"].tolist() == [0, 0]
+    assert made(config, load)["vm_pinned"].tolist() == [0, 0]
 
 
 def test_memory_binds_on_nodes_where_it_binds_on_hosts(host_type: HostType, make_workload: Any) -> None:
     config, load = two_kinds(host_type, make_workload)
-    assert model_params(config, load)["node_mem_mib"].tolist() == [math.inf] * 3
-    assert model_params(replace(config, memory="binding"), load)["node_mem_mib"].tolist() == [
+    assert made(config, load)["node_mem_mib"].tolist() == [math.inf] * 3
+    assert made(replace(config, memory="binding"), load)["node_mem_mib"].tolist() == [
         2048.0,
         4096.0,
         4096.0,
@@ -259,7 +276,7 @@ def test_signals_come_in_the_model_s_units(make_cluster: Any, make_workload: Any
         "dirty_mib_s": 9 * one,
         "disk_busy": one,
     }
-    p = model_params(make_cluster(2, **EVERYTHING), replace(load, signals=signals))
+    p = made(make_cluster(2, **EVERYTHING), replace(load, signals=signals))
     found = {name: p[name][0, 0] for name in p if name.startswith("sig_")}
     assert found == {
         "sig_active": 1.0,
@@ -269,11 +286,11 @@ def test_signals_come_in_the_model_s_units(make_cluster: Any, make_workload: Any
         "sig_disk_write": 1.0,
         "sig_dirty": 9.0,
     }
-    off = model_params(make_cluster(2), replace(load, signals=signals))
+    off = made(make_cluster(2), replace(load, signals=signals))
     assert all(off[name].shape == (0, 0) for name in off if name.startswith("sig_"))
     for bad, words in ((-one, "at least 0"), (one * NAN, "finite"), (np.ones((1, 2)), "shape")):
         with pytest.raises(ConfigError, match=rf"^workload test: signal net_tx_mbit_s [^\n]*{words}"):
-            model_params(make_cluster(2, io=IoConfig()), replace(load, signals={"net_tx_mbit_s": bad}))
+            made(make_cluster(2, io=IoConfig()), replace(load, signals={"net_tx_mbit_s": bad}))
 
 
 def test_levels_become_features_and_baselines(host_type: HostType, make_workload: Any) -> None:
@@ -282,19 +299,19 @@ def test_levels_become_features_and_baselines(host_type: HostType, make_workload
     kinds = tuple(replace(host_type, name=name, cpu_level=name) for name in ("haswell", "skylake"))
     config = ClusterConfig(kinds, np.array([0, 1], dtype=np.int32))
     load = make_workload([[0.5]])
-    p = model_params(config, load)
+    p = made(config, load)
     assert p["host_features"].tolist() == [bits["haswell"], bits["skylake"]]
     assert p["host_baseline"].tolist() == p["host_features"].tolist()
-    held = model_params(replace(config, evc_level="westmere"), load)
+    held = made(replace(config, evc_level="westmere"), load)
     assert held["host_baseline"].tolist() == [bits["westmere"]] * 2
     with pytest.raises(ConfigError) as error:
-        model_params(replace(config, evc_level="zen2"), load)
+        made(replace(config, evc_level="zen2"), load)
     one_line(error, "evc_level=zen2", "haswell")
 
 
 def test_carbon_starts_where_its_offset_says(make_cluster: Any, make_workload: Any) -> None:
     series = CarbonSeries(np.array([1.0, 2.0]), "test", step_s=900.0, offset_s=600.0)
-    p = model_params(make_cluster(1, carbon=series), make_workload([[0.5]]))
+    p = made(make_cluster(1, carbon=series), make_workload([[0.5]]))
     assert (p["carbon_g_kwh"].tolist(), p["carbon_start_s"], p["carbon_sample_s"]) == ([1, 2], -600.0, 900.0)
 
 
@@ -356,21 +373,21 @@ def test_what_no_host_has_is_refused(
     make_cluster: Any, make_workload: Any, cluster: Any, guest: Any, words: tuple[str, ...]
 ) -> None:
     with pytest.raises(ConfigError) as error:
-        model_params(make_cluster(**cluster), with_profile(make_workload([[0.5]]), **guest))
+        made(make_cluster(**cluster), with_profile(make_workload([[0.5]]), **guest))
     one_line(error, *words)
 
 
 def test_a_wide_vm_cannot_be_protected(make_cluster: Any, make_workload: Any) -> None:
     load = with_profile(make_workload([[0.5]], vcpus=9), protected=True)
     with pytest.raises(ConfigError) as error:
-        model_params(make_cluster(standby=StandbyConfig()), load)
+        made(make_cluster(standby=StandbyConfig()), load)
     one_line(error, "profile x.protected", "9 vCPUs", "max_vcpus=8")
 
 
 def test_a_guest_that_suits_some_hosts_needs_the_table(host_type: HostType, make_workload: Any) -> None:
     kinds = (host_type, replace(host_type, name="old", virtualization=HostVirtualization(extension=False)))
     config = ClusterConfig(kinds, np.array([0, 1], dtype=np.int32))
-    p = model_params(config, make_workload([[0.5]]))
+    p = made(config, make_workload([[0.5]]))
     assert p["host_extension"].tolist() == [1, 0]
     assert p["has_overhead"] == 0
 

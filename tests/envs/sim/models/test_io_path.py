@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.guests import GuestProfile, IoProfile
@@ -23,9 +23,8 @@ from virtgym.envs.sim.models.io_path import (
     io_cost,
     mode_table,
 )
-from virtgym.envs.sim.models.precopy_config import MBIT_PER_MIB, PrecopyConfig
+from virtgym.envs.sim.models.precopy import MBIT_PER_MIB, PrecopyConfig
 
-F8 = NDArray[np.float64]
 Make = Callable[..., Any]
 MANY = settings(max_examples=200, deadline=None, derandomize=True)
 

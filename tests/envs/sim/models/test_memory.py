@@ -280,7 +280,7 @@ def test_slowdown_by_hand() -> None:
     m = min_free_mib(14 * GIB)
     swapped = 2 * GIB + 0.32 * m - 1.6 * GIB
     for device, cost in (("ssd", 100e-6), ("disk", 7.5e-3)):
-        s, _, _ = run(p, 14 * GIB, config=MemoryConfig(swap_device=device))  # type: ignore[arg-type]
+        s, _, _ = run(p, 14 * GIB, config=MemoryConfig(swap_device=device))
         assert s.vm_swapped_mib[0] == pytest.approx(swapped)
         want = 1 + rate[0] * (3.2 / 16 * 20e-6 + swapped / (16 * GIB) * cost)
         assert s.vm_mem_slowdown[0] == pytest.approx(want, rel=1e-12)

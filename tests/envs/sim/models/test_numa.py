@@ -209,7 +209,7 @@ def test_fragment_rate_by_hand() -> None:
 @pytest.mark.parametrize(
     ("make", "key"),
     [
-        (lambda: NumaConfig(scheduling="both"), "aware, blind"),  # type: ignore[arg-type]
+        (lambda: NumaConfig(scheduling="both"), "aware, blind"),
         (lambda: NumaConfig(latency_ratio=0.9), "latency_ratio"),
         (lambda: NumaConfig(latency_ratio=math.inf), "latency_ratio"),
         (lambda: NumaConfig(cpu_overcommit=0.0), "cpu_overcommit"),

@@ -18,29 +18,27 @@ from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.guests import GuestProfile
 from virtgym.envs.sim.models.precopy import (
     CRASHED,
+    DIVERGENCE_RULES,
     DONE,
     IDLE,
+    MBIT_PER_MIB,
     MOVED,
     PAUSED,
     PULL,
     ROUND,
     STAYS,
     STOP,
+    PrecopyConfig,
     PrecopyState,
     abort_copy,
     advance_copy,
     begin_copy,
     cpu_factor,
     finish_phase,
-    next_event,
-    plan_precopy,
-)
-from virtgym.envs.sim.models.precopy_config import (
-    DIVERGENCE_RULES,
-    MBIT_PER_MIB,
-    PrecopyConfig,
     migration_energy_j,
     migration_slots,
+    next_event,
+    plan_precopy,
     precopy_params,
 )
 
@@ -134,7 +132,7 @@ def play(
 
 def random_case(rng: np.random.Generator) -> tuple[PrecopyConfig, float, float, float, float]:
     config = PrecopyConfig(
-        on_divergence=DIVERGENCE_RULES[int(rng.integers(3))],  # type: ignore[arg-type]
+        on_divergence=DIVERGENCE_RULES[int(rng.integers(3))],
         max_rounds=int(rng.choice([0, 1, 5, 29])),
         max_sent=float(rng.choice([0.5, 3.0, 10.0])),
     )
@@ -221,7 +219,7 @@ def test_how_often_one_looks_changes_nothing(seed: int) -> None:
     def at(values: Any) -> Any:
         return lambda t: values[min(49, int(t / 8 + 1e-9))]
 
-    config = PrecopyConfig(on_divergence=DIVERGENCE_RULES[seed % 3])  # type: ignore[arg-type]
+    config = PrecopyConfig(on_divergence=DIVERGENCE_RULES[seed % 3])
     once = play(config, 1024, 300, at(rates), at(dirts), 8.0)
     often = play(config, 1024, 300, at(rates), at(dirts), 1.0)
     assert once.pop("events") == often.pop("events")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,14 @@ from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.engine.rates import host_power
 from virtgym.envs.sim.models.carbon import CarbonSeries, carbon_kg, constant_carbon, intensity_integral
 from virtgym.envs.sim.models.failures import FailureConfig, replay_outages
-from virtgym.envs.sim.models.power import BOOTING, OFF, ON, SHUTTING_DOWN, SPEC_POWER_W
-from virtgym.envs.sim.models.power_states import (
+from virtgym.envs.sim.models.power import (
+    BOOTING,
     FAILED,
+    OFF,
+    ON,
     RESUMING,
+    SHUTTING_DOWN,
+    SPEC_POWER_W,
     STANDBY,
     SUSPENDING,
     PowerConfig,
@@ -34,20 +38,21 @@ from virtgym.envs.traces.formats.carbon import read_carbon
 
 Make = Callable[..., Any]
 MANY = settings(max_examples=200, deadline=None, derandomize=True)
-CURVES = (
-    PowerCurve(table_w="hp_ml110_g4"),
-    PowerCurve("linear", idle_w=100, peak_w=200),
-    PowerCurve("fan", idle_w=100, peak_w=200),
-    PowerCurve(table_w=(50.0, 70.0, 120.0)),
+CURVES: tuple[dict[str, Any], ...] = (
+    {"power_w": "hp_ml110_g4"},
+    {"curve": PowerCurve("linear", idle_w=100, peak_w=200)},
+    {"curve": PowerCurve("fan", idle_w=100, peak_w=200)},
+    {"power_w": (50.0, 70.0, 120.0)},
 )
 
 
-def cluster(curves: tuple[PowerCurve, ...], config: PowerConfig | None = None) -> Simulator:
+def host_types(curves: Sequence[dict[str, Any]]) -> tuple[HostType, ...]:
+    return tuple(HostType(f"{i}", 1, 1000.0, 1024.0, **curve) for i, curve in enumerate(curves))
+
+
+def cluster(curves: Sequence[dict[str, Any]], config: PowerConfig | None = None) -> Simulator:
     """A host of every curve; tables of different length meet on one grid."""
-    kinds = tuple(
-        HostType(f"{i}", 1, 1000.0, 1024.0, curve.points, curve=None if curve.kind == "table" else curve)
-        for i, curve in enumerate(curves)
-    )
+    kinds = host_types(curves)
     hosts = ClusterConfig(kinds, np.arange(len(kinds), dtype=np.int32), power=config or PowerConfig())
     one = np.ones(1)
     load = Workload("one", 300.0, np.zeros((1, 1)), one, one.astype(np.int32), one, one * 300.0, one * np.inf)
@@ -84,8 +89,9 @@ def test_the_kernel_equals_plain_python() -> None:
     kind, state, load = rng.integers(0, 4, 2000), rng.integers(0, 8, 2000), rng.uniform(-0.1, 1.2, 2000)
     config = PowerConfig(standby_share=0.07, boot_level=0.3)
     got = powers(kind, state, load, config)
+    tables = [host.table_w for host in host_types(CURVES)]
     for h in range(2000):
-        points = CURVES[kind[h]].points
+        points = tables[kind[h]]
         idle, peak, u = points[0], points[-1], min(1.0, max(0.0, load[h]))
         if state[h] == ON:
             if kind[h] == 2:
@@ -108,7 +114,7 @@ def test_the_kernel_equals_plain_python() -> None:
 @given(st.sampled_from(sorted(SPEC_POWER_W)), st.floats(1, 2), st.floats(0, 1), st.floats(0, 1))
 @MANY
 def test_more_load_never_draws_less(name: str, exponent: float, a: float, b: float) -> None:
-    sim = cluster((PowerCurve(table_w=name), PowerCurve("fan", idle_w=10, peak_w=90, exponent=exponent)))
+    sim = cluster(({"power_w": name}, {"curve": PowerCurve("fan", idle_w=10, peak_w=90, exponent=exponent)}))
     for h in range(2):
         low, high = (host_power(sim.kernel_params, sim.kernel_state, h, u) for u in sorted((a, b)))
         assert low <= high + 1e-9
@@ -322,8 +328,13 @@ def test_real_series(traces_dir: Path) -> None:
 def test_bad_values_name_their_key() -> None:
     for make, text in (
         (lambda: PowerCurve("linear", idle_w=5, peak_w=1), "power curve.peak_w=1"),
-        (lambda: PowerCurve(table_w="vax"), "power curve.table_w=vax: must be one of"),
-        (lambda: PowerCurve(), "power curve.table_w: needs at least 2 points"),
+        (lambda: HostType(power_w="vax"), "power_w=vax: no such table"),
+        (lambda: HostType(power_w=(1.0,)), "power_w: needs at least 2 points"),
+        (lambda: HostType(power_w=(1.0, math.nan)), "power_w\\[1\\]=nan: must be 0 or more"),
+        (
+            lambda: HostType(power_w=5),  # type: ignore[arg-type]
+            "must be the name of a table, or a list of watts",
+        ),
         (lambda: PowerCurve("fan", peak_w=1, exponent=2.5), "power curve.exponent=2.5"),
         (lambda: PowerConfig(pue=0.9), "power.pue=0.9: must be at least 1"),
         (lambda: CarbonSeries(np.array([-1.0]), "x"), "carbon.g_per_kwh"),

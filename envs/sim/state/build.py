@@ -1,7 +1,7 @@
-"""The parameters of all sub-models as arrays: what ``params.ClusterParams`` has beside hosts, VMs and demand.
+"""From a cluster and its workload to ``ClusterParams``: hosts, VMs, demand and all sub-models as arrays.
 
-Arrays of a sub-model that is off have length 0, so that a simple cluster pays nothing. H hosts, V VMs, T host
-types, S samples; the numbers of the sections are those of model.md.
+Every sub-model gives its fields where it is on; where it is off they are empty, so that a simple cluster pays
+nothing. H hosts, V VMs, T host types, S samples; the numbers of the sections are those of model.md.
 """
 
 from __future__ import annotations
@@ -12,31 +12,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import F8, I4
 from ...errors import ConfigError
-from ..config import RESTART_RULES, ClusterConfig
+from ..config import ARRIVAL_RULES, RESTART_RULES, ClusterConfig, MigrationConfig
 from ..feasibility import check_models
 from ..models.compatibility import CPU_LEVELS, CpuLevels, baselines_at_power_on
-from ..models.failures import (
-    HOST_FAILS,
-    HOST_REPAIRED,
-    VM_CRASHES,
-    FailureDomain,
-    sample_outages,
-    sample_vm_crashes,
-)
+from ..models.failures import FailureDomain
 from ..models.io_path import PASSTHROUGH, IoConfig, mode_table
 from ..models.memory import MemoryConfig, memory_inputs
 from ..models.numa_nodes import NumaParams, numa_params
 from ..models.overhead import SUPPORTED, SupportTable, profile_tables, support_code, support_table
-from ..models.power_states import CURVES
-from ..models.precopy_config import PrecopyConfig, migration_slots, precopy_params
+from ..models.power import CURVES, PowerConfig
+from ..models.precopy import PrecopyConfig, migration_slots, precopy_params
 from ..models.scheduling import cpu_claims
 from ..models.standby import StandbyConfig, standby_params
 from ..workload import Workload
-
-F8 = NDArray[np.float64]
-I4 = NDArray[np.int32]
-I1 = NDArray[np.int8]
+from .fields import switched_off
+from .parameters import ClusterParams
 
 SIGNALS: dict[str, tuple[str, float]] = {
     "sig_active": ("memory_active", 1.0),
@@ -50,22 +42,26 @@ SIGNALS: dict[str, tuple[str, float]] = {
 disks). Signals without a known unit, such as shares of the largest value of all machines, are not read."""
 
 
-def model_params(config: ClusterConfig, workload: Workload) -> dict[str, Any]:
-    """Flatten all sub-models into the arrays that kernels read.
+def make_params(config: ClusterConfig, workload: Workload) -> ClusterParams:
+    """Flatten a cluster and its workload into the arrays that kernels read.
 
     Args:
         config: The cluster.
         workload: The load; its profiles say what kinds of guests there are.
 
     Returns:
-        Every field of ``ClusterParams`` of the full model by name, but the faults, which are drawn at every
-        reset (``sample_faults``): C-contiguous arrays, of length 0 where the sub-model is off; int and float.
+        Every field, but the faults, which are drawn at every reset (``faults.sample_faults``): C-contiguous
+        arrays that cannot be written to, as policies are shown them and forks share them; int and float.
 
     Raises:
         ConfigError: For a configuration that cannot be, in one line.
     """
     check_models(config, workload)
-    fields: dict[str, Any] = {
+    made: dict[str, Any] = {
+        **switched_off(ClusterParams),
+        **_hosts(config),
+        **_load(workload),
+        **_rules(config),
         **_switches(config),
         **_overhead(config, workload),
         **_cpu(config, workload),
@@ -78,14 +74,87 @@ def model_params(config: ClusterConfig, workload: Workload) -> dict[str, Any]:
         **_recovery(config, workload),
         **_standby(config, workload),
     }
+    made["protected_vms"] = np.flatnonzero(made["vm_protected"]).astype(np.int32)
+    made["full"] = int(made["full"] or _needs_full(config, made))
+    return ClusterParams(**{name: _frozen(value) for name, value in made.items()})
+
+
+def _frozen(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        return value
+    shown = np.ascontiguousarray(value).view()
+    shown.flags.writeable = False
+    return shown
+
+
+def _needs_full(config: ClusterConfig, made: dict[str, Any]) -> bool:
+    """Whether something is on that the simple cluster's kernels do not know."""
+    return bool(
+        made["has_failures"]
+        or config.carbon is not None
+        or config.power != PowerConfig()
+        or any(kind.curve.kind != "table" for kind in config.host_types)
+        or len(made["host_features"])
+        or len(made["host_virt_types"])
+    )
+
+
+def _hosts(config: ClusterConfig) -> dict[str, Any]:
+    """What hosts have, and draw."""
+    kinds = np.ascontiguousarray(config.host_type_of, dtype=np.int32)
+    types = config.host_types
+    # Tables of different length meet on the coarsest grid that holds every given point, so none is bent.
+    points = math.lcm(*(len(t.table_w) - 1 for t in types)) + 1
+    grid = np.linspace(0.0, 1.0, points)
+    level = config.power.boot_level
+    booting = [t.table_w[0] + level * (t.table_w[-1] - t.table_w[0]) for t in types]
+    mid = [w if t.boot_power_w is None else t.boot_power_w for t, w in zip(types, booting)]
+    down = [t.table_w[0] if t.shutdown_power_w is None else t.shutdown_power_w for t in types]
+    cpu = _per_host(config, [t.cpu_mhz for t in types])
+    memory = _per_host(config, [t.memory_mib for t in types])
     return {
-        name: np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value
-        for name, value in fields.items()
+        "host_type": kinds,
+        "host_cpu_mhz": cpu,
+        "host_core_mhz": _per_host(config, [t.core_mhz for t in types]),
+        "host_mem_mib": memory,
+        "host_inv_cpu": 1.0 / cpu,
+        "host_inv_mem": 1.0 / memory,
+        "host_boot_s": _per_host(config, [t.boot_time_s for t in types]),
+        "host_shutdown_s": _per_host(config, [t.shutdown_time_s for t in types]),
+        "host_boot_w": _per_host(config, mid),
+        "host_shutdown_w": _per_host(config, down),
+        "power_w": np.array(
+            [np.interp(grid, np.linspace(0.0, 1.0, len(t.table_w)), t.table_w) for t in types]
+        ),
     }
 
 
-def _empty(*dtypes: Any) -> list[NDArray[Any]]:
-    return [np.empty(0, dtype=dtype) for dtype in dtypes]
+def _load(workload: Workload) -> dict[str, Any]:
+    """What VMs are, and ask for."""
+    floats = ("vm_cpu_mhz", "vm_mem_mib", "vm_departure_s", "vm_arrival_s", "util")
+    return {
+        **{name: np.asarray(getattr(workload, name), dtype=np.float64) for name in floats},
+        "vm_vcpus": np.asarray(workload.vm_vcpus, dtype=np.int32),
+        "arrival_order": np.argsort(workload.vm_arrival_s, kind="stable").astype(np.int32),
+        "sample_s": float(workload.sample_s),
+    }
+
+
+def _rules(config: ClusterConfig) -> dict[str, Any]:
+    """How VMs are placed and moved."""
+    migration = config.migration
+    return {
+        "interval_s": float(config.interval_s),
+        "mig_mib_s": float(migration.rate_mib_s) if isinstance(migration, MigrationConfig) else 0.0,
+        "mig_cpu_loss": float(migration.cpu_loss),
+        "mig_dest_share": float(migration.dest_cpu_share),
+        "memory_binding": int(config.memory != "ignored"),
+        "arrival_rule": ARRIVAL_RULES.index(config.arrival),
+        "arrival_overcommit": float(config.arrival_cpu_overcommit),
+        "arrival_core_speed": int(config.arrival_core_speed),
+        "auto_boot": int(config.auto_boot),
+        "mem_overcommit": float(config.memory_overcommit) if config.memory == "multiplexed" else 1.0,
+    }
 
 
 def _is_precopy(config: ClusterConfig) -> bool:
@@ -126,16 +195,8 @@ def _overhead(config: ClusterConfig, workload: Workload) -> dict[str, Any]:
         [profile.virtualization for profile in workload.profiles],
         workload.vm_profile,
     )
-    table = support._asdict()
-    if config.overhead is None and not _refuses_any(config, workload, support):
-        table = dict(zip(SupportTable._fields, _empty(np.int32, np.int8, np.int32, np.int32, np.int32)))
     if config.overhead is None:
-        return {
-            **dict.fromkeys(("cost_cycles", "idle_per_s", "busy_per_ghz_s"), np.empty((0, 0))),
-            "steady_tax": np.empty(0),
-            "vm_instructions": np.empty(0, dtype=np.int32),
-            **table,
-        }
+        return support._asdict() if _refuses_any(config, workload, support) else {}
     idle, busy = profile_tables([profile.operations for profile in workload.profiles])
     return {
         "cost_cycles": config.overhead.cost_cycles,
@@ -143,7 +204,7 @@ def _overhead(config: ClusterConfig, workload: Workload) -> dict[str, Any]:
         "idle_per_s": idle,
         "busy_per_ghz_s": busy,
         "vm_instructions": workload.vm_profile,
-        **table,
+        **support._asdict(),
     }
 
 
@@ -156,26 +217,19 @@ def _refuses_any(config: ClusterConfig, workload: Workload, support: SupportTabl
 
 def _cpu(config: ClusterConfig, workload: Workload) -> dict[str, Any]:
     """§2."""
-    names = ("vm_reservation_mhz", "vm_limit_mhz", "vm_shares")
     if config.cpu is None:
-        return {"co_stop": 0.0, **dict(zip(names, _empty(*[np.float64] * 3)))}
+        return {}
     claims = cpu_claims(
         [profile.cpu for profile in workload.profiles], workload.vm_profile, workload.vm_vcpus
     )
+    names = ("vm_reservation_mhz", "vm_limit_mhz", "vm_shares")
     return {"co_stop": float(config.cpu.co_stop), **{name: getattr(claims, name) for name in names}}
 
 
 def _numa(config: ClusterConfig, workload: Workload) -> dict[str, Any]:
     """§3."""
-    arrays = ("host_nodes", "node_cores", "node_cpu_mhz", "node_mem_mib", "vm_stall_share")
-    numbers = [name for name in NumaParams._fields if name.startswith("numa_")]
     if config.numa is None:
-        whole = dict.fromkeys(("numa_aware", "numa_vnuma_min", "numa_moves"), 0)
-        return {
-            **dict.fromkeys(numbers, 0.0),
-            **whole,
-            **dict(zip(arrays, _empty(np.int32, *[np.float64] * 4))),
-        }
+        return {}
     types = config.host_types
     p = numa_params(
         config.numa,
@@ -187,6 +241,8 @@ def _numa(config: ClusterConfig, workload: Workload) -> dict[str, Any]:
         workload.vm_mem_mib,
         _per_vm(workload, [profile.stalls for profile in workload.profiles]),
     )
+    arrays = ("host_nodes", "node_cores", "node_cpu_mhz", "node_mem_mib", "vm_stall_share")
+    numbers = [name for name in NumaParams._fields if name.startswith("numa_")]
     fields = {name: getattr(p, name) for name in (*arrays, *numbers)}
     if config.memory != "binding":
         # Memory binds on nodes where it binds on hosts: tiers reclaim nothing if nodes refuse to overcommit.
@@ -196,16 +252,9 @@ def _numa(config: ClusterConfig, workload: Workload) -> dict[str, Any]:
 
 def _memory(config: ClusterConfig, workload: Workload) -> dict[str, Any]:
     """§4."""
-    shares = ("vm_touched_share", "vm_active_share")
-    inputs = ("vm_mem_reservation_mib", "vm_mem_shares", "vm_zero_share", "vm_dup_share", "vm_domain")
-    names = (*shares, *inputs, "vm_balloon_driver")
     if config.memory != "multiplexed":
-        return {
-            **MemoryConfig().costs._asdict(),
-            "memory_window_s": 0.0,
-            **dict(zip(names, _empty(*[np.float64] * 6, np.int32, np.int8))),
-            "sig_active": np.empty((0, 0)),
-        }
+        return MemoryConfig().costs._asdict()
+    inputs = ("vm_mem_reservation_mib", "vm_mem_shares", "vm_zero_share", "vm_dup_share", "vm_domain")
     profiles = [profile.memory for profile in workload.profiles]
     p = memory_inputs(profiles, workload.vm_profile, workload.vm_mem_mib, config.memory_tiers)
     active = _signal(workload, "sig_active")
@@ -223,29 +272,17 @@ def _io(config: ClusterConfig, workload: Workload) -> dict[str, Any]:
     """§5, and the rates that §6 and §9 need too."""
     kinds = workload.profiles
     moves = _is_precopy(config) or config.standby is not None
-    network = config.io is not None or moves
-    streams = config.io is not None or config.standby is not None
-    nothing = np.empty((0, 0))
-    shared = {
-        "host_nic_mbps": _per_host(config, [kind.nic_mbps for kind in config.host_types])
-        if network
-        else np.empty(0),
-        "drive": _drive(workload) if network else nothing,
-        **{
-            name: _signal(workload, name) if streams else nothing
-            for name in ("sig_net_out", "sig_net_in", "sig_disk_read", "sig_disk_write")
-        },
-        "sig_dirty": _signal(workload, "sig_dirty") if moves else nothing,
-    }
+    shared: dict[str, Any] = {}
+    if config.io is not None or moves:
+        shared["host_nic_mbps"] = _per_host(config, [kind.nic_mbps for kind in config.host_types])
+        shared["drive"] = _drive(workload)
+    if config.io is not None or config.standby is not None:
+        streams = ("sig_net_out", "sig_net_in", "sig_disk_read", "sig_disk_write")
+        shared.update({name: _signal(workload, name) for name in streams})
+    if moves:
+        shared["sig_dirty"] = _signal(workload, "sig_dirty")
     if config.io is None:
-        dtypes = (np.int8, np.int32, np.int32, np.float64, np.float64, np.int8)
-        names = ("vm_io_mode", "vm_functions", "host_functions", "vm_packet_mbit", "vm_request_mb")
-        return {
-            "io_table": nothing,
-            "io_slice_s": 0.0,
-            **dict(zip((*names, "vm_pinned"), _empty(*dtypes))),
-            **shared,
-        }
+        return shared
     modes = _per_vm(workload, [kind.io.code for kind in kinds], np.int8)
     passthrough = modes == PASSTHROUGH
     return {
@@ -269,7 +306,7 @@ def _host_functions(config: ClusterConfig, io: IoConfig) -> I4:
 
 
 def _drive(workload: Workload) -> F8:
-    """Idle and busy rates of every VM, shape (V, 10)."""
+    """Idle and busy rates of every VM, (V, 10): net out and in (Mbit/s), disk (MB/s), dirty (MiB/s)."""
     rows = [
         [
             *(*kind.io.net_out_mbps, *kind.io.net_in_mbps),
@@ -299,19 +336,20 @@ def _signal(workload: Workload, name: str) -> F8:
 
 def _copies(config: ClusterConfig, workload: Workload) -> dict[str, Any]:
     """§6: pre-copy."""
-    if not isinstance(config.migration, PrecopyConfig):
-        return {
-            **precopy_params(PrecopyConfig())._asdict(),
-            "copy_max_mbps": math.inf,
-            "host_slots": np.empty(0, dtype=np.int32),
-            "vm_working_mib": np.empty(0),
-        }
-    own = config.migration
+    # Results know no energy of a copy at a fixed rate; who plans reckons with the published one.
+    own = config.migration if isinstance(config.migration, PrecopyConfig) else PrecopyConfig()
+    numbers = {
+        **precopy_params(own)._asdict(),
+        "copy_max_mbps": math.inf if own.max_mbps is None else float(own.max_mbps),
+        "migration_j": own.energy_j,
+        "migration_j_per_mb": own.energy_j_per_mb,
+    }
+    if own is not config.migration:
+        return numbers
     nics = _per_host(config, [kind.nic_mbps for kind in config.host_types])
     working = _per_vm(workload, [kind.working_share for kind in workload.profiles])
     return {
-        **precopy_params(own)._asdict(),
-        "copy_max_mbps": math.inf if own.max_mbps is None else float(own.max_mbps),
+        **numbers,
         "host_slots": migration_slots(own, nics),
         "vm_working_mib": working * workload.vm_mem_mib,
     }
@@ -321,7 +359,7 @@ def _features(config: ClusterConfig) -> dict[str, Any]:
     """§6: CPU features, where host types have a level."""
     names = [kind.cpu_level for kind in config.host_types]
     if any(name is None for name in names):
-        return {name: np.empty(0, dtype=np.uint64) for name in ("host_features", "host_baseline")}
+        return {}
     levels = CpuLevels(CPU_LEVELS)
     bits = levels.bits()
     offered = np.array([bits[levels.code(str(name))] for name in names], dtype=np.uint64)
@@ -345,13 +383,13 @@ def _power(config: ClusterConfig) -> dict[str, Any]:
     power, carbon, n = config.power, config.carbon, config.n_hosts
     idle = _per_host(config, [kind.table_w[0] for kind in config.host_types])
     return {
-        "curve_kind": np.array([0 if c is None else CURVES.index(c.kind) for c in curves], dtype=np.int8),
-        "curve_exponent": np.array([1.0 if c is None else c.exponent for c in curves], dtype=np.float64),
+        "curve_kind": np.array([CURVES.index(c.kind) for c in curves], dtype=np.int8),
+        "curve_exponent": np.array([1.0 if c.kind == "table" else c.exponent for c in curves]),
         "suspend_s": np.full(n, float(power.suspend_time_s)),
         "resume_s": np.full(n, float(power.resume_time_s)),
         "standby_w": power.standby_share * idle,
         "pue": float(power.pue),
-        "carbon_g_kwh": np.empty(0) if carbon is None else np.array(carbon.g_per_kwh, dtype=np.float64),
+        **({} if carbon is None else {"carbon_g_kwh": np.array(carbon.g_per_kwh, dtype=np.float64)}),
         "carbon_start_s": 0.0 if carbon is None else 0.0 - float(carbon.offset_s),
         "carbon_sample_s": 3600.0 if carbon is None else float(carbon.step_s),
     }
@@ -360,24 +398,23 @@ def _power(config: ClusterConfig) -> dict[str, Any]:
 def _recovery(config: ClusterConfig, workload: Workload) -> dict[str, Any]:
     """§8, but the faults themselves."""
     times = config.recovery
-    on = config.failures is not None
-    apart = on or config.standby is not None
-    spare = np.zeros(config.n_hosts, dtype=np.int8)
-    spare[list(config.spares)] = 1
-    priority = _per_vm(workload, [kind.restart_priority for kind in workload.profiles], np.int32)
-    return {
+    made: dict[str, Any] = {
         "detect_s": float(times.detect_s),
         "vm_detect_s": float(times.vm_detect_s),
         "place_s": float(times.placement_s),
         "vm_boot_s": float(times.boot_s),
         "associate_s": float(times.associate_s),
         "restart_rule": RESTART_RULES.index(config.restart),
-        "vm_priority": priority if on else np.empty(0, dtype=np.int32),
-        "host_domains": domain_columns(config.domains, config.n_hosts)
-        if apart
-        else np.empty((0, 0), dtype=np.int32),
-        "host_is_spare": spare if on else np.empty(0, dtype=np.int8),
     }
+    if config.failures is not None:
+        made["vm_priority"] = _per_vm(
+            workload, [kind.restart_priority for kind in workload.profiles], np.int32
+        )
+        made["host_is_spare"] = np.zeros(config.n_hosts, dtype=np.int8)
+        made["host_is_spare"][list(config.spares)] = 1
+    if config.failures is not None or config.standby is not None:
+        made["host_domains"] = domain_columns(config.domains, config.n_hosts)
+    return made
 
 
 def domain_columns(domains: tuple[FailureDomain, ...], n_hosts: int) -> I4:
@@ -407,56 +444,9 @@ def domain_columns(domains: tuple[FailureDomain, ...], n_hosts: int) -> I4:
 
 def _standby(config: ClusterConfig, workload: Workload) -> dict[str, Any]:
     """§9."""
-    own = config.standby
-    if own is None:
-        return {"vm_protected": np.empty(0, dtype=np.int8), **standby_params(StandbyConfig())._asdict()}
+    if config.standby is None:
+        return standby_params(StandbyConfig())._asdict()
     return {
         "vm_protected": _per_vm(workload, [kind.protected for kind in workload.profiles], np.int8),
-        **standby_params(own)._asdict(),
+        **standby_params(config.standby)._asdict(),
     }
-
-
-def sample_faults(
-    config: ClusterConfig, n_vms: int, horizon_s: float, rng: np.random.Generator | None
-) -> tuple[F8, I4, I1]:
-    """Draw what breaks and is mended in an episode.
-
-    Hosts and VMs have seeds of their own, both drawn whatever is on: crashes of VMs change no host's failure.
-
-    Args:
-        config: The cluster.
-        n_vms: V.
-        horizon_s: Faults that begin before it are drawn, s; repairs may come later.
-        rng: Source of the seeds; None = no faults.
-
-    Returns:
-        Time (s), host or VM, and kind (``HOST_FAILS``, ``HOST_REPAIRED``, ``VM_CRASHES``) of every event,
-        each of shape (N,), sorted by time, kind and item; empty where failures are off.
-
-    Raises:
-        ConfigError: If the horizon is not a number, or domains or incidents cannot be.
-    """
-    if rng is None or config.failures is None:
-        return np.empty(0), np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int8)
-    if not 0 <= horizon_s < math.inf:
-        raise ConfigError(f"failures: horizon_s={horizon_s}: must be a number, at least 0")
-    words = rng.integers(0, 2**32, size=(2, 4))
-    hosts, vms = (np.random.SeedSequence(row.tolist()) for row in words)
-    outages = sample_outages(
-        config.failures,
-        config.n_hosts,
-        horizon_s,
-        hosts,
-        domains=config.domains,
-        incidents=config.incidents,
-        replayed=config.replayed,
-    )
-    begun = outages.down_s < horizon_s  # replayed outages have no horizon of their own
-    mended = begun & np.isfinite(outages.up_s)
-    vm, crash_s = sample_vm_crashes(config.failures, n_vms, horizon_s, vms)
-    times = np.concatenate([outages.down_s[begun], outages.up_s[mended], crash_s])
-    items = np.concatenate([outages.host[begun], outages.host[mended], vm]).astype(np.int32)
-    counts = (int(begun.sum()), int(mended.sum()), len(vm))
-    kinds = np.repeat([HOST_FAILS, HOST_REPAIRED, VM_CRASHES], counts).astype(np.int8)
-    order = np.lexsort((items, kinds, times))
-    return times[order], items[order], kinds[order]

@@ -1,0 +1,15 @@
+"""Short names of array types: kind of number (B truth value, I and U integer, F float) and bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+B1 = NDArray[np.bool_]
+I1 = NDArray[np.int8]
+U1 = NDArray[np.uint8]
+F4 = NDArray[np.float32]
+I4 = NDArray[np.int32]
+F8 = NDArray[np.float64]
+I8 = NDArray[np.int64]
+U8 = NDArray[np.uint64]
