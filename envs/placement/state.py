@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..jit.kernels import kernel
+from ..sim.decisions import Reasons
 
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
@@ -19,13 +20,12 @@ HUAWEI, FADING, RECOVERING = 0, 1, 2
 PLAYING, FINISHED, STUCK = 0, 1, 2
 """Status of a game: a request is pending; all are placed; the pending one fits nowhere for ever."""
 
-PLACEMENT_REASONS: tuple[str, ...] = (
-    "",
-    "there is no such node",
-    "the request does not fit there",
-    "no later request of the queue can be placed now",
-)
+PLACEMENT_REASONS = Reasons({0: ""})
 """Why an action was refused, by code; 0 = it was carried out."""
+
+NO_NODE = PLACEMENT_REASONS.add("there is no such node")
+FITS_NOT = PLACEMENT_REASONS.add("the request does not fit there")
+NO_LATER = PLACEMENT_REASONS.add("no later request of the queue can be placed now")
 
 PLACED, REJECTED, SKIPPED = 0, -1, -2
 """What an action that was carried out has done with the pending request, as a code."""

@@ -30,9 +30,6 @@ I4 = NDArray[np.int32]
 I1 = NDArray[np.int8]
 U8 = NDArray[np.uint64]
 
-MOVE_REFUSED_FEATURES, MOVE_REFUSED_KERNEL, MOVE_REFUSED_DEVICE = 20, 21, 22
-"""Reasons against a migration: the host lacks CPU features; another kernel; a passthrough device."""
-
 MAX_FEATURES = 64
 
 CPU_LEVELS: dict[str, tuple[tuple[str, str], ...]] = {
