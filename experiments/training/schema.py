@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from virtgym.envs.errors import ConfigError
-from virtgym.envs.placement.observations import REWARDS
+from virtgym.envs.placement.rewards import REWARDS
 
 from ..config.schema import ScenarioNode
 from .agents import AgentConfig, check_whole
