@@ -61,42 +61,23 @@ def _ratio(part: float, whole: float) -> float:
 
 
 _SHIPPED: tuple[RewardTerm, ...] = (
-    RewardTerm(
-        "energy", -1.0, "energy / energy of all hosts at peak power over the interval",
-        lambda d, c, illegal: _ratio(d.energy_j, c.peak_w * d.time_s),
-    ),
-    RewardTerm(
-        "energy_kwh", 0.0, "energy times PUE, kWh",
-        lambda d, c, illegal: c.pue * d.energy_j / J_PER_KWH,
-    ),
-    RewardTerm(
-        "unserved", -10.0, "unserved CPU / requested CPU",
-        lambda d, c, illegal: _ratio(d.missed, d.requested),
-    ),
-    RewardTerm(
-        "migrations", -0.1, "migrations started / V",
-        lambda d, c, illegal: d.mig_started / c.n_vms,
-    ),
-    RewardTerm(
-        "violations", -1.0, "host-time short of CPU / host-time with load",
-        lambda d, c, illegal: _ratio(d.sat_s, d.active_s),
-    ),
-    RewardTerm(
-        "power_actions", 0.0, "(boots + switch-offs) / H",
-        lambda d, c, illegal: (d.boots + d.shutdowns) / c.n_hosts,
-    ),
-    RewardTerm(
-        "downtime", 0.0, "time that VMs had arrived and did not run / (V * interval)",
-        lambda d, c, illegal: _ratio(d.down_s, c.n_vms * d.time_s),
-    ),
-    RewardTerm(
-        "restarts", 0.0, "VMs restarted after a failure / V",
-        lambda d, c, illegal: d.restarts / c.n_vms,
-    ),
-    RewardTerm(
-        "ready", 0.0, "time that vCPUs were ready but not scheduled / time of vCPUs (full model)",
-        lambda d, c, illegal: _ratio(d.ready, d.vcpus),
-    ),
+    RewardTerm("energy", -1.0, "energy / energy of all hosts at peak power over the interval",
+        lambda d, c, illegal: _ratio(d.energy_j, c.peak_w * d.time_s)),
+    RewardTerm("energy_kwh", 0.0, "energy times PUE, kWh",
+        lambda d, c, illegal: c.pue * d.energy_j / J_PER_KWH),
+    RewardTerm("unserved", -10.0, "unserved CPU / requested CPU",
+        lambda d, c, illegal: _ratio(d.missed, d.requested)),
+    RewardTerm("migrations", -0.1, "migrations started / V", lambda d, c, illegal: d.mig_started / c.n_vms),
+    RewardTerm("violations", -1.0, "host-time short of CPU / host-time with load",
+        lambda d, c, illegal: _ratio(d.sat_s, d.active_s)),
+    RewardTerm("power_actions", 0.0, "(boots + switch-offs) / H",
+        lambda d, c, illegal: (d.boots + d.shutdowns) / c.n_hosts),
+    RewardTerm("downtime", 0.0, "time that VMs had arrived and did not run / (V * interval)",
+        lambda d, c, illegal: _ratio(d.down_s, c.n_vms * d.time_s)),
+    RewardTerm("restarts", 0.0, "VMs restarted after a failure / V",
+        lambda d, c, illegal: d.restarts / c.n_vms),
+    RewardTerm("ready", 0.0, "time that vCPUs were ready but not scheduled / time of vCPUs (full model)",
+        lambda d, c, illegal: _ratio(d.ready, d.vcpus)),
     RewardTerm(
         "swap", 0.0,
         "memory swapped by hosts / memory of all hosts, mean over the interval (memory=multiplexed)",

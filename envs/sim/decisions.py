@@ -97,7 +97,7 @@ class Decisions:
     def subjects(self) -> Iterator[tuple[str, int, int]]:
         """Kind, VM (-1 = none) and host of every order, in the order in which they are applied."""
         for kind, names in ORDERS.items():
-            parts = [getattr(self, name).tolist() for name in names]
+            parts = [np.asarray(getattr(self, name)).tolist() for name in names]
             vms = parts[0] if len(parts) == 2 else itertools.repeat(-1)
             yield from zip(itertools.repeat(kind), vms, parts[-1])
 
