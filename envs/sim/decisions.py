@@ -60,7 +60,7 @@ def _empty() -> I4:
     return np.empty(0, dtype=np.int32)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Decisions:
     """Orders for one interval, applied in the order of the fields; a new kind of order is a field here, and a
     loop of ``orders.apply_orders``.
