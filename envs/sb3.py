@@ -9,10 +9,9 @@ This module needs Stable-Baselines3, which nothing else in ``virtgym.envs`` does
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -27,11 +26,9 @@ from .entry import need_options, need_seeds, usable_render_mode
 from .errors import ConfigError
 from .placement.batch import PlacementBatch
 from .placement.env import OUTCOMES, RENDER_MODES, PlacementTask
-from .placement.games import PlacementConfig, PlacementGames, RequestArrays
+from .placement.games import PlacementGames
+from .placement.settings import PlacementSettings
 from .placement.state import PLACEMENT_REASONS
-
-if TYPE_CHECKING:
-    from .scenarios.placement import PlacementScenario
 
 
 class _OneOfMany:
@@ -85,22 +82,14 @@ class PlacementVecEnv(VecEnv):
 
     Args:
         num_envs: B.
-        requests: As for ``PlacementEnv``, as all that follow up to ``render_mode``.
-        config: Cluster and protocol.
-        windows: Rows of first requests, which every environment plays in order.
-        rows: Range of rows to draw them from.
-        reward: Kind of reward.
-        wait_scale_s: Scale of rewards, s.
-        synthetic_seed: Seed of the embedded stream.
-        scenario: A placement scenario in place of requests and config.
-        observation: ``basic``, or ``slots``: more columns, see ``placement_slots``.
-        illegal_penalty: Subtracted from the reward of an illegal action.
-        max_illegal: Illegal actions in a row that truncate an episode.
+        requests: As for ``PlacementSettings``.
+        config: As for ``PlacementSettings``.
         render_mode: As for ``PlacementEnv``.
         flat: Whether an observation is one vector, ``nodes``, ``request`` and ``globals`` end to end, for
             ``MlpPolicy``, in place of a Dict of these.
         copy: Whether observations are copies, or views of memory that the next step overwrites; SB3's
             algorithms need copies.
+        **settings: The other fields of ``PlacementSettings``.
 
     Raises:
         ConfigError: If a value is impossible; the text names it.
@@ -109,27 +98,15 @@ class PlacementVecEnv(VecEnv):
     def __init__(
         self,
         num_envs: int = 1,
-        requests: RequestArrays | str | os.PathLike[str] | None = None,
-        config: PlacementConfig | Mapping[str, Any] | None = None,
+        requests: Any = None,
+        config: Any = None,
         *,
-        windows: Sequence[int] | NDArray[np.integer[Any]] | None = None,
-        rows: tuple[int, int] | None = None,
-        reward: str | None = None,
-        wait_scale_s: float = 3600.0,
-        synthetic_seed: int = 0,
-        scenario: str | Mapping[str, Any] | PlacementScenario | None = None,
-        observation: str = "basic",
-        illegal_penalty: float = 0.0,
-        max_illegal: int = 100,
         render_mode: str | None = None,
         flat: bool = False,
         copy: bool = True,
+        **settings: Any,
     ) -> None:
-        self.batch = PlacementBatch(
-            num_envs, requests, config, windows=windows, rows=rows, reward=reward, wait_scale_s=wait_scale_s,
-            synthetic_seed=synthetic_seed, scenario=scenario, observation=observation,
-            illegal_penalty=illegal_penalty, max_illegal=max_illegal,
-        )  # fmt: skip
+        self.batch = PlacementBatch(num_envs, PlacementSettings(requests, config, **settings))
         self.flat = flat
         self.copy = copy
         mode = usable_render_mode(render_mode, RENDER_MODES)

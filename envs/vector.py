@@ -6,9 +6,8 @@ envs = gym.make_vec("virtgym/Placement-v0", num_envs=256, vectorization_mode="ve
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -20,11 +19,9 @@ from .entry import need_options, need_seeds, usable_render_mode
 from .errors import ConfigError
 from .placement.batch import PlacementBatch
 from .placement.env import OUTCOMES, RENDER_MODES, PlacementTask
-from .placement.games import PlacementConfig, PlacementGames, RequestArrays
+from .placement.games import PlacementGames
+from .placement.settings import PlacementSettings
 from .placement.state import PLACEMENT_REASONS
-
-if TYPE_CHECKING:
-    from .scenarios.placement import PlacementScenario
 
 Batch = dict[str, NDArray[Any]]
 
@@ -38,19 +35,11 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
 
     Args:
         num_envs: B.
-        requests: As for ``PlacementEnv``, as all the others but the last.
-        config: Cluster and protocol.
-        windows: Rows of first requests, which every environment plays in order.
-        rows: Range of rows to draw them from.
-        reward: Kind of reward.
-        wait_scale_s: Scale of rewards, s.
-        synthetic_seed: Seed of the embedded stream.
-        scenario: A placement scenario in place of requests and config.
-        observation: ``basic``, or ``slots``: more columns, see ``placement_slots``.
-        illegal_penalty: Subtracted from the reward of an illegal action.
-        max_illegal: Illegal actions in a row that truncate an episode.
+        requests: As for ``PlacementSettings``.
+        config: As for ``PlacementSettings``.
         render_mode: As for ``PlacementEnv``.
         copy: Whether observations are copies, or views of memory that the next step overwrites.
+        **settings: The other fields of ``PlacementSettings``.
     """
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
@@ -61,26 +50,14 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
     def __init__(
         self,
         num_envs: int = 1,
-        requests: RequestArrays | str | os.PathLike[str] | None = None,
-        config: PlacementConfig | Mapping[str, Any] | None = None,
+        requests: Any = None,
+        config: Any = None,
         *,
-        windows: Sequence[int] | NDArray[np.integer[Any]] | None = None,
-        rows: tuple[int, int] | None = None,
-        reward: str | None = None,
-        wait_scale_s: float = 3600.0,
-        synthetic_seed: int = 0,
-        scenario: str | Mapping[str, Any] | PlacementScenario | None = None,
-        observation: str = "basic",
-        illegal_penalty: float = 0.0,
-        max_illegal: int = 100,
         render_mode: str | None = None,
         copy: bool = True,
+        **settings: Any,
     ) -> None:
-        self.batch = PlacementBatch(
-            num_envs, requests, config, windows=windows, rows=rows, reward=reward, wait_scale_s=wait_scale_s,
-            synthetic_seed=synthetic_seed, scenario=scenario, observation=observation,
-            illegal_penalty=illegal_penalty, max_illegal=max_illegal,
-        )  # fmt: skip
+        self.batch = PlacementBatch(num_envs, PlacementSettings(requests, config, **settings))
         self.num_envs = num_envs
         self.render_mode = usable_render_mode(render_mode, RENDER_MODES)
         self.copy = copy

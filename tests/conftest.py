@@ -239,7 +239,8 @@ class RandomEpisode:
         some = self.extra.random(3) < 0.15 * busy  # a generator of its own: the other orders stay the same
         closed, opened = (self.extra.integers(-1, n_hosts + 1, int(n)).astype(np.int32) for n in some[:2])
         return Decisions(
-            hosts(n_on), hosts(n_full), vms(n_place, PENDING), hosts(n_place), move_vm, move_host, off,
+            power_on=hosts(n_on), full_power=hosts(n_full), place_vm=vms(n_place, PENDING),
+            place_host=hosts(n_place), move_vm=move_vm, move_host=move_host, power_off=off,
             maintenance=closed, end_maintenance=np.arange(n_hosts, dtype=np.int32) if some[2] else opened,
         )  # fmt: skip
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ..jit.by_model import by_model
 from ..jit.kernels import kernel
-from ..sim.decisions import REASONS
+from ..sim.decisions import NOT_OFF, NOT_ON, NOT_RUNNING, NOT_WAITING, REASONS, Reasons
 from ..sim.engine.host_requirements import MEM_SLACK
 from ..sim.engine.orders import (
     check_move,
@@ -40,16 +40,13 @@ from ..sim.engine.waiting import is_hopeless, no_failures, note_failure
 from ..sim.state.cluster_state import PENDING, RUNNING, ClusterState
 from ..sim.state.parameters import ClusterParams
 
-IS_NOT_OFF, IS_NOT_ON = 9, 11
-NO_HOST, NOT_CHOSEN, HOST_FIRST, NO_ACTION = 101, 102, 103, 104
-ACTION_REASONS: dict[int, str] = {
-    **REASONS,
-    NO_HOST: "no host may take the VM",
-    NOT_CHOSEN: "no VM is chosen",
-    HOST_FIRST: "a VM is chosen: only its host may come next",
-    NO_ACTION: "no such action",
-}
+ACTION_REASONS = Reasons(REASONS)
 """Why an action is illegal: the reasons of ``sim.decisions`` and those of the unrolled form."""
+
+NO_HOST = ACTION_REASONS.add("no host may take the VM")
+NOT_CHOSEN = ACTION_REASONS.add("no VM is chosen")
+HOST_FIRST = ACTION_REASONS.add("a VM is chosen: only its host may come next")
+NO_ACTION = ACTION_REASONS.add("no such action")
 
 ActionKind = Literal["stop", "vm", "host", "power"]
 
@@ -111,7 +108,7 @@ def check_toggle(p: ClusterParams, s: ClusterState, h: int) -> Any:
         return 0
     off = check_power_off(p, s, h)
     # A host that is not on and may not be switched on (failed, a spare): the reason is what forbids that.
-    return on if off == IS_NOT_ON and on != IS_NOT_OFF else off
+    return on if off == NOT_ON and on != NOT_OFF else off
 
 
 @kernel
@@ -218,12 +215,12 @@ def _choose(p: ClusterParams, s: ClusterState, v: int) -> Any:
     state = s.vm_state[v]
     if state == PENDING:
         if s.vm_dest[v] >= 0:
-            return 8
+            return NOT_WAITING
         code = waits_knowingly(p, s, v)
         if code != 0:
             return code
     elif state != RUNNING:
-        return 2
+        return NOT_RUNNING
     elif vm_movable(s, v) != 0:
         return vm_movable(s, v)
     return 0 if _some_host(p, s, v) else NO_HOST

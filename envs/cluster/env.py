@@ -53,7 +53,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
         resample_trace: Draw a new generated trace (and random VM types) at every reset, from the
             environment's generator. Otherwise every episode has the same load, whatever the seed.
         actions: ``unrolled`` or ``knobs``.
-        reward: Weight by term, laid over ``rewards.DEFAULT_WEIGHTS``.
+        reward: Weight by term, laid over the defaults of ``rewards.TERMS``.
         render_mode: ``ansi``, ``rgb_array`` or None; with another there is a warning and no picture.
         max_decisions_per_interval: After so many unrolled actions in one interval it ends as by *stop* (a VM
             chosen without a host is let go); it guards against agents that never stop. None = 2 (V + H).

@@ -9,43 +9,105 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from ..errors import ConfigError
 from ..sim.metrics import J_PER_KWH, StepMetrics
 from ..sim.state.accumulators import Totals
 from ..sim.state.parameters import ClusterParams
 
-TERMS: dict[str, str] = {
-    "energy": "energy / energy of all hosts at peak power over the interval",
-    "energy_kwh": "energy times PUE, kWh",
-    "unserved": "unserved CPU / requested CPU",
-    "migrations": "migrations started / V",
-    "violations": "host-time short of CPU / host-time with load",
-    "power_actions": "(boots + switch-offs) / H",
-    "downtime": "time that VMs had arrived and did not run / (V * interval)",
-    "restarts": "VMs restarted after a failure / V",
-    "ready": "time that vCPUs were ready but not scheduled / time of vCPUs (full model)",
-    "swap": "memory swapped by hosts / memory of all hosts, mean over the interval (memory=multiplexed)",
-    "illegal": "refused orders of a Decisions object; 1 for an illegal single action, at once",
-}
-"""Every term, computed from the interval's ``StepMetrics``."""
 
-DEFAULT_WEIGHTS: dict[str, float] = {
-    "energy": -1.0,
-    "energy_kwh": 0.0,
-    "unserved": -10.0,
-    "migrations": -0.1,
-    "violations": -1.0,
-    "power_actions": 0.0,
-    "downtime": 0.0,
-    "restarts": 0.0,
-    "ready": 0.0,
-    "swap": 0.0,
-    "illegal": 0.0,
-}
-"""Weights unless configured: 1 % of the work unserved, 10 % of the peak energy and moving every VM once cost
-the same."""
+@dataclass(frozen=True)
+class Yardstick:
+    """What terms are measured against: constants of a cluster.
+
+    Attributes:
+        n_vms: V.
+        n_hosts: H.
+        memory_mib: Memory of all hosts, MiB.
+        peak_w: Peak power of all hosts, W.
+        pue: Energy of the site / energy of the hosts.
+    """
+
+    n_vms: int
+    n_hosts: int
+    memory_mib: float
+    peak_w: float
+    pue: float
+
+
+@dataclass(frozen=True)
+class RewardTerm:
+    """One term of the reward.
+
+    Attributes:
+        name: Key of its weight in ``env.reward``.
+        weight: Weight unless configured.
+        doc: What it is.
+        value: Its value, of what the interval added to the running totals (the ``Record`` ``Totals``), of the
+            cluster's constants, and of the number of refused orders.
+    """
+
+    name: str
+    weight: float
+    doc: str
+    value: Callable[[Totals, Yardstick, int], float]
+
+
+def _ratio(part: float, whole: float) -> float:
+    """A share; 0 of nothing."""
+    return part / whole if whole > 0 else 0.0
+
+
+_SHIPPED: tuple[RewardTerm, ...] = (
+    RewardTerm("energy", -1.0, "energy / energy of all hosts at peak power over the interval",
+        lambda d, c, illegal: _ratio(d.energy_j, c.peak_w * d.time_s)),
+    RewardTerm("energy_kwh", 0.0, "energy times PUE, kWh",
+        lambda d, c, illegal: c.pue * d.energy_j / J_PER_KWH),
+    RewardTerm("unserved", -10.0, "unserved CPU / requested CPU",
+        lambda d, c, illegal: _ratio(d.missed, d.requested)),
+    RewardTerm("migrations", -0.1, "migrations started / V", lambda d, c, illegal: d.mig_started / c.n_vms),
+    RewardTerm("violations", -1.0, "host-time short of CPU / host-time with load",
+        lambda d, c, illegal: _ratio(d.sat_s, d.active_s)),
+    RewardTerm("power_actions", 0.0, "(boots + switch-offs) / H",
+        lambda d, c, illegal: (d.boots + d.shutdowns) / c.n_hosts),
+    RewardTerm("downtime", 0.0, "time that VMs had arrived and did not run / (V * interval)",
+        lambda d, c, illegal: _ratio(d.down_s, c.n_vms * d.time_s)),
+    RewardTerm("restarts", 0.0, "VMs restarted after a failure / V",
+        lambda d, c, illegal: d.restarts / c.n_vms),
+    RewardTerm("ready", 0.0, "time that vCPUs were ready but not scheduled / time of vCPUs (full model)",
+        lambda d, c, illegal: _ratio(d.ready, d.vcpus)),
+    RewardTerm(
+        "swap", 0.0,
+        "memory swapped by hosts / memory of all hosts, mean over the interval (memory=multiplexed)",
+        lambda d, c, illegal: _ratio(d.swapped, c.memory_mib * d.time_s),
+    ),
+    RewardTerm(
+        "illegal", 0.0, "refused orders of a Decisions object; 1 for an illegal single action, at once",
+        lambda d, c, illegal: illegal,
+    ),
+)  # fmt: skip
+
+TERMS: dict[str, RewardTerm] = {term.name: term for term in _SHIPPED}
+"""Every term by name. With the default weights, 1 % of the work unserved, 10 % of the peak energy and moving
+every VM once cost the same."""
+
+
+def register_reward_term(term: RewardTerm) -> None:
+    """Add a term of one's own, for every environment that is made from now on.
+
+    Raises:
+        ConfigError: If the name is taken.
+    """
+    if term.name in TERMS:
+        raise ConfigError(f"env.reward.{term.name}: there is a term of this name already")
+    TERMS[term.name] = term
+
+
+def default_weights() -> dict[str, float]:
+    """Weight of every term unless configured."""
+    return {name: term.weight for name, term in TERMS.items()}
 
 
 def check_weights(weights: Mapping[str, float] | None) -> dict[str, float]:
@@ -60,7 +122,7 @@ def check_weights(weights: Mapping[str, float] | None) -> dict[str, float]:
     Raises:
         ConfigError: If there is no such term or a weight is not a finite number.
     """
-    result = dict(DEFAULT_WEIGHTS)
+    result = default_weights()
     for term, weight in (weights or {}).items():
         if term not in TERMS:
             near = difflib.get_close_matches(str(term), TERMS, n=1)
@@ -82,11 +144,13 @@ class RewardFunction:
 
     def __init__(self, weights: Mapping[str, float] | None, params: ClusterParams) -> None:
         self.weights = check_weights(weights)
-        self.n_vms = int(params.vm_vcpus.shape[0])
-        self.n_hosts = int(params.host_type.shape[0])
-        self.memory_mib = float(params.host_mem_mib.sum())
-        self.pue = float(params.pue)
-        self.peak_w = max(float(params.power_w[params.host_type].max(axis=1).sum()), 1e-9)
+        self.yardstick = Yardstick(
+            n_vms=int(params.vm_vcpus.shape[0]),
+            n_hosts=int(params.host_type.shape[0]),
+            memory_mib=float(params.host_mem_mib.sum()),
+            peak_w=max(float(params.power_w[params.host_type].max(axis=1).sum()), 1e-9),
+            pue=float(params.pue),
+        )
 
     def terms(self, step: StepMetrics, illegal: int = 0) -> dict[str, float]:
         """Every term of an interval.
@@ -95,22 +159,7 @@ class RewardFunction:
             step: What the interval added to the running totals.
             illegal: Refused orders.
         """
-        d = step.delta.tolist()
-        active, requested, duration = d[Totals.active_s], d[Totals.requested], d[Totals.time_s]
-        ready, vcpus, swapped = (d[k] for k in (Totals.ready, Totals.vcpus, Totals.swapped))
-        return {
-            "energy": d[Totals.energy_j] / (self.peak_w * duration) if duration > 0 else 0.0,
-            "energy_kwh": self.pue * d[Totals.energy_j] / J_PER_KWH,
-            "unserved": d[Totals.missed] / requested if requested > 0 else 0.0,
-            "migrations": d[Totals.mig_started] / self.n_vms,
-            "violations": d[Totals.sat_s] / active if active > 0 else 0.0,
-            "power_actions": (d[Totals.boots] + d[Totals.shutdowns]) / self.n_hosts,
-            "downtime": d[Totals.down_s] / (self.n_vms * duration) if duration > 0 else 0.0,
-            "restarts": d[Totals.restarts] / self.n_vms,
-            "ready": ready / vcpus if vcpus > 0 else 0.0,
-            "swap": swapped / (self.memory_mib * duration) if duration > 0 else 0.0,
-            "illegal": float(illegal),
-        }
+        return {name: float(TERMS[name].value(step.delta, self.yardstick, illegal)) for name in self.weights}
 
     def total(self, terms: Mapping[str, float]) -> float:
         """The reward of some terms."""

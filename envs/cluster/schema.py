@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from typing import Any
 
-from .rewards import DEFAULT_WEIGHTS
+from .rewards import default_weights
 
-
-@dataclass
-class RewardConfig:
-    """Weight of every term of ``rewards.TERMS``."""
-
-    energy: float = DEFAULT_WEIGHTS["energy"]
-    energy_kwh: float = DEFAULT_WEIGHTS["energy_kwh"]
-    unserved: float = DEFAULT_WEIGHTS["unserved"]
-    migrations: float = DEFAULT_WEIGHTS["migrations"]
-    violations: float = DEFAULT_WEIGHTS["violations"]
-    power_actions: float = DEFAULT_WEIGHTS["power_actions"]
-    downtime: float = DEFAULT_WEIGHTS["downtime"]
-    restarts: float = DEFAULT_WEIGHTS["restarts"]
-    ready: float = DEFAULT_WEIGHTS["ready"]
-    swap: float = DEFAULT_WEIGHTS["swap"]
-    illegal: float = DEFAULT_WEIGHTS["illegal"]
+RewardConfig = make_dataclass(
+    "RewardConfig", [(name, float, field(default=weight)) for name, weight in default_weights().items()]
+)
+"""Weight of every term of ``rewards.TERMS`` that is registered when this is imported."""
 
 
 @dataclass
@@ -39,7 +27,7 @@ class ClusterEnvConfig:
     scenario_seed: int = 0
     resample_trace: bool = False
     actions: str = "unrolled"
-    reward: RewardConfig = field(default_factory=RewardConfig)
+    reward: Any = field(default_factory=RewardConfig)
     render_mode: str | None = None
     max_decisions_per_interval: int | None = None
     arrival: str | None = None

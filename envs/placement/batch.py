@@ -7,9 +7,8 @@ Python, however many environments there are.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,15 +18,13 @@ from ..entry import make_generator, need_actions, need_begun
 from ..errors import ConfigError
 from ..jit.handle import make_handle
 from ..jit.kernels import kernel
-from .env import PlacementEnv, PlacementTask
+from .buffers import CONSTANT_BUFFERS, PlacementBuffers
+from .env import PlacementTask
 from .game import begin_game
-from .games import PlacementConfig, RequestArrays
-from .observations import CONSTANT_BUFFERS, PlacementBuffers, forfeit, observe_game, play_one
+from .observations import observe_game, play_one
+from .rewards import forfeit
+from .settings import PlacementSettings
 from .state import FINISHED, HUAWEI, PLAYING, PlacementParams, PlacementState
-
-if TYPE_CHECKING:
-    from ..scenarios.placement import PlacementScenario
-
 
 AHEAD = 64
 """Windows that each environment's generator draws at once; the sequence is that of drawing one by one."""
@@ -156,42 +153,15 @@ class PlacementBatch:
 
     Args:
         num_envs: B.
-        requests: As for ``PlacementTask``, as all that follow up to ``observation``.
-        config: Cluster and protocol.
-        windows: Rows of first requests, which every environment plays in order.
-        rows: Range of rows to draw them from.
-        reward: Kind of reward.
-        wait_scale_s: Scale of rewards, s.
-        synthetic_seed: Seed of the embedded stream.
-        scenario: A placement scenario in place of requests and config.
-        observation: ``basic``, or ``slots``: more columns, see ``placement_slots``.
-        illegal_penalty: Subtracted from the reward of an illegal action.
-        max_illegal: Illegal actions in a row that truncate an episode.
+        settings: What is played.
     """
 
-    def __init__(
-        self,
-        num_envs: int,
-        requests: RequestArrays | str | os.PathLike[str] | None = None,
-        config: PlacementConfig | Mapping[str, Any] | None = None,
-        *,
-        windows: Sequence[int] | NDArray[np.integer[Any]] | None = None,
-        rows: tuple[int, int] | None = None,
-        reward: str | None = None,
-        wait_scale_s: float = 3600.0,
-        synthetic_seed: int = 0,
-        scenario: str | Mapping[str, Any] | PlacementScenario | None = None,
-        observation: str = "basic",
-        illegal_penalty: float = 0.0,
-        max_illegal: int = 100,
-    ) -> None:
-        PlacementEnv.check_penalty(illegal_penalty, max_illegal)
-        self.task = PlacementTask(
-            requests, config, windows=windows, rows=rows, reward=reward, wait_scale_s=wait_scale_s,
-            synthetic_seed=synthetic_seed, scenario=scenario, observation=observation, n_games=num_envs,
-        )  # fmt: skip
+    def __init__(self, num_envs: int, settings: PlacementSettings) -> None:
+        self.task = PlacementTask(settings, num_envs)
         self.num_envs = num_envs
-        self.rules = EpisodeRules(self.task.kind, self.task.scale, float(illegal_penalty), int(max_illegal))
+        self.rules = EpisodeRules(
+            self.task.kind, self.task.scale, float(settings.illegal_penalty), int(settings.max_illegal)
+        )
         self.window = np.full(num_envs, -1, dtype=np.int64)
         self.begun = False
         self.rngs = [np.random.default_rng() for _ in range(num_envs)]

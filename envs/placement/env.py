@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -17,11 +17,10 @@ from ..entry import need_action, need_begun, need_options, usable_render_mode
 from ..errors import ConfigError
 from .game import begin_game
 from .games import PlacementConfig, PlacementGames, RequestArrays
-from .observations import REWARDS, PlacementObserver, forfeit, play_one
+from .observations import PlacementObserver, play_one
+from .rewards import REWARDS, forfeit
+from .settings import PlacementSettings
 from .state import FINISHED, PLACEMENT_REASONS, PLAYING, REJECTED, SKIPPED
-
-if TYPE_CHECKING:
-    from ..scenarios.placement import PlacementScenario
 
 Observation = dict[str, NDArray[Any]]
 
@@ -44,53 +43,27 @@ class PlacementTask:
     One environment and a batch of them share this, so that they play the same game.
 
     Args:
-        requests: The stream: a ``RequestTrace``, a path that ``traces.requests.read_requests`` reads, or None
-            for the embedded generator.
-        config: ``PlacementConfig`` or a mapping of its fields.
-        windows: Rows of first requests, played in this order, over and over.
-        rows: Without ``windows``: range (from, to) of rows in which the first request of a window is drawn.
-            None: all but the last 1,000.
-        reward: One of ``REWARDS``; None = ``spane``, in survival games ``placed``.
-        wait_scale_s: T of the rewards ``wait`` and ``delay``, s.
-        synthetic_seed: Seed of the embedded stream.
-        scenario: A placement scenario in place of requests and config: its name, a mapping, or one that was
-            built. Without ``windows`` and ``rows``, windows begin in its rows for training;
-            ``synthetic_seed`` is the seed that it is built with.
-        observation: ``basic``, or ``slots``: more columns, see ``placement_slots``.
+        settings: What is played.
         n_games: B.
 
     Raises:
         ConfigError: If a value is impossible; the text names it.
     """
 
-    def __init__(
-        self,
-        requests: RequestArrays | str | os.PathLike[str] | None = None,
-        config: PlacementConfig | Mapping[str, Any] | None = None,
-        *,
-        windows: Sequence[int] | NDArray[np.integer[Any]] | None = None,
-        rows: tuple[int, int] | None = None,
-        reward: str | None = None,
-        wait_scale_s: float = 3600.0,
-        synthetic_seed: int = 0,
-        scenario: str | Mapping[str, Any] | PlacementScenario | None = None,
-        observation: str = "basic",
-        n_games: int = 1,
-    ) -> None:
-        need_seed("env.synthetic_seed", synthetic_seed)
-        if scenario is not None:
-            requests, config, rows = _open_scenario(scenario, synthetic_seed, requests, config, windows, rows)
+    def __init__(self, settings: PlacementSettings, n_games: int = 1) -> None:
+        requests, config, rows = settings.requests, settings.config, settings.rows
+        if settings.scenario is not None:
+            requests, config, rows = _open_scenario(settings)
         self.config = _build_config(config)
-        self.games = PlacementGames(_read_stream(requests, synthetic_seed), self.config, n_games)
-        self.observer = PlacementObserver(self.games, observation)
-        kind = reward or ("spane" if self.config.protocol == "huawei_placement" else "placed")
+        self.games = PlacementGames(_read_stream(requests, settings.synthetic_seed), self.config, n_games)
+        self.observer = PlacementObserver(self.games, settings.observation)
+        kind = settings.reward or ("spane" if self.config.protocol == "huawei_placement" else "placed")
         if kind not in REWARDS:
-            raise ConfigError(f"placement.reward={reward}: must be one of {', '.join(REWARDS)}")
-        need(0.0 < wait_scale_s < np.inf, f"placement.wait_scale_s={wait_scale_s}: must be positive")
+            raise ConfigError(f"placement.reward={kind}: must be one of {', '.join(REWARDS)}")
         self.reward = kind
         self.kind = REWARDS.index(kind)
-        self.scale = float(wait_scale_s)
-        self.windows = None if windows is None else self.games.check_rows(windows)
+        self.scale = float(settings.wait_scale_s)
+        self.windows = None if settings.windows is None else self.games.check_rows(settings.windows)
         if self.windows is not None and len(self.windows) == 0:
             raise ConfigError("placement.windows: must name at least one row")
         self.rows = self._check_range(rows)
@@ -248,22 +221,19 @@ class PlacementTask:
 
 
 def _open_scenario(
-    scenario: str | Mapping[str, Any] | PlacementScenario,
-    seed: int,
-    requests: Any,
-    config: Any,
-    windows: Any,
-    rows: tuple[int, int] | None,
+    settings: PlacementSettings,
 ) -> tuple[RequestArrays, PlacementConfig, tuple[int, int] | None]:
     """What a scenario stands for: requests, configuration, and the rows to draw from if none are named."""
-    for name, value in (("requests", requests), ("config", config)):
-        if value is not None:
+    for name in ("requests", "config"):
+        if getattr(settings, name) is not None:
             raise ConfigError(f"placement.{name}: the scenario brings its own; name one or the other")
     from ..scenarios.placement import PlacementScenario, build_placement_scenario
 
+    scenario, rows = settings.scenario, settings.rows
+    assert scenario is not None
     if not isinstance(scenario, PlacementScenario):
-        scenario = build_placement_scenario(scenario, seed=seed)
-    chosen = rows if rows is not None or windows is not None else scenario.train_rows
+        scenario = build_placement_scenario(scenario, seed=settings.synthetic_seed)
+    chosen = rows if rows is not None or settings.windows is not None else scenario.train_rows
     return scenario.trace, scenario.placement, chosen
 
 
@@ -298,57 +268,26 @@ class PlacementEnv(gym.Env[Observation, int]):
     a survival game terminates at the first request that fits nowhere, and is truncated when requests run out.
 
     Args:
-        requests: See ``PlacementTask``, as all that follow up to ``observation``.
-        config: Cluster and protocol.
-        windows: Rows of first requests to play in order.
-        rows: Range of rows to draw them from.
-        reward: Kind of reward.
-        wait_scale_s: Scale of rewards, s.
-        synthetic_seed: Seed of the embedded stream.
-        scenario: A placement scenario in place of requests and config.
-        observation: ``basic``, or ``slots``: more columns, see ``placement_slots``.
-        illegal_penalty: Subtracted from the reward of an illegal action.
-        max_illegal: Illegal actions in a row that truncate an episode.
+        requests: As for ``PlacementSettings``.
+        config: As for ``PlacementSettings``.
         render_mode: One of ``RENDER_MODES`` or None; with another there is a warning and no picture.
+        **settings: The other fields of ``PlacementSettings``.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": RENDER_MODES, "render_fps": 4}  # type: ignore[misc]
 
     def __init__(
-        self,
-        requests: RequestArrays | str | os.PathLike[str] | None = None,
-        config: PlacementConfig | Mapping[str, Any] | None = None,
-        *,
-        windows: Sequence[int] | NDArray[np.integer[Any]] | None = None,
-        rows: tuple[int, int] | None = None,
-        reward: str | None = None,
-        wait_scale_s: float = 3600.0,
-        synthetic_seed: int = 0,
-        scenario: str | Mapping[str, Any] | PlacementScenario | None = None,
-        observation: str = "basic",
-        illegal_penalty: float = 0.0,
-        max_illegal: int = 100,
-        render_mode: str | None = None,
+        self, requests: Any = None, config: Any = None, *, render_mode: str | None = None, **settings: Any
     ) -> None:
-        self.check_penalty(illegal_penalty, max_illegal)
-        self.task = PlacementTask(
-            requests, config, windows=windows, rows=rows, reward=reward, wait_scale_s=wait_scale_s,
-            synthetic_seed=synthetic_seed, scenario=scenario, observation=observation,
-        )  # fmt: skip
+        chosen = PlacementSettings(requests, config, **settings)
+        self.task = PlacementTask(chosen)
+        self.illegal_penalty, self.max_illegal = chosen.illegal_penalty, chosen.max_illegal
         self.render_mode = usable_render_mode(render_mode, RENDER_MODES)
-        self.illegal_penalty = illegal_penalty
-        self.max_illegal = max_illegal
         self.observation_space: Any = self.task.observation_space
         self.action_space: Any = self.task.action_space
         self._over = True
         self._window = -1
         self._illegal = self._in_a_row = 0
-
-    @staticmethod
-    def check_penalty(illegal_penalty: float, max_illegal: int) -> None:
-        """Refuse impossible settings of what illegal actions cost."""
-        need(0.0 <= illegal_penalty < np.inf, f"env.illegal_penalty={illegal_penalty}: must be at least 0")
-        need(max_illegal >= 1, f"env.max_illegal={max_illegal}: must be at least 1")
 
     @property
     def games(self) -> PlacementGames:

@@ -29,7 +29,10 @@ from .queue import advance_window, begin_window, drop_from_window, next_candidat
 from .state import (
     FADING,
     FINISHED,
+    FITS_NOT,
     HUAWEI,
+    NO_LATER,
+    NO_NODE,
     PLACED,
     PLAYING,
     REJECTED,
@@ -176,13 +179,13 @@ def step_game(p: PlacementParams, s: PlacementState, b: int, a: int) -> Any:
         (``PLACEMENT_REASONS``), and then nothing has changed.
     """
     if a < 0 or a >= p.n_actions:
-        return 1
+        return NO_NODE
     if a == p.skip_action:
-        return SKIPPED if skip_candidate(p, s, b) else 3
+        return SKIPPED if skip_candidate(p, s, b) else NO_LATER
     row = s.cursor[b]
     rejected = a == p.reject_action
     if not rejected and not fits(p, s, b, row, a):
-        return 2
+        return FITS_NOT
     both = 2.0 if p.double[row] else 1.0
     s.queue_cores[b] -= both * p.cores[row]
     s.queue_memory[b] -= both * p.memory[row]

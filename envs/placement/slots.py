@@ -8,15 +8,20 @@ costs of it, and the sum of n_k over the cluster. A network weighs the loss by t
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..arrays import F4, F8
+from ..arrays import F8
 from ..jit.kernels import kernel
-from ..observation_columns import Column
+from ..jit.records import Record, name_places
+from ..observation_columns import Column, NamedColumn, columns_of_record
 from .games import PlacementConfig
 from .state import PlacementParams, PlacementState
+
+if TYPE_CHECKING:
+    from .buffers import PlacementBuffers
+
 
 MOST, MOST_LOST = 4.0, 2.0
 """Counts are clipped here: more of one shape, or more lost at once, makes no difference."""
@@ -29,23 +34,28 @@ SLOT_SHAPES: tuple[tuple[int, int], ...] = (
 TINY = 1e-9
 """Added to quotients before they are rounded down: sizes are exact, their quotients are not."""
 
-N_AFTER = 3
-"""Columns of a node before those of the shapes."""
+
+class SlotRow(Record):
+    """Further columns of a node; those of every shape follow."""
+
+    empty = NamedColumn(1, "1: no VM is on the node")
+    cores_after = NamedColumn(1, "free_cores once the pending request is placed here, 0 if it does not fit")
+    memory_after = NamedColumn(1, "free_memory then, likewise")
+
+
+class ShapeRow(Record):
+    """Columns of a node about one shape."""
+
+    slots = NamedColumn(1, "min(4, VMs of {shape} GiB that fit then) / 4, likewise")
+    lost = NamedColumn(1, "min(2, how many fewer than now) / 2, likewise")
+
+
+N_AFTER, N_SHAPE = len(SlotRow.places), len(ShapeRow.places)
 
 _NAMES = [f"{cores}x{memory}" for cores, memory in SLOT_SHAPES]
 
-SLOT_NODE_COLUMNS: tuple[Column, ...] = (
-    Column("empty", 1, "1: no VM is on the node"),
-    Column("cores_after", 1, "free_cores once the pending request is placed here, 0 if it does not fit"),
-    Column("memory_after", 1, "free_memory then, likewise"),
-    *(
-        column
-        for name in _NAMES
-        for column in (
-            Column(f"slots_{name}", 1, f"min(4, VMs of {name} GiB that fit then) / 4, likewise"),
-            Column(f"lost_{name}", 1, "min(2, how many fewer than now) / 2, likewise"),
-        )
-    ),
+SLOT_NODE_COLUMNS: tuple[Column, ...] = columns_of_record(SlotRow) + tuple(
+    column for shape in _NAMES for column in columns_of_record(ShapeRow, f"{{}}_{shape}", shape=shape)
 )
 """Further columns of a node."""
 
@@ -76,37 +86,37 @@ def _count(cores: float, memory: float, table: F8, k: int) -> Any:
 
 @kernel
 def write_slots(
-    p: PlacementParams, s: PlacementState, b: int, table: F8, width: int, first: int, flat: F4, end: int
+    p: PlacementParams, s: PlacementState, o: PlacementBuffers, b: int, first: int, end: int
 ) -> None:
     """Write the slot columns of a game.
 
     Args:
         s: State; it is read.
+        o: Buffers, whose columns of nodes say where the pending request fits.
         b: The game; if it is over, no node fits, and what asks for a pending request is 0.
-        table: Shapes (K, 3), see ``slot_table``.
-        width: Columns of a node, all of them.
-        first: Place of the first slot column within a node's; the node's column 2 says whether it fits.
-        flat: Observation of the game; written.
+        first: Place of the first slot column within a node's.
         end: Place of the first slot column of the cluster.
     """
+    flat, table = o.flat[b], o.slots
     row, n_shapes = s.cursor[b], len(table)
     for k in range(n_shapes):
         flat[end + k] = 0.0
     for a in range(p.n_nodes):
-        i = a * width
+        i = a * o.width
         here_cores, here_memory = s.free_cores[b, a], s.free_memory[b, a]
         both_cores = min(here_cores, s.free_cores[b, a ^ 1])
         both_memory = min(here_memory, s.free_memory[b, a ^ 1])
-        fit = flat[i + 2] > 0.0
+        fit = name_places(flat[i : i + first], o.node).fits > 0.0
         cores, memory = (p.cores[row], p.memory[row]) if fit else (0.0, 0.0)
         double = fit and p.double[row]
         after_cores, after_memory = here_cores - cores, here_memory - memory
         both_after_cores = both_cores - cores if double else min(after_cores, both_cores)
         both_after_memory = both_memory - memory if double else min(after_memory, both_memory)
         i += first
-        flat[i] = 1.0 if s.n_vms[b, a] == 0 else 0.0
-        flat[i + 1] = after_cores / p.node_cores if fit else 0.0
-        flat[i + 2] = after_memory / p.node_memory if fit else 0.0
+        slot = name_places(flat[i : i + N_AFTER], o.slot)
+        slot.empty = 1.0 if s.n_vms[b, a] == 0 else 0.0
+        slot.cores_after = after_cores / p.node_cores if fit else 0.0
+        slot.memory_after = after_memory / p.node_memory if fit else 0.0
         i += N_AFTER
         for k in range(n_shapes):
             if table[k, 2] > 0.0:
@@ -117,8 +127,9 @@ def write_slots(
                 now = _count(here_cores, here_memory, table, k)
                 then = _count(after_cores, after_memory, table, k)
                 flat[end + k] += now
-            flat[i] = min(then, MOST) / MOST if fit else 0.0
-            flat[i + 1] = min(now - then, MOST_LOST) / MOST_LOST if fit else 0.0
-            i += 2
+            shape = name_places(flat[i : i + N_SHAPE], o.shape)
+            shape.slots = min(then, MOST) / MOST if fit else 0.0
+            shape.lost = min(now - then, MOST_LOST) / MOST_LOST if fit else 0.0
+            i += N_SHAPE
     for k in range(n_shapes):
         flat[end + k] = min(0.25 * np.log1p(flat[end + k]), 2.0)

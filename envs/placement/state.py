@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..arrays import F8, I8
 from ..jit.kernels import kernel
+from ..sim.decisions import Reasons
 
 PROTOCOLS: tuple[str, ...] = ("huawei_placement", "fading", "recovering")
 """What happens to time and to a request that fits nowhere; see the module."""
@@ -17,13 +18,12 @@ HUAWEI, FADING, RECOVERING = 0, 1, 2
 PLAYING, FINISHED, STUCK = 0, 1, 2
 """Status of a game: a request is pending; all are placed; the pending one fits nowhere for ever."""
 
-PLACEMENT_REASONS: tuple[str, ...] = (
-    "",
-    "there is no such node",
-    "the request does not fit there",
-    "no later request of the queue can be placed now",
-)
+PLACEMENT_REASONS = Reasons({0: ""})
 """Why an action was refused, by code; 0 = it was carried out."""
+
+NO_NODE = PLACEMENT_REASONS.add("there is no such node")
+FITS_NOT = PLACEMENT_REASONS.add("the request does not fit there")
+NO_LATER = PLACEMENT_REASONS.add("no later request of the queue can be placed now")
 
 PLACED, REJECTED, SKIPPED = 0, -1, -2
 """What an action that was carried out has done with the pending request, as a code."""

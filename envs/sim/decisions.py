@@ -2,56 +2,71 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
 from ..arrays import I4
 
-REASONS: dict[int, str] = {
-    0: "legal",
-    1: "no such VM or host",
-    2: "the VM is not running",
-    3: "the VM is already migrating",
-    4: "the VM already runs on this host",
-    5: "the host is off or shutting down",
-    6: "the host lacks memory",
-    7: "the host is to be switched off",
-    8: "the VM is not waiting for a host",
-    9: "the host is not off",
-    10: "the host still holds VMs that stay",
-    11: "the host is not on",
-    12: "the host lacks nominal CPU for an arrival",
-    13: "the host's cores are slower than the VM's vCPUs",
-    14: "the host is in maintenance",
-    15: "the host does not offer this virtualization type",
-    16: "the host's CPU has no virtualization extension",
-    17: "an os_level VM needs a host with the same kernel",
-    18: "the host lacks CPU for the VM's reservation",
-    19: "the host lacks passthrough functions",
-    20: "the host lacks CPU features that the VM sees",
-    21: "an os_level VM cannot move to another kernel",
-    22: "the VM has a passthrough device that cannot migrate",
-    23: "no NUMA node of the host has room",
-    24: "nobody has noticed yet that the VM failed",
-    25: "the host has failed",
-    26: "the host is a spare without a profile",
-    27: "the host holds the secondary of a protected VM",
-    28: "a simple cluster has no standby",
-    29: "the host lacks memory for the VM's reservation",
-}
-"""Reason codes of refusals."""
+
+class Reasons(dict[int, str]):
+    """Texts by code; codes are numbered in the order in which they are declared, 0 = legal."""
+
+    def add(self, text: str) -> int:
+        """Declare a reason; returns its code."""
+        code = len(self)
+        self[code] = text
+        return code
+
+
+REASONS = Reasons({0: "legal"})
+"""Why an order is refused; kernels answer with the codes, which are declared here by name."""
+
+NO_SUCH = REASONS.add("no such VM or host")
+NOT_RUNNING = REASONS.add("the VM is not running")
+IS_MIGRATING = REASONS.add("the VM is already migrating")
+IS_THERE = REASONS.add("the VM already runs on this host")
+HOST_NOT_ON = REASONS.add("the host is off or shutting down")
+LACKS_MEMORY = REASONS.add("the host lacks memory")
+IS_DRAINING = REASONS.add("the host is to be switched off")
+NOT_WAITING = REASONS.add("the VM is not waiting for a host")
+NOT_OFF = REASONS.add("the host is not off")
+HOLDS_VMS = REASONS.add("the host still holds VMs that stay")
+NOT_ON = REASONS.add("the host is not on")
+LACKS_CPU = REASONS.add("the host lacks nominal CPU for an arrival")
+CORES_TOO_SLOW = REASONS.add("the host's cores are slower than the VM's vCPUs")
+IN_MAINTENANCE = REASONS.add("the host is in maintenance")
+NO_VIRT_TYPE = REASONS.add("the host does not offer this virtualization type")
+NO_VIRT_EXTENSION = REASONS.add("the host's CPU has no virtualization extension")
+OTHER_KERNEL = REASONS.add("an os_level VM needs a host with the same kernel")
+LACKS_RESERVED_CPU = REASONS.add("the host lacks CPU for the VM's reservation")
+LACKS_FUNCTIONS = REASONS.add("the host lacks passthrough functions")
+MOVE_REFUSED_FEATURES = REASONS.add("the host lacks CPU features that the VM sees")
+MOVE_REFUSED_KERNEL = REASONS.add("an os_level VM cannot move to another kernel")
+MOVE_REFUSED_DEVICE = REASONS.add("the VM has a passthrough device that cannot migrate")
+NO_NODE = REASONS.add("no NUMA node of the host has room")
+UNNOTICED = REASONS.add("nobody has noticed yet that the VM failed")
+HAS_FAILED = REASONS.add("the host has failed")
+IS_SPARE = REASONS.add("the host is a spare without a profile")
+HOLDS_SECONDARY = REASONS.add("the host holds the secondary of a protected VM")
+NO_STANDBY = REASONS.add("a simple cluster has no standby")
+LACKS_RESERVED_MEMORY = REASONS.add("the host lacks memory for the VM's reservation")
 
 
 def _empty() -> I4:
     return np.empty(0, dtype=np.int32)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Decisions:
-    """Orders for one interval, applied in the order of the fields.
+    """Orders for one interval, applied in the order of the fields; a new kind of order is a field here, and a
+    loop of ``orders.apply_orders``.
 
     Attributes:
+        maintenance: Hosts that take no VM from now on, shape (n,); what is on them is to be moved away.
+        end_maintenance: Hosts that take VMs again, shape (n,).
         power_on: Hosts to switch on, shape (n,). Also cancels a pending switch-off.
         full_power: Hosts to run without power management from now on (they draw peak power), shape (n,).
         place_vm: Waiting VMs to place, shape (n,).
@@ -61,10 +76,10 @@ class Decisions:
         power_off: Hosts to switch off, shape (n,): at once where empty, else when the last VM that is
             leaving has left.
         suspend: Hosts to suspend to memory, shape (n,); they must be empty.
-        maintenance: Hosts that take no VM from now on, shape (n,); what is on them is to be moved away.
-        end_maintenance: Hosts that take VMs again, shape (n,). Both come before all other orders.
     """
 
+    maintenance: I4 = field(default_factory=_empty)
+    end_maintenance: I4 = field(default_factory=_empty)
     power_on: I4 = field(default_factory=_empty)
     full_power: I4 = field(default_factory=_empty)
     place_vm: I4 = field(default_factory=_empty)
@@ -73,18 +88,27 @@ class Decisions:
     move_host: I4 = field(default_factory=_empty)
     power_off: I4 = field(default_factory=_empty)
     suspend: I4 = field(default_factory=_empty)
-    maintenance: I4 = field(default_factory=_empty)
-    end_maintenance: I4 = field(default_factory=_empty)
 
     def __len__(self) -> int:
         """Number of orders."""
-        return sum(
-            len(part)
-            for part in (
-                *(self.power_on, self.full_power, self.place_vm, self.move_vm, self.power_off),
-                *(self.suspend, self.maintenance, self.end_maintenance),
-            )
-        )
+        return sum(len(getattr(self, names[0])) for names in ORDERS.values())
+
+    def subjects(self) -> Iterator[tuple[str, int, int]]:
+        """Kind, VM (-1 = none) and host of every order, in the order in which they are applied."""
+        for kind, names in ORDERS.items():
+            parts = [np.asarray(getattr(self, name)).tolist() for name in names]
+            vms = parts[0] if len(parts) == 2 else itertools.repeat(-1)
+            yield from zip(itertools.repeat(kind), vms, parts[-1])
+
+
+ORDERS: dict[str, tuple[str, ...]] = {
+    f.name.removesuffix("_vm"): (f.name, f.name.removesuffix("vm") + "host")
+    if f.name.endswith("_vm")
+    else (f.name,)
+    for f in fields(Decisions)
+    if not f.name.endswith("_host")
+}
+"""The fields of every kind of order: hosts alone, or VMs and their hosts."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +116,7 @@ class Refusal:
     """An order that was refused.
 
     Attributes:
-        kind: Field of ``Decisions`` that the order stands in, ``place`` and ``move`` for the pairs.
+        kind: Key of ``ORDERS``.
         vm: VM, -1 = none.
         host: Host.
         code: Key of ``REASONS``.

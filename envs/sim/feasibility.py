@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from ..checks import need
 from .config import ClusterConfig
+from .decisions import REASONS
 from .guests import GuestProfile
 from .models.numa_nodes import ROOM
-from .models.overhead import GUEST_MUST_CHANGE, SUPPORT_REASONS, VIRT_TYPES, support_code, support_table
+from .models.overhead import GUEST_MUST_CHANGE, VIRT_TYPES, support_code, support_table
 from .workload import Workload
 
 
@@ -85,7 +86,7 @@ def _check_virtualization(config: ClusterConfig, profile: GuestProfile) -> None:
     hint = f" (a modified guest could run as {GUEST_MUST_CHANGE[0]})" if "para" in offered else ""
     need(
         False,
-        f"{owner}.type={wanted.type}: no host can run it: {SUPPORT_REASONS[codes[0]]}; "
+        f"{owner}.type={wanted.type}: no host can run it: {REASONS[codes[0]]}; "
         f"on offer: {', '.join(offered)}{hint if wanted.modifiable else ''}",
     )
 

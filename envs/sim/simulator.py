@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import I4
 from ..errors import ConfigError, IllegalDecision
 from ..jit.handle import make_handle
 from .config import ClusterConfig
-from .decisions import Decisions, Refusal
+from .decisions import ORDERS, Decisions, Refusal
 from .engine.clock import advance, begin, start
 from .engine.full_clock import advance_full, prepare_full, start_full
 from .engine.hub import connect
@@ -177,15 +176,14 @@ class Simulator:
             IllegalDecision: For the first refused order, in strict mode (the legal ones are carried out).
             ConfigError: If VM and host lists differ in length.
         """
-        orders = _orders(decisions)
-        if len(decisions.move_vm) != len(decisions.move_host) or len(decisions.place_vm) != len(
-            decisions.place_host
-        ):
+        orders = [_indices(getattr(decisions, name)) for names in ORDERS.values() for name in names]
+        if any(len({len(getattr(decisions, name)) for name in names}) > 1 for names in ORDERS.values()):
             raise ConfigError("decisions: every VM to move or place needs one host")
         codes = np.zeros(len(decisions), dtype=np.int32)
         self.refusals = []
         if _apply(self.kernel_params, self.kernel_state, *orders, codes) > 0:
-            self.refusals = _explain(decisions, codes)
+            subjects = zip(decisions.subjects(), codes.tolist())
+            self.refusals = [Refusal(*subject, code) for subject, code in subjects if code]
             self.state.totals.illegal += len(self.refusals)
             if self.strict:
                 raise IllegalDecision(str(self.refusals[0]))
@@ -273,21 +271,6 @@ class Simulator:
 _apply: Any = apply_orders  # a tuple of order lists is no signature that a checker can follow
 
 
-def _orders(d: Decisions) -> Any:
-    return (
-        _indices(d.power_on),
-        _indices(d.full_power),
-        _indices(d.place_vm),
-        _indices(d.place_host),
-        _indices(d.move_vm),
-        _indices(d.move_host),
-        _indices(d.power_off),
-        _indices(d.suspend),
-        _indices(d.maintenance),
-        _indices(d.end_maintenance),
-    )
-
-
 def _indices(part: I4) -> I4:
     """Order lists as the kernels take them; an index beyond int32 becomes -1, which no VM and no host has."""
     wide = np.asarray(part)
@@ -298,17 +281,3 @@ def _indices(part: I4) -> I4:
             raise ConfigError(f"decisions: VMs and hosts are integers, not {wide.dtype}")
         wide = np.where((wide >= 0) & (wide < 2**31), wide, -1).astype(np.int32)
     return np.ascontiguousarray(wide)
-
-
-def _explain(d: Decisions, codes: NDArray[np.int32]) -> list[Refusal]:
-    subjects = (
-        [("maintenance", -1, int(h)) for h in d.maintenance]
-        + [("end_maintenance", -1, int(h)) for h in d.end_maintenance]
-        + [("power_on", -1, int(h)) for h in d.power_on]
-        + [("full_power", -1, int(h)) for h in d.full_power]
-        + [("place", int(v), int(h)) for v, h in zip(d.place_vm, d.place_host)]
-        + [("move", int(v), int(h)) for v, h in zip(d.move_vm, d.move_host)]
-        + [("power_off", -1, int(h)) for h in d.power_off]
-        + [("suspend", -1, int(h)) for h in d.suspend]
-    )
-    return [Refusal(*subject, int(code)) for subject, code in zip(subjects, codes) if code]

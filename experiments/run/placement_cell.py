@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from virtgym.envs.placement.batch import PlacementBatch
+from virtgym.envs.placement.settings import PlacementSettings
 from virtgym.envs.scenarios.placement import PlacementScenario
 
 from .placement_rollout import PlayedWindows, play_windows
@@ -39,9 +40,9 @@ def run_placement_cell(
 
     batch = PlacementBatch(
         len(scenario.windows),
-        scenario.trace,
-        scenario.placement,
-        observation=getattr(policy, "observation", "basic"),
+        PlacementSettings(
+            scenario.trace, scenario.placement, observation=getattr(policy, "observation", "basic")
+        ),
     )
     if type(policy) not in _WARM:  # loading compiled kernels is not the policy's fault
         play_windows(policy, batch, scenario.windows, rng=policy_rng(seed), max_calls=2)

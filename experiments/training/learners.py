@@ -22,7 +22,7 @@ class TrainTask:
         scenario: Requests, protocol, rows for training windows, and the validation windows (which a learner
             must not play).
         num_envs: Environments that step together.
-        reward: One of ``virtgym.envs.placement.observations.REWARDS``; None = the protocol's.
+        reward: One of ``virtgym.envs.placement.rewards.REWARDS``; None = the protocol's.
         wait_scale_s: Scale of rewards, s.
         seed: Seed of everything random.
         total_timesteps: Decisions to train for.

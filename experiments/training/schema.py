@@ -7,7 +7,7 @@ from typing import Any
 
 from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError
-from virtgym.envs.placement.observations import REWARDS
+from virtgym.envs.placement.rewards import REWARDS
 
 from ..config.schema import ScenarioNode
 from .agents import AgentConfig, check_whole

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from virtgym.envs.placement.batch import PlacementBatch
+from virtgym.envs.placement.settings import PlacementSettings
 from virtgym.envs.scenarios.placement import PlacementScenario
 from virtgym.policies.learned.agent import LearnedPolicy
 from virtgym.policies.learned.comparisons import STUCK_S
@@ -55,7 +56,7 @@ class Validation:
         s = self.scenario
         if observation not in self._batches:
             self._batches[observation] = PlacementBatch(
-                len(s.windows), s.trace, s.placement, observation=observation
+                len(s.windows), PlacementSettings(s.trace, s.placement, observation=observation)
             )
         return self._batches[observation]
 

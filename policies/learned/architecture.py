@@ -9,7 +9,8 @@ from itertools import pairwise
 from typing import Any
 
 from virtgym.envs.errors import ConfigError
-from virtgym.envs.placement.observations import OBSERVATIONS, WINDOW_COLUMNS, observation_columns
+from virtgym.envs.placement.buffers import WINDOW_COLUMNS
+from virtgym.envs.placement.observations import OBSERVATIONS, observation_columns
 
 NETWORKS: tuple[str, ...] = ("equivariant", "mlp")
 """Kinds of network."""

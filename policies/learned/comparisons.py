@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from virtgym.envs.arrays import F4, F8, I8
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.kernels import kernel
+from virtgym.envs.placement.buffers import PlacementBuffers
 from virtgym.envs.placement.game import begin_game, step_game
 from virtgym.envs.placement.games import PlacementConfig
-from virtgym.envs.placement.observations import PlacementBuffers, PlacementObserver, observe_game
+from virtgym.envs.placement.observations import PlacementObserver, observe_game
 from virtgym.envs.placement.state import PLAYING, STUCK, PlacementParams, PlacementState
 
 from ..placement.rules import choose_node, rule_number

@@ -24,11 +24,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8
 from virtgym.envs.registry import Registry
-
-F8 = NDArray[np.float64]
 
 ADDITIVE, MAD, IQR, ROBUST = 0, 1, 2, 3
 """Kinds of detectors in the kernel."""

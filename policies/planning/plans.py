@@ -8,11 +8,8 @@ from dataclasses import fields
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.sim.decisions import Decisions, Refusal
+from virtgym.envs.sim.decisions import ORDERS, Decisions, Refusal
 from virtgym.envs.sim.simulator import ClusterView
-
-PAIRS = ("place", "move")
-"""Kinds of orders that name a VM and a host."""
 
 
 def without_refused(plan: Decisions, refusals: Iterable[Refusal]) -> Decisions:
@@ -26,15 +23,10 @@ def without_refused(plan: Decisions, refusals: Iterable[Refusal]) -> Decisions:
     if not refused:
         return plan
     parts: dict[str, NDArray[np.int32]] = {}
-    for kind in PAIRS:
-        vms, hosts = getattr(plan, f"{kind}_vm"), getattr(plan, f"{kind}_host")
-        keep = np.array([(kind, int(v), int(h)) not in refused for v, h in zip(vms, hosts)], dtype=np.bool_)
-        parts |= {f"{kind}_vm": vms[keep], f"{kind}_host": hosts[keep]}
-    for f in fields(Decisions):
-        if f.name not in parts:
-            hosts = getattr(plan, f.name)
-            keep = np.array([(f.name, -1, int(h)) not in refused for h in hosts], dtype=np.bool_)
-            parts[f.name] = hosts[keep]
+    subjects = list(plan.subjects())
+    for kind, names in ORDERS.items():
+        keep = np.array([one not in refused for one in subjects if one[0] == kind], dtype=np.bool_)
+        parts |= {name: getattr(plan, name)[keep] for name in names}
     return Decisions(**parts)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ...jit.kernels import kernel
+from ..decisions import LACKS_FUNCTIONS, LACKS_RESERVED_CPU, LACKS_RESERVED_MEMORY, NO_NODE
 from ..models.numa_nodes import ROOM, choose_nodes
-from ..models.overhead import SUPPORTED, support_code
+from ..models.overhead import support_code
 from ..models.scheduling import admits
 from ..state.cluster_state import FullState
 from ..state.parameters import FullParams
@@ -32,17 +33,17 @@ def check_suits(p: FullParams, s: FullState, v: int, h: int) -> Any:
     """What a host of the full model must offer: type of virtualization, room for reservations, devices."""
     if p.host_virt_types.shape[0] > 0:
         code = support_code(p, v, h)
-        if code != SUPPORTED:
-            return 14 + code  # 15, 16, 17
+        if code != 0:
+            return code
     if p.has_cpu and not admits(s.host_reserved_mhz[h], p.host_cpu_mhz[h], p.vm_reservation_mhz[v]):
-        return 18
+        return LACKS_RESERVED_CPU
     if p.has_tiers:
         reserved, most = s.host_mem_reserved_mib[h], p.host_mem_mib[h]
         if not admits(reserved, most, p.vm_mem_reservation_mib[v]):
-            return 29
+            return LACKS_RESERVED_MEMORY
     if p.has_io and s.host_functions_used[h] + p.vm_functions[v] > p.host_functions[h]:
-        return 19
-    return 23 if p.has_numa and choose_nodes(p, s, v, h) == 0 else 0
+        return LACKS_FUNCTIONS
+    return NO_NODE if p.has_numa and choose_nodes(p, s, v, h) == 0 else 0
 
 
 @kernel

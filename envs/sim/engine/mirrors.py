@@ -5,12 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from ...jit.kernels import kernel
+from ..decisions import Reasons
 from ..models.numa_nodes import add_to_nodes, choose_nodes
 from ..models.power import ON
 from ..state.cluster_state import MIG_NONE, RUNNING, FullState
 from ..state.parameters import FullParams
 from .host_requirements import check_suits, fits_memory, fits_nominal, lacks_features
 from .hub import renew_hosts
+
+MIRROR_REASONS = Reasons({0: "it may"})
+"""Why a host may not hold the secondary of a VM."""
+
+NOT_OPEN = MIRROR_REASONS.add("the host is not on, or about to be switched off, or in maintenance")
+OWN_HOST = MIRROR_REASONS.add("the VM runs on this host")
+SAME_DOMAIN = MIRROR_REASONS.add("the host shares a failure domain with the VM's host")
+FULL_OF_VMS = MIRROR_REASONS.add("too many protected VMs on the host")
+FULL_OF_VCPUS = MIRROR_REASONS.add("too many protected vCPUs on the host")
+NO_MEMORY = MIRROR_REASONS.add("the host lacks memory")
+NO_CPU = MIRROR_REASONS.add("the host lacks CPU")
+SOURCE_FULL = MIRROR_REASONS.add(
+    "too many protected VMs or vCPUs on the VM's own host, so that no other host will do"
+)
+CANNOT_RUN = MIRROR_REASONS.add(
+    "the VM itself could not run there, as it has to once the secondary takes over"
+)
 
 
 @kernel
@@ -22,38 +40,28 @@ def check_mirror(p: FullParams, s: FullState, v: int, h: int) -> Any:
         h: Host.
 
     Returns:
-        0 = it may, or the first of these that holds:
-
-        1. the host is not on, or about to be switched off, or in maintenance;
-        2. the VM runs on this host;
-        3. the host shares a failure domain with the VM's host;
-        8. too many protected VMs or vCPUs on the VM's own host, so that no other host will do;
-        4. too many protected VMs on the host;
-        5. too many protected vCPUs on the host;
-        6. the host lacks memory;
-        7. the host lacks CPU;
-        9. the VM itself could not run there, as it has to once the secondary takes over.
+        0, or a code of ``MIRROR_REASONS``, the first that holds.
     """
     source = s.vm_host[v]
     if s.host_power_state[h] != ON or s.host_drain[h] or s.host_maintenance[h]:
-        return 1
+        return NOT_OPEN
     if h == source:
-        return 2
+        return OWN_HOST
     for d in range(p.host_domains.shape[1]):
         if p.host_domains[h, d] >= 0 and p.host_domains[h, d] == p.host_domains[source, d]:
-            return 3
+            return SAME_DOMAIN
     most_vms, most_vcpus = p.mirror_max_vms, p.mirror_max_vcpus
     if s.host_mirrors[source] >= most_vms or s.host_mirror_vcpus[source] + p.vm_vcpus[v] > most_vcpus:
-        return 8
+        return SOURCE_FULL
     if s.host_mirrors[h] >= most_vms:
-        return 4
+        return FULL_OF_VMS
     if s.host_mirror_vcpus[h] + p.vm_vcpus[v] > most_vcpus:
-        return 5
+        return FULL_OF_VCPUS
     if not fits_memory(p, s, v, h):
-        return 6
+        return NO_MEMORY
     if not fits_nominal(p, s, v, h):
-        return 7
-    return 9 if lacks_features(p, s, v, h) or check_suits(p, s, v, h) != 0 else 0
+        return NO_CPU
+    return CANNOT_RUN if lacks_features(p, s, v, h) or check_suits(p, s, v, h) != 0 else 0
 
 
 @kernel
@@ -90,7 +98,7 @@ def protect(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
         return
     for h in range(s.host_head.shape[0]):
         code = check_mirror(p, s, v, h)
-        if code == 8:  # its own host is at a limit: no other will do
+        if code == SOURCE_FULL:  # no other host will do
             return
         if code == 0:
             s.vm_secondary[v] = h

@@ -9,7 +9,30 @@ from numpy.typing import NDArray
 
 from ...jit.by_model import by_model
 from ...jit.kernels import kernel
-from ..models.compatibility import MOVE_REFUSED_DEVICE, MOVE_REFUSED_FEATURES, MOVE_REFUSED_KERNEL
+from ..decisions import (
+    CORES_TOO_SLOW,
+    HAS_FAILED,
+    HOLDS_SECONDARY,
+    HOLDS_VMS,
+    HOST_NOT_ON,
+    IN_MAINTENANCE,
+    IS_DRAINING,
+    IS_MIGRATING,
+    IS_SPARE,
+    IS_THERE,
+    LACKS_CPU,
+    LACKS_MEMORY,
+    MOVE_REFUSED_DEVICE,
+    MOVE_REFUSED_FEATURES,
+    MOVE_REFUSED_KERNEL,
+    NO_STANDBY,
+    NO_SUCH,
+    NOT_OFF,
+    NOT_ON,
+    NOT_RUNNING,
+    NOT_WAITING,
+    UNNOTICED,
+)
 from ..models.overhead import OS_LEVEL
 from ..models.power import BOOTING, FAILED, OFF, ON, RESUMING, STANDBY
 from ..models.precopy import PULL
@@ -26,10 +49,10 @@ def host_accepts(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Whether a host takes VMs at all: 0, or the code of ``decisions.REASONS``."""
     state = s.host_power_state[h]
     if state != ON and state != BOOTING and state != RESUMING:
-        return 5
+        return HOST_NOT_ON
     if s.host_drain[h]:
-        return 7
-    return 14 if s.host_maintenance[h] else 0
+        return IS_DRAINING
+    return IN_MAINTENANCE if s.host_maintenance[h] else 0
 
 
 @kernel
@@ -63,7 +86,7 @@ def _always_known(p: ClusterParams, s: ClusterState, v: int) -> Any:
 
 @kernel
 def _noticed(p: ClusterParams, s: ClusterState, v: int) -> Any:
-    return 24 if p.has_failures and s.vm_restart[v] == 1 else 0
+    return UNNOTICED if p.has_failures and s.vm_restart[v] == 1 else 0
 
 
 waits_knowingly = by_model(_always_known, _noticed)
@@ -74,10 +97,10 @@ waits_knowingly = by_model(_always_known, _noticed)
 def vm_movable(s: ClusterState, v: int) -> Any:
     """Whether a VM may migrate at all: 0, or the code of ``decisions.REASONS``."""
     if v < 0 or v >= s.vm_state.shape[0]:
-        return 1
+        return NO_SUCH
     if s.vm_state[v] != RUNNING:
-        return 2
-    return 0 if s.vm_mig[v] == MIG_NONE else 3
+        return NOT_RUNNING
+    return 0 if s.vm_mig[v] == MIG_NONE else IS_MIGRATING
 
 
 @kernel
@@ -99,14 +122,14 @@ def check_move_beside(p: ClusterParams, s: ClusterState, room: Any, v: int, h: i
     if code != 0:
         return code
     if h < 0 or h >= s.host_power_state.shape[0]:
-        return 1
+        return NO_SUCH
     if s.vm_host[v] == h:
-        return 4
+        return IS_THERE
     code = host_accepts(p, s, h)
     if code != 0:
         return code
     if p.memory_binding and not fits_memory(p, room, v, h):
-        return 6
+        return LACKS_MEMORY
     code = vm_can_follow(p, s, v, h)
     return code if code != 0 else host_suits(p, room, v, h)
 
@@ -118,9 +141,9 @@ def check_place(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     Arrivals bind nominal CPU and memory, whatever the memory rule is afterwards.
     """
     if v < 0 or v >= s.vm_state.shape[0] or h < 0 or h >= s.host_power_state.shape[0]:
-        return 1
+        return NO_SUCH
     if s.vm_state[v] != PENDING or s.vm_dest[v] >= 0:
-        return 8
+        return NOT_WAITING
     code = waits_knowingly(p, s, v)
     if code == 0:
         code = host_accepts(p, s, h)
@@ -131,26 +154,26 @@ def check_place(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
 def fits_arrival(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     """Whether a host has room for an arrival, whatever its power state: 0, or a code."""
     if not fits_memory(p, s, v, h):
-        return 6
+        return LACKS_MEMORY
     if not fits_nominal(p, s, v, h):
-        return 12
+        return LACKS_CPU
     too_slow = p.vm_cpu_mhz[v] > p.vm_vcpus[v] * p.host_core_mhz[h] * MEM_SLACK
-    return 13 if p.arrival_core_speed and too_slow else host_suits(p, s, v, h)
+    return CORES_TOO_SLOW if p.arrival_core_speed and too_slow else host_suits(p, s, v, h)
 
 
 @kernel
 def _on_simple(p: ClusterParams, s: ClusterState, h: int) -> Any:
-    return 0 if s.host_power_state[h] == OFF else 9
+    return 0 if s.host_power_state[h] == OFF else NOT_OFF
 
 
 @kernel
 def _on_full(p: ClusterParams, s: ClusterState, h: int) -> Any:
     state = s.host_power_state[h]
     if state == FAILED:
-        return 25
+        return HAS_FAILED
     if state != OFF and state != STANDBY:
-        return 9
-    return 26 if p.has_failures and s.host_profile[h] < 0 else 0
+        return NOT_OFF
+    return IS_SPARE if p.has_failures and s.host_profile[h] < 0 else 0
 
 
 may_go_on = by_model(_on_simple, _on_full)
@@ -161,7 +184,7 @@ may_go_on = by_model(_on_simple, _on_full)
 def check_power_on(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Whether a host may be switched on (or its pending switch-off be cancelled)."""
     if h < 0 or h >= s.host_power_state.shape[0]:
-        return 1
+        return NO_SUCH
     if s.host_power_state[h] == ON and s.host_drain[h]:
         return 0
     return may_go_on(p, s, h)
@@ -177,7 +200,7 @@ def _mirrors(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """A secondary is in the way of a switch-off."""
     for v in p.protected_vms:
         if p.has_standby and s.vm_secondary[v] == h:
-            return 27
+            return HOLDS_SECONDARY
     return 0
 
 
@@ -189,18 +212,18 @@ holds_secondary = by_model(_no_mirrors, _mirrors)
 def check_power_off(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Whether a host may be switched off: on, nothing coming, every resident on its way out."""
     if h < 0 or h >= s.host_power_state.shape[0]:
-        return 1
+        return NO_SUCH
     if s.host_power_state[h] != ON:
-        return 11
+        return NOT_ON
     if s.host_drain[h]:
-        return 7
+        return IS_DRAINING
     if s.host_n_in[h] > 0:
-        return 10
+        return HOLDS_VMS
     v = s.host_head[h]
     while v >= 0:
         stays = p.has_precopy and s.copy_phase[v] == PULL  # it has just come, its pages follow
         if s.vm_mig[v] == MIG_NONE or stays:
-            return 10
+            return HOLDS_VMS
         v = s.vm_next[v]
     return holds_secondary(p, s, h)
 
@@ -209,9 +232,9 @@ def check_power_off(p: ClusterParams, s: ClusterState, h: int) -> Any:
 def check_suspend(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Whether a host may be suspended to memory: on and empty; a simple cluster has no standby."""
     if p.full == 0:
-        return 28
+        return NO_STANDBY
     code = check_power_off(p, s, h)
-    return 10 if code == 0 and s.host_n_vms[h] > 0 else code
+    return HOLDS_VMS if code == 0 and s.host_n_vms[h] > 0 else code
 
 
 @kernel
@@ -230,7 +253,7 @@ def order_power_on(p: ClusterParams, s: ClusterState, h: int) -> Any:
 def order_full_power(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Take a host's power management away; returns the code."""
     if h < 0 or h >= s.host_power_state.shape[0]:
-        return 1
+        return NO_SUCH
     s.host_full_power[h] = 1
     refresh_power(p, s, h, 0.0)
     return 0
@@ -272,7 +295,7 @@ def order_suspend(p: ClusterParams, s: ClusterState, h: int) -> Any:
 def order_maintenance(p: ClusterParams, s: ClusterState, h: int, on: int) -> Any:
     """Let a host take no more VMs, or take them again; returns the code."""
     if h < 0 or h >= s.host_power_state.shape[0]:
-        return 1
+        return NO_SUCH
     s.host_maintenance[h] = on
     return 0
 
@@ -307,6 +330,8 @@ def order_place(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
 def apply_orders(
     p: ClusterParams,
     s: ClusterState,
+    maintenance: NDArray[np.int32],
+    end_maintenance: NDArray[np.int32],
     power_on: NDArray[np.int32],
     full_power: NDArray[np.int32],
     place_vm: NDArray[np.int32],
@@ -315,24 +340,11 @@ def apply_orders(
     move_host: NDArray[np.int32],
     power_off: NDArray[np.int32],
     suspend: NDArray[np.int32],
-    maintenance: NDArray[np.int32],
-    end_maintenance: NDArray[np.int32],
     codes: NDArray[np.int32],
 ) -> int:
-    """Carry out one interval's orders; refused ones change nothing.
+    """Carry out one interval's orders, the fields of ``Decisions``; refused ones change nothing.
 
-    Args:
-        power_on: Hosts to switch on.
-        full_power: Hosts to run without power management.
-        place_vm: Waiting VMs.
-        place_host: Their hosts.
-        move_vm: VMs to migrate.
-        move_host: Their destinations.
-        power_off: Hosts to switch off.
-        suspend: Hosts to suspend to memory.
-        maintenance: Hosts that take no VM from now on; carried out before everything else.
-        end_maintenance: Hosts that take VMs again; the same.
-        codes: Written: one code per order, in the order of the arguments.
+    ``codes`` is written: one code per order, in the order of the arguments.
 
     Returns:
         Number of refused orders.

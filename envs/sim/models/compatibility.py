@@ -26,9 +26,6 @@ import numpy as np
 from ...arrays import I4, U8
 from ...checks import need
 
-MOVE_REFUSED_FEATURES, MOVE_REFUSED_KERNEL, MOVE_REFUSED_DEVICE = 20, 21, 22
-"""Reasons against a migration: the host lacks CPU features; another kernel; a passthrough device."""
-
 MAX_FEATURES = 64
 
 CPU_LEVELS: dict[str, tuple[tuple[str, str], ...]] = {

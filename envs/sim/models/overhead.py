@@ -31,6 +31,7 @@ import numpy as np
 from ...arrays import F8, I1, I4
 from ...checks import need, need_choice, need_not_negative, need_share
 from ...jit.kernels import kernel
+from ..decisions import NO_VIRT_EXTENSION, NO_VIRT_TYPE, OTHER_KERNEL
 
 VIRT_TYPES = ("full", "para", "hardware_assisted", "partial", "os_level")
 """Virtualization types; their index is the code that kernels use."""
@@ -42,16 +43,6 @@ GUEST_MUST_CHANGE = ("para", "partial")
 """Types that need a modified guest."""
 
 HARDWARE_ASSISTED, OS_LEVEL, IO_CLASS = 2, 4, 3
-
-SUPPORTED, NO_TYPE, NO_EXTENSION, OTHER_KERNEL = 0, 1, 2, 3
-"""Answers of ``support_code``."""
-
-SUPPORT_REASONS: dict[int, str] = {
-    NO_TYPE: "the host does not offer this virtualization type",
-    NO_EXTENSION: "the host's CPU has no virtualization extension",
-    OTHER_KERNEL: "an os_level VM needs a host with the same kernel",
-}
-"""Why a host cannot run a VM, by code."""
 
 
 @dataclass(frozen=True)
@@ -243,16 +234,16 @@ def support_code(p: SupportTable, v: int, h: int) -> int:
         h: Host.
 
     Returns:
-        ``SUPPORTED`` (0), or a code of ``SUPPORT_REASONS``.
+        0, or one of ``NO_VIRT_TYPE``, ``NO_VIRT_EXTENSION``, ``OTHER_KERNEL``.
     """
     kind = p.vm_virt_type[v]
     if not (p.host_virt_types[h] >> kind) & 1:
-        return NO_TYPE
+        return NO_VIRT_TYPE
     if kind == HARDWARE_ASSISTED and p.host_extension[h] == 0:
-        return NO_EXTENSION
+        return NO_VIRT_EXTENSION
     if kind == OS_LEVEL and p.host_kernel[h] != p.vm_kernel[v]:
         return OTHER_KERNEL
-    return SUPPORTED
+    return 0
 
 
 def profile_tables(profiles: Sequence[InstructionProfile]) -> tuple[F8, F8]:

@@ -21,7 +21,7 @@ from ..models.failures import FailureDomain
 from ..models.io_path import PASSTHROUGH, IoConfig, mode_table
 from ..models.memory import MemoryConfig, memory_inputs
 from ..models.numa_nodes import NumaParams, numa_params
-from ..models.overhead import SUPPORTED, SupportTable, profile_tables, support_code, support_table
+from ..models.overhead import SupportTable, profile_tables, support_code, support_table
 from ..models.power import CURVES, PowerConfig
 from ..models.precopy import PrecopyConfig, migration_slots, precopy_params
 from ..models.scheduling import cpu_claims
@@ -212,7 +212,7 @@ def _refuses_any(config: ClusterConfig, workload: Workload, support: SupportTabl
     """Whether some host cannot run some VM; asked of one of each kind."""
     hosts = np.unique(config.host_type_of, return_index=True)[1]
     vms = np.unique(workload.vm_profile, return_index=True)[1]
-    return any(support_code(support, int(v), int(h)) != SUPPORTED for v in vms for h in hosts)
+    return any(support_code(support, int(v), int(h)) != 0 for v in vms for h in hosts)
 
 
 def _cpu(config: ClusterConfig, workload: Workload) -> dict[str, Any]:

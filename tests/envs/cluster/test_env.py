@@ -18,9 +18,11 @@ from gymnasium.utils.env_checker import check_env
 
 import virtgym.envs
 from virtgym.envs.cluster.env import ClusterEnv
+from virtgym.envs.cluster.global_columns import GLOBAL_COLUMNS
+from virtgym.envs.cluster.host_columns import HOST_COLUMNS
 from virtgym.envs.cluster.knobs import KnobCodec
+from virtgym.envs.cluster.vm_columns import VM_COLUMNS
 from virtgym.envs.errors import ConfigError
-from virtgym.envs.observation_columns import GLOBAL_COLUMNS, HOST_COLUMNS, VM_COLUMNS
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.wrappers import FlatObservation

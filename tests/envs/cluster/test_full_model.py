@@ -14,15 +14,10 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from virtgym.envs.cluster.env import ClusterEnv
-from virtgym.envs.observation_columns import (
-    FULL_GLOBAL_COLUMNS,
-    FULL_HOST_COLUMNS,
-    FULL_VM_COLUMNS,
-    GLOBAL_COLUMNS,
-    HOST_COLUMNS,
-    VM_COLUMNS,
-    columns_of,
-)
+from virtgym.envs.cluster.global_columns import FULL_GLOBAL_COLUMNS, GLOBAL_COLUMNS
+from virtgym.envs.cluster.host_columns import FULL_HOST_COLUMNS, HOST_COLUMNS
+from virtgym.envs.cluster.tables import columns_of
+from virtgym.envs.cluster.vm_columns import FULL_VM_COLUMNS, VM_COLUMNS
 from virtgym.envs.sim.decisions import REASONS, Decisions
 from virtgym.envs.sim.metrics import METRICS
 from virtgym.envs.sim.models.power import FAILED, ON, RESUMING, STANDBY, SUSPENDING

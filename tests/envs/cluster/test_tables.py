@@ -11,19 +11,16 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from virtgym.envs.cluster import rewards, tables
+from virtgym.envs.cluster.columns import ConstantColumn, GlobalColumn, RowColumn
 from virtgym.envs.cluster.env import ClusterEnv
-from virtgym.envs.cluster.rewards import DEFAULT_WEIGHTS, TERMS
+from virtgym.envs.cluster.global_columns import FULL_GLOBAL_COLUMNS, GLOBAL_COLUMNS
+from virtgym.envs.cluster.host_columns import FULL_HOST_COLUMNS, HOST_COLUMNS
+from virtgym.envs.cluster.rewards import TERMS, RewardTerm, default_weights, register_reward_term
 from virtgym.envs.cluster.schema import ClusterEnvConfig, RewardConfig
+from virtgym.envs.cluster.tables import column_index, columns_of, register_column
+from virtgym.envs.cluster.vm_columns import FULL_VM_COLUMNS, VM_COLUMNS
 from virtgym.envs.errors import ConfigError
-from virtgym.envs.observation_columns import (
-    FULL_GLOBAL_COLUMNS,
-    FULL_HOST_COLUMNS,
-    FULL_VM_COLUMNS,
-    GLOBAL_COLUMNS,
-    HOST_COLUMNS,
-    VM_COLUMNS,
-    column_index,
-)
 from virtgym.envs.scenarios.scenario import Scenario
 from virtgym.envs.scenarios.schema import ScenarioConfig
 from virtgym.envs.sim.decisions import Decisions
@@ -287,7 +284,7 @@ def test_schema_and_environment_have_the_same_keys_and_defaults() -> None:
     parameters = dict(itertools.islice(inspect.signature(ClusterEnv).parameters.items(), 1, None))
     schema = {k: v for k, v in vars(ClusterEnvConfig()).items() if k not in ("_target_", "_convert_", "id")}
     assert parameters.keys() == schema.keys()
-    assert vars(RewardConfig()) == DEFAULT_WEIGHTS
+    assert vars(RewardConfig()) == default_weights()
     for name, parameter in parameters.items():
         if name != "reward":
             assert schema[name] == parameter.default, name
@@ -308,7 +305,7 @@ def test_shipped_configurations_fit_the_schema_and_make_an_environment(name: str
     env = instantiate(config, scenario="small")
     env.reset(seed=0)
     assert "time_s" in env.step(env.action_space.sample() if name == "cluster_knobs" else 0)[4]
-    assert env.unwrapped.reward_weights == DEFAULT_WEIGHTS
+    assert env.unwrapped.reward_weights == default_weights()
 
 
 def test_the_documentation_names_every_column_and_term(repo_dir: Path) -> None:
@@ -316,8 +313,8 @@ def test_the_documentation_names_every_column_and_term(repo_dir: Path) -> None:
     full = (*FULL_HOST_COLUMNS, *FULL_VM_COLUMNS, *FULL_GLOBAL_COLUMNS)
     for column in (*HOST_COLUMNS, *VM_COLUMNS, *GLOBAL_COLUMNS, *full):
         assert f"| `{column.name}` | {column.low:g}…{column.high:g} | {column.doc} |" in text
-    for term, what in TERMS.items():
-        assert f"| `{term}` | {DEFAULT_WEIGHTS[term]:g} | {what} |" in text
+    for term in TERMS.values():
+        assert f"| `{term.name}` | {term.weight:g} | {term.doc} |" in text
     for columns, key in ((HOST_COLUMNS, "hosts"), (VM_COLUMNS, "vms"), (GLOBAL_COLUMNS, "globals")):
         shape = {"hosts": "(H, ", "vms": "(V, ", "globals": "("}[key] + str(len(columns))
         assert f"### `{key}`, shape {shape}" in text
@@ -326,3 +323,54 @@ def test_the_documentation_names_every_column_and_term(repo_dir: Path) -> None:
         assert f"### `{key}` with the full model: {len(columns)} more" in text
     for name in inspect.signature(ClusterEnv).parameters:
         assert f"| `{name}` |" in text
+
+
+@pytest.fixture
+def nothing_stays_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_own", tables.Columns((), (), ()))
+    monkeypatch.setattr(rewards, "TERMS", dict(TERMS))
+
+
+@pytest.mark.usefixtures("nothing_stays_registered")
+def test_columns_of_ones_own_follow_the_others(make_env: MakeEnv) -> None:
+    plain = make_env([[0.5, 0.25, 1.0]] * 13, load={"mem_mib": [1024.0, 2048.0, 1024.0]})
+    before, _ = plain.reset(seed=0)
+    free = RowColumn(
+        "free_memory", 1, "free memory / memory", lambda p, s, b, h: 1.0 - s.host_mem_mib[h] * b.inv_mem[h]
+    )
+    register_column("hosts", free)
+    register_column("hosts", ConstantColumn("three", 2, "clipped", lambda p: 3.0))
+    register_column("vms", RowColumn("is_last", 1, "1: the last", lambda p, s, b, v: v == 2, often=True))
+    register_column("globals", GlobalColumn("minus", 0, "clipped", lambda p, s, b: -2, low=-1))
+    env = make_env([[0.5, 0.25, 1.0]] * 13, load={"mem_mib": [1024.0, 2048.0, 1024.0]})
+    observation, _ = env.reset(seed=0)
+    assert env.observation_space.contains(observation)
+    own = {"hosts": [[0.25, 2.0], [0.75, 2.0]], "vms": [[0], [0], [1]], "globals": [-1]}
+    for key, values in own.items():
+        width = before[key].shape[-1]
+        np.testing.assert_array_equal(observation[key][..., :width], before[key])
+        np.testing.assert_allclose(observation[key][..., width:], np.array(values))
+    assert [c.name for c in columns_of(full=True).hosts[-2:]] == ["free_memory", "three"]
+    for table, column, message in (
+        ("hosts", free, "column free_memory: hosts have a column of this name already"),
+        ("racks", free, "column free_memory: table racks: must be one of hosts, vms, globals"),
+        ("globals", free, "column free_memory: a RowColumn has no place in globals"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            register_column(table, column)
+
+
+@pytest.mark.usefixtures("nothing_stays_registered")
+def test_a_reward_term_of_ones_own_is_added_up(make_env: MakeEnv) -> None:
+    term = RewardTerm("arrivals", -2.0, "VMs that came / V", lambda d, c, illegal: d.arrivals / c.n_vms)
+    register_reward_term(term)
+    with pytest.raises(ConfigError, match=r"env\.reward\.arrivals: there is a term of this name already"):
+        register_reward_term(term)
+    load = {"arrival_s": [0.0, 400.0, 500.0]}
+    reward = dict.fromkeys(TERMS, 0.0)
+    env = make_env([[0.5, 0.5, 0.5]] * 13, load=load, reward=reward)
+    env.reset(seed=0)
+    steps = [env.step(0) for _ in range(3)]
+    assert [info["reward_terms"]["arrivals"] for *_, info in steps] == pytest.approx([0, 2 / 3, 0])
+    assert [step[1] for step in steps] == pytest.approx([0, -4 / 3, 0])
+    assert env.reward_weights["arrivals"] == -2.0

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from virtgym.envs.jit.generated import inlined, make_kernel
 from virtgym.envs.jit.kernels import KEPT, SPEAKING, digest_closure, kernel
 
 PROBE = """
@@ -196,3 +197,14 @@ def test_few_old_digests_stay_on_disk(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-c", source], check=True)
     names = compiled(tmp_path)
     assert len(names) == 2 * KEPT
+
+
+def test_the_digest_of_a_generated_kernel_covers_its_entries() -> None:
+    def generate(entry: Callable[[float], float]) -> Any:
+        return make_kernel("def twice(x):\n    return 2.0 * entry(x)", {"entry": inlined(entry)})
+
+    one, same, other = (
+        generate(entry) for entry in (lambda x: x + 1.0, lambda x: x + 1.0, lambda x: x + 2.0)
+    )
+    assert digest_closure(one) == digest_closure(same) != digest_closure(other)
+    assert (one(1.0), other(1.0)) == (4.0, 6.0)

@@ -15,8 +15,8 @@ from gymnasium.utils.env_checker import check_env
 
 import virtgym.envs
 from virtgym.envs.errors import ConfigError
+from virtgym.envs.placement.buffers import GLOBAL_COLUMNS, NODE_COLUMNS, REQUEST_COLUMNS
 from virtgym.envs.placement.env import PlacementEnv
-from virtgym.envs.placement.observations import GLOBAL_COLUMNS, NODE_COLUMNS, REQUEST_COLUMNS
 from virtgym.envs.scenarios.placement import build_placement_scenario
 from virtgym.envs.traces.formats.synthetic_requests import generate_requests
 from virtgym.policies.placement.packing import make_keys

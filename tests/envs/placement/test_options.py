@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +16,13 @@ from numpy.typing import NDArray
 
 from oracles.plain_placement import PlainPlacement, PlainRequest
 from virtgym.envs.errors import ConfigError, TraceError
+from virtgym.envs.placement.buffers import GLOBAL_COLUMNS, NODE_COLUMNS, REQUEST_COLUMNS, WINDOW_COLUMNS
 from virtgym.envs.placement.env import PlacementEnv
 from virtgym.envs.placement.game import place_request
 from virtgym.envs.placement.games import PlacementConfig, PlacementGames
-from virtgym.envs.placement.observations import GLOBAL_COLUMNS, WINDOW_COLUMNS
 from virtgym.envs.placement.queue import advance_window
+from virtgym.envs.placement.rewards import ENTRIES
+from virtgym.envs.placement.settings import PlacementSettings
 from virtgym.envs.placement.state import FINISHED, PLACED, PLAYING, REJECTED, SKIPPED, first_fit_node
 from virtgym.envs.vector import PlacementVectorEnv
 from virtgym.policies.placement.rules import run_windows
@@ -303,3 +307,13 @@ def test_bad_options_are_refused() -> None:
     codes = {PLACED, REJECTED, SKIPPED}
     assert len(codes) == 3
     assert max(codes) == 0
+
+
+def test_the_documentation_names_every_reward_and_setting(repo_dir: Path) -> None:
+    text = (repo_dir / "docs" / "placement.md").read_text(encoding="utf-8")
+    for entry in ENTRIES:
+        assert f"| `{entry.name}` | {entry.doc} |" in text
+    for field in fields(PlacementSettings):
+        assert f"| `{field.name}` |" in text
+    for column in (*NODE_COLUMNS, *REQUEST_COLUMNS, *GLOBAL_COLUMNS, *WINDOW_COLUMNS):
+        assert f"`{column.name}`" in text

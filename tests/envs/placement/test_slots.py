@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.placement.batch import PlacementBatch
+from virtgym.envs.placement.buffers import GLOBAL_COLUMNS, NODE_COLUMNS
 from virtgym.envs.placement.env import PlacementEnv, PlacementTask
 from virtgym.envs.placement.observations import (
-    GLOBAL_COLUMNS,
-    NODE_COLUMNS,
     OBSERVATIONS,
     PlacementObserver,
     observation_columns,
 )
+from virtgym.envs.placement.settings import PlacementSettings
 from virtgym.envs.placement.slots import SLOT_GLOBAL_COLUMNS, SLOT_NODE_COLUMNS, SLOT_SHAPES
 from virtgym.envs.placement.state import PLAYING
 
@@ -178,7 +178,7 @@ def test_the_basic_columns_come_first_and_say_the_same() -> None:
 
 
 def test_spaces_have_the_columns_of_their_observation() -> None:
-    config = PlacementTask(config=SCARCE).config
+    config = PlacementTask(PlacementSettings(config=SCARCE)).config
     for kind in OBSERVATIONS:
         columns = observation_columns(kind)
         space = PlacementObserver.space(config, kind)
@@ -200,7 +200,7 @@ def test_a_batch_goes_on_from_its_checkpoint(kind: str) -> None:
             seen.append(batch.task.observer.copy_all())
         return seen
 
-    batch, other = (PlacementBatch(3, config=SCARCE, observation=kind) for _ in range(2))
+    batch, other = (PlacementBatch(3, PlacementSettings(config=SCARCE, observation=kind)) for _ in range(2))
     for one, first in ((batch, 40), (other, 900)):
         one.begin(np.arange(3), np.arange(first, first + 3))
     on(batch)
@@ -211,4 +211,4 @@ def test_a_batch_goes_on_from_its_checkpoint(kind: str) -> None:
     np.testing.assert_equal(on(pickle.loads(pickle.dumps(batch))), on(batch))
     different = next(name for name in OBSERVATIONS if name != kind)
     with pytest.raises(ConfigError, match="does not fit"):
-        PlacementBatch(3, config=SCARCE, observation=different).import_state(saved)
+        PlacementBatch(3, PlacementSettings(config=SCARCE, observation=different)).import_state(saved)

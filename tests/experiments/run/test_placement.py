@@ -15,6 +15,7 @@ import pytest
 
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.placement.batch import PlacementBatch
+from virtgym.envs.placement.settings import PlacementSettings
 from virtgym.envs.scenarios.placement import PlacementScenario, build_placement_scenario
 from virtgym.envs.sim.metrics import METRICS
 from virtgym.experiments.analysis.stats import trimmed_mean
@@ -276,7 +277,7 @@ class Recorder:
 @pytest.mark.parametrize("stateless", [True, False])
 def test_lock_step_gives_what_single_windows_give(stateless: bool) -> None:
     scenario = build_placement_scenario("demo_placement", overrides={"n_windows": 6})
-    batch = PlacementBatch(6, scenario.trace, scenario.placement)
+    batch = PlacementBatch(6, PlacementSettings(scenario.trace, scenario.placement))
     policy = Recorder(stateless)
     played = play_windows(policy, batch, scenario.windows, rng=np.random.default_rng(0))
     waits, _ = run_windows(scenario.trace, scenario.windows, "first_fit", config=scenario.placement)

@@ -19,6 +19,7 @@ from virtgym.envs.errors import ConfigError
 from virtgym.envs.observation_columns import Column
 from virtgym.envs.placement.env import PlacementTask
 from virtgym.envs.placement.observations import OBSERVATIONS, observation_columns
+from virtgym.envs.placement.settings import PlacementSettings
 from virtgym.policies import make_policy
 from virtgym.policies.base import Policy
 from virtgym.policies.learned import (
@@ -62,7 +63,7 @@ def assert_same_odds(got: Any, want: Any, mask: Any) -> None:
 def observe(
     n_hosts: int = 5, n_games: int = 6, observation: str = "basic"
 ) -> tuple[PlacementTask, dict[str, Any], Any]:
-    task = PlacementTask(config={"n_hosts": n_hosts}, n_games=n_games, observation=observation)
+    task = PlacementTask(PlacementSettings(config={"n_hosts": n_hosts}, observation=observation), n_games)
     for i in range(n_games):
         task.begin(i, np.random.default_rng(i))
     return task, task.observer.copy_all(), task.observer.buffers.mask.copy()

@@ -18,6 +18,7 @@ from virtgym.envs.arrays import F4
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.placement.env import PlacementTask
 from virtgym.envs.placement.observations import OBSERVATIONS
+from virtgym.envs.placement.settings import PlacementSettings
 from virtgym.policies.learned.architecture import Architecture, Layout
 from virtgym.policies.learned.kernel_net import BatchNet, make_kernel_net, net_action, net_scores
 from virtgym.policies.ties import TIE, choose_first_best
@@ -80,7 +81,7 @@ def test_scores_are_the_formula_and_the_same_alone_and_in_a_batch(
     architecture, weights = make(observation, width, n_hosts, **fields)
     net = make_kernel_net(architecture, weights, 2 * n_hosts)
     batch = BatchNet(architecture, weights)
-    task = PlacementTask(config={"n_hosts": n_hosts}, n_games=20, observation=observation)
+    task = PlacementTask(PlacementSettings(config={"n_hosts": n_hosts}, observation=observation), 20)
     rng = np.random.default_rng(1)
     for i in range(20):
         task.begin(i, rng)

@@ -11,14 +11,16 @@ import pytest
 
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.config import HostType
-from virtgym.envs.sim.decisions import Decisions
+from virtgym.envs.sim.decisions import (
+    MOVE_REFUSED_DEVICE,
+    MOVE_REFUSED_FEATURES,
+    MOVE_REFUSED_KERNEL,
+    Decisions,
+)
 from virtgym.envs.sim.engine.orders import vm_can_follow
 from virtgym.envs.sim.guests import GuestProfile, IoProfile
 from virtgym.envs.sim.models.compatibility import (
     CPU_LEVELS,
-    MOVE_REFUSED_DEVICE,
-    MOVE_REFUSED_FEATURES,
-    MOVE_REFUSED_KERNEL,
     CpuLevels,
     baselines_at_power_on,
 )

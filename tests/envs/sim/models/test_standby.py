@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.config import HostType
 from virtgym.envs.sim.decisions import Decisions
+from virtgym.envs.sim.engine import mirrors
 from virtgym.envs.sim.engine.mirrors import check_mirror
 from virtgym.envs.sim.guests import GuestProfile, IoProfile
 from virtgym.envs.sim.models.failures import FailureConfig, FailureDomain, replay_outages
@@ -91,18 +92,18 @@ def test_every_reason_against_a_host(make_sim: Make) -> None:
         return int(check_mirror(other.kernel_params, other.kernel_state, 0, h))
 
     assert check() == 0
-    assert check(1, ("host_power_state", 1, 0)) == 1
-    assert check(1, ("host_drain", 1, 1)) == check(1, ("host_maintenance", 1, 1)) == 1
-    assert check(0) == 2
-    assert check(2) == 3
-    assert check(1, ("host_mirrors", 1, 4)) == 4
-    assert check(1, ("host_mirror_vcpus", 1, 7)) == 5
+    assert check(1, ("host_power_state", 1, 0)) == mirrors.NOT_OPEN
+    assert check(1, ("host_drain", 1, 1)) == check(1, ("host_maintenance", 1, 1)) == mirrors.NOT_OPEN
+    assert check(0) == mirrors.OWN_HOST
+    assert check(2) == mirrors.SAME_DOMAIN
+    assert check(1, ("host_mirrors", 1, 4)) == mirrors.FULL_OF_VMS
+    assert check(1, ("host_mirror_vcpus", 1, 7)) == mirrors.FULL_OF_VCPUS
     assert check(1, ("host_mirror_vcpus", 1, 6), ("host_mirror_vcpus", 0, 6)) == 0
-    assert check(1, ("host_mem_mib", 1, 3073.0)) == 6
-    assert check(1, ("host_nominal_mhz", 1, 1001.0)) == 7
+    assert check(1, ("host_mem_mib", 1, 3073.0)) == mirrors.NO_MEMORY
+    assert check(1, ("host_nominal_mhz", 1, 1001.0)) == mirrors.NO_CPU
     assert check(1, ("host_mem_mib", 1, 3072.0), ("host_nominal_mhz", 1, 1000.0)) == 0
-    assert check(1, ("host_mirrors", 0, 4)) == check(1, ("host_mirror_vcpus", 0, 7)) == 8
-    assert check(1, ("host_reserved_mhz", 1, 1901.0)) == 9
+    assert check(1, ("host_mirrors", 0, 4)) == check(1, ("host_mirror_vcpus", 0, 7)) == mirrors.SOURCE_FULL
+    assert check(1, ("host_reserved_mhz", 1, 1901.0)) == mirrors.CANNOT_RUN
 
 
 class Case:
