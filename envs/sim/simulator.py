@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import I4
 from ..errors import ConfigError, IllegalDecision
 from ..jit.handle import make_handle
 from .config import ClusterConfig

@@ -49,8 +49,11 @@ def allocate_memory(
 def _record(name: str, fields: tuple[str, ...]) -> Any:
     """A named tuple that pickles by its fields, as its class has no place in a module."""
     record: Any = namedtuple(name, fields)  # type: ignore[misc]  # names are not literal
-    record.__reduce__ = lambda self: (_make, (name, fields, tuple(self)))
-    return record
+
+    def reduce(self: tuple[Any, ...]) -> Any:
+        return _make, (name, fields, tuple(self))
+
+    return type(name, (record,), {"__slots__": (), "__reduce__": reduce})
 
 
 def _make(name: str, fields: tuple[str, ...], values: tuple[Any, ...]) -> Any:
