@@ -19,7 +19,8 @@ from ..observation_columns import (
     HOST_COLUMNS,
     VM_COLUMNS,
 )
-from ..sim.engine.full_clock import carbon_now, fragments_now
+from ..sim.engine.segments import fragments_now
+from ..sim.models.carbon import carbon_now
 from ..sim.models.power import ON
 from ..sim.models.power_states import FAILED, RESUMING, STANDBY, SUSPENDING
 from ..sim.models.precopy import INIT, PULL, RESUME, ROUND, STOP

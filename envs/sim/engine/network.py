@@ -20,7 +20,7 @@ from ..models.precopy_config import MBIT_PER_MIB
 from ..state.accumulators import FRESH, PIECES_FRESH
 from ..state.cluster_state import MIG_COPYING, FullState
 from ..state.parameters import FullParams
-from .copy_queue import find_next_copy, set_copy_end
+from .events import find_next_copy, set_copy_end
 from .prefetch import fetch_host
 from .rates import rate_host, vm_stopped
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import namedtuple
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -252,12 +253,14 @@ def make_params(config: ClusterConfig, workload: Workload) -> ClusterParams:
 
 
 def _needs_full(config: ClusterConfig, model: dict[str, Any]) -> bool:
-    """Whether something is on that the simple cluster's kernels do not know."""
+    """Whether something is on that the simple cluster's kernels do not know.
+
+    They know power curves, PUE, power while booting and carbon, but no standby.
+    """
+    asked, plain = config.power, PowerConfig()
     return bool(
         model["has_failures"]
-        or config.carbon is not None
-        or config.power != PowerConfig()
-        or any(kind.curve is not None for kind in config.host_types)
+        or replace(asked, pue=plain.pue, boot_level=plain.boot_level) != plain
         or len(model["host_features"])
         or len(model["host_virt_types"])
     )
