@@ -8,7 +8,8 @@ import numpy as np
 
 from ..jit.kernels import kernel
 from ..observation_columns import Column
-from ..sim.engine.full_clock import carbon_now, fragments_now
+from ..sim.engine.segments import fragments_now
+from ..sim.models.carbon import carbon_now
 from ..sim.state.cluster_state import ClusterState
 from ..sim.state.parameters import ClusterParams
 from .buffers import Buffers, ratio

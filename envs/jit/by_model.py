@@ -14,6 +14,8 @@ from typing import Any
 
 from numba.extending import overload
 
+from .kernels import kernel as compiled
+
 FULL = "full"
 """Label of the parameters' handle when some sub-model beyond the simple cluster is on."""
 
@@ -47,3 +49,13 @@ def by_model(simple: Callable[..., Any], full: Callable[..., Any]) -> Callable[.
 
     overload(kernel, strict=False)(choose)
     return kernel
+
+
+@compiled
+def nothing(*args: Any) -> None:
+    """Do nothing: what a simple cluster, or the full model, has no need of."""
+
+
+def only_full(full: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a kernel that does nothing on a simple cluster, where it is not even compiled."""
+    return by_model(nothing, full)

@@ -19,7 +19,7 @@ def _key(keys: F8, items: Any, places: Any, i: int) -> Any:
 
 
 @kernel
-def _before(keys: F8, kinds: Any, items: Any, places: Any, i: int, key: float, kind: int, item: int) -> Any:
+def _before(keys: F8, kinds: Any, items: Any, places: Any, i: int, key: float, kind: float, item: int) -> Any:
     """Whether the entry at place i comes before another."""
     here = _key(keys, items, places, i)
     if here != key:
@@ -30,7 +30,7 @@ def _before(keys: F8, kinds: Any, items: Any, places: Any, i: int, key: float, k
 
 
 @kernel
-def _write(keys: F8, kinds: Any, items: Any, places: Any, i: int, key: float, kind: int, item: int) -> None:
+def _write(keys: F8, kinds: Any, items: Any, places: Any, i: int, key: float, kind: float, item: int) -> None:
     if places is None:
         keys[i] = key
     else:
@@ -49,7 +49,7 @@ def _move(keys: F8, kinds: Any, items: Any, places: Any, i: int, j: int) -> None
 
 @kernel
 def settle(
-    keys: F8, kinds: Any, items: Any, places: Any, key: float, kind: int, item: int, i: int, n: int
+    keys: F8, kinds: Any, items: Any, places: Any, key: float, kind: float, item: int, i: int, n: int
 ) -> None:
     """Put an entry into a gap, or as far above or below as it belongs.
 
@@ -62,7 +62,7 @@ def settle(
         items: Items, by place.
         places: Place of every item that moves, by item; None = not kept.
         key: Key of the entry.
-        kind: Its kind.
+        kind: Its kind: a whole number, or any other that orders entries of one key.
         item: Its item.
         i: The gap.
         n: Length of the heap with the entry.

@@ -62,6 +62,8 @@ class Record(np.ndarray[Any, np.dtype[Any]]):
 
     places: ClassVar[dict[str, Place]] = {}
     """All places by name, in order."""
+    number: ClassVar[type[np.generic]] = np.float64
+    """Type of the numbers."""
 
     def __init_subclass__(cls) -> None:
         """Number the places.
@@ -75,6 +77,11 @@ class Record(np.ndarray[Any, np.dtype[Any]]):
                 raise TypeError(f"{cls.__name__}.{name}: arrays have an attribute of this name")
             place.number = len(cls.places) + list(own).index(name)
         cls.places = cls.places | own
+
+    @classmethod
+    def zeros(cls) -> Self:
+        """Make one of zeros."""
+        return np.zeros(len(cls.places), dtype=cls.number).view(cls)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Write to a place, never to a name that is not there."""

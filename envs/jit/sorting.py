@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from ..arrays import F8, I4
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ..arrays import F8
 from .kernels import kernel
+
+Whole = NDArray[Any]  # int32 or int64
 
 
 @kernel
-def sort_ascending(order: I4, key: F8, n: int, other: I4) -> None:
+def sort_ascending(order: Whole, key: F8, n: int, other: Whole) -> None:
     """Sort the first n entries of ``order`` by ``key[order[i]]``, stable (merge sort over runs of eight).
 
     Args:
@@ -29,12 +35,13 @@ def sort_ascending(order: I4, key: F8, n: int, other: I4) -> None:
     while run < n:
         for low in range(0, n, 2 * run):
             _merge(order, key, low, min(low + run, n), min(low + 2 * run, n), other)
-        order[:n] = other[:n]
+        for i in range(n):  # a slice would be an array of its own
+            order[i] = other[i]
         run *= 2
 
 
 @kernel
-def _merge(order: I4, key: F8, low: int, middle: int, high: int, out: I4) -> None:
+def _merge(order: Whole, key: F8, low: int, middle: int, high: int, out: Whole) -> None:
     i, j = low, middle
     for k in range(low, high):
         if i < middle and (j >= high or key[order[i]] <= key[order[j]]):

@@ -164,9 +164,10 @@ def model_metrics(p: ClusterParams, totals: Totals) -> dict[str, float]:
     Returns:
         Metric by column name; those of sub-models that are off are left out.
     """
-    if not p.full:
-        return {}
     t = totals
+    carbon = {"carbon_kg": float(t.carbon_g) / 1000.0} if len(p.carbon_g_kwh) else {}
+    if not p.full:
+        return carbon
     requested, time_s = float(t.requested), float(t.time_s)
 
     def shares(**rates: int) -> dict[str, float]:
@@ -207,9 +208,7 @@ def model_metrics(p: ClusterParams, totals: Totals) -> dict[str, float]:
         found |= counts(profile_moves=Totals.profile_moves)
     if p.has_standby:
         found |= shares(mirror_loss=Totals.mirror_loss) | counts(takeovers=Totals.takeovers)
-    if len(p.carbon_g_kwh):
-        found["carbon_kg"] = float(t.carbon_g) / 1000.0
-    return found
+    return found | carbon
 
 
 def interval_metrics(p: ClusterParams, step: StepMetrics) -> dict[str, float]:

@@ -16,7 +16,6 @@ from ..jit.handle import make_handle
 from .config import ClusterConfig
 from .decisions import ORDERS, Decisions, Refusal
 from .engine.clock import advance, begin, start
-from .engine.full_clock import advance_full, prepare_full, start_full
 from .engine.hub import connect
 from .engine.orders import apply_orders
 from .metrics import StepMetrics, summarize
@@ -137,11 +136,7 @@ class Simulator:
         if self.params.has_failures:
             self._draw_faults(rng)
         begin(self.kernel_params, self.kernel_state, self.config.hosts_start_on)
-        if self.params.full:
-            prepare_full(self.kernel_params, self.kernel_state)
-            start_full(self.kernel_params, self.kernel_state)
-        else:
-            start(self.kernel_params, self.kernel_state)
+        start(self.kernel_params, self.kernel_state)
         self.refusals = []
         return self.view
 
@@ -212,8 +207,7 @@ class Simulator:
         self._advance(self.horizon_s)
 
     def _advance(self, until_s: float) -> None:
-        run = advance_full if self.params.full else advance
-        run(self.kernel_params, self.kernel_state, until_s)
+        advance(self.kernel_params, self.kernel_state, until_s)
 
     def step(self, decisions: Decisions | None = None) -> StepMetrics:
         """Apply orders, then run one interval.

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virtgym.envs.arrays import F8
+from virtgym.envs.jit.sorting import sort_ascending
 
 from .candidates import (
     Cands,
@@ -109,37 +110,6 @@ def make_plan(n_hosts: int, n_vms: int, kind: int, seed: int) -> Plan:
         high=np.empty(2),
         rng=np.random.SeedSequence(seed).generate_state(1, np.uint64).astype(np.uint64),
     )
-
-
-@lean_kernel
-def sort_by_key(items: Ints, key: F8, n: int, spare: Ints) -> None:
-    """Sort ``items[:n]`` by ascending ``key[item]``, stable: insertion in runs of 16, then merging."""
-    run = 16
-    for start in range(0, n, run):
-        for i in range(start + 1, min(start + run, n)):
-            item = items[i]
-            j = i
-            while j > start and key[items[j - 1]] > key[item]:
-                items[j] = items[j - 1]
-                j -= 1
-            items[j] = item
-    while run < n:
-        for start in range(0, n - run, 2 * run):
-            middle = start + run
-            end = min(middle + run, n)
-            copy_range(spare, items, start, middle)
-            i = start
-            j = middle
-            at = start
-            while i < middle:
-                if j < end and key[items[j]] < key[spare[i]]:
-                    items[at] = items[j]
-                    j += 1
-                else:
-                    items[at] = spare[i]
-                    i += 1
-                at += 1
-        run *= 2
 
 
 @inline_kernel
@@ -256,7 +226,7 @@ def _sort_by_demand(live: Live, plan: Plan, n: int) -> None:
     """Sort the queue by descending demand, stable."""
     for i in range(n):
         plan.key[plan.queue[i]] = -live.demand[plan.queue[i]]
-    sort_by_key(plan.queue, plan.key, n, plan.order)
+    sort_ascending(plan.queue, plan.key, n, plan.order)
 
 
 @lean_kernel
@@ -329,7 +299,7 @@ def _evacuate_all(site: Site, live: Live, c: Cands, plan: Plan, rd: Round, flags
         if c.slot[h] >= 0 and floor < live.util[h] < ceiling:
             plan.crowd[n] = h
             n += 1
-    sort_by_key(plan.crowd, live.util, n, plan.order)
+    sort_ascending(plan.crowd, live.util, n, plan.order)
     for i in range(n):
         h = plan.crowd[i]
         if c.guard[h]:

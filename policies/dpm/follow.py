@@ -10,13 +10,17 @@ from virtgym.envs.arrays import I8
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.jit.sorting import sort_ascending
 from virtgym.envs.sim.engine.orders import host_accepts, may_go_on, vm_movable
+from virtgym.envs.sim.state.cluster_state import ClusterState
+from virtgym.envs.sim.state.parameters import ClusterParams
 
 from .kernels import collect, expected_peak, find_host, fits, order_move, stays, switch_on
-from .workspace import K_MAX_EMPTIED, K_MIN_ON_S, N_CAND, N_ON
+from .workspace import DpmWork
 
 
 @kernel
-def follow_target(p: Any, s: Any, w: Any, target: I8, fill: float, high: float) -> None:
+def follow_target(
+    p: ClusterParams, s: ClusterState, w: DpmWork, target: I8, fill: float, high: float
+) -> None:
     """Order the moves that lead to a target placement, as far as they are legal now.
 
     All moves that rules and memory allow are ordered at once, since what one VM leaves another may take.
@@ -32,7 +36,7 @@ def follow_target(p: Any, s: Any, w: Any, target: I8, fill: float, high: float) 
     """
     w.base[:] = w.dest
     n = _list_emptied(s, w, target)
-    w.tally[N_CAND] = 0
+    w.tally.candidates = 0
     _follow_pass(p, s, w, target, n, 1e9, 1e9)
     _take_back_excess(p, s, w, fill, high)
     collect(w)
@@ -42,7 +46,7 @@ def follow_target(p: Any, s: Any, w: Any, target: I8, fill: float, high: float) 
 
 
 @kernel
-def _list_emptied(s: Any, w: Any, target: I8) -> Any:
+def _list_emptied(s: ClusterState, w: DpmWork, target: I8) -> Any:
     """List the hosts that a target empties, the least loaded first, and mark them by a key of -1.
 
     What may not be emptied, or not beside the others, keeps its mark: its VMs stay.
@@ -57,7 +61,7 @@ def _list_emptied(s: Any, w: Any, target: I8) -> Any:
         if w.n_home[h] == 0 or w.key[h] > 0.0:
             continue
         w.key[h] = -1.0  # its VMs leave together or not at all
-        if s.clock.now_s - w.host_on_s[h] >= w.rules[K_MIN_ON_S] and not w.held[h]:
+        if s.clock.now_s - w.host_on_s[h] >= w.rules.min_on_s and not w.held[h]:
             w.order[n] = h
             w.key[h] = w.mean[h]
             n += 1
@@ -65,11 +69,13 @@ def _list_emptied(s: Any, w: Any, target: I8) -> Any:
     for i in range(n):
         w.hosts[i] = w.order[i]
         w.key[w.order[i]] = -1.0
-    return min(n, np.int64(w.rules[K_MAX_EMPTIED]))
+    return min(n, np.int64(w.rules.max_emptied))
 
 
 @kernel
-def _follow_pass(p: Any, s: Any, w: Any, target: I8, n: int, fill: float, high: float) -> Any:
+def _follow_pass(
+    p: ClusterParams, s: ClusterState, w: DpmWork, target: I8, n: int, fill: float, high: float
+) -> Any:
     """Try every move of a target once; returns whether one was ordered."""
     moved = False
     for i in range(n):
@@ -83,7 +89,7 @@ def _follow_pass(p: Any, s: Any, w: Any, target: I8, n: int, fill: float, high: 
 
 
 @kernel
-def _asked_too_much(p: Any, w: Any, h: int, fill: float, high: float) -> Any:
+def _asked_too_much(p: ClusterParams, w: DpmWork, h: int, fill: float, high: float) -> Any:
     if w.received[h] == 0:
         return False
     if max(w.now[h], w.soon[h]) > fill * p.host_cpu_mhz[h]:
@@ -93,7 +99,7 @@ def _asked_too_much(p: Any, w: Any, h: int, fill: float, high: float) -> Any:
 
 
 @kernel
-def _take_back_excess(p: Any, s: Any, w: Any, fill: float, high: float) -> None:
+def _take_back_excess(p: ClusterParams, s: ClusterState, w: DpmWork, fill: float, high: float) -> None:
     """Take moves back until no host receives more than it may hold."""
     again = True
     while again:
@@ -113,14 +119,16 @@ def _take_back_excess(p: Any, s: Any, w: Any, fill: float, high: float) -> None:
 
 
 @kernel
-def _back_to_base(p: Any, w: Any, v: int) -> None:
+def _back_to_base(p: ClusterParams, w: DpmWork, v: int) -> None:
     """Send a VM where it was to go before the target was followed."""
     if w.dest[v] != w.base[v]:
         order_move(p, w, v, w.base[v] if w.base[v] >= 0 else w.home[v])
 
 
 @kernel
-def _follow_vm(p: Any, s: Any, w: Any, v: int, h: int, fill: float, high: float) -> Any:
+def _follow_vm(
+    p: ClusterParams, s: ClusterState, w: DpmWork, v: int, h: int, fill: float, high: float
+) -> Any:
     """Order one VM to its target if that is legal, switching the target on where it is off."""
     if vm_movable(s, v) != 0:
         return False
@@ -142,13 +150,15 @@ def _follow_vm(p: Any, s: Any, w: Any, v: int, h: int, fill: float, high: float)
 
 
 @kernel
-def _follow_host(p: Any, s: Any, w: Any, h: int, target: I8, fill: float, high: float) -> Any:
+def _follow_host(
+    p: ClusterParams, s: ClusterState, w: DpmWork, h: int, target: I8, fill: float, high: float
+) -> Any:
     """Empty a host towards the target, or take everything back; returns whether it is empty now."""
     if w.n_home[h] == w.n_out[h]:
         return False
     done = 0
     n = w.n_home[h]
-    opened = w.tally[N_ON]
+    opened = w.tally.on
     took = w.accepts[h]
     w.accepts[h] = 0
     for i in range(n):
@@ -167,9 +177,9 @@ def _follow_host(p: Any, s: Any, w: Any, h: int, target: I8, fill: float, high: 
     for i in range(done):
         v = w.vm_of[w.first[h] + i]
         _back_to_base(p, w, v)
-    while w.tally[N_ON] > opened:
-        w.tally[N_ON] -= 1
-        back = w.out_on[w.tally[N_ON]]
+    while w.tally.on > opened:
+        w.tally.on -= 1
+        back = w.out_on[w.tally.on]
         w.opened[back] = 0
         w.accepts[back] = 0
     w.accepts[h] = took
@@ -177,7 +187,7 @@ def _follow_host(p: Any, s: Any, w: Any, h: int, target: I8, fill: float, high: 
 
 
 @kernel
-def take_back(p: Any, w: Any) -> None:
+def take_back(p: ClusterParams, w: DpmWork) -> None:
     """Take back everything that following a target ordered."""
     for v in range(w.dest.shape[0]):
         _back_to_base(p, w, v)
@@ -185,10 +195,10 @@ def take_back(p: Any, w: Any) -> None:
 
 
 @kernel
-def prune_opened(w: Any) -> None:
+def prune_opened(w: DpmWork) -> None:
     """Take back to switch on what receives nothing."""
     n = 0
-    for i in range(w.tally[N_ON]):
+    for i in range(w.tally.on):
         h = w.out_on[i]
         if w.received[h] > 0:
             w.out_on[n] = h
@@ -196,4 +206,4 @@ def prune_opened(w: Any) -> None:
         else:
             w.opened[h] = 0
             w.accepts[h] = 0
-    w.tally[N_ON] = n
+    w.tally.on = n

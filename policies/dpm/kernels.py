@@ -23,7 +23,8 @@ from virtgym.envs.sim.engine.orders import (
 )
 from virtgym.envs.sim.engine.waiting import is_hopeless, no_failures, note_failure
 from virtgym.envs.sim.models.power import ON
-from virtgym.envs.sim.state.cluster_state import PENDING
+from virtgym.envs.sim.state.cluster_state import PENDING, ClusterState
+from virtgym.envs.sim.state.parameters import ClusterParams
 
 from ..planning import (
     begin_room,
@@ -36,28 +37,18 @@ from ..planning import (
 from ..planning.rules import count_apart, rules_allow
 from .workspace import (
     FOR_FAILOVER,
-    K_FILL,
-    K_HIGH,
-    K_MAX_MOVES,
-    K_MIN_OFF_S,
-    K_OVERLOAD,
-    K_RELIEF,
-    K_SETTLE_S,
-    K_SPREAD,
-    N_CAND,
-    N_MOVES,
-    N_ON,
-    N_RELIEVED,
+    DpmWork,
 )
 
 
 @kernel
-def gather(p: Any, s: Any, w: Any) -> None:
+def gather(p: ClusterParams, s: ClusterState, w: DpmWork) -> None:
     """Start a plan: nothing moves; sums over the VMs at home, and which hosts take VMs."""
     for sums in (w.now, w.soon, w.mean, w.var):
         sums[:] = 0.0
-    for counts in (w.n_out, w.received, w.tally):
-        counts[:] = 0
+    w.n_out[:] = 0
+    w.received[:] = 0
+    w.tally[:] = 0
     w.apart_count[:] = 0
     for v in range(s.vm_state.shape[0]):
         h = home_of(s, v)
@@ -74,7 +65,7 @@ def gather(p: Any, s: Any, w: Any) -> None:
 
 
 @kernel
-def _add(w: Any, v: int, h: int, sign: float) -> None:
+def _add(w: DpmWork, v: int, h: int, sign: float) -> None:
     w.now[h] += sign * w.vm_now[v]
     w.soon[h] += sign * w.vm_soon[v]
     w.mean[h] += sign * w.vm_mean[v]
@@ -82,7 +73,7 @@ def _add(w: Any, v: int, h: int, sign: float) -> None:
 
 
 @kernel
-def order_move(p: Any, w: Any, v: int, h: int) -> None:
+def order_move(p: ClusterParams, w: DpmWork, v: int, h: int) -> None:
     """Put a move into the plan; a VM that the plan moves already goes there instead."""
     old = w.home[v]
     if w.dest[v] >= 0:
@@ -90,7 +81,7 @@ def order_move(p: Any, w: Any, v: int, h: int) -> None:
         w.received[old] -= 1
         hold_room(p, w, v, old, -1.0)
         count_apart(w, v, old, -1)
-        w.tally[N_MOVES] -= 1
+        w.tally.moves -= 1
     else:
         w.n_out[old] += 1
     _add(w, v, old, -1.0)
@@ -102,24 +93,24 @@ def order_move(p: Any, w: Any, v: int, h: int) -> None:
         w.received[h] += 1
         hold_room(p, w, v, h, 1.0)
         count_apart(w, v, h, 1)  # and still where it leaves: rules hold all the time that VMs move
-        w.tally[N_MOVES] += 1
+        w.tally.moves += 1
     _add(w, v, h, 1.0)
 
 
 @kernel
-def stays(w: Any, h: int) -> Any:
+def stays(w: DpmWork, h: int) -> Any:
     """VMs on a host once the plan is carried out."""
     return w.n_home[h] - w.n_out[h] + w.received[h]
 
 
 @kernel
-def expected_peak(w: Any, mean: float, var: float) -> Any:
+def expected_peak(w: DpmWork, mean: float, var: float) -> Any:
     """Load that a host is planned for: expected load and a margin of so many standard deviations, MHz."""
-    return mean + w.rules[K_SPREAD] * np.sqrt(max(var, 0.0))
+    return mean + w.rules.spread * np.sqrt(max(var, 0.0))
 
 
 @kernel
-def _goes_along(w: Any, v: int, h: int) -> Any:
+def _goes_along(w: DpmWork, v: int, h: int) -> Any:
     """Whether a VM goes where the others of its group and host go; who calls moves all of them or none."""
     if w.aff[v] >= 0:
         home = w.home[v]
@@ -131,7 +122,7 @@ def _goes_along(w: Any, v: int, h: int) -> Any:
 
 
 @kernel
-def fits(p: Any, s: Any, w: Any, v: int, h: int, fill: float, high: float) -> Any:
+def fits(p: ClusterParams, s: ClusterState, w: DpmWork, v: int, h: int, fill: float, high: float) -> Any:
     """Whether a VM may be ordered to a host: load now and expected, speed of its cores, and every rule.
 
     Args:
@@ -152,30 +143,32 @@ def fits(p: Any, s: Any, w: Any, v: int, h: int, fill: float, high: float) -> An
             return False
     if not rules_allow(w, v, h, True) or not _goes_along(w, v, h):
         return False
-    if s.vm_last_from[v] == h and s.clock.now_s - s.vm_last_move_s[v] <= w.rules[K_SETTLE_S]:
+    if s.vm_last_from[v] == h and s.clock.now_s - s.vm_last_move_s[v] <= w.rules.settle_s:
         return False
     return may_come(p, s, w, v, h) if w.opened[h] else check_move_beside(p, s, w, v, h) == 0
 
 
 @kernel
-def collect(w: Any) -> None:
+def collect(w: DpmWork) -> None:
     """List the hosts that may receive VMs: those that take VMs and hold some in the plan."""
     n = 0
     for h in range(w.accepts.shape[0]):
         if w.accepts[h] and stays(w, h) > 0:
             w.cand[n] = h
             n += 1
-    w.tally[N_CAND] = n
+    w.tally.candidates = n
 
 
 @kernel
-def find_host(p: Any, s: Any, w: Any, v: int, avoid: int, fill: float, high: float) -> Any:
+def find_host(
+    p: ClusterParams, s: ClusterState, w: DpmWork, v: int, avoid: int, fill: float, high: float
+) -> Any:
     """The host whose power rises least by a VM, -1 = none; ties go to the lowest index.
 
     Hosts without VMs are not considered, see ``open_host``.
     """
     best, least = -1, np.inf
-    for i in range(w.tally[N_CAND]):
+    for i in range(w.tally.candidates):
         h = w.cand[i]
         if h == avoid or not w.accepts[h]:
             continue
@@ -188,22 +181,22 @@ def find_host(p: Any, s: Any, w: Any, v: int, avoid: int, fill: float, high: flo
 
 
 @kernel
-def switch_on(w: Any, h: int) -> None:
+def switch_on(w: DpmWork, h: int) -> None:
     """Put a switch-on into the plan."""
     w.opened[h] = 1
     w.accepts[h] = 1
-    w.out_on[w.tally[N_ON]] = h
-    w.tally[N_ON] += 1
+    w.out_on[w.tally.on] = h
+    w.tally.on += 1
 
 
 @kernel
-def rested(s: Any, w: Any, h: int) -> Any:
+def rested(s: ClusterState, w: DpmWork, h: int) -> Any:
     """Whether a host has been off long enough to be switched on again without need."""
-    return s.clock.now_s - w.host_off_s[h] >= w.rules[K_MIN_OFF_S]
+    return s.clock.now_s - w.host_off_s[h] >= w.rules.min_off_s
 
 
 @kernel
-def open_host(p: Any, s: Any, w: Any, v: int, fill: float) -> Any:
+def open_host(p: ClusterParams, s: ClusterState, w: DpmWork, v: int, fill: float) -> Any:
     """An empty host for a VM: one that is on, else one that is switched on; -1 = none.
 
     Of the hosts that are off, those that have rested come first, then the thriftiest.
@@ -229,15 +222,15 @@ def open_host(p: Any, s: Any, w: Any, v: int, fill: float) -> Any:
 
 
 @kernel
-def _list_host(w: Any, c: int) -> None:
+def _list_host(w: DpmWork, c: int) -> None:
     """Make a host that was empty a candidate."""
     if stays(w, c) == 0:
-        w.cand[w.tally[N_CAND]] = c
-        w.tally[N_CAND] += 1
+        w.cand[w.tally.candidates] = c
+        w.tally.candidates += 1
 
 
 @kernel
-def _choose_vm(p: Any, s: Any, w: Any, h: int, excess: float) -> Any:
+def _choose_vm(p: ClusterParams, s: ClusterState, w: DpmWork, h: int, excess: float) -> Any:
     """The VM to take off a host: of those that suffice alone the quickest to copy, else the largest.
 
     Among VMs of equal memory the one that is expected to ask for most goes: that relieves the host longest.
@@ -257,16 +250,16 @@ def _choose_vm(p: Any, s: Any, w: Any, h: int, excess: float) -> Any:
 
 
 @kernel
-def relieve(p: Any, s: Any, w: Any) -> None:
+def relieve(p: ClusterParams, s: ClusterState, w: DpmWork) -> None:
     """Take VMs off every host that is, or will soon be, asked for more than it should.
 
     Hosts by their excess, the largest first; from each host VMs go until it is asked for no more than
-    ``K_RELIEF`` of its CPU. A VM that fits nowhere stays.
+    ``rules.relief`` of its CPU. A VM that fits nowhere stays.
     """
     n = 0
     for h in range(w.now.shape[0]):
         load = max(w.now[h], w.soon[h])
-        if s.host_power_state[h] == ON and load > w.rules[K_OVERLOAD] * p.host_cpu_mhz[h]:
+        if s.host_power_state[h] == ON and load > w.rules.overload * p.host_cpu_mhz[h]:
             w.order[n] = h
             w.key[h] = p.host_cpu_mhz[h] - load
             n += 1
@@ -274,19 +267,19 @@ def relieve(p: Any, s: Any, w: Any) -> None:
     for i in range(n):
         w.hosts[i] = w.order[i]
         w.accepts[w.hosts[i]] = 0
-    w.tally[N_RELIEVED] = n
+    w.tally.relieved = n
     collect(w)
     for i in range(n):
         _relieve_host(p, s, w, w.hosts[i])
 
 
 @kernel
-def _relieve_host(p: Any, s: Any, w: Any, h: int) -> None:
-    fill, high = w.rules[K_FILL], w.rules[K_HIGH]
+def _relieve_host(p: ClusterParams, s: ClusterState, w: DpmWork, h: int) -> None:
+    fill, high = w.rules.fill_share, w.rules.high
     for i in range(w.first[h], w.first[h + 1]):
         w.key[w.vm_of[i]] = 0.0
-    while w.tally[N_MOVES] < w.rules[K_MAX_MOVES]:
-        excess = max(w.now[h], w.soon[h]) - w.rules[K_RELIEF] * p.host_cpu_mhz[h]
+    while w.tally.moves < w.rules.max_moves:
+        excess = max(w.now[h], w.soon[h]) - w.rules.relief * p.host_cpu_mhz[h]
         if excess <= 0.0:
             break
         v = _choose_vm(p, s, w, h, excess)
@@ -305,7 +298,7 @@ def _relieve_host(p: Any, s: Any, w: Any, h: int) -> None:
 
 
 @kernel
-def open_for_load(p: Any, s: Any, w: Any, needed_mhz: float, spare: int) -> None:
+def open_for_load(p: ClusterParams, s: ClusterState, w: DpmWork, needed_mhz: float, spare: int) -> None:
     """Switch hosts on until the hosts that take VMs have enough CPU, and enough of them are empty.
 
     Args:
@@ -333,14 +326,14 @@ def open_for_load(p: Any, s: Any, w: Any, needed_mhz: float, spare: int) -> None
 
 
 @kernel
-def may_wait_for(p: Any, s: Any, w: Any, v: int, h: int) -> Any:
+def may_wait_for(p: ClusterParams, s: ClusterState, w: DpmWork, v: int, h: int) -> Any:
     """Whether a waiting VM may go to a host: none in maintenance, to those for failover restarts only."""
     restarts = p.has_failures and s.vm_restart[v] > 0
     return w.closed[h] == 0 or (w.closed[h] == FOR_FAILOVER and restarts)
 
 
 @kernel
-def open_for_waiting(p: Any, s: Any, w: Any) -> Any:
+def open_for_waiting(p: ClusterParams, s: ClusterState, w: DpmWork) -> Any:
     """Switch a host on for every VM that waits and fits on no host that is on; returns the VMs that wait."""
     waiting = 0
     failed = no_failures(), no_failures()  # of those that arrive and that restart: others may take them

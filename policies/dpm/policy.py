@@ -30,21 +30,7 @@ from . import kernels
 from .evacuation import evacuate
 from .workspace import (
     FOR_FAILOVER,
-    K_FILL,
-    K_HIGH,
-    K_HORIZON_S,
-    K_LOW,
-    K_MAX_EMPTIED,
-    K_MAX_MOVES,
-    K_MIN_OFF_S,
-    K_MIN_ON_S,
-    K_MOVE_COST,
-    K_OVERLOAD,
-    K_RELIEF,
-    K_SETTLE_S,
-    K_SPREAD,
     KEPT_OFF,
-    N_ON,
     allocate_work,
 )
 
@@ -173,7 +159,7 @@ class DpmPolicy(PlanningPolicy):
         lookback_s = max(lookback_s, self.off_window_s) if self._switching_costs else 0.0
         self._needed_past: deque[float] = deque(maxlen=1 + math.ceil(lookback_s / p.interval_s))
         self._work = allocate_work(p, view.state, view.config.rules)
-        self._handle = make_handle("dpm", self._work)
+        self._handle: Any = make_handle("dpm", self._work)
         self._last_time_s = -np.inf
         self._was_on = view.state.host_power_state == ON
         self._guard = AdmissionGuard(view)
@@ -183,18 +169,18 @@ class DpmPolicy(PlanningPolicy):
     def _write_rules(self) -> None:
         r = self._work.rules
         limit = self.max_migrations
-        r[K_SPREAD] = self.spread
-        r[K_OVERLOAD] = self.overload
-        r[K_RELIEF] = self.relief
-        r[K_FILL] = self.fill
-        r[K_HIGH] = self.target + self.tolerance
-        r[K_LOW] = self.target - self.tolerance
-        r[K_SETTLE_S] = self.settle_steps * self.view.params.interval_s * (1.0 + 1e-9)
-        r[K_MIN_ON_S] = self.min_on_s
-        r[K_MIN_OFF_S] = self.min_off_s
-        r[K_HORIZON_S] = self.horizon_s
-        r[K_MOVE_COST] = self.move_cost
-        r[K_MAX_MOVES] = UNLIMITED if limit is None else float(limit)
+        r.spread = self.spread
+        r.overload = self.overload
+        r.relief = self.relief
+        r.fill_share = self.fill
+        r.high = self.target + self.tolerance
+        r.low = self.target - self.tolerance
+        r.settle_s = self.settle_steps * self.view.params.interval_s * (1.0 + 1e-9)
+        r.min_on_s = self.min_on_s
+        r.min_off_s = self.min_off_s
+        r.horizon_s = self.horizon_s
+        r.move_cost = self.move_cost
+        r.max_moves = UNLIMITED if limit is None else float(limit)
 
     def hold(self, hosts: Iterable[int]) -> None:
         """Name the hosts that are not emptied for the time being.
@@ -252,7 +238,7 @@ class DpmPolicy(PlanningPolicy):
         work = self._work
         moves = np.flatnonzero(work.dest >= 0).astype(np.int32)
         decisions = Decisions(
-            power_on=work.out_on[: int(work.tally[N_ON])].copy(),
+            power_on=work.out_on[: int(work.tally.on)].copy(),
             move_vm=moves,
             move_host=work.dest[moves],
             power_off=off,
@@ -273,7 +259,7 @@ class DpmPolicy(PlanningPolicy):
         if self._guard.active:
             may_go = min(may_go, self._that_may_go(hosts))
         self._stay_on = len(hosts) - max(may_go, 0)
-        w.rules[K_MAX_EMPTIED] = max(0, may_go - max(empty, self.spare_hosts))
+        w.rules.max_emptied = max(0, may_go - max(empty, self.spare_hosts))
 
     def _least_loaded(self, view: ClusterView, load_mhz: F8) -> tuple[NDArray[np.intp], int]:
         """Hosts that are on and take VMs, the least loaded first, and how many of these load lets go."""

@@ -1,40 +1,49 @@
-"""Memory of the DPM kernels: one named tuple of arrays, allocated when an episode starts.
+"""Memory of the DPM kernels: arrays, allocated when an episode starts.
 
 H hosts, V VMs, N NUMA nodes, A affinity groups, G anti-affinity groups, R sets of hosts that rules name.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from virtgym.envs.arrays import F8, I1, I4, I8
+from virtgym.envs.jit.records import Place, Record
 from virtgym.envs.sim.models.rules import Rules
 from virtgym.envs.sim.state.cluster_state import ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
 
 from ..planning import allocate_memory, idle_watts
-from ..planning.rules import rule_arrays
+from ..planning.rules import RuleMemory, rule_arrays
 
-(
-    K_SPREAD,
-    K_OVERLOAD,
-    K_RELIEF,
-    K_FILL,
-    K_HIGH,
-    K_LOW,
-    K_SETTLE_S,
-    K_MIN_ON_S,
-    K_MIN_OFF_S,
-    K_HORIZON_S,
-    K_MOVE_COST,
-    K_MAX_MOVES,
-    K_MAX_EMPTIED,
-) = range(13)
-"""Indices of ``DpmWork.rules``."""
-N_MOVES, N_ON, N_CAND, N_RELIEVED, N_EVACUATED = range(5)
-"""Indices of ``DpmWork.tally``."""
+
+class DpmRules(Record):
+    """The rules of a plan."""
+
+    spread = Place("standard deviations added to the expected load of a host")
+    overload = Place("share of its CPU above which a host is relieved")
+    relief = Place("share down to which it is relieved")
+    fill_share = Place("share of its CPU that a destination may be asked for now")
+    high = Place("share of its CPU that a destination may be expected to be asked for")
+    low = Place("share below which a host is emptied")
+    settle_s = Place("time in which a VM does not return, s")
+    min_on_s = Place("time that a host stays on, s")
+    min_off_s = Place("time that a host stays off, s")
+    horizon_s = Place("time over which an empty host saves energy, s")
+    move_cost = Place("weight of the energy of migrations")
+    max_moves = Place("most migrations of a plan")
+    max_emptied = Place("most hosts emptied by a plan")
+
+
+class DpmTally(Record):
+    """What a plan holds so far."""
+
+    number = np.int64
+    moves = Place("migrations")
+    on = Place("hosts in ``out_on``")
+    candidates = Place("hosts in ``cand``")
+    relieved = Place("hosts that are relieved")
+    evacuated = Place("hosts that are emptied")
 
 
 FOR_FAILOVER, KEPT_OFF = 1, 2
@@ -42,11 +51,11 @@ FOR_FAILOVER, KEPT_OFF = 1, 2
 only; hosts in maintenance, which nobody boots."""
 
 
-class DpmWork(NamedTuple):
+class DpmWork(RuleMemory):
     """What the policy tells the kernels, the plan under construction, and scratch."""
 
-    rules: F8  # (13,) see K_*
-    tally: I8  # (8,) see N_*
+    rules: DpmRules
+    tally: DpmTally
     rank: I4  # (H,) hosts in the order in which they are to be switched on
     vm_now: F8  # (V,) demand measured now, MHz
     vm_soon: F8  # (V,) demand when a host that is switched on now can take load, at least that of now, MHz
@@ -56,10 +65,8 @@ class DpmWork(NamedTuple):
     host_off_s: F8  # (H,) when it was last switched off, s; -inf = never
     closed: I1  # (H,) takes no VM and is not switched: FOR_FAILOVER or KEPT_OFF; 0 = open
     held: I1  # (H,) 1: is not emptied
-    home: I4  # (V,) host now, or after the migration or boot under way; -1 = none
     dest: I4  # (V,) host that the plan moves the VM to, -1 = it stays
     base: I4  # (V,) ``dest`` before a target is followed
-    n_home: I8  # (H,) VMs at home
     n_out: I8  # (H,) of these, VMs that the plan moves away
     received: I8  # (H,) VMs that the plan brings
     accepts: I1  # (H,) 1: takes VMs
@@ -69,7 +76,6 @@ class DpmWork(NamedTuple):
     mean: F8  # (H,)
     var: F8  # (H,) MHz^2
     first: I4  # (H + 1,) start of each host's VMs in ``vm_of``
-    vm_of: I4  # (V,) VMs by home, ascending
     cand: I4  # (H,) hosts that may receive a VM
     order: I4  # (max(H, V),) what is being sorted
     order2: I4  # (max(H, V),)
@@ -90,7 +96,7 @@ def allocate_work(p: ClusterParams, state: ClusterState, rules: Rules) -> DpmWor
     n_hosts, n_vms = len(p.host_type), len(p.vm_vcpus)
     per_vm = "vm_now", "vm_soon", "vm_mean", "vm_var", "home", "dest", "base", "vm_of"
     big = max(n_hosts, n_vms)
-    shapes = {"rules": 13, "tally": 8, "first": n_hosts + 1, "order": big, "order2": big, "key": big}
+    shapes = {"first": n_hosts + 1, "order": big, "order2": big, "key": big}
     known = rule_arrays(rules, n_vms, n_hosts)
     known["rank"] = np.argsort(idle_watts(p) / p.host_cpu_mhz, kind="stable").astype(np.int32)
     work = allocate_memory(DpmWork, state, per_vm, shapes, known)

@@ -1,7 +1,7 @@
 """The round of DRS: corrections, the trigger, greedy moves while one is worth more than it costs. Kernels.
 
 The best move is sought among the VMs of the most loaded hosts and the least loaded destinations, a window of
-``rules_i[I_WINDOW_HOSTS]`` of each. Where that holds none, the other hosts are looked at too, and then all
+``options.window_hosts`` of each. Where that holds none, the other hosts are looked at too, and then all
 pairs, so that "no beneficial move" is said of all of them.
 """
 
@@ -13,39 +13,18 @@ import numpy as np
 
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.jit.sorting import sort_ascending
+from virtgym.envs.sim.state.cluster_state import ClusterState
+from virtgym.envs.sim.state.parameters import ClusterParams
 
 from .corrections import correct, empty_hosts
 from .kernels import commit, cpu_on, deviation, list_unit, may_go, move_cost, move_gain, prepare
 from .state import (
     BALANCED,
-    F_HYSTERESIS,
-    F_THETA_CPU,
-    F_THETA_MEM,
-    I_MAX_MOVES,
-    I_MAX_PER_HOST,
-    I_WINDOW_HOSTS,
     IDLE,
     LIMIT,
-    N_MANDATORY,
-    N_MOVES,
     NO_BENEFIT,
-    RANKED,
-    REASON,
-    S_AFTER_CPU,
-    S_AFTER_MEM,
-    S_BEFORE_CPU,
-    S_BEFORE_MEM,
-    S_COST,
-    S_CPU,
-    S_CPU2,
-    S_GAIN,
-    S_MEM,
-    S_MEM2,
-    S_ON,
-    S_TARGET_CPU,
-    S_TARGET_MEM,
-    SCANS,
     SEARCHED,
+    DrsState,
 )
 
 MAX_SCANS = 1
@@ -55,52 +34,52 @@ WORTH = 1e-9
 
 
 @kernel
-def _imbalance(w: Any, at: int) -> None:
-    """Write the imbalance of CPU and memory to ``stat[at]`` and ``stat[at + 1]``."""
-    w.stat[at] = deviation(w.stat[S_ON], w.stat[S_CPU], w.stat[S_CPU2])
-    w.stat[at + 1] = deviation(w.stat[S_ON], w.stat[S_MEM], w.stat[S_MEM2])
+def _imbalance(w: DrsState) -> Any:
+    """Imbalance of CPU and memory in the plan as it stands."""
+    st = w.stat
+    return deviation(st.on, st.cpu, st.cpu2), deviation(st.on, st.mem, st.mem2)
 
 
 @kernel
-def _triggered(w: Any) -> Any:
+def _triggered(w: DrsState) -> Any:
     """Whether a threshold is exceeded; the targets of the round lie below them by the hysteresis."""
-    _imbalance(w, S_BEFORE_CPU)
-    return w.stat[S_BEFORE_CPU] > w.rules_f[F_THETA_CPU] or w.stat[S_BEFORE_MEM] > w.rules_f[F_THETA_MEM]
+    w.stat.before_cpu, w.stat.before_mem = _imbalance(w)
+    return w.stat.before_cpu > w.rules.theta_cpu or w.stat.before_mem > w.rules.theta_mem
 
 
 @kernel
-def _reached(w: Any) -> Any:
-    _imbalance(w, S_AFTER_CPU)
+def _reached(w: DrsState) -> Any:
+    w.stat.after_cpu, w.stat.after_mem = _imbalance(w)
     # Sums of floats: a target met to the last digit is met.
-    cpu_met = w.stat[S_AFTER_CPU] <= w.stat[S_TARGET_CPU] + 1e-12
-    return cpu_met and w.stat[S_AFTER_MEM] <= w.stat[S_TARGET_MEM] + 1e-12
+    cpu_met = w.stat.after_cpu <= w.stat.target_cpu + 1e-12
+    return cpu_met and w.stat.after_mem <= w.stat.target_mem + 1e-12
 
 
 @kernel
-def _rank_hosts(p: Any, w: Any) -> Any:
+def _rank_hosts(p: ClusterParams, w: DrsState) -> Any:
     """List sources (most loaded first) and destinations (least loaded first); returns their numbers.
 
     A load counts in standard deviations, of every resource that is above its target.
     """
-    n = w.stat[S_ON]
-    before = w.tally[RANKED]
+    n = w.stat.on
+    before = w.tally.ranked
     m: Any = np.int64(0)
-    cpu_sd, mem_sd = w.stat[S_AFTER_CPU], w.stat[S_AFTER_MEM]
-    cpu_mean, mem_mean = w.stat[S_CPU] / n, w.stat[S_MEM] / n
+    cpu_sd, mem_sd = w.stat.after_cpu, w.stat.after_mem
+    cpu_mean, mem_mean = w.stat.cpu / n, w.stat.mem / n
     for i in range(before):  # in the order of the last time, which is nearly the new one
         h = w.dst[i]
-        if w.moves[h] >= w.rules_i[I_MAX_PER_HOST]:
+        if w.moves[h] >= w.options.max_per_host:
             continue
         key = 0.0
-        if cpu_sd > w.stat[S_TARGET_CPU]:
+        if cpu_sd > w.stat.target_cpu:
             key += (w.load_cpu[h] * p.host_inv_cpu[h] - cpu_mean) / cpu_sd
-        if mem_sd > w.stat[S_TARGET_MEM]:
+        if mem_sd > w.stat.target_mem:
             key += (w.load_mem[h] * p.host_inv_mem[h] - mem_mean) / mem_sd
         w.key[h] = key
         w.order[m] = h
         m += 1
     sort_ascending(w.order, w.key, m, w.order2)
-    w.tally[RANKED] = m
+    w.tally.ranked = m
     sources: Any = np.int64(0)
     for i in range(m):
         w.dst[i] = w.order[i]
@@ -112,14 +91,14 @@ def _rank_hosts(p: Any, w: Any) -> Any:
 
 
 @kernel
-def _list_counted(w: Any) -> None:
+def _list_counted(w: DrsState) -> None:
     """List the hosts that are balanced, for the first ranking."""
     n: Any = np.int64(0)
     for h in range(w.counted.shape[0]):
         if w.counted[h]:
             w.dst[n] = h
             n += 1
-    w.tally[RANKED] = n
+    w.tally.ranked = n
 
 
 @kernel
@@ -130,25 +109,25 @@ def _growth(n: float, total: float, a0: float, a1: float, b0: float, b1: float) 
 
 
 @kernel
-def _evens_cpu(p: Any, w: Any, v: int, a: int, b: int) -> Any:
+def _evens_cpu(p: ClusterParams, w: DrsState, v: int, a: int, b: int) -> Any:
     """Whether a VM that goes from host a to host b, neither of them full, lowers the variance of CPU load."""
     come, ia, ib = cpu_on(p, w, v, b), p.host_inv_cpu[a], p.host_inv_cpu[b]
     la, lb = w.load_cpu[a], w.load_cpu[b]
     a1 = (la - cpu_on(p, w, v, a)) * ia
-    return _growth(w.stat[S_ON], w.stat[S_CPU], la * ia, a1, lb * ib, (lb + come) * ib) < 0.0
+    return _growth(w.stat.on, w.stat.cpu, la * ia, a1, lb * ib, (lb + come) * ib) < 0.0
 
 
 @kernel
-def _evens_mem(p: Any, w: Any, v: int, a: int, b: int) -> Any:
+def _evens_mem(p: ClusterParams, w: DrsState, v: int, a: int, b: int) -> Any:
     """The same of memory."""
     mem, ia, ib = w.vm_mem[v], p.host_inv_mem[a], p.host_inv_mem[b]
     la, lb = w.load_mem[a], w.load_mem[b]
     b1 = (lb + mem) * ib
-    return _growth(w.stat[S_ON], w.stat[S_MEM], la * ia, (la - mem) * ia, lb * ib, b1) < 0.0
+    return _growth(w.stat.on, w.stat.mem, la * ia, (la - mem) * ia, lb * ib, b1) < 0.0
 
 
 @kernel
-def _find_emptiest(w: Any, p: Any, n_dst: int) -> None:
+def _find_emptiest(w: DrsState, p: ClusterParams, n_dst: int) -> None:
     """Of every host type, the destinations with the least CPU and the least memory load."""
     w.emptiest[:] = -1
     for j in range(n_dst):
@@ -163,7 +142,7 @@ def _find_emptiest(w: Any, p: Any, n_dst: int) -> None:
 
 
 @kernel
-def _is_hopeless(p: Any, w: Any, v: int, a: int) -> Any:
+def _is_hopeless(p: ClusterParams, w: DrsState, v: int, a: int) -> Any:
     """Whether no destination could make the move of a VM worth anything.
 
     What a move does to the variance grows with the load of the destination, so that the emptiest host of each
@@ -171,7 +150,7 @@ def _is_hopeless(p: Any, w: Any, v: int, a: int) -> Any:
     """
     if w.load_cpu[a] > p.host_cpu_mhz[a] or w.load_mem[a] > p.host_mem_mib[a]:
         return False
-    by_mem = w.stat[S_TARGET_MEM] < np.inf
+    by_mem = w.stat.target_mem < np.inf
     for kind in range(w.emptiest.shape[0]):
         cpu, mem = w.emptiest[kind, 0], w.emptiest[kind, 1]
         if cpu < 0:
@@ -182,9 +161,11 @@ def _is_hopeless(p: Any, w: Any, v: int, a: int) -> Any:
 
 
 @kernel
-def _scan_source(p: Any, s: Any, w: Any, a: int, n_dst: int, left: int, best: float) -> Any:
+def _scan_source(
+    p: ClusterParams, s: ClusterState, w: DrsState, a: int, n_dst: int, left: int, best: float
+) -> Any:
     """Find a move off host a to the first destinations, worth more than ``best``; returns the most found."""
-    most = w.rules_i[I_MAX_PER_HOST]
+    most = w.options.max_per_host
     for k in range(w.first[a], w.first[a + 1]):
         v = w.vm_of[k]
         if not w.free[v] or w.home[v] != a:
@@ -208,13 +189,13 @@ def _scan_source(p: Any, s: Any, w: Any, a: int, n_dst: int, left: int, best: fl
 
 
 @kernel
-def _find(p: Any, s: Any, w: Any, left: int) -> Any:
+def _find(p: ClusterParams, s: ClusterState, w: DrsState, left: int) -> Any:
     """Find a move, into ``w.best``; returns what it is worth net, 0 = none, -1 = not all were looked at.
 
     A source that has nothing to give to the least loaded hosts is passed over from then on, until nothing
     else is found.
     """
-    window = w.rules_i[I_WINDOW_HOSTS]
+    window = w.options.window_hosts
     n_src, n_dst = _rank_hosts(p, w)
     _find_emptiest(w, p, n_dst)
     few = min(window, n_dst)
@@ -232,32 +213,32 @@ def _find(p: Any, s: Any, w: Any, left: int) -> Any:
             return best
     if best > WORTH:
         return best
-    if w.tally[SCANS] >= MAX_SCANS:
+    if w.tally.scans >= MAX_SCANS:
         return -1.0
-    w.tally[SCANS] += 1
+    w.tally.scans += 1
     for i in range(n_src):
         best = _scan_source(p, s, w, w.src[i], n_dst, left, best)
     return best if best > WORTH else 0.0
 
 
 @kernel
-def _order_best(p: Any, s: Any, w: Any) -> None:
+def _order_best(p: ClusterParams, s: ClusterState, w: DrsState) -> None:
     n = list_unit(w, w.best[0], True)
     a, b = w.home[w.best[0]], w.best[1]
-    w.stat[S_GAIN] += move_gain(p, w, n, a, b)
-    w.stat[S_COST] += move_cost(p, s, w, n, a, b)
+    w.stat.gain += move_gain(p, w, n, a, b)
+    w.stat.cost += move_cost(p, s, w, n, a, b)
     commit(p, w, n, b)
 
 
 @kernel
-def _balance(p: Any, s: Any, w: Any) -> Any:
+def _balance(p: ClusterParams, s: ClusterState, w: DrsState) -> Any:
     """Greedy moves to the targets; returns why it ended."""
     _list_counted(w)
     w.spent[:] = 0
     while True:
         if _reached(w):
             return BALANCED
-        left = w.rules_i[I_MAX_MOVES] - w.tally[N_MOVES]
+        left = w.options.max_moves - w.tally.moves
         if left <= 0:
             return LIMIT
         best = _find(p, s, w, left)
@@ -269,7 +250,7 @@ def _balance(p: Any, s: Any, w: Any) -> Any:
 
 
 @kernel
-def plan_corrections(p: Any, s: Any, w: Any, time_to_balance: bool) -> Any:
+def plan_corrections(p: ClusterParams, s: ClusterState, w: DrsState, time_to_balance: bool) -> Any:
     """Read the state, order what must be done; returns whether the trigger says to balance.
 
     Args:
@@ -278,31 +259,31 @@ def plan_corrections(p: Any, s: Any, w: Any, time_to_balance: bool) -> Any:
         time_to_balance: Whether this interval is one of those in which the trigger is looked at.
     """
     prepare(p, s, w)
-    w.stat[S_TARGET_CPU] = w.rules_f[F_THETA_CPU] * (1.0 - w.rules_f[F_HYSTERESIS])
-    w.stat[S_TARGET_MEM] = w.rules_f[F_THETA_MEM] * (1.0 - w.rules_f[F_HYSTERESIS])
+    w.stat.target_cpu = w.rules.theta_cpu * (1.0 - w.rules.hysteresis)
+    w.stat.target_mem = w.rules.theta_mem * (1.0 - w.rules.hysteresis)
     correct(p, s, w)
     triggered = _triggered(w)
-    _imbalance(w, S_AFTER_CPU)
-    w.tally[REASON] = BALANCED if time_to_balance else IDLE
+    w.stat.after_cpu, w.stat.after_mem = _imbalance(w)
+    w.tally.reason = BALANCED if time_to_balance else IDLE
     return time_to_balance and triggered
 
 
 @kernel
-def plan_round(p: Any, s: Any, w: Any, time_to_balance: bool) -> None:
+def plan_round(p: ClusterParams, s: ClusterState, w: DrsState, time_to_balance: bool) -> None:
     """Plan one interval, greedily; arguments as of ``plan_corrections``."""
     if plan_corrections(p, s, w, time_to_balance):
-        w.tally[REASON] = _balance(p, s, w)
+        w.tally.reason = _balance(p, s, w)
 
 
 @kernel
-def plan_evacuations(p: Any, s: Any, w: Any) -> None:
+def plan_evacuations(p: ClusterParams, s: ClusterState, w: DrsState) -> None:
     """Plan a batch of moves that empties the hosts of ``w.empty``, and nothing else."""
     prepare(p, s, w)
     empty_hosts(p, s, w)
 
 
 @kernel
-def follow(p: Any, s: Any, w: Any, target: Any) -> None:
+def follow(p: ClusterParams, s: ClusterState, w: DrsState, target: Any) -> None:
     """Order the moves of a plan for balance, as far as they are allowed; none if they do not pay together.
 
     Args:
@@ -315,17 +296,17 @@ def follow(p: Any, s: Any, w: Any, target: Any) -> None:
         if b < 0 or a < 0 or a == b or not w.free[v]:
             continue
         n = list_unit(w, v, True)
-        if n == 0 or w.tally[N_MOVES] + n > w.rules_i[I_MAX_MOVES]:
+        if n == 0 or w.tally.moves + n > w.options.max_moves:
             continue
-        if max(w.moves[a], w.moves[b]) + n > w.rules_i[I_MAX_PER_HOST]:
+        if max(w.moves[a], w.moves[b]) + n > w.options.max_per_host:
             continue
         if may_go(p, s, w, n, b, True, False):
-            w.stat[S_GAIN] += move_gain(p, w, n, a, b)
-            w.stat[S_COST] += move_cost(p, s, w, n, a, b)
+            w.stat.gain += move_gain(p, w, n, a, b)
+            w.stat.cost += move_cost(p, s, w, n, a, b)
             commit(p, w, n, b)
-    w.tally[REASON] = BALANCED if _reached(w) else LIMIT
-    if w.stat[S_GAIN] <= w.stat[S_COST]:
-        w.tally[N_MOVES] = w.tally[N_MANDATORY]
-        w.tally[REASON] = NO_BENEFIT
-        w.stat[S_AFTER_CPU] = w.stat[S_BEFORE_CPU]
-        w.stat[S_AFTER_MEM] = w.stat[S_BEFORE_MEM]
+    w.tally.reason = BALANCED if _reached(w) else LIMIT
+    if w.stat.gain <= w.stat.cost:
+        w.tally.moves = w.tally.mandatory
+        w.tally.reason = NO_BENEFIT
+        w.stat.after_cpu = w.stat.before_cpu
+        w.stat.after_mem = w.stat.before_mem

@@ -15,13 +15,15 @@ import numpy as np
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.jit.sorting import sort_ascending
 from virtgym.envs.sim.models.power import ON
+from virtgym.envs.sim.state.cluster_state import ClusterState
+from virtgym.envs.sim.state.parameters import ClusterParams
 
 from .kernels import commit, cpu_on, list_unit, may_go
-from .state import BY_SIZE, F_MEM_COUNTS, I_BY, N_MANDATORY, N_MOVES
+from .state import BY_SIZE, DrsState
 
 
 @kernel
-def _load_with(p: Any, w: Any, n: int, h: int) -> Any:
+def _load_with(p: ClusterParams, w: DrsState, n: int, h: int) -> Any:
     """Larger of the CPU and memory loads of a host with the unit."""
     cpu, mem = w.load_cpu[h], w.load_mem[h]
     for i in range(n):
@@ -30,11 +32,13 @@ def _load_with(p: Any, w: Any, n: int, h: int) -> Any:
             cpu += cpu_on(p, w, v, h)
             mem += w.vm_mem[v]
     x = cpu * p.host_inv_cpu[h]
-    return max(x, mem * p.host_inv_mem[h]) if w.rules_f[F_MEM_COUNTS] else x
+    return max(x, mem * p.host_inv_mem[h]) if w.rules.mem_counts else x
 
 
 @kernel
-def _best_host(p: Any, s: Any, w: Any, n: int, a: int, wishes: bool, back: bool) -> Any:
+def _best_host(
+    p: ClusterParams, s: ClusterState, w: DrsState, n: int, a: int, wishes: bool, back: bool
+) -> Any:
     """The host that is least loaded with the unit, -1 = none may take it."""
     best: Any = np.int64(-1)
     least = np.inf
@@ -49,7 +53,7 @@ def _best_host(p: Any, s: Any, w: Any, n: int, a: int, wishes: bool, back: bool)
 
 
 @kernel
-def _keeps_wishes(w: Any, n: int, h: int) -> Any:
+def _keeps_wishes(w: DrsState, n: int, h: int) -> Any:
     for i in range(n):
         row = w.should_row[w.unit[i]]
         if row >= 0 and not w.host_sets[row, h]:
@@ -58,7 +62,7 @@ def _keeps_wishes(w: Any, n: int, h: int) -> Any:
 
 
 @kernel
-def _send_away(p: Any, s: Any, w: Any, v: int) -> Any:
+def _send_away(p: ClusterParams, s: ClusterState, w: DrsState, v: int) -> Any:
     """Move a VM, and what must stay with it, to another host; whether one was found."""
     a = w.home[v]
     n = list_unit(w, v, False)
@@ -73,7 +77,7 @@ def _send_away(p: Any, s: Any, w: Any, v: int) -> Any:
 
 
 @kernel
-def empty_hosts(p: Any, s: Any, w: Any) -> None:
+def empty_hosts(p: ClusterParams, s: ClusterState, w: DrsState) -> None:
     """Find a destination for every VM on the hosts of ``w.empty``, largest first.
 
     VMs that nobody can take now stay; they are tried again when asked again.
@@ -83,7 +87,7 @@ def empty_hosts(p: Any, s: Any, w: Any) -> None:
         h = w.home[v]
         if h >= 0 and w.empty[h] and w.movable[v]:
             w.order[n] = v
-            w.key[v] = -p.vm_mem_mib[v] if w.rules_i[I_BY] == BY_SIZE else -w.vm_cpu[v]
+            w.key[v] = -p.vm_mem_mib[v] if w.options.by == BY_SIZE else -w.vm_cpu[v]
             n += 1
     sort_ascending(w.order, w.key, n, w.order2)
     for i in range(n):
@@ -92,7 +96,7 @@ def empty_hosts(p: Any, s: Any, w: Any) -> None:
 
 
 @kernel
-def _keep_to_hosts(p: Any, s: Any, w: Any) -> None:
+def _keep_to_hosts(p: ClusterParams, s: ClusterState, w: DrsState) -> None:
     """Move VMs off hosts where they must not run."""
     for v in range(w.home.shape[0]):
         row = w.must_row[v]
@@ -101,7 +105,7 @@ def _keep_to_hosts(p: Any, s: Any, w: Any) -> None:
 
 
 @kernel
-def _list_members(w: Any, g: int) -> Any:
+def _list_members(w: DrsState, g: int) -> Any:
     """Members of an affinity group that have a home, to ``w.unit``; whether they are apart."""
     n: Any = np.int64(0)
     apart = False
@@ -115,7 +119,7 @@ def _list_members(w: Any, g: int) -> Any:
 
 
 @kernel
-def _moves_to(w: Any, n: int, h: int) -> Any:
+def _moves_to(w: DrsState, n: int, h: int) -> Any:
     """Members that would have to move to a host, -1 = one of them cannot."""
     moves: Any = np.int64(0)
     for i in range(n):
@@ -127,7 +131,7 @@ def _moves_to(w: Any, n: int, h: int) -> Any:
 
 
 @kernel
-def _bring_together(p: Any, s: Any, w: Any) -> None:
+def _bring_together(p: ClusterParams, s: ClusterState, w: DrsState) -> None:
     """Move the members of each split group to one host: the fewest moves, then the least load."""
     for g in range(w.aff_first.shape[0] - 1):
         n, apart = _list_members(w, g)
@@ -150,7 +154,7 @@ def _bring_together(p: Any, s: Any, w: Any) -> None:
 
 
 @kernel
-def _keep_apart(p: Any, s: Any, w: Any) -> None:
+def _keep_apart(p: ClusterParams, s: ClusterState, w: DrsState) -> None:
     """Leave one VM of each anti-affinity group on a host, the last that can stay."""
     for g in range(w.apart_first.shape[0] - 1):
         for k in range(w.apart_first[g], w.apart_first[g + 1]):
@@ -160,7 +164,7 @@ def _keep_apart(p: Any, s: Any, w: Any) -> None:
 
 
 @kernel
-def _grant_wishes(p: Any, s: Any, w: Any) -> None:
+def _grant_wishes(p: ClusterParams, s: ClusterState, w: DrsState) -> None:
     """Move rested VMs to where they should run, where that breaks nothing else."""
     for v in range(w.home.shape[0]):
         row = w.should_row[v]
@@ -183,11 +187,11 @@ def _grant_wishes(p: Any, s: Any, w: Any) -> None:
 
 
 @kernel
-def correct(p: Any, s: Any, w: Any) -> None:
-    """Order everything that comes before balance; ``tally[N_MANDATORY]`` counts it."""
+def correct(p: ClusterParams, s: ClusterState, w: DrsState) -> None:
+    """Order everything that comes before balance; ``tally.mandatory`` counts it."""
     empty_hosts(p, s, w)
     _keep_to_hosts(p, s, w)
     _bring_together(p, s, w)
     _keep_apart(p, s, w)
     _grant_wishes(p, s, w)
-    w.tally[N_MANDATORY] = w.tally[N_MOVES]
+    w.tally.mandatory = w.tally.moves

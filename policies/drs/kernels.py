@@ -22,46 +22,23 @@ from typing import Any
 
 import numpy as np
 
-from virtgym.envs.jit.by_model import by_model
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.engine.orders import check_move_beside, vm_movable
 from virtgym.envs.sim.models.power import ON
-from virtgym.envs.sim.state.cluster_state import MIG_NONE
+from virtgym.envs.sim.state.cluster_state import MIG_NONE, ClusterState
+from virtgym.envs.sim.state.parameters import ClusterParams
 
 from ..planning import begin_room, copy_cost, group_by_home, hold_room, home_of
 from ..planning.rules import count_apart, rules_allow
-from .state import (
-    F_COPY_CORES,
-    F_HORIZON,
-    F_IDLE_MEM,
-    F_RESIDENCE,
-    F_WINDOW,
-    N_MOVES,
-    S_CPU,
-    S_CPU2,
-    S_MEAN_MHZ,
-    S_MEM,
-    S_MEM2,
-    S_ON,
-    S_TARGET_CPU,
-    S_TARGET_MEM,
-)
+from .state import DrsState
 
 
 @kernel
-def _standing_alone(p: Any, s: Any, v: int) -> Any:
-    return True
-
-
-@kernel
-def _unprotected(p: Any, s: Any, v: int) -> Any:
+def _movable_for_balance(p: ClusterParams, s: ClusterState, v: int) -> Any:
     """A migration would drop the secondary of a protected VM; one with a device cannot migrate."""
     if p.has_standby and s.vm_secondary[v] >= 0:
         return False
     return not (p.has_io and p.vm_pinned[v])
-
-
-_movable_for_balance = by_model(_standing_alone, _unprotected)
 
 
 @kernel
@@ -71,25 +48,25 @@ def share(load: float, inverse: float) -> Any:
 
 
 @kernel
-def cpu_on(p: Any, w: Any, v: int, h: int) -> Any:
+def cpu_on(p: ClusterParams, w: DrsState, v: int, h: int) -> Any:
     """CPU that a VM is entitled to on a host, MHz: no more than its vCPUs can do there."""
     return min(w.vm_cpu[v], p.vm_vcpus[v] * p.host_core_mhz[h])
 
 
 @kernel
-def _load_vms(p: Any, s: Any, w: Any) -> None:
+def _load_vms(p: ClusterParams, s: ClusterState, w: DrsState) -> None:
     """Homes, entitlements and what may be moved."""
     now = s.clock.now_s
     for v in range(s.vm_state.shape[0]):
         h = home_of(s, v)
         w.home[v] = h
         w.movable[v] = h >= 0 and vm_movable(s, v) == 0
-        rested = now - s.vm_last_move_s[v] > w.rules_f[F_RESIDENCE]
+        rested = now - s.vm_last_move_s[v] > w.rules.residence
         w.free[v] = w.movable[v] and rested and _movable_for_balance(p, s, v)
         w.vm_mem[v] = p.vm_mem_mib[v]
         if p.has_tiers:
             active = s.vm_active_mib[v]
-            w.vm_mem[v] = active + w.rules_f[F_IDLE_MEM] * max(0.0, s.vm_touched_mib[v] - active)
+            w.vm_mem[v] = active + w.rules.idle_mem * max(0.0, s.vm_touched_mib[v] - active)
         if h < 0:
             continue
         w.load_cpu[h] += cpu_on(p, w, v, h)
@@ -101,7 +78,7 @@ def _load_vms(p: Any, s: Any, w: Any) -> None:
 
 
 @kernel
-def prepare(p: Any, s: Any, w: Any) -> None:
+def prepare(p: ClusterParams, s: ClusterState, w: DrsState) -> None:
     """Read the state: homes, loads, residents, what is under way; nothing is ordered yet."""
     w.load_cpu[:] = 0.0
     w.load_mem[:] = 0.0
@@ -120,7 +97,7 @@ def prepare(p: Any, s: Any, w: Any) -> None:
 
 
 @kernel
-def _add_up(p: Any, s: Any, w: Any) -> None:
+def _add_up(p: ClusterParams, s: ClusterState, w: DrsState) -> None:
     """Sums of loads over the hosts that are balanced."""
     capacity = 0.0
     for h in range(w.counted.shape[0]):
@@ -128,13 +105,13 @@ def _add_up(p: Any, s: Any, w: Any) -> None:
         if not w.counted[h]:
             continue
         cpu, mem = share(w.load_cpu[h], p.host_inv_cpu[h]), share(w.load_mem[h], p.host_inv_mem[h])
-        w.stat[S_ON] += 1.0
-        w.stat[S_CPU] += cpu
-        w.stat[S_CPU2] += cpu * cpu
-        w.stat[S_MEM] += mem
-        w.stat[S_MEM2] += mem * mem
+        w.stat.on += 1.0
+        w.stat.cpu += cpu
+        w.stat.cpu2 += cpu * cpu
+        w.stat.mem += mem
+        w.stat.mem2 += mem * mem
         capacity += p.host_cpu_mhz[h]
-    w.stat[S_MEAN_MHZ] = capacity / max(1.0, w.stat[S_ON])
+    w.stat.mean_mhz = capacity / max(1.0, w.stat.on)
 
 
 @kernel
@@ -152,13 +129,13 @@ def _above(deviates: float, target: float) -> Any:
 
 
 @kernel
-def is_back_move(s: Any, w: Any, v: int, h: int) -> Any:
+def is_back_move(s: ClusterState, w: DrsState, v: int, h: int) -> Any:
     """Whether a VM would return to the host that it left a short while ago."""
-    return s.vm_last_from[v] == h and s.clock.now_s - s.vm_last_move_s[v] <= w.rules_f[F_WINDOW]
+    return s.vm_last_from[v] == h and s.clock.now_s - s.vm_last_move_s[v] <= w.rules.window
 
 
 @kernel
-def may_go(p: Any, s: Any, w: Any, n: int, h: int, wishes: bool, back: bool) -> Any:
+def may_go(p: ClusterParams, s: ClusterState, w: DrsState, n: int, h: int, wishes: bool, back: bool) -> Any:
     """Whether the n VMs of ``w.unit`` may all move to a host, by legality, room and rules.
 
     Args:
@@ -187,7 +164,7 @@ def may_go(p: Any, s: Any, w: Any, n: int, h: int, wishes: bool, back: bool) -> 
 
 
 @kernel
-def list_unit(w: Any, v: int, whole: bool) -> Any:
+def list_unit(w: DrsState, v: int, whole: bool) -> Any:
     """Write the VMs that must move with a VM to ``w.unit``; returns their number, 0 = they cannot.
 
     Args:
@@ -214,9 +191,9 @@ def list_unit(w: Any, v: int, whole: bool) -> Any:
 
 
 @kernel
-def move_cost(p: Any, s: Any, w: Any, n: int, a: int, b: int) -> Any:
+def move_cost(p: ClusterParams, s: ClusterState, w: DrsState, n: int, a: int, b: int) -> Any:
     """Cost of moving the unit from a to b, host-seconds."""
-    ends = w.rules_f[F_COPY_CORES] * (
+    ends = w.rules.copy_cores * (
         p.host_core_mhz[a] * p.host_inv_cpu[a] + p.host_core_mhz[b] * p.host_inv_cpu[b]
     )
     total = 0.0
@@ -230,7 +207,7 @@ def move_cost(p: Any, s: Any, w: Any, n: int, a: int, b: int) -> Any:
 
 
 @kernel
-def move_gain(p: Any, w: Any, n: int, a: int, b: int) -> Any:
+def move_gain(p: ClusterParams, w: DrsState, n: int, a: int, b: int) -> Any:
     """What moving the unit from a to b is worth over the horizon, host-seconds; both are balanced hosts."""
     out = 0.0
     come = 0.0
@@ -246,37 +223,37 @@ def move_gain(p: Any, w: Any, n: int, a: int, b: int) -> Any:
     if (lb + come) * ib > max(1.0, (la - out) * ia):
         return -np.inf  # the destination would be full, and fuller than where the unit comes from
     a0, a1, b0, b1 = share(la, ia), share(la - out, ia), share(lb, ib), share(lb + come, ib)
-    cpu = st[S_CPU] + (a1 - a0) + (b1 - b0)
-    cpu2 = st[S_CPU2] + (a1 * a1 - a0 * a0) + (b1 * b1 - b0 * b0)
-    drop = _above(deviation(st[S_ON], st[S_CPU], st[S_CPU2]), st[S_TARGET_CPU])
-    drop -= _above(deviation(st[S_ON], cpu, cpu2), st[S_TARGET_CPU])
-    if st[S_TARGET_MEM] < np.inf:
+    cpu = st.cpu + (a1 - a0) + (b1 - b0)
+    cpu2 = st.cpu2 + (a1 * a1 - a0 * a0) + (b1 * b1 - b0 * b0)
+    drop = _above(deviation(st.on, st.cpu, st.cpu2), st.target_cpu)
+    drop -= _above(deviation(st.on, cpu, cpu2), st.target_cpu)
+    if st.target_mem < np.inf:
         ia, ib = p.host_inv_mem[a], p.host_inv_mem[b]
         a0, a1 = share(w.load_mem[a], ia), share(w.load_mem[a] - mem, ia)
         b0, b1 = share(w.load_mem[b], ib), share(w.load_mem[b] + mem, ib)
-        m = st[S_MEM] + (a1 - a0) + (b1 - b0)
-        m2 = st[S_MEM2] + (a1 * a1 - a0 * a0) + (b1 * b1 - b0 * b0)
-        drop += _above(deviation(st[S_ON], st[S_MEM], st[S_MEM2]), st[S_TARGET_MEM])
-        drop -= _above(deviation(st[S_ON], m, m2), st[S_TARGET_MEM])
+        m = st.mem + (a1 - a0) + (b1 - b0)
+        m2 = st.mem2 + (a1 * a1 - a0 * a0) + (b1 * b1 - b0 * b0)
+        drop += _above(deviation(st.on, st.mem, st.mem2), st.target_mem)
+        drop -= _above(deviation(st.on, m, m2), st.target_mem)
     ca, cb = p.host_cpu_mhz[a], p.host_cpu_mhz[b]
     relief = _above(la, ca) - _above(la - out, ca) + _above(lb, cb) - _above(lb + come, cb)
-    return w.rules_f[F_HORIZON] * (st[S_ON] * drop + relief / st[S_MEAN_MHZ])
+    return w.rules.horizon * (st.on * drop + relief / st.mean_mhz)
 
 
 @kernel
-def _load_host(p: Any, w: Any, h: int, sign: float) -> None:
+def _load_host(p: ClusterParams, w: DrsState, h: int, sign: float) -> None:
     """Add a host to the sums of loads, or take it out."""
     if not w.counted[h]:
         return
     cpu, mem = share(w.load_cpu[h], p.host_inv_cpu[h]), share(w.load_mem[h], p.host_inv_mem[h])
-    w.stat[S_CPU] += sign * cpu
-    w.stat[S_CPU2] += sign * cpu * cpu
-    w.stat[S_MEM] += sign * mem
-    w.stat[S_MEM2] += sign * mem * mem
+    w.stat.cpu += sign * cpu
+    w.stat.cpu2 += sign * cpu * cpu
+    w.stat.mem += sign * mem
+    w.stat.mem2 += sign * mem * mem
 
 
 @kernel
-def commit(p: Any, w: Any, n: int, b: int) -> None:
+def commit(p: ClusterParams, w: DrsState, n: int, b: int) -> None:
     """Order the moves of the n VMs of ``w.unit`` to host b, and see the cluster as it will be then."""
     for i in range(n):
         v = w.unit[i]
@@ -300,6 +277,6 @@ def commit(p: Any, w: Any, n: int, b: int) -> None:
         w.movable[v] = 0
         w.free[v] = 0
         w.home[v] = b
-        w.out_vm[w.tally[N_MOVES]] = v
-        w.out_host[w.tally[N_MOVES]] = b
-        w.tally[N_MOVES] += 1
+        w.out_vm[w.tally.moves] = v
+        w.out_host[w.tally.moves] = b
+        w.tally.moves += 1

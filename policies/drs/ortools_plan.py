@@ -14,10 +14,6 @@ from ..solvers.model import ConsolidationProblem
 from ..solvers.rebalancing import solve_rebalancing
 from .balance import follow, plan_corrections
 from .state import (
-    I_MAX_MOVES,
-    N_MOVES,
-    S_TARGET_CPU,
-    S_TARGET_MEM,
     DrsState,
 )
 
@@ -37,11 +33,11 @@ def plan_with_solver(view: ClusterView, work: DrsState, handle: Any, due: bool, 
     """
     if not plan_corrections(view.kernel_params, view.kernel_state, handle, due):
         return
-    left = int(work.rules_i[I_MAX_MOVES] - work.tally[N_MOVES])
+    left = int(work.options.max_moves - work.tally.moves)
     vms = np.flatnonzero((work.home >= 0) & (work.counted[work.home] != 0))
     hosts = np.flatnonzero(work.counted)
     problem = _problem(view, work, vms, hosts)
-    cpu, mem = float(work.stat[S_TARGET_CPU]), float(work.stat[S_TARGET_MEM])
+    cpu, mem = float(work.stat.target_cpu), float(work.stat.target_mem)
     plan = solve_rebalancing(problem, threshold=cpu, memory_threshold=mem, rounds=rounds, bound=False)
     if plan.migrations > left:
         plan = solve_rebalancing(

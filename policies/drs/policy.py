@@ -32,28 +32,6 @@ from .ortools_plan import plan_with_solver
 from .state import (
     BY_SIZE,
     BY_UTILISATION,
-    F_COPY_CORES,
-    F_HORIZON,
-    F_HYSTERESIS,
-    F_IDLE_MEM,
-    F_MEM_COUNTS,
-    F_RESIDENCE,
-    F_THETA_CPU,
-    F_THETA_MEM,
-    F_WINDOW,
-    I_BY,
-    I_MAX_MOVES,
-    I_MAX_PER_HOST,
-    I_WINDOW_HOSTS,
-    N_MANDATORY,
-    N_MOVES,
-    REASON,
-    S_AFTER_CPU,
-    S_AFTER_MEM,
-    S_BEFORE_CPU,
-    S_BEFORE_MEM,
-    S_COST,
-    S_GAIN,
     DrsState,
     allocate_drs,
 )
@@ -186,7 +164,7 @@ class DrsPolicy(PlanningPolicy):
         super().reset(view, rng)
         params = view.params
         self._work = allocate_drs(params, view.state, view.config.rules)
-        self._handle = make_handle("drs", self._work)
+        self._handle: Any = make_handle("drs", self._work)
         self._kept_off: B1 = np.zeros(view.n_hosts, dtype=np.bool_)
         self._leaving: B1 = np.zeros(view.n_hosts, dtype=np.bool_)
         self._asked: dict[int, bool] = {}  # whether a host is to be in maintenance, as long as it is not so
@@ -200,24 +178,24 @@ class DrsPolicy(PlanningPolicy):
         self._write_rules(view)
 
     def _write_rules(self, view: ClusterView) -> None:
-        f, i = self._work.rules_f, self._work.rules_i
+        f, i = self._work.rules, self._work.options
         interval = view.params.interval_s
         theta = LEVELS[self.level] if self.threshold is None else float(self.threshold)
         by_memory = theta if self.memory_threshold is None else float(self.memory_threshold)
         counts = bool(view.params.memory_binding)
-        f[F_THETA_CPU] = theta
-        f[F_THETA_MEM] = by_memory if counts else np.inf
-        f[F_MEM_COUNTS] = counts
-        f[F_HYSTERESIS] = self.hysteresis
-        f[F_HORIZON] = self.horizon_s
-        f[F_RESIDENCE] = self.residence * interval
-        f[F_WINDOW] = THRASH_INTERVALS * interval
-        f[F_COPY_CORES] = self.copy_cores
-        f[F_IDLE_MEM] = IDLE_MEMORY
-        i[I_MAX_MOVES] = NO_LIMIT if self.max_migrations is None else self.max_migrations
-        i[I_MAX_PER_HOST] = self.max_per_host
-        i[I_BY] = ORDERS[self.evacuate_by]
-        i[I_WINDOW_HOSTS] = WINDOW_HOSTS
+        f.theta_cpu = theta
+        f.theta_mem = by_memory if counts else np.inf
+        f.mem_counts = counts
+        f.hysteresis = self.hysteresis
+        f.horizon = self.horizon_s
+        f.residence = self.residence * interval
+        f.window = THRASH_INTERVALS * interval
+        f.copy_cores = self.copy_cores
+        f.idle_mem = IDLE_MEMORY
+        i.max_moves = NO_LIMIT if self.max_migrations is None else self.max_migrations
+        i.max_per_host = self.max_per_host
+        i.by = ORDERS[self.evacuate_by]
+        i.window_hosts = WINDOW_HOSTS
 
     def keep_off(self, hosts: Iterable[int]) -> None:
         """Name the hosts that take no VM from this policy and are not balanced, such as failover hosts.
@@ -235,9 +213,9 @@ class DrsPolicy(PlanningPolicy):
         Args:
             threshold: Standard deviation, at least 0.
         """
-        f = self._work.rules_f
-        f[F_THETA_CPU] = max(threshold, 0.0)
-        f[F_THETA_MEM] = f[F_THETA_CPU] if f[F_MEM_COUNTS] else np.inf
+        f = self._work.rules
+        f.theta_cpu = max(threshold, 0.0)
+        f.theta_mem = f.theta_cpu if f.mem_counts else np.inf
 
     def enter_maintenance(self, hosts: Iterable[int]) -> None:
         """Take hosts into maintenance at the next plan, which finds a destination for all of their VMs.
@@ -280,8 +258,8 @@ class DrsPolicy(PlanningPolicy):
         plan = Decisions(
             maintenance=begin,
             end_maintenance=end,
-            move_vm=w.out_vm[: w.tally[N_MOVES]].copy(),
-            move_host=w.out_host[: w.tally[N_MOVES]].copy(),
+            move_vm=w.out_vm[: w.tally.moves].copy(),
+            move_host=w.out_host[: w.tally.moves].copy(),
         )
         return self._guard.keep(plan)
 
@@ -311,15 +289,15 @@ class DrsPolicy(PlanningPolicy):
     def last_round(self) -> DrsRound:
         """What the last plan did, and why it ended."""
         t, x = self._work.tally, self._work.stat
-        counts = float(self._work.rules_f[F_MEM_COUNTS])
+        counts = float(self._work.rules.mem_counts)
         return DrsRound(
-            (float(x[S_BEFORE_CPU]), counts * float(x[S_BEFORE_MEM])),
-            (float(x[S_AFTER_CPU]), counts * float(x[S_AFTER_MEM])),
-            int(t[N_MOVES]),
-            int(t[N_MANDATORY]),
-            float(x[S_GAIN]),
-            float(x[S_COST]),
-            ENDINGS[int(t[REASON])],
+            (float(x.before_cpu), counts * float(x.before_mem)),
+            (float(x.after_cpu), counts * float(x.after_mem)),
+            int(t.moves),
+            int(t.mandatory),
+            float(x.gain),
+            float(x.cost),
+            ENDINGS[int(t.reason)],
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -366,15 +344,15 @@ def plan_evacuation(view: ClusterView, hosts: Iterable[int], by: str = "size") -
     chosen = need_indices("evacuation", "host", hosts, view.n_hosts)
     order = ORDERS[one_of("evacuation.by", by, ORDERS)]
     w = allocate_drs(view.params, view.state, view.config.rules)
-    w.rules_f[F_MEM_COUNTS] = view.params.memory_binding
-    w.rules_f[F_WINDOW] = THRASH_INTERVALS * view.params.interval_s
-    w.rules_f[F_IDLE_MEM] = IDLE_MEMORY
-    w.rules_i[I_BY] = order
+    w.rules.mem_counts = view.params.memory_binding
+    w.rules.window = THRASH_INTERVALS * view.params.interval_s
+    w.rules.idle_mem = IDLE_MEMORY
+    w.options.by = order
     w.empty[chosen] = 1
     w.closed[chosen] = 1
     w.closed[view.state.host_maintenance != 0] = 1
     write_input(w, view, measured_demand(view))
-    handle = make_handle("drs", w)
+    handle: Any = make_handle("drs", w)
     plan_evacuations(view.kernel_params, view.kernel_state, handle)
-    n = int(w.tally[N_MOVES])
+    n = int(w.tally.moves)
     return Decisions(move_vm=w.out_vm[:n].copy(), move_host=w.out_host[:n].copy())

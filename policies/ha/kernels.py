@@ -9,13 +9,14 @@ import numpy as np
 from virtgym.envs.arrays import B1, I4
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.engine.orders import check_move, check_place, fits_arrival, vm_can_follow
-from virtgym.envs.sim.state.cluster_state import DEPARTED
+from virtgym.envs.sim.state.cluster_state import DEPARTED, ClusterState
+from virtgym.envs.sim.state.parameters import ClusterParams
 
 from ..planning import home_of, may_open
 
 
 @kernel
-def count_group(p: Any, s: Any, v: int, vm_group: I4) -> Any:
+def count_group(p: ClusterParams, s: ClusterState, v: int, vm_group: I4) -> Any:
     """Other VMs of a VM's group on every host, or coming to it, shape (H,)."""
     counts = np.zeros(s.host_head.shape[0], dtype=np.int64)
     for w in range(s.vm_state.shape[0]):
@@ -28,7 +29,7 @@ def count_group(p: Any, s: Any, v: int, vm_group: I4) -> Any:
 
 
 @kernel
-def count_near(p: Any, counts: Any) -> Any:
+def count_near(p: ClusterParams, counts: Any) -> Any:
     """Of those, the VMs in the failure domains of every host, summed over its domains, shape (H,)."""
     near = np.zeros(counts.shape[0], dtype=np.int64)
     for d in range(p.host_domains.shape[1]):
@@ -46,7 +47,7 @@ def count_near(p: Any, counts: Any) -> Any:
 
 
 @kernel
-def load_with(p: Any, s: Any, v: int, h: int) -> float:
+def load_with(p: ClusterParams, s: ClusterState, v: int, h: int) -> float:
     """Share of a host's nominal CPU or memory, whichever is larger, that is given out with a VM on it."""
     cpu = (s.host_nominal_mhz[h] + p.vm_cpu_mhz[v]) / (p.host_cpu_mhz[h] * p.arrival_overcommit)
     mem = (s.host_mem_mib[h] + p.vm_mem_mib[v]) / (p.host_mem_mib[h] * p.mem_overcommit)
@@ -55,7 +56,7 @@ def load_with(p: Any, s: Any, v: int, h: int) -> float:
 
 @kernel
 def choose_host(
-    p: Any, s: Any, v: int, vm_group: I4, allowed: B1, rank: I4, spread: bool, moves: bool
+    p: ClusterParams, s: ClusterState, v: int, vm_group: I4, allowed: B1, rank: I4, spread: bool, moves: bool
 ) -> int:
     """The best legal host of a VM.
 
@@ -111,7 +112,7 @@ def choose_host(
 
 
 @kernel
-def choose_host_to_boot(p: Any, s: Any, v: int, allowed: B1, rank: I4, moves: bool) -> int:
+def choose_host_to_boot(p: ClusterParams, s: ClusterState, v: int, allowed: B1, rank: I4, moves: bool) -> int:
     """Of the hosts that are off, may go on and have room for a VM the first of lowest rank; -1 = none.
 
     A VM that ``moves`` there has to be able to go on there too.

@@ -26,22 +26,13 @@ from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.engine.cpu import SHORTAGE
 from virtgym.envs.sim.engine.host_requirements import MEM_SLACK
 from virtgym.envs.sim.engine.orders import check_move_beside, host_accepts
+from virtgym.envs.sim.state.cluster_state import ClusterState
+from virtgym.envs.sim.state.parameters import ClusterParams
 
 from ..planning import hold_room, may_come, may_open
 from .detectors import overloaded_history
 from .parts import ADDITIVE
-from .workspace import (
-    N_CAND,
-    N_ON,
-    N_SAMPLES_TAKEN,
-    R_AMORTISE,
-    R_FALLBACK,
-    R_HORIZON,
-    R_KIND,
-    R_MIN_SAMPLES,
-    R_PLACER,
-    R_SAFETY,
-)
+from .workspace import Workspace
 
 PABFD, FIRST_FIT, BEST_FIT, WORST_FIT = 0, 1, 2, 3
 """Kinds of placers in the kernel."""
@@ -80,7 +71,7 @@ PLACERS: dict[str, Placer] = {
 
 
 @kernel
-def set_load(p: Any, w: Any, c: int, ask: float) -> None:
+def set_load(p: ClusterParams, w: Workspace, c: int, ask: float) -> None:
     """Set a candidate's CPU and what its power increment is computed from."""
     h = w.c_host[c]
     kind = p.host_type[h]
@@ -96,7 +87,7 @@ def set_load(p: Any, w: Any, c: int, ask: float) -> None:
 
 
 @kernel
-def power_at_x(w: Any, kind: int, x: float) -> Any:
+def power_at_x(w: Workspace, kind: int, x: float) -> Any:
     """Power of a host of a type at a load given in intervals of its table, W."""
     last = w.power_w.shape[1] - 1
     a = min(int(x), last)
@@ -104,10 +95,10 @@ def power_at_x(w: Any, kind: int, x: float) -> Any:
 
 
 @kernel
-def add_candidate(p: Any, w: Any, h: int, mem_free: float) -> Any:
+def add_candidate(p: ClusterParams, w: Workspace, h: int, mem_free: float) -> Any:
     """Make a host a candidate, with the load that the plan gives it so far."""
-    c = w.tally[N_CAND]
-    w.tally[N_CAND] = c + 1
+    c = w.tally.candidates
+    w.tally.candidates = c + 1
     w.c_of[h] = c
     w.c_host[c] = h
     w.c_cap[c] = p.host_cpu_mhz[h] * SHORTAGE
@@ -121,10 +112,10 @@ def add_candidate(p: Any, w: Any, h: int, mem_free: float) -> Any:
 
 
 @kernel
-def drop_candidate(w: Any, c: int) -> None:
+def drop_candidate(w: Workspace, c: int) -> None:
     """Take a host off the candidates; the last one takes its place."""
-    last = w.tally[N_CAND] - 1
-    w.tally[N_CAND] = last
+    last = w.tally.candidates - 1
+    w.tally.candidates = last
     w.c_of[w.c_host[c]] = -1
     if c == last:
         return
@@ -145,7 +136,7 @@ def drop_candidate(w: Any, c: int) -> None:
 
 
 @kernel
-def free_memory(p: Any, s: Any, h: int) -> Any:
+def free_memory(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Memory that VMs may still come with, MiB."""
     if p.memory_binding == 0:
         return np.inf
@@ -153,13 +144,13 @@ def free_memory(p: Any, s: Any, h: int) -> Any:
 
 
 @kernel
-def _any_may(p: Any, s: Any, w: Any, v: int, h: int) -> Any:
+def _any_may(p: ClusterParams, s: ClusterState, w: Workspace, v: int, h: int) -> Any:
     """In a simple cluster memory, which candidates know, is all that a running VM needs of a host."""
     return True
 
 
 @kernel
-def _may(p: Any, s: Any, w: Any, v: int, h: int) -> Any:
+def _may(p: ClusterParams, s: ClusterState, w: Workspace, v: int, h: int) -> Any:
     if host_accepts(p, s, h) == 0:
         return check_move_beside(p, s, w, v, h) == 0
     return may_come(p, s, w, v, h)
@@ -170,15 +161,15 @@ _may_go = by_model(_any_may, _may)
 
 
 @kernel
-def _is_empty(p: Any, s: Any, h: int) -> Any:
+def _is_empty(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Whether a host takes VMs, holds none and awaits none."""
     return host_accepts(p, s, h) == 0 and s.host_n_vms[h] + s.host_n_in[h] == 0
 
 
 @kernel
-def collect_candidates(p: Any, s: Any, w: Any) -> None:
+def collect_candidates(p: ClusterParams, s: ClusterState, w: Workspace) -> None:
     """List the hosts that may receive VMs, and the lowest empty host of each type, running or off."""
-    w.tally[N_CAND] = 0
+    w.tally.candidates = 0
     w.open_host[:] = -1
     n_types = p.power_w.shape[0]
     for h in range(s.host_power_state.shape[0]):
@@ -195,32 +186,32 @@ def collect_candidates(p: Any, s: Any, w: Any) -> None:
 
 
 @kernel
-def _overloaded_with(p: Any, s: Any, w: Any, v: int, h: int, sig: float) -> Any:
+def _overloaded_with(p: ClusterParams, s: ClusterState, w: Workspace, v: int, h: int, sig: float) -> Any:
     """Whether a host is overloaded with one more VM, for detectors that look at its history."""
     n = min(w.samples[v], w.h_samples[h])
     demand = sig + w.signal[v]
     capacity = p.host_cpu_mhz[h]
-    if n < w.rules_i[R_MIN_SAMPLES]:
-        return demand > w.rules_f[R_FALLBACK] * capacity
+    if n < w.options.min_samples:
+        return demand > w.rules.fallback * capacity
     depth = w.rows.shape[1]
-    start = w.tally[N_SAMPLES_TAKEN] % depth + depth - n
+    start = w.tally.samples_taken % depth + depth - n
     for i in range(n):
         w.window[i] = w.rows[h, depth - n + i] + w.hist[v, start + i]
     return overloaded_history(
-        w.rules_i[R_KIND],
+        w.options.kind,
         w.window,
         n,
         demand,
         capacity,
-        w.rules_f[R_SAFETY],
+        w.rules.safety,
         w.tricube,
-        w.rules_i[R_HORIZON],
+        w.options.horizon,
         w.scratch,
     )
 
 
 @kernel
-def _increase(p: Any, w: Any, c: int, demand: float) -> Any:
+def _increase(p: ClusterParams, w: Workspace, c: int, demand: float) -> Any:
     """Increase of a candidate's power by a demand, W: exactly equal for hosts on the same slope."""
     step = demand * w.c_scale[c]
     near = min(step, w.c_end[c])
@@ -230,7 +221,7 @@ def _increase(p: Any, w: Any, c: int, demand: float) -> Any:
 
 
 @kernel
-def _cost(p: Any, w: Any, c: int, demand: float, placer: int) -> Any:
+def _cost(p: ClusterParams, w: Workspace, c: int, demand: float, placer: int) -> Any:
     if placer == PABFD:
         return _increase(p, w, c, demand)
     free = w.c_cap[c] - w.c_ask[c] - demand
@@ -238,7 +229,7 @@ def _cost(p: Any, w: Any, c: int, demand: float, placer: int) -> Any:
 
 
 @kernel
-def _find_cheapest(p: Any, s: Any, w: Any, v: int) -> Any:
+def _find_cheapest(p: ClusterParams, s: ClusterState, w: Workspace, v: int) -> Any:
     """``find_candidate`` for the common case: no branch in the loop that a processor could mispredict."""
     demand, signal, memory = s.vm_demand_mhz[v], w.signal[v], p.vm_mem_mib[v]
     core_needed = demand / p.vm_vcpus[v]
@@ -247,7 +238,7 @@ def _find_cheapest(p: Any, s: Any, w: Any, v: int) -> Any:
     best = -1
     best_host = 2**31 - 1
     least = np.inf
-    for c in range(w.tally[N_CAND]):
+    for c in range(w.tally.candidates):
         fits = (sig[c] + signal <= lim[c]) & (memory <= mem[c])
         fits = fits & (ask[c] + demand <= cap[c]) & (core_needed <= core[c])
         step = demand * scale[c]
@@ -264,7 +255,7 @@ def _find_cheapest(p: Any, s: Any, w: Any, v: int) -> Any:
 
 
 @kernel
-def find_candidate(p: Any, s: Any, w: Any, v: int) -> Any:
+def find_candidate(p: ClusterParams, s: ClusterState, w: Workspace, v: int) -> Any:
     """The cheapest candidate that may receive a VM.
 
     Args:
@@ -274,16 +265,16 @@ def find_candidate(p: Any, s: Any, w: Any, v: int) -> Any:
     Returns:
         The candidate, -1 = none, and its cost.
     """
-    if not p.full and w.rules_i[R_KIND] == ADDITIVE and w.rules_i[R_PLACER] == PABFD:
+    if not p.full and w.options.kind == ADDITIVE and w.options.placer == PABFD:
         return _find_cheapest(p, s, w, v)
     demand, signal, memory = s.vm_demand_mhz[v], w.signal[v], p.vm_mem_mib[v]
     core_needed = demand / p.vm_vcpus[v]
-    additive = w.rules_i[R_KIND] == ADDITIVE
-    placer = w.rules_i[R_PLACER]
+    additive = w.options.kind == ADDITIVE
+    placer = w.options.placer
     ask, cap, sig, lim, mem, core = w.c_ask, w.c_cap, w.c_sig, w.c_lim, w.c_mem, w.c_core
     best = -1
     least = np.inf
-    for c in range(w.tally[N_CAND]):
+    for c in range(w.tally.candidates):
         if sig[c] + signal > lim[c] or memory > mem[c] or ask[c] + demand > cap[c] or core_needed > core[c]:
             continue
         cost = _cost(p, w, c, demand, placer)
@@ -299,10 +290,10 @@ def find_candidate(p: Any, s: Any, w: Any, v: int) -> Any:
 
 
 @kernel
-def find_opener(p: Any, s: Any, w: Any, v: int) -> Any:
+def find_opener(p: ClusterParams, s: ClusterState, w: Workspace, v: int) -> Any:
     """The cheapest empty host that may receive a VM: its slot in ``open_host`` (-1 = none) and cost."""
     demand, memory = s.vm_demand_mhz[v], p.vm_mem_mib[v]
-    placer = w.rules_i[R_PLACER]
+    placer = w.options.placer
     best = -1
     least = np.inf
     for slot in range(w.open_host.shape[0]):
@@ -313,14 +304,14 @@ def find_opener(p: Any, s: Any, w: Any, v: int) -> Any:
             continue
         if w.signal[v] > w.limit[h] or memory > free_memory(p, s, h):
             continue
-        if w.rules_i[R_KIND] != ADDITIVE and _overloaded_with(p, s, w, v, h, 0.0):
+        if w.options.kind != ADDITIVE and _overloaded_with(p, s, w, v, h, 0.0):
             continue
         if not _may_go(p, s, w, v, h):
             continue
         if placer == PABFD:
             cost = power_at_x(w, p.host_type[h], demand * w.load_scale[h])
             if may_open(p, s, h):
-                cost += w.boot_j[h] / w.rules_f[R_AMORTISE]
+                cost += w.boot_j[h] / w.rules.amortise
         else:
             free = p.host_cpu_mhz[h] * SHORTAGE - demand
             cost = free if placer == BEST_FIT else -free if placer == WORST_FIT else 0.0
@@ -332,13 +323,13 @@ def find_opener(p: Any, s: Any, w: Any, v: int) -> Any:
 
 
 @kernel
-def open_candidate(p: Any, s: Any, w: Any, slot: int) -> Any:
+def open_candidate(p: ClusterParams, s: ClusterState, w: Workspace, slot: int) -> Any:
     """Make an empty host a candidate (ordering its boot where it is off) and find the next of its kind."""
     h = w.open_host[slot]
     is_off = may_open(p, s, h)
     if is_off:
-        w.out_on[w.tally[N_ON]] = h
-        w.tally[N_ON] += 1
+        w.out_on[w.tally.on] = h
+        w.tally.on += 1
     w.open_host[slot] = -1
     for other in range(h + 1, s.host_power_state.shape[0]):
         if p.host_type[other] != p.host_type[h]:
@@ -350,7 +341,7 @@ def open_candidate(p: Any, s: Any, w: Any, slot: int) -> Any:
 
 
 @kernel
-def add_load(p: Any, s: Any, w: Any, v: int, c: int) -> None:
+def add_load(p: ClusterParams, s: ClusterState, w: Workspace, v: int, c: int) -> None:
     """Add a VM to a candidate in the plan."""
     h = w.c_host[c]
     set_load(p, w, c, w.c_ask[c] + s.vm_demand_mhz[v])
@@ -358,8 +349,8 @@ def add_load(p: Any, s: Any, w: Any, v: int, c: int) -> None:
     w.c_mem[c] -= p.vm_mem_mib[v]
     hold_room(p, w, v, h, 1.0)
     w.h_samples[h] = min(w.h_samples[h], w.samples[v])
-    if w.rules_i[R_KIND] != ADDITIVE:
+    if w.options.kind != ADDITIVE:
         depth = w.rows.shape[1]
-        start = w.tally[N_SAMPLES_TAKEN] % depth
+        start = w.tally.samples_taken % depth
         for i in range(depth):
             w.rows[h, i] += w.hist[v, start + i]

@@ -21,26 +21,6 @@ from .placers import PLACERS
 from .rounds import plan_round
 from .selectors import MMT_TIES
 from .workspace import (
-    N_MOVES,
-    N_OFF,
-    N_ON,
-    R_AMORTISE,
-    R_EVACUATE,
-    R_FALLBACK,
-    R_HORIZON,
-    R_KIND,
-    R_MAX_MOVES,
-    R_MC_WINDOW,
-    R_MIN_SAMPLES,
-    R_MMT_TIES,
-    R_PLACER,
-    R_SAFETY,
-    R_SAVING,
-    R_SELECTOR,
-    R_UNDERLOAD,
-    R_WINDOW,
-    R_YOUNG_GAIN,
-    SEED,
     allocate_workspace,
 )
 
@@ -147,32 +127,32 @@ class ConsolidationPolicy(PlanningPolicy):
             self._depth,
             detector.kind != ADDITIVE,
         )
-        self._handle = make_handle("consolidation", self._work)
+        self._handle: Any = make_handle("consolidation", self._work)
         self._last_time_s = -np.inf
         self._write_rules()
 
     def _write_rules(self) -> None:
         """Copy the parameters to where the kernel reads them."""
         w, detector = self._work, self._detector
-        w.rules_i[R_KIND] = detector.kind
-        w.rules_i[R_SELECTOR] = self._selector.kind
-        w.rules_i[R_PLACER] = self._placer.kind
-        w.rules_i[R_MAX_MOVES] = self._max_moves
-        w.rules_i[R_EVACUATE] = self.underload
-        w.rules_i[R_SAVING] = self.require_saving
-        w.rules_i[R_MIN_SAMPLES] = detector.min_samples(self._window)
-        w.rules_i[R_HORIZON] = self.horizon_steps
-        w.rules_i[R_MC_WINDOW] = SELECTORS.find("mc").factory.window
-        w.rules_i[R_WINDOW] = self._window
-        w.rules_i[R_MMT_TIES] = MMT_TIES.index(self.mmt_ties)
-        w.rules_f[R_SAFETY] = self._safety
-        w.rules_f[R_FALLBACK] = self._fallback
-        w.rules_f[R_UNDERLOAD] = self._underload_threshold
-        w.rules_f[R_AMORTISE] = self.amortise_s
+        w.options.kind = detector.kind
+        w.options.selector = self._selector.kind
+        w.options.placer = self._placer.kind
+        w.options.max_moves = self._max_moves
+        w.options.evacuate = self.underload
+        w.options.saving = self.require_saving
+        w.options.min_samples = detector.min_samples(self._window)
+        w.options.horizon = self.horizon_steps
+        w.options.mc_window = SELECTORS.find("mc").factory.window
+        w.options.window = self._window
+        w.options.mmt_ties = MMT_TIES.index(self.mmt_ties)
+        w.rules.safety = self._safety
+        w.rules.fallback = self._fallback
+        w.rules.underload = self._underload_threshold
+        w.rules.amortise = self.amortise_s
         factor = detector.factor(self._safety)
         # A VM without enough history counts with its demand, scaled such that a host with only such VMs is
         # overloaded exactly above the fall-back threshold.
-        w.rules_f[R_YOUNG_GAIN] = factor / self._fallback
+        w.rules.young_gain = factor / self._fallback
         if detector.kind == ADDITIVE:
             w.limit[:] = factor * self.view.params.host_cpu_mhz
             if detector.forecasts:  # the kernel tests "signal > limit", the regressions mean "at least"
@@ -207,11 +187,11 @@ class ConsolidationPolicy(PlanningPolicy):
         tally = self._work.tally
         now = view.time_s
         if self._selector.kind == RS:
-            tally[SEED] = self.rng.integers(0, 2**62)
+            tally.seed = self.rng.integers(0, 2**62)
         # Asked twice at the same time, it must not take one measurement for two.
         plan_round(view.kernel_params, view.kernel_state, self._handle, now > self._last_time_s)
         self._last_time_s = now
-        moves, on, off = int(tally[N_MOVES]), int(tally[N_ON]), int(tally[N_OFF])
+        moves, on, off = int(tally.moves), int(tally.on), int(tally.off)
         w = self._work
         return Decisions(
             power_on=w.out_on[:on].copy(),

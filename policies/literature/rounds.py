@@ -18,7 +18,8 @@ from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.jit.sorting import sort_ascending
 from virtgym.envs.sim.engine.orders import holds_secondary
 from virtgym.envs.sim.models.power import ON
-from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING, STARTING
+from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING, STARTING, ClusterState
+from virtgym.envs.sim.state.parameters import ClusterParams
 
 from ..planning import begin_room, group_by_home, hold_room, home_of
 from .detectors import overloaded_history
@@ -34,36 +35,18 @@ from .placers import (
     set_load,
 )
 from .selectors import select_vm, write_keys
-from .workspace import (
-    N_CAND,
-    N_MOVES,
-    N_OFF,
-    N_ON,
-    N_SAMPLES_TAKEN,
-    R_EVACUATE,
-    R_FALLBACK,
-    R_HORIZON,
-    R_KIND,
-    R_MAX_MOVES,
-    R_MIN_SAMPLES,
-    R_SAFETY,
-    R_SAVING,
-    R_UNDERLOAD,
-    R_WINDOW,
-    R_YOUNG_GAIN,
-    WAITING,
-)
+from .workspace import Workspace
 
 BOUND_SLACK = 1e-6
 """Rounding of a difference against that of a sum, MHz: a bound may be loose, never tight."""
 
 
 @kernel
-def _record(s: Any, w: Any) -> None:
+def _record(s: ClusterState, w: Workspace) -> None:
     """Append the demand measured now to every VM's history."""
     depth = w.hist.shape[1] // 2
-    at = w.tally[N_SAMPLES_TAKEN] % depth
-    w.tally[N_SAMPLES_TAKEN] += 1
+    at = w.tally.samples_taken % depth
+    w.tally.samples_taken += 1
     for v in range(s.vm_state.shape[0]):
         if s.vm_state[v] == RUNNING or s.vm_state[v] == PENDING:
             demand = s.vm_demand_mhz[v]
@@ -74,18 +57,18 @@ def _record(s: Any, w: Any) -> None:
 
 
 @kernel
-def _find_homes(p: Any, s: Any, w: Any) -> None:
+def _find_homes(p: ClusterParams, s: ClusterState, w: Workspace) -> None:
     """Home and signal of every VM; sums over every host, in the order of VM indices."""
     n_taps = w.taps.shape[0]
     depth = w.hist.shape[1] // 2
-    start = w.tally[N_SAMPLES_TAKEN] % depth + depth - n_taps
-    young_gain = w.rules_f[R_YOUNG_GAIN]
+    start = w.tally.samples_taken % depth + depth - n_taps
+    young_gain = w.rules.young_gain
     w.ask[:] = 0.0
     w.sig[:] = 0.0
     w.n_out[:] = 0
     w.received[:] = 0
-    w.h_samples[:] = w.rules_i[R_WINDOW]
-    w.tally[WAITING] = 0
+    w.h_samples[:] = w.options.window
+    w.tally.waiting = 0
     for v in range(s.vm_state.shape[0]):
         w.moved[v] = 0
         w.home[v] = -1
@@ -104,7 +87,7 @@ def _find_homes(p: Any, s: Any, w: Any) -> None:
         w.signal[v] = signal
         w.home[v] = h
         if h < 0:
-            w.tally[WAITING] += 1
+            w.tally.waiting += 1
             continue
         w.ask[h] += min(demand, p.vm_vcpus[v] * p.host_core_mhz[h])
         w.sig[h] += signal
@@ -112,11 +95,11 @@ def _find_homes(p: Any, s: Any, w: Any) -> None:
 
 
 @kernel
-def _sum_history(w: Any, vms: I4, m: int, row: F8) -> Any:
+def _sum_history(w: Workspace, vms: I4, m: int, row: F8) -> Any:
     """Write the summed history of the VMs that have not been drained; returns the samples that all have."""
     depth = row.shape[0]
-    start = w.tally[N_SAMPLES_TAKEN] % depth
-    n = w.rules_i[R_WINDOW]
+    start = w.tally.samples_taken % depth
+    n = w.options.window
     row[:] = 0.0
     for i in range(m):
         v = vms[i]
@@ -129,30 +112,30 @@ def _sum_history(w: Any, vms: I4, m: int, row: F8) -> Any:
 
 
 @kernel
-def _overloaded(p: Any, w: Any, h: int, sig: float, row: F8, n: int) -> Any:
+def _overloaded(p: ClusterParams, w: Workspace, h: int, sig: float, row: F8, n: int) -> Any:
     """Whether a host with a signal (and a history of n samples, where that is read) is overloaded."""
-    if w.rules_i[R_KIND] == ADDITIVE:
+    if w.options.kind == ADDITIVE:
         return sig > w.limit[h]
     capacity = p.host_cpu_mhz[h]
-    if n < w.rules_i[R_MIN_SAMPLES]:
-        return sig > w.rules_f[R_FALLBACK] * capacity
+    if n < w.options.min_samples:
+        return sig > w.rules.fallback * capacity
     return overloaded_history(
-        w.rules_i[R_KIND],
+        w.options.kind,
         row[row.shape[0] - n :],
         n,
         sig,
         capacity,
-        w.rules_f[R_SAFETY],
+        w.rules.safety,
         w.tricube,
-        w.rules_i[R_HORIZON],
+        w.options.horizon,
         w.scratch,
     )
 
 
 @kernel
-def _detect(p: Any, w: Any) -> None:
+def _detect(p: ClusterParams, w: Workspace) -> None:
     """Mark the overloaded hosts."""
-    additive = w.rules_i[R_KIND] == ADDITIVE
+    additive = w.options.kind == ADDITIVE
     for h in range(w.n_home.shape[0]):
         row = w.rows[0] if additive else w.rows[h]
         w.over[h] = 0
@@ -166,7 +149,7 @@ def _detect(p: Any, w: Any) -> None:
 
 
 @kernel
-def _drain(p: Any, s: Any, w: Any) -> None:
+def _drain(p: ClusterParams, s: ClusterState, w: Workspace) -> None:
     """Select VMs of every overloaded host until it is not overloaded any more."""
     for h in range(w.n_home.shape[0]):
         if w.over[h]:
@@ -174,8 +157,8 @@ def _drain(p: Any, s: Any, w: Any) -> None:
 
 
 @kernel
-def _drain_host(p: Any, s: Any, w: Any, h: int) -> None:
-    additive = w.rules_i[R_KIND] == ADDITIVE
+def _drain_host(p: ClusterParams, s: ClusterState, w: Workspace, h: int) -> None:
+    additive = w.options.kind == ADDITIVE
     row = w.rows[0] if additive else w.rows[h]
     vms = w.vm_of[w.first[h] :]
     m = w.n_home[h]
@@ -195,17 +178,17 @@ def _drain_host(p: Any, s: Any, w: Any, h: int) -> None:
 
 
 @kernel
-def _order_move(w: Any, v: int, c: int) -> None:
+def _order_move(w: Workspace, v: int, c: int) -> None:
     w.moved[v] = 1
     w.n_out[w.home[v]] += 1
     w.received[w.c_host[c]] += 1
-    w.out_vm[w.tally[N_MOVES]] = v
-    w.out_host[w.tally[N_MOVES]] = w.c_host[c]
-    w.tally[N_MOVES] += 1
+    w.out_vm[w.tally.moves] = v
+    w.out_host[w.tally.moves] = w.c_host[c]
+    w.tally.moves += 1
 
 
 @kernel
-def _place_drained(p: Any, s: Any, w: Any) -> None:
+def _place_drained(p: ClusterParams, s: ClusterState, w: Workspace) -> None:
     """Place the drained VMs, largest demand first; one that fits nowhere stays where it is."""
     n: Any = np.int64(0)
     for v in range(w.moved.shape[0]):
@@ -215,7 +198,7 @@ def _place_drained(p: Any, s: Any, w: Any) -> None:
             n += 1
     sort_ascending(w.order, w.key, n, w.order2)  # stable: ties of demand go to the lowest index
     for i in range(n):
-        if w.tally[N_MOVES] >= w.rules_i[R_MAX_MOVES]:
+        if w.tally.moves >= w.options.max_moves:
             break
         v = w.order[i]
         c, cost = find_candidate(p, s, w, v)
@@ -230,7 +213,7 @@ def _place_drained(p: Any, s: Any, w: Any) -> None:
 
 
 @kernel
-def _list_underloaded(s: Any, w: Any) -> Any:
+def _list_underloaded(s: ClusterState, w: Workspace) -> Any:
     """Write the hosts to try to evacuate to ``w.order``, least utilised first; returns their number."""
     n: Any = np.int64(0)
     for h in range(w.n_home.shape[0]):
@@ -238,7 +221,7 @@ def _list_underloaded(s: Any, w: Any) -> Any:
         if not settled or w.n_home[h] == 0 or w.over[h] or w.received[h] or s.host_drain[h]:
             continue
         points = w.ask[h] * w.load_scale[h]
-        if points < w.rules_f[R_UNDERLOAD] * (w.slope_w.shape[1] - 1):
+        if points < w.rules.underload * (w.slope_w.shape[1] - 1):
             w.key[h] = points
             w.order[n] = h
             n += 1
@@ -247,7 +230,7 @@ def _list_underloaded(s: Any, w: Any) -> Any:
 
 
 @kernel
-def _evacuate_host(p: Any, s: Any, w: Any, h: int, vms: I4, n: int) -> Any:
+def _evacuate_host(p: ClusterParams, s: ClusterState, w: Workspace, h: int, vms: I4, n: int) -> Any:
     """Plan to move every VM of a host to other active hosts: all of them, or nothing is changed."""
     own = w.c_of[h]
     cap = w.c_cap[own]
@@ -263,7 +246,7 @@ def _evacuate_host(p: Any, s: Any, w: Any, h: int, vms: I4, n: int) -> Any:
         add_load(p, s, w, vms[done], c)
         increase += w.c_pow[c] - power
         done += 1
-    if done == n and not (w.rules_i[R_SAVING] and increase >= w.c_pow[own]):
+    if done == n and not (w.options.saving and increase >= w.c_pow[own]):
         for i in range(n):
             _order_move(w, vms[i], w.j_cand[i])
         drop_candidate(w, own)
@@ -276,7 +259,7 @@ def _evacuate_host(p: Any, s: Any, w: Any, h: int, vms: I4, n: int) -> Any:
 
 
 @kernel
-def _bound_rooms(w: Any) -> None:
+def _bound_rooms(w: Workspace) -> None:
     """Find the two largest rooms that candidates have, for each class of VMs.
 
     Loads of a failed evacuation are taken back and other evacuations only add load, so the bounds hold until
@@ -285,7 +268,7 @@ def _bound_rooms(w: Any) -> None:
     n_classes = w.class_mem.shape[0]
     w.b_sig[:] = -np.inf
     w.b_cap[:] = -np.inf
-    for c in range(w.tally[N_CAND]):
+    for c in range(w.tally.candidates):
         sig = w.c_lim[c] - w.c_sig[c]
         cap = w.c_cap[c] - w.c_ask[c]
         for k in range(n_classes):
@@ -306,7 +289,7 @@ def _bound_rooms(w: Any) -> None:
 
 
 @kernel
-def _is_hopeless(s: Any, w: Any, h: int, n: int) -> Any:
+def _is_hopeless(s: ClusterState, w: Workspace, h: int, n: int) -> Any:
     """Whether some VM of a host surely fits on no other candidate."""
     for i in range(w.first[h], w.first[h] + n):
         v = w.vm_of[i]
@@ -319,19 +302,19 @@ def _is_hopeless(s: Any, w: Any, h: int, n: int) -> Any:
 
 
 @kernel
-def _save(w: Any, i: int, c: int) -> None:
+def _save(w: Workspace, i: int, c: int) -> None:
     h = w.c_host[c]
     w.j_cand[i] = c
     w.j_ask[i] = w.c_ask[c]
     w.j_sig[i] = w.c_sig[c]
     w.j_mem[i] = w.c_mem[c]
     w.j_samples[i] = w.h_samples[h]
-    if w.rules_i[R_KIND] != ADDITIVE:
+    if w.options.kind != ADDITIVE:
         w.j_rows[i] = w.rows[h]
 
 
 @kernel
-def _restore(p: Any, w: Any, i: int, v: int) -> None:
+def _restore(p: ClusterParams, w: Workspace, i: int, v: int) -> None:
     c = w.j_cand[i]
     h = w.c_host[c]
     hold_room(p, w, v, h, -1.0)
@@ -339,12 +322,12 @@ def _restore(p: Any, w: Any, i: int, v: int) -> None:
     w.c_sig[c] = w.j_sig[i]
     w.c_mem[c] = w.j_mem[i]
     w.h_samples[h] = w.j_samples[i]
-    if w.rules_i[R_KIND] != ADDITIVE:
+    if w.options.kind != ADDITIVE:
         w.rows[h] = w.j_rows[i]
 
 
 @kernel
-def _evacuate(p: Any, s: Any, w: Any) -> None:
+def _evacuate(p: ClusterParams, s: ClusterState, w: Workspace) -> None:
     """Try to empty the hosts that are not overloaded, least utilised first."""
     n_hosts = _list_underloaded(s, w)
     _bound_rooms(w)
@@ -354,7 +337,7 @@ def _evacuate(p: Any, s: Any, w: Any) -> None:
     for i in range(n_hosts):
         h = hosts[i]
         n = w.n_home[h]
-        if w.received[h] or w.tally[N_MOVES] + n > w.rules_i[R_MAX_MOVES]:
+        if w.received[h] or w.tally.moves + n > w.options.max_moves:
             continue
         if _is_hopeless(s, w, h, n):
             continue
@@ -368,9 +351,9 @@ def _evacuate(p: Any, s: Any, w: Any) -> None:
 
 
 @kernel
-def _list_switch_off(p: Any, s: Any, w: Any) -> None:
+def _list_switch_off(p: ClusterParams, s: ClusterState, w: Workspace) -> None:
     """List the running hosts that are empty, or will be when everything that leaves has left."""
-    if w.tally[WAITING] > 0:
+    if w.tally.waiting > 0:
         return
     for h in range(w.n_home.shape[0]):
         if s.host_power_state[h] != ON or s.host_drain[h] or s.host_n_in[h] > 0 or w.received[h] > 0:
@@ -378,12 +361,12 @@ def _list_switch_off(p: Any, s: Any, w: Any) -> None:
         if holds_secondary(p, s, h) != 0:
             continue
         if w.n_home[h] - w.n_out[h] == 0:
-            w.out_off[w.tally[N_OFF]] = h
-            w.tally[N_OFF] += 1
+            w.out_off[w.tally.off] = h
+            w.tally.off += 1
 
 
 @kernel
-def plan_round(p: Any, s: Any, w: Any, record: bool) -> None:
+def plan_round(p: ClusterParams, s: ClusterState, w: Workspace, record: bool) -> None:
     """Plan one interval.
 
     Args:
@@ -391,10 +374,10 @@ def plan_round(p: Any, s: Any, w: Any, record: bool) -> None:
         w: Workspace (handle); the orders stand in its ``out_*`` arrays, their numbers in ``tally``.
         record: Whether the demand measured now is a new sample.
     """
-    w.tally[N_MOVES] = 0
-    w.tally[N_ON] = 0
-    w.tally[N_OFF] = 0
-    w.tally[N_CAND] = 0
+    w.tally.moves = 0
+    w.tally.on = 0
+    w.tally.off = 0
+    w.tally.candidates = 0
     if record:
         _record(s, w)
     _find_homes(p, s, w)
@@ -404,6 +387,6 @@ def plan_round(p: Any, s: Any, w: Any, record: bool) -> None:
     _drain(p, s, w)
     collect_candidates(p, s, w)
     _place_drained(p, s, w)
-    if w.rules_i[R_EVACUATE]:
+    if w.options.evacuate:
         _evacuate(p, s, w)
     _list_switch_off(p, s, w)

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.engine.orders import vm_movable
+from virtgym.envs.sim.state.cluster_state import ClusterState
+from virtgym.envs.sim.state.parameters import ClusterParams
 
 from .parts import MC, MU, RS
-from .workspace import N_SAMPLES_TAKEN, R_MC_WINDOW, R_MMT_TIES, R_SELECTOR, SEED
+from .workspace import Workspace
 
 MMT_TIES = ("smaller", "larger", "index")
 """Which VM of those of equal memory leaves first: smaller demand, larger (default) or lowest index.
@@ -48,7 +50,7 @@ def splitmix(state: Any) -> Any:
 
 
 @kernel
-def eligible(s: Any, w: Any, v: int) -> Any:
+def eligible(s: ClusterState, w: Workspace, v: int) -> Any:
     """Whether a VM may still be selected in this round."""
     return vm_movable(s, v) == 0 and w.moved[v] == 0
 
@@ -96,10 +98,10 @@ def multiple_correlation(matrix: NDArray[np.float64], m: int) -> Any:
 
 
 @kernel
-def _correlate(w: Any, vms: NDArray[np.int32], m: int, n: int) -> None:
+def _correlate(w: Workspace, vms: NDArray[np.int32], m: int, n: int) -> None:
     """Write the correlation matrix of m windows of n samples; a constant one correlates with nothing."""
     depth = w.hist.shape[1] // 2
-    start = w.tally[N_SAMPLES_TAKEN] % depth + depth - n
+    start = w.tally.samples_taken % depth + depth - n
     for i in range(m):
         a = w.hist[vms[i], start : start + n]
         mean_a = a.sum() / n
@@ -119,9 +121,9 @@ def _correlate(w: Any, vms: NDArray[np.int32], m: int, n: int) -> None:
 
 
 @kernel
-def _most_correlated(s: Any, w: Any, vms: NDArray[np.int32], m: int) -> Any:
+def _most_correlated(s: ClusterState, w: Workspace, vms: NDArray[np.int32], m: int) -> Any:
     """The eligible VM of largest R**2, or -1 where the regression has no degree of freedom left."""
-    n = w.rules_i[R_MC_WINDOW]
+    n = w.options.mc_window
     stay = w.order
     k: Any = np.int64(0)
     for i in range(m):
@@ -144,10 +146,10 @@ def _most_correlated(s: Any, w: Any, vms: NDArray[np.int32], m: int) -> Any:
 
 
 @kernel
-def write_keys(p: Any, s: Any, w: Any, vms: NDArray[np.int32], m: int) -> None:
+def write_keys(p: ClusterParams, s: ClusterState, w: Workspace, vms: NDArray[np.int32], m: int) -> None:
     """Write the sort keys of a host's VMs for the rules that have some: inf = not eligible."""
-    by_memory = w.rules_i[R_SELECTOR] != MU
-    ties = w.rules_i[R_MMT_TIES]
+    by_memory = w.options.selector != MU
+    ties = w.options.mmt_ties
     sign = 1.0 if ties == 0 else -1.0 if ties == 1 else 0.0
     for i in range(m):
         v = vms[i]
@@ -159,7 +161,7 @@ def write_keys(p: Any, s: Any, w: Any, vms: NDArray[np.int32], m: int) -> None:
 
 
 @kernel
-def _take_least(w: Any, vms: NDArray[np.int32], m: int) -> Any:
+def _take_least(w: Workspace, vms: NDArray[np.int32], m: int) -> Any:
     """Take the VM of least key, ties to the second key, then to the lowest index."""
     at = -1
     least = np.inf
@@ -176,13 +178,13 @@ def _take_least(w: Any, vms: NDArray[np.int32], m: int) -> Any:
 
 
 @kernel
-def _any(s: Any, w: Any, vms: NDArray[np.int32], m: int) -> Any:
+def _any(s: ClusterState, w: Workspace, vms: NDArray[np.int32], m: int) -> Any:
     n = 0
     for i in range(m):
         n += eligible(s, w, vms[i])
     if n == 0:
         return -1
-    w.tally[SEED], number = splitmix(w.tally[SEED])
+    w.tally.seed, number = splitmix(w.tally.seed)
     skip = number % n
     for i in range(m):
         if eligible(s, w, vms[i]):
@@ -193,7 +195,7 @@ def _any(s: Any, w: Any, vms: NDArray[np.int32], m: int) -> Any:
 
 
 @kernel
-def select_vm(p: Any, s: Any, w: Any, vms: NDArray[np.int32], m: int) -> Any:
+def select_vm(p: ClusterParams, s: ClusterState, w: Workspace, vms: NDArray[np.int32], m: int) -> Any:
     """Select the next VM to leave a host.
 
     Args:
@@ -204,7 +206,7 @@ def select_vm(p: Any, s: Any, w: Any, vms: NDArray[np.int32], m: int) -> Any:
     Returns:
         The VM, or -1 when none is eligible.
     """
-    kind = w.rules_i[R_SELECTOR]
+    kind = w.options.selector
     if kind == RS:
         return _any(s, w, vms, m)
     if kind == MC:

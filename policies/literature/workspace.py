@@ -1,4 +1,4 @@
-"""The consolidation kernel's memory: one named tuple of arrays, allocated when an episode starts.
+"""The consolidation kernel's memory: arrays, allocated when an episode starts.
 
 H hosts, V VMs, T host types, P points of a power table, W samples of history. Candidates are the hosts that
 may receive a VM; their arrays are compact, so that a search runs over nothing else.
@@ -6,49 +6,69 @@ may receive a VM; their arrays are compact, so that a search runs over nothing e
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from virtgym.envs.arrays import F8, I1, I4, I8
+from virtgym.envs.jit.records import Place, Record
 from virtgym.envs.sim.state.cluster_state import ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
 
-from ..planning import allocate_memory, boot_energy_j, power_tables
+from ..planning import PlanMemory, allocate_memory, boot_energy_j, power_tables
 
-(
-    R_KIND,
-    R_SELECTOR,
-    R_PLACER,
-    R_MAX_MOVES,
-    R_EVACUATE,
-    R_SAVING,
-    R_MIN_SAMPLES,
-    R_HORIZON,
-    R_MC_WINDOW,
-    R_WINDOW,
-    R_MMT_TIES,
-) = range(11)
-"""Indices of ``Workspace.rules_i``."""
-R_SAFETY, R_FALLBACK, R_UNDERLOAD, R_AMORTISE, R_YOUNG_GAIN = range(5)
-"""Indices of ``Workspace.rules_f``."""
-N_MOVES, N_ON, N_OFF, N_CAND, WAITING, N_SAMPLES_TAKEN, SEED = range(7)
-"""Indices of ``Workspace.tally``: outputs, sizes, and the state of the sample ring and the random numbers."""
+
+class Options(Record):
+    """Limits and choices of a round."""
+
+    number = np.int64
+    kind = Place("kind of detector")
+    selector = Place("kind of selector")
+    placer = Place("kind of placer")
+    max_moves = Place("most migrations")
+    evacuate = Place("1: underloaded hosts are emptied")
+    saving = Place("1: only if that saves energy")
+    min_samples = Place("samples that the detector needs")
+    horizon = Place("samples ahead that it forecasts")
+    mc_window = Place("samples of maximum correlation")
+    window = Place("samples of the detector")
+    mmt_ties = Place("what minimum migration time does with ties, an index of ``MMT_TIES``")
+
+
+class Thresholds(Record):
+    """Thresholds and factors of a round."""
+
+    safety = Place("safety of the detector")
+    fallback = Place("share of its CPU above which a host with a short history is overloaded")
+    underload = Place("share below which it is emptied")
+    amortise = Place("time over which a boot is spread, s")
+    young_gain = Place("what the demand of a VM without enough history counts, in place of its signal")
+
+
+class Tally(Record):
+    """Outputs, sizes, and the state of the sample ring and of the random numbers."""
+
+    number = np.int64
+    moves = Place("migrations")
+    on = Place("hosts to switch on")
+    off = Place("hosts to switch off")
+    candidates = Place("candidates")
+    waiting = Place("VMs that wait for a host")
+    samples_taken = Place("samples in the ring since the start")
+    seed = Place("state of the random numbers")
 
 
 MAX_CLASSES = 8
 """Most memory classes: distinct sizes, or groups of neighbouring sizes where there are more."""
 
 
-class Workspace(NamedTuple):
+class Workspace(PlanMemory):
     """Everything the kernel writes, and the rules it follows.
 
     What kernels hand to each other is int64, so that each of them is compiled once.
     """
 
-    rules_i: I8  # (16,) see R_*
-    rules_f: F8  # (16,) see R_*
-    tally: I8  # (16,) see N_*
+    options: Options
+    rules: Thresholds
+    tally: Tally
     taps: F8  # (n,) filter of an additive detector, oldest sample first
     tricube: F8  # (n,) weights of the robust regression
     limit: F8  # (H,) additive signal above which a host is overloaded, MHz; inf for the other detectors
@@ -58,19 +78,16 @@ class Workspace(NamedTuple):
     boot_j: F8  # (H,) energy of a boot, J
     hist: F8  # (V, 2 W) demand, MHz: a ring written twice, so that every window is contiguous
     samples: I8  # (V,) samples of the VM, at most W
-    home: I4  # (V,) host now, or after the migration under way; -1 = none
     signal: F8  # (V,) what the VM adds to its host's signal, MHz
     moved: I1  # (V,) 1: drained or moved in this round
     ask: F8  # (H,) sum of capped demand of the VMs at home, MHz
     sig: F8  # (H,) sum of their signals, MHz
-    n_home: I8  # (H,) VMs at home
     n_out: I4  # (H,) of these, VMs that leave in this round
     received: I4  # (H,) VMs that come in this round
     over: I1  # (H,) 1: overloaded at the start of the round
     h_samples: I8  # (H,) fewest samples of the VMs at home, at most the detector's window
     rows: F8  # (H, W) history of the host, MHz; (1, 1) for additive detectors
     first: I4  # (H + 1,) start of each host's VMs in ``vm_of``
-    vm_of: I4  # (V,) VMs by home, ascending
     c_host: I8  # (H,) candidates: host
     c_ask: F8  # (H,) capped demand, MHz
     c_cap: F8  # (H,) capacity with slack, MHz; -1 = closed
@@ -135,7 +152,6 @@ def allocate_workspace(
     shapes: dict[str, int | tuple[int, ...]] = {
         **dict.fromkeys(("j_cand", "j_ask", "j_sig", "j_mem", "j_samples"), n_vms),
         **dict.fromkeys(("order", "order2", "order3", "key", "key2"), max(n_hosts, n_vms)),
-        **dict.fromkeys(("rules_i", "rules_f", "tally"), 16),
         **dict.fromkeys(("b_sig", "b_cap"), (MAX_CLASSES, 2)),
         **dict.fromkeys(("b_sig_host", "b_cap_host"), MAX_CLASSES),
         **{"window": depth, "scratch": 2 * depth, "matrix": (depth, depth), "hist": (n_vms, 2 * depth)},

@@ -10,7 +10,7 @@ from __future__ import annotations
 from .draft import Draft
 from .guard import AdmissionGuard
 from .ledger import MoveLedger
-from .memory import allocate_memory
+from .memory import PlanMemory, allocate_memory
 from .moves import copy_cost, move_energies, move_energy_j
 from .plans import legal_part, merge_plans, without_refused
 from .positions import group_by_home, home_of, homes_of
@@ -23,6 +23,7 @@ __all__ = [
     "AdmissionGuard",
     "Draft",
     "MoveLedger",
+    "PlanMemory",
     "RuleHosts",
     "allocate_memory",
     "begin_room",

@@ -1,4 +1,4 @@
-"""Memory of a planner's kernels: a named tuple of zeroed arrays, typed as its fields are declared."""
+"""Memory of a planner's kernels: a named tuple of zeroed arrays, typed as a class declares them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,45 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import numpy as np
+from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8, I4, I8
+from virtgym.envs.jit.records import Record
 from virtgym.envs.sim.state.cluster_state import ClusterState
 
-from .room import ROOM
 
-Memory = TypeVar("Memory", bound=tuple[Any, ...])
+class PlanMemory:
+    """What the memory of every planner has: where VMs are in the plan, and the room that is taken.
+
+    A planner's own memory is declared as a subclass; ``allocate_memory`` makes it.
+    """
+
+    home: I4  # (V,) host now, or after the migration or boot under way; -1 = none
+    n_home: I8  # (H,) VMs at home
+    first: NDArray[Any]  # (H + 1,) start of each host's VMs in ``vm_of``
+    vm_of: I4  # (V,) VMs by home, ascending
+    host_mem_mib: F8  # this and the next 6: room as in the state, with the orders of the plan
+    host_nominal_mhz: F8
+    host_reserved_mhz: F8
+    host_mem_reserved_mib: F8
+    host_functions_used: I4
+    node_vcpus: F8
+    node_used_mib: F8
+    new_nodes: I8  # (V,) nodes that the plan holds for it
+
+
+ROOM = (
+    "host_mem_mib",
+    "host_nominal_mhz",
+    "host_reserved_mhz",
+    "host_mem_reserved_mib",
+    "host_functions_used",
+    "node_vcpus",
+    "node_used_mib",
+)
+"""Fields of the state of which a planner's memory has its own."""
+
+Memory = TypeVar("Memory", bound=PlanMemory)
 
 
 def allocate_memory(
@@ -26,7 +59,7 @@ def allocate_memory(
     """Make the memory, with the room of hosts (``planning.room``) beside the planner's own fields.
 
     Args:
-        kind: The named tuple of the planner's own fields.
+        kind: The planner's memory.
         state: State of the cluster.
         per_vm: Fields of shape (V,); all that is not named is (H,).
         shapes: Other shapes.
@@ -39,6 +72,9 @@ def allocate_memory(
     arrays["new_nodes"] = np.zeros(n_vms, dtype=np.int64)
     for name, hint in get_type_hints(kind).items():
         if name not in arrays:
+            if isinstance(hint, type) and issubclass(hint, Record):
+                arrays[name] = hint.zeros()
+                continue
             dtype = get_args(get_args(hint)[1])[0]  # of NDArray[dtype]
             arrays[name] = np.zeros(sizes.get(name, n_hosts), dtype=dtype)
     fields = tuple(sorted(arrays))

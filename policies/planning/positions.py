@@ -11,6 +11,8 @@ from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.models.precopy import PULL
 from virtgym.envs.sim.state.cluster_state import ClusterState
 
+from .memory import PlanMemory
+
 
 @kernel
 def _home(host: I4, dest: I4, phase: I1, v: int) -> Any:
@@ -20,7 +22,7 @@ def _home(host: I4, dest: I4, phase: I1, v: int) -> Any:
 
 
 @kernel
-def home_of(s: Any, v: int) -> Any:
+def home_of(s: ClusterState, v: int) -> Any:
     """Host of a VM, or the one that its migration or start will bring it to; -1 = none.
 
     Args:
@@ -49,7 +51,7 @@ def homes_of(state: ClusterState, vms: I4) -> I4:
 
 
 @kernel
-def group_by_home(w: Any) -> None:
+def group_by_home(w: PlanMemory) -> None:
     """List the VMs of every host, ascending (counting sort).
 
     Args:

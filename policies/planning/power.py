@@ -24,7 +24,7 @@ class _Curves(NamedTuple):
 
 
 @kernel
-def host_watts(p: Any, h: int, load_mhz: float) -> Any:
+def host_watts(p: ClusterParams, h: int, load_mhz: float) -> Any:
     """Facility power of a running host at a load, W.
 
     Args:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from virtgym.envs.jit.by_model import by_model
+from virtgym.envs.jit.by_model import only_full
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.engine.host_requirements import fits_memory
 from virtgym.envs.sim.engine.orders import (
@@ -22,21 +22,14 @@ from virtgym.envs.sim.engine.orders import (
 )
 from virtgym.envs.sim.engine.residents import count_room
 from virtgym.envs.sim.models.numa_nodes import add_to_nodes, choose_nodes
+from virtgym.envs.sim.state.cluster_state import ClusterState
+from virtgym.envs.sim.state.parameters import ClusterParams, FullParams
 
-ROOM = (
-    "host_mem_mib",
-    "host_nominal_mhz",
-    "host_reserved_mhz",
-    "host_mem_reserved_mib",
-    "host_functions_used",
-    "node_vcpus",
-    "node_used_mib",
-)
-"""Fields of the state of which a planner's memory has its own, and ``new_nodes`` (V,) beside."""
+from .memory import PlanMemory
 
 
 @kernel
-def begin_room(s: Any, w: Any) -> None:
+def begin_room(s: ClusterState, w: PlanMemory) -> None:
     """Start a plan: the room that is taken now."""
     w.host_mem_mib[:] = s.host_mem_mib
     w.host_nominal_mhz[:] = s.host_nominal_mhz
@@ -47,27 +40,30 @@ def begin_room(s: Any, w: Any) -> None:
     w.node_used_mib[:] = s.node_used_mib
 
 
+@only_full
 @kernel
-def _hold_nodes(p: Any, w: Any, v: int, h: int, sign: float) -> None:
-    count_room(p, w, v, h, sign)
+def _hold_nodes(p: FullParams, w: Any, v: int, h: int, sign: float) -> None:
     if p.has_numa:
         if sign > 0.0:
             w.new_nodes[v] = choose_nodes(p, w, v, h)
         add_to_nodes(p, w, v, h, w.new_nodes[v], sign)
 
 
-hold_room = by_model(count_room, _hold_nodes)
-"""``hold_room(p, w, v, h, sign)``: hold the room of a VM that comes to a host, or (-1.0) free it."""
+@kernel
+def hold_room(p: ClusterParams, w: PlanMemory, v: int, h: int, sign: float) -> None:
+    """Hold the room of a VM that comes to a host, or (-1.0) free it."""
+    count_room(p, w, v, h, sign)
+    _hold_nodes(p, w, v, h, sign)
 
 
 @kernel
-def may_open(p: Any, s: Any, h: int) -> Any:
+def may_open(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Whether a host that is not on may be switched on and takes VMs then."""
     return may_go_on(p, s, h) == 0 and not s.host_maintenance[h]
 
 
 @kernel
-def may_come(p: Any, s: Any, w: Any, v: int, h: int) -> Any:
+def may_come(p: ClusterParams, s: ClusterState, w: PlanMemory, v: int, h: int) -> Any:
     """``check_move_beside``, for a host that is off and that the plan switches on first."""
     if not may_open(p, s, h) or vm_movable(s, v) != 0 or vm_can_follow(p, s, v, h) != 0:
         return False

@@ -11,9 +11,30 @@ from typing import Any
 
 import numpy as np
 
-from virtgym.envs.arrays import I4, I8
+from virtgym.envs.arrays import I1, I4, I8
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.models.rules import Rules, VmHostRule
+
+from .memory import PlanMemory
+
+
+class RuleMemory(PlanMemory):
+    """The memory of a planner that follows rules.
+
+    A affinity groups, G anti-affinity groups, R sets of hosts that rules name.
+    """
+
+    aff: I4  # (V,) affinity group, -1 = none
+    aff_first: I8  # (A + 1,) start of each group in ``aff_vm``
+    aff_vm: I4  # members
+    anti_first: I8  # (V + 1,) start of each VM's anti-affinity groups in ``anti_of``
+    anti_of: I4  # groups
+    apart_first: I8  # (G + 1,) start of each anti-affinity group in ``apart_vm``
+    apart_vm: I4  # members
+    apart_count: I4  # (G, H) members on every host in the plan
+    must_row: I4  # (V,) row of ``host_sets``, -1 = any host
+    should_row: I4  # (V,) the same for wishes
+    host_sets: I1  # (R, H) 1: in the set
 
 
 def named_hosts(rules: Sequence[VmHostRule], strict: bool) -> dict[int, frozenset[int]]:
@@ -46,10 +67,7 @@ def rule_arrays(rules: Rules, n_vms: int, n_hosts: int) -> dict[str, Any]:
         n_hosts: H.
 
     Returns:
-        With A affinity and G anti-affinity groups and R sets of hosts: ``aff`` (V,) affinity group, -1 =
-        none; ``aff_first`` (A + 1,) start of each in ``aff_vm``; ``anti_first`` (V + 1,) start of each VM's
-        groups in ``anti_of``; ``apart_first`` (G + 1,) start of each in ``apart_vm``; ``apart_count`` (G, H);
-        ``must_row`` and ``should_row`` (V,) row of ``host_sets`` (R, H), -1 = any host.
+        The own fields of ``RuleMemory``.
     """
     aff = np.full(n_vms, -1, dtype=np.int32)
     for i, group in enumerate(rules.joined):
@@ -75,14 +93,14 @@ def rule_arrays(rules: Rules, n_vms: int, n_hosts: int) -> dict[str, Any]:
 
 
 @kernel
-def count_apart(w: Any, v: int, h: int, sign: int) -> None:
+def count_apart(w: RuleMemory, v: int, h: int, sign: int) -> None:
     """Count a VM on a host for its anti-affinity groups, or no more."""
     for k in range(w.anti_first[v], w.anti_first[v + 1]):
         w.apart_count[w.anti_of[k], h] += sign
 
 
 @kernel
-def rules_allow(w: Any, v: int, h: int, wishes: bool) -> Any:
+def rules_allow(w: RuleMemory, v: int, h: int, wishes: bool) -> Any:
     """Whether rules let a VM go to another host, but for affinity: who calls moves a group together.
 
     Args:

@@ -40,7 +40,7 @@ from virtgym.envs.arrays import B1, F8, I8
 
 from .arrivals import Held, Resource, count_arrivals, fill_gaps
 from .classes import Classes, make_classes
-from .items import N_IDLE, Items
+from .items import Items
 from .model import ConsolidationProblem, sums
 from .programme import TOLERANCE, Programme, Rows, solve_counts, solve_programme
 
@@ -160,7 +160,7 @@ class _Builder:
         self.move = rows.columns(len(self.move_item), items.move_j[self.move_item], 1.0)
         self.number = rows.columns(self.n_types)
         # In idle hosts, not J: solvers want numbers near 1.
-        self.unit = max(float(items.numbers[N_IDLE]), 1e-9)
+        self.unit = max(float(items.numbers.idle), 1e-9)
         self.energy = rows.columns(self.n_types, self.unit)
 
     def place(self) -> None:

@@ -26,13 +26,13 @@ from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.handle import make_handle
 
 from .bounds import Bound, build_bound, solve_bound
-from .items import N_IDLE, Items, legal_homes, make_items, vm_hosts
+from .items import Items, legal_homes, make_items, vm_hosts
 from .model import (
     ConsolidationProblem,
     Evaluation,
     evaluate,
 )
-from .moves import S_BEST, allocate_plan, load_plan
+from .moves import allocate_plan, load_plan
 from .search import evacuate, fill_bank, improve, note_best, pack
 
 CHUNK = 250
@@ -99,7 +99,7 @@ class _Searcher:
         self.plan = allocate_plan(items, seed)
         self.p: Any = make_handle("consolidation_items", items, readonly=True)
         self.w: Any = make_handle("consolidation_plan", self.plan)
-        self.idle = float(items.numbers[N_IDLE])
+        self.idle = float(items.numbers.idle)
         self.rounds = 0
 
     def load(self, hosts: I8) -> None:
@@ -109,13 +109,13 @@ class _Searcher:
 
     def best(self, name: str) -> _Start:
         """The best plan since the last ``load``."""
-        return _Start(name, self.plan.best.copy(), float(self.plan.sums[S_BEST]))
+        return _Start(name, self.plan.best.copy(), float(self.plan.sums.best))
 
     def search(self, rounds: int, temperature: float = 0.0) -> float:
         """Search on; returns the cost of the best plan."""
         improve(self.p, self.w, rounds, temperature * self.idle, 0.0)
         self.rounds += rounds
-        return float(self.plan.sums[S_BEST])
+        return float(self.plan.sums.best)
 
     def pack(self, best_fit: bool) -> _Start:
         """First or best fit decreasing, hosts by idle power per unit of what is scarce."""
@@ -136,7 +136,7 @@ class _Searcher:
             fill_bank(self.p, self.w, 0.0, reward * self.idle, 0.0)
             note_best(self.p, self.w)
             evacuate(self.p, self.w, self._order(order), reward * self.idle)
-            if float(self.plan.sums[S_BEST]) < best.cost:
+            if float(self.plan.sums.best) < best.cost:
                 best = self.best(name)
         return best
 

@@ -10,14 +10,25 @@ from typing import NamedTuple
 import numpy as np
 
 from virtgym.envs.arrays import F8, I1, I8
+from virtgym.envs.jit.records import Place, Record
 
 from .model import SLACK, ConsolidationProblem, host_energy, sums
 
-N_NEED_CPU, N_NEED_MEM, N_NEED_HOSTS, N_FAILOVER, N_BANK, N_IDLE, N_CPU, N_MEM = range(8)
-"""Indices of ``Items.numbers``."""
-
 ADDED = 1.0 + 1e-11
 """The same numbers added up in another order may give a little more."""
+
+
+class Numbers(Record):
+    """What the hosts that are on must reach, and some prices."""
+
+    need_cpu = Place("CPU that they must have, MHz")
+    need_mem = Place("memory that they must have, MiB")
+    need_hosts = Place("least number of them")
+    failover = Place("hosts that may fail")
+    bank = Place("price of an item without a host, J")
+    idle = Place("mean energy of a host without VMs, J")
+    cpu = Place("CPU of all VMs, MHz")
+    mem = Place("memory of all VMs, MiB")
 
 
 class Items(NamedTuple):
@@ -56,7 +67,7 @@ class Items(NamedTuple):
     node_mem: F8  # (H, N) or (0, 0)
     like: I8  # (H,) hosts with one number are alike while empty
     spare: I8  # (3, H) hosts that may be on beside, by idle energy, per CPU, per memory; -1 = no more
-    numbers: F8  # (8,) see N_*
+    numbers: Numbers
 
 
 def find_groups(n: int, groups: list[list[int]]) -> I8:
@@ -135,15 +146,16 @@ def _moves(problem: ConsolidationProblem, item_of: I8, n_items: int) -> tuple[F8
     return total, home, first, np.asarray(hosts, dtype=np.int64), saved
 
 
-def _numbers(problem: ConsolidationProblem, energy_j: F8) -> F8:
-    """What the hosts that are on must reach, and some prices."""
+def _numbers(problem: ConsolidationProblem, energy_j: F8) -> Numbers:
     p = problem
     cpu, mem = p.needed
     assert p.vm_move_j is not None
     dear = 1e3 * (float(energy_j.max(initial=1.0)) + float(p.vm_move_j.max(initial=1.0)))
     idle = float(energy_j[p.host_power, 0].mean())
     total = float(p.vm_cpu_mhz.sum()), float(p.vm_mem_mib.sum())
-    return np.array([cpu, mem, p.min_hosts, p.failover_hosts, dear, idle, *total], dtype=np.float64)
+    numbers = Numbers.zeros()
+    numbers[:] = cpu, mem, p.min_hosts, p.failover_hosts, dear, idle, *total
+    return numbers
 
 
 def _spare(problem: ConsolidationProblem) -> I8:

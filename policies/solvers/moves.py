@@ -13,23 +13,31 @@ from numpy.typing import NDArray
 
 from virtgym.envs.arrays import F8, I8
 from virtgym.envs.jit.kernels import kernel
+from virtgym.envs.jit.records import Place, Record
 
 from .items import (
-    N_BANK,
-    N_CPU,
-    N_FAILOVER,
-    N_MEM,
-    N_NEED_CPU,
-    N_NEED_HOSTS,
-    N_NEED_MEM,
     Items,
 )
 from .nodes import pack_nodes
 
-T_USED, T_BANK, T_JOURNAL, T_BEST, T_TRIED, T_TAKEN = range(6)
-"""Indices of ``Plan.tally``."""
-S_COST, S_FILL, S_BEST = range(3)
-"""Indices of ``Plan.sums``."""
+
+class PlanTally(Record):
+    """Lengths and counts."""
+
+    number = np.int64
+    used = Place("hosts in ``used``")
+    bank = Place("items in ``bank``")
+    journal = Place("items in ``journal``")
+    tried = Place("rounds tried")
+    taken = Place("rounds whose plan was kept")
+
+
+class PlanSums(Record):
+    """Sums over hosts."""
+
+    cost = Place("cost, J")
+    fullness = Place("squares of how full hosts are")
+    best = Place("total cost of the best plan seen, J")
 
 
 class Plan(NamedTuple):
@@ -50,8 +58,8 @@ class Plan(NamedTuple):
     used: I8  # (H,) hosts with items, in any order
     used_at: I8  # (H,) where a host stands in ``used``
     open: I8  # (L,) one empty host of each kind of like hosts, -1 = none left
-    tally: I8  # (8,) see T_*
-    sums: F8  # (8,) see S_*
+    tally: PlanTally
+    sums: PlanSums
     weight: F8  # (2,) how scarce CPU and memory are; they add up to 1
     best: I8  # (I,) host of each item in the best plan seen
     bank: I8  # (I,) items that wait for a host
@@ -92,7 +100,7 @@ def allocate_plan(items: Items, seed: int) -> Plan:
         ints(n), ints(n), ints(n), ints(h), np.zeros(h), np.zeros(h), np.zeros(h), np.zeros(h),
         np.zeros(h, dtype=np.int64), np.zeros(h, dtype=np.int64),
         np.zeros((int(items.n_anti[0]), h), dtype=np.int64),
-        ints(h), ints(h), ints(h), ints(n_like), np.zeros(8, dtype=np.int64), np.zeros(8), weight,
+        ints(h), ints(h), ints(h), ints(n_like), PlanTally.zeros(), PlanSums.zeros(), weight,
         ints(n), ints(n), np.zeros(n), ints(n), ints(n), state,
         np.zeros(n_vms), np.zeros(n_vms), ints(n_vms), np.zeros(n_vms),
         np.zeros(max(1, 2 * items.node_cpu.shape[1])), ints(n_vms),
@@ -100,7 +108,7 @@ def allocate_plan(items: Items, seed: int) -> Plan:
 
 
 @kernel(nogil=True)
-def host_cost(p: Any, h: int, load: float) -> Any:
+def host_cost(p: Items, h: int, load: float) -> Any:
     """Energy of host h under a load over the horizon, with switching it on, J."""
     last = p.energy_j.shape[1] - 1
     t = p.table[h]
@@ -111,7 +119,7 @@ def host_cost(p: Any, h: int, load: float) -> Any:
 
 
 @kernel(nogil=True)
-def item_cost(p: Any, i: int, h: int) -> Any:
+def item_cost(p: Items, i: int, h: int) -> Any:
     """Cost of the migrations if item i is on host h, J."""
     cost = p.move_j[i]
     for k in range(p.saved_first[i], p.saved_first[i + 1]):
@@ -121,7 +129,7 @@ def item_cost(p: Any, i: int, h: int) -> Any:
 
 
 @kernel(nogil=True)
-def _nodes_fit(p: Any, w: Any, i: int, h: int) -> Any:
+def _nodes_fit(p: Items, w: Plan, i: int, h: int) -> Any:
     """Whether item i fits on the NUMA nodes of host h beside what is there."""
     n = 0
     item = i
@@ -139,7 +147,7 @@ def _nodes_fit(p: Any, w: Any, i: int, h: int) -> Any:
 
 
 @kernel(nogil=True)
-def fits(p: Any, w: Any, i: int, h: int) -> Any:
+def fits(p: Items, w: Plan, i: int, h: int) -> Any:
     """Whether item i may be put on host h now.
 
     A host that holds only what it holds today may be as full as it is today.
@@ -162,13 +170,13 @@ def fits(p: Any, w: Any, i: int, h: int) -> Any:
 
 
 @kernel(nogil=True)
-def insert_cost(p: Any, w: Any, i: int, h: int) -> Any:
+def insert_cost(p: Items, w: Plan, i: int, h: int) -> Any:
     """By how much the cost grows if item i is put on host h, J (hosts kept in reserve not counted)."""
     return host_cost(p, h, w.load[h] + p.cpu[i]) - w.cost[h] + item_cost(p, i, h)
 
 
 @kernel(nogil=True)
-def _find_open(p: Any, w: Any, like: int) -> None:
+def _find_open(p: Items, w: Plan, like: int) -> None:
     """Find an empty host of some kind, the one that is on if only some are (they are not alike then)."""
     w.open[like] = -1
     for h in range(w.n.shape[0]):
@@ -178,22 +186,22 @@ def _find_open(p: Any, w: Any, like: int) -> None:
 
 
 @kernel(nogil=True)
-def _weigh(p: Any, w: Any, h: int) -> None:
+def _weigh(p: Items, w: Plan, h: int) -> None:
     """Bring the cost and the fill of a host, and the sums over hosts, up to date."""
-    w.sums[S_COST] -= w.cost[h]
-    w.sums[S_FILL] -= w.fill[h] * w.fill[h]
+    w.sums.cost -= w.cost[h]
+    w.sums.fullness -= w.fill[h] * w.fill[h]
     if w.n[h] == 0:
         w.cost[h] = 0.0
         w.fill[h] = 0.0
         return
     w.cost[h] = host_cost(p, h, w.load[h])
     w.fill[h] = w.weight[0] * w.load[h] * p.inv_cpu[h] + w.weight[1] * w.mem[h] * p.inv_mem[h]
-    w.sums[S_COST] += w.cost[h]
-    w.sums[S_FILL] += w.fill[h] * w.fill[h]
+    w.sums.cost += w.cost[h]
+    w.sums.fullness += w.fill[h] * w.fill[h]
 
 
 @kernel(nogil=True)
-def insert(p: Any, w: Any, i: int, h: int) -> None:
+def insert(p: Items, w: Plan, i: int, h: int) -> None:
     """Put item i on host h; whether it fits is the caller's business."""
     w.host_of[i] = h
     w.prev[i] = -1
@@ -202,9 +210,9 @@ def insert(p: Any, w: Any, i: int, h: int) -> None:
         w.prev[w.head[h]] = i
     w.head[h] = i
     if w.n[h] == 0:
-        w.used_at[h] = w.tally[T_USED]
-        w.used[w.tally[T_USED]] = h
-        w.tally[T_USED] += 1
+        w.used_at[h] = w.tally.used
+        w.used[w.tally.used] = h
+        w.tally.used += 1
     w.n[h] += 1
     if w.open[p.like[h]] == h:
         _find_open(p, w, p.like[h])
@@ -213,12 +221,12 @@ def insert(p: Any, w: Any, i: int, h: int) -> None:
     w.mem[h] += p.mem[i]
     for k in range(p.anti_first[i], p.anti_first[i + 1]):
         w.anti[p.anti_group[k], h] += 1
-    w.sums[S_COST] += item_cost(p, i, h)
+    w.sums.cost += item_cost(p, i, h)
     _weigh(p, w, h)
 
 
 @kernel(nogil=True)
-def remove(p: Any, w: Any, i: int) -> None:
+def remove(p: Items, w: Plan, i: int) -> None:
     """Take item i off its host."""
     h = w.host_of[i]
     w.host_of[i] = -1
@@ -234,16 +242,16 @@ def remove(p: Any, w: Any, i: int) -> None:
     w.mem[h] -= p.mem[i]
     for k in range(p.anti_first[i], p.anti_first[i + 1]):
         w.anti[p.anti_group[k], h] -= 1
-    w.sums[S_COST] -= item_cost(p, i, h)
+    w.sums.cost -= item_cost(p, i, h)
     if w.n[h] == 0:
         w.load[h] = 0.0  # differences of sums leave crumbs
         w.mem[h] = 0.0
-        last = w.tally[T_USED] - 1
+        last = w.tally.used - 1
         at = w.used_at[h]
         w.used[at] = w.used[last]
         w.used_at[w.used[at]] = at
         w.used_at[h] = -1
-        w.tally[T_USED] = last
+        w.tally.used = last
         if w.open[p.like[h]] < 0:
             w.open[p.like[h]] = h
     _weigh(p, w, h)
@@ -272,18 +280,18 @@ def _left_after_failures(size: F8, on: I8, k: int) -> Any:
 
 
 @kernel(nogil=True)
-def _shortage(p: Any, w: Any, n_on: int) -> Any:
+def _shortage(p: Items, w: Plan, n_on: int) -> Any:
     """What is missing: 0 nothing, 1 hosts, 2 CPU, 3 memory (the larger share of what is needed)."""
-    if n_on < p.numbers[N_NEED_HOSTS]:
+    if n_on < p.numbers.need_hosts:
         return 1
-    k = int(p.numbers[N_FAILOVER])
+    k = int(p.numbers.failover)
     short_cpu = short_mem = 0.0
     for fails in range(2):
-        cpu, mem = p.numbers[N_NEED_CPU], p.numbers[N_NEED_MEM]
+        cpu, mem = p.numbers.need_cpu, p.numbers.need_mem
         if fails == 1:
             if k == 0:
                 break
-            cpu, mem = p.numbers[N_CPU], p.numbers[N_MEM]
+            cpu, mem = p.numbers.cpu, p.numbers.mem
         if cpu > 0.0:
             short_cpu = max(short_cpu, 1.0 - _left_after_failures(p.host_cpu, w.on, k * fails) / cpu)
         if mem > 0.0 and p.inv_mem[0] > 0.0:
@@ -294,14 +302,14 @@ def _shortage(p: Any, w: Any, n_on: int) -> Any:
 
 
 @kernel(nogil=True)
-def spare_cost(p: Any, w: Any) -> Any:
+def spare_cost(p: Items, w: Plan) -> Any:
     """Energy of hosts that must be on beside those with items, J."""
-    needs = p.numbers[N_NEED_HOSTS] + p.numbers[N_NEED_CPU] + p.numbers[N_NEED_MEM] + p.numbers[N_FAILOVER]
+    needs = p.numbers.need_hosts + p.numbers.need_cpu + p.numbers.need_mem + p.numbers.failover
     if needs == 0.0:
         return 0.0
     for h in range(w.on.shape[0]):
         w.on[h] = w.n[h] > 0
-    n_on = w.tally[T_USED]
+    n_on = w.tally.used
     short = _shortage(p, w, n_on)
     if short == 0:
         return 0.0
@@ -313,20 +321,20 @@ def spare_cost(p: Any, w: Any) -> Any:
             cost += host_cost(p, h, 0.0)
             if _shortage(p, w, n_on) == 0:
                 return cost
-    return cost + p.numbers[N_BANK]
+    return cost + p.numbers.bank
 
 
 @kernel(nogil=True)
-def total_cost(p: Any, w: Any, n_waiting: int) -> Any:
+def total_cost(p: Items, w: Plan, n_waiting: int) -> Any:
     """Cost of the plan, J: energy, migrations, hosts kept on in reserve, a fortune for what waits."""
-    return w.sums[S_COST] + spare_cost(p, w) + n_waiting * p.numbers[N_BANK]
+    return w.sums.cost + spare_cost(p, w) + n_waiting * p.numbers.bank
 
 
 @kernel(nogil=True)
-def tidy(p: Any, w: Any) -> None:
+def tidy(p: Items, w: Plan) -> None:
     """Add up loads and costs anew: sums that were added to and taken from drift."""
-    w.sums[S_COST] = 0.0
-    w.sums[S_FILL] = 0.0
+    w.sums.cost = 0.0
+    w.sums.fullness = 0.0
     w.cost[:] = 0.0
     w.fill[:] = 0.0
     for h in range(w.n.shape[0]):
@@ -336,13 +344,13 @@ def tidy(p: Any, w: Any) -> None:
         while i >= 0:
             w.load[h] += p.cpu[i]
             w.mem[h] += p.mem[i]
-            w.sums[S_COST] += item_cost(p, i, h)
+            w.sums.cost += item_cost(p, i, h)
             i = w.next[i]
         _weigh(p, w, h)
 
 
 @kernel(nogil=True)
-def load_plan(p: Any, w: Any, host_of: I8) -> None:
+def load_plan(p: Items, w: Plan, host_of: I8) -> None:
     """Start from an assignment of items, (I,), -1 = waits; it need not be allowed."""
     w.head[:] = -1
     w.load[:] = 0.0
@@ -356,12 +364,12 @@ def load_plan(p: Any, w: Any, host_of: I8) -> None:
     w.tally[:] = 0
     w.open[:] = -1
     w.host_of[:] = -1
-    w.sums[S_BEST] = np.inf
+    w.sums.best = np.inf
     for h in range(w.n.shape[0] - 1, -1, -1):
         w.open[p.like[h]] = h
     for i in range(host_of.shape[0]):
         if host_of[i] >= 0:
             insert(p, w, i, host_of[i])
         else:
-            w.bank[w.tally[T_BANK]] = i
-            w.tally[T_BANK] += 1
+            w.bank[w.tally.bank] = i
+            w.tally.bank += 1

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from virtgym.envs.arrays import F8, I8
+from virtgym.envs.arrays import F8, I8, U8
 from virtgym.envs.jit.kernels import kernel
 
-from .moves import fits, insert, remove
+from .items import Items
+from .moves import Plan, fits, insert, remove
 
 M_STD, M_MAX = 0, 1
 """Measures: standard deviation, largest deviation from the mean."""
@@ -48,7 +49,7 @@ class Scratch(NamedTuple):
 
 
 @kernel(nogil=True)
-def imbalance(w: Any, b: Any, r: int) -> Any:
+def imbalance(w: Plan, b: Balance, r: int) -> Any:
     """Imbalance of a resource over the hosts that are on (0 CPU, 1 memory)."""
     n = b.host.shape[0]
     total = 0.0
@@ -64,7 +65,7 @@ def imbalance(w: Any, b: Any, r: int) -> Any:
 
 
 @kernel(nogil=True)
-def _excess(w: Any, b: Any) -> Any:
+def _excess(w: Plan, b: Balance) -> Any:
     """By how much the targets are missed, both resources together."""
     total = 0.0
     for r in range(2):
@@ -74,7 +75,7 @@ def _excess(w: Any, b: Any) -> Any:
 
 
 @kernel(nogil=True)
-def _cost(p: Any, w: Any, b: Any) -> Any:
+def _cost(p: Items, w: Plan, b: Balance) -> Any:
     cost = 0.0
     for i in range(w.host_of.shape[0]):
         if w.host_of[i] != p.home[i]:
@@ -83,7 +84,7 @@ def _cost(p: Any, w: Any, b: Any) -> Any:
 
 
 @kernel(nogil=True)
-def _gain(w: Any, b: Any, cpu: float, mem: float, source: int, dest: int, totals: F8) -> Any:
+def _gain(w: Plan, b: Balance, cpu: float, mem: float, source: int, dest: int, totals: F8) -> Any:
     """By how much the sums of squares fall if an item goes from one host to another."""
     gain, n = 0.0, b.host.shape[0]
     for r in range(2):
@@ -100,7 +101,7 @@ def _gain(w: Any, b: Any, cpu: float, mem: float, source: int, dest: int, totals
 
 
 @kernel(nogil=True)
-def _extremes(w: Any, b: Any, r: int, most: bool, rng: Any, found: I8) -> Any:
+def _extremes(w: Plan, b: Balance, r: int, most: bool, rng: U8, found: I8) -> Any:
     """The most (or least) loaded hosts of a resource; some are overlooked at random."""
     count, want = 0, SOURCES if most else TARGETS
     for h in b.host:
@@ -123,7 +124,7 @@ def _extremes(w: Any, b: Any, r: int, most: bool, rng: Any, found: I8) -> Any:
 
 
 @kernel(nogil=True)
-def _random(rng: Any) -> Any:
+def _random(rng: U8) -> Any:
     x = rng[0]
     x ^= x >> np.uint64(12)
     x ^= x << np.uint64(25)
@@ -133,13 +134,13 @@ def _random(rng: Any) -> Any:
 
 
 @kernel(nogil=True)
-def _extra(p: Any, b: Any, i: int, source: int, dest: int) -> Any:
+def _extra(p: Items, b: Balance, i: int, source: int, dest: int) -> Any:
     """What it costs to have item i on another host than now."""
     return b.price[i] * ((dest != p.home[i]) - (source != p.home[i]))
 
 
 @kernel(nogil=True)
-def _can_swap(p: Any, w: Any, i: int, j: int) -> Any:
+def _can_swap(p: Items, w: Plan, i: int, j: int) -> Any:
     """Whether two items may change places."""
     source, dest = w.host_of[i], w.host_of[j]
     remove(p, w, i)
@@ -151,7 +152,7 @@ def _can_swap(p: Any, w: Any, i: int, j: int) -> Any:
 
 
 @kernel(nogil=True)
-def _best_step(p: Any, w: Any, b: Any, left: float, greed: float, s: Any) -> Any:
+def _best_step(p: Items, w: Plan, b: Balance, left: float, greed: float, s: Scratch) -> Any:
     """The move (item, host, -1) or swap (item, -1, item) with the greatest gain per price ** greed.
 
     Items come from the most loaded hosts; they move to any, or change places with those of the least loaded.
@@ -204,7 +205,7 @@ def _best_step(p: Any, w: Any, b: Any, left: float, greed: float, s: Any) -> Any
 
 
 @kernel(nogil=True)
-def _add_moves(p: Any, w: Any, b: Any, greed: float, s: Any) -> None:
+def _add_moves(p: Items, w: Plan, b: Balance, greed: float, s: Scratch) -> None:
     """Add moves until the targets are met, the limit is reached, or nothing helps."""
     cost = _cost(p, w, b)
     for _ in range(4 * w.host_of.shape[0] + 4):
@@ -226,7 +227,7 @@ def _add_moves(p: Any, w: Any, b: Any, greed: float, s: Any) -> None:
 
 
 @kernel(nogil=True)
-def _send_home(p: Any, w: Any, b: Any) -> None:
+def _send_home(p: Items, w: Plan, b: Balance) -> None:
     """Send some of the moved items home, where they fit."""
     n = 0
     for i in range(w.host_of.shape[0]):
@@ -243,7 +244,7 @@ def _send_home(p: Any, w: Any, b: Any) -> None:
 
 
 @kernel(nogil=True)
-def start_balance(p: Any, w: Any, b: Any, s: Any) -> None:
+def start_balance(p: Items, w: Plan, b: Balance, s: Scratch) -> None:
     """Note the plan as it is, or with the best moves added, as the first."""
     b.state[0], b.state[1] = _excess(w, b), _cost(p, w, b)
     w.best[:] = w.host_of
@@ -252,7 +253,7 @@ def start_balance(p: Any, w: Any, b: Any, s: Any) -> None:
 
 
 @kernel(nogil=True)
-def _keep_or_undo(p: Any, w: Any, b: Any) -> None:
+def _keep_or_undo(p: Items, w: Plan, b: Balance) -> None:
     """Keep the plan if it is no worse than the best, else go back to that."""
     excess, cost = _excess(w, b), _cost(p, w, b)
     better = excess < b.state[0] - 1e-12 or (excess <= b.state[0] + 1e-12 and cost <= b.state[1])
@@ -269,7 +270,7 @@ def _keep_or_undo(p: Any, w: Any, b: Any) -> None:
 
 
 @kernel(nogil=True)
-def _kick(p: Any, w: Any, b: Any) -> None:
+def _kick(p: Items, w: Plan, b: Balance) -> None:
     """A few items change places or move at random: steps that only gain end where no single one gains."""
     n = w.host_of.shape[0]
     for _ in range(1 + int(_random(w.rng) * 3.0)):
@@ -288,7 +289,7 @@ def _kick(p: Any, w: Any, b: Any) -> None:
 
 
 @kernel(nogil=True)
-def balance(p: Any, w: Any, b: Any, rounds: int, s: Any) -> None:
+def balance(p: Items, w: Plan, b: Balance, rounds: int, s: Scratch) -> None:
     """Search from the present plan.
 
     Args:

@@ -19,16 +19,9 @@ import numpy as np
 from virtgym.envs.arrays import I8
 from virtgym.envs.jit.kernels import kernel
 
-from .items import N_IDLE
+from .items import Items
 from .moves import (
-    S_BEST,
-    S_COST,
-    S_FILL,
-    T_BANK,
-    T_JOURNAL,
-    T_TAKEN,
-    T_TRIED,
-    T_USED,
+    Plan,
     fits,
     host_cost,
     insert,
@@ -50,7 +43,7 @@ INF = np.inf
 
 
 @kernel(nogil=True)
-def _random(w: Any) -> Any:
+def _random(w: Plan) -> Any:
     """A random number in 0...1, below 1 (xorshift64*)."""
     x = w.rng[0]
     x ^= x >> np.uint64(12)
@@ -61,22 +54,22 @@ def _random(w: Any) -> Any:
 
 
 @kernel(nogil=True)
-def note_best(p: Any, w: Any) -> None:
+def note_best(p: Items, w: Plan) -> None:
     """Remember the plan as the best one if it is."""
-    cost = total_cost(p, w, w.tally[T_BANK])
-    if cost < w.sums[S_BEST]:
-        w.sums[S_BEST] = cost
+    cost = total_cost(p, w, w.tally.bank)
+    if cost < w.sums.best:
+        w.sums.best = cost
         w.best[:] = w.host_of
 
 
 @kernel(nogil=True)
-def _size(p: Any, w: Any, i: int) -> Any:
+def _size(p: Items, w: Plan, i: int) -> Any:
     """Size of an item, in mean hosts, by what is scarce."""
     return w.weight[0] * p.cpu[i] * p.unit[0] + w.weight[1] * p.mem[i] * p.unit[1]
 
 
 @kernel(nogil=True)
-def _best_empty_host(p: Any, w: Any, i: int, waiting: float, blink: float) -> Any:
+def _best_empty_host(p: Items, w: Plan, i: int, waiting: float, blink: float) -> Any:
     """The empty host to open for item i; -1 if it fits on none.
 
     A host costs what it draws idle, shared by what it will hold: at most itself full, at most all that waits
@@ -100,10 +93,10 @@ def _best_empty_host(p: Any, w: Any, i: int, waiting: float, blink: float) -> An
 
 
 @kernel(nogil=True)
-def _best_host(p: Any, w: Any, i: int, reward: float, blink: float, waiting: float) -> Any:
+def _best_host(p: Items, w: Plan, i: int, reward: float, blink: float, waiting: float) -> Any:
     """Where item i goes; -1 if it fits nowhere. ``waiting``: sizes of what waits, itself included."""
     best, least = -1, INF
-    for k in range(w.tally[T_USED]):
+    for k in range(w.tally.used):
         h = w.used[k]
         if w.load[h] + p.cpu[i] > p.keep_cpu[h] or w.mem[h] + p.mem[i] > p.keep_mem[h]:
             continue
@@ -130,7 +123,7 @@ def _best_host(p: Any, w: Any, i: int, reward: float, blink: float, waiting: flo
 
 
 @kernel(nogil=True)
-def fill_bank(p: Any, w: Any, noise: float, reward: float, blink: float) -> None:
+def fill_bank(p: Items, w: Plan, noise: float, reward: float, blink: float) -> None:
     """Place what waits, large items first; what fits nowhere goes on waiting.
 
     Args:
@@ -140,7 +133,7 @@ def fill_bank(p: Any, w: Any, noise: float, reward: float, blink: float) -> None
         reward: Price of an empty host against a full one, J.
         blink: Share of hosts overlooked.
     """
-    n = w.tally[T_BANK]
+    n = w.tally.bank
     waiting = 0.0
     for k in range(n):
         i = w.bank[k]
@@ -164,34 +157,34 @@ def fill_bank(p: Any, w: Any, noise: float, reward: float, blink: float) -> None
         else:
             w.bank[left] = i
             left += 1
-    w.tally[T_BANK] = left
+    w.tally.bank = left
 
 
 @kernel(nogil=True)
-def _take_off(p: Any, w: Any, h: int, share: float, most: int) -> None:
+def _take_off(p: Items, w: Plan, h: int, share: float, most: int) -> None:
     """Take items off a host, each with some probability, until the journal holds so many."""
     i = w.head[h]
     while i >= 0:
         after = w.next[i]
-        n = w.tally[T_JOURNAL]
+        n = w.tally.journal
         if n < most and (share >= 1.0 or _random(w) < share):
             w.journal[n], w.journal_host[n] = i, h
-            w.tally[T_JOURNAL] = n + 1
+            w.tally.journal = n + 1
             remove(p, w, i)
-            w.bank[w.tally[T_BANK]] = i
-            w.tally[T_BANK] += 1
+            w.bank[w.tally.bank] = i
+            w.tally.bank += 1
         i = after
 
 
 @kernel(nogil=True)
-def _ruin(p: Any, w: Any, most: int) -> None:
+def _ruin(p: Items, w: Plan, most: int) -> None:
     """Empty one host that is rather empty, and others wholly or in part."""
     n_hosts = 1 + int(_random(w) * MOST_HOSTS)
     tries = 1 + int(_random(w) * 4.0)
     by_fill = _random(w) < 0.5
     h, least = -1, INF
     for _ in range(tries):
-        other = w.used[int(_random(w) * w.tally[T_USED])]
+        other = w.used[int(_random(w) * w.tally.used)]
         held = w.weight[0] * w.load[other] * p.unit[0] + w.weight[1] * w.mem[other] * p.unit[1]
         worth = w.fill[other] if by_fill else held / w.cost[other]
         if worth < least:
@@ -199,38 +192,38 @@ def _ruin(p: Any, w: Any, most: int) -> None:
     share = 1.0 if _random(w) < 0.7 else 0.5
     _take_off(p, w, h, 1.0 if _random(w) < 0.9 else share, most)
     for _ in range(n_hosts - 1):
-        if w.tally[T_USED] == 0:
+        if w.tally.used == 0:
             return
-        _take_off(p, w, w.used[int(_random(w) * w.tally[T_USED])], share, most)
+        _take_off(p, w, w.used[int(_random(w) * w.tally.used)], share, most)
 
 
 @kernel(nogil=True)
-def _open_journal(w: Any) -> None:
+def _open_journal(w: Plan) -> None:
     """Begin a round: what waits already is noted as such."""
-    n = w.tally[T_BANK]
+    n = w.tally.bank
     for k in range(n):
         w.journal[k], w.journal_host[k] = w.bank[k], -1
-    w.tally[T_JOURNAL] = n
+    w.tally.journal = n
 
 
 @kernel(nogil=True)
-def _undo(p: Any, w: Any) -> None:
+def _undo(p: Items, w: Plan) -> None:
     """Put everything back where it was when the round began."""
-    n = w.tally[T_JOURNAL]
+    n = w.tally.journal
     for k in range(n):
         if w.host_of[w.journal[k]] >= 0:
             remove(p, w, w.journal[k])
-    w.tally[T_BANK] = 0
+    w.tally.bank = 0
     for k in range(n):
         if w.journal_host[k] >= 0:
             insert(p, w, w.journal[k], w.journal_host[k])
         else:
-            w.bank[w.tally[T_BANK]] = w.journal[k]
-            w.tally[T_BANK] += 1
+            w.bank[w.tally.bank] = w.journal[k]
+            w.tally.bank += 1
 
 
 @kernel(nogil=True)
-def evacuate(p: Any, w: Any, hosts: I8, reward: float) -> Any:
+def evacuate(p: Items, w: Plan, hosts: I8, reward: float) -> Any:
     """Empty hosts one after the other where that pays; the greedy start.
 
     Args:
@@ -246,12 +239,12 @@ def evacuate(p: Any, w: Any, hosts: I8, reward: float) -> Any:
     for h in hosts:
         if w.n[h] == 0:
             continue
-        waiting = w.tally[T_BANK]
+        waiting = w.tally.bank
         before = total_cost(p, w, waiting)
         _open_journal(w)
         _take_off(p, w, h, 1.0, w.host_of.shape[0])
         fill_bank(p, w, 0.0, reward, 0.0)
-        if w.tally[T_BANK] > waiting or total_cost(p, w, w.tally[T_BANK]) >= before:
+        if w.tally.bank > waiting or total_cost(p, w, w.tally.bank) >= before:
             _undo(p, w)
         else:
             emptied += 1
@@ -260,7 +253,7 @@ def evacuate(p: Any, w: Any, hosts: I8, reward: float) -> Any:
 
 
 @kernel(nogil=True)
-def pack(p: Any, w: Any, order: I8, hosts: I8, best_fit: bool) -> None:
+def pack(p: Items, w: Plan, order: I8, hosts: I8, best_fit: bool) -> None:
     """First fit or best fit in a given order, with no eye on where VMs are now.
 
     Args:
@@ -270,7 +263,7 @@ def pack(p: Any, w: Any, order: I8, hosts: I8, best_fit: bool) -> None:
         hosts: Hosts in the order in which they are filled, (H,).
         best_fit: Put an item where the least room is left, and on an empty host only if it must be.
     """
-    w.tally[T_BANK] = 0
+    w.tally.bank = 0
     for i in order:
         best, least = -1, INF
         for h in hosts:
@@ -285,13 +278,13 @@ def pack(p: Any, w: Any, order: I8, hosts: I8, best_fit: bool) -> None:
         if best >= 0:
             insert(p, w, i, best)
         else:
-            w.bank[w.tally[T_BANK]] = i
-            w.tally[T_BANK] += 1
+            w.bank[w.tally.bank] = i
+            w.tally.bank += 1
     note_best(p, w)
 
 
 @kernel(nogil=True)
-def improve(p: Any, w: Any, rounds: int, temperature: float, guide: float) -> None:
+def improve(p: Items, w: Plan, rounds: int, temperature: float, guide: float) -> None:
     """Search from the present plan.
 
     Args:
@@ -301,13 +294,13 @@ def improve(p: Any, w: Any, rounds: int, temperature: float, guide: float) -> No
         temperature: Mean loss that is accepted, J.
         guide: Reward of a host that is full against one that is empty, J.
     """
-    idle = p.numbers[N_IDLE]
+    idle = p.numbers.idle
     tidy(p, w)
     for _ in range(rounds):
-        if w.tally[T_USED] == 0:
+        if w.tally.used == 0:
             return
-        waiting = w.tally[T_BANK]
-        before = total_cost(p, w, waiting) - guide * w.sums[S_FILL]
+        waiting = w.tally.bank
+        before = total_cost(p, w, waiting) - guide * w.sums.fullness
         _open_journal(w)
         _ruin(p, w, waiting + MOST_ITEMS)
         mode = _random(w)
@@ -315,14 +308,14 @@ def improve(p: Any, w: Any, rounds: int, temperature: float, guide: float) -> No
         bold = _random(w) < BOLD
         noise = 3.0 if bold else 0.3
         fill_bank(p, w, noise * _random(w), reward, BOLD_BLINK if bold else BLINK)
-        after = total_cost(p, w, w.tally[T_BANK]) - guide * w.sums[S_FILL]
-        w.tally[T_TRIED] += 1
+        after = total_cost(p, w, w.tally.bank) - guide * w.sums.fullness
+        w.tally.tried += 1
         limit = before
         if temperature > 0.0:
             limit -= temperature * np.log(1.0 - _random(w))
-        if after <= limit and w.tally[T_BANK] <= waiting:
-            w.tally[T_TAKEN] += 1
-            if w.sums[S_COST] < w.sums[S_BEST]:
+        if after <= limit and w.tally.bank <= waiting:
+            w.tally.taken += 1
+            if w.sums.cost < w.sums.best:
                 note_best(p, w)
         else:
             _undo(p, w)

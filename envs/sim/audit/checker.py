@@ -42,11 +42,10 @@ from .common import (
     differ,
     per_host,
     pieces,
-    table_power,
     window_asked,
 )
 from .occupancy import check_places
-from .rates import check_rates
+from .rates import check_rates, curve_watts
 from .transitions import check_window
 
 if TYPE_CHECKING:
@@ -129,7 +128,7 @@ def _check_power(p: ClusterParams, s: ClusterState, report: Report) -> None:
     low, high = table.min(axis=1) * (1 - TOLERANCE), table.max(axis=1) * (1 + TOLERANCE)
     report.none(on & ((watts < low) | (watts > high)), "hosts with power outside idle..peak")
     load = s.host_ask_mhz / p.host_cpu_mhz
-    want = np.where(on, np.where(s.host_full_power > 0, table[:, -1], table_power(table, load)), 0.0)
+    want = np.where(on, curve_watts(p, s, load), 0.0)
     want = np.where(state == BOOTING, p.host_boot_w, want)
     want = np.where(state == SHUTTING_DOWN, p.host_shutdown_w, want)
     report.none(differ(watts, want, want), "hosts whose power does not follow from state and load")
@@ -312,7 +311,7 @@ class Auditor:
             return  # a VM may have come and gone between the two observations
         quiet = on & ~self._disturbed(p, s, old) & (s.host_full_power == old["host_full_power"])
         self.exact_hosts += int(quiet.sum())
-        energy, missed = self._integrate(p, s, start, end, table)
+        energy, missed = self._integrate(p, s, start, end)
         report.none(quiet & differ(added, energy, scale), "hosts with wrong energy")
         calm = (s.vm_host >= 0) & quiet[s.vm_host] & (s.vm_mig == MIG_NONE) & (old["vm_mig"] == MIG_NONE)
         got = s.vm_missed - old["vm_missed"]
@@ -328,18 +327,15 @@ class Auditor:
             hit[hosts[hosts >= 0]] = True
         return hit
 
-    def _integrate(
-        self, p: ClusterParams, s: ClusterState, start: float, end: float, table: F8
-    ) -> tuple[F8, F8]:
+    def _integrate(self, p: ClusterParams, s: ClusterState, start: float, end: float) -> tuple[F8, F8]:
         """Energy per host, J, and unserved CPU per VM, MHz s, if everybody stayed where it is now."""
         energy, missed = np.zeros(len(p.host_type)), np.zeros(len(p.vm_mem_mib))
-        full = s.host_full_power > 0
         here = np.maximum(s.vm_host, 0)
         cap = p.vm_vcpus * p.host_core_mhz[here]
         for k, since, until in pieces(p, start, end):
             demand = p.util[k] * p.vm_cpu_mhz
             ask = np.minimum(demand, cap)
             load = per_host(p, s.vm_host, ask) / p.host_cpu_mhz
-            energy += np.where(full, table[:, -1], table_power(table, load)) * (until - since)
+            energy += curve_watts(p, s, load) * (until - since)
             missed += (demand - ask / np.maximum(load, 1.0)[here]) * (until - since)
         return energy, missed

@@ -1,4 +1,11 @@
-"""The clock: segments between trace samples, and the events inside them in the order of their times."""
+"""The clock: segments between trace samples, and the events inside them in the order of their times.
+
+One loop for both models; what a segment's rates are (``segments``) and what else may happen is chosen by
+model. At one instant: phases of copies end, queued events in the order of their kinds, faults and repairs,
+arrivals. Everything that acts by itself (levelling NUMA nodes, restarts that found no host, new secondaries)
+acts at trace samples or at multiples of the interval, never at the end of a call: looking more often changes
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +14,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...jit.by_model import by_model
+from ...jit.by_model import only_full
 from ...jit.kernels import kernel
 from ..models.power import OFF, ON, curve_power
 from ..state.cluster_state import ABSENT, PENDING, ClusterState
 from ..state.parameters import ClusterParams
-from .copies import finish_migration
-from .cpu import accumulate, measure, open_segment
-from .events import BOOT_END, DEPARTURE, MIGRATION_END, pop_event
+from .copies import finish_copy, finish_migration
+from .cpu import accumulate
+from .events import (
+    BOOT_END,
+    DEPARTURE,
+    HOST_NOTICED,
+    MIGRATION_END,
+    PAGES_END,
+    PROFILE_MOVED,
+    RESTART_DUE,
+    VM_UP,
+    pop_event,
+)
+from .hub import renew_hosts
 from .lifecycle import arrive, depart, finish_boot, place
+from .mirrors import protect_all
 from .orders import fits_arrival, host_accepts, may_go_on
+from .outages import finish_start, handle_faults, move_profile, notice_host, restart_waiting
 from .power_cycle import boot_host, finish_shutdown
+from .segments import add_fragments, add_host_rates, charge_carbon, charge_rest, measure, open_segment
 from .waiting import is_hopeless, no_failures, note_failure
+
+COPY, QUEUED, FAULT, ARRIVAL = 0, 1, 2, 3
+"""Kinds of what happens next: the end of a copy's phase, the first event queued, a fault, an arrival."""
 
 FIRST_FIT, BEST_FIT, WORST_FIT, PABFD, BY_POLICY = 0, 1, 2, 3, 4
 """Arrival rules, in the order of ``config.ARRIVAL_RULES``."""
@@ -129,21 +153,29 @@ def retry_pending(p: ClusterParams, s: ClusterState) -> None:
 
 
 @kernel
-def _waits(p: ClusterParams, s: ClusterState, v: int) -> Any:
-    return s.vm_state[v] == PENDING and s.vm_dest[v] < 0
-
-
-@kernel
-def _waits_unfailed(p: ClusterParams, s: ClusterState, v: int) -> Any:
+def is_new(p: ClusterParams, s: ClusterState, v: int) -> Any:
+    """Whether a VM waits for its first host; one that has failed waits to restart."""
     return s.vm_state[v] == PENDING and s.vm_dest[v] < 0 and (p.has_failures == 0 or s.vm_restart[v] == 0)
 
 
-is_new = by_model(_waits, _waits_unfailed)
-"""``is_new(p, s, v)``: whether a VM waits for its first host; one that has failed waits to restart."""
+@only_full
+@kernel
+def _retry_restarts(p: ClusterParams, s: ClusterState) -> None:
+    """At every multiple of the interval VMs that found no host after a failure try again."""
+    if s.counters.pending > 0 and p.has_failures:
+        restart_waiting(p, s, s.clock.now_s, 0.0)
+
+
+@only_full
+@kernel
+def _protect_again(p: ClusterParams, s: ClusterState) -> None:
+    """At every multiple of the interval secondaries that are missing are looked for."""
+    if p.has_standby:
+        protect_all(p, s, 0.0)
 
 
 @kernel
-def handle_event(p: ClusterParams, s: ClusterState, start_s: float) -> None:
+def _handle_common(p: ClusterParams, s: ClusterState, start_s: float) -> None:
     """Take the first event off the queue and let it happen."""
     now, kind, item = s.heap_time[0], s.heap_kind[0], s.heap_item[0]
     pop_event(s)
@@ -159,13 +191,52 @@ def handle_event(p: ClusterParams, s: ClusterState, start_s: float) -> None:
 
 
 @kernel
-def _next_time(p: ClusterParams, s: ClusterState) -> tuple[float, bool]:
-    """Time of the next event, and whether it is an arrival (which yields to everything at its instant)."""
-    queued = s.heap_time[0] if s.counters.queued > 0 else np.inf
-    arrival = np.inf
+def _handle_queued(p: ClusterParams, s: ClusterState, start_s: float) -> None:
+    """Let an event happen that only the full model has."""
+    now, kind, item = s.heap_time[0], s.heap_kind[0], s.heap_item[0]
+    pop_event(s)
+    elapsed = now - start_s
+    if kind == VM_UP:
+        finish_start(p, s, item, elapsed)
+    elif kind == PAGES_END:
+        if s.vm_host[item] >= 0:
+            renew_hosts(p, s, s.vm_host[item], -1, elapsed)
+    elif kind == RESTART_DUE:
+        s.vm_restart[item] = 2
+        while s.counters.queued > 0 and s.heap_time[0] == now and s.heap_kind[0] == RESTART_DUE:
+            s.vm_restart[s.heap_item[0]] = 2
+            pop_event(s)
+        restart_waiting(p, s, now, elapsed)
+    elif kind == HOST_NOTICED:
+        notice_host(p, s, item, now)
+    elif kind == PROFILE_MOVED:
+        move_profile(p, s, item, now, elapsed)
+
+
+@only_full
+@kernel
+def _handle_full(p: ClusterParams, s: ClusterState, kind: int, now_s: float, start_s: float) -> None:
+    if kind == COPY:
+        finish_copy(p, s, s.counters.next_copy, now_s, now_s - start_s)
+    elif kind == FAULT:
+        handle_faults(p, s, now_s, now_s - start_s)
+    else:
+        _handle_queued(p, s, start_s)
+
+
+@kernel
+def _next(p: ClusterParams, s: ClusterState) -> Any:
+    """Time of the next event and what it is; at one instant an arrival yields to everything."""
+    at, kind = s.clock.next_copy_s, COPY
+    if s.counters.queued > 0 and s.heap_time[0] < at:
+        at, kind = s.heap_time[0], QUEUED
+    if s.counters.fault < p.fail_time_s.shape[0] and p.fail_time_s[s.counters.fault] < at:
+        at, kind = p.fail_time_s[s.counters.fault], FAULT
     if s.counters.arrived < p.arrival_order.shape[0]:
         arrival = p.vm_arrival_s[p.arrival_order[s.counters.arrived]]
-    return min(queued, arrival), arrival < queued
+        if arrival < at:
+            at, kind = arrival, ARRIVAL
+    return at, kind
 
 
 @kernel
@@ -190,22 +261,55 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
     while s.clock.now_s < until_s:
         start = s.clock.now_s
         end = segment_end(p, start, until_s)
+        s.clock.event_s = start
         if on_interval(p, s):
+            _retry_restarts(p, s)
             retry_pending(p, s)
+            _protect_again(p, s)
         imb_cpu, imb_mem = open_segment(p, s)
         s.totals.imb_cpu_s += imb_cpu * (end - start)
         s.totals.imb_mem_s += imb_mem * (end - start)
-        at, is_arrival = _next_time(p, s)
+        add_fragments(p, s, end - start)
+        since, charged = start, s.totals.energy_j
+        at, kind = _next(p, s)
         while at <= end:
-            if is_arrival:
+            since, charged = charge_carbon(p, s, start, since, charged, at)
+            s.clock.event_s = at
+            if kind == ARRIVAL:
                 admit_arrivals(p, s, at, at - start)
+            elif kind == QUEUED and s.heap_kind[0] < VM_UP:
+                _handle_common(p, s, start)
             else:
-                handle_event(p, s, start)
-            at, is_arrival = _next_time(p, s)
+                _handle_full(p, s, kind, at, start)
+            at, kind = _next(p, s)
+        since, charged = charge_carbon(p, s, start, since, charged, end)
         accumulate(s, end - start)
+        add_host_rates(p, s, end - start)
+        charge_rest(p, s, since, charged)
         s.clock.now_s = end
+        s.clock.event_s = end
         measure(p, s, end)
     open_segment(p, s)  # whoever looks now sees the rates that follow from this instant's demand
+
+
+@only_full
+@kernel
+def _prepare_models(p: ClusterParams, s: ClusterState) -> None:
+    """What the full model needs at time 0, before the first VM is placed."""
+    if p.has_numa:
+        s.vm_pages_end_s[:] = -np.inf
+        s.vm_numa_slowdown[:] = 1.0
+    if p.has_tiers:
+        s.vm_mem_slowdown[:] = 1.0
+    if p.has_standby:
+        s.vm_secondary[:] = -1
+    if p.has_failures:
+        for h in range(s.host_profile.shape[0]):
+            spare = p.host_is_spare.shape[0] > 0 and p.host_is_spare[h] != 0
+            s.host_profile[h] = -1 if spare else h
+            if spare and s.host_power_state[h] == ON:
+                s.host_power_state[h] = OFF
+                s.counters.on -= 1
 
 
 @kernel
@@ -228,6 +332,9 @@ def begin(p: ClusterParams, s: ClusterState, hosts_on: bool) -> None:
     s.vm_last_from[:] = -1
     s.vm_last_move_s[:] = -np.inf
     s.vm_state[:] = ABSENT
+    s.clock.next_copy_s = np.inf
+    s.counters.next_copy = -1
+    _prepare_models(p, s)
 
 
 @kernel

@@ -28,9 +28,8 @@ from ..models.precopy import (
 )
 from ..state.cluster_state import MIG_COPYING, MIG_NONE, MIG_WAITING, FullState
 from ..state.parameters import FullParams
-from .copy_queue import find_next_copy, put_copy, remove_copy, set_copy_end
 from .cpu import set_vm_down
-from .events import MIGRATION_END, drop_event, push_event
+from .events import MIGRATION_END, drop_event, find_next_copy, push_event, put_copy, remove_copy, set_copy_end
 from .hub import renew_flows, renew_hosts
 from .power_cycle import switch_off_if_empty
 from .residents import (

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...jit.kernels import kernel
-from ..models.power import BOOTING, OFF, ON, power_at
+from ..models.power import BOOTING, FAILED, FAN, OFF, ON, RESUMING, STANDBY, curve_power
 from ..state.cluster_state import MIG_COPYING, ClusterState
 from ..state.parameters import ClusterParams
 
@@ -27,7 +27,7 @@ SHORTAGE = 1.0 + 1e-9
 
 
 @kernel
-def measure(p: ClusterParams, s: ClusterState, time_s: float) -> None:
+def measure_dense(p: ClusterParams, s: ClusterState, time_s: float) -> None:
     """Read the trace at a time: demand of every VM and what every host is asked for.
 
     Args:
@@ -125,14 +125,26 @@ def set_vm_miss(s: ClusterState, v: int, miss: float, loss: float, elapsed_s: fl
 
 
 @kernel
-def _host_power(p: ClusterParams, s: ClusterState, h: int, load: float) -> Any:
-    state = s.host_power_state[h]
+def host_power(p: ClusterParams, s: ClusterState, h: int, load: float) -> Any:
+    """Power of a host in its state, W (model.md §7).
+
+    On: its table or curve (``power_states``) at its load, at full power the curve's end. Off, failed: 0.
+    Booting, resuming: between idle and peak. Standby: a share of idle. Shutting down, suspending: idle.
+
+    Args:
+        p: Parameters.
+        s: State.
+        h: Host.
+        load: CPU load; clamped to 0...1.
+    """
+    state, kind = s.host_power_state[h], p.host_type[h]
     if state == ON:
-        table = p.power_w[p.host_type[h]]
-        return table[-1] if s.host_full_power[h] else power_at(table, load)
-    if state == OFF:
+        return p.power_w[kind, -1] if s.host_full_power[h] else curve_power(p, kind, load)
+    if state in (OFF, FAILED):
         return 0.0
-    return p.host_boot_w[h] if state == BOOTING else p.host_shutdown_w[h]
+    if state in (BOOTING, RESUMING):
+        return p.host_boot_w[h]
+    return p.standby_w[h] if state == STANDBY else p.host_shutdown_w[h]
 
 
 @kernel
@@ -169,7 +181,7 @@ def refresh_host(p: ClusterParams, s: ClusterState, h: int, elapsed_s: float) ->
     on = s.host_power_state[h] == ON
     short = on and ask > capacity * SHORTAGE
     was_short = s.host_sat_now[h] > 0.0
-    power = _host_power(p, s, h, ask * p.host_inv_cpu[h])
+    power = host_power(p, s, h, ask * p.host_inv_cpu[h])
     active = 1.0 if on and s.host_n_vms[h] + s.host_n_in[h] > 0 else 0.0
     set_host(s, h, power, active, 1.0 if short else 0.0, elapsed_s)
     s.host_scale[h] = capacity / ask if short else 1.0
@@ -181,24 +193,26 @@ def refresh_host(p: ClusterParams, s: ClusterState, h: int, elapsed_s: float) ->
 
 
 @kernel
-def open_segment(p: ClusterParams, s: ClusterState) -> Any:
+def open_dense(p: ClusterParams, s: ClusterState) -> Any:
     """Start a segment: the rates of every host and of every VM that moves.
 
-    The ordinary host, on and not short, now or before, takes the few lines here; the rest goes to
-    ``refresh_host``, which knows everything. (``host_active_now`` changes with placements only.)
+    The ordinary host, on, with a table of power and not short, now or before, takes the few lines here; the
+    rest goes to ``refresh_host``, which knows everything. (``host_active_now`` changes with placements only.)
 
     Returns:
         Standard deviation over powered-on hosts of CPU load (capped at 1) and of configured memory.
     """
     state, ask, was_short, full = s.host_power_state, s.host_ask_mhz, s.host_sat_now, s.host_full_power
     inv_cpu, power_now, host_type, tables = p.host_inv_cpu, s.host_power_now_w, p.host_type, p.power_w
+    curve = p.curve_kind
     last = tables.shape[1] - 1
     short = 0
     for h in range(state.shape[0]):
         if state[h] == OFF:
             continue
         load = ask[h] * inv_cpu[h]
-        if state[h] != ON or full[h] or was_short[h] > 0.0 or load >= 1.0:
+        rare = full[h] or was_short[h] > 0.0 or load >= 1.0 or curve[host_type[h]] == FAN
+        if state[h] != ON or rare:
             refresh_host(p, s, h, 0.0)
             short += s.host_sat_now[h] > 0.0
         else:

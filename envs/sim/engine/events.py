@@ -1,6 +1,13 @@
-"""The queue of events: a heap inside the state's arrays, by time, kind, item."""
+"""The queues of what will happen: heaps inside the state's arrays.
+
+Events are ordered by time, kind and item. Copies under way have a heap of their own, by the end of their
+phase, then by VM: ends move with every change of a rate, so every VM knows its place there. A change costs
+O(log C) of C copies, and the next end is always at the top.
+"""
 
 from __future__ import annotations
+
+import numpy as np
 
 from ...jit.heap import settle
 from ...jit.kernels import kernel
@@ -57,3 +64,53 @@ def drop_event(s: ClusterState, kind: int, item: int) -> None:
         if s.heap_kind[i] == kind and s.heap_item[i] == item:
             _remove(s, i)
             return
+
+
+@kernel
+def _settle_copy(s: ClusterState, v: int, i: int, n: int) -> None:
+    settle(s.vm_mig_end_s, None, s.copy_queue, s.copy_place, s.vm_mig_end_s[v], 0, v, i, n)
+
+
+@kernel
+def put_copy(s: ClusterState, v: int, end_s: float) -> None:
+    """Add a copy that ``Counters.moving`` counts already.
+
+    Args:
+        s: State.
+        v: VM.
+        end_s: End of its present phase, s.
+    """
+    n = s.counters.moving
+    s.vm_mig_end_s[v] = end_s
+    _settle_copy(s, v, n - 1, n)
+
+
+@kernel
+def set_copy_end(s: ClusterState, v: int, end_s: float) -> None:
+    """Set the end of the present phase of a copy in the queue, s."""
+    s.vm_mig_end_s[v] = end_s
+    _settle_copy(s, v, s.copy_place[v], s.counters.moving)
+
+
+@kernel
+def remove_copy(s: ClusterState, v: int) -> None:
+    """Take a copy out that ``Counters.moving`` does not count any more."""
+    n = s.counters.moving
+    last, i = s.copy_queue[n], s.copy_place[v]
+    s.copy_queue[n] = 0
+    s.copy_place[v] = 0
+    s.vm_mig_end_s[v] = np.inf
+    if last != v:
+        _settle_copy(s, last, i, n)
+
+
+@kernel
+def find_next_copy(s: ClusterState) -> None:
+    """Note which copy's phase ends next, and when; of several the one with the lowest VM."""
+    s.clock.next_copy_s = np.inf
+    s.counters.next_copy = -1
+    if s.counters.moving > 0:
+        v = s.copy_queue[0]
+        if s.vm_mig_end_s[v] < np.inf:
+            s.clock.next_copy_s = s.vm_mig_end_s[v]
+            s.counters.next_copy = v

@@ -19,7 +19,7 @@ from ..models.precopy import INIT, MBIT_PER_MIB, PULL, RESUME, advance_copy, nex
 from ..state.accumulators import FRESH, PIECES_FRESH
 from ..state.cluster_state import MIG_COPYING, FullState
 from ..state.parameters import FullParams
-from .copy_queue import find_next_copy, set_copy_end
+from .events import find_next_copy, set_copy_end
 from .prefetch import fetch_host
 from .rates import rate_host, vm_stopped
 

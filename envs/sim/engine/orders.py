@@ -65,8 +65,8 @@ host_suits = by_model(_any_host, check_suits)
 
 
 @kernel
-def _can_follow(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
-    """Whether a running VM may go on on another host: CPU features, kernel, devices (model.md §6)."""
+def vm_can_follow(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
+    """Whether a VM can be moved live, by CPU features, kernel and devices (model.md §6): 0, or a code."""
     if p.has_io and p.vm_pinned[v]:
         return MOVE_REFUSED_DEVICE
     shares_kernel = p.host_virt_types.shape[0] > 0 and p.vm_virt_type[v] == OS_LEVEL
@@ -75,22 +75,10 @@ def _can_follow(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     return MOVE_REFUSED_FEATURES if lacks_features(p, s, v, h) else 0
 
 
-vm_can_follow = by_model(_any_host, _can_follow)
-"""``vm_can_follow(p, s, v, h)``: whether a live migration is possible at all: 0, or a code."""
-
-
 @kernel
-def _always_known(p: ClusterParams, s: ClusterState, v: int) -> Any:
-    return 0
-
-
-@kernel
-def _noticed(p: ClusterParams, s: ClusterState, v: int) -> Any:
+def waits_knowingly(p: ClusterParams, s: ClusterState, v: int) -> Any:
+    """0, or the code for a VM whose failure nobody has noticed yet."""
     return UNNOTICED if p.has_failures and s.vm_restart[v] == 1 else 0
-
-
-waits_knowingly = by_model(_always_known, _noticed)
-"""``waits_knowingly(p, s, v)``: 0, or the code for a VM whose failure nobody has noticed yet."""
 
 
 @kernel
@@ -162,22 +150,14 @@ def fits_arrival(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
 
 
 @kernel
-def _on_simple(p: ClusterParams, s: ClusterState, h: int) -> Any:
-    return 0 if s.host_power_state[h] == OFF else NOT_OFF
-
-
-@kernel
-def _on_full(p: ClusterParams, s: ClusterState, h: int) -> Any:
+def may_go_on(p: ClusterParams, s: ClusterState, h: int) -> Any:
+    """Whether a host that is not on may be switched on: 0, or a code."""
     state = s.host_power_state[h]
     if state == FAILED:
         return HAS_FAILED
     if state != OFF and state != STANDBY:
         return NOT_OFF
     return IS_SPARE if p.has_failures and s.host_profile[h] < 0 else 0
-
-
-may_go_on = by_model(_on_simple, _on_full)
-"""``may_go_on(p, s, h)``: whether a host that is not on may be switched on: 0, or a code."""
 
 
 @kernel
@@ -191,21 +171,12 @@ def check_power_on(p: ClusterParams, s: ClusterState, h: int) -> Any:
 
 
 @kernel
-def _no_mirrors(p: ClusterParams, s: ClusterState, h: int) -> Any:
-    return 0
-
-
-@kernel
-def _mirrors(p: ClusterParams, s: ClusterState, h: int) -> Any:
-    """A secondary is in the way of a switch-off."""
+def holds_secondary(p: ClusterParams, s: ClusterState, h: int) -> Any:
+    """Whether a host holds a secondary, which is in the way of a switch-off: 0, or the code."""
     for v in p.protected_vms:
         if p.has_standby and s.vm_secondary[v] == h:
             return HOLDS_SECONDARY
     return 0
-
-
-holds_secondary = by_model(_no_mirrors, _mirrors)
-"""``holds_secondary(p, s, h)``: 0, or the code for a host that holds a secondary."""
 
 
 @kernel
@@ -270,24 +241,11 @@ def order_power_off(p: ClusterParams, s: ClusterState, h: int) -> Any:
 
 
 @kernel
-def _suspend_never(p: ClusterParams, s: ClusterState, h: int) -> None:
-    """A simple cluster has no standby."""
-
-
-@kernel
-def _suspend_now(p: ClusterParams, s: ClusterState, h: int) -> None:
-    suspend_host(p, s, h, s.clock.now_s, 0.0)
-
-
-_suspend = by_model(_suspend_never, _suspend_now)
-
-
-@kernel
 def order_suspend(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Suspend a host to memory; returns the code."""
     code = check_suspend(p, s, h)
     if code == 0:
-        _suspend(p, s, h)
+        suspend_host(p, s, h, s.clock.now_s, 0.0)
     return code
 
 

@@ -17,12 +17,10 @@ VM that crashes alone restarts where it is, ``vm_detect_s + vm_boot_s`` later.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from ...arrays import B1
+from ...jit.heap import settle as order_item
 from ...jit.kernels import kernel
 from ..models.failures import HOST_FAILS, VM_CRASHES
 from ..models.power import BOOTING, FAILED, OFF, ON, RESUMING, SHUTTING_DOWN, SUSPENDING
@@ -265,27 +263,6 @@ def finish_start(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) ->
 
 
 @kernel
-def _restarts_before(p: ClusterParams, s: ClusterState, a: int, b: int) -> Any:
-    """Order of restarts: by priority, time down and index."""
-    first = (-p.vm_priority[a], s.vm_down_since_s[a], a)
-    return first < (-p.vm_priority[b], s.vm_down_since_s[b], b)
-
-
-@kernel
-def _sift_down(p: ClusterParams, s: ClusterState, queue: NDArray[np.int32], n: int, i: int) -> None:
-    """Mend a binary heap of n VMs whose place i may hold one that restarts later than its children."""
-    while True:
-        first = i
-        for child in (2 * i + 1, 2 * i + 2):
-            if child < n and _restarts_before(p, s, queue[child], queue[first]):
-                first = child
-        if first == i:
-            return
-        queue[i], queue[first] = queue[first], queue[i]
-        i = first
-
-
-@kernel
 def _first_fit(p: ClusterParams, s: ClusterState, v: int, off: bool) -> int:
     for h in range(s.host_head.shape[0]):
         if off:
@@ -313,19 +290,19 @@ def restart_waiting(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: 
     if p.restart_rule != 0:
         return
     queue = np.empty(s.counters.pending, dtype=np.int32)
+    last, since_s = np.empty(queue.shape[0]), np.empty(queue.shape[0])
     n = 0
     for v in range(s.vm_state.shape[0]):
         if s.vm_state[v] == PENDING and s.vm_restart[v] == 2 and s.vm_dest[v] < 0:
-            queue[n] = v
+            order_item(
+                last, since_s, queue, None, -float(p.vm_priority[v]), s.vm_down_since_s[v], v, n, n + 1
+            )
             n += 1
-    for i in range(n // 2 - 1, -1, -1):
-        _sift_down(p, s, queue, n, i)
     failed = no_failures()
     while n > 0:
         v = queue[0]
         n -= 1
-        queue[0] = queue[n]
-        _sift_down(p, s, queue, n, 0)
+        order_item(last, since_s, queue, None, last[n], since_s[n], queue[n], 0, n)
         if is_hopeless(p, failed, v):
             continue
         h = _first_fit(p, s, v, False)

@@ -13,13 +13,7 @@ from .cpu import refresh_host
 from .events import BOOT_END, SHUTDOWN_END, push_event
 from .residents import touch
 
-
-@kernel
-def _refresh_full(p: ClusterParams, s: ClusterState, h: int, elapsed_s: float) -> None:
-    touch(p, s, h, elapsed_s)
-
-
-refresh_power = by_model(refresh_host, _refresh_full)
+refresh_power = by_model(refresh_host, touch)
 """``refresh_power(p, s, h, elapsed_s)``: a host's power after a change of its state, not of its VMs."""
 
 
@@ -56,28 +50,14 @@ def _pass_through(
 
 
 @kernel
-def _resume(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
-    _pass_through(p, s, h, RESUMING, ON, BOOT_END, p.resume_s[h], now_s, elapsed_s)
-
-
-@kernel
-def _boot_off(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
+def boot_host(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
+    """Switch a host on, or wake it from standby; without a time to boot it is on at once."""
+    if s.host_power_state[h] == STANDBY:
+        _pass_through(p, s, h, RESUMING, ON, BOOT_END, p.resume_s[h], now_s, elapsed_s)
+        return
     s.totals.boots += 1.0
     s.host_drain[h] = 0
     _pass_through(p, s, h, BOOTING, ON, BOOT_END, p.host_boot_s[h], now_s, elapsed_s)
-
-
-@kernel
-def _boot_any(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
-    if s.host_power_state[h] == STANDBY:
-        _resume(p, s, h, now_s, elapsed_s)
-    else:
-        _boot_off(p, s, h, now_s, elapsed_s)
-
-
-boot_host = by_model(_boot_off, _boot_any)
-"""``boot_host(p, s, h, now_s, elapsed_s)``: switch a host on, or wake it from standby; without a time to boot
-it is on at once."""
 
 
 @kernel

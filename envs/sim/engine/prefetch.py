@@ -18,7 +18,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ...jit.by_model import by_model
+from ...jit.by_model import only_full
 from ...jit.handle import WORDS
 from ...jit.kernels import kernel
 from ..state.cluster_state import FullState
@@ -75,13 +75,10 @@ def _fetcher(names: tuple[str, ...]) -> Any:
 _fetch_state, _fetch_params = _fetcher(STATE), _fetcher(PARAMS)
 
 
+@only_full
 @kernel
-def _fetch_nothing(p: FullParams, s: FullState, h: int) -> None:
-    """A simple cluster has a handful of arrays, one after the other."""
-
-
-@kernel
-def _fetch_full(p: FullParams, s: FullState, h: int) -> None:
+def fetch_host(p: FullParams, s: FullState, h: int) -> None:
+    """Ask for what the rates of a host's VMs are worked out from."""
     line = -1
     v = s.host_head[h]
     while v >= 0:
@@ -90,7 +87,3 @@ def _fetch_full(p: FullParams, s: FullState, h: int) -> None:
             _fetch_state(s, v)
             _fetch_params(p, v)
         v = s.vm_next[v]
-
-
-fetch_host = by_model(_fetch_nothing, _fetch_full)
-"""``fetch_host(p, s, h)``: ask for what the rates of a host's VMs are worked out from."""

@@ -25,14 +25,14 @@ from ..models.io_path import io_cost
 from ..models.memory_tiers import reclaim_host
 from ..models.numa import apply_numa_host
 from ..models.overhead import guest_work, vm_overhead
-from ..models.power import BOOTING, FAILED, OFF, ON, RESUMING, STANDBY, curve_power
+from ..models.power import ON
 from ..models.precopy import RESUME, STOP, cpu_factor
 from ..models.scheduling import schedule_host
 from ..models.standby import mirror_loss
 from ..state.accumulators import Rates
 from ..state.cluster_state import MIG_COPYING, RUNNING, FullState
 from ..state.parameters import FullParams
-from .cpu import SHORTAGE, set_host, set_vm_miss
+from .cpu import SHORTAGE, host_power, set_host, set_vm_miss
 
 
 @kernel
@@ -209,27 +209,6 @@ def _add_vm_rates(p: FullParams, s: FullState, v: int, rates: Rates) -> None:
         rates.io_rate += rate
         rates.net_dropped += s.vm_net_out_ask[v] - s.vm_net_out_mbps[v]  # each exactly 0 where all passes
         rates.net_dropped += s.vm_net_in_ask[v] - s.vm_net_in_mbps[v]
-
-
-@kernel
-def host_power(p: FullParams, s: FullState, h: int, load: float) -> Any:
-    """Power of a host in its state, W (model.md §7).
-
-    On: its table or curve (``power``) at its load, at full power the curve's end. Off, failed: 0.
-    Booting, resuming: between idle and peak. Standby: a share of idle. Shutting down, suspending: idle.
-
-    Args:
-        h: Host.
-        load: CPU load; clamped to 0...1.
-    """
-    state, kind = s.host_power_state[h], p.host_type[h]
-    if state == ON:
-        return p.power_w[kind, -1] if s.host_full_power[h] else curve_power(p, kind, load)
-    if state in (OFF, FAILED):
-        return 0.0
-    if state in (BOOTING, RESUMING):
-        return p.host_boot_w[h]
-    return p.standby_w[h] if state == STANDBY else p.host_shutdown_w[h]
 
 
 @kernel

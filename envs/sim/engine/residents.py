@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...jit.by_model import by_model
+from ...jit.by_model import by_model, nothing, only_full
 from ...jit.kernels import kernel
 from ..models.numa_nodes import add_to_nodes, arrive_on_nodes, choose_nodes, reserve_nodes
 from ..state.cluster_state import FullState
@@ -76,14 +76,10 @@ def remove_incoming(s: FullState, v: int, h: int) -> None:
 
 
 @kernel
-def _count_simple(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
+def count_room(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
+    """Add a VM's room (but for NUMA nodes) to a host's sums, or take it off."""
     s.host_mem_mib[h] += sign * p.vm_mem_mib[v]
     s.host_nominal_mhz[h] += sign * p.vm_cpu_mhz[v]
-
-
-@kernel
-def _count_full(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
-    _count_simple(p, s, v, h, sign)
     if p.has_cpu:
         s.host_reserved_mhz[h] += sign * p.vm_reservation_mhz[v]
     if p.has_tiers:
@@ -92,32 +88,10 @@ def _count_full(p: FullParams, s: FullState, v: int, h: int, sign: float) -> Non
         s.host_functions_used[h] += np.int32(sign) * p.vm_functions[v]
 
 
-count_room = by_model(_count_simple, _count_full)
-"""``count_room(p, s, v, h, sign)``: add a VM's room (but for NUMA nodes) to a host's sums, or take it off."""
-
-
 @kernel
-def _add_simple(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
-    _count_simple(p, s, v, h, sign)
+def _add_room(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
+    count_room(p, s, v, h, sign)
     if s.host_n_vms[h] + s.host_n_in[h] == 0:  # an empty host holds exactly nothing
-        s.host_mem_mib[h] = 0.0
-        s.host_nominal_mhz[h] = 0.0
-
-
-@kernel
-def _take_simple(p: FullParams, s: FullState, v: int, h: int) -> None:
-    _add_simple(p, s, v, h, 1.0)
-
-
-@kernel
-def _free_simple(p: FullParams, s: FullState, v: int, h: int) -> None:
-    _add_simple(p, s, v, h, -1.0)
-
-
-@kernel
-def _add_full(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
-    _count_full(p, s, v, h, sign)
-    if s.host_n_vms[h] + s.host_n_in[h] == 0:
         _recount_secondaries(p, s, h)
 
 
@@ -151,17 +125,17 @@ def _recount_mirror_nodes(p: FullParams, s: FullState, h: int) -> None:
                 add_to_nodes(p, s, v, h, s.vm_mirror_nodes[v], 1.0)
 
 
+@only_full
 @kernel
-def _take_full(p: FullParams, s: FullState, v: int, h: int) -> None:
-    _add_full(p, s, v, h, 1.0)
+def _take_nodes(p: FullParams, s: FullState, v: int, h: int) -> None:
     if p.has_numa:
         reserve_nodes(p, s, v, h, choose_nodes(p, s, v, h))
 
 
+@only_full
 @kernel
-def _free_full(p: FullParams, s: FullState, v: int, h: int) -> None:
-    """Room on the host where the VM is (its home nodes), or on the one that it was coming to."""
-    _add_full(p, s, v, h, -1.0)
+def _free_nodes(p: FullParams, s: FullState, v: int, h: int) -> None:
+    """Nodes on the host where the VM is (its home nodes), or on the one that it was coming to."""
     if p.has_numa:
         home = s.vm_host[v] == h
         add_to_nodes(p, s, v, h, s.vm_nodes[v] if home else s.vm_dest_nodes[v], -1.0)
@@ -173,31 +147,38 @@ def _free_full(p: FullParams, s: FullState, v: int, h: int) -> None:
             _recount_mirror_nodes(p, s, h)
 
 
-take_room = by_model(_take_simple, _take_full)
-"""``take_room(p, s, v, h)``: count a VM's room on a host that it comes to."""
-
-free_room = by_model(_free_simple, _free_full)
-"""``free_room(p, s, v, h)``: give back the room of a VM that has left both lists of a host, while ``vm_host``
-still says whether it was at home there."""
-
-
+@only_full
 @kernel
-def _settle_simple(p: FullParams, s: FullState, v: int, h: int) -> None:
-    append_resident(s, v, h)
-    s.vm_host[v] = h
-    s.vm_cap_mhz[v] = p.vm_vcpus[v] * p.host_core_mhz[h]
-    s.vm_ask_mhz[v] = min(s.vm_demand_mhz[v], s.vm_cap_mhz[v])
-
-
-@kernel
-def _settle_full(p: FullParams, s: FullState, v: int, h: int) -> None:
-    _settle_simple(p, s, v, h)
+def _arrive_on_nodes(p: FullParams, s: FullState, v: int) -> None:
     if p.has_numa:
         arrive_on_nodes(s, v)
 
 
-settle = by_model(_settle_simple, _settle_full)
-"""``settle(p, s, v, h)``: make v, whose room on h is counted, a resident of h."""
+@kernel
+def take_room(p: FullParams, s: FullState, v: int, h: int) -> None:
+    """Count a VM's room on a host that it comes to."""
+    _add_room(p, s, v, h, 1.0)
+    _take_nodes(p, s, v, h)
+
+
+@kernel
+def free_room(p: FullParams, s: FullState, v: int, h: int) -> None:
+    """Give back the room of a VM that has left both lists of a host.
+
+    ``vm_host`` must still say whether it was at home there.
+    """
+    _add_room(p, s, v, h, -1.0)
+    _free_nodes(p, s, v, h)
+
+
+@kernel
+def settle(p: FullParams, s: FullState, v: int, h: int) -> None:
+    """Make a VM, whose room on a host is counted, a resident of it."""
+    append_resident(s, v, h)
+    s.vm_host[v] = h
+    s.vm_cap_mhz[v] = p.vm_vcpus[v] * p.host_core_mhz[h]
+    s.vm_ask_mhz[v] = min(s.vm_demand_mhz[v], s.vm_cap_mhz[v])
+    _arrive_on_nodes(p, s, v)
 
 
 @kernel
@@ -217,16 +198,12 @@ def _touch_two_simple(p: FullParams, s: FullState, a: int, b: int, elapsed_s: fl
     _touch_simple(p, s, b, elapsed_s)
 
 
-@kernel
-def _rates_known(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
-    """In the full model the VM's host has been rated as a whole."""
-
-
 touch = by_model(_touch_simple, _touch_full)
 """``touch(p, s, h, elapsed_s)``: work out the rates of a host on which something happened."""
 
 touch_two = by_model(_touch_two_simple, renew_hosts)
 """``touch_two(p, s, a, b, elapsed_s)``: the same of two hosts."""
 
-settle_rates = by_model(set_vm_rates, _rates_known)
-"""``settle_rates(p, s, v, elapsed_s)``: what a VM gets on its host, once the host has been touched."""
+settle_rates = by_model(set_vm_rates, nothing)
+"""``settle_rates(p, s, v, elapsed_s)``: what a VM gets on its host, once the host has been touched; the full
+model has rated it with its host."""

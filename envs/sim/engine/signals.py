@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...arrays import F8
-from ...jit.by_model import by_model
+from ...jit.by_model import only_full
 from ...jit.kernels import kernel
 from ..models.memory import PAGE_MIB
 from ..models.standby import mirror_need_mbps
@@ -43,8 +43,10 @@ def _drive_memory(p: FullParams, s: FullState, v: int, sample: int) -> None:
     s.vm_touch_rate[v] = active / (PAGE_MIB * p.memory_window_s)
 
 
+@only_full
 @kernel
-def _drive_full(p: FullParams, s: FullState, v: int) -> None:
+def drive_vm(p: FullParams, s: FullState, v: int) -> None:
+    """Read the signals of a VM at the present sample."""
     sample = s.counters.sample
     u = p.util[sample, v]
     if p.has_io:
@@ -60,18 +62,9 @@ def _drive_full(p: FullParams, s: FullState, v: int) -> None:
 
 
 @kernel
-def _drive_nothing(p: ClusterParams, s: ClusterState, v: int) -> None:
-    """A simple cluster has demand for CPU only."""
-
-
-drive_vm = by_model(_drive_nothing, _drive_full)
-"""``drive_vm(p, s, v)``: read the signals of a VM at the present sample."""
-
-
-@kernel
 def drive_all(p: ClusterParams, s: ClusterState) -> None:
     """Read the signals of every VM at the present sample."""
     if p.has_io == 0 and p.has_tiers == 0 and p.has_precopy == 0 and p.has_standby == 0:
         return
     for v in range(s.vm_state.shape[0]):
-        _drive_full(p, s, v)
+        drive_vm(p, s, v)

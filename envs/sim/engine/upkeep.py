@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...jit.by_model import by_model
+from ...jit.by_model import only_full
 from ...jit.kernels import kernel
 from ..state.cluster_state import STARTING, ClusterState
 from ..state.parameters import ClusterParams
@@ -16,13 +16,10 @@ from .mirrors import drop_secondary
 from .power_cycle import switch_off_if_empty
 
 
+@only_full
 @kernel
-def _begin_simple(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
-    """A placed VM runs."""
-
-
-@kernel
-def _begin_full(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
+def begin_run(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
+    """A VM has got its host; after a failure it has to boot first."""
     if p.host_baseline.shape[0] > 0:
         s.vm_baseline[v] = p.host_baseline[s.vm_host[v]]
     if p.has_failures and s.vm_restart[v]:
@@ -40,17 +37,10 @@ def start_vm(p: ClusterParams, s: ClusterState, v: int, at_s: float, elapsed_s: 
     set_vm_down(s, v, 1, elapsed_s)
 
 
-begin_run = by_model(_begin_simple, _begin_full)
-"""``begin_run(p, s, v, elapsed_s)``: a VM has got its host; after a failure it has to boot first."""
-
-
+@only_full
 @kernel
-def _end_simple(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
-    """Nothing hangs on a VM that leaves."""
-
-
-@kernel
-def _end_full(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
+def end_run(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
+    """Forget what is planned for a VM that leaves its host for good."""
     if p.has_failures:
         if s.vm_state[v] == STARTING:
             drop_event(s, VM_UP, v)
@@ -67,12 +57,10 @@ def _end_full(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> No
             renew_hosts(p, s, h, -1, elapsed_s)
 
 
-end_run = by_model(_end_simple, _end_full)
-"""``end_run(p, s, v, elapsed_s)``: forget what is planned for a VM that leaves its host for good."""
-
-
+@only_full
 @kernel
-def _forget_full(p: ClusterParams, s: ClusterState, v: int) -> None:
+def forget_rates(p: ClusterParams, s: ClusterState, v: int) -> None:
+    """A VM without a host uses nothing and holds nothing."""
     for rate in (
         s.vm_claim_mhz,
         s.vm_overhead_mhz,
@@ -104,39 +92,22 @@ def _forget_full(p: ClusterParams, s: ClusterState, v: int) -> None:
             rate[v] = 0.0
 
 
+@only_full
 @kernel
-def _forget_nothing(p: ClusterParams, s: ClusterState, v: int) -> None:
-    """A simple cluster has no such rates."""
-
-
-forget_rates = by_model(_forget_nothing, _forget_full)
-"""``forget_rates(p, s, v)``: a VM without a host uses nothing and holds nothing."""
-
-
-@kernel
-def _move_full(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
+def before_move(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
+    """A protected VM is not mirrored while it migrates; it gets a new secondary after it has arrived."""
     if p.has_standby:
         h = drop_secondary(p, s, v)
         if h >= 0:
             renew_hosts(p, s, h, s.vm_host[v], elapsed_s)
 
 
-before_move = by_model(_end_simple, _move_full)
-"""``before_move(p, s, v, elapsed_s)``: a protected VM is not mirrored while it migrates; it gets a new
-secondary at the next interval after it has arrived."""
-
-
+@only_full
 @kernel
-def _after_simple(
+def after_leaving(
     p: ClusterParams, s: ClusterState, host: int, dest: int, now_s: float, elapsed_s: float
 ) -> None:
-    """Nobody waits for a slot, and nobody's pages are behind."""
-
-
-@kernel
-def _after_full(
-    p: ClusterParams, s: ClusterState, host: int, dest: int, now_s: float, elapsed_s: float
-) -> None:
+    """Let others use the slots that a VM gave back, and switch off what was waiting for it to leave."""
     if p.has_precopy:
         if host >= 0:
             start_waiting(p, s, host, now_s, elapsed_s)
@@ -147,8 +118,3 @@ def _after_full(
         switch_off_if_empty(p, s, dest, now_s, elapsed_s)
     if host >= 0:
         switch_off_if_empty(p, s, host, now_s, elapsed_s)
-
-
-after_leaving = by_model(_after_simple, _after_full)
-"""``after_leaving(p, s, host, dest, now_s, elapsed_s)``: let others use the slots that a VM gave back, and
-switch off what was waiting for it to leave."""

@@ -129,3 +129,16 @@ def carbon_kg(
     )
     area: float = intensity_integral(series.g_per_kwh, series.step_s, series.offset_s, from_s, to_s)
     return pue * power_w * (area / J_PER_KWH / 1000.0)
+
+
+@kernel
+def carbon_step(p: Any, time_s: float) -> Any:
+    """Which sample of the carbon intensity holds from a time on; below 0 before the first one."""
+    return int(np.floor((time_s - p.carbon_start_s) / p.carbon_sample_s + 1e-9))
+
+
+@kernel
+def carbon_now(p: Any, time_s: float) -> float:
+    """Carbon intensity from a time on, g/kWh; before the first and after the last sample it stays."""
+    last = p.carbon_g_kwh.shape[0] - 1
+    return float(p.carbon_g_kwh[min(max(carbon_step(p, time_s), 0), last)])

@@ -23,6 +23,7 @@ import numpy as np
 from ...arrays import B1, F8, I4
 from ...jit.heap import settle
 from ...jit.kernels import kernel
+from ...jit.sorting import sort_ascending
 
 
 @kernel
@@ -124,7 +125,7 @@ def max_min_rates(first: I4, second: I4, cap: F8, capacity: F8, rate: F8) -> Non
     n_open = by_cap.shape[0]
     if n_open == 0:
         return
-    by_cap = by_cap[np.argsort(cap[by_cap], kind="mergesort")]
+    sort_ascending(by_cap, cap, n_open, np.empty_like(by_cap))
     offsets, flows = _flows_of_links(first, second, open_, capacity.shape[0])
     left, count = capacity.copy(), offsets[1:] - offsets[:-1]
     keys, items, n = _link_heap(tight, left, count)

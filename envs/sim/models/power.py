@@ -35,7 +35,7 @@ times time in every state. The facility draws PUE times what the hosts draw.
 
 A transition without a time is over at once, and nothing but a failure turns one round that is under way. A
 host that was on when it failed, and still has its profile, boots once it is repaired. Transitions happen in
-``power_cycle`` (orders) and ``outages`` (failures); ``rates.host_power`` is what a host draws.
+``power_cycle`` (orders) and ``outages`` (failures); ``cpu.host_power`` is what a host draws.
 """
 
 from __future__ import annotations

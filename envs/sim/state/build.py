@@ -7,6 +7,7 @@ nothing. H hosts, V VMs, T host types, S samples; the numbers of the sections ar
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -87,15 +88,17 @@ def _frozen(value: Any) -> Any:
     return shown
 
 
-def _needs_full(config: ClusterConfig, made: dict[str, Any]) -> bool:
-    """Whether something is on that the simple cluster's kernels do not know."""
+def _needs_full(config: ClusterConfig, model: dict[str, Any]) -> bool:
+    """Whether something is on that the simple cluster's kernels do not know.
+
+    They know power curves, PUE, power while booting and carbon, but no standby.
+    """
+    asked, plain = config.power, PowerConfig()
     return bool(
-        made["has_failures"]
-        or config.carbon is not None
-        or config.power != PowerConfig()
-        or any(kind.curve.kind != "table" for kind in config.host_types)
-        or len(made["host_features"])
-        or len(made["host_virt_types"])
+        model["has_failures"]
+        or replace(asked, pue=plain.pue, boot_level=plain.boot_level) != plain
+        or len(model["host_features"])
+        or len(model["host_virt_types"])
     )
 
 

@@ -441,7 +441,7 @@ def test_metrics_and_rewards_of_every_sub_model() -> None:
 
 
 def test_a_sub_model_that_is_off_leaves_its_columns_empty() -> None:
-    env = ClusterEnv("small", scenario_overrides={**HOUR, "power.pue": 1.2}, tables=True)
+    env = ClusterEnv("small", scenario_overrides={**HOUR, "power.resume_time_s": 11.0}, tables=True)
     env.reset(seed=0)
     observation, *_ = env.step(0)
     assert env.sim.params.full
@@ -458,7 +458,7 @@ def test_a_sub_model_that_is_off_leaves_its_columns_empty() -> None:
 
 def test_the_first_columns_are_those_of_a_simple_cluster() -> None:
     simple = ClusterEnv("small", scenario_overrides=HOUR, tables=True)
-    full = ClusterEnv("small", scenario_overrides={**HOUR, "power.pue": 1.2}, tables=True)
+    full = ClusterEnv("small", scenario_overrides={**HOUR, "power.resume_time_s": 11.0}, tables=True)
     widths = {"hosts": len(HOST_COLUMNS), "vms": len(VM_COLUMNS), "globals": len(GLOBAL_COLUMNS)}
     a, b = simple.reset(seed=0)[0], full.reset(seed=0)[0]
     rng = np.random.default_rng(0)

@@ -13,7 +13,7 @@ import pytest
 from virtgym.envs.sim.config import ClusterConfig, HostType
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.guests import GUEST_PROFILES, GuestProfile, IoProfile
-from virtgym.envs.sim.models.carbon import CarbonSeries
+from virtgym.envs.sim.models.carbon import CarbonSeries, carbon_kg
 from virtgym.envs.sim.models.failures import FailureConfig, FailureDomain, replay_outages
 from virtgym.envs.sim.models.io_path import IoConfig
 from virtgym.envs.sim.models.numa_nodes import NumaConfig
@@ -145,6 +145,70 @@ def test_with_nothing_on_the_chain_is_the_simple_cluster(seed: int) -> None:
         if value == value:
             assert chain.metrics()[name] == pytest.approx(value, rel=1e-9, abs=1e-12), name
     assert chain.state.vm_missed == pytest.approx(plain.state.vm_missed, rel=1e-9, abs=1e-6)
+
+
+LINE = replace(HOST, name="line", power_w=(100.0, 200.0))
+"""A table that every kind of curve can be."""
+ACCOUNTED: dict[str, dict[str, Any]] = {
+    "linear curve": {"host_types": (replace(LINE, curve=PowerCurve("linear", 100.0, 200.0)),)},
+    "fan curve": {"host_types": (replace(LINE, curve=PowerCurve("fan", 100.0, 200.0, exponent=1.0)),)},
+    "PUE of 1": {"power": PowerConfig(pue=1.0)},
+    "PUE": {"power": PowerConfig(pue=1.5)},
+    "hourly carbon": {"carbon": CarbonSeries(np.array([100.0, 400.0, 50.0]), "test")},
+    "carbon off the grid": {
+        "carbon": CarbonSeries(np.arange(1.0, 40.0), "test", step_s=700.0, offset_s=123.0)
+    },
+}
+"""What says how much is drawn and what that costs, and cannot change what happens."""
+
+
+@pytest.mark.parametrize("what", ACCOUNTED)
+@pytest.mark.parametrize("model", ["simple", "full"])
+def test_what_is_only_accounted_changes_no_digit(model: str, what: str) -> None:
+    off: dict[str, Any] = {
+        "domains": (),
+        "spares": (),
+        "memory": "binding",
+        "migration": cluster(1).migration,
+    }
+    off |= dict.fromkeys(("overhead", "cpu", "numa", "io", "failures", "standby"))
+    common = {
+        "host_types": (LINE,),
+        "host_type_of": np.zeros(8, np.int32),
+        **(off if model == "simple" else {}),
+    }
+    plain = random_cluster(3, **common)
+    other = random_cluster(3, **{**common, **ACCOUNTED[what]})
+    assert plain.params.full == other.params.full == (model == "full")
+    for sim in (plain, other):
+        sim.reset(np.random.default_rng(3))
+        play(sim, 3, (150.0, 150.0))
+    a, b = plain.metrics(), other.metrics()
+    pue = other.params.pue
+    for name, value in a.items():
+        if name in ("energy_kwh", "esv"):
+            assert b[name] == pytest.approx(pue * value, rel=1e-15), name
+        elif name != "carbon_kg":
+            np.testing.assert_equal(b[name], value, err_msg=name)
+    for name, array in plain.state._asdict().items():
+        shown = array.copy(), getattr(other.state, name).copy()
+        if name == "totals":
+            for totals in shown:
+                totals.carbon_g = 0.0
+        np.testing.assert_array_equal(*shown, err_msg=name)
+    assert (b["carbon_kg"] > 0) == ("carbon" in what)
+
+
+@pytest.mark.parametrize("model", ["simple", "full"])
+def test_carbon_is_charged_at_the_intensity_of_the_moment(model: str) -> None:
+    series = ACCOUNTED["carbon off the grid"]["carbon"]
+    more: dict[str, Any] = {"cpu": SchedulingConfig()} if model == "full" else {}
+    sim = Simulator(cluster(1, carbon=series, **more), load(np.full((40, 1), 0.5)))
+    sim.advance(450.0)
+    sim.apply(Decisions(power_on=indices(), maintenance=indices(0)))
+    sim.run()
+    watts = float(sim.state.host_power_now_w[0])  # all the time: demand is constant
+    assert sim.metrics()["carbon_kg"] == pytest.approx(float(carbon_kg(series, watts, 0.0, sim.time_s)))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -315,7 +379,7 @@ def test_a_failed_destination_loses_nothing() -> None:
 
 
 def test_suspended_hosts_draw_little_and_are_back_soon() -> None:
-    power = PowerConfig(suspend_time_s=5.0, resume_time_s=10.0, standby_share=0.05, pue=1.5)
+    power = PowerConfig(suspend_time_s=5.0, resume_time_s=20.0, standby_share=0.05, pue=1.5)
     sim = Simulator(cluster(2, power=power), load(np.full((4, 1), 0.0)))
     assert not sim.apply(Decisions(suspend=indices(1)))
     sim.advance(300.0)
@@ -324,7 +388,7 @@ def test_suspended_hosts_draw_little_and_are_back_soon() -> None:
     sim.apply(Decisions(power_on=indices(1)))
     sim.advance(300.0)
     boot = 0.5 * (86.0 + 117.0)
-    assert sim.state.host_energy_j[1] == pytest.approx(5 * 86.0 + 295 * 4.3 + 10 * boot + 290 * 86.0)
+    assert sim.state.host_energy_j[1] == pytest.approx(5 * 86.0 + 295 * 4.3 + 20 * boot + 280 * 86.0)
     busy = Simulator(cluster(1, power=power), load(np.full((4, 1), 0.5)))
     assert "still holds" in str(busy.apply(Decisions(suspend=indices(0)))[0])
 
@@ -345,7 +409,7 @@ def test_carbon_follows_the_series_hour_by_hour() -> None:
     assert sim.state.totals.carbon_g == pytest.approx(2.0 * kwh * (100.0 + 400.0))
 
 
-@pytest.mark.parametrize("more", [{}, {"power": PowerConfig(pue=1.1)}], ids=["simple", "full"])
+@pytest.mark.parametrize("more", [{}, {"power": PowerConfig(resume_time_s=11.0)}], ids=["simple", "full"])
 def test_a_host_in_maintenance_takes_nobody(more: dict[str, Any]) -> None:
     sim = Simulator(cluster(2, **more), load(np.full((4, 1), 0.5)))
     sim.apply(Decisions(maintenance=indices(1)))

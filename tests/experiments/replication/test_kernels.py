@@ -8,7 +8,6 @@ from numba import njit
 
 from virtgym.experiments.replication import detectors, selection, sharing
 from virtgym.experiments.replication.machines import make_site, vm_types
-from virtgym.experiments.replication.optimiser import sort_by_key
 
 WORK = np.empty((4, 30, 30))
 
@@ -88,16 +87,6 @@ def test_multiple_r2_is_least_squares(rng: np.random.Generator) -> None:
             assert value == pytest.approx(expected, abs=1e-10)
     undefined = np.vstack([np.zeros(30), rng.random(30)])
     assert selection.multiple_r2(undefined, 1, 2, 30, WORK) == selection.UNDEFINED
-
-
-def test_sort_is_stable(rng: np.random.Generator) -> None:
-    sort = callable_kernel(sort_by_key)
-    for n in (0, 1, 5, 16, 17, 31, 33, 200, 777):
-        key = rng.integers(0, 40, 1000).astype(np.float64)
-        items = rng.permutation(1000).astype(np.int32)[:n]
-        expected = sorted(items.tolist(), key=lambda item: key[item])
-        sort(items, key, n, np.empty(max(n, 1), dtype=np.int32))  # type: ignore[operator]
-        assert items.tolist() == expected
 
 
 def test_sums_in_the_order_of_a_hash_table(rng: np.random.Generator) -> None:

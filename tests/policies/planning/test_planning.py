@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,6 +31,7 @@ from virtgym.policies.dpm.policy import DpmPolicy
 from virtgym.policies.drs.policy import DrsPolicy
 from virtgym.policies.literature.policy import ConsolidationPolicy
 from virtgym.policies.planning import (
+    PlanMemory,
     allocate_memory,
     begin_room,
     boot_energy_j,
@@ -104,8 +105,10 @@ ROOM: dict[str, dict[str, Any]] = {
 }
 
 
-class Memory(NamedTuple):
-    """A planner's memory that holds nothing but room."""
+class Memory(PlanMemory):
+    """A planner's memory that holds nothing else."""
+
+    first: NDArray[np.int32]
 
 
 def make_sim(

@@ -10,7 +10,7 @@ import pytest
 
 from virtgym.envs.sim.audit.checker import check_state
 from virtgym.envs.sim.simulator import Simulator
-from virtgym.envs.sim.state.accumulators import Counters, Rates
+from virtgym.envs.sim.state.accumulators import Clock, Counters, Rates
 from virtgym.envs.sim.state.cluster_state import ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
 from virtgym.experiments.bench.audit import Audit, audit_episodes
@@ -194,7 +194,7 @@ PARTS: list[Fault] = [
     ("copy_rate_mib_s", running, becomes(1.0), "send nothing"),
     ("copy_since_s", phase(ROUND), becomes(1e9), "in the future"),
     ("copy_dirtying_mib_s", phase(ROUND), plus(1.0), "another dirty rate"),
-    ("clock", place(2), becomes(7.0), "next end of a phase"),
+    ("clock", place(Clock.next_copy_s), becomes(7.0), "next end of a phase"),
     ("vm_secondary", lambda p, s: running(p, s) & (p.vm_protected == 0), becomes(0), "not protected"),
     ("vm_secondary", mirrored, becomes(-1), "do not add up"),
     ("host_mirrors", on, plus(1), "protected VMs do not add up"),

@@ -19,7 +19,7 @@ from virtgym.envs.sim.workload import Workload
 
 MODELS: dict[str, dict[str, Any]] = {
     "simple": {},
-    "full": {"power": PowerConfig(pue=1.1)},
+    "full": {"power": PowerConfig(resume_time_s=11.0)},
     "numa": {"numa": NumaConfig()},
 }
 

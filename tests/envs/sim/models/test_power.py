@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from virtgym.envs.errors import ConfigError, TraceError
 from virtgym.envs.sim.config import ClusterConfig, HostType
 from virtgym.envs.sim.decisions import Decisions
-from virtgym.envs.sim.engine.rates import host_power
+from virtgym.envs.sim.engine.cpu import host_power
 from virtgym.envs.sim.models.carbon import CarbonSeries, carbon_kg, constant_carbon, intensity_integral
 from virtgym.envs.sim.models.failures import FailureConfig, replay_outages
 from virtgym.envs.sim.models.power import (
@@ -223,7 +223,9 @@ def test_energy_of_a_day_by_hand(make_sim: Make) -> None:
     """Boot 240 s, on at half load 1 h, suspended for 5 s, in standby, resumed for 10 s, idle."""
     times = {"boot_time_s": 240.0, "interval_s": 240.0, "hosts_start_on": False, "auto_boot": False}
     stay = {"cpu_mhz": 2000.0, "vcpus": 2, "arrival_s": 240.0, "departure_s": 3840.0}
-    sim = make_sim([0.5], n_hosts=1, load=stay, horizon_s=9600.0, power=PowerConfig(pue=1.5), **times)
+    sim = make_sim(
+        [0.5], n_hosts=1, load=stay, horizon_s=9600.0, power=PowerConfig(standby_share=0.04, pue=1.5), **times
+    )
     zero = np.array([0], dtype=np.int32)
     assert not sim.apply(Decisions(power_on=zero))
     sim.advance(3840.0)
@@ -231,7 +233,7 @@ def test_energy_of_a_day_by_hand(make_sim: Make) -> None:
     sim.advance(3600.0)
     assert not sim.apply(Decisions(power_on=zero))
     sim.advance(240.0)
-    want = 150 * 240 + 150 * 3600 + 100 * 5 + 5 * 3595 + 150 * 10 + 100 * 230
+    want = 150 * 240 + 150 * 3600 + 100 * 5 + 4 * 3595 + 150 * 10 + 100 * 230
     assert sim.state.host_energy_j[0] == pytest.approx(want)
     assert sim.metrics()["energy_kwh"] == pytest.approx(1.5 * want / 3.6e6)
 
