@@ -80,26 +80,28 @@ def make_writer(name: str, columns: Sequence[Column], often: bool) -> Any:
     """
     lines = [f"def {name}(p, s, b, table):", "    for i in range(len(table)):", "        row = table[i]"]
     names: dict[str, Any] = {}
+    guards: dict[Any, str] = {}  # what the answer of each is called
     chosen = [
         (place, column)
         for place, column in enumerate(columns)
         if isinstance(column, RowColumn | GlobalColumn) and column.often == often
     ]
+    arguments = "p, s, b" if any(isinstance(column, GlobalColumn) for column in columns) else "p, s, b, i"
+    for number, guard in enumerate(dict.fromkeys(column.when for _, column in chosen)):
+        if guard is not None:
+            names[f"when_{number}"] = guard
+            guards[guard] = f"has_{number}"
+            lines.append(f"        has_{number} = when_{number}({arguments})")
     for guard, group in groupby(chosen, key=lambda pair: pair[1].when):
         places = list(group)
         if guard is not None:
-            names[f"when_{places[0][0]}"] = guard
-            lines.append(f"        if not when_{places[0][0]}({_arguments(places[0][1])}):")
+            lines.append(f"        if not {guards[guard]}:")
             lines += [f"            row[{place}] = 0.0" for place, _ in places]
             lines.append("        else:")
         indent = " " * (12 if guard is not None else 8)
         for place, column in places:
             names[f"write_{place}"] = inlined(column.write)
-            value = f"1.0 * write_{place}({_arguments(column)})"  # of a truth value, too
+            value = f"1.0 * write_{place}({arguments})"  # of a truth value, too
             low, high = float(column.low), float(column.high)
             lines.append(f"{indent}row[{place}] = min(max({value}, {low!r}), {high!r})")
     return make_kernel("\n".join(lines), names)
-
-
-def _arguments(column: Column) -> str:
-    return "p, s, b, i" if isinstance(column, RowColumn) else "p, s, b"
