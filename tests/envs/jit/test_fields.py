@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 import numpy as np
 import pytest
 
-from virtgym.envs.cluster.observations import Buffers
+from virtgym.envs.cluster.buffers import Buffers
 from virtgym.envs.jit.records import Place, Record
 from virtgym.envs.sim.state.cluster_state import ClusterState
 from virtgym.envs.sim.state.parameters import DRIVEN, ClusterParams
