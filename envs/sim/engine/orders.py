@@ -65,14 +65,19 @@ host_suits = by_model(_any_host, check_suits)
 
 
 @kernel
-def vm_can_follow(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
-    """Whether a VM can be moved live, by CPU features, kernel and devices (model.md §6): 0, or a code."""
+def _can_follow(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
+    """Whether a running VM may go on on another host: CPU features, kernel, devices (model.md §6)."""
     if p.has_io and p.vm_pinned[v]:
         return MOVE_REFUSED_DEVICE
     shares_kernel = p.host_virt_types.shape[0] > 0 and p.vm_virt_type[v] == OS_LEVEL
     if shares_kernel and p.host_kernel[s.vm_host[v]] != p.host_kernel[h]:
         return MOVE_REFUSED_KERNEL
     return MOVE_REFUSED_FEATURES if lacks_features(p, s, v, h) else 0
+
+
+vm_can_follow = by_model(_any_host, _can_follow)
+"""``vm_can_follow(p, s, v, h)``: whether a live migration is possible at all: 0, or a code. Planners ask it
+of every VM and host, so a simple cluster does not even look whether a sub-model is on."""
 
 
 @kernel

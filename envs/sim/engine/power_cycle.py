@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...jit.by_model import by_model
+from ...jit.by_model import by_model, only_full
 from ...jit.kernels import kernel
 from ..models.power import BOOTING, OFF, ON, RESUMING, SHUTTING_DOWN, STANDBY, SUSPENDING
 from ..state.cluster_state import ClusterState
@@ -52,14 +52,15 @@ def _pass_through(
 @kernel
 def boot_host(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
     """Switch a host on, or wake it from standby; without a time to boot it is on at once."""
-    if s.host_power_state[h] == STANDBY:
-        _pass_through(p, s, h, RESUMING, ON, BOOT_END, p.resume_s[h], now_s, elapsed_s)
-        return
-    s.totals.boots += 1.0
-    s.host_drain[h] = 0
-    _pass_through(p, s, h, BOOTING, ON, BOOT_END, p.host_boot_s[h], now_s, elapsed_s)
+    wakes = s.host_power_state[h] == STANDBY
+    if not wakes:
+        s.totals.boots += 1.0
+        s.host_drain[h] = 0
+    during, lasts_s = (RESUMING, p.resume_s[h]) if wakes else (BOOTING, p.host_boot_s[h])
+    _pass_through(p, s, h, during, ON, BOOT_END, lasts_s, now_s, elapsed_s)
 
 
+@only_full
 @kernel
 def suspend_host(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
     """Suspend an empty host to memory."""

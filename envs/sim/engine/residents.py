@@ -92,9 +92,12 @@ def count_room(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None
 def _add_room(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
     count_room(p, s, v, h, sign)
     if s.host_n_vms[h] + s.host_n_in[h] == 0:  # an empty host holds exactly nothing
+        s.host_mem_mib[h] = 0.0
+        s.host_nominal_mhz[h] = 0.0
         _recount_secondaries(p, s, h)
 
 
+@only_full
 @kernel
 def _recount_secondaries(p: FullParams, s: FullState, h: int) -> None:
     """Add up the room on a host that holds no VM and awaits none: what is left are secondaries, if any."""
