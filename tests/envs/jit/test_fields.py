@@ -116,7 +116,11 @@ def readers(path: Path, text: str | None = None) -> Iterator[Reader]:
     tree = ast.parse(path.read_text(encoding="utf-8") if text is None else text)
     kernels = [node for node in tree.body if isinstance(node, ast.FunctionDef) and is_kernel(node)]
     if kernels:
-        names = vars(importlib.import_module("virtgym." + where.removesuffix(".py").replace("/", ".")))
+        module = importlib.import_module("virtgym." + where.removesuffix(".py").replace("/", "."))
+        names = dict(vars(module))
+        for node in tree.body:  # what is imported for types only
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                exec(compile(ast.Module(node.body, []), where, "exec"), names)
         for node in kernels:
             yield Reader(where, node, names)
 
