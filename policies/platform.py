@@ -1,4 +1,4 @@
-"""One platform: high availability over power management over balancing, without fights (model.md §8–§10).
+"""One platform: high availability over power management over balancing, without fights (docs/policies.md).
 
 Each of the three managers is a policy of its own (``ha``, ``dpm`` or ``dpm_ortools``, ``drs``). Alone, each
 would undo what the others do: load balancing fills the host that power management has just emptied, and

@@ -1,6 +1,6 @@
 """Exact water levels: where a rising, piecewise linear sum reaches a target.
 
-Shares of CPU (model.md §2) and the idle-memory tax (§4) are both of this kind: every VM holds an amount that
+Shares of CPU (docs §2) and the idle-memory tax (§4) are both of this kind: every VM holds an amount that
 rises with one common level, in straight pieces between breakpoints, and the level is wanted at which the
 amounts add up to what there is. Sorting the breakpoints and walking along them finds the piece that holds the
 answer in O(n log n); the caller then solves one linear equation inside it. No iteration, no tolerance.

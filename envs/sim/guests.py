@@ -2,7 +2,7 @@
 
 A profile holds what no trace says; the sub-models read it: §1 instructions and virtualization, §2 ``cpu``, §3
 ``stall_share``, §4 ``memory``, §5 ``io``, §6 dirty rate and working set, §8 ``restart_priority``, §9
-``protected`` (sections of model.md). A sub-model that is off reads nothing.
+``protected`` (sections of docs/simulator.md). A sub-model that is off reads nothing.
 
 A pair (idle, busy) is a rate that follows the load, where the trace has no signal of its own:
 

@@ -1,4 +1,4 @@
-"""The metrics of model.md §11 (slatah, pdm, slav, esv: Beloglazov & Buyya, CCPE 24(13), 2012)."""
+"""The metrics of docs, Metrics (slatah, pdm, slav, esv: Beloglazov & Buyya, CCPE 24(13), 2012)."""
 
 from __future__ import annotations
 

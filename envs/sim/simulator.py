@@ -238,7 +238,7 @@ class Simulator:
         return digest(self._arena)
 
     def metrics(self) -> dict[str, float]:
-        """The metrics of model.md §11 since the last reset."""
+        """The metrics of docs, Metrics since the last reset."""
         return summarize(self.params, self.state)
 
     def __getstate__(self) -> dict[str, Any]:

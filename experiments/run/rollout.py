@@ -24,7 +24,7 @@ class Rollout:
     """One episode.
 
     Attributes:
-        metrics: The metrics of model.md §11 by name.
+        metrics: The metrics of docs, Metrics by name.
         record: What happened in every interval.
         wall_s: Time of the loop, s: environment, simulator and policy, without building them.
         sim_s: Simulated time, s.

@@ -1,4 +1,4 @@
-"""High availability: admission, restart in order, placement that expects failures (model.md §8, §9).
+"""High availability: admission, restart in order, placement that expects failures (docs §8, §9).
 
 The engine detects failures, takes hot standbys over, moves profiles to spares. What is left to decide, and is
 decided here once per interval:

@@ -11,7 +11,7 @@ from virtgym.envs.sim.simulator import ClusterView
 
 
 class MoveLedger:
-    """The migrations of the last intervals, as many as the thrash window has (model.md §11).
+    """The migrations of the last intervals, as many as the thrash window has (docs, Metrics).
 
     A VM is ordered to move once per interval at most, so one slot per VM and interval holds all of them.
 

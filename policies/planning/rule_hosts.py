@@ -1,4 +1,4 @@
-"""Which hosts a cluster's placement rules let a VM go to now (model.md §8): for policies that place and move.
+"""Which hosts a cluster's placement rules let a VM go to now (docs §8): for policies that place and move.
 
 ``must`` and anti-affinity are *hard*: no order may break them. Affinity says which hosts are *near* (those of
 the VM's group), ``should`` which ones are *wished* for; a policy may do without these where a VM would

@@ -1,4 +1,4 @@
-"""Room on the NUMA nodes of one host for a set of VMs (model.md §3), as the optimisers ask for it.
+"""Room on the NUMA nodes of one host for a set of VMs (docs §3), as the optimisers ask for it.
 
 A VM that fits into one empty node is given one node; a wide VM is split evenly over the fewest nodes that
 have room. VMs are packed the largest first, each into the fullest nodes that hold it, so the answer depends

@@ -1,4 +1,4 @@
-"""What everybody gets in the full model: the chain of model.md section 0, checked link by link.
+"""What everybody gets in the full model: the chain of docs §0, checked link by link.
 
 The answers are not worked out by running the algorithms again, but held to what makes them right: allocations
 to the conditions of optimality (all that is there is handed out, nobody gets less than its reservation or
@@ -89,7 +89,7 @@ def _check_signals(p: ClusterParams, s: ClusterState, report: Report) -> None:
 
 
 def claims(p: ClusterParams, demand: F8, io_rate: F8) -> tuple[F8, F8]:
-    """What hypervisor and interrupts add to a demand, MHz, shape (V,) each (model.md sections 1, 5)."""
+    """What hypervisor and interrupts add to a demand, MHz, shape (V,) each (docs §1, §5)."""
     overhead, io = np.zeros(len(demand)), np.zeros(len(demand))
     if p.has_overhead:
         rates = p.idle_per_s[p.vm_instructions] * p.vm_vcpus[:, None]

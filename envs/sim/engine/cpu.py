@@ -1,4 +1,4 @@
-"""CPU of a host: who asks, who gets, what is missed (model.md §2, without reservations and limits).
+"""CPU of a host: who asks, who gets, what is missed (docs §2, without reservations and limits).
 
 Every VM asks for its demand, capped by its vCPUs times the speed of the host's cores: a vCPU never gets more
 than one core. An incoming copy asks for ``mig_dest_share`` of its VM's CPU. If a host is asked for more than
@@ -126,7 +126,7 @@ def set_vm_miss(s: ClusterState, v: int, miss: float, loss: float, elapsed_s: fl
 
 @kernel
 def host_power(p: ClusterParams, s: ClusterState, h: int, load: float) -> Any:
-    """Power of a host in its state, W (model.md §7).
+    """Power of a host in its state, W (docs §7).
 
     On: its table or curve (``power_states``) at its load, at full power the curve's end. Off, failed: 0.
     Booting, resuming: between idle and peak. Standby: a share of idle. Shutting down, suspending: idle.

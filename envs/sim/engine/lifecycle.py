@@ -31,7 +31,7 @@ from .signals import drive_vm
 from .upkeep import after_leaving, before_move, begin_run, end_run, forget_rates
 
 THRASH_INTERVALS = 12
-"""A move back to where the VM came from within this many intervals counts as thrash (model.md §11)."""
+"""A move back to where the VM came from within this many intervals counts as thrash (docs, Metrics)."""
 
 
 @kernel

@@ -1,4 +1,4 @@
-"""The NICs inside the simulator: who gets what of them when a flow begins, ends or changes (model.md §5, §6).
+"""The NICs inside the simulator: who gets what of them when a flow begins, ends or changes (docs §5, §6).
 
 Flows are the traffic of VMs (one end), copies of memory and the logs of mirrored VMs (two ends). Rates are
 max-min fair (``fair_share``); NICs are full-duplex, so every host has one link to send and one to receive.

@@ -66,7 +66,7 @@ host_suits = by_model(_any_host, check_suits)
 
 @kernel
 def _can_follow(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
-    """Whether a running VM may go on on another host: CPU features, kernel, devices (model.md §6)."""
+    """Whether a running VM may go on on another host: CPU features, kernel, devices (docs §6)."""
     if p.has_io and p.vm_pinned[v]:
         return MOVE_REFUSED_DEVICE
     shares_kernel = p.host_virt_types.shape[0] > 0 and p.vm_virt_type[v] == OS_LEVEL

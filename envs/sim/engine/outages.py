@@ -1,4 +1,4 @@
-"""Failures and recovery inside the simulator (model.md §8, §9): what breaks, what is noticed, what starts.
+"""Failures and recovery inside the simulator (docs §8, §9): what breaks, what is noticed, what starts.
 
 All hosts that fail at one instant fail together, so that a pair of mirrored images which loses both hosts at
 once is lost. Then, for every VM on a failed host:

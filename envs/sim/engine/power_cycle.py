@@ -1,4 +1,4 @@
-"""Hosts that go on and off: boot, shutdown, suspend and resume, with their times (model.md §7)."""
+"""Hosts that go on and off: boot, shutdown, suspend and resume, with their times (docs §7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the VMs of one host get, with every sub-model that is on: the chain of model.md §0.
+"""What the VMs of one host get, with every sub-model that is on: the chain of docs §0.
 
     demand -> overhead (§1) and interrupts (§5) -> vCPU scheduling (§2) -> NUMA (§3) -> memory tiers (§4)
            -> mirroring (§9) -> migration (§6) -> delivered work -> power (§7)

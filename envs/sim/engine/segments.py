@@ -27,7 +27,7 @@ from .rates import rate_host, residents
 from .signals import drive_all
 
 UNIT_CORES = 16.0
-"""Size of the VM that the fragment rate asks about (model.md §3)."""
+"""Size of the VM that the fragment rate asks about (docs §3)."""
 
 
 @kernel

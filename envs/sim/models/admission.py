@@ -1,4 +1,4 @@
-"""Admission control of a cluster with failover: how many host failures it can still take (model.md §8).
+"""Admission control of a cluster with failover: how many host failures it can still take (docs §8).
 
 - ``slots``. A slot holds any VM: its CPU is the largest CPU reservation, its memory the largest memory
   reservation with overhead; a host has min(floor(CPU / slot CPU), floor(memory / slot memory)) slots. The

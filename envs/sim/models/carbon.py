@@ -1,4 +1,4 @@
-"""Carbon of the electricity that a cluster uses (model.md §7).
+"""Carbon of the electricity that a cluster uses (docs §7).
 
 A series holds the carbon intensity of a grid, I(t) in g/kWh, as a step function: value k holds for one step
 from k * step_s on, the last one for ever. For power that is constant between events,

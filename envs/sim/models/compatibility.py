@@ -1,4 +1,4 @@
-"""Which hosts a VM may migrate to for its CPU, its kernel and its devices (model.md §6).
+"""Which hosts a VM may migrate to for its CPU, its kernel and its devices (docs §6).
 
 A VM sees the CPU features of its *baseline* (VMware calls it an EVC level), fixed when it is switched on: the
 highest level that the host offers and the cluster allows. It may move to every host that offers all of them,

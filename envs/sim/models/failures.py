@@ -1,4 +1,4 @@
-"""When hosts, failure domains and VMs fail (model.md §8): outages sampled or replayed before an episode.
+"""When hosts, failure domains and VMs fail (docs §8): outages sampled or replayed before an episode.
 
 Every host alternates between up and down. Times are Weibull,
 

@@ -1,4 +1,4 @@
-"""Max-min fair rates of flows that share links (model.md §5, §6): VM traffic, migrations, logging traffic.
+"""Max-min fair rates of flows that share links (docs §5, §6): VM traffic, migrations, logging traffic.
 
 A flow uses one link (a VM that talks to the outside uses its host's NIC) or two (a migration uses the NIC of
 both ends), and asks for no more than its cap. An allocation is *max-min fair* if no flow can get more without

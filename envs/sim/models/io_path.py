@@ -1,4 +1,4 @@
-"""I/O of VMs (model.md §5): what it costs the CPU, how long it takes, what the NIC lets through.
+"""I/O of VMs (docs §5): what it costs the CPU, how long it takes, what the NIC lets through.
 
 CPU. A device hands over ``rate`` packets or requests a second, coalesced into batches:
 

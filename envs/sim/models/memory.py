@@ -1,4 +1,4 @@
-"""Memory multiplexing: what hosts may reclaim and what it costs; parameters and arrays (model.md §4).
+"""Memory multiplexing: what hosts may reclaim and what it costs; parameters and arrays (docs §4).
 
 The order of the tiers, who pays and the slowdown are in ``memory_tiers``.
 

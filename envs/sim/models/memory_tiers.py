@@ -1,4 +1,4 @@
-"""Memory multiplexing: the tiers in order, who pays, the slowdown (model.md §4).
+"""Memory multiplexing: the tiers in order, who pays, the slowdown (docs §4).
 
 VM i has touched T_i MiB, of which A_i are active; nothing is reclaimed below its reservation, min(R_i, T_i).
 Free memory is F = P - others - sum T. Against minFree m, it names the host's state and what it does:

@@ -1,4 +1,4 @@
-"""NUMA effects: remote accesses slow work, a balancer levels the nodes (model.md §3).
+"""NUMA effects: remote accesses slow work, a balancer levels the nodes (docs §3).
 
 Where VMs are at home is in ``numa_nodes``. Accesses to the memory of another node slow work:
 

@@ -1,4 +1,4 @@
-"""NUMA topology: nodes of hosts, home nodes of VMs, room on nodes, fragments (model.md §3).
+"""NUMA topology: nodes of hosts, home nodes of VMs, room on nodes, fragments (docs §3).
 
 A host has N nodes with equal parts of its cores and memory. A VM whose vCPUs and memory fit into one node
 gets a *home node*; a *wide* VM is split evenly over the fewest nodes that have room. A placement respects the
@@ -32,7 +32,7 @@ ROOM = 1.0 + 1e-9
 """Thirds of VMs do not add up exactly: a node is full from this multiple of its capacity."""
 
 STALL_SHARES: dict[str, float] = {"cpu_bound": 0.1, "general": 0.3, "io_bound": 0.2, "memory_bound": 0.6}
-"""Memory-stall share m by workload profile; the ends from model.md, those between assumed."""
+"""Memory-stall share m by workload profile; the ends from the sources of docs §3, the others assumed."""
 
 
 @dataclass(frozen=True)

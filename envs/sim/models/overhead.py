@@ -1,4 +1,4 @@
-"""Virtualization types: what the hypervisor adds to a VM's demand, and which host can run it (model.md §1).
+"""Virtualization types: what the hypervisor adds to a VM's demand, and which host can run it (docs §1).
 
 Five types: ``full`` (trap and emulate, binary translation), ``para`` (hypercalls), ``hardware_assisted``
 (VT-x or SVM with nested paging), ``partial`` (address space only, the rest emulated), ``os_level``
@@ -75,7 +75,7 @@ class VirtCosts:
 
 @dataclass(frozen=True)
 class OverheadConfig:
-    """The cost table of model.md §1: priors of the right order, one row per type.
+    """The cost table of docs §1: priors of the right order, one row per type.
 
     Attributes:
         full: Trap and emulate, binary translation.

@@ -1,4 +1,4 @@
-"""Power of a host: tables and curves over load, power states with standby and failure, PUE (model.md §7).
+"""Power of a host: tables and curves over load, power states with standby and failure, PUE (docs §7).
 
 A table holds the power at equally spaced loads; between two points power is linear:
 

@@ -1,4 +1,4 @@
-"""Live migration by pre-copy, event by event (model.md §6).
+"""Live migration by pre-copy, event by event (docs §6).
 
 With memory M, dirty rate D, rate of the copy R and writable working set W, round i sends V_i:
 

@@ -1,4 +1,4 @@
-"""Recovery after failures (model.md §8): cold restart of VMs, and stateless hosts whose identity moves.
+"""Recovery after failures (docs §8): cold restart of VMs, and stateless hosts whose identity moves.
 
 Cold standby. A host is taken for dead 15 s after its last heartbeat (verified), then its VMs restart on other
 hosts in the order of their restart priority:

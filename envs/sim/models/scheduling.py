@@ -1,4 +1,4 @@
-"""Sharing the CPU of a host: reservation, limit, shares, ready time, co-stop, admission (model.md §2).
+"""Sharing the CPU of a host: reservation, limit, shares, ready time, co-stop, admission (docs §2).
 
 A VM claims d MHz, hypervisor overhead included (§1, §5). It has a reservation r (lower limit), a limit l
 (upper limit), shares w (priority) and n vCPUs, none of which ever gets more than one core of c MHz. With

@@ -1,4 +1,4 @@
-"""Hot standby: protected VMs with a mirrored image on another host (model.md §9).
+"""Hot standby: protected VMs with a mirrored image on another host (docs §9).
 
 Checkpoint (the form verified: Remus, NSDI 2008). Every epoch tau the VM stops, what it dirtied is copied to a
 buffer at the memory's rate, and it goes on while the buffer is sent:

@@ -1,7 +1,7 @@
 """From a cluster and its workload to ``ClusterParams``: hosts, VMs, demand and all sub-models as arrays.
 
 Every sub-model gives its fields where it is on; where it is off they are empty, so that a simple cluster pays
-nothing. H hosts, V VMs, T host types, S samples; the numbers of the sections are those of model.md.
+nothing. H hosts, V VMs, T host types, S samples; the numbers of the sections are those of docs/simulator.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The chain of one interval (model.md §0): overhead, scheduling, NUMA and memory one after the other."""
+"""The chain of one interval (docs §0): overhead, scheduling, NUMA and memory one after the other."""
 
 from __future__ import annotations
 

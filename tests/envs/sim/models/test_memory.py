@@ -1,4 +1,4 @@
-"""Memory multiplexing (model.md §4): closed forms, properties, the kernels against a plain twin."""
+"""Memory multiplexing (docs §4): closed forms, properties, the kernels against a plain twin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NUMA (model.md §3): closed forms, properties, and the kernels against a plain-Python twin."""
+"""NUMA (docs §3): closed forms, properties, and the kernels against a plain-Python twin."""
 
 from __future__ import annotations
 

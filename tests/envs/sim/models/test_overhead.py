@@ -1,4 +1,4 @@
-"""Hypervisor overhead and support (model.md §1): closed forms, properties, and the kernel against a twin."""
+"""Hypervisor overhead and support (docs §1): closed forms, properties, and the kernel against a twin."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def random_case(rng: np.random.Generator) -> tuple[PrecopyConfig, float, float, 
 
 
 def test_the_worked_case() -> None:
-    # 50 GiB, dirtied at 200 Mbit/s, copied at 800 Mbit/s: lambda = 1/4 (model.md §6).
+    # 50 GiB, dirtied at 200 Mbit/s, copied at 800 Mbit/s: lambda = 1/4 (docs §6).
     memory, rate, dirty = 50 * 1024.0, 800 / MBIT_PER_MIB, 200 / MBIT_PER_MIB
     result = plan(PrecopyConfig(init_s=2.0, resume_s=0.1, threshold_mib=0.2), memory, np.inf, rate, dirty)
     n = 9  # 51,200 / 4^9 = 0.195 MiB, 50 pages

@@ -1,4 +1,4 @@
-"""CPU scheduling (model.md §2): closed forms, properties, and the kernel against a plain-Python twin."""
+"""CPU scheduling (docs §2): closed forms, properties, and the kernel against a plain-Python twin."""
 
 from __future__ import annotations
 
