@@ -36,10 +36,6 @@ def _run(trace: str | None, quick: bool) -> list[Measured]:
     return results
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds * 1e3:,.2f} ms" if seconds >= 1e-4 else f"{seconds * 1e6:,.2f} µs"
-
-
 def _ratios(results: list[Measured]) -> list[str]:
     named = {result.name: result for result in results}
     physics, plain = named["physics alone, one day"], named["physics alone, plain Python"]

@@ -36,11 +36,6 @@ class Draft:
         """Number of orders."""
         return sum(len(v) for v in self._hosts.values()) + sum(len(v) for v in self._pairs.values())
 
-    @property
-    def switched_on(self) -> list[int]:
-        """Hosts that the plan switches on."""
-        return self._hosts["power_on"]
-
     def maintenance(self, h: int) -> bool:
         """Let a host take no VM from now on."""
         return self._host("maintenance", h)
