@@ -34,7 +34,10 @@ from .dpm.ortools_policy import OrtoolsDpmPolicy
 from .dpm.policy import DpmPolicy
 from .drs.policy import DrsPolicy
 from .ha.policy import HaPolicy
-from .planning import AdmissionGuard, MoveLedger, homes_of, merge_plans, without_refused
+from .planning.guard import AdmissionGuard
+from .planning.ledger import MoveLedger
+from .planning.plans import merge_plans, without_refused
+from .planning.positions import homes_of
 from .schema import check_parameters
 
 POWER_MANAGERS: dict[str, type[DpmPolicy] | None] = {

@@ -16,7 +16,7 @@ from virtgym.envs.sim.state.cluster_state import MIG_NONE, PENDING, RUNNING
 
 from .base import PlanningPolicy
 from .placement.policies import RulePlayer, is_single
-from .planning import legal_part
+from .planning.plans import legal_part
 
 
 @dataclass

@@ -16,7 +16,7 @@ from virtgym.envs import registry
 from virtgym.envs.errors import VirtgymError
 from virtgym.envs.traces import REQUEST_FORMATS, TRACE_FORMATS, guess_format, read_trace
 from virtgym.experiments.cli.commands import main
-from virtgym.experiments.evaluate import evaluate
+from virtgym.experiments.run.cell import evaluate
 from virtgym.experiments.training.agents import AGENTS
 from virtgym.policies import POLICIES, make_policy
 from virtgym.policies.forecast.forecasters import FORECASTERS

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from virtgym.envs.scenarios.scenario import build_scenario
 from virtgym.envs.sim.simulator import Simulator
-from virtgym.policies.planning import power_tables
+from virtgym.policies.planning.power import power_tables
 from virtgym.policies.solvers.consolidation import ConsolidationResult, pack_decreasing, solve_consolidation
 from virtgym.policies.solvers.model import ConsolidationProblem, evaluate
 

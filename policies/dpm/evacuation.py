@@ -9,7 +9,8 @@ from virtgym.envs.sim.models.power import ON
 from virtgym.envs.sim.state.cluster_state import ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
 
-from ..planning import host_watts, move_energy_j
+from ..planning.moves import move_energy_j
+from ..planning.power import host_watts
 from .kernels import collect, expected_peak, find_host, order_move
 from .workspace import DpmWork
 

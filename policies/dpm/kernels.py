@@ -26,14 +26,9 @@ from virtgym.envs.sim.models.power import ON
 from virtgym.envs.sim.state.cluster_state import PENDING, ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
 
-from ..planning import (
-    begin_room,
-    group_by_home,
-    hold_room,
-    home_of,
-    host_watts,
-    may_come,
-)
+from ..planning.positions import group_by_home, home_of
+from ..planning.power import host_watts
+from ..planning.room import begin_room, hold_room, may_come
 from ..planning.rules import count_apart, rules_allow
 from .workspace import (
     FOR_FAILOVER,

@@ -25,7 +25,9 @@ from virtgym.envs.sim.state.parameters import ClusterParams
 from ..base import PlanningPolicy
 from ..forecast.forecasters import FORECASTERS, make_forecaster
 from ..forecast.history import History
-from ..planning import AdmissionGuard, boot_energy_j, idle_watts, legal_part
+from ..planning.guard import AdmissionGuard
+from ..planning.plans import legal_part
+from ..planning.power import boot_energy_j, idle_watts
 from . import kernels
 from .evacuation import evacuate
 from .workspace import (

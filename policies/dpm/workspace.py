@@ -13,7 +13,8 @@ from virtgym.envs.sim.models.rules import Rules
 from virtgym.envs.sim.state.cluster_state import ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
 
-from ..planning import allocate_memory, idle_watts
+from ..planning.memory import allocate_memory
+from ..planning.power import idle_watts
 from ..planning.rules import RuleMemory, rule_arrays
 
 

@@ -28,7 +28,9 @@ from virtgym.envs.sim.models.power import ON
 from virtgym.envs.sim.state.cluster_state import MIG_NONE, ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
 
-from ..planning import begin_room, copy_cost, group_by_home, hold_room, home_of
+from ..planning.moves import copy_cost
+from ..planning.positions import group_by_home, home_of
+from ..planning.room import begin_room, hold_room
 from ..planning.rules import count_apart, rules_allow
 from .state import DrsState
 

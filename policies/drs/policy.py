@@ -26,7 +26,7 @@ from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING, STARTING
 from ..base import PlanningPolicy
 from ..forecast.forecasters import make_forecaster
 from ..forecast.history import History
-from ..planning import AdmissionGuard
+from ..planning.guard import AdmissionGuard
 from .balance import plan_evacuations, plan_round
 from .ortools_plan import plan_with_solver
 from .state import (

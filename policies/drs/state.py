@@ -14,7 +14,7 @@ from virtgym.envs.sim.models.rules import Rules
 from virtgym.envs.sim.state.cluster_state import ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
 
-from ..planning import allocate_memory
+from ..planning.memory import allocate_memory
 from ..planning.rules import RuleMemory, rule_arrays
 
 

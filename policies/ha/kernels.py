@@ -12,7 +12,8 @@ from virtgym.envs.sim.engine.orders import check_move, check_place, fits_arrival
 from virtgym.envs.sim.state.cluster_state import DEPARTED, ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
 
-from ..planning import home_of, may_open
+from ..planning.positions import home_of
+from ..planning.room import may_open
 
 
 @kernel

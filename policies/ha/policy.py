@@ -34,7 +34,10 @@ from virtgym.envs.sim.simulator import ClusterView, Simulator
 from virtgym.envs.sim.state.cluster_state import MIG_NONE, PENDING, RUNNING, STARTING
 
 from ..base import PlanningPolicy
-from ..planning import NOT_FIRST, AdmissionGuard, Draft, RuleHosts, homes_of, move_together
+from ..planning.draft import Draft
+from ..planning.guard import AdmissionGuard
+from ..planning.positions import homes_of
+from ..planning.rule_hosts import NOT_FIRST, RuleHosts, move_together
 from .kernels import choose_host, choose_host_to_boot
 
 FAILOVER_MODES: tuple[str, ...] = ("cluster", "home")

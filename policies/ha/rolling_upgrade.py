@@ -23,7 +23,9 @@ from virtgym.envs.sim.simulator import ClusterView, Simulator
 from virtgym.envs.sim.state.cluster_state import MIG_NONE, RUNNING
 
 from ..base import PlanningPolicy
-from ..planning import AdmissionGuard, Draft, RuleHosts, move_together
+from ..planning.draft import Draft
+from ..planning.guard import AdmissionGuard
+from ..planning.rule_hosts import RuleHosts, move_together
 from .kernels import choose_host
 
 

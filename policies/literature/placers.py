@@ -29,7 +29,7 @@ from virtgym.envs.sim.engine.orders import check_move_beside, host_accepts
 from virtgym.envs.sim.state.cluster_state import ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
 
-from ..planning import hold_room, may_come, may_open
+from ..planning.room import hold_room, may_come, may_open
 from .detectors import overloaded_history
 from .parts import ADDITIVE
 from .workspace import Workspace

@@ -21,7 +21,8 @@ from virtgym.envs.sim.models.power import ON
 from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING, STARTING, ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
 
-from ..planning import begin_room, group_by_home, hold_room, home_of
+from ..planning.positions import group_by_home, home_of
+from ..planning.room import begin_room, hold_room
 from .detectors import overloaded_history
 from .parts import ADDITIVE
 from .placers import (

@@ -13,7 +13,8 @@ from virtgym.envs.jit.records import Place, Record
 from virtgym.envs.sim.state.cluster_state import ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
 
-from ..planning import PlanMemory, allocate_memory, boot_energy_j, power_tables
+from ..planning.memory import PlanMemory, allocate_memory
+from ..planning.power import boot_energy_j, power_tables
 
 
 class Options(Record):

@@ -23,7 +23,7 @@ from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING
 from virtgym.experiments.run.rollout import make_env, rollout
 from virtgym.policies import make_policy
-from virtgym.policies.planning import AdmissionGuard
+from virtgym.policies.planning.guard import AdmissionGuard
 from virtgym.policies.platform import KNOBS, PlatformPolicy
 
 MakeSim = Callable[..., Simulator]

@@ -15,7 +15,7 @@ from virtgym.envs.cluster.buffers import Buffers
 from virtgym.envs.jit.records import Place, Record
 from virtgym.envs.sim.state.cluster_state import ClusterState
 from virtgym.envs.sim.state.parameters import DRIVEN, ClusterParams
-from virtgym.policies.planning import PlanMemory
+from virtgym.policies.planning.memory import PlanMemory
 
 REPO = Path(__file__).resolve().parents[3]
 

@@ -20,7 +20,7 @@ from virtgym.experiments.bench.availability import (
     to_markdown,
 )
 from virtgym.policies import make_policy
-from virtgym.policies.planning import AdmissionGuard
+from virtgym.policies.planning.guard import AdmissionGuard
 
 
 def play(

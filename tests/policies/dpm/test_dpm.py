@@ -27,7 +27,7 @@ from virtgym.policies import make_policy
 from virtgym.policies.dpm import kernels
 from virtgym.policies.dpm.ortools_policy import OrtoolsDpmPolicy, planning_size
 from virtgym.policies.dpm.policy import DpmPolicy
-from virtgym.policies.planning import AdmissionGuard
+from virtgym.policies.planning.guard import AdmissionGuard
 
 MakeSim = Callable[..., Simulator]
 NAMES = ("dpm", "dpm_ortools")

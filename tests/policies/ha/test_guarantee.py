@@ -20,7 +20,7 @@ from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state.cluster_state import PENDING
 from virtgym.envs.sim.workload import Workload
 from virtgym.policies import POLICIES, make_policy
-from virtgym.policies.planning import AdmissionGuard
+from virtgym.policies.planning.guard import AdmissionGuard
 
 HONOUR = ("ha", "drs", "drs_loess", "drs_ortools", "dpm", "dpm_ortools", "platform")
 """Policies that honour the guarantee; those that are not there yet are left out."""

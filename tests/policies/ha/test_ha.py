@@ -23,7 +23,7 @@ from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING, STARTING
 from virtgym.envs.sim.workload import Workload
 from virtgym.policies import make_policy
 from virtgym.policies.ha.policy import HaPolicy, restart_dependencies
-from virtgym.policies.planning import AdmissionGuard
+from virtgym.policies.planning.guard import AdmissionGuard
 
 FOREVER = float("inf")
 HOST = HostType("host", 8, 1000.0, 8192.0, (100.0, 200.0), boot_time_s=120.0, shutdown_time_s=30.0)

@@ -21,7 +21,8 @@ from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING
 from virtgym.envs.sim.workload import Workload
 from virtgym.policies import make_policy
 from virtgym.policies.ha.policy import HaPolicy
-from virtgym.policies.planning import RuleHosts, homes_of
+from virtgym.policies.planning.positions import homes_of
+from virtgym.policies.planning.rule_hosts import RuleHosts
 
 FOREVER = float("inf")
 BIG = HostType("big", 8, 1000.0, 8192.0, (100.0, 200.0), boot_time_s=120.0, shutdown_time_s=30.0)

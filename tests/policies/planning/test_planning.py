@@ -30,19 +30,12 @@ from virtgym.policies.dpm.ortools_policy import OrtoolsDpmPolicy
 from virtgym.policies.dpm.policy import DpmPolicy
 from virtgym.policies.drs.policy import DrsPolicy
 from virtgym.policies.literature.policy import ConsolidationPolicy
-from virtgym.policies.planning import (
-    PlanMemory,
-    allocate_memory,
-    begin_room,
-    boot_energy_j,
-    copy_cost,
-    hold_room,
-    host_watts,
-    move_energy_j,
-    power,
-    power_tables,
-)
+from virtgym.policies.planning import power
+from virtgym.policies.planning.memory import PlanMemory, allocate_memory
+from virtgym.policies.planning.moves import copy_cost, move_energy_j
+from virtgym.policies.planning.power import boot_energy_j, host_watts, power_tables
 from virtgym.policies.planning.problem import cluster_problem
+from virtgym.policies.planning.room import begin_room, hold_room
 from virtgym.policies.simple import RandomPolicy
 from virtgym.policies.solvers.consolidation import solve_consolidation
 from virtgym.policies.solvers.model import host_energy
