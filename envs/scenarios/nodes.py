@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, field, fields, is_dataclass, make_dataclass
+from importlib import import_module
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -28,7 +30,25 @@ def schema_of(kind: Any, *without: str) -> type[Any]:
     hints = get_type_hints(kind)
     own = [f for f in fields(kind) if f.name not in without]
     keys = [(f.name, _open_hint(hints[f.name]), _open_default(f, hints[f.name])) for f in own]
-    return make_dataclass(kind.__name__, keys)
+    made_class = make_dataclass(kind.__name__, keys)
+    # Pickled by its name, each process makes its own: cloudpickle would send the class itself, and
+    # a class that comes back from a worker would lay copies of dataclasses.MISSING over the fields here.
+    made_class.__module__ = __name__
+    home = kind.__module__.replace(".", "/")
+    made_class.__qualname__ = _NAME.format(home, kind.__qualname__, ",".join(without))
+    return made_class
+
+
+_NAME = "schema of {}:{} without <{}>"
+
+
+def __getattr__(name: str) -> Any:
+    """The schema of a pickled name."""
+    found = re.fullmatch(r"schema of (\S+):(\w+) without <(\S*)>", name)
+    if found is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    kind = getattr(import_module(found[1].replace("/", ".")), found[2])
+    return schema_of(kind, *filter(None, found[3].split(",")))
 
 
 def _open_hint(hint: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 
 from virtgym.envs.errors import ConfigError, TraceError
 from virtgym.envs.placement.games import PlacementConfig
-from virtgym.envs.scenarios.nodes import default_keys, made
+from virtgym.envs.scenarios.nodes import default_keys, made, schema_of
+from virtgym.envs.scenarios.placement import PlacementScenarioConfig
 from virtgym.envs.scenarios.profiles import ProfileGroup, build_profiles
 from virtgym.envs.scenarios.scenario import Scenario, build_scenario, load_scenario_config
 from virtgym.envs.scenarios.schema import OutageGroup, ScenarioConfig
@@ -350,3 +352,12 @@ def test_planetlab_full_has_everything_on_and_the_cluster_of_planetlab() -> None
 
 
 SHORT = {"trace.options.n_vms": 40}
+
+
+def test_a_schema_comes_back_from_a_worker_as_it_was() -> None:
+    cloudpickle = pytest.importorskip("cloudpickle")
+    for kind in (ScenarioConfig, PlacementScenarioConfig, ProfileGroup):
+        schema = schema_of(kind)
+        assert pickle.loads(cloudpickle.dumps(schema)) is schema
+        assert pickle.loads(cloudpickle.dumps(schema())) == schema()
+        assert len(cloudpickle.dumps(schema)) < 200  # by name, not the class itself

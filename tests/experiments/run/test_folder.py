@@ -77,7 +77,9 @@ def test_any_text_names_a_cell_of_its_own() -> None:
 def hostile_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Folders of agents with names that mean something elsewhere; each plays, and none is trained."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry, "_LOADERS", [lambda path: registry.make_policy("static")])
+    monkeypatch.setattr(
+        "virtgym.policies.learned.agent.load_policy", lambda path: registry.make_policy("static")
+    )
     names = [
         "./best",
         "./.hidden",

@@ -176,9 +176,7 @@ def test_files_count_by_what_is_in_them(tmp_path: Path) -> None:
 
 
 def test_an_agent_counts_by_what_is_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from virtgym.policies import registry
-
-    monkeypatch.setattr(registry, "_LOADERS", [lambda path: Recorder(True)])
+    monkeypatch.setattr("virtgym.policies.learned.agent.load_policy", lambda path: Recorder(True))
     agent = tmp_path / "seed0" / "agent"
     agent.mkdir(parents=True)
     (agent / "weights").write_text("1")
@@ -193,9 +191,7 @@ def test_an_agent_counts_by_what_is_in_its_folder(tmp_path: Path, monkeypatch: p
 
 
 def test_names_of_any_length_are_file_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from virtgym.policies import registry
-
-    monkeypatch.setattr(registry, "_LOADERS", [lambda path: Recorder(True)])
+    monkeypatch.setattr("virtgym.policies.learned.agent.load_policy", lambda path: Recorder(True))
     deep = tmp_path / ("x" * 120) / ("y" * 120)
     agents = [deep / f"seed{k}" for k in range(2)]
     for agent in agents:

@@ -368,7 +368,7 @@ def test_the_policy_can_be_pickled_and_repeats_itself(make_sim: MakeSim) -> None
     [
         ({"level": 6}, r"^policy.level=6: must be one of 1..5$"),
         ({"threshold": -0.1}, r"^policy.threshold=-0.1: must be 0 or more, or null$"),
-        ({"forecaster": "loes"}, r"^forecaster=loes: did you mean loess"),
+        ({"forecaster": "loes"}, r"^policy.forecaster=loes: did you mean loess"),
         ({"window": 5}, r"^policy.window=5: needs policy.forecaster$"),
         ({"solver": "cplex"}, r"^policy.solver=cplex: .*allowed: greedy, ortools"),
         ({"hysteresis": 1.0}, r"^policy.hysteresis=1.0: must lie in 0..1, below 1$"),
