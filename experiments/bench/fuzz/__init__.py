@@ -1,0 +1,1 @@
+"""Mutated inputs: traces, configurations, agents and result folders, each taken or refused in one line."""

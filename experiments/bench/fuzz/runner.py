@@ -18,7 +18,6 @@ import resource
 import select
 import shutil
 import signal
-import sys
 import tempfile
 import time
 import traceback
@@ -182,7 +181,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{chosen.kind}: {chosen.count} attempts of seed {chosen.seed} in {spent:.0f} s")
     print(*(f"  {outcome:<10} {counts[outcome]:>6}" for outcome in OUTCOMES), sep="\n")
     return int(sum(counts[outcome] for outcome in OUTCOMES[2:]) > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
