@@ -101,7 +101,7 @@ def draw(rng: Rng) -> Attempt:
         os.chdir(folder)
         said = io.StringIO()
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
-            code = main(["evaluate", "out=run", "report=false", *arguments])
+            code = main(["evaluate", "out=run", *arguments])
         if code == 2:
             raise ConfigError(said.getvalue().strip().rpartition("virtgym")[2])
         if code != 0:
