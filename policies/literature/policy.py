@@ -93,7 +93,7 @@ class ConsolidationPolicy(PlanningPolicy):
         if fixed_window:
             self._window = 1
         self._safety = self._detector.safety if self.safety is None else float(self.safety)
-        need(self._safety > 0, f"policy.safety={self.safety}: must be positive")
+        need(0 < self._safety < 1e6, f"policy.safety={self.safety}: must be positive, below a million")
         need(
             self.fallback_threshold > 0,
             f"policy.fallback_threshold={self.fallback_threshold}: must be positive",
