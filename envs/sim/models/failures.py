@@ -136,6 +136,8 @@ class FailureConfig:
         )
         if self.vm_mtbf_h is not None:
             need_positive("failures", vm_mtbf_h=self.vm_mtbf_h)
+            # every crash is drawn before the episode
+            need(self.vm_mtbf_h >= 1e-3, f"failures.vm_mtbf_h={self.vm_mtbf_h}: must be at least 0.001")
 
     def up(self) -> tuple[float, float]:
         """Shape and scale (h) of up times."""
