@@ -8,10 +8,11 @@ Nothing heavy is loaded before an environment is made: the entry points are stri
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gymnasium as gym
+
+from .lazy import lazy
 
 if TYPE_CHECKING:
     from .cluster.env import ClusterEnv
@@ -19,13 +20,6 @@ if TYPE_CHECKING:
     from .wrappers import FlatObservation, make_vec
 
 __all__ = ["ClusterEnv", "FlatObservation", "PlacementEnv", "make_vec"]
-
-_HOMES = {
-    "ClusterEnv": ".cluster",
-    "FlatObservation": ".wrappers",
-    "PlacementEnv": ".placement",
-    "make_vec": ".wrappers",
-}
 
 gym.register(id="virtgym/Cluster-v0", entry_point="virtgym.envs.cluster:ClusterEnv")
 gym.register(
@@ -35,10 +29,15 @@ gym.register(
 )
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name], __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy(
+    __name__,
+    {
+        "ClusterEnv": "cluster",
+        "FlatObservation": "wrappers",
+        "PlacementEnv": "placement",
+        "make_vec": "wrappers",
+    },
+)
 
 
 def __dir__() -> list[str]:

@@ -5,9 +5,9 @@ Importing this package is cheap: readers, cache and catalog import pyarrow and p
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..lazy import lazy
 from .base import Trace
 from .formats.planetlab import read_planetlab
 from .readers import (
@@ -75,37 +75,33 @@ __all__ = [
     "read_windows",
 ]
 
-_LAZY = {
-    "CatalogEntry": "catalog",
-    "FailureTrace": "formats.failure_trace",
-    "RequestSummary": "requests",
-    "RequestTrace": "requests",
-    "SeriesSummary": "series",
-    "cache_dir": "cache",
-    "check_requests": "requests",
-    "check_series": "series",
-    "convert_trace": "formats.table",
-    "fetch_traces": "catalog",
-    "generate": "formats.synthetic",
-    "generate_requests": "formats.synthetic_requests",
-    "load_catalog": "catalog",
-    "read_alibaba": "formats.alibaba",
-    "read_azure": "formats.azure",
-    "read_azure_packing": "formats.azure_packing",
-    "read_bitbrains": "formats.bitbrains",
-    "read_carbon": "formats.carbon",
-    "read_failures": "formats.failure_trace",
-    "read_google": "formats.google",
-    "read_huawei": "formats.huawei",
-    "read_opendc": "formats.opendc",
-    "read_requests": "requests",
-    "read_table": "formats.table",
-    "read_windows": "formats.huawei",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for."""
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+__getattr__ = lazy(
+    __name__,
+    {
+        "CatalogEntry": "catalog",
+        "FailureTrace": "formats.failure_trace",
+        "RequestSummary": "requests",
+        "RequestTrace": "requests",
+        "SeriesSummary": "series",
+        "cache_dir": "cache",
+        "check_requests": "requests",
+        "check_series": "series",
+        "convert_trace": "formats.table",
+        "fetch_traces": "catalog",
+        "generate": "formats.synthetic",
+        "generate_requests": "formats.synthetic_requests",
+        "load_catalog": "catalog",
+        "read_alibaba": "formats.alibaba",
+        "read_azure": "formats.azure",
+        "read_azure_packing": "formats.azure_packing",
+        "read_bitbrains": "formats.bitbrains",
+        "read_carbon": "formats.carbon",
+        "read_failures": "formats.failure_trace",
+        "read_google": "formats.google",
+        "read_huawei": "formats.huawei",
+        "read_opendc": "formats.opendc",
+        "read_requests": "requests",
+        "read_table": "formats.table",
+        "read_windows": "formats.huawei",
+    },
+)
