@@ -48,10 +48,44 @@ HOST_FAILS, HOST_REPAIRED, VM_CRASHES = 0, 1, 2
 
 S_PER_H = 3600.0
 
+_MOST_EVENTS = 1e6
+"""Failures of one kind in an episode, at most; drawing them takes seconds."""
+_LOWEST_SHAPE = 0.05
+"""Powers of random numbers overflow below it."""
+_LONGEST_H = 1e100
+
 
 def weibull_mean_h(shape: float, scale_h: float) -> float:
     """Mean of a Weibull distribution: scale * Gamma(1 + 1 / shape), h."""
     return scale_h * math.gamma(1.0 + 1.0 / shape)
+
+
+def _need_few(key: str, n: int, horizon_s: float, *times: tuple[float, float]) -> None:
+    """Refuse failures that come so often that drawing them, all before the episode, would not end.
+
+    Args:
+        key: What to lengthen.
+        n: Things that fail.
+        horizon_s: Length of the episode, s.
+        *times: Shape and scale (h) of the times between which they alternate. The expected number of
+            renewals by t is within t / E[min(X, t)] - 1 and twice that (Erickson, Ann. Prob. 1(2), 1973).
+    """
+    quantiles = (np.arange(1000) + 0.5) / 1000
+    draws = [scale_h * S_PER_H * (-np.log(quantiles)) ** (1.0 / shape) for shape, scale_h in times]
+    cycle_s = max(float(np.minimum(draw, horizon_s).mean()) for draw in draws)
+    events = max(n, 10) * horizon_s / cycle_s if cycle_s > 0 else math.inf  # a round costs as much as 10
+    need(
+        events <= _MOST_EVENTS,
+        f"{key}: about {events:.1g} failures in {horizon_s / S_PER_H:.3g} h, at most {_MOST_EVENTS:.0e}; "
+        "longer times are needed",
+    )
+
+
+def _need_times(owner: str, **times_h: float) -> None:
+    """Times, h: positive, and no longer than sums of them can be told."""
+    need_positive(owner, **times_h)
+    for key, time_h in times_h.items():
+        need(time_h <= _LONGEST_H, f"{owner}.{key}={time_h}: must be at most {_LONGEST_H:g}")
 
 
 @dataclass(frozen=True)
@@ -80,7 +114,7 @@ class FailureDomain:
         need(len(self.hosts) > 0, f"{owner}.hosts: needs at least one host")
         need(len(set(self.hosts)) == len(self.hosts), f"{owner}.hosts: a host is named twice")
         need(min(self.hosts) >= 0, f"{owner}.hosts={min(self.hosts)}: must be 0 or more")
-        need_positive(owner, mtbf_h=self.mtbf_h, mttr_h=self.mttr_h)
+        _need_times(owner, mtbf_h=self.mtbf_h, mttr_h=self.mttr_h)
 
 
 class Incident(NamedTuple):
@@ -125,19 +159,18 @@ class FailureConfig:
         """
         need_choice("failures", "model", self.model, FAILURE_MODELS)
         need_choice("failures", "start", self.start, START_AGES)
-        need_positive(
+        for key, shape in (("up_shape", self.up_shape), ("down_shape", self.down_shape)):
+            fits = _LOWEST_SHAPE <= shape < math.inf
+            need(fits, f"failures.{key}={shape}: must be a finite number, at least {_LOWEST_SHAPE}")
+        _need_times(
             "failures",
-            up_shape=self.up_shape,
             up_scale_h=self.up_scale_h,
-            down_shape=self.down_shape,
             down_scale_h=self.down_scale_h,
             mtbf_h=self.mtbf_h,
             mttr_h=self.mttr_h,
         )
         if self.vm_mtbf_h is not None:
-            need_positive("failures", vm_mtbf_h=self.vm_mtbf_h)
-            # every crash is drawn before the episode
-            need(self.vm_mtbf_h >= 1e-3, f"failures.vm_mtbf_h={self.vm_mtbf_h}: must be at least 0.001")
+            _need_times("failures", vm_mtbf_h=self.vm_mtbf_h)
 
     def up(self) -> tuple[float, float]:
         """Shape and scale (h) of up times."""
@@ -167,6 +200,7 @@ def _outages(host: Any, down_s: Any, up_s: Any, cause: int) -> Outages:
 
 
 def _alternate(
+    key: str,
     seeds: np.random.SeedSequence,
     n: int,
     horizon_s: float,
@@ -174,7 +208,12 @@ def _alternate(
     down: tuple[float, float],
     stationary: bool,
 ) -> tuple[I4, F8, F8]:
-    """Alternating renewal processes: item, begin and end of every down time that begins in time."""
+    """Alternating renewal processes: item, begin and end of every down time that begins in time.
+
+    Raises:
+        ConfigError: If they are too many, naming ``key``.
+    """
+    _need_few(key, n, horizon_s, up, down)
     now, items, begins, ends = np.zeros(n), [], [], []
     first = True
     while n > 0 and now.min() < horizon_s:
@@ -215,7 +254,9 @@ def sample_host_outages(
     if config.model == "none":
         return _outages([], [], [], HOST)
     stationary = config.start == "stationary"
-    host, down, up = _alternate(seeds, n_hosts, horizon_s, config.up(), config.down(), stationary)
+    key = "failures.mtbf_h" if config.model == "exponential" else "failures.up_scale_h"
+    key = f"{key}={config.up()[1]:g}"
+    host, down, up = _alternate(key, seeds, n_hosts, horizon_s, config.up(), config.down(), stationary)
     return merge_outages(_outages(host, down, up, HOST))
 
 
@@ -240,7 +281,9 @@ def sample_domain_outages(
     for domain, child in zip(domains, seeds.spawn(len(domains))):
         top = max(domain.hosts)
         need(top < n_hosts, f"failures.domain {domain.name}.hosts={top}: must be below {n_hosts}")
-        _, down, up = _alternate(child, 1, horizon_s, (1.0, domain.mtbf_h), (1.0, domain.mttr_h), False)
+        key = f"failures.domain {domain.name}.mtbf_h={domain.mtbf_h:g}"
+        times = (1.0, domain.mtbf_h), (1.0, domain.mttr_h)
+        _, down, up = _alternate(key, child, 1, horizon_s, *times, False)
         hosts = np.asarray(domain.hosts)
         count = len(down)
         parts.append(
@@ -397,6 +440,7 @@ def sample_vm_crashes(
     """
     if config.vm_mtbf_h is None:
         return np.empty(0, dtype=np.int32), np.empty(0)
+    _need_few(f"failures.vm_mtbf_h={config.vm_mtbf_h:g}", n_vms, horizon_s, (1.0, config.vm_mtbf_h))
     mean_s = config.vm_mtbf_h * S_PER_H
     fresh = np.random.SeedSequence(seed.entropy, spawn_key=seed.spawn_key)
     now, vms, times = np.zeros(n_vms), [], []

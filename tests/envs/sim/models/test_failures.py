@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -221,3 +222,36 @@ def test_bad_values_name_their_key() -> None:
     ):
         with pytest.raises(ConfigError, match=text):
             build()
+
+
+@pytest.mark.parametrize(
+    ("build", "text"),
+    [
+        (lambda: FailureConfig("exponential", mtbf_h=1e-9, mttr_h=1e-9), "failures.mtbf_h=1e-09: about"),
+        (lambda: FailureConfig(up_scale_h=1e-300, down_scale_h=1e-300), "failures.up_scale_h=1e-300: about"),
+        (lambda: FailureConfig("none", vm_mtbf_h=1e-300), "failures.vm_mtbf_h=1e-300: about"),
+        (lambda: (FailureDomain("r", (0,), 1e-9, 1e-9),), "failures.domain r.mtbf_h=1e-09: about"),
+        (lambda: FailureConfig(up_shape=1e-300), "failures.up_shape=1e-300: must be"),
+        (lambda: FailureConfig(down_shape=math.inf), "failures.down_shape=inf: must be"),
+        (lambda: FailureConfig(up_scale_h=1e308), "failures.up_scale_h=1e.308: must be"),
+        (lambda: FailureConfig(vm_mtbf_h=1e308), "failures.vm_mtbf_h=1e.308: must be"),
+    ],
+)
+def test_failures_without_end_or_beyond_numbers_are_refused(build: Callable[[], Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        made = build()
+        domains, config = (made, FailureConfig("none")) if isinstance(made, tuple) else ((), made)
+        sample_outages(config, 20, DAY, seed(1), domains)
+        sample_vm_crashes(config, 20, DAY, seed(1))
+
+
+@pytest.mark.parametrize("long", [False, True])
+@pytest.mark.parametrize("key", ["up_shape", "up_scale_h", "down_shape", "down_scale_h", "mtbf_h", "mttr_h"])
+@pytest.mark.parametrize("model", ["weibull", "exponential"])
+@pytest.mark.parametrize("start", ["stationary", "fresh"])
+def test_extreme_times_are_drawn_or_refused(start: str, model: str, key: str, long: bool) -> None:
+    value = (1e300 if long else 0.05) if "shape" in key else (1e100 if long else 1e-300)
+    config = FailureConfig(**word("model", model), **word("start", start), **{key: value})
+    with np.errstate(over="raise", invalid="raise"):
+        drawn = sample_outages(config, 20, 30 * DAY, seed(1))
+    assert (drawn.up_s >= drawn.down_s).all()
