@@ -23,6 +23,11 @@ class Column:
     _: KW_ONLY
     low: float = 0.0
 
+    @property
+    def schema(self) -> dict[str, float]:
+        """Its range."""
+        return {"low": self.low, "high": self.high}
+
 
 class NamedColumn(Place):
     """A column that a kernel writes by its name, as a place of a ``Record``."""

@@ -1,6 +1,6 @@
 """One way to give a thing a name: in code, by a plug-in's entry point, or by the dotted path of one's own.
 
-A registry holds one kind of thing: policies, trace formats, detectors, forecasters, agents. What ships is
+A registry holds one kind of thing: policies, trace formats, detectors, reward terms, agents. What ships is
 registered as ``"module:name"`` and imported when it is used, so that a list of names costs nothing.
 
 A plug-in is an installed package with an entry point in the group ``virtgym.plugins``. It names a function
@@ -249,7 +249,7 @@ def own_modules(values: Any) -> set[str]:
         values: Nested plain data.
     """
     if isinstance(values, Mapping | list | tuple):
-        inner = values.values() if isinstance(values, Mapping) else values
+        inner = (*values, *values.values()) if isinstance(values, Mapping) else values
         return set().union(*map(own_modules, inner))
     if not isinstance(values, str):
         return set()

@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 
 from virtgym.envs import registry
+from virtgym.envs.cluster.env import ClusterEnv
+from virtgym.envs.cluster.rewards import TERMS
+from virtgym.envs.cluster.tables import COLUMNS
 from virtgym.envs.errors import VirtgymError
 from virtgym.envs.traces import REQUEST_FORMATS, TRACE_FORMATS, guess_format, read_trace
 from virtgym.experiments.cli.commands import main
@@ -28,6 +31,9 @@ from pathlib import Path
 
 import numpy as np
 
+from virtgym.envs.cluster.columns import RowColumn
+from virtgym.envs.cluster.rewards import TERMS, RewardTerm
+from virtgym.envs.cluster.tables import COLUMNS
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.traces import REQUEST_FORMATS, TRACE_FORMATS, Trace
 from virtgym.envs.traces.requests import RequestTrace
@@ -95,6 +101,8 @@ class Wrong:
 
 DETECTOR = Detector(0.7, 3, taps=mean_of_three)
 SELECTOR = Selector(MU)
+TERM = RewardTerm("came", -0.125, "VMs that came", lambda d, c, illegal: d.arrivals)
+COLUMN = RowColumn("odd", 3, "number of the host", lambda p, s, b, h: h)
 AGENT = AgentKind(CoinConfig, "own_things:make")
 not_callable = 3
 
@@ -107,6 +115,8 @@ def register():
     AGENTS.register("mine_agent", "of a plug-in", AGENT)
     TRACE_FORMATS.register("mine_trace", "of a plug-in", "own_things:read")
     REQUEST_FORMATS.register("mine_requests", "of a plug-in", "own_things:read_one")
+    TERMS.register("mine_reward", "of a plug-in", "own_things:TERM")
+    COLUMNS.register("hosts/mine_column", "of a plug-in", "own_things:COLUMN")
 """
 
 KINDS: dict[str, tuple[registry.Registry, str, str, str]] = {
@@ -117,6 +127,8 @@ KINDS: dict[str, tuple[registry.Registry, str, str, str]] = {
     "agent": (AGENTS, "agents", "AGENT", "luck=1.0"),
     "trace": (TRACE_FORMATS, "traces", "read", "scale=1.0"),
     "requests": (REQUEST_FORMATS, "traces", "read_one", ""),
+    "reward": (TERMS, "rewards", "TERM", "weight=-0.125"),
+    "column": (COLUMNS, "columns", "COLUMN", "low=0.0, high=3"),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -159,7 +171,8 @@ def test_a_plug_in_gives_names_and_is_listed(
 ) -> None:
     things, listed, _, defaults = KINDS[kind]
     install(monkeypatch, "own_things:register")
-    assert things.find(f"mine_{kind}").factory is not None  # an unknown name loads plug-ins
+    name = f"hosts/mine_{kind}" if kind == "column" else f"mine_{kind}"
+    assert things.find(name).factory is not None  # an unknown name loads plug-ins
     assert main(["list", listed]) == main(["list", listed, "-v"]) == 0
     lines = [
         line.split(None, 1)[1] for line in capsys.readouterr().out.splitlines() if f"mine_{kind} " in line
@@ -293,3 +306,13 @@ def test_dotted_paths_play() -> None:
         make_policy("dpm", forecaster="own_things:Wrong")
     with pytest.raises(VirtgymError, match="needs a path"):
         read_trace(None, "own_things:read")
+
+
+def test_terms_and_columns_of_a_plug_in_are_in_every_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, "own_things:register")
+    env = ClusterEnv("small", tables=True, reward={"own_things:TERM": -2.0})
+    seen, _ = env.reset(seed=0)
+    assert seen["hosts"][:, -1].tolist() == [0, 1, 2, *[3] * 7]  # clipped
+    terms = env.step(0)[4]["reward_terms"]
+    assert terms["mine_reward"] == terms["own_things:TERM"]
+    assert (env.reward_weights["mine_reward"], env.reward_weights["own_things:TERM"]) == (-0.125, -2.0)

@@ -36,4 +36,5 @@ def test_a_recipe_is_one_file_and_one_test(recipe: str, tmp_path: Path) -> None:
 
 
 def test_there_are_recipes() -> None:
-    assert {"A policy", "A detector", "A trace reader"} <= set(RECIPES)
+    things = {"A policy", "A detector", "A trace reader", "An observation column", "A reward term"}
+    assert things == set(RECIPES)

@@ -7,12 +7,12 @@ Every term is a cost of 0 or more without a unit, so weights are negative; see `
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ..errors import ConfigError
+from ..checks import need
+from ..registry import Registry
 from ..sim.metrics import J_PER_KWH, StepMetrics
 from ..sim.state.accumulators import Totals
 from ..sim.state.parameters import ClusterParams
@@ -54,6 +54,11 @@ class RewardTerm:
     doc: str
     value: Callable[[Totals, Yardstick, int], float]
 
+    @property
+    def schema(self) -> dict[str, float]:
+        """What can be set."""
+        return {"weight": self.weight}
+
 
 def _ratio(part: float, whole: float) -> float:
     """A share; 0 of nothing."""
@@ -89,32 +94,44 @@ _SHIPPED: tuple[RewardTerm, ...] = (
     ),
 )  # fmt: skip
 
-TERMS: dict[str, RewardTerm] = {term.name: term for term in _SHIPPED}
+TERMS = Registry("env.reward", lambda thing: isinstance(thing, RewardTerm), f"a RewardTerm of {__name__}")
 """Every term by name. With the default weights, 1 % of the work unserved, 10 % of the peak energy and moving
 every VM once cost the same."""
 
 
 def register_reward_term(term: RewardTerm) -> None:
-    """Add a term of one's own, for every environment that is made from now on.
+    """Add a term, for every environment that is made from now on.
 
     Raises:
-        ConfigError: If the name is taken.
+        ConfigError: If the name is that of one that ships.
     """
-    if term.name in TERMS:
-        raise ConfigError(f"env.reward.{term.name}: there is a term of this name already")
-    TERMS[term.name] = term
+    TERMS.register(term.name, term.doc, term)
+
+
+for _term in _SHIPPED:
+    register_reward_term(_term)
+
+
+def term_of(name: str) -> RewardTerm:
+    """The term of a name, or of a dotted path of one's own.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    term: RewardTerm = TERMS.find(name).factory
+    return term
 
 
 def default_weights() -> dict[str, float]:
     """Weight of every term unless configured."""
-    return {name: term.weight for name, term in TERMS.items()}
+    return {name: term_of(name).weight for name in TERMS}
 
 
 def check_weights(weights: Mapping[str, float] | None) -> dict[str, float]:
     """Lay weights over the defaults.
 
     Args:
-        weights: Weight by term; terms that are not named keep the default. None = the defaults.
+        weights: Weight by term, a name or dotted path; others keep the default. None = the defaults.
 
     Returns:
         The weight of every term.
@@ -124,12 +141,9 @@ def check_weights(weights: Mapping[str, float] | None) -> dict[str, float]:
     """
     result = default_weights()
     for term, weight in (weights or {}).items():
-        if term not in TERMS:
-            near = difflib.get_close_matches(str(term), TERMS, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise ConfigError(f"env.reward.{term}: no such term{hint}; allowed are: {', '.join(TERMS)}")
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-            raise ConfigError(f"env.reward.{term}={weight}: must be a finite number")
+        term_of(term)
+        number = isinstance(weight, int | float) and not isinstance(weight, bool) and math.isfinite(weight)
+        need(number, f"env.reward.{term}={weight}: must be a finite number")
         result[term] = float(weight)
     return result
 
@@ -144,6 +158,7 @@ class RewardFunction:
 
     def __init__(self, weights: Mapping[str, float] | None, params: ClusterParams) -> None:
         self.weights = check_weights(weights)
+        self._values = {name: term_of(name).value for name in self.weights}
         self.yardstick = Yardstick(
             n_vms=int(params.vm_vcpus.shape[0]),
             n_hosts=int(params.host_type.shape[0]),
@@ -159,7 +174,8 @@ class RewardFunction:
             step: What the interval added to the running totals.
             illegal: Refused orders.
         """
-        return {name: float(TERMS[name].value(step.delta, self.yardstick, illegal)) for name in self.weights}
+        delta = step.delta
+        return {name: float(value(delta, self.yardstick, illegal)) for name, value in self._values.items()}
 
     def total(self, terms: Mapping[str, float]) -> float:
         """The reward of some terms."""

@@ -11,10 +11,11 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
-from ..errors import ConfigError
+from ..checks import need, need_choice
 from ..jit.generated import make_kernel
 from ..jit.kernels import kernel
 from ..observation_columns import Column
+from ..registry import Registry
 from ..sim.state.cluster_state import ClusterState
 from ..sim.state.parameters import ClusterParams
 from .actions import check_toggle, write_host_mask, write_vm_mask
@@ -37,36 +38,55 @@ _SIMPLE = Columns(HOST_COLUMNS, VM_COLUMNS, GLOBAL_COLUMNS)
 _FULL = Columns(
     HOST_COLUMNS + FULL_HOST_COLUMNS, VM_COLUMNS + FULL_VM_COLUMNS, GLOBAL_COLUMNS + FULL_GLOBAL_COLUMNS
 )
-_own = Columns((), (), ())
 
-
-def columns_of(full: bool) -> Columns:
-    """Columns of hosts, of VMs and of the globals.
-
-    Args:
-        full: Whether the cluster uses the full model.
-    """
-    return Columns(*(shipped + own for shipped, own in zip(_FULL if full else _SIMPLE, _own)))
+COLUMNS = Registry(
+    "column",
+    lambda thing: isinstance(thing, RowColumn | ConstantColumn | GlobalColumn),
+    "a RowColumn, ConstantColumn or GlobalColumn of virtgym.envs.cluster.columns",
+)
+"""Every column by ``TABLE/NAME``."""
 
 
 def register_column(table: str, column: Column) -> None:
-    """Add a column of one's own to a table of every cluster that is made from now on.
+    """Add a column to a table of every cluster that is made from now on.
 
     Args:
         table: ``hosts``, ``vms`` or ``globals``.
         column: A ``RowColumn`` or ``ConstantColumn``, for ``globals`` a ``GlobalColumn``.
 
     Raises:
-        ConfigError: If there is no such table, the entry is of another kind, or the name is taken.
+        ConfigError: If there is no such table, the entry is of another kind, or the name ships.
     """
-    global _own
-    if table not in Columns._fields:
-        raise ConfigError(f"column {column.name}: table {table}: must be one of {', '.join(Columns._fields)}")
-    if not isinstance(column, GlobalColumn if table == "globals" else RowColumn | ConstantColumn):
-        raise ConfigError(f"column {column.name}: a {type(column).__name__} has no place in {table}")
-    if column.name in [other.name for other in getattr(columns_of(full=True), table)]:
-        raise ConfigError(f"column {column.name}: {table} have a column of this name already")
-    _own = _own._replace(**{table: (*getattr(_own, table), column)})
+    need_choice(f"column {column.name}", "table", table, Columns._fields)
+    COLUMNS.register(f"{table}/{column.name}", column.doc, _fitting(table, column))
+
+
+def _fitting(table: str, column: Column) -> Column:
+    """A column that is of the kind that a table has."""
+    of_table = isinstance(column, GlobalColumn) == (table == "globals")
+    need(of_table, f"column {column.name}: a {type(column).__name__} has no place in {table}")
+    return column
+
+
+for _table, _columns in _FULL._asdict().items():
+    for _column in _columns:
+        register_column(_table, _column)
+
+
+def columns_of(full: bool) -> Columns:
+    """Columns of hosts, of VMs and of the globals: those that ship, then one's own.
+
+    Args:
+        full: Whether the cluster uses the full model.
+    """
+    own: dict[str, tuple[Column, ...]] = dict.fromkeys(Columns._fields, ())
+    for entry in COLUMNS.entries():
+        table = entry.name.partition("/")[0]
+        need_choice(f"column {entry.name}", "table", table, Columns._fields)
+        column = COLUMNS.find(entry.name).factory if isinstance(entry.factory, str) else entry.factory
+        if not any(column is other for other in getattr(_FULL, table)):
+            own[table] += (_fitting(table, column),)
+    return Columns(*(shipped + more for shipped, more in zip(_FULL if full else _SIMPLE, own.values())))
 
 
 def column_index(columns: tuple[Column, ...], name: str) -> int:

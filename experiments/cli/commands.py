@@ -97,9 +97,11 @@ examples:
 """
 
 _LIST = """\
-usage: virtgym list [scenarios|policies|agents|detectors|selectors|forecasters|traces|envs] [-v]
+usage: virtgym list [KIND] [-v]
+kinds: scenarios policies agents detectors selectors forecasters rewards columns traces envs
 
-Say what there is, one line each; without a kind, everything. With -v, parameters with their defaults follow.
+Say what there is, one line each; without a kind, all but rewards and columns. With -v, parameters with their
+defaults follow.
 
 examples:
   virtgym list
@@ -246,14 +248,14 @@ def _overview() -> str:
 
 
 def _list(arguments: Sequence[str]) -> int:
-    from .listing import KINDS, list_kind
+    from .listing import KINDS, QUICK, list_kind
 
     verbose = any(text in ("-v", "--verbose") for text in arguments)
     arguments = [text for text in arguments if text not in ("-v", "--verbose")]
     for kind in arguments:
         if kind not in KINDS:
             return _fail(f"virtgym list: {_unknown('kind', kind, KINDS)}")
-    kinds = arguments or KINDS
+    kinds = arguments or QUICK
     for kind in kinds:
         found = dict(list_kind(kind, verbose))
         if not found:

@@ -13,12 +13,17 @@ LISTED: dict[str, tuple[str, ...]] = {
     "detectors": ("virtgym.policies.literature.parts:DETECTORS",),
     "selectors": ("virtgym.policies.literature.parts:SELECTORS",),
     "forecasters": ("virtgym.policies.forecast.forecasters:FORECASTERS",),
+    "rewards": ("virtgym.envs.cluster.rewards:TERMS",),
+    "columns": ("virtgym.envs.cluster.tables:COLUMNS",),
     "traces": tuple(f"virtgym.envs.traces:{kind}_FORMATS" for kind in ("TRACE", "REQUEST", "SERIES")),
 }
 """Registries by the kind that lists them."""
 
 KINDS: tuple[str, ...] = ("scenarios", *LISTED, "envs")
 """What ``virtgym list`` can list."""
+
+QUICK: tuple[str, ...] = tuple(kind for kind in KINDS if kind not in ("rewards", "columns"))
+"""What it lists unless told: what is known without importing the simulator."""
 
 _ENVS = {
     "virtgym/Cluster-v0": "operate a cluster interval by interval: migrations, host power, placement",

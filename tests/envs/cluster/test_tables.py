@@ -5,20 +5,20 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from virtgym.envs.cluster import rewards, tables
 from virtgym.envs.cluster.columns import ConstantColumn, GlobalColumn, RowColumn
 from virtgym.envs.cluster.env import ClusterEnv
 from virtgym.envs.cluster.global_columns import FULL_GLOBAL_COLUMNS, GLOBAL_COLUMNS
 from virtgym.envs.cluster.host_columns import FULL_HOST_COLUMNS, HOST_COLUMNS
-from virtgym.envs.cluster.rewards import TERMS, RewardTerm, default_weights, register_reward_term
+from virtgym.envs.cluster.rewards import TERMS, RewardTerm, default_weights, register_reward_term, term_of
 from virtgym.envs.cluster.schema import ClusterEnvConfig, RewardConfig
-from virtgym.envs.cluster.tables import column_index, columns_of, register_column
+from virtgym.envs.cluster.tables import COLUMNS, column_index, columns_of, register_column
 from virtgym.envs.cluster.vm_columns import FULL_VM_COLUMNS, VM_COLUMNS
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.scenarios.scenario import Scenario
@@ -264,7 +264,7 @@ def test_rewards_add_up_to_the_weighted_terms() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"reward": {"enrgy": -1}}, r"env\.reward\.enrgy: no such term \(did you mean energy"),
+        ({"reward": {"enrgy": -1}}, r"env\.reward=enrgy: did you mean energy.*\? allowed: "),
         ({"reward": {"energy": float("nan")}}, r"env\.reward\.energy=nan: must be a finite number"),
         ({"actions": "both"}, r"env\.actions=both: must be one of unrolled, knobs"),
         ({"max_decisions_per_interval": 0}, r"env\.max_decisions_per_interval=0: must be at least 1"),
@@ -313,7 +313,7 @@ def test_the_documentation_names_every_column_and_term(repo_dir: Path) -> None:
     full = (*FULL_HOST_COLUMNS, *FULL_VM_COLUMNS, *FULL_GLOBAL_COLUMNS)
     for column in (*HOST_COLUMNS, *VM_COLUMNS, *GLOBAL_COLUMNS, *full):
         assert f"| `{column.name}` | {column.low:g}…{column.high:g} | {column.doc} |" in text
-    for term in TERMS.values():
+    for term in map(term_of, TERMS):
         assert f"| `{term.name}` | {term.weight:g} | {term.doc} |" in text
     for columns, key in ((HOST_COLUMNS, "hosts"), (VM_COLUMNS, "vms"), (GLOBAL_COLUMNS, "globals")):
         shape = {"hosts": "(H, ", "vms": "(V, ", "globals": "("}[key] + str(len(columns))
@@ -327,8 +327,8 @@ def test_the_documentation_names_every_column_and_term(repo_dir: Path) -> None:
 
 @pytest.fixture
 def nothing_stays_registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "_own", tables.Columns((), (), ()))
-    monkeypatch.setattr(rewards, "TERMS", dict(TERMS))
+    for registry in (COLUMNS, TERMS):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
 
 @pytest.mark.usefixtures("nothing_stays_registered")
@@ -352,8 +352,12 @@ def test_columns_of_ones_own_follow_the_others(make_env: MakeEnv) -> None:
         np.testing.assert_allclose(observation[key][..., width:], np.array(values))
     assert [c.name for c in columns_of(full=True).hosts[-2:]] == ["free_memory", "three"]
     for table, column, message in (
-        ("hosts", free, "column free_memory: hosts have a column of this name already"),
-        ("racks", free, "column free_memory: table racks: must be one of hosts, vms, globals"),
+        (
+            "hosts",
+            replace(free, name="memory"),
+            "column=hosts/memory: ships with virtgym",
+        ),
+        ("racks", free, "column free_memory.table=racks: must be one of hosts, vms, globals"),
         ("globals", free, "column free_memory: a RowColumn has no place in globals"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -364,10 +368,10 @@ def test_columns_of_ones_own_follow_the_others(make_env: MakeEnv) -> None:
 def test_a_reward_term_of_ones_own_is_added_up(make_env: MakeEnv) -> None:
     term = RewardTerm("arrivals", -2.0, "VMs that came / V", lambda d, c, illegal: d.arrivals / c.n_vms)
     register_reward_term(term)
-    with pytest.raises(ConfigError, match=r"env\.reward\.arrivals: there is a term of this name already"):
-        register_reward_term(term)
+    with pytest.raises(ConfigError, match=r"env\.reward=energy: ships with virtgym"):
+        register_reward_term(replace(term, name="energy"))
     load = {"arrival_s": [0.0, 400.0, 500.0]}
-    reward = dict.fromkeys(TERMS, 0.0)
+    reward = {name: 0.0 for name in TERMS if name != "arrivals"}
     env = make_env([[0.5, 0.5, 0.5]] * 13, load=load, reward=reward)
     env.reset(seed=0)
     steps = [env.step(0) for _ in range(3)]

@@ -238,11 +238,14 @@ def test_bad_values_name_their_key() -> None:
     ],
 )
 def test_failures_without_end_or_beyond_numbers_are_refused(build: Callable[[], Any], text: str) -> None:
-    with pytest.raises(ConfigError, match=text):
+    def draw() -> None:
         made = build()
         domains, config = (made, FailureConfig("none")) if isinstance(made, tuple) else ((), made)
         sample_outages(config, 20, DAY, seed(1), domains)
         sample_vm_crashes(config, 20, DAY, seed(1))
+
+    with pytest.raises(ConfigError, match=text):
+        draw()
 
 
 @pytest.mark.parametrize("long", [False, True])
