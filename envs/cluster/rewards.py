@@ -7,9 +7,11 @@ Every term is a cost of 0 or more without a unit, so weights are negative; see `
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..checks import need
 from ..registry import Registry
@@ -158,7 +160,6 @@ class RewardFunction:
 
     def __init__(self, weights: Mapping[str, float] | None, params: ClusterParams) -> None:
         self.weights = check_weights(weights)
-        self._values = {name: term_of(name).value for name in self.weights}
         self.yardstick = Yardstick(
             n_vms=int(params.vm_vcpus.shape[0]),
             n_hosts=int(params.host_type.shape[0]),
@@ -166,6 +167,14 @@ class RewardFunction:
             peak_w=max(float(params.power_w[params.host_type].max(axis=1).sum()), 1e-9),
             pue=float(params.pue),
         )
+
+    @functools.cached_property
+    def _values(self) -> dict[str, Callable[[Totals, Yardstick, int], float]]:
+        return {name: term_of(name).value for name in self.weights}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the functions of the terms, which need not be such that can be pickled."""
+        return {key: value for key, value in vars(self).items() if key != "_values"}
 
     def terms(self, step: StepMetrics, illegal: int = 0) -> dict[str, float]:
         """Every term of an interval.

@@ -254,7 +254,8 @@ def test_failures_without_end_or_beyond_numbers_are_refused(build: Callable[[], 
 @pytest.mark.parametrize("start", ["stationary", "fresh"])
 def test_extreme_times_are_drawn_or_refused(start: str, model: str, key: str, long: bool) -> None:
     value = (1e300 if long else 0.05) if "shape" in key else (1e100 if long else 1e-300)
-    config = FailureConfig(**word("model", model), **word("start", start), **{key: value})
+    given: dict[str, Any] = {"start": start, "model": model, key: value}
+    config = FailureConfig(**given)
     with np.errstate(over="raise", invalid="raise"):
         drawn = sample_outages(config, 20, 30 * DAY, seed(1))
     assert (drawn.up_s >= drawn.down_s).all()
