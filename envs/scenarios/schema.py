@@ -21,8 +21,9 @@ from ..sim.models.precopy import PrecopyConfig
 from ..sim.models.recovery import RecoveryConfig
 from ..sim.models.scheduling import SchedulingConfig
 from ..sim.models.standby import StandbyConfig
-from .nodes import made, schema_of
+from .nodes import default_keys, made, schema_of
 from .rules import RulesGroup
+from .unread import only_read
 
 T = TypeVar("T")
 
@@ -314,7 +315,7 @@ def merge_schema(schema: type[T], raw: Mapping[str, Any], overrides: Mapping[str
     plain = {key: value for key, value in raw.items() if key not in ("_target_", "defaults")}
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema_of(cast(Any, schema))), OmegaConf.create(plain))
-        own = cast(dict[str, Any], OmegaConf.to_container(merged.trace))
+        own = cast(dict[str, Any], OmegaConf.to_container(merged))
         for key, value in overrides.items():
             OmegaConf.update(merged, key, value, merge=True)
         plain = cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True))
@@ -323,9 +324,24 @@ def merge_schema(schema: type[T], raw: Mapping[str, Any], overrides: Mapping[str
     except OmegaConfBaseException as error:
         first = str(error).splitlines()[0]
         raise ConfigError(f"scenario.{error.full_key}: {first}") from None
-    plain["trace"] = replace_generator(plain["trace"], own, dotted_keys(overrides))
+    plain = as_meant(plain, own, dotted_keys(overrides))
     need_plain("scenario", plain)
     return made(schema, plain, "scenario")
+
+
+def as_meant(plain: dict[str, Any], own: Mapping[str, Any], typed: Collection[str]) -> dict[str, Any]:
+    """Settle what keys mean for each other, in a scenario of any kind.
+
+    Args:
+        plain: The scenario with everything laid over it.
+        own: What the scenario itself has.
+        typed: Keys that the user gave, dotted.
+
+    Raises:
+        ConfigError: For a key that would be ignored.
+    """
+    plain["trace"] = replace_generator(plain["trace"], own.get("trace") or {}, typed)
+    return only_read(plain, own, typed, default_keys(ScenarioConfig)) if "failures" in plain else plain
 
 
 def replace_generator(

@@ -11,7 +11,7 @@ from virtgym.envs.checks import hint
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.scenarios.nodes import default_keys, schema_of
 from virtgym.envs.scenarios.placement import check_drawn, check_placement_keys
-from virtgym.envs.scenarios.schema import dotted_keys, replace_generator, unknown_key
+from virtgym.envs.scenarios.schema import as_meant, dotted_keys, unknown_key
 from virtgym.policies.registry import POLICIES, policy_config, policy_defaults
 
 from .listing import experiment_choice, list_names, read_group_file
@@ -255,21 +255,21 @@ def of_its_kind(scenario: dict[str, Any], typed: Sequence[str] = ()) -> dict[str
                 f"allowed are: {', '.join(allowed)}"
             )
     kept = {key: value for key, value in scenario.items() if key in (*allowed, "_target_")}
-    kept["trace"] = replace_generator(kept["trace"], _own_trace(str(scenario["name"])), typed)
+    kept = as_meant(kept, _own_keys(str(scenario["name"])), typed)
     if kind == "placement":
         check_drawn(kept["windows"], typed)
         kept["placement"] = asdict(check_placement_keys(kept["placement"]))
     return kept
 
 
-def _own_trace(name: str) -> dict[str, Any]:
-    """The group ``trace`` of a scenario as its file has it, before anything is laid over it."""
+def _own_keys(name: str) -> dict[str, Any]:
+    """A scenario as its file has it, before anything is laid over it."""
     from hydra.core.config_store import ConfigStore
 
     stored = ConfigStore.instance().repo.get("scenario", {}).get(f"{_USER_FILE}.yaml")
     if stored is not None and stored.node.get("name", ScenarioNode.name) == name:
-        return dict(stored.node.get("trace") or {})
-    return dict(read_group_file("scenario", name)["trace"]) if name in list_names("scenario") else {}
+        return dict(stored.node)
+    return dict(read_group_file("scenario", name)) if name in list_names("scenario") else {}
 
 
 def check_grammar(text: str) -> None:

@@ -43,7 +43,7 @@ def test_a_schema_makes_the_class_that_it_stands_for(kind: Any) -> None:
 
 
 def test_what_a_scenario_is_made_of_cannot_be_changed() -> None:
-    hosts = small(**{"hosts.0.power_w": [1, 2.5], "recovery.spares": [1]}).cluster
+    hosts = small(**{"hosts.0.power_w": [1, 2.5], "failures.enabled": True, "recovery.spares": [1]}).cluster
     assert hosts.host_types[0].power_w == (1, 2.5)
     assert hosts.spares == (1,)
     hash((hosts.host_types, hosts.recovery, hosts.power, hosts.migration))
@@ -93,8 +93,9 @@ def test_the_same_keys_on_the_command_line() -> None:
     switches = [
         f"scenario.{k}.enabled=true" for k in ("overhead", "cpu", "numa", "io", "failures", "standby")
     ]
+    switches += ["scenario.memory=multiplexed", "scenario.migration.mode=precopy"]
     typed = [f"scenario.{k}={v}" for k, v in keys.items()]
-    run = compose_run("evaluate", ["scenario=small", "scenario.migration.mode=precopy", *switches, *typed])
+    run = compose_run("evaluate", ["scenario=small", *switches, *typed])
     cluster = build_scenario(run.scenario).cluster
     assert cluster.overhead is not None
     assert cluster.overhead.para.state == 900
@@ -190,8 +191,10 @@ def test_a_misspelt_key_names_its_neighbours(key: str, parts: list[str]) -> None
     ],
 )
 def test_mistakes_are_one_clear_line(overrides: dict[str, Any], parts: list[str]) -> None:
+    groups = ("overhead", "cpu", "numa", "io", "failures", "standby")
+    on = {f"{group}.enabled": True for group in groups}
     with pytest.raises(ConfigError) as caught:
-        small(**overrides)
+        small(**{**on, "memory": "multiplexed", "migration.mode": "precopy", **overrides})
     text = str(caught.value)
     assert "\n" not in text
     for part in parts:
@@ -306,7 +309,6 @@ def test_a_trace_of_failures_is_replayed(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     keys = {"failures.path": str(path), "failures.model": "none"}
-    assert small(**keys).cluster.incidents == ()  # off: not read
     cluster = small(**keys, **{"failures.enabled": True}).cluster
     assert [i.start_s for i in cluster.incidents] == [1.0, 4.0]
     cluster = small(**keys, **{"failures.enabled": True, "failures.since": "start"}).cluster

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,12 +13,21 @@ from typing import Any
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from virtgym.envs.errors import ConfigError, TraceError, VirtgymError
 from virtgym.envs.scenarios.build import OversizedWarning
+from virtgym.envs.scenarios.nodes import default_keys, made, schema_of
 from virtgym.envs.scenarios.placement import PlacementScenarioConfig, check_placement_keys
 from virtgym.envs.scenarios.scenario import Scenario, list_scenarios
-from virtgym.envs.scenarios.schema import check_scenario, merge_schema
+from virtgym.envs.scenarios.schema import (
+    FailuresGroup,
+    NumaGroup,
+    ScenarioConfig,
+    as_meant,
+    merge_schema,
+)
 from virtgym.experiments.bench.fuzz.configs import hostile_overrides, leaf_keys
 from virtgym.experiments.config.compose import compose_run
 from virtgym.experiments.config.overrides import PolicySpec
@@ -146,7 +158,7 @@ def other_values(value: Any) -> list[Any]:
     return [0.5, "x", [0, 1]]
 
 
-@pytest.mark.parametrize("name", ["ha_hot", "huawei_placement", "planetlab_cloudsim3"])  # each kind's schema
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_every_key_of_a_scenario_changes_its_hash_or_is_refused(name: str) -> None:
     base = load_scenario(name)
     config = compose_run("evaluate", [f"scenario={name}"]).scenario
@@ -157,20 +169,96 @@ def test_every_key_of_a_scenario_changes_its_hash_or_is_refused(name: str) -> No
             continue
         found = []
         for value in other_values(value_at(config, key)):
-            changed = allowed(check, config, {key: value})
+            changed = allowed(check, config, key, value)
             if changed is not None:
                 found.append(config_hash(replace(base, config=changed), PolicySpec(""), {}))
         assert scenario_hash(base) not in found, key
 
 
-def check_cluster(config: dict[str, Any], overrides: dict[str, Any]) -> Any:
-    return check_scenario(config, overrides)
+def check_cluster(config: dict[str, Any], key: str, value: Any) -> Any:
+    if not of_its_type(re.sub(r"\.\d+", ".0", key), json.dumps(value)):
+        return None
+    changed = copy.deepcopy(config)
+    *path, last = key.split(".")
+    group: Any = value_at(changed, ".".join(path)) if path else changed
+    group[int(last) if isinstance(group, list) else last] = value
+    return made(ScenarioConfig, as_meant(changed, config, [key]), "scenario")
 
 
-def check_placement(config: dict[str, Any], overrides: dict[str, Any]) -> Any:
-    changed = merge_schema(PlacementScenarioConfig, config, overrides)
+@functools.cache
+def schema() -> Any:
+    one = {"hosts": [{}], "vm_types": [{}], "failures": {"domains": [{}], "outages": [{}]}}
+    return OmegaConf.merge(OmegaConf.structured(schema_of(ScenarioConfig)), one)
+
+
+@functools.cache
+def of_its_type(key: str, text: str) -> bool:
+    """Whether the schema takes a value; that is the same in all scenarios."""
+    try:
+        OmegaConf.update(schema(), key, json.loads(text))
+    except OmegaConfBaseException:
+        return False
+    return True
+
+
+def check_placement(config: dict[str, Any], key: str, value: Any) -> Any:
+    changed = merge_schema(PlacementScenarioConfig, config, {key: value})
     changed.placement = asdict(check_placement_keys(changed.placement))
     return changed
+
+
+OFF = {
+    "numa.cpu_overcommit=4": "numa.enabled=true",
+    "io={virtio: {exits: 3}}": "io.enabled=true",
+    "overhead.para.clock=0.5": "overhead.enabled=true",
+    "cpu.co_stop=0.5": "cpu.enabled=true",
+    "standby.mode=lockstep": "standby.enabled=true",
+    "admission.host_failures=3": "admission.enabled=true",
+    "failures.mtbf_h=4": "failures.enabled=true",
+    "failures.vm_mtbf_h=4": "failures.enabled=true",
+    "failures.outages=[{host: 1}]": "failures.enabled=true",
+    "failures.domains=[{hosts: [1]}]": "failures.enabled=true or scenario.standby.enabled=true",
+    "recovery.spares=[1]": "failures.enabled=true",
+    "memory_tiers.soft=0.7": "memory=multiplexed",
+    "memory_overcommit=2": "memory=multiplexed",
+    "precopy.energy_j=3": "migration.mode=precopy",
+    "carbon.zone=DE": "carbon.path is given",
+    "carbon.source=me": "carbon.path is given or scenario.carbon.g_per_kwh is given",
+}
+
+
+@pytest.mark.parametrize("typed", OFF)
+def test_a_key_of_what_is_off_is_refused_and_told_how_to_switch_it_on(typed: str, tmp_path: Path) -> None:
+    key, _, value = typed.partition("=")
+    message = rf"^scenario\.{key}.* is not read unless scenario\.{OFF[typed]}$"
+    with pytest.raises(ConfigError, match=message):
+        compose_run("evaluate", ["scenario=small", f"scenario.{typed}"])
+    tree: Any = yaml.safe_load(value)
+    with pytest.raises(ConfigError, match=message):
+        load_scenario("small", overrides={key: tree})
+    for part in reversed(key.split(".")):
+        tree = {part: tree}
+    with pytest.raises(ConfigError, match=message):
+        load_scenario("small", overrides=tree)
+    small = compose_run("evaluate", ["scenario=small"]).scenario
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({**{k: small[k] for k in ("hosts", "vm_types", "trace")}, **tree}))
+    with pytest.raises(ConfigError, match=message):
+        compose_run("evaluate", [f"scenario={file}"])
+
+
+def test_keys_of_what_the_user_switched_off_go_back_to_the_defaults() -> None:
+    run = compose_run("evaluate", ["scenario=planetlab_full", "scenario.numa.enabled=false"])
+    assert run.scenario["numa"] == default_keys(NumaGroup)
+    off = {"failures.enabled": False, "standby.enabled": False}
+    scenario = load_scenario("ha_hot", overrides=off)
+    assert isinstance(scenario, Scenario)
+    assert asdict(scenario.config.failures) == asdict(FailuresGroup())
+    assert scenario.config.recovery.restart == "first_fit"
+    other = load_scenario("ha_hot", overrides={"failures.model": "weibull"})
+    assert isinstance(other, Scenario)
+    assert other.config.failures.mtbf_h == FailuresGroup().mtbf_h
+    assert other.config.failures.domains != ()
 
 
 def value_at(tree: Any, key: str) -> Any:
