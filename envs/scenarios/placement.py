@@ -71,6 +71,7 @@ class PlacementScenario:
         windows: Row of each window's first request, (W,), in the order in which they are reported.
         lengths: Requests of each window, (W,), the same for every policy.
         seed: Seed of everything random in it: generated requests, drawn windows.
+        n_dropped: Requests of the stream that fit on no host and were left out.
     """
 
     config: PlacementScenarioConfig
@@ -79,6 +80,7 @@ class PlacementScenario:
     windows: I8
     lengths: I8
     seed: int
+    n_dropped: int = 0
 
     @property
     def name(self) -> str:
@@ -134,7 +136,8 @@ def build_placement_scenario(
         windows = read_windows(checked.windows, stream.n_requests)
         if not fits.all():  # the file counts all rows: a window begins with the first that is left
             windows = np.cumsum(fits)[windows] - fits[windows]
-    return PlacementScenario(checked, placement, trace, windows, games.window_lengths(windows), seed)
+    dropped = stream.n_requests - trace.n_requests
+    return PlacementScenario(checked, placement, trace, windows, games.window_lengths(windows), seed, dropped)
 
 
 def check_placement_keys(values: Mapping[str, Any]) -> PlacementConfig:

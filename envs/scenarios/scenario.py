@@ -48,6 +48,11 @@ class Scenario:
         return self.config.name
 
     @property
+    def n_dropped(self) -> int:
+        """VMs of the trace that fit on no host and were left out."""
+        return self.trace.n_vms - self.workload.n_vms
+
+    @property
     def horizon_s(self) -> float:
         """Length of an episode, s."""
         return self.workload.span_s if self.config.horizon_s is None else float(self.config.horizon_s)

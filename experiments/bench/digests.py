@@ -33,6 +33,7 @@ NOT_RESULTS = (
     "virtgym_version",
     "kind",
     "plan_s",
+    "vms_dropped",
 )
 """Columns that say how, when and by what a result came about; a column that begins so is left out."""
 

@@ -69,6 +69,12 @@ def missing_metrics(group: Group) -> list[str]:
     return [name for name in METRICS if not math.isfinite(group.number(name))]
 
 
+def dropped_note(group: Group) -> list[str]:
+    """What was left out of the load, if anything was."""
+    dropped = group.number("vms_dropped")
+    return [f"{dropped:,.0f} VMs of the trace fit on no host and are left out."] if dropped > 0 else []
+
+
 def notes(group: Group, board: Leaderboard) -> list[str]:
     """What a reader must know to not read too much into the numbers."""
     found = [interval_note(group, board)]
@@ -87,6 +93,7 @@ def notes(group: Group, board: Leaderboard) -> list[str]:
             f"No number (NaN, not 0) in these runs: {', '.join(missing)}. Most belong to sub-models that are "
             "off; docs/simulator.md says what each metric needs."
         )
+    found += dropped_note(group)
     unfinished = sum(run.n_unfinished for run in group.runs)
     if unfinished:
         found.append(f"{unfinished} unfinished row{'s' if unfinished > 1 else ''} left out.")

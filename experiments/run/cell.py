@@ -232,6 +232,7 @@ def run_cell(cell: Cell, seed: int) -> CellResult:
         "seed": seed,
         "config_hash": cell.config_hash,
         "virtgym_version": virtgym_version(),
+        "vms_dropped": scenario.n_dropped,
         "kind": "rule" if cell.made is None else policy_kind(cell.made),
     }
     if isinstance(scenario, PlacementScenario):

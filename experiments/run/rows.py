@@ -34,11 +34,12 @@ COLUMNS: tuple[str, ...] = (
     "virtgym_version",
     *METRICS,
     *("total_wait_s", "mean_wait_s"),
-    *("kind", "memory", "n_hosts", "n_vms"),
+    *("kind", "memory", "n_hosts", "n_vms", "vms_dropped"),
     *EXTRAS,
     *PLANS,
 )
-"""Columns of a result row, in order. ``kind`` is what the policy is, one of ``registry.KINDS``. NaN where a
+"""Columns of a result row, in order. ``kind`` is what the policy is, one of ``registry.KINDS``;
+``vms_dropped`` counts VMs of the trace that fit on no host and were left out. NaN where a
 metric has no meaning: the waits outside of placement windows, what clusters are measured by inside them,
 ``EXTRAS`` outside of the CloudSim replica (whose overall SLA violation is ``sla_unserved``), ``PLANS`` for
 policies without a solver, and every metric of an episode that was cut off.

@@ -9,6 +9,7 @@ from typing import Any
 from ...analysis.placement_summary import Comparison, Entry
 from ...analysis.run_data import Group, short_trace
 from ...analysis.stats import Interval
+from ..facts import dropped_note
 from ..verdict import Sentence, Strong, Tile
 
 
@@ -199,6 +200,7 @@ def placement_remarks(group: Group, found: Comparison) -> list[str]:
     if found.left_out:
         names = ", ".join(found.left_out)
         notes.append(f"Left out, for having no window in common with the others: {names}.")
+    notes += dropped_note(group)
     unfinished = sum(run.n_unfinished for run in group.runs)
     if unfinished:
         notes.append(f"{unfinished} unfinished row{'s' if unfinished > 1 else ''} left out.")

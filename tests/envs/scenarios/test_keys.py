@@ -336,9 +336,10 @@ def test_vms_that_fit_on_no_host_are_refused_or_dropped_in_every_kind(tmp_path: 
             scenario = load_scenario(name, overrides={**overrides, "trace.oversized": "drop"})
         if isinstance(scenario, Scenario):
             assert scenario.workload.vm_names == ("ok",)
+            assert scenario.n_dropped == 2
             assert scenario.simulator().view.n_vms == 1
         else:
-            assert scenario.trace.n_requests == 58
+            assert (scenario.trace.n_requests, scenario.n_dropped) == (58, 2)
             assert scenario.windows.tolist() == [0, 3, 6]
     with pytest.raises(ConfigError, match=r"^scenario.trace.oversized=x: must be one of refuse, drop$"):
         load_scenario("small", overrides={"trace.oversized": "x"})

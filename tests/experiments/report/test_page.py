@@ -233,6 +233,16 @@ def test_what_a_user_can_do_wrong_is_one_line(case: str, run_dir: Path, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_vms_that_fit_on_no_host_are_told(run_dir: Path, tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    part.mkdir()
+    rows = pd.read_parquet(run_dir / "results.parquet")
+    rows.assign(vms_dropped=1234.0).to_parquet(part / "results.parquet")
+    told = "1,234 VMs of the trace fit on no host and are left out"
+    assert told in write_report([part], tmp_path / "out").read_text(encoding="utf-8")
+    assert "fit on no host" not in write_report([run_dir], tmp_path / "own").read_text(encoding="utf-8")
+
+
 def test_unfinished_rows_are_left_out_and_counted(run_dir: Path, tmp_path: Path) -> None:
     part = tmp_path / "part"
     part.mkdir()
