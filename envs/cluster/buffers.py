@@ -198,26 +198,33 @@ def remember(p: ClusterParams, s: ClusterState, b: Buffers, weight: float) -> No
 @kernel
 def add_up(p: ClusterParams, s: ClusterState, b: Buffers) -> None:
     """Bring sums and ``vm_host`` up to date."""
+    # Sums in variables of their own: in the record each would be read and written at every host.
     n_hosts, sums = p.host_type.shape[0], b.sums
-    sums[:] = 0.0
+    booting = on = short = migrating = 0
+    power = ask = capacity = memory = memory_capacity = demand = 0.0
     for h in range(n_hosts):
         state = s.host_power_state[h]
-        sums.power += s.host_power_now_w[h]
-        sums.booting += state == BOOTING
+        power += s.host_power_now_w[h]
+        booting += state == BOOTING
         if state == ON:
-            sums.on += 1
-            sums.short += s.host_sat_now[h] > 0.0
-            sums.ask += s.host_ask_mhz[h]
-            sums.capacity += p.host_cpu_mhz[h]
-            sums.memory += s.host_mem_mib[h]
-            sums.memory_capacity += p.host_mem_mib[h]
+            on += 1
+            short += s.host_sat_now[h] > 0.0
+            ask += s.host_ask_mhz[h]
+            capacity += p.host_cpu_mhz[h]
+            memory += s.host_mem_mib[h]
+            memory_capacity += p.host_mem_mib[h]
     for v in range(p.vm_vcpus.shape[0]):
-        b.vm_host[v] = n_hosts
+        host = n_hosts
         if s.vm_state[v] not in (ABSENT, DEPARTED):
-            sums.demand += s.vm_demand_mhz[v]
-            sums.migrating += s.vm_mig[v] != MIG_NONE
+            demand += s.vm_demand_mhz[v]
+            migrating += s.vm_mig[v] != MIG_NONE
             if s.vm_host[v] >= 0:
-                b.vm_host[v] = s.vm_host[v]
+                host = s.vm_host[v]
+        b.vm_host[v] = host
+    sums[:] = 0.0
+    sums.booting, sums.on, sums.short, sums.migrating = booting, on, short, migrating
+    sums.power, sums.ask, sums.demand = power, ask, demand
+    sums.capacity, sums.memory, sums.memory_capacity = capacity, memory, memory_capacity
 
 
 @kernel

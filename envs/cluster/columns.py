@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -92,8 +91,8 @@ def make_writer(name: str, columns: Sequence[Column], often: bool) -> Any:
             names[f"when_{number}"] = guard
             guards[guard] = f"has_{number}"
             lines.append(f"        has_{number} = when_{number}({arguments})")
-    for guard, group in groupby(chosen, key=lambda pair: pair[1].when):
-        places = list(group)
+    for guard in dict.fromkeys(column.when for _, column in chosen):
+        places = [pair for pair in chosen if pair[1].when is guard]
         if guard is not None:
             lines.append(f"        if not {guards[guard]}:")
             lines += [f"            row[{place}] = 0.0" for place, _ in places]
