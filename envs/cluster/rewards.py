@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ..errors import ConfigError
-from ..sim.metrics import J_PER_KWH, METRICS, StepMetrics
+from ..sim.metrics import METRICS, StepMetrics, cost_terms
+from ..sim.models.carbon import J_PER_KWH
 from ..sim.models.cost import TERMS as COST_TERMS
-from ..sim.models.cost import Prices, cost_terms
+from ..sim.models.cost import Prices
 from ..sim.state.accumulators import Totals
 from ..sim.state.parameters import ClusterParams
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .models.carbon import J_PER_KWH
-from .models.cost import Prices, cost_terms, unserved_causes
+from .models.cost import MBIT_PER_GB, MHZ_S_PER_GHZ_H, Prices
 from .state.accumulators import Totals
 from .state.cluster_state import ABSENT, ClusterState
 from .state.parameters import ClusterParams
@@ -227,6 +227,53 @@ def model_metrics(p: ClusterParams, totals: Totals) -> dict[str, float]:
     if p.has_standby:
         found |= shares(mirror_loss=Totals.mirror_loss) | counts(takeovers=Totals.takeovers)
     return found | carbon
+
+
+def cost_terms(prices: Prices, pue: float, totals: Totals) -> dict[str, float]:
+    """What running totals, or the difference of two, cost, by ``cost.TERMS``.
+
+    Args:
+        prices: From ``prices_of``.
+        pue: Energy of the site / energy of the hosts.
+        totals: ``ClusterState.totals``, or what an interval added to them.
+
+    Returns:
+        Every term; 0 for those whose sub-model is off. Their sum is the cost.
+    """
+    t = totals.tolist()
+    unit = prices.tolist()
+    outage = unit[Prices.outage] * t[Totals.w_down_s] / 3600.0
+    return {
+        "energy": unit[Prices.energy] * pue * t[Totals.energy_j] / J_PER_KWH,
+        "unserved": unit[Prices.unserved] * t[Totals.w_missed] / MHZ_S_PER_GHZ_H,
+        "outage": outage + unit[Prices.interruption] * t[Totals.w_interruptions],
+        "latency": unit[Prices.latency] * t[Totals.w_latency] / 3600.0,
+        "dropped": unit[Prices.dropped] * t[Totals.net_dropped] / MBIT_PER_GB,
+        "migrations": unit[Prices.migration] * t[Totals.mig_started],
+        "carbon": unit[Prices.carbon] * t[Totals.carbon_g] / 1000.0,
+    }
+
+
+def unserved_causes(totals: Totals, full: bool) -> dict[str, float]:
+    """Weighted demand that was not served, by cause, MHz s; the causes add up to ``w_missed``.
+
+    On a simple cluster what vCPUs cannot do on their hosts is what is left of the whole.
+    """
+    t = totals
+    found = {
+        "contention": float(t.w_contention),
+        "limit": float(t.w_limit),
+        "capped": float(t.w_capped),
+        "co_stop": float(t.w_co_stop),
+        "numa": float(t.w_numa),
+        "memory": float(t.w_memory),
+        "mirror": float(t.w_mirror),
+        "migration": float(t.w_migration),
+        "down": float(t.w_down),
+    }
+    if not full:
+        found["capped"] = max(0.0, float(t.w_missed) - sum(found.values()))
+    return found
 
 
 def service_metrics(p: ClusterParams, totals: Totals) -> dict[str, float]:

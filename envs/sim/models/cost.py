@@ -17,13 +17,9 @@ import numpy as np
 from ...arrays import F8, I1
 from ...checks import need, need_not_negative, need_positive, need_share
 from ...jit.records import Place, Record
-from ..state.accumulators import Totals
-from .carbon import J_PER_KWH
 
 VM_CLASSES = ("best_effort", "standard", "critical")
 """Service classes; a VM's class is an index into them."""
-
-STANDARD = VM_CLASSES.index("standard")
 
 MHZ_S_PER_GHZ_H = 3.6e6
 MBIT_PER_GB = 8000.0
@@ -138,52 +134,8 @@ def class_values(table: ClassWeights | LatencyTargets, vm_class: I1) -> F8:
 TERMS: tuple[str, ...] = ("energy", "unserved", "outage", "latency", "dropped", "migrations", "carbon")
 """The terms of the cost, in the order of the formula."""
 
-
-def cost_terms(prices: Prices, pue: float, totals: Totals) -> dict[str, float]:
-    """What running totals, or the difference of two, cost, by ``TERMS``.
-
-    Args:
-        prices: From ``prices_of``.
-        pue: Energy of the site / energy of the hosts.
-        totals: ``ClusterState.totals``, or what an interval added to them.
-
-    Returns:
-        Every term; 0 for those whose sub-model is off. Their sum is the cost.
-    """
-    t = totals.tolist()
-    unit = prices.tolist()
-    outage = unit[Prices.outage] * t[Totals.w_down_s] / 3600.0
-    return {
-        "energy": unit[Prices.energy] * pue * t[Totals.energy_j] / J_PER_KWH,
-        "unserved": unit[Prices.unserved] * t[Totals.w_missed] / MHZ_S_PER_GHZ_H,
-        "outage": outage + unit[Prices.interruption] * t[Totals.w_interruptions],
-        "latency": unit[Prices.latency] * t[Totals.w_latency] / 3600.0,
-        "dropped": unit[Prices.dropped] * t[Totals.net_dropped] / MBIT_PER_GB,
-        "migrations": unit[Prices.migration] * t[Totals.mig_started],
-        "carbon": unit[Prices.carbon] * t[Totals.carbon_g] / 1000.0,
-    }
-
-
-def unserved_causes(totals: Totals, full: bool) -> dict[str, float]:
-    """Weighted demand that was not served, by cause, MHz s; the causes add up to ``w_missed``.
-
-    On a simple cluster what vCPUs cannot do on their hosts is what is left of the whole.
-    """
-    t = totals
-    found = {
-        "contention": float(t.w_contention),
-        "limit": float(t.w_limit),
-        "capped": float(t.w_capped),
-        "co_stop": float(t.w_co_stop),
-        "numa": float(t.w_numa),
-        "memory": float(t.w_memory),
-        "mirror": float(t.w_mirror),
-        "migration": float(t.w_migration),
-        "down": float(t.w_down),
-    }
-    if not full:
-        found["capped"] = max(0.0, float(t.w_missed) - sum(found.values()))
-    return found
+GATE_OK = "ok"
+"""The gate of a run that is ranked."""
 
 
 def gate(unserved_weighted: float, objective: float, finished: bool = True) -> str:
@@ -200,6 +152,3 @@ def gate(unserved_weighted: float, objective: float, finished: bool = True) -> s
         share, most = 100.0 * unserved_weighted, 100.0 * objective
         return f"{share:.3g} % of the weighted work unserved, {most:.3g} % allowed"
     return GATE_OK
-
-
-GATE_OK = "ok"

@@ -297,6 +297,13 @@ def _read_constant(columns: Columns, key: str) -> NDArray[np.float64]:
     return np.where(np.isnan(values), np.inf, values)
 
 
+def _shown(key: str, value: float) -> str:
+    """A constant as it stands in a file."""
+    if key not in _CLASS:
+        return f"{value:g}"
+    return VM_CLASSES[int(value)] if value >= 0 else "nothing"
+
+
 def _constants_of_usage(usage: Columns, codes: NDArray[np.int64], vms: int) -> dict[str, NDArray[np.float64]]:
     """Read the columns that must be constant per VM; each result has shape (V,)."""
     constants = {}
@@ -311,7 +318,8 @@ def _constants_of_usage(usage: Columns, codes: NDArray[np.int64], vms: int) -> d
             row = int(np.argmax(differs))
             raise usage.error(
                 row,
-                f"{key} must be the same in all rows of a VM, was {first[codes[row]]:g}, is {rows[row]:g}",
+                f"{key} must be the same in all rows of a VM, was {_shown(key, first[codes[row]])}, "
+                f"is {_shown(key, rows[row])}",
             )
         constants[key] = first
     return constants

@@ -16,7 +16,7 @@ from virtgym.envs.errors import ConfigError
 from virtgym.envs.scenarios.scenario import build_scenario
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.guests import GuestProfile, IoProfile
-from virtgym.envs.sim.metrics import METRICS
+from virtgym.envs.sim.metrics import METRICS, unserved_causes
 from virtgym.envs.sim.models.carbon import constant_carbon
 from virtgym.envs.sim.models.cost import (
     TERMS,
@@ -26,7 +26,6 @@ from virtgym.envs.sim.models.cost import (
     LatencyTargets,
     Prices,
     gate,
-    unserved_causes,
 )
 from virtgym.envs.sim.models.failures import FailureConfig, replay_outages
 from virtgym.envs.sim.models.io_path import IoConfig
@@ -231,7 +230,8 @@ def _play(env: ClusterEnv, seed: int, orders: bool) -> tuple[float, dict[str, fl
     """An episode of random choices or orders, as often illegal as not: sum of rewards and metrics."""
     rng = np.random.default_rng(seed)
     env.reset(seed=seed)
-    total, over, info = 0.0, False, {}
+    total, over = 0.0, False
+    info: dict[str, Any] = {}
     while not over:
         if orders:
             action: Any = random_orders(rng, env.sim)
