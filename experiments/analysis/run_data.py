@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 KEY_COLUMNS = ("scenario", "trace", "policy", "seed")
 WINDOW_COLUMNS = ("n_vms", "failed_placements", "total_wait_s", "wall_s", "steps")
 """Columns that rows of placement windows have."""
-TEXTS = ("scenario", "trace", "policy", "config_hash", "virtgym_version", "kind", "memory")
+TEXTS = ("scenario", "trace", "policy", "config_hash", "virtgym_version", "kind", "memory", "gate")
 
 _NUMBERS = ("is_floating", "is_integer", "is_boolean", "is_null")
 

@@ -330,6 +330,11 @@ def _vm_rates(p: ClusterParams, s: ClusterState) -> dict[str, F8]:
     work = np.where(
         claim > 0, demand * np.minimum(1.0, (alloc - s.vm_co_stop_mhz) / np.maximum(claim, 1e-300)), 0
     )
+    part = np.where(claim > 0, demand / np.maximum(claim, 1e-300), 0.0)
+    lost = {
+        "contention": s.vm_ready_mhz * p.vm_vcpus * part,
+        **{name: rates[key] * part for name, key in _SHORT.items()},
+    }
     if p.has_numa:
         rates["numa_loss"] = work - work / s.vm_numa_slowdown
         rates["remote"] = s.vm_remote_share * alloc
@@ -348,7 +353,14 @@ def _vm_rates(p: ClusterParams, s: ClusterState) -> dict[str, F8]:
         rates["latency"] = s.vm_io_latency_s * s.vm_io_rate
         dropped = s.vm_net_out_ask + s.vm_net_in_ask - s.vm_net_out_mbps - s.vm_net_in_mbps
         rates["net_dropped"] = np.where(sends, dropped, 0.0)
-    return rates
+        excess = np.clip(s.vm_io_latency_s / p.vm_latency_s - 1.0, 0.0, p.latency_most)
+        rates["w_latency"] = p.vm_weight * np.where(sends, excess, 0.0)
+    lost |= {name: rates[f"{name}_loss"] for name in ("numa", "memory", "mirror") if f"{name}_loss" in rates}
+    return rates | {f"w_{name}": p.vm_weight * mhz for name, mhz in lost.items()}
+
+
+_SHORT = {"limit": "limited", "capped": "capped", "co_stop": "co_stop"}
+"""What a VM misses of its CPU, beside contention, and the rate that says so of demand with overhead."""
 
 
 def _check_host_rates(p: ClusterParams, s: ClusterState, report: Report) -> None:
@@ -359,4 +371,5 @@ def _check_host_rates(p: ClusterParams, s: ClusterState, report: Report) -> None
     for name, place in Rates.places.items():
         want = per_host(p, s.vm_host, rates[name]) if name in rates else np.zeros(len(scale))
         got = s.host_rates[:, place.number]
-        report.same(got, want, f"hosts whose {name} does not add up", scale + np.abs(want))
+        size = scale * float(p.vm_weight.max()) if name.startswith("w_") else scale
+        report.same(got, want, f"hosts whose {name} does not add up", size + np.abs(want))

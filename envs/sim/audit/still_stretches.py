@@ -60,6 +60,7 @@ def check_still(p: ClusterParams, s: ClusterState, old: Old, report: Report) -> 
         (Totals.down_s, "downtime", float(s.counters.down)),
         (Totals.missed, "missed CPU", float(s.vm_miss_mhz.sum())),
         (Totals.mig_lost, "CPU lost to migration", float(s.vm_mig_loss_mhz.sum())),
+        *_weighted(p, s),
         (Totals.imb_cpu_s, "imbalance of CPU", float(cpu[on].std()) if on.any() else 0.0),
         (Totals.imb_mem_s, "imbalance of memory", _spread_mem(p, s, on)),
         (Totals.fragment_s, "fragments", fragments(p, s) if p.has_numa else 0.0),
@@ -83,6 +84,19 @@ def _is_still(s: ClusterState, old: Old) -> bool:
         and not any(added[list(COUNTED)])
         and all(np.array_equal(getattr(s, name), old[name]) for name in RATE_ARRAYS)
     )
+
+
+def _weighted(p: ClusterParams, s: ClusterState) -> list[tuple[int, str, float]]:
+    """What service classes weigh (section 13)."""
+    down = s.vm_down_now.astype(np.float64)
+    miss, moved = s.vm_miss_mhz, s.vm_mig_loss_mhz
+    return [
+        (Totals.w_requested, "weighted demand", float((p.vm_weight * s.vm_demand_mhz).sum())),
+        (Totals.w_missed, "weighted missed CPU", float((p.vm_weight * miss).sum())),
+        (Totals.w_migration, "weighted CPU lost to migration", float((p.vm_weight * moved).sum())),
+        (Totals.w_down, "weighted CPU missed while down", float((p.vm_weight * down * (miss - moved)).sum())),
+        (Totals.w_down_s, "weighted downtime", float((p.vm_weight * down).sum())),
+    ]
 
 
 def _spread_mem(p: ClusterParams, s: ClusterState, on: Any) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from virtgym.envs.scenarios.scenario import build_scenario
@@ -12,6 +13,7 @@ from virtgym.envs.sim.audit.checker import Auditor
 from virtgym.envs.sim.models.power import OFF, ON
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING, STARTING
+from virtgym.experiments.analysis.run_data import Group
 from virtgym.experiments.bench.availability import (
     MODES,
     analytic_availability,
@@ -19,6 +21,8 @@ from virtgym.experiments.bench.availability import (
     mean_outage_s,
     to_markdown,
 )
+from virtgym.experiments.report.leaderboard import make_leaderboard
+from virtgym.experiments.run.cell import evaluate
 from virtgym.policies import make_policy
 from virtgym.policies.planning.guard import AdmissionGuard
 
@@ -167,3 +171,14 @@ def test_availability_is_that_of_the_closed_form() -> None:
         analytic_availability(m) for m in MODES
     )
     assert mean_outage_s("none", 100.0) == 5.9 * 3600 + 240 + 60
+
+
+def test_the_leaderboard_of_ha_cold_is_led_by_a_policy_that_serves() -> None:
+    rows = pd.concat([evaluate("ha_cold", policy) for policy in ("static", "drs", "ha")])
+    board = make_leaderboard(Group("ha_cold", "ha_cold", ["t"], "", rows.reset_index(drop=True)))
+    first, *others = board.lines
+    assert (first.policy, first.gate) == ("ha", "ok")
+    assert first.mean("unserved_weighted") < 0.005
+    assert first.mean("energy_kwh") > max(line.mean("energy_kwh") for line in others)
+    (drs,) = [line for line in others if line.policy == "drs"]
+    assert drs.gate.endswith("% of the weighted work unserved, 1 % allowed")

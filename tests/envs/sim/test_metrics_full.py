@@ -231,7 +231,7 @@ def test_a_simple_cluster_knows_nothing_of_it(make_full: MakeFull) -> None:
     given = {name for name, value in found.items() if not math.isnan(value)}
     assert list(found) == list(METRICS)
     assert given.isdisjoint(IN_INTERVAL)
-    assert len(given) == 16
+    assert len(given) == 26
     assert len(interval_metrics(sim.params, step)) == 6
     assert (step.ready_share, step.swapped_mib, step.carbon_g) == (0.0, 0.0, 0.0)
 
@@ -271,6 +271,7 @@ def test_intervals_add_up_to_the_episode(make_full: MakeFull) -> None:
 
 
 def test_the_documentation_defines_every_metric(repo_dir: Any) -> None:
-    text = (repo_dir / "docs" / "simulator.md").read_text(encoding="utf-8")
+    pages = ("simulator.md", "cost.md")
+    text = "".join((repo_dir / "docs" / page).read_text(encoding="utf-8") for page in pages)
     for name in METRICS:
         assert f"`{name}`" in text or name.startswith("decision_ms"), name

@@ -141,7 +141,7 @@ def test_every_section_is_there_with_its_figures(page: Path) -> None:
 
 def test_table_holds_the_means_of_the_rows(page: Path, run_dir: Path) -> None:
     rows = pd.read_parquet(run_dir / "results.parquet")
-    want = rows.groupby("policy")["energy_kwh"].mean()
+    want = rows.groupby("policy")["cost"].mean()
     text = page.read_text(encoding="utf-8")
     line = re.search(r'title="thr-mmt">thr-mmt</span>.*?</tr>', text, flags=re.DOTALL)
     assert line is not None

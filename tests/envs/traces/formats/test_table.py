@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from virtgym.envs.errors import TraceError
+from virtgym.envs.scenarios.scenario import build_scenario
 from virtgym.envs.traces import Trace, convert_trace, generate, read_table
 
 HEAD = "vm,time_s,cpu\n"
@@ -37,7 +38,7 @@ def assert_same(one: Trace, two: Trace) -> None:
     """Compare all that a table keeps."""
     assert one.vm_names == two.vm_names
     assert one.sample_s == two.sample_s
-    for key in ("util", "arrival_s", "departure_s", "vcpus", "cpu_mhz", "memory_mib"):
+    for key in ("util", "arrival_s", "departure_s", "vcpus", "cpu_mhz", "memory_mib", "vm_class"):
         left, right = getattr(one, key), getattr(two, key)
         assert (left is None) == (right is None)
         if left is not None:
@@ -115,6 +116,19 @@ def test_folder_with_sizes(tmp_path: Path) -> None:
     assert trace.vcpus.tolist() == [4, 2]
 
 
+def test_service_classes_reach_the_vms(tmp_path: Path) -> None:
+    path = put(
+        tmp_path / "t.csv", "vm,time_s,cpu,vm_class\n1,0,0.5,critical\n2,0,0.5,\n3,0,0.5,best_effort\n"
+    )
+    trace = read_table(path, sample_s=300)
+    assert trace.vm_class is not None
+    assert trace.vm_class.tolist() == [2, -1, 0]
+    given = {"path": str(path), "format": "table", "options": {"sample_s": 300}}
+    types = [{"name": "small", "service_class": "critical"}]
+    built = build_scenario("small", overrides={"trace": given, "vm_types": types, "horizon_s": 600.0})
+    assert built.workload.vm_class.tolist() == [2, 2, 0]
+
+
 def test_folder_errors(tmp_path: Path) -> None:
     assert "needs usage.csv or usage.parquet" in message(tmp_path)
     put(tmp_path / "usage.csv", HEAD + "a,0,1\nb,0,1\na,60,1\nb,60,1\n")
@@ -165,6 +179,14 @@ def test_folder_errors(tmp_path: Path) -> None:
         (
             "vm,time_s,cpu,vcpus\na,0,0,1\na,60,0,2\n",
             ":3: vcpus must be the same in all rows of a VM",
+        ),
+        (
+            "vm,time_s,cpu,vm_class\na,0,0,critical\na,60,0,high\n",
+            ":3: vm_class: expected one of best_effort, standard, critical, or nothing, found 'high'",
+        ),
+        (
+            "vm,time_s,cpu,vm_class\na,0,0,critical\na,60,0,standard\n",
+            ":3: vm_class must be the same in all rows of a VM, was critical, is standard",
         ),
         ("vm,time_s,cpu\na,0,0\na,0.001,0\nb,100000000,0\n", "is time_s in seconds from 0?"),
     ],
@@ -252,6 +274,7 @@ def traces(draw: st.DrawFn) -> Trace:
     vms, samples = len(vm_names), draw(st.integers(2, 5))
     fraction = hnp.arrays(np.float64, (samples, vms), elements=st.floats(0, 1))
     positive = hnp.arrays(np.float64, vms, elements=st.floats(1e-3, 1e9))
+    classes = hnp.arrays(np.int8, vms, elements=st.integers(-1, 2))
     counts = hnp.arrays(np.int32, vms, elements=st.integers(1, 2**31 - 1))
     arrival = draw(hnp.arrays(np.float64, vms, elements=st.floats(0, 1e5)))
     stay = draw(hnp.arrays(np.float64, vms, elements=st.sampled_from([0.5, 300.0, np.inf])))
@@ -268,6 +291,7 @@ def traces(draw: st.DrawFn) -> Trace:
         vcpus=draw(st.none() | counts),
         cpu_mhz=draw(st.none() | positive),
         memory_mib=draw(st.none() | positive),
+        vm_class=draw(st.none() | classes),
         signals=draw(st.just({}) | st.fixed_dictionaries({"io rate": signal})),
     )
 
