@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
 
     from ..suite.scores import Standing
     from ..suite.tasks import Suite
-    from rich.console import Console
-    from rich.table import Table
 
 _WIDTH = 150
 """Width of tables where there is no terminal to ask."""
@@ -272,7 +272,9 @@ def print_standings(suite: Suite, found: Sequence[Standing]) -> None:
     from rich.table import Table
 
     console = _console()
-    table = Table(title=f"{suite.name}: 0 = reference, 100 = bound", box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(
+        title=f"{suite.name}: 0 = reference, 100 = bound", box=box.SIMPLE_HEAD, title_justify="left"
+    )
     table.add_column("policy", no_wrap=True)
     table.add_column("score [95 %]", justify="right", no_wrap=True)
     table.add_column("passed", justify="right", no_wrap=True)

@@ -115,17 +115,13 @@ def _section(index: int, group: Group, board: Leaderboard | Comparison, across: 
     return _framed(index, "".join(parts), figures, heats)
 
 
-def _framed(
-    index: int, body: str, figures: dict[str, Any], heats: list[dict[str, Any]]
-) -> tuple[str, str]:
+def _framed(index: int, body: str, figures: dict[str, Any], heats: list[dict[str, Any]]) -> tuple[str, str]:
     """A section that the picker shows or hides, and the JSON block of its figures."""
     data = {"figures": figures, "heats": heats}
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     safe = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     hidden = " hidden" if index else ""
-    html = (
-        f'<section class="group" id="group-{index}" data-group="{index}"{hidden}>{body}</section>'
-    )
+    html = f'<section class="group" id="group-{index}" data-group="{index}"{hidden}>{body}</section>'
     return html, f'<script type="application/json" id="data-{index}">{safe}</script>'
 
 

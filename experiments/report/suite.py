@@ -85,9 +85,7 @@ def _head(suite: Suite, table: pd.DataFrame, found: Sequence[Standing]) -> str:
     )
 
 
-def _scores(
-    suite: Suite, table: pd.DataFrame, found: Sequence[Standing], figures: dict[str, Any]
-) -> str:
+def _scores(suite: Suite, table: pd.DataFrame, found: Sequence[Standing], figures: dict[str, Any]) -> str:
     import plotly.graph_objects as go
 
     names = [task.name for task in suite.tasks if task.name in set(table["task"])]
@@ -102,12 +100,17 @@ def _scores(
                 "array": [_arm(s.score.high, s.score.estimate) for s in order],
                 "arrayminus": [_arm(s.score.estimate, s.score.low) for s in order],
             },
-            marker={"color": "p0"},
+            meta={"ink": "p0", "priority": 0},
         )
     )
     add_figure(figures, "suite-total", total)
     each = new_figure(
-        barmode="group", yaxis={"title": {"text": "score"}}, shapes=_lines(), margin={"b": 90}
+        barmode="group",
+        yaxis={"title": {"text": "score"}},
+        shapes=_lines(),
+        showlegend=True,
+        legend={"orientation": "h", "y": 1.12},
+        margin={"l": 58, "r": 14, "t": 40, "b": 100},
     )
     for number, one in enumerate(found):
         values = [one.tasks.get(name, math.nan) for name in names]
@@ -118,14 +121,15 @@ def _scores(
                 y=[None if math.isnan(v) else max(v, LOWEST) for v in values],
                 customdata=[None if math.isnan(v) else v for v in values],
                 hovertemplate=f"{one.policy}<br>%{{x}}: %{{customdata:.1f}}<extra></extra>",
-                marker={"color": f"p{number % N_COLOURS}"},
-                meta=one.policy,
+                meta={"ink": f"p{number % N_COLOURS}", "policy": one.policy, "priority": 0},
             )
         )
     add_figure(figures, "suite-tasks", each)
     height = 26 * len(found) + 90
-    left = plot_div("suite-total", "Score of each policy over all tasks", "bars", height)
-    right = plot_div("suite-tasks", "Score of each policy in each task; the numbers are in the table", "tall")
+    left = plot_div("suite-total", "Score of each policy over all tasks", "", height)
+    right = plot_div(
+        "suite-tasks", "Score of each policy in each task; the numbers are in the table", "", 420
+    )
     lead = "0 = the task's reference policy, 100 = its bound, which no policy reaches."
     return block("suite-scores", "Scores", left + right, lead)
 
@@ -137,8 +141,16 @@ LOWEST = -100.0
 def _lines() -> list[dict[str, Any]]:
     """The bound and the reference, across the figure."""
     return [
-        {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y, "line": {"color": ink, "dash": dash}}
-        for y, ink, dash in ((0.0, "axis", "solid"), (100.0, "axis", "dot"))
+        {
+            "type": "line",
+            "xref": "paper",
+            "x0": 0,
+            "x1": 1,
+            "y0": y,
+            "y1": y,
+            "line": {"color": "#888", "dash": dash},
+        }
+        for y, dash in ((0.0, "solid"), (100.0, "dot"))
     ]
 
 

@@ -11,6 +11,7 @@ from virtgym.envs.sim.models.carbon import J_PER_KWH, intensity_integral
 from virtgym.envs.sim.models.cost import MHZ_S_PER_GHZ_H, class_values
 from virtgym.policies.solvers.fluid_bound import FluidProblem, fluid_bound
 
+
 def cost_bound(scenario: Scenario) -> float:
     """The least that an episode of a scenario can cost, in the unit of its prices.
 

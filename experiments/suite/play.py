@@ -14,7 +14,7 @@ from virtgym.envs.files import write_atomically
 
 from ..config.compose import Run, compose_run
 from ..config.overrides import last_value, parse_policy, parse_value, quote, split_list, split_override
-from ..run.cell import load_scenario, policy_task
+from ..run.cell import load_scenario
 from ..run.folder import claim_folder, default_out
 from .bound import cost_bound
 from .scores import COLUMNS, Standing, score, standings

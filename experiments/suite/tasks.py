@@ -153,7 +153,9 @@ def load_suite(name: str) -> Suite:
         entry = folder / f"{name}.yaml"
         known = sorted(e.name.removesuffix(".yaml") for e in folder.iterdir() if e.name.endswith(".yaml"))
         if name not in known:
-            raise ConfigError(f"suite={name}: no such suite{hint(name, known)}; there are: {', '.join(known)}")
+            raise ConfigError(
+                f"suite={name}: no such suite{hint(name, known)}; there are: {', '.join(known)}"
+            )
     try:
         given = OmegaConf.create(entry.read_text(encoding="utf-8"))
         merged = OmegaConf.merge(OmegaConf.structured(schema_of(Suite)), given)
