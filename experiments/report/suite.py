@@ -134,6 +134,8 @@ def _scores(suite: Suite, table: pd.DataFrame, found: Sequence[Standing], figure
     return block("suite-scores", "Scores", left + right, lead)
 
 
+GREY = "#888"
+"""Colour of the lines at 0 and 100, in every theme."""
 LOWEST = -100.0
 """Where bars are cut off; the table has the number."""
 
@@ -148,7 +150,7 @@ def _lines() -> list[dict[str, Any]]:
             "x1": 1,
             "y0": y,
             "y1": y,
-            "line": {"color": "#888", "dash": dash},
+            "line": {"color": GREY, "dash": dash},
         }
         for y, dash in ((0.0, "solid"), (100.0, "dot"))
     ]

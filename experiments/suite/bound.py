@@ -15,7 +15,7 @@ from virtgym.policies.solvers.fluid_bound import FluidProblem, fluid_bound
 def cost_bound(scenario: Scenario) -> float:
     """The least that an episode of a scenario can cost, in the unit of its prices.
 
-    Work that no host can do (beyond the fastest core, beyond a VM's limit) counts in full: no policy can help.
+    Work that no host can do (beyond the fastest core, beyond a VM's limit) counts in full.
 
     Args:
         scenario: A scenario of kind cluster.

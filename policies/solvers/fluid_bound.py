@@ -1,7 +1,7 @@
 """A lower bound on the cost of a cluster's episode: what hosts would cost if load were a fluid.
 
-In every stretch of time t the load of all VMs is one fluid per class c that any host of kind k may serve in any
-part; hosts go on and off at once and in fractions, and nothing is lost to migration, overhead or failure:
+In every stretch of time t the load of all VMs is one fluid per class c that any host of kind k may serve in
+any part; hosts go on and off at once and in fractions; nothing is lost to migration, overhead or failure:
 
     minimise  sum_t seconds_t (price_t sum_k E_kt + sum_c weight_c (demand_tc - s_tc))
     s_tc <= demand_tc                          what is served of a class
@@ -10,9 +10,9 @@ part; hosts go on and off at once and in fractions, and nothing is lost to migra
     sum_k memory_k n_kt >= memory_t            and hold the memory of who is there
     E_kt >= a n_kt + b L_kt / cpu_k            lines (a, b): lower hull of the power curve
 
-Every policy's episode is a solution of this programme or dearer than one: means over a stretch do no better than
-the stretch (the programme is convex), and whatever else costs (outages, migrations, latency) is 0 or more. No
-policy reaches the bound; it says how much there is to gain at most.
+Every policy's episode is a solution of this programme or dearer than one: means over a stretch do no better
+than the stretch (the programme is convex), and whatever else costs (outages, migrations, latency) is 0 or
+more. No policy reaches the bound; it says how much there is to gain at most.
 """
 
 from __future__ import annotations
