@@ -2,7 +2,8 @@
 
     reward = sum over terms of weight[term] * term
 
-Every term is a cost of 0 or more without a unit, so weights are negative; see ``TERMS``.
+Every term is 0 or more, so weights are negative; see ``TERMS``. Unless configured the reward is minus the
+cost of the interval: rewards add up to minus the ``cost`` of the result row.
 """
 
 from __future__ import annotations
@@ -13,9 +14,30 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ..errors import ConfigError
-from ..sim.metrics import J_PER_KWH, StepMetrics
+from ..sim.metrics import J_PER_KWH, METRICS, StepMetrics
+from ..sim.models.cost import TERMS as COST_TERMS
+from ..sim.models.cost import Prices, cost_terms
 from ..sim.state.accumulators import Totals
 from ..sim.state.parameters import ClusterParams
+
+
+class CostMeter:
+    """The terms of the cost of an interval, worked out once for all terms of the reward that ask.
+
+    Args:
+        params: Parameters of the cluster.
+    """
+
+    def __init__(self, params: ClusterParams) -> None:
+        self._prices, self._pue = params.prices.view(Prices), float(params.pue)
+        self._of: Totals | None = None
+        self._terms: dict[str, float] = {}
+
+    def __call__(self, delta: Totals) -> dict[str, float]:
+        """Cost by ``cost.TERMS``."""
+        if delta is not self._of:
+            self._of, self._terms = delta, cost_terms(self._prices, self._pue, delta)
+        return self._terms
 
 
 @dataclass(frozen=True)
@@ -28,6 +50,7 @@ class Yardstick:
         memory_mib: Memory of all hosts, MiB.
         peak_w: Peak power of all hosts, W.
         pue: Energy of the site / energy of the hosts.
+        costs: What an interval costs, by ``cost.TERMS``.
     """
 
     n_vms: int
@@ -35,6 +58,7 @@ class Yardstick:
     memory_mib: float
     peak_w: float
     pue: float
+    costs: CostMeter
 
 
 @dataclass(frozen=True)
@@ -60,15 +84,21 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole > 0 else 0.0
 
 
+def _cost_term(name: str) -> RewardTerm:
+    return RewardTerm(f"cost_{name}", 0.0, METRICS[f"cost_{name}"], lambda d, c, illegal: c.costs(d)[name])
+
+
 _SHIPPED: tuple[RewardTerm, ...] = (
-    RewardTerm("energy", -1.0, "energy / energy of all hosts at peak power over the interval",
+    RewardTerm("cost", -1.0, METRICS["cost"], lambda d, c, illegal: sum(c.costs(d).values())),
+    *(_cost_term(name) for name in COST_TERMS),
+    RewardTerm("energy", 0.0, "energy / energy of all hosts at peak power over the interval",
         lambda d, c, illegal: _ratio(d.energy_j, c.peak_w * d.time_s)),
     RewardTerm("energy_kwh", 0.0, "energy times PUE, kWh",
         lambda d, c, illegal: c.pue * d.energy_j / J_PER_KWH),
-    RewardTerm("unserved", -10.0, "unserved CPU / requested CPU",
+    RewardTerm("unserved", 0.0, "unserved CPU / requested CPU",
         lambda d, c, illegal: _ratio(d.missed, d.requested)),
-    RewardTerm("migrations", -0.1, "migrations started / V", lambda d, c, illegal: d.mig_started / c.n_vms),
-    RewardTerm("violations", -1.0, "host-time short of CPU / host-time with load",
+    RewardTerm("migrations", 0.0, "migrations started / V", lambda d, c, illegal: d.mig_started / c.n_vms),
+    RewardTerm("violations", 0.0, "host-time short of CPU / host-time with load",
         lambda d, c, illegal: _ratio(d.sat_s, d.active_s)),
     RewardTerm("power_actions", 0.0, "(boots + switch-offs) / H",
         lambda d, c, illegal: (d.boots + d.shutdowns) / c.n_hosts),
@@ -90,8 +120,7 @@ _SHIPPED: tuple[RewardTerm, ...] = (
 )  # fmt: skip
 
 TERMS: dict[str, RewardTerm] = {term.name: term for term in _SHIPPED}
-"""Every term by name. With the default weights, 1 % of the work unserved, 10 % of the peak energy and moving
-every VM once cost the same."""
+"""Every term by name."""
 
 
 def register_reward_term(term: RewardTerm) -> None:
@@ -150,6 +179,7 @@ class RewardFunction:
             memory_mib=float(params.host_mem_mib.sum()),
             peak_w=max(float(params.power_w[params.host_type].max(axis=1).sum()), 1e-9),
             pue=float(params.pue),
+            costs=CostMeter(params),
         )
 
     def terms(self, step: StepMetrics, illegal: int = 0) -> dict[str, float]:

@@ -17,6 +17,7 @@ from ..sim.config import ClusterConfig, HostType, MigrationConfig
 from ..sim.feasibility import fits_some_host
 from ..sim.models.admission import AdmissionConfig
 from ..sim.models.carbon import CarbonSeries, constant_carbon
+from ..sim.models.cost import VM_CLASSES
 from ..sim.models.failures import FailureConfig, FailureDomain, replay_outages
 from ..sim.models.io_path import IoConfig
 from ..sim.models.numa_nodes import NumaConfig
@@ -34,7 +35,7 @@ from .schema import GENERATORS, OVERSIZED, CarbonGroup, FailuresGroup, ScenarioC
 
 T = TypeVar("T")
 
-_COLUMNS = ("vm_cpu_mhz", "vm_vcpus", "vm_mem_mib", "vm_arrival_s", "vm_departure_s")
+_COLUMNS = ("vm_cpu_mhz", "vm_vcpus", "vm_mem_mib", "vm_arrival_s", "vm_departure_s", "vm_class")
 
 
 class OversizedWarning(UserWarning):
@@ -145,6 +146,7 @@ def build_cluster(config: ScenarioConfig) -> ClusterConfig:
         standby=_switched(StandbyConfig, config.standby),
         admission=_switched(AdmissionConfig, config.admission),
         evc_level=config.evc_level,
+        cost=config.cost,
     )
 
 
@@ -225,6 +227,7 @@ def size_vms(config: ScenarioConfig, trace: Trace, rng: np.random.Generator) -> 
     """
     n = trace.n_vms
     known = build_profiles(config.profiles)
+    vm_class = np.full(n, -1, dtype=np.int8)
     if config.vm_assignment == "trace":
         if trace.cpu_mhz is None or trace.memory_mib is None:
             raise ConfigError(
@@ -245,6 +248,10 @@ def size_vms(config: ScenarioConfig, trace: Trace, rng: np.random.Generator) -> 
         profile = np.array(
             [profile_index(known, f"vm_types.{t.name}.profile", t.profile) for t in config.vm_types], np.int32
         )[kinds]
+        own = [-1 if t.service_class is None else VM_CLASSES.index(t.service_class) for t in types]
+        vm_class = np.array(own, dtype=np.int8)[kinds]
+    if trace.vm_class is not None:
+        vm_class = np.where(trace.vm_class < 0, vm_class, trace.vm_class)
     used, index = np.unique(profile, return_inverse=True)
     return Workload(
         name=trace.name,
@@ -259,6 +266,7 @@ def size_vms(config: ScenarioConfig, trace: Trace, rng: np.random.Generator) -> 
         signals=dict(trace.signals),
         profiles=tuple(list(known.values())[i] for i in used),
         vm_profile=index.astype(np.int32),
+        vm_class=vm_class,
     )
 
 

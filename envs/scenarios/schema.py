@@ -11,6 +11,7 @@ from ..checks import hint, need_choice, need_count, need_plain
 from ..errors import ConfigError
 from ..sim.config import HostType, MigrationConfig, VmType
 from ..sim.models.admission import AdmissionConfig
+from ..sim.models.cost import VM_CLASSES, CostConfig
 from ..sim.models.failures import FailureConfig, FailureDomain
 from ..sim.models.io_path import IoConfig
 from ..sim.models.memory import MemoryConfig
@@ -72,10 +73,21 @@ class HostGroupConfig(HostType):
 
 @dataclass(frozen=True)
 class VmTypeConfig(VmType):
-    """One kind of VM, how often it occurs, and its guest profile."""
+    """One kind of VM, how often it occurs, its guest profile, and its service class (None: the profile's)."""
 
     weight: float = 1.0
     profile: str = "default"
+    service_class: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ConfigError: Naming the field and what is allowed.
+        """
+        super().__post_init__()
+        if self.service_class is not None:
+            need_choice(f"VM type {self.name}", "service_class", self.service_class, VM_CLASSES)
 
 
 @dataclass(frozen=True)
@@ -239,6 +251,7 @@ class ScenarioConfig:
         profiles: Own guest profiles by name; keys of ``scenario_profiles.ProfileGroup``.
         profile_assignment: With ``vm_assignment: trace``: weight by name of profile; VMs are drawn. Empty =
             ``default`` for all.
+        cost: Service classes and prices (§13).
         quirks: Switches of the replica (``kind: replica`` only).
     """
 
@@ -276,6 +289,7 @@ class ScenarioConfig:
     rules: RulesGroup = field(default_factory=RulesGroup)
     profiles: dict[str, Any] = field(default_factory=dict)
     profile_assignment: dict[str, float] = field(default_factory=dict)
+    cost: CostConfig = field(default_factory=CostConfig)
     quirks: dict[str, bool] = field(default_factory=dict)
 
 

@@ -13,6 +13,7 @@ from ..checks import need, need_choice, need_count, need_not_negative, need_posi
 from .models.admission import AdmissionConfig
 from .models.carbon import CarbonSeries
 from .models.compatibility import CPU_LEVELS, CpuLevels
+from .models.cost import CostConfig
 from .models.failures import FailureConfig, FailureDomain, Incident, Outages
 from .models.io_path import IoConfig
 from .models.memory import MemoryConfig
@@ -232,6 +233,7 @@ class ClusterConfig:
         evc_level: Highest CPU level that VMs see; None = the highest that their host offers. Needs a
             ``cpu_level`` of every host type.
         rules: What belongs together, apart, or on certain hosts; kept by the policies that know of rules.
+        cost: Weights of the service classes and prices (§13).
     """
 
     host_types: tuple[HostType, ...]
@@ -263,6 +265,7 @@ class ClusterConfig:
     admission: AdmissionConfig | None = None
     evc_level: str | None = None
     rules: Rules = field(default_factory=Rules)
+    cost: CostConfig = field(default_factory=CostConfig)
 
     def __post_init__(self) -> None:
         """Check every field.

@@ -2,7 +2,7 @@
 
 A profile holds what no trace says; the sub-models read it: §1 instructions and virtualization, §2 ``cpu``, §3
 ``stall_share``, §4 ``memory``, §5 ``io``, §6 dirty rate and working set, §8 ``restart_priority``, §9
-``protected`` (sections of docs/simulator.md). A sub-model that is off reads nothing.
+``protected``, §13 ``service_class`` (sections of docs/simulator.md). A sub-model that is off reads nothing.
 
 A pair (idle, busy) is a rate that follows the load, where the trace has no signal of its own:
 
@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass, field
 
 from ..checks import need, need_choice, need_count, need_not_negative, need_positive, need_share
+from .models.cost import VM_CLASSES
 from .models.io_path import IO_MODES
 from .models.memory import MemoryProfile
 from .models.numa_nodes import STALL_SHARES
@@ -99,6 +100,7 @@ class GuestProfile:
         restart_after: Names of profiles whose VMs must be up before VMs of this one restart; read by policies
             that place restarts (``recovery.restart: policy``).
         protected: Whether it has a hot standby, where that is on.
+        service_class: ``best_effort``, ``standard`` or ``critical``: what its work is worth (§13).
     """
 
     name: str = "default"
@@ -113,6 +115,7 @@ class GuestProfile:
     restart_priority: int = 0
     restart_after: tuple[str, ...] = ()
     protected: bool = False
+    service_class: str = "standard"
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -124,6 +127,7 @@ class GuestProfile:
         need(bool(self.name.strip()), "profile.name: must not be empty")
         if isinstance(self.instructions, str):
             need_choice(owner, "instructions", self.instructions, sorted(PROFILES))
+        need_choice(owner, "service_class", self.service_class, VM_CLASSES)
         if self.stall_share is not None:
             need_share(owner, stall_share=self.stall_share)
         need_share(owner, working_share=self.working_share)
@@ -164,6 +168,7 @@ GUEST_PROFILES: dict[str, GuestProfile] = {
         io=IoProfile(net_out_mbps=(0.1, 2.0), net_in_mbps=(0.1, 5.0), disk_read_mb_s=(0.0, 5.0)),
         dirty_mib_s=(0.5, 60.0),
         working_share=0.25,
+        service_class="best_effort",
     ),
     "database": GuestProfile(
         name="database",
@@ -176,6 +181,7 @@ GUEST_PROFILES: dict[str, GuestProfile] = {
         dirty_mib_s=(2.0, 60.0),
         working_share=0.20,
         restart_priority=2,
+        service_class="critical",
     ),
     "idle": GuestProfile(
         name="idle",

@@ -8,13 +8,31 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .models.carbon import J_PER_KWH
+from .models.cost import Prices, cost_terms, unserved_causes
 from .state.accumulators import Totals
 from .state.cluster_state import ABSENT, ClusterState
 from .state.parameters import ClusterParams
 
-J_PER_KWH = 3.6e6
-
 METRICS: dict[str, str] = {
+    "cost": "sum of the cost_TERM, in the unit of scenario.cost: what a leaderboard is ordered by",
+    "cost_energy": "energy_kwh times its price",
+    "cost_unserved": "unserved work weighted by service class, times its price",
+    "cost_outage": "weighted downtime and interruptions of VMs times their prices",
+    "cost_latency": "weighted VM time over the class's I/O latency, by relative excess, priced (needs I/O)",
+    "cost_dropped": "VM traffic that NICs did not let through times its price (needs I/O)",
+    "cost_migrations": "migrations times their price",
+    "cost_carbon": "carbon_kg times its price (needs a carbon series)",
+    "unserved_weighted": "unserved CPU / requested CPU, both weighted by service class",
+    "unserved_contention": "the part of unserved_weighted that shortage of CPU causes",
+    "unserved_limit": "the part that VMs' limits cause (needs the CPU scheduler)",
+    "unserved_capped": "the part beyond what vCPUs can do on their hosts",
+    "unserved_co_stop": "the part that co-scheduling causes (needs the CPU scheduler)",
+    "unserved_numa": "the part that remote memory causes (needs NUMA)",
+    "unserved_memory": "the part that reclaimed memory causes (needs memory=multiplexed)",
+    "unserved_mirror": "the part that mirroring causes (needs hot standby)",
+    "unserved_migration": "the part that migrations cause",
+    "unserved_down": "the part of VMs that wait for a host, start, or are stopped",
     "energy_kwh": "energy of all hosts in every power state, times PUE, kWh",
     "migrations": "live migrations started",
     "slatah": "mean over hosts of (time short of CPU / time with load)",
@@ -211,6 +229,36 @@ def model_metrics(p: ClusterParams, totals: Totals) -> dict[str, float]:
     return found | carbon
 
 
+def service_metrics(p: ClusterParams, totals: Totals) -> dict[str, float]:
+    """Cost and weighted unserved work of an episode, or of an interval.
+
+    Args:
+        totals: ``ClusterState.totals``, or what an interval added to them.
+
+    Returns:
+        Metric by column name; those of sub-models that are off are left out.
+    """
+    terms = cost_terms(p.prices.view(Prices), p.pue, totals)
+    causes = unserved_causes(totals, bool(p.full))
+    needs = {
+        **dict.fromkeys(("latency", "dropped"), p.has_io),
+        "carbon": len(p.carbon_g_kwh),
+        **dict.fromkeys(("limit", "co_stop"), p.has_cpu),
+        **{"numa": p.has_numa, "memory": p.has_tiers, "mirror": p.has_standby},
+    }
+    requested = float(totals.w_requested)
+    return {
+        "cost": sum(terms.values()),
+        **{f"cost_{name}": value for name, value in terms.items() if needs.get(name, True)},
+        "unserved_weighted": _ratio(totals, Totals.w_missed, requested),
+        **{
+            f"unserved_{name}": value / requested if requested > 0 else 0.0
+            for name, value in causes.items()
+            if needs.get(name, True)
+        },
+    }
+
+
 def interval_metrics(p: ClusterParams, step: StepMetrics) -> dict[str, float]:
     """What an interval did, by the names of the metrics.
 
@@ -268,6 +316,7 @@ def summarize(p: ClusterParams, s: ClusterState) -> dict[str, float]:
         "failed_placements": float(t.failed_placements),
         "migration_data_gib": float(t.mig_mib) / 1024.0,
         "thrash": float(t.thrash),
+        **service_metrics(p, t),
         **model_metrics(p, t),
     }
     return {name: known.get(name, math.nan) for name in METRICS}

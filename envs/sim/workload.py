@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError
 from .guests import GUEST_PROFILES, GuestProfile
+from .models.cost import VM_CLASSES
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Workload:
         signals: Further (S, V) matrices by name, for sub-models that use them (``state.build.SIGNALS``).
         profiles: Kinds of guests; at least one.
         vm_profile: Index into ``profiles`` per VM, shape (V,), int32; empty = the first for all.
+        vm_class: Service class per VM, index into ``cost.VM_CLASSES``, shape (V,), int8; -1, or empty for
+            all: the one of its profile.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Workload:
     signals: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     profiles: tuple[GuestProfile, ...] = (GUEST_PROFILES["default"],)
     vm_profile: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    vm_class: NDArray[np.int8] = field(default_factory=lambda: np.empty(0, dtype=np.int8))
 
     def __post_init__(self) -> None:
         """Check shapes and ranges.
@@ -91,6 +95,17 @@ class Workload:
                 f"workload {self.name}: vm_profile must lie in 0..{len(self.profiles) - 1}, the profiles"
             )
         object.__setattr__(self, "vm_profile", np.ascontiguousarray(kinds, dtype=np.int32))
+        given = np.asarray(self.vm_class)
+        if given.size == 0:
+            given = np.full(self.n_vms, -1, dtype=np.int8)
+        known = given.shape == (self.n_vms,) and given.dtype.kind in "iu"
+        if not known or int(given.min()) < -1 or int(given.max()) >= len(VM_CLASSES):
+            raise ConfigError(
+                f"workload {self.name}: vm_class must be integers in -1..{len(VM_CLASSES) - 1} "
+                f"of shape ({self.n_vms},)"
+            )
+        own = np.array([VM_CLASSES.index(kind.service_class) for kind in self.profiles])[self.vm_profile]
+        object.__setattr__(self, "vm_class", np.where(given < 0, own, given).astype(np.int8))
 
     @property
     def n_vms(self) -> int:

@@ -65,6 +65,8 @@ class Trace:
         memory_mib: Configured memory, MiB, shape (V,); None where the trace does not say.
         arrival_s: Arrival time, s, shape (V,).
         departure_s: Departure time, s, shape (V,); inf = never.
+        vm_class: Service class, index into ``cost.VM_CLASSES``, shape (V,), int8, -1 where a VM has none;
+            None where the trace does not say.
         signals: Optional further (S, V) matrices by name (memory activity, dirty rate, I/O rates).
         notes: What the reader found or repaired, one sentence each.
     """
@@ -80,6 +82,7 @@ class Trace:
     vcpus: NDArray[np.int32] | None = None
     cpu_mhz: NDArray[np.float64] | None = None
     memory_mib: NDArray[np.float64] | None = None
+    vm_class: NDArray[np.int8] | None = None
     signals: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -103,7 +106,7 @@ class Trace:
                 raise TraceError(f"{self.source}: {key} must be finite, at most {LARGEST:g}")
         if float(self.util.min()) < 0:
             raise TraceError(f"{self.source}: utilisation must be at least 0")
-        for key in ("arrival_s", "departure_s", "vcpus", "cpu_mhz", "memory_mib"):
+        for key in ("arrival_s", "departure_s", "vcpus", "cpu_mhz", "memory_mib", "vm_class"):
             column = getattr(self, key)
             if column is not None and column.shape != (vms,):
                 raise TraceError(f"{self.source}: {key} has shape {column.shape}, expected ({vms},)")

@@ -25,12 +25,12 @@ from ..files import LARGEST_WHOLE, open_regular, read_arrays, write_atomically
 from .base import Trace
 
 # Part of every key: raise it when a reader or this layout changes, and old files are not looked at again.
-_LAYOUT = "4"
+_LAYOUT = "5"
 # A file changed twice within one tick of the file system's clock looks unchanged: younger ones stay uncached,
 # and their content counts.
 _SETTLED_S = 2.0
 _DEPTH = 3  # of the deepest file that a reader looks for
-_COLUMNS = ("arrival_s", "departure_s", "vcpus", "cpu_mhz", "memory_mib")
+_COLUMNS = ("arrival_s", "departure_s", "vcpus", "cpu_mhz", "memory_mib", "vm_class")
 _SIGNAL = "signal:"
 
 

@@ -20,13 +20,14 @@ _WIDTH = 150
 """Width of tables where there is no terminal to ask."""
 
 _TABLE: tuple[tuple[str, str, float, str], ...] = (
+    ("cost", "cost", 1.0, ".2f"),
     ("energy_kwh", "energy kWh", 1.0, ".2f"),
+    ("unserved_weighted", "unserved %", 100.0, ".3f"),
     ("migrations", "migrations", 1.0, ",.0f"),
     ("slatah", "SLATAH %", 100.0, ".3f"),
     ("pdm", "PDM %", 100.0, ".3f"),
     ("slav", "SLAV", 0.0, ".2f"),
     ("esv", "ESV", 0.0, ".2f"),
-    ("sla_unserved", "unserved %", 100.0, ".3f"),
     ("active_hosts", "hosts on", 1.0, ".1f"),
     ("decision_ms_p99", "p99 ms", 1.0, ".3f"),
     ("wall_s", "wall s", 1.0, ".3f"),
@@ -117,7 +118,8 @@ def _numbers(rows: Sequence[Mapping[str, Any]]) -> str:
         from ..report.placement.terminal_table import progress_text
 
         return progress_text(rows)
-    return f"{first['energy_kwh']:.2f} kWh, {first['migrations']:.0f} migrations, {first['wall_s']:.2f} s"
+    done = f"{first['energy_kwh']:.2f} kWh, {first['migrations']:.0f} migrations"
+    return f"cost {first['cost']:.2f}, {done}, {first['wall_s']:.2f} s"
 
 
 def _console() -> Console:
@@ -178,7 +180,9 @@ def _title(rows: pd.DataFrame) -> str:
 
 
 def results_table(rows: pd.DataFrame, left_out: Collection[str] = ()) -> Table:
-    """The final table: a line per policy, mean over seeds ± half of its 95 % interval, least energy first.
+    """The final table: a line per policy, mean over seeds ± half of its 95 % interval, least cost first.
+
+    Policies that are not ranked stand below a line, with the reason.
 
     Args:
         rows: Result rows.
@@ -186,6 +190,10 @@ def results_table(rows: pd.DataFrame, left_out: Collection[str] = ()) -> Table:
     """
     from rich import box
     from rich.table import Table
+
+    from virtgym.envs.sim.models.cost import GATE_OK
+
+    from ..run.rows import gates_of
 
     shown = [_scaled(column, rows) for column in _TABLE if column[0] not in left_out]
     names = _title(rows)
@@ -197,10 +205,14 @@ def results_table(rows: pd.DataFrame, left_out: Collection[str] = ()) -> Table:
     for _, head, _, _ in shown:
         table.add_column(head, justify="right", no_wrap=True)
     groups = [(str(policy), group) for policy, group in rows.groupby("policy", sort=False)]
-    groups.sort(key=lambda pair: float(pair[1]["energy_kwh"].mean()))
-    for policy, group in groups:
+    gates = gates_of(rows)
+    groups.sort(key=lambda pair: (gates[pair[0]] != GATE_OK, float(pair[1]["cost"].mean())))
+    for i, (policy, group) in enumerate(groups):
+        below = gates[policy] != GATE_OK
+        if below and (i == 0 or gates[groups[i - 1][0]] == GATE_OK):
+            table.add_section()
         table.add_row(
-            _escape(policy),
+            _escape(f"{policy} ({gates[policy]})" if below else policy),
             *(_cell(group[name] * factor, spec, name not in _TIMES) for name, _, factor, spec in shown),
         )
     return table
@@ -253,6 +265,7 @@ def metrics_table(row: Mapping[str, Any]) -> Table:
     table.add_column("meaning")
     for name in ("steps", "sim_hours", "wall_s", "vm_intervals_per_s"):
         table.add_row(name, f"{row[name]:,.6g}", "")
+    table.add_row("gate", _escape(str(row["gate"])), "ok, or why the row is not ranked")
     for name, meaning in {**METRICS, **EXTRAS, **PLANS}.items():
         value = float(row[name])
         if not math.isnan(value):

@@ -17,7 +17,7 @@ def _folder(group: str) -> Any:
 
 @functools.cache
 def list_names(group: str) -> tuple[str, ...]:
-    """Names of the files of a configuration group (``scenario``, ``suite``, …), as ``group_names`` gives them."""
+    """Names of the files of a configuration group (``scenario``, …), as ``group_names`` gives them."""
     folder = _folder(group)
     return group_names(folder) if folder.is_dir() else ()
 

@@ -84,5 +84,5 @@ COMMAND_KEYS: dict[str, tuple[str, ...]] = {
 }
 """Keys that each command reads; any other is an error."""
 
-REPLICA_KEYS: tuple[str, ...] = ("name", "description", "kind", "trace", "quirks")
+REPLICA_KEYS: tuple[str, ...] = ("name", "description", "kind", "trace", "cost", "quirks")
 """Keys of a scenario of kind ``replica``: its cluster and rules are the peer's."""

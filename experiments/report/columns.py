@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from virtgym.envs.sim.metrics import METRICS
+from virtgym.envs.sim.models.cost import TERMS
 
 DIGITS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -37,6 +38,13 @@ class Column:
 
 
 LEADERBOARD: tuple[Column, ...] = (
+    Column("cost", "Cost", "kWh", METRICS["cost"]),
+    Column("unserved_weighted", "Unserved, weighted", "%", METRICS["unserved_weighted"], percent=True),
+    *(
+        Column(f"cost_{term}", f"… of {term}", "kWh", METRICS[f"cost_{term}"], optional=True)
+        for term in TERMS
+        if term != "energy"
+    ),
     Column("energy_kwh", "Energy", "kWh", METRICS["energy_kwh"]),
     Column(
         "energy_delta_pct",
@@ -48,7 +56,7 @@ LEADERBOARD: tuple[Column, ...] = (
     Column("slatah", "SLATAH", "%", METRICS["slatah"], percent=True),
     Column("pdm", "PDM", "%", METRICS["pdm"], percent=True),
     Column("slav", "SLAV", "", f"SLATAH × PDM, as a fraction ({METRICS['slav']})"),
-    Column("esv", "ESV", "", f"energy in kWh × SLAV ({METRICS['esv']}); the table's order"),
+    Column("esv", "ESV", "", f"energy in kWh × SLAV ({METRICS['esv']})"),
     Column("sla_unserved", "Unserved", "%", METRICS["sla_unserved"], percent=True),
     Column("active_hosts", "Active hosts", "", METRICS["active_hosts"]),
     Column("host_shutdowns", "Shutdowns", "", METRICS["host_shutdowns"]),

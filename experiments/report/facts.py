@@ -54,9 +54,9 @@ def interval_note(group: Group, board: Leaderboard) -> str:
     """How the intervals of the table came about."""
     if not board.method:
         return "One run per policy: means of one, so no intervals are given."
-    constant = [x.policy for x in board.ranked if x.cells[board.primary.key].constant]
+    constant = [x.policy for x in board.lines if x.cells[board.primary.key].constant]
     note = f"± is half a 95 % interval over {board.n_units} {board.units} ({board.method})."
-    if len(constant) == len(board.ranked):
+    if len(constant) == len(board.lines):
         note += " Every run of a policy gave the same number, so there is nothing to give an interval for."
     elif constant:
         what = "policies" if len(constant) > 1 else "policy"
@@ -72,6 +72,11 @@ def missing_metrics(group: Group) -> list[str]:
 def notes(group: Group, board: Leaderboard) -> list[str]:
     """What a reader must know to not read too much into the numbers."""
     found = [interval_note(group, board)]
+    if board.column("cost") is None:
+        found.append(
+            f"These rows were written before there was a cost: ordered by {board.primary.label}; below the "
+            "line is who left more than the default objective of all demand unserved."
+        )
     rules = {
         "ignored": "Memory is ignored after arrival, as in the literature: hosts may hold more memory than "
         "they have, and consolidation looks better than it can be.",
@@ -79,7 +84,7 @@ def notes(group: Group, board: Leaderboard) -> list[str]:
     }
     if group.memory in rules:
         found.append(rules[group.memory])
-    if any(x.cells[board.primary.key].constant for x in board.ranked):
+    if any(x.cells[board.primary.key].constant for x in board.lines):
         found.append("Runs that agree exactly say nothing about other days or other clusters.")
     missing = missing_metrics(group)
     if missing:

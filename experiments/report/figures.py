@@ -43,22 +43,22 @@ class Style:
 
 def styles_of(board: Leaderboard) -> dict[str, Style]:
     """How each policy of a leaderboard looks."""
-    return rank_styles([(line.policy, line.reference) for line in board.lines])
+    return rank_styles([(line.policy, line.below) for line in board.lines])
 
 
 def rank_styles(names: Sequence[tuple[str, bool]]) -> dict[str, Style]:
-    """Colours by rank, then dashes and markers where the colours run out; grey for references.
+    """Colours by rank, then dashes and markers where the colours run out; grey for those not ranked.
 
     Args:
-        names: Name of each policy, best first, and whether it is a reference.
+        names: Name of each policy, best first, and whether it is not ranked.
     """
     styles: dict[str, Style] = {}
-    ranked = references = 0
-    for name, reference in names:
-        if reference:
-            turn = references % 4
+    ranked = others = 0
+    for name, greyed in names:
+        if greyed:
+            turn = others % 4
             styles[name] = Style("ref", DASHES[turn], REFERENCE_SYMBOLS[turn])
-            references += 1
+            others += 1
         else:
             turn = (ranked // N_COLOURS) % len(DASHES)
             styles[name] = Style(f"p{ranked % N_COLOURS}", DASHES[turn], SYMBOLS[turn])
@@ -80,7 +80,8 @@ def pareto_figures(board: Leaderboard) -> list[tuple[Column, go.Figure, list[str
     """Energy against each quality measure that has values: (measure, figure, policies left outside)."""
     energy = board.column("energy_kwh")
     found = []
-    for key in ("slav", "sla_unserved", "total_wait_s"):
+    unserved = "sla_unserved" if board.column("unserved_weighted") is None else "unserved_weighted"
+    for key in (unserved, "slav", "total_wait_s"):
         column = board.column(key)
         if energy is None or column is None:
             continue
@@ -101,7 +102,7 @@ def _pareto(board: Leaderboard, lines: list[Line], quality: Column) -> tuple[go.
         xaxis=axis("energy, kWh"), yaxis=_quality_axis(quality, positive, floor, log, min(y.values()))
     )
     # SLAV is 0 by definition where nothing moves: such a point says nothing about the front.
-    fair = [x for x in lines if not (x.reference and quality.key == "slav")]
+    fair = [x for x in lines if not (quality.key == "slav" and x.mean("migrations") == 0)]
     front = _front([(x.mean("energy_kwh"), max(y[x.policy], floor), x.policy) for x in fair])
     figure.add_scatter(
         x=[p[0] for p in front],
@@ -205,7 +206,7 @@ def _error(up: float, down: float) -> dict[str, Any]:
 
 def _fit_x(figure: go.Figure, lines: list[Line]) -> list[str]:
     """Zoom to the ranked policies, without far outliers; names those left outside."""
-    ranked = [x.mean("energy_kwh") for x in lines if not x.reference]
+    ranked = [x.mean("energy_kwh") for x in lines if not x.below]
     every = [x.mean("energy_kwh") for x in lines]
     if len(ranked) >= 5:
         first, third = np.percentile(ranked, [25, 75])

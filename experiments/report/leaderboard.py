@@ -7,8 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from virtgym.envs.sim.models.cost import GATE_OK
+
 from ..analysis.run_data import Group
 from ..analysis.stats import Interval, mean_interval
+from ..run.rows import gates_of
 from .columns import LEADERBOARD, Column, Scale, fit_scale
 from .values import Values, estimate, tabulate
 
@@ -36,15 +39,20 @@ class Line:
 
     Attributes:
         policy: Policy.
-        reference: Never migrates though others do: SLAV and ESV are 0 by definition, it is not ranked.
+        gate: ``ok``, or why it is not ranked.
         learned: A trained agent.
         cells: By column key.
     """
 
     policy: str
-    reference: bool
+    gate: str
     learned: bool
     cells: dict[str, Cell]
+
+    @property
+    def below(self) -> bool:
+        """Whether it stands below the line: shown, and not ranked."""
+        return self.gate != GATE_OK
 
     def mean(self, key: str) -> float:
         """Mean of a column, NaN where there is none."""
@@ -58,7 +66,7 @@ class Leaderboard:
     Attributes:
         columns: Columns shown.
         scales: How their numbers are written.
-        lines: Policies; ranked ones first, best first, then the references.
+        lines: Policies; ranked ones first, best first, then those below the line.
         primary: Column that gives the order.
         n_units: Most values behind one mean.
         units: What the values behind a mean are.
@@ -77,8 +85,13 @@ class Leaderboard:
 
     @property
     def ranked(self) -> list[Line]:
-        """Lines that are not references."""
-        return [line for line in self.lines if not line.reference]
+        """Lines that are not below the line."""
+        return [line for line in self.lines if not line.below]
+
+    @property
+    def leader(self) -> Line:
+        """The best ranked line; where nobody is ranked the first of the others."""
+        return self.lines[0]
 
     def column(self, key: str) -> Column | None:
         """A shown column by key."""
@@ -105,32 +118,45 @@ def _shown(values: Values) -> list[Column]:
 
 
 def _primary(columns: list[Column], lines: list[Line]) -> Column:
-    """The first of a few measures that tells the ranked policies apart."""
-    ranked = [line for line in lines if not line.reference]
+    """Cost; for rows that were written before there was one, the first of a few measures that tells apart."""
     by_key = {c.key: c for c in columns}
-    for key in ("esv", "total_wait_s", "energy_kwh", "sla_unserved"):
+    if "cost" in by_key:
+        return by_key["cost"]
+    ranked = [line for line in lines if not line.below] or lines
+    for key in ("total_wait_s", "energy_kwh", "sla_unserved", "esv"):
         means = [line.mean(key) for line in ranked if math.isfinite(line.mean(key))]
         if key in by_key and means and (len(set(means)) > 1 or (len(ranked) == 1 and means[0] != 0)):
             return by_key[key]
-    return next((by_key[k] for k in ("esv", "energy_kwh") if k in by_key), columns[0])
+    return next((by_key[k] for k in ("energy_kwh", "esv") if k in by_key), columns[0])
 
 
 def make_leaderboard(group: Group) -> Leaderboard:
     """Work out the table of a group."""
     values = tabulate(group)
-    columns = _shown(values)
-    moved = {policy: values.mean(policy, "migrations") > 0 for policy in group.policies}
-    some_move = any(moved.values())
+    columns = [_in_unit(group, column) for column in _shown(values)]
+    gates = gates_of(group.rows)
     lines = []
     for policy in group.policies:
         cells = {c.key: _cell(values, policy, c.key) for c in columns}
-        lines.append(Line(policy, some_move and not moved[policy], policy in group.learned, cells))
+        lines.append(Line(policy, gates[policy], policy in group.learned, cells))
     primary = _primary(columns, lines)
     keys = (primary.key, "sla_unserved" if primary.key == "energy_kwh" else "energy_kwh")
-    lines.sort(key=lambda x: (x.reference, *(_rank(x.mean(key)) for key in keys), x.policy))
+    lines.sort(key=lambda x: (x.below, *(_rank(x.mean(key)) for key in keys), x.policy))
     lines = _mark_best(values, columns, lines)
     scales = {c.key: fit_scale(c, [line.mean(c.key) for line in lines]) for c in columns}
     return Leaderboard(columns, scales, lines, primary, *_describe(group, values), values)
+
+
+def _in_unit(group: Group, column: Column) -> Column:
+    """A column of costs in the unit that the scenario of the runs names."""
+    if not column.key.startswith("cost"):
+        return column
+    for run in group.runs:
+        scenario = run.settings.get("scenario")
+        cost = scenario.get("cost") if isinstance(scenario, dict) else None
+        if isinstance(cost, dict) and isinstance(cost.get("unit"), str):
+            return replace(column, unit=cost["unit"])
+    return column
 
 
 def _rank(value: float) -> float:
@@ -150,7 +176,7 @@ def _describe(group: Group, values: Values) -> tuple[int, str, str]:
 def _mark_best(values: Values, columns: list[Column], lines: list[Line]) -> list[Line]:
     """Mark the best ranked mean of each column and those not clearly worse."""
     marked = [dict(line.cells) for line in lines]
-    open_to = [i for i, line in enumerate(lines) if not line.reference]
+    open_to = [i for i, line in enumerate(lines) if not line.below]
     for column in columns:
         sign = 1.0 if column.lower_is_better else -1.0
         means = {i: lines[i].mean(column.key) for i in open_to}
@@ -165,8 +191,7 @@ def _mark_best(values: Values, columns: list[Column], lines: list[Line]) -> list
             tied = not equal and gap.known and gap.holds(0.0)
             marked[i][column.key] = replace(old, best=equal, tied=tied)
     return [
-        Line(line.policy, line.reference, line.learned, cells)
-        for line, cells in zip(lines, marked, strict=True)
+        Line(line.policy, line.gate, line.learned, cells) for line, cells in zip(lines, marked, strict=True)
     ]
 
 

@@ -46,8 +46,8 @@ def _table(board: Leaderboard) -> list[str]:
     lines = [f"| {' | '.join(heads)} |", f"|--:|:--{'|--:' * len(board.columns)}|"]
     for rank, line in enumerate(board.lines, start=1):
         cells = [_cell(board, c, line.cells[c.key]) for c in board.columns]
-        place = "ref" if line.reference else str(rank)
-        lines.append(f"| {place} | {_escape(line.policy)} | {' | '.join(cells)} |")
+        place, why = ("–", f" ({_escape(line.gate)})") if line.below else (str(rank), "")
+        lines.append(f"| {place} | {_escape(line.policy)}{why} | {' | '.join(cells)} |")
     return lines
 
 

@@ -138,7 +138,7 @@ def _head(group: Group, board: Leaderboard) -> str:
 
 def _leaderboard(group: Group, board: Leaderboard) -> str:
     column = board.primary
-    order = f"Ordered by {column.label}; click a heading to sort by it."
+    order = f"Ordered by {column.label}, those that serve first; click a heading to sort by it."
     return block("board", "Leaderboard", render_table(group, board) + render_legend(board), escape(order))
 
 
@@ -176,14 +176,14 @@ def _outside(board: Leaderboard, policies: Sequence[str]) -> str:
 
 
 def _default(board: Leaderboard) -> list[str]:
-    top = [line.policy for line in board.ranked[:N_SHOWN]]
+    top = [line.policy for line in board.lines[:N_SHOWN]]
     return top if _static_is_far(board) else [*top, *(p for p in (BASELINE,) if p not in top)]
 
 
 def _static_is_far(board: Leaderboard) -> bool:
     """Whether the static policy's lines would press all others to the bottom."""
     energy = {line.policy: line.mean("energy_kwh") for line in board.lines}
-    return energy.get(BASELINE, 0.0) > 4.0 * energy[board.ranked[0].policy]
+    return energy.get(BASELINE, 0.0) > 4.0 * energy[board.leader.policy]
 
 
 def _chips(board: Leaderboard) -> str:
@@ -225,8 +225,7 @@ def _heat(
         why = "Heat maps are left out: no heat folder with these runs, or none that can be read."
         return block("heat", title, "", _no_steps(group, "Heat maps") if group.pooled else why)
     add_figure(figures, "heat", heat_figure())
-    still = [x.policy for x in board.lines if x.reference and x.policy in known]
-    others = [p for p in (BASELINE, *still, *known) if p in known and p != known[0]]
+    others = [p for p in (BASELINE, *known) if p in known and p != known[0]]
     second = others[0] if others else None
     panels = []
     for side, policy in enumerate([known[0]] if second is None else [known[0], second]):
@@ -272,7 +271,7 @@ def _migrations(group: Group, board: Leaderboard, figures: dict[str, Any]) -> st
     if not panels:
         return block("moves", title, "", "No policy migrated a VM.")
     text = "" if trail is not None else _no_steps(group, "Migrations over time")
-    height = 24 * len(board.ranked) + 70
+    height = 24 * len(board.lines) + 70
     return block("moves", title, f'<div class="grid" style="--h:{height}px">{"".join(panels)}</div>', text)
 
 

@@ -33,15 +33,15 @@ def render_table(group: Group, board: Leaderboard) -> str:
     body = []
     for rank, line in enumerate(board.lines, start=1):
         style = styles[line.policy]
-        tags = '<span class="tag">reference</span>' if line.reference else ""
+        tags = f'<span class="tag">{escape(line.gate)}</span>' if line.below else ""
         tags += '<span class="tag">trained</span>' if line.learned else ""
         name = (
-            f'<th scope="row"><span class="rank">{"" if line.reference else rank}</span>'
+            f'<th scope="row"><span class="rank">{"" if line.below else rank}</span>'
             f'<i class="swatch {style.dash}" style="--ink:var(--{style.ink})"></i>'
             f'<span class="name" title="{escape(line.policy)}">{escape(line.policy)}</span>{tags}</th>'
         )
         cells = "".join(_cell(board, c, line.cells[c.key]) for c in board.columns)
-        body.append(f"<tr{' class=ref' if line.reference else ''}>{name}{cells}</tr>")
+        body.append(f"<tr{' class=ref' if line.below else ''}>{name}{cells}</tr>")
     caption = f"Leaderboard of {group.title}: means per policy"
     policy = '<th scope="col" class="corner"><button type="button">Policy</button></th>'
     return (
@@ -73,7 +73,7 @@ def _cell(board: Leaderboard, column: Column, cell: Cell) -> str:
 def render_legend(board: Leaderboard) -> str:
     """What the shading and the columns mean."""
     terms = "".join(f"<dt>{escape(c.label)}</dt><dd>{escape(c.help)}</dd>" for c in board.columns)
-    still = " References never migrate and are not ranked." if any(x.reference for x in board.lines) else ""
+    still = " Grey: below the line, not ranked, with the reason." if any(x.below for x in board.lines) else ""
     tied = '; <span class="tied">not clearly worse</span> (95 % interval of the paired difference includes 0)'
     tied = tied if board.method else ""
     return (

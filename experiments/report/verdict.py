@@ -40,12 +40,14 @@ class Tile:
 def make_verdict(board: Leaderboard) -> list[Sentence]:
     """The first sentence is the verdict; the others say how far it can be trusted."""
     ranked = board.ranked
+    if not ranked:
+        return [["No policy is ranked: all are below the line."], _below(board)]
     best = ranked[0]
     if len(ranked) == 1:
         sentences = [_only(best, board)]
     else:
         sentences = [_winner(best, board), _how_sure(board, best)]
-    sentences += [_least_energy(best, board), _learned(board), _still(board)]
+    sentences += [_least_energy(best, board), _learned(board), _below(board)]
     return [s for s in sentences if s]
 
 
@@ -91,7 +93,7 @@ def _and(parts: Sequence[str]) -> str:
 
 def _only(line: Line, board: Leaderboard) -> Sentence:
     detail = _and([_energy(line, board), _saving(line)])
-    start = "The only policy" if len(board.lines) == 1 else "The only policy that migrates"
+    start = "The only policy" if len(board.lines) == 1 else "The only policy above the line"
     value = _text(line.cells[board.primary.key], board.primary)
     return [
         f"{start}: ",
@@ -161,14 +163,14 @@ def _overlap(a: Cell, b: Cell) -> bool:
 def _least_energy(best: Line, board: Leaderboard) -> Sentence:
     if board.primary.key == "energy_kwh" or board.column("energy_kwh") is None:
         return []
-    lowest = min(board.lines, key=lambda line: _or_inf(line.mean("energy_kwh")))
+    lowest = min(board.ranked, key=lambda line: _or_inf(line.mean("energy_kwh")))
     if lowest.policy == best.policy or not math.isfinite(lowest.mean("energy_kwh")):
         return []
     column = board.primary
-    price = f", at {column.label} {_text(lowest.cells[column.key], column)}" if not lowest.reference else ""
+    price = f", at {_name(column)} {_text(lowest.cells[column.key], column)}"
     saved = _saving(lowest)
     return [
-        "Least energy: ",
+        "Least energy of those ranked: ",
         Strong(lowest.policy),
         f" with {write_number(lowest.mean('energy_kwh'))}\u00a0kWh",
         f" ({saved}){price}." if saved else f"{price}.",
@@ -190,8 +192,8 @@ def _learned(board: Leaderboard) -> Sentence:
     label = _name(board.primary)
     value = f"{write_number(agent.mean(key))} against {write_number(rule.mean(key))}"
     who: Sentence = ["The trained agent ", Strong(agent.policy)]
-    if agent.reference:
-        return [*who, " never migrates, so its ESV of 0 does not count."]
+    if agent.below:
+        return [*who, f" is below the line: {agent.gate}."]
     gap = compare(board, agent.policy, rule.policy, key)
     if not gap.known and gap.estimate != 0:
         place = "ahead of" if gap.estimate < 0 else "behind"
@@ -212,15 +214,12 @@ def _learned(board: Leaderboard) -> Sentence:
     return [*who, f" {verb} the best rule ", Strong(rule.policy), f" on {label} ({value})."]
 
 
-def _still(board: Leaderboard) -> Sentence:
-    names = [line.policy for line in board.lines if line.reference]
-    if not names:
-        return []
-    verb = "never migrates" if len(names) == 1 else "never migrate"
-    return [
-        *_list(names),
-        f" {verb}: SLAV and ESV are 0 by definition, so shown for reference and not ranked.",
-    ]
+def _below(board: Leaderboard) -> Sentence:
+    """Who is not ranked, and why."""
+    pieces: Sentence = []
+    for line in (line for line in board.lines if line.below):
+        pieces += ["; " if pieces else "Below the line: ", Strong(line.policy), f", {line.gate}"]
+    return [*pieces, "."] if pieces else []
 
 
 def make_tiles(board: Leaderboard) -> list[Tile]:
@@ -228,7 +227,7 @@ def make_tiles(board: Leaderboard) -> list[Tile]:
     wanted = (
         (board.primary.key, f"Lowest {_name(board.primary)}"),
         ("energy_kwh", "Least energy"),
-        ("sla_unserved", "Least unserved CPU"),
+        ("unserved_weighted", "Least weighted work unserved"),
         ("migrations", "Fewest migrations"),
         ("decision_ms_p99", "Fastest decisions (p99)"),
     )

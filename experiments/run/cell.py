@@ -18,6 +18,7 @@ from virtgym.envs.scenarios.nodes import default_keys
 from virtgym.envs.scenarios.placement import PlacementScenario, build_placement_scenario
 from virtgym.envs.scenarios.scenario import Scenario, build_scenario, load_scenario_config
 from virtgym.envs.scenarios.schema import ScenarioConfig
+from virtgym.envs.sim.models.cost import gate
 from virtgym.envs.traces.cache import content_signature
 from virtgym.policies.base import Policy
 from virtgym.policies.registry import POLICIES, check_task, make_policy, policy_defaults, policy_kind
@@ -276,6 +277,8 @@ def _run_cluster_cell(
         "wall_s": run.wall_s,
         "vm_intervals_per_s": run.record.vm_intervals / run.wall_s if run.wall_s > 0 else math.nan,
         "memory": scenario.config.memory,
+        "gate": gate(run.metrics["unserved_weighted"], cluster.cost.objective, run.finished),
+        "episode_return": run.episode_return,
         **run.metrics,
         **(policy.plan_metrics() if hasattr(policy, "plan_metrics") else {}),
     }

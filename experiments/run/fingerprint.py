@@ -166,7 +166,7 @@ def trace_digest(scenario: Scenario | PlacementScenario) -> str:
         requests = scenario.trace
         return _digest(requests.cores, requests.memory_gib, requests.arrival_s, requests.lifetime_s)
     load = scenario.trace
-    columns = (load.arrival_s, load.departure_s, load.vcpus, load.cpu_mhz, load.memory_mib)
+    columns = (load.arrival_s, load.departure_s, load.vcpus, load.cpu_mhz, load.memory_mib, load.vm_class)
     signals = [load.signals[name] for name in sorted(load.signals)]
     head = f"{load.format} {load.sample_s} {sorted(load.signals)} {[c is not None for c in columns]}"
     return _digest(load.util, *(c for c in columns if c is not None), *signals, head=head)

@@ -11,6 +11,7 @@ import numpy as np
 from virtgym.envs.placement.batch import PlacementBatch
 from virtgym.envs.placement.settings import PlacementSettings
 from virtgym.envs.scenarios.placement import PlacementScenario
+from virtgym.envs.sim.models.cost import GATE_OK
 
 from .placement_rollout import PlayedWindows, play_windows
 from .rollout import policy_rng
@@ -54,6 +55,12 @@ def run_placement_cell(
     return _rows(scenario, played), table
 
 
+def _gate(finished: bool, failed: int) -> str:
+    if not finished:
+        return "unfinished"
+    return GATE_OK if failed == 0 else f"{failed} requests without a node"
+
+
 def _rows(scenario: PlacementScenario, played: PlayedWindows) -> list[dict[str, Any]]:
     """One mapping per window. A wait that never ends has no sum: NaN, and the request counts as failed."""
     waits = scenario.placement.protocol == "huawei_placement"
@@ -76,6 +83,8 @@ def _rows(scenario: PlacementScenario, played: PlayedWindows) -> list[dict[str, 
                 "failed_placements": float(failed[i]),
                 "decision_ms_p50": float(p50),
                 "decision_ms_p99": float(p99),
+                "cost": total,
+                "gate": _gate(bool(played.finished[i]), int(failed[i])),
                 "total_wait_s": total,
                 "mean_wait_s": total / int(scenario.lengths[i]),
             }

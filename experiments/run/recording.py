@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.sim.metrics import service_metrics
 from virtgym.envs.sim.models.power import (
     BOOTING,
     FAILED,
@@ -158,7 +159,13 @@ class Recorder:
             "imbalance_cpu": delta.imb_cpu_s / span,
             "imbalance_mem": delta.imb_mem_s / span,
             "decision_ms": self.decision_ms,
+            **self._service(delta),
         }
+
+    def _service(self, delta: Any) -> dict[str, NDArray[np.float64]]:
+        """Cost, its terms and weighted unserved work of every interval, by the names of the metrics."""
+        rows = [service_metrics(self._sim.params, one) for one in delta]
+        return {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())}
 
     def frame(self, **keys: Any) -> pd.DataFrame:
         """The per-interval table, with ``keys`` as its first columns."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from virtgym.envs.checks import hint
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.scenarios.scenario import Scenario
+from virtgym.envs.sim.models.cost import MHZ_S_PER_GHZ_H, gate
 
 from ..config.overrides import PolicySpec
 from ..replication import REPLICA_POLICIES, Quirks, ReplicaResult, run_replica
@@ -81,11 +82,30 @@ def run_replica_cell(
         "memory": "ignored" if quirks.memory_ignored else "binding",
         **{name: float(getattr(result, name)) for name in names},
         "sla_unserved": result.sla_overall,
+        **_costs(scenario, result),
         **{name: float(getattr(result, name)) for name in EXTRAS},
     }
     columns = _columns(scenario, result, quirks)
     n = len(columns["step"])
     return values, pd.DataFrame({**{k: [v] * n for k, v in keys.items()}, **columns})
+
+
+def _costs(scenario: Scenario, result: ReplicaResult) -> dict[str, Any]:
+    """What the peer's numbers cost: all VMs are of the standard class, and it knows no causes."""
+    prices, work = scenario.cluster.cost, scenario.workload
+    asked_mhz_s = float(np.einsum("sv,v->", work.util, work.vm_cpu_mhz)) * work.sample_s
+    unserved = prices.weights.standard * result.sla_overall * asked_mhz_s / MHZ_S_PER_GHZ_H
+    terms = {
+        "cost_energy": prices.energy * result.energy_kwh,
+        "cost_unserved": prices.unserved * unserved,
+        "cost_migrations": prices.migration * result.migrations,
+    }
+    return {
+        **terms,
+        "cost": sum(terms.values()),
+        "unserved_weighted": result.sla_overall,
+        "gate": gate(result.sla_overall, prices.objective),
+    }
 
 
 def _columns(scenario: Scenario, result: ReplicaResult, quirks: Quirks) -> dict[str, NDArray[Any]]:

@@ -29,6 +29,7 @@ class Rollout:
         wall_s: Time of the loop, s: environment, simulator and policy, without building them.
         sim_s: Simulated time, s.
         finished: Whether the horizon was reached.
+        episode_return: Sum of the rewards.
     """
 
     metrics: dict[str, float]
@@ -36,6 +37,7 @@ class Rollout:
     wall_s: float
     sim_s: float
     finished: bool
+    episode_return: float
 
 
 def policy_rng(seed: int) -> np.random.Generator:
@@ -91,41 +93,50 @@ def rollout(
     record = Recorder(sim, heat=heat)
     start = time.perf_counter()
     run = _run_planner if _plans(policy) else _run_agent
-    run(env, sim, policy, record, observation, limit)
+    episode_return = run(env, sim, policy, record, observation, limit)
     wall_s = time.perf_counter() - start
     record.close()
     metrics = sim.metrics()
     if record.n:
         p50, p99 = np.percentile(record.decision_ms, (50, 99))
         metrics["decision_ms_p50"], metrics["decision_ms_p99"] = float(p50), float(p99)
-    return Rollout(metrics, record, wall_s, sim.time_s, sim.done)
+    return Rollout(metrics, record, wall_s, sim.time_s, sim.done, episode_return)
 
 
 def _run_planner(
     env: gym.Env[Any, Any], sim: Simulator, policy: Policy, record: Recorder, observation: Any, limit: int
-) -> None:
-    """Policies that plan an interval at once: one step of the environment per interval."""
+) -> float:
+    """Policies that plan an interval at once: one step of the environment per interval.
+
+    Returns:
+        The sum of rewards.
+    """
     step, predict, clock = env.step, policy.predict, time.perf_counter_ns
     state = None
-    over = sim.done
+    over, total = sim.done, 0.0
     while not over and record.n < limit:
         before = clock()
         decisions, state = predict(observation, state)
         spent = clock() - before
-        observation, _, terminated, truncated, _ = step(decisions)
-        over = terminated or truncated
+        observation, reward, terminated, truncated, _ = step(decisions)
+        over, total = terminated or truncated, total + float(reward)
         record.record(spent)
+    return total
 
 
 def _run_agent(
     env: gym.Env[Any, Any], sim: Simulator, policy: Policy, record: Recorder, observation: Any, limit: int
-) -> None:
-    """Policies that read observations: many steps may make one interval, whose decision times add up."""
+) -> float:
+    """Policies that read observations: many steps may make one interval, whose decision times add up.
+
+    Returns:
+        The sum of rewards.
+    """
     clock = time.perf_counter_ns
     masks: Callable[[], Any] | None = getattr(env.unwrapped, "action_masks", None)
     state: Any = None
     begins = np.ones(1, dtype=bool)
-    over = sim.done
+    over, total = sim.done, 0.0
     now, spent = sim.time_s, 0
     while not over and record.n < limit:
         mask = masks() if masks is not None else None
@@ -135,8 +146,9 @@ def _run_agent(
         begins[0] = False
         if not isinstance(action, Decisions):
             action = np.asarray(action).reshape(env.action_space.shape or ())[()]
-        observation, _, terminated, truncated, _ = env.step(action)
-        over = terminated or truncated
+        observation, reward, terminated, truncated, _ = env.step(action)
+        over, total = terminated or truncated, total + float(reward)
         if sim.time_s > now:
             record.record(spent)
             now, spent = sim.time_s, 0
+    return total

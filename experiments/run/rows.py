@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from virtgym.envs.sim.metrics import METRICS
+from virtgym.envs.sim.models.cost import GATE_OK, CostConfig, gate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,22 +34,28 @@ COLUMNS: tuple[str, ...] = (
     *("window", "finished", "steps", "sim_hours", "wall_s", "vm_intervals_per_s", "config_hash"),
     "virtgym_version",
     *METRICS,
+    *("gate", "episode_return"),
     *("total_wait_s", "mean_wait_s"),
     *("kind", "memory", "n_hosts", "n_vms", "trace_digest"),
     *EXTRAS,
     *PLANS,
 )
-"""Columns of a result row, in order. ``kind`` is what the policy is, one of ``registry.KINDS``;
-``trace_digest`` is a fingerprint of the demand: rows that share it are of one load. NaN where a
-metric has no meaning: the waits outside of placement windows, what clusters are measured by inside them,
-``EXTRAS`` outside of the CloudSim replica (whose overall SLA violation is ``sla_unserved``), ``PLANS`` for
-policies without a solver, and every metric of an episode that was cut off.
+"""Columns of a result row, in order. ``gate`` is ``ok``, or why a row is not ranked (``cost.gate``);
+``episode_return`` is the sum of the rewards of the episode. The ``cost`` of a placement window is its total
+wait, s. ``kind`` is what the policy is, one of ``registry.KINDS``; ``trace_digest`` is a fingerprint of the
+demand: rows that share it are of one load. NaN where a metric has no meaning: the waits outside of placement
+windows, what clusters are measured by inside them, ``EXTRAS`` outside of the CloudSim replica (whose overall
+SLA violation is ``sla_unserved``), ``PLANS`` for policies without a solver, and every metric of an episode
+that was cut off.
 """
 
-TEXTS = ("scenario", "trace", "policy", "config_hash", "virtgym_version", "kind", "memory", "trace_digest")
+TEXTS: tuple[str, ...] = (
+    *("scenario", "trace", "policy", "config_hash", "virtgym_version", "kind", "memory", "gate"),
+    "trace_digest",
+)
 """Columns that hold text."""
 
-_METRICS = frozenset({*METRICS, "total_wait_s", "mean_wait_s", *EXTRAS, *PLANS})
+_METRICS = frozenset({*METRICS, "episode_return", "total_wait_s", "mean_wait_s", *EXTRAS, *PLANS})
 
 
 @functools.cache
@@ -83,6 +90,26 @@ def make_row(values: Mapping[str, Any]) -> dict[str, Any]:
 def kinds_of(rows: pd.DataFrame) -> dict[str, str]:
     """What each policy of result rows is, one of ``registry.KINDS``; empty for rows that do not say."""
     return dict(zip(rows["policy"].map(str), rows["kind"].map(str))) if "kind" in rows else {}
+
+
+def gates_of(rows: pd.DataFrame) -> dict[str, str]:
+    """Whether each policy of result rows is ranked: ``ok``, or why not and in how many of its runs.
+
+    Rows that were written before there was a gate are judged by all of their unserved work, unweighted, and
+    the objective that is the default.
+    """
+    found = {}
+    for policy, own in rows.groupby(rows["policy"].map(str), sort=False):
+        said = [str(g) for g in own["gate"]] if "gate" in own else []
+        reasons = [text for text in said if text not in (GATE_OK, "", "nan")]
+        if reasons:
+            count = f" (in {len(reasons)} of {len(own)} runs)" if len(own) > 1 else ""
+            found[str(policy)] = f"{reasons[0]}{count}"
+        elif GATE_OK in said or "sla_unserved" not in own:
+            found[str(policy)] = GATE_OK
+        else:
+            found[str(policy)] = gate(float(own["sla_unserved"].mean()), CostConfig().objective)
+    return found
 
 
 def rows_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from ..models.power import OFF, ON, curve_power
 from ..state.cluster_state import ABSENT, PENDING, ClusterState
 from ..state.parameters import ClusterParams
 from .copies import finish_copy, finish_migration
-from .cpu import accumulate
+from .cpu import accumulate, weigh
 from .events import (
     BOOT_END,
     DEPARTURE,
@@ -289,6 +289,7 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
         s.clock.now_s = end
         s.clock.event_s = end
         measure(p, s, end)
+    weigh(p, s)
     open_segment(p, s)  # whoever looks now sees the rates that follow from this instant's demand
 
 

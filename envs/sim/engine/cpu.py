@@ -117,11 +117,20 @@ def set_vm_miss(s: ClusterState, v: int, miss: float, loss: float, elapsed_s: fl
         change = (s.vm_miss_mhz[v] - miss) * elapsed_s
         s.vm_missed[v] += change
         s.totals.missed += change
+        if s.vm_down_now[v]:
+            _miss_down(s, v, (s.vm_miss_mhz[v] - s.vm_mig_loss_mhz[v] - miss + loss) * elapsed_s)
         change = (s.vm_mig_loss_mhz[v] - loss) * elapsed_s
         s.vm_mig_lost[v] += change
         s.totals.mig_lost += change
     s.vm_miss_mhz[v] = miss
     s.vm_mig_loss_mhz[v] = loss
+
+
+@kernel
+def _miss_down(s: ClusterState, v: int, change: float) -> None:
+    """Add to what a VM missed while it was down, beside what a migration cost it."""
+    s.vm_down_missed[v] += change
+    s.totals.down_missed += change
 
 
 @kernel
@@ -186,10 +195,15 @@ def refresh_host(p: ClusterParams, s: ClusterState, h: int, elapsed_s: float) ->
     set_host(s, h, power, active, 1.0 if short else 0.0, elapsed_s)
     s.host_scale[h] = capacity / ask if short else 1.0
     if short or was_short:
+        asked = 0.0
         v = s.host_head[h]
         while v >= 0:
             set_vm_rates(p, s, v, elapsed_s)
+            asked += p.vm_weight[v] * s.vm_ask_mhz[v]
             v = s.vm_next[v]
+        held_back = asked * (1.0 - s.host_scale[h])
+        s.totals.w_contention += (s.host_held_back[h] - held_back) * elapsed_s
+        s.host_held_back[h] = held_back
 
 
 @kernel
@@ -271,6 +285,7 @@ def accumulate(s: ClusterState, dt_s: float) -> None:
     t.active_s += _integrate(s.host_active_s, s.host_active_now, dt_s) * dt_s
     if s.counters.short > 0:
         t.sat_s += _integrate(s.host_sat_s, s.host_sat_now, dt_s) * dt_s
+        t.w_contention += s.host_held_back.sum() * dt_s
     t.on_s += s.counters.on * dt_s
     t.time_s += dt_s
     t.requested += _integrate(s.vm_requested, s.vm_demand_mhz, dt_s) * dt_s
@@ -282,6 +297,7 @@ def accumulate(s: ClusterState, dt_s: float) -> None:
             if s.vm_down_now[v]:
                 s.vm_down_s[v] += dt_s
                 t.down_s += dt_s
+                _miss_down(s, v, (s.vm_miss_mhz[v] - s.vm_mig_loss_mhz[v]) * dt_s)
 
 
 @kernel
@@ -292,3 +308,33 @@ def set_vm_down(s: ClusterState, v: int, down: int, elapsed_s: float) -> None:
     s.counters.down -= change
     s.vm_down_s[v] += change * elapsed_s
     s.totals.down_s += change * elapsed_s
+    if change != 0:
+        _miss_down(s, v, change * (s.vm_miss_mhz[v] - s.vm_mig_loss_mhz[v]) * elapsed_s)
+
+
+@kernel(fastmath={"reassoc", "nsz"})
+def _weighted(weight: NDArray[np.float64], total: NDArray[np.float64]) -> float:
+    summed = 0.0
+    for v in range(weight.shape[0]):
+        summed += weight[v] * total[v]
+    return summed
+
+
+@kernel
+def weigh(p: ClusterParams, s: ClusterState) -> None:
+    """Weigh by service class what VMs asked for and missed up to now.
+
+    Where all classes weigh the same, the totals of all VMs say it; else the VMs' own integrals, once per call
+    of ``advance`` and not per segment.
+    """
+    t = s.totals
+    w = p.one_weight
+    if w > 0.0:
+        t.w_requested, t.w_missed, t.w_migration = w * t.requested, w * t.missed, w * t.mig_lost
+        t.w_down, t.w_down_s = w * t.down_missed, w * t.down_s
+        return
+    t.w_requested = _weighted(p.vm_weight, s.vm_requested)
+    t.w_missed = _weighted(p.vm_weight, s.vm_missed)
+    t.w_migration = _weighted(p.vm_weight, s.vm_mig_lost)
+    t.w_down = _weighted(p.vm_weight, s.vm_down_missed)
+    t.w_down_s = _weighted(p.vm_weight, s.vm_down_s)

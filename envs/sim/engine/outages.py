@@ -62,6 +62,8 @@ def _stop_transition(s: ClusterState, h: int) -> None:
 def _lose(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> None:
     """A VM is gone from every host and has to restart."""
     host, dest = s.vm_host[v], s.vm_dest[v]
+    if s.vm_state[v] == RUNNING:
+        s.totals.w_interruptions += p.vm_weight[v]
     drop_copy(p, s, v, elapsed_s)
     end_run(p, s, v, elapsed_s)
     if dest >= 0:
@@ -188,6 +190,7 @@ def _crash(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: f
         _lose(p, s, v, now_s, elapsed_s)
         renew_hosts(p, s, host, -1, elapsed_s)
         return
+    s.totals.w_interruptions += p.vm_weight[v]
     drop_copy(p, s, v, elapsed_s)
     if dest >= 0:
         remove_incoming(s, v, dest)

@@ -162,18 +162,28 @@ def _deliver(p: FullParams, s: FullState, v: int, elapsed_s: float, rates: Rates
         set_vm_miss(s, v, demand, min(demand, cap) if stopped else 0.0, elapsed_s)
         return
     work = guest_work(demand, claim, s.vm_alloc_mhz[v] - s.vm_co_stop_mhz[v])
+    weight = p.vm_weight[v]
+    if work < demand:
+        part = weight * demand / claim  # a VM's overhead bears its part of what is short
+        rates.w_contention += part * s.vm_ready_mhz[v] * p.vm_vcpus[v]
+        rates.w_limit += part * s.vm_limited_mhz[v]
+        rates.w_capped += part * s.vm_capped_mhz[v]
+        rates.w_co_stop += part * s.vm_co_stop_mhz[v]
     if p.has_numa:
         slower = work / s.vm_numa_slowdown[v]
         rates.numa_loss += work - slower
+        rates.w_numa += weight * (work - slower)
         rates.remote += s.vm_remote_share[v] * s.vm_alloc_mhz[v]
         work = slower
     if p.has_tiers:
         slower = work / s.vm_mem_slowdown[v]
         rates.memory_loss += work - slower
+        rates.w_memory += weight * (work - slower)
         work = slower
     if p.has_standby:
         slower = work * _mirror_factor(p, s, v)
         rates.mirror_loss += work - slower
+        rates.w_mirror += weight * (work - slower)
         work = slower
     granted = work
     if s.vm_mig[v] == MIG_COPYING:
@@ -206,6 +216,8 @@ def _add_vm_rates(p: FullParams, s: FullState, v: int, rates: Rates) -> None:
         _, latency = io_cost(mode, rate, waiting, p.io_table, p.io_slice_s, p.interval_s)
         s.vm_io_latency_s[v] = latency
         rates.latency += latency * rate
+        if latency > p.vm_latency_s[v]:
+            rates.w_latency += p.vm_weight[v] * min(latency / p.vm_latency_s[v] - 1.0, p.latency_most)
         rates.io_rate += rate
         rates.net_dropped += s.vm_net_out_ask[v] - s.vm_net_out_mbps[v]  # each exactly 0 where all passes
         rates.net_dropped += s.vm_net_in_ask[v] - s.vm_net_in_mbps[v]

@@ -65,6 +65,14 @@ class Rates(Record):
     net_dropped = Place("traffic that NICs did not let through, Mbit/s")
     latency = Place("latency times rate of packets and requests")
     io_rate = Place("packets and disk requests, 1/s")
+    w_contention = Place("weighted demand that shortage of CPU leaves unserved, MHz")
+    w_limit = Place("the same that limits leave unserved, MHz")
+    w_capped = Place("the same that vCPUs cannot do on their hosts, MHz")
+    w_co_stop = Place("the same that co-scheduling costs, MHz")
+    w_numa = Place("the same that remote memory costs, MHz")
+    w_memory = Place("the same that memory tiers cost, MHz")
+    w_mirror = Place("the same that mirroring costs, MHz")
+    w_latency = Place("weighted relative excess of VMs' I/O latency over their targets")
 
 
 class Totals(Rates):
@@ -102,3 +110,10 @@ class Totals(Rates):
     carbon_g = Place("carbon, g")
     fragment_s = Place("fragment rate, s")
     numa_moves = Place("VMs moved to another NUMA node")
+    down_missed = Place("the part of what was not served that VMs missed while down, MHz s")
+    w_requested = Place("weighted demand, MHz s")
+    w_missed = Place("weighted demand that was not served, MHz s")
+    w_migration = Place("the part of it that migrations cost, MHz s")
+    w_down = Place("the part of it that VMs missed while down, MHz s")
+    w_down_s = Place("weighted time of VMs that had arrived and did not run, s")
+    w_interruptions = Place("weighted failures of running VMs")

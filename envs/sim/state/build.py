@@ -18,6 +18,7 @@ from ...errors import ConfigError
 from ..config import ARRIVAL_RULES, RESTART_RULES, ClusterConfig, MigrationConfig
 from ..feasibility import check_models
 from ..models.compatibility import CPU_LEVELS, CpuLevels, baselines_at_power_on
+from ..models.cost import class_values, prices_of
 from ..models.failures import FailureDomain
 from ..models.io_path import PASSTHROUGH, IoConfig, mode_table
 from ..models.memory import MemoryConfig, memory_inputs
@@ -62,6 +63,7 @@ def make_params(config: ClusterConfig, workload: Workload) -> ClusterParams:
         **switched_off(ClusterParams),
         **_hosts(config),
         **_load(workload),
+        **_service(config, workload),
         **_rules(config),
         **_switches(config),
         **_overhead(config, workload),
@@ -140,6 +142,18 @@ def _load(workload: Workload) -> dict[str, Any]:
         "vm_vcpus": np.asarray(workload.vm_vcpus, dtype=np.int32),
         "arrival_order": np.argsort(workload.vm_arrival_s, kind="stable").astype(np.int32),
         "sample_s": float(workload.sample_s),
+    }
+
+
+def _service(config: ClusterConfig, workload: Workload) -> dict[str, Any]:
+    """§13: service classes and prices."""
+    weight = class_values(config.cost.weights, workload.vm_class)
+    return {
+        "vm_class": workload.vm_class,
+        "vm_weight": weight,
+        "one_weight": float(weight[0]) if bool((weight == weight[0]).all()) else 0.0,
+        "prices": prices_of(config.cost),
+        "latency_most": float(config.cost.latency_most),
     }
 
 
@@ -292,6 +306,7 @@ def _io(config: ClusterConfig, workload: Workload) -> dict[str, Any]:
         "io_table": mode_table(config.io),
         "io_slice_s": float(config.io.slice_ms) * 1e-3,
         "vm_io_mode": modes,
+        "vm_latency_s": class_values(config.cost.latency_target_ms, workload.vm_class) * 1e-3,
         "vm_functions": np.where(
             passthrough, _per_vm(workload, [kind.io.functions for kind in kinds], np.int32), 0
         ).astype(np.int32),

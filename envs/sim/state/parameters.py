@@ -39,6 +39,12 @@ class ClusterParams(NamedTuple):
     vm_departure_s: Annotated[F8, Of("V", "s, inf = never")]
     vm_arrival_s: Annotated[F8, Of("V", "s")]
     arrival_order: Annotated[I4, Of("V", "VMs by arrival, ties by index")]
+    vm_class: Annotated[I1, Of("V", "service class, index into cost.VM_CLASSES")]
+    vm_weight: Annotated[F8, Of("V", "weight of its service class")]
+    one_weight: float  # the weight that all VMs have, 0 = they differ
+    prices: Annotated[F8, Of("C", "see cost.Prices")]
+    latency_most: float  # relative excess of I/O latency that counts at most
+    vm_latency_s: Annotated[F8, Of("V", "I/O latency that its class may have, s", "io")]
     util: Annotated[F8, Of("S,V", "demand as a fraction of nominal CPU")]
     sample_s: float  # s
     interval_s: float  # s between two decisions

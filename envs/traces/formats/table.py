@@ -4,8 +4,8 @@ Columns (docs/traces.md has the schema with examples):
 
 - ``vm``: name, text or integer; ``time_s``: start of the sample, s, on an equally spaced grid from 0.
 - ``cpu``: fraction 0 to 1 of the VM's nominal CPU; or ``cpu_mhz_used`` together with ``cpu_mhz``.
-- optional and constant per VM: ``vcpus``, ``cpu_mhz``, ``memory_mib``, ``arrival_s``, ``departure_s``; they
-  may stand in a second file instead, one row per VM.
+- optional and constant per VM: ``vcpus``, ``cpu_mhz``, ``memory_mib``, ``arrival_s``, ``departure_s``,
+  ``vm_class``; they may stand in a second file instead, one row per VM.
 - ``signal_NAME``: any further quantity per VM and time.
 """
 
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from ...errors import TraceError
 from ...files import names_its_file, show_path, write_atomically
+from ...sim.models.cost import VM_CLASSES
 from ..base import LARGEST, Trace, check_cells
 from ..columns import METADATA_KEY, Columns, is_table_file, read_columns
 from ..repairs import Repairs, carry_forward
@@ -36,7 +37,8 @@ _SIZES = {
     "memory_mib": "a positive number",
 }
 _LIVES = {"arrival_s": "a time of at least 0", "departure_s": "a time after arrival_s, or nothing for never"}
-_CONSTANTS = {**_SIZES, **_LIVES}
+_CLASS = {"vm_class": f"one of {', '.join(VM_CLASSES)}, or nothing"}
+_CONSTANTS = {**_SIZES, **_LIVES, **_CLASS}
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def read_table(
     signals = {key: life.close(key, values, once) for key, values in rows.items()}
     util = signals.pop("")
     root = Path(path)
-    vcpus = constants.get("vcpus")
+    vcpus, vm_class = constants.get("vcpus"), constants.get("vm_class")
     return Trace(
         name=usage.metadata.get("name")
         or (root.resolve().name if root.is_dir() else root.name.split(".")[0]),
@@ -125,6 +127,7 @@ def read_table(
         vcpus=None if vcpus is None else vcpus.astype(np.int32),
         cpu_mhz=constants.get("cpu_mhz"),
         memory_mib=constants.get("memory_mib"),
+        vm_class=None if vm_class is None else vm_class.astype(np.int8),
         signals=signals,
         notes=tuple(repairs.notes),
     )
@@ -206,7 +209,9 @@ def _as_arrow(trace: Trace) -> Any:
     }
     for key in _CONSTANTS:
         column = getattr(trace, key)
-        if column is not None:
+        if column is not None and key in _CLASS:
+            columns[key] = pa.array([VM_CLASSES[c] if c >= 0 else "" for c in column[codes].tolist()])
+        elif column is not None:
             spread = column[codes]
             columns[key] = pa.array(spread, mask=np.isinf(spread))
     for key, matrix in trace.signals.items():
@@ -267,7 +272,19 @@ def _drop_lifeless(
     return usage.take(kept), code[codes[kept]], [name for name, alive in zip(names, lives) if alive]
 
 
+def _read_class(columns: Columns, key: str) -> NDArray[np.float64]:
+    """Read service classes as numbers, -1 where there is none."""
+    codes, names = columns.labels(key)
+    for code, name in enumerate(names):
+        if name.strip() and name.strip() not in VM_CLASSES:
+            raise columns.bad_value(key, int(np.argmax(codes == code)), _CLASS[key])
+    number = [VM_CLASSES.index(name.strip()) if name.strip() else -1 for name in names]
+    return np.array(number, dtype=np.float64)[codes]
+
+
 def _read_constant(columns: Columns, key: str) -> NDArray[np.float64]:
+    if key in _CLASS:
+        return _read_class(columns, key)
     values = columns.numbers(key, _CONSTANTS[key], blank=key == "departure_s")
     bad = np.zeros(values.shape, dtype=bool)
     if key in _SIZES:

@@ -214,7 +214,15 @@ def test_reward_of_an_interval_by_hand(make_env: MakeEnv) -> None:
     _, reward, _, _, info = env.step(0)
     # 10 s of copying: host 0 at 1,000 of 2,000 MHz, host 1 at 50; then 500 each. 100 W + 100 W * load.
     energy_j = 10 * (150 + 102.5) + 290 * (125 + 125)
+    costs = {
+        "cost_energy": energy_j / 3.6e6,
+        "cost_unserved": 0.5 * 3 * 50 * 10 / 3.6e6,  # 50 MHz for 10 s, of the standard class
+        "cost_migrations": 0.001,
+        **dict.fromkeys(("cost_outage", "cost_latency", "cost_dropped", "cost_carbon"), 0.0),
+    }
     want = {
+        "cost": sum(costs.values()),
+        **costs,
         "energy": energy_j / (400 * 300),
         "energy_kwh": energy_j / 3.6e6,
         "unserved": 50 * 10 / (1000 * 300),
@@ -224,14 +232,14 @@ def test_reward_of_an_interval_by_hand(make_env: MakeEnv) -> None:
         **dict.fromkeys(("downtime", "restarts", "ready", "swap", "illegal"), 0.0),
     }
     assert info["reward_terms"] == pytest.approx(want)
-    assert reward == pytest.approx(-want["energy"] - 10 * want["unserved"] - 0.1 * 0.5)
+    assert reward == pytest.approx(-want["cost"])
     assert info["step_metrics"]["energy_kwh"] == pytest.approx(energy_j / 3.6e6)
     assert info["step_metrics"]["migrations"] == 1
     assert info["step_metrics"]["active_hosts"] == pytest.approx(2)
 
 
 def test_shortage_and_power_actions_in_the_reward_by_hand(make_env: MakeEnv) -> None:
-    weights = {"energy": 0, "unserved": -3, "violations": -5, "power_actions": -7}
+    weights = {"cost": 0, "unserved": -3, "violations": -5, "power_actions": -7}
     env = make_env([[1.0] * 3] * 13, load={"mem_mib": 512.0}, arrival_cpu_overcommit=2.0, reward=weights)
     env.reset(seed=0)
     # Host 0 holds all three VMs: 3,000 MHz asked of 2,000, all the time; host 1 is empty and switched off.

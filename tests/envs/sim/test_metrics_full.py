@@ -271,6 +271,7 @@ def test_intervals_add_up_to_the_episode(make_full: MakeFull) -> None:
 
 
 def test_the_documentation_defines_every_metric(repo_dir: Any) -> None:
-    text = (repo_dir / "docs" / "simulator.md").read_text(encoding="utf-8")
+    pages = ("simulator.md", "cost.md")
+    text = "".join((repo_dir / "docs" / page).read_text(encoding="utf-8") for page in pages)
     for name in METRICS:
         assert f"`{name}`" in text or name.startswith("decision_ms"), name

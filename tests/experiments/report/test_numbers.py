@@ -15,16 +15,23 @@ import pytest
 from virtgym.envs.sim.metrics import METRICS
 from virtgym.experiments.analysis.run_data import Group, HeatFile, RunFolder, group_runs
 from virtgym.experiments.report.columns import LEADERBOARD, fit_scale, write_number
+from virtgym.experiments.report.facts import notes
 from virtgym.experiments.report.figures import day_figures, pareto_figures, styles_of
 from virtgym.experiments.report.heat import FULL, OFF, OVERLOADED, SWITCHING, pack_heats, reduce_heat
 from virtgym.experiments.report.leaderboard import compare, make_leaderboard, shared_intervals
+from virtgym.experiments.report.markdown import render_markdown
+from virtgym.experiments.report.table import render_table
 from virtgym.experiments.report.verdict import make_tiles, make_verdict
+from virtgym.experiments.run.rows import gates_of
 
 Table = Mapping[str, Sequence[tuple[float, float]]]
 
 
 def table(policies: Table, trace: str = "t", **more: object) -> pd.DataFrame:
-    """Rows from ``{policy: [(energy, slav) per seed]}``; policies with SLAV 0 do not migrate."""
+    """Rows from ``{policy: [(energy, slav) per seed]}``; policies with SLAV 0 do not migrate.
+
+    The cost is the energy and 100 times the SLAV.
+    """
     rows = [
         {
             "scenario": "s",
@@ -35,6 +42,8 @@ def table(policies: Table, trace: str = "t", **more: object) -> pd.DataFrame:
             "energy_kwh": energy,
             "slav": slav,
             "esv": energy * slav,
+            "cost": energy + 100.0 * slav,
+            "gate": "ok",
             "migrations": 10.0 if slav > 0 else 0.0,
             "swap_mib": math.nan,
             **more,
@@ -68,7 +77,7 @@ CLEAR: Table = {
 def test_order_means_and_energy_against_static() -> None:
     board = make_leaderboard(group(CLEAR))
     assert [line.policy for line in board.lines] == ["good", "poor", "static"]
-    assert [line.reference for line in board.lines] == [False, False, True]
+    assert [line.below for line in board.lines] == [False, False, False]
     good = board.lines[0]
     assert good.mean("energy_kwh") == pytest.approx(55.0)
     assert good.mean("energy_delta_pct") == pytest.approx(-50.0)
@@ -82,32 +91,34 @@ def test_best_and_not_clearly_worse_are_marked_by_paired_difference() -> None:
     good, poor, static = board.lines
     assert (good.cells["energy_kwh"].best, poor.cells["energy_kwh"].tied) == (True, False)
     assert good.cells["energy_kwh"].value.holds(poor.mean("energy_kwh"))  # unpaired they overlap
-    assert not static.cells["esv"].best
+    assert static.cells["esv"].best  # by definition: it never migrates
     noisy = {
         "a": [(50.0, 0.10), (52.0, 0.10)],
         "b": [(52.0, 0.1), (51.0, 0.1)],
         "static": CLEAR["static"][:2],
     }
     board = make_leaderboard(group(noisy))
-    assert {line.policy: line.cells["energy_kwh"].tied for line in board.ranked} == {"a": False, "b": True}
+    assert {line.policy: line.cells["energy_kwh"].tied for line in board.ranked} == {
+        "a": False,
+        "b": True,
+        "static": False,
+    }
 
 
 def test_verdict_of_a_clear_winner() -> None:
     first, sure, *rest = said(CLEAR)
-    assert first.startswith("Lowest ESV: good with 6.08 [")
+    assert first.startswith("Lowest cost: good with 66.0 kWh [")
     assert first.endswith("55.0 kWh, 50 % less energy than static.")
     assert sure.startswith("Ahead of every other ranked policy in paired comparison; next is poor")
     assert "overlap with poor" in sure
-    assert rest == [
-        "static never migrates: SLAV and ESV are 0 by definition, so shown for reference and not ranked."
-    ]
+    assert rest == []
 
 
 def test_verdict_does_not_claim_what_it_cannot() -> None:
     noisy = {"static": CLEAR["static"], "a": [(50.0, 0.1), (60.0, 0.3), (50.0, 0.1)], "b": CLEAR["good"]}
     assert said(noisy)[1].startswith("Not clearly better than ")
     one = {policy: runs[:1] for policy, runs in CLEAR.items()}
-    assert said(one)[0] == "Lowest ESV: good with 5.00; 50.0 kWh, 50 % less energy than static."
+    assert said(one)[0] == "Lowest cost: good with 60.0 kWh; 50.0 kWh, 50 % less energy than static."
     assert said(one)[1] == "One run per policy: no intervals, small differences may be chance."
     same = {policy: [runs[0]] * 3 for policy, runs in CLEAR.items()}
     assert "this trace" in said(same)[1]
@@ -115,13 +126,11 @@ def test_verdict_does_not_claim_what_it_cannot() -> None:
 
 def test_a_trained_agent_that_loses_is_said_to_lose() -> None:
     agent = {**CLEAR, "runs/ppo/agent": CLEAR["poor"]}
-    assert any("runs/ppo/agent loses against the best rule good on ESV" in s for s in said(agent))
+    assert any("runs/ppo/agent loses against the best rule good on cost" in s for s in said(agent))
     agent = {**CLEAR, "runs/ppo/agent": [(40.0, 0.05), (44.0, 0.055), (48.0, 0.06)]}
     assert any("runs/ppo/agent beats the best rule good" in s for s in said(agent))
-    agent = {**CLEAR, "runs/ppo/agent": CLEAR["static"]}
-    assert any("never migrates, so its ESV of 0 does not count" in s for s in said(agent))
     one = {policy: runs[:1] for policy, runs in {**CLEAR, "runs/ppo/agent": CLEAR["poor"]}.items()}
-    assert any("is behind the best rule good on ESV" in s for s in said(one))
+    assert any("is behind the best rule good on cost" in s for s in said(one))
 
 
 def test_agents_are_known_by_their_kind_and_not_by_their_name() -> None:
@@ -133,10 +142,78 @@ def test_agents_are_known_by_their_kind_and_not_by_their_name() -> None:
     assert {line.policy for line in board.lines if line.learned} == {"plain"}
 
 
-def test_without_migrations_at_all_everything_is_ranked_by_energy() -> None:
+LEAN: Table = {**CLEAR, "lean": [(20.0, 0.02), (21.0, 0.02), (22.0, 0.02)]}
+
+
+def _with_gate(policies: Table, gates: Mapping[str, str]) -> Group:
+    rows = table(policies)
+    for policy, text in gates.items():
+        rows.loc[rows["policy"] == policy, "gate"] = text
+    return Group("s", "s", ["t"], "", rows)
+
+
+def test_who_leaves_work_unserved_is_below_the_line_however_little_it_costs() -> None:
+    why = "18 % of the weighted work unserved, 1 % allowed"
+    lean = _with_gate(LEAN, {"lean": why})
+    board = make_leaderboard(lean)
+    assert [line.policy for line in board.lines] == ["good", "poor", "static", "lean"]
+    assert [line.below for line in board.lines] == [False, False, False, True]
+    assert not any(cell.best for cell in board.lines[-1].cells.values())
+    first, *rest = ["".join(s) for s in make_verdict(board)]
+    assert first.startswith("Lowest cost: good")
+    assert rest[-1] == f"Below the line: lean, {why} (in 3 of 3 runs)."
+    assert not any("lean" in text for text in (first, *rest[:-1]))
+    assert {tile.who for tile in make_tiles(board)} <= {"good", "poor", "static"}
+    (line,) = [t for t in render_markdown([(lean, board)]).splitlines() if t.startswith("| – |")]
+    assert line.startswith("| – | lean (18 % of the weighted work unserved")
+    html = render_table(lean, board)
+    assert html.index(">static<") < html.index(f'<span class="tag">{why}')
+
+
+def test_nobody_is_ranked_where_nobody_serves() -> None:
+    board = make_leaderboard(_with_gate(CLEAR, dict.fromkeys(CLEAR, "80 % unserved")))
+    assert board.ranked == []
+    assert "".join(make_verdict(board)[0]) == "No policy is ranked: all are below the line."
+    assert make_tiles(board) == []
+    assert pareto_figures(board)
+
+
+def test_one_run_under_the_gate_is_enough_and_the_table_says_how_many() -> None:
+    rows = table(CLEAR)
+    rows.loc[(rows["policy"] == "good") & (rows["seed"] == 1), "gate"] = "why"
+    assert gates_of(rows) == {"static": "ok", "good": "why (in 1 of 3 runs)", "poor": "ok"}
+
+
+def test_rows_from_before_there_was_a_cost_are_ordered_by_energy_and_gated_by_what_they_know() -> None:
+    rows = table(LEAN, sla_unserved=0.001).drop(columns=["cost", "gate"])
+    rows.loc[rows["policy"] == "lean", "sla_unserved"] = 0.18
+    old = Group("s", "s", ["t"], "", rows)
+    board = make_leaderboard(old)
+    assert [line.policy for line in board.lines] == ["good", "poor", "static", "lean"]
+    assert board.lines[-1].gate == "18 % of the weighted work unserved, 1 % allowed"
+    assert board.primary.key == "energy_kwh"
+    assert any(t.startswith("These rows were written before there was a cost") for t in notes(old, board))
+
+
+def test_the_unit_of_costs_is_that_of_the_runs() -> None:
+    rows = table(CLEAR)
+    run = RunFolder(Path("r"), rows, None, (), {}, "", "", 0, {"scenario": {"cost": {"unit": "EUR"}}})
+    board = make_leaderboard(group_runs([run])[0])
+    assert board.primary.unit == "EUR"
+    assert "".join(make_verdict(board)[0]).startswith("Lowest cost: good with 66.0\u00a0EUR [")
+
+
+def test_the_agent_below_the_line_is_said_to_be_there() -> None:
+    agent = {**CLEAR, "runs/ppo/agent": LEAN["lean"]}
+    board = make_leaderboard(_with_gate(agent, {"runs/ppo/agent": "why"}))
+    texts = ["".join(s) for s in make_verdict(board)]
+    assert "The trained agent runs/ppo/agent is below the line: why (in 3 of 3 runs)." in texts
+
+
+def test_without_migrations_at_all_everything_is_ranked_by_cost() -> None:
     board = make_leaderboard(group({"a": [(5.0, 0.0)], "b": [(4.0, 0.0)]}))
     assert [line.policy for line in board.ranked] == ["b", "a"]
-    assert board.primary.key == "energy_kwh"
+    assert board.primary.key == "cost"
     assert [tile.who for tile in make_tiles(board)][:1] == ["b"]
 
 
@@ -146,7 +223,7 @@ def test_seeds_effect_is_taken_out_of_the_picture() -> None:
     assert shared
     assert bars["good"].estimate == pytest.approx(55.0)
     plain = board.lines[0].cells["energy_kwh"].value
-    assert bars["good"].high - 55.0 < 0.2 * (plain.high - 55.0)
+    assert bars["good"].high - 55.0 < 0.5 * (plain.high - 55.0)
     same = {policy: [runs[0]] * 3 for policy, runs in CLEAR.items()}
     assert shared_intervals(make_leaderboard(group(same)), "energy_kwh") == ({}, False)
 
@@ -259,6 +336,7 @@ def test_columns_are_metrics_that_exist() -> None:
 
 def test_pareto_names_what_is_outside_and_keeps_the_front() -> None:
     far = {**CLEAR, "static": [(900.0, 0.0), (910.0, 0.0), (920.0, 0.0)]}
+    far |= {f"p{i}": [(56.0 + i, 0.2)] * 3 for i in range(3)}
     ((column, figure, outside),) = pareto_figures(make_leaderboard(group(far)))
     assert column.key == "slav"
     assert outside == ["static"]

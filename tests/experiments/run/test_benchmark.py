@@ -22,6 +22,7 @@ import pytest
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.metrics import METRICS
+from virtgym.envs.sim.models.cost import TERMS
 from virtgym.experiments.cli.benchmark import Outcome, benchmark
 from virtgym.experiments.config.compose import compose_run
 from virtgym.experiments.run.cell import evaluate, load_scenario
@@ -73,6 +74,16 @@ def test_a_run_folder_holds_everything(tmp_path: Path) -> None:
     labels = ["static", "static", "ols-mmt(safety=1.3)", "ols-mmt(safety=1.3)"]
     assert list(zip(rows["policy"], rows["seed"])) == list(zip(labels, [0, 1, 0, 1]))
     assert rows["finished"].all()
+    np.testing.assert_allclose(rows["episode_return"], -rows["cost"], rtol=1e-9)
+    terms = [f"cost_{term}" for term in TERMS]
+    np.testing.assert_allclose(rows[terms].sum(axis=1), rows["cost"], rtol=1e-12)
+    steps = pd.read_parquet(out / "steps.parquet")
+    for name in ("cost", "cost_energy", "cost_unserved"):
+        whole = steps.groupby(["policy", "seed"])[name].sum()
+        expected = rows.set_index(["policy", "seed"])[name].sort_index()
+        np.testing.assert_allclose(whole, expected, rtol=1e-9)
+    assert {"unserved_weighted", "unserved_contention", "unserved_down"} <= set(steps.columns)
+    assert set(rows["gate"]) == {"ok"}
     assert (rows["steps"] == 20).all()
     assert rows["fragment_rate"].isna().all()  # no meaning yet: NaN, never 0
     pd.testing.assert_frame_equal(pd.read_csv(out / "results.csv")[["energy_kwh"]], rows[["energy_kwh"]])

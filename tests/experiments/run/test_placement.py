@@ -87,9 +87,11 @@ def test_a_row_per_window_and_nan_where_nothing_is_meant(tmp_path: Path) -> None
     assert tuple(rows.columns) == COLUMNS
     assert len(rows) == 16
     assert rows["finished"].all()
-    meant = {"failed_placements", "decision_ms_p50", "decision_ms_p99"}
+    meant = {"cost", "failed_placements", "decision_ms_p50", "decision_ms_p99"}
     assert rows[[name for name in METRICS if name not in meant]].isna().all().all()
     assert (rows["failed_placements"] == 0).all()
+    assert (rows["gate"] == "ok").all()
+    np.testing.assert_array_equal(rows["cost"], rows["total_wait_s"])
     np.testing.assert_array_equal(rows["steps"], rows["n_vms"])
     np.testing.assert_allclose(rows["mean_wait_s"], rows["total_wait_s"] / rows["n_vms"])
     first = build_placement_scenario("demo_placement", seed=1, overrides={"n_windows": 4})
