@@ -259,3 +259,17 @@ def own_modules(values: Any) -> set[str]:
         module, name = _split(values)
         found |= {module} if hasattr(sys.modules.get(module), name) else set()
     return {module for module in found if not _ships(module)}
+
+
+def group_names(folder: Any) -> tuple[str, ...]:
+    """Names of the YAML files of a folder, sorted, then those of its folders as ``FOLDER/NAME``.
+
+    Args:
+        folder: A path, or a resource of a package.
+    """
+    entries = sorted(folder.iterdir(), key=lambda entry: str(entry.name))
+    names = [entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml")]
+    for entry in entries:
+        if entry.is_dir() and not entry.name.startswith(("_", ".")):
+            names += [f"{entry.name}/{name}" for name in group_names(entry)]
+    return tuple(names)

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..checks import hint
 from ..errors import ConfigError
+from ..registry import group_names
 from ..sim.config import ClusterConfig
 from ..sim.simulator import Simulator
 from ..sim.workload import Workload
@@ -72,13 +73,8 @@ class Scenario:
 
 def list_scenarios() -> dict[str, str]:
     """Names and one-line descriptions of the scenarios that ship."""
-    found = {}
-    folder = resources.files("virtgym.conf") / "scenario"
-    for entry in sorted(folder.iterdir(), key=lambda e: e.name):
-        if entry.name.endswith(".yaml"):
-            name = entry.name.removesuffix(".yaml")
-            found[name] = str(load_scenario_config(name).get("description", ""))
-    return found
+    names = group_names(resources.files("virtgym.conf") / "scenario")
+    return {name: str(load_scenario_config(name).get("description", "")) for name in names}
 
 
 def load_scenario_config(name: str) -> dict[str, Any]:

@@ -131,7 +131,7 @@ class MigrationGroup(MigrationConfig):
 
 @dataclass(frozen=True)
 class CarbonGroup:
-    """§7: carbon intensity of the electricity; off without ``path`` and ``g_per_kwh``.
+    """§7: carbon intensity of the electricity; off without ``path``, ``g_per_kwh`` and ``hourly_g_per_kwh``.
 
     Attributes:
         path: File of a series, Parquet or CSV, or a folder with files ``ZONE_*.parquet`` or ``.csv``.
@@ -141,6 +141,8 @@ class CarbonGroup:
         fill: What to put where the file lacks a value: ``previous`` or ``zero``; None = that is an error.
         series: Which series of an Electricity Maps file: ``lifecycle`` (None) or ``direct``.
         g_per_kwh: In place of a series: an intensity that never changes, g/kWh; needs ``source``.
+        hourly_g_per_kwh: In place of a series: intensity of every hour of a day, which repeats, g/kWh; needs
+            ``source``.
     """
 
     path: str | None = None
@@ -150,6 +152,7 @@ class CarbonGroup:
     fill: str | None = None
     series: str | None = None
     g_per_kwh: float | None = None
+    hourly_g_per_kwh: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """Policies side by side on the same placement windows: statistics, paired differences, learners over seeds.
 
-A *window* is a first row of one stream with its number of requests. Policies are compared on the windows that
-all of them played. Intervals resample windows, for all policies together (a paired bootstrap), and within an
-entry its runs: the seeds of a random policy, or the agents of a learner that was trained with several seeds.
+A *window* is a first row of one stream with its number of requests. Policies are compared on the windows
+that all of them played. Windows overlap, so intervals resample blocks of them
+(``stats.independent_blocks``), for all policies together (a paired bootstrap), and within an entry its runs:
+the seeds of a random policy, or the agents of a learner that was trained with several seeds. From fewer than
+``stats.MIN_BLOCKS`` blocks nothing is said to be better.
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ from virtgym.envs.errors import ConfigError
 
 from ..run.rows import kinds_of
 from .stats import (
+    MIN_BLOCKS,
     Interval,
-    Statistic,
+    TrimmedMean,
     distinct_runs,
+    independent_blocks,
     iqm_statistic,
     mean_interval,
     mean_statistic,
@@ -38,7 +42,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-STATISTICS: dict[str, Statistic] = {
+STATISTICS: dict[str, TrimmedMean] = {
     "trimmed": trimmed_statistic,
     "mean": mean_statistic,
     "iqm": iqm_statistic,
@@ -77,6 +81,7 @@ class Comparison:
         n_vms: Requests of each window, (W,).
         survival: Whether it is a survival game: the result is the number of requests placed, and more is
             better. Otherwise it is the total wait of a window, s, and less is better.
+        blocks: Independent block that each window belongs to, (W,), from 0.
         left_out: Policies that have no window in common with the others.
         n_dropped: Windows left out because not all policies have a result there.
         n_stuck: Windows in which a policy left requests that no longer could be placed, by policy.
@@ -86,6 +91,7 @@ class Comparison:
     windows: NDArray[np.int64]
     n_vms: F8
     survival: bool
+    blocks: NDArray[np.int64]
     left_out: tuple[str, ...] = ()
     n_dropped: int = 0
     n_stuck: dict[str, int] = field(default_factory=dict)
@@ -106,8 +112,17 @@ class Comparison:
         return next((e for e in self.policies if not e.learned and not e.reference), None)
 
     @property
+    def judged(self) -> tuple[Entry, ...]:
+        """What claims are made of: learners, and agents that come from none.
+
+        Never the best of a learner's agents: it would be chosen by the very windows it is judged on.
+        """
+        members = {name for learner in self.learners for name in learner.members}
+        return tuple(e for e in self.entries if e.learned and e.name not in members)
+
+    @property
     def best_agent(self) -> Entry | None:
-        """The best single trained policy."""
+        """The best single trained policy, for pictures; a claim is about ``judged``."""
         return next((e for e in self.policies if e.learned), None)
 
     def value(self, entry: Entry, statistic: str = "trimmed") -> float:
@@ -142,24 +157,35 @@ class Comparison:
         """Probability of improvement: chance that ``a`` is better in a window, ties counting half."""
         return probability_of_improvement(a.runs, b.runs, lower_is_better=not self.survival)
 
+    @property
+    def n_blocks(self) -> int:
+        """Independent blocks of windows."""
+        return int(self.blocks.max()) + 1
+
+    @property
+    def tells(self) -> bool:
+        """Whether there are enough blocks to say that one policy is better than another."""
+        return self.n_blocks >= MIN_BLOCKS
+
     def better(self, gap: Interval) -> bool:
-        """Whether a difference is clearly on the good side."""
-        return gap.known and (gap.low > 0.0 if self.survival else gap.high < 0.0)
+        """Whether a difference is clearly on the good side, from enough blocks."""
+        return self.tells and gap.known and (gap.low > 0.0 if self.survival else gap.high < 0.0)
 
     def worse(self, gap: Interval) -> bool:
-        """Whether a difference is clearly on the bad side."""
-        return gap.known and (gap.high < 0.0 if self.survival else gap.low > 0.0)
+        """Whether a difference is clearly on the bad side, from enough blocks."""
+        return self.tells and gap.known and (gap.high < 0.0 if self.survival else gap.low > 0.0)
 
     def _cost(self, results: F8) -> F8:
         return -results if self.survival else results
 
     def _interval(self, estimate: float, samples: F8) -> Interval:
-        return percentile_interval(estimate, samples, len(self.windows))
+        return percentile_interval(estimate, samples, self.n_blocks)
 
     @functools.cached_property
     def _samples(self) -> dict[str, dict[str, F8]]:
-        """Every statistic of resampled windows (the same for all entries) and runs, (2000,)."""
-        return paired_samples({e.name: e.runs for e in self.entries}, np.random.default_rng(0), STATISTICS)
+        """Every statistic of resampled blocks of windows (the same for all entries) and runs, (2000,)."""
+        runs = {e.name: e.runs for e in self.entries}
+        return paired_samples(runs, np.random.default_rng(0), STATISTICS, blocks=self.blocks)
 
 
 def has_windows(rows: pd.DataFrame) -> bool:
@@ -226,18 +252,33 @@ def compare_windows(rows: pd.DataFrame) -> Comparison:
         kept["window"].to_numpy(dtype=np.int64),
         kept["n_vms"].to_numpy(dtype=np.float64),
         survival,
+        _blocks(kept, entries),
         tuple(left_out),
         int((~common).sum()),
         _count_stuck(rows, survival),
     )
 
 
+def _blocks(units: pd.DataFrame, entries: Sequence[Entry]) -> NDArray[np.int64]:
+    """Independent blocks of windows, (W,): none holds windows of two streams."""
+    results = np.stack([e.runs.mean(axis=0) for e in entries])
+    gaps = results - results.mean(axis=0) if len(entries) > 1 else results
+    labels = np.zeros(len(units), dtype=np.int64)
+    found = 0
+    for mine in units.groupby(["trace", "stream"], sort=False).indices.values():
+        part = units.iloc[mine]
+        labels[mine] = found + independent_blocks(part["window"], part["n_vms"], gaps[:, mine])
+        found = int(labels.max()) + 1
+    return labels
+
+
 def _results(rows: pd.DataFrame) -> pd.DataFrame:
-    """One line per result: trace, policy, seed, window, n_vms, copy (a list may name a window twice)."""
+    """One line per result: trace, stream, policy, seed, window, n_vms, copy (a list may name one twice)."""
     table = rows[["trace", "policy", "seed", "window", "n_vms"]].copy()
+    table["stream"] = rows["trace_digest"].fillna("") if "trace_digest" in rows else ""
     placed = rows["n_vms"] - rows["failed_placements"]
     table["result"] = placed if is_survival(rows) else rows["total_wait_s"]
-    keys = ["trace", "policy", "seed", "window", "n_vms"]
+    keys = ["trace", "stream", "policy", "seed", "window", "n_vms"]
     table["copy"] = table.groupby(keys, sort=False).cumcount()
     return table
 
@@ -246,7 +287,7 @@ def _pivot(table: pd.DataFrame) -> tuple[dict[str, F8], pd.DataFrame]:
     """Results by policy, (runs, units), and the units: one line per window."""
     import pandas as pd
 
-    keys = ["trace", "window", "n_vms", "copy"]
+    keys = ["trace", "stream", "window", "n_vms", "copy"]
     sets = [frozenset(map(tuple, part[keys].to_numpy().tolist())) for _, part in table.groupby("seed")]
     if len(set(sets)) > 1:
         table = table.assign(seed=0)

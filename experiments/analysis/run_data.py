@@ -15,7 +15,7 @@ from virtgym.envs.files import open_regular, read_parquet
 
 from ..config.yamlio import load_stored, read_stored
 from ..run.folder import cell_name
-from ..run.rows import COLUMNS, kinds_of
+from ..run.rows import COLUMNS, TEXTS, kinds_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 KEY_COLUMNS = ("scenario", "trace", "policy", "seed")
 WINDOW_COLUMNS = ("n_vms", "failed_placements", "total_wait_s", "wall_s", "steps")
 """Columns that rows of placement windows have."""
-TEXTS = ("scenario", "trace", "policy", "config_hash", "virtgym_version", "kind", "memory", "gate")
 
 _NUMBERS = ("is_floating", "is_integer", "is_boolean", "is_null")
 

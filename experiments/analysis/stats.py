@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from virtgym.envs.arrays import F8
 
@@ -100,29 +100,91 @@ def trimmed_mean(values: ArrayLike, share: float = 0.1) -> float:
     return float(stats.trim_mean(x, share)) if len(x) else math.nan
 
 
-def mean_statistic(samples: F8) -> F8:
-    """Mean over the last axis, a statistic for the bootstraps."""
-    return np.asarray(samples.mean(axis=-1), dtype=np.float64)
+@dataclass(frozen=True)
+class TrimmedMean:
+    """Mean over the last axis without floor(share · n) values at each end, a statistic for the bootstraps.
+
+    Attributes:
+        share: Share cut off at each end, below 0.5: 0 = mean, 0.25 = interquartile mean.
+    """
+
+    share: float
+
+    def __call__(self, samples: F8) -> F8:
+        """The statistic of samples (..., n)."""
+        n = samples.shape[-1]
+        cut = int(self.share * n)
+        if cut:
+            samples = np.partition(samples, (cut, n - cut - 1), axis=-1)[..., cut : n - cut]
+        return np.asarray(samples.mean(axis=-1), dtype=np.float64)
+
+    def counted(self, values: F8, counts: F8) -> F8:
+        """The statistic of resamples that are given by how often each value was drawn.
+
+        Args:
+            values: (n,).
+            counts: (R, n), whole numbers.
+
+        Returns:
+            (R,): what ``__call__`` gives for each value repeated so often.
+        """
+        order = np.argsort(values, kind="stable")
+        upto = np.cumsum(counts[:, order], axis=1)
+        total = upto[:, -1:]
+        cut = np.floor(self.share * total)
+        kept = np.diff(np.clip(upto, cut, total - cut), axis=1, prepend=cut)
+        return np.asarray(kept @ values[order] / (total - 2 * cut)[:, 0], dtype=np.float64)
 
 
-def trimmed_statistic(samples: F8) -> F8:
-    """``trimmed_mean`` over the last axis, a statistic for the bootstraps."""
-    return _trim(samples, 0.1)
+mean_statistic = TrimmedMean(0.0)
+trimmed_statistic = TrimmedMean(0.1)
+iqm_statistic = TrimmedMean(0.25)
 
 
-def iqm_statistic(samples: F8) -> F8:
-    """Interquartile mean over the last axis (a quarter cut off at each end), for the bootstraps."""
-    return _trim(samples, 0.25)
+MIN_BLOCKS = 10
+"""Independent blocks below which nothing is said to beat or to lose: an interval from fewer is not to be
+trusted, whatever it says."""
 
 
-def _trim(samples: F8, share: float) -> F8:
-    """Mean over the last axis without floor(share · n) values at each end."""
-    n = samples.shape[-1]
-    cut = int(share * n)
-    if cut == 0:
-        return mean_statistic(samples)
-    inner = np.partition(samples, (cut, n - cut - 1), axis=-1)[..., cut : n - cut]
-    return np.asarray(inner.mean(axis=-1), dtype=np.float64)
+def independent_blocks(first: ArrayLike, length: ArrayLike, results: F8) -> NDArray[np.int64]:
+    """Group windows of one stream into blocks that can be resampled as if they were independent.
+
+    Windows that overlap hold the same requests, and neighbours share the state of the world (a heavy day, one
+    huge request): resampling them one by one gives intervals that are too narrow. A block is all windows that
+    begin in the same stretch of rows (Künsch 1989, for a grid of stretches). It is at least as long as a
+    window, and is doubled while neighbouring blocks still go up and down together: while the lag-1
+    correlation of block means of the results is above 2 / √blocks, as long as ``MIN_BLOCKS`` remain.
+
+    Args:
+        first: Row where each window begins, (W,).
+        length: Rows of each window, (W,).
+        results: By entry and window, (E, W), less what all windows have in common: differences of entries.
+
+    Returns:
+        Number of the block of each window, (W,), from 0.
+    """
+    begin = np.asarray(first, dtype=np.int64)
+    rows = max(1, int(np.max(length)))
+    while True:
+        labels = np.unique(begin // rows, return_inverse=True)[1]
+        n = int(labels.max()) + 1
+        if n < 2 * MIN_BLOCKS or _lag_correlation(labels, results) <= 2.0 / math.sqrt(n):
+            return labels.astype(np.int64)
+        rows *= 2
+
+
+def _lag_correlation(labels: NDArray[np.intp], results: F8) -> float:
+    """Largest lag-1 correlation of block means over the entries; 0 where all blocks are equal."""
+    n = int(labels.max()) + 1
+    of_block = np.bincount(labels, minlength=n)
+    found = 0.0
+    for values in results:
+        means = np.bincount(labels, values, minlength=n) / of_block
+        gaps = means - means.mean()
+        spread = float(gaps @ gaps)
+        if spread > 1e-12 * float(means @ means):
+            found = max(found, float(gaps[1:] @ gaps[:-1]) / spread)
+    return found
 
 
 def stratified_bootstrap(
@@ -160,22 +222,24 @@ def stratified_bootstrap(
 def paired_samples(
     runs: Mapping[str, F8],
     rng: np.random.Generator,
-    statistics: Mapping[str, Statistic],
+    statistics: Mapping[str, TrimmedMean],
     *,
+    blocks: NDArray[np.int64] | None = None,
     n_resamples: int = 2000,
 ) -> dict[str, dict[str, F8]]:
     """Statistics of resampled pairs: the differences of two entries have a paired bootstrap interval.
 
-    A pair is the same window (trace, seed) under all entries. Each resample draws windows with replacement,
-    the same for all, and takes the statistic of every entry in it, so that what makes a window hard for all
-    cancels in differences. For the mean this is the bootstrap of the differences; for a trimmed mean it is
-    not, since each side is trimmed by itself.
+    A pair is the same window (trace, seed) under all entries. Each resample draws blocks of windows with
+    replacement, the same for all, and takes the statistic of every entry in it, so that what makes a window
+    hard for all cancels in differences. For the mean this is the bootstrap of the differences; for a trimmed
+    mean it is not, since each side is trimmed by itself.
 
     Args:
         runs: By entry one value per run and window, (S, n), the same windows in the same order: runs (seeds
             of a learner) are resampled as well, and the statistic is averaged over them.
         rng: Source of the resamples.
-        statistics: By name, each over the last axis.
+        statistics: By name.
+        blocks: Block of each window, (n,), as from ``independent_blocks``; None = each is one.
         n_resamples: Number of resamples, R.
 
     Returns:
@@ -188,14 +252,21 @@ def paired_samples(
     if len(sizes) > 1:
         raise ValueError(f"pairs: {' and '.join(map(str, sorted(sizes)))} values; must be as many")
     (n,) = sizes
-    drawn = rng.integers(0, n, size=(n_resamples, n))
+    labels = np.arange(n) if blocks is None else blocks
+    counts = draw_counts(int(labels.max()) + 1, rng, n_resamples)[:, labels]
     found: dict[str, dict[str, F8]] = {name: {} for name in statistics}
     for entry, values in runs.items():
         mix = rng.integers(0, len(values), size=(len(values), n_resamples))
         for name, statistic in statistics.items():
-            each = np.stack([statistic(run[drawn]) for run in values])
+            each = np.stack([statistic.counted(run, counts) for run in values])
             found[name][entry] = np.take_along_axis(each, mix, axis=0).mean(axis=0)
     return found
+
+
+def draw_counts(n: int, rng: np.random.Generator, n_resamples: int) -> F8:
+    """How often each of n things is drawn in resamples of n with replacement, (R, n)."""
+    drawn = rng.integers(0, n, size=(n_resamples, n)) + n * np.arange(n_resamples)[:, None]
+    return np.bincount(drawn.ravel(), minlength=n_resamples * n).reshape(n_resamples, n).astype(np.float64)
 
 
 def distinct_runs(runs: F8) -> F8:
@@ -289,7 +360,5 @@ def resampled_means(values: F8, rng: np.random.Generator, *, n_resamples: int = 
     chunk = max(1, 4_000_000 // max(1, n))  # rows are drawn 32 MB at a time
     for first in range(0, n_resamples, chunk):
         size = min(chunk, n_resamples - first)
-        drawn = rng.integers(0, n, size=(size, n)) + n * np.arange(size)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
-        means[first : first + size] = times @ values / n
+        means[first : first + size] = draw_counts(n, rng, size) @ values / n
     return means

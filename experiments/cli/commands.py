@@ -58,9 +58,12 @@ crash or Ctrl-C the same command goes on where it stopped.
   workers=N                     processes, default 1
   out=DIR                       default runs/<scenario>-<date>-<time>-<suffix>
   report=true|false             whether to write report.html, default true
+  suite=NAME|FILE.yaml          in place of scenario=: every task of a suite, one score (virtgym list suites);
+                                suite.size=small|80|800, suite.split=test|validation|train, suite.tasks=[…]
 
 examples:
   virtgym benchmark scenario=demo seeds=[0,1,2] workers=2
+  virtgym benchmark suite=virtgym-1 policies=[drs,dpm] workers=2
   virtgym benchmark scenario=planetlab scenario.trace.path=traces/20110303 policies=[npa,dvfs,thr-mmt,ols-mmt]
   virtgym benchmark experiment=literature scenario.trace.path=traces/20110303 out=runs/day1
   virtgym benchmark scenario=planetlab_cloudsim3 scenario.trace.path=traces/20110303 policies=[lr-mmt,thr-mu]
@@ -98,7 +101,7 @@ examples:
 
 _LIST = """\
 usage: virtgym list [KIND] [-v]
-kinds: scenarios policies agents detectors selectors forecasters rewards columns traces envs
+kinds: scenarios suites policies agents detectors selectors forecasters rewards columns traces envs
 
 Say what there is, one line each; without a kind, all but rewards and columns. With -v, parameters with their
 defaults follow.
@@ -289,6 +292,8 @@ def _benchmark(arguments: Sequence[str]) -> int:
     from .benchmark import benchmark
     from .progress import print_results
 
+    if any(text.lstrip("+").startswith("suite=") for text in arguments):
+        return _suite(arguments)
     run = compose_run("benchmark", arguments)
     outcome = benchmark(run)
     if len(outcome.rows):
@@ -298,6 +303,20 @@ def _benchmark(arguments: Sequence[str]) -> int:
             from ..report import write_report
 
             print(f"report: {write_report([outcome.out], outcome.out).resolve()}")
+    return _tell_failures("benchmark", outcome.failures) if outcome.failures else 0
+
+
+def _suite(arguments: Sequence[str]) -> int:
+    from ..suite.play import compose_suite, play
+    from .progress import print_standings
+
+    plan = compose_suite(arguments)
+    outcome = play(plan)
+    if len(outcome.table):
+        print_standings(plan.suite, outcome.standings)
+        print(f"results: {outcome.out / 'suite.csv'}")
+        if plan.report:
+            print(f"report: {(outcome.out / 'report.html').resolve()}")
     return _tell_failures("benchmark", outcome.failures) if outcome.failures else 0
 
 

@@ -19,7 +19,7 @@ LISTED: dict[str, tuple[str, ...]] = {
 }
 """Registries by the kind that lists them."""
 
-KINDS: tuple[str, ...] = ("scenarios", *LISTED, "envs")
+KINDS: tuple[str, ...] = ("scenarios", "suites", *LISTED, "envs")
 """What ``virtgym list`` can list."""
 
 QUICK: tuple[str, ...] = tuple(kind for kind in KINDS if kind not in ("rewards", "columns"))
@@ -38,9 +38,9 @@ def list_kind(kind: str, verbose: bool = False) -> Iterator[tuple[str, str]]:
         kind: One of ``KINDS``.
         verbose: Whether to add parameters with their defaults.
     """
-    if kind == "scenarios":
-        for name in list_names("scenario"):
-            yield name, str(read_group_file("scenario", name).get("description", ""))
+    if kind in ("scenarios", "suites"):
+        for name in list_names(kind[:-1]):
+            yield name, str(read_group_file(kind[:-1], name).get("description", ""))
     elif kind == "envs":
         import gymnasium as gym
 

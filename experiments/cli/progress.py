@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from ..suite.scores import Standing
+    from ..suite.tasks import Suite
+
 _WIDTH = 150
 """Width of tables where there is no terminal to ask."""
 
@@ -269,3 +272,35 @@ def metrics_table(row: Mapping[str, Any]) -> Table:
             text = f"{value:,.0f}" if value.is_integer() and abs(value) >= 1 else f"{value:.6g}"
             table.add_row(name, text, meaning)
     return table
+
+
+def print_standings(suite: Suite, found: Sequence[Standing]) -> None:
+    """Print a suite's table: a line per policy, best first, its score over all tasks and in each.
+
+    Args:
+        suite: The suite.
+        found: Policies, best first.
+    """
+    from rich import box
+    from rich.table import Table
+
+    console = _console()
+    table = Table(
+        title=f"{suite.name}: 0 = reference, 100 = bound", box=box.SIMPLE_HEAD, title_justify="left"
+    )
+    table.add_column("policy", no_wrap=True)
+    table.add_column("score [95 %]", justify="right", no_wrap=True)
+    table.add_column("passed", justify="right", no_wrap=True)
+    names = [task.name for task in suite.tasks]
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    for one in found:
+        low, high = (f"{v:.1f}" if math.isfinite(v) else "–" for v in (one.score.low, one.score.high))
+        cells = [one.tasks.get(name, math.nan) for name in names]
+        table.add_row(
+            _escape(one.policy),
+            f"{one.score.estimate:.1f} [{low}, {high}]",
+            f"{one.passed}/{one.runs}",
+            *("–" if math.isnan(value) else f"{value:.0f}" for value in cells),
+        )
+    console.print(table)

@@ -6,6 +6,8 @@ import functools
 from importlib import resources
 from typing import Any
 
+from virtgym.envs.registry import group_names
+
 from .yamlio import load_yaml
 
 
@@ -15,12 +17,9 @@ def _folder(group: str) -> Any:
 
 @functools.cache
 def list_names(group: str) -> tuple[str, ...]:
-    """Names of the files of a configuration group (``scenario``, ``experiment``), sorted."""
+    """Names of the files of a configuration group (``scenario``, …), as ``group_names`` gives them."""
     folder = _folder(group)
-    if not folder.is_dir():
-        return ()
-    names = (entry.name for entry in folder.iterdir())
-    return tuple(sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml")))
+    return group_names(folder) if folder.is_dir() else ()
 
 
 def read_group_file(group: str, name: str) -> dict[str, Any]:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from virtgym.envs.errors import ConfigError, VirtgymError
 from virtgym.envs.files import one_line, open_regular
 
+if TYPE_CHECKING:
+    from .page import Lead
+
 __all__ = ["write_report"]
 
 
-def write_report(dirs: Sequence[Path], dest: Path) -> Path:
+def write_report(dirs: Sequence[Path], dest: Path, lead: Lead | None = None) -> Path:
     """Write ``report.html`` and ``report.md``.
 
     Args:
         dirs: Run folders written by ``virtgym benchmark`` or ``virtgym evaluate``.
         dest: Folder to write into, made if it is not there; or the name of the page (``….html``), which the
             Markdown file is put beside.
+        lead: A part of its own that stands before all folders'.
 
     Returns:
         The page.
@@ -45,7 +50,7 @@ def write_report(dirs: Sequence[Path], dest: Path) -> Path:
         for group in groups:
             windows = has_windows(group.rows)
             tables.append((group, compare_windows(group.rows) if windows else make_leaderboard(group)))
-        texts = {page: render_page(tables), page.with_suffix(".md"): render_markdown(tables)}
+        texts = {page: render_page(tables, lead), page.with_suffix(".md"): render_markdown(tables, lead)}
     except VirtgymError:
         raise
     except Exception as error:  # the outermost edge: rows of anyone's making may be what no run gives

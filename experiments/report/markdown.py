@@ -9,6 +9,7 @@ from ..analysis.run_data import Group
 from .columns import Column
 from .facts import notes, run_facts, short_facts
 from .leaderboard import Cell, Leaderboard
+from .page import Lead
 from .placement.overview import overview_rows
 from .placement.page import PlacementCell, learner_rows, placement_cells, placement_columns
 from .placement.words import entry_label, make_placement_verdict, placement_facts, placement_remarks
@@ -99,9 +100,11 @@ def _overview(boards: Sequence[tuple[Group, Comparison]]) -> list[str]:
     return [*lines, "", "Trimmed mean; in brackets: against the best rule there, which is bold.", ""]
 
 
-def render_markdown(groups: Sequence[tuple[Group, Leaderboard | Comparison]]) -> str:
+def render_markdown(
+    groups: Sequence[tuple[Group, Leaderboard | Comparison]], lead: Lead | None = None
+) -> str:
     """The leaderboards and what was run."""
-    lines = ["# virtgym report", ""]
+    lines = ["# virtgym report", "", *(lead.markdown if lead else [])]
     for group, board in groups:
         if isinstance(board, Comparison):
             lines += _placement_section(group, board)

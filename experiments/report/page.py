@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from string import Template
@@ -35,24 +36,44 @@ N_SHOWN = 6
 """Ranked policies whose lines are shown at first; the static policy is shown with them."""
 
 
-def render_page(groups: Sequence[tuple[Group, Leaderboard | Comparison]]) -> str:
+@dataclass(frozen=True)
+class Lead:
+    """A part of its own that stands before all groups.
+
+    Attributes:
+        title: Its name in the picker.
+        html: It.
+        figures: The figures in it, by key.
+        markdown: The same as lines of Markdown.
+    """
+
+    title: str
+    html: str
+    figures: dict[str, Any]
+    markdown: list[str]
+
+
+def render_page(groups: Sequence[tuple[Group, Leaderboard | Comparison]], lead: Lead | None = None) -> str:
     """The whole page as text."""
     from plotly.offline import get_plotlyjs
 
     import virtgym.experiments.report as here
 
-    names = sorted({g.scenario for g, _ in groups})
+    names = [lead.title] if lead else sorted({g.scenario for g, _ in groups})
     title = f"virtgym report: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
     files = resources.files(here)
     windows = [(g, board) for g, board in groups if isinstance(board, Comparison)]
     across = render_overview(windows)
-    sections, data = zip(*(_section(i, g, board, across) for i, (g, board) in enumerate(groups)), strict=True)
+    first = [] if lead is None else [_framed(0, lead.html, lead.figures, [])]
+    titles = [*([lead.title] if lead else []), *(g.title for g, _ in groups)]
+    parts = [_section(i, g, board, across) for i, (g, board) in enumerate(groups, start=len(first))]
+    sections, data = zip(*first, *parts, strict=True)
     versions = sorted({str(v) for g, _ in groups for v in g.rows.get("virtgym_version", [])})
     return Template((files / "template.html").read_text(encoding="utf-8")).substitute(
         title=escape(title),
         css=(files / "report.css").read_text(encoding="utf-8"),
         made=_made(versions),
-        picker=_picker([g for g, _ in groups]),
+        picker=_picker(titles),
         sections="\n".join(sections),
         data="\n".join(data),
         plotly=get_plotlyjs(),
@@ -66,10 +87,10 @@ def _made(versions: Sequence[str]) -> str:
     return f"{run}written {escape(now)}"
 
 
-def _picker(groups: Sequence[Group]) -> str:
-    if len(groups) < 2:
+def _picker(titles: Sequence[str]) -> str:
+    if len(titles) < 2:
         return ""
-    options = "".join(f'<option value="{i}">{escape(g.title)}</option>' for i, g in enumerate(groups))
+    options = "".join(f'<option value="{i}">{escape(title)}</option>' for i, title in enumerate(titles))
     return f'<label class="picker">Scenario and trace <select id="picker">{options}</select></label>'
 
 
@@ -91,13 +112,16 @@ def _section(index: int, group: Group, board: Leaderboard | Comparison, across: 
             _migrations(group, board, figures),
             _run(group, [*notes(group, board), *(f"Left out: {text}" for text in damaged)]),
         ]
+    return _framed(index, "".join(parts), figures, heats)
+
+
+def _framed(index: int, body: str, figures: dict[str, Any], heats: list[dict[str, Any]]) -> tuple[str, str]:
+    """A section that the picker shows or hides, and the JSON block of its figures."""
     data = {"figures": figures, "heats": heats}
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     safe = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     hidden = " hidden" if index else ""
-    html = (
-        f'<section class="group" id="group-{index}" data-group="{index}"{hidden}>{"".join(parts)}</section>'
-    )
+    html = f'<section class="group" id="group-{index}" data-group="{index}"{hidden}>{body}</section>'
     return html, f'<script type="application/json" id="data-{index}">{safe}</script>'
 
 

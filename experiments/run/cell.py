@@ -25,7 +25,14 @@ from virtgym.policies.registry import POLICIES, check_task, make_policy, policy_
 
 from ..config.overrides import PolicySpec, parse_policy
 from ..config.schema import REPLICA_KEYS
-from .fingerprint import code_digest, config_hash, content_digest, source_digest, with_contents
+from .fingerprint import (
+    code_digest,
+    config_hash,
+    content_digest,
+    source_digest,
+    trace_digest,
+    with_contents,
+)
 from .folder import CellResult, RunFolder
 from .rollout import make_env, rollout
 from .rows import KEYS, make_row, rows_frame, virtgym_version
@@ -235,6 +242,7 @@ def run_cell(cell: Cell, seed: int) -> CellResult:
         "virtgym_version": virtgym_version(),
         "vms_dropped": scenario.n_dropped,
         "kind": "rule" if cell.made is None else policy_kind(cell.made),
+        "trace_digest": trace_digest(scenario),
     }
     if isinstance(scenario, PlacementScenario):
         from .placement_cell import run_placement_cell

@@ -36,18 +36,25 @@ COLUMNS: tuple[str, ...] = (
     *METRICS,
     *("gate", "episode_return"),
     *("total_wait_s", "mean_wait_s"),
-    *("kind", "memory", "n_hosts", "n_vms", "vms_dropped"),
+    *("kind", "memory", "n_hosts", "n_vms", "vms_dropped", "trace_digest"),
     *EXTRAS,
     *PLANS,
 )
 """Columns of a result row, in order. ``gate`` is ``ok``, or why a row is not ranked (``cost.gate``);
 ``episode_return`` is the sum of the rewards of the episode. The ``cost`` of a placement window is its total
 wait, s. ``kind`` is what the policy is, one of ``registry.KINDS``; ``vms_dropped`` counts VMs of the trace
-that fit on no host and were left out. NaN where a metric has no meaning: the waits outside of placement
+that fit on no host and were left out; ``trace_digest`` is a fingerprint of the demand: rows that share it are
+of one load. NaN where a metric has no meaning: the waits outside of placement
 windows, what clusters are measured by inside them, ``EXTRAS`` outside of the CloudSim replica (whose overall
 SLA violation is ``sla_unserved``), ``PLANS`` for policies without a solver, and every metric of an episode
 that was cut off.
 """
+
+TEXTS: tuple[str, ...] = (
+    *("scenario", "trace", "policy", "config_hash", "virtgym_version", "kind", "memory", "gate"),
+    "trace_digest",
+)
+"""Columns that hold text."""
 
 _METRICS = frozenset({*METRICS, "episode_return", "total_wait_s", "mean_wait_s", *EXTRAS, *PLANS})
 
@@ -111,8 +118,7 @@ def rows_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
     frame = pd.DataFrame([dict(row) for row in rows], columns=list(COLUMNS))
-    text = ("scenario", "trace", "policy", "config_hash", "virtgym_version", "kind", "memory", "gate")
     whole = ("seed", "steps", "n_hosts", "n_vms")
     types: dict[str, Any] = dict.fromkeys(COLUMNS, "float64")
-    types |= dict.fromkeys(text, "str") | dict.fromkeys(whole, "int64") | {"finished": "bool"}
+    types |= dict.fromkeys(TEXTS, "str") | dict.fromkeys(whole, "int64") | {"finished": "bool"}
     return frame.astype(types)

@@ -63,9 +63,12 @@ def generate(
     churn: float = 0.0,
     mean_lifetime_s: float | None = None,
     align: bool = True,
+    load: float = 0.0,
+    daily: float = _DAILY_AMPLITUDE,
+    noise: float = 1.0,
     name: str = "synthetic",
 ) -> Trace:
-    """Generate a trace with the statistics of a PlanetLab day.
+    """Generate a trace with the statistics of a PlanetLab day, or of a day that is busier, steeper, calmer.
 
     Args:
         rng: Source of all randomness: the same state gives the same trace.
@@ -76,6 +79,9 @@ def generate(
             the others live for the whole trace.
         mean_lifetime_s: Mean lifetime of the churning VMs, s; a quarter of the trace by default.
         align: Whether lives begin and end on sample boundaries; a VM then lives for a sample or more.
+        load: Added to the logit of every VM's level: 1 makes a mean of 11 % about 22 %.
+        daily: Amplitude of the daily wave that all VMs share, of the logit.
+        noise: Factor on the VMs' spreads and on how often they burst; 0 = only levels and the daily wave.
         name: The trace's name.
 
     Returns:
@@ -84,11 +90,11 @@ def generate(
     Raises:
         TraceError: If an argument is out of its range.
     """
-    _check_arguments(n_vms, n_samples, sample_s, churn, mean_lifetime_s)
+    _check_arguments(n_vms, n_samples, sample_s, churn, mean_lifetime_s, load, daily, noise)
     # Utilisation and lives have a stream each, so that churn changes nobody's utilisation. Seeds are drawn,
     # not spawned: `spawn` depends on how often it was called, which is not part of the generator's state.
     util_rng, life_rng = (np.random.default_rng(seed) for seed in rng.integers(0, 2**63, size=2))
-    percent = _draw_percent(util_rng, n_vms, n_samples, sample_s)
+    percent = _draw_percent(util_rng, n_vms, n_samples, sample_s, load, daily, noise)
     arrival_s, departure_s = _draw_lives(
         life_rng, n_vms, n_samples * sample_s, sample_s if align else 0.0, churn, mean_lifetime_s
     )
@@ -106,7 +112,14 @@ def generate(
 
 
 def _check_arguments(
-    n_vms: int, n_samples: int, sample_s: float, churn: float, mean_lifetime_s: float | None
+    n_vms: int,
+    n_samples: int,
+    sample_s: float,
+    churn: float,
+    mean_lifetime_s: float | None,
+    load: float,
+    daily: float,
+    noise: float,
 ) -> None:
     if n_vms < 1 or n_samples < 1:
         raise TraceError(f"synthetic: n_vms and n_samples must be at least 1, are {n_vms} and {n_samples}")
@@ -114,10 +127,19 @@ def _check_arguments(
     check_cells("synthetic", n_samples, n_vms, n_samples * n_vms, sample_s, "choose fewer")
     if not 0 <= churn <= 1:
         raise TraceError(f"synthetic: churn must be from 0 to 1, is {churn}")
+    for key, value, low, high in (("load", load, -10, 10), ("daily", daily, 0, 10), ("noise", noise, 0, 10)):
+        if not low <= value <= high:
+            raise TraceError(f"synthetic: {key} must be from {low} to {high}, is {value}")
 
 
 def _draw_percent(
-    rng: np.random.Generator, n_vms: int, n_samples: int, sample_s: float
+    rng: np.random.Generator,
+    n_vms: int,
+    n_samples: int,
+    sample_s: float,
+    load: float,
+    daily: float,
+    noise: float,
 ) -> NDArray[np.float64]:
     """Draw integer percentages, shape (S, V)."""
     # expm1 stretches the upper tail: a few VMs are busy all day.
@@ -128,12 +150,12 @@ def _draw_percent(
     np.minimum(idle_below, 0.0, out=idle_below)
 
     z = _draw_noise(rng, n_vms, n_samples, sample_s)
-    idle = z < idle_below
-    z *= spread
-    z += level
+    idle = z < idle_below  # of the noise alone: a busier day has as many idle samples
+    z *= noise * spread
+    z += level + load
     seconds = np.arange(n_samples) * sample_s + rng.uniform(0.0, _DAY_S)
-    z += _DAILY_AMPLITUDE * np.sin(2.0 * math.pi * seconds / _DAY_S)[:, None]
-    bursts = rng.binomial(z.size, _BURST_RATE)
+    z += daily * np.sin(2.0 * math.pi * seconds / _DAY_S)[:, None]
+    bursts = rng.binomial(z.size, min(1.0, noise * _BURST_RATE))
     where = rng.integers(0, z.size, size=bursts)
     z.reshape(-1)[where] += rng.exponential(_BURST_SCALE, size=bursts)
     percent = np.rint(100.0 / (1.0 + np.exp(-z)))

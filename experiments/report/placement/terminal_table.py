@@ -47,7 +47,8 @@ def notes(found: Comparison) -> list[str]:
     text = f"{n} window{'s' * (n > 1)}"
     if n > 1:
         text += "; trimmed mean: without the lowest and the highest 10 %"
-        text += "; Δ of it: paired bootstrap over windows" if len(found.entries) > 1 else ""
+        blocks = f"{found.n_blocks} independent blocks of windows"
+        text += f"; Δ of it: paired bootstrap over {blocks}" if len(found.entries) > 1 else ""
     lines = [text]
     if found.n_dropped:
         lines.append(f"{found.n_dropped} windows left out, in which not every policy has a result")
@@ -95,7 +96,7 @@ def gap_text(gap: Interval) -> str:
 
 
 def verdicts(found: Comparison) -> list[str]:
-    """What the comparison says of each learner and of the best trained agent against the best rule.
+    """What the comparison says of each learner and of each agent that is of none, against the best rule.
 
     A loss is said as one, and what the windows cannot tell apart as that.
     """
@@ -104,8 +105,7 @@ def verdicts(found: Comparison) -> list[str]:
     rule = found.best_rule
     if rule is None:
         return []
-    agents = [e for e in (found.best_agent,) if e is not None]
-    return ["".join(agent_verdict(found, entry, rule)) for entry in (*found.learners, *agents)]
+    return ["".join(agent_verdict(found, entry, rule)) for entry in found.judged]
 
 
 def progress_text(rows: Sequence[Mapping[str, Any]]) -> str:

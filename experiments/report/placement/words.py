@@ -8,7 +8,7 @@ from typing import Any
 
 from ...analysis.placement_summary import Comparison, Entry
 from ...analysis.run_data import Group, short_trace
-from ...analysis.stats import Interval
+from ...analysis.stats import MIN_BLOCKS, Interval
 from ..facts import dropped_note
 from ..verdict import Sentence, Strong, Tile
 
@@ -51,11 +51,12 @@ def agent_verdict(found: Comparison, entry: Entry, rule: Entry) -> Sentence:
         who = ["The learner ", Strong(entry.name), f", mean of {len(entry.members)} agents,"]
     if found.better(gap) or found.worse(gap):
         verb = "beats" if found.better(gap) else "loses against"
-    elif gap.known:
+    elif gap.known and found.tells:
         verb = "cannot be told apart from"
     else:
         ahead = gap.estimate > 0 if found.survival else gap.estimate < 0
         verb = "is ahead of" if ahead else "is equal to" if gap.estimate == 0 else "is behind"
+        verb += "" if found.tells else f" (from {_blocks(found)}, too few to judge by)"
     values = f"{amount(found, found.value(entry))} against {amount(found, found.value(rule))}"
     chance = f"better in {100.0 * found.chance(entry, rule):.0f} % of windows, ties counting half"
     return [
@@ -79,15 +80,14 @@ def make_placement_verdict(found: Comparison) -> list[Sentence]:
             Strong(best.name),
             " with a trimmed mean of ",
             Strong(amount(found, found.value(best))),
-            f" over {_windows(found)}.",
+            f" over {_windows(found)} in {_blocks(found)}.",
         ]
     ]
     if len(ranked) > 1:
         sentences.append(_how_sure(found, best, ranked[1:]))
     rule = found.best_rule
-    agents = [*found.learners, *([found.best_agent] if found.best_agent else [])]
     if rule is not None:
-        sentences += [agent_verdict(found, agent, rule) for agent in agents]
+        sentences += [agent_verdict(found, agent, rule) for agent in found.judged]
     sentences += [_unattainable(e) for e in found.policies if e.reference]
     return sentences
 
@@ -95,6 +95,11 @@ def make_placement_verdict(found: Comparison) -> list[Sentence]:
 def _windows(found: Comparison) -> str:
     n = len(found.windows)
     return f"{n} window{'s' if n > 1 else ''}"
+
+
+def _blocks(found: Comparison) -> str:
+    n = found.n_blocks
+    return f"{n} independent block{'s' if n > 1 else ''}"
 
 
 def _names(entries: Sequence[Entry], most: int = 4) -> Sentence:
@@ -107,6 +112,11 @@ def _names(entries: Sequence[Entry], most: int = 4) -> Sentence:
 def _how_sure(found: Comparison, best: Entry, others: Sequence[Entry]) -> Sentence:
     if len(found.windows) < 2:
         return ["One window: no intervals, differences may be chance."]
+    if not found.tells:
+        return [
+            f"{_blocks(found).capitalize()} of windows, fewer than {MIN_BLOCKS}: "
+            "nothing is said to be better."
+        ]
     near = [e for e in others if not found.better(found.gap(best, e))]
     if near:
         why = "the 95 % interval of the paired difference of trimmed means includes 0"
@@ -135,10 +145,11 @@ def make_placement_tiles(found: Comparison) -> list[Tile]:
     if len(ranked) > 1:
         note = f"of {len(found.windows)}; equal ones count for all"
         tiles.append(Tile("Best in most windows", str(found.won(most)), most.name, note))
-    agent, rule = found.best_agent, found.best_rule
+    agent, rule = next(iter(found.judged), None), found.best_rule
     if agent is not None and rule is not None and found.value(rule) > 0:
         share = 100.0 * (found.value(agent) / found.value(rule) - 1.0)
-        tiles.append(Tile("Best agent against best rule", f"{difference(share, 1)} %", agent.name, rule.name))
+        label = "Learner against best rule" if agent.members else "Agent against best rule"
+        tiles.append(Tile(label, f"{difference(share, 1)} %", agent.name, rule.name))
     elif not found.survival:
         least = min(ranked, key=found.per_vm)
         tiles.append(Tile("Least wait per VM", amount(found, found.per_vm(least)), least.name, ""))
@@ -189,9 +200,10 @@ def placement_remarks(group: Group, found: Comparison) -> list[str]:
         )
     if len(found.windows) > 1:
         notes.append(
-            "Intervals are 95 % percentile bootstraps (2,000 resamples of windows, the same for all "
-            "policies; seeds of a policy and agents of a learner are resampled too). They are about the "
-            "choice of windows: those of differences are paired, and are the ones to compare by."
+            f"Windows overlap: intervals are 95 % percentile bootstraps of {_blocks(found)} of them (2,000 "
+            "resamples, the same for all policies; seeds of a policy and agents of a learner are resampled "
+            f"too), and from fewer than {MIN_BLOCKS} blocks nothing is said to be better. Those of "
+            "differences are paired, and are the ones to compare by."
         )
     if found.n_dropped:
         notes.append(f"{found.n_dropped} windows are left out, in which not every policy has a result.")

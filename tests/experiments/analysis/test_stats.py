@@ -7,11 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from scipy import stats as scipy_stats
 
 from virtgym.experiments.analysis.stats import (
+    MIN_BLOCKS,
     Interval,
-    Statistic,
+    TrimmedMean,
+    independent_blocks,
     iqm_statistic,
     mean_interval,
     mean_statistic,
@@ -126,7 +131,9 @@ def test_statistics_over_an_axis_agree_with_scipy(n: int) -> None:
     assert float(trimmed_statistic(x[0, 0])) == pytest.approx(trimmed_mean(x[0, 0]), rel=1e-12)
 
 
-def difference(a: Any, b: Any, seed: int, statistic: Statistic = trimmed_statistic, **more: int) -> Interval:
+def difference(
+    a: Any, b: Any, seed: int, statistic: TrimmedMean = trimmed_statistic, **more: int
+) -> Interval:
     """Paired bootstrap of ``a - b``, (n,) or (runs, n), as the comparison of placement windows makes it."""
     x, y = np.atleast_2d(a), np.atleast_2d(b)
     samples = paired_samples({"a": x, "b": y}, np.random.default_rng(seed), {"s": statistic}, **more)["s"]
@@ -207,3 +214,53 @@ def test_performance_profile_counts_runs_above_a_threshold() -> None:
     waits = performance_profile(scores, [0.0, 1.0, 2.0, 4.0], lower_is_better=True)
     np.testing.assert_array_equal(waits, [0.0, 0.25, 0.75, 1.0])
     assert np.isnan(performance_profile([], [1.0])).all()
+
+
+@given(
+    hnp.arrays(np.float64, st.integers(1, 30), elements=st.floats(-1e6, 1e6)),
+    st.sampled_from([0.0, 0.1, 0.25, 0.49]),
+    st.integers(0, 2**32),
+)
+def test_a_statistic_of_counts_is_that_of_the_repeated_values(values: Any, share: float, seed: int) -> None:
+    counts = np.random.default_rng(seed).integers(0, 4, size=(5, len(values))).astype(float)
+    counts[:, 0] += 1
+    got = TrimmedMean(share).counted(values, counts)
+    want = [TrimmedMean(share)(np.repeat(values, row.astype(int))) for row in counts]
+    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-6)
+
+
+def test_windows_that_overlap_are_of_one_block() -> None:
+    first = np.array([0, 10, 90, 100, 250, 199])
+    labels = independent_blocks(first, np.full(6, 100), np.zeros((1, 6)))
+    np.testing.assert_array_equal(labels, [0, 0, 0, 1, 2, 1])
+
+
+def test_blocks_grow_until_neighbours_are_independent() -> None:
+    rng = np.random.default_rng(0)
+    first = np.arange(0, 100_000, 250)
+    independent = rng.normal(size=(2, len(first)))
+    slow = np.repeat(rng.normal(size=(1, 50)), 8, axis=1)  # the same over 2,000 rows
+    n_short = independent_blocks(first, np.full(len(first), 500), independent).max() + 1
+    n_long = independent_blocks(first, np.full(len(first), 500), slow).max() + 1
+    assert n_short == 200
+    assert MIN_BLOCKS <= n_long <= 50
+
+
+def test_intervals_of_blocks_cover_what_those_of_overlapping_windows_do_not() -> None:
+    def cover(blocked: bool) -> float:
+        hits = 0
+        for trial in range(120):
+            rng = np.random.default_rng(trial)
+            requests = rng.lognormal(0.0, 1.5, size=4000)  # one request decides many windows
+            first = np.sort(rng.integers(0, 3800, size=150))
+            waits = np.array([requests[f : f + 200].sum() for f in first])
+            blocks = independent_blocks(first, np.full(150, 200), waits[None]) if blocked else None
+            samples = paired_samples(
+                {"a": waits[None]}, rng, {"m": mean_statistic}, blocks=blocks, n_resamples=300
+            )
+            truth = 200.0 * math.exp(1.5**2 / 2)
+            hits += percentile_interval(waits.mean(), samples["m"]["a"], 150).holds(truth)
+        return hits / 120
+
+    assert cover(blocked=False) < 0.65
+    assert cover(blocked=True) > 0.75

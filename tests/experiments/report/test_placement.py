@@ -23,6 +23,7 @@ from virtgym.experiments.config.compose import compose_run
 from virtgym.experiments.report import write_report
 from virtgym.experiments.report.placement.overview import overview_rows
 from virtgym.experiments.report.placement.terminal_table import notes, placement_table
+from virtgym.experiments.report.placement.words import make_placement_verdict
 from virtgym.experiments.run.rows import make_row, rows_frame
 
 N = 40
@@ -36,7 +37,7 @@ def results(
     kinds = {"oracle": "oracle", "agent": "agent"}
     for policy, values in waits.items():
         for seed in seeds:
-            first = np.arange(len(values)) + 100 if windows is None else windows
+            first = 100 * np.arange(len(values)) + 100 if windows is None else windows
             for window, wait in zip(first, values):
                 row = {"scenario": "s", "trace": "t", "policy": policy, "seed": seed, "window": float(window)}
                 row |= {"finished": True, "steps": 50, "n_vms": 50 + int(window) % 7, "n_hosts": 5}
@@ -66,7 +67,7 @@ def test_statistics_of_a_policy_are_those_of_its_windows(hard: Any) -> None:
     assert found.value(one) == pytest.approx(trimmed_mean(hard))
     assert found.value(one, "mean") == pytest.approx(hard.mean())
     assert found.value(one, "iqm") == pytest.approx(scipy_stats.trim_mean(hard, 0.25))
-    requests = sum(50 + int(w) % 7 for w in range(100, 100 + N))
+    requests = sum(50 + int(w) % 7 for w in range(100, 100 * (N + 1), 100))
     assert found.per_vm(one) == pytest.approx(hard.sum() / requests)
     assert (found.won(one), found.won(two)) == (N, 0)
     assert found.chance(one, two) == 1.0
@@ -83,7 +84,7 @@ def test_statistics_of_a_policy_are_those_of_its_windows(hard: Any) -> None:
 
 
 def test_a_window_that_stands_twice_counts_twice(hard: Any) -> None:
-    windows = np.arange(N)
+    windows = 100 * np.arange(N)
     windows[-1] = windows[0]
     found = compare_windows(results({"first_fit": hard}, windows=windows))
     assert len(found.windows) == N
@@ -115,8 +116,7 @@ def test_learners_are_grouped_over_seeds(hard: Any) -> None:
     each = [(0.5 + 0.1 * k) * trimmed_mean(hard) for k in range(5)]
     half = scipy_stats.t.ppf(0.975, 4) * np.std(each, ddof=1) / math.sqrt(5)
     assert over.high - over.estimate == pytest.approx(half)
-    assert found.best_agent is not None
-    assert found.best_agent.name == "runs/ppo/seed0/agent"
+    assert [e.name for e in found.judged] == ["runs/ppo/seed*/agent", "runs/other/agent"]
     assert found.best_rule is not None
     assert found.best_rule.name == "first_fit"
     assert learner_name("a/parseed3/x") == "a/parseed3/x"
@@ -125,10 +125,12 @@ def test_learners_are_grouped_over_seeds(hard: Any) -> None:
 
 def test_only_common_windows_are_compared(hard: Any) -> None:
     rows = results({"first_fit": hard, "best_fit": hard + 1})
-    rows = rows[~((rows["policy"] == "best_fit") & (rows["window"] < 110))]
+    rows = rows[~((rows["policy"] == "best_fit") & (rows["window"] < 1100))]
     found = compare_windows(rows.reset_index(drop=True))
     assert (len(found.windows), found.n_dropped) == (N - 10, 10)
-    apart = pd.concat([rows, results({"worst_fit": hard}, windows=np.arange(N) + 5000)], ignore_index=True)
+    apart = pd.concat(
+        [rows, results({"worst_fit": hard}, windows=100 * np.arange(N) + 50_000)], ignore_index=True
+    )
     found = compare_windows(apart)
     assert found.left_out == ("worst_fit",)
     assert "worst_fit: left out" in "\n".join(notes(found))
@@ -136,7 +138,7 @@ def test_only_common_windows_are_compared(hard: Any) -> None:
 
 def test_stuck_windows_are_told(hard: Any) -> None:
     rows = results({"first_fit": hard, "best_fit": hard + 1})
-    stuck = (rows["policy"] == "best_fit") & (rows["window"] < 103)
+    stuck = (rows["policy"] == "best_fit") & (rows["window"] < 400)
     rows.loc[stuck, "total_wait_s"] = math.nan
     rows.loc[stuck, "failed_placements"] = 2.0
     found = compare_windows(rows)
@@ -287,3 +289,17 @@ def test_scenarios_with_other_hosts_are_set_side_by_side(hard: Any, tmp_path: Pa
     page = write_report(folders, tmp_path)
     assert page.read_text(encoding="utf-8").count('<section class="block across">') == 2
     assert "## Across scenarios" in page.with_suffix(".md").read_text(encoding="utf-8")
+
+
+def test_windows_that_overlap_are_counted_as_blocks(hard: Any) -> None:
+    rows = results({"first_fit": hard, "best_fit": 2 * hard}, windows=5 * np.arange(N))
+    found = compare_windows(rows)
+    assert found.n_blocks == 4  # 40 windows of 50 requests in 245 rows
+    gap = found.gap(entry(found, "first_fit"), entry(found, "best_fit"))
+    assert gap.high < 0
+    assert not found.better(gap)
+    text = " ".join("".join(s) for s in make_placement_verdict(found))
+    assert "4 independent blocks of windows, fewer than 10: nothing is said to be better" in text
+    streams = rows.assign(trace_digest=rows["policy"].str.len().astype(str))
+    assert found.tells is False
+    assert compare_windows(pd.concat([streams.assign(trace_digest=f"{k}") for k in range(3)])).n_blocks == 12

@@ -1,0 +1,208 @@
+"""The page of a suite: one number a policy, a row a task, a bar a policy, then the report of every task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..suite.scores import Standing
+from ..suite.tasks import Suite
+from . import write_report
+from .figures import N_COLOURS, new_figure
+from .page import Lead
+from .parts import add_figure, block, pieces, plot_div
+from .verdict import Sentence, Strong
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def write_suite_report(
+    suite: Suite, table: pd.DataFrame, found: Sequence[Standing], folders: Sequence[Path], dest: Path
+) -> Path:
+    """Write ``report.html`` and ``report.md`` of a suite that was played.
+
+    Args:
+        suite: The suite.
+        table: Lines of ``suite.csv``.
+        found: Policies over all tasks, best first.
+        folders: Run folder of each task.
+        dest: Folder to write into.
+
+    Returns:
+        The page.
+    """
+    figures: dict[str, Any] = {}
+    html = "".join(
+        (
+            _head(suite, table, found),
+            _scores(suite, table, found, figures),
+            _tasks(suite, table, found),
+        )
+    )
+    return write_report(folders, dest, Lead(suite.name, html, figures, _markdown(suite, table, found)))
+
+
+def verdict(table: pd.DataFrame, found: Sequence[Standing]) -> list[Sentence]:
+    """What the scores say, and how far they can be trusted."""
+    best = found[0]
+    runs = sum(len(part) for _, part in table[table["policy"] == best.policy].groupby("task"))
+    sentences: list[Sentence] = [
+        ["Highest score: ", Strong(best.policy), " with ", Strong(_interval(best)), "."],
+    ]
+    if len(found) > 1:
+        near = [s.policy for s in found[1:] if not s.score.known or s.score.high >= best.score.low]
+        if near:
+            names: Sentence = [part for name in near[:4] for part in (", ", Strong(name))][1:]
+            sentences.append(["Intervals overlap with ", *names, "."])
+    sentences.append(
+        [
+            f"Interquartile mean over {table['task'].nunique()} tasks and their seeds "
+            f"({runs} runs a policy); intervals resample seeds within tasks. A run that does not pass its "
+            "task's gate counts no more than 0; a task that a policy does not play counts 0."
+        ]
+    )
+    return sentences
+
+
+def _interval(one: Standing) -> str:
+    text = f"{one.score.estimate:.1f}"
+    return f"{text} [{one.score.low:.1f}, {one.score.high:.1f}]" if one.score.known else text
+
+
+def _head(suite: Suite, table: pd.DataFrame, found: Sequence[Standing]) -> str:
+    first, *rest = verdict(table, found)
+    seeds = table["seed"].nunique()
+    facts = (f"{table['task'].nunique()} tasks", f"{len(found)} policies", f"{seeds} seeds")
+    shown = "".join(f"<li>{escape(f)}</li>" for f in facts)
+    more = "".join(f"<li>{pieces(s)}</li>" for s in rest)
+    return (
+        f'<header class="head"><h2>{escape(suite.name)}</h2><ul class="facts">{shown}</ul>'
+        f'<p class="verdict">{pieces(first)}</p><ul class="sure">{more}</ul></header>'
+    )
+
+
+def _scores(suite: Suite, table: pd.DataFrame, found: Sequence[Standing], figures: dict[str, Any]) -> str:
+    import plotly.graph_objects as go
+
+    names = [task.name for task in suite.tasks if task.name in set(table["task"])]
+    order = list(reversed(found))
+    total = new_figure(xaxis={"title": {"text": "score"}}, margin={"l": 150, "r": 14, "t": 12, "b": 44})
+    total.add_trace(
+        go.Bar(
+            orientation="h",
+            y=[s.policy for s in order],
+            x=[s.score.estimate for s in order],
+            error_x={
+                "array": [_arm(s.score.high, s.score.estimate) for s in order],
+                "arrayminus": [_arm(s.score.estimate, s.score.low) for s in order],
+            },
+            meta={"ink": "p0", "priority": 0},
+        )
+    )
+    add_figure(figures, "suite-total", total)
+    each = new_figure(
+        barmode="group",
+        yaxis={"title": {"text": "score"}},
+        shapes=_lines(),
+        showlegend=True,
+        legend={"orientation": "h", "y": 1.12},
+        margin={"l": 58, "r": 14, "t": 40, "b": 100},
+    )
+    for number, one in enumerate(found):
+        values = [one.tasks.get(name, math.nan) for name in names]
+        each.add_trace(
+            go.Bar(
+                name=one.policy,
+                x=names,
+                y=[None if math.isnan(v) else max(v, LOWEST) for v in values],
+                customdata=[None if math.isnan(v) else v for v in values],
+                hovertemplate=f"{one.policy}<br>%{{x}}: %{{customdata:.1f}}<extra></extra>",
+                meta={"ink": f"p{number % N_COLOURS}", "policy": one.policy, "priority": 0},
+            )
+        )
+    add_figure(figures, "suite-tasks", each)
+    height = 26 * len(found) + 90
+    left = plot_div("suite-total", "Score of each policy over all tasks", "", height)
+    right = plot_div(
+        "suite-tasks", "Score of each policy in each task; the numbers are in the table", "", 420
+    )
+    lead = "0 = the task's reference policy, 100 = its bound, which no policy reaches."
+    return block("suite-scores", "Scores", left + right, lead)
+
+
+GREY = "#888"
+"""Colour of the lines at 0 and 100, in every theme."""
+LOWEST = -100.0
+"""Where bars are cut off; the table has the number."""
+
+
+def _lines() -> list[dict[str, Any]]:
+    """The bound and the reference, across the figure."""
+    return [
+        {
+            "type": "line",
+            "xref": "paper",
+            "x0": 0,
+            "x1": 1,
+            "y0": y,
+            "y1": y,
+            "line": {"color": GREY, "dash": dash},
+        }
+        for y, dash in ((0.0, "solid"), (100.0, "dot"))
+    ]
+
+
+def _arm(a: float, b: float) -> float:
+    return a - b if math.isfinite(a - b) else 0.0
+
+
+def _tasks(suite: Suite, table: pd.DataFrame, found: Sequence[Standing]) -> str:
+    heads = ["Task", "Question", "Reference", "Bound", *(s.policy for s in found)]
+    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+    rows = []
+    for name, question, reference, bound, cells in task_rows(suite, table, found):
+        shown = "".join(f'<td class="num">{escape(text)}</td>' for text in (reference, bound, *cells))
+        rows.append(f"<tr><th>{escape(name)}</th><td>{escape(question)}</td>{shown}</tr>")
+    total = "".join(f'<td class="num"><b>{escape(_interval(s))}</b></td>' for s in found)
+    rows.append(f'<tr><th>all</th><td></td><td class="num">0</td><td class="num">100</td>{total}</tr>')
+    body = f'<div class="scroller"><table class="plain"><thead><tr>{head}</tr></thead>'
+    body += f"<tbody>{''.join(rows)}</tbody></table></div>"
+    text = "Mean score per task; in brackets how many runs did not pass the gate. Costs are means over seeds."
+    return block("suite-tasks", "Tasks", body, text)
+
+
+def task_rows(
+    suite: Suite, table: pd.DataFrame, found: Sequence[Standing]
+) -> list[tuple[str, str, str, str, list[str]]]:
+    """A row per task: name, question, cost of the reference, cost of the bound, a cell per policy."""
+    rows = []
+    for task in suite.tasks:
+        mine = table[table["task"] == task.name]
+        if not len(mine):
+            continue
+        cells = []
+        for one in found:
+            runs = mine[mine["policy"] == one.policy]
+            failed = int((runs["gate"] != "ok").sum())
+            value = one.tasks.get(task.name, math.nan)
+            text = "–" if math.isnan(value) else f"{value:.1f}"
+            cells.append(f"{text} ({failed})" if failed else text)
+        per_seed = mine.drop_duplicates("seed")
+        scale = [f"{per_seed[key].mean():,.4g}" for key in ("static", "bound")]
+        rows.append((task.name, task.question, scale[0], scale[1], cells))
+    return rows
+
+
+def _markdown(suite: Suite, table: pd.DataFrame, found: Sequence[Standing]) -> list[str]:
+    heads = ["Task", "Reference", "Bound", *(s.policy.replace("|", "\\|") for s in found)]
+    lines = [f"## {suite.name}", ""]
+    lines += [f"- {''.join(sentence)}" for sentence in verdict(table, found)]
+    lines += ["", f"| {' | '.join(heads)} |", f"|:--|{'--:|' * (len(heads) - 1)}"]
+    for name, _, reference, bound, cells in task_rows(suite, table, found):
+        lines.append(f"| {name} | {reference} | {bound} | {' | '.join(cells)} |")
+    lines.append(f"| **all** | 0 | 100 | {' | '.join(_interval(s) for s in found)} |")
+    return [*lines, ""]
