@@ -233,6 +233,8 @@ class ClusterEnv(gym.Env[Observation, Any]):
         if self._decisions >= self.max_decisions_per_interval:
             info["forced_stop"] = True
             return self._run_interval(info, int(code != 0))
+        if code == 0 and self._chosen < 0:
+            sim.show()
         # Only an order that was carried out changes the state; choosing a VM and illegal actions do not.
         carried_out = code == 0 and self._chosen < 0
         return self._look(carried_out), reward, False, False, info
