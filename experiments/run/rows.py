@@ -34,11 +34,12 @@ COLUMNS: tuple[str, ...] = (
     "virtgym_version",
     *METRICS,
     *("total_wait_s", "mean_wait_s"),
-    *("kind", "memory", "n_hosts", "n_vms"),
+    *("kind", "information", "memory", "n_hosts", "n_vms"),
     *EXTRAS,
     *PLANS,
 )
-"""Columns of a result row, in order. ``kind`` is what the policy is, one of ``registry.KINDS``. NaN where a
+"""Columns of a result row, in order. ``kind`` is what the policy is, one of ``registry.KINDS``;
+``information`` what it was shown of a cluster: ``past``, ``instant`` or ``oracle``. NaN where a
 metric has no meaning: the waits outside of placement windows, what clusters are measured by inside them,
 ``EXTRAS`` outside of the CloudSim replica (whose overall SLA violation is ``sla_unserved``), ``PLANS`` for
 policies without a solver, and every metric of an episode that was cut off.
@@ -86,7 +87,7 @@ def rows_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
     frame = pd.DataFrame([dict(row) for row in rows], columns=list(COLUMNS))
-    text = ("scenario", "trace", "policy", "config_hash", "virtgym_version", "kind", "memory")
+    text = ("scenario", "trace", "policy", "config_hash", "virtgym_version", "kind", "information", "memory")
     whole = ("seed", "steps", "n_hosts", "n_vms")
     types: dict[str, Any] = dict.fromkeys(COLUMNS, "float64")
     types |= dict.fromkeys(text, "str") | dict.fromkeys(whole, "int64") | {"finished": "bool"}
