@@ -108,7 +108,6 @@ def secretive(make_cluster: Any, make_workload: Any, full: bool, mode: str) -> S
     )
     config: dict[str, Any] = {"telemetry": TelemetryConfig(mode=mode)}
     if full:
-        later = np.array([LATER * 1.5])
         config |= {
             "memory": "multiplexed",
             "io": IoConfig(),
