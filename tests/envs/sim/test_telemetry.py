@@ -16,6 +16,7 @@ from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.handle import Handle
 from virtgym.envs.scenarios import build_scenario
 from virtgym.envs.sim import Simulator
+from virtgym.envs.sim.config import ClusterConfig
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.models.failures import FailureConfig, replay_outages
 from virtgym.envs.sim.models.io_path import IoConfig
@@ -141,6 +142,29 @@ def test_nothing_reachable_from_a_view_tells_the_future(
     known = secretive(make_cluster, make_workload, full, "instant")
     assert finds(known.view, later) == set()
     assert finds(known.view, demand)  # so the search would find it
+
+
+@pytest.fixture
+def make_cluster(make_cluster: Any) -> Any:
+    """Clusters as they are by default, unlike those of other tests."""
+
+    def build(n_hosts: int = 2, **changes: Any) -> ClusterConfig:
+        cluster: ClusterConfig = make_cluster(n_hosts, **{"telemetry": TelemetryConfig(), **changes})
+        return cluster
+
+    return build
+
+
+@pytest.fixture
+def make_sim(make_cluster: Any, make_workload: Any) -> Any:
+    """Simulators of such clusters."""
+
+    def build(util: Any, n_hosts: int = 2, load: Any = None, **changes: Any) -> Simulator:
+        return Simulator(
+            make_cluster(n_hosts, **changes), make_workload(util, **(load or {})), horizon_s=3600.0
+        )
+
+    return build
 
 
 def test_an_oracle_has_to_be_asked_for(make_cluster: Any, make_workload: Any) -> None:
@@ -324,4 +348,5 @@ def test_keys_are_checked(keys: dict[str, Any], message: str) -> None:
 
 
 def test_a_cluster_shows_the_past_unless_it_is_told_otherwise(make_cluster: Any) -> None:
-    assert make_cluster().telemetry == build_scenario("small").cluster.telemetry == TelemetryConfig()
+    assert replace(make_cluster()).telemetry == TelemetryConfig()
+    assert build_scenario("small").cluster.telemetry == TelemetryConfig()
