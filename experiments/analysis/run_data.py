@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 KEY_COLUMNS = ("scenario", "trace", "policy", "seed")
 WINDOW_COLUMNS = ("n_vms", "failed_placements", "total_wait_s", "wall_s", "steps")
 """Columns that rows of placement windows have."""
-TEXTS = ("scenario", "trace", "policy", "config_hash", "virtgym_version", "kind", "memory")
+TEXTS = ("scenario", "trace", "policy", "config_hash", "virtgym_version", "kind", "memory", "information")
 
 _NUMBERS = ("is_floating", "is_integer", "is_boolean", "is_null")
 
@@ -123,6 +123,12 @@ class Group:
     def learned(self) -> set[str]:
         """Policies that were trained."""
         return {policy for policy, kind in kinds_of(self.rows).items() if kind == "agent"}
+
+    @property
+    def information(self) -> str:
+        """What the policies were shown; empty for rows that do not say."""
+        shown = self.rows["information"].map(str) if "information" in self.rows else []
+        return " + ".join(sorted({*shown} - {"", "nan"}))
 
     def number(self, column: str) -> float:
         """Mean of a column that need not exist (NaN then)."""
