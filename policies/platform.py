@@ -27,7 +27,7 @@ from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.config import ClusterConfig
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.models.power import ON
-from virtgym.envs.sim.simulator import ClusterView
+from virtgym.envs.sim.simulator import ClusterView, Simulator
 
 from .base import PlanningPolicy
 from .dpm.ortools_policy import OrtoolsDpmPolicy
@@ -282,7 +282,7 @@ class _Stage:
         self.taken_back = 0
         self._ledger = ledger
         self._in_rules = in_rules
-        self._copied = False
+        self._copy: Simulator | None = None
 
     def take(self, manager: str, plan: Decisions, exempt: int = 0) -> Decisions:
         """Carry a manager's plan out on a copy; returns what is left of it.
@@ -296,12 +296,13 @@ class _Stage:
             return plan
         wanted = len(plan)
         plan = self._without_returns(plan, exempt)
-        if not self._copied:
-            sim = self.view.fork()
+        sim = self._copy
+        if sim is None:
+            self._copy = sim = self.view.fork()
             sim.strict = False
-            self.view, self._copied = sim.view, True
+            self.view = sim.view
         sources = self.view.state.vm_host[plan.move_vm].copy()
-        kept = without_refused(plan, self.view.simulator.apply(plan))
+        kept = without_refused(plan, sim.apply(plan))
         sources = sources[np.isin(plan.move_vm, kept.move_vm)]
         plan = kept
         self.taken_back += wanted - len(plan)

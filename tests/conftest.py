@@ -17,6 +17,7 @@ from virtgym.envs.jit.kernels import ClosureCache
 from virtgym.envs.sim.config import ClusterConfig, HostType, MigrationConfig
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.models.rules import Rules, VmHostRule
+from virtgym.envs.sim.models.telemetry import TelemetryConfig
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING
 from virtgym.envs.sim.workload import Workload
@@ -70,6 +71,7 @@ def make_cluster(host_type: HostType) -> MakeCluster:
     """Build a ``ClusterConfig``: ``make_cluster(n_hosts=2, cores=4, memory="ignored", ...)``.
 
     Keywords that are fields of ``HostType`` change the one host type, the others go to ``ClusterConfig``.
+    Views show the demand that holds now, by which rules can be checked in one interval.
     """
 
     def build(n_hosts: int = 2, **changes: Any) -> ClusterConfig:
@@ -77,6 +79,7 @@ def make_cluster(host_type: HostType) -> MakeCluster:
         kind = replace(host_type, **{k: changes.pop(k) for k in list(changes) if k in fields})
         changes.setdefault("host_types", (kind,))
         changes.setdefault("host_type_of", np.zeros(n_hosts, dtype=np.int32))
+        changes.setdefault("telemetry", TelemetryConfig(mode="instant"))
         return ClusterConfig(**changes)
 
     return build

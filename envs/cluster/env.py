@@ -64,6 +64,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
             time where a rule reads ``view`` instead. Masks are right in both cases.
         knobs_policy: Dotted path of the class behind ``knobs`` (or something to call), with ``KNOBS``,
             ``set_knobs``, ``reset`` and ``plan``.
+        oracle: Whether ``view.oracle()`` hands out the future; else the view has no way to it.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 12}  # type: ignore[misc]
@@ -83,12 +84,14 @@ class ClusterEnv(gym.Env[Observation, Any]):
         tables: bool = False,
         observe: bool = True,
         knobs_policy: str | Callable[[], KnobPolicy] = "virtgym.policies.literature.ConsolidationPolicy",
+        oracle: bool = False,
     ) -> None:
         need_choice("env", "actions", actions, ACTION_FORMS)
         self.actions = actions
         self.render_mode = usable_render_mode(render_mode, self.metadata["render_modes"])
         self.resample_trace = resample_trace
         self._observe = observe
+        self._oracle = oracle
         need_seed("env.scenario_seed", scenario_seed)
         self._tables = tables
         self._weights = check_weights(reward)
@@ -121,7 +124,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
                 f"scenario {scenario.name}: every episode needs the same number of hosts and VMs"
             )
         self.scenario = scenario
-        self._sim = scenario.simulator(arrival=self._arrival)
+        self._sim = scenario.simulator(arrival=self._arrival, oracle=self._oracle)
         self._observer = Observer(self._sim, self.max_decisions_per_interval, self._tables)
         self._reward = RewardFunction(self._weights, self._sim.params)
 
@@ -233,6 +236,8 @@ class ClusterEnv(gym.Env[Observation, Any]):
         if self._decisions >= self.max_decisions_per_interval:
             info["forced_stop"] = True
             return self._run_interval(info, int(code != 0))
+        if code == 0 and self._chosen < 0:
+            sim.show()
         # Only an order that was carried out changes the state; choosing a VM and illegal actions do not.
         carried_out = code == 0 and self._chosen < 0
         return self._look(carried_out), reward, False, False, info

@@ -28,7 +28,7 @@ class Observer:
     """Writes observations and masks of one simulator into memory of its own.
 
     Args:
-        sim: The simulator; its state is read, never written.
+        sim: The simulator; its view is read.
         limit: Decisions allowed in one interval, for the column ``decisions``.
         tables: Whether ``hosts`` and ``vms`` have one row per host and VM, or their rows in one vector.
     """
@@ -37,7 +37,7 @@ class Observer:
         self.sim = sim
         self.limit = limit
         self.tables = tables
-        self.n_hosts, self.n_vms = sim.config.n_hosts, sim.workload.n_vms
+        self.n_hosts, self.n_vms = sim.view.n_hosts, sim.view.n_vms
         self.full = bool(sim.params.full)
         columns = columns_of(self.full)
         self._split = self.n_hosts * len(columns.hosts)
@@ -88,7 +88,8 @@ class Observer:
 
     def remember(self) -> None:
         """Take note of the interval that has just ended."""
-        remember(self.sim.kernel_params, self.sim.kernel_state, self._handle, EWMA_WEIGHT)
+        view = self.sim.view
+        remember(view.kernel_params, view.kernel_state, self._handle, EWMA_WEIGHT)
 
     def write(self, chosen: int, n_decisions: int, moved: bool = True) -> None:
         """Bring the buffers up to date.
@@ -98,8 +99,8 @@ class Observer:
             n_decisions: Decisions in this interval.
             moved: Whether the simulator's state may have changed since the last call.
         """
-        sim = self.sim
-        self._observe(sim.kernel_params, sim.kernel_state, self._handle, chosen, n_decisions, moved)
+        view = self.sim.view
+        self._observe(view.kernel_params, view.kernel_state, self._handle, chosen, n_decisions, moved)
         self._last = (chosen, n_decisions)
 
     def copy(self) -> dict[str, NDArray[Any]]:

@@ -147,6 +147,7 @@ def build_cluster(config: ScenarioConfig) -> ClusterConfig:
         admission=_switched(AdmissionConfig, config.admission),
         evc_level=config.evc_level,
         cost=config.cost,
+        telemetry=config.telemetry,
     )
 
 

@@ -58,17 +58,20 @@ class Scenario:
         """Length of an episode, s."""
         return self.workload.span_s if self.config.horizon_s is None else float(self.config.horizon_s)
 
-    def simulator(self, *, arrival: str | None = None, strict: bool = False) -> Simulator:
+    def simulator(
+        self, *, arrival: str | None = None, strict: bool = False, oracle: bool = False
+    ) -> Simulator:
         """Make a simulator of it.
 
         Args:
             arrival: Rule for arrivals in place of the scenario's, as policies may ask for.
             strict: Raise on refused orders.
+            oracle: Whether ``view.oracle()`` hands out the future.
         """
         cluster = self.cluster
         if arrival is not None:
             cluster = replace(cluster, arrival=arrival)
-        return Simulator(cluster, self.workload, strict=strict, horizon_s=self.horizon_s)
+        return Simulator(cluster, self.workload, strict=strict, horizon_s=self.horizon_s, oracle=oracle)
 
 
 def list_scenarios() -> dict[str, str]:

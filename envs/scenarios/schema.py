@@ -22,6 +22,7 @@ from ..sim.models.precopy import PrecopyConfig
 from ..sim.models.recovery import RecoveryConfig
 from ..sim.models.scheduling import SchedulingConfig
 from ..sim.models.standby import StandbyConfig
+from ..sim.models.telemetry import TelemetryConfig
 from .nodes import default_keys, made, schema_of
 from .rules import RulesGroup
 from .unread import only_read
@@ -248,6 +249,7 @@ class ScenarioConfig:
         recovery: What follows them (§8).
         standby: Hot standby (§9).
         admission: What of the cluster policies keep for failover (§8).
+        telemetry: What policies and agents are shown of the cluster (§12).
         rules: Placement rules, ``scenario_rules.RulesGroup``: affinity, anti-affinity, VMs on hosts.
         profiles: Own guest profiles by name; keys of ``scenario_profiles.ProfileGroup``.
         profile_assignment: With ``vm_assignment: trace``: weight by name of profile; VMs are drawn. Empty =
@@ -287,6 +289,7 @@ class ScenarioConfig:
     recovery: RecoveryGroup = field(default_factory=RecoveryGroup)
     standby: StandbyGroup = field(default_factory=StandbyGroup)
     admission: AdmissionGroup = field(default_factory=AdmissionGroup)
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     rules: RulesGroup = field(default_factory=RulesGroup)
     profiles: dict[str, Any] = field(default_factory=dict)
     profile_assignment: dict[str, float] = field(default_factory=dict)

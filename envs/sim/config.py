@@ -25,6 +25,7 @@ from .models.recovery import RecoveryConfig
 from .models.rules import Rules
 from .models.scheduling import SchedulingConfig
 from .models.standby import StandbyConfig
+from .models.telemetry import TelemetryConfig
 
 MEMORY_RULES = ("ignored", "binding", "multiplexed")
 ARRIVAL_RULES = ("first_fit", "best_fit", "worst_fit", "pabfd", "policy")
@@ -232,6 +233,7 @@ class ClusterConfig:
             at it. None = nothing.
         evc_level: Highest CPU level that VMs see; None = the highest that their host offers. Needs a
             ``cpu_level`` of every host type.
+        telemetry: What controllers are shown (§12).
         rules: What belongs together, apart, or on certain hosts; kept by the policies that know of rules.
         cost: Weights of the service classes and prices (§13).
     """
@@ -264,6 +266,7 @@ class ClusterConfig:
     standby: StandbyConfig | None = None
     admission: AdmissionConfig | None = None
     evc_level: str | None = None
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     rules: Rules = field(default_factory=Rules)
     cost: CostConfig = field(default_factory=CostConfig)
 
@@ -288,6 +291,7 @@ class ClusterConfig:
         need_choice("cluster", "memory", self.memory, MEMORY_RULES)
         need_choice("cluster", "arrival", self.arrival, ARRIVAL_RULES)
         need_choice("cluster", "restart", self.restart, RESTART_RULES)
+        self.telemetry.check(self.interval_s)
         self._check_hosts_named()
         self._check_levels()
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import math
-import operator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
-from ..arrays import I4
+from ..arrays import F8, I4
 from ..errors import ConfigError, IllegalDecision
 from ..jit.handle import make_handle
 from .config import ClusterConfig
 from .decisions import ORDERS, Decisions, Refusal
-from .engine.clock import advance, begin, start
+from .engine.clock import advance, begin, measure_again, start
 from .engine.hub import connect
 from .engine.orders import apply_orders
+from .engine.telemetry import forget, freeze_demand, hide_future, show
+from .guests import GuestProfile
 from .metrics import StepMetrics, summarize
-from .state.build import make_params
-from .state.cluster_state import ClusterState, allocate_state, copy_state, digest, read_only, shape_of
+from .models.telemetry import HIDDEN, PAST
+from .state.build import frozen_params, make_params
+from .state.cluster_state import Blocks, ClusterState, allocate_state, digest, shape_of, state_in
 from .state.faults import sample_faults
 from .state.parameters import ClusterParams, bind_params
 from .workload import Workload
@@ -28,14 +31,20 @@ from .workload import Workload
 
 @dataclass(frozen=True)
 class ClusterView:
-    """What a policy may read: parameters and a read-only, always current view of the state.
+    """What a policy may read: parameters and state without the future, always those of now.
+
+    It has no way to the simulator, its trace or what will fail (docs/simulator.md, Telemetry).
 
     Attributes:
-        params: Host and VM tables. ``params.util`` is the future of the trace: an oracle may read it, an
-            honest policy does not.
-        state: Read-only arrays; ``vm_demand_mhz`` is the demand measured now.
-        config: The cluster's description.
-        simulator: Owner of the state, for ``fork()``.
+        params: Host and VM tables. ``util`` has one row, the demand that was measured; times of arrivals and
+            departures that are yet to come are inf; there are no faults.
+        state: Read-only arrays. Structure (who is where, power states, room) is that of now; signals, such as
+            ``vm_demand_mhz``, are what was measured.
+        config: The cluster's description, without series of what is to come.
+        profiles: Kinds of guests.
+        vm_profile: Index into ``profiles`` of every VM, shape (V,).
+        horizon_s: End of the episode, s.
+        strict: Whether refused orders raise.
         kernel_params: ``params`` as one argument for Numba kernels.
         kernel_state: ``state`` as one argument for Numba kernels; writing through it does not compile.
     """
@@ -43,9 +52,14 @@ class ClusterView:
     params: ClusterParams
     state: ClusterState
     config: ClusterConfig
-    simulator: Simulator
+    profiles: tuple[GuestProfile, ...]
+    vm_profile: I4
+    horizon_s: float
+    strict: bool
     kernel_params: Any
     kernel_state: Any
+    _blocks: Blocks
+    _oracle: Callable[[], Simulator] | None = None
 
     @property
     def time_s(self) -> float:
@@ -62,13 +76,86 @@ class ClusterView:
         """V."""
         return int(self.params.vm_vcpus.shape[0])
 
-    def fork(self) -> Simulator:
-        """A what-if copy of the simulator."""
-        return self.simulator.fork()
+    def fork(self, demand: ArrayLike | None = None) -> Simulator:
+        """A what-if simulator made of what is shown, in which nothing arrives, leaves or fails any more.
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """A copied or pickled view is the view of the copied simulator: addresses would dangle."""
-        return operator.attrgetter("view"), (self.simulator,)
+        Args:
+            demand: Demand of every VM from now on, MHz, shape (V,), or (S, V) for samples of the trace's
+                length, the first of which is the one that holds now. None = what was measured, for ever.
+
+        Raises:
+            ConfigError: If it has another shape, or is not finite and at least 0.
+        """
+        sample = 0 if demand is None else int(self.time_s / self.params.sample_s + 1e-9)
+        util = self.params.util if demand is None else self._forecast(demand, sample)
+        twin = object.__new__(Simulator)
+        twin.config, twin.strict, twin.horizon_s = self.config, self.strict, self.horizon_s
+        twin.profiles, twin.vm_profile = self.profiles, self.vm_profile
+        twin.params = freeze_demand(self.params, util)
+        twin.oracle = False
+        twin._bind(self._blocks.view()._replace(past=NOTHING, shown=NOTHING).copy())
+        counters = twin.state.counters
+        counters.balanced = int(counters.balanced == counters.sample + 1)
+        counters.sample = 0
+        twin._unmeasured = True
+        return twin
+
+    def _forecast(self, demand: ArrayLike, sample: int) -> F8:
+        """Rows of utilisation, so many ahead of the first of which nobody reads."""
+        rows = np.atleast_2d(np.asarray(demand, dtype=np.float64))
+        if rows.shape[1:] != (self.n_vms,) or not (np.isfinite(rows).all() and (rows >= 0).all()):
+            raise ConfigError(
+                f"fork: demand must be finite MHz of shape ({self.n_vms},) or (S, {self.n_vms})"
+            )
+        rows = rows / self.params.vm_cpu_mhz
+        return rows if len(rows) == 1 else np.concatenate([np.repeat(rows[:1], sample, axis=0), rows])
+
+    def oracle(self) -> Simulator:
+        """A true copy of the simulator, with all that is to come.
+
+        Raises:
+            ConfigError: Unless the run was started for an oracle, which its rows say.
+        """
+        if self._oracle is None:
+            raise ConfigError(
+                "view.oracle(): this run shows no future; start it with information=oracle, its rows say so"
+            )
+        return self._oracle()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle what is shown; the simulator that it belongs to, if it is pickled too, binds it again."""
+        gone = ("state", "kernel_params", "kernel_state", "_oracle")
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in gone}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        """Rebuild arrays and handles: what was shown then."""
+        blocks = Blocks(*saved["_blocks"])
+        size = shape_of(saved["params"]._replace(telemetry=PAST if blocks.past.size else HIDDEN))
+        saved["params"] = frozen_params(saved["params"])
+        state = state_in(blocks.view().read_only(), size)
+        self._fill(
+            **saved,
+            state=state,
+            kernel_params=_bound(saved["params"], state, None),
+            kernel_state=make_handle("view", state, readonly=True),
+            _oracle=None,
+        )
+
+    def _fill(self, **values: Any) -> None:
+        """Show something else: whoever has the view sees it."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+
+NOTHING = np.empty(0, dtype=np.uint8)
+
+
+def _bound(params: ClusterParams, state: ClusterState, kernel_state: Any) -> Any:
+    """Parameters as one argument for kernels."""
+    bound = bind_params(params, state)
+    if params.full:
+        connect(bound, make_handle("state", state) if kernel_state is None else kernel_state)
+    return bound
 
 
 class Simulator:
@@ -79,6 +166,7 @@ class Simulator:
         workload: The load.
         strict: Raise on a refused order instead of counting it.
         horizon_s: End of the episode, s; None = the length of the demand signal.
+        oracle: Whether ``view.oracle()`` hands out the future.
 
     Raises:
         ConfigError: For a rule about a VM or host that does not exist.
@@ -91,10 +179,12 @@ class Simulator:
         *,
         strict: bool = False,
         horizon_s: float | None = None,
+        oracle: bool = False,
     ) -> None:
         self.config = config
-        self.workload = workload
+        self.profiles, self.vm_profile = workload.profiles, workload.vm_profile.copy()
         self.strict = strict
+        self.oracle = oracle
         self.horizon_s = workload.span_s if horizon_s is None else float(horizon_s)
         if not 0 < self.horizon_s < math.inf:
             raise ConfigError(f"horizon_s={horizon_s}: must be a positive number")
@@ -102,52 +192,83 @@ class Simulator:
             workload.n_vms, config.n_hosts, workload.vm_arrival_s, workload.vm_departure_s, self.horizon_s
         )
         self.params = make_params(config, workload)
-        self._bind(*allocate_state(shape_of(self.params)))
+        self._bind(allocate_state(shape_of(self.params)))
         self.reset()
 
-    def _bind(self, arena: NDArray[np.uint8], state: ClusterState) -> None:
-        self._arena = arena
-        self.state = state
-        self.kernel_params: Any = bind_params(self.params, state)
-        self.kernel_state: Any = make_handle("state", state)
-        if self.params.full:
-            connect(self.kernel_params, self.kernel_state)
-        shown = read_only(arena, shape_of(self.params))
-        self.view = ClusterView(
-            self.params,
-            shown,
-            self.config,
-            self,
-            self.kernel_params,
-            make_handle("view", shown, readonly=True),
+    def _bind(self, blocks: Blocks, view: ClusterView | None = None) -> None:
+        """Use this memory, and show it in a view, which may be known to others already."""
+        self._blocks = blocks
+        size = shape_of(self.params)
+        self.state = state_in(blocks, size)
+        self.kernel_state: Any = make_handle("state", self.state)
+        self.kernel_params: Any = _bound(self.params, self.state, self.kernel_state)
+        shown = state_in(blocks.view().read_only(), size)
+        params, bound, config = self.params, self.kernel_params, self.config
+        self._shown: tuple[Any, ...] = ()
+        self._unmeasured = False
+        if params.telemetry != HIDDEN:
+            params, self._changing = hide_future(self.params)
+            config = replace(config, carbon=None, incidents=(), replayed=None)
+            bound = _bound(params, shown, self.kernel_state)
+            writable = self.kernel_state
+            if blocks.shown.size:
+                writable = make_handle("state", state_in(blocks.view(), size))
+            self._shown = bound, writable, make_handle("shown", self._changing)
+        self.view = object.__new__(ClusterView) if view is None else view
+        self.view._fill(
+            params=params,
+            state=shown,
+            config=config,
+            profiles=self.profiles,
+            vm_profile=self.vm_profile,
+            horizon_s=self.horizon_s,
+            strict=self.strict,
+            kernel_params=bound,
+            kernel_state=make_handle("view", shown, readonly=True),
+            _blocks=blocks.view().read_only(),
+            _oracle=self.fork if self.oracle else None,
         )
         self.refusals: list[Refusal] = []
+
+    @property
+    def information(self) -> str:
+        """What policies know: ``past``, ``instant`` or ``oracle``."""
+        return "oracle" if self.oracle else self.config.telemetry.mode
+
+    def show(self) -> None:
+        """Bring the view up to now, after the engine's kernels have changed the state."""
+        if self._shown:
+            show(self.kernel_params, self.kernel_state, *self._shown)
 
     def reset(self, rng: np.random.Generator | None = None) -> ClusterView:
         """Go back to time 0: hosts on (or off), the VMs of time 0 placed by the arrival rule.
 
         Args:
-            rng: Source of randomness: the faults of the episode are drawn from it. None = no faults.
+            rng: Source of randomness: the faults of the episode, then noise and gaps of telemetry, are drawn
+                from it. None = no faults.
 
         Returns:
             The view of this simulator's state; the same object stays valid after every reset.
         """
-        self._arena[:] = 0
+        for block in self._blocks:
+            block[:] = 0
         if self.params.has_failures:
             self._draw_faults(rng)
+        if rng is not None and (self.params.telemetry_noise > 0 or self.params.telemetry_missing > 0):
+            self.state.counters.noise = int(rng.integers(2**31 - 1))
         begin(self.kernel_params, self.kernel_state, self.config.hosts_start_on)
         start(self.kernel_params, self.kernel_state)
         self.refusals = []
+        if self._shown:
+            forget(self._changing)
+        self.show()
         return self.view
 
     def _draw_faults(self, rng: np.random.Generator | None) -> None:
-        """Draw what will break, and put it where the kernels and the view find it."""
-        time_s, item, kind = sample_faults(self.config, self.workload.n_vms, self.horizon_s, rng)
+        """Draw what will break, and put it where the kernels find it."""
+        time_s, item, kind = sample_faults(self.config, self.view.n_vms, self.horizon_s, rng)
         self.params = self.params._replace(fail_time_s=time_s, fail_item=item, fail_kind=kind)
-        self.kernel_params = bind_params(self.params, self.state)
-        connect(self.kernel_params, self.kernel_state)
-        for name in ("params", "kernel_params"):  # the view stays the same object from reset to reset
-            object.__setattr__(self.view, name, getattr(self, name))
+        self.kernel_params = _bound(self.params, self.state, self.kernel_state)
 
     @property
     def time_s(self) -> float:
@@ -172,6 +293,13 @@ class Simulator:
             IllegalDecision: For the first refused order, in strict mode (the legal ones are carried out).
             ConfigError: If VM and host lists differ in length.
         """
+        refusals = self._carry_out(decisions)
+        self.show()
+        if refusals and self.strict:
+            raise IllegalDecision(str(refusals[0]))
+        return refusals
+
+    def _carry_out(self, decisions: Decisions) -> list[Refusal]:
         orders = [_indices(getattr(decisions, name)) for names in ORDERS.values() for name in names]
         if any(len({len(getattr(decisions, name)) for name in names}) > 1 for names in ORDERS.values()):
             raise ConfigError("decisions: every VM to move or place needs one host")
@@ -181,8 +309,6 @@ class Simulator:
             subjects = zip(decisions.subjects(), codes.tolist())
             self.refusals = [Refusal(*subject, code) for subject, code in subjects if code]
             self.state.totals.illegal += len(self.refusals)
-            if self.strict:
-                raise IllegalDecision(str(self.refusals[0]))
         return self.refusals
 
     def advance(self, duration_s: float | None = None) -> None:
@@ -207,7 +333,11 @@ class Simulator:
         self._advance(self.horizon_s)
 
     def _advance(self, until_s: float) -> None:
+        if self._unmeasured:
+            measure_again(self.kernel_params, self.kernel_state)
+            self._unmeasured = False
         advance(self.kernel_params, self.kernel_state, until_s)
+        self.show()
 
     def step(self, decisions: Decisions | None = None) -> StepMetrics:
         """Apply orders, then run one interval.
@@ -220,47 +350,46 @@ class Simulator:
         """
         before = self.state.totals.copy()
         self.refusals = []
-        if decisions is not None and len(decisions):
-            self.apply(decisions)
+        if decisions is not None and len(decisions) and self._carry_out(decisions) and self.strict:
+            self.show()
+            raise IllegalDecision(str(self.refusals[0]))
         self.advance()
         return StepMetrics(self.state.totals - before)
 
     def fork(self) -> Simulator:
-        """A copy that shares the parameters and owns its state: neither sees what happens to the other."""
+        """A copy that shares the parameters and owns its state: neither sees what happens to the other.
+
+        It goes on with the trace: no policy is given it, but by ``view.oracle``.
+        """
         twin = object.__new__(Simulator)
-        twin.config, twin.workload, twin.params = self.config, self.workload, self.params
-        twin.strict, twin.horizon_s = self.strict, self.horizon_s
-        twin._bind(*copy_state(self._arena, shape_of(self.params)))
+        twin.__setstate__({**self.__getstate__(), "blocks": self._blocks.copy(), "view": None})
         return twin
 
     def digest(self) -> str:
         """A fingerprint of the state."""
-        return digest(self._arena)
+        return digest(self._blocks)
 
     def metrics(self) -> dict[str, float]:
         """The metrics of docs, Metrics since the last reset."""
         return summarize(self.params, self.state)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle the description and one block of state."""
+        """Pickle parameters and memory, and the view, which others may have too."""
+        plain = ("config", "params", "profiles", "vm_profile", "strict", "horizon_s", "oracle", "view")
         return {
-            "config": self.config,
-            "workload": self.workload,
-            "strict": self.strict,
-            "horizon_s": self.horizon_s,
-            "arena": self._arena,
-            "faults": (self.params.fail_time_s, self.params.fail_item, self.params.fail_kind),
+            **{name: getattr(self, name) for name in plain},
+            "blocks": self._blocks,
+            "unmeasured": self._unmeasured,
         }
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
-        """Rebuild the parameters and the views."""
-        self.config, self.workload = saved["config"], saved["workload"]
-        self.strict, self.horizon_s = saved["strict"], saved["horizon_s"]
-        time_s, item, kind = saved["faults"]
-        self.params = make_params(self.config, self.workload)._replace(
-            fail_time_s=time_s, fail_item=item, fail_kind=kind
-        )
-        self._bind(*copy_state(saved["arena"], shape_of(self.params)))
+        """Rebuild arrays and handles."""
+        self.config, self.params = saved["config"], frozen_params(saved["params"])
+        self.profiles, self.vm_profile = saved["profiles"], saved["vm_profile"]
+        self.strict, self.horizon_s, self.oracle = saved["strict"], saved["horizon_s"], saved["oracle"]
+        self._bind(Blocks(*saved["blocks"]), saved["view"])
+        self._unmeasured = saved["unmeasured"]
+        self.show()
 
 
 _apply: Any = apply_orders  # a tuple of order lists is no signature that a checker can follow

@@ -123,6 +123,12 @@ class Group:
         """Policies that were trained."""
         return {policy for policy, kind in kinds_of(self.rows).items() if kind == "agent"}
 
+    @property
+    def information(self) -> str:
+        """What the policies were shown; empty for rows that do not say."""
+        shown = self.rows["information"].map(str) if "information" in self.rows else []
+        return " + ".join(sorted({*shown} - {"", "nan"}))
+
     def number(self, column: str) -> float:
         """Mean of a column that need not exist (NaN then)."""
         if column not in self.rows:

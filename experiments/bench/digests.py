@@ -15,6 +15,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ NOT_RESULTS = (
     "kind",
     "plan_s",
     "vms_dropped",
+    "information",
 )
 """Columns that say how, when and by what a result came about; a column that begins so is left out."""
 
@@ -115,10 +117,12 @@ def _label(run: Run) -> str:
     return " ".join([scenario, policy, f"seed={seed}", *more])
 
 
-def _digest_run(run: Run) -> str:
+def _digest_run(run: Run, instant: bool = False) -> str:
     import pandas as pd
 
     scenario, policy, seed, overrides, params = run
+    if instant and "placement" not in scenario and scenario != "planetlab_cloudsim3":
+        overrides = {**overrides, "telemetry.mode": "instant"}
     with tempfile.TemporaryDirectory() as folder:
         rows = evaluate(scenario, policy, seed, overrides=overrides, params=params, out=folder)
         steps = Path(folder) / "steps.parquet"
@@ -160,11 +164,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--against", type=Path, help="JSON file of an earlier run to compare with")
     parser.add_argument("--only", default="", help="runs whose label contains this")
+    parser.add_argument("--instant", action="store_true", help="clusters with telemetry.mode=instant")
     parser.add_argument("--trainings", action="store_true", help="short trainings too (needs the extra rl)")
     chosen = parser.parse_args(arguments)
     before: dict[str, str] = json.loads(chosen.against.read_text()) if chosen.against else {}
     found: dict[str, str] = {}
-    jobs: list[tuple[str, Callable[[Any], str], Any]] = [(_label(run), _digest_run, run) for run in RUNS]
+    jobs: list[tuple[str, Callable[[Any], str], Any]] = [
+        (_label(run), partial(_digest_run, instant=chosen.instant), run) for run in RUNS
+    ]
     if chosen.trainings:
         jobs += [(f"train {' '.join(training)}", _digest_training, training) for training in TRAININGS]
     for label, run, of in jobs:

@@ -33,6 +33,8 @@ def short_facts(group: Group, board: Leaderboard) -> list[str]:
             facts.append(_count(value, noun))
     if group.memory:
         facts.append(f"memory {group.memory}")
+    if group.information:
+        facts.append(f"information {group.information}")
     hours = group.number("sim_hours")
     if math.isfinite(hours):
         facts.append(f"{hours:,.4g} h simulated")

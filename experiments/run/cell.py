@@ -8,10 +8,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from virtgym.envs.cluster.env import ClusterEnv
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.registry import own_modules
 from virtgym.envs.scenarios.nodes import default_keys
@@ -269,9 +270,11 @@ def _run_cluster_cell(
         rollout(env, policy, seed, heat=False, max_intervals=2)
         _WARM.add(type(policy))
     run = rollout(env, policy, seed)
+    information = cast(ClusterEnv, env.unwrapped).sim.information
     env.close()
     cluster = scenario.cluster
     values = {
+        "information": information,
         "finished": run.finished,
         "steps": run.record.n,
         "sim_hours": run.sim_s / 3600.0,

@@ -74,6 +74,7 @@ def run_replica_cell(
     rounds = len(result.events.migrations)
     names = ["energy_kwh", "migrations", "host_shutdowns", "slatah", "pdm", "slav", "esv", "active_hosts"]
     values = {
+        "information": "instant",  # CloudSim decides by the demand that holds until the next sample
         "finished": True,
         "steps": rounds,
         "sim_hours": float(result.events.t[-1]) / 3600.0,

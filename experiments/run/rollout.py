@@ -50,12 +50,14 @@ def make_env(scenario: Scenario, policy: Policy | None = None, **options: Any) -
 
     Args:
         scenario: The scenario.
-        policy: Its ``arrival_in`` (or ``arrival``) says who places arriving VMs.
+        policy: Its ``arrival_in`` (or ``arrival``) says who places arriving VMs; one with ``information =
+            "oracle"`` is given ``view.oracle()``, and its rows say so.
         **options: Further arguments of the environment.
     """
     choose = getattr(policy, "arrival_in", None)
     rule = getattr(policy, "arrival", None) if choose is None else choose(scenario.cluster)
     options.setdefault("arrival", rule)
+    options.setdefault("oracle", getattr(policy, "information", None) == "oracle")
     # Rules and solvers read the view: observations would be written for nobody.
     options.setdefault("observe", policy is None or not _plans(policy))
     # The suite runs Gymnasium's checker; here it would only cost time.

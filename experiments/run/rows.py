@@ -36,23 +36,23 @@ COLUMNS: tuple[str, ...] = (
     *METRICS,
     *("gate", "episode_return"),
     *("total_wait_s", "mean_wait_s"),
-    *("kind", "memory", "n_hosts", "n_vms", "vms_dropped", "trace_digest"),
+    *("kind", "information", "memory", "n_hosts", "n_vms", "vms_dropped", "trace_digest"),
     *EXTRAS,
     *PLANS,
 )
 """Columns of a result row, in order. ``gate`` is ``ok``, or why a row is not ranked (``cost.gate``);
 ``episode_return`` is the sum of the rewards of the episode. The ``cost`` of a placement window is its total
-wait, s. ``kind`` is what the policy is, one of ``registry.KINDS``; ``vms_dropped`` counts VMs of the trace
-that fit on no host and were left out; ``trace_digest`` is a fingerprint of the demand: rows that share it are
-of one load. NaN where a metric has no meaning: the waits outside of placement
-windows, what clusters are measured by inside them, ``EXTRAS`` outside of the CloudSim replica (whose overall
-SLA violation is ``sla_unserved``), ``PLANS`` for policies without a solver, and every metric of an episode
-that was cut off.
+wait, s. ``kind`` is what the policy is, one of ``registry.KINDS``; ``information`` what it was shown of a
+cluster: ``past``, ``instant`` or ``oracle``; ``vms_dropped`` counts VMs of the trace that fit on no host and
+were left out; ``trace_digest`` is a fingerprint of the demand: rows that share it are of one load. NaN where
+a metric has no meaning: the waits outside of placement windows, what clusters are measured by inside them,
+``EXTRAS`` outside of the CloudSim replica (whose overall SLA violation is ``sla_unserved``), ``PLANS`` for
+policies without a solver, and every metric of an episode that was cut off.
 """
 
 TEXTS: tuple[str, ...] = (
     *("scenario", "trace", "policy", "config_hash", "virtgym_version", "kind", "memory", "gate"),
-    "trace_digest",
+    *("information", "trace_digest"),
 )
 """Columns that hold text."""
 

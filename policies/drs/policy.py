@@ -173,7 +173,7 @@ class DrsPolicy(PlanningPolicy):
         self._last_time_s = -np.inf
         self._history: History | None = None
         if self._forecaster is not None:
-            depth = self._forecaster.samples or max(1, len(params.util))
+            depth = self._forecaster.samples or 1 + int(view.horizon_s / params.interval_s)
             self._history = History(view.n_vms, depth)
         self._write_rules(view)
 

@@ -84,13 +84,12 @@ class HaRestarts:
     """
 
     def __init__(self, view: ClusterView, failover: str, spread: bool, dependency_timeout_s: float) -> None:
-        workload = view.simulator.workload
         self.view = view
         self.failover = failover
         self.spread = spread
         self.timeout_s = dependency_timeout_s
-        self.group: I4 = np.ascontiguousarray(workload.vm_profile, dtype=np.int32)
-        self.after = restart_dependencies(workload.profiles)
+        self.group: I4 = np.ascontiguousarray(view.vm_profile, dtype=np.int32)
+        self.after = restart_dependencies(view.profiles)
         self.home = np.full(view.n_vms, -1, dtype=np.int32)
         self._anywhere = np.ones(view.n_hosts, dtype=np.bool_)
 

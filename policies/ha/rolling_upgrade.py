@@ -86,7 +86,7 @@ class RollingUpgradePolicy(PlanningPolicy):
         lacks = host_generations(view)
         self._is_old: B1 = lacks > 0
         self._oldest_first = np.argsort(-lacks, kind="stable")[: int(self._is_old.sum())].tolist()
-        self._group = np.ascontiguousarray(view.simulator.workload.vm_profile, dtype=np.int32)
+        self._group = np.ascontiguousarray(view.vm_profile, dtype=np.int32)
         self._short = False  # the next old host has to wait for another new one
         self._stuck = np.zeros(view.n_hosts, dtype=np.bool_)  # old hosts that cannot be emptied
         self.guard = AdmissionGuard(view)

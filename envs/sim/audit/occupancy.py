@@ -210,7 +210,7 @@ def _check_hosts(p: ClusterParams, s: ClusterState, report: Report) -> None:
 
 def _check_events(p: ClusterParams, s: ClusterState, report: Report) -> None:
     # Kinds of events, by their place in the order of an instant.
-    copy_end, departure, boot_end, shutdown_end, vm_up, pages_end, restart, noticed, profile = range(9)
+    copy_end, _, boot_end, shutdown_end, vm_up, pages_end, restart, noticed, profile = range(9)
     vms, hosts = len(s.vm_host), len(s.host_head)
     due: list[tuple[float, int, int]] = []
     may: set[tuple[float, int, int]] = set()
@@ -220,8 +220,7 @@ def _check_events(p: ClusterParams, s: ClusterState, report: Report) -> None:
 
     if not p.has_precopy:
         add(copy_end, s.vm_mig == MIG_COPYING, s.vm_mig_end_s)
-    alive = (s.vm_state != ABSENT) & (s.vm_state != DEPARTED)
-    add(departure, alive & np.isfinite(p.vm_departure_s), p.vm_departure_s)
+    report.equal(int(s.counters.left), int((s.vm_state == DEPARTED).sum()), "VMs that have left")
     state = s.host_power_state
     add(boot_end, (state == BOOTING) | (state == RESUMING), s.host_trans_end_s)
     add(shutdown_end, (state == SHUTTING_DOWN) | (state == SUSPENDING), s.host_trans_end_s)

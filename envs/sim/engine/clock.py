@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ...jit.by_model import only_full
 from ...jit.kernels import kernel
 from ..models.power import OFF, ON, curve_power
+from ..models.telemetry import PAST
 from ..state.cluster_state import ABSENT, PENDING, ClusterState
 from ..state.parameters import ClusterParams
 from .copies import finish_copy, finish_migration
@@ -32,17 +33,26 @@ from .events import (
     VM_UP,
     pop_event,
 )
+from .gauges import take_gauges
 from .hub import renew_hosts
 from .lifecycle import arrive, depart, finish_boot, place
 from .mirrors import protect_all
 from .orders import fits_arrival, host_accepts, may_go_on
 from .outages import finish_start, handle_faults, move_profile, notice_host, restart_waiting
 from .power_cycle import boot_host, finish_shutdown
-from .segments import add_fragments, add_host_rates, charge_carbon, charge_rest, measure, open_segment
+from .segments import (
+    add_fragments,
+    add_host_rates,
+    charge_carbon,
+    charge_rest,
+    level_nodes,
+    measure,
+    open_segment,
+)
 from .waiting import is_hopeless, no_failures, note_failure
 
-COPY, QUEUED, FAULT, ARRIVAL = 0, 1, 2, 3
-"""Kinds of what happens next: the end of a copy's phase, the first event queued, a fault, an arrival."""
+COPY, QUEUED, FAULT, ARRIVAL, LEAVING = 0, 1, 2, 3, 4
+"""Kinds of what happens next: end of a copy's phase, first event queued, fault, arrival, departure."""
 
 FIRST_FIT, BEST_FIT, WORST_FIT, PABFD, BY_POLICY = 0, 1, 2, 3, 4
 """Arrival rules, in the order of ``config.ARRIVAL_RULES``."""
@@ -182,8 +192,6 @@ def _handle_common(p: ClusterParams, s: ClusterState, start_s: float) -> None:
     elapsed = now - start_s
     if kind == MIGRATION_END:
         finish_migration(p, s, item, now, elapsed)
-    elif kind == DEPARTURE:
-        depart(p, s, item, now, elapsed)
     elif kind == BOOT_END:
         finish_boot(p, s, item, now, elapsed)
     else:
@@ -230,6 +238,11 @@ def _next(p: ClusterParams, s: ClusterState) -> Any:
     at, kind = s.clock.next_copy_s, COPY
     if s.counters.queued > 0 and s.heap_time[0] < at:
         at, kind = s.heap_time[0], QUEUED
+    if s.counters.left < p.departure_order.shape[0]:
+        departure = p.vm_departure_s[p.departure_order[s.counters.left]]
+        later = kind == QUEUED and s.heap_kind[0] > DEPARTURE
+        if departure < at or (departure == at and later and departure < np.inf):
+            at, kind = departure, LEAVING
     if s.counters.fault < p.fail_time_s.shape[0] and p.fail_time_s[s.counters.fault] < at:
         at, kind = p.fail_time_s[s.counters.fault], FAULT
     if s.counters.arrived < p.arrival_order.shape[0]:
@@ -246,6 +259,8 @@ def segment_end(p: ClusterParams, start_s: float, until_s: float) -> float:
     Cutting at the interval too makes one long run equal, to the last bit, to a run step by step.
     """
     end = min(until_s, (int(start_s / p.interval_s + 1e-9) + 1) * p.interval_s)
+    if p.telemetry == PAST and p.telemetry_sample_s < p.interval_s:
+        end = min(end, (int(start_s / p.telemetry_sample_s + 1e-9) + 1) * p.telemetry_sample_s)
     k = int(start_s / p.sample_s + 1e-9)
     return min(end, (k + 1) * p.sample_s) if k < p.util.shape[0] - 1 else end
 
@@ -267,6 +282,7 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
             retry_pending(p, s)
             _protect_again(p, s)
         imb_cpu, imb_mem = open_segment(p, s)
+        level_nodes(p, s)
         s.totals.imb_cpu_s += imb_cpu * (end - start)
         s.totals.imb_mem_s += imb_mem * (end - start)
         add_fragments(p, s, end - start)
@@ -277,6 +293,10 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
             s.clock.event_s = at
             if kind == ARRIVAL:
                 admit_arrivals(p, s, at, at - start)
+            elif kind == LEAVING:
+                v = p.departure_order[s.counters.left]
+                s.counters.left += 1
+                depart(p, s, v, at, at - start)
             elif kind == QUEUED and s.heap_kind[0] < VM_UP:
                 _handle_common(p, s, start)
             else:
@@ -286,6 +306,7 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
         accumulate(s, end - start)
         add_host_rates(p, s, end - start)
         charge_rest(p, s, since, charged)
+        take_gauges(p, s, start, end)
         s.clock.now_s = end
         s.clock.event_s = end
         measure(p, s, end)
@@ -335,7 +356,15 @@ def begin(p: ClusterParams, s: ClusterState, hosts_on: bool) -> None:
     s.vm_state[:] = ABSENT
     s.clock.next_copy_s = np.inf
     s.counters.next_copy = -1
+    s.vm_known_mhz[:] = -1.0
     _prepare_models(p, s)
+
+
+@kernel
+def measure_again(p: ClusterParams, s: ClusterState) -> None:
+    """Work out all rates of a state that goes on with other parameters."""
+    measure(p, s, s.clock.now_s)
+    open_segment(p, s)
 
 
 @kernel

@@ -14,6 +14,7 @@ from ...jit.kernels import kernel
 from ..state.cluster_state import ClusterState
 
 # At one instant copies finish first, then VMs leave: capacity is freed before anything asks for it.
+# Departures are not in the queue, which is shown to policies, but in the parameters (``departure_order``).
 MIGRATION_END, DEPARTURE, BOOT_END, SHUTDOWN_END = 0, 1, 2, 3
 
 # The full model: a VM has booted; its pages have followed it to another NUMA node; its failure is noticed;
@@ -30,8 +31,8 @@ def _put(s: ClusterState, time_s: float, kind: int, item: int, i: int) -> None:
 def push_event(s: ClusterState, time_s: float, kind: int, item: int) -> None:
     """Add an event.
 
-    Every VM has at most one departure and one copy in flight and every host one transition, so the heap of
-    2 V + H places cannot overflow (in the full model 5 V + 2 H); events that were overtaken are dropped by
+    Every VM has at most one copy in flight and every host one transition, so the heap of V + H places cannot
+    overflow (in the full model 4 V + 2 H); events that were overtaken are dropped by
     whoever overtakes them.
     """
     n = s.counters.queued

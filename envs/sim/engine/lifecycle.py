@@ -12,7 +12,7 @@ from ..state.cluster_state import DEPARTED, MIG_WAITING, PENDING, RUNNING, Clust
 from ..state.parameters import ClusterParams
 from .copies import drop_copy, start_copy
 from .cpu import set_vm_down, set_vm_miss
-from .events import DEPARTURE, push_event
+from .gauges import hold
 from .power_cycle import (
     set_power_state,
     switch_off_if_empty,
@@ -95,6 +95,7 @@ def depart(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: f
         remove_resident(s, v, host)
         free_room(p, s, v, host)
     s.vm_state[v] = DEPARTED
+    hold(s, v, 1.0)
     s.vm_host[v] = -1
     s.vm_dest[v] = -1
     change = s.vm_demand_mhz[v] * elapsed_s
@@ -148,5 +149,3 @@ def arrive(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: f
     set_vm_down(s, v, 1, elapsed_s)
     drive_vm(p, s, v)
     set_vm_miss(s, v, demand, 0.0, elapsed_s)
-    if p.vm_departure_s[v] < np.inf:
-        push_event(s, p.vm_departure_s[v], DEPARTURE, v)

@@ -20,6 +20,7 @@ from ..state.accumulators import FRESH, PIECES_FRESH
 from ..state.cluster_state import MIG_COPYING, FullState
 from ..state.parameters import FullParams
 from .events import find_next_copy, set_copy_end
+from .gauges import hold
 from .prefetch import fetch_host
 from .rates import rate_host, vm_stopped
 
@@ -112,11 +113,13 @@ def _ask_of_host(p: FullParams, s: FullState, h: int) -> Any:
 
 
 @kernel
-def _set(rates: F8, v: int, mbps: float) -> bool:
+def _set(s: FullState, rates: F8, v: int, mbps: float) -> bool:
     """Set a VM's rate; whether it was another one."""
     changed = rates[v] != mbps
     if changed:
+        hold(s, v, 1.0)
         rates[v] = mbps
+        hold(s, v, -1.0)
     return bool(changed)
 
 
@@ -127,8 +130,8 @@ def _let_through(p: FullParams, s: FullState, h: int) -> bool:
     v = s.host_head[h]
     while v >= 0:
         out, into = _ask_of_vm(p, s, v)
-        changed |= _set(s.vm_net_out_mbps, v, out)
-        changed |= _set(s.vm_net_in_mbps, v, into)
+        changed |= _set(s, s.vm_net_out_mbps, v, out)
+        changed |= _set(s, s.vm_net_in_mbps, v, into)
         v = s.vm_next[v]
     return bool(changed)
 
@@ -160,13 +163,13 @@ def _collect(
                     first[n], second[n] = out, -1
                     cap[n], who[n, 0], who[n, 1] = asks_out, NET_OUT, v
                     n += 1
-                elif _set(s.vm_net_out_mbps, v, 0.0):
+                elif _set(s, s.vm_net_out_mbps, v, 0.0):
                     again[i] = 1
                 if asks_in > 0.0:
                     first[n], second[n] = into, -1
                     cap[n], who[n, 0], who[n, 1] = asks_in, NET_IN, v
                     n += 1
-                elif _set(s.vm_net_in_mbps, v, 0.0):
+                elif _set(s, s.vm_net_in_mbps, v, 0.0):
                     again[i] = 1
             v = s.vm_next[v]
     return n
@@ -181,11 +184,11 @@ def _hand_out(p: FullParams, s: FullState, who: I4, rate: F8, n: int, again: I1)
         if kind == COPY:
             look_at_copy(p, s, v, rate[f] / MBIT_PER_MIB, s.clock.event_s)
         elif kind == LOG:
-            changed = _set(s.vm_mirror_mbps, v, rate[f])
+            changed = _set(s, s.vm_mirror_mbps, v, rate[f])
         elif kind == NET_OUT:
-            changed = _set(s.vm_net_out_mbps, v, rate[f])
+            changed = _set(s, s.vm_net_out_mbps, v, rate[f])
         else:
-            changed = _set(s.vm_net_in_mbps, v, rate[f])
+            changed = _set(s, s.vm_net_in_mbps, v, rate[f])
         if changed:
             again[s.host_mark[s.vm_host[v]] - 1] = 1
 

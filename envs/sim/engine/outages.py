@@ -30,6 +30,7 @@ from ..state.parameters import ClusterParams
 from .copies import drop_copy
 from .cpu import set_vm_down, set_vm_miss
 from .events import BOOT_END, HOST_NOTICED, PROFILE_MOVED, RESTART_DUE, SHUTDOWN_END, drop_event, push_event
+from .gauges import hold
 from .hub import renew_hosts
 from .lifecycle import place
 from .mirrors import drop_secondary
@@ -71,6 +72,7 @@ def _lose(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: fl
         free_room(p, s, v, dest)
     remove_resident(s, v, host)
     free_room(p, s, v, host)
+    hold(s, v, 1.0)
     s.vm_host[v] = -1
     s.vm_dest[v] = -1
     s.vm_state[v] = PENDING

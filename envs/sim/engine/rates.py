@@ -33,6 +33,7 @@ from ..state.accumulators import Rates
 from ..state.cluster_state import MIG_COPYING, RUNNING, FullState
 from ..state.parameters import FullParams
 from .cpu import SHORTAGE, host_power, set_host, set_vm_miss
+from .gauges import hold
 
 
 @kernel
@@ -244,6 +245,7 @@ def rate_host(p: FullParams, s: FullState, h: int, elapsed_s: float) -> None:
     n = vms.shape[0]
     demand = 0.0
     for v in vms:
+        hold(s, v, 1.0)
         _claim(p, s, v, h)
         demand += s.vm_demand_mhz[v]
     on = s.host_power_state[h] == ON
@@ -267,6 +269,7 @@ def rate_host(p: FullParams, s: FullState, h: int, elapsed_s: float) -> None:
     for v in vms:
         _deliver(p, s, v, elapsed_s, rates)
         _add_vm_rates(p, s, v, rates)
+        hold(s, v, -1.0)
     s.host_demand_mhz[h] = demand
     s.host_ask_mhz[h] = asked
     s.host_alloc_mhz[h] = got

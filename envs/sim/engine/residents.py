@@ -14,6 +14,7 @@ from ..models.numa_nodes import add_to_nodes, arrive_on_nodes, choose_nodes, res
 from ..state.cluster_state import FullState
 from ..state.parameters import FullParams
 from .cpu import recount_host, refresh_host, set_vm_rates
+from .gauges import hold
 from .hub import renew_hosts
 
 
@@ -178,9 +179,11 @@ def free_room(p: FullParams, s: FullState, v: int, h: int) -> None:
 def settle(p: FullParams, s: FullState, v: int, h: int) -> None:
     """Make a VM, whose room on a host is counted, a resident of it."""
     append_resident(s, v, h)
+    hold(s, v, 1.0)
     s.vm_host[v] = h
     s.vm_cap_mhz[v] = p.vm_vcpus[v] * p.host_core_mhz[h]
     s.vm_ask_mhz[v] = min(s.vm_demand_mhz[v], s.vm_cap_mhz[v])
+    hold(s, v, -1.0)
     _arrive_on_nodes(p, s, v)
 
 

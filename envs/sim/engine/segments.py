@@ -58,7 +58,7 @@ def _is_unbalanced(p: FullParams, s: FullState) -> bool:
 
 
 @kernel
-def _level_nodes(p: FullParams, s: FullState, h: int) -> None:
+def _level_host(p: FullParams, s: FullState, h: int) -> None:
     """Level the NUMA nodes of a host."""
     if s.host_n_vms[h] < 2 or p.host_nodes[h] < 2:
         return
@@ -98,15 +98,24 @@ def _rate_all(p: FullParams, s: FullState) -> None:
         if p.has_precopy:
             find_next_copy(s)
     every = s.counters.fresh == 0
-    unbalanced = _is_unbalanced(p, s)
     for h in range(n):
         if every and h + 1 < n:
             fetch_host(p, s, h + 1)
         if (every or again[h]) and _has_rates(s, h):
             rate_host(p, s, h, 0.0)
-        if unbalanced:
-            _level_nodes(p, s, h)
-    if unbalanced:
+
+
+@only_full
+@kernel
+def level_nodes(p: FullParams, s: FullState) -> None:
+    """Level the NUMA nodes of all hosts, once in a trace sample, as its first segment begins.
+
+    It follows the demand of now, which is not for those to see who decide at this instant: so it is done when
+    time passes, not where the rates of an instant are worked out.
+    """
+    if _is_unbalanced(p, s):
+        for h in range(s.host_head.shape[0]):
+            _level_host(p, s, h)
         s.counters.balanced = s.counters.sample + 1
 
 

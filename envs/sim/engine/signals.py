@@ -31,6 +31,7 @@ def _drive_io(p: FullParams, s: FullState, v: int, sample: int, u: float) -> Non
     s.vm_net_out_ask[v] = _signal(p, p.sig_net_out, NET_OUT, sample, v, u)
     s.vm_net_in_ask[v] = _signal(p, p.sig_net_in, NET_IN, sample, v, u)
     read = _signal(p, p.sig_disk_read, DISK_READ, sample, v, u)
+    s.vm_disk_read_mb_s[v] = read
     s.vm_disk_mb_s[v] = read + _signal(p, p.sig_disk_write, DISK_WRITE, sample, v, u)
 
 

@@ -38,6 +38,10 @@ class Counters(Record):
     fault = Place("faults that have happened")
     balanced = Place("trace sample at which NUMA nodes were last levelled, plus one")
     next_copy = Place("VM of the copy whose phase ends next, -1 = none")
+    left = Place("VMs that have left")
+    samples = Place("periods of telemetry that have ended")
+    mixed = Place("1: some rate of a VM has changed in this period of telemetry")
+    noise = Place("seed of noise and gaps of telemetry")
     judged = Place("arrived VMs of which it is known whether the policy placed them at its first chance")
     fresh = Place("whether the rates of all hosts were worked out at this instant: 0, FRESH or PIECES_FRESH")
 

@@ -28,6 +28,7 @@ from ..models.power import CURVES, PowerConfig
 from ..models.precopy import PrecopyConfig, migration_slots, precopy_params
 from ..models.scheduling import cpu_claims
 from ..models.standby import StandbyConfig, standby_params
+from ..models.telemetry import telemetry_params
 from ..workload import Workload
 from .fields import switched_off
 from .parameters import ClusterParams
@@ -76,10 +77,16 @@ def make_params(config: ClusterConfig, workload: Workload) -> ClusterParams:
         **_power(config),
         **_recovery(config, workload),
         **_standby(config, workload),
+        **telemetry_params(config.telemetry, config.interval_s),
     }
     made["protected_vms"] = np.flatnonzero(made["vm_protected"]).astype(np.int32)
     made["full"] = int(made["full"] or _needs_full(config, made))
-    return ClusterParams(**{name: _frozen(value) for name, value in made.items()})
+    return frozen_params(ClusterParams(**made))
+
+
+def frozen_params(params: ClusterParams) -> ClusterParams:
+    """The same with arrays that cannot be written to."""
+    return ClusterParams(*(_frozen(value) for value in params))
 
 
 def _frozen(value: Any) -> Any:
@@ -141,6 +148,7 @@ def _load(workload: Workload) -> dict[str, Any]:
         **{name: np.asarray(getattr(workload, name), dtype=np.float64) for name in floats},
         "vm_vcpus": np.asarray(workload.vm_vcpus, dtype=np.int32),
         "arrival_order": np.argsort(workload.vm_arrival_s, kind="stable").astype(np.int32),
+        "departure_order": np.argsort(workload.vm_departure_s, kind="stable").astype(np.int32),
         "sample_s": float(workload.sample_s),
     }
 

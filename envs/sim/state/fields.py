@@ -30,6 +30,30 @@ class Of(NamedTuple):
     dtype: type[np.generic] = np.float64
 
 
+class Signal(Of):
+    """A field that follows from the trace's sample of now; views have another one (``engine.telemetry``)."""
+
+    __slots__ = ()
+
+
+class Gauge(Signal):
+    """A signal of every VM, float64 of shape (V,), of which views have the mean over a window of the past."""
+
+    __slots__ = ()
+
+
+class Past(Of):
+    """A field of what was measured, apart from the rest: views on forks, which measure nothing, have none."""
+
+    __slots__ = ()
+
+
+class Rows(Of):
+    """All gauges once more, a row each, as one array of shape (G, W): the same memory."""
+
+    __slots__ = ()
+
+
 class Field(NamedTuple):
     """A field as it was declared.
 
@@ -38,12 +62,14 @@ class Field(NamedTuple):
         dtype: Of its numbers.
         part: Its owner.
         record: Its class, if it is a record.
+        role: ``Of`` for structure: what a manager of the cluster knows exactly and at once; or a subclass.
     """
 
     dims: tuple[str, ...]
     dtype: np.dtype[np.generic]
     part: str
     record: type[Record] | None
+    role: type[Of]
 
 
 def fields_of(kind: type[Any]) -> dict[str, Field]:
@@ -56,7 +82,7 @@ def fields_of(kind: type[Any]) -> dict[str, Field]:
             dims = tuple(of.shape.split(",")) if of.shape else ()
             array = get_args(base)  # of an NDArray: shape, and dtype of a kind of number
             number = get_args(array[1])[0] if array else of.dtype if record else base
-            found[name] = Field(dims, np.dtype(number), of.part, record)
+            found[name] = Field(dims, np.dtype(number), of.part, record, type(of))
     return found
 
 

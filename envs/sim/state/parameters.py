@@ -45,6 +45,7 @@ class ClusterParams(NamedTuple):
     prices: Annotated[F8, Of("C", "see cost.Prices")]
     latency_most: float  # relative excess of I/O latency that counts at most
     vm_latency_s: Annotated[F8, Of("V", "I/O latency that its class may have, s", "io")]
+    departure_order: Annotated[I4, Of("V", "VMs by departure, ties by index")]
     util: Annotated[F8, Of("S,V", "demand as a fraction of nominal CPU")]
     sample_s: float  # s
     interval_s: float  # s between two decisions
@@ -177,6 +178,13 @@ class ClusterParams(NamedTuple):
     mirror_takeover_s: float
     mirror_max_vms: float
     mirror_max_vcpus: float
+    telemetry: int  # what views show: telemetry.HIDDEN, INSTANT or PAST
+    telemetry_sample_s: float  # length of a period, s
+    telemetry_window: int  # periods
+    telemetry_delay: int  # periods
+    telemetry_noise: float
+    telemetry_missing: float
+    telemetry_prior: float
     fail_time_s: Annotated[F8, Of("N", "what breaks and is mended, drawn at reset: time, s", "failures")]
     fail_item: Annotated[I4, Of("N", "host or VM", "failures")]
     fail_kind: Annotated[I1, Of("N", "0 host fails, 1 host is repaired, 2 VM crashes", "failures")]

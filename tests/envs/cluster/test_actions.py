@@ -48,9 +48,10 @@ def make(overrides: dict[str, Any], **kwargs: Any) -> ClusterEnv:
 def accepted(twin: Simulator, **orders: Any) -> bool:
     """Whether a simulator carries out one order; it is put back as it was."""
     decisions = Decisions(**{key: np.array([value], dtype=np.int32) for key, value in orders.items()})
-    before = twin._arena.copy()
+    before = twin._blocks.copy()
     refused = twin.apply(decisions)
-    twin._arena[:] = before
+    for block, was in zip(twin._blocks, before):
+        block[:] = was
     return not refused
 
 

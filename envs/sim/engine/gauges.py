@@ -1,0 +1,148 @@
+"""What is measured while time passes (docs §12): integrals of the gauges, and their means over periods.
+
+The scheme is that of ``accumulators``: whoever changes a gauge in the middle of a segment brackets the change
+with ``hold(s, v, 1.0)`` and ``hold(s, v, -1.0)``; the end of the segment adds every rate times its length. A
+period in which nothing changed costs one copy: then the means are the rates themselves, to the bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...jit.kernels import kernel
+from ..models.telemetry import PAST, normal, uniform
+from ..state.cluster_state import ClusterState
+from ..state.parameters import ClusterParams
+
+CLAIM, OVERHEAD, IO, CAPPED = 2, 3, 4, 8
+"""Rows of gauges in the full model, in the order of their fields; row 0 is ``vm_ask_mhz`` in both models."""
+
+LOST = 1_000_000
+"""Number of the draw whether a sample is lost, beside those of the gauges' noise."""
+
+
+@kernel
+def runs(s: ClusterState, v: int) -> Any:
+    """Whether a VM runs, so that something can be measured of it."""
+    return s.vm_host[v] >= 0 and s.vm_down_now[v] == 0
+
+
+@kernel
+def hold(s: ClusterState, v: int, sign: float) -> None:
+    """Begin (1) or end (-1) to change the gauges of a VM, or whether it runs, at ``clock.event_s``."""
+    elapsed_s = s.clock.event_s - s.clock.now_s
+    if s.vm_sums.shape[0] == 0 or elapsed_s <= 0.0:
+        return
+    s.counters.mixed = 1
+    if not runs(s, v):
+        return
+    n = s.vm_gauges.shape[0]
+    for k in range(n):
+        s.vm_sums[k, v] += sign * elapsed_s * s.vm_gauges[k, v]
+    s.vm_sums[n, v] += sign * elapsed_s
+
+
+@kernel
+def is_period_end(p: ClusterParams, time_s: float) -> Any:
+    """Whether a period of measurement ends at a time."""
+    periods = time_s / p.telemetry_sample_s
+    return abs(periods - np.rint(periods)) <= 1e-9 * max(1.0, periods)
+
+
+@kernel
+def take_gauges(p: ClusterParams, s: ClusterState, start_s: float, end_s: float) -> None:
+    """Close a segment: what was measured in it; at the end of a period, what views show from now on.
+
+    Args:
+        p: Parameters.
+        s: State whose rates are still those of the segment.
+        start_s: Begin of the segment, s; ``clock.now_s`` too.
+        end_s: Its end, s.
+    """
+    if p.telemetry != PAST:
+        return
+    ends = is_period_end(p, end_s)
+    alone = p.telemetry_window + p.telemetry_delay == 1
+    exact = alone and p.telemetry_noise == 0.0 and p.telemetry_missing == 0.0
+    if exact and ends and s.counters.mixed == 0 and is_period_end(p, start_s):
+        _copy_rates(s)
+    else:
+        _integrate_gauges(s, end_s - start_s)
+        s.counters.mixed = 1
+        if ends:
+            _close_period(p, s, alone)
+    if ends:
+        s.counters.samples += 1
+        s.counters.mixed = 0
+
+
+@kernel
+def _copy_rates(s: ClusterState) -> None:
+    """A period in which nothing changed: the rates are their means."""
+    host, down = s.vm_host, s.vm_down_now
+    for k in range(s.vm_gauges.shape[0]):
+        rate, shown = s.vm_gauges[k], s.vm_shown[k]
+        for v in range(host.shape[0]):
+            shown[v] = rate[v] if (host[v] >= 0) & (down[v] == 0) else shown[v]
+    known, ask = s.vm_known_mhz, s.vm_gauges[0]
+    if s.vm_gauges.shape[0] <= CAPPED:
+        for v in range(host.shape[0]):
+            known[v] = ask[v] if (host[v] >= 0) & (down[v] == 0) else known[v]
+        return
+    for v in range(host.shape[0]):
+        if runs(s, v):
+            known[v] = measured_demand(s.vm_gauges, v)
+
+
+@kernel
+def measured_demand(gauges: Any, v: int) -> Any:
+    """What a VM used and waited for, without what was added to it or is beyond its vCPUs, MHz."""
+    if gauges.shape[0] <= CAPPED:
+        return gauges[0, v]
+    return max(0.0, gauges[CLAIM, v] - gauges[OVERHEAD, v] - gauges[IO, v] - gauges[CAPPED, v])
+
+
+@kernel
+def _integrate_gauges(s: ClusterState, dt_s: float) -> None:
+    host, down = s.vm_host, s.vm_down_now
+    n = s.vm_gauges.shape[0]
+    for k in range(n):
+        rate, total = s.vm_gauges[k], s.vm_sums[k]
+        for v in range(host.shape[0]):
+            total[v] += rate[v] * dt_s if (host[v] >= 0) & (down[v] == 0) else 0.0
+    run = s.vm_sums[n]
+    for v in range(host.shape[0]):
+        run[v] += dt_s if (host[v] >= 0) & (down[v] == 0) else 0.0
+
+
+@kernel
+def _close_period(p: ClusterParams, s: ClusterState, alone: bool) -> None:
+    """Means over the window that ends now, of the VMs that ran in it; the others stay as they were known."""
+    n, now = s.vm_gauges.shape[0], s.counters.samples
+    seed, missing, noise = s.counters.noise, p.telemetry_missing, p.telemetry_noise
+    if missing > 0.0:
+        for v in range(s.vm_host.shape[0]):
+            if uniform(seed, now, v, LOST) < missing:
+                s.vm_sums[:, v] = 0.0
+    kept = p.telemetry_window + p.telemetry_delay
+    if not alone:
+        place = (now % kept) * (n + 1)
+        s.vm_ring[place : place + n + 1] = s.vm_sums
+        s.vm_sums[:] = 0.0
+        for j in range(p.telemetry_delay, min(kept, now + 1)):
+            place = ((now - j) % kept) * (n + 1)
+            for k in range(n + 1):
+                for v in range(s.vm_host.shape[0]):
+                    s.vm_sums[k, v] += s.vm_ring[place + k, v]
+    for v in range(s.vm_host.shape[0]):
+        run_s = s.vm_sums[n, v]
+        if run_s > 0.0:
+            for k in range(n):
+                mean = s.vm_sums[k, v] / run_s
+                if noise > 0.0:
+                    mean *= max(0.0, 1.0 + noise * normal(seed, now, v, k))
+                s.vm_shown[k, v] = mean
+            s.vm_known_mhz[v] = measured_demand(s.vm_shown, v)
+    s.vm_sums[:] = 0.0

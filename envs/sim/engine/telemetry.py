@@ -1,0 +1,429 @@
+"""What views show (docs §12): signals and parameters without what the trace says of now and of later.
+
+Structure (who is where, power states, room) is shown as it is. Signals are those that would follow from the
+demand that was measured: a VM's own are means over the window, those of hosts are added up over the VMs that
+are there now, so that they follow orders at once. Nothing here reads a signal of the true state.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+
+from ...arrays import F8, I4
+from ...jit.by_model import only_full
+from ...jit.kernels import kernel
+from ..models.carbon import carbon_now
+from ..models.memory import TINY_MIB
+from ..models.memory_tiers import CLEAR, HARD, HIGH, LOW, SOFT
+from ..models.numa_nodes import count_bits
+from ..models.power import ON
+from ..models.precopy import advance_copy, next_event
+from ..models.telemetry import HIDDEN, PAST
+from ..state.accumulators import Rates
+from ..state.cluster_state import (
+    ABSENT,
+    DEPARTED,
+    MIG_COPYING,
+    RUNNING,
+    STARTING,
+    ClusterState,
+    FullState,
+)
+from ..state.fields import Of
+from ..state.parameters import ClusterParams, FullParams
+from .cpu import SHORTAGE, host_power
+from .events import find_next_copy, put_copy
+from .signals import DIRTY, DISK_READ, DISK_WRITE, NET_IN, NET_OUT, drive_all
+
+
+class Shown(NamedTuple):
+    """The parameters that views have in place of the trace: one sample, and what has happened."""
+
+    util: Annotated[F8, Of("1,V", "demand as a fraction of nominal CPU")]
+    sig_active: Annotated[F8, Of("1,V", "as ``ClusterParams`` has it, where that has it")]
+    sig_net_out: F8
+    sig_net_in: F8
+    sig_disk_read: F8
+    sig_disk_write: F8
+    sig_dirty: F8
+    vm_arrival_s: Annotated[F8, Of("V", "s, inf = not yet")]
+    vm_departure_s: Annotated[F8, Of("V", "s, inf = not yet")]
+    arrival_order: Annotated[I4, Of("V", "VMs by arrival, then those to come by index")]
+    departure_order: Annotated[I4, Of("V", "VMs by departure, then the others by index")]
+    carbon_g_kwh: Annotated[F8, Of("1", "carbon intensity now, g/kWh")]
+
+
+FUTURE = ("fail_time_s", "fail_item", "fail_kind")
+"""Parameters that views have empty."""
+
+
+def hide_future(p: ClusterParams) -> tuple[ClusterParams, Shown]:
+    """Make the parameters that a view has, in memory of their own, and those of them that change.
+
+    Args:
+        p: Parameters with the trace.
+    """
+    made: dict[str, Any] = {}
+    for name in Shown._fields:
+        own = getattr(p, name)
+        made[name] = np.zeros((min(1, len(own)), *own.shape[1:]) if own.ndim == 2 else own.shape, own.dtype)
+    made["carbon_g_kwh"] = made["carbon_g_kwh"][:1].copy()
+    shown = Shown(**made)
+    forget(shown)
+    frozen = {name: array.view() for name, array in made.items()}
+    for name, own in p._asdict().items():
+        if isinstance(own, np.ndarray) and name not in made:
+            frozen[name] = own[:0].copy() if name in FUTURE else own.copy()
+    for array in frozen.values():
+        array.flags.writeable = False
+    return p._replace(**frozen, telemetry=HIDDEN), shown
+
+
+def forget(w: Shown) -> None:
+    """Nobody has come, nobody has left."""
+    w.vm_arrival_s[:] = np.inf
+    w.vm_departure_s[:] = np.inf
+    w.arrival_order[:] = np.arange(len(w.arrival_order))
+    w.departure_order[:] = np.arange(len(w.departure_order))
+
+
+def freeze_demand(p: ClusterParams, util: F8) -> ClusterParams:
+    """Parameters of a view's fork, in memory of their own.
+
+    Args:
+        p: The parameters of the view.
+        util: Demand as a fraction of nominal CPU, shape (S, V); other signals stay what they are.
+    """
+    made = {name: getattr(p, name).copy() for name in Shown._fields}
+    made["util"] = np.ascontiguousarray(util)
+    for name in SIGNALS:
+        if len(made[name]):
+            made[name] = np.repeat(made[name], len(util), axis=0)
+    for array in made.values():
+        array.flags.writeable = False
+    return p._replace(**made)
+
+
+SIGNALS = ("sig_active", "sig_net_out", "sig_net_in", "sig_disk_read", "sig_disk_write", "sig_dirty")
+"""Signals of the trace besides demand."""
+
+
+@kernel
+def show(p: ClusterParams, s: ClusterState, q: ClusterParams, z: ClusterState, w: Shown) -> None:
+    """Bring what views show up to now.
+
+    Args:
+        p: Parameters.
+        s: State.
+        q: The parameters that views have.
+        z: The state that views have; its signals are rewritten.
+        w: Those of ``q`` that change; rewritten.
+    """
+    now = s.clock.now_s
+    if p.carbon_g_kwh.shape[0] > 0:
+        w.carbon_g_kwh[0] = carbon_now(p, now)
+    _show_lives(p, s, w)
+    if p.telemetry != PAST:
+        _show_sample(p, s.counters.sample, w)
+        return
+    z.clock[:] = s.clock
+    z.counters[:] = s.counters
+    z.clock.event_s = now
+    z.counters.sample = 0
+    z.counters.fresh = 0
+    z.counters.loss = 1
+    _show_vms(p, s, z, w)
+    _show_full(p, s, q, z, w)
+    _show_hosts(q, z)
+
+
+@kernel
+def _put_order(state: Any, wanted: Any, order: I4, known: I4, n: int) -> None:
+    """The n VMs to which something has happened, in that order, then the others."""
+    order[:n] = known[:n]
+    for v in range(state.shape[0]):
+        if not wanted[state[v]]:
+            order[n] = v
+            n += 1
+
+
+@kernel
+def _show_lives(p: ClusterParams, s: ClusterState, w: Shown) -> None:
+    """Who has come, and who has left."""
+    come = np.ones(STARTING + 1, dtype=np.bool_)
+    come[ABSENT] = False
+    if s.counters.arrived > 0 and w.vm_arrival_s[p.arrival_order[s.counters.arrived - 1]] == np.inf:
+        for v in range(s.vm_state.shape[0]):
+            w.vm_arrival_s[v] = p.vm_arrival_s[v] if s.vm_state[v] != ABSENT else np.inf
+        _put_order(s.vm_state, come, w.arrival_order, p.arrival_order, s.counters.arrived)
+    if s.counters.left > 0 and w.vm_departure_s[p.departure_order[s.counters.left - 1]] == np.inf:
+        come[:] = False
+        come[DEPARTED] = True
+        for v in range(s.vm_state.shape[0]):
+            w.vm_departure_s[v] = p.vm_departure_s[v] if s.vm_state[v] == DEPARTED else np.inf
+        _put_order(s.vm_state, come, w.departure_order, p.departure_order, s.counters.left)
+
+
+@kernel
+def _show_sample(p: ClusterParams, k: int, w: Shown) -> None:
+    """``instant``: the sample that holds now."""
+    w.util[0] = p.util[k]
+    for own, shown in (
+        (p.sig_active, w.sig_active),
+        (p.sig_net_out, w.sig_net_out),
+        (p.sig_net_in, w.sig_net_in),
+        (p.sig_disk_read, w.sig_disk_read),
+        (p.sig_disk_write, w.sig_disk_write),
+        (p.sig_dirty, w.sig_dirty),
+    ):
+        if own.shape[0] > 0:
+            shown[0] = own[k]
+
+
+@kernel
+def _show_vms(p: ClusterParams, s: ClusterState, z: ClusterState, w: Shown) -> None:
+    """Demand as it was measured, or the prior; what follows from it on the host of now."""
+    prior, full = p.telemetry_prior, p.full
+    for v in range(s.vm_host.shape[0]):
+        known = s.vm_known_mhz[v]
+        util = known / p.vm_cpu_mhz[v] if known >= 0.0 else prior
+        w.util[0, v] = util
+        demand = util * s.vm_live_mhz[v]
+        ask = min(demand, s.vm_cap_mhz[v])
+        z.vm_demand_mhz[v] = demand
+        z.vm_mig_loss_mhz[v] = 0.0
+        if full == 0:
+            z.vm_ask_mhz[v] = ask
+            granted = min(ask, z.vm_granted_mhz[v]) if known >= 0.0 else ask
+            z.vm_granted_mhz[v] = granted
+            z.vm_miss_mhz[v] = demand - granted
+    if p.has_precopy == 0:
+        z.vm_mig_end_s[:] = s.vm_mig_end_s
+
+
+@only_full
+@kernel
+def _show_full(p: FullParams, s: FullState, q: FullParams, z: FullState, w: Shown) -> None:
+    for v in range(s.vm_host.shape[0]):
+        _show_signals(p, s, z, w, v)
+    drive_all(q, z)
+    for v in range(s.vm_host.shape[0]):
+        if s.vm_host[v] < 0:
+            z.vm_shown[:DRIVEN_FROM, v] = 0.0
+        _show_rates(p, s, q, z, v)
+    if p.has_precopy:
+        _show_copies(s, z)
+
+
+DRIVEN_FROM = 10
+"""Rows of gauges before this one are CPU, which a VM without a host does not use."""
+
+
+@kernel
+def _show_signals(p: FullParams, s: FullState, z: FullState, w: Shown, v: int) -> None:
+    """The trace's own signals, where it has some: as measured, or as the VM's profile has them."""
+    known = s.vm_known_mhz[v] >= 0.0
+    u = w.util[0, v]
+    if w.sig_active.shape[0] > 0:
+        w.sig_active[0, v] = z.vm_active_mib[v] / p.vm_mem_mib[v] if known else p.vm_active_share[v]
+    if w.sig_net_out.shape[0] > 0:
+        measured = known and p.has_io
+        w.sig_net_out[0, v] = z.vm_net_out_mbps[v] if measured else _driven(p, NET_OUT, v, u)
+    if w.sig_net_in.shape[0] > 0:
+        measured = known and p.has_io
+        w.sig_net_in[0, v] = z.vm_net_in_mbps[v] if measured else _driven(p, NET_IN, v, u)
+    if w.sig_disk_read.shape[0] > 0:
+        measured = known and p.has_io
+        w.sig_disk_read[0, v] = z.vm_disk_read_mb_s[v] if measured else _driven(p, DISK_READ, v, u)
+    if w.sig_disk_write.shape[0] > 0:
+        if known and p.has_io:
+            w.sig_disk_write[0, v] = max(0.0, z.vm_disk_mb_s[v] - z.vm_disk_read_mb_s[v])
+        else:
+            w.sig_disk_write[0, v] = _driven(p, DISK_WRITE, v, u)
+    if w.sig_dirty.shape[0] > 0:
+        w.sig_dirty[0, v] = z.vm_dirty_mib_s[v] if known else _driven(p, DIRTY, v, u)
+
+
+@kernel
+def _driven(p: FullParams, k: int, v: int, utilisation: float) -> Any:
+    return p.drive[v, 2 * k] + p.drive[v, 2 * k + 1] * utilisation
+
+
+@kernel
+def _show_rates(p: FullParams, s: FullState, q: FullParams, z: FullState, v: int) -> None:
+    """What follows from a VM's measured demand; what was measured of a VM that has just come is nothing."""
+    there = s.vm_host[v] >= 0
+    demand, cap = z.vm_demand_mhz[v], s.vm_cap_mhz[v]
+    claim = demand + z.vm_overhead_mhz[v] + z.vm_io_mhz[v] if there else 0.0
+    z.vm_claim_mhz[v] = claim
+    ask = min(claim, cap)
+    if p.has_cpu:
+        ask = min(ask, p.vm_limit_mhz[v])
+    z.vm_ask_mhz[v] = ask
+    if there and s.vm_known_mhz[v] < 0.0:
+        z.vm_alloc_mhz[v] = ask
+        z.vm_granted_mhz[v] = min(demand, cap)
+    z.vm_miss_mhz[v] = max(0.0, demand - z.vm_granted_mhz[v])
+    z.vm_ready_mhz[v] = z.vm_ready_share[v] * cap / p.vm_vcpus[v]
+    if p.has_numa:
+        z.vm_numa_slowdown[v] = max(1.0, z.vm_numa_slowdown[v]) if there else 1.0
+    if p.has_tiers:
+        z.vm_mem_slowdown[v] = max(1.0, z.vm_mem_slowdown[v]) if there else 1.0
+        if there and s.vm_known_mhz[v] < 0.0:
+            z.vm_resident_mib[v] = z.vm_touched_mib[v]
+        elif not there:
+            for amount in (
+                z.vm_resident_mib,
+                z.vm_shared_mib,
+                z.vm_ballooned_mib,
+                z.vm_compressed_mib,
+                z.vm_swapped_mib,
+                z.vm_blocked_mib,
+            ):
+                amount[v] = 0.0
+    if p.has_io:
+        if not there:
+            for rate in (z.vm_net_out_mbps, z.vm_net_in_mbps, z.vm_io_rate, z.vm_io_latency_s):
+                rate[v] = 0.0
+        elif s.vm_known_mhz[v] < 0.0:
+            z.vm_net_out_mbps[v] = z.vm_net_out_ask[v]
+            z.vm_net_in_mbps[v] = z.vm_net_in_ask[v]
+    if p.has_standby:
+        z.vm_mirror_mbps[v] = z.vm_mirror_need_mbps[v] if s.vm_secondary[v] >= 0 else 0.0
+
+
+@kernel
+def _show_copies(s: FullState, z: FullState) -> None:
+    """Copies as they have come along by now, and when their phase would end at the rate of the last period.
+
+    A copy's record is brought up to now only when its rate changes, so whether it is up to date would say
+    what the rate is from now on. From ``copy_since_s`` up to now it has had one rate and one dirty rate.
+    """
+    now = s.clock.now_s
+    for own, shown in (
+        (s.copy_left_s, z.copy_left_s),
+        (s.copy_left_mib, z.copy_left_mib),
+        (s.copy_dirty_mib, z.copy_dirty_mib),
+        (s.copy_sent_mib, z.copy_sent_mib),
+        (s.copy_down_s, z.copy_down_s),
+    ):
+        shown[:] = own
+    z.vm_mig_end_s[:] = np.inf
+    z.copy_rate_mib_s[:] = 0.0
+    z.copy_dirtying_mib_s[:] = 0.0
+    z.copy_since_s[:] = 0.0
+    z.copy_queue[:] = 0
+    z.copy_place[:] = 0
+    n = z.counters.moving
+    for i in range(n):
+        v = s.copy_list[i]
+        age = now - s.copy_since_s[v]
+        advance_copy(z, v, s.copy_rate_mib_s[v], s.copy_dirtying_mib_s[v], age)
+        # What it has sent since it began tells its mean rate; of one that has just begun nothing is known.
+        taken = now - s.vm_last_move_s[v]
+        z.copy_rate_mib_s[v] = z.copy_sent_mib[v] / taken if taken > 0.0 else 0.0
+        z.copy_dirtying_mib_s[v] = z.vm_dirty_mib_s[v]
+        z.copy_since_s[v] = now
+        z.counters.moving = i + 1
+        put_copy(z, v, now + next_event(z, v, z.copy_rate_mib_s[v]))
+    z.counters.moving = n
+    find_next_copy(z)
+
+
+@kernel
+def _show_hosts(q: ClusterParams, z: ClusterState) -> None:
+    """What hosts are asked for, and draw, by the VMs that they have now."""
+    host_ask, host_demand = z.host_ask_mhz, z.host_demand_mhz
+    host_ask[:] = 0.0
+    host_demand[:] = 0.0
+    for v in range(z.vm_host.shape[0]):
+        h = z.vm_host[v]
+        if h >= 0:
+            host_ask[h] += z.vm_ask_mhz[v]
+            host_demand[h] += z.vm_demand_mhz[v]
+    _add_rates(q, z)
+    if z.counters.moving > 0:
+        for v in range(z.vm_host.shape[0]):
+            if z.vm_mig[v] == MIG_COPYING and z.vm_dest[v] >= 0:
+                host_ask[z.vm_dest[v]] += q.mig_dest_share * min(z.vm_demand_mhz[v], z.vm_cap_mhz[v])
+    short = 0
+    for h in range(host_ask.shape[0]):
+        asked, capacity = host_ask[h], q.host_cpu_mhz[h]
+        is_short = z.host_power_state[h] == ON and asked > capacity * SHORTAGE
+        short += is_short
+        z.host_sat_now[h] = 1.0 if is_short else 0.0
+        z.host_scale[h] = capacity / asked if is_short else 1.0
+        z.host_power_now_w[h] = host_power(q, z, h, asked * q.host_inv_cpu[h])
+    z.counters.short = short
+
+
+@only_full
+@kernel
+def _add_rates(q: FullParams, z: FullState) -> None:
+    """The sums of the full model over the VMs of every host."""
+    z.host_rates[:] = 0.0
+    z.host_alloc_mhz[:] = 0.0
+    z.host_wanted_mhz[:] = z.host_ask_mhz
+    if q.has_numa:
+        z.node_load_mhz[:] = 0.0
+    if q.has_tiers:
+        z.host_mem_state[:] = HIGH
+        for h in range(z.host_free_mib.shape[0]):
+            mirrors = z.host_mirror_mib[h] if q.has_standby else 0.0
+            z.host_free_mib[h] = q.host_mem_mib[h] - mirrors
+    for v in range(z.vm_host.shape[0]):
+        h = z.vm_host[v]
+        if h < 0:
+            continue
+        z.host_alloc_mhz[h] += z.vm_alloc_mhz[v]
+        _add_vm(q, z, v, h)
+        if q.has_tiers:
+            _add_memory(z, v, h)
+        if q.has_numa:
+            mask = z.vm_nodes[v]
+            for j in range(q.host_nodes[h]):
+                if (mask >> j) & 1:
+                    z.node_load_mhz[h, j] += z.vm_alloc_mhz[v] / count_bits(mask)
+
+
+@kernel
+def _add_vm(q: FullParams, z: FullState, v: int, h: int) -> None:
+    rates = z.host_rates
+    if z.vm_state[v] == RUNNING:
+        rates[h, READY] += z.vm_ready_share[v] * q.vm_vcpus[v]
+        rates[h, VCPUS] += q.vm_vcpus[v]
+    rates[h, LIMITED] += z.vm_limited_mhz[v]
+    rates[h, CAPPED_MHZ] += z.vm_capped_mhz[v]
+    rates[h, CO_STOP] += z.vm_co_stop_mhz[v]
+    rates[h, OVERHEAD_MHZ] += z.vm_overhead_mhz[v]
+    rates[h, IO_CPU] += z.vm_io_mhz[v]
+    rates[h, ALLOC] += z.vm_alloc_mhz[v]
+
+
+READY, VCPUS, LIMITED, CAPPED_MHZ = Rates.ready, Rates.vcpus, Rates.limited, Rates.capped
+CO_STOP, OVERHEAD_MHZ, IO_CPU, ALLOC = Rates.co_stop, Rates.overhead, Rates.io_cpu, Rates.alloc
+SHARED, BALLOONED, COMPRESSED = Rates.shared, Rates.ballooned, Rates.compressed
+SWAPPED, BLOCKED = Rates.swapped, Rates.blocked
+
+
+@kernel
+def _add_memory(z: FullState, v: int, h: int) -> None:
+    rates = z.host_rates
+    rates[h, SHARED] += z.vm_shared_mib[v]
+    rates[h, BALLOONED] += z.vm_ballooned_mib[v]
+    rates[h, COMPRESSED] += z.vm_compressed_mib[v]
+    rates[h, SWAPPED] += z.vm_swapped_mib[v]
+    rates[h, BLOCKED] += z.vm_blocked_mib[v]
+    z.host_free_mib[h] -= z.vm_resident_mib[v]
+    tier = HIGH
+    if z.vm_blocked_mib[v] > TINY_MIB:
+        tier = LOW
+    elif z.vm_swapped_mib[v] + z.vm_compressed_mib[v] > TINY_MIB:
+        tier = HARD
+    elif z.vm_ballooned_mib[v] > TINY_MIB:
+        tier = SOFT
+    elif z.vm_shared_mib[v] > TINY_MIB:
+        tier = CLEAR
+    z.host_mem_state[h] = max(z.host_mem_state[h], np.int8(tier))
