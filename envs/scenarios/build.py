@@ -145,6 +145,7 @@ def build_cluster(config: ScenarioConfig) -> ClusterConfig:
         standby=_switched(StandbyConfig, config.standby),
         admission=_switched(AdmissionConfig, config.admission),
         evc_level=config.evc_level,
+        events=tuple(config.events),
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checks import need, need_choice, need_count, need_not_negative, need_positive, need_share
+from .agenda import Event
 from .models.admission import AdmissionConfig
 from .models.carbon import CarbonSeries
 from .models.compatibility import CPU_LEVELS, CpuLevels
@@ -232,6 +233,7 @@ class ClusterConfig:
         evc_level: Highest CPU level that VMs see; None = the highest that their host offers. Needs a
             ``cpu_level`` of every host type.
         rules: What belongs together, apart, or on certain hosts; kept by the policies that know of rules.
+        events: What an operator does by hand at certain times: maintenance and moves.
     """
 
     host_types: tuple[HostType, ...]
@@ -263,6 +265,7 @@ class ClusterConfig:
     admission: AdmissionConfig | None = None
     evc_level: str | None = None
     rules: Rules = field(default_factory=Rules)
+    events: tuple[Event, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every field.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..arrays import I4
 from ..errors import ConfigError, IllegalDecision
 from ..jit.handle import make_handle
+from .agenda import Agenda, check_events
 from .config import ClusterConfig
 from .decisions import ORDERS, Decisions, Refusal
 from .engine.clock import advance, begin, start
@@ -101,6 +102,8 @@ class Simulator:
         config.rules.check(
             workload.n_vms, config.n_hosts, workload.vm_arrival_s, workload.vm_departure_s, self.horizon_s
         )
+        check_events(config.events, config.n_hosts, workload.n_vms, self.horizon_s)
+        self.agenda = Agenda(config.events, config.interval_s)
         self.params = make_params(config, workload)
         self._bind(*allocate_state(shape_of(self.params)))
         self.reset()
@@ -138,6 +141,8 @@ class Simulator:
         begin(self.kernel_params, self.kernel_state, self.config.hosts_start_on)
         start(self.kernel_params, self.kernel_state)
         self.refusals = []
+        self.agenda.begin()
+        self.agenda.carry_out(self, self._carry_out)
         return self.view
 
     def _draw_faults(self, rng: np.random.Generator | None) -> None:
@@ -172,18 +177,22 @@ class Simulator:
             IllegalDecision: For the first refused order, in strict mode (the legal ones are carried out).
             ConfigError: If VM and host lists differ in length.
         """
-        orders = [_indices(getattr(decisions, name)) for names in ORDERS.values() for name in names]
-        if any(len({len(getattr(decisions, name)) for name in names}) > 1 for names in ORDERS.values()):
-            raise ConfigError("decisions: every VM to move or place needs one host")
-        codes = np.zeros(len(decisions), dtype=np.int32)
-        self.refusals = []
-        if _apply(self.kernel_params, self.kernel_state, *orders, codes) > 0:
-            subjects = zip(decisions.subjects(), codes.tolist())
-            self.refusals = [Refusal(*subject, code) for subject, code in subjects if code]
+        self.refusals = self._carry_out(decisions)
+        if self.refusals:
             self.state.totals.illegal += len(self.refusals)
             if self.strict:
                 raise IllegalDecision(str(self.refusals[0]))
         return self.refusals
+
+    def _carry_out(self, decisions: Decisions) -> list[Refusal]:
+        """Carry out orders, whoever gives them; returns the refused ones."""
+        orders = [_indices(getattr(decisions, name)) for names in ORDERS.values() for name in names]
+        if any(len({len(getattr(decisions, name)) for name in names}) > 1 for names in ORDERS.values()):
+            raise ConfigError("decisions: every VM to move or place needs one host")
+        codes = np.zeros(len(decisions), dtype=np.int32)
+        if _apply(self.kernel_params, self.kernel_state, *orders, codes) == 0:
+            return []
+        return [Refusal(*one, code) for one, code in zip(decisions.subjects(), codes.tolist()) if code]
 
     def advance(self, duration_s: float | None = None) -> None:
         """Let time pass: one interval, or ``duration_s`` (cut at the horizon).
@@ -207,7 +216,12 @@ class Simulator:
         self._advance(self.horizon_s)
 
     def _advance(self, until_s: float) -> None:
-        advance(self.kernel_params, self.kernel_state, until_s)
+        while self.agenda.next_s <= until_s:
+            if self.agenda.next_s > self.time_s:
+                advance(self.kernel_params, self.kernel_state, self.agenda.next_s)
+            self.agenda.carry_out(self, self._carry_out)
+        if until_s > self.time_s:
+            advance(self.kernel_params, self.kernel_state, until_s)
 
     def step(self, decisions: Decisions | None = None) -> StepMetrics:
         """Apply orders, then run one interval.
@@ -230,6 +244,7 @@ class Simulator:
         twin = object.__new__(Simulator)
         twin.config, twin.workload, twin.params = self.config, self.workload, self.params
         twin.strict, twin.horizon_s = self.strict, self.horizon_s
+        twin.agenda = self.agenda.copy()
         twin._bind(*copy_state(self._arena, shape_of(self.params)))
         return twin
 
@@ -248,6 +263,7 @@ class Simulator:
             "workload": self.workload,
             "strict": self.strict,
             "horizon_s": self.horizon_s,
+            "agenda": self.agenda,
             "arena": self._arena,
             "faults": (self.params.fail_time_s, self.params.fail_item, self.params.fail_kind),
         }
@@ -256,6 +272,7 @@ class Simulator:
         """Rebuild the parameters and the views."""
         self.config, self.workload = saved["config"], saved["workload"]
         self.strict, self.horizon_s = saved["strict"], saved["horizon_s"]
+        self.agenda = saved["agenda"].copy()
         time_s, item, kind = saved["faults"]
         self.params = make_params(self.config, self.workload)._replace(
             fail_time_s=time_s, fail_item=item, fail_kind=kind

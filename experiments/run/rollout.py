@@ -48,12 +48,14 @@ def make_env(scenario: Scenario, policy: Policy | None = None, **options: Any) -
 
     Args:
         scenario: The scenario.
-        policy: Its ``arrival_in`` (or ``arrival``) says who places arriving VMs.
+        policy: Its ``arrival_in`` (or ``arrival``) says who places arriving VMs, ``restart_in`` (``restart``)
+            who those that restart.
         **options: Further arguments of the environment.
     """
-    choose = getattr(policy, "arrival_in", None)
-    rule = getattr(policy, "arrival", None) if choose is None else choose(scenario.cluster)
-    options.setdefault("arrival", rule)
+    for what in ("arrival", "restart"):
+        choose = getattr(policy, f"{what}_in", None)
+        rule = getattr(policy, what, None) if choose is None else choose(scenario.cluster)
+        options.setdefault(what, rule)
     # Rules and solvers read the view: observations would be written for nobody.
     options.setdefault("observe", policy is None or not _plans(policy))
     # The suite runs Gymnasium's checker; here it would only cost time.
@@ -98,6 +100,8 @@ def rollout(
     if record.n:
         p50, p99 = np.percentile(record.decision_ms, (50, 99))
         metrics["decision_ms_p50"], metrics["decision_ms_p99"] = float(p50), float(p99)
+    if sim.config.events:
+        metrics["events_refused"] = float(len(sim.agenda.refused))
     return Rollout(metrics, record, wall_s, sim.time_s, sim.done)
 
 

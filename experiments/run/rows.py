@@ -25,6 +25,7 @@ EXTRAS: dict[str, str] = {
 PLANS: dict[str, str] = {
     "plan_gap": "mean proven gap of the placements that OR-Tools planned, (objective - bound) / objective",
     "plan_s": "mean time of such a plan, s",
+    "solver_fallbacks": "solver calls that brought no solution, so that the plan was made without them",
 }
 """Columns that policies fill which have ``plan_metrics()``: what a solver says of its plans."""
 
@@ -34,17 +35,18 @@ COLUMNS: tuple[str, ...] = (
     "virtgym_version",
     *METRICS,
     *("total_wait_s", "mean_wait_s"),
-    *("kind", "memory", "n_hosts", "n_vms"),
+    *("kind", "memory", "n_hosts", "n_vms", "events_refused"),
     *EXTRAS,
     *PLANS,
 )
 """Columns of a result row, in order. ``kind`` is what the policy is, one of ``registry.KINDS``. NaN where a
 metric has no meaning: the waits outside of placement windows, what clusters are measured by inside them,
+``events_refused`` (orders of ``scenario.events`` that were not legal at their time) where there are none,
 ``EXTRAS`` outside of the CloudSim replica (whose overall SLA violation is ``sla_unserved``), ``PLANS`` for
 policies without a solver, and every metric of an episode that was cut off.
 """
 
-_METRICS = frozenset({*METRICS, "total_wait_s", "mean_wait_s", *EXTRAS, *PLANS})
+_METRICS = frozenset({*METRICS, "total_wait_s", "mean_wait_s", "events_refused", *EXTRAS, *PLANS})
 
 
 @functools.cache
