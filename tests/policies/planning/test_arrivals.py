@@ -21,7 +21,7 @@ POLICIES = ("static", "dvfs", "random", "thr-mmt", "loess-mmt", "drs", "dpm", "d
 RULES = Rules(
     affinity=((0, 1),), anti_affinity=((2, 3, 4),), must=(VmHostRule((5,), (2, 3)), VmHostRule((6,), (1,)))
 )
-FAILS = np.arange(4) * 1500.0 + 1000.0
+FAILS = np.array([1000.0, 2500.0, 4000.0, 5500.0])
 DOWN: Outages = replay_outages(np.arange(4, dtype=np.int32), FAILS, FAILS + 900.0, 4)
 """One host after the other fails, for a quarter of an hour."""
 
