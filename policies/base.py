@@ -15,6 +15,9 @@ from virtgym.envs.sim.config import ClusterConfig
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.simulator import ClusterView
 
+from .planning.arrivals import Keeper, is_guarded
+from .planning.plans import merge_plans
+
 
 @runtime_checkable
 class Policy(Protocol):
@@ -45,10 +48,17 @@ class PlanningPolicy:
     """Base of rules and solvers that plan a whole interval at once.
 
     Subclasses implement ``plan``. ``arrival`` names the rule that places arriving VMs (and the initial
-    placement) under this policy; None leaves the scenario's.
+    placement) under this policy; None leaves the scenario's. ``restart`` names the rule that places VMs that
+    restart after a failure: that of the engine (cold standby), unless the policy says that it does so itself
+    (None: as the scenario has it).
+
+    Where the cluster has placement rules or promises to survive failures, these rules place among the hosts
+    that are allowed, and orders that break something are left out (``planning.arrivals``): a policy with an
+    ``arrival`` need not know of either.
     """
 
     arrival: ClassVar[str | None] = None
+    restart: ClassVar[str | None] = "first_fit"
 
     def arrival_in(self, cluster: ClusterConfig) -> str | None:
         """Rule for arriving VMs under this policy in a cluster, None = the scenario's.
@@ -56,12 +66,23 @@ class PlanningPolicy:
         Args:
             cluster: The cluster as the scenario has it.
         """
-        return self.arrival
+        return "policy" if self.arrival is not None and is_guarded(cluster) else self.arrival
+
+    def restart_in(self, cluster: ClusterConfig) -> str | None:
+        """Rule for VMs that restart, None = the scenario's.
+
+        Args:
+            cluster: The cluster as the scenario has it.
+        """
+        return "policy" if self.restart is not None and self.arrival and cluster.rules else self.restart
 
     def reset(self, view: ClusterView, rng: np.random.Generator) -> None:
         """Bind the view of the cluster and the generator of this episode."""
         self.view = view
         self.rng = rng
+        self._keeper: Keeper | None = None
+        if self.arrival is not None and self.restart is not None and is_guarded(view.config):
+            self._keeper = Keeper(view, self.arrival)
 
     def hosts_named(self, hosts: Iterable[int]) -> NDArray[np.int32]:
         """Hosts that a caller names, checked, (n,).
@@ -95,4 +116,12 @@ class PlanningPolicy:
         action_masks: Any = None,
     ) -> tuple[Any, Any]:
         """Plan from the bound view; the observation is not read."""
-        return self.plan(self.view), state
+        return self.plan_kept(), state
+
+    def plan_kept(self) -> Decisions:
+        """The plan for the bound cluster, with rules and guarantee kept where there are any."""
+        keeper: Keeper | None = getattr(self, "_keeper", None)
+        if keeper is None:
+            return self.plan(self.view)
+        placed, view = keeper.place(self.view)
+        return merge_plans([placed, keeper.keep(view, self.plan(view))])

@@ -32,8 +32,9 @@ from virtgym.envs.sim.simulator import ClusterView, Simulator
 from .base import PlanningPolicy
 from .dpm.ortools_policy import OrtoolsDpmPolicy
 from .dpm.policy import DpmPolicy
-from .drs.policy import DrsPolicy
+from .drs.policy import LEVELS, DrsPolicy
 from .ha.policy import HaPolicy
+from .planning.arrivals import is_guarded
 from .planning.guard import AdmissionGuard
 from .planning.ledger import MoveLedger
 from .planning.plans import merge_plans, without_refused
@@ -59,7 +60,7 @@ KNOBS: dict[str, tuple[float, float, float]] = {
     "target": (0.3, 0.9, 0.63),
     "tolerance": (0.02, 0.3, 0.18),
     "spare_share": (0.0, 0.5, 0.0),
-    "spread": (0.0, 3.0, 0.0),
+    "risk": (0.0, 3.0, 1.0),
     "threshold": (0.02, 0.5, 0.2),
 }
 """What an agent turns with ``actions=knobs``: of DPM the band and its margins, of DRS the threshold."""
@@ -102,6 +103,7 @@ class PlatformPolicy(PlanningPolicy):
     drs: dict[str, Any] = field(default_factory=dict)
 
     arrival: ClassVar[str | None] = "pabfd"
+    restart: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         """Check every parameter.
@@ -119,7 +121,11 @@ class PlatformPolicy(PlanningPolicy):
         manager = POWER_MANAGERS[self.power]
         self._ha = _make("ha", HaPolicy, self.ha)
         self._dpm = None if manager is None else _make("dpm", manager, self.dpm)
-        self._drs = _make("drs", DrsPolicy, {**BALANCERS[self.balance], **self.drs})
+        drs = {**BALANCERS[self.balance], **self.drs}
+        level = drs.get("level", 3)
+        if level != 1 and level in LEVELS:  # finer balance, by number of hosts, would keep hosts from being
+            drs.setdefault("threshold", LEVELS[level])  # hardly used, and on
+        self._drs = _make("drs", DrsPolicy, drs)
 
     @property
     def kind(self) -> str:
@@ -134,8 +140,7 @@ class PlatformPolicy(PlanningPolicy):
             cluster: The cluster; its guarantee and its placement rules are kept by HA, not by a rule of the
                 simulator.
         """
-        promised = cluster.admission is not None and cluster.admission.rule != "none"
-        return "policy" if cluster.arrival == "policy" or promised or cluster.rules else self.arrival
+        return "policy" if cluster.arrival == "policy" or is_guarded(cluster) else self.arrival
 
     def reset(self, view: ClusterView, rng: np.random.Generator) -> None:
         """Bind the view; every manager starts an episode."""
@@ -225,7 +230,10 @@ class PlatformPolicy(PlanningPolicy):
 
     def plan_metrics(self) -> dict[str, float]:
         """What the results say of OR-Tools' plans, if they are made."""
-        return self._dpm.plan_metrics() if isinstance(self._dpm, OrtoolsDpmPolicy) else {}
+        dpm = self._dpm.plan_metrics() if isinstance(self._dpm, OrtoolsDpmPolicy) else {}
+        drs = self._drs.plan_metrics()
+        failed = [part["solver_fallbacks"] for part in (dpm, drs) if "solver_fallbacks" in part]
+        return {**drs, **dpm, **({"solver_fallbacks": sum(failed)} if failed else {})}
 
     def _filled(self, view: ClusterView) -> NDArray[np.intp]:
         """Hosts that DPM had booted and DRS has filled within the window: what they came on for holds."""

@@ -116,7 +116,7 @@ class RandomPolicy(PlanningPolicy):
             nodes = self._player.choose()
             return (int(nodes[0]) if is_single(observation, action_masks) else nodes), state
         if action_masks is None:
-            return self.plan(self.view), state
+            return self.plan_kept(), state
         legal = np.asarray(action_masks, dtype=bool)
         if legal.ndim == 1:
             return int(self.rng.choice(np.flatnonzero(legal))), state

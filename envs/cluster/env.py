@@ -58,6 +58,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
         max_decisions_per_interval: After so many unrolled actions in one interval it ends as by *stop* (a VM
             chosen without a host is let go); it guards against agents that never stop. None = 2 (V + H).
         arrival: Rule that places arriving VMs in place of the scenario's; ``policy``: the agent does.
+        restart: The same for VMs that restart after a failure.
         tables: Whether ``hosts`` and ``vms`` are tables, (H, columns) and (V, columns), for networks with a
             row per host and VM, or their rows end to end, which SB3's checker and networks expect.
         observe: Whether to write observations; without, they are all 0, which saves half of the environment's
@@ -81,6 +82,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
         render_mode: str | None = None,
         max_decisions_per_interval: int | None = None,
         arrival: str | None = None,
+        restart: str | None = None,
         tables: bool = False,
         observe: bool = True,
         knobs_policy: str | Callable[[], KnobPolicy] = "virtgym.policies.literature.ConsolidationPolicy",
@@ -97,9 +99,11 @@ class ClusterEnv(gym.Env[Observation, Any]):
         self._weights = check_weights(reward)
         self.knobs = KnobDriver(knobs_policy) if actions == "knobs" else None
         built = _build(scenario, scenario_seed, scenario_overrides)
-        self._arrival = arrival
-        if arrival is None and self.knobs is not None:
-            self._arrival = self.knobs.arrival_in(built.cluster)
+        self._placers = {"arrival": arrival, "restart": restart}
+        if self.knobs is not None:
+            self._placers = {
+                what: rule or self.knobs.rule_in(what, built.cluster) for what, rule in self._placers.items()
+            }
         if resample_trace and built.config.trace.path is not None:
             raise ConfigError(
                 f"env.resample_trace: {built.name} reads {built.config.trace.path}, "
@@ -124,7 +128,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
                 f"scenario {scenario.name}: every episode needs the same number of hosts and VMs"
             )
         self.scenario = scenario
-        self._sim = scenario.simulator(arrival=self._arrival, oracle=self._oracle)
+        self._sim = scenario.simulator(**self._placers, oracle=self._oracle)
         self._observer = Observer(self._sim, self.max_decisions_per_interval, self._tables)
         self._reward = RewardFunction(self._weights, self._sim.params)
 

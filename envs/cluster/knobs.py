@@ -111,16 +111,17 @@ class KnobDriver:
         self.policy = _make(policy)
         self.codec = KnobCodec(dict(_find_knobs(self.policy)))
 
-    def arrival_in(self, cluster: ClusterConfig) -> str | None:
-        """Rule for arriving VMs that the policy asks for in a cluster; None = the scenario's."""
-        choose: Callable[[ClusterConfig], str | None] | None = getattr(self.policy, "arrival_in", None)
-        rule = getattr(self.policy, "arrival", None) if choose is None else choose(cluster)
+    def rule_in(self, what: str, cluster: ClusterConfig) -> str | None:
+        """Rule for ``arrival`` or ``restart`` that the policy asks for in a cluster; None = scenario's."""
+        choose: Callable[[ClusterConfig], str | None] | None = getattr(self.policy, f"{what}_in", None)
+        rule = getattr(self.policy, what, None) if choose is None else choose(cluster)
         return None if rule is None else str(rule)
 
     def plan(self, action: ArrayLike, view: ClusterView) -> Decisions:
         """Turn the knobs, then let the policy decide the interval."""
         self.policy.set_knobs(self.codec.decode(action))
-        return self.policy.plan(view)
+        kept: Callable[[], Decisions] | None = getattr(self.policy, "plan_kept", None)
+        return self.policy.plan(view) if kept is None else kept()
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the policy in the middle of its episode, which its own pickling may leave out."""

@@ -31,6 +31,7 @@ class ClusterEnvConfig:
     render_mode: str | None = None
     max_decisions_per_interval: int | None = None
     arrival: str | None = None
+    restart: str | None = None
     tables: bool = False
     observe: bool = True
     knobs_policy: str = "virtgym.policies.literature.ConsolidationPolicy"

@@ -148,6 +148,7 @@ def build_cluster(config: ScenarioConfig) -> ClusterConfig:
         evc_level=config.evc_level,
         cost=config.cost,
         telemetry=config.telemetry,
+        events=tuple(config.events),
     )
 
 

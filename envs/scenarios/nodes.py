@@ -105,6 +105,9 @@ def _made(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, type) and is_dataclass(hint):
         return made(hint, value, where)
     origin, inner = get_origin(hint), get_args(hint)
+    if isinstance(value, Mapping) and origin in (Union, UnionType):
+        kinds = [kind for kind in inner if is_dataclass(kind)]
+        return _made(kinds[0], value, where) if kinds else value
     if not isinstance(value, list):
         return value
     if origin in (tuple, list):

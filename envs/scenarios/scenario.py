@@ -59,18 +59,26 @@ class Scenario:
         return self.workload.span_s if self.config.horizon_s is None else float(self.config.horizon_s)
 
     def simulator(
-        self, *, arrival: str | None = None, strict: bool = False, oracle: bool = False
+        self,
+        *,
+        arrival: str | None = None,
+        restart: str | None = None,
+        strict: bool = False,
+        oracle: bool = False,
     ) -> Simulator:
         """Make a simulator of it.
 
         Args:
             arrival: Rule for arrivals in place of the scenario's, as policies may ask for.
+            restart: The same for VMs that restart after a failure.
             strict: Raise on refused orders.
             oracle: Whether ``view.oracle()`` hands out the future.
         """
         cluster = self.cluster
         if arrival is not None:
             cluster = replace(cluster, arrival=arrival)
+        if restart is not None:
+            cluster = replace(cluster, restart=restart)
         return Simulator(cluster, self.workload, strict=strict, horizon_s=self.horizon_s, oracle=oracle)
 
 
@@ -129,6 +137,8 @@ def build_scenario(
     workload = drop_oversized(checked, cluster, size_vms(checked, trace, type_rng))
     horizon_s = workload.span_s if checked.horizon_s is None else float(checked.horizon_s)
     need_episode(checked, cluster, horizon_s)
+    for i, event in enumerate(checked.events):
+        event.check(f"scenario.events.{i}", cluster.n_hosts, workload.n_vms, horizon_s)
     hosts = [cluster.host_types[kind].name for kind in cluster.host_type_of.tolist()]
     rules = build_rules(checked.rules, workload, hosts, horizon_s)
     return Scenario(checked, replace(cluster, rules=rules), workload, trace, seed)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 
 from ..checks import hint, need_choice, need_count, need_plain
 from ..errors import ConfigError
+from ..sim.agenda import Event
 from ..sim.config import HostType, MigrationConfig, VmType
 from ..sim.models.admission import AdmissionConfig
 from ..sim.models.cost import VM_CLASSES, CostConfig
@@ -251,6 +252,8 @@ class ScenarioConfig:
         admission: What of the cluster policies keep for failover (§8).
         telemetry: What policies and agents are shown of the cluster (§12).
         rules: Placement rules, ``scenario_rules.RulesGroup``: affinity, anti-affinity, VMs on hosts.
+        events: What an operator does by hand at certain times, ``sim.agenda.Event``: hosts into and out of
+            maintenance, one VM moved, a host emptied.
         profiles: Own guest profiles by name; keys of ``scenario_profiles.ProfileGroup``.
         profile_assignment: With ``vm_assignment: trace``: weight by name of profile; VMs are drawn. Empty =
             ``default`` for all.
@@ -291,6 +294,7 @@ class ScenarioConfig:
     admission: AdmissionGroup = field(default_factory=AdmissionGroup)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     rules: RulesGroup = field(default_factory=RulesGroup)
+    events: list[Event] = field(default_factory=list)
     profiles: dict[str, Any] = field(default_factory=dict)
     profile_assignment: dict[str, float] = field(default_factory=dict)
     cost: CostConfig = field(default_factory=CostConfig)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checks import need, need_choice, need_count, need_not_negative, need_positive, need_share
+from .agenda import Event
 from .models.admission import AdmissionConfig
 from .models.carbon import CarbonSeries
 from .models.compatibility import CPU_LEVELS, CpuLevels
@@ -236,6 +237,7 @@ class ClusterConfig:
         telemetry: What controllers are shown (§12).
         rules: What belongs together, apart, or on certain hosts; kept by the policies that know of rules.
         cost: Weights of the service classes and prices (§13).
+        events: What an operator does by hand at certain times: maintenance and moves.
     """
 
     host_types: tuple[HostType, ...]
@@ -269,6 +271,7 @@ class ClusterConfig:
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     rules: Rules = field(default_factory=Rules)
     cost: CostConfig = field(default_factory=CostConfig)
+    events: tuple[Event, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every field.

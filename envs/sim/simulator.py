@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from ..arrays import F8, I4
 from ..errors import ConfigError, IllegalDecision
 from ..jit.handle import make_handle
+from .agenda import Agenda, check_events
 from .config import ClusterConfig
 from .decisions import ORDERS, Decisions, Refusal
 from .engine.clock import advance, begin, measure_again, start
@@ -93,6 +94,7 @@ class ClusterView:
         twin.profiles, twin.vm_profile = self.profiles, self.vm_profile
         twin.params = freeze_demand(self.params, util)
         twin.oracle = False
+        twin.agenda = Agenda((), self.config.interval_s)
         twin._bind(self._blocks.view()._replace(past=NOTHING, shown=NOTHING).copy())
         counters = twin.state.counters
         counters.balanced = int(counters.balanced == counters.sample + 1)
@@ -191,6 +193,8 @@ class Simulator:
         config.rules.check(
             workload.n_vms, config.n_hosts, workload.vm_arrival_s, workload.vm_departure_s, self.horizon_s
         )
+        check_events(config.events, config.n_hosts, workload.n_vms, self.horizon_s)
+        self.agenda = Agenda(config.events, config.interval_s)
         self.params = make_params(config, workload)
         self._bind(allocate_state(shape_of(self.params)))
         self.reset()
@@ -259,6 +263,8 @@ class Simulator:
         begin(self.kernel_params, self.kernel_state, self.config.hosts_start_on)
         start(self.kernel_params, self.kernel_state)
         self.refusals = []
+        self.agenda.begin()
+        self.agenda.carry_out(self, self._carry_out)
         if self._shown:
             forget(self._changing)
         self.show()
@@ -293,23 +299,26 @@ class Simulator:
             IllegalDecision: For the first refused order, in strict mode (the legal ones are carried out).
             ConfigError: If VM and host lists differ in length.
         """
-        refusals = self._carry_out(decisions)
+        self._obey(decisions)
         self.show()
-        if refusals and self.strict:
-            raise IllegalDecision(str(refusals[0]))
-        return refusals
+        if self.refusals and self.strict:
+            raise IllegalDecision(str(self.refusals[0]))
+        return self.refusals
+
+    def _obey(self, decisions: Decisions) -> None:
+        """Carry out orders of whoever operates the cluster, and count those that are refused."""
+        self.refusals = self._carry_out(decisions)
+        self.state.totals.illegal += len(self.refusals)
 
     def _carry_out(self, decisions: Decisions) -> list[Refusal]:
+        """Carry out orders, whoever gives them; returns the refused ones."""
         orders = [_indices(getattr(decisions, name)) for names in ORDERS.values() for name in names]
         if any(len({len(getattr(decisions, name)) for name in names}) > 1 for names in ORDERS.values()):
             raise ConfigError("decisions: every VM to move or place needs one host")
         codes = np.zeros(len(decisions), dtype=np.int32)
-        self.refusals = []
-        if _apply(self.kernel_params, self.kernel_state, *orders, codes) > 0:
-            subjects = zip(decisions.subjects(), codes.tolist())
-            self.refusals = [Refusal(*subject, code) for subject, code in subjects if code]
-            self.state.totals.illegal += len(self.refusals)
-        return self.refusals
+        if _apply(self.kernel_params, self.kernel_state, *orders, codes) == 0:
+            return []
+        return [Refusal(*one, code) for one, code in zip(decisions.subjects(), codes.tolist()) if code]
 
     def advance(self, duration_s: float | None = None) -> None:
         """Let time pass: one interval, or ``duration_s`` (cut at the horizon).
@@ -336,7 +345,12 @@ class Simulator:
         if self._unmeasured:
             measure_again(self.kernel_params, self.kernel_state)
             self._unmeasured = False
-        advance(self.kernel_params, self.kernel_state, until_s)
+        while self.agenda.next_s <= until_s:
+            if self.agenda.next_s > self.time_s:
+                advance(self.kernel_params, self.kernel_state, self.agenda.next_s)
+            self.agenda.carry_out(self, self._carry_out)
+        if until_s > self.time_s:
+            advance(self.kernel_params, self.kernel_state, until_s)
         self.show()
 
     def step(self, decisions: Decisions | None = None) -> StepMetrics:
@@ -350,9 +364,11 @@ class Simulator:
         """
         before = self.state.totals.copy()
         self.refusals = []
-        if decisions is not None and len(decisions) and self._carry_out(decisions) and self.strict:
-            self.show()
-            raise IllegalDecision(str(self.refusals[0]))
+        if decisions is not None and len(decisions):
+            self._obey(decisions)
+            if self.refusals and self.strict:
+                self.show()
+                raise IllegalDecision(str(self.refusals[0]))
         self.advance()
         return StepMetrics(self.state.totals - before)
 
@@ -378,6 +394,7 @@ class Simulator:
         plain = ("config", "params", "profiles", "vm_profile", "strict", "horizon_s", "oracle", "view")
         return {
             **{name: getattr(self, name) for name in plain},
+            "agenda": self.agenda.copy(),
             "blocks": self._blocks,
             "unmeasured": self._unmeasured,
         }
@@ -387,6 +404,7 @@ class Simulator:
         self.config, self.params = saved["config"], frozen_params(saved["params"])
         self.profiles, self.vm_profile = saved["profiles"], saved["vm_profile"]
         self.strict, self.horizon_s, self.oracle = saved["strict"], saved["horizon_s"], saved["oracle"]
+        self.agenda = saved["agenda"]
         self._bind(Blocks(*saved["blocks"]), saved["view"])
         self._unmeasured = saved["unmeasured"]
         self.show()

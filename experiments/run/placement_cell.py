@@ -52,7 +52,10 @@ def run_placement_cell(
     log = {**played.log, "window": scenario.windows[played.log["window"]]}
     n = len(log["step"])
     table = pd.DataFrame({**{key: [value] * n for key, value in keys.items()}, **log})
-    return _rows(scenario, played), table
+    rows = _rows(scenario, played)
+    if hasattr(policy, "plan_metrics"):  # of all windows together, like the decision times
+        rows = [row | policy.plan_metrics() for row in rows]
+    return rows, table
 
 
 def _gate(finished: bool, failed: int) -> str:

@@ -50,13 +50,15 @@ def make_env(scenario: Scenario, policy: Policy | None = None, **options: Any) -
 
     Args:
         scenario: The scenario.
-        policy: Its ``arrival_in`` (or ``arrival``) says who places arriving VMs; one with ``information =
-            "oracle"`` is given ``view.oracle()``, and its rows say so.
+        policy: Its ``arrival_in`` (or ``arrival``) says who places arriving VMs, ``restart_in`` (``restart``)
+            who those that restart; one with ``information = "oracle"`` is given ``view.oracle()``, and its
+            rows say so.
         **options: Further arguments of the environment.
     """
-    choose = getattr(policy, "arrival_in", None)
-    rule = getattr(policy, "arrival", None) if choose is None else choose(scenario.cluster)
-    options.setdefault("arrival", rule)
+    for what in ("arrival", "restart"):
+        choose = getattr(policy, f"{what}_in", None)
+        rule = getattr(policy, what, None) if choose is None else choose(scenario.cluster)
+        options.setdefault(what, rule)
     options.setdefault("oracle", getattr(policy, "information", None) == "oracle")
     # Rules and solvers read the view: observations would be written for nobody.
     options.setdefault("observe", policy is None or not _plans(policy))
@@ -102,6 +104,8 @@ def rollout(
     if record.n:
         p50, p99 = np.percentile(record.decision_ms, (50, 99))
         metrics["decision_ms_p50"], metrics["decision_ms_p99"] = float(p50), float(p99)
+    if sim.config.events:
+        metrics["events_refused"] = float(len(sim.agenda.refused))
     return Rollout(metrics, record, wall_s, sim.time_s, sim.done, episode_return)
 
 

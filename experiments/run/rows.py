@@ -26,6 +26,7 @@ EXTRAS: dict[str, str] = {
 PLANS: dict[str, str] = {
     "plan_gap": "mean proven gap of the placements that OR-Tools planned, (objective - bound) / objective",
     "plan_s": "mean time of such a plan, s",
+    "solver_fallbacks": "solver calls that brought no solution, so that the plan was made without them",
 }
 """Columns that policies fill which have ``plan_metrics()``: what a solver says of its plans."""
 
@@ -36,7 +37,7 @@ COLUMNS: tuple[str, ...] = (
     *METRICS,
     *("gate", "episode_return"),
     *("total_wait_s", "mean_wait_s"),
-    *("kind", "information", "memory", "n_hosts", "n_vms", "vms_dropped", "trace_digest"),
+    *("kind", "information", "memory", "n_hosts", "n_vms", "vms_dropped", "trace_digest", "events_refused"),
     *EXTRAS,
     *PLANS,
 )
@@ -46,6 +47,7 @@ wait, s. ``kind`` is what the policy is, one of ``registry.KINDS``; ``informatio
 cluster: ``past``, ``instant`` or ``oracle``; ``vms_dropped`` counts VMs of the trace that fit on no host and
 were left out; ``trace_digest`` is a fingerprint of the demand: rows that share it are of one load. NaN where
 a metric has no meaning: the waits outside of placement windows, what clusters are measured by inside them,
+``events_refused`` (orders of ``scenario.events`` that were not legal at their time) where there are none,
 ``EXTRAS`` outside of the CloudSim replica (whose overall SLA violation is ``sla_unserved``), ``PLANS`` for
 policies without a solver, and every metric of an episode that was cut off.
 """
@@ -56,7 +58,9 @@ TEXTS: tuple[str, ...] = (
 )
 """Columns that hold text."""
 
-_METRICS = frozenset({*METRICS, "episode_return", "total_wait_s", "mean_wait_s", *EXTRAS, *PLANS})
+_METRICS = frozenset(
+    {*METRICS, "episode_return", "total_wait_s", "mean_wait_s", "events_refused", *EXTRAS, *PLANS}
+)
 
 
 @functools.cache

@@ -92,7 +92,7 @@ def _follow_pass(
 def _asked_too_much(p: ClusterParams, w: DpmWork, h: int, fill: float, high: float) -> Any:
     if w.received[h] == 0:
         return False
-    if max(w.now[h], w.soon[h]) > fill * p.host_cpu_mhz[h]:
+    if max(w.now[h], w.soon[h]) > fill * p.host_cpu_mhz[h] or w.need_mib[h] > w.need_most[h]:
         return True
     alone = stays(w, h) == 1
     return not alone and expected_peak(w, w.mean[h], w.var[h]) > high * p.host_cpu_mhz[h]

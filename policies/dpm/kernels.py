@@ -28,7 +28,7 @@ from virtgym.envs.sim.state.parameters import ClusterParams
 
 from ..planning.positions import group_by_home, home_of
 from ..planning.power import host_watts
-from ..planning.room import begin_room, hold_room, may_come
+from ..planning.room import begin_need, begin_room, fits_need, hold_room, may_come
 from ..planning.rules import count_apart, rules_allow
 from .workspace import (
     FOR_FAILOVER,
@@ -39,7 +39,7 @@ from .workspace import (
 @kernel
 def gather(p: ClusterParams, s: ClusterState, w: DpmWork) -> None:
     """Start a plan: nothing moves; sums over the VMs at home, and which hosts take VMs."""
-    for sums in (w.now, w.soon, w.mean, w.var):
+    for sums in (w.now, w.soon, w.mean, w.var, w.mem):
         sums[:] = 0.0
     w.n_out[:] = 0
     w.received[:] = 0
@@ -54,6 +54,7 @@ def gather(p: ClusterParams, s: ClusterState, w: DpmWork) -> None:
             count_apart(w, v, h, 1)
     group_by_home(w)
     begin_room(s, w)
+    begin_need(p, s, w)
     for h in range(w.n_home.shape[0]):
         w.opened[h] = 0
         w.accepts[h] = host_accepts(p, s, h) == 0 and not w.closed[h]
@@ -65,6 +66,7 @@ def _add(w: DpmWork, v: int, h: int, sign: float) -> None:
     w.soon[h] += sign * w.vm_soon[v]
     w.mean[h] += sign * w.vm_mean[v]
     w.var[h] += sign * w.vm_var[v]
+    w.mem[h] += sign * w.vm_need_mib[v]
 
 
 @kernel
@@ -101,7 +103,27 @@ def stays(w: DpmWork, h: int) -> Any:
 @kernel
 def expected_peak(w: DpmWork, mean: float, var: float) -> Any:
     """Load that a host is planned for: expected load and a margin of so many standard deviations, MHz."""
-    return mean + w.rules.spread * np.sqrt(max(var, 0.0))
+    return mean + w.rules.risk * np.sqrt(max(var, 0.0))
+
+
+@kernel
+def fast_enough(p: ClusterParams, w: DpmWork, v: int, h: int, for_good: bool) -> Any:
+    """Whether a host's cores are as fast as a VM's vCPUs ask for.
+
+    A vCPU never gets more than one core, whatever the host has free: no margin among VMs helps one whose host
+    is slow when it comes to ask for all that it has.
+
+    Args:
+        w: The plan.
+        v: VM.
+        h: Host.
+        for_good: Whether they must be as fast as the VM may ever ask for, or as those where it is; else as
+            it asks for now.
+    """
+    most = p.vm_vcpus[v] * p.host_core_mhz[h] * SHORTAGE
+    if w.vm_now[v] > most:
+        return False
+    return not for_good or w.vm_peak[v] <= most or p.host_core_mhz[h] >= p.host_core_mhz[w.home[v]]
 
 
 @kernel
@@ -125,12 +147,13 @@ def fits(p: ClusterParams, s: ClusterState, w: DpmWork, v: int, h: int, fill: fl
         v: VM.
         h: Host.
         fill: Share of its CPU that may be asked for now.
-        high: Share of its CPU that may be expected; a host that is otherwise empty takes any VM.
+        high: Share of its CPU that may be expected; a host that is otherwise empty takes any VM. From 1e6 on
+            it is the last resort: then nothing is asked of what is to come.
     """
     capacity = p.host_cpu_mhz[h]
     if w.now[h] + w.vm_now[v] > fill * capacity or w.soon[h] + w.vm_soon[v] > fill * capacity:
         return False
-    if w.vm_now[v] > p.vm_vcpus[v] * p.host_core_mhz[h] * SHORTAGE:
+    if not fast_enough(p, w, v, h, high < 1e6) or not fits_need(p, w, v, h, min(fill, 1.0)):
         return False
     if stays(w, h) > 0:
         mean = w.mean[h] + w.vm_mean[v]
@@ -225,11 +248,13 @@ def _list_host(w: DpmWork, c: int) -> None:
 
 
 @kernel
-def _choose_vm(p: ClusterParams, s: ClusterState, w: DpmWork, h: int, excess: float) -> Any:
+def _choose_vm(
+    p: ClusterParams, s: ClusterState, w: DpmWork, h: int, excess: float, excess_mib: float
+) -> Any:
     """The VM to take off a host: of those that suffice alone the quickest to copy, else the largest.
 
     Among VMs of equal memory the one that is expected to ask for most goes: that relieves the host longest.
-    VMs of an affinity group stay.
+    VMs of an affinity group stay. The largest is that of what the host is short of most.
     """
     best, best_mem, best_size = -1, np.inf, -1.0
     for i in range(w.first[h], w.first[h + 1]):
@@ -237,7 +262,9 @@ def _choose_vm(p: ClusterParams, s: ClusterState, w: DpmWork, h: int, excess: fl
         if w.dest[v] >= 0 or w.key[v] < 0.0 or w.aff[v] >= 0 or vm_movable(s, v) != 0:
             continue
         size = max(w.vm_now[v], w.vm_soon[v])
-        enough = size >= excess
+        enough = size >= excess and w.vm_need_mib[v] >= excess_mib
+        if excess_mib * p.host_inv_mem[h] > max(excess, 0.0) * p.host_inv_cpu[h]:
+            size = w.vm_need_mib[v]
         mem = p.vm_mem_mib[v] if enough else 1e18 - size
         if mem < best_mem or (mem == best_mem and w.vm_mean[v] > best_size):
             best, best_mem, best_size = v, mem, w.vm_mean[v]
@@ -246,15 +273,16 @@ def _choose_vm(p: ClusterParams, s: ClusterState, w: DpmWork, h: int, excess: fl
 
 @kernel
 def relieve(p: ClusterParams, s: ClusterState, w: DpmWork) -> None:
-    """Take VMs off every host that is, or will soon be, asked for more than it should.
+    """Take VMs off every host that is, or will soon be, asked for more than it should, CPU or memory.
 
-    Hosts by their excess, the largest first; from each host VMs go until it is asked for no more than
-    ``rules.relief`` of its CPU. A VM that fits nowhere stays.
+    Hosts by their excess of CPU, the largest first; from each host VMs go until it is asked for no more than
+    ``rules.relief`` of its CPU and for no memory that costs work. A VM that fits nowhere stays.
     """
     n = 0
     for h in range(w.now.shape[0]):
         load = max(w.now[h], w.soon[h])
-        if s.host_power_state[h] == ON and load > w.rules.overload * p.host_cpu_mhz[h]:
+        short = load > w.rules.overload * p.host_cpu_mhz[h] or w.mem[h] > w.need_most[h]
+        if s.host_power_state[h] == ON and short:
             w.order[n] = h
             w.key[h] = p.host_cpu_mhz[h] - load
             n += 1
@@ -275,9 +303,10 @@ def _relieve_host(p: ClusterParams, s: ClusterState, w: DpmWork, h: int) -> None
         w.key[w.vm_of[i]] = 0.0
     while w.tally.moves < w.rules.max_moves:
         excess = max(w.now[h], w.soon[h]) - w.rules.relief * p.host_cpu_mhz[h]
-        if excess <= 0.0:
+        excess_mib = w.mem[h] - w.need_most[h]
+        if excess <= 0.0 and excess_mib <= 0.0:
             break
-        v = _choose_vm(p, s, w, h, excess)
+        v = _choose_vm(p, s, w, h, excess, excess_mib)
         if v < 0:
             break
         c = find_host(p, s, w, v, h, fill, high)
@@ -293,23 +322,27 @@ def _relieve_host(p: ClusterParams, s: ClusterState, w: DpmWork, h: int) -> None
 
 
 @kernel
-def open_for_load(p: ClusterParams, s: ClusterState, w: DpmWork, needed_mhz: float, spare: int) -> None:
-    """Switch hosts on until the hosts that take VMs have enough CPU, and enough of them are empty.
+def open_for_load(
+    p: ClusterParams, s: ClusterState, w: DpmWork, needed_mhz: float, needed_mib: float, spare: int
+) -> None:
+    """Switch hosts on until the hosts that take VMs have enough CPU and memory, and enough of them are empty.
 
     Args:
         w: The plan.
         needed_mhz: CPU that the hosts that take VMs must have, MHz.
+        needed_mib: Memory that they must have free of cost, MiB; 0 where memory is not multiplexed.
         spare: Hosts that must take VMs and hold none.
     """
-    have, empty = 0.0, 0
+    have, have_mib, empty = 0.0, 0.0, 0
     for h in range(w.accepts.shape[0]):
         takes = w.accepts[h] or (w.n_home[h] > 0 and host_accepts(p, s, h) == 0)
         if takes and not w.closed[h]:
             have += p.host_cpu_mhz[h]
+            have_mib += w.need_most[h]
             empty += w.accepts[h] and stays(w, h) == 0
     for round_ in range(2):
         for h in w.rank:
-            if have >= needed_mhz and empty >= spare:
+            if have >= needed_mhz and have_mib >= needed_mib and empty >= spare:
                 return
             if w.accepts[h] or w.closed[h] or w.n_home[h] > 0 or may_go_on(p, s, h) != 0:
                 continue
@@ -317,12 +350,18 @@ def open_for_load(p: ClusterParams, s: ClusterState, w: DpmWork, needed_mhz: flo
                 continue
             switch_on(w, h)
             have += p.host_cpu_mhz[h]
+            have_mib += w.need_most[h]
             empty += 1
 
 
 @kernel
 def may_wait_for(p: ClusterParams, s: ClusterState, w: DpmWork, v: int, h: int) -> Any:
-    """Whether a waiting VM may go to a host: none in maintenance, to those for failover restarts only."""
+    """Whether a waiting VM may go to a host: none in maintenance, to those for failover restarts only.
+
+    Rules are kept; what others of its affinity group that wait need is left to whoever places them.
+    """
+    if not rules_allow(w, v, h, False):
+        return False
     restarts = p.has_failures and s.vm_restart[v] > 0
     return w.closed[h] == 0 or (w.closed[h] == FOR_FAILOVER and restarts)
 

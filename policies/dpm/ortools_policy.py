@@ -16,6 +16,7 @@ from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state.cluster_state import MIG_NONE, RUNNING
 
 from ..planning.problem import cluster_problem
+from ..solvers.calls import CALLS
 from ..solvers.consolidation import ConsolidationResult, solve_consolidation
 from ..solvers.model import ConsolidationProblem, evaluate
 from .follow import follow_target, take_back
@@ -76,16 +77,18 @@ class OrtoolsDpmPolicy(DpmPolicy):
         """Bind the view; the first plan is made at once."""
         super().reset(view, rng)
         self.plans: list[PlanReport] = []  # of this episode
+        self.solver_fallbacks = 0
         self._next_plan_s = -np.inf
 
     def plan_metrics(self) -> dict[str, float]:
-        """What the results say of the plans of this episode: their mean gap and their mean time, s."""
+        """What the results say of this episode's plans: mean gap and time, solver calls that failed."""
         if not self.plans:
             return {}
         gaps = [report.gap for report in self.plans if np.isfinite(report.gap)]
         return {
             "plan_gap": float(np.mean(gaps)) if gaps else float("nan"),
             "plan_s": float(np.mean([report.seconds for report in self.plans])),
+            "solver_fallbacks": float(self.solver_fallbacks),
         }
 
     def _forecast(self, demand: F8) -> None:
@@ -93,7 +96,7 @@ class OrtoolsDpmPolicy(DpmPolicy):
         super()._forecast(demand)
         w = self._work
         full = (self.target + self.tolerance) * float(self.view.params.host_cpu_mhz.max())
-        w.vm_mean[:] = planning_size(w.vm_mean, w.vm_var, self.spread, full)
+        w.vm_mean[:] = planning_size(w.vm_mean, w.vm_var, self.risk, full)
         w.vm_var[:] = 0.0
 
     def _consolidate(self, view: ClusterView) -> None:
@@ -109,7 +112,9 @@ class OrtoolsDpmPolicy(DpmPolicy):
             return  # most of what there is cannot move now: at the next interval then
         self._next_plan_s = view.time_s + self.period_s
         problem = self._problem(view, vms, here[vms].astype(np.int64), np.flatnonzero(fixed))
+        failed = CALLS.failed
         result = self._solve(problem)
+        self.solver_fallbacks += CALLS.failed - failed
         target = np.full(view.n_vms, -1, dtype=np.int64)
         target[vms] = result.vm_host
         self._carry_out(view, problem, result, vms, target)
@@ -168,6 +173,8 @@ class OrtoolsDpmPolicy(DpmPolicy):
             here,
             fixed,
             self.move_cost,
+            peak_mhz=w.vm_peak[vms],
+            need=(w.vm_need_mib[vms], w.need_most),
             vm_cpu_mhz=w.vm_mean[vms],
             horizon_s=self.horizon_s,
             host_on=up | (w.opened > 0),
@@ -178,19 +185,19 @@ class OrtoolsDpmPolicy(DpmPolicy):
         )
 
 
-def planning_size(mean: F8, variance: F8, spread: float, full_mhz: float) -> F8:
+def planning_size(mean: F8, variance: F8, risk: float, full_mhz: float) -> F8:
     """CPU that each VM is planned with, MHz, (V,): expected demand and its part of the host's margin.
 
-    A host needs ``mean + spread * sqrt(sum of variances)``. A VM's part of the margin is taken to be
-    ``spread * variance / sqrt(W)``, which is exact for hosts with the variance W that a full one would have
+    A host needs ``mean + risk * sqrt(sum of variances)``. A VM's part of the margin is taken to be
+    ``risk * variance / sqrt(W)``, which is exact for hosts with the variance W that a full one would have
     if VMs were spread evenly, and errs on the safe side for hosts with more.
 
     Args:
         mean: Expected demand, MHz, (V,).
         variance: Variance around it, MHz^2, (V,).
-        spread: Standard deviations.
+        risk: Standard deviations.
         full_mhz: Load of a full host, MHz.
     """
     hosts = max(1.0, float(mean.sum()) / full_mhz)
     typical = max(float(variance.sum()) / hosts, float(variance.max(initial=0.0)), 1e-9)
-    return np.asarray(mean + spread * variance / np.sqrt(typical))
+    return np.asarray(mean + risk * variance / np.sqrt(typical))

@@ -28,6 +28,7 @@ from ..forecast.history import History
 from ..planning.guard import AdmissionGuard
 from ..planning.plans import legal_part
 from ..planning.power import boot_energy_j, idle_watts
+from ..planning.room import write_need
 from . import kernels
 from .evacuation import evacuate
 from .workspace import (
@@ -52,7 +53,7 @@ class DpmPolicy(PlanningPolicy):
         tolerance: Hosts are emptied below ``target - tolerance`` and filled up to ``target + tolerance``.
         off_window_s: Past that decides what may go off, s.
         on_window_s: Past that decides what must go on, s.
-        spread: Standard deviations added to the expected load of a host.
+        risk: Standard deviations added to what is forecast: to the load of a host and to the memory of a VM.
         forecaster: Name of the forecaster, one of ``forecast.FORECASTERS``, or a dotted path.
         overload: A host that is asked for more than this share of its CPU is relieved.
         relief: Share of its CPU that relief goes down to.
@@ -72,7 +73,7 @@ class DpmPolicy(PlanningPolicy):
     tolerance: float = 0.18
     off_window_s: float = 2400.0
     on_window_s: float = 300.0
-    spread: float = 0.0
+    risk: float = 1.0
     forecaster: str = "ewma"
     overload: float = 1.0
     relief: float = 0.95
@@ -105,7 +106,7 @@ class DpmPolicy(PlanningPolicy):
         for name in ("off_window_s", "on_window_s", "horizon_s", "overload", "relief", "fill"):
             need(getattr(self, name) > 0.0, f"policy.{name}={getattr(self, name)}: must be positive")
         for name in (
-            "spread",
+            "risk",
             "min_hosts",
             "spare_hosts",
             "settle_steps",
@@ -129,7 +130,7 @@ class DpmPolicy(PlanningPolicy):
         target: float | None = None,
         tolerance: float | None = None,
         spare_share: float | None = None,
-        spread: float | None = None,
+        risk: float | None = None,
     ) -> None:
         """Change thresholds in the middle of an episode; what would leave 0..1 is cut off.
 
@@ -137,13 +138,13 @@ class DpmPolicy(PlanningPolicy):
             target: Utilisation that hosts should have; None = as it is, as for the others.
             tolerance: Width of the band on either side of it.
             spare_share: Share of the CPU of hosts that are on that stays free beside.
-            spread: Standard deviations added to the expected load of a host.
+            risk: Standard deviations added to what is forecast.
         """
         self.target = min(max(self.target if target is None else target, 0.0), 1.0)
         wide = self.tolerance if tolerance is None else max(tolerance, 0.0)
         self.tolerance = min(wide, self.target, 1.0 - self.target)
         self.spare_share = self.spare_share if spare_share is None else min(max(spare_share, 0.0), 0.99)
-        self.spread = self.spread if spread is None else max(spread, 0.0)
+        self.risk = self.risk if risk is None else max(risk, 0.0)
         self._write_rules()
 
     def reset(self, view: ClusterView, rng: np.random.Generator) -> None:
@@ -156,14 +157,17 @@ class DpmPolicy(PlanningPolicy):
         self._lead = math.ceil(float(p.host_boot_s.max()) / p.interval_s)
         depth = max(self._off_window, self._on_window, self._forecaster.samples or 0)
         self._history = History(view.n_vms, depth)
+        self._memory = History(view.n_vms, depth) if p.has_tiers else None
         lookback_s = break_even_s(p)
         self._switching_costs = lookback_s > 0.0
         lookback_s = max(lookback_s, self.off_window_s) if self._switching_costs else 0.0
-        self._needed_past: deque[float] = deque(maxlen=1 + math.ceil(lookback_s / p.interval_s))
+        samples = 1 + math.ceil(lookback_s / p.interval_s)
+        self._needed_past: deque[tuple[float, float]] = deque(maxlen=samples)
         self._work = allocate_work(p, view.state, view.config.rules)
         self._handle: Any = make_handle("dpm", self._work)
         self._last_time_s = -np.inf
         self._was_on = view.state.host_power_state == ON
+        self._fastest_mhz = p.vm_vcpus * float(p.host_core_mhz.max())
         self._guard = AdmissionGuard(view)
         self._held: B1 = np.zeros(view.n_hosts, dtype=np.bool_)
         self._write_rules()
@@ -171,7 +175,7 @@ class DpmPolicy(PlanningPolicy):
     def _write_rules(self) -> None:
         r = self._work.rules
         limit = self.max_migrations
-        r.spread = self.spread
+        r.risk = self.risk
         r.overload = self.overload
         r.relief = self.relief
         r.fill_share = self.fill
@@ -205,7 +209,7 @@ class DpmPolicy(PlanningPolicy):
             view: The cluster, with this policy's last plan carried out.
         """
         w = self._work
-        load = w.mean + self.spread * np.sqrt(np.maximum(w.var, 0.0))
+        load = w.mean + self.risk * np.sqrt(np.maximum(w.var, 0.0))
         hosts, enough = self._least_loaded(view, load)
         hosts = hosts[: max(0, min(enough, len(hosts) - self._stay_on) - self.spare_hosts)]
         low = load[hosts] * view.params.host_inv_cpu[hosts] < self.target - self.tolerance
@@ -234,7 +238,7 @@ class DpmPolicy(PlanningPolicy):
         self._limit_emptying(view)
         self._consolidate(view)
         waiting = kernels.open_for_waiting(p, s, w)
-        kernels.open_for_load(p, s, w, self._needed_mhz, self.spare_hosts)
+        kernels.open_for_load(p, s, w, *self._needed, self.spare_hosts)
         self._restore_guarantee(view)
         off = self._switch_off(view) if waiting == 0 else np.empty(0, dtype=np.int32)
         work = self._work
@@ -269,8 +273,16 @@ class DpmPolicy(PlanningPolicy):
         on = (s.host_power_state == ON) & (s.host_drain == 0) & (self._work.closed == 0)
         hosts = np.flatnonzero(on)
         hosts = hosts[np.argsort(load_mhz[hosts] * p.host_inv_cpu[hosts], kind="stable")]
-        left = float(p.host_cpu_mhz[on].sum()) - np.cumsum(p.host_cpu_mhz[hosts])
-        return hosts, int((left >= self._needed_for_off_mhz).sum())
+        return hosts, int(self._enough_without(view, on, hosts).sum())
+
+    def _enough_without(self, view: ClusterView, on: B1, hosts: NDArray[Any]) -> B1:
+        """Whether the hosts that are on have what is needed once so many of a list are off, shape (n,)."""
+        cpu, mem = view.params.host_cpu_mhz, self._work.need_most
+        cpu_needed, mem_needed = self._needed_for_off
+        enough: B1 = float(cpu[on].sum()) - np.cumsum(cpu[hosts]) >= cpu_needed
+        if mem_needed > 0.0:
+            enough &= float(mem[on].sum()) - np.cumsum(mem[hosts]) >= mem_needed
+        return enough
 
     def _that_may_go(self, hosts: NDArray[np.intp]) -> int:
         """How many hosts, from the first of a list on, the failover guarantee can do without together."""
@@ -316,16 +328,20 @@ class DpmPolicy(PlanningPolicy):
         new = now > self._last_time_s
         if new:
             self._history.push(demand, there)
+            if self._memory is not None:
+                self._memory.push(s.vm_touched_mib, there)
             w.host_on_s[on & ~self._was_on] = now
             self._was_on = on
             self._last_time_s = now
         self._forecast(demand)
+        self._forecast_memory(view, there)
         high = self.target + self.tolerance
         load = max(float(self._recent.sum()), self._ahead_mhz)
-        self._needed_mhz = load / (high * (1.0 - self.spare_share))
+        kept = 1.0 - self.spare_share
+        self._needed = load / (high * kept), float(w.vm_need_mib.sum()) / kept
         if new:
-            self._needed_past.append(self._needed_mhz)
-        self._needed_for_off_mhz = max(self._needed_past)
+            self._needed_past.append(self._needed)
+        self._needed_for_off = max(past[0] for past in self._needed_past), self._needed[1]
         w.closed[:] = 0
         if self._guard.active:
             self._guard.renew(view)
@@ -345,20 +361,36 @@ class DpmPolicy(PlanningPolicy):
             np.clip(ahead, demand, np.maximum(top, demand), out=w.vm_soon)
             self._ahead_mhz = float(ahead.sum())  # of many VMs: those that rise and those that fall
         w.vm_mean[:] = np.maximum(self._forecaster.predict(past, self._lead + 1, counts), 0.0)
-        window = past[-self._off_window :]
-        age = np.arange(len(window), 0, -1)[:, None]
-        known = age <= counts
-        n = np.minimum(counts, self._off_window)
-        mean = np.where(known, window, 0.0).sum(axis=0) / np.maximum(n, 1)
-        squares = np.where(known, (window - mean) ** 2, 0.0).sum(axis=0)
+        squares, n = self._squares(history)
         w.vm_var[:] = (squares + YOUNG_SAMPLES * (YOUNG_SHARE * top) ** 2) / (
             np.maximum(n - 1, 0) + YOUNG_SAMPLES
         )
         w.vm_var[demand <= 0.0] *= counts[demand <= 0.0] > 0
+        np.minimum(np.maximum(top, demand), self._fastest_mhz, out=w.vm_peak)
         late = past[-self._on_window :]
         seen = np.minimum(counts, self._on_window)
         self._recent = np.where(np.arange(len(late), 0, -1)[:, None] <= counts, late, 0.0).sum(axis=0)
         self._recent /= np.maximum(seen, 1)
+
+    def _squares(self, history: History) -> tuple[F8, NDArray[np.int64]]:
+        """Squares around the mean of every series over ``off_window_s``, summed; and its samples, (V,)."""
+        window = history.values[-self._off_window :]
+        known = np.arange(len(window), 0, -1)[:, None] <= history.counts
+        n = np.minimum(history.counts, self._off_window)
+        mean = np.where(known, window, 0.0).sum(axis=0) / np.maximum(n, 1)
+        return np.where(known, (window - mean) ** 2, 0.0).sum(axis=0), n
+
+    def _forecast_memory(self, view: ClusterView, there: B1) -> None:
+        """Write the memory that every VM will need resident: at least that of now, at most its own."""
+        history = self._memory
+        if history is None:
+            return
+        now, own = view.state.vm_touched_mib, view.params.vm_mem_mib
+        squares, n = self._squares(history)
+        ahead = self._forecaster.predict(history.values, self._lead + 1, history.counts)
+        ahead = np.maximum(ahead, now) + self.risk * np.sqrt(squares / np.maximum(n - 1, 1))
+        touched = np.where(there, np.clip(ahead, now, np.maximum(own, now)), 0.0)
+        write_need(view.kernel_params, self._handle, touched)
 
     def _switch_off(self, view: ClusterView) -> NDArray[np.int32]:
         """Hosts that are empty, or will be, and are not needed: the most wasteful first."""
@@ -371,11 +403,13 @@ class DpmPolicy(PlanningPolicy):
         on = (s.host_power_state == ON) & (s.host_drain == 0)
         on |= (s.host_power_state == BOOTING) | (s.host_power_state == RESUMING) | (w.opened > 0)
         hosts = w.rank[::-1][idle[w.rank[::-1]]]
-        cpu = view.params.host_cpu_mhz
-        left = float(cpu[on & (w.closed == 0)].sum()) - np.cumsum(cpu[hosts])
         number = int((on & (w.closed == 0)).sum()) - np.arange(1, len(hosts) + 1)
         empty = int((on & (stays == 0) & (w.closed == 0)).sum()) - np.arange(1, len(hosts) + 1)
-        keep = (left >= self._needed_for_off_mhz) & (number >= self.min_hosts) & (empty >= self.spare_hosts)
+        keep = (
+            self._enough_without(view, on & (w.closed == 0), hosts)
+            & (number >= self.min_hosts)
+            & (empty >= self.spare_hosts)
+        )
         hosts = hosts[: int(keep.sum())]
         if self._guard.active:
             self._guard.renew()  # hosts that were asked to come on hold nobody up yet

@@ -21,7 +21,7 @@ from ..planning.rules import RuleMemory, rule_arrays
 class DpmRules(Record):
     """The rules of a plan."""
 
-    spread = Place("standard deviations added to the expected load of a host")
+    risk = Place("standard deviations added to the expected load of a host")
     overload = Place("share of its CPU above which a host is relieved")
     relief = Place("share down to which it is relieved")
     fill_share = Place("share of its CPU that a destination may be asked for now")
@@ -62,6 +62,7 @@ class DpmWork(RuleMemory):
     vm_soon: F8  # (V,) demand when a host that is switched on now can take load, at least that of now, MHz
     vm_mean: F8  # (V,) demand expected until the next plan, MHz
     vm_var: F8  # (V,) variance around it, MHz^2
+    vm_peak: F8  # (V,) most that the VM may come to ask for and the fastest cores can give, MHz
     host_on_s: F8  # (H,) when the host last came on, s; -inf = before the episode
     host_off_s: F8  # (H,) when it was last switched off, s; -inf = never
     closed: I1  # (H,) takes no VM and is not switched: FOR_FAILOVER or KEPT_OFF; 0 = open
@@ -76,6 +77,7 @@ class DpmWork(RuleMemory):
     soon: F8  # (H,)
     mean: F8  # (H,)
     var: F8  # (H,) MHz^2
+    mem: F8  # (H,) memory needed, MiB (``PlanMemory.vm_need_mib``)
     first: I4  # (H + 1,) start of each host's VMs in ``vm_of``
     cand: I4  # (H,) hosts that may receive a VM
     order: I4  # (max(H, V),) what is being sorted
@@ -95,7 +97,7 @@ def allocate_work(p: ClusterParams, state: ClusterState, rules: Rules) -> DpmWor
         rules: Its placement rules.
     """
     n_hosts, n_vms = len(p.host_type), len(p.vm_vcpus)
-    per_vm = "vm_now", "vm_soon", "vm_mean", "vm_var", "home", "dest", "base", "vm_of"
+    per_vm = "vm_now", "vm_soon", "vm_mean", "vm_var", "vm_peak", "home", "dest", "base", "vm_of"
     big = max(n_hosts, n_vms)
     shapes = {"first": n_hosts + 1, "order": big, "order2": big, "key": big}
     known = rule_arrays(rules, n_vms, n_hosts)

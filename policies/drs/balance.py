@@ -16,7 +16,7 @@ from virtgym.envs.jit.sorting import sort_ascending
 from virtgym.envs.sim.state.cluster_state import ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
 
-from .corrections import correct, empty_hosts
+from .corrections import correct, empty_hosts, relieve
 from .kernels import commit, cpu_on, deviation, list_unit, may_go, move_cost, move_gain, prepare
 from .state import (
     BALANCED,
@@ -44,7 +44,7 @@ def _imbalance(w: DrsState) -> Any:
 def _triggered(w: DrsState) -> Any:
     """Whether a threshold is exceeded; the targets of the round lie below them by the hysteresis."""
     w.stat.before_cpu, w.stat.before_mem = _imbalance(w)
-    return w.stat.before_cpu > w.rules.theta_cpu or w.stat.before_mem > w.rules.theta_mem
+    return w.stat.before_cpu > w.stat.theta_cpu or w.stat.before_mem > w.stat.theta_mem
 
 
 @kernel
@@ -250,6 +250,16 @@ def _balance(p: ClusterParams, s: ClusterState, w: DrsState) -> Any:
 
 
 @kernel
+def _set_thresholds(w: DrsState) -> None:
+    """The thresholds for so many hosts, and the targets below them by the hysteresis."""
+    root = np.sqrt(max(1.0, w.stat.on))
+    w.stat.theta_cpu = w.rules.theta_cpu / (root if w.rules.by_hosts_cpu else 1.0)
+    w.stat.theta_mem = w.rules.theta_mem / (root if w.rules.by_hosts_mem else 1.0)
+    w.stat.target_cpu = w.stat.theta_cpu * (1.0 - w.rules.hysteresis)
+    w.stat.target_mem = w.stat.theta_mem * (1.0 - w.rules.hysteresis)
+
+
+@kernel
 def plan_corrections(p: ClusterParams, s: ClusterState, w: DrsState, time_to_balance: bool) -> Any:
     """Read the state, order what must be done; returns whether the trigger says to balance.
 
@@ -259,9 +269,9 @@ def plan_corrections(p: ClusterParams, s: ClusterState, w: DrsState, time_to_bal
         time_to_balance: Whether this interval is one of those in which the trigger is looked at.
     """
     prepare(p, s, w)
-    w.stat.target_cpu = w.rules.theta_cpu * (1.0 - w.rules.hysteresis)
-    w.stat.target_mem = w.rules.theta_mem * (1.0 - w.rules.hysteresis)
+    _set_thresholds(w)
     correct(p, s, w)
+    relieve(p, s, w)
     triggered = _triggered(w)
     w.stat.after_cpu, w.stat.after_mem = _imbalance(w)
     w.tally.reason = BALANCED if time_to_balance else IDLE
@@ -306,7 +316,7 @@ def follow(p: ClusterParams, s: ClusterState, w: DrsState, target: Any) -> None:
             commit(p, w, n, b)
     w.tally.reason = BALANCED if _reached(w) else LIMIT
     if w.stat.gain <= w.stat.cost:
-        w.tally.moves = w.tally.mandatory
+        w.tally.moves = w.tally.mandatory + w.tally.relief
         w.tally.reason = NO_BENEFIT
         w.stat.after_cpu = w.stat.before_cpu
         w.stat.after_mem = w.stat.before_mem

@@ -1,9 +1,13 @@
-"""Moves that DRS must make before it balances: hosts to be emptied, rules that are broken. Kernels.
+"""Moves that DRS makes before it balances: emptying hosts, mending rules, relieving hosts. Kernels.
 
 Order: hosts that are to be emptied, VMs on hosts where they must not run, VMs that belong together, VMs that
 belong apart, VMs that should run elsewhere. A destination is the host that is least loaded with the VM (the
 larger of CPU and memory), of those that keep every rule; first of those that also keep wishes and that the
 VM did not leave a short while ago, then without wishes, then any.
+
+**Relief**: a host that is expected to be asked for more than ``rules.contention`` of its CPU, or whose memory
+costs work, and has been so for ``rules.contention_s``, gives VMs to hosts that are not so with them, however
+even the cluster is.
 """
 
 from __future__ import annotations
@@ -195,3 +199,74 @@ def correct(p: ClusterParams, s: ClusterState, w: DrsState) -> None:
     _keep_apart(p, s, w)
     _grant_wishes(p, s, w)
     w.tally.mandatory = w.tally.moves
+
+
+@kernel
+def _excess(p: ClusterParams, w: DrsState, h: int) -> Any:
+    """CPU (MHz) and memory (MiB) that a host is asked for beyond where contention begins."""
+    need = 0.0
+    for k in range(w.first[h], w.first[h + 1]):
+        v = w.vm_of[k]
+        if w.home[v] == h:
+            need += w.vm_need_mib[v]
+    return w.load_cpu[h] - w.rules.contention * p.host_cpu_mhz[h], need - w.need_most[h]
+
+
+@kernel
+def _relief_vm(p: ClusterParams, w: DrsState, h: int, cpu: float, mem: float) -> Any:
+    """The VM to take off a host: of those that suffice alone the one with least memory, else the largest."""
+    best: Any = np.int64(-1)
+    least = np.inf
+    for k in range(w.first[h], w.first[h + 1]):
+        v = w.vm_of[k]
+        if not w.free[v] or w.home[v] != h or w.aff[v] >= 0 or w.key[v] < 0.0:
+            continue
+        size = cpu_on(p, w, v, h)
+        if size >= cpu and w.vm_need_mib[v] >= mem:
+            key = p.vm_mem_mib[v]
+        else:
+            by_mem = mem * p.host_inv_mem[h] > max(cpu, 0.0) * p.host_inv_cpu[h]
+            key = 1e18 * (
+                1.0 - (w.vm_need_mib[v] * p.host_inv_mem[h] if by_mem else size * p.host_inv_cpu[h])
+            )
+        if key < least:
+            best, least = np.int64(v), key
+    return best
+
+
+@kernel
+def _relieve_host(p: ClusterParams, s: ClusterState, w: DrsState, h: int) -> None:
+    """Move VMs off a host until it is no longer under contention, or nobody can take one."""
+    for k in range(w.first[h], w.first[h + 1]):
+        w.key[w.vm_of[k]] = 0.0
+    while w.tally.moves < w.options.max_moves and w.moves[h] < w.options.max_per_host:
+        cpu, mem = _excess(p, w, h)
+        if cpu <= 0.0 and mem <= 0.0:
+            return
+        v = _relief_vm(p, w, h, cpu, mem)
+        if v < 0:
+            return
+        w.unit[0] = v
+        b = _best_host(p, s, w, 1, h, True, False)
+        fits = b >= 0 and w.load_cpu[b] + cpu_on(p, w, v, b) <= w.rules.contention * p.host_cpu_mhz[b]
+        if fits and w.moves[b] < w.options.max_per_host:
+            commit(p, w, 1, b)
+        w.key[v] = -1.0
+
+
+@kernel
+def relieve(p: ClusterParams, s: ClusterState, w: DrsState) -> None:
+    """Relieve the hosts that have been under contention for long enough; ``tally.relief`` counts the moves.
+
+    It is noted of every host since when it has been so.
+    """
+    now = s.clock.now_s
+    for h in range(w.counted.shape[0] if w.rules.contention < np.inf else 0):
+        cpu, mem = _excess(p, w, h) if w.counted[h] else (0.0, 0.0)
+        if cpu <= 0.0 and mem <= 0.0:
+            w.short_since[h] = np.inf
+            continue
+        w.short_since[h] = min(w.short_since[h], now)
+        if now - w.short_since[h] >= w.rules.contention_s:
+            _relieve_host(p, s, w, h)
+    w.tally.relief = w.tally.moves - w.tally.mandatory

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from virtgym.envs.jit.kernels import kernel
+from virtgym.envs.sim.engine.cpu import SHORTAGE
 from virtgym.envs.sim.engine.orders import check_move_beside, vm_movable
 from virtgym.envs.sim.models.power import ON
 from virtgym.envs.sim.state.cluster_state import MIG_NONE, ClusterState
@@ -30,7 +31,7 @@ from virtgym.envs.sim.state.parameters import ClusterParams
 
 from ..planning.moves import copy_cost
 from ..planning.positions import group_by_home, home_of
-from ..planning.room import begin_room, hold_room
+from ..planning.room import begin_need, begin_room, fits_need, hold_room, measure_need
 from ..planning.rules import count_apart, rules_allow
 from .state import DrsState
 
@@ -90,6 +91,8 @@ def prepare(p: ClusterParams, s: ClusterState, w: DrsState) -> None:
     w.tally[:] = 0
     w.stat[:] = 0.0
     begin_room(s, w)
+    measure_need(p, s, w)
+    begin_need(p, s, w)
     _load_vms(p, s, w)
     group_by_home(w)
     for v in range(w.home.shape[0]):
@@ -137,6 +140,12 @@ def is_back_move(s: ClusterState, w: DrsState, v: int, h: int) -> Any:
 
 
 @kernel
+def _slower(p: ClusterParams, w: DrsState, v: int, h: int) -> Any:
+    """Whether a host's cores cannot give a VM what its present ones can."""
+    return cpu_on(p, w, v, h) * SHORTAGE < cpu_on(p, w, v, w.home[v])
+
+
+@kernel
 def may_go(p: ClusterParams, s: ClusterState, w: DrsState, n: int, h: int, wishes: bool, back: bool) -> Any:
     """Whether the n VMs of ``w.unit`` may all move to a host, by legality, room and rules.
 
@@ -146,7 +155,8 @@ def may_go(p: ClusterParams, s: ClusterState, w: DrsState, n: int, h: int, wishe
         n: VMs of the unit; those that are at home there already are passed over.
         h: Destination.
         wishes: Whether a wish (``should``) that is kept now may not be broken.
-        back: Whether a VM may return to where it came from within the window.
+        back: Whether a VM may return to where it came from within the window, and go where memory costs
+            work or cores are slower than it asks for: the last resort of what must be done.
     """
     taken: Any = np.int64(0)
     fits = True
@@ -154,6 +164,7 @@ def may_go(p: ClusterParams, s: ClusterState, w: DrsState, n: int, h: int, wishe
         v = w.unit[taken]
         if w.home[v] != h:
             fits = rules_allow(w, v, h, wishes) and (back or not is_back_move(s, w, v, h))
+            fits = fits and (back or (fits_need(p, w, v, h, 1.0) and not _slower(p, w, v, h)))
             fits = fits and check_move_beside(p, s, w, v, h) == 0
             if fits and n > 1:
                 hold_room(p, w, v, h, 1.0)

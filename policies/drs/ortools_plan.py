@@ -64,6 +64,7 @@ def _problem(view: ClusterView, work: DrsState, vms: I8, hosts: I8) -> Consolida
         hosts,
         place[work.home[vms]],
         fixed,
+        peak_mhz=work.vm_cpu[vms],
         vm_cpu_mhz=work.vm_cpu[vms],
         vm_mem_mib=work.vm_mem[vms],
         host_mem_mib=memory,

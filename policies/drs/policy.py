@@ -27,6 +27,7 @@ from ..base import PlanningPolicy
 from ..forecast.forecasters import make_forecaster
 from ..forecast.history import History
 from ..planning.guard import AdmissionGuard
+from ..solvers.calls import CALLS
 from .balance import plan_evacuations, plan_round
 from .ortools_plan import plan_with_solver
 from .state import (
@@ -37,7 +38,14 @@ from .state import (
 )
 
 LEVELS: dict[int, float] = {1: np.inf, 2: 0.30, 3: 0.20, 4: 0.10, 5: 0.05}
-"""Aggressiveness: imbalance above which moves for balance begin. Level 1 makes none but what it must."""
+"""Aggressiveness: imbalance times the root of the number of hosts above which moves for balance begin. Level
+1 makes none but what it must.
+
+VMware gives a move the priority 6 - ceil(imbalance / 0.1 * sqrt(hosts)), and level l carries out what has
+priority l or better: imbalance > (5 - l) * 0.1 / sqrt(hosts) [verified: its knowledge base as quoted in
+https://vbrownbag.com/2010/06/the-math-behind-the-drs-stars/]. Of level 5 that makes 0, any imbalance; here
+it is half of level 4's [assumed]. One host whose load is d off makes a deviation of about d / sqrt(hosts), so
+the same host counts as much in a large cluster as in a small one."""
 SOLVERS = ("greedy", "ortools")
 """How moves for balance are found."""
 ORDERS: dict[str, int] = {"size": BY_SIZE, "utilisation": BY_UTILISATION}
@@ -68,6 +76,7 @@ class DrsRound:
         after: The same as predicted with them.
         moves: Migrations ordered.
         mandatory: Of these, migrations for maintenance and rules.
+        relief: Of these, migrations off hosts under contention.
         gain: What the moves for balance are worth over the horizon, host-seconds.
         cost: What they cost, host-seconds.
         ending: One of ``ENDINGS``.
@@ -77,6 +86,7 @@ class DrsRound:
     after: tuple[float, float]
     moves: int
     mandatory: int
+    relief: int
     gain: float
     cost: float
     ending: str
@@ -88,8 +98,12 @@ class DrsPolicy(PlanningPolicy):
 
     Attributes:
         level: Aggressiveness 1...5, see ``LEVELS``.
-        threshold: Imbalance of CPU (and memory) above which moves begin; None = that of the level.
+        threshold: Imbalance of CPU (and memory) above which moves begin, whatever the number of hosts; None =
+            that of the level.
         memory_threshold: The same for memory; None = as for CPU.
+        contention: Share of its CPU above which a host is relieved, however even the cluster is; level 1
+            relieves none. So is a host whose multiplexed memory costs work.
+        contention_s: Time for which it must have been so, s.
         forecaster: Name in ``forecast.FORECASTERS`` of what predicts each VM's demand; None = the demand now.
         window: Samples that the forecaster looks at; None = its default.
         steps: Samples ahead that it forecasts.
@@ -110,7 +124,9 @@ class DrsPolicy(PlanningPolicy):
     level: int = 3
     threshold: float | None = None
     memory_threshold: float | None = None
-    forecaster: str | None = None
+    contention: float = 1.0
+    contention_s: float = 600.0
+    forecaster: str | None = "ewma"
     window: int | None = None
     steps: int = 1
     horizon_s: float = 900.0
@@ -144,6 +160,8 @@ class DrsPolicy(PlanningPolicy):
         for name, least in (("steps", 1), ("period", 1), ("residence", 0), ("max_per_host", 1)):
             value = getattr(self, name)
             need(value >= least, f"policy.{name}={value}: must be at least {least}")
+        need(self.contention > 0, f"policy.contention={self.contention}: must be positive")
+        need(self.contention_s >= 0, f"policy.contention_s={self.contention_s}: must be 0 or more")
         need(self.solver_rounds >= 1, f"policy.solver_rounds={self.solver_rounds}: must be at least 1")
         need(0 < self.horizon_s < np.inf, f"policy.horizon_s={self.horizon_s}: must be positive")
         need(0 <= self.hysteresis < 1, f"policy.hysteresis={self.hysteresis}: must lie in 0..1, below 1")
@@ -170,6 +188,7 @@ class DrsPolicy(PlanningPolicy):
         self._asked: dict[int, bool] = {}  # whether a host is to be in maintenance, as long as it is not so
         self._guard = AdmissionGuard(view)
         self._calls = 0
+        self.solver_fallbacks = 0
         self._last_time_s = -np.inf
         self._history: History | None = None
         if self._forecaster is not None:
@@ -180,11 +199,16 @@ class DrsPolicy(PlanningPolicy):
     def _write_rules(self, view: ClusterView) -> None:
         f, i = self._work.rules, self._work.options
         interval = view.params.interval_s
-        theta = LEVELS[self.level] if self.threshold is None else float(self.threshold)
-        by_memory = theta if self.memory_threshold is None else float(self.memory_threshold)
+        given, given_mem = self.threshold, self.memory_threshold
+        given_mem = given if given_mem is None else given_mem
+        theta = LEVELS[self.level] if given is None else float(given)
+        by_memory = LEVELS[self.level] if given_mem is None else float(given_mem)
         counts = bool(view.params.memory_binding)
         f.theta_cpu = theta
         f.theta_mem = by_memory if counts else np.inf
+        f.by_hosts_cpu, f.by_hosts_mem = given is None, given_mem is None
+        f.contention = self.contention if self.level > 1 or given is not None else np.inf
+        f.contention_s = self.contention_s
         f.mem_counts = counts
         f.hysteresis = self.hysteresis
         f.horizon = self.horizon_s
@@ -216,6 +240,7 @@ class DrsPolicy(PlanningPolicy):
         f = self._work.rules
         f.theta_cpu = max(threshold, 0.0)
         f.theta_mem = f.theta_cpu if f.mem_counts else np.inf
+        f.by_hosts_cpu = f.by_hosts_mem = False
 
     def enter_maintenance(self, hosts: Iterable[int]) -> None:
         """Take hosts into maintenance at the next plan, which finds a destination for all of their VMs.
@@ -254,7 +279,9 @@ class DrsPolicy(PlanningPolicy):
         if self.solver == "greedy":
             plan_round(view.kernel_params, view.kernel_state, self._handle, due)
         else:
+            failed = CALLS.failed
             plan_with_solver(view, w, self._handle, due, self.solver_rounds)
+            self.solver_fallbacks += CALLS.failed - failed
         plan = Decisions(
             maintenance=begin,
             end_maintenance=end,
@@ -262,6 +289,10 @@ class DrsPolicy(PlanningPolicy):
             move_host=w.out_host[: w.tally.moves].copy(),
         )
         return self._guard.keep(plan)
+
+    def plan_metrics(self) -> dict[str, float]:
+        """What the results say of OR-Tools' plans: solver calls that failed in this episode."""
+        return {} if self.solver == "greedy" else {"solver_fallbacks": float(self.solver_fallbacks)}
 
     def _maintenance(self, view: ClusterView) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Hosts that enter and leave maintenance now; ``_leaving`` is then all that are in it."""
@@ -295,6 +326,7 @@ class DrsPolicy(PlanningPolicy):
             (float(x.after_cpu), counts * float(x.after_mem)),
             int(t.moves),
             int(t.mandatory),
+            int(t.relief),
             float(x.gain),
             float(x.cost),
             ENDINGS[int(t.reason)],
@@ -302,7 +334,17 @@ class DrsPolicy(PlanningPolicy):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the parameters; a policy starts an episode with ``reset``."""
-        transient = {"view", "rng", "_work", "_handle", "_kept_off", "_leaving", "_asked", "_calls"}
+        transient = {
+            "view",
+            "rng",
+            "_keeper",
+            "_work",
+            "_handle",
+            "_kept_off",
+            "_leaving",
+            "_asked",
+            "_calls",
+        }
         transient |= {"_last_time_s", "_history"}
         return {key: value for key, value in self.__dict__.items() if key not in transient}
 

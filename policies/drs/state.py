@@ -23,6 +23,10 @@ class DrsRules(Record):
 
     theta_cpu = Place("imbalance of CPU above which moves begin")
     theta_mem = Place("imbalance of memory above which moves begin")
+    by_hosts_cpu = Place("whether theta_cpu is divided by the root of the number of hosts")
+    by_hosts_mem = Place("the same of theta_mem")
+    contention = Place("share of its CPU above which a host is relieved")
+    contention_s = Place("time for which it must have been above, s")
     hysteresis = Place("share below the threshold to which moves go on")
     horizon = Place("time for which the load is expected to hold, s")
     residence = Place("time that a VM stays where it is, s")
@@ -48,6 +52,7 @@ class DrsTally(Record):
     number = np.int64
     moves = Place("migrations ordered")
     mandatory = Place("of these, for maintenance and rules")
+    relief = Place("of these, off hosts under contention")
     reason = Place("why the round ended: BALANCED ... IDLE")
     scans = Place("searches over all pairs of hosts")
     ranked = Place("hosts ranked")
@@ -61,6 +66,8 @@ class DrsSums(Record):
     cpu2 = Place("sum of their squares")
     mem = Place("sum of memory loads")
     mem2 = Place("sum of their squares")
+    theta_cpu = Place("imbalance of CPU above which moves begin, for the hosts counted")
+    theta_mem = Place("the same of memory")
     target_cpu = Place("imbalance of CPU to be reached")
     target_mem = Place("imbalance of memory to be reached")
     mean_mhz = Place("mean capacity of a host, MHz")
@@ -94,6 +101,7 @@ class DrsState(RuleMemory):
     load_cpu: F8  # (H,) MHz of the VMs at home
     load_mem: F8  # (H,) MiB
     counted: I1  # (H,) 1: on, stays on, and takes VMs
+    short_since: F8  # (H,) since when the host has been under contention, s; inf = it is not
     n_free: I4  # (H,) VMs that may be moved for balance
     moves: I4  # (H,) migrations from and to it, under way and ordered
     first: I8  # (H + 1,) start of each host's VMs in vm_of
@@ -126,4 +134,6 @@ def allocate_drs(params: ClusterParams, state: ClusterState, rules: Rules) -> Dr
         **{"best": 2, "first": n_hosts + 1},
         "emptiest": (int(params.host_type.max()) + 1, 2),
     }
-    return allocate_memory(DrsState, state, per_vm, shapes, rule_arrays(rules, n_vms, n_hosts))
+    work = allocate_memory(DrsState, state, per_vm, shapes, rule_arrays(rules, n_vms, n_hosts))
+    work.short_since[:] = np.inf
+    return work

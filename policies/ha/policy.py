@@ -27,6 +27,7 @@ from virtgym.envs.checks import need, one_of
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.config import ARRIVAL_RULES
 from virtgym.envs.sim.decisions import Decisions
+from virtgym.envs.sim.engine.waiting import is_hopeless, no_failures, note_failure
 from virtgym.envs.sim.guests import GuestProfile
 from virtgym.envs.sim.models.power import BOOTING, RESUMING
 from virtgym.envs.sim.models.recovery import restart_order
@@ -160,6 +161,7 @@ class HaPolicy(PlanningPolicy):
     protection_moves: int = 4
 
     arrival: ClassVar[str | None] = None
+    restart: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         """Check every parameter.
@@ -196,7 +198,7 @@ class HaPolicy(PlanningPolicy):
         draft = Draft(view)
         for v in due.tolist():
             self._restart(draft, v)
-        refused = np.array([v for v in new.tolist() if not self._admit(draft, v)], dtype=np.int32)
+        refused = self._admit_all(draft, new)
         if broken:
             self._switch_on_until(draft, lambda: guard.holds)
         if refused.size and self.boot_hosts:
@@ -308,6 +310,24 @@ class HaPolicy(PlanningPolicy):
             h = self._choose_or_boot(draft, v, hard, rank)
         if h >= 0 and draft.place(v, h):
             self._note(v, h)
+
+    def _admit_all(self, draft: Draft, new: I4) -> I4:
+        """Place arrivals; returns those that the guarantee does not allow.
+
+        A VM that no rule names is not tried after one that needs no more was refused, or found no host.
+        """
+        params = draft.sim.kernel_params
+        refused, hostless = no_failures(), no_failures()
+        answers = np.ones(len(new), dtype=np.bool_)
+        for i, v in enumerate(new.tolist()):
+            plain = not self.rules.ruled[v]
+            answers[i] = not (plain and is_hopeless(params, refused, v))
+            if not answers[i] or (plain and is_hopeless(params, hostless, v)):
+                continue
+            answers[i] = self._admit(draft, v)
+            if plain and draft.sim.state.vm_state[v] == PENDING and draft.sim.state.vm_dest[v] < 0:
+                note_failure(hostless if answers[i] else refused, v)
+        return new[~answers]
 
     def _admit(self, draft: Draft, v: int) -> bool:
         """Place one arrival if the guarantee allows it; returns whether it does.

@@ -207,5 +207,5 @@ class ConsolidationPolicy(PlanningPolicy):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the parameters; a policy starts an episode with ``reset``."""
-        transient = ("view", "rng", "_work", "_handle", "_last_time_s", "_depth")
+        transient = ("view", "rng", "_keeper", "_work", "_handle", "_last_time_s", "_depth")
         return {key: value for key, value in self.__dict__.items() if key not in transient}

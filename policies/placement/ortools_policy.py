@@ -91,7 +91,11 @@ class OrtoolsPlacementPolicy(PlacementPolicy):
         self._rules = np.array([rule_number(rule) for rule in ORACLE_RULES], dtype=np.int64)
         self._plans: dict[int, tuple[tuple[float, int, int], list[int]]] = {}
         self._games = np.full((n + 1, 1), -1, dtype=np.int64)
-        self.n_solved = self.n_improved = 0
+        self.n_solved = self.n_improved = self.n_fallbacks = 0
+
+    def plan_metrics(self) -> dict[str, float]:
+        """What the results say of the solver's calls since the last reset."""
+        return {} if self.oracle else {"solver_fallbacks": float(self.n_fallbacks)}
 
     def choose(self) -> I8:
         """The node of each bound game, (B,); 0 for a game that is over."""
@@ -167,6 +171,7 @@ class OrtoolsPlacementPolicy(PlacementPolicy):
             return hint
         self.n_solved += 1
         found = solve_queue(instant, self.time_limit, self.solver_seed)
+        self.n_fallbacks += found is None
         if found is None or len(found.nodes) < len(hint):
             return hint
         if len(found.nodes) == len(hint) and reserve_left(instant, found.nodes) <= left + BETTER:

@@ -33,6 +33,9 @@ class PlanMemory:
     node_vcpus: F8
     node_used_mib: F8
     new_nodes: I8  # (V,) nodes that the plan holds for it
+    vm_need_mib: F8  # (V,) memory that it needs resident (multiplexed memory), MiB; 0 = nobody counts
+    need_mib: F8  # (H,) the same of the VMs that are on a host, leave it, or come in the plan
+    need_most: F8  # (H,) most of it that costs no work
 
 
 ROOM = (
@@ -70,6 +73,7 @@ def allocate_memory(
     sizes = dict.fromkeys(per_vm, n_vms) | dict(shapes)
     arrays = {name: np.zeros_like(getattr(state, name)) for name in ROOM} | dict(known)
     arrays["new_nodes"] = np.zeros(n_vms, dtype=np.int64)
+    arrays["vm_need_mib"] = np.zeros(n_vms)
     for name, hint in get_type_hints(kind).items():
         if name not in arrays:
             if isinstance(hint, type) and issubclass(hint, Record):

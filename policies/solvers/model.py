@@ -349,7 +349,8 @@ def _rules_broken(problem: ConsolidationProblem, vm_host: I8) -> int:
         hosts = [int(vm_host[v]) for v in set(group) if vm_host[v] >= 0]
         broken += len(hosts) - len(set(hosts))
     for vms, allowed in p.rules.must:
-        broken += sum(int(vm_host[v]) not in set(allowed) for v in set(vms) if vm_host[v] >= 0)
+        inside = set(allowed)
+        broken += sum(int(vm_host[v]) not in inside for v in set(vms) if vm_host[v] >= 0)
     return broken
 
 

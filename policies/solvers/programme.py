@@ -13,6 +13,7 @@ from scipy import sparse
 from virtgym.envs.arrays import B1, F8, I8
 
 from ..ties import first_best
+from .calls import CALLS, attempt
 
 INF = np.inf
 Box = tuple[float, ...]
@@ -110,8 +111,16 @@ def solve_programme(
         nodes: Most nodes of HiGHS's tree.
 
     Returns:
-        What is proven of the least value, the best solution found or None, and whether that is optimal.
+        What is proven of the least value, the best solution found or None, and whether that is optimal. A
+        solver that fails proves nothing: ``-inf``, None, False.
     """
+    found = attempt(lambda: _solve(model, whole, seconds, nodes))
+    if found is None or found[1] is None:
+        CALLS.note_failure()
+    return (-INF, None, False) if found is None else found
+
+
+def _solve(model: Programme, whole: B1, seconds: float, nodes: int | None) -> tuple[float, F8 | None, bool]:
     from ortools.math_opt.python import mathopt
 
     parameters = mathopt.SolveParameters(
@@ -125,7 +134,10 @@ def solve_programme(
     scale = max(1e-9, float(np.abs(model.objective).max(initial=0.0)))
     scaled = _mathopt_model(model._replace(objective=model.objective / scale), whole)
     result = mathopt.solve(scaled, kind, params=parameters)
-    if result.termination.reason == mathopt.TerminationReason.IMPRECISE:
+    ill = mathopt.TerminationReason
+    if kind == mathopt.SolverType.GLOP and result.termination.reason in (
+        *(ill.IMPRECISE, ill.NUMERICAL_ERROR, ill.OTHER_ERROR),
+    ):
         result = mathopt.solve(scaled, mathopt.SolverType.HIGHS, params=parameters)
     proven = float(result.termination.objective_bounds.dual_bound) * scale
     optimal = result.termination.reason == mathopt.TerminationReason.OPTIMAL
@@ -155,6 +167,10 @@ class _Relaxation:
 
     def solve(self, low: Box, high: Box, wanted: list[Any]) -> tuple[float, F8, bool]:
         """Value, what is wanted of the solution (empty: there is none), and whether all that is sure."""
+        found = attempt(lambda: self._solve(low, high, wanted))
+        return (INF, np.zeros(0), False) if found is None else found
+
+    def _solve(self, low: Box, high: Box, wanted: list[Any]) -> tuple[float, F8, bool]:
         mathopt = self.mathopt
         for column, a, b in zip(self.columns, low, high):
             column.lower_bound, column.upper_bound = a, b
@@ -188,10 +204,13 @@ def solve_counts(
         What is proven of the least value, ``-inf`` if nothing is, and the solution of the relaxation or None.
     """
     end = time.monotonic() + seconds
-    relaxed = _Relaxation(model, counts, patience)
     box = (0.0,) * len(counts), tuple(model.upper[counts].tolist())
-    value, x, solved = relaxed.solve(*box, relaxed.variables)
-    if not solved or len(x) == 0:
+    relaxed = attempt(lambda: _Relaxation(model, counts, patience))
+    value, x, solved = -INF, np.zeros(0), False
+    if relaxed is not None:
+        value, x, solved = relaxed.solve(*box, relaxed.variables)
+    if relaxed is None or not solved or len(x) == 0:
+        CALLS.note_failure()
         return -INF, None
     # The open branches, the least first: what it has bounds them all.
     tree = [(value, 0, box, x[counts])]
@@ -209,6 +228,7 @@ def solve_counts(
             box = (*low[:k], a, *low[k + 1 :]), (*high[:k], b, *high[k + 1 :])
             found, number, solved = relaxed.solve(*box, relaxed.columns)
             if not solved:
+                CALLS.note_failure()
                 return value, x
             made += 1
             if len(number):

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from virtgym.envs.arrays import F8, I8
 
+from .calls import CALLS, attempt
+
 SCALE = 10_000
 """The objective is whole: values are rounded to one part in this."""
 
@@ -201,6 +203,13 @@ def solve_queue(instant: Instant, time_limit: float, seed: int) -> PackedQueue |
     Returns:
         The best packing found, None if there is none within the limit.
     """
+    found = attempt(lambda: _solve(instant, time_limit, seed))
+    if found is None:
+        CALLS.note_failure()
+    return found
+
+
+def _solve(instant: Instant, time_limit: float, seed: int) -> PackedQueue | None:
     built = _Model(instant)
     built.start(instant.hint.tolist())
     cp_model = built.cp_model

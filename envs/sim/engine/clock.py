@@ -62,14 +62,14 @@ TIE = 1e-9
 
 
 @kernel
-def _score(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
-    """What the arrival rule minimises; differences within TIE go to the lowest host."""
+def arrival_score(p: ClusterParams, s: ClusterState, v: int, h: int, rule: int) -> Any:
+    """What an arrival rule minimises; differences within TIE go to the lowest host."""
     free = p.host_cpu_mhz[h] - s.host_nominal_mhz[h]
-    if p.arrival_rule == FIRST_FIT:
+    if rule == FIRST_FIT:
         return 0.0
-    if p.arrival_rule == BEST_FIT:
+    if rule == BEST_FIT:
         return free
-    if p.arrival_rule == WORST_FIT:
+    if rule == WORST_FIT:
         return -free
     kind = p.host_type[h]
     now = s.host_nominal_mhz[h] / p.host_cpu_mhz[h]
@@ -92,7 +92,7 @@ def choose_host(p: ClusterParams, s: ClusterState, v: int, off: bool) -> int:
             continue
         if fits_arrival(p, s, v, h) != 0:
             continue
-        score = _score(p, s, v, h)
+        score = arrival_score(p, s, v, h, p.arrival_rule)
         if best < 0 or score < least - TIE:
             best = h
             least = score

@@ -117,7 +117,7 @@ def least_hosts(demand: NDArray[np.float64], capacity: float, n_hosts: int) -> i
 def test_ortools_leaves_the_fewest_hosts_on(make_sim: MakeSim, seed: int) -> None:
     util = np.random.default_rng(seed).uniform(0.2, 0.9, 6)
     sim = make_sim(util, n_hosts=4, memory="ignored", arrival="worst_fit", arrival_cpu_overcommit=4.0)
-    policy = OrtoolsDpmPolicy(spread=0.0)
+    policy = OrtoolsDpmPolicy(risk=0.0)
     run(sim, policy)
     assert int((sim.state.host_power_state == ON).sum()) == least_hosts(util * 1000.0, 0.81 * 2000.0, 4)
     assert policy.plans[0].gap < 0.5
@@ -291,11 +291,28 @@ def test_drs_light_leaves_the_fewest_hosts_on(seed: int) -> None:
         assert np.isfinite(row["plan_gap"]) == (name == "dpm_ortools")
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_nobody_goes_where_cores_are_slower_than_what_it_may_ask_for(
+    make_sim: MakeSim, host_type: Any, name: str
+) -> None:
+    slow = replace(host_type, name="slow", cores=8, core_mhz=800.0, power_w=(10.0, 20.0))
+    fast = replace(host_type, name="fast", cores=8, core_mhz=1600.0)
+    util = np.full((24, 6), 0.2)
+    util[18:] = 0.9  # of 1,500 MHz: more than the thrifty hosts' cores have
+    sim = make_sim(
+        util, n_hosts=4, load={"cpu_mhz": [1500.0] * 4 + [700.0] * 2}, horizon_s=7200.0, arrival="worst_fit",
+        arrival_core_speed=True, host_types=(slow, fast), host_type_of=np.array([0, 0, 1, 1], np.int32),
+    )  # fmt: skip
+    run(sim, make_policy(name))
+    assert sim.metrics()["sla_unserved"] < 1e-3
+    assert set(sim.state.vm_host[:4].tolist()) <= {2, 3}
+
+
 def test_planetlab_half_the_esv_at_no_more_energy(traces_dir: Path) -> None:
     day = {"trace.path": str(traces_dir / "planetlab" / "20110303")}
     theirs = evaluate("planetlab", "ols-mmt", overrides=day).iloc[0]
     for name in NAMES:
-        ours = evaluate("planetlab", name, overrides=day).iloc[0]
+        ours = evaluate("planetlab", name, overrides=day, params={"risk": 0.0}).iloc[0]
         assert ours["esv"] <= 0.5 * theirs["esv"]
         assert ours["energy_kwh"] <= theirs["energy_kwh"]
         assert ours["thrash"] == 0.0
@@ -323,7 +340,7 @@ def test_what_is_wrong_is_one_line(name: str, params: dict[str, Any], message: s
 
 @pytest.mark.parametrize("name", NAMES)
 def test_policies_pickle_without_an_episode(make_sim: MakeSim, name: str) -> None:
-    policy = make_policy(name, spread=0.5)
+    policy = make_policy(name, risk=0.5)
     run(make_sim([0.2, 0.3], horizon_s=600.0), policy)
     assert repr(pickle.loads(pickle.dumps(policy))) == repr(replace(policy))  # type: ignore[type-var]
 

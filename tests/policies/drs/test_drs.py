@@ -74,10 +74,10 @@ def test_gain_and_cost_are_the_closed_forms(make_sim: MakeSim) -> None:
 
 @pytest.mark.parametrize("level", list(LEVELS))
 def test_each_level_begins_at_its_threshold(make_sim: MakeSim, level: int) -> None:
-    for x in (0.045, 0.055, 0.09, 0.11, 0.19, 0.21, 0.29, 0.31):
+    for x in (0.034, 0.037, 0.069, 0.073, 0.139, 0.143, 0.21, 0.214):
         sim = cluster(make_sim, [[x, x]], 2)
         moves = pairs(start(sim, DrsPolicy(level=level), [0, 0]).plan(sim.view))
-        assert bool(moves) == (x > LEVELS[level]), x
+        assert bool(moves) == (x > LEVELS[level] / 2.0**0.5), x
 
 
 def test_full_hosts_have_nothing_to_offer_each_other(make_sim: MakeSim) -> None:
@@ -132,6 +132,8 @@ def search(sim: Simulator, homes: Any, policy: DrsPolicy) -> float:
         then, there, cpu_there = view(moved)
         if there[b] / p.host_cpu_mhz[b] > max(1.0, there[a] / p.host_cpu_mhz[a]):
             continue
+        if cpu_there[v] < cpu[v]:
+            continue  # its cores would be too slow for what it asks for
         unserved = [np.maximum(0.0, x - p.host_cpu_mhz).sum() for x in (load, there)]
         gain = policy.horizon_s * (n * (now - then) + (unserved[0] - unserved[1]) / p.host_cpu_mhz.mean())
         cores = sum(p.host_core_mhz[h] / p.host_cpu_mhz[h] for h in (a, b))
@@ -369,7 +371,7 @@ def test_the_policy_can_be_pickled_and_repeats_itself(make_sim: MakeSim) -> None
         ({"level": 6}, r"^policy.level=6: must be one of 1..5$"),
         ({"threshold": -0.1}, r"^policy.threshold=-0.1: must be 0 or more, or null$"),
         ({"forecaster": "loes"}, r"^policy.forecaster=loes: did you mean loess"),
-        ({"window": 5}, r"^policy.window=5: needs policy.forecaster$"),
+        ({"window": 5, "forecaster": None}, r"^policy.window=5: needs policy.forecaster$"),
         ({"solver": "cplex"}, r"^policy.solver=cplex: .*allowed: greedy, ortools"),
         ({"hysteresis": 1.0}, r"^policy.hysteresis=1.0: must lie in 0..1, below 1$"),
         ({"max_migrations": -1}, r"^policy.max_migrations=-1: must be 0 or more, or null$"),

@@ -94,7 +94,7 @@ def _on(sim: Simulator) -> Any:
 
 @pytest.mark.parametrize("name", ["drs", "drs_loess", "drs_ortools"])
 def test_scene_unbalanced(name: str) -> None:
-    sim, rounds, load = play(name, "drs_unbalanced", seed=0)
+    sim, rounds, load = play(name, "drs_unbalanced", seed=0, threshold=LEVELS[3])
     assert load[0] > 2 * LEVELS[3]
     assert all(x <= LEVELS[3] for x in load[3:])  # within three periods, and for good
     assert max(r.before[0] for r in rounds[3:]) < LEVELS[3] + 0.06  # CPU demand may cross it, and is answered
@@ -114,9 +114,10 @@ def test_scene_heavy() -> None:
     used = demand.sum(axis=1) / static.params.host_cpu_mhz[on].sum()
     assert float(used.mean()) > 0.75  # all hosts heavily loaded
     for name in ("drs", "drs_loess"):
-        sim, rounds, _ = play(name, "drs_heavy", seed=0)
-        assert sim.metrics()["migrations"] <= 5
-        assert all(r.gain > r.cost for r in rounds if r.moves)
+        sim, rounds, _ = play(name, "drs_heavy", seed=0, threshold=LEVELS[3])
+        assert sim.metrics()["migrations"] <= 12
+        assert sim.metrics()["sla_unserved"] < static.metrics()["sla_unserved"]
+        assert all(r.gain > r.cost for r in rounds if r.moves > r.mandatory + r.relief)
     # The capacity that is off is what helps.
     ready = build_scenario("drs_heavy", overrides={"hosts_start_on": True}).simulator(arrival="worst_fit")
     ready.run()

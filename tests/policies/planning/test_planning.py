@@ -15,7 +15,7 @@ from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.sim.config import ClusterConfig, HostType, MigrationConfig
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.engine.orders import check_move_beside
-from virtgym.envs.sim.guests import GUEST_PROFILES, GuestProfile
+from virtgym.envs.sim.guests import GUEST_PROFILES, GuestProfile, IoProfile
 from virtgym.envs.sim.models.io_path import IoConfig
 from virtgym.envs.sim.models.numa_nodes import NumaConfig
 from virtgym.envs.sim.models.power import PowerConfig, PowerCurve
@@ -238,7 +238,7 @@ PLANNERS: dict[str, PlanningPolicy] = {
     "dpm_ortools": OrtoolsDpmPolicy(rounds=10, min_on_s=0.0),
     "drs": DrsPolicy(threshold=0.0, residence=0, horizon_s=7200.0),
     "drs_ortools": DrsPolicy(
-        threshold=0.0, residence=0, horizon_s=7200.0, solver="ortools", solver_rounds=10
+        threshold=0.0, residence=0, horizon_s=7200.0, solver="ortools", solver_rounds=40
     ),
     "random": RandomPolicy(moves=20),
 }
@@ -299,6 +299,33 @@ def test_rules_reach_solvers_by_the_problems_numbers() -> None:
     assert found.affinity == [[0, 1]]
     assert found.anti_affinity == [[1, 2, 4]]
     assert found.must == [([3], [2]), ([0], [0, 1])]  # VM 4 cannot move now: it stays, rule or not
+
+
+def test_wishes_and_what_hosts_offer_reach_solvers() -> None:
+    """A wish that is kept stays kept; cores, devices, virtualization as the simulator has them."""
+    rules = Rules(should=(VmHostRule((0,), (0, 1)), VmHostRule((1,), (2,))))
+    profiles = (
+        GUEST_PROFILES["default"],
+        replace(GUEST_PROFILES["default"], io=IoProfile("passthrough")),
+    )
+    kinds = (HOST, replace(HOST, name="fast", core_mhz=3000.0))
+    sim = make_sim(
+        {"rules": rules, "io": IoConfig()},
+        np.full((2, 4), 0.1),
+        4,
+        kinds,
+        profiles=profiles,
+        profile=[0, 0, 0, 1],
+    )
+    every = np.arange(4)
+    found = cluster_problem(
+        sim.view, every, every, np.array([0, 1, 3, 0]), np.empty(0, dtype=np.int64),
+        vm_cpu_mhz=np.full(4, 100.0), peak_mhz=sim.params.vm_vcpus * np.array([100.0, 100.0, 2500.0, 100.0]),
+    ).rules.must  # fmt: skip
+    assert ([0], [0, 1]) in found
+    assert ([2], [1, 3]) in found  # cores of 2,000 MHz would be too slow
+    assert ([3], [0]) in found  # its device holds it
+    assert all(vms != [1] for vms, _ in found)  # its wish is not kept now
 
 
 def test_planners_follow_a_new_curve_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
