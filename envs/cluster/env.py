@@ -99,7 +99,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
         self._weights = check_weights(reward)
         self.knobs = KnobDriver(knobs_policy) if actions == "knobs" else None
         built = _build(scenario, scenario_seed, scenario_overrides)
-        self._placers = {"arrival": arrival, "restart": restart}
+        self._placers: dict[str, Any] = {"arrival": arrival, "restart": restart}
         if self.knobs is not None:
             self._placers = {
                 what: rule or self.knobs.rule_in(what, built.cluster) for what, rule in self._placers.items()
@@ -128,7 +128,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
                 f"scenario {scenario.name}: every episode needs the same number of hosts and VMs"
             )
         self.scenario = scenario
-        self._sim = scenario.simulator(**self._placers, oracle=self._oracle)
+        self._sim = scenario.simulator(oracle=self._oracle, **self._placers)
         self._observer = Observer(self._sim, self.max_decisions_per_interval, self._tables)
         self._reward = RewardFunction(self._weights, self._sim.params)
 

@@ -46,7 +46,7 @@ def cost_bound(scenario: Scenario) -> float:
             memory_mib=_memory(scenario, there),
             energy_price=_energy_price(scenario, start, seconds),
             unserved_price=weights * price,
-            count=np.bincount(cluster.host_type_of, minlength=len(cluster.host_types)),
+            hosts=np.bincount(cluster.host_type_of, minlength=len(cluster.host_types)),
             cpu_mhz=np.array([kind.cpu_mhz for kind in cluster.host_types]),
             host_memory_mib=np.array([kind.memory_mib for kind in cluster.host_types]),
             power_w=tuple(_power(kind) for kind in cluster.host_types),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from virtgym.envs.checks import hint
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.files import write_atomically
+from virtgym.envs.scenarios.placement import PlacementScenario
 
 from ..config.compose import Run, compose_run
 from ..config.overrides import last_value, parse_policy, parse_value, quote, split_list, split_override
@@ -199,28 +200,29 @@ def _lines(kind: Kind, task: Task, run: Run, rows: pd.DataFrame) -> list[dict[st
     """Lines of ``suite.csv`` of a task: a placement seed's cost is the mean over its windows."""
     if not len(rows):
         return []
-    gates = rows.groupby(["policy", "seed"], sort=False)["gate"].agg(_worst)
-    costs = rows.groupby(["policy", "seed"], sort=False)["cost"].mean()
+    cells = rows.groupby(["policy", "seed"], sort=False).agg({"cost": "mean", "gate": _worst}).reset_index()
+    costs = {(str(p), int(s)): float(c) for p, s, c in zip(cells["policy"], cells["seed"], cells["cost"])}
     lines = []
     bounds: dict[int, float] = {}
-    for (policy, seed), cost in costs.items():
+    for policy, seed, gate in zip(cells["policy"].map(str), cells["seed"].map(int), cells["gate"]):
         if seed not in bounds:
-            if kind.bound is None:
-                bounds[seed] = cost_bound(load_scenario(run.scenario, seed))
-            else:
-                bounds[seed] = float(costs.get((kind.bound, seed), math.nan))
-        static = float(costs.get((kind.reference, seed), math.nan))
+            scenario = load_scenario(run.scenario, seed)
+            known = costs.get((kind.bound or "", seed), math.nan)
+            bounds[seed] = known if isinstance(scenario, PlacementScenario) else cost_bound(scenario)
         if policy == kind.bound:
             continue
-        values = (task.name, policy, seed, float(cost), static, bounds[seed])
-        lines.append(
-            dict(
-                zip(
-                    COLUMNS,
-                    (*values, score(float(cost), static, bounds[seed]), gates[policy, seed]),
-                )
-            )
+        cost, static = costs[policy, seed], costs.get((kind.reference, seed), math.nan)
+        values = (
+            task.name,
+            policy,
+            seed,
+            cost,
+            static,
+            bounds[seed],
+            score(cost, static, bounds[seed]),
+            gate,
         )
+        lines.append(dict(zip(COLUMNS, values)))
     return lines
 
 

@@ -36,7 +36,7 @@ class FluidProblem(NamedTuple):
         memory_mib: Memory that hosts that are on must hold, MiB, (T,); 0 where it need not fit.
         energy_price: Price of energy, per J, (T,).
         unserved_price: Price of work that is not done, per MHz s, (C,).
-        count: Hosts of each kind, (K,).
+        hosts: Hosts of each kind, (K,).
         cpu_mhz: CPU of one, MHz, (K,).
         host_memory_mib: Memory of one, MiB, (K,).
         power_w: Power at equally spaced loads of each kind, W.
@@ -47,7 +47,7 @@ class FluidProblem(NamedTuple):
     memory_mib: F8
     energy_price: F8
     unserved_price: F8
-    count: I8
+    hosts: I8
     cpu_mhz: F8
     host_memory_mib: F8
     power_w: tuple[F8, ...]
@@ -81,15 +81,15 @@ def fluid_bound(problem: FluidProblem, seconds: float = 60.0) -> FluidBound:
         RuntimeError: If the solver finds nothing in that time.
     """
     n, n_classes = problem.demand_mhz.shape
-    kinds = range(len(problem.count))
+    kinds = range(len(problem.hosts))
     step = np.arange(n)
-    whole_memory = float(problem.count @ problem.host_memory_mib)
+    whole_memory = float(problem.hosts @ problem.host_memory_mib)
     memory = np.where(problem.memory_mib <= whole_memory * (1 + 1e-9), problem.memory_mib, 0.0)
     rows = Rows()
     price = problem.seconds * problem.energy_price
     lost = problem.seconds[:, None] * problem.unserved_price
     served = [rows.columns(n, -lost[:, c], problem.demand_mhz[:, c]) for c in range(n_classes)]
-    on = [rows.columns(n, 0.0, float(problem.count[k])) for k in kinds]
+    on = [rows.columns(n, 0.0, float(problem.hosts[k])) for k in kinds]
     load = [rows.columns(n) for k in kinds]  # in hosts' worth
     power = [rows.columns(n, price) for k in kinds]
     rows.rows(

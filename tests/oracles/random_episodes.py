@@ -7,7 +7,7 @@ from the seed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -282,6 +282,7 @@ class RandomEpisode:
         hosts: Number of hosts.
         vms: Number of VMs.
         every: Whether every sub-model is on; else some are off, at random.
+        classes: Whether VMs have service classes at random; else all are ``standard``.
     """
 
     seed: int
@@ -289,6 +290,7 @@ class RandomEpisode:
     hosts: int = 8
     vms: int = 25
     every: bool = True
+    classes: bool = False
 
     def simulator(self) -> tuple[Simulator, Rng]:
         """Build the cluster and draw its faults.
@@ -299,6 +301,9 @@ class RandomEpisode:
         rng = np.random.default_rng(np.random.SeedSequence([20, self.seed]))
         while True:
             workload = _workload(rng, self.vms, self.intervals)
+            if self.classes:
+                drawn = np.random.default_rng(self.seed).integers(0, 3, workload.n_vms)
+                workload = replace(workload, vm_class=drawn.astype(np.int8))
             config = _config(rng, self.hosts, self.intervals * INTERVAL_S, self.every)
             try:
                 sim = Simulator(config, workload, horizon_s=self.intervals * INTERVAL_S)

@@ -132,11 +132,13 @@ def test_statistics_over_an_axis_agree_with_scipy(n: int) -> None:
 
 
 def difference(
-    a: Any, b: Any, seed: int, statistic: TrimmedMean = trimmed_statistic, **more: int
+    a: Any, b: Any, seed: int, statistic: TrimmedMean = trimmed_statistic, n_resamples: int = 2000
 ) -> Interval:
     """Paired bootstrap of ``a - b``, (n,) or (runs, n), as the comparison of placement windows makes it."""
     x, y = np.atleast_2d(a), np.atleast_2d(b)
-    samples = paired_samples({"a": x, "b": y}, np.random.default_rng(seed), {"s": statistic}, **more)["s"]
+    samples = paired_samples(
+        {"a": x, "b": y}, np.random.default_rng(seed), {"s": statistic}, n_resamples=n_resamples
+    )["s"]
     estimate = float(statistic(x).mean() - statistic(y).mean())
     return percentile_interval(estimate, samples["a"] - samples["b"], x.shape[1])
 
