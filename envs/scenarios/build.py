@@ -16,7 +16,7 @@ from ..errors import ConfigError, TraceError
 from ..sim.config import ClusterConfig, HostType, MigrationConfig
 from ..sim.feasibility import fits_some_host
 from ..sim.models.admission import AdmissionConfig
-from ..sim.models.carbon import CarbonSeries, constant_carbon
+from ..sim.models.carbon import CarbonSeries, constant_carbon, daily_carbon
 from ..sim.models.cost import VM_CLASSES
 from ..sim.models.failures import FailureConfig, FailureDomain, replay_outages
 from ..sim.models.io_path import IoConfig
@@ -159,10 +159,12 @@ def _switched(kind: type[T], group: Switch) -> T | None:
 
 def _carbon(group: CarbonGroup) -> CarbonSeries | None:
     """The series of a file, of a zone's file in a folder, or a constant."""
+    if sum((group.path is not None, group.g_per_kwh is not None, len(group.hourly_g_per_kwh) > 0)) > 1:
+        raise ConfigError("scenario.carbon: give one of path, g_per_kwh and hourly_g_per_kwh")
     if group.g_per_kwh is not None:
-        if group.path is not None:
-            raise ConfigError("scenario.carbon: give path or g_per_kwh, not both")
         return constant_carbon(group.g_per_kwh, group.source or "")
+    if group.hourly_g_per_kwh:
+        return daily_carbon(group.hourly_g_per_kwh, group.source or "")
     if group.path is None:
         return None
     path = Path(group.path)

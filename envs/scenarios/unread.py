@@ -10,7 +10,7 @@ from ..errors import ConfigError
 
 class _Rule(NamedTuple):
     keys: tuple[str, ...]  # each with all below it
-    needs: tuple[tuple[str, Any], ...]  # keys with the values of which one must be; ``...`` = any but null
+    needs: tuple[tuple[str, Any], ...]  # keys with the values of which one must be; ``...`` = any but none
     but: tuple[str, ...] = ()  # keys below them that are read all the same
 
 
@@ -32,7 +32,10 @@ _RULES: tuple[_Rule, ...] = (
     _Rule(("migration",), (("migration.mode", "fixed"),)),
     _Rule(("precopy",), (("migration.mode", "precopy"),)),
     _Rule(("carbon.zone", "carbon.start", "carbon.fill", "carbon.series"), (("carbon.path", ...),)),
-    _Rule(("carbon.source",), (("carbon.path", ...), ("carbon.g_per_kwh", ...))),
+    _Rule(
+        ("carbon.source",),
+        (("carbon.path", ...), ("carbon.g_per_kwh", ...), ("carbon.hourly_g_per_kwh", ...)),
+    ),
 )
 """Which keys are read only where others say so. Hosts, VM types and profiles are no part of it: what they say
 is true of a machine or guest whatever of it is simulated."""
@@ -84,7 +87,7 @@ def _unread(key: str, value: Any, rule: _Rule) -> ConfigError:
 
 def _read(rule: _Rule, tree: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
     found = ((_at(tree, key, _at(defaults, key)), wanted) for key, wanted in rule.needs)
-    return any(value is not None if wanted is ... else value == wanted for value, wanted in found)
+    return any(value not in (None, [], ()) if wanted is ... else value == wanted for value, wanted in found)
 
 
 def _at(tree: Any, key: str, default: Any = None) -> Any:

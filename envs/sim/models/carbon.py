@@ -12,6 +12,7 @@ with it into the results.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,6 +75,22 @@ def constant_carbon(g_per_kwh: float, source: str) -> CarbonSeries:
     """A grid whose intensity never changes."""
     need_not_negative("carbon", g_per_kwh=g_per_kwh)
     return CarbonSeries(np.array([g_per_kwh]), source)
+
+
+DAYS = 366
+"""Days for which a daily course repeats; later its last value is held."""
+
+
+def daily_carbon(g_per_kwh: Sequence[float], source: str) -> CarbonSeries:
+    """A grid whose intensity takes the same course every day.
+
+    Args:
+        g_per_kwh: Intensity in equal parts of a day, from time 0 on, g/kWh.
+        source: Where it comes from.
+    """
+    return CarbonSeries(
+        np.tile(np.asarray(g_per_kwh, dtype=np.float64), DAYS), source, 86_400.0 / len(g_per_kwh)
+    )
 
 
 @kernel
