@@ -110,9 +110,13 @@ def test_a_host_under_contention_is_relieved_however_even_the_cluster_is(
         given.append((pairs(plan), policy.last_round.relief))
         sim.step(plan)
     assert given == [([], 0), ([], 0), ([(1, 3)], 1), ([], 0)]  # the first VM that suffices, after 600 s
-    for quiet in ({"contention": 1.2}, {"contention_s": 7200.0}, {"threshold": None, "level": 1}):
+    for quiet in (
+        DrsPolicy(threshold=0.5, contention=1.2),
+        DrsPolicy(threshold=0.5, contention_s=7200.0),
+        DrsPolicy(level=1),
+    ):
         sim = cluster(make_sim, util, 4)
-        policy = start(sim, DrsPolicy(**{"threshold": 0.5, **quiet}), homes)
+        policy = start(sim, quiet, homes)
         for _ in range(4):
             assert pairs(policy.plan(sim.view)) == []
             sim.advance()
