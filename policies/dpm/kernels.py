@@ -190,8 +190,8 @@ def find_host(
         h = w.cand[i]
         if h == avoid or not w.accepts[h]:
             continue
-        if w.now[h] + w.vm_now[v] > fill * p.host_cpu_mhz[h]:
-            continue
+        if w.now[h] + w.vm_now[v] > fill * p.host_cpu_mhz[h] or not fits_need(p, w, v, h, min(fill, 1.0)):
+            continue  # most hosts that will not do, for little
         cost = host_watts(p, h, w.mean[h] + w.vm_mean[v]) - host_watts(p, h, w.mean[h])
         if cost < least and fits(p, s, w, v, h, fill, high):
             best, least = h, cost

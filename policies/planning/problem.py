@@ -2,8 +2,8 @@
 
 The limits are the simulator's own, so that what a solver plans is not refused and does not cost work: speed
 of cores, CPU and memory with what is reserved of them, memory that costs work (``room``), NUMA nodes,
-virtualization, CPU features and kernels, devices, placement rules. What a solver has no place for stays where
-it is (a VM with a passthrough function) or is counted on the safe side (what is reserved).
+virtualization, CPU features and kernels, devices, placement rules. What a solver has no place for is counted
+on the safe side (what is reserved), or as it is now (free passthrough functions), and asked of every order.
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ def _strike_unsuited(p: FullParams, s: ClusterState, vms: I8, hosts: I8, free: B
             ok = vm_can_follow(p, s, v, hosts[j]) == 0
             if ok and p.host_virt_types.shape[0] > 0:
                 ok = support_code(p, v, hosts[j]) == 0
-            suits[i, j] = suits[i, j] and ok and not (p.has_io and p.vm_functions[v] > 0)
+            if ok and p.has_io and p.vm_functions[v] > 0 and hosts[j] != s.vm_host[v]:
+                ok = s.host_functions_used[hosts[j]] + p.vm_functions[v] <= p.host_functions[hosts[j]]
+            suits[i, j] = suits[i, j] and ok
 
 
 def _suited(

@@ -80,6 +80,48 @@ def test_each_level_begins_at_its_threshold(make_sim: MakeSim, level: int) -> No
         assert bool(moves) == (x > LEVELS[level] / 2.0**0.5), x
 
 
+@pytest.mark.parametrize("n", [2, 10, 40])
+def test_one_host_that_is_off_counts_as_much_among_many(make_sim: MakeSim, n: int) -> None:
+    """One host with two VMs among empty ones: nearly the same priority for any number of hosts."""
+    x = 0.3
+    sim = cluster(make_sim, [[x / 2, x / 2]], n)
+    policy = start(sim, DrsPolicy(level=3, horizon_s=7200.0), [0, 0])
+    moves = pairs(policy.plan(sim.view))
+    deviation = x * (n - 1) ** 0.5 / n
+    assert policy.last_round.before[0] == pytest.approx(deviation)
+    assert 6 - np.ceil(deviation / 0.1 * n**0.5) <= 3
+    assert len(moves) == 1
+    sim = cluster(make_sim, [[x / 2, x / 2]], n)
+    policy = start(sim, DrsPolicy(level=3, threshold=deviation + 0.01), [0, 0])
+    assert pairs(policy.plan(sim.view)) == []  # a number is a number
+
+
+@pytest.mark.parametrize("solver", ["greedy", "ortools"])
+def test_a_host_under_contention_is_relieved_however_even_the_cluster_is(
+    make_sim: MakeSim, solver: str
+) -> None:
+    homes = [0, 0, 0, 1, 1, 2, 2, 3, 3]
+    util = [[0.5, 0.3, 0.3, 0.4, 0.4, 0.4, 0.4, 0.4, 0.2]]  # 1.1 of what host 0 has, 0.6 to 0.8 elsewhere
+    sim = cluster(make_sim, util, 4)
+    policy = start(sim, DrsPolicy(threshold=0.5, solver=solver), homes)
+    given = []
+    for _ in range(4):
+        plan = policy.plan(sim.view)
+        given.append((pairs(plan), policy.last_round.relief))
+        sim.step(plan)
+    assert given == [([], 0), ([], 0), ([(1, 3)], 1), ([], 0)]  # the first VM that suffices, after 600 s
+    for quiet in (
+        DrsPolicy(threshold=0.5, contention=1.2),
+        DrsPolicy(threshold=0.5, contention_s=7200.0),
+        DrsPolicy(level=1),
+    ):
+        sim = cluster(make_sim, util, 4)
+        policy = start(sim, quiet, homes)
+        for _ in range(4):
+            assert pairs(policy.plan(sim.view)) == []
+            sim.advance()
+
+
 def test_full_hosts_have_nothing_to_offer_each_other(make_sim: MakeSim) -> None:
     sim = cluster(make_sim, [[0.9, 0.5, 0.3, 0.6, 0.55]], 2)
     policy = start(sim, DrsPolicy(threshold=0.0), [0, 0, 0, 1, 1])  # 1.7 and 1.15: equally full

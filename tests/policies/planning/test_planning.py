@@ -238,7 +238,7 @@ PLANNERS: dict[str, PlanningPolicy] = {
     "dpm_ortools": OrtoolsDpmPolicy(rounds=10, min_on_s=0.0),
     "drs": DrsPolicy(threshold=0.0, residence=0, horizon_s=7200.0),
     "drs_ortools": DrsPolicy(
-        threshold=0.0, residence=0, horizon_s=7200.0, solver="ortools", solver_rounds=40
+        threshold=0.0, residence=0, horizon_s=7200.0, solver="ortools", solver_rounds=10, forecaster=None
     ),
     "random": RandomPolicy(moves=20),
 }
