@@ -23,6 +23,7 @@ from ..sim.models.scheduling import SchedulingConfig
 from ..sim.models.standby import StandbyConfig
 from .nodes import made, schema_of
 from .rules import RulesGroup
+from .working_sets import WorkingSets
 
 T = TypeVar("T")
 
@@ -98,6 +99,11 @@ class CpuGroup(SchedulingConfig, Switch):
 @dataclass(frozen=True)
 class NumaGroup(NumaConfig, Switch):
     """§3: NUMA."""
+
+
+@dataclass(frozen=True)
+class WorkingSetsGroup(WorkingSets, Switch):
+    """§4: memory activity that changes in time."""
 
 
 @dataclass(frozen=True)
@@ -224,6 +230,7 @@ class ScenarioConfig:
         cpu: Reservations, limits and shares (§2).
         numa: NUMA (§3).
         memory_tiers: Memory multiplexing (§4).
+        working_sets: Working sets with phases (§4), for VMs of which the trace does not say what is active.
         io: I/O and interrupts (§5).
         evc_level: Highest CPU level that VMs see (§6); None = what their host offers.
         power: Power states and PUE (§7).
@@ -262,6 +269,7 @@ class ScenarioConfig:
     cpu: CpuGroup = field(default_factory=CpuGroup)
     numa: NumaGroup = field(default_factory=NumaGroup)
     memory_tiers: MemoryConfig = field(default_factory=MemoryConfig)
+    working_sets: WorkingSetsGroup = field(default_factory=WorkingSetsGroup)
     io: IoGroup = field(default_factory=IoGroup)
     evc_level: str | None = None
     power: PowerConfig = field(default_factory=PowerConfig)

@@ -108,7 +108,7 @@ class ClusterParams(NamedTuple):
     vm_domain: Annotated[I4, Of("V", "sharing domain, -1 = none", "tiers")]
     vm_balloon_driver: Annotated[I1, Of("V", "", "tiers")]
     sig_active: Annotated[F8, Of("S,V", "active share of configured memory", "tiers")]
-    io_table: Annotated[F8, Of("3,3", "see io_path.mode_table", "io")]
+    io_table: Annotated[F8, Of("3,4", "see io_path.mode_table", "io")]
     io_slice_s: Annotated[float, Of("", "time slice of the vCPU scheduler, s", "io")]
     vm_io_mode: Annotated[I1, Of("V", "", "io")]
     vm_functions: Annotated[I4, Of("V", "passthrough functions that a VM needs", "io")]
