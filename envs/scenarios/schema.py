@@ -238,7 +238,7 @@ class ScenarioConfig:
         failures: Failures of hosts and VMs (§8).
         recovery: What follows them (§8).
         standby: Hot standby (§9).
-        admission: What of the cluster policies keep for failover (§8).
+        admission: What of the cluster is kept for failover (§8).
         rules: Placement rules, ``scenario_rules.RulesGroup``: affinity, anti-affinity, VMs on hosts.
         profiles: Own guest profiles by name; keys of ``scenario_profiles.ProfileGroup``.
         profile_assignment: With ``vm_assignment: trace``: weight by name of profile; VMs are drawn. Empty =

@@ -14,6 +14,7 @@ import numpy as np
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.jit.sorting import sort_ascending
 from virtgym.envs.sim.engine.cpu import SHORTAGE
+from virtgym.envs.sim.engine.guarantee import home_of
 from virtgym.envs.sim.engine.orders import (
     check_move_beside,
     fits_arrival,
@@ -26,7 +27,7 @@ from virtgym.envs.sim.models.power import ON
 from virtgym.envs.sim.state.cluster_state import PENDING, ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
 
-from ..planning.positions import group_by_home, home_of
+from ..planning.positions import group_by_home
 from ..planning.power import host_watts
 from ..planning.room import begin_room, hold_room, may_come
 from ..planning.rules import count_apart, rules_allow

@@ -32,6 +32,7 @@ from .events import (
     VM_UP,
     pop_event,
 )
+from .guarantee import guarantee_fails, watch_guarantee
 from .hub import renew_hosts
 from .lifecycle import arrive, depart, finish_boot, place
 from .mirrors import protect_all
@@ -271,6 +272,7 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
         s.totals.imb_mem_s += imb_mem * (end - start)
         add_fragments(p, s, end - start)
         since, charged = start, s.totals.energy_j
+        fails, failing_since = guarantee_fails(p, s), start
         at, kind = _next(p, s)
         while at <= end:
             since, charged = charge_carbon(p, s, start, since, charged, at)
@@ -281,7 +283,11 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
                 _handle_common(p, s, start)
             else:
                 _handle_full(p, s, kind, at, start)
+            if p.has_admission:
+                fails, failing_since = watch_guarantee(p, s, fails, failing_since, at)
             at, kind = _next(p, s)
+        if fails:
+            s.totals.unguarded_s += end - failing_since
         since, charged = charge_carbon(p, s, start, since, charged, end)
         accumulate(s, end - start)
         add_host_rates(p, s, end - start)

@@ -102,3 +102,6 @@ class Totals(Rates):
     carbon_g = Place("carbon, g")
     fragment_s = Place("fragment rate, s")
     numa_moves = Place("VMs moved to another NUMA node")
+    unguarded_s = Place("time in which the failover guarantee failed, s")
+    guarantee_lost = Place("times that an event, such as a failure, ended the guarantee")
+    guarantee_broken = Place("times that orders did")
