@@ -23,14 +23,6 @@ from numpy.typing import NDArray
 from ..jit.by_model import by_model
 from ..jit.kernels import kernel
 from ..sim.decisions import NOT_OFF, NOT_ON, NOT_RUNNING, NOT_WAITING, REASONS, Reasons
-from ..sim.engine.guarantee import (
-    blame_orders,
-    check_admission,
-    check_rules,
-    guarantee_fails,
-    has_rule,
-    write_hosts_may_leave,
-)
 from ..sim.engine.host_requirements import MEM_SLACK
 from ..sim.engine.orders import (
     check_fit,
@@ -47,6 +39,14 @@ from ..sim.engine.orders import (
     waits_knowingly,
 )
 from ..sim.engine.waiting import is_hopeless, no_failures, note_failure
+from ..sim.guarantee import (
+    blame_orders,
+    check_admission,
+    check_rules,
+    guarantee_fails,
+    has_rule,
+    write_hosts_may_leave,
+)
 from ..sim.state.cluster_state import PENDING, RUNNING, ClusterState
 from ..sim.state.parameters import ClusterParams
 

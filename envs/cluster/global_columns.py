@@ -8,8 +8,8 @@ import numpy as np
 
 from ..jit.kernels import kernel
 from ..observation_columns import Column
-from ..sim.engine.guarantee import margin_now
 from ..sim.engine.segments import fragments_now
+from ..sim.guarantee import margin_now
 from ..sim.models.admission import SLOTS
 from ..sim.models.carbon import carbon_now
 from ..sim.state.cluster_state import ClusterState

@@ -14,7 +14,6 @@ import numpy as np
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.jit.sorting import sort_ascending
 from virtgym.envs.sim.engine.cpu import SHORTAGE
-from virtgym.envs.sim.engine.guarantee import home_of
 from virtgym.envs.sim.engine.orders import (
     check_move_beside,
     fits_arrival,
@@ -23,6 +22,7 @@ from virtgym.envs.sim.engine.orders import (
     vm_movable,
 )
 from virtgym.envs.sim.engine.waiting import is_hopeless, no_failures, note_failure
+from virtgym.envs.sim.guarantee import home_of
 from virtgym.envs.sim.models.power import ON
 from virtgym.envs.sim.state.cluster_state import PENDING, ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from virtgym.envs.jit.kernels import kernel
-from virtgym.envs.sim.engine.guarantee import home_of
 from virtgym.envs.sim.engine.orders import check_move_beside, vm_movable
+from virtgym.envs.sim.guarantee import home_of
 from virtgym.envs.sim.models.power import ON
 from virtgym.envs.sim.state.cluster_state import MIG_NONE, ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams

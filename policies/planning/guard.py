@@ -15,7 +15,7 @@ whole plan, as a last gate before the orders are given::
     if guard.leave(h): ...               # and from now on without host h
     return guard.keep(decisions)         # nothing in it breaks the guarantee
 
-Which hosts and VMs count says ``sim.engine.guarantee``, which also refuses orders that break the scenario's
+Which hosts and VMs count says ``sim.guarantee``, which also refuses orders that break the scenario's
 guarantee. A guarantee that already fails forbids what would use more, and nothing else.
 """
 
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from virtgym.envs.arrays import B1, I4
 from virtgym.envs.checks import need_index, need_indices
 from virtgym.envs.sim.decisions import Decisions
-from virtgym.envs.sim.engine.guarantee import count_hosts, count_vms, times_counted
+from virtgym.envs.sim.guarantee import count_hosts, count_vms, times_counted
 from virtgym.envs.sim.models.admission import (
     SLACK,
     AdmissionConfig,

@@ -6,7 +6,7 @@ import numpy as np
 
 from virtgym.envs.arrays import I1, I4
 from virtgym.envs.jit.kernels import kernel
-from virtgym.envs.sim.engine.guarantee import home_at
+from virtgym.envs.sim.guarantee import home_at
 from virtgym.envs.sim.state.cluster_state import ClusterState
 
 from .memory import PlanMemory

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ...jit.by_model import only_full
 from ...jit.kernels import kernel
+from ..guarantee import guarantee_fails, watch_guarantee
 from ..models.power import OFF, ON, curve_power
 from ..state.cluster_state import ABSENT, PENDING, ClusterState
 from ..state.parameters import ClusterParams
@@ -32,7 +33,6 @@ from .events import (
     VM_UP,
     pop_event,
 )
-from .guarantee import guarantee_fails, watch_guarantee
 from .hub import renew_hosts
 from .lifecycle import arrive, depart, finish_boot, place
 from .mirrors import protect_all

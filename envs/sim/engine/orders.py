@@ -33,12 +33,12 @@ from ..decisions import (
     NOT_WAITING,
     UNNOTICED,
 )
+from ..guarantee import blame_orders, check_admission, check_dedicated, check_leave, guarantee_fails
 from ..models.overhead import OS_LEVEL
 from ..models.power import BOOTING, FAILED, OFF, ON, RESUMING, STANDBY
 from ..models.precopy import PULL
 from ..state.cluster_state import MIG_NONE, PENDING, RUNNING, ClusterState
 from ..state.parameters import ClusterParams
-from .guarantee import blame_orders, check_admission, check_dedicated, check_leave, guarantee_fails
 from .host_requirements import MEM_SLACK, check_suits, fits_memory, fits_nominal, lacks_features
 from .lifecycle import place, start_migration
 from .power_cycle import boot_host, refresh_power, suspend_host, switch_off_if_empty

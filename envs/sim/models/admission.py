@@ -11,7 +11,7 @@
 
 A guarantee that already fails forbids no departure, only what would use more: a new VM, a host that leaves.
 
-Which hosts and VMs count says ``engine.guarantee``; everything here is about those that do.
+Which hosts and VMs count says ``guarantee``; everything here is about those that do.
 """
 
 from __future__ import annotations

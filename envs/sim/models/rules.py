@@ -1,7 +1,7 @@
 """Placement rules of a cluster: VMs that belong together or apart, and VMs that belong on certain hosts.
 
 Orders of policies are not held to them: a plan may have to pass through what it breaks. Single choices of
-agents are (``engine.guarantee``). Rules that nobody could keep, given when the VMs come and go, are refused.
+agents are (``guarantee``). Rules that nobody could keep, given when the VMs come and go, are refused.
 """
 
 from __future__ import annotations

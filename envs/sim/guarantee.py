@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from ...arrays import B1, F8, I1, I4
-from ...jit.kernels import kernel
-from ..decisions import BREAKS_AFFINITY, BREAKS_ANTI_AFFINITY, BREAKS_GUARANTEE, BREAKS_MUST, KEPT_FREE
-from ..models.admission import (
+from ..arrays import B1, F8, I1, I4
+from ..jit.kernels import kernel
+from .decisions import BREAKS_AFFINITY, BREAKS_ANTI_AFFINITY, BREAKS_GUARANTEE, BREAKS_MUST, KEPT_FREE
+from .models.admission import (
     SLACK,
     HostPool,
     Reservations,
@@ -30,10 +30,10 @@ from ..models.admission import (
     guarantee_margin,
     write_may_leave,
 )
-from ..models.power import ON
-from ..models.precopy import PULL
-from ..state.cluster_state import ABSENT, DEPARTED, PENDING, RUNNING, STARTING, ClusterState
-from ..state.parameters import ClusterParams
+from .models.power import ON
+from .models.precopy import PULL
+from .state.cluster_state import ABSENT, DEPARTED, PENDING, RUNNING, STARTING, ClusterState
+from .state.parameters import ClusterParams
 
 
 @kernel
