@@ -241,7 +241,7 @@ def _reserved(c: AdmissionNumbers, vms: Reservations) -> tuple[float, float]:
 
 
 @kernel
-def _lost_slots(domains: I4, column: int, slots: I8, h: int) -> int:
+def _lost_slots(domains: I4, column: int, slots: I8, h: int) -> Any:
     """Slots of all hosts that are in one failure domain with a host."""
     lost = np.int64(0)
     for g in range(slots.shape[0]):

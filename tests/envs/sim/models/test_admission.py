@@ -42,7 +42,8 @@ def pool(hosts: Any, usable: Any = True, vms: Any = 0) -> HostPool:
 
 def rule(kind: str = "slots", **changes: Any) -> AdmissionConfig:
     """A guarantee that counts reservations, without overhead."""
-    return AdmissionConfig(kind, **{"counts": "reservations", "overhead_mib": 0.0} | changes)
+    plain: dict[str, Any] = {"counts": "reservations", "overhead_mib": 0.0}
+    return AdmissionConfig(kind, **plain | changes)
 
 
 def aware(config: AdmissionConfig, hosts: HostPool) -> HostPool:
