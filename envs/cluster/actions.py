@@ -8,7 +8,8 @@ long. With V VMs and H hosts an action is a number:
     1 + V + h             the chosen VM goes to host h
     1 + V + H + h         toggle the power of host h: on if it is off, in standby or about to be, else off
 
-The legality functions are those of ``sim.orders``; nothing here knows a rule of its own.
+The legality functions are those of ``sim.engine.orders``, and ``check_rules`` for placement rules, which
+orders of whole plans are not held to; nothing here knows a rule of its own.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from ..jit.kernels import kernel
 from ..sim.decisions import NOT_OFF, NOT_ON, NOT_RUNNING, NOT_WAITING, REASONS, Reasons
 from ..sim.engine.host_requirements import MEM_SLACK
 from ..sim.engine.orders import (
+    check_fit,
+    check_free,
     check_move,
-    check_place,
     check_power_off,
     check_power_on,
     host_accepts,
@@ -37,6 +39,14 @@ from ..sim.engine.orders import (
     waits_knowingly,
 )
 from ..sim.engine.waiting import is_hopeless, no_failures, note_failure
+from ..sim.guarantee import (
+    blame_orders,
+    check_admission,
+    check_rules,
+    guarantee_fails,
+    has_rule,
+    write_hosts_may_leave,
+)
 from ..sim.state.cluster_state import PENDING, RUNNING, ClusterState
 from ..sim.state.parameters import ClusterParams
 
@@ -101,7 +111,7 @@ class ActionCodec:
 
 
 @kernel
-def check_toggle(p: ClusterParams, s: ClusterState, h: int) -> Any:
+def _check_toggle(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """Whether a host's power may be toggled: 0, or the code of the reason."""
     on = check_power_on(p, s, h)
     if on == 0:
@@ -113,12 +123,21 @@ def check_toggle(p: ClusterParams, s: ClusterState, h: int) -> Any:
 
 @kernel
 def _check_send(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
-    """Whether the chosen VM may go to a host."""
-    return check_place(p, s, v, h) if s.vm_state[v] == PENDING else check_move(p, s, v, h)
+    """Whether the chosen VM may go to a host, but for admission: by what orders ask, and by rules."""
+    code = check_fit(p, s, v, h) if s.vm_state[v] == PENDING else check_move(p, s, v, h)
+    return check_rules(p, s, v, h) if code == 0 and p.has_rules else code
+
+
+@kernel
+def _check_start(p: ClusterParams, s: ClusterState, v: int) -> Any:
+    """Whether admission lets a VM start that waits."""
+    return check_admission(p, s, v) if p.has_admission and s.vm_state[v] == PENDING else 0
 
 
 @kernel
 def _some_host(p: ClusterParams, s: ClusterState, v: int) -> bool:
+    if _check_start(p, s, v) != 0:
+        return False
     for h in range(s.host_power_state.shape[0]):  # noqa: SIM110  # Numba has no any()
         if _check_send(p, s, v, h) == 0:
             return True
@@ -157,6 +176,8 @@ def _choosable_simple(p: ClusterParams, s: ClusterState, v: int, best: int, seco
         return s.vm_dest[v] < 0 and _some_host(p, s, v)
     if vm_movable(s, v) != 0:
         return False
+    if p.has_rules or p.has_admission:
+        return _some_host(p, s, v)
     h = second if s.vm_host[v] == best else best
     if h < 0:
         return False
@@ -175,7 +196,7 @@ def _choosable_full(p: ClusterParams, s: ClusterState, v: int, best: int, second
     if vm_movable(s, v) != 0:
         return False
     h = second if s.vm_host[v] == best else best
-    return (h >= 0 and check_move(p, s, v, h) == 0) or _some_host(p, s, v)
+    return (h >= 0 and _check_send(p, s, v, h) == 0) or _some_host(p, s, v)
 
 
 _choosable = by_model(_choosable_simple, _choosable_full)
@@ -194,7 +215,8 @@ def write_vm_mask(p: ClusterParams, s: ClusterState, mask: NDArray[np.bool_]) ->
     for v in range(mask.shape[0]):
         waits = s.vm_state[v] == PENDING and s.vm_dest[v] < 0 and waits_knowingly(p, s, v) == 0
         mask[v] = not (waits and is_hopeless(p, failed, v)) and _choosable(p, s, v, best, second)
-        if waits and not mask[v]:
+        # What rules or admission refuse says nothing about a VM of the same size.
+        if waits and not mask[v] and not has_rule(p, v) and _check_start(p, s, v) == 0:
             note_failure(failed, v)
 
 
@@ -206,8 +228,23 @@ def write_host_mask(p: ClusterParams, s: ClusterState, v: int, mask: NDArray[np.
         v: The chosen VM.
         mask: Written, shape (H,).
     """
+    starts = _check_start(p, s, v) == 0
     for h in range(mask.shape[0]):
-        mask[h] = _check_send(p, s, v, h) == 0
+        mask[h] = starts and _check_send(p, s, v, h) == 0
+
+
+@kernel
+def write_power_mask(p: ClusterParams, s: ClusterState, mask: NDArray[np.bool_]) -> None:
+    """Which hosts' power may be toggled.
+
+    Args:
+        mask: Written, shape (H,).
+    """
+    mask[:] = True
+    if p.admission_enforced:  # asked once for all hosts
+        write_hosts_may_leave(p, s, mask)
+    for h in range(mask.shape[0]):
+        mask[h] = check_power_on(p, s, h) == 0 or (mask[h] and check_free(p, s, h) == 0)
 
 
 @kernel
@@ -223,12 +260,15 @@ def _choose(p: ClusterParams, s: ClusterState, v: int) -> Any:
         return NOT_RUNNING
     elif vm_movable(s, v) != 0:
         return vm_movable(s, v)
+    code = _check_start(p, s, v)
+    if code != 0:
+        return code
     return 0 if _some_host(p, s, v) else NO_HOST
 
 
 @kernel
 def _toggle(p: ClusterParams, s: ClusterState, h: int) -> Any:
-    code = check_toggle(p, s, h)
+    code = _check_toggle(p, s, h)
     if code != 0:
         return code
     return order_power_on(p, s, h) if check_power_on(p, s, h) == 0 else order_power_off(p, s, h)
@@ -245,6 +285,14 @@ def take(p: ClusterParams, s: ClusterState, action: int, chosen: int) -> tuple[i
     Returns:
         0 or the code of the reason in ``ACTION_REASONS``, and the VM that is chosen now.
     """
+    failed = guarantee_fails(p, s)
+    code, chosen = _carry_out(p, s, action, chosen)
+    blame_orders(p, s, failed)
+    return code, chosen
+
+
+@kernel
+def _carry_out(p: ClusterParams, s: ClusterState, action: int, chosen: int) -> tuple[int, int]:
     n_vms, n_hosts = s.vm_state.shape[0], s.host_power_state.shape[0]
     if action < 0 or action > n_vms + 2 * n_hosts:
         return NO_ACTION, chosen
@@ -253,9 +301,10 @@ def take(p: ClusterParams, s: ClusterState, action: int, chosen: int) -> tuple[i
         if not is_host:
             return HOST_FIRST, chosen
         h = action - 1 - n_vms
-        if s.vm_state[chosen] == PENDING:
+        code = _check_send(p, s, chosen, h)
+        if code == 0 and s.vm_state[chosen] == PENDING:
             code = order_place(p, s, chosen, h)
-        else:
+        elif code == 0:
             code = order_move(p, s, chosen, h)
         return code, (-1 if code == 0 else chosen)
     if is_host:

@@ -9,6 +9,8 @@ import numpy as np
 from ..jit.kernels import kernel
 from ..observation_columns import Column
 from ..sim.engine.segments import fragments_now
+from ..sim.guarantee import margin_now
+from ..sim.models.admission import SLOTS
 from ..sim.models.carbon import carbon_now
 from ..sim.state.cluster_state import ClusterState
 from ..sim.state.parameters import ClusterParams
@@ -27,6 +29,17 @@ def _phase(s: ClusterState) -> Any:
 @kernel
 def _has_carbon(p: ClusterParams, s: ClusterState, b: Buffers) -> bool:
     return bool(p.carbon_g_kwh.shape[0] > 0)
+
+
+@kernel
+def _has_guarantee(p: ClusterParams, s: ClusterState, b: Buffers) -> bool:
+    return bool(p.has_admission)
+
+
+@kernel
+def _margin(p: ClusterParams, s: ClusterState) -> Any:
+    margin = margin_now(p, s)
+    return margin / s.host_power_state.shape[0] if p.admission_rule == SLOTS else margin
 
 
 GLOBAL_COLUMNS: tuple[Column, ...] = (
@@ -86,6 +99,9 @@ FULL_GLOBAL_COLUMNS: tuple[Column, ...] = (
         lambda p, s, b: ratio(b.sums.traffic, b.sums.line_rate)),
     GlobalColumn("fragments", 1, "free CPU that cannot hold one more 16-core VM on a node (NUMA)",
         lambda p, s, b: fragments_now(p, s)),
+    GlobalColumn("guarantee", 1,
+        "margin of the failover guarantee, fails below 0: slots / H, or a share (admission)",
+        lambda p, s, b: _margin(p, s), _has_guarantee, low=-1),
     GlobalColumn("carbon", 1, "carbon intensity now / the highest of the series",
         lambda p, s, b: ratio(carbon_now(p, s.clock.now_s), p.carbon_g_kwh.max()), _has_carbon),
 )  # fmt: skip

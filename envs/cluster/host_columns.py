@@ -69,6 +69,14 @@ def _share_of_peak(p: ClusterParams, watts: NDArray[np.float64]) -> NDArray[np.f
     return shares
 
 
+def _domain(p: ClusterParams) -> Any:
+    """The domain of every host in the first column that has one, as a number from 0 to 1, shape (H,)."""
+    if p.host_domains.shape[1] == 0:
+        return 0.0
+    first = p.host_domains[:, 0]
+    return (1.0 + first) / (1.0 + first.max())
+
+
 HOST_COLUMNS: tuple[Column, ...] = (
     RowColumn("cpu_load", 2, "CPU asked of the host (capped demand + incoming copies) / its capacity",
         lambda p, s, b, h: s.host_ask_mhz[h] * b.inv_cpu[h]),
@@ -165,6 +173,10 @@ FULL_HOST_COLUMNS: tuple[Column, ...] = (
         lambda p, s, b, h: ratio(s.host_mirrors[h], p.mirror_max_vms) if p.has_standby else 0.0),
     RowColumn("mirror_memory", 1, "memory of secondaries / its memory (hot standby)",
         lambda p, s, b, h: s.host_mirror_mib[h] * b.inv_mem[h] if p.has_standby else 0.0),
+    ConstantColumn("kept_free", 1, "1: kept free for failover (admission)",
+        lambda p: p.host_dedicated if p.has_admission else 0.0),
+    ConstantColumn("domain", 1, "1 + number of its first failure domain / number of domains, 0 = none",
+        lambda p: _domain(p)),
     ConstantColumn("line_rate", 1, "its line rate / that of the fastest host (I/O, pre-copy, standby)",
         lambda p: p.host_nic_mbps / p.host_nic_mbps.max() if len(p.host_nic_mbps) else 0.0),
     ConstantColumn("node_cpu", 1, "CPU of one node / CPU of the largest host (NUMA)",

@@ -18,7 +18,7 @@ from ..observation_columns import Column
 from ..registry import Registry
 from ..sim.state.cluster_state import ClusterState
 from ..sim.state.parameters import ClusterParams
-from .actions import check_toggle, write_host_mask, write_vm_mask
+from .actions import write_host_mask, write_power_mask, write_vm_mask
 from .buffers import Buffers, add_up, add_up_full
 from .columns import ConstantColumn, GlobalColumn, RowColumn, make_writer
 from .global_columns import FULL_GLOBAL_COLUMNS, GLOBAL_COLUMNS
@@ -108,8 +108,10 @@ def _write_mask(p: ClusterParams, s: ClusterState, b: Buffers, chosen: int, n_de
         b.choice.host = s.vm_host[chosen]
         b.mask[1 : 1 + n_vms] = False
         write_host_mask(p, s, chosen, targets)
-    for h in range(n_hosts):
-        b.mask[1 + n_vms + n_hosts + h] = chosen < 0 and check_toggle(p, s, h) == 0
+    if chosen < 0:
+        write_power_mask(p, s, b.mask[1 + n_vms + n_hosts :])
+    else:
+        b.mask[1 + n_vms + n_hosts :] = False
 
 
 _OBSERVE = """def {name}(p, s, b, chosen, n_decisions, moved):

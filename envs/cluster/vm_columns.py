@@ -116,6 +116,22 @@ def _share_of_most(p: ClusterParams) -> Any:
     return each / each.max()
 
 
+def _apart(p: ClusterParams) -> Any:
+    """Number of every VM's first anti-affinity group as a number from 0 to 1, shape (V,)."""
+    if not (p.has_rules and len(p.anti_of)):
+        return 0.0
+    first, last = p.anti_first[:-1], p.anti_first[1:]
+    group = p.anti_of[np.minimum(first, len(p.anti_of) - 1)]
+    return np.where(last > first, (1.0 + group) / (len(p.apart_first) - 1), 0.0)
+
+
+def _closed(p: ClusterParams) -> Any:
+    """Share of the hosts that rules close to every VM, shape (V,)."""
+    if not (p.has_rules and len(p.host_sets)):
+        return 0.0
+    return np.where(p.must_row >= 0, 1.0 - p.host_sets.mean(axis=1)[p.must_row], 0.0)
+
+
 VM_COLUMNS: tuple[Column, ...] = (
     RowColumn("running", 1, "1: runs on a host", lambda p, s, b, v: s.vm_state[v] == RUNNING),
     RowColumn("waiting", 1, "1: has arrived and has no host", lambda p, s, b, v: s.vm_state[v] == PENDING),
@@ -236,6 +252,10 @@ FULL_VM_COLUMNS: tuple[Column, ...] = (
         lambda p, s, b, v: ratio(s.vm_mirror_mbps[v], s.vm_mirror_need_mbps[v]), _is_mirrored),
     ConstantColumn("protected", 1, "1: is to have a secondary (hot standby)",
         lambda p: p.vm_protected if p.has_standby else 0.0),
+    ConstantColumn("together", 1, "1 + number of its affinity group / number of groups, 0 = none (rules)",
+        lambda p: (1.0 + p.aff) / max(1, len(p.aff_first) - 1) if p.has_rules else 0.0),
+    ConstantColumn("apart", 1, "the same of its first anti-affinity group (rules)", _apart),
+    ConstantColumn("closed", 1, "share of the hosts that it must not run on (rules)", _closed),
     ConstantColumn("pinned", 1, "1: has a device that cannot migrate (I/O)",
         lambda p: p.vm_pinned if p.has_io else 0.0),
     ConstantColumn("priority", 1, "restart priority, from the lowest 0 to the highest 1 (failures)", _ranked),

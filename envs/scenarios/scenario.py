@@ -23,6 +23,7 @@ from ..traces import Trace
 from .build import build_cluster, drop_oversized, need_episode, read_demand, size_vms
 from .rules import build_rules
 from .schema import ScenarioConfig, check_scenario
+from .working_sets import add_phases
 
 
 @dataclass(frozen=True)
@@ -131,10 +132,13 @@ def build_scenario(
             "virtgym.envs.scenarios.build_placement_scenario and played in virtgym/Placement-v0"
         )
     checked = check_scenario(raw, overrides or {})
-    trace_rng, type_rng = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
+    seeds = np.random.SeedSequence(seed).spawn(3)
+    trace_rng, type_rng, phase_rng = (np.random.default_rng(s) for s in seeds)
     trace = read_demand(checked.trace, trace_rng)
     cluster = build_cluster(checked)
     workload = drop_oversized(checked, cluster, size_vms(checked, trace, type_rng))
+    if checked.working_sets.enabled:
+        workload = add_phases(checked.working_sets, workload, phase_rng)
     horizon_s = workload.span_s if checked.horizon_s is None else float(checked.horizon_s)
     need_episode(checked, cluster, horizon_s)
     for i, event in enumerate(checked.events):

@@ -27,6 +27,7 @@ from ..sim.models.telemetry import TelemetryConfig
 from .nodes import default_keys, made, schema_of
 from .rules import RulesGroup
 from .unread import only_read
+from .working_sets import WorkingSets
 
 T = TypeVar("T")
 
@@ -113,6 +114,11 @@ class CpuGroup(SchedulingConfig, Switch):
 @dataclass(frozen=True)
 class NumaGroup(NumaConfig, Switch):
     """§3: NUMA."""
+
+
+@dataclass(frozen=True)
+class WorkingSetsGroup(WorkingSets, Switch):
+    """§4: memory activity that changes in time."""
 
 
 @dataclass(frozen=True)
@@ -242,6 +248,7 @@ class ScenarioConfig:
         cpu: Reservations, limits and shares (§2).
         numa: NUMA (§3).
         memory_tiers: Memory multiplexing (§4).
+        working_sets: Working sets with phases (§4), for VMs of which the trace does not say what is active.
         io: I/O and interrupts (§5).
         evc_level: Highest CPU level that VMs see (§6); None = what their host offers.
         power: Power states and PUE (§7).
@@ -249,7 +256,7 @@ class ScenarioConfig:
         failures: Failures of hosts and VMs (§8).
         recovery: What follows them (§8).
         standby: Hot standby (§9).
-        admission: What of the cluster policies keep for failover (§8).
+        admission: What of the cluster is kept for failover (§8).
         telemetry: What policies and agents are shown of the cluster (§12).
         rules: Placement rules, ``scenario_rules.RulesGroup``: affinity, anti-affinity, VMs on hosts.
         events: What an operator does by hand at certain times, ``sim.agenda.Event``: hosts into and out of
@@ -284,6 +291,7 @@ class ScenarioConfig:
     cpu: CpuGroup = field(default_factory=CpuGroup)
     numa: NumaGroup = field(default_factory=NumaGroup)
     memory_tiers: MemoryConfig = field(default_factory=MemoryConfig)
+    working_sets: WorkingSetsGroup = field(default_factory=WorkingSetsGroup)
     io: IoGroup = field(default_factory=IoGroup)
     evc_level: str | None = None
     power: PowerConfig = field(default_factory=PowerConfig)

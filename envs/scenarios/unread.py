@@ -17,7 +17,7 @@ class _Rule(NamedTuple):
 _RULES: tuple[_Rule, ...] = (
     *(
         _Rule((group,), ((f"{group}.enabled", True),))
-        for group in ("overhead", "cpu", "numa", "io", "standby", "admission")
+        for group in ("overhead", "cpu", "numa", "io", "standby", "admission", "working_sets")
     ),
     _Rule(("failures.domains",), (("failures.enabled", True), ("standby.enabled", True))),
     _Rule(("failures", "recovery"), (("failures.enabled", True),), ("failures.domains",)),

@@ -230,12 +230,12 @@ class ClusterConfig:
         restart: Who places a VM that restarts: ``first_fit`` at once, or the ``policy``.
         spares: Hosts without a profile at time 0, off: a failed host's profile can move to them.
         standby: Hot standby of the VMs whose profile says ``protected`` (§9).
-        admission: What of the cluster is kept for failover (§8); policies honour it, the engine does not look
-            at it. None = nothing.
+        admission: What of the cluster is kept for failover (§8). None = nothing.
         evc_level: Highest CPU level that VMs see; None = the highest that their host offers. Needs a
             ``cpu_level`` of every host type.
         telemetry: What controllers are shown (§12).
-        rules: What belongs together, apart, or on certain hosts; kept by the policies that know of rules.
+        rules: What belongs together, apart, or on certain hosts; kept by the policies that know of rules, and
+            by single choices of agents.
         cost: Weights of the service classes and prices (§13).
         events: What an operator does by hand at certain times: maintenance and moves.
     """

@@ -53,6 +53,11 @@ IS_SPARE = REASONS.add("the host is a spare without a profile")
 HOLDS_SECONDARY = REASONS.add("the host holds the secondary of a protected VM")
 NO_STANDBY = REASONS.add("a simple cluster has no standby")
 LACKS_RESERVED_MEMORY = REASONS.add("the host lacks memory for the VM's reservation")
+BREAKS_GUARANTEE = REASONS.add("the failover guarantee would not hold")
+KEPT_FREE = REASONS.add("the host is kept free for failover")
+BREAKS_MUST = REASONS.add("the VM must not run on this host")
+BREAKS_ANTI_AFFINITY = REASONS.add("a VM that it is to be apart from is on the host")
+BREAKS_AFFINITY = REASONS.add("the VMs that it is to be together with are elsewhere")
 
 
 def _empty() -> I4:

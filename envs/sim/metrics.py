@@ -78,6 +78,9 @@ METRICS: dict[str, str] = {
     "profile_moves": "profiles of failed hosts moved to a spare (needs failures)",
     "mirror_loss": "work lost to mirroring / requested CPU (needs hot standby)",
     "takeovers": "secondaries that took over (needs hot standby)",
+    "unguarded_s": "time in which the failover guarantee failed, s (needs admission)",
+    "guarantee_lost": "times that events, such as failures, ended the guarantee (needs admission)",
+    "guarantee_broken": "times that orders did, 0 where it is enforced (needs admission)",
 }
 """Every metric by its column name in result rows; NaN where what it needs is off."""
 
@@ -184,6 +187,9 @@ def model_metrics(p: ClusterParams, totals: Totals) -> dict[str, float]:
     """
     t = totals
     carbon = {"carbon_kg": float(t.carbon_g) / 1000.0} if len(p.carbon_g_kwh) else {}
+    if p.has_admission:
+        names = ("unguarded_s", "guarantee_lost", "guarantee_broken")
+        carbon |= {name: float(getattr(t, name)) for name in names}
     if not p.full:
         return carbon
     requested, time_s = float(t.requested), float(t.time_s)

@@ -22,11 +22,12 @@ from virtgym.envs.sim.engine.orders import (
     vm_movable,
 )
 from virtgym.envs.sim.engine.waiting import is_hopeless, no_failures, note_failure
+from virtgym.envs.sim.guarantee import home_of
 from virtgym.envs.sim.models.power import ON
 from virtgym.envs.sim.state.cluster_state import PENDING, ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
 
-from ..planning.positions import group_by_home, home_of
+from ..planning.positions import group_by_home
 from ..planning.power import host_watts
 from ..planning.room import begin_need, begin_room, fits_need, hold_room, may_come
 from ..planning.rules import count_apart, rules_allow

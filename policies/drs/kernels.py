@@ -25,12 +25,13 @@ import numpy as np
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.engine.cpu import SHORTAGE
 from virtgym.envs.sim.engine.orders import check_move_beside, vm_movable
+from virtgym.envs.sim.guarantee import home_of
 from virtgym.envs.sim.models.power import ON
 from virtgym.envs.sim.state.cluster_state import MIG_NONE, ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
 
 from ..planning.moves import copy_cost
-from ..planning.positions import group_by_home, home_of
+from ..planning.positions import group_by_home
 from ..planning.room import begin_need, begin_room, fits_need, hold_room, measure_need
 from ..planning.rules import count_apart, rules_allow
 from .state import DrsState

@@ -9,10 +9,10 @@ import numpy as np
 from virtgym.envs.arrays import B1, I4
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.engine.orders import check_move, check_place, fits_arrival, vm_can_follow
+from virtgym.envs.sim.guarantee import home_of
 from virtgym.envs.sim.state.cluster_state import DEPARTED, ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
 
-from ..planning.positions import home_of
 from ..planning.room import may_open
 
 

@@ -17,11 +17,12 @@ from virtgym.envs.arrays import F8, I4
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.jit.sorting import sort_ascending
 from virtgym.envs.sim.engine.orders import holds_secondary
+from virtgym.envs.sim.guarantee import home_of
 from virtgym.envs.sim.models.power import ON
 from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING, STARTING, ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
 
-from ..planning.positions import group_by_home, home_of
+from ..planning.positions import group_by_home
 from ..planning.room import begin_room, hold_room
 from .detectors import overloaded_history
 from .parts import ADDITIVE

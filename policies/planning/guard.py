@@ -15,9 +15,8 @@ whole plan, as a last gate before the orders are given::
     if guard.leave(h): ...               # and from now on without host h
     return guard.keep(decisions)         # nothing in it breaks the guarantee
 
-Counted are hosts that are on, not to be switched off and not in maintenance; and VMs that run, that start,
-that wait to restart (their slot is what the guarantee is for) or for a host that boots, and every secondary
-of hot standby once more. A guarantee that already fails forbids what would use more, and nothing else.
+Which hosts and VMs count says ``sim.guarantee``, which also refuses orders that break the scenario's
+guarantee. A guarantee that already fails forbids what would use more, and nothing else.
 """
 
 from __future__ import annotations
@@ -29,23 +28,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.arrays import B1, F8, I4
+from virtgym.envs.arrays import B1, I4
 from virtgym.envs.checks import need_index, need_indices
 from virtgym.envs.sim.decisions import Decisions
+from virtgym.envs.sim.guarantee import count_hosts, count_vms, times_counted
 from virtgym.envs.sim.models.admission import (
+    SLACK,
     AdmissionConfig,
     Failover,
-    HostPool,
-    Reservations,
     admits,
+    counted_sizes,
+    dedicated_hosts,
     failover_state,
-    host_slots,
-    hosts_that_may_leave,
-    slot_size,
+    guarantee_margin,
+    with_vm,
+    write_may_leave,
 )
-from virtgym.envs.sim.models.power import BOOTING, ON, RESUMING
+from virtgym.envs.sim.models.power import BOOTING, RESUMING
 from virtgym.envs.sim.simulator import ClusterView
-from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING, STARTING
 
 
 class AdmissionGuard:
@@ -62,15 +62,10 @@ class AdmissionGuard:
     def __init__(self, view: ClusterView, config: AdmissionConfig | None = None) -> None:
         self.view = view
         self.config = config or view.config.admission or AdmissionConfig(rule="none")
-        if self.config.counts == "configured":
-            # What a restart needs is its nominal CPU and memory, nothing on top.
-            self._config = replace(self.config, default_cpu_mhz=0.0, overhead_mib=0.0)
-        else:
-            self._config = self.config
-        self.vm_cpu_mhz, self.vm_mem_mib = _needs(view, self.config)
-        self.dedicated = np.zeros(view.n_hosts, dtype=np.bool_)
-        if self.config.rule == "dedicated":
-            self.dedicated[np.asarray(self.config.hosts, dtype=np.int64)] = True
+        self._numbers = self.config.numbers
+        self.vm_cpu_mhz, self.vm_mem_mib = counted_sizes(self.config, view.params)
+        self._dedicated = dedicated_hosts(self.config, view.n_hosts)
+        self.dedicated: B1 = self._dedicated != 0
         self.renew()
 
     def renew(self, view: ClusterView | None = None) -> None:
@@ -80,20 +75,9 @@ class AdmissionGuard:
             view: The cluster from now on, such as a what-if copy with orders carried out; None = as before.
         """
         self.view = view or self.view
-        p, s = self.view.params, self.view.state
-        usable = (s.host_power_state == ON) & (s.host_drain == 0) & (s.host_maintenance == 0)
-        self._pool = HostPool(p.host_cpu_mhz, p.host_mem_mib, usable, s.host_n_vms + s.host_n_in)
-        counted = (s.vm_state == RUNNING) | (s.vm_state == STARTING)
-        waiting = s.vm_state == PENDING
-        counted |= waiting & (s.vm_dest >= 0)
-        if p.has_failures:
-            counted |= waiting & (s.vm_restart > 0)
-        cpu, mem = self.vm_cpu_mhz[counted], self.vm_mem_mib[counted]
-        if p.has_standby:
-            mirrored = s.vm_secondary >= 0
-            cpu = np.concatenate([cpu, self.vm_cpu_mhz[mirrored]])
-            mem = np.concatenate([mem, self.vm_mem_mib[mirrored]])
-        self._vms = Reservations(cpu, mem)
+        p, s = self.view.kernel_params, self.view.kernel_state
+        self._pool = count_hosts(p, s, self._dedicated)
+        self._vms = count_vms(p, s, self.vm_cpu_mhz, self.vm_mem_mib)
 
     @property
     def active(self) -> bool:
@@ -107,8 +91,7 @@ class AdmissionGuard:
 
     def failover(self) -> Failover:
         """What the cluster can still take, with everything granted until now."""
-        state = failover_state(self._config, self._pool, self._vms)
-        return state._replace(holds=state.holds and self._survives_domains(self._pool, self._vms))
+        return failover_state(self._numbers, self._pool, self._vms)
 
     @property
     def holds(self) -> bool:
@@ -133,28 +116,32 @@ class AdmissionGuard:
             vms: VMs that arrive, shape (N,). VMs that restart are counted already and need not ask.
         """
         vms = need_indices("guarantee", "VM", vms, self.view.n_vms)
-        sizes = np.stack([self.vm_cpu_mhz[vms], self.vm_mem_mib[vms]], axis=1).reshape(-1, 2)
-        kinds, of = np.unique(sizes, axis=0, return_inverse=True)
-        answers = np.array([self._admits(float(cpu), float(mem)) for cpu, mem in kinds], dtype=np.bool_)
-        return answers[of.reshape(-1)] if len(kinds) else np.zeros(0, dtype=np.bool_)
+        known: dict[tuple[float, float, int], bool] = {}
+        found = np.zeros(len(vms), dtype=np.bool_)
+        for i, v in enumerate(vms.tolist()):
+            size = self._size(v)
+            if size not in known:
+                known[size] = self._admits(*size)
+            found[i] = known[size]
+        return found
 
     def admit(self, v: int) -> bool:
         """Let a VM start if the guarantee allows it; it counts from then on."""
         v = need_index("guarantee", "VM", v, self.view.n_vms)
-        cpu, mem = float(self.vm_cpu_mhz[v]), float(self.vm_mem_mib[v])
-        if not self._admits(cpu, mem):
+        if not self._admits(*self._size(v)):
             return False
-        self._vms = Reservations(np.append(self._vms.cpu_mhz, cpu), np.append(self._vms.mem_mib, mem))
+        self._vms = with_vm(self._vms, *self._size(v))
         return True
+
+    def _size(self, v: int) -> tuple[float, float, int]:
+        """CPU and memory with which a VM counts, MHz and MiB, and how often."""
+        times = int(times_counted(self.view.kernel_params, v))
+        return float(self.vm_cpu_mhz[v]), float(self.vm_mem_mib[v]), times
 
     def may_leave(self) -> B1:
         """Hosts of which any one may leave, shape (H,); those that do not count may, dedicated ones not."""
-        if not self.active:
-            return np.ones(self.view.n_hosts, dtype=np.bool_)
-        leave = hosts_that_may_leave(self._config, self._pool, self._vms)
-        if self.config.survive_domain and bool(leave.any()):
-            leave &= self._domains_allow()
-        may: B1 = (leave | ~self._pool.usable) & ~self.dedicated
+        may = np.ones(self.view.n_hosts, dtype=np.bool_)
+        write_may_leave(self._numbers, self._pool, self._vms, may)
         return may
 
     def leave(self, h: int) -> bool:
@@ -171,7 +158,7 @@ class AdmissionGuard:
         usable = self._pool.usable.copy()
         usable[need_indices("guarantee", "host", hosts, self.view.n_hosts)] = False
         pool = self._pool._replace(usable=usable)
-        return failover_state(self._config, pool, self._vms).holds and self._survives_domains(pool, self._vms)
+        return bool(guarantee_margin(self._numbers, pool, self._vms) >= -SLACK)
 
     def join(self, h: int) -> None:
         """Count a host that is going to be on."""
@@ -245,53 +232,5 @@ class AdmissionGuard:
         usable[h] = counts
         self._pool = self._pool._replace(usable=usable)
 
-    def _admits(self, cpu_mhz: float, mem_mib: float) -> bool:
-        if not admits(self._config, self._pool, self._vms, cpu_mhz, mem_mib):
-            return False
-        if not self.config.survive_domain:
-            return True
-        more = Reservations(np.append(self._vms.cpu_mhz, cpu_mhz), np.append(self._vms.mem_mib, mem_mib))
-        return self._survives_domains(self._pool, more)
-
-    def _survives_domains(self, pool: HostPool, vms: Reservations) -> bool:
-        if not self.config.survive_domain:
-            return True
-        slots = host_slots(pool, *slot_size(self._config, vms))
-        lost = self._slots_by_domain(slots)
-        return lost.size == 0 or int(slots.sum() - lost.max()) >= vms.cpu_mhz.size
-
-    def _slots_by_domain(self, slots: NDArray[np.int64]) -> F8:
-        """Slots that are lost with every failure domain, those of all kinds one after the other."""
-        sums = [np.bincount(column[column >= 0], weights=slots[column >= 0]) for column in self._domains().T]
-        return np.concatenate(sums) if sums else np.empty(0)
-
-    def _domains_allow(self) -> B1:
-        """Hosts without which any one failure domain may still be lost, shape (H,)."""
-        slots = host_slots(self._pool, *slot_size(self._config, self._vms))
-        needed, total = self._vms.cpu_mhz.size, int(slots.sum())
-        allow = np.ones(slots.size, dtype=np.bool_)
-        for column in self._domains().T:
-            inside = column >= 0
-            if not inside.any():
-                continue
-            lost = np.bincount(column[inside], weights=slots[inside])
-            for d in range(lost.size):  # the host's slots are lost anyway where it is in the domain
-                gone = np.where(column == d, lost[d], lost[d] + slots)
-                allow &= total - gone >= needed
-        return allow
-
-    def _domains(self) -> NDArray[Any]:
-        return self.view.params.host_domains
-
-
-def _needs(view: ClusterView, config: AdmissionConfig) -> tuple[F8, F8]:
-    """CPU (MHz) and memory (MiB) with which every VM counts, shape (V,) each."""
-    p = view.params
-    if config.counts == "configured":
-        return p.vm_cpu_mhz / p.arrival_overcommit, p.vm_mem_mib / p.mem_overcommit
-    cpu = p.vm_reservation_mhz if p.has_cpu else np.zeros(view.n_vms)
-    if p.has_tiers:
-        mem = p.vm_mem_reservation_mib
-    else:  # memory that binds is reserved whole
-        mem = p.vm_mem_mib if p.memory_binding else np.zeros(view.n_vms)
-    return cpu, mem
+    def _admits(self, cpu_mhz: float, mem_mib: float, times: int) -> bool:
+        return bool(admits(self._numbers, self._pool, self._vms, cpu_mhz, mem_mib, times))

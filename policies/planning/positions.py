@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from virtgym.envs.arrays import I1, I4
 from virtgym.envs.jit.kernels import kernel
-from virtgym.envs.sim.models.precopy import PULL
+from virtgym.envs.sim.guarantee import home_at
 from virtgym.envs.sim.state.cluster_state import ClusterState
 
 from .memory import PlanMemory
 
 
 @kernel
-def _home(host: I4, dest: I4, phase: I1, v: int) -> Any:
-    """After a post-copy handover ``dest`` is the host that the VM has left."""
-    pulls = phase.shape[0] > 0 and phase[v] == PULL
-    return dest[v] if dest[v] >= 0 and not pulls else host[v]
-
-
-@kernel
-def home_of(s: ClusterState, v: int) -> Any:
-    """Host of a VM, or the one that its migration or start will bring it to; -1 = none.
-
-    Args:
-        v: VM.
-    """
-    return _home(s.vm_host, s.vm_dest, s.copy_phase, v)
-
-
-@kernel
 def _homes(host: I4, dest: I4, phase: I1, vms: I4) -> I4:
     homes = np.empty(vms.shape[0], dtype=np.int32)
     for i in range(vms.shape[0]):
-        homes[i] = _home(host, dest, phase, vms[i])
+        homes[i] = home_at(host, dest, phase, vms[i])
     return homes
 
 

@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 
 from virtgym.envs.arrays import B1, I4
 from virtgym.envs.sim.engine.host_requirements import MEM_SLACK
-from virtgym.envs.sim.models.rules import VmHostRule
+from virtgym.envs.sim.models.rules import VmHostRule, named_hosts
 from virtgym.envs.sim.simulator import ClusterView, Simulator
 from virtgym.envs.sim.state.cluster_state import DEPARTED, MIG_NONE, PENDING, RUNNING
 
 from .draft import Draft
 from .positions import homes_of
-from .rules import named_hosts
 
 NO_ROOM, NOT_FIRST, NOT_WISHED = 4, 2, 1
 """What a host's rank rises by: no room for those of the group that wait too; not among the hosts that the

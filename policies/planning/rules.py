@@ -6,14 +6,14 @@ each anti-affinity group on every host in the plan.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from virtgym.envs.arrays import I1, I4, I8
 from virtgym.envs.jit.kernels import kernel
-from virtgym.envs.sim.models.rules import Rules, VmHostRule
+from virtgym.envs.sim.models.rules import Rules
+from virtgym.envs.sim.models.rules import rule_arrays as shared_arrays
 
 from .memory import PlanMemory
 
@@ -37,59 +37,10 @@ class RuleMemory(PlanMemory):
     host_sets: I1  # (R, H) 1: in the set
 
 
-def named_hosts(rules: Sequence[VmHostRule], strict: bool) -> dict[int, frozenset[int]]:
-    """Hosts of every VM that rules name.
-
-    Of several rules for a VM all hold; of wishes that contradict each other (not ``strict``) the first.
-    """
-    named: dict[int, frozenset[int]] = {}
-    for rule in rules:
-        hosts = frozenset(rule.hosts)
-        for v in rule.vms:
-            both = named.get(v, hosts) & hosts
-            named[v] = both if both or strict else named[v]
-    return named
-
-
-def _groups(groups: Sequence[Iterable[int]]) -> tuple[I8, I4]:
-    """Start of each group, and all members in a row."""
-    members = [list(group) for group in groups]
-    first = np.concatenate([[0], np.cumsum([len(group) for group in members])]).astype(np.int64)
-    return first, np.array([v for group in members for v in group], dtype=np.int32)
-
-
 def rule_arrays(rules: Rules, n_vms: int, n_hosts: int) -> dict[str, Any]:
-    """Placement rules as arrays for a planner's memory.
-
-    Args:
-        rules: The cluster's rules.
-        n_vms: V.
-        n_hosts: H.
-
-    Returns:
-        The own fields of ``RuleMemory``.
-    """
-    aff = np.full(n_vms, -1, dtype=np.int32)
-    for i, group in enumerate(rules.joined):
-        aff[list(group)] = i
-    of: list[list[int]] = [[] for _ in range(n_vms)]
-    for i, group in enumerate(rules.anti_affinity):
-        for v in group:
-            of[v].append(i)
-    sets: dict[frozenset[int], int] = {}
-    rows = {"must_row": named_hosts(rules.must, True), "should_row": named_hosts(rules.should, False)}
-    known: dict[str, Any] = {name: np.full(n_vms, -1, dtype=np.int32) for name in rows}
-    for name, named in rows.items():
-        for v, hosts in named.items():
-            known[name][v] = sets.setdefault(hosts, len(sets))
-    table = np.zeros((len(sets), n_hosts), dtype=np.int8)
-    for hosts, row in sets.items():
-        table[row, list(hosts)] = 1
-    groups = {"aff": rules.joined, "apart": rules.anti_affinity, "anti": of}
-    for name, members in groups.items():
-        known[f"{name}_first"], known[f"{name}_{'of' if name == 'anti' else 'vm'}"] = _groups(members)
+    """Placement rules as arrays for a planner's memory: the own fields of ``RuleMemory``."""
     apart_count = np.zeros((len(rules.anti_affinity), n_hosts), dtype=np.int32)
-    return known | {"aff": aff, "apart_count": apart_count, "host_sets": table}
+    return shared_arrays(rules, n_vms, n_hosts) | {"apart_count": apart_count}
 
 
 @kernel

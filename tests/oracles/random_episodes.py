@@ -150,7 +150,7 @@ def _workload(rng: Rng, vms: int, samples: int) -> Workload:
 def _sub_models(rng: Rng, hosts: int, span_s: float) -> dict[str, Any]:
     """Every sub-model switched on, by the field of ``ClusterConfig``."""
     rack = tuple(range(int(rng.integers(1, hosts // 2 + 1))))
-    movable = IoMode(1, 1500, 2000, 3, migratable=bool(rng.random() < 0.3))
+    movable = IoMode(1, 1500, 2000, 3, 200, migratable=bool(rng.random() < 0.3))
     return {
         "overhead": OverheadConfig(),
         "cpu": SchedulingConfig(co_stop=float(_pick(rng, 0.0, 0.2))),

@@ -177,7 +177,7 @@ def _shareable(p: ClusterParams, s: ClusterState, vms: Any) -> F8:
 
 
 def _check_slowdown(p: ClusterParams, s: ClusterState, here: Any, report: Report) -> None:
-    balloon, per_saved = p.memory_balloon_limit, p.memory_pages_per_saved
+    per_saved = p.memory_pages_per_saved
     share_s, unzip_s, swap_s = p.memory_share_s, p.memory_decompress_s, p.memory_swap_s
     tax_min, tax_max = p.memory_balloon_cpu_min, p.memory_balloon_cpu_max
     touched, shared, ballooned = s.vm_touched_mib, s.vm_shared_mib, s.vm_ballooned_mib
@@ -190,7 +190,8 @@ def _check_slowdown(p: ClusterParams, s: ClusterState, here: Any, report: Report
     active = np.minimum(s.vm_active_mib, touched - shared)
     paged = np.maximum(0.0, active - given) / np.maximum(active, 1e-300)
     seconds = seconds + np.where(inflated & (active > 0), paged * swap_s, 0.0)
-    full = ballooned / np.maximum(balloon * p.vm_mem_mib, 1e-300)
-    tax = np.where(inflated, tax_min + (tax_max - tax_min) * full, 0.0)
+    part = ballooned / np.maximum(p.vm_mem_mib, 1e-300)
+    beyond = tax_min + (tax_max - tax_min) * (part - 0.125) / 0.375
+    tax = np.where(inflated, np.where(part < 0.125, tax_min * part / 0.125, beyond), 0.0)
     want = np.where(here & (touched > 0), 1.0 + s.vm_touch_rate * seconds + tax, 1.0)
     report.none(np.abs(s.vm_mem_slowdown - want) > NEAR * want, "VMs with a wrong slowdown of memory")

@@ -91,16 +91,17 @@ def _check_signals(p: ClusterParams, s: ClusterState, report: Report) -> None:
 def claims(p: ClusterParams, demand: F8, io_rate: F8) -> tuple[F8, F8]:
     """What hypervisor and interrupts add to a demand, MHz, shape (V,) each (docs §1, §5)."""
     overhead, io = np.zeros(len(demand)), np.zeros(len(demand))
+    if p.has_io:
+        batch_cycles, packet_cycles, _, coalesce_s = p.io_table[p.vm_io_mode].T
+        batches = io_rate / np.maximum(1.0, io_rate * coalesce_s)
+        io = 1e-6 * (batches * batch_cycles + io_rate * packet_cycles)
     if p.has_overhead:
         rates = p.idle_per_s[p.vm_instructions] * p.vm_vcpus[:, None]
         rates = rates + p.busy_per_ghz_s[p.vm_instructions] * (demand / 1000.0)[:, None]
-        cost = p.cost_cycles[p.vm_virt_type]
-        if p.has_io:
-            rates, cost = rates[:, :3], cost[:, :3]
-        overhead = 1e-6 * (rates * cost).sum(axis=1) + p.steady_tax[p.vm_virt_type] * demand
-    if p.has_io:
-        cycles, _, coalesce_s = p.io_table[p.vm_io_mode].T
-        io = 1e-6 * io_rate / np.maximum(1.0, io_rate * coalesce_s) * cycles
+        mhz = 1e-6 * rates * p.cost_cycles[p.vm_virt_type]
+        if p.has_io:  # either counts the operations of class 4, and the dearer of the two is charged
+            mhz, io = mhz[:, :3], np.maximum(io, mhz[:, 3])
+        overhead = mhz.sum(axis=1) + p.steady_tax[p.vm_virt_type] * demand
     return overhead, io
 
 
@@ -304,7 +305,7 @@ def _check_power(p: ClusterParams, s: ClusterState, copies: F8, report: Report) 
 def _latency(p: ClusterParams, s: ClusterState) -> F8:
     """Mean latency of a packet or request of every VM, s, shape (V,) (section 5)."""
     rate = s.vm_io_rate
-    _, path_s, coalesce_s = p.io_table[p.vm_io_mode].T
+    _, _, path_s, coalesce_s = p.io_table[p.vm_io_mode].T
     batch = np.maximum(1.0, rate * coalesce_s)
     usable = s.vm_ask_mhz > 0
     f = np.where(usable, 1.0 - s.vm_alloc_mhz / np.where(usable, s.vm_ask_mhz, 1.0), 0.0)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ...jit.by_model import only_full
 from ...jit.kernels import kernel
+from ..guarantee import guarantee_fails, watch_guarantee
 from ..models.power import OFF, ON, curve_power
 from ..models.telemetry import PAST
 from ..state.cluster_state import ABSENT, PENDING, ClusterState
@@ -287,6 +288,7 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
         s.totals.imb_mem_s += imb_mem * (end - start)
         add_fragments(p, s, end - start)
         since, charged = start, s.totals.energy_j
+        fails, failing_since = guarantee_fails(p, s), start
         at, kind = _next(p, s)
         while at <= end:
             since, charged = charge_carbon(p, s, start, since, charged, at)
@@ -301,7 +303,11 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
                 _handle_common(p, s, start)
             else:
                 _handle_full(p, s, kind, at, start)
+            if p.has_admission:
+                fails, failing_since = watch_guarantee(p, s, fails, failing_since, at)
             at, kind = _next(p, s)
+        if fails:
+            s.totals.unguarded_s += end - failing_since
         since, charged = charge_carbon(p, s, start, since, charged, end)
         accumulate(s, end - start)
         add_host_rates(p, s, end - start)

@@ -33,6 +33,7 @@ from ..decisions import (
     NOT_WAITING,
     UNNOTICED,
 )
+from ..guarantee import blame_orders, check_admission, check_dedicated, check_leave, guarantee_fails
 from ..models.overhead import OS_LEVEL
 from ..models.power import BOOTING, FAILED, OFF, ON, RESUMING, STANDBY
 from ..models.precopy import PULL
@@ -119,6 +120,8 @@ def check_move_beside(p: ClusterParams, s: ClusterState, room: Any, v: int, h: i
     if s.vm_host[v] == h:
         return IS_THERE
     code = host_accepts(p, s, h)
+    if code == 0 and p.has_admission:
+        code = check_dedicated(p, s, v, h)
     if code != 0:
         return code
     if p.memory_binding and not fits_memory(p, room, v, h):
@@ -129,7 +132,14 @@ def check_move_beside(p: ClusterParams, s: ClusterState, room: Any, v: int, h: i
 
 @kernel
 def check_place(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
-    """Whether a waiting VM may be placed on a host: 0, or the code of ``decisions.REASONS``.
+    """Whether a waiting VM may be placed on a host: 0, or the code of ``decisions.REASONS``."""
+    code = check_fit(p, s, v, h)
+    return check_admission(p, s, v) if code == 0 and p.has_admission else code
+
+
+@kernel
+def check_fit(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
+    """The same for all that depends on the host: whether the VM may start at all, admission says.
 
     Arrivals bind nominal CPU and memory, whatever the memory rule is afterwards.
     """
@@ -140,6 +150,8 @@ def check_place(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     code = waits_knowingly(p, s, v)
     if code == 0:
         code = host_accepts(p, s, h)
+    if code == 0 and p.has_admission:
+        code = check_dedicated(p, s, v, h)
     return code if code != 0 else fits_arrival(p, s, v, h)
 
 
@@ -186,7 +198,14 @@ def holds_secondary(p: ClusterParams, s: ClusterState, h: int) -> Any:
 
 @kernel
 def check_power_off(p: ClusterParams, s: ClusterState, h: int) -> Any:
-    """Whether a host may be switched off: on, nothing coming, every resident on its way out."""
+    """Whether a host may be switched off: it is free to go, and the failover guarantee holds without it."""
+    code = check_free(p, s, h)
+    return check_leave(p, s, h) if code == 0 and p.has_admission else code
+
+
+@kernel
+def check_free(p: ClusterParams, s: ClusterState, h: int) -> Any:
+    """Whether a host is free to go off: on, nothing coming, every resident on its way out."""
     if h < 0 or h >= s.host_power_state.shape[0]:
         return NO_SUCH
     if s.host_power_state[h] != ON:
@@ -259,8 +278,10 @@ def order_maintenance(p: ClusterParams, s: ClusterState, h: int, on: int) -> Any
     """Let a host take no more VMs, or take them again; returns the code."""
     if h < 0 or h >= s.host_power_state.shape[0]:
         return NO_SUCH
-    s.host_maintenance[h] = on
-    return 0
+    code = check_leave(p, s, h) if on and p.has_admission else 0
+    if code == 0:
+        s.host_maintenance[h] = on
+    return code
 
 
 @kernel
@@ -312,6 +333,7 @@ def apply_orders(
     Returns:
         Number of refused orders.
     """
+    failed = guarantee_fails(p, s)
     _carry_out_maintenance(p, s, maintenance, end_maintenance, codes)
     n = maintenance.shape[0] + end_maintenance.shape[0]
     for i in range(power_on.shape[0]):
@@ -333,6 +355,7 @@ def apply_orders(
     n += power_off.shape[0]
     for i in range(suspend.shape[0]):
         codes[n + i] = order_suspend(p, s, suspend[i])
+    blame_orders(p, s, failed)
     return int(np.count_nonzero(codes))
 
 

@@ -24,7 +24,7 @@ from ...jit.records import name_places
 from ..models.io_path import io_cost
 from ..models.memory_tiers import reclaim_host
 from ..models.numa import apply_numa_host
-from ..models.overhead import guest_work, vm_overhead
+from ..models.overhead import IO_CLASS, class_cycles, guest_work, vm_overhead
 from ..models.power import ON
 from ..models.precopy import RESUME, STOP, cpu_factor
 from ..models.scheduling import schedule_host
@@ -77,7 +77,7 @@ def _claim(p: FullParams, s: FullState, v: int, h: int) -> None:
         packets = (s.vm_net_out_mbps[v] + s.vm_net_in_mbps[v]) / p.vm_packet_mbit[v]
         s.vm_io_rate[v] = packets + s.vm_disk_mb_s[v] / p.vm_request_mb[v]
         cpu, _ = io_cost(p.vm_io_mode[v], s.vm_io_rate[v], 0.0, p.io_table, p.io_slice_s, p.interval_s)
-        s.vm_io_mhz[v] = cpu
+        s.vm_io_mhz[v] = max(cpu, 1e-6 * class_cycles(p, v, IO_CLASS, demand)) if p.has_overhead else cpu
     claim = demand + s.vm_overhead_mhz[v] + s.vm_io_mhz[v]
     s.vm_claim_mhz[v] = claim
     usable = min(claim, p.vm_vcpus[v] * p.host_core_mhz[h])

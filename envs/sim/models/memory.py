@@ -9,10 +9,11 @@ vSphere 6 memory states]. Smaller hosts keep less: 6 % of the first 4 GiB, 4 % o
 **Touches.** Unless a trace says better, a VM touches each active page once in the window in which activity is
 measured, 60 s [assumed: vSphere]: touch_rate = active / (page * 60 s).
 
-Sources of the defaults: thresholds [verified: vSphere 6 memory states]; tax 0.75 and balloon cost 1.4-4.4 %
-[assumed: Waldspurger, OSDI 2002]; balloon limit 65 %, compression limit 10 % [assumed: vSphere]; copy on
-write 1-2 us, decompression 20 us, swap 100 us (SSD) or 5-10 ms (disk) [assumed]; memory shares low / normal /
-high = 5 / 10 / 20 per MiB [assumed: vSphere]; the shares of pages in ``MemoryProfile`` [assumed].
+Sources of the defaults: thresholds [verified: vSphere 6 memory states]; tax 0.75 and cost of a balloon, 1.4 %
+at an eighth of the memory and 4.4 % at half of it [assumed: Waldspurger, OSDI 2002]; balloon limit 65 %,
+compression limit 10 % [assumed: vSphere]; copy on write 1-2 us, decompression 20 us, swap 100 us (SSD) or
+5-10 ms (disk) [assumed]; memory shares low / normal / high = 5 / 10 / 20 per MiB [assumed: vSphere]; the
+shares of pages in ``MemoryProfile`` [assumed].
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ SCALE_MIB = ((4096.0, 0.06), (8192.0, 0.04), (16_384.0, 0.02))
 MIN_FREE_MIB = 899.0
 REST_SHARE = 0.01
 PAGE_MIB = 4.0 / 1024.0
+BALLOON_EIGHTH, BALLOON_HALF = 0.125, 0.5
+"""Ballooned shares of a VM's memory at which the cost of a balloon is given."""
 TINY_MIB = 1e-9
 """Amounts below this are rounding, not pressure (a page has 4e-3 MiB)."""
 
@@ -65,8 +68,9 @@ class MemoryConfig:
         decompress_us: Cost of touching a compressed page, microseconds.
         swap_ssd_us: Cost of touching a swapped page on SSD, microseconds.
         swap_disk_us: The same on disk.
-        balloon_cpu_min: Share of a VM's CPU that a balloon costs as soon as it is inflated.
-        balloon_cpu_max: The same with the balloon at its limit.
+        balloon_cpu_min: Share of a VM's CPU that a balloon of an eighth of its memory costs; a smaller one
+            costs in proportion.
+        balloon_cpu_max: The same for a balloon of half its memory; linear between the two, and beyond.
         active_window_s: Time in which every active page is touched once, s.
     """
 

@@ -35,7 +35,8 @@ the probability that a touch meets a page of the tier:
 
     sharing       p = write share * shared / T: copy on write
     ballooning    p = active pages taken / A: the guest pages them in, at the cost of a swapped page; and
-                  1.4 ... 4.4 % of the CPU while inflated, growing with the balloon, 4.4 % at its limit
+                  a tax that grows from 0 with the ballooned share of the VM's memory, 1.4 % at 1/8, 4.4 % at
+                  1/2, linear between these points and beyond
     compression   p = compressed pages / (T - shared - ballooned): the host does not know which are active
     swapping      p = swapped / the same
 
@@ -53,7 +54,15 @@ import numpy as np
 from ...arrays import F8, I4
 from ...jit.kernels import kernel
 from ...jit.waterlevel import find_bracket, sort_breakpoints
-from .memory import TINY_MIB, MemoryCosts, MemoryInputs, MemoryOutputs, min_free_mib
+from .memory import (
+    BALLOON_EIGHTH,
+    BALLOON_HALF,
+    TINY_MIB,
+    MemoryCosts,
+    MemoryInputs,
+    MemoryOutputs,
+    min_free_mib,
+)
 
 HIGH, CLEAR, SOFT, HARD, LOW = 0, 1, 2, 3, 4
 
@@ -219,6 +228,13 @@ def _squeeze(
 
 
 @kernel
+def _balloon_tax(share: float, at_eighth: float, at_half: float) -> float:
+    if share <= BALLOON_EIGHTH:
+        return at_eighth * share / BALLOON_EIGHTH
+    return at_eighth + (at_half - at_eighth) * (share - BALLOON_EIGHTH) / (BALLOON_HALF - BALLOON_EIGHTH)
+
+
+@kernel
 def _slowdown(v: int, c: MemoryCosts, p: MemoryInputs, s: MemoryOutputs) -> Any:
     touched = p.vm_touched_mib[v]
     shared, ballooned, swapped = s.vm_shared_mib[v], s.vm_ballooned_mib[v], s.vm_swapped_mib[v]
@@ -227,8 +243,7 @@ def _slowdown(v: int, c: MemoryCosts, p: MemoryInputs, s: MemoryOutputs) -> Any:
     seconds = shared / touched * c.memory_share_s + s.vm_blocked_mib[v] / touched * c.memory_swap_s
     tax = 0.0
     if ballooned > TINY_MIB:
-        full = ballooned / (c.memory_balloon_limit * p.vm_mem_mib[v])
-        tax = c.memory_balloon_cpu_min + (c.memory_balloon_cpu_max - c.memory_balloon_cpu_min) * full
+        tax = _balloon_tax(ballooned / p.vm_mem_mib[v], c.memory_balloon_cpu_min, c.memory_balloon_cpu_max)
         active = min(p.vm_active_mib[v], touched - shared)
         if active > 0.0:
             seconds += max(0.0, active - (touched - shared - ballooned)) / active * c.memory_swap_s

@@ -11,7 +11,7 @@ the cost table and the steady tax t,
     rate_k   = idle_k n_vcpus + busy_k d / 1000                                per second
 
 The claim on the host's CPU is d + overhead; of what is then allocated, the share d / (d + overhead) does the
-guest's work. Class 4 is left out where the I/O sub-model (§5) charges for it.
+guest's work. Class 4 is left out where the I/O sub-model (§5) charges for it, and no less (``io_path``).
 
 How far to trust the numbers: the cost table is of the right order, not measured [assumed]. Near it lie: a
 world switch costs 2,000 cycles directly on Xeon X5570 with KVM [verified: SplitX, WIOV 2011]; a modern exit
@@ -273,6 +273,14 @@ class OverheadTable(NamedTuple):
 
 
 @kernel
+def class_cycles(p: OverheadTable, v: int, k: int, demand_mhz: float) -> float:
+    """Cycles per second that the operations of class k of one VM cost: rate_k cost_cycles[type, k]."""
+    row = p.vm_instructions[v]
+    rate = p.idle_per_s[row, k] * p.vm_vcpus[v] + p.busy_per_ghz_s[row, k] * (demand_mhz / 1000.0)
+    return float(rate * p.cost_cycles[p.vm_virt_type[v], k])
+
+
+@kernel
 def vm_overhead(p: OverheadTable, v: int, demand_mhz: float) -> float:
     """Hypervisor overhead of one VM, MHz: 1e-6 sum_k rate_k cost_cycles[type, k] + t[type] d.
 
@@ -281,13 +289,11 @@ def vm_overhead(p: OverheadTable, v: int, demand_mhz: float) -> float:
         v: VM.
         demand_mhz: Its demand d, MHz.
     """
-    kind, row = p.vm_virt_type[v], p.vm_instructions[v]
     classes = IO_CLASS if p.has_io else IO_CLASS + 1
     cycles = 0.0
     for k in range(classes):
-        rate = p.idle_per_s[row, k] * p.vm_vcpus[v] + p.busy_per_ghz_s[row, k] * (demand_mhz / 1000.0)
-        cycles += rate * p.cost_cycles[kind, k]
-    return float(1e-6 * cycles + p.steady_tax[kind] * demand_mhz)
+        cycles += class_cycles(p, v, k, demand_mhz)
+    return float(1e-6 * cycles + p.steady_tax[p.vm_virt_type[v]] * demand_mhz)
 
 
 @kernel

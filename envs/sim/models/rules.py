@@ -1,7 +1,7 @@
 """Placement rules of a cluster: VMs that belong together or apart, and VMs that belong on certain hosts.
 
-The simulator itself does not enforce them: placing VMs is what policies are for. Rules that nobody could
-keep, given when the VMs come and go, are refused.
+Orders of policies are not held to them: a plan may have to pass through what it breaks. Single choices of
+agents are (``guarantee``). Rules that nobody could keep, given when the VMs come and go, are refused.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import I4, I8
 from ...checks import need
 
 Group = tuple[int, ...]
@@ -203,3 +205,57 @@ def merge_groups(groups: Iterable[Group]) -> tuple[Group, ...]:
                 mine |= other
         merged = [*apart, mine]
     return tuple(sorted(tuple(sorted(group)) for group in merged))
+
+
+def named_hosts(rules: Sequence[VmHostRule], strict: bool) -> dict[int, frozenset[int]]:
+    """Hosts of every VM that rules name.
+
+    Of several rules for a VM all hold; of wishes that contradict each other (not ``strict``) the first.
+    """
+    named: dict[int, frozenset[int]] = {}
+    for rule in rules:
+        hosts = frozenset(rule.hosts)
+        for v in rule.vms:
+            both = named.get(v, hosts) & hosts
+            named[v] = both if both or strict else named[v]
+    return named
+
+
+def _groups(groups: Sequence[Iterable[int]]) -> tuple[I8, I4]:
+    """Start of each group, and all members in a row."""
+    members = [list(group) for group in groups]
+    first = np.concatenate([[0], np.cumsum([len(group) for group in members])]).astype(np.int64)
+    return first, np.array([v for group in members for v in group], dtype=np.int32)
+
+
+def rule_arrays(rules: Rules, n_vms: int, n_hosts: int) -> dict[str, Any]:
+    """Placement rules as flat arrays.
+
+    Args:
+        rules: The cluster's rules.
+        n_vms: V.
+        n_hosts: H.
+
+    Returns:
+        By name, as in ``parameters.ClusterParams``.
+    """
+    aff = np.full(n_vms, -1, dtype=np.int32)
+    for i, group in enumerate(rules.joined):
+        aff[list(group)] = i
+    of: list[list[int]] = [[] for _ in range(n_vms)]
+    for i, group in enumerate(rules.anti_affinity):
+        for v in group:
+            of[v].append(i)
+    sets: dict[frozenset[int], int] = {}
+    rows = {"must_row": named_hosts(rules.must, True), "should_row": named_hosts(rules.should, False)}
+    known: dict[str, Any] = {name: np.full(n_vms, -1, dtype=np.int32) for name in rows}
+    for name, named in rows.items():
+        for v, hosts in named.items():
+            known[name][v] = sets.setdefault(hosts, len(sets))
+    table = np.zeros((len(sets), n_hosts), dtype=np.int8)
+    for hosts, row in sets.items():
+        table[row, list(hosts)] = 1
+    groups = {"aff": rules.joined, "apart": rules.anti_affinity, "anti": of}
+    for name, members in groups.items():
+        known[f"{name}_first"], known[f"{name}_{'of' if name == 'anti' else 'vm'}"] = _groups(members)
+    return known | {"aff": aff, "host_sets": table}

@@ -121,3 +121,6 @@ class Totals(Rates):
     w_down = Place("the part of it that VMs missed while down, MHz s")
     w_down_s = Place("weighted time of VMs that had arrived and did not run, s")
     w_interruptions = Place("weighted failures of running VMs")
+    unguarded_s = Place("time in which the failover guarantee failed, s")
+    guarantee_lost = Place("times that an event, such as a failure, ended the guarantee")
+    guarantee_broken = Place("times that orders did")

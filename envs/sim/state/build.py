@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ...arrays import F8, I4
 from ...errors import ConfigError
 from ..config import ARRIVAL_RULES, RESTART_RULES, ClusterConfig, MigrationConfig
 from ..feasibility import check_models
+from ..models.admission import AdmissionConfig, counted_sizes, dedicated_hosts
 from ..models.compatibility import CPU_LEVELS, CpuLevels, baselines_at_power_on
 from ..models.cost import class_values, prices_of
 from ..models.failures import FailureDomain
@@ -26,6 +28,7 @@ from ..models.numa_nodes import NumaParams, numa_params
 from ..models.overhead import SupportTable, profile_tables, support_code, support_table
 from ..models.power import CURVES, PowerConfig
 from ..models.precopy import PrecopyConfig, migration_slots, precopy_params
+from ..models.rules import rule_arrays
 from ..models.scheduling import cpu_claims
 from ..models.standby import StandbyConfig, standby_params
 from ..models.telemetry import telemetry_params
@@ -79,6 +82,7 @@ def make_params(config: ClusterConfig, workload: Workload) -> ClusterParams:
         **_standby(config, workload),
         **telemetry_params(config.telemetry, config.interval_s),
     }
+    made.update(_promises(config, workload, made))
     made["protected_vms"] = np.flatnonzero(made["vm_protected"]).astype(np.int32)
     made["full"] = int(made["full"] or _needs_full(config, made))
     return frozen_params(ClusterParams(**made))
@@ -180,6 +184,20 @@ def _rules(config: ClusterConfig) -> dict[str, Any]:
         "auto_boot": int(config.auto_boot),
         "mem_overcommit": float(config.memory_overcommit) if config.memory == "multiplexed" else 1.0,
     }
+
+
+def _promises(config: ClusterConfig, workload: Workload, made: dict[str, Any]) -> dict[str, Any]:
+    """What orders and choices are held to: the failover guarantee (§8) and placement rules."""
+    asked = config.admission or AdmissionConfig(rule="none")
+    found: dict[str, Any] = {**asked.numbers._asdict(), "has_admission": int(asked.rule != "none")}
+    found["admission_enforced"] = int(found["has_admission"] and asked.enforce)
+    if found["has_admission"]:
+        found["vm_counted_mhz"], found["vm_counted_mib"] = counted_sizes(asked, SimpleNamespace(**made))
+        found["host_dedicated"] = dedicated_hosts(asked, config.n_hosts)
+        found["host_domains"] = domain_columns(config.domains, config.n_hosts)
+    if config.rules:
+        found.update(has_rules=1, **rule_arrays(config.rules, workload.n_vms, config.n_hosts))
+    return {"has_rules": 0, **found}
 
 
 def _is_precopy(config: ClusterConfig) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import namedtuple
 from typing import Annotated, Any, NamedTuple
 
-from ...arrays import F8, I1, I4, U8
+from ...arrays import F8, I1, I4, I8, U8
 from ...jit.handle import Handle, make_handle
 from .fields import Of
 
@@ -66,6 +66,8 @@ class ClusterParams(NamedTuple):
     has_precopy: int
     has_failures: int
     has_standby: int  # hot standby of VMs
+    has_admission: int  # a failover guarantee
+    has_rules: int  # placement rules
     cost_cycles: Annotated[F8, Of("5,4", "cycles per operation, by type and class", "overhead")]
     steady_tax: Annotated[F8, Of("5", "added share of demand", "overhead")]
     idle_per_s: Annotated[F8, Of("R,4", "operations per second and vCPU, by instruction profile", "overhead")]
@@ -115,7 +117,7 @@ class ClusterParams(NamedTuple):
     vm_domain: Annotated[I4, Of("V", "sharing domain, -1 = none", "tiers")]
     vm_balloon_driver: Annotated[I1, Of("V", "", "tiers")]
     sig_active: Annotated[F8, Of("S,V", "active share of configured memory", "tiers")]
-    io_table: Annotated[F8, Of("3,3", "see io_path.mode_table", "io")]
+    io_table: Annotated[F8, Of("3,4", "see io_path.mode_table", "io")]
     io_slice_s: Annotated[float, Of("", "time slice of the vCPU scheduler, s", "io")]
     vm_io_mode: Annotated[I1, Of("V", "", "io")]
     vm_functions: Annotated[I4, Of("V", "passthrough functions that a VM needs", "io")]
@@ -167,6 +169,27 @@ class ClusterParams(NamedTuple):
     associate_s: float  # to move a host's profile to a spare, s
     restart_rule: int  # 0: first fit, 1: the policy places
     vm_priority: Annotated[I4, Of("V", "restart priority", "failures")]
+    admission_enforced: int  # 1: orders that would break the guarantee are refused
+    admission_rule: int  # this and the next 6: ``admission.AdmissionNumbers``
+    admission_failures: int
+    admission_cpu_share: float
+    admission_mem_share: float
+    admission_default_mhz: float
+    admission_overhead_mib: float
+    admission_survive: int
+    vm_counted_mhz: Annotated[F8, Of("V", "CPU with which a VM counts for the guarantee, MHz", "admission")]
+    vm_counted_mib: Annotated[F8, Of("V", "memory with which it counts, MiB", "admission")]
+    host_dedicated: Annotated[I1, Of("H", "1: kept empty for failover", "admission")]
+    aff: Annotated[I4, Of("V", "affinity group, -1 = none", "rules")]
+    aff_first: Annotated[I8, Of("G", "start of each group in ``aff_vm``", "rules")]
+    aff_vm: Annotated[I4, Of("G", "members", "rules")]
+    anti_first: Annotated[I8, Of("V", "start of each VM's anti-affinity groups in ``anti_of``", "rules")]
+    anti_of: Annotated[I4, Of("G", "groups", "rules")]
+    apart_first: Annotated[I8, Of("G", "start of each anti-affinity group in ``apart_vm``", "rules")]
+    apart_vm: Annotated[I4, Of("G", "members", "rules")]
+    must_row: Annotated[I4, Of("V", "row of ``host_sets``, -1 = any host", "rules")]
+    should_row: Annotated[I4, Of("V", "the same for wishes", "rules")]
+    host_sets: Annotated[I1, Of("R,H", "1: in the set", "rules")]
     host_domains: Annotated[I4, Of("H,D", "failure domain per kind, -1 = none", "domains")]
     host_is_spare: Annotated[I1, Of("H", "1: no profile at time 0", "failures")]
     vm_protected: Annotated[I1, Of("V", "1: to have a secondary", "standby")]

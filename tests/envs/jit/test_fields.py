@@ -13,6 +13,7 @@ import pytest
 
 from virtgym.envs.cluster.buffers import Buffers
 from virtgym.envs.jit.records import Place, Record
+from virtgym.envs.sim.models.admission import HostPool, Reservations
 from virtgym.envs.sim.state.cluster_state import ClusterState
 from virtgym.envs.sim.state.parameters import DRIVEN, ClusterParams
 from virtgym.policies.planning.memory import PlanMemory
@@ -170,6 +171,7 @@ def test_records_of_sub_models_are_parts_of_the_cluster() -> None:
             for reader in readers(path):
                 parts |= {kind for kind in reader.known.values() if hasattr(kind, "_fields")}
     assert parts
+    parts -= {HostPool, Reservations}  # made anew for every question, from what counts then
     whole = PARAMS.keys() | STATE.keys()
     assert {(kind.__name__, name) for kind in parts for name in kind._fields if name not in whole} == set()
 

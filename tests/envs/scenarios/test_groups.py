@@ -347,6 +347,8 @@ def test_planetlab_full_has_everything_on_and_the_cluster_of_planetlab() -> None
     assert full.cluster.host_type_of.tolist() == simple.cluster.host_type_of.tolist()
     assert np.array_equal(full.workload.vm_cpu_mhz, simple.workload.vm_cpu_mhz)
     assert np.array_equal(full.workload.util, simple.workload.util)
+    assert set(full.workload.signals) == {"memory_active", "dirty_mib_s"}
+    assert not simple.workload.signals
     assert {kind.name for kind in full.workload.profiles} == {"batch", "database", "web", "idle"}
     assert full.cluster.carbon is None
     assert compose_run("evaluate", ["scenario=planetlab_full"]).scenario["numa"]["cpu_overcommit"] == 16

@@ -193,14 +193,14 @@ def test_hypervisor_and_interrupts(make_full: MakeFull) -> None:
     kind = GuestProfile(instructions=QUIET, io=network)
     sim = make_full([[0.5]], 1, [kind], overhead=OverheadConfig(), io=IoConfig(), nic_mbps=4.0)
     found = run(sim)
-    # 500 packets a second of 1,000 pass, 2 exits of 1,500 cycles and a handler of 6,000 each.
+    # 500 packets a second of 1,000 pass: 2 exits of 1,500 cycles, a handler of 6,000, 1,500 for the packet.
     assert found["net_dropped_mbps"] == pytest.approx(4.0)
-    assert found["io_cpu_share"] == pytest.approx(500 * 9000e-6 / 500)
+    assert found["io_cpu_share"] == pytest.approx(500 * 10500e-6 / 500)
     assert found["overhead_share"] == pytest.approx(0.02)
     assert found["io_latency_ms"] == pytest.approx(0.015)
     assert found["sla_unserved"] == 0.0
     assert run(make_full([[0.5]], 1, [kind], io=IoConfig()))["net_dropped_mbps"] == 0.0
-    load = (500 + 10 + 4.5) / 2000
+    load = (500 + 10 + 5.25) / 2000
     assert found["energy_kwh"] == pytest.approx((100 + 100 * load) * HOUR / J_PER_KWH)
 
 

@@ -11,17 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtgym.envs.errors import ConfigError
+from virtgym.envs.sim.models import admission
 from virtgym.envs.sim.models.admission import (
     AdmissionConfig,
     HostPool,
     Reservations,
-    admits,
+    dedicated_hosts,
     failover_capacity,
-    failover_state,
     host_slots,
-    hosts_that_may_leave,
     slot_size,
-    vm_hosts_allowed,
+    write_may_leave,
 )
 
 MANY = settings(max_examples=200, deadline=None, derandomize=True)
@@ -36,7 +35,34 @@ def pool(hosts: Any, usable: Any = True, vms: Any = 0) -> HostPool:
         sizes[:, 1].copy(),
         np.broadcast_to(np.asarray(usable, dtype=bool), (n,)).copy(),
         np.broadcast_to(np.asarray(vms, dtype=np.int32), (n,)).copy(),
+        np.zeros(n, dtype=np.int8),
+        np.empty((n, 0), dtype=np.int32),
     )
+
+
+def rule(kind: str = "slots", **changes: Any) -> AdmissionConfig:
+    """A guarantee that counts reservations, without overhead."""
+    plain: dict[str, Any] = {"counts": "reservations", "overhead_mib": 0.0}
+    return AdmissionConfig(kind, **plain | changes)
+
+
+def aware(config: AdmissionConfig, hosts: HostPool) -> HostPool:
+    return hosts._replace(host_dedicated=dedicated_hosts(config, len(hosts.usable)))
+
+
+def failover_state(config: AdmissionConfig, hosts: HostPool, vms: Reservations) -> admission.Failover:
+    return admission.failover_state(config.numbers, aware(config, hosts), vms)
+
+
+def admits(config: AdmissionConfig, hosts: HostPool, vms: Reservations, cpu: float, mem: float) -> bool:
+    return bool(admission.admits(config.numbers, aware(config, hosts), vms, cpu, mem, 1))
+
+
+def hosts_that_may_leave(config: AdmissionConfig, hosts: HostPool, vms: Reservations) -> Any:
+    """Of the hosts that count."""
+    may = np.empty(len(hosts.usable), dtype=np.bool_)
+    write_may_leave(config.numbers, aware(config, hosts), vms, may)
+    return may & hosts.usable
 
 
 def reserve(vms: Any) -> Reservations:
@@ -46,16 +72,16 @@ def reserve(vms: Any) -> Reservations:
 
 HOSTS = pool([(9 * GHZ, 9 * GIB), (9 * GHZ, 6 * GIB), (6 * GHZ, 6 * GIB)])
 VMS = reserve(np.array([(2, 1), (2, 1), (1, 2), (1, 1), (1, 1)]) * [GHZ, GIB])
-CASE = AdmissionConfig(overhead_mib=0.0)
+CASE = rule()
 
 
 def test_the_worked_case() -> None:
-    assert slot_size(CASE, VMS) == (2 * GHZ, 2 * GIB)
+    assert slot_size(CASE.numbers, VMS) == (2 * GHZ, 2 * GIB)
     assert host_slots(HOSTS, 2 * GHZ, 2 * GIB).tolist() == [4, 3, 3]
     state = failover_state(CASE, HOSTS, VMS)
     assert state.capacity == 1
     assert state.holds
-    assert not failover_state(AdmissionConfig(host_failures=2, overhead_mib=0.0), HOSTS, VMS).holds
+    assert not failover_state(rule(host_failures=2), HOSTS, VMS).holds
     # A sixth VM has the last of the six slots left; a seventh none.
     assert admits(CASE, HOSTS, VMS, GHZ, GIB)
     six = Reservations(np.append(VMS.cpu_mhz, GHZ), np.append(VMS.mem_mib, GIB))
@@ -67,7 +93,7 @@ def test_the_worked_case() -> None:
 
 
 def test_vms_without_reservations_are_counted_all_the_same() -> None:
-    state = failover_state(AdmissionConfig(overhead_mib=100), HOSTS, reserve([(0, 0), (0, 0)]))
+    state = failover_state(rule(overhead_mib=100), HOSTS, reserve([(0, 0), (0, 0)]))
     assert (state.slot_cpu_mhz, state.slot_mem_mib) == (32.0, 100.0)
     assert state.cpu_free == pytest.approx(1 - 64 / 24_000)
     assert state.mem_free == pytest.approx(1 - 200 / (21 * 1024))
@@ -77,7 +103,7 @@ def test_vms_without_reservations_are_counted_all_the_same() -> None:
 
 
 def test_percentage_by_hand() -> None:
-    config = AdmissionConfig("percentage", cpu_share=0.7, mem_share=0.6, overhead_mib=0.0)
+    config = rule("percentage", cpu_share=0.7, mem_share=0.6)
     state = failover_state(config, HOSTS, VMS)
     assert (state.cpu_free, state.mem_free) == pytest.approx((17 / 24, 15 / 21))
     assert state.holds
@@ -85,19 +111,18 @@ def test_percentage_by_hand() -> None:
     assert not admits(config, HOSTS, VMS, 0.3 * GHZ, GIB)
     # Without 6 GHz: 11/18 < 0.7; at 0.55 also the 9 GHz hosts stay: 8/15 < 0.55 < 11/18.
     assert hosts_that_may_leave(config, HOSTS, VMS).tolist() == [False] * 3
-    looser = AdmissionConfig("percentage", cpu_share=0.55, mem_share=0.5, overhead_mib=0.0)
+    looser = rule("percentage", cpu_share=0.55, mem_share=0.5)
     assert hosts_that_may_leave(looser, HOSTS, VMS).tolist() == [False, False, True]
 
 
 def test_dedicated_hosts_stay_empty() -> None:
     config = AdmissionConfig("dedicated", hosts=(1,))
-    assert vm_hosts_allowed(config, HOSTS).tolist() == [True, False, True]
     assert hosts_that_may_leave(config, HOSTS, VMS).tolist() == [True, False, True]
     assert failover_state(config, HOSTS, VMS).holds
     assert not failover_state(config, HOSTS._replace(vms=np.array([0, 2, 0], dtype=np.int32)), VMS).holds
     assert not failover_state(config, HOSTS._replace(usable=np.array([True, False, True])), VMS).holds
     with pytest.raises(ConfigError, match=r"admission.hosts=7: must be below 3"):
-        vm_hosts_allowed(AdmissionConfig("dedicated", hosts=(7,)), HOSTS)
+        dedicated_hosts(AdmissionConfig("dedicated", hosts=(7,)), 3)
 
 
 def test_none_forbids_nothing() -> None:
@@ -105,7 +130,6 @@ def test_none_forbids_nothing() -> None:
     assert admits(config, HOSTS, VMS, 1e9, 1e9)
     assert failover_state(config, HOSTS, VMS).holds
     assert hosts_that_may_leave(config, HOSTS, VMS).all()
-    assert vm_hosts_allowed(config, HOSTS).all()
 
 
 def random_case(rng: np.random.Generator) -> tuple[HostPool, Reservations]:
@@ -132,12 +156,12 @@ def test_slots_equal_a_plain_count() -> None:
     rng = np.random.default_rng(23)
     for _ in range(1000):
         hosts, vms = random_case(rng)
-        cpu, mem = slot_size(CASE, vms)
+        cpu, mem = slot_size(CASE.numbers, vms)
         got = host_slots(hosts, cpu, mem)
         for h in range(len(got)):
             count = 0
-            while hosts.usable[h] and (count + 1) * cpu <= hosts.cpu_mhz[h] and count < 400:
-                if (count + 1) * mem > hosts.mem_mib[h]:
+            while hosts.usable[h] and (count + 1) * cpu <= hosts.host_cpu_mhz[h] and count < 400:
+                if (count + 1) * mem > hosts.host_mem_mib[h]:
                     break
                 count += 1
             assert got[h] == count or count == 400
@@ -145,21 +169,25 @@ def test_slots_equal_a_plain_count() -> None:
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["slots", "percentage", "dedicated"]))
 @MANY
-def test_a_host_may_leave_if_the_guarantee_holds_without_it(seed: int, rule: Any) -> None:
+def test_a_host_may_leave_if_the_guarantee_holds_without_it(seed: int, kind: Any) -> None:
     rng = np.random.default_rng(seed)
     hosts, vms = random_case(rng)
     n = len(hosts.usable)
-    config = AdmissionConfig(
-        rule,
+    config = rule(
+        kind,
         host_failures=int(rng.integers(0, 3)),
         cpu_share=float(rng.uniform(0, 0.8)),
         mem_share=float(rng.uniform(0, 0.8)),
         hosts=(int(rng.integers(n)),),
-        overhead_mib=0.0,
+        survive_domain=kind == "slots" and bool(rng.integers(2)),
     )
+    if rng.random() < 0.7:
+        hosts = hosts._replace(
+            host_domains=rng.integers(-1, 3, (n, int(rng.integers(1, 3)))).astype(np.int32)
+        )
     may = hosts_that_may_leave(config, hosts, vms)
     assert not np.any(may & ~hosts.usable)
-    if rule == "dedicated":
+    if kind == "dedicated":
         assert may.tolist() == [bool(hosts.usable[h]) and h not in config.hosts for h in range(n)]
         return
     for h in np.flatnonzero(hosts.usable):
@@ -170,9 +198,9 @@ def test_a_host_may_leave_if_the_guarantee_holds_without_it(seed: int, rule: Any
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["slots", "percentage"]))
 @MANY
-def test_more_vms_never_make_a_cluster_safer(seed: int, rule: Any) -> None:
+def test_more_vms_never_make_a_cluster_safer(seed: int, kind: Any) -> None:
     hosts, vms = random_case(np.random.default_rng(seed))
-    config = AdmissionConfig(rule, overhead_mib=0.0)
+    config = rule(kind)
     before = failover_state(config, hosts, vms)
     more = Reservations(np.append(vms.cpu_mhz, GHZ), np.append(vms.mem_mib, GIB))
     after = failover_state(config, hosts, more)

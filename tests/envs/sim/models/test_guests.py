@@ -249,7 +249,7 @@ def test_every_value_lands_where_kernels_look(host_type: HostType, make_workload
 
 
 def test_a_migratable_device_pins_nobody(host_type: HostType, make_workload: Any) -> None:
-    io = IoConfig(passthrough=IoMode(1, 1500, 2000, 3, migratable=True))
+    io = IoConfig(passthrough=IoMode(1, 1500, 2000, 3, 200, migratable=True))
     config, load = two_kinds(host_type, make_workload, io=io)
     assert made(config, load)["vm_pinned"].tolist() == [0, 0]
 

@@ -46,23 +46,31 @@ def indices(*items: int) -> Any:
 
 def test_one_packet_at_a_time_by_hand() -> None:
     cpu, latency = costs([EMULATED, VIRTIO, PASSTHROUGH], 1000.0)
-    # 1,000/s times 4*2000+25000 = 33,000; 2*1500+6000 = 9,000; 1*1500+2000 = 3,500 cycles
-    assert cpu == pytest.approx([33.0, 9.0, 3.5], rel=1e-12)
+    # 1,000/s times 4*2000+25000+12000 = 45,000; 2*1500+6000+1500 = 10,500; 1*1500+2000+200 = 3,700 cycles
+    assert cpu == pytest.approx([45.0, 10.5, 3.7], rel=1e-12)
     assert latency == pytest.approx([50e-6, 15e-6, 3e-6], rel=1e-12)
 
 
 def test_coalescing_bounds_the_interrupts_and_costs_latency() -> None:
     rate = 200_000.0  # ten packets in 50 µs
     cpu, latency = costs([EMULATED, VIRTIO, PASSTHROUGH], rate)
-    assert cpu == pytest.approx([0.033 * rate, 9e-3 * 20_000, 3.5e-3 * 20_000], rel=1e-12)
+    packets = 1e-6 * np.array([12_000, 1500, 200]) * rate
+    assert cpu - packets == pytest.approx([0.033 * rate, 9e-3 * 20_000, 3.5e-3 * 20_000], rel=1e-12)
     assert latency[1] - 15e-6 == pytest.approx(np.mean(np.arange(10)) / rate, rel=1e-9)
-    assert costs(VIRTIO, 1e9)[0] == pytest.approx(costs(VIRTIO, 1e6)[0], rel=1e-12)
+
+
+def test_beyond_the_knee_a_packet_has_its_price() -> None:
+    """Interrupts are bounded, moving the packets is not: linear, in millions of packets a matter of GHz."""
+    assert costs(VIRTIO, 7.8e6)[0] == pytest.approx([11_700 + 180], rel=1e-12)
+    for mode, cycles in ((EMULATED, 45_000), (VIRTIO, 1500), (PASSTHROUGH, 200)):
+        cpu = costs([mode] * 4, [2e6, 3e6, 4e6, 8e6])[0]
+        assert np.diff(cpu) == pytest.approx(np.array([1, 1, 4]) * cycles, rel=1e-9)
 
 
 def test_posted_interrupts_spare_the_exit() -> None:
     posted = IoConfig(posted_interrupts=True)
-    assert costs(PASSTHROUGH, 1000.0, config=posted)[0] == pytest.approx([2.0], rel=1e-12)
-    assert costs(VIRTIO, 1000.0, config=posted)[0] == pytest.approx([9.0], rel=1e-12)
+    assert costs(PASSTHROUGH, 1000.0, config=posted)[0] == pytest.approx([2.2], rel=1e-12)
+    assert costs(VIRTIO, 1000.0, config=posted)[0] == pytest.approx([10.5], rel=1e-12)
 
 
 def test_ready_time_delays_delivery() -> None:
@@ -99,6 +107,7 @@ def test_the_kernel_equals_the_formula() -> None:
         batch = max(1.0, rate[v] * 80e-6) if kind.batched else 1.0
         exits = 0 if mode[v] == PASSTHROUGH else kind.exits
         want = 1e-6 * (rate[v] / batch) * (exits * kind.exit_cycles + kind.handler_cycles)
+        want += 1e-6 * rate[v] * kind.packet_cycles
         assert cpu[v] == pytest.approx(want, rel=1e-12)
         off = 0.012 * waiting[v] / (1 - waiting[v])
         want = kind.latency_us * 1e-6 + (batch - 1) / (2 * rate[v]) + min(300.0, waiting[v] * off / 2)
@@ -111,6 +120,7 @@ def test_monotone_and_ordered(rate: float, factor: float, waiting: float) -> Non
     little, late = costs([0, 1, 2], rate, waiting)
     more, _ = costs([0, 1, 2], rate * factor, waiting)
     assert np.all(more >= little * (1 - 1e-12))
+    assert np.all(more - little >= 1e-6 * rate * (factor - 1) * np.array([12_000, 1500, 200]) - 1e-9 * more)
     assert little[0] > little[1] > little[2]
     assert np.all(late >= costs([0, 1, 2], rate)[1])
 
@@ -146,6 +156,8 @@ def test_bad_values_name_their_key() -> None:
     with pytest.raises(ConfigError, match=r"io.slice_ms=0"):
         IoConfig(slice_ms=0)
     with pytest.raises(ConfigError, match=r"io mode.exits=-1"):
-        IoMode(-1, 1, 1, 1)
+        IoMode(-1, 1, 1, 1, 1)
+    with pytest.raises(ConfigError, match=r"io mode.packet_cycles=-1"):
+        IoMode(1, 1, 1, 1, -1)
     with pytest.raises(ConfigError, match=r"functions_per_host=1.5"):
         IoConfig(functions_per_host=1.5)  # type: ignore[arg-type]

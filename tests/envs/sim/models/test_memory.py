@@ -183,7 +183,8 @@ def plain_slowdown(p: MemoryInputs, i: int, x: dict[str, float], c: MemoryCosts)
     seconds = x["vm_shared_mib"] / t * c.memory_share_s + x["vm_blocked_mib"] / t * c.memory_swap_s
     tax = 0.0
     if x["vm_ballooned_mib"] > 1e-9:
-        tax = 0.014 + 0.030 * x["vm_ballooned_mib"] / (0.65 * p.vm_mem_mib[i])
+        share = x["vm_ballooned_mib"] / p.vm_mem_mib[i]
+        tax = 0.112 * share if share < 0.125 else 0.014 + 0.08 * (share - 0.125)
         a = min(a, own)
         seconds += max(0.0, a - given) / a * c.memory_swap_s if a > 0 else 0.0
     if given > 0:
@@ -288,7 +289,7 @@ def test_slowdown_by_hand() -> None:
     s, _, _ = run(p, 10 * GIB)  # the balloon takes active pages: the guest pages
     balloon = 6 * GIB + 0.64 * min_free_mib(10 * GIB)
     guest = (12 * GIB - (16 * GIB - balloon)) / (12 * GIB)
-    tax = 0.014 + 0.030 * balloon / (0.65 * 16 * GIB)
+    tax = 0.014 + 0.030 * (balloon / (16 * GIB) - 0.125) / 0.375
     assert s.vm_mem_slowdown[0] == pytest.approx(1 + rate[0] * guest * 100e-6 + tax, rel=1e-12)
 
 
