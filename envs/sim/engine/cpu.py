@@ -21,7 +21,7 @@ from ...jit.kernels import kernel
 from ..models.power import BOOTING, FAILED, FAN, OFF, ON, RESUMING, STANDBY, curve_power
 from ..state.cluster_state import MIG_COPYING, ClusterState
 from ..state.parameters import ClusterParams
-from .gauges import hold
+from ..telemetry.gauges import hold
 
 SHORTAGE = 1.0 + 1e-9
 """A host is short when asked for more than this multiple of its capacity: sums of floats are not exact."""

@@ -14,6 +14,9 @@ import numpy as np
 from ...arrays import F8, I4
 from ...jit.by_model import only_full
 from ...jit.kernels import kernel
+from ..engine.cpu import SHORTAGE, host_power
+from ..engine.events import find_next_copy, put_copy
+from ..engine.signals import DIRTY, DISK_READ, DISK_WRITE, NET_IN, NET_OUT, drive_all
 from ..models.carbon import carbon_now
 from ..models.memory import TINY_MIB
 from ..models.memory_tiers import CLEAR, HARD, HIGH, LOW, SOFT
@@ -33,9 +36,6 @@ from ..state.cluster_state import (
 )
 from ..state.fields import Of
 from ..state.parameters import ClusterParams, FullParams
-from .cpu import SHORTAGE, host_power
-from .events import find_next_copy, put_copy
-from .signals import DIRTY, DISK_READ, DISK_WRITE, NET_IN, NET_OUT, drive_all
 
 
 class Shown(NamedTuple):
