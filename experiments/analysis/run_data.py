@@ -127,8 +127,8 @@ class Group:
     @property
     def information(self) -> str:
         """What the policies were shown; empty for rows that do not say."""
-        shown = self.rows["information"].map(str) if "information" in self.rows else []
-        return " + ".join(sorted({*shown} - {"", "nan"}))
+        shown = {str(text) for text in self.rows.get("information", ())}
+        return " + ".join(sorted(shown - {"", "nan"}))
 
     def number(self, column: str) -> float:
         """Mean of a column that need not exist (NaN then)."""

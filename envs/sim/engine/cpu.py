@@ -105,9 +105,7 @@ def set_vm_rates(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) ->
     loss = 0.0
     if s.vm_mig[v] == MIG_COPYING:
         loss = granted * p.mig_cpu_loss
-    hold(s, v, 1.0)
     s.vm_granted_mhz[v] = granted - loss
-    hold(s, v, -1.0)
     set_vm_miss(s, v, s.vm_demand_mhz[v] - granted + loss, loss, elapsed_s)
 
 

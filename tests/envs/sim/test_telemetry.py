@@ -76,7 +76,7 @@ def numbers(thing: Any) -> np.ndarray:
         if thing.dtype == np.uint8 and flat.size % 8 == 0:
             flat = flat.view(np.float64)
         flat = flat.astype(np.float64)
-        return flat[np.isfinite(flat)]
+        return np.asarray(flat[np.isfinite(flat)])
     return np.empty(0)
 
 
