@@ -19,7 +19,6 @@ from .decisions import ORDERS, Decisions, Refusal
 from .engine.clock import advance, begin, measure_again, start
 from .engine.hub import connect
 from .engine.orders import apply_orders
-from .engine.telemetry import forget, freeze_demand, hide_future, show
 from .guests import GuestProfile
 from .metrics import StepMetrics, summarize
 from .models.telemetry import HIDDEN, PAST
@@ -27,6 +26,7 @@ from .state.build import frozen_params, make_params
 from .state.cluster_state import Blocks, ClusterState, allocate_state, digest, shape_of, state_in
 from .state.faults import sample_faults
 from .state.parameters import ClusterParams, bind_params
+from .telemetry.shown import forget, freeze_demand, hide_future, show
 from .workload import Workload
 
 

@@ -21,6 +21,7 @@ from ..models.power import OFF, ON, curve_power
 from ..models.telemetry import PAST
 from ..state.cluster_state import ABSENT, PENDING, ClusterState
 from ..state.parameters import ClusterParams
+from ..telemetry.gauges import take_gauges
 from .copies import finish_copy, finish_migration
 from .cpu import accumulate, weigh
 from .events import (
@@ -34,7 +35,6 @@ from .events import (
     VM_UP,
     pop_event,
 )
-from .gauges import take_gauges
 from .hub import renew_hosts
 from .lifecycle import arrive, depart, finish_boot, place
 from .mirrors import protect_all

@@ -21,7 +21,7 @@ from ...jit.kernels import kernel
 from ..models.power import BOOTING, FAILED, FAN, OFF, ON, RESUMING, STANDBY, curve_power
 from ..state.cluster_state import MIG_COPYING, ClusterState
 from ..state.parameters import ClusterParams
-from .gauges import hold
+from ..telemetry.gauges import hold
 
 SHORTAGE = 1.0 + 1e-9
 """A host is short when asked for more than this multiple of its capacity: sums of floats are not exact."""
@@ -105,9 +105,7 @@ def set_vm_rates(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) ->
     loss = 0.0
     if s.vm_mig[v] == MIG_COPYING:
         loss = granted * p.mig_cpu_loss
-    hold(s, v, 1.0)
     s.vm_granted_mhz[v] = granted - loss
-    hold(s, v, -1.0)
     set_vm_miss(s, v, s.vm_demand_mhz[v] - granted + loss, loss, elapsed_s)
 
 

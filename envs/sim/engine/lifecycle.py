@@ -10,9 +10,9 @@ from ...jit.kernels import kernel
 from ..models.power import ON
 from ..state.cluster_state import DEPARTED, MIG_WAITING, PENDING, RUNNING, ClusterState
 from ..state.parameters import ClusterParams
+from ..telemetry.gauges import hold
 from .copies import drop_copy, start_copy
 from .cpu import set_vm_down, set_vm_miss
-from .gauges import hold
 from .power_cycle import (
     set_power_state,
     switch_off_if_empty,

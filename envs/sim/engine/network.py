@@ -19,8 +19,8 @@ from ..models.precopy import INIT, MBIT_PER_MIB, PULL, RESUME, advance_copy, nex
 from ..state.accumulators import FRESH, PIECES_FRESH
 from ..state.cluster_state import MIG_COPYING, FullState
 from ..state.parameters import FullParams
+from ..telemetry.gauges import hold
 from .events import find_next_copy, set_copy_end
-from .gauges import hold
 from .prefetch import fetch_host
 from .rates import rate_host, vm_stopped
 

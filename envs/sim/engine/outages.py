@@ -27,10 +27,10 @@ from ..models.power import BOOTING, FAILED, OFF, ON, RESUMING, SHUTTING_DOWN, SU
 from ..models.precopy import PULL
 from ..state.cluster_state import MIG_COPYING, PENDING, RUNNING, ClusterState
 from ..state.parameters import ClusterParams
+from ..telemetry.gauges import hold
 from .copies import drop_copy
 from .cpu import set_vm_down, set_vm_miss
 from .events import BOOT_END, HOST_NOTICED, PROFILE_MOVED, RESTART_DUE, SHUTDOWN_END, drop_event, push_event
-from .gauges import hold
 from .hub import renew_hosts
 from .lifecycle import place
 from .mirrors import drop_secondary

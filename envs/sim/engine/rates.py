@@ -32,8 +32,8 @@ from ..models.standby import mirror_loss
 from ..state.accumulators import Rates
 from ..state.cluster_state import MIG_COPYING, RUNNING, FullState
 from ..state.parameters import FullParams
+from ..telemetry.gauges import hold
 from .cpu import SHORTAGE, host_power, set_host, set_vm_miss
-from .gauges import hold
 
 
 @kernel

@@ -13,8 +13,8 @@ from ...jit.kernels import kernel
 from ..models.numa_nodes import add_to_nodes, arrive_on_nodes, choose_nodes, reserve_nodes
 from ..state.cluster_state import FullState
 from ..state.parameters import FullParams
+from ..telemetry.gauges import hold
 from .cpu import recount_host, refresh_host, set_vm_rates
-from .gauges import hold
 from .hub import renew_hosts
 
 

@@ -6,7 +6,7 @@ A controller sees measurements of the past, never the demand to come:
 
 Time is cut into periods of ``sample_s``; window and delay are whole periods. Measured are rates while a VM
 runs: what it used, waited for (ready) and was kept from by its limit, not what it would have used beyond the
-speed of its vCPUs. The engine's side of this is ``engine.telemetry``; the noise here is drawn by counting, so
+speed of its vCPUs. The engine's side of this is ``telemetry.shown``; the noise here is drawn by counting, so
 that it does not depend on how often somebody looks.
 """
 

@@ -68,7 +68,7 @@ class ClusterState(NamedTuple):
     vm_ask_mhz: Annotated[F8, Gauge("V", "demand capped by the speed of the host's cores, MHz")]
     vm_cap_mhz: Annotated[F8, Of("V", "vCPUs * core speed of the host, MHz; 0 without a host")]
     vm_live_mhz: Annotated[F8, Of("V", "nominal CPU while the VM is there (waiting or running), else 0, MHz")]
-    vm_granted_mhz: Annotated[F8, Gauge("V", "CPU that does the VM's work, MHz")]
+    vm_granted_mhz: Annotated[F8, Signal("V", "CPU that does the VM's work, MHz")]
     vm_miss_mhz: Annotated[F8, Signal("V", "demand that is not served, MHz")]
     vm_mig_loss_mhz: Annotated[F8, Signal("V", "the part of it that a migration costs, MHz")]
     vm_requested: Annotated[F8, Of("V", "integral of demand, MHz s")]

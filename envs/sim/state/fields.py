@@ -31,7 +31,7 @@ class Of(NamedTuple):
 
 
 class Signal(Of):
-    """A field that follows from the trace's sample of now; views have another one (``engine.telemetry``)."""
+    """A field that follows from the trace's sample of now; views have another one (``telemetry.shown``)."""
 
     __slots__ = ()
 

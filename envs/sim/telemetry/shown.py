@@ -14,11 +14,15 @@ import numpy as np
 from ...arrays import F8, I4
 from ...jit.by_model import only_full
 from ...jit.kernels import kernel
+from ..engine.cpu import SHORTAGE, host_power
+from ..engine.events import find_next_copy, put_copy
+from ..engine.signals import DIRTY, DISK_READ, DISK_WRITE, NET_IN, NET_OUT, drive_all
 from ..models.carbon import carbon_now
 from ..models.memory import TINY_MIB
 from ..models.memory_tiers import CLEAR, HARD, HIGH, LOW, SOFT
 from ..models.numa_nodes import count_bits
-from ..models.power import ON
+from ..models.overhead import guest_work
+from ..models.power import OFF, ON
 from ..models.precopy import advance_copy, next_event
 from ..models.telemetry import HIDDEN, PAST
 from ..state.accumulators import Rates
@@ -33,9 +37,6 @@ from ..state.cluster_state import (
 )
 from ..state.fields import Of
 from ..state.parameters import ClusterParams, FullParams
-from .cpu import SHORTAGE, host_power
-from .events import find_next_copy, put_copy
-from .signals import DIRTY, DISK_READ, DISK_WRITE, NET_IN, NET_OUT, drive_all
 
 
 class Shown(NamedTuple):
@@ -185,20 +186,15 @@ def _show_sample(p: ClusterParams, k: int, w: Shown) -> None:
 @kernel
 def _show_vms(p: ClusterParams, s: ClusterState, z: ClusterState, w: Shown) -> None:
     """Demand as it was measured, or the prior; what follows from it on the host of now."""
-    prior, full = p.telemetry_prior, p.full
-    for v in range(s.vm_host.shape[0]):
-        known = s.vm_known_mhz[v]
-        util = known / p.vm_cpu_mhz[v] if known >= 0.0 else prior
-        w.util[0, v] = util
-        demand = util * s.vm_live_mhz[v]
-        ask = min(demand, s.vm_cap_mhz[v])
-        z.vm_demand_mhz[v] = demand
-        z.vm_mig_loss_mhz[v] = 0.0
-        if full == 0:
-            z.vm_ask_mhz[v] = ask
-            granted = min(ask, z.vm_granted_mhz[v]) if known >= 0.0 else ask
-            z.vm_granted_mhz[v] = granted
-            z.vm_miss_mhz[v] = demand - granted
+    prior, util, known = p.telemetry_prior, w.util[0], s.vm_known_mhz
+    nominal, live, cap = p.vm_cpu_mhz, s.vm_live_mhz, s.vm_cap_mhz
+    demand, ask = z.vm_demand_mhz, z.vm_ask_mhz
+    for v in range(known.shape[0]):
+        measured = known[v] / nominal[v]
+        util[v] = measured if known[v] >= 0.0 else prior
+    for v in range(known.shape[0]):
+        demand[v] = util[v] * live[v]
+        ask[v] = min(demand[v], cap[v])
     if p.has_precopy == 0:
         z.vm_mig_end_s[:] = s.vm_mig_end_s
 
@@ -217,7 +213,7 @@ def _show_full(p: FullParams, s: FullState, q: FullParams, z: FullState, w: Show
         _show_copies(s, z)
 
 
-DRIVEN_FROM = 10
+DRIVEN_FROM = 9
 """Rows of gauges before this one are CPU, which a VM without a host does not use."""
 
 
@@ -264,8 +260,6 @@ def _show_rates(p: FullParams, s: FullState, q: FullParams, z: FullState, v: int
     z.vm_ask_mhz[v] = ask
     if there and s.vm_known_mhz[v] < 0.0:
         z.vm_alloc_mhz[v] = ask
-        z.vm_granted_mhz[v] = min(demand, cap)
-    z.vm_miss_mhz[v] = max(0.0, demand - z.vm_granted_mhz[v])
     z.vm_ready_mhz[v] = z.vm_ready_share[v] * cap / p.vm_vcpus[v]
     if p.has_numa:
         z.vm_numa_slowdown[v] = max(1.0, z.vm_numa_slowdown[v]) if there else 1.0
@@ -290,6 +284,15 @@ def _show_rates(p: FullParams, s: FullState, q: FullParams, z: FullState, v: int
         elif s.vm_known_mhz[v] < 0.0:
             z.vm_net_out_mbps[v] = z.vm_net_out_ask[v]
             z.vm_net_in_mbps[v] = z.vm_net_in_ask[v]
+    work = 0.0
+    if claim > 0.0:
+        work = min(demand, guest_work(demand, claim, z.vm_alloc_mhz[v] - z.vm_co_stop_mhz[v]))
+    if p.has_numa:
+        work /= z.vm_numa_slowdown[v]
+    if p.has_tiers:
+        work /= z.vm_mem_slowdown[v]
+    z.vm_granted_mhz[v] = max(0.0, work)
+    z.vm_miss_mhz[v] = demand - z.vm_granted_mhz[v]
     if p.has_standby:
         z.vm_mirror_mbps[v] = z.vm_mirror_need_mbps[v] if s.vm_secondary[v] >= 0 else 0.0
 
@@ -335,28 +338,43 @@ def _show_copies(s: FullState, z: FullState) -> None:
 @kernel
 def _show_hosts(q: ClusterParams, z: ClusterState) -> None:
     """What hosts are asked for, and draw, by the VMs that they have now."""
-    host_ask, host_demand = z.host_ask_mhz, z.host_demand_mhz
+    host_ask, host_demand, host = z.host_ask_mhz, z.host_demand_mhz, z.vm_host
+    ask, demand = z.vm_ask_mhz, z.vm_demand_mhz
     host_ask[:] = 0.0
     host_demand[:] = 0.0
-    for v in range(z.vm_host.shape[0]):
-        h = z.vm_host[v]
+    for v in range(host.shape[0]):
+        h = host[v]
         if h >= 0:
-            host_ask[h] += z.vm_ask_mhz[v]
-            host_demand[h] += z.vm_demand_mhz[v]
+            host_ask[h] += ask[v]
+            host_demand[h] += demand[v]
     _add_rates(q, z)
     if z.counters.moving > 0:
         for v in range(z.vm_host.shape[0]):
             if z.vm_mig[v] == MIG_COPYING and z.vm_dest[v] >= 0:
                 host_ask[z.vm_dest[v]] += q.mig_dest_share * min(z.vm_demand_mhz[v], z.vm_cap_mhz[v])
+    sat, scale, power = z.host_sat_now, z.host_scale, z.host_power_now_w
     short = 0
     for h in range(host_ask.shape[0]):
+        sat[h], scale[h], power[h] = 0.0, 1.0, 0.0
+        if z.host_power_state[h] == OFF:
+            continue
         asked, capacity = host_ask[h], q.host_cpu_mhz[h]
-        is_short = z.host_power_state[h] == ON and asked > capacity * SHORTAGE
-        short += is_short
-        z.host_sat_now[h] = 1.0 if is_short else 0.0
-        z.host_scale[h] = capacity / asked if is_short else 1.0
-        z.host_power_now_w[h] = host_power(q, z, h, asked * q.host_inv_cpu[h])
+        if z.host_power_state[h] == ON and asked > capacity * SHORTAGE:
+            short += 1
+            sat[h], scale[h] = 1.0, capacity / asked
+        power[h] = host_power(q, z, h, asked * q.host_inv_cpu[h])
     z.counters.short = short
+    if q.full == 0:
+        granted, miss = z.vm_granted_mhz, z.vm_miss_mhz
+        for v in range(host.shape[0]):
+            granted[v] = ask[v]
+            miss[v] = demand[v] - ask[v]
+        for h in range(host_ask.shape[0] if short > 0 else 0):
+            v = z.host_head[h] if sat[h] > 0.0 else -1
+            while v >= 0:
+                granted[v] = ask[v] * scale[h]
+                miss[v] = demand[v] - granted[v]
+                v = z.vm_next[v]
 
 
 @only_full

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from ...jit.by_model import by_model
 from ...jit.kernels import kernel
 from ..models.telemetry import PAST, normal, uniform
 from ..state.cluster_state import ClusterState
 from ..state.parameters import ClusterParams
 
-CLAIM, OVERHEAD, IO, CAPPED = 2, 3, 4, 8
+CLAIM, OVERHEAD, IO, CAPPED = 1, 2, 3, 7
 """Rows of gauges in the full model, in the order of their fields; row 0 is ``vm_ask_mhz`` in both models."""
 
 LOST = 1_000_000
@@ -67,7 +68,7 @@ def take_gauges(p: ClusterParams, s: ClusterState, start_s: float, end_s: float)
     alone = p.telemetry_window + p.telemetry_delay == 1
     exact = alone and p.telemetry_noise == 0.0 and p.telemetry_missing == 0.0
     if exact and ends and s.counters.mixed == 0 and is_period_end(p, start_s):
-        _copy_rates(s)
+        _copy_rates(p, s)
     else:
         _integrate_gauges(s, end_s - start_s)
         s.counters.mixed = 1
@@ -79,21 +80,31 @@ def take_gauges(p: ClusterParams, s: ClusterState, start_s: float, end_s: float)
 
 
 @kernel
-def _copy_rates(s: ClusterState) -> None:
-    """A period in which nothing changed: the rates are their means."""
-    host, down = s.vm_host, s.vm_down_now
-    for k in range(s.vm_gauges.shape[0]):
+def _copy_rates_simple(p: ClusterParams, s: ClusterState) -> None:
+    """A period in which nothing changed: the rates are their means. A VM runs where it has cores."""
+    known, ask, cap = s.vm_known_mhz, s.vm_ask_mhz, s.vm_cap_mhz
+    for v in range(known.shape[0]):
+        old, new = known[v], ask[v]  # both loaded in any case: so the loop vectorises
+        known[v] = new if cap[v] > 0.0 else old
+
+
+@kernel
+def _copy_rates_full(p: ClusterParams, s: ClusterState) -> None:
+    n_vms, n = s.vm_host.shape[0], s.vm_gauges.shape[0]
+    run = s.vm_sums[n]  # nobody needs it in such a period
+    for v in range(n_vms):
+        run[v] = 1.0 if runs(s, v) else 0.0
+        if run[v] > 0.0:
+            s.vm_known_mhz[v] = measured_demand(s.vm_gauges, v)
+    for k in range(n):
         rate, shown = s.vm_gauges[k], s.vm_shown[k]
-        for v in range(host.shape[0]):
-            shown[v] = rate[v] if (host[v] >= 0) & (down[v] == 0) else shown[v]
-    known, ask = s.vm_known_mhz, s.vm_gauges[0]
-    if s.vm_gauges.shape[0] <= CAPPED:
-        for v in range(host.shape[0]):
-            known[v] = ask[v] if (host[v] >= 0) & (down[v] == 0) else known[v]
-        return
-    for v in range(host.shape[0]):
-        if runs(s, v):
-            known[v] = measured_demand(s.vm_gauges, v)
+        for v in range(n_vms):
+            old, new = shown[v], rate[v]
+            shown[v] = new if run[v] > 0.0 else old
+    run[:] = 0.0
+
+
+_copy_rates = by_model(_copy_rates_simple, _copy_rates_full)
 
 
 @kernel

@@ -1,0 +1,1 @@
+"""What is measured of a cluster, and what views show of it (docs §12)."""
