@@ -27,13 +27,13 @@ from virtgym.envs.sim.engine.orders import (
     vm_movable,
 )
 from virtgym.envs.sim.engine.residents import count_room
+from virtgym.envs.sim.guarantee import home_of
 from virtgym.envs.sim.models.memory import min_free_mib
 from virtgym.envs.sim.models.numa_nodes import add_to_nodes, choose_nodes
 from virtgym.envs.sim.state.cluster_state import ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams, FullParams
 
 from .memory import PlanMemory
-from .positions import home_of
 
 
 @kernel
