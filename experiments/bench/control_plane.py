@@ -1,6 +1,7 @@
 """The managers of a platform on real days: energy, service, migrations and decision times, in one table.
 
     python -m virtgym.experiments.bench.control_plane DAY [DAY ...] [--policies NAME ...] [--memory binding]
+                                                              [--telemetry instant]
     python -m virtgym.experiments.bench.control_plane --scenes
 
 A day is a folder of a PlanetLab trace for ``scenario=planetlab`` (800 hosts). Every policy runs once per day:
@@ -43,6 +44,8 @@ Row = dict[str, float | str]
 Column = tuple[str, str, Callable[[float], str]]
 
 COLUMNS: tuple[Column, ...] = (
+    ("cost", "cost", "{:.1f}".format),
+    ("unserved_weighted", "weighted unserved, %", lambda x: f"{100 * x:.3f}"),
     ("energy_kwh", "energy, kWh", "{:.1f}".format),
     ("migrations", "migrations", "{:,.0f}".format),
     ("slatah", "SLATAH, %", lambda x: f"{100 * x:.3f}"),
@@ -58,22 +61,25 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 
-def day_rows(day: str | Path, policies: Sequence[str], memory: str = "ignored") -> list[Row]:
+def day_rows(
+    day: str | Path, policies: Sequence[str], memory: str = "ignored", telemetry: str = "past"
+) -> list[Row]:
     """One row per policy for a day.
 
     Args:
         day: Folder of the day's trace.
         policies: Names, with parameters in parentheses.
         memory: ``scenario.memory``.
+        telemetry: ``scenario.telemetry.mode``.
 
     Raises:
         ConfigError: For an unknown policy or parameter.
         TraceError: For a trace that cannot be read.
     """
     made = [(spec, _make(spec)) for spec in map(parse_policy, policies)]
-    scenario = build_scenario(
-        "planetlab", overrides={"trace": {"path": str(day), "format": "planetlab"}, "memory": memory}
-    )
+    trace = {"path": str(day), "format": "planetlab"}
+    overrides = {"trace": trace, "memory": memory, "telemetry": {"mode": telemetry}}
+    scenario = build_scenario("planetlab", overrides=overrides)
     rows: list[Row] = []
     for spec, policy in made:
         metrics = rollout(make_env(scenario, policy), policy, heat=False).metrics
@@ -145,6 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("days", nargs="*", help="folders of PlanetLab days")
     parser.add_argument("--policies", nargs="+", default=list(DEFAULT_POLICIES), metavar="NAME")
     parser.add_argument("--memory", choices=("ignored", "binding"), default="ignored")
+    parser.add_argument("--telemetry", choices=("past", "instant"), default="past")
     parser.add_argument("--scenes", action="store_true", help="the textbook scenes of DRS and DPM")
     parser.add_argument("--seeds", type=int, default=5, help="seeds of a scene (default 5)")
     given = parser.parse_args(arguments)
@@ -159,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for scene, policies in SCENES.items() if given.scenes else ():
             rows += scene_rows(scene, policies, range(given.seeds))
         for day in given.days:
-            rows += day_rows(day, given.policies, given.memory)
+            rows += day_rows(day, given.policies, given.memory, given.telemetry)
     except VirtgymError as error:
         print(error, file=sys.stderr)
         return 2
