@@ -61,9 +61,8 @@ def tune(policy: str, grid: Mapping[str, Sequence[Any]], days: Sequence[str], me
         rows = [row for day in days for row in day_rows(day, new, memory)] if new else []
         for label in new:
             tried[label] = _sum_up([row for row in rows if row["policy"] == label])
-        order = sorted(
-            range(len(options)), key=lambda i: (not tried[labels[i]]["passed"], tried[labels[i]]["cost"])
-        )
+        known = [tried[label] for label in labels]
+        order = sorted(range(len(known)), key=lambda i: (not known[i]["passed"], known[i]["cost"]))
         best = options[order[0]]
     return {"params": best, "tried": tried}
 

@@ -281,7 +281,12 @@ def _run_cluster_cell(
         "wall_s": run.wall_s,
         "vm_intervals_per_s": run.record.vm_intervals / run.wall_s if run.wall_s > 0 else math.nan,
         "memory": scenario.config.memory,
-        "gate": gate(run.metrics["unserved_weighted"], cluster.cost.objective, run.finished),
+        "gate": gate(
+            run.metrics["unserved_weighted"],
+            cluster.cost.objective,
+            run.finished,
+            run.metrics["guarantee_broken"],
+        ),
         "episode_return": run.episode_return,
         **run.metrics,
         **(policy.plan_metrics() if hasattr(policy, "plan_metrics") else {}),

@@ -138,16 +138,19 @@ GATE_OK = "ok"
 """The gate of a run that is ranked."""
 
 
-def gate(unserved_weighted: float, objective: float, finished: bool = True) -> str:
+def gate(unserved_weighted: float, objective: float, finished: bool = True, broken: float = 0.0) -> str:
     """Whether a run is ranked: ``ok``, or the reason why not.
 
     Args:
         unserved_weighted: Weighted share of demand that was not served; NaN = not known.
         objective: What may stay unserved.
         finished: Whether the run came to its end.
+        broken: Times that orders broke the failover guarantee; NaN = there is none.
     """
     if not finished:
         return "unfinished"
+    if broken > 0:
+        return f"orders broke the failover guarantee {broken:.0f} times"
     if math.isfinite(unserved_weighted) and unserved_weighted > objective:
         share, most = 100.0 * unserved_weighted, 100.0 * objective
         return f"{share:.3g} % of the weighted work unserved, {most:.3g} % allowed"
