@@ -87,11 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found[policy] = tune(policy, GRID[policy], given.days, given.memory)
             for label, values in found[policy]["tried"].items():
                 mark = "*" if label == PolicySpec(policy, found[policy]["params"]).label else " "
-                print(
-                    f"{mark} {label:<40} cost {values['cost']:9.1f}  "
-                    f"unserved {100 * values['unserved_weighted']:7.3f} %{'' if values['passed'] else '  gate'}",
-                    flush=True,
-                )
+                share = f"unserved {100 * values['unserved_weighted']:7.3f} %"
+                gate = "" if values["passed"] else "  gate"
+                print(f"{mark} {label:<40} cost {values['cost']:9.1f}  {share}{gate}", flush=True)
     except VirtgymError as error:
         print(error, file=sys.stderr)
         return 2
