@@ -8,14 +8,22 @@ hold is printed, and makes the exit status 1.
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from oracles.random_episodes import RandomEpisode, random_orders
+from virtgym.envs.cluster.env import ClusterEnv
+from virtgym.envs.scenarios.scenario import build_scenario, load_scenario_config
+from virtgym.envs.scenarios.schema import ScenarioConfig
 from virtgym.envs.sim.audit.checker import Auditor
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state.accumulators import Totals
+
+from ..suite.tasks import load_suite
 
 EVENTS: dict[str, int] = {
     "arrivals": Totals.arrivals,
@@ -188,6 +196,78 @@ def audit_episodes(
     return audit
 
 
+def audit_task(scenario: str, seed: int, episodes: int, intervals: int, audit: Audit) -> None:
+    """Run random episodes of one load of a task under the checker, every other one by legal choices alone.
+
+    Legal choices are drawn from the mask of ``Cluster-v0``: none of them may be refused, or break the failover
+    guarantee. The others are random orders, legal or not.
+
+    Args:
+        scenario: A scenario of kind cluster.
+        seed: Seed of its load, and of the first episode.
+        episodes: How many.
+        intervals: Length of each.
+        audit: What was seen is added here.
+    """
+    raw = load_scenario_config(scenario)
+    interval_s = float(raw.get("interval_s", ScenarioConfig.interval_s))
+    built = build_scenario(raw, seed=seed, overrides={"horizon_s": intervals * interval_s})
+    env = ClusterEnv(built, observe=False)
+    for number in range(episodes):
+        rng = np.random.default_rng([seed, number])
+        env.reset(seed=int(rng.integers(2**31)))
+        sim, legal, over = env.sim, number % 2 == 0, False
+        auditor = Auditor(sim)
+        found: list[str] = []
+        while not over and not auditor.violations:
+            time_s = sim.time_s
+            while sim.time_s == time_s:
+                if legal:
+                    allowed = np.flatnonzero(env.action_masks())
+                    stops = allowed[0] == 0 and rng.random() < 0.1
+                    _, _, _, over, info = env.step(0 if stops else int(rng.choice(allowed)))
+                    found += [f"legal choice refused: {info['illegal_action']}"] * ("illegal_action" in info)
+                else:
+                    _, _, _, over, _ = env.step(random_orders(rng, sim))
+            auditor.observe()
+            audit.checks += 1
+            audit.intervals += 1
+        broken = int(sim.state.totals.guarantee_broken)
+        found += [f"the guarantee was broken {broken} times"] * (legal and broken > 0)
+        audit.episodes += 1
+        audit.exact_hosts += auditor.exact_hosts
+        for name, index in EVENTS.items():
+            audit.events[name] += int(sim.state.totals[index])
+        audit.violations += [f"{scenario} {seed}.{number}: {x}" for x in [*found, *auditor.violations][:5]]
+
+
+def audit_suite(
+    suite: str, episodes: int, intervals: int, *, first: int = 0, progress: bool = False
+) -> Audit:
+    """Run random episodes of all cluster tasks of a suite under the checker.
+
+    Args:
+        suite: Its name.
+        episodes: How many, of all tasks together.
+        intervals: Length of each.
+        first: Seed of the first load.
+        progress: Whether to print a line after every load.
+
+    Returns:
+        What was seen, and every violation.
+    """
+    tasks = [task for task in load_suite(suite).tasks if task.kind == "cluster"]
+    audit = Audit()
+    for turn in itertools.count():
+        for task in tasks:
+            if audit.episodes >= episodes:
+                return audit
+            audit_task(task.scenario, first + turn, min(50, episodes - audit.episodes), intervals, audit)
+            if progress:
+                print(f"{audit.episodes} episodes, {len(audit.violations)} violations", flush=True)
+    raise AssertionError  # itertools.count has no end
+
+
 def main(argv: list[str] | None = None) -> int:
     """Audit, print what was seen."""
     parser = argparse.ArgumentParser(prog="python -m virtgym.experiments.bench.audit", description=__doc__)
@@ -195,11 +275,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--intervals", type=int, default=200, help="length of each (default: 200)")
     parser.add_argument("--first", type=int, default=0, help="seed of the first episode (default: 0)")
     parser.add_argument("--some", action="store_true", help="switch some sub-models off, at random")
+    parser.add_argument("--suite", help="episodes of the tasks of a suite instead")
     options = parser.parse_args(argv)
     began = time.perf_counter()
-    audit = audit_episodes(
-        options.episodes, options.intervals, first=options.first, every=not options.some, progress=True
-    )
+    if options.suite:
+        audit = audit_suite(
+            options.suite, options.episodes, options.intervals, first=options.first, progress=True
+        )
+    else:
+        audit = audit_episodes(
+            options.episodes, options.intervals, first=options.first, every=not options.some, progress=True
+        )
     print(audit.report())
     print(f"{time.perf_counter() - began:.0f} s")
     return 1 if audit.violations else 0
