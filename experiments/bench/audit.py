@@ -199,8 +199,8 @@ def audit_episodes(
 def audit_task(scenario: str, seed: int, episodes: int, intervals: int, audit: Audit) -> None:
     """Run random episodes of one load of a task under the checker, every other one by legal choices alone.
 
-    Legal choices are drawn from the mask of ``Cluster-v0``: none of them may be refused, or break the failover
-    guarantee. The others are random orders, legal or not.
+    Legal choices are drawn from the mask of ``Cluster-v0``: none of them may be refused, or break the
+    failover guarantee. The others are random orders, legal or not.
 
     Args:
         scenario: A scenario of kind cluster.
