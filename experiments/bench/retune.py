@@ -24,17 +24,18 @@ from ..config.overrides import PolicySpec
 from .control_plane import Row, day_rows
 
 _SAFETY = [0.8, 1.0, 1.2, 1.5, 2.0, 2.5, 3.0]
+_SPREADS = [1.5, 2.5, 3.5, 4.5, 6.0, 8.0]
 
 GRID: dict[str, dict[str, list[Any]]] = {
     "thr-mmt": {"safety": [0.5, 0.6, 0.7, 0.8, 0.9]},
-    "mad-mmt": {"safety": _SAFETY},
-    "iqr-mmt": {"safety": _SAFETY},
+    "mad-mmt": {"safety": _SPREADS},
+    "iqr-mmt": {"safety": _SPREADS},
     "ols-mmt": {"safety": _SAFETY},
     "loess-mmt": {"safety": _SAFETY},
     "loess_robust-mmt": {"safety": _SAFETY},
     "drs": {"level": [1, 2, 3, 4, 5], "threshold": [None, 0.1, 0.2, 0.3]},
-    "dpm": {"risk": [0.0, 0.5, 1.0, 1.5, 2.0, 3.0], "target": [0.55, 0.63, 0.7], "fill": [0.85, 0.95]},
-    "dpm_ortools": {"risk": [0.0, 0.5, 1.0, 1.5, 2.0], "move_cost": [1.0, 5.0, 20.0]},
+    "dpm": {"fill": [0.75, 0.85, 0.95], "risk": [0.0, 0.5, 1.0, 1.5, 2.0], "target": [0.55, 0.63, 0.7]},
+    "dpm_ortools": {"fill": [0.75, 0.85, 0.95], "risk": [0.0, 0.5, 1.0], "move_cost": [1.0, 5.0, 20.0]},
 }
 """Values tried, by policy and parameter, in the order in which they are tried."""
 
