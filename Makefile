@@ -27,15 +27,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed-core
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[rl,sweep,dev]'
 	@touch $@
 
-RULES := first_fit,best_fit,worst_fit,balance_fit,best_host_emptier_node,first_host_emptier_node,move_to_front,$\
-dot_product,norm_based,random
-
-# Operating a cluster by rules, then placing VMs by rules and by the agent that ships; one report of both.
-demo: $(VENV)/.installed-core  ## benchmark rules and the shipped agent, print the report's path
-	$(BIN)/virtgym benchmark scenario=demo seeds=[0,1,2,3,4] out=$(RUN)/cluster report=false
-	$(BIN)/virtgym benchmark scenario=demo_placement policies=[$(RULES),demo_agent] seeds=[0,1,2,3,4] \
-	  out=$(RUN)/placement report=false
-	@$(BIN)/virtgym report $(RUN)/cluster $(RUN)/placement out=$(RUN)
+# Every task of the suite by rules, managers, OR-Tools and the agent that ships; one score and one page.
+demo: $(VENV)/.installed-core  ## play the suite at its small size, print the report's path
+	$(BIN)/virtgym benchmark suite=virtgym-1 seeds=[0,1] out=$(RUN)
 
 # Kernels are compiled once, before the workers of the suite start and would all compile them.
 test: $(VENV)/.installed-dev  ## install the development extras, run the whole suite
