@@ -63,13 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--suite", default="virtgym-1", help="name of the suite")
     parser.add_argument("--policies", nargs="+", default=["static", "dpm"], metavar="NAME")
     parser.add_argument("--seeds", type=int, default=3, help="validation seeds (default: 3)")
+    parser.add_argument("--tasks", nargs="+", metavar="NAME", help="some tasks only")
     options = parser.parse_args(argv)
     suite = load_suite(options.suite)
     seeds = suite.validation.seeds[: options.seeds]
     largest: dict[str, float] = {}
     print(f"| task | sub-model | {' | '.join(options.policies)} |\n|---|---|{'---|' * len(options.policies)}")
     for task in suite.tasks:
-        if task.kind != "cluster":
+        if task.kind != "cluster" or (options.tasks and task.name not in options.tasks):
             continue
         whole = {policy: cost(task, policy, seeds, {}) for policy in options.policies}
         print(f"| {task.name} | all on | {' | '.join(f'{v:.1f}' for v in whole.values())} |", flush=True)
