@@ -226,7 +226,8 @@ def audit_task(scenario: str, seed: int, episodes: int, intervals: int, audit: A
                     allowed = np.flatnonzero(env.action_masks())
                     stops = allowed[0] == 0 and rng.random() < 0.1
                     _, _, _, over, info = env.step(0 if stops else int(rng.choice(allowed)))
-                    found += [f"legal choice refused: {info['illegal_action']}"] * ("illegal_action" in info)
+                    if "illegal_action" in info:
+                        found.append(f"legal choice refused: {info['illegal_action']}")
                 else:
                     _, _, _, over, _ = env.step(random_orders(rng, sim))
             auditor.observe()
