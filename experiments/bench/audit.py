@@ -11,19 +11,26 @@ import argparse
 import itertools
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from oracles.random_episodes import RandomEpisode, random_orders
 from virtgym.envs.cluster.env import ClusterEnv
+from virtgym.envs.errors import ConfigError
 from virtgym.envs.scenarios.scenario import build_scenario, load_scenario_config
 from virtgym.envs.scenarios.schema import ScenarioConfig
 from virtgym.envs.sim.audit.checker import Auditor
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state.accumulators import Totals
+from virtgym.policies.registry import make_policy, policy_names
 
 from ..suite.tasks import load_suite
+
+UNFIT = ("random",)
+"""Policies that do not plan intervals."""
 
 EVENTS: dict[str, int] = {
     "arrivals": Totals.arrivals,
@@ -269,6 +276,50 @@ def audit_suite(
     raise AssertionError  # itertools.count has no end
 
 
+def audit_policies(
+    policies: Sequence[str], episodes: int, intervals: int, *, first: int = 0, progress: bool = False
+) -> Audit:
+    """Let policies operate random full-model clusters under the checker; none of them may fail.
+
+    Args:
+        policies: Their names.
+        episodes: How many clusters, the same for each policy.
+        intervals: Length of each episode.
+        first: Seed of the first cluster.
+        progress: Whether to print a line after every policy.
+
+    Returns:
+        What was seen, and every violation; a policy that a cluster is nothing for (a ``ConfigError`` when its
+        episode begins) is counted under ``refused``.
+    """
+    audit = Audit()
+    for name in policies:
+        policy: Any = make_policy(name)
+        for seed in range(first, first + episodes):
+            sim, rng = RandomEpisode(seed, intervals, classes=True).simulator()
+            auditor = Auditor(sim)
+            try:
+                policy.reset(sim.view, rng)
+            except ConfigError:
+                audit.states[f"{name} refused"] += 1
+                continue
+            try:
+                while not sim.done and not auditor.violations:
+                    sim.step(policy.plan(sim.view))
+                    auditor.observe()
+                    audit.intervals += 1
+            except Exception as error:  # what is looked for
+                audit.violations.append(f"{name} {seed}: {type(error).__name__}: {error}")
+            audit.episodes += 1
+            audit.checks += 1
+            for label, index in EVENTS.items():
+                audit.events[label] += int(sim.state.totals[index])
+            audit.violations += [f"{name} {seed}: {line}" for line in auditor.violations[:2]]
+        if progress:
+            print(f"{name}: {audit.episodes} episodes, {len(audit.violations)} violations", flush=True)
+    return audit
+
+
 def main(argv: list[str] | None = None) -> int:
     """Audit, print what was seen."""
     parser = argparse.ArgumentParser(prog="python -m virtgym.experiments.bench.audit", description=__doc__)
@@ -277,9 +328,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="seed of the first episode (default: 0)")
     parser.add_argument("--some", action="store_true", help="switch some sub-models off, at random")
     parser.add_argument("--suite", help="episodes of the tasks of a suite instead")
+    parser.add_argument("--policies", nargs="*", metavar="NAME", help="policies decide; none named = all")
     options = parser.parse_args(argv)
     began = time.perf_counter()
-    if options.suite:
+    if options.policies is not None:
+        names = options.policies or [name for name in policy_names("cluster") if name not in UNFIT]
+        audit = audit_policies(names, options.episodes, options.intervals, first=options.first, progress=True)
+    elif options.suite:
         audit = audit_suite(
             options.suite, options.episodes, options.intervals, first=options.first, progress=True
         )
