@@ -263,6 +263,7 @@
 
   function bindTable(group) {
     const table = group.section.querySelector("table.leaderboard");
+    if (!table) return;
     [...table.tHead.rows[0].cells].forEach((head, column) => {
       head.querySelector("button").addEventListener("click", () => sortTable(table, column, head));
     });

@@ -76,7 +76,11 @@ def _interval(one: Standing) -> str:
 def _head(suite: Suite, table: pd.DataFrame, found: Sequence[Standing]) -> str:
     first, *rest = verdict(table, found)
     seeds = table["seed"].nunique()
-    facts = (f"{table['task'].nunique()} tasks", f"{len(found)} policies", f"{seeds} seeds")
+    facts = (
+        f"{table['task'].nunique()} tasks",
+        f"{len(found)} policies",
+        f"{seeds} seed{'s' if seeds > 1 else ''}",
+    )
     shown = "".join(f"<li>{escape(f)}</li>" for f in facts)
     more = "".join(f"<li>{pieces(s)}</li>" for s in rest)
     return (
@@ -166,7 +170,7 @@ def _tasks(suite: Suite, table: pd.DataFrame, found: Sequence[Standing]) -> str:
     rows = []
     for name, question, reference, bound, cells in task_rows(suite, table, found):
         shown = "".join(f'<td class="num">{escape(text)}</td>' for text in (reference, bound, *cells))
-        rows.append(f"<tr><th>{escape(name)}</th><td>{escape(question)}</td>{shown}</tr>")
+        rows.append(f'<tr><th>{escape(name)}</th><td class="text">{escape(question)}</td>{shown}</tr>')
     total = "".join(f'<td class="num"><b>{escape(_interval(s))}</b></td>' for s in found)
     rows.append(f'<tr><th>all</th><td></td><td class="num">0</td><td class="num">100</td>{total}</tr>')
     body = f'<div class="scroller"><table class="plain"><thead><tr>{head}</tr></thead>'

@@ -15,6 +15,7 @@ import pytest
 from virtgym.experiments.cli.benchmark import benchmark
 from virtgym.experiments.config.compose import compose_run
 from virtgym.experiments.report import write_report
+from virtgym.experiments.suite.play import compose_suite, play
 
 pytestmark = pytest.mark.browser
 
@@ -142,3 +143,25 @@ def test_single_run_redraws_heat_and_sorts(browser: str, page: Path, tmp_path: P
     assert after["heat"]
     assert all("seed 0, 10 hosts" in note for note in after["heat"])
     assert len(after["order"]) == 20
+
+
+@pytest.fixture(scope="module")
+def suite_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of two tasks of the suite."""
+    out = tmp_path_factory.mktemp("suite")
+    tasks = "suite.tasks=[consolidate,placement_waiting]"
+    play(
+        compose_suite(
+            ["suite=virtgym-1", tasks, "policies=[dvfs,best_fit]", "seeds=[1004,1005]", f"out={out}"]
+        )
+    )
+    return out / "report.html"
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_scores_of_a_suite_are_drawn(browser: str, suite_page: Path, width: int, tmp_path: Path) -> None:
+    before, after, log = _open(browser, suite_page, width, tmp_path)
+    assert before["errors"] == after["errors"] == "", log
+    assert int(before["plots"]) > 0
+    assert after["wide"] <= width
+    assert after["drawn"] > 0  # the last task of the picker
