@@ -196,7 +196,8 @@ def task_rows(
             text = "–" if math.isnan(value) else f"{value:.1f}"
             cells.append(f"{text} ({failed})" if failed else text)
         per_seed = mine.drop_duplicates("seed")
-        scale = [f"{per_seed[key].mean():,.4g}" for key in ("static", "bound")]
+        means = [float(per_seed[key].mean()) for key in ("static", "bound")]
+        scale = [f"{mean:,.0f}" if mean >= 1000 else f"{mean:.4g}" for mean in means]
         rows.append((task.name, task.question, scale[0], scale[1], cells))
     return rows
 

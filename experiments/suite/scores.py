@@ -69,7 +69,8 @@ def standings(suite: Suite, table: pd.DataFrame) -> list[Standing]:
     for policy, mine in table.groupby("policy", sort=False):
         runs = {name: _counted(mine[mine["task"] == name]) for name in names}
         missing = tuple(name for name, values in runs.items() if not len(values))
-        values = [np.zeros(1) if name in missing else runs[name] for name in names]
+        each = max(len(values) for values in runs.values())
+        values = [np.zeros(each) if name in missing else runs[name] for name in names]
         rng = np.random.default_rng(zlib.crc32(str(policy).encode()))
         found.append(
             Standing(
