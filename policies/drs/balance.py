@@ -250,13 +250,42 @@ def _balance(p: ClusterParams, s: ClusterState, w: DrsState) -> Any:
 
 
 @kernel
-def _set_thresholds(w: DrsState) -> None:
-    """The thresholds for so many hosts, and the targets below them by the hysteresis."""
-    root = np.sqrt(max(1.0, w.stat.on))
-    w.stat.theta_cpu = w.rules.theta_cpu / (root if w.rules.by_hosts_cpu else 1.0)
-    w.stat.theta_mem = w.rules.theta_mem / (root if w.rules.by_hosts_mem else 1.0)
-    w.stat.target_cpu = w.stat.theta_cpu * (1.0 - w.rules.hysteresis)
-    w.stat.target_mem = w.stat.theta_mem * (1.0 - w.rules.hysteresis)
+def _chance(p: ClusterParams, w: DrsState) -> Any:
+    """Variance of CPU and memory load that hosts have if VMs are dealt among them at random.
+
+    A VM that is x of a host is on one of n hosts with probability 1 / n: variance x^2 / n * (1 - 1 / n).
+    """
+    cpu, mem, n = 0.0, 0.0, max(1.0, w.stat.on)
+    for v in range(w.home.shape[0]):
+        h = w.home[v]
+        if h >= 0 and w.counted[h]:
+            x, y = cpu_on(p, w, v, h) * p.host_inv_cpu[h], w.vm_mem[v] * p.host_inv_mem[h]
+            cpu += x * x
+            mem += y * y
+    return cpu / n * (1.0 - 1.0 / n), mem / n * (1.0 - 1.0 / n)
+
+
+@kernel
+def _set_thresholds(p: ClusterParams, w: DrsState) -> None:
+    """The thresholds, and the targets below them by the hysteresis.
+
+    A level's threshold is one for so many hosts, and for the deviation beyond that of chance: deviations of
+    independent causes add up by their squares.
+    """
+    st, f = w.stat, w.rules
+    n, kept = max(1.0, st.on), 1.0 - f.hysteresis
+    by_chance = _chance(p, w)
+    cpu, mem = f.theta_cpu * f.theta_cpu, f.theta_mem * f.theta_mem
+    if f.by_hosts_cpu:
+        st.theta_cpu = np.sqrt(cpu / n + by_chance[0])
+        st.target_cpu = np.sqrt(cpu * kept * kept / n + by_chance[0])
+    else:
+        st.theta_cpu, st.target_cpu = f.theta_cpu, f.theta_cpu * kept
+    if f.by_hosts_mem:
+        st.theta_mem = np.sqrt(mem / n + by_chance[1])
+        st.target_mem = np.sqrt(mem * kept * kept / n + by_chance[1])
+    else:
+        st.theta_mem, st.target_mem = f.theta_mem, f.theta_mem * kept
 
 
 @kernel
@@ -269,7 +298,7 @@ def plan_corrections(p: ClusterParams, s: ClusterState, w: DrsState, time_to_bal
         time_to_balance: Whether this interval is one of those in which the trigger is looked at.
     """
     prepare(p, s, w)
-    _set_thresholds(w)
+    _set_thresholds(p, w)
     correct(p, s, w)
     relieve(p, s, w)
     triggered = _triggered(w)
