@@ -140,7 +140,7 @@ def compare_lines(rows: Sequence[Row]) -> list[str]:
         for name, row in here.items():
             if name.startswith(("dpm", "platform")):
                 theirs, ours = float(base["esv"]), float(row["esv"])
-                ratio = f"1/{theirs / ours:.0f}" if ours > 0.0 < theirs else f"{1e3 * ours:.4f} · 10⁻³"
+                ratio = f"1/{theirs / ours:.0f}" if ours > 0.0 < theirs else f"{1e3 * ours:.4g} · 10⁻³"
                 energy = float(row["energy_kwh"]) / float(base["energy_kwh"]) - 1.0
                 lines.append(f"{day} {name}: ESV {ratio}, energy {100 * energy:+.1f} %")
     return lines

@@ -29,6 +29,10 @@ from .state import (
 
 MAX_SCANS = 1
 """Searches over all pairs in one round; what is left is for the next. One takes 10 ms at 1,000 x 800."""
+FORM_HOSTS = 64
+"""Hosts up to which a level's threshold is VMware's form as it is, vSphere 6's largest cluster. Among more, d /
+sqrt(n) gets below what VMs make of hosts by chance, which is no host that is off: it is then the threshold of
+what the deviation has beyond chance, and at most d."""
 WORTH = 1e-9
 """Host-seconds that a move must be worth beyond its cost: sums of floats are not worth a migration."""
 
@@ -266,26 +270,26 @@ def _chance(p: ClusterParams, w: DrsState) -> Any:
 
 
 @kernel
-def _set_thresholds(p: ClusterParams, w: DrsState) -> None:
-    """The thresholds, and the targets below them by the hysteresis.
+def _threshold(level: float, n: float, chance: float) -> Any:
+    """A level's threshold for n hosts: deviations of independent causes add up by their squares."""
+    return min(level, np.sqrt(level * level / n + chance))
 
-    A level's threshold is one for so many hosts, and for the deviation beyond that of chance: deviations of
-    independent causes add up by their squares.
-    """
+
+@kernel
+def _set_thresholds(p: ClusterParams, w: DrsState) -> None:
+    """The thresholds for so many hosts, and the targets below them by the hysteresis."""
     st, f = w.stat, w.rules
-    n, kept = max(1.0, st.on), 1.0 - f.hysteresis
-    by_chance = _chance(p, w)
-    cpu, mem = f.theta_cpu * f.theta_cpu, f.theta_mem * f.theta_mem
+    n, kept, cpu, mem = max(1.0, st.on), 1.0 - f.hysteresis, 0.0, 0.0
+    if n > FORM_HOSTS and (f.by_hosts_cpu or f.by_hosts_mem):
+        cpu, mem = _chance(p, w)
+    st.theta_cpu, st.target_cpu = f.theta_cpu, f.theta_cpu * kept
     if f.by_hosts_cpu:
-        st.theta_cpu = np.sqrt(cpu / n + by_chance[0])
-        st.target_cpu = np.sqrt(cpu * kept * kept / n + by_chance[0])
-    else:
-        st.theta_cpu, st.target_cpu = f.theta_cpu, f.theta_cpu * kept
+        st.theta_cpu = _threshold(f.theta_cpu, n, cpu)
+        st.target_cpu = _threshold(f.theta_cpu * kept, n, cpu)
+    st.theta_mem, st.target_mem = f.theta_mem, f.theta_mem * kept
     if f.by_hosts_mem:
-        st.theta_mem = np.sqrt(mem / n + by_chance[1])
-        st.target_mem = np.sqrt(mem * kept * kept / n + by_chance[1])
-    else:
-        st.theta_mem, st.target_mem = f.theta_mem, f.theta_mem * kept
+        st.theta_mem = _threshold(f.theta_mem, n, mem)
+        st.target_mem = _threshold(f.theta_mem * kept, n, mem)
 
 
 @kernel

@@ -11,6 +11,7 @@ import pytest
 from virtgym.envs.scenarios import Scenario, build_scenario
 from virtgym.envs.sim.decisions import ORDERS, Decisions
 from virtgym.envs.sim.models.failures import replay_outages
+from virtgym.experiments.config.overrides import parse_policy
 from virtgym.experiments.run.rollout import make_env
 from virtgym.policies import make_policy
 from virtgym.policies.registry import POLICIES, policy_task
@@ -100,6 +101,29 @@ def decisions(scenario: Scenario, name: str) -> list[Any]:
 def test_equal_pasts_give_equal_decisions(name: str, keys: dict[str, Any]) -> None:
     one, other = pair(with_levels(keys) if name == "nfv_upgrade" else keys)
     assert decisions(one, name) == decisions(other, name)
+
+
+@pytest.mark.parametrize("name", ["drs(level=5)", "dpm", "dpm_ortools", "platform", "platform(power=none)"])
+def test_nobody_is_moved_for_what_is_only_assumed(name: str) -> None:
+    """Until something has been measured, views show a prior: no reason to migrate, and no part of the past."""
+    spec = parse_policy(name)
+    policy: Any = make_policy(spec.name, **spec.params)
+    sim = build_scenario({**SIMPLE, "arrival": "first_fit"}, seed=3).simulator(arrival="first_fit")
+    policy.reset(sim.reset(np.random.default_rng(5)), np.random.default_rng(5))
+    view, moved = sim.view, 0
+    assert not view.measured.any()
+    assert not view.fork().view.measured.any()
+    while not sim.done:
+        plan = policy.plan(view)
+        moved += len(plan.move_vm)
+        assert view.time_s > 0.0 or not moved
+        there = view.state.vm_host >= 0
+        for manager in (policy, getattr(policy, "_dpm", None), getattr(policy, "_drs", None)):
+            if hasattr(manager, "_history"):
+                assert not manager._history.counts[there & ~view.measured].any()
+        sim.step(plan)
+    assert moved
+    assert view.fork().view.measured.tolist() == view.measured.tolist()
 
 
 @pytest.mark.parametrize("keys", [SIMPLE, FULL], ids=["simple", "full"])
