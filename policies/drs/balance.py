@@ -30,9 +30,10 @@ from .state import (
 MAX_SCANS = 1
 """Searches over all pairs in one round; what is left is for the next. One takes 10 ms at 1,000 x 800."""
 FORM_HOSTS = 64
-"""Hosts up to which a level's threshold is VMware's form as it is, vSphere 6's largest cluster. Among more, d /
-sqrt(n) gets below what VMs make of hosts by chance, which is no host that is off: it is then the threshold of
-what the deviation has beyond chance, and at most d."""
+"""Hosts up to which a level's threshold is VMware's form as it is, vSphere 6's largest cluster.
+
+Among more, d / sqrt(n) gets below what VMs make of hosts by chance, which is no host that is off: it is then
+the threshold of what the deviation has beyond chance, and at most d."""
 WORTH = 1e-9
 """Host-seconds that a move must be worth beyond its cost: sums of floats are not worth a migration."""
 

@@ -346,7 +346,8 @@ def test_policies_pickle_without_an_episode(make_sim: MakeSim, name: str) -> Non
     assert repr(pickle.loads(pickle.dumps(policy))) == repr(replace(policy))  # type: ignore[type-var]
 
 
-# --- hosts in maintenance, hosts for failover; ``enforce=False``: the engine lets a case break the guarantee ---
+# --- hosts in maintenance, hosts for failover ---
+# ``enforce=False``: the engine lets a case break the guarantee.
 
 LURES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "a VM that waits": ({"demand": 0.1, "n": 3}, {}),

@@ -109,7 +109,7 @@ def test_scene_unbalanced(name: str) -> None:
 
 @pytest.mark.parametrize("level", [3, 4, 5])
 def test_among_many_hosts_chance_is_no_imbalance(make_sim: Any, level: int) -> None:
-    """VMs dealt at random are left alone up to a deviation of the level's number; hosts that are off are not."""
+    """VMs dealt at random are left alone up to a deviation of the level's number, others never."""
     rng = np.random.default_rng(level)
     homes = rng.integers(0, 200, 300).astype(np.int32)
     util = np.clip(rng.normal(0.1, 0.04, (12, 300)), 0.0, 1.0)

@@ -74,7 +74,9 @@ def play(planetlab: Any, name: str, memory: str, mode: str) -> Simulator:
 @pytest.mark.parametrize("name", list(PAST_ESV))
 def test_a_real_day_by_what_was_measured(planetlab: Any, name: str) -> None:
     """Within 15 %: what is assumed of VMs in the first interval alone, 0.12 to 0.5, moves ESV by as much."""
-    assert play(planetlab, name, "ignored", "past").metrics()["esv"] == pytest.approx(PAST_ESV[name], rel=0.15)
+    assert play(planetlab, name, "ignored", "past").metrics()["esv"] == pytest.approx(
+        PAST_ESV[name], rel=0.15
+    )
 
 
 @pytest.mark.parametrize(("name", "memory"), list(GOLDEN))
