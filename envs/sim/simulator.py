@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..arrays import F8, I4
+from ..arrays import B1, F8, I4
 from ..errors import ConfigError, IllegalDecision
 from ..jit.handle import make_handle
 from .agenda import Agenda, check_events
@@ -61,6 +61,7 @@ class ClusterView:
     kernel_state: Any
     _blocks: Blocks
     _oracle: Callable[[], Simulator] | None = None
+    _known: B1 | None = None
 
     @property
     def time_s(self) -> float:
@@ -76,6 +77,14 @@ class ClusterView:
     def n_vms(self) -> int:
         """V."""
         return int(self.params.vm_vcpus.shape[0])
+
+    @property
+    def measured(self) -> B1:
+        """Of which VMs there is a measurement, shape (V,); of the others ``telemetry.prior`` is shown."""
+        known = self.state.vm_known_mhz
+        if self._known is not None:
+            return self._known
+        return np.asarray(known >= 0.0) if known.size else np.ones(self.n_vms, dtype=np.bool_)
 
     def fork(self, demand: ArrayLike | None = None) -> Simulator:
         """A what-if simulator made of what is shown, in which nothing arrives, leaves or fails any more.
@@ -96,6 +105,7 @@ class ClusterView:
         twin.oracle = False
         twin.agenda = Agenda((), self.config.interval_s)
         twin._bind(self._blocks.view()._replace(past=NOTHING, shown=NOTHING).copy())
+        twin.view._fill(_known=self.measured)
         counters = twin.state.counters
         counters.balanced = int(counters.balanced == counters.sample + 1)
         counters.sample = 0

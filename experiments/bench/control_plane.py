@@ -139,9 +139,10 @@ def compare_lines(rows: Sequence[Row]) -> list[str]:
         base = here[REFERENCE]
         for name, row in here.items():
             if name.startswith(("dpm", "platform")):
-                esv = float(row["esv"]) / float(base["esv"])
+                theirs, ours = float(base["esv"]), float(row["esv"])
+                ratio = f"1/{theirs / ours:.0f}" if ours > 0.0 < theirs else f"{1e3 * ours:.4g} · 10⁻³"
                 energy = float(row["energy_kwh"]) / float(base["energy_kwh"]) - 1.0
-                lines.append(f"{day} {name}: ESV 1/{1 / max(esv, 1e-12):.0f}, energy {100 * energy:+.1f} %")
+                lines.append(f"{day} {name}: ESV {ratio}, energy {100 * energy:+.1f} %")
     return lines
 
 

@@ -162,7 +162,7 @@ class DpmPolicy(PlanningPolicy):
         self._switching_costs = lookback_s > 0.0
         lookback_s = max(lookback_s, self.off_window_s) if self._switching_costs else 0.0
         samples = 1 + math.ceil(lookback_s / p.interval_s)
-        self._needed_past: deque[tuple[float, float]] = deque(maxlen=samples)
+        self._needed_past: deque[float] = deque(maxlen=samples)
         self._work = allocate_work(p, view.state, view.config.rules)
         self._handle: Any = make_handle("dpm", self._work)
         self._last_time_s = -np.inf
@@ -234,9 +234,12 @@ class DpmPolicy(PlanningPolicy):
         p, s, w = view.kernel_params, view.kernel_state, self._handle
         self._observe(view)
         kernels.gather(p, s, w)
-        kernels.relieve(p, s, w)
+        known = bool(self._history.counts.any())  # nobody moves for what is only assumed
+        if known:
+            kernels.relieve(p, s, w)
         self._limit_emptying(view)
-        self._consolidate(view)
+        if known:
+            self._consolidate(view)
         waiting = kernels.open_for_waiting(p, s, w)
         kernels.open_for_load(p, s, w, *self._needed, self.spare_hosts)
         self._restore_guarantee(view)
@@ -327,9 +330,10 @@ class DpmPolicy(PlanningPolicy):
         on = (state == ON) | (state == BOOTING) | (state == RESUMING)
         new = now > self._last_time_s
         if new:
-            self._history.push(demand, there)
+            measured = there & view.measured  # what is only assumed of a VM is no part of its past
+            self._history.push(demand, measured)
             if self._memory is not None:
-                self._memory.push(s.vm_touched_mib, there)
+                self._memory.push(s.vm_touched_mib, measured)
             w.host_on_s[on & ~self._was_on] = now
             self._was_on = on
             self._last_time_s = now
@@ -339,9 +343,9 @@ class DpmPolicy(PlanningPolicy):
         load = max(float(self._recent.sum()), self._ahead_mhz)
         kept = 1.0 - self.spare_share
         self._needed = load / (high * kept), float(w.vm_need_mib.sum()) / kept
-        if new:
-            self._needed_past.append(self._needed)
-        self._needed_for_off = max(past[0] for past in self._needed_past), self._needed[1]
+        if new:  # what was assumed of VMs for an interval is not needed for the whole window
+            self._needed_past.append((load - float(demand[self._history.counts == 0].sum())) / (high * kept))
+        self._needed_for_off = max(self._needed[0], *self._needed_past), self._needed[1]
         w.closed[:] = 0
         if self._guard.active:
             self._guard.renew(view)
@@ -357,10 +361,11 @@ class DpmPolicy(PlanningPolicy):
         w.vm_soon[:] = demand
         self._ahead_mhz = float(demand.sum())
         if self._lead > 0:
-            ahead = self._forecaster.predict(past, self._lead, counts)
+            ahead = np.where(counts > 0, self._forecaster.predict(past, self._lead, counts), demand)
             np.clip(ahead, demand, np.maximum(top, demand), out=w.vm_soon)
             self._ahead_mhz = float(ahead.sum())  # of many VMs: those that rise and those that fall
-        w.vm_mean[:] = np.maximum(self._forecaster.predict(past, self._lead + 1, counts), 0.0)
+        later = self._forecaster.predict(past, self._lead + 1, counts)
+        w.vm_mean[:] = np.where(counts > 0, np.maximum(later, 0.0), demand)
         squares, n = self._squares(history)
         w.vm_var[:] = (squares + YOUNG_SAMPLES * (YOUNG_SHARE * top) ** 2) / (
             np.maximum(n - 1, 0) + YOUNG_SAMPLES
@@ -370,7 +375,7 @@ class DpmPolicy(PlanningPolicy):
         late = past[-self._on_window :]
         seen = np.minimum(counts, self._on_window)
         self._recent = np.where(np.arange(len(late), 0, -1)[:, None] <= counts, late, 0.0).sum(axis=0)
-        self._recent /= np.maximum(seen, 1)
+        self._recent = np.where(seen > 0, self._recent / np.maximum(seen, 1), demand)
 
     def _squares(self, history: History) -> tuple[F8, NDArray[np.int64]]:
         """Squares around the mean of every series over ``off_window_s``, summed; and its samples, (V,)."""

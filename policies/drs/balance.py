@@ -29,6 +29,11 @@ from .state import (
 
 MAX_SCANS = 1
 """Searches over all pairs in one round; what is left is for the next. One takes 10 ms at 1,000 x 800."""
+FORM_HOSTS = 64
+"""Hosts up to which a level's threshold is VMware's form as it is, vSphere 6's largest cluster.
+
+Among more, d / sqrt(n) gets below what VMs make of hosts by chance, which is no host that is off: it is then
+the threshold of what the deviation has beyond chance, and at most d."""
 WORTH = 1e-9
 """Host-seconds that a move must be worth beyond its cost: sums of floats are not worth a migration."""
 
@@ -250,13 +255,42 @@ def _balance(p: ClusterParams, s: ClusterState, w: DrsState) -> Any:
 
 
 @kernel
-def _set_thresholds(w: DrsState) -> None:
+def _chance(p: ClusterParams, w: DrsState) -> Any:
+    """Variance of CPU and memory load that hosts have if VMs are dealt among them at random.
+
+    A VM that is x of a host is on one of n hosts with probability 1 / n: variance x^2 / n * (1 - 1 / n).
+    """
+    cpu, mem, n = 0.0, 0.0, max(1.0, w.stat.on)
+    for v in range(w.home.shape[0]):
+        h = w.home[v]
+        if h >= 0 and w.counted[h]:
+            x, y = cpu_on(p, w, v, h) * p.host_inv_cpu[h], w.vm_mem[v] * p.host_inv_mem[h]
+            cpu += x * x
+            mem += y * y
+    return cpu / n * (1.0 - 1.0 / n), mem / n * (1.0 - 1.0 / n)
+
+
+@kernel
+def _threshold(level: float, n: float, chance: float) -> Any:
+    """A level's threshold for n hosts: deviations of independent causes add up by their squares."""
+    return min(level, np.sqrt(level * level / n + chance))
+
+
+@kernel
+def _set_thresholds(p: ClusterParams, w: DrsState) -> None:
     """The thresholds for so many hosts, and the targets below them by the hysteresis."""
-    root = np.sqrt(max(1.0, w.stat.on))
-    w.stat.theta_cpu = w.rules.theta_cpu / (root if w.rules.by_hosts_cpu else 1.0)
-    w.stat.theta_mem = w.rules.theta_mem / (root if w.rules.by_hosts_mem else 1.0)
-    w.stat.target_cpu = w.stat.theta_cpu * (1.0 - w.rules.hysteresis)
-    w.stat.target_mem = w.stat.theta_mem * (1.0 - w.rules.hysteresis)
+    st, f = w.stat, w.rules
+    n, kept, cpu, mem = max(1.0, st.on), 1.0 - f.hysteresis, 0.0, 0.0
+    if n > FORM_HOSTS and (f.by_hosts_cpu or f.by_hosts_mem):
+        cpu, mem = _chance(p, w)
+    st.theta_cpu, st.target_cpu = f.theta_cpu, f.theta_cpu * kept
+    if f.by_hosts_cpu:
+        st.theta_cpu = _threshold(f.theta_cpu, n, cpu)
+        st.target_cpu = _threshold(f.theta_cpu * kept, n, cpu)
+    st.theta_mem, st.target_mem = f.theta_mem, f.theta_mem * kept
+    if f.by_hosts_mem:
+        st.theta_mem = _threshold(f.theta_mem, n, mem)
+        st.target_mem = _threshold(f.theta_mem * kept, n, mem)
 
 
 @kernel
@@ -269,7 +303,7 @@ def plan_corrections(p: ClusterParams, s: ClusterState, w: DrsState, time_to_bal
         time_to_balance: Whether this interval is one of those in which the trigger is looked at.
     """
     prepare(p, s, w)
-    _set_thresholds(w)
+    _set_thresholds(p, w)
     correct(p, s, w)
     relieve(p, s, w)
     triggered = _triggered(w)

@@ -274,7 +274,7 @@ class DrsPolicy(PlanningPolicy):
         write_input(w, view, self._expected(view))
         w.empty[:] = self._leaving
         w.closed[:] = self._leaving | self._kept_off | self._guard.dedicated
-        due = self._calls % self.period == 0
+        due = self._calls % self.period == 0 and bool(view.measured.any())  # nobody moves for an assumption
         self._calls += 1
         if self.solver == "greedy":
             plan_round(view.kernel_params, view.kernel_state, self._handle, due)
@@ -311,10 +311,11 @@ class DrsPolicy(PlanningPolicy):
         s = view.state
         if view.time_s > self._last_time_s:  # asked twice at the same time, it has seen one sample
             there = (s.vm_state == RUNNING) | (s.vm_state == PENDING) | (s.vm_state == STARTING)
-            self._history.push(demand, there)
+            self._history.push(demand, there & view.measured)
             self._last_time_s = view.time_s
-        ahead = self._forecaster.predict(self._history.values, self.steps, self._history.counts)
-        return np.maximum(ahead, 0.0)
+        counts = self._history.counts
+        ahead = self._forecaster.predict(self._history.values, self.steps, counts)
+        return np.where(counts > 0, np.maximum(ahead, 0.0), demand)
 
     @property
     def last_round(self) -> DrsRound:

@@ -66,6 +66,12 @@ def pair(keys: dict[str, Any]) -> tuple[Scenario, Scenario]:
     return replace(built, cluster=clusters[0]), replace(built, cluster=clusters[1], workload=other)
 
 
+def with_levels(keys: dict[str, Any]) -> dict[str, Any]:
+    """Hosts with CPU generations, which a rolling upgrade needs."""
+    levels = {"old": "haswell", "new": "skylake"}
+    return {**keys, "hosts": [{**host, "cpu_level": levels[host["name"]]} for host in keys["hosts"]]}
+
+
 def decisions(scenario: Scenario, name: str) -> list[Any]:
     """What a policy decides at every interval up to the first that the traces do not share."""
     policy = make_policy(name)
@@ -92,8 +98,30 @@ def decisions(scenario: Scenario, name: str) -> list[Any]:
 @pytest.mark.parametrize("name", CLUSTER)
 @pytest.mark.parametrize("keys", [SIMPLE, FULL], ids=["simple", "full"])
 def test_equal_pasts_give_equal_decisions(name: str, keys: dict[str, Any]) -> None:
-    one, other = pair(keys)
+    one, other = pair(with_levels(keys) if name == "nfv_upgrade" else keys)
     assert decisions(one, name) == decisions(other, name)
+
+
+@pytest.mark.parametrize("name", ["drs", "dpm", "dpm_ortools", "platform"])
+def test_nobody_is_moved_for_what_is_only_assumed(name: str) -> None:
+    """Until something has been measured, views show a prior: no reason to migrate, no part of the past."""
+    policy: Any = make_policy(name)
+    sim = build_scenario("drs_unbalanced", overrides={"horizon_s": 7200.0}).simulator(arrival="first_fit")
+    policy.reset(sim.reset(np.random.default_rng(5)), np.random.default_rng(5))
+    view, moved = sim.view, 0
+    assert not view.measured.any()
+    assert not view.fork().view.measured.any()
+    while not sim.done:
+        plan = policy.plan(view)
+        moved += len(plan.move_vm)
+        assert view.time_s > 0.0 or not moved
+        there = view.state.vm_host >= 0
+        for manager in (policy, getattr(policy, "_dpm", None), getattr(policy, "_drs", None)):
+            if hasattr(manager, "_history"):
+                assert not manager._history.counts[there & ~view.measured].any()
+        sim.step(plan)
+    assert moved
+    assert view.fork().view.measured.tolist() == view.measured.tolist()
 
 
 @pytest.mark.parametrize("keys", [SIMPLE, FULL], ids=["simple", "full"])

@@ -170,7 +170,7 @@ def test_what_ha_switches_on_power_management_leaves_on(make_sim: MakeSim) -> No
     """Two hosts hold everything; the guarantee asks for a third: HA boots it and nobody takes it back."""
     sim = make_sim(
         np.tile([0.05] * 6, (40, 1)), n_hosts=4, cores=4, arrival="policy", boot_time_s=120.0,
-        admission=AdmissionConfig("slots", 1), horizon_s=12_000.0,
+        admission=AdmissionConfig("slots", 1, enforce=False), horizon_s=12_000.0,  # else nothing breaks it
     )  # fmt: skip
     policy = start(sim)
     place(sim, policy, [0, 0, 0, 1, 1, 1])

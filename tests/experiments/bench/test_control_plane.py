@@ -32,8 +32,12 @@ def test_days_are_compared_with_the_literature(tmp_path: Path) -> None:
         (day / f"vm{i:02d}").write_text("\n".join(map(str, load)) + "\n")
     rows = day_rows(day, ("ols-mmt", "dpm"))
     (line,) = compare_lines(rows)
-    assert line.startswith("a_day dpm: ESV 1/")
+    assert line.startswith("a_day dpm: ESV ")
+    falling_short = [{**row, "esv": esv} for row, esv in zip(rows, (8e-3, 2e-3))]
+    assert compare_lines(falling_short)[0].startswith("a_day dpm: ESV 1/4, energy ")
     assert compare_lines(rows[1:]) == []  # nothing to compare with
+    never = [{**rows[0], "esv": 0.0}, {**rows[1], "esv": 2e-3}]  # placed by a guess, VMs lie so far apart
+    assert compare_lines(never)[0].startswith("a_day dpm: ESV 2 · 10⁻³, energy ")
 
 
 @pytest.mark.parametrize(

@@ -283,8 +283,9 @@ def test_drs_light_leaves_the_fewest_hosts_on(seed: int) -> None:
     static = evaluate("drs_light", "static", seed).iloc[0]
     for name in NAMES:
         row = evaluate("drs_light", name, seed).iloc[0]
-        # 40 x 2 GiB on hosts of 32 GiB: three by memory, and three hold the load.
-        assert 3.0 <= row["active_hosts"] < 3.02
+        # 40 x 2 GiB on hosts of 32 GiB: three by memory, and three hold the load. Nobody moves before the
+        # first interval is measured: one of 288 with eleven hosts on.
+        assert 3.0 <= row["active_hosts"] < 3.0 + 9 / 288
         assert row["energy_kwh"] < 0.32 * static["energy_kwh"]
         assert row["slatah"] == 0.0
         assert row["thrash"] == 0.0
@@ -346,13 +347,14 @@ def test_policies_pickle_without_an_episode(make_sim: MakeSim, name: str) -> Non
 
 
 # --- hosts in maintenance, hosts for failover ---
+# ``enforce=False``: the engine lets a case break the guarantee.
 
 LURES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "a VM that waits": ({"demand": 0.1, "n": 3}, {}),
     "overload": ({"demand": 1.6, "n": 2}, {}),
     "load that is expected": ({"demand": 0.9, "n": 2}, {}),
     "a spare host": ({"demand": 0.1, "n": 2}, {"spare_hosts": 1}),
-    "the guarantee": ({"demand": 0.1, "n": 2, "admission": AdmissionConfig("slots", 1)}, {}),
+    "the guarantee": ({"demand": 0.1, "n": 2, "admission": AdmissionConfig("slots", 1, enforce=False)}, {}),
 }
 
 
@@ -438,7 +440,7 @@ def test_a_failover_host_is_booted_for_restarts_and_not_for_arrivals(make_sim: M
             restart="policy",
             failures=FailureConfig("none"),
             replayed=down,
-            admission=AdmissionConfig("dedicated", hosts=(1,)),
+            admission=AdmissionConfig("dedicated", hosts=(1,), enforce=False),
             load={"arrival_s": [0.0, 0.0, 0.0 if fails else 100.0]},
             core_mhz=1000.0,
         )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from virtgym.envs.scenarios.scenario import build_scenario
+from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.models.power import ON
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state.cluster_state import RUNNING
@@ -104,6 +105,41 @@ def test_scene_unbalanced(name: str) -> None:
     assert (
         metrics["sla_unserved"] < 0.1 * play("static", "drs_unbalanced", seed=0)[0].metrics()["sla_unserved"]
     )
+
+
+@pytest.mark.parametrize("level", [3, 4, 5])
+def test_among_many_hosts_chance_is_no_imbalance(make_sim: Any, level: int) -> None:
+    """VMs dealt at random are left alone up to a deviation of the level's number, others never."""
+    rng = np.random.default_rng(level)
+    homes = rng.integers(0, 200, 300).astype(np.int32)
+    util = np.clip(rng.normal(0.1, 0.04, (12, 300)), 0.0, 1.0)
+    for uneven in (False, True):
+        if uneven:  # a tenth of the VMs on four hosts
+            homes[:30] = np.arange(30) % 4
+        options: dict[str, Any] = {"arrival": "policy", "arrival_cpu_overcommit": 99.0, "strict": True}
+        sim = make_sim(util, 200, load={"mem_mib": 64.0}, **options)
+        policy = DrsPolicy(level=level)
+        policy.reset(sim.reset(), rng)
+        sim.apply(Decisions(place_vm=np.arange(300, dtype=np.int32), place_host=homes))
+        plan = policy.plan(sim.view)
+        deviation = policy.last_round.before[0]
+        assert bool(len(plan)) == (uneven or deviation > LEVELS[level])
+        assert policy._work.stat.theta_cpu <= LEVELS[level]
+
+
+def test_800_hosts_at_level_3_are_hardly_searched(traces_dir: Any) -> None:
+    """VMs of PlanetLab on 800 hosts differ by chance: nothing to gain, so nothing is looked for or lost."""
+    day = {"trace": {"path": str(traces_dir / "planetlab" / "20110303"), "format": "planetlab"}}
+    policy = DrsPolicy()
+    sim = build_scenario("planetlab", overrides=day).simulator(arrival=policy.arrival, strict=True)
+    policy.reset(sim.reset(), np.random.default_rng(0))
+    searched = 0
+    while not sim.done:
+        sim.step(policy.plan(sim.view))
+        done = policy.last_round
+        searched += done.moves > 0 or done.ending != "balanced"
+    assert searched <= 0.05 * 288
+    assert sim.metrics()["sla_unserved"] < 1e-6  # static: 0
 
 
 def test_scene_heavy() -> None:

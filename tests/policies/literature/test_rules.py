@@ -12,6 +12,7 @@ import pytest
 from virtgym.envs.sim.config import ClusterConfig, HostType
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.models.power import OFF, ON
+from virtgym.envs.sim.models.telemetry import TelemetryConfig
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state.cluster_state import MIG_NONE
 from virtgym.envs.sim.workload import Workload
@@ -20,6 +21,8 @@ from virtgym.policies.literature.policy import KNOBS, ConsolidationPolicy
 from virtgym.policies.registry import policy_names
 
 MakeSim = Callable[..., Simulator]
+INSTANT = TelemetryConfig(mode="instant")
+"""The arithmetic of a rule is checked by the demand that holds now, as ``make_sim`` has it."""
 
 
 def start(sim: Simulator, policy: Any, seed: int = 0) -> Any:
@@ -136,8 +139,9 @@ def test_each_placer_takes_its_own_host(placer: str, host: int) -> None:
     demand = np.array([400.0, 600.0, 900.0, 1100.0, 300.0, 800.0])
     n, homes = demand.size, np.array([0, 0, 1, 2, 3, 4], dtype=np.int32)
     config = ClusterConfig(
-        tuple(kinds), np.array([0, 1, 1, 1, 2], dtype=np.int32), arrival="policy", arrival_cpu_overcommit=9.0
-    )
+        tuple(kinds), np.array([0, 1, 1, 1, 2], dtype=np.int32), arrival="policy", arrival_cpu_overcommit=9.0,
+        telemetry=INSTANT,
+    )  # fmt: skip
     memory = np.array([256.0, *[512.0] * 5])
     load = Workload(
         "w",
@@ -176,7 +180,9 @@ def test_no_evacuation_raises_power_when_a_saving_is_required() -> None:
     load = Workload(
         "w", 300.0, np.array([[0.3, 0.8]]), 1000 * one, one.astype(np.int32), 512 * one, 0 * one, np.inf * one
     )
-    config = ClusterConfig((flat, steep), np.array([0, 1], dtype=np.int32), arrival="worst_fit")
+    config = ClusterConfig(
+        (flat, steep), np.array([0, 1], dtype=np.int32), arrival="worst_fit", telemetry=INSTANT
+    )
     for require, expected in ((False, [(0, 1)]), (True, [])):
         sim = Simulator(config, load)
         # VM 0 (300 MHz) runs on the flat host, VM 1 on the steep one: moving VM 0 costs more than it saves.
