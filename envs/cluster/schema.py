@@ -35,3 +35,4 @@ class ClusterEnvConfig:
     tables: bool = False
     observe: bool = True
     knobs_policy: str = "virtgym.policies.literature.ConsolidationPolicy"
+    oracle: bool = False

@@ -197,7 +197,7 @@ def config_hash(
     if scenario.config.trace.path is not None:
         config["trace"]["path"] = trace_digest(scenario)
     if isinstance(scenario, Scenario):
-        if scenario.cluster.carbon is not None:
+        if scenario.cluster.carbon is not None and scenario.config.carbon.path is not None:
             config["carbon"]["path"] = scenario.cluster.carbon.source  # with the file's SHA-256
         if scenario.config.failures.path is not None:
             config["failures"]["path"] = repr(scenario.cluster.incidents)

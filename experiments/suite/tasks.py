@@ -126,13 +126,6 @@ class Suite:
 SPLITS = ("test", "validation", "train")
 
 
-def list_suites() -> dict[str, str]:
-    """Names and one-line descriptions of the suites that ship."""
-    folder = resources.files("virtgym.conf") / "suite"
-    names = sorted(e.name.removesuffix(".yaml") for e in folder.iterdir() if e.name.endswith(".yaml"))
-    return {name: load_suite(name).description for name in names}
-
-
 def load_suite(name: str) -> Suite:
     """Read a suite that ships, or a file of one's own.
 

@@ -400,6 +400,7 @@ def _add_rates(q: FullParams, z: FullState) -> None:
         if q.has_tiers:
             _add_memory(z, v, h)
         if q.has_numa:
+            z.host_rates[h, REMOTE] += z.vm_remote_share[v] * z.vm_alloc_mhz[v]
             mask = z.vm_nodes[v]
             for j in range(q.host_nodes[h]):
                 if (mask >> j) & 1:
@@ -422,6 +423,7 @@ def _add_vm(q: FullParams, z: FullState, v: int, h: int) -> None:
 
 READY, VCPUS, LIMITED, CAPPED_MHZ = Rates.ready, Rates.vcpus, Rates.limited, Rates.capped
 CO_STOP, OVERHEAD_MHZ, IO_CPU, ALLOC = Rates.co_stop, Rates.overhead, Rates.io_cpu, Rates.alloc
+REMOTE = Rates.remote
 SHARED, BALLOONED, COMPRESSED = Rates.shared, Rates.ballooned, Rates.compressed
 SWAPPED, BLOCKED = Rates.swapped, Rates.blocked
 

@@ -24,6 +24,8 @@ Fields = dict[str, Any]
 
 STATE: Fields = get_type_hints(ClusterState)
 PARAMS: Fields = {**get_type_hints(ClusterParams), **{name: STATE[name] for name in DRIVEN}, "fn_renew": int}
+WHOLE: dict[str, Fields] = {"FullParams": PARAMS, "FullState": STATE}
+"""What stands for a cluster with every sub-model, by the hint that says so."""
 UNTYPED: dict[tuple[str, str], Fields] = {
     ("envs/sim", "p"): PARAMS,
     ("envs/sim", "s"): STATE,
@@ -63,7 +65,7 @@ class Reader(ast.NodeVisitor):
         self.known: dict[str, Any] = {}
         for arg in node.args.args:
             hint = ast.unparse(arg.annotation) if arg.annotation is not None else "Any"
-            kind = eval(hint, {**names, "Any": Any})
+            kind = WHOLE.get(hint) or eval(hint, {**names, "Any": Any})
             if kind is Any:
                 owns = (o for (at, name), o in UNTYPED.items() if where.startswith(at) and name == arg.arg)
                 kind = next(owns, Any)

@@ -223,7 +223,8 @@ OFF = {
     "memory_overcommit=2": "memory=multiplexed",
     "precopy.energy_j=3": "migration.mode=precopy",
     "carbon.zone=DE": "carbon.path is given",
-    "carbon.source=me": "carbon.path is given or scenario.carbon.g_per_kwh is given",
+    "carbon.source=me": "carbon.path is given or scenario.carbon.g_per_kwh is given "
+    "or scenario.carbon.hourly_g_per_kwh is given",
 }
 
 

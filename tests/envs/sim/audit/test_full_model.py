@@ -52,8 +52,8 @@ def power(*codes: int) -> Find:
     return lambda _, s: np.isin(s.host_power_state, codes)
 
 
-def first(_: ClusterParams, s: ClusterState) -> Any:
-    return np.array([True])
+def queued(_: ClusterParams, s: ClusterState) -> Any:
+    return np.arange(len(s.heap_time)) < s.counters.queued
 
 
 def loaded_node(_: ClusterParams, s: ClusterState) -> Any:
@@ -145,9 +145,9 @@ PLACES: list[Fault] = [
     ("host_was_on", on, becomes(1), "to be on again"),
     ("host_profile", on, becomes(-1), "identities"),
     ("host_profile", lambda p, s: np.arange(len(s.host_profile)) == 0, becomes(1), "identities"),
-    ("heap_time", first, plus(0.5), "queued and due differ"),
-    ("heap_item", first, plus(1), "queued and due differ"),
-    ("heap_kind", first, becomes(8), "events"),
+    ("heap_time", queued, plus(0.5), "queued and due differ"),
+    ("heap_item", queued, plus(1), "queued and due differ"),
+    ("heap_kind", queued, becomes(8), "events"),
     ("counters", place(Counters.queued), plus(-1), "queued and due differ"),
 ]
 

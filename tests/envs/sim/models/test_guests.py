@@ -121,7 +121,7 @@ def made(config: ClusterConfig, load: Workload) -> dict[str, Any]:
 def test_off_costs_nothing(make_cluster: Any, make_workload: Any) -> None:
     p = made(make_cluster(3), make_workload([[0.5, 0.5]]))
     assert p["full"] == 0
-    assert [p[name] for name in p if name.startswith("has_")] == [0] * 8
+    assert [p[name] for name in p if name.startswith("has_")] == [0] * 10
     owned = {name for name, field in fields_of(ClusterParams).items() if field.part}
     empty = {name for name, value in p.items() if isinstance(value, np.ndarray) and not value.size}
     assert empty == {name for name in owned if isinstance(p[name], np.ndarray)} | {"protected_vms"}

@@ -17,7 +17,14 @@ from virtgym.envs.errors import ConfigError, TraceError
 from virtgym.envs.sim.config import ClusterConfig, HostType
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.engine.cpu import host_power
-from virtgym.envs.sim.models.carbon import CarbonSeries, carbon_kg, constant_carbon, intensity_integral
+from virtgym.envs.sim.models.carbon import (
+    DAYS,
+    CarbonSeries,
+    carbon_kg,
+    constant_carbon,
+    daily_carbon,
+    intensity_integral,
+)
 from virtgym.envs.sim.models.failures import FailureConfig, replay_outages
 from virtgym.envs.sim.models.power import (
     BOOTING,
@@ -246,6 +253,22 @@ def test_carbon_by_hand() -> None:
     assert carbon_kg(series, np.array([0.0, 500.0]), 5400, 9000) == pytest.approx([0, 0.15], rel=1e-12)
     assert series.covers_s == 5400
     assert carbon_kg(constant_carbon(400, "flat"), 250.0, 0, 7200) == pytest.approx(0.2, rel=1e-12)
+
+
+@pytest.mark.parametrize("parts", [1, 3, 24])
+def test_a_daily_course_repeats_every_day(parts: int) -> None:
+    course = [100.0 + 20.0 * k for k in range(parts)]
+    series, day = daily_carbon(course, "test"), 86_400.0
+    whole = carbon_kg(series, 1000.0, 0, day)
+    assert whole == pytest.approx(24 * sum(course) / parts / 1000, rel=1e-12)  # 1 kW for 24 h at the mean
+    for first in (0, 1, 7, DAYS - 1):
+        begin = first * day
+        assert carbon_kg(series, 1000.0, begin, begin + day) == pytest.approx(whole, rel=1e-9)
+        for k, value in enumerate(course):
+            middle = begin + (k + 0.5) * day / parts
+            assert carbon_kg(series, 1000.0, middle - 60, middle + 60) == pytest.approx(value / 30e3, rel=1e-9)
+    assert carbon_kg(series, 1000.0, day / 2, 5.5 * day) == pytest.approx(5 * whole, rel=1e-9)
+    assert series.covers_s == DAYS * day
 
 
 def test_the_integral_equals_plain_python() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,34 @@ def test_shape_and_default_lives() -> None:
     assert len(set(trace.vm_names)) == 7
 
 
+def test_load_daily_and_noise_leave_the_trace_as_it_was_unless_given() -> None:
+    plain = generate(np.random.default_rng(7), 40, 50, churn=0.4)
+    digest = hashlib.sha256(plain.util.tobytes() + plain.arrival_s.tobytes() + plain.departure_s.tobytes())
+    assert digest.hexdigest()[:16] == "9cf42967cc8d0819"  # before there were these options
+    same = generate(np.random.default_rng(7), 40, 50, churn=0.4, load=0.0, daily=0.12, noise=1.0)
+    assert np.array_equal(plain.util, same.util)
+
+
+def test_load_raises_the_mean_and_idles_as_often() -> None:
+    plain, *loaded = (generate(np.random.default_rng(3), load=load).util for load in (0.0, 0.5, 1.0, 2.0))
+    means = [plain.mean(), *(util.mean() for util in loaded)]
+    assert means == sorted(means)
+    assert means[2] == pytest.approx(0.22, abs=0.02)
+    assert all(np.array_equal(util == 0, plain == 0) for util in loaded)
+    assert generate(np.random.default_rng(3), load=-1.0).util.mean() < means[0]
+
+
+def test_daily_is_the_amplitude_of_a_wave_and_noise_of_the_rest() -> None:
+    calm, wave = (generate(np.random.default_rng(3), 200, noise=0.0, daily=daily).util for daily in (0.0, 1.0))
+    busy = calm > 0  # idle samples are drawn as ever
+    for v in range(calm.shape[1]):
+        assert len(set(calm[busy[:, v], v])) <= 1
+    mean = np.ma.masked_array(wave, ~busy).mean(axis=1)
+    assert mean.max() > 1.5 * mean.min()
+    spread = [generate(np.random.default_rng(3), 200, noise=noise).util.std(axis=0).mean() for noise in (1, 2)]
+    assert spread[1] > 1.2 * spread[0]
+
+
 def test_churn() -> None:
     still = generate(np.random.default_rng(0), n_vms=400)
     trace = generate(np.random.default_rng(0), n_vms=400, churn=0.5, mean_lifetime_s=3600.0)
@@ -131,6 +160,10 @@ def test_churn() -> None:
         {"churn": 1.1},
         {"churn": -0.1},
         {"mean_lifetime_s": 0},
+        *({key: value} for key in ("load", "daily", "noise") for value in (10.1, float("nan"), "much")),
+        {"load": -10.1},
+        {"daily": -0.1},
+        {"noise": -0.1},
         {"n_vm": 3},
         {"n_vms": "many"},
         {"seed": "x"},
