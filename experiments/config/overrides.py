@@ -153,8 +153,8 @@ class PolicySpec:
 
 
 def _show(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
     return str(value).replace(" ", "")
 
 

@@ -54,6 +54,8 @@ class OrtoolsDpmPolicy(DpmPolicy):
 
     kind: ClassVar[str] = "solver"
 
+    risk: float = 1.0
+    fill: float = 0.95
     move_cost: float = 5.0
     period_s: float = 3600.0
     rounds: int = 2000

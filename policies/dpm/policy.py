@@ -73,11 +73,11 @@ class DpmPolicy(PlanningPolicy):
     tolerance: float = 0.18
     off_window_s: float = 2400.0
     on_window_s: float = 300.0
-    risk: float = 1.0
+    risk: float = 0.5
     forecaster: str = "ewma"
     overload: float = 1.0
     relief: float = 0.95
-    fill: float = 0.95
+    fill: float = 0.85
     min_hosts: int = 1
     spare_hosts: int = 0
     spare_share: float = 0.0
