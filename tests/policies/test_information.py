@@ -116,7 +116,8 @@ def test_nobody_is_moved_for_what_is_only_assumed(name: str) -> None:
         moved += len(plan.move_vm)
         assert view.time_s > 0.0 or not moved
         there = view.state.vm_host >= 0
-        for manager in (policy, getattr(policy, "_dpm", None), getattr(policy, "_drs", None)):
+        managers: list[Any] = [policy, getattr(policy, "_dpm", None), getattr(policy, "_drs", None)]
+        for manager in managers:
             if hasattr(manager, "_history"):
                 assert not manager._history.counts[there & ~view.measured].any()
         sim.step(plan)

@@ -6,6 +6,7 @@ stand on its field; H hosts, V VMs, T host types, S trace samples.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from typing import Annotated, Any, NamedTuple
@@ -258,17 +259,23 @@ def _has(field: Field, size: StateShape) -> bool:
     return not field.part or bool(set(field.part.split(" or ")) & set(size.parts))
 
 
+@functools.lru_cache(maxsize=64)
+def _lengths(size: StateShape) -> dict[str, int]:
+    """Length of every dimension; known from then on, since every fork asks for all arrays."""
+    h, v = size.hosts, size.vms
+    events = 4 * v + 2 * h if "full" in size.parts else v + h
+    gauges = sum(f.role is Gauge and _has(f, size) for f in _FIELDS.values())
+    lengths = {"H": h, "V": v, "N": size.nodes, "K": len(Rates.places), "E": events, "G": gauges}
+    return lengths | {"W": _row(size), "S": gauges + 1, "L": (gauges + 1) * size.periods}
+
+
 def _shape(field: Field, size: StateShape) -> tuple[int, ...]:
     """Shape of one array."""
     if not field.dims:
         return (len(field.record.places),) if field.record else ()
     if not _has(field, size):
         return (0,) * len(field.dims)
-    h, v = size.hosts, size.vms
-    events = 4 * v + 2 * h if "full" in size.parts else v + h
-    gauges = sum(f.role is Gauge and _has(f, size) for f in _FIELDS.values())
-    lengths = {"H": h, "V": v, "N": size.nodes, "K": len(Rates.places), "E": events, "G": gauges}
-    lengths |= {"W": _row(size), "S": gauges + 1, "L": (gauges + 1) * size.periods}
+    lengths = _lengths(size)
     return tuple(lengths[dim] for dim in field.dims)
 
 
