@@ -28,16 +28,17 @@ SHORTAGE = 1.0 + 1e-9
 
 
 @kernel
-def measure_dense(p: ClusterParams, s: ClusterState, time_s: float) -> None:
+def measure_dense(p: ClusterParams, s: ClusterState, time_s: float, keep: bool) -> None:
     """Read the trace at a time: demand of every VM and what every host is asked for.
 
     Args:
         s: State; its demand and ask arrays are rewritten.
         time_s: Now, s.
+        keep: Whether what VMs asked for until now is what was measured of them.
     """
     k = min(int(time_s / p.sample_s + 1e-9), p.util.shape[0] - 1)
     s.counters.sample = k
-    _read_demand(p.util[k], s)
+    _read_demand(p.util[k], s, keep)
     host_ask, host_demand, vm_host = s.host_ask_mhz, s.host_demand_mhz, s.vm_host
     vm_ask, vm_demand = s.vm_ask_mhz, s.vm_demand_mhz
     host_ask[:] = 0.0
@@ -58,15 +59,19 @@ def measure_dense(p: ClusterParams, s: ClusterState, time_s: float) -> None:
 
 
 @kernel
-def _read_demand(util: NDArray[np.float64], s: ClusterState) -> None:
+def _read_demand(util: NDArray[np.float64], s: ClusterState, keep: bool) -> None:
     """Demand, ask and, until contention is known, full service; without a branch, so that it vectorises.
 
     A VM that is not there has ``vm_live_mhz`` 0, one without a host has ``vm_cap_mhz`` 0.
     """
     live, cap = s.vm_live_mhz, s.vm_cap_mhz
     vm_demand, vm_ask, granted, miss = s.vm_demand_mhz, s.vm_ask_mhz, s.vm_granted_mhz, s.vm_miss_mhz
+    known = s.vm_known_mhz
     capped = 0
     for v in range(live.shape[0]):
+        if keep:
+            old, new = known[v], vm_ask[v]  # both loaded in any case: so the loop vectorises
+            known[v] = new if cap[v] > 0.0 else old  # a VM runs where it has cores
         demand = util[v] * live[v]
         ask = min(demand, cap[v])
         vm_demand[v] = demand
