@@ -213,6 +213,15 @@ def refresh_host(p: ClusterParams, s: ClusterState, h: int, elapsed_s: float) ->
 
 
 @kernel
+def table_power(tables: NDArray[np.float64], kind: int, load: float) -> Any:
+    """Power of a host with a table at a load below 1, W."""
+    last = tables.shape[1] - 1
+    a = int(load * last)
+    low = tables[kind, a]
+    return low + (tables[kind, a + 1] - low) * (load * last - a)
+
+
+@kernel
 def open_dense(p: ClusterParams, s: ClusterState) -> Any:
     """Start a segment: the rates of every host and of every VM that moves.
 
@@ -225,7 +234,6 @@ def open_dense(p: ClusterParams, s: ClusterState) -> Any:
     state, ask, was_short, full = s.host_power_state, s.host_ask_mhz, s.host_sat_now, s.host_full_power
     inv_cpu, power_now, host_type, tables = p.host_inv_cpu, s.host_power_now_w, p.host_type, p.power_w
     curve = p.curve_kind
-    last = tables.shape[1] - 1
     short = 0
     for h in range(state.shape[0]):
         if state[h] == OFF:
@@ -236,9 +244,7 @@ def open_dense(p: ClusterParams, s: ClusterState) -> Any:
             refresh_host(p, s, h, 0.0)
             short += s.host_sat_now[h] > 0.0
         else:
-            a = int(load * last)
-            low = tables[host_type[h], a]
-            power_now[h] = low + (tables[host_type[h], a + 1] - low) * (load * last - a)
+            power_now[h] = table_power(tables, host_type[h], load)
     s.counters.short = short
     if s.counters.moving > 0:
         for v in range(s.vm_mig.shape[0]):
