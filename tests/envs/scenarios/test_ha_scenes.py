@@ -177,7 +177,10 @@ def test_availability_is_that_of_the_closed_form() -> None:
 def test_the_leaderboard_of_ha_cold_is_led_by_a_policy_that_serves() -> None:
     """Restarts are the engine's where a policy has none of its own: static and drs serve as well as ha."""
     rows = pd.concat([evaluate("ha_cold", policy) for policy in ("static", "drs", "ha")])
-    lost = {"unserved_weighted": 0.18, "gate": gate(0.18, build_scenario("ha_cold").cluster.cost.objective)}
+    lost: Any = {
+        "unserved_weighted": 0.18,
+        "gate": gate(0.18, build_scenario("ha_cold").cluster.cost.objective),
+    }
     cheapest = rows[rows.policy == "drs"].assign(policy="idle", cost=1.0, **lost)
     rows = pd.concat([rows, cheapest]).reset_index(drop=True)
     *served, last = make_leaderboard(Group("ha_cold", "ha_cold", ["t"], "", rows)).lines
