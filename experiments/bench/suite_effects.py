@@ -32,8 +32,9 @@ def switches(raw: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         raw: The scenario as its file has it.
     """
     groups = ("overhead", "cpu", "numa", "io", "standby", "admission", "failures", "working_sets")
-    on = [g for g in groups if (raw.get(g) or {}).get("enabled")]
-    found: dict[str, dict[str, Any]] = {g: {f"{g}.enabled": False} for g in on}
+    found: dict[str, dict[str, Any]] = {
+        g: {f"{g}.enabled": False} for g in groups if (raw.get(g) or {}).get("enabled")
+    }
     if raw.get("memory") == "multiplexed":
         found["memory tiers"] = {"memory": "ignored"}
     if (raw.get("migration") or {}).get("mode") == "precopy":

@@ -312,10 +312,10 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
         accumulate(s, end - start)
         add_host_rates(p, s, end - start)
         charge_rest(p, s, since, charged)
-        take_gauges(p, s, start, end)
+        keep = take_gauges(p, s, start, end)
         s.clock.now_s = end
         s.clock.event_s = end
-        measure(p, s, end)
+        measure(p, s, end, keep)
     weigh(p, s)
     open_segment(p, s)  # whoever looks now sees the rates that follow from this instant's demand
 
@@ -369,14 +369,14 @@ def begin(p: ClusterParams, s: ClusterState, hosts_on: bool) -> None:
 @kernel
 def measure_again(p: ClusterParams, s: ClusterState) -> None:
     """Work out all rates of a state that goes on with other parameters."""
-    measure(p, s, s.clock.now_s)
+    measure(p, s, s.clock.now_s, False)
     open_segment(p, s)
 
 
 @kernel
 def start(p: ClusterParams, s: ClusterState) -> None:
     """Place the VMs of time 0 and measure demand."""
-    measure(p, s, 0.0)
+    measure(p, s, 0.0, False)
     admit_arrivals(p, s, 0.0, 0.0)
-    measure(p, s, 0.0)
+    measure(p, s, 0.0, False)
     open_segment(p, s)

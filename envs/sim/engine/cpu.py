@@ -28,16 +28,17 @@ SHORTAGE = 1.0 + 1e-9
 
 
 @kernel
-def measure_dense(p: ClusterParams, s: ClusterState, time_s: float) -> None:
+def measure_dense(p: ClusterParams, s: ClusterState, time_s: float, keep: bool) -> None:
     """Read the trace at a time: demand of every VM and what every host is asked for.
 
     Args:
         s: State; its demand and ask arrays are rewritten.
         time_s: Now, s.
+        keep: Whether what VMs asked for until now is what was measured of them.
     """
     k = min(int(time_s / p.sample_s + 1e-9), p.util.shape[0] - 1)
     s.counters.sample = k
-    _read_demand(p.util[k], s)
+    _read_demand(p.util[k], s, keep)
     host_ask, host_demand, vm_host = s.host_ask_mhz, s.host_demand_mhz, s.vm_host
     vm_ask, vm_demand = s.vm_ask_mhz, s.vm_demand_mhz
     host_ask[:] = 0.0
@@ -58,15 +59,19 @@ def measure_dense(p: ClusterParams, s: ClusterState, time_s: float) -> None:
 
 
 @kernel
-def _read_demand(util: NDArray[np.float64], s: ClusterState) -> None:
+def _read_demand(util: NDArray[np.float64], s: ClusterState, keep: bool) -> None:
     """Demand, ask and, until contention is known, full service; without a branch, so that it vectorises.
 
     A VM that is not there has ``vm_live_mhz`` 0, one without a host has ``vm_cap_mhz`` 0.
     """
     live, cap = s.vm_live_mhz, s.vm_cap_mhz
     vm_demand, vm_ask, granted, miss = s.vm_demand_mhz, s.vm_ask_mhz, s.vm_granted_mhz, s.vm_miss_mhz
+    known = s.vm_known_mhz
     capped = 0
     for v in range(live.shape[0]):
+        if keep:
+            old, new = known[v], vm_ask[v]  # both loaded in any case: so the loop vectorises
+            known[v] = new if cap[v] > 0.0 else old  # a VM runs where it has cores
         demand = util[v] * live[v]
         ask = min(demand, cap[v])
         vm_demand[v] = demand
@@ -208,6 +213,15 @@ def refresh_host(p: ClusterParams, s: ClusterState, h: int, elapsed_s: float) ->
 
 
 @kernel
+def table_power(tables: NDArray[np.float64], kind: int, load: float) -> Any:
+    """Power of a host with a table at a load below 1, W."""
+    last = tables.shape[1] - 1
+    a = int(load * last)
+    low = tables[kind, a]
+    return low + (tables[kind, a + 1] - low) * (load * last - a)
+
+
+@kernel
 def open_dense(p: ClusterParams, s: ClusterState) -> Any:
     """Start a segment: the rates of every host and of every VM that moves.
 
@@ -220,7 +234,6 @@ def open_dense(p: ClusterParams, s: ClusterState) -> Any:
     state, ask, was_short, full = s.host_power_state, s.host_ask_mhz, s.host_sat_now, s.host_full_power
     inv_cpu, power_now, host_type, tables = p.host_inv_cpu, s.host_power_now_w, p.host_type, p.power_w
     curve = p.curve_kind
-    last = tables.shape[1] - 1
     short = 0
     for h in range(state.shape[0]):
         if state[h] == OFF:
@@ -231,9 +244,7 @@ def open_dense(p: ClusterParams, s: ClusterState) -> Any:
             refresh_host(p, s, h, 0.0)
             short += s.host_sat_now[h] > 0.0
         else:
-            a = int(load * last)
-            low = tables[host_type[h], a]
-            power_now[h] = low + (tables[host_type[h], a + 1] - low) * (load * last - a)
+            power_now[h] = table_power(tables, host_type[h], load)
     s.counters.short = short
     if s.counters.moving > 0:
         for v in range(s.vm_mig.shape[0]):

@@ -31,13 +31,14 @@ UNIT_CORES = 16.0
 
 
 @kernel
-def _measure_full(p: FullParams, s: FullState, time_s: float) -> None:
+def _measure_full(p: FullParams, s: FullState, time_s: float, keep: bool) -> None:
     """Read the trace at a time: demand of every VM, and what else drives it.
 
     Args:
         p: Parameters.
         s: State.
         time_s: Now, s.
+        keep: False: what was measured is kept already.
     """
     k = min(int(time_s / p.sample_s + 1e-9), p.util.shape[0] - 1)
     s.counters.sample = k
@@ -140,7 +141,7 @@ def _open_full(p: FullParams, s: FullState) -> Any:
 
 
 measure = by_model(measure_dense, _measure_full)
-"""``measure(p, s, time_s)``: read the trace at a time, demand and what else drives VMs and hosts."""
+"""``measure(p, s, time_s, keep)``: read the trace at a time, demand and what else drives VMs and hosts."""
 
 open_segment = by_model(open_dense, _open_full)
 """``open_segment(p, s)``: the rates of a segment that begins; returns the standard deviations over powered-on

@@ -20,6 +20,9 @@ from ..state.parameters import ClusterParams
 CLAIM, OVERHEAD, IO, CAPPED = 1, 2, 3, 7
 """Rows of gauges in the full model, in the order of their fields; row 0 is ``vm_ask_mhz`` in both models."""
 
+TINY_S = 1e-300
+"""No VM runs for as short a time: what is divided by it is not used."""
+
 LOST = 1_000_000
 """Number of the draw whether a sample is lost, beside those of the gauges' noise."""
 
@@ -53,7 +56,7 @@ def is_period_end(p: ClusterParams, time_s: float) -> Any:
 
 
 @kernel
-def take_gauges(p: ClusterParams, s: ClusterState, start_s: float, end_s: float) -> None:
+def take_gauges(p: ClusterParams, s: ClusterState, start_s: float, end_s: float) -> bool:
     """Close a segment: what was measured in it; at the end of a period, what views show from now on.
 
     Args:
@@ -61,14 +64,18 @@ def take_gauges(p: ClusterParams, s: ClusterState, start_s: float, end_s: float)
         s: State whose rates are still those of the segment.
         start_s: Begin of the segment, s; ``clock.now_s`` too.
         end_s: Its end, s.
+
+    Returns:
+        Whether ``measure`` has to keep the demand of the segment as what is known before it reads the next.
     """
     if p.telemetry != PAST:
-        return
+        return False
     ends = is_period_end(p, end_s)
     alone = p.telemetry_window + p.telemetry_delay == 1
+    keep = False
     exact = alone and p.telemetry_noise == 0.0 and p.telemetry_missing == 0.0
     if exact and ends and s.counters.mixed == 0 and is_period_end(p, start_s):
-        _copy_rates(p, s)
+        keep = _copy_rates(p, s)
     else:
         _integrate_gauges(s, end_s - start_s)
         s.counters.mixed = 1
@@ -77,19 +84,17 @@ def take_gauges(p: ClusterParams, s: ClusterState, start_s: float, end_s: float)
     if ends:
         s.counters.samples += 1
         s.counters.mixed = 0
+    return keep
 
 
 @kernel
-def _copy_rates_simple(p: ClusterParams, s: ClusterState) -> None:
-    """A period in which nothing changed: the rates are their means. A VM runs where it has cores."""
-    known, ask, cap = s.vm_known_mhz, s.vm_ask_mhz, s.vm_cap_mhz
-    for v in range(known.shape[0]):
-        old, new = known[v], ask[v]  # both loaded in any case: so the loop vectorises
-        known[v] = new if cap[v] > 0.0 else old
+def _copy_rates_simple(p: ClusterParams, s: ClusterState) -> bool:
+    """A period in which nothing changed: the rates are their means. ``measure`` copies them on its way."""
+    return True
 
 
 @kernel
-def _copy_rates_full(p: ClusterParams, s: ClusterState) -> None:
+def _copy_rates_full(p: ClusterParams, s: ClusterState) -> bool:
     n_vms, n = s.vm_host.shape[0], s.vm_gauges.shape[0]
     run = s.vm_sums[n]  # nobody needs it in such a period
     for v in range(n_vms):
@@ -102,6 +107,7 @@ def _copy_rates_full(p: ClusterParams, s: ClusterState) -> None:
             old, new = shown[v], rate[v]
             shown[v] = new if run[v] > 0.0 else old
     run[:] = 0.0
+    return False
 
 
 _copy_rates = by_model(_copy_rates_simple, _copy_rates_full)
@@ -117,15 +123,15 @@ def measured_demand(gauges: Any, v: int) -> Any:
 
 @kernel
 def _integrate_gauges(s: ClusterState, dt_s: float) -> None:
-    host, down = s.vm_host, s.vm_down_now
-    n = s.vm_gauges.shape[0]
+    n_vms, n = s.vm_host.shape[0], s.vm_gauges.shape[0]
+    held_s, run_s = np.empty(n_vms), s.vm_sums[n]
+    for v in range(n_vms):
+        held_s[v] = dt_s if runs(s, v) else 0.0
+        run_s[v] += held_s[v]
     for k in range(n):
         rate, total = s.vm_gauges[k], s.vm_sums[k]
-        for v in range(host.shape[0]):
-            total[v] += rate[v] * dt_s if (host[v] >= 0) & (down[v] == 0) else 0.0
-    run = s.vm_sums[n]
-    for v in range(host.shape[0]):
-        run[v] += dt_s if (host[v] >= 0) & (down[v] == 0) else 0.0
+        for v in range(n_vms):
+            total[v] += rate[v] * dt_s if held_s[v] > 0.0 else 0.0
 
 
 @kernel
@@ -147,13 +153,15 @@ def _close_period(p: ClusterParams, s: ClusterState, alone: bool) -> None:
             for k in range(n + 1):
                 for v in range(s.vm_host.shape[0]):
                     s.vm_sums[k, v] += s.vm_ring[place + k, v]
+    run_s = s.vm_sums[n]
+    for k in range(n):
+        total, shown = s.vm_sums[k], s.vm_shown[k]
+        for v in range(run_s.shape[0]):
+            old, new = shown[v], total[v] / max(run_s[v], TINY_S)  # in any case: so the loop vectorises
+            shown[v] = new if run_s[v] > 0.0 else old
     for v in range(s.vm_host.shape[0]):
-        run_s = s.vm_sums[n, v]
-        if run_s > 0.0:
-            for k in range(n):
-                mean = s.vm_sums[k, v] / run_s
-                if noise > 0.0:
-                    mean *= max(0.0, 1.0 + noise * normal(seed, now, v, k))
-                s.vm_shown[k, v] = mean
+        if run_s[v] > 0.0:
+            for k in range(n if noise > 0.0 else 0):
+                s.vm_shown[k, v] *= max(0.0, 1.0 + noise * normal(seed, now, v, k))
             s.vm_known_mhz[v] = measured_demand(s.vm_shown, v)
     s.vm_sums[:] = 0.0

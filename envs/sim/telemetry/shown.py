@@ -14,7 +14,7 @@ import numpy as np
 from ...arrays import F8, I4
 from ...jit.by_model import only_full
 from ...jit.kernels import kernel
-from ..engine.cpu import SHORTAGE, host_power
+from ..engine.cpu import SHORTAGE, host_power, table_power
 from ..engine.events import find_next_copy, put_copy
 from ..engine.signals import DIRTY, DISK_READ, DISK_WRITE, NET_IN, NET_OUT, drive_all
 from ..models.carbon import carbon_now
@@ -22,7 +22,7 @@ from ..models.memory import TINY_MIB
 from ..models.memory_tiers import CLEAR, HARD, HIGH, LOW, SOFT
 from ..models.numa_nodes import count_bits
 from ..models.overhead import guest_work
-from ..models.power import OFF, ON
+from ..models.power import FAN, OFF, ON
 from ..models.precopy import advance_copy, next_event
 from ..models.telemetry import HIDDEN, PAST
 from ..state.accumulators import Rates
@@ -352,17 +352,29 @@ def _show_hosts(q: ClusterParams, z: ClusterState) -> None:
         for v in range(z.vm_host.shape[0]):
             if z.vm_mig[v] == MIG_COPYING and z.vm_dest[v] >= 0:
                 host_ask[z.vm_dest[v]] += q.mig_dest_share * min(z.vm_demand_mhz[v], z.vm_cap_mhz[v])
-    sat, scale, power = z.host_sat_now, z.host_scale, z.host_power_now_w
+    sat, scale, power, state = z.host_sat_now, z.host_scale, z.host_power_now_w, z.host_power_state
+    inverse, kind, tables, curve, full = (
+        q.host_inv_cpu,
+        q.host_type,
+        q.power_w,
+        q.curve_kind,
+        z.host_full_power,
+    )
     short = 0
     for h in range(host_ask.shape[0]):
         sat[h], scale[h], power[h] = 0.0, 1.0, 0.0
-        if z.host_power_state[h] == OFF:
+        if state[h] == OFF:
             continue
-        asked, capacity = host_ask[h], q.host_cpu_mhz[h]
-        if z.host_power_state[h] == ON and asked > capacity * SHORTAGE:
+        asked = host_ask[h]
+        load = asked * inverse[h]
+        if state[h] == ON and load < 1.0 and not full[h] and curve[kind[h]] != FAN:
+            power[h] = table_power(tables, kind[h], load)  # the ordinary host
+            continue
+        capacity = q.host_cpu_mhz[h]
+        if state[h] == ON and asked > capacity * SHORTAGE:
             short += 1
             sat[h], scale[h] = 1.0, capacity / asked
-        power[h] = host_power(q, z, h, asked * q.host_inv_cpu[h])
+        power[h] = host_power(q, z, h, load)
     z.counters.short = short
     if q.full == 0:
         granted, miss = z.vm_granted_mhz, z.vm_miss_mhz

@@ -173,10 +173,7 @@ def test_a_misspelt_key_names_its_neighbours(key: str, parts: list[str]) -> None
         ({"evc_level": "zen"}, ["evc_level=zen", "cpu_level of every host type"]),
         ({"memory": "tiered"}, ["memory=tiered", "ignored, binding, multiplexed"]),
         ({"carbon.g_per_kwh": 100.0}, ["carbon.source"]),
-        (
-            {"carbon.g_per_kwh": 1.0, "carbon.path": "x"},
-            ["scenario.carbon", "one of path, g_per_kwh and hourly"],
-        ),
+        ({"carbon.g_per_kwh": 1.0, "carbon.path": "x"}, ["scenario.carbon", "give one of path, g_per_kwh"]),
         ({"carbon.g_per_kwh": 1.0, "carbon.hourly_g_per_kwh": [1.0]}, ["scenario.carbon", "give one of"]),
         ({"carbon.hourly_g_per_kwh": [1.0]}, ["carbon.source"]),
         ({"carbon.hourly_g_per_kwh": [1.0, -1.0], "carbon.source": "x"}, ["carbon", "at least 0"]),

@@ -264,11 +264,9 @@ def test_a_daily_course_repeats_every_day(parts: int) -> None:
     for first in (0, 1, 7, DAYS - 1):
         begin = first * day
         assert carbon_kg(series, 1000.0, begin, begin + day) == pytest.approx(whole, rel=1e-9)
-        for k, value in enumerate(course):
+        for k, each in enumerate(course):
             middle = begin + (k + 0.5) * day / parts
-            assert carbon_kg(series, 1000.0, middle - 60, middle + 60) == pytest.approx(
-                value / 30e3, rel=1e-9
-            )
+            assert carbon_kg(series, 1000.0, middle, middle + 60) == pytest.approx(each / 60e3, rel=1e-9)
     assert carbon_kg(series, 1000.0, day / 2, 5.5 * day) == pytest.approx(5 * whole, rel=1e-9)
     assert series.covers_s == DAYS * day
 

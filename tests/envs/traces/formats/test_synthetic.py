@@ -123,17 +123,13 @@ def test_load_raises_the_mean_and_idles_as_often() -> None:
 
 
 def test_daily_is_the_amplitude_of_a_wave_and_noise_of_the_rest() -> None:
-    calm, wave = (
-        generate(np.random.default_rng(3), 200, noise=0.0, daily=daily).util for daily in (0.0, 1.0)
-    )
+    calm, wave = (generate(np.random.default_rng(3), 200, noise=0, daily=daily).util for daily in (0, 1))
     busy = calm > 0  # idle samples are drawn as ever
     for v in range(calm.shape[1]):
         assert len(set(calm[busy[:, v], v])) <= 1
     mean = np.ma.masked_array(wave, ~busy).mean(axis=1)
     assert mean.max() > 1.5 * mean.min()
-    spread = [
-        generate(np.random.default_rng(3), 200, noise=noise).util.std(axis=0).mean() for noise in (1, 2)
-    ]
+    spread = [generate(np.random.default_rng(3), 200, noise=k).util.std(axis=0).mean() for k in (1, 2)]
     assert spread[1] > 1.2 * spread[0]
 
 
