@@ -290,6 +290,7 @@ def print_standings(suite: Suite, found: Sequence[Standing]) -> None:
     )
     table.add_column("policy", no_wrap=True)
     table.add_column("score [95 %]", justify="right", no_wrap=True)
+    table.add_column("tasks", justify="right", no_wrap=True)
     table.add_column("passed", justify="right", no_wrap=True)
     names = [task.name for task in suite.tasks]
     for name in names:
@@ -300,6 +301,7 @@ def print_standings(suite: Suite, found: Sequence[Standing]) -> None:
         table.add_row(
             _escape(one.policy),
             f"{one.score.estimate:.1f} [{low}, {high}]",
+            str(len(one.tasks)),
             f"{one.passed}/{one.runs}",
             *("–" if math.isnan(value) else f"{value:.0f}" for value in cells),
         )

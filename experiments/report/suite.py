@@ -48,21 +48,21 @@ def write_suite_report(
 
 def verdict(table: pd.DataFrame, found: Sequence[Standing]) -> list[Sentence]:
     """What the scores say, and how far they can be trusted."""
-    best = found[0]
-    runs = sum(len(part) for _, part in table[table["policy"] == best.policy].groupby("task"))
-    sentences: list[Sentence] = [
-        ["Highest score: ", Strong(best.policy), " with ", Strong(_interval(best)), "."],
-    ]
-    if len(found) > 1:
-        near = [s.policy for s in found[1:] if not s.score.known or s.score.high >= best.score.low]
+    sentences: list[Sentence] = []
+    for kinds in dict.fromkeys(s.kinds for s in found):
+        same = [s for s in found if s.kinds == kinds]
+        best = same[0]
+        what = f"Highest score in {' and '.join(kinds)} tasks: "
+        sentences.append([what, Strong(best.policy), " with ", Strong(_interval(best)), "."])
+        near = [s.policy for s in same[1:] if not s.score.known or s.score.high >= best.score.low]
         if near:
             names: Sentence = [part for name in near[:4] for part in (", ", Strong(name))][1:]
-            sentences.append(["Intervals overlap with ", *names, "."])
+            sentences.append(["Its interval overlaps with that of ", *names, "."])
     sentences.append(
         [
-            f"Interquartile mean over {table['task'].nunique()} tasks and their seeds "
-            f"({runs} runs a policy); intervals resample seeds within tasks. A run that does not pass its "
-            "task's gate counts no more than 0; a task that a policy does not play counts 0."
+            f"Interquartile mean over the tasks of a kind, {table['task'].nunique()} in all, and their "
+            f"{table['seed'].nunique()} seeds; intervals resample seeds within tasks. A run that does not "
+            "pass its task's gate counts no more than 0, and so does a task of that kind that is not played."
         ]
     )
     return sentences

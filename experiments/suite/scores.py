@@ -30,7 +30,8 @@ class Standing:
         tasks: Its mean counted score by task; NaN where it does not play.
         passed: Runs that passed the gate.
         runs: Runs.
-        missing: Tasks that it does not play, which count 0.
+        missing: Tasks of the kinds it plays that it has no run of, which count 0.
+        kinds: Kinds of tasks that it plays; tasks of other kinds are none of its business.
     """
 
     policy: str
@@ -39,6 +40,7 @@ class Standing:
     passed: int
     runs: int
     missing: tuple[str, ...]
+    kinds: tuple[str, ...]
 
 
 def score(cost: float, static: float, bound: float) -> float:
@@ -58,15 +60,17 @@ def counted(score: float, gate: str) -> float:
 
 
 def standings(suite: Suite, table: pd.DataFrame) -> list[Standing]:
-    """Policies over all tasks, best first.
+    """Policies over all tasks of the kinds they play, those of most tasks first, then best first.
 
     Args:
         suite: The suite.
         table: Lines of ``suite.csv``.
     """
     found = []
-    names = [task.name for task in suite.tasks if task.name in set(table["task"])]
+    played = {task.name: task.kind for task in suite.tasks if task.name in set(table["task"])}
     for policy, mine in table.groupby("policy", sort=False):
+        kinds = tuple(dict.fromkeys(played[name] for name in mine["task"]))
+        names = [name for name, kind in played.items() if kind in kinds]
         runs = {name: _counted(mine[mine["task"] == name]) for name in names}
         missing = tuple(name for name, values in runs.items() if not len(values))
         each = max(len(values) for values in runs.values())
@@ -80,9 +84,10 @@ def standings(suite: Suite, table: pd.DataFrame) -> list[Standing]:
                 int((mine["gate"] == "ok").sum()),
                 len(mine),
                 missing,
+                kinds,
             )
         )
-    return sorted(found, key=lambda s: (-s.score.estimate, s.policy))
+    return sorted(found, key=lambda s: (-len(s.tasks), -s.score.estimate, s.policy))
 
 
 def _counted(rows: pd.DataFrame) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -41,13 +41,16 @@ def test_scores_worked_by_hand() -> None:
 
 def test_standings_count_gates_and_tasks_that_are_not_played() -> None:
     first, second = SUITE.tasks[:2]
+    game = SUITE.tasks[-1]
     rows = [
         (first.name, "a", 0, 0.0, 1.0, 0.0, 80.0, "ok"),
         (first.name, "b", 0, 0.0, 1.0, 0.0, 90.0, "5 % unserved"),
         (second.name, "a", 0, 0.0, 1.0, 0.0, 40.0, "ok"),
+        (game.name, "c", 0, 0.0, 1.0, 0.0, 70.0, "ok"),
     ]
     found = {s.policy: s for s in standings(SUITE, pd.DataFrame(rows, columns=list(COLUMNS)))}
-    assert list(found) == ["a", "b"]
+    assert list(found) == ["a", "b", "c"]
+    assert (found["c"].score.estimate, found["c"].kinds, found["c"].missing) == (70.0, ("placement",), ())
     assert found["a"].score.estimate == 60.0
     assert (found["b"].score.estimate, found["b"].passed, found["b"].missing) == (0.0, 0, (second.name,))
     assert math.isnan(found["b"].tasks[second.name])
