@@ -94,7 +94,11 @@ def _scores(suite: Suite, table: pd.DataFrame, found: Sequence[Standing], figure
 
     names = [task.name for task in suite.tasks if task.name in set(table["task"])]
     order = list(reversed(found))
-    total = new_figure(xaxis={"title": {"text": "score"}}, margin={"l": 150, "r": 14, "t": 12, "b": 44})
+    values = [v for s in found for v in (s.score.estimate, s.score.low, s.score.high) if math.isfinite(v)]
+    total = new_figure(
+        xaxis={"title": {"text": "score"}, "range": [max(LOWEST, min([0.0, *values])) - 5, 108]},
+        margin={"l": 190, "r": 14, "t": 12, "b": 44},
+    )
     total.add_trace(
         go.Bar(
             orientation="h",
@@ -113,8 +117,8 @@ def _scores(suite: Suite, table: pd.DataFrame, found: Sequence[Standing], figure
         yaxis={"title": {"text": "score"}},
         shapes=_lines(),
         showlegend=True,
-        legend={"orientation": "h", "y": 1.12},
-        margin={"l": 58, "r": 14, "t": 40, "b": 100},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+        margin={"l": 58, "r": 60, "t": 30 + 20 * math.ceil(len(found) / 5), "b": 90},
     )
     for number, one in enumerate(found):
         values = [one.tasks.get(name, math.nan) for name in names]
@@ -134,14 +138,14 @@ def _scores(suite: Suite, table: pd.DataFrame, found: Sequence[Standing], figure
     right = plot_div(
         "suite-tasks", "Score of each policy in each task; the numbers are in the table", "", 420
     )
-    lead = "0 = the task's reference policy, 100 = its bound, which no policy reaches."
+    lead = "0 = the task's reference policy, 100 = its bound (docs/suite.md)."
     return block("suite-scores", "Scores", left + right, lead)
 
 
 GREY = "#888"
 """Colour of the lines at 0 and 100, in every theme."""
 LOWEST = -100.0
-"""Where bars are cut off; the table has the number."""
+"""Where pictures are cut off; the table has the number."""
 
 
 def _lines() -> list[dict[str, Any]]:
