@@ -176,6 +176,8 @@ VM_COLUMNS: tuple[Column, ...] = (
         lambda p: p.vm_cpu_mhz / p.host_cpu_mhz.max()),
     ConstantColumn("memory_size", 1, "memory / memory of the largest host",
         lambda p: p.vm_mem_mib / p.host_mem_mib.max()),
+    ConstantColumn("class_weight", 1, "weight of its service class / the largest weight",
+        lambda p: p.vm_weight / p.vm_weight.max()),
 )  # fmt: skip
 """Columns of ``observation["vms"]`` in a simple cluster."""
 

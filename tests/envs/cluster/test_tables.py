@@ -93,7 +93,7 @@ def test_observation_of_a_small_cluster_by_hand(make_env: MakeEnv) -> None:
     }
     want |= {"missed": 0, "demand_size": 0.125, "age": 0, "moved": 0, "movable": 1, "chosen": 0}
     want |= {"host_load": 0.375, "host_memory": 0.75, "host_share": 0.125, "nominal_size": 0.5}
-    want |= {"memory_size": 0.5, "copy_left": 0, "host_saturated": 0}
+    want |= {"memory_size": 0.5, "class_weight": 1, "copy_left": 0, "host_saturated": 0}
     for name, value in want.items():
         assert vm[name] == pytest.approx(value, abs=1e-6), name
     whole = row(observation["globals"][None], 0, GLOBAL_COLUMNS)
@@ -165,11 +165,11 @@ def test_absent_vms_are_empty_rows(make_env: MakeEnv) -> None:
     env = make_env([[0.5, 0.5]] * 13, load={"arrival_s": [0.0, 900.0], "departure_s": [600.0, np.inf]})
     observation, _ = env.reset(seed=0)
     assert observation["vm_host"].tolist() == [0, 2]
-    assert not observation["vms"][1, :-2].any()
+    assert not observation["vms"][1, :-3].any()
     for _ in range(3):
         observation, *_ = env.step(0)
     assert observation["vm_host"].tolist() == [2, 0]
-    assert not observation["vms"][0, :-2].any()
+    assert not observation["vms"][0, :-3].any()
     assert row(observation["vms"], 1, VM_COLUMNS)["recent_demand"] == pytest.approx(0.5)
 
 
