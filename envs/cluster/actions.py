@@ -49,7 +49,7 @@ from ..sim.guarantee import (
 )
 from ..sim.state.cluster_state import PENDING, RUNNING, ClusterState
 from ..sim.state.parameters import ClusterParams
-from ..sim.telemetry.shown import Shown, show_order
+from ..sim.telemetry.shown import show_order
 
 ACTION_REASONS = Reasons(REASONS)
 """Why an action is illegal: the reasons of ``sim.decisions`` and those of the unrolled form."""
@@ -276,17 +276,13 @@ def _toggle(p: ClusterParams, s: ClusterState, h: int) -> Any:
 
 
 @kernel
-def take(
-    p: ClusterParams, s: ClusterState, q: ClusterParams, z: ClusterState, w: Shown, action: int, chosen: int
-) -> tuple[int, int]:
-    """Carry out an action other than a legal stop, and show it; an illegal one changes nothing.
+def take(p: ClusterParams, s: ClusterState, z: ClusterState, action: int, chosen: int) -> tuple[int, int]:
+    """Carry out an action other than a legal stop; an illegal one changes nothing.
 
     Args:
         p: Parameters.
         s: State.
-        q: The parameters that views have, as for ``show``.
-        z: The state that views have.
-        w: Those of ``q`` that change.
+        z: The state that views have; a simple cluster's is brought up to now, the full model's by ``show``.
         action: The action.
         chosen: The chosen VM, -1 = none.
 
@@ -296,12 +292,12 @@ def take(
     failed = guarantee_fails(p, s)
     code, now_chosen = _carry_out(p, s, action, chosen)
     blame_orders(p, s, failed)
-    if code == 0 and now_chosen < 0:
+    if p.full == 0 and code == 0 and now_chosen < 0:
         n_vms, n_hosts = s.vm_state.shape[0], s.host_power_state.shape[0]
         if chosen >= 0:
-            show_order(p, s, q, z, w, action - 1 - n_vms, s.vm_host[chosen])
+            show_order(p, s, z, action - 1 - n_vms, s.vm_host[chosen])
         else:
-            show_order(p, s, q, z, w, action - 1 - n_vms - n_hosts, -1)
+            show_order(p, s, z, action - 1 - n_vms - n_hosts, -1)
     return code, now_chosen
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 from ...arrays import F8, I4
-from ...jit.by_model import by_model, only_full
+from ...jit.by_model import only_full
 from ...jit.kernels import kernel
 from ..engine.cpu import SHORTAGE, host_power, table_power
 from ..engine.events import find_next_copy, put_copy
@@ -146,9 +146,16 @@ def _show_counters(s: ClusterState, z: ClusterState) -> None:
 
 
 @kernel
-def _show_order_simple(
-    p: ClusterParams, s: ClusterState, q: ClusterParams, z: ClusterState, w: Shown, a: int, b: int
-) -> None:
+def show_order(p: ClusterParams, s: ClusterState, z: ClusterState, a: int, b: int) -> None:
+    """``show`` after a single order at the instant of the last, on a simple cluster.
+
+    Args:
+        p: Parameters; the tables of hosts and VMs are those that views have, too.
+        s: State.
+        z: The state that views have.
+        a: Host that the order was about.
+        b: The other one, -1 = none; nothing but the two and their VMs has changed.
+    """
     if p.telemetry != PAST:
         return
     short = z.counters.short
@@ -170,23 +177,11 @@ def _show_order_simple(
     for v in range(host.shape[0] if copies else 0):
         h = dest[v]
         if h >= 0 and h in (a, b):
-            _show_incoming(q, z, v)
+            _show_incoming(p, z, v)
     for h in (a, b):
         if h >= 0:
-            short += _show_host(q, z, h)
+            short += _show_host(p, z, h)
     z.counters.short = short
-
-
-@kernel
-def _show_order_full(
-    p: ClusterParams, s: ClusterState, q: ClusterParams, z: ClusterState, w: Shown, a: int, b: int
-) -> None:
-    show(p, s, q, z, w)
-
-
-show_order = by_model(_show_order_simple, _show_order_full)
-"""``show_order(p, s, q, z, w, a, b)``: ``show`` after a single order at the instant of the last, which has
-changed nothing but two hosts (-1 = none) and their VMs."""
 
 
 @kernel
