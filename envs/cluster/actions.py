@@ -49,6 +49,7 @@ from ..sim.guarantee import (
 )
 from ..sim.state.cluster_state import PENDING, RUNNING, ClusterState
 from ..sim.state.parameters import ClusterParams
+from ..sim.telemetry.shown import show_order
 
 ACTION_REASONS = Reasons(REASONS)
 """Why an action is illegal: the reasons of ``sim.decisions`` and those of the unrolled form."""
@@ -275,10 +276,13 @@ def _toggle(p: ClusterParams, s: ClusterState, h: int) -> Any:
 
 
 @kernel
-def take(p: ClusterParams, s: ClusterState, action: int, chosen: int) -> tuple[int, int]:
+def take(p: ClusterParams, s: ClusterState, z: ClusterState, action: int, chosen: int) -> tuple[int, int]:
     """Carry out an action other than a legal stop; an illegal one changes nothing.
 
     Args:
+        p: Parameters.
+        s: State.
+        z: The state that views have; a simple cluster's is brought up to now, the full model's by ``show``.
         action: The action.
         chosen: The chosen VM, -1 = none.
 
@@ -286,9 +290,15 @@ def take(p: ClusterParams, s: ClusterState, action: int, chosen: int) -> tuple[i
         0 or the code of the reason in ``ACTION_REASONS``, and the VM that is chosen now.
     """
     failed = guarantee_fails(p, s)
-    code, chosen = _carry_out(p, s, action, chosen)
+    code, now_chosen = _carry_out(p, s, action, chosen)
     blame_orders(p, s, failed)
-    return code, chosen
+    if p.full == 0 and code == 0 and now_chosen < 0:
+        n_vms, n_hosts = s.vm_state.shape[0], s.host_power_state.shape[0]
+        if chosen >= 0:
+            show_order(p, s, z, action - 1 - n_vms, s.vm_host[chosen])
+        else:
+            show_order(p, s, z, action - 1 - n_vms - n_hosts, -1)
+    return code, now_chosen
 
 
 @kernel

@@ -228,7 +228,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
             return self._run_interval({}, 0)
         sim = self._sim
         before = self._chosen
-        code, self._chosen = take(sim.kernel_params, sim.kernel_state, action, before)
+        code, self._chosen = take(sim.kernel_params, sim.kernel_state, sim.shown[1], action, before)
         self._decisions += 1
         info: dict[str, Any] = {}
         reward = 0.0
@@ -240,10 +240,10 @@ class ClusterEnv(gym.Env[Observation, Any]):
         if self._decisions >= self.max_decisions_per_interval:
             info["forced_stop"] = True
             return self._run_interval(info, int(code != 0))
-        if code == 0 and self._chosen < 0:
-            sim.show()
         # Only an order that was carried out changes the state; choosing a VM and illegal actions do not.
         carried_out = code == 0 and self._chosen < 0
+        if carried_out and sim.params.full:
+            sim.show()
         return self._look(carried_out), reward, False, False, info
 
     def _run_decisions(self, decisions: Decisions) -> StepResult:

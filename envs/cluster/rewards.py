@@ -190,6 +190,7 @@ class RewardFunction:
 
     def __init__(self, weights: Mapping[str, float] | None, params: ClusterParams) -> None:
         self.weights = check_weights(weights)
+        self._weighed = {name: weight for name, weight in self.weights.items() if weight}
         self.yardstick = Yardstick(
             n_vms=int(params.vm_vcpus.shape[0]),
             n_hosts=int(params.host_type.shape[0]),
@@ -219,5 +220,4 @@ class RewardFunction:
 
     def total(self, terms: Mapping[str, float]) -> float:
         """The reward of some terms."""
-        weights = self.weights
-        return sum(weights[name] * value for name, value in terms.items())
+        return sum(weight * terms[name] for name, weight in self._weighed.items() if name in terms)

@@ -88,6 +88,9 @@ class Handle:
         return _rebuild, (kind.label, kind.layout, kind.readonly, self.arrays)
 
 
+ADDRESS_AT = object.__basicsize__ + sorted(Handle.__slots__).index("address") * tuple.__itemsize__
+"""Offset of ``address`` in the memory of a handle: slots follow the header, in the order of their names."""
+
 _TYPES: dict[tuple[str, bool], HandleType] = {}
 
 
@@ -124,9 +127,9 @@ def _typeof_handle(value: Handle, _context: Any) -> HandleType:
 
 @unbox(HandleType)
 def _unbox_handle(_kind: HandleType, value: Any, c: Any) -> NativeValue:
-    number = c.pyapi.object_getattr_string(value, "address")
-    address = c.pyapi.long_as_longlong(number)
-    c.pyapi.decref(number)
+    # Straight from the object's memory: looking the attribute up took half of the time of a small kernel.
+    slot = cgutils.pointer_add(c.builder, value, ADDRESS_AT, c.pyapi.pyobj.as_pointer())
+    address = c.pyapi.long_as_longlong(c.builder.load(slot))
     return NativeValue(c.builder.inttoptr(address, cgutils.voidptr_t))
 
 

@@ -218,7 +218,7 @@ class Simulator:
         self.kernel_params: Any = _bound(self.params, self.state, self.kernel_state)
         shown = state_in(blocks.view().read_only(), size)
         params, bound, config = self.params, self.kernel_params, self.config
-        self._shown: tuple[Any, ...] = ()
+        self.shown: tuple[Any, ...] = ()  # what ``show`` writes: nothing in a fork
         self._unmeasured = False
         if params.telemetry != HIDDEN:
             params, self._changing = hide_future(self.params)
@@ -227,7 +227,7 @@ class Simulator:
             writable = self.kernel_state
             if blocks.shown.size:
                 writable = make_handle("state", state_in(blocks.view(), size))
-            self._shown = bound, writable, make_handle("shown", self._changing)
+            self.shown = bound, writable, make_handle("shown", self._changing)
         self.view = object.__new__(ClusterView) if view is None else view
         self.view._fill(
             params=params,
@@ -251,8 +251,8 @@ class Simulator:
 
     def show(self) -> None:
         """Bring the view up to now, after the engine's kernels have changed the state."""
-        if self._shown:
-            show(self.kernel_params, self.kernel_state, *self._shown)
+        if self.shown:
+            show(self.kernel_params, self.kernel_state, *self.shown)
 
     def reset(self, rng: np.random.Generator | None = None) -> ClusterView:
         """Go back to time 0: hosts on (or off), the VMs of time 0 placed by the arrival rule.
@@ -275,7 +275,7 @@ class Simulator:
         self.refusals = []
         self.agenda.begin()
         self.agenda.carry_out(self, self._carry_out)
-        if self._shown:
+        if self.shown:
             forget(self._changing)
         self.show()
         return self.view

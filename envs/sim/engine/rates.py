@@ -244,8 +244,10 @@ def rate_host(p: FullParams, s: FullState, h: int, elapsed_s: float) -> None:
     vms = residents(s, h)
     n = vms.shape[0]
     demand = 0.0
+    mid_segment = s.clock.event_s > s.clock.now_s  # asked once for all: ``hold`` asks again
     for v in vms:
-        hold(s, v, 1.0)
+        if mid_segment:
+            hold(s, v, 1.0)
         _claim(p, s, v, h)
         demand += s.vm_demand_mhz[v]
     on = s.host_power_state[h] == ON
@@ -269,7 +271,8 @@ def rate_host(p: FullParams, s: FullState, h: int, elapsed_s: float) -> None:
     for v in vms:
         _deliver(p, s, v, elapsed_s, rates)
         _add_vm_rates(p, s, v, rates)
-        hold(s, v, -1.0)
+        if mid_segment:
+            hold(s, v, -1.0)
     s.host_demand_mhz[h] = demand
     s.host_ask_mhz[h] = asked
     s.host_alloc_mhz[h] = got

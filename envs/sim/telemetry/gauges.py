@@ -76,11 +76,13 @@ def take_gauges(p: ClusterParams, s: ClusterState, start_s: float, end_s: float)
     exact = alone and p.telemetry_noise == 0.0 and p.telemetry_missing == 0.0
     if exact and ends and s.counters.mixed == 0 and is_period_end(p, start_s):
         keep = _copy_rates(p, s)
+    elif exact and ends:
+        _close_period(p, s, alone, end_s - start_s)
     else:
         _integrate_gauges(s, end_s - start_s)
         s.counters.mixed = 1
         if ends:
-            _close_period(p, s, alone)
+            _close_period(p, s, alone, 0.0)
     if ends:
         s.counters.samples += 1
         s.counters.mixed = 0
@@ -96,16 +98,20 @@ def _copy_rates_simple(p: ClusterParams, s: ClusterState) -> bool:
 @kernel
 def _copy_rates_full(p: ClusterParams, s: ClusterState) -> bool:
     n_vms, n = s.vm_host.shape[0], s.vm_gauges.shape[0]
-    run = s.vm_sums[n]  # nobody needs it in such a period
+    run, known = s.vm_sums[n], s.vm_known_mhz  # nobody needs the sums in such a period
+    all_run = True
     for v in range(n_vms):
         run[v] = 1.0 if runs(s, v) else 0.0
-        if run[v] > 0.0:
-            s.vm_known_mhz[v] = measured_demand(s.vm_gauges, v)
+        all_run &= run[v] > 0.0
+        known[v] = measured_demand(s.vm_gauges, v) if run[v] > 0.0 else known[v]
     for k in range(n):
         rate, shown = s.vm_gauges[k], s.vm_shown[k]
-        for v in range(n_vms):
-            old, new = shown[v], rate[v]
-            shown[v] = new if run[v] > 0.0 else old
+        if all_run:
+            shown[:] = rate
+        else:
+            for v in range(n_vms):
+                old, new = shown[v], rate[v]
+                shown[v] = new if run[v] > 0.0 else old
     run[:] = 0.0
     return False
 
@@ -122,12 +128,19 @@ def measured_demand(gauges: Any, v: int) -> Any:
 
 
 @kernel
-def _integrate_gauges(s: ClusterState, dt_s: float) -> None:
-    n_vms, n = s.vm_host.shape[0], s.vm_gauges.shape[0]
-    held_s, run_s = np.empty(n_vms), s.vm_sums[n]
-    for v in range(n_vms):
+def _count_run(s: ClusterState, dt_s: float) -> Any:
+    """Time that every VM ran in a segment, s, shape (V,); added to what it ran in the period."""
+    held_s, run_s = np.empty(s.vm_host.shape[0]), s.vm_sums[s.vm_gauges.shape[0]]
+    for v in range(held_s.shape[0]):
         held_s[v] = dt_s if runs(s, v) else 0.0
         run_s[v] += held_s[v]
+    return held_s
+
+
+@kernel
+def _integrate_gauges(s: ClusterState, dt_s: float) -> None:
+    n_vms, n = s.vm_host.shape[0], s.vm_gauges.shape[0]
+    held_s = _count_run(s, dt_s)
     for k in range(n):
         rate, total = s.vm_gauges[k], s.vm_sums[k]
         for v in range(n_vms):
@@ -135,8 +148,15 @@ def _integrate_gauges(s: ClusterState, dt_s: float) -> None:
 
 
 @kernel
-def _close_period(p: ClusterParams, s: ClusterState, alone: bool) -> None:
-    """Means over the window that ends now, of the VMs that ran in it; the others stay as they were known."""
+def _close_period(p: ClusterParams, s: ClusterState, alone: bool, dt_s: float) -> None:
+    """Means over the window that ends now, of the VMs that ran in it; the others stay as they were known.
+
+    Args:
+        p: Parameters.
+        s: State.
+        alone: Whether the window is the period.
+        dt_s: Length of the last segment if it is to be integrated on the way, which saves a pass; else 0.
+    """
     n, now = s.vm_gauges.shape[0], s.counters.samples
     seed, missing, noise = s.counters.noise, p.telemetry_missing, p.telemetry_noise
     if missing > 0.0:
@@ -153,15 +173,17 @@ def _close_period(p: ClusterParams, s: ClusterState, alone: bool) -> None:
             for k in range(n + 1):
                 for v in range(s.vm_host.shape[0]):
                     s.vm_sums[k, v] += s.vm_ring[place + k, v]
-    run_s = s.vm_sums[n]
+    held_s, run_s = _count_run(s, dt_s), s.vm_sums[n]
     for k in range(n):
-        total, shown = s.vm_sums[k], s.vm_shown[k]
-        for v in range(run_s.shape[0]):
-            old, new = shown[v], total[v] / max(run_s[v], TINY_S)  # in any case: so the loop vectorises
+        rate, total, shown = s.vm_gauges[k], s.vm_sums[k], s.vm_shown[k]
+        for v in range(held_s.shape[0]):
+            summed = total[v] + (rate[v] * dt_s if held_s[v] > 0.0 else 0.0)
+            old, new = shown[v], summed / max(run_s[v], TINY_S)  # in any case: so the loop vectorises
             shown[v] = new if run_s[v] > 0.0 else old
+            total[v] = 0.0
     for v in range(s.vm_host.shape[0]):
         if run_s[v] > 0.0:
             for k in range(n if noise > 0.0 else 0):
                 s.vm_shown[k, v] *= max(0.0, 1.0 + noise * normal(seed, now, v, k))
             s.vm_known_mhz[v] = measured_demand(s.vm_shown, v)
-    s.vm_sums[:] = 0.0
+    run_s[:] = 0.0

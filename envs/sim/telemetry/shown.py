@@ -129,15 +129,59 @@ def show(p: ClusterParams, s: ClusterState, q: ClusterParams, z: ClusterState, w
     if p.telemetry != PAST:
         _show_sample(p, s.counters.sample, w)
         return
-    z.clock[:] = s.clock
-    z.counters[:] = s.counters
-    z.clock.event_s = now
-    z.counters.sample = 0
-    z.counters.fresh = 0
-    z.counters.loss = 1
+    _show_counters(s, z)
     _show_vms(p, s, z, w)
     _show_full(p, s, q, z, w)
     _show_hosts(q, z)
+
+
+@kernel
+def _show_counters(s: ClusterState, z: ClusterState) -> None:
+    z.clock[:] = s.clock
+    z.counters[:] = s.counters
+    z.clock.event_s = s.clock.now_s
+    z.counters.sample = 0
+    z.counters.fresh = 0
+    z.counters.loss = 1
+
+
+@kernel
+def show_order(p: ClusterParams, s: ClusterState, z: ClusterState, a: int, b: int) -> None:
+    """``show`` after a single order at the instant of the last, on a simple cluster.
+
+    Args:
+        p: Parameters; the tables of hosts and VMs are those that views have, too.
+        s: State.
+        z: The state that views have.
+        a: Host that the order was about.
+        b: The other one, -1 = none; nothing but the two and their VMs has changed.
+    """
+    if p.telemetry != PAST:
+        return
+    short = z.counters.short
+    _show_counters(s, z)
+    host, dest, copies = z.vm_host, z.vm_dest, z.counters.moving > 0
+    b = -1 if b == a else b
+    for h in (a, b):
+        if h >= 0:
+            short -= z.host_sat_now[h] > 0.0
+            z.host_ask_mhz[h], z.host_demand_mhz[h] = 0.0, 0.0
+    for v in range(host.shape[0]):  # in the order of all, for sums that are equal to the bit
+        h = host[v]
+        if h >= 0 and h in (a, b):
+            z.vm_ask_mhz[v] = min(z.vm_demand_mhz[v], s.vm_cap_mhz[v])
+            z.host_ask_mhz[h] += z.vm_ask_mhz[v]
+            z.host_demand_mhz[h] += z.vm_demand_mhz[v]
+            z.vm_mig_end_s[v] = s.vm_mig_end_s[v]
+            _show_service(z, v, 1.0)
+    for v in range(host.shape[0] if copies else 0):
+        h = dest[v]
+        if h >= 0 and h in (a, b):
+            _show_incoming(p, z, v)
+    for h in (a, b):
+        if h >= 0:
+            short += _show_host(p, z, h)
+    z.counters.short = short
 
 
 @kernel
@@ -349,44 +393,54 @@ def _show_hosts(q: ClusterParams, z: ClusterState) -> None:
             host_demand[h] += demand[v]
     _add_rates(q, z)
     if z.counters.moving > 0:
-        for v in range(z.vm_host.shape[0]):
-            if z.vm_mig[v] == MIG_COPYING and z.vm_dest[v] >= 0:
-                host_ask[z.vm_dest[v]] += q.mig_dest_share * min(z.vm_demand_mhz[v], z.vm_cap_mhz[v])
-    sat, scale, power, state = z.host_sat_now, z.host_scale, z.host_power_now_w, z.host_power_state
-    inverse, kind, tables, curve, full = (
-        q.host_inv_cpu,
-        q.host_type,
-        q.power_w,
-        q.curve_kind,
-        z.host_full_power,
-    )
+        for v in range(host.shape[0]):
+            _show_incoming(q, z, v)
+    if q.full == 0:
+        for v in range(host.shape[0]):
+            _show_service(z, v, 1.0)
     short = 0
     for h in range(host_ask.shape[0]):
-        sat[h], scale[h], power[h] = 0.0, 1.0, 0.0
-        if state[h] == OFF:
-            continue
-        asked = host_ask[h]
-        load = asked * inverse[h]
-        if state[h] == ON and load < 1.0 and not full[h] and curve[kind[h]] != FAN:
-            power[h] = table_power(tables, kind[h], load)  # the ordinary host
-            continue
-        capacity = q.host_cpu_mhz[h]
-        if state[h] == ON and asked > capacity * SHORTAGE:
-            short += 1
-            sat[h], scale[h] = 1.0, capacity / asked
-        power[h] = host_power(q, z, h, load)
+        short += _show_host(q, z, h)
     z.counters.short = short
-    if q.full == 0:
-        granted, miss = z.vm_granted_mhz, z.vm_miss_mhz
-        for v in range(host.shape[0]):
-            granted[v] = ask[v]
-            miss[v] = demand[v] - ask[v]
-        for h in range(host_ask.shape[0] if short > 0 else 0):
-            v = z.host_head[h] if sat[h] > 0.0 else -1
-            while v >= 0:
-                granted[v] = ask[v] * scale[h]
-                miss[v] = demand[v] - granted[v]
-                v = z.vm_next[v]
+
+
+@kernel
+def _show_incoming(q: ClusterParams, z: ClusterState, v: int) -> None:
+    """What the copy of a VM asks of the host that it comes to."""
+    if z.vm_mig[v] == MIG_COPYING and z.vm_dest[v] >= 0:
+        z.host_ask_mhz[z.vm_dest[v]] += q.mig_dest_share * min(z.vm_demand_mhz[v], z.vm_cap_mhz[v])
+
+
+@kernel
+def _show_service(z: ClusterState, v: int, scale: float) -> None:
+    """What a VM gets and misses (simple cluster)."""
+    granted = z.vm_ask_mhz[v] * scale
+    z.vm_granted_mhz[v] = granted
+    z.vm_miss_mhz[v] = z.vm_demand_mhz[v] - granted
+
+
+@kernel
+def _show_host(q: ClusterParams, z: ClusterState, h: int) -> bool:
+    """Power of a host, and whether it is short of CPU: then what its VMs get (simple cluster)."""
+    z.host_sat_now[h], z.host_scale[h], z.host_power_now_w[h] = 0.0, 1.0, 0.0
+    state, kind = z.host_power_state[h], q.host_type[h]
+    if state == OFF:
+        return False
+    asked = z.host_ask_mhz[h]
+    load = asked * q.host_inv_cpu[h]
+    if state == ON and load < 1.0 and not z.host_full_power[h] and q.curve_kind[kind] != FAN:
+        z.host_power_now_w[h] = table_power(q.power_w, kind, load)  # the ordinary host
+        return False
+    z.host_power_now_w[h] = host_power(q, z, h, load)
+    capacity = q.host_cpu_mhz[h]
+    if state != ON or asked <= capacity * SHORTAGE:
+        return False
+    z.host_sat_now[h], z.host_scale[h] = 1.0, capacity / asked
+    v = z.host_head[h] if q.full == 0 else -1
+    while v >= 0:
+        _show_service(z, v, z.host_scale[h])
+        v = z.vm_next[v]
+    return True
 
 
 @only_full

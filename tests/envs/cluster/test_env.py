@@ -272,3 +272,20 @@ def test_importing_the_environment_loads_neither_torch_nor_policies() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
         virtgym.envs.Nothing  # noqa: B018
+
+
+def test_after_a_single_order_the_view_is_what_showing_all_of_it_gives() -> None:
+    scene = {"hosts.0.count": 4, "hosts.1.count": 4, "trace.options": {"n_vms": 40}, "memory": "ignored"}
+    env = ClusterEnv("planetlab", scenario_overrides=scene, max_decisions_per_interval=40)
+    env.reset(seed=0)
+    rng = np.random.default_rng(1)
+    short = moving = 0
+    for _ in range(3000):
+        legal = np.flatnonzero(env.action_masks())
+        env.step(int(rng.choice(legal[:2] if env.chosen_vm >= 0 else legal)))  # a few hosts fill up
+        seen = env.sim._blocks.shown.copy()
+        short += env.view.state.counters.short > 0
+        moving += env.view.state.counters.moving > 0
+        env.sim.show()
+        np.testing.assert_array_equal(env.sim._blocks.shown, seen)
+    assert min(short, moving) > 0
