@@ -69,6 +69,8 @@ class Leaderboard:
         lines: Policies; ranked ones first, best first, then those below the line.
         primary: Column that gives the order.
         n_units: Most values behind one mean.
+        n_blocks: Independent runs behind all of them (``_count_blocks``); below ``stats.MIN_BLOCKS`` nothing
+            is said to be better.
         units: What the values behind a mean are.
         method: How intervals were made; empty = there are none.
         values: The numbers behind it.
@@ -79,6 +81,7 @@ class Leaderboard:
     lines: list[Line]
     primary: Column
     n_units: int
+    n_blocks: int
     units: str
     method: str
     values: Values
@@ -163,14 +166,26 @@ def _rank(value: float) -> float:
     return value if math.isfinite(value) else math.inf
 
 
-def _describe(group: Group, values: Values) -> tuple[int, str, str]:
-    per_trace, unit = values.most_runs(), values.unit
+def _describe(group: Group, values: Values) -> tuple[int, int, str, str]:
+    per_trace, unit, blocks = values.most_runs(), values.unit, _count_blocks(group, values)
     if group.pooled and per_trace > 1:
         method = "stratified bootstrap, runs resampled within each trace"
-        return per_trace, f"{unit}s on each of {len(group.traces)} traces", method
+        return per_trace, blocks, f"{unit}s on each of {len(group.traces)} traces", method
     if group.pooled:
-        return len(group.traces), "traces, one run each", "Student's t over traces"
-    return per_trace, f"{unit}s" if per_trace > 1 else unit, "Student's t" if per_trace > 1 else ""
+        return len(group.traces), blocks, "traces, one run each", "Student's t over traces"
+    several = per_trace > 1
+    return per_trace, blocks, f"{unit}s" if several else unit, "Student's t" if several else ""
+
+
+def _count_blocks(group: Group, values: Values) -> int:
+    """Independent runs: as many as there are loads; on one load, as many as there are seeds on it.
+
+    Seeds on one load share its hours: what they say is about that load, with other failures and choices.
+    """
+    digests = group.rows["trace_digest"].astype(str) if "trace_digest" in group.rows else None
+    known = set() if digests is None else set(digests) - {"", "nan"}
+    runs = sum(len(columns) for columns in values.traces)
+    return len(known) if len(known) > 1 else runs
 
 
 def _mark_best(values: Values, columns: list[Column], lines: list[Line]) -> list[Line]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..analysis.stats import MIN_BLOCKS
 from .columns import Column, write_number
 from .leaderboard import Cell, Leaderboard, Line, compare
 
@@ -142,8 +143,9 @@ def _how_sure(board: Leaderboard, best: Line) -> Sentence:
         return []
     rival = others[0]
     overlap = [o.policy for o in others if _overlap(best.cells[column.key], o.cells[column.key])]
+    how = "in paired comparison" if board.n_blocks >= MIN_BLOCKS else _few(board)
     ahead: Sentence = [
-        "Ahead of every other ranked policy in paired comparison; next is ",
+        f"Ahead of every other ranked policy {how}; next is ",
         Strong(rival.policy),
         f" at {_text(rival.cells[column.key], column)}.",
     ]
@@ -210,8 +212,16 @@ def _learned(board: Leaderboard) -> Sentence:
             Strong(rule.policy),
             f" cannot be told apart on {label} ({value}).",
         ]
+    if board.n_blocks < MIN_BLOCKS:
+        place = "ahead of" if gap.estimate < 0 else "behind"
+        end = f" on {label} ({value}) {_few(board)}."
+        return [*who, f" is {place} the best rule ", Strong(rule.policy), end]
     verb = "beats" if gap.estimate < 0 else "loses against"
     return [*who, f" {verb} the best rule ", Strong(rule.policy), f" on {label} ({value})."]
+
+
+def _few(board: Leaderboard) -> str:
+    return f"in {board.n_blocks} independent runs, too few (under {MIN_BLOCKS}) to say that one is better"
 
 
 def _below(board: Leaderboard) -> Sentence:

@@ -6,6 +6,7 @@ import base64
 import math
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,12 +106,33 @@ def test_best_and_not_clearly_worse_are_marked_by_paired_difference() -> None:
     }
 
 
+def often(policies: Table) -> Table:
+    """The same runs four times over: twelve, which is enough to say something."""
+    return {policy: [*runs] * 4 for policy, runs in policies.items()}
+
+
+def test_fewer_than_ten_independent_runs_say_nothing_is_better() -> None:
+    few = "in 3 independent runs, too few (under 10) to say that one is better"
+    sure = said(CLEAR)[1]
+    assert sure.startswith(f"Ahead of every other ranked policy {few}; next is poor")
+    assert "overlap with poor" in sure
+    agent = {**CLEAR, "runs/ppo/agent": CLEAR["poor"]}
+    (sentence,) = (s for s in said(agent) if s.startswith("The trained agent"))
+    assert "is behind the best rule good on cost" in sentence
+    assert few in sentence
+    many = group(often(CLEAR))
+    assert make_leaderboard(many).n_blocks == 12
+    loads = many.rows["seed"].map(lambda seed: f"load {seed % 4}")
+    assert make_leaderboard(replace(many, rows=many.rows.assign(trace_digest=loads))).n_blocks == 4
+    alone = many.rows.assign(trace_digest="the same")
+    assert make_leaderboard(replace(many, rows=alone)).n_blocks == 12
+
+
 def test_verdict_of_a_clear_winner() -> None:
-    first, sure, *rest = said(CLEAR)
+    first, sure, *rest = said(often(CLEAR))
     assert first.startswith("Lowest cost: good with 66.0 kWh [")
     assert first.endswith("55.0 kWh, 50 % less energy than static.")
     assert sure.startswith("Ahead of every other ranked policy in paired comparison; next is poor")
-    assert "overlap with poor" in sure
     assert rest == []
 
 
@@ -125,9 +147,9 @@ def test_verdict_does_not_claim_what_it_cannot() -> None:
 
 
 def test_a_trained_agent_that_loses_is_said_to_lose() -> None:
-    agent = {**CLEAR, "runs/ppo/agent": CLEAR["poor"]}
+    agent = often({**CLEAR, "runs/ppo/agent": CLEAR["poor"]})
     assert any("runs/ppo/agent loses against the best rule good on cost" in s for s in said(agent))
-    agent = {**CLEAR, "runs/ppo/agent": [(40.0, 0.05), (44.0, 0.055), (48.0, 0.06)]}
+    agent = often({**CLEAR, "runs/ppo/agent": [(40.0, 0.05), (44.0, 0.055), (48.0, 0.06)]})
     assert any("runs/ppo/agent beats the best rule good" in s for s in said(agent))
     one = {policy: runs[:1] for policy, runs in {**CLEAR, "runs/ppo/agent": CLEAR["poor"]}.items()}
     assert any("is behind the best rule good on cost" in s for s in said(one))
