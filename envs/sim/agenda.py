@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from ..checks import need
-from .decisions import NO_SUCH, Decisions, Refusal
+from .decisions import BREAKS_AFFINITY, NO_SUCH, Decisions, Refusal
 from .engine.orders import check_move
+from .guarantee import check_rules
 from .models.power import ON
-from .models.rules import Rules
 from .state.cluster_state import MIG_NONE, RUNNING, ClusterState
 from .state.parameters import ClusterParams
 
@@ -157,30 +157,24 @@ def least_loaded(sim: Any, v: int) -> int:
     s: ClusterState = sim.state
     cpu = (s.host_nominal_mhz + p.vm_cpu_mhz[v]) / p.host_cpu_mhz
     load = np.maximum(cpu, (s.host_mem_mib + p.vm_mem_mib[v]) / p.host_mem_mib)
-    hosts = np.flatnonzero((s.host_power_state == ON) & _keeps_rules(sim.config.rules, s, v))
+    kernel_params, kernel_state = sim.kernel_params, sim.kernel_state
+    going = _where_its_group_goes(p, s, v)
+    hosts = np.flatnonzero(s.host_power_state == ON)
     for h in hosts[np.argsort(load[hosts], kind="stable")].tolist():
-        if check_move(sim.kernel_params, sim.kernel_state, v, h) == 0:
+        # A group that stays together leaves VM by VM: where the first of it go, the others follow.
+        follows = not going or h in going
+        kept = check_rules(kernel_params, kernel_state, v, h) in (0, BREAKS_AFFINITY)
+        if follows and kept and check_move(kernel_params, kernel_state, v, h) == 0:
             return int(h)
     return NOWHERE
 
 
-def _keeps_rules(rules: Rules, s: ClusterState, v: int) -> np.ndarray:
-    """Hosts where a VM breaks no rule but wishes, shape (H,); affinity: where those are going that left."""
-    fine = np.ones(len(s.host_power_state), dtype=np.bool_)
-    for rule in rules.must:
-        if v in rule.vms:
-            fine &= np.isin(np.arange(len(fine)), rule.hosts)
-    for group in rules.anti_affinity:
-        if v in group:
-            others = np.array([u for u in group if u != v], dtype=np.int64)
-            at = np.concatenate([s.vm_host[others], s.vm_dest[others]])
-            fine[at[at >= 0]] = False
-    for group in rules.joined:
-        if v in group:
-            going = s.vm_dest[np.asarray(group, dtype=np.int64)]
-            if (going >= 0).any():
-                fine &= np.isin(np.arange(len(fine)), going[going >= 0])
-    return fine
+def _where_its_group_goes(p: ClusterParams, s: ClusterState, v: int) -> set[int]:
+    """Hosts that VMs of a VM's affinity group are moving to."""
+    if not p.has_rules or p.aff[v] < 0:
+        return set()
+    group = p.aff_vm[p.aff_first[p.aff[v]] : p.aff_first[p.aff[v] + 1]]
+    return set(s.vm_dest[group].tolist()) - {-1}
 
 
 def _list(items: Sequence[int]) -> np.ndarray:

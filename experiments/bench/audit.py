@@ -77,6 +77,11 @@ class Audit:
     states: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
 
+    def count_events(self, sim: Simulator) -> None:
+        """Add what has happened in an episode."""
+        for name, index in EVENTS.items():
+            self.events[name] += int(sim.state.totals[index])
+
     def report(self) -> str:
         """The figures in words, one kind a line."""
         lines = [
@@ -173,8 +178,7 @@ def audit_episode(episode: RandomEpisode, audit: Audit) -> None:
     audit.intervals += steps
     audit.queued.update(EVENT_KINDS[kind] for _, kind, _ in queued)
     audit.exact_hosts += auditor.exact_hosts
-    for name, index in EVENTS.items():
-        audit.events[name] += int(sim.state.totals[index])
+    audit.count_events(sim)
     audit.violations += [f"episode {episode.seed}: {line}" for line in auditor.violations[:5]]
 
 
@@ -244,8 +248,7 @@ def audit_task(scenario: str, seed: int, episodes: int, intervals: int, audit: A
         found += [f"the guarantee was broken {broken} times"] * (legal and broken > 0)
         audit.episodes += 1
         audit.exact_hosts += auditor.exact_hosts
-        for name, index in EVENTS.items():
-            audit.events[name] += int(sim.state.totals[index])
+        audit.count_events(sim)
         audit.violations += [f"{scenario} {seed}.{number}: {x}" for x in [*found, *auditor.violations][:5]]
 
 
@@ -312,8 +315,7 @@ def audit_policies(
                 audit.violations.append(f"{name} {seed}: {type(error).__name__}: {error}")
             audit.episodes += 1
             audit.checks += 1
-            for label, index in EVENTS.items():
-                audit.events[label] += int(sim.state.totals[index])
+            audit.count_events(sim)
             audit.violations += [f"{name} {seed}: {line}" for line in auditor.violations[:2]]
         if progress:
             print(f"{name}: {audit.episodes} episodes, {len(audit.violations)} violations", flush=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from virtgym.envs.errors import VirtgymError
-from virtgym.envs.sim.models.cost import CostConfig
+from virtgym.envs.sim.models.cost import GATE_OK, CostConfig, gate
 
 from ..config.overrides import PolicySpec
 from .control_plane import Row, day_rows
@@ -71,7 +71,7 @@ def tune(policy: str, grid: Mapping[str, Sequence[Any]], days: Sequence[str], me
 def _sum_up(rows: Sequence[Row]) -> dict[str, float | bool]:
     worst = max(float(row["unserved_weighted"]) for row in rows)
     cost = sum(float(row["cost"]) for row in rows) / len(rows)
-    return {"cost": cost, "unserved_weighted": worst, "passed": worst <= CostConfig.objective}
+    return {"cost": cost, "unserved_weighted": worst, "passed": gate(worst, CostConfig.objective) == GATE_OK}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,8 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for label, values in found[policy]["tried"].items():
                 mark = "*" if label == PolicySpec(policy, found[policy]["params"]).label else " "
                 share = f"unserved {100 * values['unserved_weighted']:7.3f} %"
-                gate = "" if values["passed"] else "  gate"
-                print(f"{mark} {label:<40} cost {values['cost']:9.1f}  {share}{gate}", flush=True)
+                end = "" if values["passed"] else "  gate"
+                print(f"{mark} {label:<40} cost {values['cost']:9.1f}  {share}{end}", flush=True)
     except VirtgymError as error:
         print(error, file=sys.stderr)
         return 2

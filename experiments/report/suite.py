@@ -8,6 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from virtgym.envs.sim.models.cost import GATE_OK
+
 from ..suite.scores import Standing
 from ..suite.tasks import Suite
 from . import write_report
@@ -195,7 +197,7 @@ def task_rows(
         cells = []
         for one in found:
             runs = mine[mine["policy"] == one.policy]
-            failed = int((runs["gate"] != "ok").sum())
+            failed = int((runs["gate"] != GATE_OK).sum())
             value = one.tasks.get(task.name, math.nan)
             text = "–" if math.isnan(value) else f"{value:.1f}"
             cells.append(f"{text} ({failed})" if failed else text)

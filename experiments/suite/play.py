@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from virtgym.envs.checks import hint
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.files import write_atomically
-from virtgym.envs.scenarios.placement import PlacementScenario
+from virtgym.envs.scenarios.scenario import Scenario
+from virtgym.envs.sim.models.cost import GATE_OK
 
 from ..config.compose import Run, compose_run
 from ..config.overrides import last_value, parse_policy, parse_value, quote, split_list, split_override
@@ -110,8 +111,6 @@ def compose_suite(arguments: Sequence[str]) -> Plan:
 
 def _chosen(suite: Suite, text: str | None) -> Suite:
     """The suite with some of its tasks."""
-    from dataclasses import replace
-
     if text is None:
         return suite
     tasks = {task.name: task for task in suite.tasks}
@@ -206,9 +205,8 @@ def _lines(kind: Kind, task: Task, run: Run, rows: pd.DataFrame) -> list[dict[st
     bounds: dict[int, float] = {}
     for policy, seed, gate in zip(cells["policy"].map(str), cells["seed"].map(int), cells["gate"]):
         if seed not in bounds:
-            scenario = load_scenario(run.scenario, seed)
             known = costs.get((kind.bound or "", seed), math.nan)
-            bounds[seed] = known if isinstance(scenario, PlacementScenario) else cost_bound(scenario)
+            bounds[seed] = known if kind.bound else _fluid_bound(run, seed)
         if policy == kind.bound:
             continue
         cost, static = costs[policy, seed], costs.get((kind.reference, seed), math.nan)
@@ -226,6 +224,12 @@ def _lines(kind: Kind, task: Task, run: Run, rows: pd.DataFrame) -> list[dict[st
     return lines
 
 
+def _fluid_bound(run: Run, seed: int) -> float:
+    scenario = load_scenario(run.scenario, seed)
+    assert isinstance(scenario, Scenario)
+    return cost_bound(scenario)
+
+
 def _worst(gates: pd.Series[Any]) -> str:
     """``ok`` if all are, else the first reason."""
-    return next((str(gate) for gate in gates if gate != "ok"), "ok")
+    return next((str(gate) for gate in gates if gate != GATE_OK), GATE_OK)

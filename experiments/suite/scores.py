@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from virtgym.envs.sim.models.cost import GATE_OK
+
 from ..analysis.stats import Interval, iqm_statistic, stratified_bootstrap
 from .tasks import Suite
 
@@ -56,7 +58,7 @@ def counted(score: float, gate: str) -> float:
     """What a run counts: its score; no more than 0 if it did not pass the gate; 0 if it has none."""
     if not math.isfinite(score):
         return 0.0
-    return score if gate == "ok" else min(0.0, score)
+    return score if gate == GATE_OK else min(0.0, score)
 
 
 def standings(suite: Suite, table: pd.DataFrame) -> list[Standing]:
@@ -81,7 +83,7 @@ def standings(suite: Suite, table: pd.DataFrame) -> list[Standing]:
                 str(policy),
                 stratified_bootstrap(values, rng, statistic=iqm_statistic),
                 {name: float(v.mean()) if len(v) else math.nan for name, v in runs.items()},
-                int((mine["gate"] == "ok").sum()),
+                int((mine["gate"] == GATE_OK).sum()),
                 len(mine),
                 missing,
                 kinds,

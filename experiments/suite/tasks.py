@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -15,9 +16,6 @@ from virtgym.envs.scenarios.scenario import load_scenario_config
 
 SIZES: dict[str, int] = {"small": 1, "80": 8, "800": 80}
 """Factor on hosts and VMs of a cluster by size; at its small size a task has about ten hosts."""
-
-KINDS = ("cluster", "placement")
-"""Kinds of scenarios that a task may have."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Task:
     question: str
     shows: tuple[str, ...] = ()
 
-    @property
+    @functools.cached_property
     def kind(self) -> str:
         """Kind of its scenario."""
         return str(load_scenario_config(self.scenario).get("kind", "cluster"))
