@@ -152,24 +152,34 @@ def _results(tasks: Sequence[_Task], workers: int) -> Iterator[_Result]:
     pools = [_start_pool() for _ in range(workers)]
     running: dict[Any, tuple[_Task, int]] = {}
     idle, left = list(range(workers)), list(reversed(tasks))
-    try:
-        while left or running:
-            while left and idle:
-                task, slot = left.pop(), idle.pop()
-                running[pools[slot].submit(_work, task)] = (task, slot)
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                task, slot = running.pop(future)
-                idle.append(slot)
-                try:
-                    yield future.result()
-                except BrokenExecutor:
-                    pools[slot].shutdown(wait=False, kill_workers=True)
-                    pools[slot] = _start_pool()
-                    yield task, None, Failure(task.name, _KILLED, "the process ended without a result")
-    finally:
-        for pool in pools:
-            pool.shutdown(wait=True, kill_workers=True)
+    with _interrupts_noted() as interrupted:
+        try:
+            while left or running:
+                while left and idle:
+                    task, slot = left.pop(), idle.pop()
+                    running[pools[slot].submit(_work, task)] = (task, slot)
+                done = wait(running, timeout=_PATIENCE_S, return_when=FIRST_COMPLETED).done
+                for future in done:
+                    task, slot = running.pop(future)
+                    idle.append(slot)
+                    try:
+                        yield future.result()
+                    except BrokenExecutor:
+                        pools[slot].shutdown(wait=False, kill_workers=True)
+                        pools[slot] = _start_pool()
+                        yield task, None, Failure(task.name, _KILLED, "the process ended without a result")
+                if interrupted.is_set():
+                    raise KeyboardInterrupt
+        finally:
+            # A pool that is ended while a task is on its way to the process prints a traceback of its own.
+            while any(not (future.running() or future.done()) for future in running):
+                time.sleep(0.001)
+            for pool in pools:
+                pool.shutdown(wait=True, kill_workers=True)
 
+
+_PATIENCE_S = 0.2
+"""How long the main process waits for a result before it looks whether somebody pressed Ctrl-C."""
 
 _KILLED = "its process was ended by the system (out of memory?); the same command runs it again"
 
@@ -199,6 +209,21 @@ def _interrupts_ignored() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+@contextlib.contextmanager
+def _interrupts_noted() -> Iterator[threading.Event]:
+    """Turn Ctrl-C into an event: raised anywhere in a pool's own code, it would leave the pool in pieces."""
+    event = threading.Event()
+    mine = threading.current_thread() is threading.main_thread()
+    previous = signal.getsignal(signal.SIGINT)
+    if mine and previous is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda number, frame: event.set())
+    try:
+        yield event
+    finally:
+        if mine:
+            signal.signal(signal.SIGINT, previous)
 
 
 def _work(task: _Task) -> _Result:
