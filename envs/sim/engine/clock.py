@@ -312,7 +312,7 @@ def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
         accumulate(s, end - start)
         add_host_rates(p, s, end - start)
         charge_rest(p, s, since, charged)
-        keep = take_gauges(p, s, start, end)
+        keep = take_gauges(p, s, start, end, until_s)
         s.clock.now_s = end
         s.clock.event_s = end
         measure(p, s, end, keep)

@@ -163,6 +163,7 @@ class ClusterState(NamedTuple):
     vm_gauges: Annotated[F8, Rows("G,W", "the gauges of all VMs", "past")]
     vm_shown: Annotated[F8, Rows("G,W", "what views show of them", "past")]
     vm_sums: Annotated[F8, Past("S,W", "their integrals in this period, last: time run, s", "past")]
+    vm_held: Annotated[I1, Past("V", "1: a gauge of the VM has changed in this period", "past")]
     vm_ring: Annotated[F8, Past("L,W", "the same of the last periods of window and delay", "past")]
     vm_known_mhz: Annotated[F8, Past("V", "demand as last measured, MHz, -1 = never", "past")]
 

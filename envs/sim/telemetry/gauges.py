@@ -2,7 +2,8 @@
 
 The scheme is that of ``accumulators``: whoever changes a gauge in the middle of a segment brackets the change
 with ``hold(s, v, 1.0)`` and ``hold(s, v, -1.0)``; the end of the segment adds every rate times its length. A
-period in which nothing changed costs one copy: then the means are the rates themselves, to the bit.
+period in which nothing changed costs one copy: then the means are the rates themselves, to the bit. A period
+that nobody can look at before the next has ended costs nothing, but for the VMs that do not run any more.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ...arrays import F8
 from ...jit.by_model import by_model
 from ...jit.kernels import kernel
 from ..models.telemetry import PAST, normal, uniform
@@ -23,6 +25,10 @@ CLAIM, OVERHEAD, IO, CAPPED = 1, 2, 3, 7
 TINY_S = 1e-300
 """No VM runs for as short a time: what is divided by it is not used."""
 
+FEW = 8
+"""Where less than one in so many VMs has changed, the integrals of the others, all 0, are not read: memory is
+what a pass over them costs."""
+
 LOST = 1_000_000
 """Number of the draw whether a sample is lost, beside those of the gauges' noise."""
 
@@ -30,7 +36,7 @@ LOST = 1_000_000
 @kernel
 def runs(s: ClusterState, v: int) -> Any:
     """Whether a VM runs, so that something can be measured of it."""
-    return s.vm_host[v] >= 0 and s.vm_down_now[v] == 0
+    return (s.vm_host[v] >= 0) & (s.vm_down_now[v] == 0)  # without a branch: so loops vectorise
 
 
 @kernel
@@ -42,6 +48,7 @@ def hold(s: ClusterState, v: int, sign: float) -> None:
     s.counters.mixed = 1
     if not runs(s, v):
         return
+    s.vm_held[v] = 1
     n = s.vm_gauges.shape[0]
     for k in range(n):
         s.vm_sums[k, v] += sign * elapsed_s * s.vm_gauges[k, v]
@@ -56,7 +63,7 @@ def is_period_end(p: ClusterParams, time_s: float) -> Any:
 
 
 @kernel
-def take_gauges(p: ClusterParams, s: ClusterState, start_s: float, end_s: float) -> bool:
+def take_gauges(p: ClusterParams, s: ClusterState, start_s: float, end_s: float, until_s: float) -> bool:
     """Close a segment: what was measured in it; at the end of a period, what views show from now on.
 
     Args:
@@ -64,6 +71,7 @@ def take_gauges(p: ClusterParams, s: ClusterState, start_s: float, end_s: float)
         s: State whose rates are still those of the segment.
         start_s: Begin of the segment, s; ``clock.now_s`` too.
         end_s: Its end, s.
+        until_s: Time up to which nobody looks, s.
 
     Returns:
         Whether ``measure`` has to keep the demand of the segment as what is known before it reads the next.
@@ -74,8 +82,18 @@ def take_gauges(p: ClusterParams, s: ClusterState, start_s: float, end_s: float)
     alone = p.telemetry_window + p.telemetry_delay == 1
     keep = False
     exact = alone and p.telemetry_noise == 0.0 and p.telemetry_missing == 0.0
-    if exact and ends and s.counters.mixed == 0 and is_period_end(p, start_s):
-        keep = _copy_rates(p, s)
+    if exact and ends and is_period_end(p, start_s):
+        # Whoever runs now will have run in the next period: only a copy can stop it at this instant.
+        if end_s + p.telemetry_sample_s <= until_s and s.counters.moving == 0:
+            if s.counters.mixed != 0:
+                _close_held(s, end_s - start_s, False)
+        elif s.counters.mixed == 0:
+            keep = _copy_rates(p, s)
+        elif FEW * s.vm_held.sum() < s.vm_held.shape[0]:
+            _show_steady(s, end_s - start_s)
+            _close_held(s, end_s - start_s, True)
+        else:
+            _close_period(p, s, alone, end_s - start_s)
     elif exact and ends:
         _close_period(p, s, alone, end_s - start_s)
     else:
@@ -97,22 +115,7 @@ def _copy_rates_simple(p: ClusterParams, s: ClusterState) -> bool:
 
 @kernel
 def _copy_rates_full(p: ClusterParams, s: ClusterState) -> bool:
-    n_vms, n = s.vm_host.shape[0], s.vm_gauges.shape[0]
-    run, known = s.vm_sums[n], s.vm_known_mhz  # nobody needs the sums in such a period
-    all_run = True
-    for v in range(n_vms):
-        run[v] = 1.0 if runs(s, v) else 0.0
-        all_run &= run[v] > 0.0
-        known[v] = measured_demand(s.vm_gauges, v) if run[v] > 0.0 else known[v]
-    for k in range(n):
-        rate, shown = s.vm_gauges[k], s.vm_shown[k]
-        if all_run:
-            shown[:] = rate
-        else:
-            for v in range(n_vms):
-                old, new = shown[v], rate[v]
-                shown[v] = new if run[v] > 0.0 else old
-    run[:] = 0.0
+    _show_steady(s, 0.0)
     return False
 
 
@@ -125,6 +128,43 @@ def measured_demand(gauges: Any, v: int) -> Any:
     if gauges.shape[0] <= CAPPED:
         return gauges[0, v]
     return max(0.0, gauges[CLAIM, v] - gauges[OVERHEAD, v] - gauges[IO, v] - gauges[CAPPED, v])
+
+
+@kernel
+def _show_steady(s: ClusterState, dt_s: float) -> None:
+    """Show what was measured of the VMs whose gauges have not changed in a period: their rates.
+
+    Args:
+        s: State.
+        dt_s: Length of the period, by which rates are multiplied and divided, as in other sums; 0 = not so.
+    """
+    n_vms = s.vm_host.shape[0]
+    steady = np.empty(n_vms, dtype=np.bool_)
+    for v in range(n_vms):
+        steady[v] = runs(s, v) & (s.vm_held[v] == 0)
+    for k in range(s.vm_gauges.shape[0]):
+        rate, shown = s.vm_gauges[k], s.vm_shown[k]
+        if _is_blank(rate, shown):
+            continue
+        for v in range(n_vms if dt_s > 0.0 else 0):
+            old, new = shown[v], rate[v] * dt_s / dt_s  # in any case: so the loop vectorises
+            shown[v] = new if steady[v] else old
+        for v in range(0 if dt_s > 0.0 else n_vms):
+            old, new = shown[v], rate[v]
+            shown[v] = new if steady[v] else old
+    known = s.vm_known_mhz
+    for v in range(n_vms):
+        old, new = known[v], measured_demand(s.vm_shown, v)
+        known[v] = new if steady[v] else old
+
+
+@kernel
+def _is_blank(rate: F8, shown: F8) -> bool:
+    """Whether a gauge is 0 for every VM, and shown so: many are while a sub-model has nothing to do."""
+    used = False
+    for v in range(rate.shape[0]):
+        used |= (rate[v] != 0.0) | (shown[v] != 0.0)
+    return not used
 
 
 @kernel
@@ -145,6 +185,31 @@ def _integrate_gauges(s: ClusterState, dt_s: float) -> None:
         rate, total = s.vm_gauges[k], s.vm_sums[k]
         for v in range(n_vms):
             total[v] += rate[v] * dt_s if held_s[v] > 0.0 else 0.0
+    s.vm_held[:] = 1
+
+
+@kernel
+def _close_held(s: ClusterState, dt_s: float, all: bool) -> None:
+    """Close a period for the VMs whose gauges have changed in it; the integrals of the others are 0.
+
+    Args:
+        s: State.
+        dt_s: Length of the last segment, s.
+        all: Whether for those, too, that run at its end.
+    """
+    n = s.vm_gauges.shape[0]
+    for v in range(s.vm_held.shape[0]):
+        if s.vm_held[v] == 0:
+            continue
+        s.vm_held[v] = 0
+        held_s = dt_s if runs(s, v) else 0.0
+        run_s = s.vm_sums[n, v] + held_s
+        if run_s > 0.0 and (all or held_s == 0.0):
+            for k in range(n):
+                summed = s.vm_sums[k, v] + (s.vm_gauges[k, v] * dt_s if held_s > 0.0 else 0.0)
+                s.vm_shown[k, v] = summed / max(run_s, TINY_S)
+            s.vm_known_mhz[v] = measured_demand(s.vm_shown, v)
+        s.vm_sums[:, v] = 0.0
 
 
 @kernel
@@ -181,9 +246,12 @@ def _close_period(p: ClusterParams, s: ClusterState, alone: bool, dt_s: float) -
             old, new = shown[v], summed / max(run_s[v], TINY_S)  # in any case: so the loop vectorises
             shown[v] = new if run_s[v] > 0.0 else old
             total[v] = 0.0
-    for v in range(s.vm_host.shape[0]):
-        if run_s[v] > 0.0:
-            for k in range(n if noise > 0.0 else 0):
-                s.vm_shown[k, v] *= max(0.0, 1.0 + noise * normal(seed, now, v, k))
-            s.vm_known_mhz[v] = measured_demand(s.vm_shown, v)
+    for v in range(s.vm_host.shape[0] if noise > 0.0 else 0):
+        for k in range(n if run_s[v] > 0.0 else 0):
+            s.vm_shown[k, v] *= max(0.0, 1.0 + noise * normal(seed, now, v, k))
+    known = s.vm_known_mhz
+    for v in range(known.shape[0]):
+        old, new = known[v], measured_demand(s.vm_shown, v)
+        known[v] = new if run_s[v] > 0.0 else old
     run_s[:] = 0.0
+    s.vm_held[:] = 0

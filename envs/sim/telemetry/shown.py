@@ -130,9 +130,9 @@ def show(p: ClusterParams, s: ClusterState, q: ClusterParams, z: ClusterState, w
         _show_sample(p, s.counters.sample, w)
         return
     _show_counters(s, z)
-    _show_vms(p, s, z, w)
+    capped = _show_vms(p, s, z, w)
     _show_full(p, s, q, z, w)
-    _show_hosts(q, z)
+    _show_hosts(q, z, capped)
 
 
 @kernel
@@ -228,19 +228,29 @@ def _show_sample(p: ClusterParams, k: int, w: Shown) -> None:
 
 
 @kernel
-def _show_vms(p: ClusterParams, s: ClusterState, z: ClusterState, w: Shown) -> None:
-    """Demand as it was measured, or the prior; what follows from it on the host of now."""
+def _show_vms(p: ClusterParams, s: ClusterState, z: ClusterState, w: Shown) -> bool:
+    """Demand as it was measured, or the prior; what follows from it on the host of now.
+
+    Returns:
+        Whether hosts are asked for other than the sum of demands.
+    """
     prior, util, known = p.telemetry_prior, w.util[0], s.vm_known_mhz
     nominal, live, cap = p.vm_cpu_mhz, s.vm_live_mhz, s.vm_cap_mhz
-    demand, ask = z.vm_demand_mhz, z.vm_ask_mhz
+    demand, ask, granted, miss = z.vm_demand_mhz, z.vm_ask_mhz, z.vm_granted_mhz, z.vm_miss_mhz
+    capped = False
     for v in range(known.shape[0]):
         measured = known[v] / nominal[v]
         util[v] = measured if known[v] >= 0.0 else prior
     for v in range(known.shape[0]):
         demand[v] = util[v] * live[v]
         ask[v] = min(demand[v], cap[v])
+    for v in range(known.shape[0] if p.full == 0 else 0):
+        granted[v] = ask[v]
+        miss[v] = demand[v] - ask[v]
+        capped |= miss[v] > 0.0
     if p.has_precopy == 0:
         z.vm_mig_end_s[:] = s.vm_mig_end_s
+    return capped or p.full != 0
 
 
 @only_full
@@ -380,27 +390,38 @@ def _show_copies(s: FullState, z: FullState) -> None:
 
 
 @kernel
-def _show_hosts(q: ClusterParams, z: ClusterState) -> None:
-    """What hosts are asked for, and draw, by the VMs that they have now."""
+def _show_hosts(q: ClusterParams, z: ClusterState, capped: bool) -> None:
+    """What hosts are asked for, and draw, by the VMs that they have now.
+
+    Args:
+        q: Parameters of the view.
+        z: State of the view, its VMs up to date.
+        capped: Whether some VM asks for other than its demand.
+    """
     host_ask, host_demand, host = z.host_ask_mhz, z.host_demand_mhz, z.vm_host
-    ask, demand = z.vm_ask_mhz, z.vm_demand_mhz
+    ask, demand, mig, state = z.vm_ask_mhz, z.vm_demand_mhz, z.vm_mig, z.host_power_state
     host_ask[:] = 0.0
-    host_demand[:] = 0.0
     for v in range(host.shape[0]):
-        h = host[v]
-        if h >= 0:
-            host_ask[h] += ask[v]
-            host_demand[h] += demand[v]
+        if host[v] >= 0:
+            host_ask[host[v]] += ask[v]
+    host_demand[:] = host_ask
+    if capped:
+        host_demand[:] = 0.0
+        for v in range(host.shape[0]):
+            if host[v] >= 0:
+                host_demand[host[v]] += demand[v]
     _add_rates(q, z)
     if z.counters.moving > 0:
         for v in range(host.shape[0]):
-            _show_incoming(q, z, v)
-    if q.full == 0:
-        for v in range(host.shape[0]):
-            _show_service(z, v, 1.0)
+            if mig[v] == MIG_COPYING:
+                _show_incoming(q, z, v)
+    z.host_power_now_w[:] = 0.0
+    z.host_sat_now[:] = 0.0
+    z.host_scale[:] = 1.0
     short = 0
     for h in range(host_ask.shape[0]):
-        short += _show_host(q, z, h)
+        if state[h] != OFF:
+            short += _show_host(q, z, h)
     z.counters.short = short
 
 

@@ -298,6 +298,38 @@ def test_integrals_do_not_depend_on_how_often_somebody_looks(
             np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
 
 
+SMALLER = {"hosts.0.count": 12, "hosts.1.count": 12, "trace.format": "synthetic", "trace.options.n_vms": 40}
+
+
+@pytest.mark.parametrize("changes", [{}, {"telemetry.noise": 0.1}, {"telemetry.window_s": 600}])
+@pytest.mark.parametrize(
+    ("scenario", "overrides"),
+    [
+        ("small", {}),
+        ("ha_cold", {"arrival": "first_fit"}),
+        ("ha_hot", {"arrival": "first_fit"}),
+        ("suite/churn", {}),
+        ("suite/memory", {}),
+        ("planetlab_full", SMALLER),
+    ],
+)
+def test_periods_that_nobody_looks_at_change_nothing(
+    scenario: str, overrides: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    built = build_scenario(scenario, seed=1, overrides={**overrides, **changes, "horizon_s": 4 * 3600.0})
+    looked, alone = built.simulator(), built.simulator()
+    for sim in (looked, alone):
+        sim.reset(np.random.default_rng(3))
+        sim.apply(Decisions(move_vm=np.arange(4), move_host=np.arange(4)[::-1].copy()))
+    while not looked.done:
+        looked.advance()
+    alone.run()
+    assert looked.state.totals.mig_done + looked.state.totals.arrivals > 0
+    assert looked.digest() == alone.digest()
+    for name, array in looked.view.state._asdict().items():
+        np.testing.assert_array_equal(array, getattr(alone.view.state, name), err_msg=name)
+
+
 def test_a_fork_goes_on_with_what_is_shown(make_sim: Any) -> None:
     load = {"arrival_s": [0, 0, 900], "departure_s": [np.inf, 700, np.inf], "mem_mib": 100.0}
     sim = make_sim([[0.2, 0.3, 0.4], *[[0.9, 0.9, 0.9]] * 5], 2, load=load)
