@@ -130,7 +130,8 @@ class ClusterView:
         """
         if self._oracle is None:
             raise ConfigError(
-                "view.oracle(): this run shows no future; start it with information=oracle, its rows say so"
+                "view.oracle(): this run shows no future; Simulator(..., oracle=True) and gym.make(..., "
+                'oracle=True) do, and on the command line a policy whose class has information = "oracle"'
             )
         return self._oracle()
 

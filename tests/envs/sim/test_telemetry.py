@@ -169,7 +169,7 @@ def make_sim(make_cluster: Any, make_workload: Any) -> Any:
 
 def test_an_oracle_has_to_be_asked_for(make_cluster: Any, make_workload: Any) -> None:
     load = make_workload([[0.2], [0.9]])
-    with pytest.raises(ConfigError, match="information=oracle"):
+    with pytest.raises(ConfigError, match=r"oracle=True.*class has information = .oracle."):
         Simulator(make_cluster(), load).view.oracle()
     sim = Simulator(make_cluster(), load, oracle=True)
     future = sim.view.oracle()
