@@ -108,7 +108,7 @@ def compose_run(command: str, arguments: Sequence[str]) -> Run:
     specs = _policies(command, config, name, params)
     scenario = {k: v for k, v in config["scenario"].items() if k != "_target_"}
     seeds = tuple(config["seeds"] if config["seeds"] is not None else [config["seed"]])
-    _check_numbers(config, seeds)
+    check_numbers(seeds, config["workers"])
     return Run(command, config, scenario, specs, seeds)
 
 
@@ -137,15 +137,25 @@ def _without_defaults(spec: PolicySpec) -> PolicySpec:
     return PolicySpec(spec.name, changed)
 
 
-def _check_numbers(config: dict[str, Any], seeds: tuple[int, ...]) -> None:
+def check_numbers(seeds: Any, workers: Any, report: Any = True) -> None:
+    """Check what every command that plays policies is given, whatever its values are.
+
+    Raises:
+        ConfigError: Naming the key and what is allowed.
+    """
+    if not isinstance(seeds, (list, tuple)) or not all(type(seed) is int for seed in seeds):
+        shown = f"[{','.join(map(str, seeds))}]" if isinstance(seeds, (list, tuple)) else seeds
+        raise ConfigError(f"seeds={shown}: must be a list of whole numbers, like [0,1,2]")
     if not seeds:
         raise ConfigError("seeds=[]: name at least one, like seeds=[0,1,2]")
     if min(seeds) < 0:
         raise ConfigError(f"seeds: {min(seeds)} is negative; seeds are 0 or more")
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds={list(seeds)}: a seed is named twice")
-    if config["workers"] < 1:
-        raise ConfigError(f"workers={config['workers']}: must be at least 1")
+    if type(workers) is not int or workers < 1:
+        raise ConfigError(f"workers={workers}: must be at least 1")
+    if type(report) is not bool:
+        raise ConfigError(f"report={report}: must be true or false")
 
 
 def check_key(command: str, key: str, value: str) -> None:

@@ -14,7 +14,7 @@ from virtgym.envs.files import write_atomically
 from virtgym.envs.scenarios.scenario import Scenario
 from virtgym.envs.sim.models.cost import GATE_OK
 
-from ..config.compose import Run, compose_run
+from ..config.compose import Run, check_numbers, compose_run
 from ..config.overrides import last_value, parse_policy, parse_value, quote, split_list, split_override
 from ..run.cell import load_scenario
 from ..run.folder import claim_folder, default_out
@@ -96,14 +96,9 @@ def compose_suite(arguments: Sequence[str]) -> Plan:
     seeds = getattr(suite, split).seeds
     if given["seeds"] is not None:
         seeds = parse_value("seeds", given["seeds"])
-        if not isinstance(seeds, list) or not seeds or not all(type(s) is int and s >= 0 for s in seeds):
-            raise ConfigError(f"seeds={given['seeds']}: must be a list of whole numbers, like [0,1,2]")
     workers = parse_value("workers", given["workers"] or "1")
-    if type(workers) is not int or workers < 1:
-        raise ConfigError(f"workers={workers}: must be at least 1")
     report = parse_value("report", given["report"] or "true")
-    if type(report) is not bool:
-        raise ConfigError(f"report={report}: must be true or false")
+    check_numbers(seeds, workers, report)
     named = None if given["policies"] is None else split_list(given["policies"])
     out = Path(given["out"]) if given["out"] else default_out(suite.name)
     return Plan(suite, size, _by_kind(suite, named), tuple(seeds), workers, out, report)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -104,7 +106,7 @@ def test_splits_share_no_seed() -> None:
         ),
         (["suite=virtgym-1", "policies=[]"], "policies=[]: name at least one"),
         (["suite=virtgym-1", "seeds=[a]"], "seeds=[a]: must be a list of whole numbers"),
-        (["suite=virtgym-1", "workers=0"], "workers=0: must be at least 1"),
+        (["suite=virtgym-1", "report=no"], "report=no: must be true or false"),
         (["suite=/no/such.yaml"], "suite=/no/such.yaml: cannot be read"),
     ],
 )
@@ -112,6 +114,23 @@ def test_what_is_not_allowed_is_told(arguments: list[str], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         compose_suite(arguments)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("compose", [compose_suite, partial(compose_run, "benchmark")])
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("seeds=[]", "seeds=[]: name at least one, like seeds=[0,1,2]"),
+        ("seeds=[0,-1]", "seeds: -1 is negative; seeds are 0 or more"),
+        ("seeds=[1,1]", "seeds=[1, 1]: a seed is named twice"),
+        ("workers=0", "workers=0: must be at least 1"),
+    ],
+)
+def test_suites_and_benchmarks_refuse_the_same_numbers(compose: Any, typed: str, said: str) -> None:
+    first = ["suite=virtgym-1"] if compose is compose_suite else ["scenario=small"]
+    with pytest.raises(ConfigError) as caught:
+        compose([*first, typed])
+    assert str(caught.value) == said
 
 
 def test_a_suite_of_ones_own_says_which_key_is_wrong(tmp_path: Path) -> None:
