@@ -186,12 +186,12 @@ def model_metrics(p: ClusterParams, totals: Totals) -> dict[str, float]:
         Metric by column name; those of sub-models that are off are left out.
     """
     t = totals
-    carbon = {"carbon_kg": float(t.carbon_g) / 1000.0} if len(p.carbon_g_kwh) else {}
+    in_both = {"carbon_kg": float(t.carbon_g) / 1000.0} if len(p.carbon_g_kwh) else {}
     if p.has_admission:
         names = ("unguarded_s", "guarantee_lost", "guarantee_broken")
-        carbon |= {name: float(getattr(t, name)) for name in names}
+        in_both |= {name: float(getattr(t, name)) for name in names}
     if not p.full:
-        return carbon
+        return in_both  # a simple cluster has no other sub-model
     requested, time_s = float(t.requested), float(t.time_s)
 
     def shares(**rates: int) -> dict[str, float]:
@@ -232,7 +232,7 @@ def model_metrics(p: ClusterParams, totals: Totals) -> dict[str, float]:
         found |= counts(profile_moves=Totals.profile_moves)
     if p.has_standby:
         found |= shares(mirror_loss=Totals.mirror_loss) | counts(takeovers=Totals.takeovers)
-    return found | carbon
+    return found | in_both
 
 
 def cost_terms(prices: Prices, pue: float, totals: Totals) -> dict[str, float]:
