@@ -26,8 +26,8 @@ TINY_S = 1e-300
 """No VM runs for as short a time: what is divided by it is not used."""
 
 FEW = 8
-"""Where less than one in so many VMs has changed, the integrals of the others, all 0, are not read: memory is
-what a pass over them costs."""
+"""Where less than one in so many VMs of a full model has changed, the integrals of the others, all 0, are not
+read: memory is what a pass over them costs. A simple cluster has one gauge."""
 
 LOST = 1_000_000
 """Number of the draw whether a sample is lost, beside those of the gauges' noise."""
@@ -89,7 +89,7 @@ def take_gauges(p: ClusterParams, s: ClusterState, start_s: float, end_s: float,
                 _close_held(s, end_s - start_s, False)
         elif s.counters.mixed == 0:
             keep = _copy_rates(p, s)
-        elif FEW * s.vm_held.sum() < s.vm_held.shape[0]:
+        elif p.full and FEW * s.vm_held.sum() < s.vm_held.shape[0]:
             _show_steady(s, end_s - start_s)
             _close_held(s, end_s - start_s, True)
         else:
