@@ -23,6 +23,7 @@ from numba.core.typing.templates import AttributeTemplate
 from numba.extending import (
     NativeValue,
     infer_getattr,
+    intrinsic,
     lower_getattr_generic,
     models,
     register_model,
@@ -139,6 +140,18 @@ class _HandleAttributes(AttributeTemplate):
 
     def generic_resolve(self, kind: HandleType, name: str) -> types.Type | None:
         return kind.field(name) if name in kind.index else None
+
+
+@intrinsic
+def _handle_at(_context: Any, address: Any, like: Any) -> Any:
+    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], cgutils.voidptr_t)
+
+    return like(types.int64, like), generate
+
+
+handle_at: Any = _handle_at
+"""``handle_at(address, handle)``, for kernels: the handle whose ``address`` that is, of the other's kind."""
 
 
 def _invariant_load(builder: Any, pointer: Any) -> Any:
