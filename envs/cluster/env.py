@@ -134,7 +134,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
 
     def draw_trace(self, seed: int) -> None:
         """Run, from the next reset on, the same scenario with another generated trace."""
-        self._use(build_scenario(asdict(self.scenario.config), seed=seed))
+        self._use(self.scenario.drawn_anew(seed))
 
     @property
     def view(self) -> ClusterView:

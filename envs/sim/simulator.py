@@ -283,8 +283,9 @@ class Simulator:
     def _draw_faults(self, rng: np.random.Generator | None) -> None:
         """Draw what will break, and put it where the kernels find it."""
         time_s, item, kind = sample_faults(self.config, self.view.n_vms, self.horizon_s, rng)
-        self.params = self.params._replace(fail_time_s=time_s, fail_item=item, fail_kind=kind)
-        self.kernel_params = _bound(self.params, self.state, self.kernel_state)
+        drawn = {"fail_time_s": time_s, "fail_item": item, "fail_kind": kind}
+        self.params = self.params._replace(**drawn)
+        self.kernel_params = self.kernel_params.replaced(**drawn)
 
     @property
     def time_s(self) -> float:
