@@ -1,8 +1,8 @@
 """The columns of a candidate: what it is, what it costs, frees and risks.
 
-A *measure* is a sum over hosts, of the cluster as it will be once the moves under way have ended. It has three
-columns: ``NAME`` before and ``NAME_after`` after the candidate, both per host of the cluster, and
-``NAME_change``, the difference in hosts: so a host that is emptied weighs the same on a cluster of any size.
+A *measure* is a sum over hosts, of the cluster as it will be once the moves under way have ended. It has
+three columns: ``NAME`` before and ``NAME_after`` after the candidate, both per host of the cluster, and
+``NAME_change``, the difference in hosts: so a host that is emptied weighs the same on any cluster.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _columns() -> dict[str, NamedColumn]:
         "moved_weight": NamedColumn(
             1, "weight of the service classes of the VMs that it moves / that of all"
         ),
-        "moved_back": NamedColumn(1, "share of its moves that go back within an hour of intervals"),
+        "moved_back": NamedColumn(1, "share of its moves that go back within 12 intervals"),
         "placed": NamedColumn(1, "log(1 + VMs that it places) / log(129)"),
         "wait": NamedColumn(4, "time until a host that it switches on is on / interval"),
         "memory_max": NamedColumn(2, "largest configured share of a host's memory"),
@@ -87,9 +87,7 @@ def _columns() -> dict[str, NamedColumn]:
         "migrating": NamedColumn(1, "share of VMs that migrate now"),
     }
     for name, measure in MEASURES.items():
-        found[name] = NamedColumn(
-            measure.high, f"{measure.meaning} / H" if measure.unit == "hosts" else f"{measure.meaning} / H"
-        )
+        found[name] = NamedColumn(measure.high, f"{measure.meaning} / H")
         found[f"{name}_after"] = NamedColumn(measure.high, "the same after it")
         found[f"{name}_change"] = NamedColumn(measure.change, "the difference, times H", low=-measure.change)
     return found

@@ -126,7 +126,7 @@ class CandidateForm:
         return self.candidates.mask.copy()
 
     def take(self, k: int) -> int:
-        """Carry candidate k out on the simulator; no time passes. ``show`` brings a full model's view up to now.
+        """Carry candidate k out on the simulator; no time passes. ``show`` updates a full model's view.
 
         Returns:
             How many of its orders were refused, -1 where it is not offered.

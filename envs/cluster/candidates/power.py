@@ -61,7 +61,7 @@ def _time_to_on(p: ClusterParams, s: ClusterState, h: int) -> Any:
 
 @kernel
 def offer_on(p: ClusterParams, s: ClusterState, c: CandidateBuffers) -> None:
-    """Hosts that are off or in standby: the one that idles cheapest, the one that is on soonest, then others."""
+    """Hosts that are off or in standby: the one that idles cheapest, then those that are on soonest."""
     first, end = int(c.marks.on), int(c.marks.keep)
     if end == first:
         return

@@ -80,7 +80,7 @@ def _write_orders(p: ClusterParams, s: ClusterState, c: CandidateBuffers, row: A
 
 @kernel
 def _largest_after(c: CandidateBuffers, load: Any, inverse: Any, most: float, at: int) -> Any:
-    """The largest load per capacity after a candidate: all hosts are looked at only if it touches that one."""
+    """The largest load per capacity after it: all hosts are looked at only if it touches that one."""
     if at >= 0 and c.host_touched[at]:
         return largest(load, inverse)[0]
     for i in range(c.now.hosts):

@@ -90,9 +90,7 @@ every_case = pytest.mark.parametrize("case", CASES)
 
 def make(case: str, seed: int = 0, **options: Any) -> ClusterEnv:
     scenario, overrides = CASES[case]
-    built = build_scenario(
-        scenario if isinstance(scenario, dict) else scenario, seed=seed, overrides=overrides
-    )
+    built = build_scenario(scenario, seed=seed, overrides=overrides)
     options.setdefault("max_decisions_per_interval", 3)
     return ClusterEnv(built, actions="candidates", tables=True, **options)
 
