@@ -147,6 +147,11 @@ class ClusterBatch:
         found: dict[str, NDArray[Any]] = self.task.observer.split(*shown)
         return found
 
+    def observation_of(self, i: int, flat: bool) -> Any:
+        """A copy of what one lane shows, in one vector or not."""
+        shown = [self._shown(memory[i], True) for name, memory in self._memory.items() if name != "mask"]
+        return shown[0] if flat else self.task.observer.split(*shown)
+
     def reset_lane(self, i: int, seed: int | None = None) -> dict[str, Any]:
         """Begin an episode in a lane; what ``ClusterEnv.reset`` tells of it."""
         env, books = self.lanes[i], self.books
@@ -274,6 +279,8 @@ class ClusterBatch:
         if self.by_kernel:
             chosen, decisions, illegal = (books.chosen[i], books.decisions[i], books.illegal[i])
             env.take_up(int(chosen), int(decisions), int(illegal), bool(books.over[i]))
+            if env.render_mode is not None and books.time_s[i] > 0.0:
+                env.sum_up()
         return env
 
     def _changing(self) -> Iterator[tuple[str, NDArray[Any]]]:
