@@ -357,8 +357,9 @@ class ClusterVecEnv(_BatchVecEnv):
 
     def reset(self) -> VecEnvObs:
         """Begin an episode in every environment, with the seeds set before."""
-        for i, (seed, options) in enumerate(zip(self._seeds, self._options)):
+        for options in self._options:
             need_options(options)
+        for i, seed in enumerate(self._seeds):
             self.reset_infos[i] = self.batch.reset_lane(i, seed)
         self._reset_seeds()
         self._reset_options()

@@ -233,8 +233,10 @@ class ClusterBatch:
         books = self.books
         for name in RESULTS:
             getattr(books, name)[:] = 0
-        if len(actions) != self.num_envs:
-            raise ConfigError(f"actions of {len(actions)} environments: must be {self.num_envs}")
+        if self.task.knobs is None:
+            actions = need_actions(actions, self.num_envs).tolist()
+        elif np.ndim(actions) == 0 or len(actions) != self.num_envs:
+            raise ConfigError(f"actions of shape {np.shape(actions)}: must be {self.num_envs} rows of knobs")
         for i, env in enumerate(self.lanes):
             self.infos[i] = {}
             if books.over[i]:
