@@ -150,12 +150,13 @@ class CandidateForm:
         names = ("sim", "settings", "plugins", "limit", "tables")
         memory = {name: getattr(self.buffers, name) for name in MEMORY}
         memory |= {name: getattr(self.candidates, name) for name in CANDIDATE_MEMORY}
-        return {**{name: getattr(self, name) for name in names}, "memory": memory}
+        return {**{name: getattr(self, name) for name in names}, "memory": memory, "flat": self.flat}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
-        """Rebuild buffers and handles; what was offered is offered anew."""
-        memory = saved.pop("memory")
+        """Rebuild buffers and handles."""
+        memory, flat = saved.pop("memory"), saved.pop("flat")
         self.__init__(**saved)  # type: ignore[misc]
+        self.flat[:] = flat
         for name, values in memory.items():
             home = self.candidates if name in CANDIDATE_MEMORY else self.buffers
             getattr(home, name)[:] = values
