@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from virtgym.envs.cluster.candidates.settings import CandidateSettings
 from virtgym.envs.scenarios.scenario import Scenario
 from virtgym.policies.learned.agent import LearnedPolicy, env_options
 from virtgym.policies.learned.architecture import CANDIDATES, ENV_OPTIONS
@@ -97,7 +98,8 @@ class ClusterTrainTask(TrainTask):
     def options(self) -> dict[str, Any]:
         """Arguments of the environment that decide what is observed and what actions mean."""
         given = {key: value for key, value in self.env.items() if key in ENV_OPTIONS and value is not None}
-        return {**given, "actions": CANDIDATES}
+        offered = CandidateSettings.of(given.get("candidates")).plain()
+        return {**given, "actions": CANDIDATES, "candidates": offered}  # in full: defaults may change one day
 
     @property
     def reward(self) -> dict[str, float]:
