@@ -148,6 +148,10 @@ class ClusterEnv(gym.Env[Observation, Any]):
         self._observer = self._make_observer()
         self._reward = RewardFunction(self._weights, self._sim.params)
 
+    def draw_trace(self, seed: int) -> None:
+        """Run, from the next reset on, the same scenario with another generated trace."""
+        self._use(self.scenario.drawn_anew(seed))
+
     def _make_observer(self) -> Observer | CandidateForm:
         if self.actions != "candidates":
             return Observer(self._sim, self.max_decisions_per_interval, self._tables)
@@ -186,6 +190,30 @@ class ClusterEnv(gym.Env[Observation, Any]):
         """The VM whose host comes next, -1 = none."""
         return self._chosen
 
+    @property
+    def observer(self) -> Observer | CandidateForm:
+        """What writes observations and masks; a reset that draws a new trace replaces it."""
+        return self._observer
+
+    @property
+    def observes(self) -> bool:
+        """Whether observations are written."""
+        return self._observe
+
+    @property
+    def reward(self) -> RewardFunction:
+        """What works out rewards; a reset that draws a new trace replaces it."""
+        return self._reward
+
+    def take_up(self, chosen: int, decisions: int, illegal: int, over: bool) -> None:
+        """Note where the agent stands, after a batch has played in this environment's memory."""
+        self._chosen, self._decisions, self._illegal, self._over = chosen, decisions, illegal, over
+
+    def sum_up(self) -> dict[str, Any]:
+        """``reward_terms`` and ``step_metrics`` of ``info``, of an interval that a batch has played."""
+        self._last_step = interval_metrics(self._sim.params, StepMetrics(self._reward.buffers.delta.copy()))
+        return {"reward_terms": self._reward.shipped_terms(), "step_metrics": self._last_step}
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
@@ -201,8 +229,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
         need_options(options)
         super().reset(seed=None if seed is None else need_seed("seed", seed))
         if self.resample_trace:
-            drawn = int(self.np_random.integers(SEED_RANGE))
-            self._use(build_scenario(asdict(self.scenario.config), seed=drawn))
+            self.draw_trace(int(self.np_random.integers(SEED_RANGE)))
         self._sim.reset(np.random.default_rng(self.np_random.integers(SEED_RANGE)))
         if self.knobs is not None:
             rng = np.random.default_rng(self.np_random.integers(SEED_RANGE))
