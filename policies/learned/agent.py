@@ -11,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virtgym.envs.arrays import F4
+from virtgym.envs.checks import need
+from virtgym.envs.cluster.candidates.settings import CandidateSettings
 from virtgym.envs.errors import ConfigError
+from virtgym.envs.files import one_line
 from virtgym.envs.placement.observations import OBSERVATIONS
 
 from ..ties import choose_first_best
@@ -20,6 +23,11 @@ from .kernel_net import BatchNet
 from .storage import Agent, Member, load_agent
 
 MASKED = np.float32(-np.inf)
+
+MOST_CANDIDATES = 4096
+"""Most candidates that an agent may be offered; settings that ship offer some dozens."""
+
+_OPTIONS: dict[str, type] = {"max_decisions_per_interval": int, "arrival": str, "restart": str}
 
 _CODE = re.compile(r"\.[A-Za-z_]|[:/\\]")
 """What a dotted path or a file has and a name does not: an agent's folder must not name code to import."""
@@ -207,6 +215,16 @@ def env_options(name: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in options.items():
         if path := _find_code(value):
             raise ConfigError(f"{name}: protocol.{key}: {path!r} is a path, and an agent may use names only")
+        kind = _OPTIONS.get(key, object)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ConfigError(f"{name}: protocol.{key}: must be of type {kind.__name__}")
+    try:
+        n = CandidateSettings.of(options.get("candidates")).n
+        need(n <= MOST_CANDIDATES, f"{n:,} candidates; at most {MOST_CANDIDATES:,} are offered")
+        limit = options.get("max_decisions_per_interval", 1)
+        need(limit >= 1, f"max_decisions_per_interval={limit}: must be at least 1")
+    except ConfigError as error:
+        raise ConfigError(f"{name}: protocol: {one_line(error, 300)}") from None
     return options
 
 
