@@ -205,3 +205,15 @@ def test_the_days_of_validation_are_the_suites(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ConfigError, match="is a path"):
         ClusterTrainTask(task.scenario, env={"candidates": {"plans": ["a.b"]}})
     assert asdict(task.scenario.config)["trace"]["path"] is None
+
+
+def test_a_sweep_over_kinds_has_the_defaults_of_each(tmp_path: Path) -> None:
+    """Where the scenario is swept, the kind is known only once a job is composed."""
+    typed = ("-m", "scenario=small,demo_placement", "agent=ppo", "total_timesteps=0", "tensorboard=false")
+    assert main(["train", *typed, f"out={tmp_path / 'sweep'}"]) == 0
+    table = pd.read_csv(tmp_path / "sweep" / "sweep.csv").set_index("scenario")
+    assert table["finished"].all()
+    tasks = {
+        name: load_agent(tmp_path / "sweep" / table.loc[name, "job"] / "agent").task for name in table.index
+    }
+    assert tasks == {"small": "cluster", "demo_placement": "placement"}
