@@ -92,7 +92,7 @@ class ClusterTrainTask(TrainTask):
         Raises:
             ConfigError: Naming the key.
         """
-        env_options("env", self.options)
+        env_options("env.", self.options)
 
     @property
     def options(self) -> dict[str, Any]:
