@@ -318,9 +318,10 @@ def test_periods_that_nobody_looks_at_change_nothing(
 ) -> None:
     built = build_scenario(scenario, seed=1, overrides={**overrides, **changes, "horizon_s": 4 * 3600.0})
     looked, alone = built.simulator(), built.simulator()
+    moved = np.arange(4, dtype=np.int32)
     for sim in (looked, alone):
         sim.reset(np.random.default_rng(3))
-        sim.apply(Decisions(move_vm=np.arange(4), move_host=np.arange(4)[::-1].copy()))
+        sim.apply(Decisions(move_vm=moved, move_host=moved[::-1].copy()))
     while not looked.done:
         looked.advance()
     alone.run()
