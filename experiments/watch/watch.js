@@ -459,7 +459,7 @@
     const every = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000].find((x) => (x * height) / H >= 14) || 10000;
     for (let h = 0; h < H; h += every) {
       if (h) to.fillText(String(h), GUTTER - 6, ((h + 0.5) * height) / H);
-      else to.fillText(H > 60 ? "host 0" : "host 0", GUTTER - 6, Math.max(7, (0.5 * height) / H));
+      else to.fillText("host 0", GUTTER - 6, Math.max(7, (0.5 * height) / H));
     }
   }
 
@@ -576,9 +576,9 @@
       at(id).textContent = text;
       at(`${id}-note`).textContent = note || "";
     };
-    set("cost", number(sums.cost[t], 2), t ? `+${Number(of("cost", last).toPrecision(3))} in the last interval` : "");
+    set("cost", number(sums.cost[t], 2), t ? `+${Number(of("cost", last).toPrecision(3))} last interval` : "");
     set("energy", number(sums.energy_kwh[t], 2), t ? `${number(of("power_w", last), 0)} W` : "");
-    set("unserved", t ? `${number(100 * of("unserved_weighted", last), 2)} %` : "–", "in the last interval");
+    set("unserved", t ? `${number(100 * of("unserved_weighted", last), 2)} %` : "–", "last interval");
     let on = 0, n = 0, under = 0;
     for (let h = 0; h < H; h += 1) on += power(t, h) === ON;
     for (let v = 0; v < V; v += 1) { n += waits(t, v); under += migrates(t, v); }
