@@ -508,8 +508,8 @@
     const name = data.slots[slot];
     const parts = [];
     if (moved) parts.push(plural(moved, "move"));
-    if (n > moved) parts.push(plural(n - moved, moved ? "other order" : "order"));
-    return `${name}${h >= 0 ? ` host ${h}` : ""}${name !== "nothing" && parts.length ? ` (${parts.join(", ")})` : ""}`;
+    if (n > Math.max(moved, 1)) parts.push(plural(n - moved, moved ? "other order" : "order"));
+    return `${name}${h >= 0 ? ` host ${h}` : ""}${parts.length ? ` (${parts.join(", ")})` : ""}`;
   }
 
   function showOffers(t) {
