@@ -182,7 +182,7 @@ BODY = "".join(
             "time",
             "The whole episode",
             _TIME,
-            "Click to go there. Cost of every interval, load of every host.",
+            "Cost of every interval, load of every host (of many: used most first). Click to go there.",
         ),
         block("bill", "What it costs", '<div class="scroller"><table class="plain" id="bill"></table></div>'),
     )

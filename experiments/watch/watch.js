@@ -316,7 +316,9 @@
       } else if (a) drawVm(to, t, v, a[0], a[1], 1 - eased);
       else if (b && eased > 0) drawVm(to, next, v, b[0], b[1], eased);
     }
-    for (const [v, [x0, y0], [x1, y1]] of paths(t, here)) arrow(to, x0, y0, x1, y1, MODE === "cells" ? 0.75 : 0.9);
+    const ways = paths(t, here);
+    const alpha = Math.min(0.9, 6 / Math.sqrt(ways.length || 1)); // many together must not hide the hosts
+    for (const [, [x0, y0], [x1, y1]] of ways) arrow(to, x0, y0, x1, y1, alpha);
     if (F.vm_secondary && MODE !== "cells") drawSecondaries(to, t);
     for (const [v, x, y] of moving) {
       if (MODE !== "cells") { drawVm(to, t, v, x, y, 1); continue; }
@@ -437,15 +439,24 @@
   }
 
   function heatHeight() { return Math.max(120, Math.min(360, H * 15)); }
+  /* Where there are many hosts, those that are on for longest come first. */
+  function hostsByUse() {
+    const order = Array.from({ length: H }, (_, h) => h);
+    if (MODE !== "cells") return order;
+    const used = new Int32Array(H);
+    for (let i = 0; i < (N + 1) * H; i += 1) used[i % H] += F.host_power[i] === ON;
+    return order.sort((a, b) => used[b] - used[a] || a - b);
+  }
   function drawHeat(to, width, height) {
+    const rows = hostsByUse();
     const rgb = (name) => [1, 3, 5].map((i) => parseInt(inks[name].slice(i, i + 2), 16));
     const of = Object.fromEntries(["off", "asleep", "failed", "switching", "over"].map((name) => [name, rgb(name)]));
     const image = new ImageData(Math.max(1, N), H);
     for (let t = 0; t < N; t += 1) {
-      for (let h = 0; h < H; h += 1) {
-        const code = power(t, h);
+      for (let row = 0; row < H; row += 1) {
+        const h = rows[row], code = power(t, h);
         const c = code !== ON ? of[stateInk(code)] : flag(t + 1, h, SHORT) ? of.over : inks.mixed[Math.min(100, F.host_cpu[t * H + h])];
-        image.data.set([...c, 255], 4 * (h * image.width + t));
+        image.data.set([...c, 255], 4 * (row * image.width + t));
       }
     }
     const small = document.createElement("canvas");
@@ -459,7 +470,7 @@
     const every = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000].find((x) => (x * height) / H >= 14) || 10000;
     for (let h = 0; h < H; h += every) {
       if (h) to.fillText(String(h), GUTTER - 6, ((h + 0.5) * height) / H);
-      else to.fillText("host 0", GUTTER - 6, Math.max(7, (0.5 * height) / H));
+      else to.fillText(MODE === "cells" ? "hosts" : "host 0", GUTTER - 6, Math.max(7, (0.5 * height) / H));
     }
   }
 
