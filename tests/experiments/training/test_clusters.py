@@ -116,10 +116,10 @@ def test_a_training_that_broke_off_ends_the_same(tmp_path: Path, monkeypatch: py
         assert not json.loads((b / "train.json").read_text())["finished"]
         assert (b / "checkpoint.npz").exists()
         assert train(agent, f"out={b}", "checkpoint_every=100") == 0
-        drop = ["wall_s", "frames_per_s"]
-        pd.testing.assert_frame_equal(
-            *(pd.read_csv(folder / "progress.csv").drop(columns=drop) for folder in (a, b))
+        whole, resumed = (
+            pd.read_csv(folder / "progress.csv").drop(columns=["wall_s", "frames_per_s"]) for folder in (a, b)
         )
+        pd.testing.assert_frame_equal(whole, resumed)
         mine, theirs = (load_agent(folder / "agent").members[0].weights for folder in (a, b))
         for name in mine:
             np.testing.assert_array_equal(mine[name], theirs[name])
