@@ -207,6 +207,30 @@ def test_the_days_of_validation_are_the_suites(monkeypatch: pytest.MonkeyPatch) 
     assert asdict(task.scenario.config)["trace"]["path"] is None
 
 
+def test_a_zip_of_sb3_plays_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also one of SB3's own MlpPolicy, trained on the batch of clusters by SB3 alone."""
+    from stable_baselines3 import PPO
+
+    from virtgym.envs.sb3 import ClusterVecEnv
+
+    scenario = load_scenario("small", 0, {"horizon_s": 3600})
+    envs = ClusterVecEnv(2, scenario, actions="candidates")
+    model = PPO("MlpPolicy", envs, n_steps=16, batch_size=16, seed=0)
+    model.learn(64)
+    model.save(tmp_path / "model.zip")
+    typed = ("scenario=small", "scenario.horizon_s=3600", f"policy={tmp_path / 'model.zip'}")
+    with pytest.warns(UserWarning, match="may run any code"):
+        assert main(["evaluate", *typed, f"out={tmp_path / 'out'}"]) == 0
+    row = pd.read_csv(tmp_path / "out" / "results.csv").iloc[0]
+    assert (row["kind"], row["finished"]) == ("agent", True)
+    (tmp_path / "bad.zip").write_bytes(b"PK")
+    capsys.readouterr()
+    with pytest.warns(UserWarning, match="may run any code"):
+        assert main(["evaluate", "scenario=small", f"policy={tmp_path / 'bad.zip'}"]) == 2
+    (line,) = errors(capsys)
+    assert f"{tmp_path / 'bad.zip'}: cannot be read as ppo, maskable_ppo, a2c, dqn" in line
+
+
 def test_a_sweep_over_kinds_has_the_defaults_of_each(tmp_path: Path) -> None:
     """Where the scenario is swept, the kind is known only once a job is composed."""
     typed = ("-m", "scenario=small,demo_placement", "agent=ppo", "total_timesteps=0", "tensorboard=false")
