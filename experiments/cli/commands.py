@@ -335,7 +335,12 @@ def _train(arguments: Sequence[str]) -> int:
     outcome = train(compose_training(arguments))
     if outcome.before:
         print(f"{outcome.out}: finished before; another out= trains anew", file=sys.stderr)
-    print_results(outcome.rows)
+    if "forecaster" in outcome.rows:
+        from .forecast import print_skill
+
+        print_skill(outcome.rows)
+    else:
+        print_results(outcome.rows)
     print(f"agent: {outcome.out / 'agent'}")
     return 0
 
