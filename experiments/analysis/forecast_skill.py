@@ -264,16 +264,11 @@ _LEVELS = np.array(QUANTILES[1:])[:, None]
 
 def _upper(forecaster: Forecaster, past: F8, steps: int, known: I8, forecast: F8) -> F8:
     """Upper quantiles of every series, (quantiles, N)."""
-    spread: F8 | None = None
-    found = []
-    for z in NORMAL[1:]:
-        deviation = forecaster.deviation(past, steps, known, z)
-        if deviation is None:
-            if spread is None:
-                spread = np.sqrt(young_variance(*squares_of_past(past, known, SPREAD), 1.0))
-            deviation = spread
-        found.append(forecast + z * deviation)
-    return np.stack(found)
+    told = forecaster.upper(past, steps, known)
+    if told is not None:
+        return told
+    spread = np.sqrt(young_variance(*squares_of_past(past, known, SPREAD), 1.0))
+    return forecast + np.array(NORMAL[1:])[:, None] * spread
 
 
 def mean_of(sums: F8, errors: Errors) -> float:

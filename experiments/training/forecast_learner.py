@@ -1,4 +1,7 @@
-"""Learning to forecast: mean by squares, quantiles by pinball loss, on pasts drawn from days of training."""
+"""Learning to forecast from pasts drawn from days of training.
+
+The mean is learned by squares, the deviation by likelihood, quantiles by pinball loss.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from torch import Tensor, nn
 
 from virtgym.envs.arrays import F4, F8
 from virtgym.envs.errors import ConfigError
-from virtgym.policies.forecast.inputs import INPUTS, OUTPUTS, QUANTILES, RECENT
+from virtgym.policies.forecast.inputs import DEVIATION, INPUTS, LOWEST, MEAN, OUTPUTS, QUANTILES, RECENT
 from virtgym.policies.forecast.learned import LAYOUT, quantile_architecture
 from virtgym.policies.forecast.quantile_net import describe_many
 from virtgym.policies.learned.storage import Member
@@ -26,6 +29,10 @@ SMALL = 0.05
 count ever more in shares of the deviation."""
 QUANTILE_WEIGHT = 4.0
 """Weight of the quantiles' loss beside that of the mean."""
+DEVIATION_WEIGHT = 0.5
+"""The same of the deviation's."""
+LEAST = 1e-3
+"""Least deviation in the likelihood, in scales."""
 UPDATES = 16
 """Minibatches of a chunk."""
 
@@ -48,12 +55,16 @@ class QuantileMlp(nn.Module):
                 weights.copy_(torch.from_numpy(rng.uniform(-bound, bound, tuple(weights.shape))))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Mean and rising quantiles, (B, outputs), less the anchor and in scales."""
+        """Mean, deviation and rising quantiles, (B, outputs): less the anchor, and in scales."""
         x = inputs
         for i, layer in enumerate(self.quantile):
             x = layer(x).relu() if i < len(self.quantile) - 1 else layer(x)
-        steps = 0.5 * (x[:, 2:] + (x[:, 2:] ** 2 + 1.0).sqrt())
-        return torch.cat((x[:, :2], x[:, 1:2] + steps.cumsum(dim=1)), dim=1)
+        mean, deviation, lowest, steps = x.split((1, 1, 1, OUTPUTS - LOWEST - 1), dim=1)
+        return torch.cat((mean, _rise(deviation), lowest, lowest + _rise(steps).cumsum(dim=1)), dim=1)
+
+
+def _rise(x: Tensor) -> Tensor:
+    return 0.5 * (x + (x * x + 1.0).sqrt())
 
 
 class ForecastLearner:
@@ -90,8 +101,8 @@ class ForecastLearner:
             group["lr"] = self.config.learning_rate * (left if self.config.schedule == "linear" else 1.0)
         losses = [self._update(*(c[i : i + size] for c in columns)) for i in range(0, len(inputs), size)]
         self.timesteps += len(inputs)
-        squares, pinball = np.mean(losses, axis=0)
-        return {"loss_mean": float(squares), "loss_quantiles": float(pinball)}
+        names = ("loss_mean", "loss_deviation", "loss_quantiles")
+        return dict(zip(names, np.mean(losses, axis=0).tolist()))
 
     def _draw(self, n: int) -> tuple[F4, F8, F8]:
         """Inputs (n, inputs), anchors and scales (n, 2), and what followed (n,)."""
@@ -114,17 +125,21 @@ class ForecastLearner:
             inputs[at], place[at], truth[at] = rows, places, load.util[now + steps, v]
         return inputs, place, truth
 
-    def _update(self, inputs: Tensor, truth: Tensor, weight: Tensor) -> tuple[float, float]:
+    def _update(self, inputs: Tensor, truth: Tensor, weight: Tensor) -> list[float]:
         said = self._net(inputs)
-        short = truth - said[:, 1:]
+        short = truth - said[:, LOWEST:]
         levels = torch.tensor(QUANTILES)
         pinball = (weight * torch.maximum(levels * short, (levels - 1.0) * short)).mean()
-        squares = ((weight * (truth - said[:, :1])) ** 2).mean()
+        error = truth - said[:, MEAN, None]
+        squares = ((weight * error) ** 2).mean()
+        # The likelihood of a normal error: least at the true variance, whatever the distribution is.
+        deviation = said[:, DEVIATION, None].clamp(min=LEAST)
+        likelihood = (weight * (deviation.log() + 0.5 * (error.detach() / deviation) ** 2)).mean()
         self._optimizer.zero_grad()
-        (squares + QUANTILE_WEIGHT * pinball).backward()
+        (squares + DEVIATION_WEIGHT * likelihood + QUANTILE_WEIGHT * pinball).backward()
         nn.utils.clip_grad_norm_(self._net.parameters(), self.config.max_grad_norm)
         self._optimizer.step()
-        return squares.item(), pinball.item()
+        return [squares.item(), likelihood.item(), pinball.item()]
 
     def snapshot(self) -> tuple[Member, ...]:
         """The network as it is now."""

@@ -185,9 +185,8 @@ class ForecastTrainTask(TrainTask):
         """With what was learned from."""
         first = load_suite("virtgym-1").train.first
         seeds = [first, first + self.agent.days]
-        learned = (
-            {"seeds": seeds} if self._generated else {"traces": [Path(p).name for p in self.agent.traces]}
-        )
+        names = [Path(path).name for path in self.agent.traces]
+        learned = {"seeds": seeds} if self._generated else {"traces": names}
         return {**super().described(), **learned, "validated_from": self._begin}
 
     def validation(self) -> ForecastValidation:

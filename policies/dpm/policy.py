@@ -364,7 +364,7 @@ class DpmPolicy(PlanningPolicy):
             self._ahead_mhz = float(ahead.sum())  # of many VMs: those that rise and those that fall
         later = self._forecaster.predict(past, self._lead + 1, counts)
         w.vm_mean[:] = np.where(counts > 0, np.maximum(later, 0.0), demand)
-        told = self._forecaster.deviation(past, self._lead + 1, counts, self.risk)
+        told = self._forecaster.deviation(past, self._lead + 1, counts)
         if told is None:
             squares, n = squares_of_past(past, counts, self._off_window)
         else:

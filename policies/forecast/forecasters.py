@@ -74,22 +74,20 @@ class Forecaster(ABC):
             self._forecast(past, int(steps), known, out)
         return out
 
-    def deviation(
-        self, history: ArrayLike, steps: int = 1, counts: ArrayLike | None = None, risk: float = 1.0
-    ) -> F8 | None:
+    def deviation(self, history: ArrayLike, steps: int = 1, counts: ArrayLike | None = None) -> F8 | None:
         """Standard deviation to expect of the error of forecasts, for who plans with a margin.
-
-        Args:
-            history: As of ``predict``, like ``steps`` and ``counts``.
-            steps: Steps ahead.
-            counts: Samples that each series has.
-            risk: How many of these deviations the margin is. What is not normally distributed has another
-                deviation for another margin: forecast + risk * deviation is the quantile that a normal
-                distribution has there.
 
         Returns:
             Shape (V,), in the unit of the history, at least 0; None = the forecaster does not know, and the
-            caller takes the standard deviation of the past.
+            caller takes the standard deviation of the past. Arguments as of ``predict``.
+        """
+        return None
+
+    def upper(self, history: ArrayLike, steps: int = 1, counts: ArrayLike | None = None) -> F8 | None:
+        """Upper quantiles of what is forecast, rising.
+
+        Returns:
+            Shape (levels, V), levels as in ``inputs.QUANTILES[1:]``; None = the forecaster does not know.
         """
         return None
 

@@ -21,7 +21,9 @@ SERIES: tuple[str, ...] = (
 INPUTS = SAMPLES + SERIES
 
 QUANTILES: tuple[float, ...] = (0.5, 0.84, 0.95, 0.99)
-"""Levels of the quantiles that it gives beside the mean."""
+"""Levels of the quantiles that it gives beside mean and standard deviation; all but the first are upper."""
 NORMAL: tuple[float, ...] = (0.0, 0.994457883209753, 1.644853626951472, 2.326347874040841)
 """Standard deviations above the mean at which a normal distribution has these levels."""
-OUTPUTS = 1 + len(QUANTILES)
+MEAN, DEVIATION, LOWEST = 0, 1, 2
+"""Places of the outputs: the mean, the standard deviation, and from the third on the quantiles."""
+OUTPUTS = LOWEST + len(QUANTILES)

@@ -1,4 +1,4 @@
-"""Forecasts of a trained network: the mean, and how far above it the upper quantiles lie."""
+"""Forecasts of a trained network: the mean, the deviation to expect, and upper quantiles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from virtgym.envs.errors import ConfigError
 from ..learned.architecture import Architecture, Layout
 from ..learned.storage import Agent, load_agent
 from .forecasters import Forecaster
-from .inputs import NORMAL, OUTPUTS, SAMPLES, SERIES, WINDOW
+from .inputs import DEVIATION, LOWEST, MEAN, OUTPUTS, SAMPLES, SERIES, WINDOW
 from .quantile_net import forecast_quantiles, make_quantile_net
 
 LAYOUT = Layout("forecast", (SAMPLES, SERIES))
@@ -31,7 +31,7 @@ def quantile_architecture(width: int) -> Architecture:
 
 
 class LearnedForecaster(Forecaster):
-    """A trained network, or several, whose means and quantiles are averaged.
+    """A trained network, or several, whose outputs are averaged.
 
     A series of few samples is forecast as training saw such series: its scale is drawn towards the usual one
     of its level, by ``quantile_net.PRIOR_SAMPLES`` samples, and the network is told how many there are. One
@@ -61,8 +61,8 @@ class LearnedForecaster(Forecaster):
         """The window of its statistics."""
         return WINDOW
 
-    def quantiles(self, history: ArrayLike, steps: int = 1, counts: ArrayLike | None = None) -> F8:
-        """Mean and quantiles of every series, shape (outputs, V); arguments as of ``predict``."""
+    def outputs(self, history: ArrayLike, steps: int = 1, counts: ArrayLike | None = None) -> F8:
+        """Mean, deviation and quantiles of every series, (outputs, V); arguments as of ``predict``."""
         past, known = self._checked(history, steps, counts)
         out = np.zeros((OUTPUTS, past.shape[1]))
         if len(past):
@@ -78,22 +78,15 @@ class LearnedForecaster(Forecaster):
     def _forecast(self, history: F8, steps: int, counts: I8, out: F8) -> None:
         every = np.zeros((OUTPUTS, len(out)))
         self._write(history, steps, counts, every)
-        out[:] = every[0]
+        out[:] = every[MEAN]
 
-    def deviation(
-        self, history: ArrayLike, steps: int = 1, counts: ArrayLike | None = None, risk: float = 1.0
-    ) -> F8:
-        """How far the quantile that ``risk`` stands for lies above the mean, over ``risk``.
+    def deviation(self, history: ArrayLike, steps: int = 1, counts: ArrayLike | None = None) -> F8:
+        """Standard deviation to expect of the error, as training saw it."""
+        return self.outputs(history, steps, counts)[DEVIATION]
 
-        Between the levels of ``inputs.QUANTILES`` from 0.84 on it is interpolated by standard deviations;
-        below and above, the deviation is that of the nearest level.
-        """
-        mean, *levels = self.quantiles(history, steps, counts)
-        z = min(max(risk, NORMAL[1]), NORMAL[-1])
-        i = next(i for i in range(1, len(NORMAL) - 1) if z <= NORMAL[i + 1])
-        share = (z - NORMAL[i]) / (NORMAL[i + 1] - NORMAL[i])
-        above = levels[i] + share * (levels[i + 1] - levels[i]) - mean
-        return np.maximum(above, 0.0) / z
+    def upper(self, history: ArrayLike, steps: int = 1, counts: ArrayLike | None = None) -> F8:
+        """Quantiles from ``inputs.QUANTILES[1]`` on."""
+        return self.outputs(history, steps, counts)[LOWEST + 1 :]
 
 
 def load_forecaster(folder: str | os.PathLike[str]) -> LearnedForecaster:

@@ -18,7 +18,7 @@ from virtgym.envs.arrays import F4, F8, I8
 from virtgym.envs.jit.kernels import kernel
 
 from ..learned.kernel_net import LINEAR, RELU, dense_layer, turned
-from .inputs import ANCHOR, INPUTS, NEAREST, RECENT, WINDOW
+from .inputs import ANCHOR, DEVIATION, INPUTS, LOWEST, MEAN, NEAREST, RECENT, WINDOW
 
 PRIOR_SAMPLES = 2.0
 """Samples that the usual spread counts for beside what is seen of a series."""
@@ -157,18 +157,24 @@ def describe_many(
 
 
 @kernel
-def forecast_quantiles(history: F8, counts: I8, steps: int, net: QuantileNet, out: F8) -> None:
-    """Add mean and quantiles of every series to ``out``; nothing for a series without a sample.
+def _rise(x: float) -> Any:
+    """A smooth positive function of any number, of exact operations only (*squareplus*, Barron 2021)."""
+    return 0.5 * (x + np.sqrt(x * x + 1.0))
 
-    The network gives the mean, the least quantile and the steps from one quantile to the next, which
-    ``(x + sqrt(x**2 + 1)) / 2`` makes positive (*squareplus*, Barron 2021): exact operations only.
+
+@kernel
+def forecast_quantiles(history: F8, counts: I8, steps: int, net: QuantileNet, out: F8) -> None:
+    """Add mean, deviation and quantiles of every series to ``out``; nothing for a series without a sample.
+
+    The network gives the mean, the least quantile, and, made positive by ``_rise``, the deviation and the
+    steps from one quantile to the next.
 
     Args:
         history: Shape (n, V), n at least 1.
         counts: Shape (V,), 0..n.
         steps: Steps ahead.
         net: Weights.
-        out: Mean and rising quantiles, shape (outputs, V).
+        out: Mean, standard deviation and rising quantiles, shape (outputs, V).
     """
     row = np.zeros(len(INPUTS), np.float32)
     one = np.zeros(len(net.first_bias), np.float32)
@@ -181,8 +187,10 @@ def forecast_quantiles(history: F8, counts: I8, steps: int, net: QuantileNet, ou
         dense_layer(one, row, net.first, net.first_bias, RELU)
         dense_layer(two, one, net.second, net.second_bias, RELU)
         dense_layer(said, two, net.last, net.last_bias, LINEAR)
-        at = 0.0
-        for q in range(len(said)):
-            x = float(said[q])
-            at = x if q < 2 else at + 0.5 * (x + np.sqrt(x * x + 1.0))
+        out[MEAN, v] += anchor + scale * said[MEAN]
+        out[DEVIATION, v] += scale * _rise(float(said[DEVIATION]))
+        at = float(said[LOWEST])
+        out[LOWEST, v] += anchor + scale * at
+        for q in range(LOWEST + 1, len(said)):
+            at += _rise(float(said[q]))
             out[q, v] += anchor + scale * at
