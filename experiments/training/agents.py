@@ -113,7 +113,7 @@ class AgentConfig:
             width: Numbers of an observation.
             n_actions: Actions.
         """
-        return {"num_envs x scenario.placement.n_hosts": num_envs * 4.0 * (width + n_actions)}
+        return {"num_envs": num_envs * 4.0 * (width + n_actions)}
 
 
 @dataclass

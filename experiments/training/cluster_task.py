@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from virtgym.envs.cluster.candidates.settings import CandidateSettings
 from virtgym.envs.scenarios.scenario import Scenario
 from virtgym.policies.learned.agent import LearnedPolicy, env_options
 from virtgym.policies.learned.architecture import CANDIDATES, ENV_OPTIONS
@@ -91,13 +92,14 @@ class ClusterTrainTask(TrainTask):
         Raises:
             ConfigError: Naming the key.
         """
-        env_options("env", self.options)
+        env_options("env.", self.options)
 
     @property
     def options(self) -> dict[str, Any]:
         """Arguments of the environment that decide what is observed and what actions mean."""
         given = {key: value for key, value in self.env.items() if key in ENV_OPTIONS and value is not None}
-        return {**given, "actions": CANDIDATES}
+        offered = CandidateSettings.of(given.get("candidates")).plain()
+        return {**given, "actions": CANDIDATES, "candidates": offered}  # in full: defaults may change one day
 
     @property
     def reward(self) -> dict[str, float]:
@@ -116,13 +118,11 @@ class ClusterTrainTask(TrainTask):
             flat: Whether observations are vectors, or a Dict.
             observation: ``candidates``.
         """
-        from .single_envs import SingleEnvs
+        from virtgym.envs.sb3 import ClusterVecEnv
 
         anew = self.scenario.config.trace.path is None
-        makers = [
-            lambda: make_env(self.scenario, reward=self.reward, resample_trace=anew, **self.options)
-        ] * self.num_envs
-        envs = SingleEnvs(makers, flat=flat)
+        own: dict[str, Any] = {"reward": self.reward, "resample_trace": anew, **self.options}
+        envs = ClusterVecEnv(self.num_envs, self.scenario, flat=flat, **own)
         envs.seed(self.seeds(3)[2])
         return envs
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from virtgym.envs.checks import hint
+from virtgym.envs.cluster.candidates.settings import CandidateSettings
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.scenarios.nodes import schema_of
 from virtgym.policies.learned.architecture import Architecture, Layout
@@ -149,16 +150,18 @@ def _check_memory(config: dict[str, Any], agent: AgentConfig) -> None:
         ConfigError: Naming the keys that ask for most.
     """
     if config["scenario"]["kind"] == "cluster":
-        return  # TODO
-    game = config["scenario"]["placement"]
-    n_nodes = 2 * int(game["n_hosts"])
-    sizes = Layout.current(agent.observation, game["queue_window"]).sizes
-    width = n_nodes * sizes[0] + sizes[1] + sizes[2]
-    fixed = n_nodes if agent.network == "mlp" else 0
+        sizes = Layout.current(agent.observation).sizes
+        n_rows = CandidateSettings.of(config["env"].get("candidates")).n
+    else:
+        game = config["scenario"]["placement"]
+        sizes = Layout.current(agent.observation, game["queue_window"]).sizes
+        n_rows = 2 * int(game["n_hosts"])
+    width = n_rows * sizes[0] + sizes[1] + sizes[2]
+    fixed = n_rows if agent.network == "mlp" else 0
     Architecture(
         agent.network, *sizes, fixed, 0, tuple(agent.hidden), agent.activation
     )  # refuses what is too large
-    arrays = agent.arrays(config["num_envs"], width, n_nodes + 2)
+    arrays = agent.arrays(config["num_envs"], width, n_rows + 2)
     needed, there = 4.0 * sum(arrays.values()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise ConfigError(

@@ -11,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virtgym.envs.arrays import F4
+from virtgym.envs.checks import need
+from virtgym.envs.cluster.candidates.settings import CandidateSettings
 from virtgym.envs.errors import ConfigError
+from virtgym.envs.files import one_line
 from virtgym.envs.placement.observations import OBSERVATIONS
 
 from ..ties import choose_first_best
@@ -20,6 +23,11 @@ from .kernel_net import BatchNet
 from .storage import Agent, Member, load_agent
 
 MASKED = np.float32(-np.inf)
+
+MOST_CANDIDATES = 4096
+"""Most candidates that an agent may be offered; settings that ship offer some dozens."""
+
+_OPTIONS: dict[str, type] = {"max_decisions_per_interval": int, "arrival": str, "restart": str}
 
 _CODE = re.compile(r"\.[A-Za-z_]|[:/\\]")
 """What a dotted path or a file has and a name does not: an agent's folder must not name code to import."""
@@ -103,7 +111,7 @@ class LearnedPolicy:
         if agent.task == "placement":
             self.observation = max((p.observation for p in self._players), key=OBSERVATIONS.index)
         else:
-            self.env_options = env_options(name, agent.protocol)
+            self.env_options = env_options(f"{name}: protocol.", agent.protocol)
         self._layouts: dict[int, Layout] = {}
         self._rng = np.random.default_rng(0)
 
@@ -195,20 +203,35 @@ class LearnedPolicy:
         return np.where(mask, average, MASKED)
 
 
-def env_options(name: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
+def env_options(where: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
     """What an agent says about its environment, as far as a stranger may say it.
 
+    Args:
+        where: What messages put before a key.
+        protocol: ``Agent.protocol``.
+
+    Returns:
+        The keys of ``ENV_OPTIONS`` that it has.
+
     Raises:
-        ConfigError: If it plays another form of actions, or names something to import.
+        ConfigError: If it plays another form of actions, names something to import, or is impossible.
     """
     options = {key: protocol[key] for key in ENV_OPTIONS if protocol.get(key) is not None}
-    if options.get("actions") != CANDIDATES:
-        raise ConfigError(
-            f"{name}: protocol.actions={options.get('actions')}; this version plays {CANDIDATES}"
-        )
+    actions = one_line(options.get("actions"), 100)
+    need(options.get("actions") == CANDIDATES, f"{where}actions={actions}: this version plays {CANDIDATES}")
     for key, value in options.items():
         if path := _find_code(value):
-            raise ConfigError(f"{name}: protocol.{key}: {path!r} is a path, and an agent may use names only")
+            raise ConfigError(f"{where}{key}: {path!r} is a path, and an agent may use names only")
+        kind = _OPTIONS.get(key, object)
+        typed = isinstance(value, kind) and not isinstance(value, bool)
+        need(typed, f"{where}{key}={value}: must be of type {kind.__name__}")
+    limit = options.get("max_decisions_per_interval", 1)
+    need(limit >= 1, f"{where}max_decisions_per_interval={limit}: must be at least 1")
+    try:
+        n = CandidateSettings.of(options.get("candidates")).n
+    except ConfigError as error:
+        raise ConfigError(where + one_line(error, 300).removeprefix("env.")) from None
+    need(n <= MOST_CANDIDATES, f"{where}candidates: {n:,} in all; at most {MOST_CANDIDATES:,} are offered")
     return options
 
 

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any
 
+from virtgym.envs.cluster.candidates.columns import CANDIDATE_COLUMNS
+from virtgym.envs.cluster.candidates.globals import global_columns
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.placement.buffers import WINDOW_COLUMNS
 from virtgym.envs.placement.observations import OBSERVATIONS, observation_columns
@@ -42,11 +44,6 @@ ACTIVATIONS: tuple[str, ...] = ("relu", "tanh")
 """Functions between layers."""
 
 Shape = tuple[int, ...]
-
-
-def candidate_columns() -> tuple[tuple[str, ...], ...]:
-    """Names of the columns of a candidate, and of the cluster beside them."""
-    return ("offered", *(f"c{i}" for i in range(9))), ("g1", "g2", "g3")  # TODO: until the form lands
 
 
 MOST_WEIGHTS = 1 << 24
@@ -84,7 +81,8 @@ class Layout:
             ConfigError: If there is no such observation.
         """
         if observation == CANDIDATES:
-            return cls("cluster", candidate_columns())
+            parts = CANDIDATE_COLUMNS, global_columns(True)
+            return cls("cluster", tuple(tuple(column.name for column in part) for part in parts))
         if queue_window > LONGEST_WINDOW:
             raise ConfigError(f"queue_window={queue_window}: networks read at most {LONGEST_WINDOW} requests")
         columns = observation_columns(observation).values()

@@ -30,6 +30,7 @@ number of candidates, so on clusters of any size.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -198,8 +199,20 @@ class EquivariantNet(Network):
         return self._value(context, rest)
 
 
+class _Offered(NamedTuple):
+    """The candidates of a batch that are no padding, packed one after the other."""
+
+    embedded: Tensor  # (n, w) e
+    context: Tensor  # (B, 2w) c
+    place: Tensor  # (n,) in the batch's B * K rows
+    owner: Tensor  # (n,) the observation
+    n_rows: int  # K
+
+
 class ScorerNet(EquivariantNet):
     """The scorer of candidates: the layers of the equivariant network, each read by itself.
+
+    Only what is offered is multiplied: most rows are padding.
 
     Args:
         architecture: Sizes.
@@ -207,42 +220,49 @@ class ScorerNet(EquivariantNet):
 
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Scores and values, from the same embeddings."""
-        offered, dense, context = self._embed(observation)
-        return self._score_offered(offered, dense, context), self._value(context, dense[:, 0])
+        offered = self._embed(observation)
+        return self._score_offered(offered), self._value_offered(offered)
 
     def scores(self, observation: Tensor) -> Tensor:
         """Scores alone."""
-        return self._score_offered(*self._embed(observation))
+        return self._score_offered(self._embed(observation))
 
     def values(self, observation: Tensor) -> Tensor:
         """Values alone."""
-        _, dense, context = self._embed(observation)
-        return self._value(context, dense[:, 0])
+        return self._value_offered(self._embed(observation))
 
-    def _embed(self, observation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What is offered (B, K), embeddings (B, K, w), 0 where nothing is, and context (B, 2w).
+    def _embed(self, observation: Tensor) -> _Offered:
+        a, b = self.architecture, len(observation)
+        split = observation.shape[1] - a.n_globals
+        n_rows = split // a.n_node
+        rows = observation[:, :split].reshape(b * n_rows, a.n_node)
+        offered = rows.any(dim=1)
+        place = offered.nonzero()[:, 0]
+        owner = torch.div(place, n_rows, rounding_mode="floor")
+        shared = self.shared(observation[:, split:]).index_select(0, owner)
+        embedded = self.activation(
+            self.hidden(self.activation(self.node(rows.index_select(0, place)) + shared))
+        )
+        count = offered.view(b, n_rows).sum(dim=1)
+        total = embedded.new_zeros((b, embedded.shape[1])).index_add(0, owner, embedded)
+        top = torch.segment_reduce(embedded, "max", lengths=count, unsafe=True)
+        top = torch.where(count.unsqueeze(1) > 0, top, 0.0)
+        context = torch.cat((total / count.clamp(min=1).unsqueeze(1), top), dim=1)
+        return _Offered(embedded, context, place, owner, n_rows)
 
-        Only what is offered is multiplied: most rows are padding.
-        """
-        a = self.architecture
-        rows, rest = observation.tensor_split([observation.shape[1] - a.n_globals], dim=1)
-        rows = rows.reshape(len(observation), -1, a.n_node)
-        offered = (rows != 0).any(dim=2)
-        owner = offered.nonzero()[:, 0]
-        first = self.activation(self.node(rows[offered]) + self.shared(rest)[owner])
-        embedded = self.activation(self.hidden(first))
-        dense = embedded.new_zeros((*offered.shape, embedded.shape[1]))
-        dense = dense.masked_scatter(offered.unsqueeze(2), embedded)
-        count = offered.sum(dim=1, keepdim=True).clamp(min=1)
-        top = dense.masked_fill(~offered.unsqueeze(2), -torch.inf).amax(dim=1)
-        top = torch.where(offered.any(dim=1, keepdim=True), top, 0.0)
-        return offered, dense, torch.cat((dense.sum(dim=1) / count, top), dim=1)
+    def _score_offered(self, offered: _Offered) -> Tensor:
+        b = len(offered.context)
+        shared = self.context(offered.context).index_select(0, offered.owner)
+        found = self.score(self.activation(self.pair(offered.embedded) + shared)).squeeze(1)
+        scores: Tensor = found.new_zeros(b * offered.n_rows).index_copy(0, offered.place, found)
+        return scores.view(b, offered.n_rows)
 
-    def _score_offered(self, offered: Tensor, dense: Tensor, context: Tensor) -> Tensor:
-        owner = offered.nonzero()[:, 0]
-        mixed = self.activation(self.pair(dense[offered]) + self.context(context)[owner])
-        scores: Tensor = dense.new_zeros(offered.shape).masked_scatter(offered, self.score(mixed).squeeze(1))
-        return scores
+    def _value_offered(self, offered: _Offered) -> Tensor:
+        first = (offered.place % offered.n_rows == 0).nonzero()[:, 0]
+        nothing = offered.embedded.new_zeros((len(offered.context), offered.embedded.shape[1]))
+        own = offered.embedded.index_select(0, first)
+        nothing = nothing.index_copy(0, offered.owner.index_select(0, first), own)
+        return self._value(offered.context, nothing)
 
 
 def build_network(architecture: Architecture) -> Network:

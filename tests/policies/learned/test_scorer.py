@@ -58,8 +58,8 @@ def plain(member: Member, rows: F4, rest: F4, offered: NDArray[np.bool_]) -> tup
     scores, values = np.zeros(offered.shape), np.zeros(len(rows))
     width = member.architecture.hidden[0]
     for b in range(len(rows)):
-        e = {}
-        for k in np.flatnonzero(offered[b]):
+        e: dict[int, Any] = {}
+        for k in np.flatnonzero(offered[b]).tolist():
             first = act(w["node.weight"] @ rows[b, k] + w["shared.weight"] @ rest[b] + w["node.bias"])
             e[k] = act(w["hidden.weight"] @ first + w["hidden.bias"])
         c = np.zeros(2 * width)
