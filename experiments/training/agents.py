@@ -364,7 +364,7 @@ class ForecasterConfig(AgentConfig):
         super().check(task)
         if self.young > 1.0:
             raise ConfigError(f"agent.young={self.young}: must be at most 1")
-        for key, most in (("horizon", 1000), ("days", 1000), ("batch_size", 1 << 20)):
+        for key, most in (("horizon", 1000), ("days", 1000), ("batch_size", 1 << 16)):
             if not 1 <= getattr(self, key) <= most:
                 raise ConfigError(f"agent.{key}={getattr(self, key)}: must be from 1 to {most}")
 

@@ -139,7 +139,8 @@ def make_run(config: dict[str, Any], typed: Sequence[str] = ()) -> TrainRun:
     agent.check(task)
     config["scenario"] = of_its_kind(config["scenario"], typed)
     scenario = {key: value for key, value in config["scenario"].items() if key != "_target_"}
-    _check_memory(config, agent)
+    if not kind.forecasts:
+        _check_memory(config, agent)
     return TrainRun({**config, "scenario": scenario}, scenario, agent)
 
 
