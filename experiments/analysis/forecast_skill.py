@@ -268,7 +268,7 @@ def _upper(forecaster: Forecaster, past: F8, steps: int, known: I8, forecast: F8
     if told is not None:
         return told
     spread = np.sqrt(young_variance(*squares_of_past(past, known, SPREAD), 1.0))
-    return forecast + np.array(NORMAL[1:])[:, None] * spread
+    return np.asarray(forecast + np.array(NORMAL[1:])[:, None] * spread)
 
 
 def mean_of(sums: F8, errors: Errors) -> float:

@@ -59,8 +59,9 @@ class QuantileMlp(nn.Module):
         x = inputs
         for i, layer in enumerate(self.quantile):
             x = layer(x).relu() if i < len(self.quantile) - 1 else layer(x)
-        mean, deviation, lowest, steps = x.split((1, 1, 1, OUTPUTS - LOWEST - 1), dim=1)
-        return torch.cat((mean, _rise(deviation), lowest, lowest + _rise(steps).cumsum(dim=1)), dim=1)
+        lowest = x[:, LOWEST, None]
+        steps = _rise(x[:, LOWEST + 1 :]).cumsum(dim=1)
+        return torch.cat((x[:, MEAN, None], _rise(x[:, DEVIATION, None]), lowest, lowest + steps), dim=1)
 
 
 def _rise(x: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ class LearnedForecaster(Forecaster):
 
     def deviation(self, history: ArrayLike, steps: int = 1, counts: ArrayLike | None = None) -> F8:
         """Standard deviation to expect of the error, as training saw it."""
-        return self.outputs(history, steps, counts)[DEVIATION]
+        return np.asarray(self.outputs(history, steps, counts)[DEVIATION])
 
     def upper(self, history: ArrayLike, steps: int = 1, counts: ArrayLike | None = None) -> F8:
         """Quantiles from ``inputs.QUANTILES[1]`` on."""

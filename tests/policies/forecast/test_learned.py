@@ -112,13 +112,13 @@ def test_the_kernel_is_the_network_of_torch(past: F8) -> None:
     net.load_state_dict({k: torch.from_numpy(w) for k, w in member.weights.items() if k != "prior"})
     n = past.shape[1]
     inputs, place = np.zeros((n, len(INPUTS)), np.float32), np.zeros((n, 2))
-    every = [np.full(n, 130), np.arange(1, n + 1), np.arange(n), np.full(n, 4)]
-    describe_many(past, *every, float(member.weights["prior"][0]), inputs, place)
+    counts, prior = np.arange(1, n + 1), float(member.weights["prior"][0])
+    describe_many(past, np.full(n, 130), counts, np.arange(n), np.full(n, 4), prior, inputs, place)
     with torch.no_grad():
         said = net(torch.from_numpy(inputs)).numpy().T
     expected = place[:, 0] + place[:, 1] * said
     expected[DEVIATION] -= place[:, 0]
-    got = LearnedForecaster(Agent((member,), "forecast")).outputs(past, 4, every[1])
+    got = LearnedForecaster(Agent((member,), "forecast")).outputs(past, 4, counts)
     np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-5)
 
 
@@ -137,7 +137,7 @@ def test_spread_of_the_past_is_that_of_a_plain_loop(past: F8) -> None:
     squares, n = squares_of_past(past, counts, 8)
     got = young_variance(squares, n, 2.0)
     for v, c in enumerate(counts):
-        y = past[130 - min(c, 8) :, v]
+        y = past[130 - min(int(c), 8) :, v]
         own = ((y - y.mean()) ** 2).sum() if c else 0.0
         assert got[v] == pytest.approx((own + 2 * 0.2**2) / (max(len(y) - 1, 0) + 2))
 
