@@ -11,7 +11,7 @@ from virtgym.envs.errors import ConfigError
 from virtgym.envs.registry import Entry, Registry
 
 from .literature.parts import DETECTORS, SELECTORS
-from .schema import RESERVED, TARGET, construct
+from .schema import RESERVED, TARGET, construct, is_folder
 
 if TYPE_CHECKING:
     from .base import Policy
@@ -239,7 +239,7 @@ def make_policy(policy: str | os.PathLike[str] | Mapping[str, Any] | None = None
         params = {key: value for key, value in params.items() if key not in RESERVED}
     else:
         name = os.fspath(policy)
-    if os.sep in name or name.endswith(".zip") or (os.path.isdir(name) and name not in POLICIES):
+    if name.endswith(".zip") or is_folder(name, POLICIES):
         return _load_agent(name, params)
     made: Policy = construct(name, POLICIES.find(name), params)
     return made

@@ -47,9 +47,11 @@ class AgentConfig:
         max_grad_norm: Gradients are shortened to this length.
         CLUSTER: Settings that have another default on clusters. Those of a class hold for the classes that
             are derived from it.
+        NAMES: Settings that are lists of names.
     """
 
     CLUSTER: ClassVar[Mapping[str, Any]] = {"observation": "candidates", "network": "scorer"}
+    NAMES: ClassVar[tuple[str, ...]] = ()
 
     name: str = ""
     description: str = ""
@@ -71,23 +73,14 @@ class AgentConfig:
         Raises:
             ConfigError: Naming the key and what is allowed.
         """
-        from virtgym.envs.placement.observations import OBSERVATIONS
-        from virtgym.policies.learned.architecture import ACTIVATIONS, CANDIDATES, NETWORKS
-
-        choices = (
-            ("observation", (CANDIDATES,) if task == "cluster" else OBSERVATIONS),
-            ("network", NETWORKS[task]),
-            ("activation", ACTIVATIONS),
-            ("schedule", ("linear", "constant")),
-        )
-        for key, allowed in choices:
+        for key, allowed in self.choices(task).items():
             if (value := getattr(self, key)) not in allowed:
                 raise ConfigError(
                     f"agent.{key}={value}: must be one of {', '.join(allowed)}{hint(value, allowed)}"
                 )
         for f in fields(self):
             value = getattr(self, f.name)
-            if isinstance(value, bool | str) or value is None or f.name == "rules":
+            if isinstance(value, bool | str) or value is None or f.name in self.NAMES:
                 continue
             for number in value if isinstance(value, list) else [value]:
                 if not 0.0 <= number < float("inf"):
@@ -99,6 +92,18 @@ class AgentConfig:
         for key in ("learning_rate", "n_steps", "batch_size", "n_epochs", "buffer_size", "train_freq"):
             if getattr(self, key, 1) <= 0:
                 raise ConfigError(f"agent.{key}={getattr(self, key)}: must be positive")
+
+    def choices(self, task: str) -> dict[str, tuple[str, ...]]:
+        """What is allowed of the settings that are names."""
+        from virtgym.envs.placement.observations import OBSERVATIONS
+        from virtgym.policies.learned.architecture import ACTIVATIONS, CANDIDATES, NETWORKS
+
+        return {
+            "observation": (CANDIDATES,) if task == "cluster" else OBSERVATIONS,
+            "network": NETWORKS[task],
+            "activation": ACTIVATIONS,
+            "schedule": ("linear", "constant"),
+        }
 
     def arrays(self, num_envs: int, width: int, n_actions: int) -> dict[str, float]:
         """Numbers of the largest arrays of a training, by the keys that say how many.
@@ -257,6 +262,8 @@ class RolloutConfig(AgentConfig):
         selection_windows: Training windows whose trimmed mean of waits decides which of them is the policy.
     """
 
+    NAMES: ClassVar[tuple[str, ...]] = ("rules",)
+
     hidden: list[int] = field(default_factory=lambda: [32, 32])
     learning_rate: float = 1e-3
     gamma: float = 1.0
@@ -314,6 +321,54 @@ class RolloutConfig(AgentConfig):
         }
 
 
+@dataclass
+class ForecasterConfig(AgentConfig):
+    """Settings of the forecaster, which learns the demand of VMs and not to act; a timestep is a forecast.
+
+    Attributes:
+        batch_size: Forecasts of a minibatch.
+        horizon: Steps ahead, from 1 on, that it learns.
+        young: Share of forecasts that are made of at most ``inputs.RECENT`` samples.
+        days: Generated days to learn from.
+        traces: Where load is read from a trace: others to learn from, whole. Without any, it learns from the
+            first part of the trace that it is validated on the rest of.
+    """
+
+    CLUSTER: ClassVar[Mapping[str, Any]] = {"observation": "series", "network": "quantiles"}
+    NAMES: ClassVar[tuple[str, ...]] = ("traces",)
+
+    hidden: list[int] = field(default_factory=lambda: [32, 32])
+    learning_rate: float = 2e-3
+    gamma: float = 1.0
+    max_grad_norm: float = 1.0
+    batch_size: int = 1024
+    horizon: int = 12
+    young: float = 0.2
+    days: int = 20
+    traces: list[str] = field(default_factory=list)
+
+    def choices(self, task: str) -> dict[str, tuple[str, ...]]:
+        """One of each: it has one network that reads one thing."""
+        fixed = {"observation": ("series",), "network": ("quantiles",), "activation": ("relu",)}
+        return {**super().choices(task), **fixed}
+
+    def check(self, task: str = "cluster") -> None:
+        """Refuse impossible values.
+
+        Args:
+            task: Kind of scenario that is trained on.
+
+        Raises:
+            ConfigError: Naming the key and what is allowed.
+        """
+        super().check(task)
+        if self.young > 1.0:
+            raise ConfigError(f"agent.young={self.young}: must be at most 1")
+        for key, most in (("horizon", 1000), ("days", 1000), ("batch_size", 1 << 16)):
+            if not 1 <= getattr(self, key) <= most:
+                raise ConfigError(f"agent.{key}={getattr(self, key)}: must be from 1 to {most}")
+
+
 @dataclass(frozen=True)
 class AgentKind:
     """How an agent is trained.
@@ -323,11 +378,13 @@ class AgentKind:
         factory: ``module:function`` that makes a learner of a ``TrainTask`` and the settings; imported only
             when it trains.
         tasks: Kinds of scenario that it is trained on.
+        forecasts: Whether it learns the load of a scenario and not to play it.
     """
 
     schema: type[AgentConfig]
     factory: str
     tasks: tuple[str, ...] = ("placement",)
+    forecasts: bool = False
 
     def make_learner(self, task: Any, config: AgentConfig) -> Any:
         """Make the learner.
@@ -370,6 +427,16 @@ def _register_agents() -> None:
         "rollout policy iteration: compares all actions of a state under one future; "
         "placement by waiting time",
         AgentKind(RolloutConfig, f"{__package__}.rollouts:make_rollout_learner"),
+    )
+    AGENTS.register(
+        "forecaster",
+        "mean and upper quantiles of VMs' demand, for policy.forecaster=FOLDER of dpm, dpm_ortools, drs",
+        AgentKind(
+            ForecasterConfig,
+            f"{__package__}.forecast_learner:make_forecast_learner",
+            ("cluster",),
+            forecasts=True,
+        ),
     )
 
 

@@ -21,10 +21,11 @@ from virtgym.policies.learned.storage import Agent, Member, load_agent, save_age
 
 from ..run.cell import load_scenario
 from ..run.rows import virtgym_version
-from .agents import agent_kind
+from .agents import AgentConfig, ForecasterConfig, agent_kind
 from .cluster_task import ClusterTrainTask
 from .compose import TrainRun
 from .folder import Checkpoint, TrainFolder
+from .forecast_task import ForecastTrainTask
 from .learners import Learner, TrainTask
 from .placement_task import PlacementTrainTask
 from .progress import Board, TrainProgress
@@ -66,7 +67,7 @@ def train(run: TrainRun) -> TrainOutcome:
     import pandas as pd
 
     # The seed is the learner's: agents of all seeds learn and are judged on the same requests.
-    task = make_task(load_scenario(run.scenario, 0), run.config)
+    task = make_task(load_scenario(run.scenario, 0), run.config, run.agent)
     config = run.config
     name = f"{run.agent.name}-{task.scenario.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = TrainFolder(Path(config["out"] or Path("runs") / name))
@@ -83,17 +84,22 @@ def train(run: TrainRun) -> TrainOutcome:
     return TrainOutcome(folder.path, float(info["objective"]), rows, False)
 
 
-def make_task(scenario: Scenario | PlacementScenario, config: Mapping[str, Any]) -> TrainTask:
+def make_task(
+    scenario: Scenario | PlacementScenario, config: Mapping[str, Any], agent: AgentConfig
+) -> TrainTask:
     """What is to be learned on a scenario.
 
     Args:
         scenario: The scenario.
         config: A checked configuration of a training.
+        agent: Its learner's settings.
     """
     shared = {key: config[key] for key in ("num_envs", "seed", "total_timesteps")}
     if isinstance(scenario, PlacementScenario):
         own = {key: config[key] for key in ("reward", "wait_scale_s")}
         return PlacementTrainTask(scenario, **shared, **own)
+    if isinstance(agent, ForecasterConfig):
+        return ForecastTrainTask(scenario, **shared, agent=agent)
     return ClusterTrainTask(scenario, **shared, env=config["env"])
 
 

@@ -99,8 +99,10 @@ class LearnedPolicy:
     stateless: ClassVar[bool] = True
 
     def __init__(self, agent: Agent, name: str = "agent") -> None:
-        if agent.task not in PARTS:
-            raise ConfigError(f"{name}: task {agent.task}; this version plays {', '.join(PARTS)}")
+        if agent.task not in LEGAL:
+            use = "; a forecaster is used by a rule, as in policy=dpm policy.forecaster=FOLDER"
+            use = use if agent.task == "forecast" else ""
+            raise ConfigError(f"{name}: task {agent.task}; this version plays {', '.join(LEGAL)}{use}")
         self.agent = agent
         self.task = agent.task
         self.name = name
