@@ -14,7 +14,7 @@ from ...sim.decisions import ORDERS, Decisions
 from ...sim.simulator import Simulator
 from ..buffers import MEMORY, make_buffers, remember
 from ..observations import EWMA_WEIGHT
-from .buffers import CANDIDATE_MEMORY, make_candidate_buffers
+from .buffers import CANDIDATE_MEMORY, CandidateBuffers, make_candidate_buffers
 from .columns import CANDIDATE_COLUMNS
 from .globals import global_columns, write_globals_with
 from .loads import remember_demand
@@ -136,14 +136,7 @@ class CandidateForm:
 
     def decisions(self, k: int) -> Decisions:
         """The orders of candidate k as they stand in the buffers."""
-        c = self.candidates
-        rows = slice(int(c.order_first[k]), int(c.order_first[k] + c.order_count[k]))
-        kind, vm, host = c.order_kind[rows], c.order_vm[rows], c.order_host[rows]
-        lists: dict[str, Any] = {}
-        for number, names in enumerate(ORDERS.values()):
-            parts = (vm, host) if len(names) == 2 else (host,)
-            lists |= {name: part[kind == number].copy() for name, part in zip(names, parts)}
-        return Decisions(**lists)
+        return orders_of(self.candidates, k)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the simulator and what is remembered; views do not survive pickling."""
@@ -159,3 +152,14 @@ class CandidateForm:
         for name, values in memory.items():
             home = self.candidates if name in CANDIDATE_MEMORY else self.buffers
             getattr(home, name)[:] = values
+
+
+def orders_of(c: CandidateBuffers, k: int) -> Decisions:
+    """The orders of candidate k as they stand in the buffers."""
+    rows = slice(int(c.order_first[k]), int(c.order_first[k] + c.order_count[k]))
+    kind, vm, host = c.order_kind[rows], c.order_vm[rows], c.order_host[rows]
+    lists: dict[str, Any] = {}
+    for number, names in enumerate(ORDERS.values()):
+        parts = (vm, host) if len(names) == 2 else (host,)
+        lists |= {name: part[kind == number].copy() for name, part in zip(names, parts)}
+    return Decisions(**lists)
