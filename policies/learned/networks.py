@@ -1,10 +1,11 @@
-"""PyTorch networks over a placement observation: a permutation-equivariant scorer, and a plain MLP.
+"""PyTorch networks: permutation-equivariant scorers of nodes or of candidates, and a plain MLP.
 
-Both read flat observations (B, 2N · node columns + request columns + global columns) and give one score per
-action (logits or action values) and one value per observation.
+All read flat observations, rows end to end and then what they share, and give one score per action (logits or
+action values) and one value per observation.
 
-The scorer treats nodes alike. With x_a the columns of node a, x_a' those of its sibling (the other node of
-the host), u the request with the cluster's columns, and σ the activation::
+``equivariant`` reads a placement observation (B, 2N · node columns + request columns + global columns) and
+treats nodes alike. With x_a the columns of node a, x_a' those of its sibling (the other node of the host), u
+the request with the cluster's columns, and σ the activation::
 
     e_a   = σ(W₂ σ(W₁ [x_a, x_a'] + V u + b₁) + b₂)
     c     = [mean over a of e_a, maximum over a of e_a]
@@ -14,35 +15,46 @@ the host), u the request with the cluster's columns, and σ the activation::
 so that permuting hosts, or swapping the nodes of a host, permutes scores likewise and leaves the value (deep
 sets: Zaheer et al., NeurIPS 2017). It runs on any number of hosts. Weights are split by input block: u and c
 are multiplied once per observation and not once per node.
+
+``scorer`` reads a set of candidates (B, K · candidate columns + global columns), of which those that are all
+0 are padding: they take no part and score 0. It is the same with one candidate in the place of a pair::
+
+    e_k   = σ(W₂ σ(W₁ x_k + V u + b₁) + b₂)
+    score = w · σ(W₃ e_k + U c + b₃) + b₄
+    value = v · σ(W₄ [c, e_0] + b₅) + b₆
+
+with mean and maximum over the candidates that are offered; candidate 0 is to do nothing. It runs on any
+number of candidates, so on clusters of any size.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .architecture import Architecture, Layout
+from .architecture import LEGAL, Architecture, Layout
 
 MASKED = -1e8
 """Score of an illegal action: finite, so that a product with 0 stays 0."""
 
 
 def fits_mask(observation: Tensor, layout: Layout) -> Tensor:
-    """Which nodes can take the pending request, read off the observation, (B, 2N) of bool.
+    """Which rows may be chosen, read off the observation, (B, rows) of bool.
 
     Args:
         observation: Flat observations.
-        layout: Their columns.
+        layout: Their columns; the one of ``LEGAL`` says it.
     """
-    n_node = layout.sizes[0]
-    n = layout.n_nodes(observation.shape[1]) * n_node
-    return observation[:, layout.nodes.index("fits") : n : n_node] > 0.5
+    n_row = layout.sizes[0]
+    n = layout.n_rows(observation.shape[1]) * n_row
+    return observation[:, layout.rows.index(LEGAL[layout.task]) : n : n_row] > 0.5
 
 
 class Network(nn.Module):
-    """Base of both networks.
+    """Base of all networks.
 
     Args:
         architecture: Kind and sizes.
@@ -187,6 +199,73 @@ class EquivariantNet(Network):
         return self._value(context, rest)
 
 
+class _Offered(NamedTuple):
+    """The candidates of a batch that are no padding, packed one after the other."""
+
+    embedded: Tensor  # (n, w) e
+    context: Tensor  # (B, 2w) c
+    place: Tensor  # (n,) in the batch's B * K rows
+    owner: Tensor  # (n,) the observation
+    n_rows: int  # K
+
+
+class ScorerNet(EquivariantNet):
+    """The scorer of candidates: the layers of the equivariant network, each read by itself.
+
+    Only what is offered is multiplied: most rows are padding.
+
+    Args:
+        architecture: Sizes.
+    """
+
+    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and values, from the same embeddings."""
+        offered = self._embed(observation)
+        return self._score_offered(offered), self._value_offered(offered)
+
+    def scores(self, observation: Tensor) -> Tensor:
+        """Scores alone."""
+        return self._score_offered(self._embed(observation))
+
+    def values(self, observation: Tensor) -> Tensor:
+        """Values alone."""
+        return self._value_offered(self._embed(observation))
+
+    def _embed(self, observation: Tensor) -> _Offered:
+        a, b = self.architecture, len(observation)
+        split = observation.shape[1] - a.n_globals
+        n_rows = split // a.n_node
+        rows = observation[:, :split].reshape(b * n_rows, a.n_node)
+        offered = rows.any(dim=1)
+        place = offered.nonzero()[:, 0]
+        owner = torch.div(place, n_rows, rounding_mode="floor")
+        shared = self.shared(observation[:, split:]).index_select(0, owner)
+        embedded = self.activation(
+            self.hidden(self.activation(self.node(rows.index_select(0, place)) + shared))
+        )
+        count = offered.view(b, n_rows).sum(dim=1)
+        total = embedded.new_zeros((b, embedded.shape[1])).index_add(0, owner, embedded)
+        top = torch.segment_reduce(embedded, "max", lengths=count, unsafe=True)
+        top = torch.where(count.unsqueeze(1) > 0, top, 0.0)
+        context = torch.cat((total / count.clamp(min=1).unsqueeze(1), top), dim=1)
+        return _Offered(embedded, context, place, owner, n_rows)
+
+    def _score_offered(self, offered: _Offered) -> Tensor:
+        b = len(offered.context)
+        shared = self.context(offered.context).index_select(0, offered.owner)
+        found = self.score(self.activation(self.pair(offered.embedded) + shared)).squeeze(1)
+        scores: Tensor = found.new_zeros(b * offered.n_rows).index_copy(0, offered.place, found)
+        return scores.view(b, offered.n_rows)
+
+    def _value_offered(self, offered: _Offered) -> Tensor:
+        first = (offered.place % offered.n_rows == 0).nonzero()[:, 0]
+        nothing = offered.embedded.new_zeros((len(offered.context), offered.embedded.shape[1]))
+        own = offered.embedded.index_select(0, first)
+        nothing = nothing.index_copy(0, offered.owner.index_select(0, first), own)
+        return self._value(offered.context, nothing)
+
+
 def build_network(architecture: Architecture) -> Network:
     """The network that an architecture describes, freshly initialised."""
-    return EquivariantNet(architecture) if architecture.network == "equivariant" else MlpNet(architecture)
+    kinds: dict[str, type[Network]] = {"equivariant": EquivariantNet, "scorer": ScorerNet, "mlp": MlpNet}
+    return kinds[architecture.network](architecture)

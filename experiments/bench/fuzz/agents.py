@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from virtgym.policies.learned.agent import load_policy
-from virtgym.policies.learned.architecture import Architecture, Layout
+from virtgym.policies.learned.architecture import PARTS, Architecture, Layout
 from virtgym.policies.learned.storage import META, WEIGHTS, Agent, Member, save_agent
 
 from .runner import Attempt, Rng
@@ -32,11 +32,12 @@ Make = Callable[[Path], object]
 
 def _good(folder: Path, network: str = "equivariant") -> dict[str, Any]:
     """Save an agent that is as it should be; returns its ``agent.json``."""
-    layout = Layout.current("basic")
+    layout = Layout.current("candidates" if network == "scorer" else "basic")
     architecture = Architecture(network, *layout.sizes, 10 if network == "mlp" else 0, hidden=(8, 8))
     rng = np.random.default_rng(0)
     weights = {k: rng.normal(size=s).astype(np.float32) for k, s in architecture.shapes().items()}
-    save_agent(folder, Agent((Member(architecture, layout, weights),)))
+    protocol = {"actions": "candidates"} if network == "scorer" else {}
+    save_agent(folder, Agent((Member(architecture, layout, weights),), layout.task, protocol))
     meta: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
     return meta
 
@@ -174,7 +175,7 @@ def _hidden_sizes() -> Iterator[tuple[str, Make]]:
         ("infinite", [float("inf"), float("inf")]),
         ("others", [16, 16]),
     )
-    for network in ("equivariant", "mlp"):
+    for network in ("equivariant", "mlp", "scorer"):
         for label, value in sizes:
             yield (
                 f"hidden: {label} ({network})",
@@ -200,9 +201,13 @@ def _descriptions() -> Iterator[tuple[str, Make]]:
         ("rows of a window", [f"window.{i}.cores" for i in range(20_000)]),
         ("a window without row", ["window."]),
     )
-    for part in ("nodes", "request", "globals"):
+    parts = [(part, network) for network, task in (("equivariant", "placement"), ("scorer", "cluster"))
+             for part in PARTS[task]]  # fmt: skip
+    for part, network in parts:
         for label, value in names:
-            yield f"columns.{part}: {label}", _with_meta(_set("members", 0, "columns", part, to=value))
+            change = _set("members", 0, "columns", part, to=value)
+            yield f"columns.{part}: {label} ({network})", _with_meta(change, network)
+    yield from _protocols()
     for key in ("format", "format_version", "members", "task", "protocol", "training", "weights_sha256"):
         for value in (None, -1, [], "x" * 100_000, [[]], 1e308):
             yield f"{key}={str(value)[:8]!r}", _with_meta(_set(key, to=value))
@@ -226,6 +231,41 @@ def _descriptions() -> Iterator[tuple[str, Make]]:
     )
     for label, data in texts:
         yield f"{META}: {label}", _with_text(data)
+
+
+def _protocols() -> Iterator[tuple[str, Make]]:
+    """What an agent of clusters says of its environment: nothing in it may name code, a file, or a flood."""
+    protocols: tuple[tuple[str, Any], ...] = (
+        ("nothing", {}),
+        ("another form", {"actions": "knobs", "knobs_policy": "os.system"}),
+        ("no form", {"actions": ["candidates"]}),
+        *(
+            (f"{key} {value!r}", {"actions": "candidates", "candidates": {key: value}})
+            for key, value in (
+                ("plans", ["os.system"]),
+                ("plans", ["antigravity:Policy"]),
+                ("plans", ["drs(forecaster=os.system)"]),
+                ("plans", ["/tmp/agent"]),
+                ("plans", [["drs", ["a.b"]]]),
+                ("plans", "drs"),
+                ("own", ["os:system"]),
+                ("own", {"os.system": 1}),
+                ("os.system", 1),
+                ("no_such_key", 1),
+                ("empty_least", 10**9),
+                ("relieve", -1),
+                ("on", "2"),
+                ("fills", [float("nan")] * 3),
+            )
+        ),
+        ("settings of a list", {"actions": "candidates", "candidates": ["relieve"]}),
+        ("a rule by path", {"actions": "candidates", "arrival": "os.system"}),
+        ("a rule that is a number", {"actions": "candidates", "arrival": 7}),
+        ("choices of a text", {"actions": "candidates", "max_decisions_per_interval": "2"}),
+        ("no choices", {"actions": "candidates", "max_decisions_per_interval": 0}),
+    )
+    for label, value in protocols:
+        yield f"protocol: {label}", _with_meta(_set("protocol", to=value), "scorer")
 
 
 def _archives() -> Iterator[tuple[str, Make]]:
