@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from virtgym.envs.arrays import F8, I8
+from virtgym.envs.arrays import I8
+from virtgym.envs.cluster.buffers import remember
 from virtgym.envs.cluster.candidates.buffers import CandidateBuffers
-from virtgym.envs.cluster.candidates.offer import take_candidate
+from virtgym.envs.cluster.candidates.loads import remember_demand
+from virtgym.envs.cluster.candidates.offer import offer, take_candidate
+from virtgym.envs.cluster.candidates.settings import OFF, PLACE, RELIEVE
+from virtgym.envs.cluster.observations import EWMA_WEIGHT
 from virtgym.envs.cluster.rewards import RewardBuffers, weigh_terms, write_terms
+from virtgym.envs.jit.generated import make_kernel
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.engine.clock import advance, measure_again, step_end
 from virtgym.envs.sim.state.cluster_state import ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
+
+from ..learned.kernel_net import net_action
+
+NOTHING, UPKEEP, NETWORK = "nothing", "upkeep", "network"
+"""What plays on in a fork after the candidate that is tried."""
+
+CHORES = (PLACE, RELIEVE, OFF)
+"""Kinds of candidates that ``upkeep`` chooses, the most urgent first."""
 
 
 class TrialMemory(NamedTuple):
@@ -40,61 +54,34 @@ def keep(m: TrialMemory) -> None:
 
 
 @kernel
-def play_on(
-    p: ClusterParams, s: ClusterState, r: RewardBuffers, horizon: int, discount: float, end_s: float
-) -> Any:
-    """Let intervals pass without a decision, and add up their rewards.
-
-    Args:
-        p: Parameters of the fork.
-        s: Its state, with what was ordered carried out; ``r.before`` has the totals of before the orders.
-        r: Buffers of the reward.
-        horizon: Intervals, fewer at the end of the episode.
-        discount: Weight of an interval in that of the one before.
-        end_s: End of the episode, s.
-    """
-    measure_again(p, s)
-    value, weight = 0.0, 1.0
-    for _ in range(horizon):
-        if s.clock.now_s >= end_s - 1e-9:
-            break
-        advance(p, s, step_end(s.clock.now_s, p.interval_s, p.interval_s, end_s))
-        for i in range(r.delta.shape[0]):
-            r.delta[i] = s.totals[i] - r.before[i]
-            r.before[i] = s.totals[i]
-        write_terms(r, 0.0)
-        value += weight * weigh_terms(r.weights, r.terms)
-        weight *= discount
-    return value
+def pass_interval(p: ClusterParams, s: ClusterState, r: RewardBuffers, end_s: float) -> Any:
+    """Let an interval pass; its reward. ``r.before`` has the totals of before the interval's orders."""
+    advance(p, s, step_end(s.clock.now_s, p.interval_s, p.interval_s, end_s))
+    for i in range(r.delta.shape[0]):
+        r.delta[i] = s.totals[i] - r.before[i]
+        r.before[i] = s.totals[i]
+    write_terms(r, 0.0)
+    return weigh_terms(r.weights, r.terms)
 
 
 @kernel
-def try_candidates(
-    p: ClusterParams,
-    s: ClusterState,
-    c: CandidateBuffers,
-    r: RewardBuffers,
-    m: TrialMemory,
-    which: I8,
-    horizon: int,
-    discount: float,
-    end_s: float,
-    values: F8,
-) -> None:
-    """Try some candidates; the state is left as it was kept.
+def first_chore(c: CandidateBuffers) -> Any:
+    """The first candidate of the most urgent kind of ``CHORES`` that is offered, 0 = nothing."""
+    for kind in CHORES:
+        for k in range(c.mask.shape[0]):
+            if c.mask[k] and c.kind[k] == kind:
+                return k
+    return 0
 
-    Args:
-        p: Parameters of the fork.
-        s: Its state.
-        c: What is offered in the state that was kept.
-        r: Buffers of the reward.
-        m: Memory of ``s``.
-        which: Slots to try, (n,).
-        horizon: Intervals.
-        discount: Weight of an interval in that of the one before.
-        end_s: End of the episode, s.
-        values: Sum of rewards of every slot that is tried, (K,), -inf where nothing is offered.
-    """
+
+@kernel
+def begin_base(p: ClusterParams, s: ClusterState, c: CandidateBuffers, d: CandidateBuffers) -> None:
+    """Give the buffers ``d`` of a fork what those of the cluster remember of demand."""
+    d.vm_mean[:] = c.vm_mean
+    d.vm_variance[:] = c.vm_variance
+
+
+_TRY = """def {name}(p, s, q, v, c, r, m, which, horizon, discount, end_s, values, {more}):
     for k in which:
         values[k] = -np.inf
         if not c.mask[k]:
@@ -102,5 +89,67 @@ def try_candidates(
         put_back(m)
         r.before[:] = s.totals
         take_candidate(p, s, s, c, k)
-        values[k] = play_on(p, s, r, horizon, discount, end_s)
+        measure_again(p, s)
+        {begin}
+        value, weight = 0.0, 1.0
+        for i in range(horizon):
+            if s.clock.now_s >= end_s - 1e-9:
+                break
+            {play}
+            value += weight * pass_interval(p, s, r, end_s)
+            weight *= discount
+            {remember}
+        values[k] = value
     put_back(m)
+"""
+
+_PLAY = """if i > 0:
+                offer(q, v, d)
+                {choose}
+                if j > 0:
+                    take_candidate(p, s, s, d, j)"""
+
+_BASES: dict[str, dict[str, str]] = {
+    NOTHING: {"more": "", "begin": "pass", "play": "pass", "remember": "pass"},
+    UPKEEP: {
+        "more": "d",
+        "begin": "begin_base(q, v, c, d)",
+        "play": _PLAY.format(choose="j = first_chore(d)"),
+        "remember": "remember_demand(q, v, d)",
+    },
+    NETWORK: {
+        "more": "d, b, e, flat, net",
+        "begin": "begin_base(q, v, c, d); copy_memory(b, e)",
+        "play": _PLAY.format(choose="write_globals(q, v, e, 0); j = net_action(net, flat, d.mask)"),
+        "remember": "remember_demand(q, v, d); remember(q, v, e, weight_of_demand)",
+    },
+}
+
+
+@functools.cache
+def try_with(base: str, write_globals: Any = None, copy_memory: Any = None) -> Any:
+    """The kernel that tries candidates; it leaves the state as it was kept.
+
+    Args:
+        base: What plays on after the candidate: ``NOTHING``, ``UPKEEP`` or ``NETWORK``.
+        write_globals: Of a network, the kernel that writes the globals that it reads.
+        copy_memory: Of a network, the kernel that copies the observer's memory.
+
+    Returns:
+        A kernel of parameters and state of the fork, the same as its view has them, the buffers of what is
+        offered, those of the reward, the memory of the state, the slots to try, horizon (intervals), discount
+        (weight of an interval in that of the one before), the end of the episode (s), and values, (K,), which
+        are the sums of rewards of what is tried, -inf where nothing is offered. ``UPKEEP`` adds buffers of
+        candidates for the fork; ``NETWORK`` adds to these the buffers of the observer, those of the fork's
+        observer, what it writes in one vector, and the network.
+    """
+    names: dict[str, Any] = {
+        **{"np": np, "put_back": put_back, "measure_again": measure_again, "pass_interval": pass_interval},
+        **{"take_candidate": take_candidate, "begin_base": begin_base, "first_chore": first_chore},
+        **{"offer": offer, "remember": remember, "remember_demand": remember_demand},
+        **{"net_action": net_action, "weight_of_demand": EWMA_WEIGHT},
+        **{"write_globals": write_globals, "copy_memory": copy_memory},
+    }
+    parts = _BASES[base]
+    used = {name: thing for name, thing in names.items() if thing is not None}
+    return make_kernel(_TRY.format(name=f"try_with_{base}", **parts), used)
