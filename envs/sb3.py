@@ -357,8 +357,9 @@ class ClusterVecEnv(_BatchVecEnv):
 
     def reset(self) -> VecEnvObs:
         """Begin an episode in every environment, with the seeds set before."""
-        for i, (seed, options) in enumerate(zip(self._seeds, self._options)):
+        for options in self._options:
             need_options(options)
+        for i, seed in enumerate(self._seeds):
             self.reset_infos[i] = self.batch.reset_lane(i, seed)
         self._reset_seeds()
         self._reset_options()
@@ -379,17 +380,14 @@ class ClusterVecEnv(_BatchVecEnv):
         some = dones if batch.by_kernel else np.ones_like(dones)
         for i in np.flatnonzero(some | (books.code != 0) | books.forced).tolist():
             infos[i] = infos[i] | batch.info(i, whole=False)
-        if len(ended):
-            shown = self._observations()
-            for i in ended.tolist():
-                last = shown[i] if self.flat else {name: values[i] for name, values in shown.items()}
-                cost = infos[i]["metrics"]["cost"]
-                infos[i] |= {
-                    "TimeLimit.truncated": True,
-                    "terminal_observation": last,
-                    "episode": self._episode(books.total[i], books.length[i], cost=cost),
-                }
-                self.reset_infos[i] = batch.reset_lane(i)
+        for i in ended.tolist():
+            cost = infos[i]["metrics"]["cost"]
+            infos[i] |= {
+                "TimeLimit.truncated": True,
+                "terminal_observation": batch.observation_of(i, self.flat),
+                "episode": self._episode(books.total[i], books.length[i], cost=cost),
+            }
+            self.reset_infos[i] = batch.reset_lane(i)
         return self._observations(), rewards, dones, infos
 
 

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from .errors import ConfigError
 
-PARTS = ("hosts", "vms", "globals")
+PARTS = ("candidates", "hosts", "vms", "globals")
 
 
 class FlatObservation(gym.ObservationWrapper[NDArray[np.float32], Any, dict[str, NDArray[Any]]]):
-    """Host table, VM table and globals in one vector, for networks without structure (MLPs).
+    """Tables and globals in one vector, for networks without structure (MLPs).
 
-    The order is rows of ``hosts``, rows of ``vms``, ``globals``; ``vm_host`` is left out, as the VM rows
-    repeat what matters of the host. ``action_masks()`` stays available.
+    The order is rows of ``hosts``, rows of ``vms``, ``globals``, or rows of ``candidates``, ``globals``;
+    ``vm_host`` is left out, as the VM rows repeat what matters of the host. ``action_masks()`` stays.
 
     Args:
         env: A cluster environment.
@@ -27,9 +27,10 @@ class FlatObservation(gym.ObservationWrapper[NDArray[np.float32], Any, dict[str,
     def __init__(self, env: gym.Env[dict[str, NDArray[Any]], Any]) -> None:
         super().__init__(env)
         inner = env.observation_space
-        if not isinstance(inner, spaces.Dict) or not set(PARTS) <= set(inner):
-            raise ConfigError(f"FlatObservation: needs an environment that observes {', '.join(PARTS)}")
-        boxes = [inner[name] for name in PARTS]
+        if not isinstance(inner, spaces.Dict) or not {"globals"} < set(inner) & set(PARTS):
+            raise ConfigError("FlatObservation: needs a cluster, which observes tables and globals")
+        self._parts = [name for name in PARTS if name in inner]
+        boxes = [inner[name] for name in self._parts]
         assert all(isinstance(box, spaces.Box) for box in boxes)
         self.observation_space = spaces.Box(
             np.concatenate([box.low.ravel() for box in boxes]),
@@ -38,7 +39,7 @@ class FlatObservation(gym.ObservationWrapper[NDArray[np.float32], Any, dict[str,
 
     def observation(self, observation: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Flatten one observation."""
-        return np.concatenate([observation[name].ravel() for name in PARTS])
+        return np.concatenate([observation[name].ravel() for name in self._parts])
 
     def action_masks(self) -> NDArray[np.bool_]:
         """The legal actions of the environment inside."""

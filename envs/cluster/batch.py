@@ -6,7 +6,8 @@ Each lane is a single environment, which is reset and asked in Python; its steps
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import pickle
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -22,15 +23,17 @@ from ..errors import ConfigError
 from ..jit.handle import make_handle
 from ..sim.state.cluster_state import Blocks
 from .actions import ACTION_REASONS
-from .buffers import MEMORY
+from .candidates.form import CandidateForm
 from .env import ClusterEnv
 from .lanes import FINISH, LOOK, STEP, WAITING, LaneBooks, make_books, play_with
-from .tables import columns_of
 
 FAULTS = ("fail_time_s", "fail_item", "fail_kind")
 """Parameters that every reset draws."""
 
-RESULTS = ("reward", "duration", "code", "phase", "forced", "moved")
+PICKLE = "pickle"
+"""Name of the one array of a checkpoint that cannot be plain arrays."""
+
+RESULTS = ("reward", "duration", "code", "refused", "phase", "forced", "moved")
 """What the books say of the last step alone."""
 
 
@@ -39,8 +42,9 @@ class ClusterBatch:
 
     One kernel call steps all lanes. Python steps them one after the other where each needs Python at every
     step: with ``actions="knobs"`` (its policy is Python), with pictures of episodes
-    (``render_mode="rgb_array"``), and with terms of the reward of one's own. Lanes whose operator has work to
-    do in an interval (events) pass that interval in Python.
+    (``render_mode="rgb_array"``), and with terms of the reward of one's own. Python also makes the candidates
+    that are plugged in (plans of policies, kinds of one's own), and lets those intervals pass in which a
+    lane's operator has work to do (events).
 
     Args:
         num_envs: B.
@@ -59,12 +63,9 @@ class ClusterBatch:
         self.num_envs = num_envs
         self.threads = min(threads, num_envs)
         self.books = make_books(num_envs, first.max_decisions_per_interval, first.observes)
-        self._memory: tuple[NDArray[Any], ...] = tuple(
-            np.zeros((num_envs, len(row)), row.dtype) for row in first.observer.rows
-        )
-        for i, env in enumerate(self.lanes):
-            for memory, row in zip(self._memory, env.observer.rows):
-                memory[i] = row
+        self._memory = {
+            name: np.stack([env.observer.rows[name] for env in self.lanes]) for name in first.observer.rows
+        }
         self.begun = False
         self.infos: list[dict[str, Any]] = [{} for _ in self.lanes]
         self._bind()
@@ -73,28 +74,40 @@ class ClusterBatch:
         self._books: Any = make_handle("lane books", self.books)
         self._pool: ThreadPoolExecutor | None = None
         first = self.lanes[0]
-        self.by_kernel = first.knobs is None and first.render_mode != "rgb_array" and not first.reward.own
+        self.by_kernel = not (
+            first.knobs is not None
+            or first.render_mode == "rgb_array"
+            or first.reward.own
+            or (self.plugged and not first.observes)
+        )
         for i in range(self.num_envs):
             self._bind_lane(i, fresh=False)
-        self._play: Any = play_with(columns_of(first.observer.full), first.observer.full)
-        sim, view = first.sim, first.view
+        sim, observer = first.sim, first.observer
+        candidates = isinstance(observer, CandidateForm)
+        self._play: Any = play_with(observer.observe, candidates, bool(sim.params.full))
         self._kinds: tuple[Any, ...] = (
-            *(sim.kernel_params, sim.kernel_state, sim.shown[2], view.kernel_state),
-            *(first.observer.handle, first.reward.handle),
+            *(sim.kernel_params, sim.kernel_state, sim.shown[2], first.view.kernel_state),
+            *(*observer.handles, first.reward.handle),
         )
+
+    @property
+    def plugged(self) -> bool:
+        """Whether candidates are plugged in, which Python makes."""
+        observer = self.lanes[0].observer
+        return isinstance(observer, CandidateForm) and len(observer.plugins) > 0
 
     def _bind_lane(self, i: int, fresh: bool) -> None:
         """Note where a lane's memory is, after some of it was made anew; ``fresh``: the observer, too."""
         env, books = self.lanes[i], self.books
         sim, view = env.sim, env.view
-        rows = tuple(memory[i] for memory in self._memory)
-        if env.observer.flat.ctypes.data != rows[0].ctypes.data:
-            for there, mine in zip(rows, env.observer.rows if fresh else ()):
-                there[:] = mine
-            env.observer.move_to(*rows)
+        rows = {name: memory[i] for name, memory in self._memory.items()}
+        if env.observer.flat.ctypes.data != rows["flat"].ctypes.data:
+            for name, mine in env.observer.rows.items() if fresh else ():
+                rows[name][:] = mine
+            env.observer.move_to(**rows)
         handles = (
             *(sim.kernel_params, sim.kernel_state, *sim.shown, view.kernel_state),
-            *(env.observer.handle, env.reward.handle),
+            *(*env.observer.handles, env.reward.handle),
         )
         books.address[i] = [handle.address for handle in handles]
         books.horizon_s[i] = sim.horizon_s
@@ -109,13 +122,13 @@ class ClusterBatch:
     def masks(self) -> B1:
         """Which actions are legal in each lane, (B, A), as a view."""
         if not self.books.observe:
-            self._call(LOOK)
-        return self._memory[2]
+            self._look()
+        return self._memory["mask"]
 
     @property
     def flat_space(self) -> spaces.Box:
         """The space of a flat observation."""
-        parts = [self.task.observation_space[name] for name in ("hosts", "vms", "globals")]
+        parts = [self.task.observation_space[name] for name in self.task.observer.parts]
         ends = [np.concatenate([getattr(box, end).ravel() for box in parts]) for end in ("low", "high")]
         return spaces.Box(*ends)
 
@@ -126,12 +139,18 @@ class ClusterBatch:
 
     def flat_observations(self, copy: bool = True) -> NDArray[np.float32]:
         """What all lanes show, as ``FlatObservation`` does, (B, F)."""
-        return self._shown(self._memory[0], copy)
+        return self._shown(self._memory["flat"], copy)
 
     def observations(self, copy: bool = True) -> dict[str, NDArray[Any]]:
         """What all lanes show, (B, ...)."""
-        flat, vm_host = (self._shown(memory, copy) for memory in self._memory[:2])
-        return self.task.observer.split(flat, vm_host)
+        shown = (self._shown(memory, copy) for name, memory in self._memory.items() if name != "mask")
+        found: dict[str, NDArray[Any]] = self.task.observer.split(*shown)
+        return found
+
+    def observation_of(self, i: int, flat: bool) -> Any:
+        """A copy of what one lane shows, in one vector or not."""
+        shown = [self._shown(memory[i], True) for name, memory in self._memory.items() if name != "mask"]
+        return shown[0] if flat else self.task.observer.split(*shown)
 
     def reset_lane(self, i: int, seed: int | None = None) -> dict[str, Any]:
         """Begin an episode in a lane; what ``ClusterEnv.reset`` tells of it."""
@@ -167,6 +186,8 @@ class ClusterBatch:
             waiting = np.flatnonzero(self.books.phase == WAITING)
             if len(waiting):
                 self._pass_in_python(waiting.tolist())
+            if self.plugged:
+                self._lay_plugins(np.flatnonzero(self.books.moved).tolist())
         else:
             self._step_in_python(actions)
         ended: I8 = np.flatnonzero(self.books.over & ~before)
@@ -189,6 +210,17 @@ class ClusterBatch:
         for other in others:
             other.result()
 
+    def _look(self) -> None:
+        """Write observations and masks of all lanes anew."""
+        self._call(LOOK)
+        self._lay_plugins(range(self.num_envs) if self.plugged else ())
+
+    def _lay_plugins(self, which: Iterable[int]) -> None:
+        for i in which:
+            observer = self.lanes[i].observer
+            assert isinstance(observer, CandidateForm)
+            observer.lay_plugins()
+
     def _pass_in_python(self, which: list[int]) -> None:
         """Let an interval pass in lanes whose operator has work to do in it."""
         for i in which:
@@ -201,8 +233,10 @@ class ClusterBatch:
         books = self.books
         for name in RESULTS:
             getattr(books, name)[:] = 0
-        if len(actions) != self.num_envs:
-            raise ConfigError(f"actions of {len(actions)} environments: must be {self.num_envs}")
+        if self.task.knobs is None:
+            actions = need_actions(actions, self.num_envs).tolist()
+        elif np.ndim(actions) == 0 or len(actions) != self.num_envs:
+            raise ConfigError(f"actions of shape {np.shape(actions)}: must be {self.num_envs} rows of knobs")
         for i, env in enumerate(self.lanes):
             self.infos[i] = {}
             if books.over[i]:
@@ -211,6 +245,7 @@ class ClusterBatch:
             self.infos[i] = info
             books.duration[i] = "time_s" in info
             books.time_s[i] = env.sim.time_s
+            books.chosen[i], books.decisions[i], books.illegal[i] = env.place
             books.total[i] += books.reward[i]
             books.length[i] += 1
 
@@ -228,7 +263,7 @@ class ClusterBatch:
         if books.code[i]:
             told["illegal_action"] = ACTION_REASONS[int(books.code[i])]
             if whole:
-                told["reward_terms"] = {"illegal": 1.0}
+                told["reward_terms"] = {"illegal": float(books.refused[i])}
         if books.forced[i]:
             told["forced_stop"] = True
         if books.duration[i]:
@@ -246,6 +281,8 @@ class ClusterBatch:
         if self.by_kernel:
             chosen, decisions, illegal = (books.chosen[i], books.decisions[i], books.illegal[i])
             env.take_up(int(chosen), int(decisions), int(illegal), bool(books.over[i]))
+            if env.render_mode is not None and books.time_s[i] > 0.0:
+                env.sum_up()
         return env
 
     def _changing(self) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -253,25 +290,25 @@ class ClusterBatch:
         for name, array in self.books._asdict().items():
             if name not in ("address", "limit", "observe"):
                 yield f"books.{name}", array
-        for name, array in zip(("flat", "vm_host", "mask"), self._memory):
+        for name, array in self._memory.items():
             yield f"seen.{name}", array
 
     def _of_lane(self, i: int) -> Iterator[tuple[str, NDArray[Any]]]:
         """Every array of one lane that changes, but for its simulator's memory."""
-        observer, reward = self.lanes[i].observer.buffers, self.lanes[i].reward.buffers
-        for name in MEMORY:
-            yield f"observer.{name}", getattr(observer, name)
+        env = self.lanes[i]
+        reward = env.reward.buffers
+        yield from ((f"observer.{name}", array) for name, array in env.observer.kept.items())
         for name in ("before", "delta", "terms"):
             yield f"reward.{name}", getattr(reward, name)
 
     def export_state(self) -> dict[str, NDArray[Any]]:
         """Where all lanes and their generators stand, as plain arrays: a checkpoint.
 
-        Raises:
-            ConfigError: With ``actions="knobs"``, whose policy has a memory of its own.
+        Policies in lanes (``knobs``, plans among candidates) have memories of their own: with them it is one
+        array, the bytes of a pickle, which is to be imported from one's own files only.
         """
-        if self.task.knobs is not None:
-            raise ConfigError("checkpoint: actions=knobs: the memory of a planning policy cannot be exported")
+        if self.plugged or self.task.knobs is not None:
+            return {PICKLE: np.frombuffer(pickle.dumps(self), dtype=np.uint8).copy()}
         found = {name: array.copy() for name, array in self._changing()}
         sims = [env.sim.__getstate__() for env in self.lanes]
         for k, name in enumerate(Blocks._fields):
@@ -294,6 +331,13 @@ class ClusterBatch:
         Raises:
             ConfigError: If it comes from another one.
         """
+        if (PICKLE in arrays) != (self.plugged or self.task.knobs is not None):
+            raise ConfigError("checkpoint: does not fit these environments")
+        if PICKLE in arrays:
+            twin = pickle.loads(arrays[PICKLE].tobytes())
+            need(twin.num_envs == self.num_envs, f"checkpoint: is of {twin.num_envs} environments")
+            self.__setstate__(twin.__getstate__())
+            return
         mine = dict(self._changing())
         lane = dict(self._of_lane(0)) | {
             f"sim.{name}": block for name, block in self.task.sim.__getstate__()["blocks"]._asdict().items()
@@ -321,7 +365,7 @@ class ClusterBatch:
                 array[...] = arrays[name][i]
             self._bind_lane(i, fresh=False)
         self.begun = bool((~self.books.over | (self.books.length > 0)).any())
-        self._call(LOOK)
+        self._look()
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle lanes and books, never addresses."""
@@ -334,3 +378,5 @@ class ClusterBatch:
         self.__dict__.update(saved)
         self.books = LaneBooks(*saved["books"])
         self._bind()
+        if self.begun and self.by_kernel:
+            self._look()

@@ -205,6 +205,11 @@ class ClusterEnv(gym.Env[Observation, Any]):
         """What works out rewards; a reset that draws a new trace replaces it."""
         return self._reward
 
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Where the agent stands: the chosen VM, choices in this interval, and what was illegal so far."""
+        return self._chosen, self._decisions, self._illegal
+
     def take_up(self, chosen: int, decisions: int, illegal: int, over: bool) -> None:
         """Note where the agent stands, after a batch has played in this environment's memory."""
         self._chosen, self._decisions, self._illegal, self._over = chosen, decisions, illegal, over

@@ -31,7 +31,12 @@ class Observer:
         sim: The simulator; its view is read.
         limit: Decisions allowed in one interval, for the column ``decisions``.
         tables: Whether ``hosts`` and ``vms`` have one row per host and VM, or their rows in one vector.
+
+    Attributes:
+        parts: Names of what stands end to end in ``flat``.
     """
+
+    parts = ("hosts", "vms", "globals")
 
     def __init__(self, sim: Simulator, limit: int, tables: bool = False) -> None:
         self.sim = sim
@@ -51,16 +56,25 @@ class Observer:
         self._last: tuple[int, int] | None = None  # what the buffers show: chosen VM, decisions
 
     def move_to(self, flat: F4, vm_host: NDArray[np.int32], mask: NDArray[np.bool_]) -> None:
-        """Write to other memory from now on; it must hold what ``rows`` does.
-
-        Args:
-            flat: Rows of hosts, rows of VMs, globals.
-            vm_host: (V,).
-            mask: (1 + V + 2H,).
-        """
+        """Write to other memory from now on; it must hold what ``rows`` does."""
         self.flat = flat
         tables = self._tables_in(flat)
         self._bind(self.buffers._replace(**tables, vm_host=vm_host, mask=mask))
+
+    @property
+    def rows(self) -> dict[str, NDArray[Any]]:
+        """The memory that is written: what is shown, and last the mask."""
+        return {"flat": self.flat, "vm_host": self.buffers.vm_host, "mask": self.buffers.mask}
+
+    @property
+    def handles(self) -> tuple[Any, Any]:
+        """What the kernels of a batch are given of it."""
+        return self.handle, self.handle
+
+    @property
+    def kept(self) -> dict[str, NDArray[Any]]:
+        """What carries something from one interval to the next."""
+        return {name: getattr(self.buffers, name) for name in MEMORY}
 
     def _tables_in(self, flat: F4) -> dict[str, F4]:
         """The tables of an observation, by their names among the buffers."""
@@ -147,25 +161,19 @@ class Observer:
             "vm_host": vm_host,
         }
 
-    @property
-    def rows(self) -> tuple[NDArray[Any], ...]:
-        """The memory that is written: observation in one vector, ``vm_host`` and mask."""
-        return self.flat, self.buffers.vm_host, self.buffers.mask
-
     def mask(self) -> NDArray[np.bool_]:
         """The legal actions, in fresh memory, shape (1 + V + 2H,)."""
         return self.buffers.mask.copy()
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the simulator and what is remembered; views do not survive pickling."""
-        memory = {name: getattr(self.buffers, name) for name in MEMORY}
         shown = {"sim": self.sim, "limit": self.limit, "tables": self.tables}
-        return {**shown, "memory": memory, "last": self._last}
+        return {**shown, "memory": self.kept, "last": self._last}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         """Rebuild buffers and handle."""
         self.__init__(saved["sim"], saved["limit"], saved["tables"])  # type: ignore[misc]
-        for name, values in saved["memory"].items():
-            getattr(self.buffers, name)[:] = values
+        for name, mine in self.kept.items():
+            mine[:] = saved["memory"][name]
         if saved["last"] is not None:
             self.write(*saved["last"])

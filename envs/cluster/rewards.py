@@ -194,12 +194,12 @@ class RewardFunction:
     """Terms and reward of an interval of one cluster.
 
     Args:
-        weights: Weight by term, see ``check_weights``.
+        weights: Weight of every term, from ``check_weights``.
         params: Parameters of the cluster, for what the terms are measured against.
     """
 
-    def __init__(self, weights: Mapping[str, float] | None, params: ClusterParams) -> None:
-        self.weights = check_weights(weights)
+    def __init__(self, weights: Mapping[str, float], params: ClusterParams) -> None:
+        self.weights = dict(weights)
         shipped = Terms.zeros()
         for name in Terms.places:
             setattr(shipped, name, self.weights[name])

@@ -43,7 +43,8 @@ class Batch(One):
         return self.env.step([action, 0])
 
     def stream(self) -> np.random.Generator:
-        generator: np.random.Generator = self.env.batch.rngs[0]
+        batch = self.env.unwrapped.batch
+        generator: np.random.Generator = batch.rngs[0] if hasattr(batch, "rngs") else batch.task.np_random
         return generator
 
 
@@ -51,9 +52,9 @@ class Sb3(One):
     """Two environments as a VecEnv of Stable-Baselines3."""
 
     def __init__(self, env_id: str, **kwargs: Any) -> None:
-        from virtgym.envs.sb3 import PlacementVecEnv
+        from virtgym.envs.sb3 import ClusterVecEnv, PlacementVecEnv
 
-        self.env: Any = PlacementVecEnv(2, **kwargs)
+        self.env: Any = (ClusterVecEnv if env_id == CLUSTER else PlacementVecEnv)(2, **kwargs)
 
     def reset(self, seed: Any = None, options: Any = None) -> Any:
         if seed is not None:
@@ -66,7 +67,8 @@ class Sb3(One):
         return self.env.step([action, 0])
 
     def stream(self) -> np.random.Generator:
-        generator: np.random.Generator = self.env.batch.rngs[0]
+        batch = self.env.batch
+        generator: np.random.Generator = batch.rngs[0] if hasattr(batch, "rngs") else batch.task.np_random
         return generator
 
 
@@ -75,12 +77,14 @@ ENTRIES: dict[str, Callable[..., One]] = {
     "placement": lambda **kwargs: One(PLACEMENT, **kwargs),
     "batch": lambda **kwargs: Batch(PLACEMENT, **kwargs),
     "sb3": lambda **kwargs: Sb3(PLACEMENT, **kwargs),
+    "cluster batch": lambda **kwargs: Batch(CLUSTER, **kwargs),
+    "cluster sb3": lambda **kwargs: Sb3(CLUSTER, **kwargs),
 }
 
 
 @pytest.fixture(params=list(ENTRIES))
 def entry(request: pytest.FixtureRequest) -> Callable[..., One]:
-    if request.param == "sb3":
+    if "sb3" in request.param:
         pytest.importorskip("stable_baselines3")
     return ENTRIES[request.param]
 

@@ -13,7 +13,7 @@ from ...sim.state.cluster_state import ClusterState
 from ...sim.state.parameters import ClusterParams
 from .buffers import CandidateBuffers
 from .draft import MOVE, cpu_on, give
-from .hosts import list_vms, may_take
+from .hosts import TIE, list_vms, may_take
 from .rows import begin_candidate, drop_candidate, offer_candidate
 
 WORTH = 0.1
@@ -28,7 +28,8 @@ def _extremes(p: ClusterParams, s: ClusterState, c: CandidateBuffers, load: F8, 
     for h in range(load.shape[0]):
         if s.host_power_state[h] != ON or not c.is_up[h]:
             continue
-        share = load[h] * inverse[h]
+        # of hosts that are alike the one with less free CPU gives, and the one with more takes
+        share = load[h] * inverse[h] + TIE * (c.new_risk[h] + 1.0) * p.host_inv_cpu[h]
         if share > most:
             worst, most = h, share
         if share < least and c.takes[h]:

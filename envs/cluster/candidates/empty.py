@@ -12,7 +12,7 @@ from ...sim.state.cluster_state import ClusterState
 from ...sim.state.parameters import ClusterParams
 from .buffers import CandidateBuffers
 from .draft import MOVE, POWER_OFF, give
-from .hosts import best_host, idle_w, list_vms, take_least
+from .hosts import TIE, best_host, idle_w, list_vms, take_least
 from .rows import begin_candidate, drop_candidate, offer_candidate, same_orders
 
 
@@ -58,7 +58,9 @@ def offer_emptying(p: ClusterParams, s: ClusterState, c: CandidateBuffers) -> No
     n_levels, n_hosts = c.levels.shape[0], c.takes.shape[0]
     first, end, least = int(c.marks.empty), int(c.marks.off), int(c.marks.least)
     for h in range(n_hosts if end > first else 0):
-        c.host_key[h] = c.load_mem[h] if _may_empty(p, s, c, h) else np.inf
+        c.host_key[h] = np.inf
+        if _may_empty(p, s, c, h):
+            c.host_key[h] = c.load_mem[h] + TIE * c.load_risk[h]
     for number in range((end - first) // n_levels):
         if number == least:
             _rank_by_power(p, c)
@@ -75,4 +77,5 @@ def _rank_by_power(p: ClusterParams, c: CandidateBuffers) -> None:
     """Rank the hosts that are left: by idle power, and among the same by memory."""
     for h in range(c.host_key.shape[0]):
         if c.host_key[h] < np.inf:
-            c.host_key[h] = -idle_w(p, h) * (1.0 - 1e-3 * c.load_mem[h] * p.host_inv_mem[h])
+            carried = (c.load_mem[h] + TIE * c.load_risk[h]) * p.host_inv_mem[h]
+            c.host_key[h] = -idle_w(p, h) * (1.0 - 1e-3 * carried)

@@ -14,7 +14,7 @@ from ...sim.decisions import ORDERS, Decisions
 from ...sim.simulator import Simulator
 from ..buffers import MEMORY, make_buffers, remember
 from ..observations import EWMA_WEIGHT
-from .buffers import CANDIDATE_MEMORY, CandidateBuffers, make_candidate_buffers
+from .buffers import CANDIDATE_MEMORY, make_candidate_buffers
 from .columns import CANDIDATE_COLUMNS
 from .globals import global_columns, write_globals_with
 from .loads import remember_demand
@@ -32,7 +32,12 @@ class CandidateForm:
         plugins: What fills the last slots, of ``make_plugins``.
         limit: Choices allowed in one interval, for the column ``decisions``.
         tables: Whether ``candidates`` has a row per candidate, or its rows in one vector.
+
+    Attributes:
+        parts: Names of what stands end to end in ``flat``.
     """
+
+    parts = ("candidates", "globals")
 
     def __init__(
         self,
@@ -56,10 +61,37 @@ class CandidateForm:
         vms = np.zeros((sim.view.n_vms, 0), np.float32)
         self.buffers = make_buffers(sim.params, hosts, vms, whole[None], sim.horizon_s, limit)
         self.candidates = make_candidate_buffers(sim.params, sim.state, settings, rows)
+        self._bind()
+        self.observe: Any = write_globals_with(columns, full)
+        self._split = split
+
+    def _bind(self) -> None:
         self._b: Any = make_handle("observer", self.buffers)
         self._c: Any = make_handle("candidates", self.candidates)
-        self._write_globals: Any = write_globals_with(columns, full)
-        self._split = split
+
+    @property
+    def rows(self) -> dict[str, NDArray[Any]]:
+        """The memory that is written: what is shown, and last the mask."""
+        return {"flat": self.flat, "mask": self.candidates.mask}
+
+    def move_to(self, flat: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
+        """Write to other memory from now on; it must hold what ``rows`` does."""
+        self.flat = flat
+        features = flat[: self._split].reshape(self.settings.n, -1)
+        self.candidates = self.candidates._replace(features=features, mask=mask)
+        self.buffers = self.buffers._replace(globals=flat[self._split :][None])
+        self._bind()
+
+    @property
+    def handles(self) -> tuple[Any, Any]:
+        """What the kernels of a batch are given of it."""
+        return self._b, self._c
+
+    @property
+    def kept(self) -> dict[str, NDArray[Any]]:
+        """What carries something from one interval to the next."""
+        kept = {name: getattr(self.buffers, name) for name in MEMORY}
+        return kept | {name: getattr(self.candidates, name) for name in CANDIDATE_MEMORY}
 
     @staticmethod
     def space(settings: CandidateSettings, tables: bool = False) -> spaces.Dict:
@@ -98,10 +130,16 @@ class CandidateForm:
         """
         view = self.sim.view
         p, s = view.kernel_params, view.kernel_state
-        self._write_globals(p, s, self._b, n_decisions)
+        self.observe(p, s, self._b, n_decisions)
         if not moved:
             return
         offer(p, s, self._c)
+        self.lay_plugins()
+
+    def lay_plugins(self) -> None:
+        """Offer what is plugged in, after the kernel has offered the others."""
+        view = self.sim.view
+        p, s = view.kernel_params, view.kernel_state
         first = self.settings.n - len(self.plugins)
         for k, plugin in enumerate(self.plugins, first):
             orders = plugin(view)
@@ -110,16 +148,17 @@ class CandidateForm:
 
     def copy(self) -> dict[str, NDArray[Any]]:
         """The observation in fresh memory."""
-        return self._split_up(self.flat.copy())
+        return self.split(self.flat.copy())
 
     def blank(self) -> dict[str, NDArray[Any]]:
         """An observation of zeros, for those who do not look."""
-        return self._split_up(np.zeros(len(self.flat), np.float32))
+        return self.split(np.zeros(len(self.flat), np.float32))
 
-    def _split_up(self, flat: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        rows = flat[: self._split]
-        shaped = rows.reshape(self.settings.n, -1) if self.tables else rows
-        return {"candidates": shaped, "globals": flat[self._split :]}
+    def split(self, flat: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Views of an observation, or of many, (..., F), by the names of the space."""
+        rows = flat[..., : self._split]
+        shaped = rows.reshape(*flat.shape[:-1], self.settings.n, -1) if self.tables else rows
+        return {"candidates": shaped, "globals": flat[..., self._split :]}
 
     def mask(self) -> NDArray[np.bool_]:
         """The candidates that may be chosen, in fresh memory, (K,)."""
@@ -136,30 +175,23 @@ class CandidateForm:
 
     def decisions(self, k: int) -> Decisions:
         """The orders of candidate k as they stand in the buffers."""
-        return orders_of(self.candidates, k)
+        c = self.candidates
+        rows = slice(int(c.order_first[k]), int(c.order_first[k] + c.order_count[k]))
+        kind, vm, host = c.order_kind[rows], c.order_vm[rows], c.order_host[rows]
+        lists: dict[str, Any] = {}
+        for number, names in enumerate(ORDERS.values()):
+            parts = (vm, host) if len(names) == 2 else (host,)
+            lists |= {name: part[kind == number].copy() for name, part in zip(names, parts)}
+        return Decisions(**lists)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the simulator and what is remembered; views do not survive pickling."""
         names = ("sim", "settings", "plugins", "limit", "tables")
-        memory = {name: getattr(self.buffers, name) for name in MEMORY}
-        memory |= {name: getattr(self.candidates, name) for name in CANDIDATE_MEMORY}
-        return {**{name: getattr(self, name) for name in names}, "memory": memory}
+        return {**{name: getattr(self, name) for name in names}, "memory": self.kept}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         """Rebuild buffers and handles; what was offered is offered anew."""
         memory = saved.pop("memory")
         self.__init__(**saved)  # type: ignore[misc]
-        for name, values in memory.items():
-            home = self.candidates if name in CANDIDATE_MEMORY else self.buffers
-            getattr(home, name)[:] = values
-
-
-def orders_of(c: CandidateBuffers, k: int) -> Decisions:
-    """The orders of candidate k as they stand in the buffers."""
-    rows = slice(int(c.order_first[k]), int(c.order_first[k] + c.order_count[k]))
-    kind, vm, host = c.order_kind[rows], c.order_vm[rows], c.order_host[rows]
-    lists: dict[str, Any] = {}
-    for number, names in enumerate(ORDERS.values()):
-        parts = (vm, host) if len(names) == 2 else (host,)
-        lists |= {name: part[kind == number].copy() for name, part in zip(names, parts)}
-    return Decisions(**lists)
+        for name, mine in self.kept.items():
+            mine[:] = memory[name]

@@ -15,6 +15,9 @@ from ...sim.state.cluster_state import MIG_NONE, PENDING, RUNNING
 from ...sim.state.parameters import ClusterParams
 from .buffers import CandidateBuffers
 
+TIE = 1e-6
+"""Weight of the other resource where hosts or VMs are alike in the one that counts: sizes are few."""
+
 
 @kernel
 def take_least(key: F8, n: int) -> Any:
@@ -44,6 +47,8 @@ def best_host(
 ) -> Any:
     """Where a VM fits best: the fullest host that stays within the fills, or with ``spread`` the emptiest.
 
+    Of hosts that are as full of memory it takes the one with less CPU in use.
+
     Args:
         p: Parameters.
         c: Buffers: the draft and the loads on it.
@@ -69,7 +74,7 @@ def best_host(
         load = (c.new_risk[h] + min(mhz, vcpus * p.host_core_mhz[h])) * p.host_inv_cpu[h]
         if load > cpu_fill:
             continue
-        score = sign * (share if c.now.by_memory else load)
+        score = (sign * share if c.now.by_memory else sign * load) - TIE * load
         if score > best_score and may_take(p, c, v, h):
             best, best_score = h, score
     return best

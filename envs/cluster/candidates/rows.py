@@ -11,6 +11,7 @@ from ...jit.kernels import kernel
 from ...jit.records import name_places
 from ...sim.engine.lifecycle import THRASH_INTERVALS
 from ...sim.models.admission import SLOTS
+from ...sim.models.power import ON as IS_ON
 from ...sim.models.power import STANDBY as IN_STANDBY
 from ...sim.models.precopy import MBIT_PER_MIB
 from ...sim.state.cluster_state import ClusterState
@@ -66,7 +67,7 @@ def _write_orders(p: ClusterParams, s: ClusterState, c: CandidateBuffers, row: A
             back += s.vm_last_from[v] == h and s.clock.now_s - s.vm_last_move_s[v] <= recent_s
         elif c.order_kind[i] == PLACE_VM:
             placed += 1
-        elif c.order_kind[i] == POWER_ON and not c.is_up[h]:
+        elif c.order_kind[i] == POWER_ON and s.host_power_state[h] != IS_ON:
             wait_s = max(wait_s, p.resume_s[h] if s.host_power_state[h] == IN_STANDBY else p.host_boot_s[h])
     row.orders = _log_count(c.now.orders - c.now.begun)
     row.moved = moves / max(1, c.now.alive)

@@ -22,7 +22,7 @@ from ..state.parameters import FullParams
 from ..telemetry.gauges import hold
 from .events import find_next_copy, set_copy_end
 from .prefetch import fetch_host
-from .rates import rate_host, vm_stopped
+from .rates import rate_host, vm_stopped, work_memory
 
 NET_OUT, NET_IN, COPY, LOG = 0, 1, 2, 3
 
@@ -280,6 +280,7 @@ def renew_rates(p: FullParams, s: FullState, a: int, b: int, changed: int, elaps
         s.host_mark[hosts[i]] = 0
     if changed == EVERYWHERE and (p.has_io or p.has_standby):  # elsewhere only copies have other rates
         changed = n
+    own, work = work_memory(s)
     for i in range(n):
         if i < changed or again[i]:
-            rate_host(p, s, hosts[i], elapsed_s)
+            rate_host(p, s, hosts[i], elapsed_s, own, work)

@@ -37,9 +37,18 @@ from .cpu import SHORTAGE, host_power, set_host, set_vm_miss
 
 
 @kernel
-def residents(s: FullState, h: int) -> Any:
-    """The VMs that are on a host, in the order in which they came, shape (n,) int32."""
-    vms = np.empty(s.host_n_vms[h], dtype=np.int32)
+def work_memory(s: FullState) -> Any:
+    """Memory for ``rate_host`` on any host, so that not every host allocates its own."""
+    most = 0
+    for h in range(s.host_n_vms.shape[0]):
+        most = max(most, s.host_n_vms[h])
+    return np.empty(most, dtype=np.int32), np.empty(s.host_rates.shape[1] + 15 * most)
+
+
+@kernel
+def residents(s: FullState, h: int, memory: I4) -> Any:
+    """The VMs that are on a host, in the order in which they came, shape (n,) int32, in that memory."""
+    vms = memory[: s.host_n_vms[h]]
     v = s.host_head[h]
     i = 0
     while v >= 0:
@@ -232,16 +241,20 @@ def _set_host_rates(s: FullState, h: int, rates: Rates, elapsed_s: float) -> Non
 
 
 @kernel
-def rate_host(p: FullParams, s: FullState, h: int, elapsed_s: float) -> None:
+def rate_host(p: FullParams, s: FullState, h: int, elapsed_s: float, own: I4, work: F8) -> None:
     """Work out everything that one host and its VMs do until the next event.
 
     Args:
         s: State with demand, network shares and the lists of the host up to date; ``clock.event_s`` is now.
         h: Host.
         elapsed_s: Time since the segment began, s.
+        own: From ``work_memory``, as the next.
+        work: Rewritten.
     """
-    rates = name_places(np.zeros(s.host_rates.shape[1]), s.host_rates[h])
-    vms = residents(s, h)
+    n_rates = s.host_rates.shape[1]
+    rates = name_places(work[:n_rates], s.host_rates[h])
+    rates[:] = 0.0
+    vms = residents(s, h, own)
     n = vms.shape[0]
     demand = 0.0
     mid_segment = s.clock.event_s > s.clock.now_s  # asked once for all: ``hold`` asks again
@@ -254,7 +267,7 @@ def rate_host(p: FullParams, s: FullState, h: int, elapsed_s: float) -> None:
     copies = _copies_mhz(p, s, h) if on else 0.0
     got, copied, wanted, asked = 0.0, copies, 0.0, copies
     if n > 0:
-        scratch = np.empty((5, 3 * n))
+        scratch = work[n_rates : n_rates + 15 * n].reshape(5, 3 * n)
         got, copied, wanted, asked = _schedule(p, s, vms, h, copies, scratch)
         if p.has_numa:
             apply_numa_host(p, s, vms, s.vm_alloc_mhz, h, s.clock.event_s)

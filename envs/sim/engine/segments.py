@@ -23,7 +23,7 @@ from .cpu import measure_dense, open_dense, spread
 from .events import PAGES_END, drop_event, find_next_copy, push_event
 from .network import look_at_copy, share_everything
 from .prefetch import fetch_host
-from .rates import rate_host, residents
+from .rates import rate_host, residents, work_memory
 from .signals import drive_all
 
 UNIT_CORES = 16.0
@@ -64,7 +64,8 @@ def _level_host(p: FullParams, s: FullState, h: int) -> None:
     if s.host_n_vms[h] < 2 or p.host_nodes[h] < 2:
         return
     now = s.clock.now_s
-    vms = residents(s, h)
+    own, work = work_memory(s)
+    vms = residents(s, h, own)
     moved = rebalance_host(p, s, vms, s.vm_alloc_mhz, h, now, p.numa_moves)
     if moved == 0:
         return
@@ -73,7 +74,7 @@ def _level_host(p: FullParams, s: FullState, h: int) -> None:
         if s.vm_pages_end_s[v] == now + p.vm_mem_mib[v] / p.numa_page_mib_s:
             drop_event(s, PAGES_END, v)
             push_event(s, s.vm_pages_end_s[v], PAGES_END, v)
-    rate_host(p, s, h, 0.0)
+    rate_host(p, s, h, 0.0, own, work)
 
 
 @kernel
@@ -99,11 +100,12 @@ def _rate_all(p: FullParams, s: FullState) -> None:
         if p.has_precopy:
             find_next_copy(s)
     every = s.counters.fresh == 0
+    own, work = work_memory(s)
     for h in range(n):
         if every and h + 1 < n:
             fetch_host(p, s, h + 1)
         if (every or again[h]) and _has_rates(s, h):
-            rate_host(p, s, h, 0.0)
+            rate_host(p, s, h, 0.0, own, work)
 
 
 @only_full

@@ -288,20 +288,28 @@ def _block_bytes(fields: dict[str, Field], size: StateShape) -> int:
     return sum(_nbytes(field, size) for field in fields.values())
 
 
-def state_in(blocks: Blocks, size: StateShape) -> ClusterState:
-    """The arrays that view some blocks."""
-    arrays: dict[str, Any] = {}
-    for fields, block in zip(_BLOCKS, blocks):
+@functools.lru_cache(maxsize=64)
+def _places(size: StateShape) -> tuple[tuple[str, int, int, int, Field, tuple[int, ...]], ...]:
+    """Where every array lies: its name, block, first and last byte, field and shape."""
+    found = []
+    for k, fields in enumerate(_BLOCKS):
         offset = 0
         for name, field in fields.items():
             shape = _shape(field, size)
-            nbytes = math.prod(shape) * field.dtype.itemsize
-            array = block[offset : offset + nbytes].view(field.dtype).reshape(shape)
-            arrays[name] = array.view(field.record) if field.record else array
+            found.append((name, k, offset, offset + math.prod(shape) * field.dtype.itemsize, field, shape))
             offset += _nbytes(field, size)
-    for name, block in (("vm_gauges", blocks.signals), ("vm_shown", blocks.shown)):
+    for name, k in (("vm_gauges", 1), ("vm_shown", 3)):
         shape = _shape(_FIELDS[name], size)
-        arrays[name] = block[: math.prod(shape) * 8].view(np.float64).reshape(shape)
+        found.append((name, k, 0, math.prod(shape) * 8, _FIELDS[name], shape))
+    return tuple(found)
+
+
+def state_in(blocks: Blocks, size: StateShape) -> ClusterState:
+    """The arrays that view some blocks."""
+    arrays: dict[str, Any] = {}
+    for name, k, first, last, field, shape in _places(size):
+        array = blocks[k][first:last].view(field.dtype).reshape(shape)
+        arrays[name] = array.view(field.record) if field.record else array
     return ClusterState(**arrays)
 
 

@@ -7,6 +7,7 @@ is an array of float64 of shape (V,) that has length 0 unless the part ``full`` 
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 import numpy as np
@@ -72,6 +73,7 @@ class Field(NamedTuple):
     role: type[Of]
 
 
+@functools.cache
 def fields_of(kind: type[Any]) -> dict[str, Field]:
     """The fields of a named tuple that are declared with ``Of``, by name."""
     found = {}

@@ -208,7 +208,7 @@ def test_make_vec_steps_several_at_once() -> None:
     observations, _ = venv.reset(seed=[1, 2, 3])
     assert observations["hosts"].shape == (3, 10, len(HOST_COLUMNS))
     assert not np.array_equal(observations["vms"][0], observations["vms"][1])
-    assert np.shape(venv.call("action_masks")) == (3, 1 + 50 + 2 * 10)
+    assert venv.unwrapped.action_masks().shape == (3, 1 + 50 + 2 * 10)
     for _ in range(12):
         _, rewards, _, truncated, _ = venv.step(np.zeros(3, dtype=np.int64))
     assert (rewards < 0).all()

@@ -70,8 +70,6 @@ def test_make_vec_gives_the_batch_where_there_is_one() -> None:
     envs = virtgym.envs.make_vec("virtgym/Placement-v0", num_envs=3, config={"n_hosts": 2})
     assert isinstance(envs.unwrapped, PlacementVectorEnv)
     assert envs.unwrapped.action_masks().shape == (3, 4)
-    clusters = virtgym.envs.make_vec("virtgym/Cluster-v0", num_envs=2, scenario="small")
-    assert isinstance(clusters, SyncVectorEnv)
 
 
 def test_windows_in_lock_step_are_the_windows_of_the_rules() -> None:
