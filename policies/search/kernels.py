@@ -21,7 +21,8 @@ from virtgym.envs.sim.engine.clock import advance, measure_again, step_end
 from virtgym.envs.sim.state.cluster_state import ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
 
-from ..learned.kernel_net import net_action
+from ..learned.kernel_net import set_scores
+from ..ties import first_best
 
 NOTHING, UPKEEP, NETWORK = "nothing", "upkeep", "network"
 """What plays on in a fork after the candidate that is tried."""
@@ -81,7 +82,7 @@ def begin_base(p: ClusterParams, s: ClusterState, c: CandidateBuffers, d: Candid
     d.vm_variance[:] = c.vm_variance
 
 
-_TRY = """def {name}(p, s, q, v, c, r, m, which, horizon, discount, end_s, values, {more}):
+_TRY = """def {name}(p, s, q, v, c, r, m, which, horizon, discount, end_s, values{more}):
     for k in which:
         values[k] = -np.inf
         if not c.mask[k]:
@@ -112,15 +113,17 @@ _PLAY = """if i > 0:
 _BASES: dict[str, dict[str, str]] = {
     NOTHING: {"more": "", "begin": "pass", "play": "pass", "remember": "pass"},
     UPKEEP: {
-        "more": "d",
+        "more": ", d",
         "begin": "begin_base(q, v, c, d)",
         "play": _PLAY.format(choose="j = first_chore(d)"),
         "remember": "remember_demand(q, v, d)",
     },
     NETWORK: {
-        "more": "d, b, e, flat, net",
+        "more": ", d, b, e, flat, net",
         "begin": "begin_base(q, v, c, d); copy_memory(b, e)",
-        "play": _PLAY.format(choose="write_globals(q, v, e, 0); j = net_action(net, flat, d.mask)"),
+        "play": _PLAY.format(
+            choose="write_globals(q, v, e, 0); set_scores(net, flat); j = first_best(net.out, d.mask)"
+        ),
         "remember": "remember_demand(q, v, d); remember(q, v, e, weight_of_demand)",
     },
 }
@@ -147,7 +150,7 @@ def try_with(base: str, write_globals: Any = None, copy_memory: Any = None) -> A
         **{"np": np, "put_back": put_back, "measure_again": measure_again, "pass_interval": pass_interval},
         **{"take_candidate": take_candidate, "begin_base": begin_base, "first_chore": first_chore},
         **{"offer": offer, "remember": remember, "remember_demand": remember_demand},
-        **{"net_action": net_action, "weight_of_demand": EWMA_WEIGHT},
+        **{"set_scores": set_scores, "first_best": first_best, "weight_of_demand": EWMA_WEIGHT},
         **{"write_globals": write_globals, "copy_memory": copy_memory},
     }
     parts = _BASES[base]
