@@ -202,7 +202,7 @@ class ImitationLearner:
         return total
 
     def _learn(self) -> tuple[float, float]:
-        """Move the network; mean loss, and how often the two choose the same, over the last pass."""
+        """Move the network; mean loss and agreement over the last pass."""
         c, n = self.config, len(self.states)
         if n == 0:
             return float("nan"), float("nan")
@@ -219,7 +219,10 @@ class ImitationLearner:
         return float(loss), float(agreement)
 
     def _step(self, which: NDArray[Any]) -> tuple[float, float]:
-        """One minibatch; its loss, and how often the two choose the same."""
+        """One minibatch; its loss, and how often the student chooses what the teacher is fine with.
+
+        That is a candidate with at least half of the best one's probability.
+        """
         flat, target, mask = (torch.from_numpy(part) for part in self.states.batch(which, self.n))
         scores = self.net.scores(flat).masked_fill(~mask, MASKED)
         loss = -(target * scores.log_softmax(dim=1)).sum(dim=1).mean()
@@ -227,8 +230,8 @@ class ImitationLearner:
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
-        same = scores.argmax(dim=1) == target.argmax(dim=1)
-        return loss.item(), same.float().mean().item()
+        chosen = target.gather(1, scores.argmax(dim=1, keepdim=True)).squeeze(1)
+        return loss.item(), (chosen >= 0.5 * target.amax(dim=1)).float().mean().item()
 
     def snapshot(self) -> tuple[Member, ...]:
         """The network as it is now."""
