@@ -153,7 +153,7 @@ class RolloutSearchPolicy(PlanningPolicy):
             plans.append(form.decisions(k))
             self._trials.take(k)
             n += form.candidates.kind[k] != PLACE  # who waits is no reason to put off the rest
-        return merge_plans(plans)
+        return _one_plan(plans)
 
     def take_up(self, view: ClusterView) -> None:
         """Take note of what was measured, and try candidates from what is shown now."""
@@ -192,3 +192,21 @@ class RolloutSearchPolicy(PlanningPolicy):
         scores[0] = np.inf
         best: I8 = np.argsort(-scores[offered], kind="stable")
         return offered[best]
+
+
+def _one_plan(plans: list[Decisions]) -> Decisions:
+    """Plans that follow each other in one interval as one.
+
+    Orders are carried out kind by kind, hosts on before hosts off: a host that is to be emptied and then after
+    all to stay on gets neither order.
+    """
+    merged = merge_plans(plans)
+    off: set[int] = set()
+    undone: set[int] = set()
+    for plan in plans:
+        undone |= off & set(plan.power_on.tolist())
+        off |= set(plan.power_off.tolist())
+    for name in ("power_on", "power_off") if undone else ():
+        hosts = getattr(merged, name)
+        setattr(merged, name, hosts[~np.isin(hosts, list(undone))])
+    return merged

@@ -14,7 +14,7 @@ from virtgym.envs.checks import need
 from virtgym.envs.cluster.buffers import MEMORY
 from virtgym.envs.cluster.candidates.form import CandidateForm
 from virtgym.envs.cluster.candidates.offer import take_candidate
-from virtgym.envs.cluster.rewards import RewardFunction
+from virtgym.envs.cluster.rewards import RewardFunction, check_weights
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.generated import make_kernel
 from virtgym.envs.sim.simulator import ClusterView
@@ -49,7 +49,8 @@ class Trials:
     ) -> None:
         if isinstance(base, Member):
             need(base.architecture.network == "scorer", "policy.base: needs an agent with network=scorer")
-        self.reward, self.horizon, self.discount, self.base = reward, horizon, discount, base
+        self.reward = check_weights(reward)
+        self.horizon, self.discount, self.base = horizon, discount, base
 
     def bind(self, view: ClusterView, form: CandidateForm) -> None:
         """Begin an episode of a cluster.
