@@ -197,8 +197,8 @@ class RolloutSearchPolicy(PlanningPolicy):
 def _one_plan(plans: list[Decisions]) -> Decisions:
     """Plans that follow each other in one interval as one.
 
-    Orders are carried out kind by kind, hosts on before hosts off: a host that is to be emptied and then after
-    all to stay on gets neither order.
+    Orders are carried out kind by kind, hosts on before hosts off: a host that is to be switched off, then
+    after all to stay on, gets neither order.
     """
     merged = merge_plans(plans)
     off: set[int] = set()
