@@ -295,7 +295,9 @@ class ClusterVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         books = self.batch.books
         acted = np.ones(self.num_envs, dtype=np.bool_)
         acted[idle] = False
-        infos: dict[str, Any] = {"duration": books.duration.copy(), "_duration": acted}
+        infos: dict[str, Any] = {}
+        if acted.any():
+            infos = {"duration": books.duration.copy(), "_duration": acted.copy()}
         passed = books.duration > 0.0
         if passed.any():
             infos["time_s"], infos["_time_s"] = np.where(passed, books.time_s, 0.0), passed

@@ -29,7 +29,7 @@ class FlatObservation(gym.ObservationWrapper[NDArray[np.float32], Any, dict[str,
         inner = env.observation_space
         if not isinstance(inner, spaces.Dict) or not {"globals"} < set(inner) & set(PARTS):
             raise ConfigError("FlatObservation: needs a cluster, which observes tables and globals")
-        self._parts = [name for name in PARTS if name in inner]
+        self._parts: list[str] = [name for name in PARTS if name in inner.spaces]
         boxes = [inner[name] for name in self._parts]
         assert all(isinstance(box, spaces.Box) for box in boxes)
         self.observation_space = spaces.Box(

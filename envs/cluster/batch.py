@@ -365,7 +365,7 @@ class ClusterBatch:
                 array[...] = arrays[name][i]
             self._bind_lane(i, fresh=False)
         self.begun = bool((~self.books.over | (self.books.length > 0)).any())
-        self._look()
+        self._call(LOOK)  # sums that observations are made of
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle lanes and books, never addresses."""
@@ -378,5 +378,3 @@ class ClusterBatch:
         self.__dict__.update(saved)
         self.books = LaneBooks(*saved["books"])
         self._bind()
-        if self.begun and self.by_kernel:
-            self._look()

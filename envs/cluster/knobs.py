@@ -125,7 +125,7 @@ class KnobDriver:
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the policy in the middle of its episode, which its own pickling may leave out."""
-        return {"codec": self.codec, "policy": _Frozen(self.policy)}
+        return {"codec": self.codec, "policy": Frozen(self.policy)}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         """Restore the policy as it was."""
@@ -133,17 +133,17 @@ class KnobDriver:
         self.policy = saved["policy"].thaw()
 
 
-class _Frozen:
+class Frozen:
     """A policy with everything that it knows, and with that of the policies it is made of."""
 
     def __init__(self, policy: Any) -> None:
         self.kind = type(policy)
-        self.state = {k: _Frozen(v) if hasattr(v, "plan") else v for k, v in vars(policy).items()}
+        self.state = {k: Frozen(v) if hasattr(v, "plan") else v for k, v in vars(policy).items()}
 
     def thaw(self) -> Any:
         """The policy."""
         policy = object.__new__(self.kind)
-        thawed = {k: v.thaw() if isinstance(v, _Frozen) else v for k, v in self.state.items()}
+        thawed = {k: v.thaw() if isinstance(v, Frozen) else v for k, v in self.state.items()}
         vars(policy).update(thawed)
         return policy
 

@@ -92,7 +92,7 @@ class ClusterTrainTask(TrainTask):
         Raises:
             ConfigError: Naming the key.
         """
-        env_options("env", self.options)
+        env_options("env.", self.options)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -118,13 +118,11 @@ class ClusterTrainTask(TrainTask):
             flat: Whether observations are vectors, or a Dict.
             observation: ``candidates``.
         """
-        from .single_envs import SingleEnvs
+        from virtgym.envs.sb3 import ClusterVecEnv
 
         anew = self.scenario.config.trace.path is None
-        makers = [
-            lambda: make_env(self.scenario, reward=self.reward, resample_trace=anew, **self.options)
-        ] * self.num_envs
-        envs = SingleEnvs(makers, flat=flat)
+        own: dict[str, Any] = {"reward": self.reward, "resample_trace": anew, **self.options}
+        envs = ClusterVecEnv(self.num_envs, self.scenario, flat=flat, **own)
         envs.seed(self.seeds(3)[2])
         return envs
 

@@ -143,16 +143,14 @@ class _Training:
         if load is None:
             raise ConfigError(f"initial: agent={self.agent.name} cannot begin with the weights of another")
         if config["import_zip"] is not None:
-            import warnings
+            from virtgym.policies.learned.sb3_zip import load_zip
 
-            from .sb3 import load_sb3_zip
+            from .sb3 import algorithm_of
 
-            warnings.warn(
-                f"import={config['import_zip']}: a zip of Stable-Baselines3 is a pickle and may run "
-                "any code; import only what you trust",
-                stacklevel=2,
-            )
-            load(load_sb3_zip(config["import_zip"], self.agent))
+            try:
+                load(load_zip(config["import_zip"], algorithm_of(self.agent)))
+            except ConfigError as error:
+                raise ConfigError(f"import={error}") from None
             return
         members = load_agent(config["initial"]).members
         if len(members) > 1:

@@ -109,7 +109,7 @@ class LearnedPolicy:
         if agent.task == "placement":
             self.observation = max((p.observation for p in self._players), key=OBSERVATIONS.index)
         else:
-            self.env_options = env_options(name, agent.protocol)
+            self.env_options = env_options(f"{name}: protocol.", agent.protocol)
         self._layouts: dict[int, Layout] = {}
         self._rng = np.random.default_rng(0)
 
@@ -201,30 +201,35 @@ class LearnedPolicy:
         return np.where(mask, average, MASKED)
 
 
-def env_options(name: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
+def env_options(where: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
     """What an agent says about its environment, as far as a stranger may say it.
 
+    Args:
+        where: What messages put before a key.
+        protocol: ``Agent.protocol``.
+
+    Returns:
+        The keys of ``ENV_OPTIONS`` that it has.
+
     Raises:
-        ConfigError: If it plays another form of actions, or names something to import.
+        ConfigError: If it plays another form of actions, names something to import, or is impossible.
     """
     options = {key: protocol[key] for key in ENV_OPTIONS if protocol.get(key) is not None}
-    if options.get("actions") != CANDIDATES:
-        raise ConfigError(
-            f"{name}: protocol.actions={options.get('actions')}; this version plays {CANDIDATES}"
-        )
+    actions = one_line(options.get("actions"), 100)
+    need(options.get("actions") == CANDIDATES, f"{where}actions={actions}: this version plays {CANDIDATES}")
     for key, value in options.items():
         if path := _find_code(value):
-            raise ConfigError(f"{name}: protocol.{key}: {path!r} is a path, and an agent may use names only")
+            raise ConfigError(f"{where}{key}: {path!r} is a path, and an agent may use names only")
         kind = _OPTIONS.get(key, object)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise ConfigError(f"{name}: protocol.{key}: must be of type {kind.__name__}")
+        typed = isinstance(value, kind) and not isinstance(value, bool)
+        need(typed, f"{where}{key}={value}: must be of type {kind.__name__}")
+    limit = options.get("max_decisions_per_interval", 1)
+    need(limit >= 1, f"{where}max_decisions_per_interval={limit}: must be at least 1")
     try:
         n = CandidateSettings.of(options.get("candidates")).n
-        need(n <= MOST_CANDIDATES, f"{n:,} candidates; at most {MOST_CANDIDATES:,} are offered")
-        limit = options.get("max_decisions_per_interval", 1)
-        need(limit >= 1, f"max_decisions_per_interval={limit}: must be at least 1")
     except ConfigError as error:
-        raise ConfigError(f"{name}: protocol: {one_line(error, 300)}") from None
+        raise ConfigError(where + one_line(error, 300).removeprefix("env.")) from None
+    need(n <= MOST_CANDIDATES, f"{where}candidates: {n:,} in all; at most {MOST_CANDIDATES:,} are offered")
     return options
 
 

@@ -54,7 +54,7 @@ def offer_placing(p: ClusterParams, s: ClusterState, c: CandidateBuffers) -> Non
                 continue
             if p.has_admission and check_admission(p, c, v) != 0:
                 continue
-            to = best_host(p, c, v, np.inf, np.inf, False, k > first)
+            to = best_host(p, c, v, (np.inf, np.inf, np.inf), False, k > first)
             if to >= 0 and give(p, c, PLACE_VM, v, to) == 0:
                 placed += 1
             elif not has_rule(p, v):

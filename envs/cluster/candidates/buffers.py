@@ -72,7 +72,7 @@ class CandidateBuffers(NamedTuple):
     order_vm: I4  # (N,) VM, -1 = none
     order_host: I4  # (N,) host
     marks: Marks
-    levels: F8  # (L, 2) fill of memory and of CPU
+    levels: F8  # (L, 3) shares of memory as configured, of memory as touched, and of CPU
     now: Now
     whole: Whole
     before: Measures
@@ -137,8 +137,11 @@ class CandidateBuffers(NamedTuple):
     vm_home: I4  # (V,) host, or the one that it comes to; -1 = none
 
 
-CANDIDATE_MEMORY = ("vm_mean", "vm_variance")
-"""The buffers that carry something from one interval to the next."""
+CANDIDATE_MEMORY = (
+    *("vm_mean", "vm_variance", "mask"),
+    *("order_first", "order_count", "order_kind", "order_vm", "order_host"),
+)
+"""The buffers that carry something from one interval to the next, or from an offer to the choice."""
 
 PLAIN_ORDERS = 16
 
@@ -148,10 +151,21 @@ def order_capacity(settings: CandidateSettings, n_hosts: int, n_vms: int) -> int
 
     Every level empties hosts that are not the same, so it moves no VM twice; so do those that relieve.
     """
-    passes = len(settings.fills) + (settings.relieve > 0)
+    passes = settings.n_levels + (settings.relieve > 0)
     each = settings.moves * settings.balance + min(settings.placed, n_vms) * settings.place
     outside = len(settings.plans) + len(settings.own)
     return passes * n_vms + each + PLAIN_ORDERS * settings.n + outside * (n_vms + 4 * n_hosts)
+
+
+def _levels(p: ClusterParams, settings: CandidateSettings) -> F8:
+    """How far hosts may be filled when another is emptied, (L, 3); rows that are not needed are 0."""
+    rows = [(np.inf, np.inf, fill) for fill in settings.cpu_fills]
+    if p.has_tiers:
+        rows = [(fill, np.inf, settings.cpu_limit) for fill in settings.fills]
+        rows += [(np.inf, fill, settings.cpu_limit) for fill in settings.touched_fills]
+    levels = np.zeros((settings.n_levels, 3))
+    levels[: len(rows)] = np.array(rows).reshape(-1, 3)
+    return levels
 
 
 def make_candidate_buffers(
@@ -174,11 +188,6 @@ def make_candidate_buffers(
     whole.mem_mib = float(p.host_mem_mib.mean())
     now = np.zeros(len(Now.places), dtype=np.int64).view(Now)
     now.by_memory = int(p.has_tiers or p.memory_binding)
-    levels = [settings.fills, settings.cpu_fills]
-    if p.has_tiers:
-        levels[1] = (settings.cpu_limit,) * len(settings.fills)
-    elif p.memory_binding:  # what binds is memory as it was configured, legality says how much
-        levels[0] = (np.inf,) * len(settings.fills)
     per_host: Any = {k: np.zeros(n_hosts) for k in _HOST_LOADS}
     per_vm: Any = {k: np.zeros(n_vms) for k in ("vm_variance", "vm_cpu", "vm_risk", "vm_used", "vm_key")}
     return CandidateBuffers(
@@ -192,7 +201,7 @@ def make_candidate_buffers(
         order_vm=np.zeros(orders, dtype=np.int32),
         order_host=np.zeros(orders, dtype=np.int32),
         marks=settings.marks,
-        levels=np.ascontiguousarray(np.array(levels, dtype=np.float64).T),
+        levels=_levels(p, settings),
         now=now,
         whole=whole,
         before=Measures.zeros(),

@@ -37,11 +37,11 @@ def _empty(
 ) -> None:
     """One host at one fill: all of its VMs, listed in ``c.list``, find a host, or it is not offered."""
     begin_candidate(c)
-    fill, cpu_fill = c.levels[level, 0], c.levels[level, 1]
+    fills = (c.levels[level, 0], c.levels[level, 1], c.levels[level, 2])
     legal = True
     for i in range(n):
         v = c.list[i]
-        to = best_host(p, c, v, fill, cpu_fill, True, False)
+        to = best_host(p, c, v, fills, True, False)
         legal = to >= 0 and give(p, c, MOVE, v, to) == 0
         if not legal:
             break

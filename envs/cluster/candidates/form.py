@@ -187,11 +187,12 @@ class CandidateForm:
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the simulator and what is remembered; views do not survive pickling."""
         names = ("sim", "settings", "plugins", "limit", "tables")
-        return {**{name: getattr(self, name) for name in names}, "memory": self.kept}
+        return {**{name: getattr(self, name) for name in names}, "memory": self.kept, "flat": self.flat}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
-        """Rebuild buffers and handles; what was offered is offered anew."""
-        memory = saved.pop("memory")
+        """Rebuild buffers and handles."""
+        memory, flat = saved.pop("memory"), saved.pop("flat")
         self.__init__(**saved)  # type: ignore[misc]
+        self.flat[:] = flat
         for name, mine in self.kept.items():
             mine[:] = memory[name]

@@ -43,7 +43,7 @@ def may_take(p: ClusterParams, c: CandidateBuffers, v: int, h: int) -> bool:
 
 @kernel
 def best_host(
-    p: ClusterParams, c: CandidateBuffers, v: int, fill: float, cpu_fill: float, used: bool, spread: bool
+    p: ClusterParams, c: CandidateBuffers, v: int, fills: tuple[float, float, float], used: bool, spread: bool
 ) -> Any:
     """Where a VM fits best: the fullest host that stays within the fills, or with ``spread`` the emptiest.
 
@@ -53,8 +53,8 @@ def best_host(
         p: Parameters.
         c: Buffers: the draft and the loads on it.
         v: VM, running or waiting.
-        fill: Share of memory up to which it may fill a host.
-        cpu_fill: Share of CPU, of demand as planned for.
+        fills: Shares of a host up to which it may be filled: of memory as configured and as touched, and of
+            CPU, by demand as planned for.
         used: Whether only hosts that hold VMs come into question.
         spread: Whether to take the emptiest.
 
@@ -64,15 +64,15 @@ def best_host(
     best, source = -1, c.vm_host[v]
     sign = -1.0 if spread else 1.0
     best_score = -np.inf
-    mem, vcpus, mhz = p.vm_mem_mib[v], p.vm_vcpus[v], c.vm_risk[v]
+    mem, touched, vcpus, mhz = p.vm_mem_mib[v], c.vm_used[v], p.vm_vcpus[v], c.vm_risk[v]
     for h in range(c.takes.shape[0]):
         if not c.takes[h] or h == source or (used and c.new_home[h] == 0):
             continue
         share = (c.new_mem[h] + mem) * p.host_inv_mem[h]
-        if share > fill:
+        if share > fills[0] or (c.new_used[h] + touched) * p.host_inv_mem[h] > fills[1]:
             continue
         load = (c.new_risk[h] + min(mhz, vcpus * p.host_core_mhz[h])) * p.host_inv_cpu[h]
-        if load > cpu_fill:
+        if load > fills[2]:
             continue
         score = (sign * share if c.now.by_memory else sign * load) - TIE * load
         if score > best_score and may_take(p, c, v, h):

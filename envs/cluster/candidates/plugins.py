@@ -17,6 +17,7 @@ from ...errors import ConfigError
 from ...registry import Registry
 from ...sim.decisions import ORDERS, Decisions
 from ...sim.simulator import ClusterView
+from ..knobs import Frozen
 from .settings import CandidateSettings
 
 POLICIES = "virtgym.policies.registry"
@@ -70,6 +71,14 @@ class PlanMaker:
         """Start an episode."""
         self.policy.reset(view, rng)
         self._made = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the policy in the middle of its episode, which its own pickling may leave out."""
+        return {"policy": Frozen(self.policy), "made": self._made}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        """Restore the policy as it was."""
+        self.policy, self._made = saved["policy"].thaw(), saved["made"]
 
     def __call__(self, view: ClusterView) -> Decisions:
         """The plan of this interval."""

@@ -49,6 +49,7 @@ def _choose_vm(p: ClusterParams, c: CandidateBuffers, h: int, n: int) -> Any:
 def _relieve(p: ClusterParams, s: ClusterState, c: CandidateBuffers, k: int, h: int) -> None:
     """One host: VM after VM until it is below the marks, or no VM finds a host."""
     begin_candidate(c)
+    fills = (np.inf, c.marks.memory_high if p.has_tiers else np.inf, c.marks.cpu_high)
     n, _ = list_vms(p, c, h)
     moves = 0
     while n > 0 and moves < c.marks.moves and (_cpu_excess(p, c, h) > 0.0 or _memory_excess(p, c, h) > 0.0):
@@ -56,7 +57,7 @@ def _relieve(p: ClusterParams, s: ClusterState, c: CandidateBuffers, k: int, h: 
         v = c.list[i]
         c.list[i] = c.list[n - 1]
         n -= 1
-        to = best_host(p, c, v, c.levels[0, 0], min(c.marks.cpu_high, c.levels[0, 1]), False, False)
+        to = best_host(p, c, v, fills, False, False)
         if to >= 0 and give(p, c, MOVE, v, to) == 0:
             moves += 1
     if moves > 0:

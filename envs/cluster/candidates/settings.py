@@ -56,9 +56,10 @@ class CandidateSettings:
         keep: Hosts about to be switched off that may be kept.
         balance: Ways to even load: 1 = CPU, 2 = memory, too.
         place: Ways to place what waits: 1 = best fit, 2 = spread, too.
-        fills: Share of a host's memory up to which emptying fills others, one candidate each, where memory
-            is multiplexed.
-        cpu_fills: CPU loads in place of them where it is not; as many.
+        fills: Share of a host's memory up to which VMs as configured may fill it when another is emptied,
+            one candidate each, where memory is multiplexed.
+        touched_fills: The same of the memory that they have touched.
+        cpu_fills: CPU loads in place of both where memory is not multiplexed.
         cpu_limit: CPU load up to which moves fill a host, where memory is multiplexed.
         cpu_high: CPU load above which a host may be relieved.
         memory_high: Touched share of memory above which a host may be relieved, where memory is multiplexed.
@@ -80,6 +81,7 @@ class CandidateSettings:
     balance: int = 2
     place: int = 2
     fills: tuple[float, ...] = (1.0, 1.15, 1.3)
+    touched_fills: tuple[float, ...] = (0.9,)
     cpu_fills: tuple[float, ...] = (0.65, 0.8, 0.95)
     cpu_limit: float = 0.8
     cpu_high: float = 0.9
@@ -97,7 +99,7 @@ class CandidateSettings:
         Raises:
             ConfigError: Naming the field and what is allowed.
         """
-        for name in ("fills", "cpu_fills", "plans", "own"):
+        for name in ("fills", "touched_fills", "cpu_fills", "plans", "own"):
             given = getattr(self, name)
             need(isinstance(given, list | tuple), f"env.candidates.{name}={given!r}: must be a list")
             object.__setattr__(self, name, tuple(given))
@@ -106,13 +108,9 @@ class CandidateSettings:
         need_count("env.candidates", moves=self.moves, placed=self.placed)
         for name, most in (("balance", 2), ("place", 2)):
             need(counts[name] <= most, f"env.candidates.{name}={counts[name]}: must be at most {most}")
-        for name in ("fills", "cpu_fills"):
+        for name in ("fills", "touched_fills", "cpu_fills"):
             for level in getattr(self, name):
                 need_positive("env.candidates", **{name: level})
-        need(
-            len(self.fills) == len(self.cpu_fills) > 0,
-            f"env.candidates.cpu_fills: must be as many as fills, {len(self.fills)}, at least 1",
-        )
         need_positive(
             "env.candidates", **{k: getattr(self, k) for k in ("cpu_limit", "cpu_high", "memory_high")}
         )
@@ -120,9 +118,14 @@ class CandidateSettings:
         need(math.isfinite(self.risk), f"env.candidates.risk={self.risk}: must be a finite number")
 
     @property
+    def n_levels(self) -> int:
+        """Candidates that empty a host, at most."""
+        return max(len(self.fills) + len(self.touched_fills), len(self.cpu_fills))
+
+    @property
     def counts(self) -> dict[str, int]:
         """Slots of every kind."""
-        emptied = (self.empty_least + self.empty_power) * len(self.fills)
+        emptied = (self.empty_least + self.empty_power) * self.n_levels
         named = {"nothing": 1, "empty": emptied, "plan": len(self.plans), "own": len(self.own)}
         return {kind: named[kind] if kind in named else int(getattr(self, kind)) for kind in KINDS}
 

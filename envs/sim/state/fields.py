@@ -92,6 +92,6 @@ def switched_off(kind: type[Any]) -> dict[str, Any]:
     """The values of all fields that a part owns where every part is off: arrays of length 0, and 0."""
     return {
         name: np.empty((0,) * len(field.dims), field.dtype) if field.dims else field.dtype.type(0).item()
-        for name, field in fields_of(kind).items()
+        for name, field in fields_of(kind).items()  # type: ignore[arg-type]  # classes can be hashed
         if field.part
     }

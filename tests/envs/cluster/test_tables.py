@@ -298,7 +298,7 @@ def test_schema_and_environment_have_the_same_keys_and_defaults() -> None:
             assert schema[name] == parameter.default, name
 
 
-@pytest.mark.parametrize("name", ["cluster", "cluster_knobs"])
+@pytest.mark.parametrize("name", ["cluster", "cluster_knobs", "cluster_candidates"])
 def test_shipped_configurations_fit_the_schema_and_make_an_environment(name: str) -> None:
     from importlib import resources
 

@@ -33,7 +33,8 @@ def totals(addresses: NDArray[np.int64], like: Any, out: NDArray[np.float64]) ->
 
 
 def test_a_handle_is_found_by_its_address() -> None:
-    handles: list[Any] = [make_handle("pair", Pair(np.arange(n) * 1.0, np.arange(n), n)) for n in range(1, 6)]
+    pairs = [Pair(np.arange(float(n)), np.arange(n), n) for n in range(1, 6)]
+    handles: list[Any] = [make_handle("pair", pair) for pair in pairs]
     out = np.zeros(5)
     totals(np.array([handle.address for handle in handles]), handles[0], out)
     assert out.tolist() == [total(handle) for handle in handles]

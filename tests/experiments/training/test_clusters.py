@@ -121,10 +121,10 @@ def test_a_training_that_broke_off_ends_the_same(tmp_path: Path, monkeypatch: py
         assert not json.loads((b / "train.json").read_text())["finished"]
         assert (b / "checkpoint.npz").exists()
         assert train(agent, f"out={b}", "checkpoint_every=100") == 0
-        drop = ["wall_s", "frames_per_s"]
-        pd.testing.assert_frame_equal(
-            *(pd.read_csv(folder / "progress.csv").drop(columns=drop) for folder in (a, b))
+        whole, resumed = (
+            pd.read_csv(folder / "progress.csv").drop(columns=["wall_s", "frames_per_s"]) for folder in (a, b)
         )
+        pd.testing.assert_frame_equal(whole, resumed)
         mine, theirs = (load_agent(folder / "agent").members[0].weights for folder in (a, b))
         for name in mine:
             np.testing.assert_array_equal(mine[name], theirs[name])
@@ -210,3 +210,39 @@ def test_the_days_of_validation_are_the_suites(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ConfigError, match="is a path"):
         ClusterTrainTask(task.scenario, env={"candidates": {"plans": ["a.b"]}})
     assert asdict(task.scenario.config)["trace"]["path"] is None
+
+
+def test_a_zip_of_sb3_plays_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also one of SB3's own MlpPolicy, trained on the batch of clusters by SB3 alone."""
+    from stable_baselines3 import PPO
+
+    from virtgym.envs.sb3 import ClusterVecEnv
+
+    scenario = load_scenario("small", 0, {"horizon_s": 3600})
+    envs = ClusterVecEnv(2, scenario, actions="candidates")
+    model = PPO("MlpPolicy", envs, n_steps=16, batch_size=16, seed=0)
+    model.learn(64)
+    model.save(tmp_path / "model.zip")
+    typed = ("scenario=small", "scenario.horizon_s=3600", f"policy={tmp_path / 'model.zip'}")
+    with pytest.warns(UserWarning, match="may run any code"):
+        assert main(["evaluate", *typed, f"out={tmp_path / 'out'}"]) == 0
+    row = pd.read_csv(tmp_path / "out" / "results.csv").iloc[0]
+    assert (row["kind"], row["finished"]) == ("agent", True)
+    (tmp_path / "bad.zip").write_bytes(b"PK")
+    capsys.readouterr()
+    with pytest.warns(UserWarning, match="may run any code"):
+        assert main(["evaluate", "scenario=small", f"policy={tmp_path / 'bad.zip'}"]) == 2
+    (line,) = errors(capsys)
+    assert f"{tmp_path / 'bad.zip'}: cannot be read as ppo, maskable_ppo, a2c, dqn" in line
+
+
+def test_a_sweep_over_kinds_has_the_defaults_of_each(tmp_path: Path) -> None:
+    """Where the scenario is swept, the kind is known only once a job is composed."""
+    typed = ("-m", "scenario=small,demo_placement", "agent=ppo", "total_timesteps=0", "tensorboard=false")
+    assert main(["train", *typed, f"out={tmp_path / 'sweep'}"]) == 0
+    table = pd.read_csv(tmp_path / "sweep" / "sweep.csv").set_index("scenario")
+    assert table["finished"].all()
+    tasks = {
+        name: load_agent(tmp_path / "sweep" / table.loc[name, "job"] / "agent").task for name in table.index
+    }
+    assert tasks == {"small": "cluster", "demo_placement": "placement"}

@@ -25,7 +25,7 @@ class SetTask(TrainTask):
     kind: ClassVar[str] = "cluster"
 
     def vec_env(self, *, flat: bool = True, observation: str = "candidates") -> Any:
-        from virtgym.experiments.training.single_envs import SingleEnvs
+        from oracles.single_envs import SingleEnvs
 
         envs = SingleEnvs([SetGame] * self.num_envs, flat)
         envs.seed(self.seeds(3)[2])

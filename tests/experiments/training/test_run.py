@@ -356,11 +356,14 @@ def test_sb3_zips_are_imported_with_a_warning_only(tmp_path: Path) -> None:
         with pytest.warns(UserWarning, match="may run any code"):
             assert train(*settings, *others, f"import={tmp_path / f'{i}.zip'}", f"out={out}") == 0
         agent: Any = make_policy(str(out / "agent"))
+        with pytest.warns(UserWarning, match="may run any code"):
+            zipped: Any = make_policy(str(tmp_path / f"{i}.zip"))
         x = np.random.default_rng(0).random((9, model.observation_space.shape[0]), dtype=np.float32)
         mask = np.ones((9, 10), dtype=bool)
         player = agent._players[0]
         scores = player.net.scores(x)
         assert scores.shape == mask.shape
+        np.testing.assert_array_equal(zipped._players[0].net.scores(x), scores)
         with torch.no_grad():
             if make is DQN:
                 want = model.q_net(torch.from_numpy(x)).numpy()
