@@ -141,7 +141,7 @@ def test_nothing_is_moved_before_anything_is_measured() -> None:
         ({"discount": 0.0}, "policy.discount=0.0: must be above 0"),
         ({"rollouts": 0}, "policy.rollouts=0: must be at least 1, or null"),
         ({"budget_ms": 0.0}, "policy.budget_ms=0.0: must be positive, or null"),
-        ({"candidates": {"of": 1}}, "env.candidates.of"),
+        ({"candidates": {"offf": 1}}, "env.candidates"),
         ({"forecaster": "ewna"}, "policy.forecaster"),
         ({"forecast": {"alpha": 2.0}}, "forecaster.alpha=2.0"),
         ({"base": "nothign"}, "policy.base=nothign"),
