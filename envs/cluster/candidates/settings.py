@@ -12,11 +12,24 @@ from ...errors import ConfigError
 from ...jit.records import Place, Record
 
 KINDS: tuple[str, ...] = (
-    *("nothing", "relieve", "empty", "off", "standby", "on", "keep", "balance", "place", "plan", "own"),
+    *(
+        "nothing",
+        "relieve",
+        "empty",
+        "trade",
+        "off",
+        "standby",
+        "on",
+        "keep",
+        "balance",
+        "place",
+        "plan",
+        "own",
+    ),
 )
 """Kinds of candidates, in the order of their slots."""
 
-NOTHING, RELIEVE, EMPTY, OFF, STANDBY, ON, KEEP, BALANCE, PLACE, PLAN, OWN = range(len(KINDS))
+NOTHING, RELIEVE, EMPTY, TRADE, OFF, STANDBY, ON, KEEP, BALANCE, PLACE, PLAN, OWN = range(len(KINDS))
 
 
 class Marks(Record):
@@ -31,6 +44,7 @@ class Marks(Record):
     placed = Place("VMs that one candidate places, at most")
     relieve = Place("first slot of the kind, as all that follow")
     empty = Place("")
+    trade = Place("")
     off = Place("")
     standby = Place("")
     on = Place("")
@@ -50,6 +64,7 @@ class CandidateSettings:
         relieve: Overloaded hosts that may be relieved, the worst first.
         empty_least: Hosts that may be emptied and switched off: those with the least memory.
         empty_power: Those with the highest idle power of the others.
+        trade: Hosts that may go off in exchange for one that comes on and idles cheaper.
         off: Empty hosts that may be switched off.
         standby: Empty hosts that may be suspended.
         on: Hosts that may be switched on: the one that idles cheapest, the one that is on soonest, the next.
@@ -74,6 +89,7 @@ class CandidateSettings:
     relieve: int = 4
     empty_least: int = 3
     empty_power: int = 3
+    trade: int = 2
     off: int = 2
     standby: int = 1
     on: int = 2
