@@ -28,7 +28,7 @@ def may_empty(p: ClusterParams, s: ClusterState, c: CandidateBuffers, h: int) ->
         if p.has_precopy and s.copy_phase[v] == PULL:
             return False
         v = s.vm_next[v]
-    return c.n_home[h] > 0
+    return bool(c.n_home[h] > 0)
 
 
 @kernel

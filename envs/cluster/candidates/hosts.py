@@ -34,7 +34,7 @@ def take_least(key: F8, n: int) -> Any:
 
 
 @kernel
-def may_take(p: ClusterParams, c: CandidateBuffers, v: int, h: int) -> bool:
+def may_take(p: ClusterParams, c: Any, v: int, h: int) -> bool:
     """Whether a VM may move or start on a host, by orders and by rules; admission says whether it starts."""
     code = check_fit(p, c, v, h) if c.vm_state[v] == PENDING else check_move(p, c, v, h)
     if code == 0 and p.has_rules:

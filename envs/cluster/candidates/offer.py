@@ -136,7 +136,8 @@ def take_candidate(p: ClusterParams, s: ClusterState, z: ClusterState, c: Candid
         code = _order(p, s, kind, v, h)
         refused += code != 0
         if p.full == 0 and code == 0:
-            source = np.int64(s.vm_host[v]) if kind == MOVE else np.int64(-1)
-            show_order(p, s, z, np.int64(h), source)
+            at: Any = np.int64(h)
+            source: Any = np.int64(s.vm_host[v]) if kind == MOVE else np.int64(-1)
+            show_order(p, s, z, at, source)
     blame_orders(p, s, failed)
     return refused

@@ -45,7 +45,7 @@ def play(env: ClusterEnv, seed: int) -> list[Any]:
 @pytest.mark.parametrize("tables", [False, True])
 @pytest.mark.parametrize("overrides", [SHORT, FULL], ids=["simple", "full"])
 def test_checkers_have_nothing_to_say(tables: bool, overrides: dict[str, Any]) -> None:
-    options = {"actions": "candidates", "tables": tables, "scenario_overrides": overrides}
+    options: dict[str, Any] = {"actions": "candidates", "tables": tables, "scenario_overrides": overrides}
     env = gym.make("virtgym/Cluster-v0", scenario="small", **options)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
