@@ -1,4 +1,4 @@
-"""Candidates that trade a host for one that idles cheaper: it comes on, takes the other's VMs, which goes off."""
+"""Candidates that trade a host for one that idles cheaper: this comes on and takes all VMs, that goes off."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _cheapest_off(p: ClusterParams, s: ClusterState, c: CandidateBuffers) -> Any
 
 @kernel
 def _trade(p: ClusterParams, s: ClusterState, c: CandidateBuffers, k: int, old: int, new: int) -> None:
-    """One host for another: what does not fit the new one goes to where it fits best, or it is not offered."""
+    """One host for another: what does not fit the new one goes to where it fits best, or no offer."""
     n, all_move = list_vms(p, c, old)
     if not all_move:
         return
