@@ -12,20 +12,8 @@ from ...errors import ConfigError
 from ...jit.records import Place, Record
 
 KINDS: tuple[str, ...] = (
-    *(
-        "nothing",
-        "relieve",
-        "empty",
-        "trade",
-        "off",
-        "standby",
-        "on",
-        "keep",
-        "balance",
-        "place",
-        "plan",
-        "own",
-    ),
+    *("nothing", "relieve", "empty", "trade", "off", "standby", "on", "keep"),
+    *("balance", "place", "plan", "own"),
 )
 """Kinds of candidates, in the order of their slots."""
 
