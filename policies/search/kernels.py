@@ -27,6 +27,9 @@ from ..ties import first_best
 NOTHING, UPKEEP, NETWORK = "nothing", "upkeep", "network"
 """What plays on in a fork after the candidate that is tried."""
 
+SAME = 1e-10
+"""Rewards of intervals in which the same happens differ by less, relatively: what rounding makes of them."""
+
 CHORES = (PLACE, RELIEVE, OFF)
 """Kinds of candidates that ``upkeep`` chooses, the most urgent first."""
 
@@ -66,6 +69,22 @@ def pass_interval(p: ClusterParams, s: ClusterState, r: RewardBuffers, end_s: fl
 
 
 @kernel
+def is_settled(p: ClusterParams, s: ClusterState, reward: float, last: float) -> bool:
+    """Whether all intervals to come will be like the last two: demand stays, nothing is under way."""
+    c = s.counters
+    if p.util.shape[0] > 1 or c.queued > 0 or c.moving > 0 or c.pending > 0:
+        return False
+    return bool(abs(reward - last) <= SAME * abs(reward))
+
+
+@kernel
+def intervals_left(p: ClusterParams, s: ClusterState, most: int, discount: float, end_s: float) -> Any:
+    """Intervals up to the horizon or the end of the episode, each with its weight in that of the first."""
+    n = min(most, int((end_s - s.clock.now_s) / p.interval_s + 1e-9))
+    return float(n) if discount == 1.0 else (1.0 - discount**n) / (1.0 - discount)
+
+
+@kernel
 def first_chore(c: CandidateBuffers) -> Any:
     """The first candidate of the most urgent kind of ``CHORES`` that is offered, 0 = nothing."""
     for kind in CHORES:
@@ -97,7 +116,8 @@ _TRY = """def {name}(p, s, q, v, c, r, m, which, horizon, discount, end_s, value
             if s.clock.now_s >= end_s - 1e-9:
                 break
             {play}
-            value += weight * pass_interval(p, s, r, end_s)
+            reward = pass_interval(p, s, r, end_s)
+            value += weight * reward
             weight *= discount
             {remember}
         values[k] = value
@@ -111,7 +131,15 @@ _PLAY = """if i > 0:
                     take_candidate(p, s, s, d, j)"""
 
 _BASES: dict[str, dict[str, str]] = {
-    NOTHING: {"more": "", "begin": "pass", "play": "pass", "remember": "pass"},
+    NOTHING: {
+        "more": "",
+        "begin": "last = -np.inf",
+        "play": "pass",
+        "remember": """if is_settled(p, s, reward, last):
+                value += weight * reward * intervals_left(p, s, horizon - i - 1, discount, end_s)
+                break
+            last = reward""",
+    },
     UPKEEP: {
         "more": ", d",
         "begin": "begin_base(q, v, c, d)",
@@ -149,6 +177,7 @@ def try_with(base: str, write_globals: Any = None, copy_memory: Any = None) -> A
     names: dict[str, Any] = {
         **{"np": np, "put_back": put_back, "measure_again": measure_again, "pass_interval": pass_interval},
         **{"take_candidate": take_candidate, "begin_base": begin_base, "first_chore": first_chore},
+        **{"is_settled": is_settled, "intervals_left": intervals_left},
         **{"offer": offer, "remember": remember, "remember_demand": remember_demand},
         **{"set_scores": set_scores, "first_best": first_best, "weight_of_demand": EWMA_WEIGHT},
         **{"write_globals": write_globals, "copy_memory": copy_memory},

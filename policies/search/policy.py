@@ -57,7 +57,7 @@ class RolloutSearchPolicy(PlanningPolicy):
 
     kind: ClassVar[str] = "solver"
 
-    horizon: int = 24
+    horizon: int = 48
     discount: float = 1.0
     forecaster: str = "ewma"
     forecast: dict[str, Any] = field(default_factory=lambda: {"alpha": 0.2})
