@@ -48,7 +48,7 @@ class RolloutSearchPolicy(PlanningPolicy):
         base: What plays on in the fork after the candidate that is tried: ``nothing``; ``upkeep``, which
             places what waits, relieves overloaded hosts and switches empty ones off; or an agent's folder,
             whose scores also order what is tried.
-        choices: Candidates that are carried out in one interval, at most; null = max(1, H // 10).
+        choices: Candidates that are carried out in one interval, at most; null = max(8, H // 10).
         rollouts: Candidates that are tried for one choice, at most, ``nothing`` first, then in the order of
             their slots, or with an agent as ``base`` of its scores; null = all.
         budget_ms: Time for one choice in place of that, ms: results cannot be reproduced then. null = none.
@@ -107,8 +107,8 @@ class RolloutSearchPolicy(PlanningPolicy):
         self._trials = Trials(self.reward, self.horizon, self.discount, base)
 
     def arrival_in(self, cluster: ClusterConfig) -> str | None:
-        """The scenario's rule; where rules or a guarantee are to be kept, the search places itself."""
-        return "policy" if is_guarded(cluster) else None
+        """As power managers; where rules or a guarantee are to be kept, the search places itself."""
+        return "policy" if is_guarded(cluster) else "pabfd"
 
     def restart_in(self, cluster: ClusterConfig) -> str | None:
         """The engine restarts, or where there are rules the search."""
@@ -117,7 +117,7 @@ class RolloutSearchPolicy(PlanningPolicy):
     def reset(self, view: ClusterView, rng: np.random.Generator) -> None:
         """Bind the view; nothing is known of the past."""
         super().reset(view, rng)
-        limit = self.choices or max(1, view.n_hosts // 10)
+        limit = self.choices or max(8, view.n_hosts // 10)
         form = CandidateForm(view.fork(), self._settings, self._plugins, limit)
         form.reset()
         for plugin in self._plugins:
