@@ -31,6 +31,9 @@ from ..ties import first_best
 from .kernels import NOTHING, UPKEEP
 from .trials import Trials
 
+FUTURES = ("mean", "recent")
+"""What demand does in forks."""
+
 LONGEST_PAST = 2000
 """Samples that are kept for a forecaster that looks at all of them."""
 
@@ -42,7 +45,9 @@ class RolloutSearchPolicy(PlanningPolicy):
     Attributes:
         horizon: Intervals for which a candidate is tried.
         discount: Weight of an interval in that of the one before.
-        forecaster: What demand is frozen at: a name of ``forecast.FORECASTERS``, or a dotted path.
+        future: What demand does in forks: ``mean``, it stays at its forecast; ``recent``, it goes back over
+            the newest samples, so that it varies as it did, and then stays there.
+        forecaster: What it stays at: a name of ``forecast.FORECASTERS``, or a dotted path.
         forecast: Parameters of the forecaster.
         candidates: What is offered: settings of ``CandidateSettings``; with an agent as ``base``, its own.
         base: What plays on in the fork after the candidate that is tried: ``nothing``; ``upkeep``, which
@@ -59,6 +64,7 @@ class RolloutSearchPolicy(PlanningPolicy):
 
     horizon: int = 48
     discount: float = 1.0
+    future: str = "mean"
     forecaster: str = "ewma"
     forecast: dict[str, Any] = field(default_factory=lambda: {"alpha": 0.2})
     candidates: dict[str, Any] = field(default_factory=dict)
@@ -83,6 +89,7 @@ class RolloutSearchPolicy(PlanningPolicy):
             self.budget_ms is None or self.budget_ms > 0.0,
             f"policy.budget_ms={self.budget_ms}: must be positive, or null",
         )
+        one_of("policy.future", self.future, FUTURES)
         self._forecaster = make_forecaster(self.forecaster, "policy.forecaster", **self.forecast)
         folder = os.sep in self.base or os.path.isdir(self.base)
         if not folder:
@@ -134,7 +141,8 @@ class RolloutSearchPolicy(PlanningPolicy):
         """
         self._form = form
         self._trials.bind(view, form)
-        self._history = History(view.n_vms, self._forecaster.samples or LONGEST_PAST)
+        depth = max(self._forecaster.samples or LONGEST_PAST, self.horizon)
+        self._history = History(view.n_vms, depth)
         self._seen_s = -np.inf
 
     def plan(self, view: ClusterView) -> Decisions:
@@ -162,8 +170,19 @@ class RolloutSearchPolicy(PlanningPolicy):
             state = view.state.vm_state
             there = (state != ABSENT) & (state != DEPARTED)
             self._history.push(np.where(there, view.state.vm_demand_mhz, 0.0), there)
+        self._trials.begin(view, self._demand(view))
+
+    def _demand(self, view: ClusterView) -> F8:
+        """Demand in forks, MHz, (V,), or (S, V) for samples of the trace's length."""
         history = self._history
-        self._trials.begin(view, self._forecaster.predict(history.values, counts=history.counts))
+        mean = self._forecaster.predict(history.values, counts=history.counts)
+        if self.future == "mean":
+            return mean
+        n = min(self.horizon, int(history.counts.max(initial=0)))
+        back = np.arange(n)[:, None]  # what was measured so many intervals ago
+        rows = np.where(back < history.counts, history.values[::-1][:n], mean)
+        per_interval = max(1, round(view.params.interval_s / view.params.sample_s))
+        return np.concatenate([np.repeat(rows, per_interval, axis=0), mean[None]])
 
     def rate(self) -> F8:
         """What the candidates that are offered are worth, -inf where they are not or were not tried, (K,)."""
