@@ -62,12 +62,12 @@ class RolloutSearchPolicy(PlanningPolicy):
 
     kind: ClassVar[str] = "solver"
 
-    horizon: int = 48
-    discount: float = 1.0
+    horizon: int = 24
+    discount: float = 0.95
     future: str = "mean"
     forecaster: str = "ewma"
     forecast: dict[str, Any] = field(default_factory=lambda: {"alpha": 0.2})
-    candidates: dict[str, Any] = field(default_factory=dict)
+    candidates: dict[str, Any] = field(default_factory=lambda: {"plans": ["dpm_ortools"]})
     base: str = NOTHING
     choices: int | None = None
     rollouts: int | None = None

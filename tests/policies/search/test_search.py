@@ -59,7 +59,9 @@ def by_hand(env: Any, policy: RolloutSearchPolicy, demand: Any) -> Any:
 
 @MODELS
 def test_values_are_those_of_trying_by_hand(keys: dict[str, Any]) -> None:
-    policy: Any = make_policy("rollout_search", horizon=6, discount=0.9, reward={"migrations": -0.1})
+    policy: Any = make_policy(
+        "rollout_search", candidates={}, horizon=6, discount=0.9, reward={"migrations": -0.1}
+    )
     env: Any = make_env(build_scenario(keys, seed=1), actions="candidates").unwrapped
     env.reset(seed=0)
     policy.bind(env.view, env.form)
@@ -80,8 +82,8 @@ def test_values_are_those_of_trying_by_hand(keys: dict[str, Any]) -> None:
 @MODELS
 def test_the_best_is_carried_out_until_nothing_is_better(keys: dict[str, Any]) -> None:
     scenario = build_scenario(keys, seed=1)
-    one: Any = make_policy("rollout_search", choices=1)
-    many: Any = make_policy("rollout_search", choices=4)
+    one: Any = make_policy("rollout_search", candidates={}, choices=1)
+    many: Any = make_policy("rollout_search", candidates={}, choices=4)
     env: Any = make_env(scenario, one).unwrapped
     env.reset(seed=0)
     one.reset(env.view, np.random.default_rng(0))
@@ -103,7 +105,7 @@ def test_it_is_reproducible_and_better_than_nothing(keys: dict[str, Any], base: 
     returns = []
     scenario = build_scenario(keys, seed=2)
     for name in ("rollout_search", "rollout_search", "static"):
-        policy = make_policy(name, **({"base": base} if name != "static" else {}))
+        policy = make_policy(name, **({"base": base, "candidates": {}} if name != "static" else {}))
         env: Any = make_env(scenario, policy)
         played = rollout(env, policy, 3, heat=False)
         returns.append((played.episode_return, env.unwrapped.sim.digest()))
@@ -112,8 +114,8 @@ def test_it_is_reproducible_and_better_than_nothing(keys: dict[str, Any], base: 
 
 
 def test_a_budget_leaves_out_the_last() -> None:
-    policy: Any = make_policy("rollout_search", rollouts=3)
-    timed: Any = make_policy("rollout_search", budget_ms=1e-6)
+    policy: Any = make_policy("rollout_search", candidates={}, rollouts=3)
+    timed: Any = make_policy("rollout_search", candidates={}, budget_ms=1e-6)
     env: Any = make_env(build_scenario(SIMPLE, seed=1), actions="candidates").unwrapped
     env.reset(seed=0)
     for one in (policy, timed):
@@ -128,7 +130,7 @@ def test_a_budget_leaves_out_the_last() -> None:
 
 
 def test_nothing_is_moved_before_anything_is_measured() -> None:
-    policy: Any = make_policy("rollout_search")
+    policy: Any = make_policy("rollout_search", candidates={})
     sim = build_scenario(SIMPLE, seed=1).simulator(arrival="first_fit")
     policy.reset(sim.reset(np.random.default_rng(5)), np.random.default_rng(5))
     assert len(policy.plan(sim.view)) == 0

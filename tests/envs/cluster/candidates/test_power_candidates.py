@@ -59,7 +59,7 @@ def test_a_trade_switches_to_the_host_that_idles_cheaper() -> None:
     env.step(0)
     assert env.sim.state.host_power_state.tolist()[old] == OFF
     assert env.sim.state.host_power_state[2] == ON
-    assert env.sim.metrics()["illegal"] == 0
+    assert env.sim.state.totals.illegal == 0
 
 
 def test_load_is_brought_where_it_costs_least_power() -> None:
@@ -76,4 +76,4 @@ def test_load_is_brought_where_it_costs_least_power() -> None:
             found += 1
         *_, over, _ = env.step(max(0, slot))
     assert found
-    assert env.sim.metrics()["illegal"] == 0
+    assert env.sim.state.totals.illegal == 0
