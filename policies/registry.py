@@ -78,6 +78,11 @@ def _register_baselines() -> None:
     register("drs", drs, "DRS: even load by moves that pay off, rules, maintenance")
     register("drs_loess", drs, "DRS on forecast demand (tuned local regression)", forecaster="loess")
     register("drs_ortools", drs, "DRS with the fewest migrations, by OR-Tools", solver="ortools")
+    register(
+        "rollout_search",
+        "search.policy:RolloutSearchPolicy",
+        "tries macro-actions in forks under forecast demand, and carries the best out",
+    )
     register("platform", "platform:PlatformPolicy", "HA over power management over DRS, without fights")
     for rule, description in {
         "first_fit": "the lowest feasible node",

@@ -80,7 +80,7 @@ class AgentConfig:
                 )
         for f in fields(self):
             value = getattr(self, f.name)
-            if isinstance(value, bool | str) or value is None or f.name in self.NAMES:
+            if isinstance(value, bool | str | dict) or value is None or f.name in self.NAMES:
                 continue
             for number in value if isinstance(value, list) else [value]:
                 if not 0.0 <= number < float("inf"):
@@ -369,6 +369,83 @@ class ForecasterConfig(AgentConfig):
                 raise ConfigError(f"agent.{key}={getattr(self, key)}: must be from 1 to {most}")
 
 
+@dataclass
+class ImitationConfig(AgentConfig):
+    """Settings of imitation.
+
+    Attributes:
+        teacher: Who says what to choose: ``rollout_search``, another policy that plans, or an agent's folder.
+        teacher_params: Parameters of the teacher.
+        student_share: Share of decisions that the student makes itself at the end of training, from 0 at its
+            beginning (DAgger); the teacher makes the others.
+        noise: Share of decisions that are drawn at random.
+        temperature: How much less a choice may be worth, in rewards of an interval, for its probability to be
+            1/e of the best one's (teacher ``rollout_search``).
+        buffer_size: States that are kept to learn from, the latest.
+        batch_size: States of a minibatch.
+        n_epochs: Passes over all states after each ``num_envs`` episodes.
+    """
+
+    CLUSTER: ClassVar[Mapping[str, Any]] = {"gamma": 0.98}
+
+    learning_rate: float = 1e-3
+    teacher: str = "rollout_search"
+    teacher_params: dict[str, Any] = field(default_factory=dict)
+    student_share: float = 0.8
+    noise: float = 0.1
+    temperature: float = 0.1
+    buffer_size: int = 50_000
+    batch_size: int = 256
+    n_epochs: int = 4
+
+    def check(self, task: str = "cluster") -> None:
+        """Refuse impossible values.
+
+        Args:
+            task: Kind of scenario that is trained on.
+
+        Raises:
+            ConfigError: Naming the key and what is allowed.
+        """
+        super().check(task)
+        for key in ("student_share", "noise"):
+            if getattr(self, key) > 1.0:
+                raise ConfigError(f"agent.{key}={getattr(self, key)}: must be at most 1")
+        if self.temperature <= 0:
+            raise ConfigError(f"agent.temperature={self.temperature}: must be positive")
+
+    def arrays(self, num_envs: int, width: int, n_actions: int) -> dict[str, float]:
+        """As ``AgentConfig.arrays``."""
+        return {
+            "agent.buffer_size": float(self.buffer_size) * (width + n_actions),
+            "agent.batch_size": 4.0 * self.batch_size * (width + n_actions),
+        }
+
+
+@dataclass
+class ExpertConfig(PpoConfig, ImitationConfig):
+    """Settings of expert iteration: imitation of a search that the student improves, then PPO.
+
+    Attributes:
+        search_share: Share of the training in which a search is imitated; PPO goes on from there.
+        warm_up: Rounds of imitation before the student plays on in the forks of the search.
+        search_rollouts: Candidates that a guided search tries, the student's best; null = all.
+        ppo_learning_rate: Step size of PPO.
+    """
+
+    CLUSTER: ClassVar[Mapping[str, Any]] = {"schedule": "linear"}
+
+    search_share: float = 0.5
+    warm_up: int = 1
+    search_rollouts: int | None = None
+    ppo_learning_rate: float = 3e-4
+
+    def arrays(self, num_envs: int, width: int, n_actions: int) -> dict[str, float]:
+        """As ``AgentConfig.arrays``."""
+        imitation = ImitationConfig.arrays(self, num_envs, width, n_actions)
+        return {**imitation, **PpoConfig.arrays(self, num_envs, width, n_actions)}
+
+
 @dataclass(frozen=True)
 class AgentKind:
     """How an agent is trained.
@@ -422,6 +499,16 @@ def _register_agents() -> None:
     for name, (description, schema) in sb3.items():
         made = AgentKind(schema, f"{__package__}.sb3:make_sb3_learner", ("placement", "cluster"))
         AGENTS.register(name, description, made)
+    AGENTS.register(
+        "imitation",
+        "imitates a policy's choices of candidates (DAgger): a search, a rule or an agent",
+        AgentKind(ImitationConfig, f"{__package__}.imitation:make_imitation_learner", ("cluster",)),
+    )
+    AGENTS.register(
+        "expert_iteration",
+        "imitates a search that plays on with what it has taught, then learns by PPO",
+        AgentKind(ExpertConfig, f"{__package__}.expert:make_expert_learner", ("cluster",)),
+    )
     AGENTS.register(
         "rollout_iteration",
         "rollout policy iteration: compares all actions of a state under one future; "

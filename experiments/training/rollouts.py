@@ -50,7 +50,7 @@ from virtgym.policies.placement.rules import rule_number
 
 from ..analysis.stats import trimmed_mean
 from .agents import AgentConfig, RolloutConfig
-from .learners import Arrays
+from .learners import Arrays, need_same
 from .placement_task import PlacementTrainTask
 from .torch_state import by_prefix, optimizer_arrays, restore_optimizer
 
@@ -239,11 +239,7 @@ class RolloutLearner:
         Raises:
             ConfigError: If it is of another architecture, or reads other columns.
         """
-        if member.architecture != self.architecture or member.layout != self.layout:
-            raise ConfigError(
-                f"initial: the agent is {member.architecture.to_dict()}, "
-                f"and {self.architecture.to_dict()} is to be trained"
-            )
+        need_same(member, self.architecture, self.layout)
         weights = {name: torch.from_numpy(w.copy()) for name, w in member.weights.items()}
         self.nets[0].load_state_dict(weights)
         self.means[0] = _weights(self.nets[0])

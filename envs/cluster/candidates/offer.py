@@ -38,6 +38,7 @@ from .loads import read_cluster
 from .power import offer_keeping, offer_off, offer_on
 from .relieve import offer_relief
 from .rows import begin_candidate, drop_candidate, offer_candidate
+from .trade import offer_trades
 
 
 @kernel
@@ -58,6 +59,7 @@ def offer(p: ClusterParams, s: ClusterState, c: CandidateBuffers) -> None:
     offer_candidate(p, s, c, 0, 0.0)
     offer_relief(p, s, c)
     offer_emptying(p, s, c)
+    offer_trades(p, s, c)
     offer_off(p, s, c)
     offer_on(p, s, c)
     offer_keeping(p, s, c)

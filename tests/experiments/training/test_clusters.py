@@ -36,6 +36,11 @@ AGENTS: dict[str, tuple[str, ...]] = {
     "maskable_ppo": ("agent.n_steps=16", "agent.batch_size=24", "agent.network=mlp"),
     "a2c": ("agent.n_steps=8",),
     "dqn": ("agent.learning_starts=60", "agent.buffer_size=300", "agent.batch_size=16"),
+    "imitation": ("agent.teacher_params.horizon=6",),
+    "expert_iteration": (
+        *("agent.teacher_params={horizon: 6}", "agent.search_share=0.4", "agent.n_steps=16"),
+        *("agent.batch_size=24", "agent.search_rollouts=4"),
+    ),
 }
 
 
@@ -104,7 +109,7 @@ def test_an_agent_plays_clusters_of_other_sizes_and_models(tmp_path: Path) -> No
 def test_a_training_that_broke_off_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same weights and progress, to the bit, as in one go; also where an episode was under way."""
     one, two = tmp_path / "one", tmp_path / "two"
-    for agent in ("ppo", "dqn"):
+    for agent in ("ppo", "dqn", "imitation", "expert_iteration"):
         a, b = one / agent, two / agent
         assert train(agent, f"out={a}") == 0
 

@@ -366,7 +366,7 @@ def test_settings_say_how_many_and_networks_carry_over() -> None:
     settings = CandidateSettings(**few, fills=(1.0,), touched_fills=(), cpu_fills=(0.8,))
     env = make("arrivals", candidates=dataclasses.asdict(settings))
     env.reset(seed=0)
-    assert env.action_space.n == settings.n == 11  # type: ignore[attr-defined]
+    assert env.action_space.n == settings.n == 14  # type: ignore[attr-defined]
     assert not (env.form.candidates.kind == PLACE).any()
     assert CandidateSettings.of(settings.plain()) == settings
 
