@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ClusterEnv", "FlatObservation", "PlacementEnv", "make_vec"]
 
-gym.register(id="virtgym/Cluster-v0", entry_point="virtgym.envs.cluster:ClusterEnv")
+gym.register(
+    id="virtgym/Cluster-v0",
+    entry_point="virtgym.envs.cluster:ClusterEnv",
+    vector_entry_point="virtgym.envs.vector:ClusterVectorEnv",
+)
 gym.register(
     id="virtgym/Placement-v0",
     entry_point="virtgym.envs.placement:PlacementEnv",

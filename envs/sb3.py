@@ -1,8 +1,9 @@
-"""B placement games in one kernel call per step, as a Stable-Baselines3 ``VecEnv`` with masks.
+"""B placement games, or clusters, in one kernel call per step, as a Stable-Baselines3 ``VecEnv`` with masks.
 
     from sb3_contrib import MaskablePPO
-    from virtgym.envs.sb3 import PlacementVecEnv
+    from virtgym.envs.sb3 import ClusterVecEnv, PlacementVecEnv
     MaskablePPO("MultiInputPolicy", PlacementVecEnv(256)).learn(1_000_000)
+    MaskablePPO("MlpPolicy", ClusterVecEnv(64, "small")).learn(1_000_000)
 
 This module needs Stable-Baselines3, which nothing else in ``virtgym.envs`` does.
 """
@@ -20,8 +21,10 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from .arrays import B1, I8
+from .arrays import B1, F8, I8
 from .checks import need_seed
+from .cluster.batch import ClusterBatch
+from .cluster.env import ClusterEnv
 from .entry import need_options, need_seeds, usable_render_mode
 from .errors import ConfigError
 from .placement.batch import PlacementBatch
@@ -62,13 +65,99 @@ class _OneOfMany:
         """The generator that draws windows; some are drawn ahead."""
         return self._batch.rngs[self._i]
 
+    def __getattr__(self, name: str) -> Any:
+        """What all environments share."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._batch.task, name)
+
     @property
     def task(self) -> PlacementTask:
         """What is played, the same in all environments."""
         return self._batch.task
 
 
-class PlacementVecEnv(VecEnv):
+class _BatchVecEnv(VecEnv):
+    """What batches have in common: environments that step together, each of which may be asked by itself.
+
+    Args:
+        num_envs: B.
+        observation_space: Of one environment.
+        action_space: Of one environment.
+    """
+
+    def __init__(self, num_envs: int, observation_space: Any, action_space: Any) -> None:
+        self._actions: Any = None
+        self._made = time.time()
+        self._set: set[str] = set()  # attributes that set_attr has made
+        super().__init__(num_envs, observation_space, action_space)
+
+    def _one(self, i: int) -> Any:
+        """Environment i."""
+        raise NotImplementedError
+
+    def action_masks(self) -> B1:
+        """Which actions are legal in each environment, (B, actions), all in one copy."""
+        raise NotImplementedError
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seed environment i with ``seed`` + i, from the next reset on; None draws a seed."""
+        if seed is None:  # SB3 would draw it from NumPy's global generator
+            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        self._seeds = need_seeds(need_seed("seed", seed), self.num_envs)
+        return self._seeds
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Take the actions, (B,), of the step that ``step_wait`` carries out."""
+        self._actions = actions
+
+    def _episode(self, total: float, length: int, **more: float) -> dict[str, Any]:
+        """What SB3's ``Monitor`` says of an episode, and more."""
+        seconds = round(time.time() - self._made, 6)
+        return {"r": round(float(total), 6), "l": int(length), "t": seconds, **more}
+
+    def get_images(self) -> Sequence[Any]:
+        """A picture of each environment, which ``render`` puts into one."""
+        return [one.render() for one in self._chosen(None)]
+
+    def close(self) -> None:
+        """Nothing needs to be closed."""
+
+    def _chosen(self, indices: VecEnvIndices) -> list[Any]:
+        return [self._one(i) for i in self._get_indices(indices)]
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """An attribute of each environment."""
+        return [getattr(one, attr_name) for one in self._chosen(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set an attribute of each environment.
+
+        Raises:
+            ConfigError: If it belongs to the environment, which does not change once it is made.
+        """
+        if attr_name not in self._set and hasattr(self._one(0), attr_name):
+            raise ConfigError(f"env.{attr_name}: cannot be set once the batch is made")
+        self._set.add(attr_name)
+        for one in self._chosen(indices):
+            setattr(one, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Call a method of each environment; ``action_masks`` is what sb3-contrib asks for."""
+        if method_name == "action_masks" and indices is None:
+            return list(self.action_masks())
+        return [getattr(one, method_name)(*method_args, **method_kwargs) for one in self._chosen(indices)]
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+    ) -> list[bool]:
+        """Whether each environment is wrapped: as by ``Monitor``, whose statistics it gives, and no other."""
+        return [wrapper_class is Monitor for _ in self._chosen(indices)]
+
+
+class PlacementVecEnv(_BatchVecEnv):
     """B environments ``virtgym/Placement-v0`` that step together: bit for bit what SB3 makes of single ones.
 
     An episode that ends is followed by the first observation of the next one in the same step; the last one
@@ -112,8 +201,6 @@ class PlacementVecEnv(VecEnv):
         mode = usable_render_mode(render_mode, RENDER_MODES)
         self._ones = [_OneOfMany(self.batch, i, mode) for i in range(num_envs)]
         self._nothing: list[dict[str, Any]] = [{}] * num_envs
-        self._actions: Any = None
-        self._made = time.time()
         space = self.task.flat_space if flat else self.task.observation_space
         super().__init__(num_envs, space, self.task.action_space)
 
@@ -126,6 +213,9 @@ class PlacementVecEnv(VecEnv):
     def games(self) -> PlacementGames:
         """The games behind it, one per environment."""
         return self.batch.task.games
+
+    def _one(self, i: int) -> _OneOfMany:
+        return self._ones[i]
 
     def action_masks(self) -> B1:
         """Which actions are legal in each environment, (B, actions), all in one copy."""
@@ -140,13 +230,6 @@ class PlacementVecEnv(VecEnv):
 
     def _last_observation(self, flat: NDArray[np.float32]) -> Any:
         return flat if self.flat else self.task.observer.split(flat)
-
-    def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Seed environment i with ``seed`` + i, from the next reset on; None draws a seed."""
-        if seed is None:  # SB3 would draw it from NumPy's global generator
-            seed = int(np.random.SeedSequence().generate_state(1)[0])
-        self._seeds = need_seeds(need_seed("seed", seed), self.num_envs)
-        return self._seeds
 
     def reset(self) -> VecEnvObs:
         """Begin a window in every environment, with the seeds and options set before.
@@ -172,10 +255,6 @@ class PlacementVecEnv(VecEnv):
         for i, window, n_vm in zip(begun.tolist(), self.batch.window[begun].tolist(), lengths):
             self.reset_infos[i] = {"window": window, "n_vm": n_vm}
 
-    def step_async(self, actions: NDArray[Any]) -> None:
-        """Take the actions, (B,), of the step that ``step_wait`` carries out."""
-        self._actions = actions
-
     def step_wait(self) -> VecEnvStepReturn:
         """Place the pending request of every environment; those that end begin their next window.
 
@@ -200,7 +279,6 @@ class PlacementVecEnv(VecEnv):
     def _sum_up(self, ended: I8, infos: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Tell what is known at the end of episodes."""
         books, codes = self.batch.books, self.task.observer.buffers.code
-        seconds = round(time.time() - self._made, 6)
         last = self.task.observer.buffers.flat[ended]
         metrics = {name: values.tolist() for name, values in self.batch.metrics(ended).items()}
         for k, i in enumerate(ended.tolist()):
@@ -208,12 +286,7 @@ class PlacementVecEnv(VecEnv):
             infos[i] = infos[i] | {
                 "TimeLimit.truncated": bool(books.truncated[i]),
                 "terminal_observation": self._last_observation(last[k]),
-                "episode": {
-                    "r": round(float(books.total[i]), 6),
-                    "l": int(books.length[i]),
-                    "t": seconds,
-                    "total_wait_s": told["total_wait_s"],
-                },
+                "episode": self._episode(books.total[i], books.length[i], total_wait_s=told["total_wait_s"]),
                 "metrics": told,
                 "window": int(self.batch.window[i]),
                 "illegal_actions": int(books.illegal[i]),
@@ -224,44 +297,101 @@ class PlacementVecEnv(VecEnv):
                 infos[i][OUTCOMES[int(codes[i])]] = True
         return infos
 
-    def get_images(self) -> Sequence[Any]:
-        """A picture of each environment, which ``render`` puts into one."""
-        return [one.render() for one in self._ones]
 
-    def close(self) -> None:
-        """Nothing needs to be closed."""
+class ClusterVecEnv(_BatchVecEnv):
+    """B environments ``virtgym/Cluster-v0`` of one scenario that step together, bit for bit as single ones.
 
-    def _chosen(self, indices: VecEnvIndices) -> list[_OneOfMany]:
-        return [self._ones[i] for i in self._get_indices(indices)]
+    An episode that ends is followed by the first observation of the next one in the same step; the last one
+    is ``terminal_observation`` in its info, next to ``TimeLimit.truncated``, ``time_s``, ``reward_terms`` and
+    ``step_metrics`` of the last interval, ``metrics``, ``illegal_actions``, and ``episode`` with the sum of
+    rewards ``r``, the steps ``l``, the seconds ``t`` since the batch was made (as of SB3's ``Monitor``) and
+    ``cost``. Other infos hold ``duration`` and, after a step that was refused or ended the interval by the
+    limit of decisions, ``illegal_action`` and ``forced_stop``; those without are shared, for reading alone.
 
-    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """An attribute of each environment: of one game, or else of what they share."""
-        return [
-            getattr(one, attr_name) if hasattr(one, attr_name) else getattr(self.task, attr_name)
-            for one in self._chosen(indices)
-        ]
+    Args:
+        num_envs: B.
+        scenario: As for ``ClusterEnv``.
+        flat: Whether an observation is one vector, as of ``FlatObservation``, in place of a Dict.
+        copy: Whether observations are copies, or views of memory that the next step overwrites; SB3's
+            algorithms need copies.
+        threads: Threads among which the environments are divided; results are the same.
+        **settings: The other arguments of ``ClusterEnv``.
 
-    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute of each environment.
+    Attributes:
+        batch: The environments; ``batch.export_state()`` and ``import_state`` are for checkpoints.
+        durations: Intervals that passed in the last step, 0 or 1, (B,): learners discount by
+            ``gamma ** durations``.
 
-        Raises:
-            ConfigError: If it belongs to the game, which does not change once it is made.
+    Raises:
+        ConfigError: If a value is impossible; the text names it.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        scenario: Any = "small",
+        *,
+        flat: bool = True,
+        copy: bool = True,
+        threads: int = 1,
+        **settings: Any,
+    ) -> None:
+        self.batch = ClusterBatch(num_envs, scenario, threads=threads, **settings)
+        self.flat = flat
+        self.copy = copy
+        self.durations: F8 = np.zeros(num_envs)
+        task = self.batch.task
+        super().__init__(
+            num_envs, self.batch.flat_space if flat else task.observation_space, task.action_space
+        )
+
+    def _one(self, i: int) -> ClusterEnv:
+        return self.batch.lane(i)
+
+    def action_masks(self) -> B1:
+        """Which actions are legal in each environment, (B, actions), all in one copy."""
+        return self.batch.masks.copy()
+
+    def _observations(self) -> VecEnvObs:
+        return self.batch.flat_observations(self.copy) if self.flat else self.batch.observations(self.copy)
+
+    def reset(self) -> VecEnvObs:
+        """Begin an episode in every environment, with the seeds set before."""
+        for i, (seed, options) in enumerate(zip(self._seeds, self._options)):
+            need_options(options)
+            self.reset_infos[i] = self.batch.reset_lane(i, seed)
+        self._reset_seeds()
+        self._reset_options()
+        return self._observations()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Take an action in every environment; those that end begin their next episode.
+
+        Returns:
+            Observations, rewards (B,) float32, whether the episode has ended (B,), infos.
         """
-        if hasattr(type(self._ones[0]), attr_name) or hasattr(self.task, attr_name):
-            raise ConfigError(f"env.{attr_name}: cannot be set once the batch is made")
-        for one in self._chosen(indices):
-            setattr(one, attr_name, value)
+        batch, books = self.batch, self.batch.books
+        ended = batch.play(self._actions)
+        self.durations = books.duration.copy()
+        rewards = books.reward.astype(np.float32)
+        dones = books.over.copy()
+        infos = [_DURATION[passed] for passed in self.durations.astype(np.int64).tolist()]
+        some = dones if batch.by_kernel else np.ones_like(dones)
+        for i in np.flatnonzero(some | (books.code != 0) | books.forced).tolist():
+            infos[i] = infos[i] | batch.info(i, whole=False)
+        if len(ended):
+            shown = self._observations()
+            for i in ended.tolist():
+                last = shown[i] if self.flat else {name: values[i] for name, values in shown.items()}
+                cost = infos[i]["metrics"]["cost"]
+                infos[i] |= {
+                    "TimeLimit.truncated": True,
+                    "terminal_observation": last,
+                    "episode": self._episode(books.total[i], books.length[i], cost=cost),
+                }
+                self.reset_infos[i] = batch.reset_lane(i)
+        return self._observations(), rewards, dones, infos
 
-    def env_method(
-        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
-    ) -> list[Any]:
-        """Call a method of each environment; ``action_masks`` is what sb3-contrib asks for."""
-        if method_name == "action_masks" and indices is None:
-            return list(self.action_masks())
-        return [getattr(one, method_name)(*method_args, **method_kwargs) for one in self._chosen(indices)]
 
-    def env_is_wrapped(
-        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
-    ) -> list[bool]:
-        """Whether each environment is wrapped: as by ``Monitor``, whose statistics it gives, and no other."""
-        return [wrapper_class is Monitor for _ in self._chosen(indices)]
+_DURATION: tuple[dict[str, Any], ...] = ({"duration": 0.0}, {"duration": 1.0})
+"""Infos of steps of which nothing else is told."""

@@ -1,7 +1,8 @@
-"""B placement games in one kernel call per step, as a Gymnasium vector environment.
+"""B placement games, or B clusters, in one kernel call per step, as a Gymnasium vector environment.
 
 import gymnasium as gym, virtgym.envs
 envs = gym.make_vec("virtgym/Placement-v0", num_envs=256, vectorization_mode="vector_entry_point")
+envs = gym.make_vec("virtgym/Cluster-v0", num_envs=256, vectorization_mode="vector_entry_point")
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from .arrays import B1, I8
+from .cluster.batch import ClusterBatch
+from .cluster.env import ClusterEnv
 from .entry import need_options, need_seeds, usable_render_mode
 from .errors import ConfigError
 from .placement.batch import PlacementBatch
@@ -24,6 +27,15 @@ from .placement.settings import PlacementSettings
 from .placement.state import PLACEMENT_REASONS
 
 Batch = dict[str, NDArray[Any]]
+
+
+def _chosen_lanes(options: Mapping[str, Any], num_envs: int) -> I8:
+    """The environments that ``reset_mask`` of the options names; all without it."""
+    which = np.asarray(options.get("reset_mask", np.ones(num_envs, dtype=np.bool_)))
+    if which.shape != (num_envs,) or which.dtype != np.bool_:
+        raise ConfigError(f"reset(options): reset_mask: must be {num_envs} truth values")
+    chosen: I8 = np.flatnonzero(which)
+    return chosen
 
 
 class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
@@ -90,11 +102,8 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
             Observations (B, ...), and infos with ``window`` and ``n_vm``.
         """
         told = need_options(options, ("window", "reset_mask"))
-        which = np.asarray(told.get("reset_mask", np.ones(self.num_envs, dtype=np.bool_)))
-        if which.shape != (self.num_envs,) or which.dtype != np.bool_:
-            raise ConfigError(f"reset(options): reset_mask: must be {self.num_envs} truth values")
+        begun = _chosen_lanes(told, self.num_envs)
         seeds = need_seeds(seed, self.num_envs)
-        begun = np.flatnonzero(which)
         rows = self._chosen_rows(told, begun)
         for i in begun.tolist():
             given = seeds[i]
@@ -189,3 +198,113 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         infos["metrics"], infos["_metrics"] = told, over
         infos["window"], infos["_window"] = spread(self.batch.window[ended]), over.copy()  # others are added
         infos["illegal_actions"], infos["_illegal_actions"] = spread(self.batch.books.illegal[ended]), over
+
+
+class ClusterVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
+    """B environments ``virtgym/Cluster-v0`` of one scenario that step together, bit for bit as single ones.
+
+    An environment that has ended is reset by the next step, which ignores its action and pays 0 (Gymnasium's
+    autoreset on the next step). Seeds are those of ``SyncVectorEnv`` over ``ClusterEnv``; so are infos with
+    ``infos=True``, for which each environment's are put together in Python. Without, infos are ``duration``,
+    ``time_s``, ``illegal_action`` and ``forced_stop``; the terms of the reward and the metrics of an interval
+    are told with the episode's ``metrics``, of its last interval.
+
+    Args:
+        num_envs: B.
+        scenario: As for ``ClusterEnv``.
+        copy: Whether observations are copies, or views of memory that the next step overwrites.
+        infos: Whether every step tells what ``ClusterEnv`` tells.
+        threads: Threads among which the environments are divided; results are the same.
+        **settings: The other arguments of ``ClusterEnv``.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        scenario: Any = "small",
+        *,
+        copy: bool = True,
+        infos: bool = False,
+        threads: int = 1,
+        **settings: Any,
+    ) -> None:
+        self.batch = ClusterBatch(num_envs, scenario, threads=threads, **settings)
+        task = self.batch.task
+        self.metadata = {**task.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.num_envs = num_envs
+        self.render_mode = task.render_mode
+        self.copy = copy
+        self._whole = infos or not self.batch.by_kernel
+        self.single_observation_space: Any = task.observation_space
+        self.single_action_space: Any = task.action_space
+        self.observation_space: Any = batch_space(self.single_observation_space, num_envs)
+        self.action_space: Any = batch_space(self.single_action_space, num_envs)
+
+    @property
+    def envs(self) -> list[ClusterEnv]:
+        """Each environment by itself, to look at."""
+        return [self.batch.lane(i) for i in range(self.num_envs)]
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode in every environment.
+
+        Args:
+            seed: One seed per environment, or a number: environment i gets ``seed`` + i.
+            options: ``reset_mask``: which environments, (B,) of bool, the others stay as they are.
+
+        Returns:
+            Observations (B, ...), and infos.
+        """
+        begun = _chosen_lanes(need_options(options, ("reset_mask",)), self.num_envs)
+        seeds = need_seeds(seed, self.num_envs)
+        infos: dict[str, Any] = {}
+        for i in begun.tolist():
+            infos = self._add_info(infos, self.batch.reset_lane(i, seeds[i]), i)
+        return self.batch.observations(self.copy), infos
+
+    def action_masks(self) -> B1:
+        """Which actions are legal in each environment, (B, actions)."""
+        return self.batch.masks.copy()
+
+    def step(self, actions: ArrayLike) -> tuple[Any, NDArray[np.float64], B1, B1, dict[str, Any]]:
+        """Take an action in every environment; those that had ended begin their next episode.
+
+        Args:
+            actions: (B,); of ``knobs`` (B, K).
+
+        Returns:
+            Observations, rewards (B,), terminations (B,), truncations (B,), infos.
+
+        Raises:
+            ResetNeeded: Before the first reset.
+        """
+        books = self.batch.books
+        idle = np.flatnonzero(books.over)  # they ended in the last step
+        ended = self.batch.play(actions)
+        rewards: NDArray[np.float64] = books.reward.copy()
+        truncated = np.zeros(self.num_envs, dtype=np.bool_)
+        truncated[ended] = True
+        infos = self._tell(idle, ended)
+        for i in idle.tolist():
+            infos = self._add_info(infos, self.batch.reset_lane(i), i)
+        return self.batch.observations(self.copy), rewards, np.zeros_like(truncated), truncated, infos
+
+    def _tell(self, idle: I8, ended: I8) -> dict[str, Any]:
+        books = self.batch.books
+        acted = np.ones(self.num_envs, dtype=np.bool_)
+        acted[idle] = False
+        infos: dict[str, Any] = {"duration": books.duration.copy(), "_duration": acted}
+        passed = books.duration > 0.0
+        if passed.any():
+            infos["time_s"], infos["_time_s"] = np.where(passed, books.time_s, 0.0), passed
+        some = acted if self._whole else (books.code != 0) | books.forced
+        some[ended] = True
+        for i in np.flatnonzero(some).tolist():
+            infos = self._add_info(infos, self.batch.info(i, self._whole), i)
+        return infos
+
+    def render(self) -> Any:
+        """What ``ClusterEnv.render`` shows, of each environment, (B,), or None without a render mode."""
+        return None if self.render_mode is None else tuple(env.render() for env in self.envs)

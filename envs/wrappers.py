@@ -51,8 +51,8 @@ def make_vec(
 ) -> gym.vector.VectorEnv[Any, Any, Any]:
     """Make a batch of environments.
 
-    An id with a batch of its own (``virtgym/Placement-v0``) gives that, all stepped in one kernel call; of
-    the others copies step one after the other in this process.
+    An id with a batch of its own (those of virtgym) gives that, all stepped in one kernel call; of the others
+    copies step one after the other in this process.
 
     Args:
         env_id: Registered id.

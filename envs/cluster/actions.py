@@ -3,7 +3,7 @@
 One interval's orders are unrolled into single choices, because a mask over (VM, host) pairs would be V * H
 long. With V VMs and H hosts an action is a number:
 
-    0                     stop: time passes
+    0                     stop: time passes; where a VM is chosen it is let go, and no time passes
     1 + v                 choose VM v: a running one to migrate, a waiting one to place
     1 + V + h             the chosen VM goes to host h
     1 + V + H + h         toggle the power of host h: on if it is off, in standby or about to be, else off
@@ -56,8 +56,9 @@ ACTION_REASONS = Reasons(REASONS)
 
 NO_HOST = ACTION_REASONS.add("no host may take the VM")
 NOT_CHOSEN = ACTION_REASONS.add("no VM is chosen")
-HOST_FIRST = ACTION_REASONS.add("a VM is chosen: only its host may come next")
+HOST_FIRST = ACTION_REASONS.add("a VM is chosen: only its host may come next, or 0, which lets it go")
 NO_ACTION = ACTION_REASONS.add("no such action")
+NOT_OFFERED = ACTION_REASONS.add("the candidate is not offered, or an order of it was refused")
 
 ActionKind = Literal["stop", "vm", "host", "power"]
 
@@ -277,7 +278,7 @@ def _toggle(p: ClusterParams, s: ClusterState, h: int) -> Any:
 
 @kernel
 def take(p: ClusterParams, s: ClusterState, z: ClusterState, action: int, chosen: int) -> tuple[int, int]:
-    """Carry out an action other than a legal stop; an illegal one changes nothing.
+    """Carry out an action other than a stop; an illegal one changes nothing.
 
     Args:
         p: Parameters.
@@ -292,7 +293,7 @@ def take(p: ClusterParams, s: ClusterState, z: ClusterState, action: int, chosen
     failed = guarantee_fails(p, s)
     code, now_chosen = _carry_out(p, s, action, chosen)
     blame_orders(p, s, failed)
-    if p.full == 0 and code == 0 and now_chosen < 0:
+    if p.full == 0 and code == 0 and now_chosen < 0 and action != 0:
         n_vms, n_hosts = s.vm_state.shape[0], s.host_power_state.shape[0]
         if chosen >= 0:
             show_order(p, s, z, action - 1 - n_vms, s.vm_host[chosen])
@@ -308,6 +309,8 @@ def _carry_out(p: ClusterParams, s: ClusterState, action: int, chosen: int) -> t
         return NO_ACTION, chosen
     is_host = n_vms < action <= n_vms + n_hosts
     if chosen >= 0:
+        if action == 0:
+            return 0, -1
         if not is_host:
             return HOST_FIRST, chosen
         h = action - 1 - n_vms

@@ -18,14 +18,17 @@ from ..scenarios.scenario import Scenario, build_scenario, load_scenario_config
 from ..sim.decisions import Decisions
 from ..sim.metrics import StepMetrics, interval_metrics
 from ..sim.simulator import ClusterView, Simulator
-from .actions import ACTION_REASONS, ActionCodec, take
+from .actions import ACTION_REASONS, NOT_OFFERED, ActionCodec, take
+from .candidates.form import CandidateForm
+from .candidates.plugins import make_plugins
+from .candidates.settings import CandidateSettings
 from .knobs import KnobDriver, KnobPolicy
 from .observations import Observer
 from .render import History, draw_frame, write_text
 from .rewards import RewardFunction, check_weights
 
-ACTION_FORMS: tuple[str, ...] = ("unrolled", "knobs")
-"""What an action is: one choice of many per interval, or the thresholds of a planning policy."""
+ACTION_FORMS: tuple[str, ...] = ("unrolled", "knobs", "candidates")
+"""What an action is: one choice of many per interval, the thresholds of a planning policy, or a candidate."""
 
 SEED_RANGE = 2**31 - 1
 
@@ -37,11 +40,12 @@ class ClusterEnv(gym.Env[Observation, Any]):
     """A cluster of hosts under a load of VMs: migrate, place, switch hosts on and off.
 
     With ``actions="unrolled"`` an action is one choice (see ``actions``): choose a VM, then its host, or
-    toggle the power of a host; ``0`` stops, and only then time passes, one interval of the scenario.
-    ``action_masks()`` says exactly what is legal. An illegal action changes nothing, is counted and named in
-    ``info``. With ``actions="knobs"`` an action sets the thresholds of a planning policy, which then plans
-    the interval. In both, ``step`` also takes a ``Decisions`` object: all orders of the interval at once,
-    then time passes.
+    toggle the power of a host; ``0`` lets the chosen VM go, and without one it stops: only then time passes,
+    one interval of the scenario. ``action_masks()`` says exactly what is legal. An illegal action changes
+    nothing, is counted and named in ``info``. With ``actions="candidates"`` an action is one of the
+    macro-actions that are offered (see ``candidates``), ``0`` stops. With ``actions="knobs"`` an action sets
+    the thresholds of a planning policy, which then plans the interval. In all, ``step`` also takes a
+    ``Decisions`` object: all orders of the interval at once, then time passes.
 
     The reward of an interval is a weighted sum of terms (see ``rewards``); choices before *stop* earn 0.
     The end of the horizon is a time limit, so it truncates; nothing terminates an episode.
@@ -52,11 +56,12 @@ class ClusterEnv(gym.Env[Observation, Any]):
         scenario_seed: Seed of the generated trace and of random VM types of the first scenario.
         resample_trace: Draw a new generated trace (and random VM types) at every reset, from the
             environment's generator. Otherwise every episode has the same load, whatever the seed.
-        actions: ``unrolled`` or ``knobs``.
+        actions: ``unrolled``, ``knobs`` or ``candidates``.
         reward: Weight by term, laid over the defaults of ``rewards.TERMS``.
         render_mode: ``ansi``, ``rgb_array`` or None; with another there is a warning and no picture.
         max_decisions_per_interval: After so many unrolled actions in one interval it ends as by *stop* (a VM
             chosen without a host is let go); it guards against agents that never stop. None = 2 (V + H).
+            Of candidates an interval takes so many, then time passes. None = max(1, H // 10).
         arrival: Rule that places arriving VMs in place of the scenario's; ``policy``: the agent does.
         restart: The same for VMs that restart after a failure.
         tables: Whether ``hosts`` and ``vms`` are tables, (H, columns) and (V, columns), for networks with a
@@ -65,6 +70,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
             time where a rule reads ``view`` instead. Masks are right in both cases.
         knobs_policy: Dotted path of the class behind ``knobs`` (or something to call), with ``KNOBS``,
             ``set_knobs``, ``reset`` and ``plan``.
+        candidates: Settings of ``candidates`` (``CandidateSettings`` or a mapping); None = the defaults.
         oracle: Whether ``view.oracle()`` hands out the future; else the view has no way to it.
     """
 
@@ -86,6 +92,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
         tables: bool = False,
         observe: bool = True,
         knobs_policy: str | Callable[[], KnobPolicy] = "virtgym.policies.literature.ConsolidationPolicy",
+        candidates: CandidateSettings | Mapping[str, Any] | None = None,
         oracle: bool = False,
     ) -> None:
         need_choice("env", "actions", actions, ACTION_FORMS)
@@ -111,12 +118,21 @@ class ClusterEnv(gym.Env[Observation, Any]):
             )
         self._shape = (built.cluster.n_hosts, built.workload.n_vms)
         self.codec = ActionCodec(*self._shape)
-        limit = 2 * sum(self._shape) if max_decisions_per_interval is None else max_decisions_per_interval
+        self.candidates = CandidateSettings.of(candidates)
+        self._plugins = make_plugins(self.candidates) if actions == "candidates" else []
+        limit = max_decisions_per_interval
+        if limit is None:
+            limit = max(1, self._shape[0] // 10) if actions == "candidates" else 2 * sum(self._shape)
         need(limit >= 1, f"env.max_decisions_per_interval={limit}: must be at least 1")
         self.max_decisions_per_interval = limit
         self._use(built)
-        self.observation_space: Any = Observer.space(*self._shape, tables, self._observer.full)
-        self.action_space: spaces.Space[Any] = spaces.Discrete(self.codec.n)
+        self.observation_space: Any = (
+            CandidateForm.space(self.candidates, tables)
+            if isinstance(self._observer, CandidateForm)
+            else Observer.space(*self._shape, tables, self._observer.full)
+        )
+        n_actions = self.candidates.n if actions == "candidates" else self.codec.n
+        self.action_space: spaces.Space[Any] = spaces.Discrete(n_actions)
         if self.knobs is not None:
             self.action_space = spaces.Box(-1.0, 1.0, (len(self.knobs.codec.knobs),), np.float32)
         self._over = True
@@ -129,8 +145,19 @@ class ClusterEnv(gym.Env[Observation, Any]):
             )
         self.scenario = scenario
         self._sim = scenario.simulator(oracle=self._oracle, **self._placers)
-        self._observer = Observer(self._sim, self.max_decisions_per_interval, self._tables)
+        self._observer = self._make_observer()
         self._reward = RewardFunction(self._weights, self._sim.params)
+
+    def draw_trace(self, seed: int) -> None:
+        """Run, from the next reset on, the same scenario with another generated trace."""
+        self._use(self.scenario.drawn_anew(seed))
+
+    def _make_observer(self) -> Observer | CandidateForm:
+        if self.actions != "candidates":
+            return Observer(self._sim, self.max_decisions_per_interval, self._tables)
+        return CandidateForm(
+            self._sim, self.candidates, self._plugins, self.max_decisions_per_interval, self._tables
+        )
 
     @property
     def view(self) -> ClusterView:
@@ -148,9 +175,44 @@ class ClusterEnv(gym.Env[Observation, Any]):
         return dict(self._weights)
 
     @property
+    def form(self) -> CandidateForm:
+        """What offers candidates.
+
+        Raises:
+            ConfigError: With another form of actions.
+        """
+        if not isinstance(self._observer, CandidateForm):
+            raise ConfigError(f"env.actions={self.actions}: only candidates are offered by a form")
+        return self._observer
+
+    @property
     def chosen_vm(self) -> int:
         """The VM whose host comes next, -1 = none."""
         return self._chosen
+
+    @property
+    def observer(self) -> Observer | CandidateForm:
+        """What writes observations and masks; a reset that draws a new trace replaces it."""
+        return self._observer
+
+    @property
+    def observes(self) -> bool:
+        """Whether observations are written."""
+        return self._observe
+
+    @property
+    def reward(self) -> RewardFunction:
+        """What works out rewards; a reset that draws a new trace replaces it."""
+        return self._reward
+
+    def take_up(self, chosen: int, decisions: int, illegal: int, over: bool) -> None:
+        """Note where the agent stands, after a batch has played in this environment's memory."""
+        self._chosen, self._decisions, self._illegal, self._over = chosen, decisions, illegal, over
+
+    def sum_up(self) -> dict[str, Any]:
+        """``reward_terms`` and ``step_metrics`` of ``info``, of an interval that a batch has played."""
+        self._last_step = interval_metrics(self._sim.params, StepMetrics(self._reward.buffers.delta.copy()))
+        return {"reward_terms": self._reward.shipped_terms(), "step_metrics": self._last_step}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -167,12 +229,13 @@ class ClusterEnv(gym.Env[Observation, Any]):
         need_options(options)
         super().reset(seed=None if seed is None else need_seed("seed", seed))
         if self.resample_trace:
-            drawn = int(self.np_random.integers(SEED_RANGE))
-            self._use(build_scenario(asdict(self.scenario.config), seed=drawn))
+            self.draw_trace(int(self.np_random.integers(SEED_RANGE)))
         self._sim.reset(np.random.default_rng(self.np_random.integers(SEED_RANGE)))
         if self.knobs is not None:
             rng = np.random.default_rng(self.np_random.integers(SEED_RANGE))
             self.knobs.policy.reset(self._sim.view, rng)
+        if isinstance(self._observer, CandidateForm):
+            self._observer.begin(np.random.default_rng(self.np_random.integers(SEED_RANGE)))
         self._observer.reset()
         self._history = History(self._sim) if self.render_mode == "rgb_array" else None
         self._over = False
@@ -187,7 +250,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
         self._totals = self._sim.state.totals.copy()
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Which unrolled actions are legal now, shape (1 + V + 2H,)."""
+        """Which actions are legal now, shape (A,): unrolled ones, or candidates."""
         if not self._observe:
             self._observer.write(self._chosen, self._decisions)
         return self._observer.mask()
@@ -206,10 +269,11 @@ class ClusterEnv(gym.Env[Observation, Any]):
             action: What ``action_space`` holds, or a ``Decisions``.
 
         Returns:
-            Observation, reward, False, whether the horizon is reached, and info: after an interval
-            ``time_s``, ``reward_terms`` and ``step_metrics`` (``refusals`` and ``forced_stop`` if there are
-            any), at the end of the episode ``metrics`` and ``illegal_actions``; after an illegal action
-            ``illegal_action`` with the reason.
+            Observation, reward, False, whether the horizon is reached, and info: always ``duration``, the
+            intervals of time that have passed (0.0 or 1.0: learners discount by gamma ** duration); after an
+            interval ``time_s``, ``reward_terms`` and ``step_metrics`` (``refusals`` and ``forced_stop`` if
+            there are any), at the end of the episode ``metrics`` and ``illegal_actions``; after an illegal
+            action ``illegal_action`` with the reason.
 
         Raises:
             ResetNeeded: After the end of an episode, or before the first.
@@ -223,28 +287,42 @@ class ClusterEnv(gym.Env[Observation, Any]):
         return self._choose(need_action(action))
 
     def _choose(self, action: int) -> StepResult:
-        """One unrolled action."""
+        """One unrolled action, or one candidate."""
         if action == 0 and self._chosen < 0:
             return self._run_interval({}, 0)
-        sim = self._sim
-        before = self._chosen
-        code, self._chosen = take(sim.kernel_params, sim.kernel_state, sim.shown[1], action, before)
         self._decisions += 1
-        info: dict[str, Any] = {}
-        reward = 0.0
-        if code:
-            self._illegal += 1
-            terms = {"illegal": 1.0}
-            reward = self._reward.total(terms)
-            info = {"illegal_action": ACTION_REASONS[code], "reward_terms": terms}
+        if isinstance(self._observer, CandidateForm):
+            reason, illegal, moved = self._take_candidate(self._observer, action)
+        else:
+            reason, illegal, moved = self._take_unrolled(action)
+        self._illegal += illegal
+        info: dict[str, Any] = {"illegal_action": reason} if illegal else {}
         if self._decisions >= self.max_decisions_per_interval:
-            info["forced_stop"] = True
-            return self._run_interval(info, int(code != 0))
-        # Only an order that was carried out changes the state; choosing a VM and illegal actions do not.
-        carried_out = code == 0 and self._chosen < 0
-        if carried_out and sim.params.full:
-            sim.show()
-        return self._look(carried_out), reward, False, False, info
+            if self.actions == "unrolled":
+                info["forced_stop"] = True
+            return self._run_interval(info, illegal)
+        if moved and self._sim.params.full:
+            self._sim.show()
+        reward = 0.0
+        if illegal:
+            info["reward_terms"] = {"illegal": float(illegal)}
+            reward = self._reward.total(info["reward_terms"])
+        info["duration"] = 0.0
+        return self._look(moved), reward, False, False, info
+
+    def _take_unrolled(self, action: int) -> tuple[str, int, bool]:
+        """Carry it out; why it is illegal, orders refused, and whether the simulator's state has changed."""
+        sim, before = self._sim, self._chosen
+        code, self._chosen = take(sim.kernel_params, sim.kernel_state, sim.shown[1], action, before)
+        # Only an order that was carried out changes the state; choosing a VM and letting it go do not.
+        return ACTION_REASONS[code], int(code != 0), code == 0 and self._chosen < 0 and action != 0
+
+    def _take_candidate(self, form: CandidateForm, action: int) -> tuple[str, int, bool]:
+        """The same of a candidate."""
+        if not self._observe:
+            form.write(-1, self._decisions)
+        refused = form.take(action)
+        return ACTION_REASONS[NOT_OFFERED], abs(refused), refused >= 0
 
     def _run_decisions(self, decisions: Decisions) -> StepResult:
         refusals = self._sim.apply(decisions)
@@ -268,7 +346,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
         terms = self._reward.terms(delta, illegal)
         self._open_interval()
         self._over = sim.done
-        info["time_s"] = sim.time_s
+        info["duration"], info["time_s"] = 1.0, sim.time_s
         info["reward_terms"] = terms
         info["step_metrics"] = self._last_step = summary
         if self._over:

@@ -16,7 +16,7 @@ from ..arrays import F4
 from ..jit.handle import make_handle
 from ..observation_columns import Column, bounds
 from ..sim.simulator import Simulator
-from .buffers import MEMORY, make_buffers, remember
+from .buffers import MEMORY, Buffers, make_buffers, remember
 from .columns import write_constants
 from .tables import columns_of, observe_with
 
@@ -43,16 +43,36 @@ class Observer:
         self._split = self.n_hosts * len(columns.hosts)
         self._rest = self._split + self.n_vms * len(columns.vms)
         self.flat = np.zeros(self._rest + len(columns.globals), dtype=np.float32)
-        hosts = self.flat[: self._split].reshape(self.n_hosts, -1)
-        vms = self.flat[self._split : self._rest].reshape(self.n_vms, -1)
+        hosts, vms, whole = self._tables_in(self.flat).values()
         write_constants(sim.params, columns.hosts, hosts)
         write_constants(sim.params, columns.vms, vms)
-        self.buffers = make_buffers(
-            sim.params, hosts, vms, self.flat[self._rest :][None], sim.horizon_s, limit
-        )
-        self._handle: Any = make_handle("observer", self.buffers)
-        self._observe: Any = observe_with(columns, self.full)
+        self._bind(make_buffers(sim.params, hosts, vms, whole, sim.horizon_s, limit))
+        self.observe: Any = observe_with(columns, self.full)
         self._last: tuple[int, int] | None = None  # what the buffers show: chosen VM, decisions
+
+    def move_to(self, flat: F4, vm_host: NDArray[np.int32], mask: NDArray[np.bool_]) -> None:
+        """Write to other memory from now on; it must hold what ``rows`` does.
+
+        Args:
+            flat: Rows of hosts, rows of VMs, globals.
+            vm_host: (V,).
+            mask: (1 + V + 2H,).
+        """
+        self.flat = flat
+        tables = self._tables_in(flat)
+        self._bind(self.buffers._replace(**tables, vm_host=vm_host, mask=mask))
+
+    def _tables_in(self, flat: F4) -> dict[str, F4]:
+        """The tables of an observation, by their names among the buffers."""
+        return {
+            "hosts": flat[: self._split].reshape(self.n_hosts, -1),
+            "vms": flat[self._split : self._rest].reshape(self.n_vms, -1),
+            "globals": flat[self._rest :][None],
+        }
+
+    def _bind(self, buffers: Buffers) -> None:
+        self.buffers = buffers
+        self.handle: Any = make_handle("observer", buffers)
 
     @staticmethod
     def space(n_hosts: int, n_vms: int, tables: bool = False, full: bool = False) -> spaces.Dict:
@@ -89,7 +109,7 @@ class Observer:
     def remember(self) -> None:
         """Take note of the interval that has just ended."""
         view = self.sim.view
-        remember(view.kernel_params, view.kernel_state, self._handle, EWMA_WEIGHT)
+        remember(view.kernel_params, view.kernel_state, self.handle, EWMA_WEIGHT)
 
     def write(self, chosen: int, n_decisions: int, moved: bool = True) -> None:
         """Bring the buffers up to date.
@@ -100,25 +120,37 @@ class Observer:
             moved: Whether the simulator's state may have changed since the last call.
         """
         view = self.sim.view
-        self._observe(view.kernel_params, view.kernel_state, self._handle, chosen, n_decisions, moved)
+        self.observe(view.kernel_params, view.kernel_state, self.handle, chosen, n_decisions, moved)
         self._last = (chosen, n_decisions)
 
     def copy(self) -> dict[str, NDArray[Any]]:
         """The observation in fresh memory: one copy, and views of that copy."""
-        return self._split_up(self.flat.copy(), self.buffers.vm_host.copy())
+        return self.split(self.flat.copy(), self.buffers.vm_host.copy())
 
     def blank(self) -> dict[str, NDArray[Any]]:
         """An observation of zeros, for those who do not look."""
-        return self._split_up(np.zeros(len(self.flat), np.float32), np.zeros(self.n_vms, np.int32))
+        return self.split(np.zeros(len(self.flat), np.float32), np.zeros(self.n_vms, np.int32))
 
-    def _split_up(self, flat: F4, vm_host: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
-        hosts, vms = flat[: self._split], flat[self._split : self._rest]
+    def split(self, flat: F4, vm_host: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
+        """Views of an observation, or of many, by the names of the space.
+
+        Args:
+            flat: Rows of hosts, rows of VMs, globals, (..., F).
+            vm_host: (..., V).
+        """
+        hosts, vms = flat[..., : self._split], flat[..., self._split : self._rest]
+        many = flat.shape[:-1]
         return {
-            "hosts": hosts.reshape(self.n_hosts, -1) if self.tables else hosts,
-            "vms": vms.reshape(self.n_vms, -1) if self.tables else vms,
-            "globals": flat[self._rest :],
+            "hosts": hosts.reshape(*many, self.n_hosts, -1) if self.tables else hosts,
+            "vms": vms.reshape(*many, self.n_vms, -1) if self.tables else vms,
+            "globals": flat[..., self._rest :],
             "vm_host": vm_host,
         }
+
+    @property
+    def rows(self) -> tuple[NDArray[Any], ...]:
+        """The memory that is written: observation in one vector, ``vm_host`` and mask."""
+        return self.flat, self.buffers.vm_host, self.buffers.mask
 
     def mask(self) -> NDArray[np.bool_]:
         """The legal actions, in fresh memory, shape (1 + V + 2H,)."""

@@ -12,56 +12,54 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..checks import need
+from ..jit.handle import make_handle
+from ..jit.kernels import kernel
+from ..jit.records import Place, Record
 from ..registry import Registry
-from ..sim.metrics import METRICS, StepMetrics, cost_terms
+from ..sim.metrics import METRICS, StepMetrics
 from ..sim.models.carbon import J_PER_KWH
 from ..sim.models.cost import TERMS as COST_TERMS
-from ..sim.models.cost import Prices
+from ..sim.models.cost import Prices, write_cost
 from ..sim.state.accumulators import Totals
 from ..sim.state.parameters import ClusterParams
+from .buffers import ratio
 
 
-class CostMeter:
-    """The terms of the cost of an interval, worked out once for all terms of the reward that ask.
+class Yardstick(Record):
+    """What terms are measured against: constants of a cluster."""
 
-    Args:
-        params: Parameters of the cluster.
-    """
-
-    def __init__(self, params: ClusterParams) -> None:
-        self._prices, self._pue = params.prices.view(Prices), float(params.pue)
-        self._of: Totals | None = None
-        self._terms: dict[str, float] = {}
-
-    def __call__(self, delta: Totals) -> dict[str, float]:
-        """Cost by ``cost.TERMS``."""
-        if delta is not self._of:
-            self._of, self._terms = delta, cost_terms(self._prices, self._pue, delta)
-        return self._terms
+    n_vms = Place("V")
+    n_hosts = Place("H")
+    memory_mib = Place("memory of all hosts, MiB")
+    peak_w = Place("peak power of all hosts, W")
+    pue = Place("energy of the site / energy of the hosts")
 
 
-@dataclass(frozen=True)
-class Yardstick:
-    """What terms are measured against: constants of a cluster.
+class Terms(Record):
+    """The terms that ship, and what each is."""
 
-    Attributes:
-        n_vms: V.
-        n_hosts: H.
-        memory_mib: Memory of all hosts, MiB.
-        peak_w: Peak power of all hosts, W.
-        pue: Energy of the site / energy of the hosts.
-        costs: What an interval costs, by ``cost.TERMS``.
-    """
-
-    n_vms: int
-    n_hosts: int
-    memory_mib: float
-    peak_w: float
-    pue: float
-    costs: CostMeter
+    cost = Place(METRICS["cost"])
+    cost_energy = Place(METRICS["cost_energy"])
+    cost_unserved = Place(METRICS["cost_unserved"])
+    cost_outage = Place(METRICS["cost_outage"])
+    cost_latency = Place(METRICS["cost_latency"])
+    cost_dropped = Place(METRICS["cost_dropped"])
+    cost_migrations = Place(METRICS["cost_migrations"])
+    cost_carbon = Place(METRICS["cost_carbon"])
+    energy = Place("energy / energy of all hosts at peak power over the interval")
+    energy_kwh = Place("energy times PUE, kWh")
+    unserved = Place("unserved CPU / requested CPU")
+    migrations = Place("migrations started / V")
+    violations = Place("host-time short of CPU / host-time with load")
+    power_actions = Place("(boots + switch-offs) / H")
+    downtime = Place("time that VMs had arrived and did not run / (V * interval)")
+    restarts = Place("VMs restarted after a failure / V")
+    ready = Place("time that vCPUs were ready but not scheduled / time of vCPUs (full model)")
+    swap = Place("memory swapped by hosts / memory of all hosts, mean over the interval (memory=multiplexed)")
+    illegal = Place("refused orders of a Decisions object; 1 for an illegal single action, at once")
 
 
 @dataclass(frozen=True)
@@ -73,13 +71,14 @@ class RewardTerm:
         weight: Weight unless configured.
         doc: What it is.
         value: Its value, of what the interval added to the running totals (the ``Record`` ``Totals``), of the
-            cluster's constants, and of the number of refused orders.
+            cluster's constants, and of the number of refused orders. None: the place of this name in
+            ``Terms``, which a kernel writes.
     """
 
     name: str
     weight: float
     doc: str
-    value: Callable[[Totals, Yardstick, int], float]
+    value: Callable[[Totals, Yardstick, int], float] | None = None
 
     @property
     def schema(self) -> dict[str, float]:
@@ -87,45 +86,56 @@ class RewardTerm:
         return {"weight": self.weight}
 
 
-def _ratio(part: float, whole: float) -> float:
-    """A share; 0 of nothing."""
-    return part / whole if whole > 0 else 0.0
+class RewardBuffers(NamedTuple):
+    """What the kernels of a reward read and write."""
+
+    before: Totals  # running totals when the interval began
+    delta: Totals  # what the interval has added to them
+    yardstick: Yardstick
+    prices: Prices
+    weights: Terms
+    terms: Terms  # of the last interval
 
 
-def _cost_term(name: str) -> RewardTerm:
-    return RewardTerm(f"cost_{name}", 0.0, METRICS[f"cost_{name}"], lambda d, c, illegal: c.costs(d)[name])
+@kernel
+def write_terms(b: RewardBuffers, illegal: float) -> None:
+    """Work out the terms that ship of what an interval has added to the totals.
+
+    Args:
+        b: Buffers; ``terms`` is written, ``delta`` is read.
+        illegal: Refused orders.
+    """
+    d, c, t, first = b.delta, b.yardstick, b.terms, FIRST_COST
+    costs = t[first : first + N_COSTS]
+    write_cost(b.prices, c.pue, d, costs)
+    t.cost = 0.0
+    for i in range(N_COSTS):
+        t.cost += costs[i]
+    t.energy = ratio(d.energy_j, c.peak_w * d.time_s)
+    t.energy_kwh = c.pue * d.energy_j / J_PER_KWH
+    t.unserved = ratio(d.missed, d.requested)
+    t.migrations = d.mig_started / c.n_vms
+    t.violations = ratio(d.sat_s, d.active_s)
+    t.power_actions = (d.boots + d.shutdowns) / c.n_hosts
+    t.downtime = ratio(d.down_s, c.n_vms * d.time_s)
+    t.restarts = d.restarts / c.n_vms
+    t.ready = ratio(d.ready, d.vcpus)
+    t.swap = ratio(d.swapped, c.memory_mib * d.time_s)
+    t.illegal = illegal
 
 
-_SHIPPED: tuple[RewardTerm, ...] = (
-    RewardTerm("cost", -1.0, METRICS["cost"], lambda d, c, illegal: sum(c.costs(d).values())),
-    *(_cost_term(name) for name in COST_TERMS),
-    RewardTerm("energy", 0.0, "energy / energy of all hosts at peak power over the interval",
-        lambda d, c, illegal: _ratio(d.energy_j, c.peak_w * d.time_s)),
-    RewardTerm("energy_kwh", 0.0, "energy times PUE, kWh",
-        lambda d, c, illegal: c.pue * d.energy_j / J_PER_KWH),
-    RewardTerm("unserved", 0.0, "unserved CPU / requested CPU",
-        lambda d, c, illegal: _ratio(d.missed, d.requested)),
-    RewardTerm("migrations", 0.0, "migrations started / V", lambda d, c, illegal: d.mig_started / c.n_vms),
-    RewardTerm("violations", 0.0, "host-time short of CPU / host-time with load",
-        lambda d, c, illegal: _ratio(d.sat_s, d.active_s)),
-    RewardTerm("power_actions", 0.0, "(boots + switch-offs) / H",
-        lambda d, c, illegal: (d.boots + d.shutdowns) / c.n_hosts),
-    RewardTerm("downtime", 0.0, "time that VMs had arrived and did not run / (V * interval)",
-        lambda d, c, illegal: _ratio(d.down_s, c.n_vms * d.time_s)),
-    RewardTerm("restarts", 0.0, "VMs restarted after a failure / V",
-        lambda d, c, illegal: d.restarts / c.n_vms),
-    RewardTerm("ready", 0.0, "time that vCPUs were ready but not scheduled / time of vCPUs (full model)",
-        lambda d, c, illegal: _ratio(d.ready, d.vcpus)),
-    RewardTerm(
-        "swap", 0.0,
-        "memory swapped by hosts / memory of all hosts, mean over the interval (memory=multiplexed)",
-        lambda d, c, illegal: _ratio(d.swapped, c.memory_mib * d.time_s),
-    ),
-    RewardTerm(
-        "illegal", 0.0, "refused orders of a Decisions object; 1 for an illegal single action, at once",
-        lambda d, c, illegal: illegal,
-    ),
-)  # fmt: skip
+FIRST_COST, N_COSTS = Terms.cost_energy, len(COST_TERMS)
+
+
+@kernel
+def weigh_terms(weights: Terms, terms: Terms) -> float:
+    """The reward: the terms that weigh something, added up in their order."""
+    total = 0.0
+    for i in range(weights.shape[0]):
+        if weights[i] != 0.0:
+            total += weights[i] * terms[i]
+    return total
+
 
 TERMS = Registry("env.reward", lambda thing: isinstance(thing, RewardTerm), f"a RewardTerm of {__name__}")
 """Every term by name."""
@@ -140,8 +150,8 @@ def register_reward_term(term: RewardTerm) -> None:
     TERMS.register(term.name, term.doc, term)
 
 
-for _term in _SHIPPED:
-    register_reward_term(_term)
+for _name, _place in Terms.places.items():
+    register_reward_term(RewardTerm(_name, -1.0 if _name == "cost" else 0.0, _place.meaning))
 
 
 def term_of(name: str) -> RewardTerm:
@@ -190,23 +200,36 @@ class RewardFunction:
 
     def __init__(self, weights: Mapping[str, float] | None, params: ClusterParams) -> None:
         self.weights = check_weights(weights)
-        self._weighed = {name: weight for name, weight in self.weights.items() if weight}
-        self.yardstick = Yardstick(
-            n_vms=int(params.vm_vcpus.shape[0]),
-            n_hosts=int(params.host_type.shape[0]),
-            memory_mib=float(params.host_mem_mib.sum()),
-            peak_w=max(float(params.power_w[params.host_type].max(axis=1).sum()), 1e-9),
-            pue=float(params.pue),
-            costs=CostMeter(params),
-        )
+        shipped = Terms.zeros()
+        for name in Terms.places:
+            setattr(shipped, name, self.weights[name])
+        yardstick = Yardstick.zeros()
+        yardstick.n_vms, yardstick.n_hosts = params.vm_vcpus.shape[0], params.host_type.shape[0]
+        yardstick.memory_mib = params.host_mem_mib.sum()
+        yardstick.peak_w = max(float(params.power_w[params.host_type].max(axis=1).sum()), 1e-9)
+        yardstick.pue = params.pue
+        prices = params.prices.copy().view(Prices)
+        self._bind(RewardBuffers(Totals.zeros(), Totals.zeros(), yardstick, prices, shipped, Terms.zeros()))
+
+    def _bind(self, buffers: RewardBuffers) -> None:
+        self.buffers = buffers
+        self.handle: Any = make_handle("reward", buffers)
 
     @functools.cached_property
-    def _values(self) -> dict[str, Callable[[Totals, Yardstick, int], float]]:
-        return {name: term_of(name).value for name in self.weights}
+    def own(self) -> dict[str, Callable[[Totals, Yardstick, int], float]]:
+        """The terms that no kernel writes, in the order of their weights."""
+        values = {name: term_of(name).value for name in self.weights if name not in Terms.places}
+        return {name: value for name, value in values.items() if value is not None}
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the functions of the terms, which need not be such that can be pickled."""
-        return {key: value for key, value in vars(self).items() if key != "_values"}
+        kept = {key: value for key, value in vars(self).items() if key not in ("own", "buffers", "handle")}
+        return kept | {"buffers": tuple(self.buffers)}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        """Rebuild the handle."""
+        self.__dict__.update(saved)
+        self._bind(RewardBuffers(*saved["buffers"]))
 
     def terms(self, step: StepMetrics, illegal: int = 0) -> dict[str, float]:
         """Every term of an interval.
@@ -215,9 +238,22 @@ class RewardFunction:
             step: What the interval added to the running totals.
             illegal: Refused orders.
         """
-        delta = step.delta
-        return {name: float(value(delta, self.yardstick, illegal)) for name, value in self._values.items()}
+        delta, buffers = step.delta, self.buffers
+        buffers.delta[:] = delta
+        write_terms(self.handle, float(illegal))
+        found = self.shipped_terms()
+        for name, value in self.own.items():
+            found[name] = float(value(delta, buffers.yardstick, illegal))
+        return found
+
+    def shipped_terms(self) -> dict[str, float]:
+        """The terms of the interval that ``write_terms`` was last asked for."""
+        return dict(zip(Terms.places, self.buffers.terms.tolist()))
 
     def total(self, terms: Mapping[str, float]) -> float:
-        """The reward of some terms."""
-        return sum(weight * terms[name] for name, weight in self._weighed.items() if name in terms)
+        """The reward of some terms; ``weigh_terms`` of those that ship."""
+        total = 0.0
+        for name, weight in self.weights.items():
+            if weight and name in terms:
+                total += weight * terms[name]
+        return total

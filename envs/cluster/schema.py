@@ -35,4 +35,5 @@ class ClusterEnvConfig:
     tables: bool = False
     observe: bool = True
     knobs_policy: str = "virtgym.policies.literature.ConsolidationPolicy"
+    candidates: Any = None
     oracle: bool = False

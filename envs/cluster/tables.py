@@ -20,6 +20,7 @@ from ..sim.state.cluster_state import ClusterState
 from ..sim.state.parameters import ClusterParams
 from .actions import write_host_mask, write_power_mask, write_vm_mask
 from .buffers import Buffers, add_up, add_up_full
+from .candidates.columns import CANDIDATE_COLUMNS
 from .columns import ConstantColumn, GlobalColumn, RowColumn, make_writer
 from .global_columns import FULL_GLOBAL_COLUMNS, GLOBAL_COLUMNS
 from .host_columns import FULL_HOST_COLUMNS, HOST_COLUMNS
@@ -41,7 +42,7 @@ _FULL = Columns(
 
 COLUMNS = Registry(
     "column",
-    lambda thing: isinstance(thing, RowColumn | ConstantColumn | GlobalColumn),
+    lambda thing: isinstance(thing, Column),
     "a RowColumn, ConstantColumn or GlobalColumn of virtgym.envs.cluster.columns",
 )
 """Every column by ``TABLE/NAME``."""
@@ -63,7 +64,7 @@ def register_column(table: str, column: Column) -> None:
 
 def _fitting(table: str, column: Column) -> Column:
     """A column that is of the kind that a table has."""
-    of_table = isinstance(column, GlobalColumn) == (table == "globals")
+    of_table = isinstance(column, GlobalColumn if table == "globals" else RowColumn | ConstantColumn)
     need(of_table, f"column {column.name}: a {type(column).__name__} has no place in {table}")
     return column
 
@@ -71,6 +72,8 @@ def _fitting(table: str, column: Column) -> Column:
 for _table, _columns in _FULL._asdict().items():
     for _column in _columns:
         register_column(_table, _column)
+for _column in CANDIDATE_COLUMNS:
+    COLUMNS.register(f"candidates/{_column.name}", _column.doc, _column)
 
 
 def columns_of(full: bool) -> Columns:
@@ -82,6 +85,8 @@ def columns_of(full: bool) -> Columns:
     own: dict[str, tuple[Column, ...]] = dict.fromkeys(Columns._fields, ())
     for entry in COLUMNS.entries():
         table = entry.name.partition("/")[0]
+        if table == "candidates":  # these have one writer, and none of one's own
+            continue
         need_choice(f"column {entry.name}", "table", table, Columns._fields)
         column = COLUMNS.find(entry.name).factory if isinstance(entry.factory, str) else entry.factory
         if not any(column is other for other in getattr(_FULL, table)):
@@ -100,7 +105,7 @@ def _write_mask(p: ClusterParams, s: ClusterState, b: Buffers, chosen: int, n_de
     n_hosts, n_vms = p.host_type.shape[0], p.vm_vcpus.shape[0]
     b.choice.vm, b.choice.host, b.choice.decisions = chosen, -1, n_decisions
     targets = b.mask[1 + n_vms : 1 + n_vms + n_hosts]
-    b.mask[0] = chosen < 0
+    b.mask[0] = True
     if chosen < 0:
         write_vm_mask(p, s, b.mask[1 : 1 + n_vms])
         targets[:] = False

@@ -13,16 +13,17 @@ import numba
 from .kernels import kernel
 
 
-def make_kernel(source: str, names: dict[str, Any]) -> Any:
+def make_kernel(source: str, names: dict[str, Any], **options: Any) -> Any:
     """Compile a generated function; its digest, as of every kernel, covers what its names stand for.
 
     Args:
         source: Definition of one function.
         names: What it refers to.
+        **options: As of ``kernel``.
     """
     space = {"__name__": __name__, **names}
     exec(compile(source, __file__, "exec"), space)
-    return kernel(space[source.removeprefix("def ").partition("(")[0]])
+    return kernel(space[source.removeprefix("def ").partition("(")[0]], **options)
 
 
 def inlined(function: Callable[..., Any]) -> Any:

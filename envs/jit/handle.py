@@ -23,6 +23,7 @@ from numba.core.typing.templates import AttributeTemplate
 from numba.extending import (
     NativeValue,
     infer_getattr,
+    intrinsic,
     lower_getattr_generic,
     models,
     register_model,
@@ -74,18 +75,33 @@ class Handle:
     def __init__(self, kind: HandleType, arrays: tuple[Any, ...]) -> None:
         self._numba_type_ = kind
         self.arrays = tuple(np.asanyarray(a) for a in arrays)
-        self.table = np.zeros((len(arrays), WORDS), dtype=np.int64)
-        for row, array in zip(self.table, self.arrays):
-            if not array.flags.c_contiguous:
-                raise ValueError("a handle needs C-contiguous arrays")
-            row[0] = array.ctypes.data
-            row[1 : 1 + array.ndim] = array.shape
+        self.table = np.array([_entry(array) for array in self.arrays], dtype=np.int64)
         self.address = int(self.table.ctypes.data)
+
+    def replaced(self, **arrays: Any) -> Handle:
+        """A handle to the same arrays but for some, of the same dtypes and axes, by their names."""
+        twin, kind = object.__new__(Handle), self._numba_type_
+        places = {kind.index[name]: np.asanyarray(array) for name, array in arrays.items()}
+        twin._numba_type_ = kind
+        twin.arrays = tuple(places.get(i, array) for i, array in enumerate(self.arrays))
+        twin.table = self.table.copy()
+        for i, array in places.items():
+            twin.table[i] = _entry(array)
+        twin.address = int(twin.table.ctypes.data)
+        return twin
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy the arrays, never the addresses."""
         kind = self._numba_type_
         return _rebuild, (kind.label, kind.layout, kind.readonly, self.arrays)
+
+
+def _entry(array: Any) -> tuple[int, ...]:
+    """A field's words in the table."""
+    if not array.flags.c_contiguous:
+        raise ValueError("a handle needs C-contiguous arrays")
+    # ``array.ctypes`` takes three times as long
+    return (array.__array_interface__["data"][0], *array.shape, 0, 0, 0)[:WORDS]
 
 
 ADDRESS_AT = object.__basicsize__ + sorted(Handle.__slots__).index("address") * tuple.__itemsize__
@@ -139,6 +155,18 @@ class _HandleAttributes(AttributeTemplate):
 
     def generic_resolve(self, kind: HandleType, name: str) -> types.Type | None:
         return kind.field(name) if name in kind.index else None
+
+
+@intrinsic
+def _handle_at(_context: Any, address: Any, like: Any) -> Any:
+    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], cgutils.voidptr_t)
+
+    return like(types.int64, like), generate
+
+
+handle_at: Any = _handle_at
+"""``handle_at(address, handle)``, for kernels: the handle whose ``address`` that is, of the other's kind."""
 
 
 def _invariant_load(builder: Any, pointer: Any) -> Any:

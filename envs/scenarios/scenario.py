@@ -59,6 +59,10 @@ class Scenario:
         """Length of an episode, s."""
         return self.workload.span_s if self.config.horizon_s is None else float(self.config.horizon_s)
 
+    def drawn_anew(self, seed: int) -> Scenario:
+        """The same configuration with another seed: another generated trace, other random VM types."""
+        return _draw(self.config, self.cluster, seed)
+
     def simulator(
         self,
         *,
@@ -132,10 +136,14 @@ def build_scenario(
             "virtgym.envs.scenarios.build_placement_scenario and played in virtgym/Placement-v0"
         )
     checked = check_scenario(raw, overrides or {})
+    return _draw(checked, build_cluster(checked), seed)
+
+
+def _draw(checked: ScenarioConfig, cluster: ClusterConfig, seed: int) -> Scenario:
+    """Read or generate the trace of a scenario, and size its VMs."""
     seeds = np.random.SeedSequence(seed).spawn(3)
     trace_rng, type_rng, phase_rng = (np.random.default_rng(s) for s in seeds)
     trace = read_demand(checked.trace, trace_rng)
-    cluster = build_cluster(checked)
     workload = drop_oversized(checked, cluster, size_vms(checked, trace, type_rng))
     if checked.working_sets.enabled:
         workload = add_phases(checked.working_sets, workload, phase_rng)

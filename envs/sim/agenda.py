@@ -112,6 +112,14 @@ class Agenda:
         twin._events, twin._at, twin.refused = self._events, self._at, list(self.refused)
         return twin
 
+    def mark(self) -> list[Any]:
+        """Where it stands, as plain data."""
+        return [self._at, [[r.kind, r.vm, r.host, r.code] for r in self.refused]]
+
+    def go_to(self, mark: Sequence[Any]) -> None:
+        """Stand where ``mark`` was taken."""
+        self._at, self.refused = mark[0], [Refusal(*one) for one in mark[1]]
+
     @property
     def next_s(self) -> float:
         """When something is to be done, s; inf = never again."""

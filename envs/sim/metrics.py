@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .models.carbon import J_PER_KWH
-from .models.cost import MBIT_PER_GB, MHZ_S_PER_GHZ_H, Prices
+from .models.cost import TERMS, Prices, write_cost
 from .state.accumulators import Totals
 from .state.cluster_state import ABSENT, ClusterState
 from .state.parameters import ClusterParams
@@ -246,18 +246,9 @@ def cost_terms(prices: Prices, pue: float, totals: Totals) -> dict[str, float]:
     Returns:
         Every term; 0 for those whose sub-model is off. Their sum is the cost.
     """
-    t = totals.tolist()
-    unit = prices.tolist()
-    outage = unit[Prices.outage] * t[Totals.w_down_s] / 3600.0
-    return {
-        "energy": unit[Prices.energy] * pue * t[Totals.energy_j] / J_PER_KWH,
-        "unserved": unit[Prices.unserved] * t[Totals.w_missed] / MHZ_S_PER_GHZ_H,
-        "outage": outage + unit[Prices.interruption] * t[Totals.w_interruptions],
-        "latency": unit[Prices.latency] * t[Totals.w_latency] / 3600.0,
-        "dropped": unit[Prices.dropped] * t[Totals.net_dropped] / MBIT_PER_GB,
-        "migrations": unit[Prices.migration] * t[Totals.mig_started],
-        "carbon": unit[Prices.carbon] * t[Totals.carbon_g] / 1000.0,
-    }
+    found = np.empty(len(TERMS))
+    write_cost(prices, float(pue), totals, found)
+    return dict(zip(TERMS, found.tolist()))
 
 
 def unserved_causes(totals: Totals, full: bool) -> dict[str, float]:

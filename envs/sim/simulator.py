@@ -16,7 +16,7 @@ from ..jit.handle import make_handle
 from .agenda import Agenda, check_events
 from .config import ClusterConfig
 from .decisions import ORDERS, Decisions, Refusal
-from .engine.clock import advance, begin, measure_again, start
+from .engine.clock import advance, begin, measure_again, start, step_end
 from .engine.hub import connect
 from .engine.orders import apply_orders
 from .guests import GuestProfile
@@ -283,8 +283,9 @@ class Simulator:
     def _draw_faults(self, rng: np.random.Generator | None) -> None:
         """Draw what will break, and put it where the kernels find it."""
         time_s, item, kind = sample_faults(self.config, self.view.n_vms, self.horizon_s, rng)
-        self.params = self.params._replace(fail_time_s=time_s, fail_item=item, fail_kind=kind)
-        self.kernel_params = _bound(self.params, self.state, self.kernel_state)
+        drawn = {"fail_time_s": time_s, "fail_item": item, "fail_kind": kind}
+        self.params = self.params._replace(**drawn)
+        self.kernel_params = self.kernel_params.replaced(**drawn)
 
     @property
     def time_s(self) -> float:
@@ -340,18 +341,14 @@ class Simulator:
         step = interval if duration_s is None else duration_s
         if not step > 0:
             raise ConfigError(f"duration_s={duration_s}: must be positive")
-        until = min(self.time_s + step, self.horizon_s)
-        # Sums of floats drift; an event exactly at a decision must not fall to the other side of it.
-        on_grid = round(until / interval) * interval
-        if abs(until - on_grid) <= 1e-9 * interval:
-            until = min(on_grid, self.horizon_s)
-        self._advance(until)
+        self.advance_to(step_end(self.time_s, float(step), interval, self.horizon_s))
 
     def run(self) -> None:
         """Let time pass up to the horizon without a decision, in one kernel call."""
-        self._advance(self.horizon_s)
+        self.advance_to(self.horizon_s)
 
-    def _advance(self, until_s: float) -> None:
+    def advance_to(self, until_s: float) -> None:
+        """Let time pass up to ``until_s``, with what an operator does on the way."""
         if self._unmeasured:
             measure_again(self.kernel_params, self.kernel_state)
             self._unmeasured = False

@@ -14,6 +14,7 @@ LISTED: dict[str, tuple[str, ...]] = {
     "selectors": ("virtgym.policies.literature.parts:SELECTORS",),
     "forecasters": ("virtgym.policies.forecast.forecasters:FORECASTERS",),
     "rewards": ("virtgym.envs.cluster.rewards:TERMS",),
+    "candidates": ("virtgym.envs.cluster.candidates:CANDIDATES",),
     "columns": ("virtgym.envs.cluster.tables:COLUMNS",),
     "traces": tuple(f"virtgym.envs.traces:{kind}_FORMATS" for kind in ("TRACE", "REQUEST", "SERIES")),
 }

@@ -33,7 +33,7 @@ PATH_KEYS = (
     *("scenario.carbon.path", "scenario.failures.path"),
 )
 _OPEN_KEYS = (
-    *("policy.", "scenario.quirks.", "scenario.trace.options.", "scenario.placement."),
+    *("policy.", "env.", "scenario.quirks.", "scenario.trace.options.", "scenario.placement."),
     *("scenario.profiles.", "scenario.profile_assignment."),
 )
 _USER_FILE = "user_file"

@@ -79,7 +79,7 @@ COMMAND_KEYS: dict[str, tuple[str, ...]] = {
     "benchmark": ("scenario", "policies", "experiment", "seed", "seeds", "workers", "out", "report"),
     "train": (
         *("scenario", "agent", "experiment", "total_timesteps", "seed", "num_envs", "reward", "wait_scale_s"),
-        *("eval_every", "checkpoint_every", "tensorboard", "initial", "import_zip", "out"),
+        *("env", "eval_every", "checkpoint_every", "tensorboard", "initial", "import_zip", "out"),
     ),
 }
 """Keys that each command reads; any other is an error."""

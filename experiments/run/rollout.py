@@ -52,9 +52,10 @@ def make_env(scenario: Scenario, policy: Policy | None = None, **options: Any) -
         scenario: The scenario.
         policy: Its ``arrival_in`` (or ``arrival``) says who places arriving VMs, ``restart_in`` (``restart``)
             who those that restart; one with ``information = "oracle"`` is given ``view.oracle()``, and its
-            rows say so.
+            rows say so; its ``env_options`` are arguments that the environment must have for it.
         **options: Further arguments of the environment.
     """
+    options = {**getattr(policy, "env_options", {}), **options}
     for what in ("arrival", "restart"):
         choose = getattr(policy, f"{what}_in", None)
         rule = getattr(policy, what, None) if choose is None else choose(scenario.cluster)

@@ -7,9 +7,9 @@ An agent of your own is a dataclass derived from ``AgentConfig`` and a function 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from virtgym.envs.checks import hint
 from virtgym.envs.errors import ConfigError
@@ -37,15 +37,19 @@ class AgentConfig:
     Attributes:
         name: Its name.
         description: One line for ``virtgym list agents``.
-        observation: What is observed: ``basic``, or ``slots``, with more columns.
-        network: ``equivariant`` (any number of hosts) or ``mlp``.
-        hidden: Widths of hidden layers; ``equivariant`` has two of the same width.
+        observation: What is observed: ``basic``, or ``slots``, with more columns; of clusters ``candidates``.
+        network: ``equivariant`` (any number of hosts), for clusters ``scorer`` (any cluster); or ``mlp``.
+        hidden: Widths of hidden layers; ``equivariant`` and ``scorer`` have two of the same width.
         activation: ``relu`` or ``tanh``.
         learning_rate: Step size of the optimiser.
         schedule: ``linear``: the step size falls to 0 over the training; or ``constant``.
-        gamma: Discount per decision.
+        gamma: Discount per decision; of clusters, per interval.
         max_grad_norm: Gradients are shortened to this length.
+        CLUSTER: Settings that have another default on clusters. Those of a class hold for the classes that
+            are derived from it.
     """
+
+    CLUSTER: ClassVar[Mapping[str, Any]] = {"observation": "candidates", "network": "scorer"}
 
     name: str = ""
     description: str = ""
@@ -58,18 +62,21 @@ class AgentConfig:
     gamma: float = 0.99
     max_grad_norm: float = 0.5
 
-    def check(self) -> None:
+    def check(self, task: str = "placement") -> None:
         """Refuse impossible values.
+
+        Args:
+            task: Kind of scenario that is trained on.
 
         Raises:
             ConfigError: Naming the key and what is allowed.
         """
         from virtgym.envs.placement.observations import OBSERVATIONS
-        from virtgym.policies.learned.architecture import ACTIVATIONS, NETWORKS
+        from virtgym.policies.learned.architecture import ACTIVATIONS, CANDIDATES, NETWORKS
 
         choices = (
-            ("observation", OBSERVATIONS),
-            ("network", NETWORKS),
+            ("observation", (CANDIDATES,) if task == "cluster" else OBSERVATIONS),
+            ("network", NETWORKS[task]),
             ("activation", ACTIVATIONS),
             ("schedule", ("linear", "constant")),
         )
@@ -101,7 +108,7 @@ class AgentConfig:
             width: Numbers of an observation.
             n_actions: Actions.
         """
-        return {"num_envs x scenario.placement.n_hosts": num_envs * 4.0 * (width + n_actions)}
+        return {"num_envs": num_envs * 4.0 * (width + n_actions)}
 
 
 @dataclass
@@ -119,6 +126,12 @@ class PpoConfig(AgentConfig):
         target_kl: An update ends when the policy has moved so far; null = never.
         scale_reward: Whether rewards are divided by the running deviation of returns.
     """
+
+    # Eight days of five-minute intervals a batch, in minibatches of a day.
+    CLUSTER: ClassVar[Mapping[str, Any]] = {
+        **{"gamma": 0.98, "gae_lambda": 0.95, "n_steps": 288, "batch_size": 288, "ent_coef": 0.003},
+        "schedule": "constant",
+    }
 
     learning_rate: float = 1e-3
     n_steps: int = 64
@@ -160,6 +173,8 @@ class A2cConfig(AgentConfig):
         scale_reward: Whether rewards are divided by the running deviation of returns.
     """
 
+    CLUSTER: ClassVar[Mapping[str, Any]] = {"gamma": 0.98, "n_steps": 36, "ent_coef": 0.003}
+
     learning_rate: float = 7e-4
     n_steps: int = 16
     gae_lambda: float = 0.95
@@ -187,6 +202,11 @@ class DqnConfig(AgentConfig):
         exploration_fraction: Part of the training over which epsilon falls from 1.
         exploration_final: Epsilon afterwards.
     """
+
+    CLUSTER: ClassVar[Mapping[str, Any]] = {
+        **{"gamma": 0.98, "buffer_size": 100_000, "learning_starts": 5000, "batch_size": 256},
+        "target_update_interval": 2000,
+    }
 
     learning_rate: float = 1e-3
     max_grad_norm: float = 10.0
@@ -257,8 +277,11 @@ class RolloutConfig(AgentConfig):
     population: int = 12
     selection_windows: int = 500
 
-    def check(self) -> None:
+    def check(self, task: str = "placement") -> None:
         """Refuse impossible values.
+
+        Args:
+            task: Kind of scenario that is trained on.
 
         Raises:
             ConfigError: Naming the key and what is allowed.
@@ -269,7 +292,7 @@ class RolloutConfig(AgentConfig):
             raise ConfigError("agent.rules=[]: name at least one rule of the placement game")
         for name in (*self.rules, self.base):
             rule_number(name)
-        super().check()
+        super().check(task)
         for key in ("rule_share", "probability", "noise", "average"):
             if getattr(self, key) > 1.0:
                 raise ConfigError(f"agent.{key}={getattr(self, key)}: must be at most 1")
@@ -299,10 +322,12 @@ class AgentKind:
         schema: Its settings, a dataclass derived from ``AgentConfig``.
         factory: ``module:function`` that makes a learner of a ``TrainTask`` and the settings; imported only
             when it trains.
+        tasks: Kinds of scenario that it is trained on.
     """
 
     schema: type[AgentConfig]
     factory: str
+    tasks: tuple[str, ...] = ("placement",)
 
     def make_learner(self, task: Any, config: AgentConfig) -> Any:
         """Make the learner.
@@ -328,20 +353,18 @@ AGENTS = Registry("agent", lambda thing: isinstance(thing, AgentKind), f"an Agen
 
 
 def _register_agents() -> None:
-    sb3 = f"{__package__}.sb3:make_sb3_learner"
-    masked = "of Stable-Baselines3; nodes where a request does not fit are masked"
-    AGENTS.register("ppo", f"PPO {masked}", AgentKind(PpoConfig, sb3))
-    AGENTS.register("a2c", f"A2C {masked}", AgentKind(A2cConfig, sb3))
-    AGENTS.register(
-        "dqn",
-        "DQN of Stable-Baselines3; illegal nodes are neither played nor bootstrapped from",
-        AgentKind(DqnConfig, sb3),
-    )
-    AGENTS.register(
-        "maskable_ppo",
-        "MaskablePPO of sb3-contrib, with the environment's masks",
-        AgentKind(MaskablePpoConfig, sb3),
-    )
+    sb3: dict[str, tuple[str, type[AgentConfig]]] = {
+        "ppo": ("PPO of Stable-Baselines3; illegal actions are masked", PpoConfig),
+        "a2c": ("A2C of Stable-Baselines3; illegal actions are masked", A2cConfig),
+        "dqn": (
+            "DQN of Stable-Baselines3; illegal actions are neither played nor bootstrapped from",
+            DqnConfig,
+        ),
+        "maskable_ppo": ("MaskablePPO of sb3-contrib, with the environment's masks", MaskablePpoConfig),
+    }
+    for name, (description, schema) in sb3.items():
+        made = AgentKind(schema, f"{__package__}.sb3:make_sb3_learner", ("placement", "cluster"))
+        AGENTS.register(name, description, made)
     AGENTS.register(
         "rollout_iteration",
         "rollout policy iteration: compares all actions of a state under one future; "
@@ -364,9 +387,15 @@ def agent_kind(name: str) -> AgentKind:
 
 
 def default_config(name: str) -> AgentConfig:
-    """The settings of an agent with all defaults.
+    """The settings of an agent with all defaults, those of placement.
 
     Raises:
         ConfigError: If there is none of this name.
     """
     return agent_kind(name).schema(name=name, description=AGENTS.get(name, ""))
+
+
+def cluster_defaults(schema: type[AgentConfig]) -> dict[str, Any]:
+    """Settings of an agent that have another default on clusters."""
+    bases = [kind for kind in reversed(schema.__mro__) if issubclass(kind, AgentConfig)]
+    return {key: value for kind in bases for key, value in vars(kind).get("CLUSTER", {}).items()}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from virtgym.envs.checks import hint
+from virtgym.envs.cluster.candidates.settings import CandidateSettings
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.scenarios.nodes import schema_of
 from virtgym.policies.learned.architecture import Architecture, Layout
@@ -23,7 +24,7 @@ from ..config.compose import (
 )
 from ..config.listing import experiment_choice
 from ..config.overrides import last_value, quote, split_list, split_outer, split_override, unquote
-from .agents import AGENTS, AgentConfig, agent_kind, default_config
+from .agents import AGENTS, AgentConfig, agent_kind, cluster_defaults, default_config
 from .schema import TrainConfig, check_train_values
 
 _PATHS = ("out", "initial", "import_zip", *PATH_KEYS)
@@ -48,10 +49,33 @@ def store_schemas() -> None:
     """Tell Hydra the types of every key."""
     from hydra.core.config_store import ConfigStore
 
+    register_resolver()
     store = ConfigStore.instance()
     store.store(name="train_schema", node=schema_of(TrainConfig))
     for name in AGENTS:
-        store.store(group="agent", name=name, node=default_config(name))
+        store.store(group="agent", name=name, node=_agent_node(name))
+
+
+def register_resolver() -> None:
+    """Tell OmegaConf of ``for_kind``: what is the default on the kind of scenario that is composed."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("for_kind", _for_kind, replace=True)
+
+
+def _for_kind(kind: str, placement: Any, cluster: Any) -> Any:
+    return cluster if kind == "cluster" else placement
+
+
+def _agent_node(name: str) -> Any:
+    """The settings of an agent, with defaults that depend on the kind of scenario."""
+    from omegaconf import OmegaConf
+
+    config = default_config(name)
+    node = OmegaConf.structured(config)
+    for key, value in cluster_defaults(type(config)).items():
+        node[key] = f"${{for_kind:${{scenario.kind}},{getattr(config, key)},{value}}}"
+    return node
 
 
 def compose_training(arguments: Sequence[str]) -> TrainRun:
@@ -94,18 +118,21 @@ def make_run(config: dict[str, Any], typed: Sequence[str] = ()) -> TrainRun:
         typed: Keys of the scenario that were typed.
 
     Raises:
-        ConfigError: If a value is impossible, or the scenario is not one of placement.
+        ConfigError: If a value is impossible, or the scenario is of a kind that the agent does not learn.
     """
     config = {key: value for key, value in config.items() if key != "hydra"}
-    check_train_values(config)
-    kind = agent_kind(str(config["agent"].get("name")))
-    agent = kind.schema(**config["agent"])
-    agent.check()
-    if config["scenario"]["kind"] != "placement":
+    name, task = str(config["agent"].get("name")), str(config["scenario"]["kind"])
+    kind = agent_kind(name)
+    if task not in kind.tasks:
+        others = [other for other in AGENTS if task in agent_kind(other).tasks]
+        advice = f"; use agent={', '.join(others)}" if others else ""
         raise ConfigError(
-            f"scenario={config['scenario']['name']}: agents are trained on scenarios of kind placement, like "
-            "huawei_placement (virtgym list scenarios)"
+            f"scenario={config['scenario']['name']}: is of kind {task}, and agent={name} learns scenarios of "
+            f"kind {', '.join(kind.tasks)} (virtgym list scenarios){advice}"
         )
+    check_train_values(config)
+    agent = kind.schema(**config["agent"])
+    agent.check(task)
     config["scenario"] = of_its_kind(config["scenario"], typed)
     scenario = {key: value for key, value in config["scenario"].items() if key != "_target_"}
     _check_memory(config, agent)
@@ -118,15 +145,19 @@ def _check_memory(config: dict[str, Any], agent: AgentConfig) -> None:
     Raises:
         ConfigError: Naming the keys that ask for most.
     """
-    game = config["scenario"]["placement"]
-    n_nodes = 2 * int(game["n_hosts"])
-    sizes = Layout.current(agent.observation, game["queue_window"]).sizes
-    width = n_nodes * sizes[0] + sizes[1] + sizes[2]
-    fixed = n_nodes if agent.network == "mlp" else 0
+    if config["scenario"]["kind"] == "cluster":
+        sizes = Layout.current(agent.observation).sizes
+        n_rows = CandidateSettings.of(config["env"].get("candidates")).n
+    else:
+        game = config["scenario"]["placement"]
+        sizes = Layout.current(agent.observation, game["queue_window"]).sizes
+        n_rows = 2 * int(game["n_hosts"])
+    width = n_rows * sizes[0] + sizes[1] + sizes[2]
+    fixed = n_rows if agent.network == "mlp" else 0
     Architecture(
         agent.network, *sizes, fixed, 0, tuple(agent.hidden), agent.activation
     )  # refuses what is too large
-    arrays = agent.arrays(config["num_envs"], width, n_nodes + 2)
+    arrays = agent.arrays(config["num_envs"], width, n_rows + 2)
     needed, there = 4.0 * sum(arrays.values()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise ConfigError(
@@ -181,13 +212,13 @@ def _values(value: str, sweep: bool) -> list[str]:
 
 def _choose_agent(name: str) -> str:
     """The choice of Hydra's group that stands for an agent; one by dotted path is added to the group."""
-    config = default_config(name)
+    agent_kind(name)
     if name in AGENTS:
         return name
     from hydra.core.config_store import ConfigStore
 
     choice = name.replace(".", "_").replace(":", "__")
-    ConfigStore.instance().store(group="agent", name=choice, node=config)
+    ConfigStore.instance().store(group="agent", name=choice, node=_agent_node(name))
     return choice
 
 

@@ -2,79 +2,102 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.scenarios.placement import PlacementScenario
+from virtgym.policies.learned.architecture import Layout
 from virtgym.policies.learned.storage import Member
+
+from .agents import AgentConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Arrays = dict[str, NDArray[Any]]
 
 
+class Validate(Protocol):
+    """Says how good an agent is on what training must not play."""
+
+    @property
+    def unit(self) -> str:
+        """What an objective is, for people."""
+
+    def __call__(self, members: Sequence[Member]) -> float:
+        """The objective of an agent; small is good."""
+
+
 @dataclass(frozen=True)
 class TrainTask:
-    """What is to be learned.
+    """What is to be learned, of any kind of scenario; a kind has a class of its own derived from this.
 
     Attributes:
-        scenario: Requests, protocol, rows for training windows, and the validation windows (which a learner
-            must not play).
+        scenario: The scenario.
         num_envs: Environments that step together.
-        reward: One of ``virtgym.envs.placement.rewards.REWARDS``; None = the protocol's.
-        wait_scale_s: Scale of rewards, s.
         seed: Seed of everything random.
         total_timesteps: Decisions to train for.
     """
 
-    scenario: PlacementScenario
+    kind: ClassVar[str]
+    scenario: Any
     num_envs: int = 256
-    reward: str | None = "delay"
-    wait_scale_s: float = 3600.0
     seed: int = 0
     total_timesteps: int = 1_000_000
-
-    @property
-    def protocol(self) -> dict[str, Any]:
-        """The fields of the scenario's ``PlacementConfig``."""
-        return asdict(self.scenario.placement)
-
-    @property
-    def n_extra(self) -> int:
-        """Actions besides the nodes."""
-        config = self.scenario.placement
-        return config.n_actions - 2 * config.n_hosts
 
     def seeds(self, n: int) -> list[int]:
         """Independent seeds, the same whenever it is asked."""
         return [int(s) for s in np.random.SeedSequence(self.seed).generate_state(n)]
 
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What an agent must know of the environment to play: ``Agent.protocol``."""
+        raise NotImplementedError
+
+    @property
+    def n_extra(self) -> int:
+        """Actions besides the rows of the observation."""
+        return 0
+
+    @property
+    def queue_window(self) -> int:
+        """Requests of a queue that are observed."""
+        return 1
+
+    def layout(self, config: AgentConfig) -> Layout:
+        """The columns that an agent with these settings observes."""
+        return Layout.current(config.observation, self.queue_window)
+
     def vec_env(self, *, flat: bool = True, observation: str = "basic") -> Any:
-        """The environments, on windows that begin in the scenario's rows for training.
+        """The environments to learn in, as Stable-Baselines3's ``VecEnv``, seeded.
 
         Args:
             flat: Whether observations are vectors, or a Dict.
-            observation: One of ``virtgym.envs.placement.observations.OBSERVATIONS``.
-
-        Returns:
-            A ``virtgym.envs.sb3.PlacementVecEnv``, seeded.
+            observation: The agent's setting of this name.
         """
-        from virtgym.envs.sb3 import PlacementVecEnv
+        raise NotImplementedError
 
-        reward = self.reward if self.scenario.placement.protocol == "huawei_placement" else None
-        envs = PlacementVecEnv(
-            self.num_envs,
-            self.scenario.trace,
-            self.scenario.placement,
-            rows=self.scenario.train_rows,
-            reward=reward,
-            wait_scale_s=self.wait_scale_s,
-            observation=observation,
-            flat=flat,
-        )
-        envs.seed(self.seeds(3)[2])
-        return envs
+    def described(self) -> dict[str, Any]:
+        """What a trained agent says of its training, as plain data."""
+        s = self.scenario
+        own = {"seed": self.seed, "num_envs": self.num_envs, "total_timesteps": self.total_timesteps}
+        return {"scenario": s.name, "trace": s.trace.name, **own}
+
+    def validation(self) -> Validate:
+        """Plays agents on what training does not play."""
+        raise NotImplementedError
+
+    def compare_with_rules(self, agent: Path) -> pd.DataFrame:
+        """Result rows of an agent's folder and of rules where ``validation`` plays."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Fingerprint of what is read and of what is played."""
+        raise NotImplementedError
 
 
 class Learner(Protocol):

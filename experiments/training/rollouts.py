@@ -50,7 +50,8 @@ from virtgym.policies.placement.rules import rule_number
 
 from ..analysis.stats import trimmed_mean
 from .agents import AgentConfig, RolloutConfig
-from .learners import Arrays, TrainTask
+from .learners import Arrays
+from .placement_task import PlacementTrainTask
 from .torch_state import by_prefix, optimizer_arrays, restore_optimizer
 
 CLIP = 20.0
@@ -60,7 +61,7 @@ N_DRAWS = 1 << 18
 """Uniform numbers that a round draws for its kernel."""
 
 
-def make_rollout_learner(task: TrainTask, config: AgentConfig) -> RolloutLearner:
+def make_rollout_learner(task: PlacementTrainTask, config: AgentConfig) -> RolloutLearner:
     """Make the learner.
 
     Args:
@@ -82,7 +83,7 @@ class RolloutLearner:
         config: Settings.
     """
 
-    def __init__(self, task: TrainTask, config: RolloutConfig) -> None:
+    def __init__(self, task: PlacementTrainTask, config: RolloutConfig) -> None:
         torch.set_num_threads(1)
         check_comparable(task.scenario.placement)
         self.task, self.config = task, config

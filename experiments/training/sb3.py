@@ -15,7 +15,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.files import read_bytes
 from virtgym.envs.placement.observations import OBSERVATIONS
-from virtgym.policies.learned.architecture import Architecture, Layout
+from virtgym.policies.learned.architecture import CANDIDATES, Architecture, Layout
 from virtgym.policies.learned.sb3_algorithms import (
     BatchedA2C,
     BatchedDQN,
@@ -90,7 +90,7 @@ def make_sb3_learner(task: TrainTask, config: AgentConfig) -> Sb3Learner:
             "network": config.network,
             "hidden": tuple(config.hidden),
             "activation": config.activation,
-            "queue_window": task.scenario.placement.queue_window,
+            "queue_window": task.queue_window,
             "observation": config.observation,
         },
         "device": "cpu",
@@ -175,14 +175,14 @@ class Sb3Learner:
         }
         episodes = list(self.model.ep_info_buffer)
         if episodes:
-            found["episode_reward"] = float(np.mean([e["r"] for e in episodes]))
-            found["episode_steps"] = float(np.mean([e["l"] for e in episodes]))
-            found["episode_wait_s"] = float(np.mean([e["total_wait_s"] for e in episodes]))
+            names = {"r": "reward", "l": "steps", "total_wait_s": "wait_s"}
+            for key in (key for key in episodes[-1] if key != "t"):
+                found[f"episode_{names.get(key, key)}"] = float(np.mean([e[key] for e in episodes]))
         return found
 
     @property
     def _layout(self) -> Layout:
-        return Layout.current(self.config.observation, self.task.scenario.placement.queue_window)
+        return self.task.layout(self.config)
 
     @property
     def _network(self) -> Any:
@@ -235,7 +235,8 @@ class Sb3Learner:
             buffer = model.replay_buffer
             state["replay"] = {"pos": int(buffer.pos), "full": bool(buffer.full)}
             n = buffer.buffer_size if buffer.full else buffer.pos
-            found |= {f"replay/{name}": getattr(buffer, name)[:n] for name in _REPLAY}
+            kept = {name: getattr(buffer, name) for name in _REPLAY}
+            found |= {f"replay/{name}": kept[name][:n] for name in _REPLAY if kept[name] is not None}
         return found, json.loads(json.dumps(state, default=_plain))
 
     def restore(self, arrays: Arrays, state: dict[str, Any]) -> None:
@@ -265,11 +266,13 @@ class Sb3Learner:
             buffer = model.replay_buffer
             buffer.pos, buffer.full = state["replay"]["pos"], state["replay"]["full"]
             for name, value in parts.get("replay", {}).items():
+                if getattr(buffer, name) is None:
+                    setattr(buffer, name, np.ones((buffer.buffer_size, buffer.n_envs), dtype=value.dtype))
                 getattr(buffer, name)[: len(value)] = value
         torch.set_rng_state(torch.from_numpy(arrays["torch_rng"].copy()))
 
 
-_REPLAY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+_REPLAY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts", "durations")
 
 
 def _plain(value: Any) -> Any:
@@ -318,22 +321,20 @@ def load_sb3_zip(path: str, config: AgentConfig) -> Member:
         )
     weights, hidden, activation = towers
     n_actions = int(model.action_space.n)
-    layout, n_nodes = _layout_of(int(model.observation_space.shape[0]), n_actions)
-    extra = n_actions - n_nodes
-    architecture = Architecture("mlp", *layout.sizes, n_nodes, extra, hidden, activation)
+    layout, n_rows = _layout_of(int(model.observation_space.shape[0]), n_actions)
+    architecture = Architecture("mlp", *layout.sizes, n_rows, n_actions - n_rows, hidden, activation)
     return Member(architecture, layout, weights, scores)
 
 
 def _layout_of(width: int, n_actions: int) -> tuple[Layout, int]:
-    """The columns and the number of nodes of a flat observation; to have both right, actions must match."""
-    for observation in OBSERVATIONS:
+    """The columns and the number of rows of a flat observation; to have both right, actions must match."""
+    for observation in (*OBSERVATIONS, CANDIDATES):
         layout = Layout.current(observation)
-        n_nodes, rest = divmod(width - sum(layout.sizes[1:]), layout.sizes[0])
-        if rest == 0 and 0 <= n_actions - n_nodes <= 2:  # rejecting and skipping
-            return layout, n_nodes
-    raise ConfigError(
-        f"import: reads {width} values for {n_actions} actions, which is no observation of the placement game"
-    )
+        n_rows, rest = divmod(width - sum(layout.sizes[1:]), layout.sizes[0])
+        most = 2 if layout.task == "placement" else 0  # rejecting and skipping
+        if rest == 0 and 0 <= n_actions - n_rows <= most:
+            return layout, n_rows
+    raise ConfigError(f"import: reads {width} values for {n_actions} actions, which no environment has")
 
 
 def _plain_mlp(policy: Any) -> tuple[dict[str, Any], tuple[int, ...], str] | None:

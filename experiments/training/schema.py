@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from virtgym.envs.checks import need
+from virtgym.envs.checks import hint, need
+from virtgym.envs.cluster.rewards import check_weights
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.placement.rewards import REWARDS
+from virtgym.policies.learned.architecture import CANDIDATES, ENV_OPTIONS
 
 from ..config.schema import ScenarioNode
 from .agents import AgentConfig, check_whole
@@ -18,14 +21,15 @@ class TrainConfig:
     """Every key of ``virtgym train``.
 
     Attributes:
-        scenario: What is played: a placement scenario (group ``conf/scenario``).
+        scenario: What is played: a scenario of kind placement or cluster (group ``conf/scenario``).
         agent: The learner and its settings (group ``agent``, made of ``AGENTS``).
         total_timesteps: Decisions to train for.
         seed: Seed of everything random.
         num_envs: Environments that step together.
-        reward: Reward of training, one of ``REWARDS``; survival games pay 1 a request.
-        wait_scale_s: Scale T of rewards, s.
-        eval_every: Decisions between evaluations on the validation windows.
+        env: Of clusters, arguments of the environment: those of ``ENV_KEYS``.
+        reward: Of placement, the reward of training, one of ``REWARDS``; survival games pay 1 a request.
+        wait_scale_s: Of placement, the scale T of rewards, s.
+        eval_every: Decisions between evaluations on what training does not play.
         checkpoint_every: Decisions between checkpoints; 0 = at evaluations.
         tensorboard: Whether to write TensorBoard's event files.
         initial: Folder of an agent whose weights training begins with.
@@ -39,14 +43,38 @@ class TrainConfig:
     total_timesteps: int = 1_000_000
     seed: int = 0
     num_envs: int = 256
-    reward: str = "delay"
-    wait_scale_s: float = 3600.0
+    env: dict[str, Any] = field(default_factory=dict)
+    reward: str | None = "delay"
+    wait_scale_s: float | None = 3600.0
     eval_every: int = 250_000
     checkpoint_every: int = 0
     tensorboard: bool = True
     initial: str | None = None
     import_zip: str | None = None
     out: str | None = None
+
+
+ENV_KEYS: tuple[str, ...] = (*ENV_OPTIONS, "reward")
+"""Keys of ``env`` that a training on clusters takes."""
+
+
+def _check_env(env: Mapping[str, Any]) -> None:
+    """Check the keys of ``env``; most values are the environment's to check.
+
+    Raises:
+        ConfigError: Naming the key and its neighbours.
+    """
+    for key in env:
+        if key not in ENV_KEYS:
+            raise ConfigError(
+                f"env.{key}: train has no such key{hint(key, ENV_KEYS)}; allowed are: {', '.join(ENV_KEYS)}"
+            )
+    if (actions := env.get("actions", CANDIDATES)) != CANDIDATES:
+        raise ConfigError(f"env.actions={actions}: agents are trained on {CANDIDATES}")
+    for key in ("candidates", "reward"):
+        if not isinstance(env.get(key) or {}, Mapping):
+            raise ConfigError(f"env.{key}={env[key]}: must be a mapping, like {{KEY: VALUE}}")
+    check_weights(env.get("reward"))
 
 
 def check_train_values(config: dict[str, Any]) -> None:
@@ -62,7 +90,18 @@ def check_train_values(config: dict[str, Any]) -> None:
         need(config[key] >= least, f"{key}={config[key]}: must be at least {least}")
         check_whole(key, config[key])
     need(config["seed"] >= 0, f"seed={config['seed']}: must be at least 0")
+    kind = config["scenario"]["kind"]
+    if kind == "cluster":
+        for key in ("reward", "wait_scale_s"):
+            if config[key] is not None:
+                raise ConfigError(
+                    f"{key}={config[key]}: has no effect on clusters; their reward is env.reward.TERM=WEIGHT"
+                )
+        _check_env(config["env"])
+        return
+    for key in config["env"]:
+        raise ConfigError(f"env.{key}: has no effect on scenarios of kind {kind}; their reward is reward=")
     if config["reward"] not in REWARDS:
         raise ConfigError(f"reward={config['reward']}: must be one of {', '.join(REWARDS)}")
-    if not 0.0 < config["wait_scale_s"] < float("inf"):
+    if config["wait_scale_s"] is None or not 0.0 < config["wait_scale_s"] < float("inf"):
         raise ConfigError(f"wait_scale_s={config['wait_scale_s']}: must be positive")

@@ -28,7 +28,7 @@ from virtgym.envs.files import write_atomically
 
 from ..config.compose import tell_hydra_error
 from ..config.overrides import split_override, unquote
-from .compose import check_train_keys, make_run, store_schemas
+from .compose import check_train_keys, make_run, register_resolver, store_schemas
 from .folder import TrainFolder
 
 if TYPE_CHECKING:
@@ -183,6 +183,7 @@ def sweep_job(config: Any, *, folder: Path, swept: Sequence[str], starter: int) 
     job: dict[str, Any] = {"swept": {key: values[key] for key in swept if key in values}}
     out = job_folder(folder, job["swept"])
     _note_job(out, job)
+    register_resolver()  # a worker may be another process
     try:
         plain: Any = OmegaConf.to_container(config, resolve=True)
         objective = train(make_run({**plain, "out": str(out)})).objective

@@ -1,11 +1,11 @@
-"""Train an agent: learn, evaluate on the validation windows, keep the best, survive being killed."""
+"""Train an agent: learn, evaluate on what training does not play, keep the best, survive being killed."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -15,17 +15,19 @@ from typing import TYPE_CHECKING, Any
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.files import write_atomically
 from virtgym.envs.scenarios.placement import PlacementScenario
+from virtgym.envs.scenarios.scenario import Scenario
 from virtgym.policies.learned.architecture import Architecture, Layout
 from virtgym.policies.learned.storage import Agent, Member, load_agent, save_agent
 
 from ..run.cell import load_scenario
 from ..run.rows import virtgym_version
 from .agents import agent_kind
+from .cluster_task import ClusterTrainTask
 from .compose import TrainRun
 from .folder import Checkpoint, TrainFolder
 from .learners import Learner, TrainTask
+from .placement_task import PlacementTrainTask
 from .progress import Board, TrainProgress
-from .validation import Validation, compare_with_rules, scenario_fingerprint
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +39,7 @@ class TrainOutcome:
 
     Attributes:
         out: Its folder.
-        objective: The best agent's objective on the validation windows; small is good.
+        objective: The best agent's objective on validation; small is good.
         rows: Result rows of the agent and of the rules.
         before: Whether it had been finished before, so that nothing was run.
     """
@@ -64,24 +66,35 @@ def train(run: TrainRun) -> TrainOutcome:
     import pandas as pd
 
     # The seed is the learner's: agents of all seeds learn and are judged on the same requests.
-    scenario = load_scenario(run.scenario, 0)
-    assert isinstance(scenario, PlacementScenario)
+    task = make_task(load_scenario(run.scenario, 0), run.config)
     config = run.config
-    name = f"{run.agent.name}-{scenario.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    name = f"{run.agent.name}-{task.scenario.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = TrainFolder(Path(config["out"] or Path("runs") / name))
-    info = folder.check(config, scenario_fingerprint(scenario))
+    info = folder.check(config, task.fingerprint())
     table = folder.path / "validation.csv"
     if info.get("finished"):
         return TrainOutcome(folder.path, float(info["objective"]), pd.read_csv(table), True)
-    keys = ("num_envs", "reward", "wait_scale_s", "seed", "total_timesteps")
-    task = TrainTask(scenario, **{key: config[key] for key in keys})
     training = _Training(run, folder, task)  # what it refuses leaves no folder
     folder.begin(config)
     training.run()
-    rows = compare_with_rules(scenario, folder.agent, 0)
+    rows = task.compare_with_rules(folder.agent)
     write_atomically(table, lambda draft: rows.to_csv(draft, index=False))
     info = folder.finish(objective=training.best["objective"], best_timesteps=training.best["timesteps"])
     return TrainOutcome(folder.path, float(info["objective"]), rows, False)
+
+
+def make_task(scenario: Scenario | PlacementScenario, config: Mapping[str, Any]) -> TrainTask:
+    """What is to be learned on a scenario.
+
+    Args:
+        scenario: The scenario.
+        config: A checked configuration of a training.
+    """
+    shared = {key: config[key] for key in ("num_envs", "seed", "total_timesteps")}
+    if isinstance(scenario, PlacementScenario):
+        own = {key: config[key] for key in ("reward", "wait_scale_s")}
+        return PlacementTrainTask(scenario, **shared, **own)
+    return ClusterTrainTask(scenario, **shared, env=config["env"])
 
 
 class _Training:
@@ -97,7 +110,7 @@ class _Training:
         self.run_config, self.folder, self.task = run, folder, task
         self.agent = run.agent
         self.learner: Learner = agent_kind(run.agent.name).make_learner(task, run.agent)
-        self.validation = Validation(task.scenario, task.wait_scale_s)
+        self.validation = task.validation()
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
         self.members: tuple[Member, ...] = ()
@@ -215,20 +228,8 @@ class _Training:
         progress.evaluated(row, self.validation.unit)
 
     def _save_best(self) -> None:
-        scenario = self.task.scenario
-        training = {
-            "agent": asdict(self.agent),
-            "scenario": scenario.name,
-            "trace": scenario.trace.name,
-            "train_rows": list(scenario.train_rows),
-            "seed": self.task.seed,
-            "reward": self.task.reward,
-            "num_envs": self.task.num_envs,
-            "total_timesteps": self.task.total_timesteps,
-            **self.best,
-            "validation_windows": len(scenario.windows),
-        }
-        agent = Agent(self.members, "placement", self.task.protocol, training, _versions())
+        training = {"agent": asdict(self.agent), **self.task.described(), **self.best}
+        agent = Agent(self.members, self.task.kind, self.task.protocol, training, _versions())
         save_agent(self.folder.agent, agent)
 
     def _write_checkpoint(self) -> None:

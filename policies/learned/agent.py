@@ -1,8 +1,10 @@
-"""A trained agent as a policy: it plays any number of placement games at once, without PyTorch."""
+"""A trained agent as a policy: it plays any number of environments at once, without PyTorch."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,15 +12,17 @@ from numpy.typing import NDArray
 
 from virtgym.envs.arrays import F4
 from virtgym.envs.errors import ConfigError
-from virtgym.envs.placement.games import PlacementGames
 from virtgym.envs.placement.observations import OBSERVATIONS
 
 from ..ties import choose_first_best
-from .architecture import Layout
+from .architecture import CANDIDATES, ENV_OPTIONS, LEGAL, PARTS, Layout
 from .kernel_net import BatchNet
 from .storage import Agent, Member, load_agent
 
 MASKED = np.float32(-np.inf)
+
+_CODE = re.compile(r"\.[A-Za-z_]|[:/\\]")
+"""What a dotted path or a file has and a name does not: an agent's folder must not name code to import."""
 
 
 class _Player:
@@ -44,28 +48,27 @@ class _Player:
             if missing[0] in Layout.current("basic").lacks(Layout.current("slots")):
                 hint = f"; make the environment with observation={self.observation}"
             raise ConfigError(f"agent: reads the column {missing[0]}, which was not observed{hint}")
-        picks: list[list[int] | None] = []
-        for part in ("nodes", "request", "globals"):
-            have, want = getattr(seen, part), getattr(mine, part)
-            picks.append(None if have == want else [have.index(name) for name in want])
+        picks: list[list[int] | None] = [
+            None if have == want else [have.index(name) for name in want]
+            for have, want in zip(seen.columns, mine.columns)
+        ]
         self._picks[seen] = picks
         return picks
 
-    def scores(self, nodes: F4, request: F4, globals_: F4, seen: Layout) -> F4:
+    def scores(self, parts: Sequence[F4], seen: Layout) -> F4:
         """Scores (B, actions) of a batch with the columns of ``seen``."""
-        n_nodes = nodes.shape[1] // len(seen.nodes)
+        rows = parts[0].reshape(len(parts[0]), -1, len(seen.rows))
         fixed = self.member.architecture.n_nodes
-        if fixed and n_nodes != fixed:
+        if fixed and rows.shape[1] != fixed:
             raise ConfigError(
-                f"agent: an mlp for {fixed // 2} hosts cannot play on {n_nodes // 2}; "
+                f"agent: an mlp for {fixed // 2} hosts cannot play on {rows.shape[1] // 2}; "
                 "train with agent.network=equivariant for any number of hosts"
+                if seen.task == "placement"
+                else f"agent: an mlp for {fixed} candidates cannot choose from {rows.shape[1]}"
             )
-        picks = self._find_columns(seen)
-        if picks[0] is not None:
-            nodes = nodes.reshape(len(nodes), n_nodes, -1)[:, :, picks[0]].reshape(len(nodes), -1)
-        request = request if picks[1] is None else request[:, picks[1]]
-        globals_ = globals_ if picks[2] is None else globals_[:, picks[2]]
-        return self.net.scores(np.concatenate((nodes, request, globals_), axis=1))
+        picks = zip((rows, *parts[1:]), self._find_columns(seen))
+        found = [part if pick is None else part[..., pick] for part, pick in picks]
+        return self.net.scores(np.concatenate([part.reshape(len(part), -1) for part in found], axis=1))
 
 
 class LearnedPolicy:
@@ -78,26 +81,32 @@ class LearnedPolicy:
     Attributes:
         task: The kind of environment that it plays.
         stateless: That its action for a game depends on this game's observation alone.
-        observation: The argument ``observation`` of environments that it plays, one of ``OBSERVATIONS``: the
-            least that has all columns that its members read.
+        observation: Of placement, the argument ``observation`` of environments that it plays, one of
+            ``OBSERVATIONS``: the least that has all columns that its members read. Of clusters
+            ``candidates``.
+        env_options: Arguments of ``Cluster-v0`` that it must be played with; empty for placement.
     """
 
-    task: ClassVar[str] = "placement"
     kind: ClassVar[str] = "agent"
     stateless: ClassVar[bool] = True
 
     def __init__(self, agent: Agent, name: str = "agent") -> None:
-        if agent.task != self.task:
-            raise ConfigError(f"{name}: task {agent.task}; this version plays {self.task}")
+        if agent.task not in PARTS:
+            raise ConfigError(f"{name}: task {agent.task}; this version plays {', '.join(PARTS)}")
         self.agent = agent
+        self.task = agent.task
         self.name = name
         self._players = [_Player(member) for member in agent.members]
-        self.observation = max((p.observation for p in self._players), key=OBSERVATIONS.index)
+        self.observation, self.env_options = CANDIDATES, {}
+        if agent.task == "placement":
+            self.observation = max((p.observation for p in self._players), key=OBSERVATIONS.index)
+        else:
+            self.env_options = env_options(name, agent.protocol)
         self._layouts: dict[int, Layout] = {}
         self._rng = np.random.default_rng(0)
 
-    def reset(self, games: PlacementGames | None, rng: np.random.Generator) -> None:
-        """Begin: the games are not read, an agent sees observations; ``rng`` draws if not deterministic."""
+    def reset(self, view: Any, rng: np.random.Generator) -> None:
+        """Begin: the view is not read, an agent sees observations; ``rng`` draws if not deterministic."""
         self._rng = rng
 
     def predict(
@@ -108,34 +117,31 @@ class LearnedPolicy:
         deterministic: bool = True,
         action_masks: Any = None,
     ) -> tuple[Any, Any]:
-        """Choose the action of every game.
+        """Choose the action of every environment.
 
         Args:
-            observation: ``nodes``, ``request``, ``globals`` (and ``window``, where there is one) of B games,
-                (B, …) each, or of one, (…).
+            observation: The parts of ``PARTS`` (and ``window``, where there is one) of B environments,
+                (B, …) each, or of one, (…); rows may be end to end or, of one cluster, a table.
             state: Handed back.
             episode_start: Not used: the agent has no memory.
             deterministic: Whether to take the best action (the lowest of equals, see ``ties``) or draw by
                 probability. An agent of action values (DQN) always takes the best.
-            action_masks: Legal actions (B, actions); None = the nodes where the request fits.
+            action_masks: Legal actions (B, actions); None = the rows that the observation says are legal.
 
         Returns:
             Actions (B,) of int64, or one integer for one game; and ``state``.
         """
-        nodes, request, globals_ = (
-            np.asarray(observation[key], dtype=np.float32) for key in ("nodes", "request", "globals")
-        )
+        parts = [np.asarray(observation[key], dtype=np.float32) for key in PARTS[self.task]]
         if "window" in observation:
             window = np.asarray(observation["window"], dtype=np.float32)
-            globals_ = np.concatenate((globals_, window), axis=-1)
-        single = nodes.ndim == 1
+            parts[-1] = np.concatenate((parts[-1], window), axis=-1)
+        single = parts[-1].ndim == 1
         if single:
-            nodes, request, globals_ = nodes[None], request[None], globals_[None]
-        mask = (
-            self._mask(nodes, globals_) if action_masks is None else np.asarray(action_masks, dtype=np.bool_)
-        )
-        mask = mask.reshape(len(nodes), -1)
-        scores = self.scores(nodes, request, globals_, mask)
+            parts = [part[None] for part in parts]
+        parts[0] = parts[0].reshape(len(parts[0]), -1)
+        mask = self._mask(parts) if action_masks is None else np.asarray(action_masks, dtype=np.bool_)
+        mask = mask.reshape(len(parts[0]), -1)
+        scores = self.scores(parts, mask)
         if not deterministic and self.agent.members[0].scores == "logits":
             scores = scores + self._rng.gumbel(size=scores.shape).astype(np.float32)  # its maximum is a draw
         actions = choose_first_best(scores, mask)
@@ -145,26 +151,25 @@ class LearnedPolicy:
         """The columns of what is observed."""
         width = globals_.shape[1]
         if width not in self._layouts:
-            self._layouts[width] = Layout.of_width(width)
+            made = Layout.of_width(width) if self.task == "placement" else Layout.current(CANDIDATES)
+            self._layouts[width] = made
         return self._layouts[width]
 
-    def _mask(self, nodes: F4, globals_: F4) -> NDArray[np.bool_]:
-        columns = self._layout(globals_).nodes
-        fits: NDArray[np.bool_] = nodes[:, columns.index("fits") :: len(columns)] > 0.5
+    def _mask(self, parts: Sequence[F4]) -> NDArray[np.bool_]:
+        seen = self._layout(parts[-1])
+        legal: NDArray[np.bool_] = parts[0][:, seen.rows.index(LEGAL[self.task]) :: len(seen.rows)] > 0.5
         extra = self.agent.members[0].architecture.n_extra
         if extra:
             raise ConfigError(f"{self.name}: has {extra} actions besides the nodes and needs action_masks")
-        return fits
+        return legal
 
-    def scores(self, nodes: F4, request: F4, globals_: F4, mask: NDArray[np.bool_]) -> F4:
+    def scores(self, parts: Sequence[F4], mask: NDArray[np.bool_]) -> F4:
         """Logits, or action values, averaged over members; minus infinity where illegal.
 
         The average of logits is that of log-probabilities but for a number that all actions of a game share.
 
         Args:
-            nodes: (B, 2N · columns).
-            request: (B, …).
-            globals_: (B, …).
+            parts: The parts of ``PARTS``, (B, …) each: rows end to end, then what they share.
             mask: Legal actions, (B, actions).
 
         Returns:
@@ -173,10 +178,10 @@ class LearnedPolicy:
         Raises:
             ConfigError: If the game has other actions than the agent, or a column was not observed.
         """
-        seen = self._layout(globals_)
+        seen = self._layout(parts[-1])
         total: F4 | None = None
         for player in self._players:
-            scores = player.scores(nodes, request, globals_, seen)
+            scores = player.scores(parts, seen)
             if scores.shape != mask.shape:
                 raise ConfigError(
                     f"{self.name}: knows {scores.shape[1]} actions where the game has {mask.shape[1]}; "
@@ -186,6 +191,32 @@ class LearnedPolicy:
         assert total is not None
         average: F4 = total / np.float32(len(self._players)) if len(self._players) > 1 else total
         return np.where(mask, average, MASKED)
+
+
+def env_options(name: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """What an agent says about its environment, as far as a stranger may say it.
+
+    Raises:
+        ConfigError: If it plays another form of actions, or names something to import.
+    """
+    options = {key: protocol[key] for key in ENV_OPTIONS if protocol.get(key) is not None}
+    if options.get("actions") != CANDIDATES:
+        raise ConfigError(
+            f"{name}: protocol.actions={options.get('actions')}; this version plays {CANDIDATES}"
+        )
+    for key, value in options.items():
+        if path := _find_code(value):
+            raise ConfigError(f"{name}: protocol.{key}: {path!r} is a path, and an agent may use names only")
+    return options
+
+
+def _find_code(value: Any) -> str | None:
+    """The first text in nested data that may name a file or something to import."""
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple):
+        return next((found for inner in value if (found := _find_code(inner))), None)
+    return value[:100] if isinstance(value, str) and _CODE.search(value) else None
 
 
 def load_policy(folder: str | os.PathLike[str]) -> LearnedPolicy:

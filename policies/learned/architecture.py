@@ -8,17 +8,37 @@ from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any
 
+from virtgym.envs.cluster.candidates.columns import CANDIDATE_COLUMNS
+from virtgym.envs.cluster.candidates.globals import global_columns
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.placement.buffers import WINDOW_COLUMNS
 from virtgym.envs.placement.observations import OBSERVATIONS, observation_columns
 
-NETWORKS: tuple[str, ...] = ("equivariant", "mlp")
-"""Kinds of network."""
+PARTS: dict[str, tuple[str, ...]] = {
+    "placement": ("nodes", "request", "globals"),
+    "cluster": ("candidates", "globals"),
+}
+"""Parts of an observation by task: the rows that a network scores one by one, then what they share."""
+
+LEGAL: dict[str, str] = {"placement": "fits", "cluster": "offered"}
+"""The column of the rows that says whether a row may be chosen."""
+
+NETWORKS: dict[str, tuple[str, ...]] = {"placement": ("equivariant", "mlp"), "cluster": ("scorer", "mlp")}
+"""Kinds of network by task."""
+
+CANDIDATES = "candidates"
+"""What an agent of a cluster observes, beside placement's ``OBSERVATIONS``."""
+
+ENV_OPTIONS: tuple[str, ...] = (
+    *("actions", "candidates", "max_decisions_per_interval", "arrival", "restart"),
+)
+"""Arguments of ``Cluster-v0`` that an agent is trained with and must be played with."""
 
 ACTIVATIONS: tuple[str, ...] = ("relu", "tanh")
 """Functions between layers."""
 
 Shape = tuple[int, ...]
+
 
 MOST_WEIGHTS = 1 << 24
 """Most numbers of a network, and of all members of an agent; those that train here have some ten thousand."""
@@ -32,40 +52,42 @@ LONGEST_WINDOW = 1000
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of a placement observation, in the order in which they stand.
+    """The columns of an observation, in the order in which they stand.
 
     Attributes:
-        nodes: Columns of a node.
-        request: Columns of the pending request.
-        globals: Columns of the cluster; with a queue window, followed by its rows as ``window.ROW.COLUMN``.
+        task: Kind of environment that is observed.
+        columns: Columns of each part of ``PARTS[task]``. The last part describes the cluster; with a queue
+            window of requests it is followed by the window's rows as ``window.ROW.COLUMN``.
     """
 
-    nodes: tuple[str, ...]
-    request: tuple[str, ...]
-    globals: tuple[str, ...]
+    task: str
+    columns: tuple[tuple[str, ...], ...]
 
     @classmethod
     def current(cls, observation: str = "basic", queue_window: int = 1) -> Layout:
         """The columns that this version of the environment writes.
 
         Args:
-            observation: One of ``OBSERVATIONS``, the environment's argument of this name.
+            observation: ``candidates``, or one of ``OBSERVATIONS``, placement's argument of this name.
             queue_window: ``PlacementConfig.queue_window``.
 
         Raises:
             ConfigError: If there is no such observation.
         """
+        if observation == CANDIDATES:
+            parts = CANDIDATE_COLUMNS, global_columns(True)
+            return cls("cluster", tuple(tuple(column.name for column in part) for part in parts))
         if queue_window > LONGEST_WINDOW:
             raise ConfigError(f"queue_window={queue_window}: networks read at most {LONGEST_WINDOW} requests")
         columns = observation_columns(observation).values()
         nodes, request, rest = (tuple(column.name for column in part) for part in columns)
         for row in range(queue_window if queue_window > 1 else 0):
             rest += tuple(f"window.{row}.{column.name}" for column in WINDOW_COLUMNS)
-        return cls(nodes, request, rest)
+        return cls("placement", (nodes, request, rest))
 
     @classmethod
     def of_width(cls, n_globals: int) -> Layout:
-        """The columns of an observation, told by how many values its cluster part has.
+        """The columns of a placement observation, told by how many values its cluster part has.
 
         Args:
             n_globals: Values of ``globals``, and of ``window`` where there is one.
@@ -74,21 +96,31 @@ class Layout:
             ConfigError: If this version's environment writes no such observation.
         """
         for observation in OBSERVATIONS:
-            n_rows, rest = divmod(n_globals - len(cls.current(observation).globals), len(WINDOW_COLUMNS))
+            n_rows, rest = divmod(n_globals - cls.current(observation).sizes[2], len(WINDOW_COLUMNS))
             if rest == 0 and n_rows >= 0 and n_rows != 1:
                 return cls.current(observation, n_rows)
         raise ConfigError(
             f"observation with {n_globals} values of the cluster: none of this version has that"
         )
 
+    @property
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """Columns by part."""
+        return dict(zip(PARTS[self.task], self.columns))
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Columns of what is scored: of a node, or of a candidate."""
+        return self.columns[0]
+
     def observation(self) -> str:
-        """The least of ``OBSERVATIONS`` that has all these columns.
+        """The least observation that has all these columns, as ``current`` takes it.
 
         Raises:
             ConfigError: If none has.
         """
         missing = ""
-        for observation in OBSERVATIONS:
+        for observation in OBSERVATIONS if self.task == "placement" else (CANDIDATES,):
             there = Layout.current(observation, self._window_rows)
             missing = next(iter(there.lacks(self)), "")
             if not missing:
@@ -98,17 +130,13 @@ class Layout:
         )
 
     def lacks(self, other: Layout) -> list[str]:
-        """Columns of another layout that this one does not have, ``PART.NAME``."""
-        return [
-            f"{field.name}.{name}"
-            for field in fields(self)
-            for name in getattr(other, field.name)
-            if name not in getattr(self, field.name)
-        ]
+        """Columns of another layout of the same task that this one does not have, ``PART.NAME``."""
+        mine = self.parts
+        return [f"{part}.{name}" for part in mine for name in other.parts[part] if name not in mine[part]]
 
     @property
     def _window_rows(self) -> int:
-        return len({name.split(".")[1] for name in self.globals if name.startswith("window.")})
+        return len({name.split(".")[1] for name in self.columns[-1] if name.startswith("window.")})
 
     @classmethod
     def from_dict(cls, data: Any) -> Layout:
@@ -117,41 +145,42 @@ class Layout:
         Raises:
             ConfigError: If it is something else.
         """
-        parts = []
-        for field in fields(cls):
-            names = data.get(field.name) if isinstance(data, Mapping) else None
+        task = "cluster" if isinstance(data, Mapping) and CANDIDATES in data else "placement"
+        columns = []
+        for part in PARTS[task]:
+            names = data.get(part) if isinstance(data, Mapping) else None
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not names:
-                raise ConfigError(f"columns.{field.name}: must be a list of column names")
+                raise ConfigError(f"columns.{part}: must be a list of column names")
             if len(set(names)) < len(names):
-                raise ConfigError(f"columns.{field.name}: a column is named twice")
-            parts.append(tuple(names))
-        return cls(*parts)
+                raise ConfigError(f"columns.{part}: a column is named twice")
+            columns.append(tuple(names))
+        return cls(task, tuple(columns))
 
     def to_dict(self) -> dict[str, list[str]]:
         """Plain data."""
-        return {name: list(names) for name, names in asdict(self).items()}
+        return {part: list(names) for part, names in self.parts.items()}
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        """Number of columns of a node, of the request and of the cluster."""
-        return len(self.nodes), len(self.request), len(self.globals)
+        """Number of columns of a row, of the request (0 without one) and of the cluster."""
+        request = self.columns[1] if len(self.columns) > 2 else ()
+        return len(self.rows), len(request), len(self.columns[-1])
 
-    def n_nodes(self, width: int) -> int:
-        """Number of nodes in a flat observation.
+    def n_rows(self, width: int) -> int:
+        """Number of rows in a flat observation: nodes, or candidates.
 
         Args:
             width: Length of the observation.
 
         Raises:
-            ConfigError: If no number of hosts has observations of this length.
+            ConfigError: If no number of hosts, or of candidates, has observations of this length.
         """
-        n_node, n_request, n_globals = self.sizes
-        n, rest = divmod(width - n_request - n_globals, n_node)
-        if rest or n < 2 or n % 2:
-            raise ConfigError(
-                f"observation of {width} values: must be {n_node} for each of 2N nodes, "
-                f"{n_request} and {n_globals}"
-            )
+        n_row, n_request, n_globals = self.sizes
+        n, rest = divmod(width - n_request - n_globals, n_row)
+        hosts = self.task == "placement"
+        if rest or n < 1 + hosts or (hosts and n % 2):
+            what = f"each of 2N nodes, {n_request}" if hosts else "each candidate"
+            raise ConfigError(f"observation of {width} values: must be {n_row} for {what} and {n_globals}")
         return n
 
 
@@ -160,13 +189,13 @@ class Architecture:
     """A network's kind and sizes; with weights it is a network.
 
     Attributes:
-        network: One of ``NETWORKS``.
-        n_node: Columns of a node.
+        network: One of those in ``NETWORKS``.
+        n_node: Columns of a row that is scored: of a node, or of a candidate.
         n_request: Columns of the pending request.
         n_globals: Columns of the cluster.
-        n_nodes: Nodes of the cluster: fixed for ``mlp``, 0 = any for ``equivariant``.
-        n_extra: Actions besides the nodes, like rejection.
-        hidden: Widths of hidden layers. ``equivariant`` has two of the same width.
+        n_nodes: Rows: fixed for ``mlp``, 0 = any for the others.
+        n_extra: Actions besides the rows, like rejection.
+        hidden: Widths of hidden layers. ``equivariant`` and ``scorer`` have two of the same width.
         activation: One of ``ACTIVATIONS``.
     """
 
@@ -181,7 +210,8 @@ class Architecture:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
-        for key, allowed in (("network", NETWORKS), ("activation", ACTIVATIONS)):
+        networks = tuple(dict.fromkeys(name for names in NETWORKS.values() for name in names))
+        for key, allowed in (("network", networks), ("activation", ACTIVATIONS)):
             if getattr(self, key) not in allowed:
                 raise ConfigError(f"{key}={getattr(self, key)}: must be one of {', '.join(allowed)}")
         whole = all(isinstance(width, int) and 1 <= width <= MOST_WEIGHTS for width in self.hidden)
@@ -192,12 +222,14 @@ class Architecture:
             value = getattr(self, key)
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST_WEIGHTS:
                 raise ConfigError(f"{key}={value}: must be an integer from 0 to {MOST_WEIGHTS}")
-        if self.network == "equivariant" and (len(self.hidden) != 2 or len(set(self.hidden)) != 1):
+        if self.network != "mlp" and (len(self.hidden) != 2 or len(set(self.hidden)) != 1):
             raise ConfigError(
-                f"hidden={list(self.hidden)}: an equivariant network has two layers of the same width"
+                f"hidden={list(self.hidden)}: network={self.network} has two layers of the same width"
             )
+        if self.network == "scorer" and self.n_extra:
+            raise ConfigError(f"n_extra={self.n_extra}: a scorer has no actions besides the candidates")
         if self.network == "mlp" and self.n_nodes < 2:
-            raise ConfigError("n_nodes: an mlp needs the number of nodes")
+            raise ConfigError("n_nodes: an mlp needs the number of nodes or candidates")
         if self.n_weights > MOST_WEIGHTS:
             sizes = f"hidden={list(self.hidden)}, n_nodes={self.n_nodes}, n_extra={self.n_extra}"
             raise ConfigError(
@@ -238,7 +270,7 @@ class Architecture:
 
     def shapes(self) -> dict[str, Shape]:
         """The shape of every parameter, by name; weights are (out, in), as in PyTorch."""
-        return self._equivariant_shapes() if self.network == "equivariant" else self._mlp_shapes()
+        return self._mlp_shapes() if self.network == "mlp" else self._set_shapes()
 
     def _mlp_shapes(self) -> dict[str, Shape]:
         width = self.n_nodes * self.n_node + self.n_request + self.n_globals
@@ -250,16 +282,18 @@ class Architecture:
                 found[f"{tower}.{i}.bias"] = (out,)
         return found
 
-    def _equivariant_shapes(self) -> dict[str, Shape]:
+    def _set_shapes(self) -> dict[str, Shape]:
+        """Those of networks on a set of rows: a node is read with its sibling, a candidate by itself."""
         w, rest = self.hidden[0], self.n_request + self.n_globals
+        read = 2 if self.network == "equivariant" else 1
         layers = {
-            "node": (w, 2 * self.n_node),
+            "node": (w, read * self.n_node),
             "shared": (w, rest),
             "hidden": (w, w),
-            "pair": (w, 2 * w),
+            "pair": (w, read * w),
             "context": (w, 2 * w),
             "score": (1, w),
-            "value_hidden": (w, 2 * w + rest),
+            "value_hidden": (w, 2 * w + rest if self.network == "equivariant" else 3 * w),
             "value": (1, w),
         }
         if self.n_extra:

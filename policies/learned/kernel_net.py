@@ -35,14 +35,14 @@ class KernelNet(NamedTuple):
     The letters are those of ``networks``.
     """
 
-    node: F4  # (columns of a node, w) W₁ on a node's own columns
-    sibling: F4  # (columns of a node, w) W₁ on the other node's
+    node: F4  # (columns of a row, w) W₁ on the columns of a node itself, or of a candidate
+    sibling: F4  # (columns of a node, w) W₁ on the other node's; (0, w) for candidates
     shared: F4  # (columns of request and cluster, w) V
     node_bias: F4  # (w,) b₁
     hidden: F4  # (w, w) W₂
     hidden_bias: F4  # (w,) b₂
-    pair: F4  # (w, w) W₃ on a node's own embedding
-    pair_sibling: F4  # (w, w) W₃ on the other's
+    pair: F4  # (w, w) W₃ on the embedding of a node itself, or of a candidate
+    pair_sibling: F4  # (w, w) W₃ on the other's; (0, w) for candidates
     context: F4  # (2w, w) U
     pair_bias: F4  # (w,) b₃
     score: F4  # (w,) the last layer
@@ -52,12 +52,12 @@ class KernelNet(NamedTuple):
     extra_hidden_bias: F4  # (w,)
     extra: F4  # (w, extra actions)
     extra_bias: F4  # (extra actions,)
-    own: F4  # (2N, w) work: sums of the first and third layer
-    other: F4  # (2N, w) work: what goes to the sibling
-    embedded: F4  # (2N, w) work: e
-    rest: F4  # (w,) work: what all nodes share
-    c: F4  # (2w,) work: the mean over nodes of e, and the maximum
-    out: F4  # (2N + extra actions,) scores
+    own: F4  # (rows, w) work: sums of the first and third layer
+    other: F4  # (rows, w) work: what goes to the sibling
+    embedded: F4  # (rows, w) work: e
+    rest: F4  # (w,) work: what all rows share
+    c: F4  # (2w,) work: the mean over rows of e, and the maximum
+    out: F4  # (rows + extra actions,) scores
     activation: int  # RELU or TANH
 
 
@@ -174,6 +174,59 @@ def net_scores(net: KernelNet, flat: F4) -> None:
 
 
 @kernel
+def set_scores(net: KernelNet, flat: F4) -> None:
+    """Write the score of every candidate into ``net.out``, 0 for padding.
+
+    Args:
+        net: A scorer.
+        flat: Flat observation.
+    """
+    n, w, width = len(net.own), len(net.rest), len(net.node)
+    rows = flat[: n * width].reshape(n, width)
+    net.rest[:] = net.node_bias
+    _add(net.rest, flat[n * width :], net.shared)
+    total, top = net.c[:w], net.c[w:]
+    count = 0
+    for k in range(n):
+        if not _is_offered(rows[k]):
+            continue
+        net.own[k] = net.rest
+        _add(net.own[k], rows[k], net.node)
+        _activate(net.own[k], net.activation)
+        net.embedded[k] = net.hidden_bias
+        _add(net.embedded[k], net.own[k], net.hidden)
+        _activate(net.embedded[k], net.activation)
+        for o in range(w):
+            total[o] = total[o] + net.embedded[k, o] if count else net.embedded[k, o]
+            top[o] = net.embedded[k, o] if count == 0 or net.embedded[k, o] > top[o] else top[o]
+        count += 1
+    net.out[:] = 0.0
+    if count == 0:
+        return
+    total /= np.float32(count)
+    net.rest[:] = net.pair_bias
+    _add(net.rest, net.c, net.context)
+    for k in range(n):
+        if not _is_offered(rows[k]):
+            continue
+        net.own[k] = net.rest
+        _add(net.own[k], net.embedded[k], net.pair)
+        _activate(net.own[k], net.activation)
+        net.out[k] = net.score_bias[0]
+        for o in range(w):
+            net.out[k] += net.own[k, o] * net.score[o]
+
+
+@kernel
+def _is_offered(row: F4) -> bool:
+    """Whether a row is a candidate: padding is all 0."""
+    found = False
+    for f in range(len(row)):
+        found |= row[f] != 0.0
+    return found
+
+
+@kernel
 def net_action(net: KernelNet, flat: F4, mask: NDArray[np.bool_]) -> Any:
     """The legal action with the best score, the lowest of equals; -1 if none is legal."""
     net_scores(net, flat)
@@ -184,6 +237,13 @@ def net_action(net: KernelNet, flat: F4, mask: NDArray[np.bool_]) -> Any:
 def _score_batch(net: KernelNet, flat: F4, scores: F4) -> None:
     for b in range(len(flat)):
         net_scores(net, flat[b])
+        scores[b] = net.out
+
+
+@kernel
+def _score_sets(net: KernelNet, flat: F4, scores: F4) -> None:
+    for b in range(len(flat)):
+        set_scores(net, flat[b])
         scores[b] = net.out
 
 
@@ -204,21 +264,21 @@ def _turned(weights: Mapping[str, NDArray[Any]], name: str, start: int = 0, stop
 
 
 def make_kernel_net(architecture: Architecture, weights: Mapping[str, NDArray[Any]], n_nodes: int) -> Any:
-    """Bring the weights of an equivariant network into the form of the kernels.
+    """Bring the weights of a network on sets into the form of the kernels.
 
     Args:
         architecture: Kind and sizes.
         weights: Parameters by name, as of ``storage.Member``.
-        n_nodes: Nodes of the cluster, 2N.
+        n_nodes: Nodes of the cluster, 2N; for a ``scorer``, candidates.
 
     Returns:
-        A handle of a ``KernelNet``, for kernels.
+        A handle of a ``KernelNet``, for ``net_scores`` and ``net_action``, or ``set_scores`` of a scorer.
 
     Raises:
-        ConfigError: If the network is not an equivariant one.
+        ConfigError: If the network is an mlp.
     """
-    if architecture.network != "equivariant":
-        raise ConfigError("agent: the kernel knows equivariant networks")
+    if architecture.network == "mlp":
+        raise ConfigError("agent: the kernel knows equivariant networks and scorers")
     w, f, extra = architecture.hidden[0], architecture.n_node, architecture.n_extra
 
     def turned(name: str, start: int = 0, stop: int | None = None) -> F4:
@@ -265,7 +325,7 @@ class BatchNet:
         ]
 
     def scores(self, flat: F4) -> F4:
-        """One score per action, (B, 2N + extra).
+        """One score per action, (B, rows + extra).
 
         Args:
             flat: Flat observations, (B, …).
@@ -281,5 +341,6 @@ class BatchNet:
         if n_nodes not in self._handles:
             self._handles[n_nodes] = make_kernel_net(a, self._weights, n_nodes)
         scores = np.empty((len(x), a.n_actions(n_nodes)), np.float32)
-        _score_batch(self._handles[n_nodes], x, scores)
+        play = _score_sets if a.network == "scorer" else _score_batch
+        play(self._handles[n_nodes], x, scores)
         return scores

@@ -1,10 +1,11 @@
-"""PyTorch networks over a placement observation: a permutation-equivariant scorer, and a plain MLP.
+"""PyTorch networks: permutation-equivariant scorers of nodes or of candidates, and a plain MLP.
 
-Both read flat observations (B, 2N · node columns + request columns + global columns) and give one score per
-action (logits or action values) and one value per observation.
+All read flat observations, rows end to end and then what they share, and give one score per action (logits or
+action values) and one value per observation.
 
-The scorer treats nodes alike. With x_a the columns of node a, x_a' those of its sibling (the other node of
-the host), u the request with the cluster's columns, and σ the activation::
+``equivariant`` reads a placement observation (B, 2N · node columns + request columns + global columns) and
+treats nodes alike. With x_a the columns of node a, x_a' those of its sibling (the other node of the host), u
+the request with the cluster's columns, and σ the activation::
 
     e_a   = σ(W₂ σ(W₁ [x_a, x_a'] + V u + b₁) + b₂)
     c     = [mean over a of e_a, maximum over a of e_a]
@@ -14,6 +15,16 @@ the host), u the request with the cluster's columns, and σ the activation::
 so that permuting hosts, or swapping the nodes of a host, permutes scores likewise and leaves the value (deep
 sets: Zaheer et al., NeurIPS 2017). It runs on any number of hosts. Weights are split by input block: u and c
 are multiplied once per observation and not once per node.
+
+``scorer`` reads a set of candidates (B, K · candidate columns + global columns), of which those that are all
+0 are padding: they take no part and score 0. It is the same with one candidate in the place of a pair::
+
+    e_k   = σ(W₂ σ(W₁ x_k + V u + b₁) + b₂)
+    score = w · σ(W₃ e_k + U c + b₃) + b₄
+    value = v · σ(W₄ [c, e_0] + b₅) + b₆
+
+with mean and maximum over the candidates that are offered; candidate 0 is to do nothing. It runs on any
+number of candidates, so on clusters of any size.
 """
 
 from __future__ import annotations
@@ -23,26 +34,26 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .architecture import Architecture, Layout
+from .architecture import LEGAL, Architecture, Layout
 
 MASKED = -1e8
 """Score of an illegal action: finite, so that a product with 0 stays 0."""
 
 
 def fits_mask(observation: Tensor, layout: Layout) -> Tensor:
-    """Which nodes can take the pending request, read off the observation, (B, 2N) of bool.
+    """Which rows may be chosen, read off the observation, (B, rows) of bool.
 
     Args:
         observation: Flat observations.
-        layout: Their columns.
+        layout: Their columns; the one of ``LEGAL`` says it.
     """
-    n_node = layout.sizes[0]
-    n = layout.n_nodes(observation.shape[1]) * n_node
-    return observation[:, layout.nodes.index("fits") : n : n_node] > 0.5
+    n_row = layout.sizes[0]
+    n = layout.n_rows(observation.shape[1]) * n_row
+    return observation[:, layout.rows.index(LEGAL[layout.task]) : n : n_row] > 0.5
 
 
 class Network(nn.Module):
-    """Base of both networks.
+    """Base of all networks.
 
     Args:
         architecture: Kind and sizes.
@@ -187,6 +198,54 @@ class EquivariantNet(Network):
         return self._value(context, rest)
 
 
+class ScorerNet(EquivariantNet):
+    """The scorer of candidates: the layers of the equivariant network, each read by itself.
+
+    Args:
+        architecture: Sizes.
+    """
+
+    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and values, from the same embeddings."""
+        offered, dense, context = self._embed(observation)
+        return self._score_offered(offered, dense, context), self._value(context, dense[:, 0])
+
+    def scores(self, observation: Tensor) -> Tensor:
+        """Scores alone."""
+        return self._score_offered(*self._embed(observation))
+
+    def values(self, observation: Tensor) -> Tensor:
+        """Values alone."""
+        _, dense, context = self._embed(observation)
+        return self._value(context, dense[:, 0])
+
+    def _embed(self, observation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What is offered (B, K), embeddings (B, K, w), 0 where nothing is, and context (B, 2w).
+
+        Only what is offered is multiplied: most rows are padding.
+        """
+        a = self.architecture
+        rows, rest = observation.tensor_split([observation.shape[1] - a.n_globals], dim=1)
+        rows = rows.reshape(len(observation), -1, a.n_node)
+        offered = (rows != 0).any(dim=2)
+        owner = offered.nonzero()[:, 0]
+        first = self.activation(self.node(rows[offered]) + self.shared(rest)[owner])
+        embedded = self.activation(self.hidden(first))
+        dense = embedded.new_zeros((*offered.shape, embedded.shape[1]))
+        dense = dense.masked_scatter(offered.unsqueeze(2), embedded)
+        count = offered.sum(dim=1, keepdim=True).clamp(min=1)
+        top = dense.masked_fill(~offered.unsqueeze(2), -torch.inf).amax(dim=1)
+        top = torch.where(offered.any(dim=1, keepdim=True), top, 0.0)
+        return offered, dense, torch.cat((dense.sum(dim=1) / count, top), dim=1)
+
+    def _score_offered(self, offered: Tensor, dense: Tensor, context: Tensor) -> Tensor:
+        owner = offered.nonzero()[:, 0]
+        mixed = self.activation(self.pair(dense[offered]) + self.context(context)[owner])
+        scores: Tensor = dense.new_zeros(offered.shape).masked_scatter(offered, self.score(mixed).squeeze(1))
+        return scores
+
+
 def build_network(architecture: Architecture) -> Network:
     """The network that an architecture describes, freshly initialised."""
-    return EquivariantNet(architecture) if architecture.network == "equivariant" else MlpNet(architecture)
+    kinds: dict[str, type[Network]] = {"equivariant": EquivariantNet, "scorer": ScorerNet, "mlp": MlpNet}
+    return kinds[architecture.network](architecture)

@@ -4,6 +4,11 @@ The learning rules are SB3's, line for line: its ``train`` runs unchanged. What 
 Rollouts are collected without a loop over environments; minibatches are drawn by a generator of the
 algorithm's own; schedules run over the whole training although it is learned in chunks; and DQN explores
 legal actions only, each environment by itself.
+
+Decisions may take no time, or different times: environments that tell ``durations`` (B,), the intervals that
+passed in the last step, are semi-Markov. A step then is discounted by γ^duration, and advantages by
+(γ λ)^duration (Sutton, Precup & Singh, Artificial Intelligence 1999), so that neither γ nor λ says anything
+about how many decisions an interval has.
 """
 
 from __future__ import annotations
@@ -37,9 +42,12 @@ class RewardScale:
         self.returns = np.zeros(n_envs)
         self.moments = np.array([1e-4, 0.0, 1e-4])  # count, mean, sum of squared deviations
 
-    def __call__(self, rewards: NDArray[Any], dones: NDArray[np.bool_]) -> NDArray[Any]:
-        """Take rewards (B,) into account, and scale them."""
-        self.returns = self.returns * self.gamma + rewards
+    def __call__(
+        self, rewards: NDArray[Any], dones: NDArray[np.bool_], durations: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        """Take rewards (B,) of steps of such durations (B,) into account, and scale them."""
+        discount = self.gamma if durations is None else self.gamma**durations
+        self.returns = self.returns * discount + rewards
         count, mean, squares = self.moments
         n, new = len(rewards), float(self.returns.mean())
         total = count + n
@@ -55,7 +63,38 @@ def _flat_tensor(array: NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(array.reshape(-1, *array.shape[2:]))
 
 
-class BatchedRolloutBuffer(RolloutBuffer):
+class _SemiMarkov:
+    """What rollout buffers share: advantages where steps have durations."""
+
+    durations: NDArray[Any] | None = None
+
+    def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: NDArray[Any]) -> None:
+        """Advantages and returns of a full buffer.
+
+        With d the duration of a step: δ = r + γ^d V(s') - V(s) and A = δ + (γ λ)^d A(s').
+
+        Args:
+            last_values: Values of the last observations.
+            dones: Whether the last steps ended episodes, (B,).
+        """
+        me: Any = self
+        if self.durations is None:
+            before: Any = super()
+            before.compute_returns_and_advantage(last_values, dones)
+            return
+        discounts = (me.gamma**self.durations).astype(np.float32)
+        decays = ((me.gamma * me.gae_lambda) ** self.durations).astype(np.float32)
+        values = np.concatenate((me.values, last_values.numpy().reshape(1, -1)))
+        goes_on = 1.0 - np.concatenate((me.episode_starts[1:], dones.reshape(1, -1))).astype(np.float32)
+        deltas = me.rewards + discounts * values[1:] * goes_on - me.values
+        advantage = np.zeros(me.n_envs, dtype=np.float32)
+        for step in range(me.buffer_size - 1, -1, -1):
+            advantage = deltas[step] + decays[step] * goes_on[step] * advantage
+            me.advantages[step] = advantage
+        me.returns = me.advantages + me.values
+
+
+class BatchedRolloutBuffer(_SemiMarkov, RolloutBuffer):
     """SB3's buffer, with minibatches picked by PyTorch and drawn by ``rng``."""
 
     rng: np.random.Generator
@@ -71,7 +110,7 @@ class BatchedRolloutBuffer(RolloutBuffer):
             yield RolloutBufferSamples(*(x[order[start : start + (batch_size or n)]] for x in tensors))
 
 
-class MaskedRolloutBuffer(MaskableRolloutBuffer):
+class MaskedRolloutBuffer(_SemiMarkov, MaskableRolloutBuffer):
     """sb3-contrib's buffer, likewise."""
 
     rng: np.random.Generator
@@ -92,9 +131,23 @@ class MaskedRolloutBuffer(MaskableRolloutBuffer):
 
 
 class BatchedReplayBuffer(ReplayBuffer):
-    """SB3's buffer, sampled by ``rng``."""
+    """SB3's buffer, sampled by ``rng``; with ``durations`` of steps where their infos have them.
+
+    Attributes:
+        gamma: Discount of an interval, for steps that have durations.
+    """
 
     rng: np.random.Generator
+    gamma: float
+    durations: NDArray[np.float32] | None = None
+
+    def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: Any) -> None:
+        """Keep a transition of every environment."""
+        if "duration" in infos[0]:
+            if self.durations is None:
+                self.durations = np.ones((self.buffer_size, self.n_envs), dtype=np.float32)
+            self.durations[self.pos] = [info["duration"] for info in infos]
+        super().add(obs, next_obs, action, reward, done, infos)
 
     def sample(self, batch_size: int, env: Any = None) -> ReplayBufferSamples:
         """Transitions drawn uniformly, with replacement."""
@@ -107,6 +160,7 @@ class BatchedReplayBuffer(ReplayBuffer):
             self.next_observations[rows, games],
             ended.astype(np.float32).reshape(-1, 1),
             self.rewards[rows, games].reshape(-1, 1),
+            *(() if self.durations is None else (self.gamma ** self.durations[rows, games].reshape(-1, 1),)),
         )
         return ReplayBufferSamples(*(torch.from_numpy(array) for array in arrays))
 
@@ -152,8 +206,9 @@ class _OnPolicy(_Batched):
         me.policy.set_training_mode(False)
         rollout_buffer.reset()
         rollout_buffer.rng = self.rng
+        rollout_buffer.durations = None
         callback.on_rollout_start()
-        for _ in range(n_rollout_steps):
+        for step in range(n_rollout_steps):
             masks = {"action_masks": env.action_masks()} if self.masked else {}
             with torch.no_grad():
                 actions, values, log_probs = me.policy(torch.from_numpy(me._last_obs), **masks)
@@ -163,8 +218,13 @@ class _OnPolicy(_Batched):
             callback.update_locals(locals())
             if not callback.on_step():
                 return False
+            durations = getattr(env, "durations", None)
+            if durations is not None:
+                if step == 0:
+                    rollout_buffer.durations = np.empty((n_rollout_steps, env.num_envs))
+                rollout_buffer.durations[step] = durations
             if self.reward_scale is not None:
-                rewards = self.reward_scale(rewards, dones)
+                rewards = self.reward_scale(rewards, dones, durations)
             if dones.any():
                 self._end_episodes(rewards, dones, infos)
             last = me._last_obs, chosen.reshape(-1, 1), rewards, me._last_episode_starts, values, log_probs
@@ -190,7 +250,8 @@ class _OnPolicy(_Batched):
             last = np.stack([infos[i]["terminal_observation"] for i in cut])
             with torch.no_grad():
                 values = me.policy.predict_values(torch.from_numpy(last)).numpy()[:, 0]
-            rewards[cut] += me.gamma * values
+            durations = np.array([infos[i].get("duration", 1.0) for i in cut], dtype=np.float32)
+            rewards[cut] += me.gamma**durations * values
 
 
 class BatchedPPO(_OnPolicy, PPO):
@@ -244,5 +305,5 @@ class BatchedDQN(_Batched, DQN):
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """SB3's update, on samples that this algorithm's generator draws."""
         buffer: Any = self.replay_buffer
-        buffer.rng = self.rng
+        buffer.rng, buffer.gamma = self.rng, self.gamma
         super().train(gradient_steps, batch_size)

@@ -2,10 +2,11 @@
 
     PPO(ActorCriticNetPolicy, PlacementVecEnv(256, flat=True), policy_kwargs={"network": "equivariant"})
 
-Environments with ``observation="slots"`` need ``"observation": "slots"`` in ``policy_kwargs``, too.
+Environments with ``observation="slots"`` need ``"observation": "slots"`` in ``policy_kwargs``, too; clusters
+played by candidates ``"observation": "candidates", "network": "scorer"``.
 Observations may be flat or the Dict of the environment. Legal actions are read off the observation (its
-column ``fits``), so that plain PPO, A2C and DQN never choose, and never bootstrap from, an illegal node;
-MaskablePPO takes the environment's masks, which also cover actions besides the nodes.
+column ``fits`` or ``offered``), so that plain PPO, A2C and DQN never choose, and never bootstrap from, an
+illegal one; MaskablePPO takes the environment's masks, which also cover actions besides the nodes.
 """
 
 from __future__ import annotations
@@ -26,18 +27,16 @@ from torch.nn.functional import log_softmax
 from virtgym.envs.errors import ConfigError
 
 from ..ties import choose_first_best
-from .architecture import Architecture, Layout
+from .architecture import CANDIDATES, PARTS, Architecture, Layout
 from .networks import MASKED, Network, build_network, fits_mask
-
-PARTS = ("nodes", "request", "globals", "window")
 
 
 def flatten_observation(observation: Any) -> Tensor:
     """A flat observation of a Dict one; a flat one stays."""
     if isinstance(observation, dict):
-        return torch.cat(
-            [torch.as_tensor(observation[part]) for part in PARTS if part in observation], dim=-1
-        )
+        task = "cluster" if CANDIDATES in observation else "placement"
+        parts = [part for part in (*PARTS[task], "window") if part in observation]
+        return torch.cat([torch.as_tensor(observation[part]) for part in parts], dim=-1)
     return torch.as_tensor(observation)
 
 
@@ -55,24 +54,24 @@ def describe_network(
     Args:
         observation_space: Its observations, flat or a Dict.
         action_space: Its actions.
-        network: One of ``NETWORKS``.
+        network: One of those in ``NETWORKS``.
         hidden: Widths of hidden layers.
         activation: One of ``ACTIVATIONS``.
         queue_window: The environment's, which a flat observation does not tell.
-        observation: Likewise, one of ``OBSERVATIONS``.
+        observation: Likewise: ``candidates``, or one of ``OBSERVATIONS``.
 
     Raises:
-        ConfigError: If the environment is no placement environment, or the network is impossible.
+        ConfigError: If the environment is of another kind, or the network is impossible.
     """
     if not isinstance(action_space, spaces.Discrete):
         raise ConfigError(f"action space {action_space}: these networks score the actions of a Discrete one")
     layout = Layout.current(observation, queue_window)
-    n_nodes = layout.n_nodes(int(spaces.flatdim(observation_space)))
+    n_nodes = layout.n_rows(int(spaces.flatdim(observation_space)))
     n_extra = int(action_space.n) - n_nodes
     fixed = n_nodes if network == "mlp" else 0
     if n_extra < 0:
         raise ConfigError(
-            f"action space {action_space}: has fewer actions than the {n_nodes} nodes "
+            f"action space {action_space}: has fewer actions than the {n_nodes} rows "
             f"of an observation={observation}"
         )
     made = Architecture(network, *layout.sizes, fixed, n_extra, tuple(hidden), activation)
@@ -174,13 +173,13 @@ class _NetMixin(_Described):
 
 
 class ActorCriticNetPolicy(_NetMixin, ActorCriticPolicy):
-    """Policy of PPO and A2C that never chooses a node where the request does not fit.
+    """Policy of PPO and A2C that never chooses an illegal action.
 
     Args:
-        observation_space: Of a placement environment.
+        observation_space: Of the environment.
         action_space: Its actions.
         lr_schedule: Learning rate by remaining progress.
-        network: ``equivariant`` or ``mlp``.
+        network: ``equivariant``, ``scorer`` or ``mlp``.
         hidden: Widths of hidden layers.
         activation: ``relu`` or ``tanh``.
         queue_window: The environment's.
@@ -210,10 +209,10 @@ class MaskableNetPolicy(_NetMixin, MaskableActorCriticPolicy):
     """Policy of MaskablePPO; without masks it reads them off the observation.
 
     Args:
-        observation_space: Of a placement environment.
+        observation_space: Of the environment.
         action_space: Its actions.
         lr_schedule: Learning rate by remaining progress.
-        network: ``equivariant`` or ``mlp``.
+        network: ``equivariant``, ``scorer`` or ``mlp``.
         hidden: Widths of hidden layers.
         activation: ``relu`` or ``tanh``.
         queue_window: The environment's.
@@ -244,12 +243,12 @@ class MaskableNetPolicy(_NetMixin, MaskableActorCriticPolicy):
 
 
 class NetQNetwork(QNetwork):
-    """Action values, very low where the request does not fit: neither played nor bootstrapped from.
+    """Action values, very low where illegal: neither played nor bootstrapped from.
 
     Args:
         architecture: The network.
         layout: Columns of its observations.
-        observation_space: Of a placement environment.
+        observation_space: Of the environment.
         action_space: Its actions.
     """
 
@@ -280,10 +279,10 @@ class QNetPolicy(_Described, DQNPolicy):
     """Policy of DQN.
 
     Args:
-        observation_space: Of a placement environment.
+        observation_space: Of the environment.
         action_space: Its actions.
         lr_schedule: Learning rate by remaining progress.
-        network: ``equivariant`` or ``mlp``.
+        network: ``equivariant``, ``scorer`` or ``mlp``.
         hidden: Widths of hidden layers.
         activation: ``relu`` or ``tanh``.
         queue_window: The environment's.

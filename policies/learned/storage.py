@@ -25,7 +25,7 @@ from virtgym.envs.arrays import F4
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.files import one_line, read_arrays, read_bytes, write_atomically
 
-from .architecture import MOST_WEIGHTS, Architecture, Layout, Shape
+from .architecture import MOST_WEIGHTS, NETWORKS, Architecture, Layout, Shape
 
 FORMAT, FORMAT_VERSION = "virtgym-agent", 1
 META, WEIGHTS = "agent.json", "weights.npz"
@@ -59,6 +59,10 @@ class Member:
         a = self.architecture
         if self.scores not in SCORES:
             raise ConfigError(f"scores={self.scores}: must be one of {', '.join(SCORES)}")
+        if a.network not in NETWORKS[self.layout.task]:
+            raise ConfigError(
+                f"columns: {', '.join(self.layout.parts)} are not what network={a.network} reads"
+            )
         if (a.n_node, a.n_request, a.n_globals) != self.layout.sizes:
             raise ConfigError("columns: not as many as the architecture reads")
         object.__setattr__(self, "weights", _check_weights(a, self.weights))
@@ -71,7 +75,8 @@ class Agent:
     Attributes:
         members: Its networks; several are an ensemble, whose log-probabilities (or values) are averaged.
         task: Kind of environment that it plays.
-        protocol: The configuration that it was trained on, fields of ``PlacementConfig``.
+        protocol: The configuration that it was trained on: fields of ``PlacementConfig``; for clusters the
+            arguments of ``Cluster-v0`` that decide what is observed and what actions mean.
         training: How it was trained: learner, scenario, seed, steps, validation.
         versions: Versions of the packages that trained it.
     """
@@ -90,6 +95,9 @@ class Agent:
             found = {getattr(m, key, None) or getattr(m.architecture, key, None) for m in self.members}
             if len(found) > 1:
                 raise ConfigError(f"members: {key} must be the same in all of an ensemble")
+        for task in (m.layout.task for m in self.members):
+            if task != self.task:
+                raise ConfigError(f"task {self.task}: the columns are those of an agent for {task}")
 
 
 def _check_weights(architecture: Architecture, weights: Mapping[str, NDArray[Any]]) -> dict[str, F4]:
@@ -261,6 +269,8 @@ def merge_agents(
         raise ConfigError("folders: an ensemble needs at least one agent")
     if len({agent.task for agent in agents}) > 1:
         raise ConfigError("folders: agents of different tasks make no ensemble")
+    if agents[0].task == "cluster" and any(agent.protocol != agents[0].protocol for agent in agents):
+        raise ConfigError("folders: agents of clusters with different settings of env make no ensemble")
     merged = Agent(
         tuple(member for agent in agents for member in agent.members),
         agents[0].task,

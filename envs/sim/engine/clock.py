@@ -267,6 +267,17 @@ def segment_end(p: ClusterParams, start_s: float, until_s: float) -> float:
 
 
 @kernel
+def step_end(now_s: float, step_s: float, interval_s: float, horizon_s: float) -> float:
+    """When a step ends that begins now, s; cut at the horizon.
+
+    Sums of floats drift; an event exactly at a decision must not fall to the other side of it.
+    """
+    until = min(now_s + step_s, horizon_s)
+    on_grid = np.rint(until / interval_s) * interval_s
+    return min(on_grid, horizon_s) if abs(until - on_grid) <= 1e-9 * interval_s else until
+
+
+@kernel
 def advance(p: ClusterParams, s: ClusterState, until_s: float) -> None:
     """Run the cluster up to a time; nothing is decided on the way but arrivals.
 

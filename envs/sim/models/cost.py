@@ -16,7 +16,10 @@ import numpy as np
 
 from ...arrays import F8, I1
 from ...checks import need, need_not_negative, need_positive, need_share
+from ...jit.kernels import kernel
 from ...jit.records import Place, Record
+from ..state.accumulators import Totals
+from .carbon import J_PER_KWH
 
 VM_CLASSES = ("best_effort", "standard", "critical")
 """Service classes; a VM's class is an index into them."""
@@ -133,6 +136,27 @@ def class_values(table: ClassWeights | LatencyTargets, vm_class: I1) -> F8:
 
 TERMS: tuple[str, ...] = ("energy", "unserved", "outage", "latency", "dropped", "migrations", "carbon")
 """The terms of the cost, in the order of the formula."""
+
+
+@kernel
+def write_cost(unit: Prices, pue: float, t: Totals, terms: F8) -> None:
+    """What running totals, or the difference of two, cost.
+
+    Args:
+        unit: From ``prices_of``.
+        pue: Energy of the site / energy of the hosts.
+        t: ``ClusterState.totals``, or what an interval added to them.
+        terms: Written, by ``TERMS``.
+    """
+    outage = unit.outage * t.w_down_s / 3600.0
+    terms[0] = unit.energy * pue * t.energy_j / J_PER_KWH
+    terms[1] = unit.unserved * t.w_missed / MHZ_S_PER_GHZ_H
+    terms[2] = outage + unit.interruption * t.w_interruptions
+    terms[3] = unit.latency * t.w_latency / 3600.0
+    terms[4] = unit.dropped * t.net_dropped / MBIT_PER_GB
+    terms[5] = unit.migration * t.mig_started
+    terms[6] = unit.carbon * t.carbon_g / 1000.0
+
 
 GATE_OK = "ok"
 """The gate of a run that is ranked."""

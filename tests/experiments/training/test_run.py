@@ -25,7 +25,7 @@ from virtgym.experiments.cli.commands import main
 from virtgym.experiments.training import agents as train_agents
 from virtgym.experiments.training.agents import AgentConfig
 from virtgym.experiments.training.compose import compose_training
-from virtgym.experiments.training.learners import TrainTask
+from virtgym.experiments.training.placement_task import PlacementTrainTask
 from virtgym.policies import make_policy
 from virtgym.policies.learned.architecture import Architecture, Layout
 from virtgym.policies.learned.storage import Member, load_agent
@@ -213,13 +213,13 @@ class Bomb:
 
 def half_done(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder with a checkpoint: a training that broke down after its first ones."""
-    import virtgym.experiments.training.train as module
+    from virtgym.experiments.training.placement_task import PlacementTrainTask
 
     def fail(*_: Any) -> None:
         raise RuntimeError("power cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "compare_with_rules", fail)
+        patch.setattr(PlacementTrainTask, "compare_with_rules", fail)
         assert train(*PPO, f"out={out}") == 1
     assert (out / "checkpoint.npz").exists()
 
@@ -255,7 +255,7 @@ def test_a_checkpoint_is_never_unpickled(
         (["totaltimesteps=5"], ["totaltimesteps", "did you mean total_timesteps?"]),
         (["num_envs=0"], ["num_envs=0", "at least 1"]),
         (["reward=money"], ["reward=money", "delay"]),
-        (["scenario=demo"], ["scenario=demo", "kind placement"]),
+        (["scenario=planetlab_cloudsim3"], ["is of kind replica", "kind placement, cluster"]),
         (["scenario.trainrows=[0,5]"], ["scenario.trainrows", "did you mean train_rows?"]),
         (["initial=no/such/agent"], ["no/such/agent", "no such file"]),
         (["import=no/such.zip", "agent=ppo"], ["import=no/such.zip", "cannot be read"]),
@@ -268,7 +268,7 @@ def test_a_users_mistake_is_one_line(
     arguments: list[str], parts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keep = [a for a in TINY if a.split("=")[0] not in {b.split("=")[0] for b in arguments}]
-    if any(a == "scenario=demo" for a in arguments):
+    if any(a == "scenario=planetlab_cloudsim3" for a in arguments):
         keep = [a for a in keep if not a.startswith("scenario.")]
     with (
         pytest.warns(UserWarning, match="may run any code")
@@ -398,7 +398,7 @@ class CoinConfig(AgentConfig):
 class CoinLearner:
     """Draws weights at random: the least that the protocol of learners asks for."""
 
-    def __init__(self, task: TrainTask, config: CoinConfig) -> None:
+    def __init__(self, task: PlacementTrainTask, config: CoinConfig) -> None:
         self.timesteps = 0
         self.rng = np.random.default_rng(task.seed)
         sizes = Layout.current().sizes
@@ -552,7 +552,7 @@ def test_validation_prefers_no_agent_that_leaves_requests_behind(monkeypatch: py
 
     from virtgym.envs.scenarios.placement import build_placement_scenario
     from virtgym.experiments.run.placement_rollout import play_windows
-    from virtgym.experiments.training import validation as train_validation
+    from virtgym.experiments.training import placement_task as train_validation
     from virtgym.policies.learned.comparisons import STUCK_S
 
     validation = train_validation.Validation(build_placement_scenario("demo_placement", seed=0), 3600.0)

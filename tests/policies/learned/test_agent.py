@@ -32,6 +32,7 @@ from virtgym.policies.learned import (
     merge_agents,
     save_agent,
 )
+from virtgym.policies.learned.architecture import PARTS
 
 
 def member(
@@ -51,7 +52,7 @@ def member(
 
 
 def scores_of(policy: LearnedPolicy, seen: dict[str, Any], mask: Any) -> Any:
-    return policy.scores(seen["nodes"], seen["request"], seen["globals"], mask)
+    return policy.scores([seen[part] for part in PARTS["placement"]], mask)
 
 
 def assert_same_odds(got: Any, want: Any, mask: Any) -> None:
@@ -120,7 +121,7 @@ def test_drawn_actions_follow_the_probabilities() -> None:
     many = {key: np.repeat(value, n, axis=0) for key, value in observation.items()}
     policy.reset(None, np.random.default_rng(5))
     actions, _ = policy.predict(many, deterministic=False, action_masks=np.repeat(mask, n, axis=0))
-    scores = policy.scores(observation["nodes"], observation["request"], observation["globals"], mask)[0]
+    scores = scores_of(policy, observation, mask)[0]
     odds = np.exp(scores - scores.max())
     want = odds / odds.sum()
     got = np.bincount(actions, minlength=10) / n
@@ -143,8 +144,7 @@ def test_columns_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent saved before columns were added, or moved, sees the same as before."""
     old = member()
     _, observation, mask = observe()
-    args: tuple[Any, Any, Any] = (observation["nodes"], observation["request"], observation["globals"])
-    before = LearnedPolicy(Agent((old,))).scores(*args, mask)
+    before = scores_of(LearnedPolicy(Agent((old,))), observation, mask)
 
     def wider_columns(kind: str = "basic") -> dict[str, Any]:
         columns = observation_columns(kind)
@@ -155,9 +155,9 @@ def test_columns_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         return {**columns, "nodes": columns["nodes"][1:]}
 
     monkeypatch.setattr(architecture_module, "observation_columns", wider_columns)
-    nodes = args[0].reshape(6, 10, -1)
+    nodes = observation["nodes"].reshape(6, 10, -1)
     wider = np.concatenate((np.full((6, 10, 1), 9.0, np.float32), nodes), axis=2).reshape(6, -1)
-    after = LearnedPolicy(Agent((old,))).scores(wider, args[1], args[2], mask)
+    after = scores_of(LearnedPolicy(Agent((old,))), {**observation, "nodes": wider}, mask)
     np.testing.assert_array_equal(before, after)
     monkeypatch.setattr(architecture_module, "observation_columns", fewer_columns)
     with pytest.raises(ConfigError, match=r"reads the column nodes\.free_cores"):
@@ -196,7 +196,7 @@ def test_members_with_different_columns_make_an_ensemble(tmp_path: Path) -> None
 def test_a_layout_is_told_by_the_width_of_the_cluster(kind: str) -> None:
     for rows in (1, 2, 3, 4, 7):
         layout = Layout.current(kind, rows)
-        assert Layout.of_width(len(layout.globals)) == layout
+        assert Layout.of_width(layout.sizes[2]) == layout
         assert layout.observation() == kind
     with pytest.raises(ConfigError, match="12 values of the cluster"):
         Layout.of_width(12)
@@ -208,12 +208,11 @@ def test_an_ensemble_averages_log_probabilities(tmp_path: Path) -> None:
     merged = merge_agents([tmp_path / "0", tmp_path / "1"], tmp_path / "both")
     assert [t["seed"] for t in load_agent(tmp_path / "both").training["ensemble_of"]] == [0, 1]
     _, observation, mask = observe()
-    args: tuple[Any, Any, Any] = (observation["nodes"], observation["request"], observation["globals"])
     logs = []
     for seed in (0, 1):
-        raw = LearnedPolicy(load_agent(tmp_path / str(seed))).scores(*args, mask).astype(np.float64)
+        raw = scores_of(LearnedPolicy(load_agent(tmp_path / str(seed))), observation, mask).astype(np.float64)
         logs.append(raw - np.log(np.exp(raw).sum(axis=1, keepdims=True)))
-    got = LearnedPolicy(merged).scores(*args, mask)
+    got = scores_of(LearnedPolicy(merged), observation, mask)
     assert_same_odds(got, sum(logs) / 2, mask)
     assert np.isneginf(got[~mask]).all()
 

@@ -166,7 +166,7 @@ def digest() -> str:
             for b in (1, 3, 64):
                 seen = {k: rng.normal(size=(b, n)).astype(np.float32) for k, n in sizes.items()}
                 mask = rng.random((b, 10 + extra)) < 0.6
-                whole.update(policy.scores(seen["nodes"], seen["request"], seen["globals"], mask).tobytes())
+                whole.update(policy.scores([*seen.values()], mask).tobytes())
                 whole.update(policy.predict(seen, action_masks=mask)[0].tobytes())
     return whole.hexdigest()
 

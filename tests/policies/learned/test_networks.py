@@ -135,15 +135,15 @@ def test_the_network_is_as_wide_as_the_observation_space() -> None:
         int(np.prod(space.shape or (0,))) for space in PlacementObserver.space(PlacementConfig()).values()
     )
     assert batch(5).shape[1] == width
-    assert Layout.current().n_nodes(width) == 10
+    assert Layout.current().n_rows(width) == 10
     with pytest.raises(ConfigError, match="for each of 2N nodes"):
-        Layout.current().n_nodes(width + 1)
+        Layout.current().n_rows(width + 1)
 
 
 def test_the_mask_is_read_off_the_observation() -> None:
     layout = Layout.current()
     x = np.zeros((2, batch(5).shape[1]), dtype=np.float32)
-    x[0, layout.nodes.index("fits") + 3 * SIZES["n_node"]] = 1.0
+    x[0, layout.rows.index("fits") + 3 * SIZES["n_node"]] = 1.0
     want = np.zeros((2, 10), dtype=bool)
     want[0, 3] = True
     np.testing.assert_array_equal(fits_mask(torch.from_numpy(x), layout), want)

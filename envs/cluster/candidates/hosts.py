@@ -1,0 +1,103 @@
+"""Which host next: ranks of hosts, and where a VM fits best."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...arrays import F8
+from ...jit.kernels import kernel
+from ...jit.sorting import sort_ascending
+from ...sim.engine.orders import check_fit, check_move
+from ...sim.guarantee import check_rules
+from ...sim.state.cluster_state import MIG_NONE, PENDING, RUNNING
+from ...sim.state.parameters import ClusterParams
+from .buffers import CandidateBuffers
+
+
+@kernel
+def take_least(key: F8, n: int) -> Any:
+    """The first of n entries with the smallest finite key, which becomes inf; -1 = none is left."""
+    best = -1
+    least = np.inf
+    for i in range(n):
+        if key[i] < least:
+            least, best = key[i], i
+    if best >= 0:
+        key[best] = np.inf
+    return best
+
+
+@kernel
+def may_take(p: ClusterParams, c: CandidateBuffers, v: int, h: int) -> bool:
+    """Whether a VM may move or start on a host, by orders and by rules; admission says whether it starts."""
+    code = check_fit(p, c, v, h) if c.vm_state[v] == PENDING else check_move(p, c, v, h)
+    if code == 0 and p.has_rules:
+        code = check_rules(p, c, v, h)
+    return bool(code == 0)
+
+
+@kernel
+def best_host(
+    p: ClusterParams, c: CandidateBuffers, v: int, fill: float, cpu_fill: float, used: bool, spread: bool
+) -> Any:
+    """Where a VM fits best: the fullest host that stays within the fills, or with ``spread`` the emptiest.
+
+    Args:
+        p: Parameters.
+        c: Buffers: the draft and the loads on it.
+        v: VM, running or waiting.
+        fill: Share of memory up to which it may fill a host.
+        cpu_fill: Share of CPU, of demand as planned for.
+        used: Whether only hosts that hold VMs come into question.
+        spread: Whether to take the emptiest.
+
+    Returns:
+        Host, -1 = none.
+    """
+    best, source = -1, c.vm_host[v]
+    sign = -1.0 if spread else 1.0
+    best_score = -np.inf
+    mem, vcpus, mhz = p.vm_mem_mib[v], p.vm_vcpus[v], c.vm_risk[v]
+    for h in range(c.takes.shape[0]):
+        if not c.takes[h] or h == source or (used and c.new_home[h] == 0):
+            continue
+        share = (c.new_mem[h] + mem) * p.host_inv_mem[h]
+        if share > fill:
+            continue
+        load = (c.new_risk[h] + min(mhz, vcpus * p.host_core_mhz[h])) * p.host_inv_cpu[h]
+        if load > cpu_fill:
+            continue
+        score = sign * (share if c.now.by_memory else load)
+        if score > best_score and may_take(p, c, v, h):
+            best, best_score = h, score
+    return best
+
+
+@kernel
+def list_vms(p: ClusterParams, c: CandidateBuffers, h: int) -> Any:
+    """List the VMs of a host that may move, the largest first, in ``c.list``.
+
+    Returns:
+        How many, and whether all that stay are among them: then the host can be emptied.
+    """
+    n, all_move = 0, True
+    v = c.host_head[h]
+    while v >= 0:
+        if c.vm_mig[v] == MIG_NONE:
+            if c.vm_state[v] == RUNNING:
+                c.list[n] = v
+                c.vm_key[v] = -(p.vm_mem_mib[v] if c.now.by_memory else c.vm_risk[v])
+                n += 1
+            else:
+                all_move = False
+        v = c.vm_next[v]
+    sort_ascending(c.list, c.vm_key, n, c.other)
+    return n, all_move
+
+
+@kernel
+def idle_w(p: ClusterParams, h: int) -> Any:
+    """Power of a host that is on and does nothing, W."""
+    return p.power_w[p.host_type[h], 0]

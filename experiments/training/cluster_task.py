@@ -1,0 +1,154 @@
+"""Training on clusters: days to learn on, days to validate on, and the rules to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from virtgym.envs.cluster.candidates.settings import CandidateSettings
+from virtgym.envs.scenarios.scenario import Scenario
+from virtgym.policies.learned.agent import LearnedPolicy, env_options
+from virtgym.policies.learned.architecture import CANDIDATES, ENV_OPTIONS
+from virtgym.policies.learned.storage import Agent, Member
+
+from ..config.overrides import PolicySpec
+from ..run.cell import load_scenario, make_cell, run_cell
+from ..run.fingerprint import trace_digest
+from ..run.rollout import make_env, rollout
+from ..run.rows import rows_frame
+from ..suite.tasks import load_suite
+from .learners import TrainTask
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RULES: tuple[str, ...] = ("static", "drs", "dpm", "platform")
+"""Rules that a trained agent is compared with at the end: one of each kind, and all of them together."""
+
+_REAL_DAYS = 3
+"""Seeds of validation on a trace that is read: the load is the same, so that less differs between seeds."""
+
+
+def validation_seeds(scenario: Scenario) -> list[int]:
+    """Seeds of the days that agents are validated on: the suite's split of this name, whatever the scenario.
+
+    Training draws its days from a generator of its own, of 2³¹ seeds; that it ever meets one of these is as
+    good as impossible.
+    """
+    seeds = load_suite("virtgym-1").validation.seeds
+    return seeds if scenario.config.trace.path is None else seeds[:_REAL_DAYS]
+
+
+class ClusterValidation:
+    """Plays agents on days that training does not play.
+
+    The objective, which is to be small, is the mean over days of minus the episode's return: with the default
+    reward the cost of a day.
+
+    Args:
+        task: The task.
+    """
+
+    def __init__(self, task: ClusterTrainTask) -> None:
+        self.task = task
+        self.seeds = validation_seeds(task.scenario)
+
+    @property
+    def unit(self) -> str:
+        """What an objective is, for people."""
+        return f"{self.task.scenario.cluster.cost.unit} a day" if not self.task.reward else "minus return"
+
+    @cached_property
+    def _envs(self) -> list[Any]:
+        """An environment for each day."""
+        scenarios = [load_scenario(asdict(self.task.scenario.config), seed) for seed in self.seeds]
+        return [make_env(one, reward=self.task.reward, **self.task.options) for one in scenarios]  # type: ignore[arg-type]
+
+    def __call__(self, members: Sequence[Member]) -> float:
+        """The objective of an agent."""
+        policy = LearnedPolicy(Agent(tuple(members), "cluster", self.task.protocol))
+        played = [rollout(env, policy, seed, heat=False) for env, seed in zip(self._envs, self.seeds)]
+        return -sum(one.episode_return for one in played) / len(played)
+
+
+@dataclass(frozen=True)
+class ClusterTrainTask(TrainTask):
+    """A cluster to be operated: a generated day anew in each episode, or one trace with different seeds.
+
+    Attributes:
+        env: Arguments of the environment, those of ``schema.ENV_KEYS``.
+    """
+
+    kind: ClassVar[str] = "cluster"
+    scenario: Scenario
+    env: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what no agent's folder could say.
+
+        Raises:
+            ConfigError: Naming the key.
+        """
+        env_options("env", self.options)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of the environment that decide what is observed and what actions mean."""
+        given = {key: value for key, value in self.env.items() if key in ENV_OPTIONS and value is not None}
+        offered = CandidateSettings.of(given.get("candidates")).plain()
+        return {**given, "actions": CANDIDATES, "candidates": offered}  # in full: defaults may change one day
+
+    @property
+    def reward(self) -> dict[str, float]:
+        """Weights of reward terms laid over the default; empty = minus the cost."""
+        return dict(self.env.get("reward") or {})
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """The same options, for the agent's folder."""
+        return self.options
+
+    def vec_env(self, *, flat: bool = True, observation: str = CANDIDATES) -> Any:
+        """Environments that draw a new day for each episode, where days are generated.
+
+        Args:
+            flat: Whether observations are vectors, or a Dict.
+            observation: ``candidates``.
+        """
+        from .single_envs import SingleEnvs
+
+        anew = self.scenario.config.trace.path is None
+        makers = [
+            lambda: make_env(self.scenario, reward=self.reward, resample_trace=anew, **self.options)
+        ] * self.num_envs
+        envs = SingleEnvs(makers, flat=flat)
+        envs.seed(self.seeds(3)[2])
+        return envs
+
+    def described(self) -> dict[str, Any]:
+        """With the reward and the seeds of the days of validation."""
+        return {
+            **super().described(),
+            "reward": self.reward,
+            "validation_seeds": validation_seeds(self.scenario),
+        }
+
+    def validation(self) -> ClusterValidation:
+        """Plays the days of ``validation_seeds``."""
+        return ClusterValidation(self)
+
+    def compare_with_rules(self, agent: Path) -> pd.DataFrame:
+        """Result rows of an agent's folder and of ``RULES`` on the days of validation."""
+        rows = []
+        for seed in validation_seeds(self.scenario):
+            day = load_scenario(asdict(self.scenario.config), seed)
+            for name in (str(agent), *RULES):
+                rows += run_cell(make_cell(day, PolicySpec(name)), seed).rows
+        return rows_frame(rows)
+
+    def fingerprint(self) -> str:
+        """Fingerprint of the load of the first day: where it is read, no configuration tells it."""
+        return trace_digest(self.scenario)
