@@ -17,6 +17,7 @@ from virtgym.envs.files import write_atomically
 from virtgym.envs.scenarios.placement import PlacementScenario
 from virtgym.envs.scenarios.scenario import Scenario
 from virtgym.policies.learned.architecture import Architecture, Layout
+from virtgym.policies.learned.safety import Safety
 from virtgym.policies.learned.storage import Agent, Member, load_agent, save_agent
 
 from ..run.cell import load_scenario
@@ -129,8 +130,14 @@ class _Training:
         self.history, self.best = found.state["history"], found.state["best"]
         self.wall_s = float(found.state["wall_s"])
         self.members = tuple(
-            Member(Architecture.from_dict(a), Layout.from_dict(c), found.part(f"best/{i}"), scores)
-            for i, (a, c, scores) in enumerate(found.state["members"])
+            Member(
+                Architecture.from_dict(a),
+                Layout.from_dict(c),
+                found.part(f"best/{i}"),
+                scores,
+                Safety.from_dict(safety),
+            )
+            for i, (a, c, scores, safety) in enumerate(found.state["members"])
         )
         self._save_best()  # the process may have been killed while it did
 
@@ -237,7 +244,10 @@ class _Training:
         every = {f"learner/{name}": array for name, array in arrays.items()}
         for i, m in enumerate(self.members):
             every |= {f"best/{i}/{name}": array for name, array in m.weights.items()}
-        members = [(m.architecture.to_dict(), m.layout.to_dict(), m.scores) for m in self.members]
+        members = [
+            (m.architecture.to_dict(), m.layout.to_dict(), m.scores, m.safety and m.safety.to_dict())
+            for m in self.members
+        ]
         known = {"learner": state, "history": self.history, "best": self.best, "wall_s": self.wall_s}
         self.folder.write_checkpoint(Checkpoint(every, {**known, "members": members}))
 

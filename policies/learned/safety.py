@@ -5,9 +5,9 @@ and later makes one VM of 64 cores, and all behind it, wait for hours. So each o
 that of a rule, and is played only if
 
 - its score is better than that of the rule's node by more than ``margin``, and
-- for no shape in ``shapes`` it leaves less room than the rule's node would: neither fewer hosts that take a VM
-  of this shape, nor more *lack* on the host that lacks least. The lack is what the two nodes of a host miss,
-  each as a share of what the shape asks of a node (cores or memory, whichever misses more).
+- for no shape in ``shapes`` it leaves less room than the rule's node would: neither fewer hosts that take
+  a VM of this shape, nor more *lack* on the host that lacks least. The lack is what the two nodes of a host
+  miss, each as a share of what the shape asks of a node (cores or memory, whichever misses more).
 
 The second condition keeps the emptiest host clear where no host is empty, too: a large VM then waits until
 the host that lacks least has lost enough of its VMs.
@@ -18,8 +18,8 @@ Everything is worked out from one game's observation (``SafePlayer``) or its sta
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,6 +91,17 @@ class Safety:
         return {"rule": self.rule, "margin": self.margin, "shapes": [list(shape) for shape in self.shapes]}
 
 
+def most_cautious(safeties: Sequence[Safety | None]) -> Safety | None:
+    """The safety of an ensemble: the greatest margin; None if no member has one.
+
+    Raises:
+        ConfigError: If members differ in whether they have one, in the rule or in the shapes.
+    """
+    if len({s and (s.rule, s.shapes) for s in safeties}) > 1:
+        raise ConfigError("members: safety must have the same rule and shapes in all of an ensemble")
+    return max(safeties, key=lambda s: s.margin if s else 0.0)
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -106,18 +117,21 @@ class SafetyTable(NamedTuple):
     keys: U8  # (1,) not used: no rule here draws
 
 
-def make_safety_table(safety: Safety, config: PlacementConfig) -> Any:
+def make_safety_table(safety: Safety | None, config: PlacementConfig) -> Any:
     """Bring a safety into the form of the kernels, as a handle.
 
     Args:
-        safety: The safety.
+        safety: The safety; None = a table with a margin below 0, which stands for none.
         config: Cluster and protocol, which say what is double.
     """
-    sizes = np.array(safety.shapes, dtype=np.float64).reshape(-1, 2)
+    rule, margin, shapes = (
+        (safety.rule, float(safety.margin), safety.shapes) if safety else ("first_fit", -1.0, ())
+    )
+    sizes = np.array(shapes, dtype=np.float64).reshape(-1, 2)
     double = sizes[:, 1] > config.double_above_gib
     asked = np.ascontiguousarray((sizes * np.where(double, 0.5, 1.0)[:, None]).T)
     table = SafetyTable(
-        PLACEMENT_RULES.index(safety.rule), np.array([float(safety.margin)]), asked[0], asked[1], double,
+        PLACEMENT_RULES.index(rule), np.array([margin]), asked[0], asked[1], double,
         np.zeros(1, dtype=np.uint64),
     )  # fmt: skip
     return make_handle("safety table", table)
@@ -216,8 +230,9 @@ class SafePlayer:
     def __init__(self, safety: Safety, config: PlacementConfig) -> None:
         if config.n_actions > 2 * config.n_hosts:
             raise ConfigError("safety: chooses nodes: play it with allow_reject=false and queue_window=1")
+        self.config = config
         self._table = make_safety_table(safety, config)
-        self._game = PlacementGames(_OneRequest(), config)
+        self._game = PlacementGames(_OneRequest(), replace(config, n_hosts=1))
         self._bind(0, 0)
 
     def _bind(self, n_games: int, n_nodes: int) -> None:
@@ -245,15 +260,15 @@ class SafePlayer:
         n, n_nodes = mask.shape
         if n_nodes != self._params.n_nodes or n > len(self._params.cores):
             self._bind(n, n_nodes)
-        rows = nodes.reshape(n, n_nodes, -1)
+        rows, asked_columns = nodes.reshape(n, n_nodes, -1), seen.columns[1]
         cluster = (self._params.node_cores, self._params.node_memory)
         names = ("free_cores", "free_memory"), ("cores", "memory")
         free = (self._state.free_cores, self._state.free_memory)
         asked = (self._params.cores, self._params.memory)
         for node_name, name, size, left, wanted in zip(*names, cluster, free, asked):
-            left[:n] = _amounts(rows[:, :, seen.nodes.index(node_name)], size)
-            wanted[:n] = _amounts(request[:, seen.request.index(name)], size)
-        self._params.double[:n] = request[:, seen.request.index("double")] > 0.5
+            left[:n] = _amounts(rows[:, :, seen.rows.index(node_name)], size)
+            wanted[:n] = _amounts(request[:, asked_columns.index(name)], size)
+        self._params.double[:n] = request[:, asked_columns.index("double")] > 0.5
         out = np.empty(n, dtype=np.int64)
         _choose_all(self._p, self._s, self._table, scores, mask, out)
         return out

@@ -236,6 +236,8 @@ TINY = (
         ("agent.probability=2", ["agent.probability=2", "at most 1"]),
         ("agent.average=1", ["agent.average=1", "below 1"]),
         ("agent.network=mlp", ["equivariant networks with relu only"]),
+        ("agent.safety=random", ["safety.rule=random", "must be one of first_fit"]),
+        ("agent.selection_share=1", ["agent.selection_share=1", "below 1"]),
         ("agent.populaton=3", ["no such key", "population"]),
         ("scenario.placement.protocol=fading", ["needs protocol=huawei_placement"]),
         ("scenario.placement.allow_reject=true", ["allow_reject=false"]),
@@ -298,6 +300,43 @@ def test_a_restored_learner_goes_on_to_the_bit() -> None:
         assert same_arrays(whole.arrays()[0], other.arrays()[0])
         assert whole.arrays()[1] == other.arrays()[1]
     assert not same_arrays(whole.arrays()[0], arrays)
+
+
+def test_streams_for_learning_and_for_selecting_share_no_row() -> None:
+    pytest.importorskip("torch")
+    trace = stream(1500)
+    scenario = toy_scenario(trace, SMALL)
+    whole = make_learner(scenario)
+    assert whole.learned is whole.selected
+    assert whole.safety is None
+    parts = make_learner(scenario, selection_share=0.4)
+    ends = parts.learned.firsts + parts.learned.lengths
+    assert ends.max() <= 900 <= parts.selected.firsts.min()
+    more = make_learner(scenario, selection_share=0.4, resampled=500, safety=FIRST_HOST)
+    learned, selected = (w.games.params for w in (more.learned, more.selected))
+    assert (learned.n_requests, selected.n_requests) == (900 + 500, 600 + 500)
+    np.testing.assert_array_equal(selected.lifetime[:600], trace.lifetime_s[900:])
+    assert more.safety.rule == FIRST_HOST
+    assert set(more.safety.shapes) == {(6.0, 1.0), (6.0, 4.0), (6.0, 8.0), (6.0, 20.0)} - {(6.0, 20.0)}
+
+
+@pytest.mark.parametrize("worse", [False, True])
+def test_the_margin_is_one_that_is_certainly_better_or_none_is_played(worse: bool) -> None:
+    """Where the rule spreads, an agent that packs is sure to gain; where it packs, nobody can gain."""
+    trace, config = fragments(200)
+    options: dict[str, Any] = {"rules": ["worst_fit", "random"], "base": "worst_fit", "average": 0.5}
+    options |= {"cost_scale_s": 100.0, "ent_coef": 0.0, "learning_rate": 1e-2, "selection_windows": 40}
+    learner = make_learner(
+        toy_scenario(trace, config), safety=FIRST_HOST if worse else "worst_fit", least_share=0.9,
+        margins=[0.0, 0.1], total=100_000, **options,
+    )  # fmt: skip
+    for _ in range(8):
+        learner.learn_chunk(1)
+    (member,) = learner.snapshot()
+    assert member.safety == learner.safety
+    assert member.safety.shapes == ()
+    assert member.safety.margin == (1e6 if worse else member.safety.margin)
+    assert worse or member.safety.margin in (0.0, 0.1)
 
 
 def fragments(n_cycles: int) -> tuple[RequestTrace, PlacementConfig]:
