@@ -218,8 +218,10 @@ class RolloutLearner:
         play_windows(*self.selected.handles, net, table, firsts, firsts + lengths, costs)
         return costs
 
-    def _select(self) -> None:
+    def _select(self) -> float:
         """Find the member, and with a safety its margin, that plays windows best.
+
+        Returns its trimmed mean of total waits, s, or with a safety the bound of what it exceeds the rule's.
 
         With a safety, best is who is most certainly better than the rule; if nobody is, the rule plays. The
         windows are drawn anew each time, from a generator of their own: looking changes nothing.
@@ -230,10 +232,10 @@ class RolloutLearner:
         if self.safety is None:
             costs = [trimmed_mean(self._play(i, firsts, lengths, None)) for i in range(len(self.means))]
             self.best = int(np.argmin(costs))
-            return
+            return float(min(costs))
         if self.blank:
             self.safety = replace(self.safety, margin=NEVER)
-            return
+            return 0.0
         rule, _ = run_windows(self.selected.games, firsts, self.safety.rule, lengths=lengths)
 
         def bound(i: int, margin: float) -> float:
@@ -246,6 +248,7 @@ class RolloutLearner:
         bounds = [bound(self.best, margin) for margin in c.margins]
         sure = min(bounds) < 0.0
         self.safety = replace(self.safety, margin=c.margins[int(np.argmin(bounds))] if sure else NEVER)
+        return min(0.0, *bounds)
 
     def _advantages(self, found: Comparisons) -> Tensor:
         """A of every action, 0 where it was not tried, (S, 2N)."""
