@@ -254,14 +254,13 @@ class RolloutConfig(AgentConfig):
         cost_cap_s: Costs are cut off here, s: the few worst games decide nothing else.
         average: Weight of the past in the moving average of the weights, per minibatch.
         population: Networks that learn from the same comparisons.
-        resampled: Further requests to learn from, resampled from the rows for training.
+        resampled: Requests, resampled from the rows for training, that select beside these rows.
         large_share: Share of them replaced by requests for more than half a node.
         safety: The rule that plays unless the agent is sure; empty = none.
         margins: Margins of the safety that are tried, in logits.
         least_share: Room is kept for the large requests that are at least this share of all.
-        selection_share: Share of the rows for training, the last ones, that select and do not teach.
-        selection_windows: Windows of these rows (0: of those that teach) that decide which network is the
-            policy: without a safety by the trimmed mean of waits, else with the margin by ``certainty``.
+        selection_windows: Windows that decide which network is the policy: without a safety by the trimmed
+            mean of waits, else together with the margin by ``certainty``.
         certainty: Confidence of being better than the safety's rule.
     """
 
@@ -286,9 +285,8 @@ class RolloutConfig(AgentConfig):
     resampled: int = 0
     large_share: float = 0.001
     safety: str = ""
-    margins: list[float] = field(default_factory=lambda: [0.03, 0.1, 0.2, 0.4])
+    margins: list[float] = field(default_factory=lambda: [0.02, 0.05, 0.1])
     least_share: float = 2e-4
-    selection_share: float = 0.0
     selection_windows: int = 500
     certainty: float = 0.9
 
@@ -313,7 +311,7 @@ class RolloutConfig(AgentConfig):
             if not self.margins:
                 raise ConfigError("agent.margins=[]: name at least one margin of the safety")
         super().check(task)
-        for key in ("selection_share", "certainty", "large_share", "least_share"):
+        for key in ("certainty", "large_share", "least_share"):
             if getattr(self, key) >= 1.0:
                 raise ConfigError(f"agent.{key}={getattr(self, key)}: must be below 1")
         for key in ("rule_share", "probability", "noise", "average"):

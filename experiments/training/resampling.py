@@ -1,11 +1,10 @@
-"""More requests to train on than there are: a stream resampled from the rows for training.
+"""More requests to judge an agent by than there are: a stream resampled from the rows for training.
 
 A few ten thousand rows hold some hundred windows that do not overlap, and a few dozen requests so large that
-everything waits behind them. What an agent learns from these alone it may learn by heart. A resampled stream
-is made of blocks of the rows, one after the other, in which arrivals come faster or more slowly, lifetimes
-are those of other requests of the same size, all of a block's lifetimes are longer or shorter, and requests
-that ask for more than half a node come more often. The course of arrivals and sizes within a block stays what
-it was.
+everything waits behind them: an agent may be better on these alone. A resampled stream is made of blocks of
+the rows, one after the other, in which arrivals come faster or more slowly, lifetimes are those of other
+requests of the same size, all of a block's lifetimes are longer or shorter, and requests that ask for more
+than half a node come more often. The course of arrivals and sizes within a block stays what it was.
 """
 
 from __future__ import annotations

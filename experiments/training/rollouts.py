@@ -151,23 +151,18 @@ class RolloutLearner:
         self.blank = True  # nothing was learned yet
 
     def _streams(self) -> tuple[Windows, Windows]:
-        """What is learned from, and what selects: other rows, where ``selection_share`` leaves some."""
+        """What is learned from, and what selects: the same, or with ``resampled`` another stream."""
         c, s = self.config, self.task.scenario
         low, high = s.train_rows
-        last = min(high, s.trace.n_requests)
-        shapes = large_shapes(s.trace, np.arange(low, last), s.placement, c.least_share) if c.safety else ()
+        learned = Windows(s.trace, (low, high), s.placement, c.observation)
+        rows = (low, min(high, s.trace.n_requests))
+        shapes = large_shapes(s.trace, np.arange(*rows), s.placement, c.least_share) if c.safety else ()
         self.safety = Safety(c.safety, 0.0, shapes) if c.safety else None
-        split = last - int(c.selection_share * (last - low))
-        parts = [(low, split), (split, last)] if c.selection_share else [(low, high)]
-        found = []
-        for seed, rows in zip(self.task.seeds(4)[2:], parts):
-            trace = s.trace
-            if c.resampled:
-                rows = (rows[0], min(rows[1], last))
-                trace = resample_requests(trace, rows, c.resampled, s.placement, c.large_share, seed)
-                rows = (0, trace.n_requests)
-            found.append(Windows(trace, rows, s.placement, c.observation))
-        return found[0], found[-1]
+        if not c.resampled:
+            return learned, learned
+        seed = self.task.seeds(3)[2]
+        trace = resample_requests(s.trace, rows, c.resampled, s.placement, c.large_share, seed)
+        return learned, Windows(trace, (0, trace.n_requests), s.placement, c.observation)
 
     @property
     def by_rules(self) -> bool:
