@@ -218,7 +218,7 @@ class _Training:
     ) -> None:
         members = self.learner.snapshot()
         objective, now = self.validation(members), self.learner.timesteps
-        if not self.best or objective < self.best["objective"]:
+        if not self.best or objective < self.best["objective"] or self._best_is_blank():
             self.best = {"objective": objective, "timesteps": now}
             self.members = members
             self._save_best()
@@ -233,6 +233,11 @@ class _Training:
         self.folder.write_progress(self.history)
         board.write(now, {"objective": objective, "best": self.best["objective"]}, "validation")
         progress.evaluated(row, self.validation.unit)
+
+    def _best_is_blank(self) -> bool:
+        """Whether the best so far is the rule of a safety alone: what was learned then replaces it."""
+        begun = self.run_config.config["initial"] is None and self.best["timesteps"] == 0
+        return begun and any(m.safety for m in self.members)
 
     def _save_best(self) -> None:
         training = {"agent": asdict(self.agent), **self.task.described(), **self.best}
