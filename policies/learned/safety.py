@@ -84,7 +84,8 @@ class Safety:
         shapes = data["shapes"]
         if not isinstance(shapes, list) or not all(isinstance(shape, list) for shape in shapes):
             raise ConfigError("safety.shapes: must be a list of pairs of cores and GiB")
-        return cls(str(data["rule"]), data["margin"], tuple(tuple(shape) for shape in shapes))
+        pairs: Any = tuple(tuple(shape) for shape in shapes)  # checked when made
+        return cls(str(data["rule"]), data["margin"], pairs)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
