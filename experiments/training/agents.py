@@ -259,7 +259,14 @@ class RolloutConfig(AgentConfig):
         cost_cap_s: Costs are cut off here, s: the few worst games decide nothing else.
         average: Weight of the past in the moving average of the weights, per minibatch.
         population: Networks that learn from the same comparisons.
-        selection_windows: Training windows whose trimmed mean of waits decides which of them is the policy.
+        resampled: Requests, resampled from the rows for training, that select beside these rows.
+        large_share: Share of them replaced by requests for more than half a node.
+        safety: The rule that plays unless the agent is sure; empty = none.
+        margins: Margins of the safety that are tried, in logits.
+        least_share: Room is kept for the large requests that are at least this share of all.
+        selection_windows: Windows that decide which network is the policy: without a safety by the trimmed
+            mean of waits, else together with the margin by ``certainty``.
+        certainty: Confidence of being better than the safety's rule.
     """
 
     NAMES: ClassVar[tuple[str, ...]] = ("rules",)
@@ -282,7 +289,13 @@ class RolloutConfig(AgentConfig):
     cost_cap_s: float = 1e6
     average: float = 0.99
     population: int = 12
+    resampled: int = 0
+    large_share: float = 0.001
+    safety: str = ""
+    margins: list[float] = field(default_factory=lambda: [0.02, 0.05, 0.1])
+    least_share: float = 2e-4
     selection_windows: int = 500
+    certainty: float = 0.9
 
     def check(self, task: str = "placement") -> None:
         """Refuse impossible values.
@@ -293,13 +306,21 @@ class RolloutConfig(AgentConfig):
         Raises:
             ConfigError: Naming the key and what is allowed.
         """
+        from virtgym.policies.learned.safety import Safety
         from virtgym.policies.placement.rules import rule_number
 
         if not self.rules:
             raise ConfigError("agent.rules=[]: name at least one rule of the placement game")
         for name in (*self.rules, self.base):
             rule_number(name)
+        if self.safety:
+            Safety(self.safety)
+            if not self.margins:
+                raise ConfigError("agent.margins=[]: name at least one margin of the safety")
         super().check(task)
+        for key in ("certainty", "large_share", "least_share"):
+            if getattr(self, key) >= 1.0:
+                raise ConfigError(f"agent.{key}={getattr(self, key)}: must be below 1")
         for key in ("rule_share", "probability", "noise", "average"):
             if getattr(self, key) > 1.0:
                 raise ConfigError(f"agent.{key}={getattr(self, key)}: must be at most 1")
@@ -316,6 +337,7 @@ class RolloutConfig(AgentConfig):
         return {
             "agent.states": float(self.states) * (2 * width + 8 * n_actions),
             "agent.states / agent.probability": 40.0 * self.states / self.probability,  # windows drawn
+            "agent.resampled": 40.0 * self.resampled,
             "agent.selection_windows": 8.0 * self.selection_windows,
             "agent.population": 6.0 * self.population * sum(self.hidden) * (width + 8 * max(self.hidden)),
         }

@@ -17,6 +17,7 @@ from virtgym.envs.files import write_atomically
 from virtgym.envs.scenarios.placement import PlacementScenario
 from virtgym.envs.scenarios.scenario import Scenario
 from virtgym.policies.learned.architecture import Architecture, Layout
+from virtgym.policies.learned.safety import Safety
 from virtgym.policies.learned.storage import Agent, Member, load_agent, save_agent
 
 from ..run.cell import load_scenario
@@ -135,8 +136,14 @@ class _Training:
         self.history, self.best = found.state["history"], found.state["best"]
         self.wall_s = float(found.state["wall_s"])
         self.members = tuple(
-            Member(Architecture.from_dict(a), Layout.from_dict(c), found.part(f"best/{i}"), scores)
-            for i, (a, c, scores) in enumerate(found.state["members"])
+            Member(
+                Architecture.from_dict(a),
+                Layout.from_dict(c),
+                found.part(f"best/{i}"),
+                scores,
+                Safety.from_dict(safety),
+            )
+            for i, (a, c, scores, safety) in enumerate(found.state["members"])
         )
         self._save_best()  # the process may have been killed while it did
 
@@ -215,7 +222,7 @@ class _Training:
     ) -> None:
         members = self.learner.snapshot()
         objective, now = self.validation(members), self.learner.timesteps
-        if not self.best or objective < self.best["objective"]:
+        if not self.best or objective < self.best["objective"] or self._best_is_blank():
             self.best = {"objective": objective, "timesteps": now}
             self.members = members
             self._save_best()
@@ -231,6 +238,11 @@ class _Training:
         board.write(now, {"objective": objective, "best": self.best["objective"]}, "validation")
         progress.evaluated(row, self.validation.unit)
 
+    def _best_is_blank(self) -> bool:
+        """Whether the best so far is the rule of a safety alone: what was learned then replaces it."""
+        begun = self.run_config.config["initial"] is None and self.best["timesteps"] == 0
+        return begun and any(m.safety for m in self.members)
+
     def _save_best(self) -> None:
         training = {"agent": asdict(self.agent), **self.task.described(), **self.best}
         agent = Agent(self.members, self.task.kind, self.task.protocol, training, _versions())
@@ -241,7 +253,10 @@ class _Training:
         every = {f"learner/{name}": array for name, array in arrays.items()}
         for i, m in enumerate(self.members):
             every |= {f"best/{i}/{name}": array for name, array in m.weights.items()}
-        members = [(m.architecture.to_dict(), m.layout.to_dict(), m.scores) for m in self.members]
+        members = [
+            (m.architecture.to_dict(), m.layout.to_dict(), m.scores, m.safety and m.safety.to_dict())
+            for m in self.members
+        ]
         known = {"learner": state, "history": self.history, "best": self.best, "wall_s": self.wall_s}
         self.folder.write_checkpoint(Checkpoint(every, {**known, "members": members}))
 
