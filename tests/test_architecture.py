@@ -107,7 +107,7 @@ def test_one_direction_of_dependency() -> None:
     assert offenders(sources("conf"), ("virtgym.policies", "virtgym.experiments")) == []
 
 
-ORDER = ("config", "run", "analysis", "report", "training", "cli")
+ORDER = ("config", "run", "analysis", "report", "training", "watch", "cli")
 """Folders of ``experiments``: each may import those before it."""
 
 

@@ -103,6 +103,27 @@ examples:
   virtgym evaluate scenario=demo_placement policy=runs/ppo/agent
 """
 
+_WATCH = f"""\
+usage: virtgym watch [key=value…]
+
+Play an episode of a cluster, and write episode.html to out=DIR: a page of its own that replays it, with hosts
+and VMs, orders, what went wrong, what it costs, and of agents and searches the candidates and what they made
+of each.
+
+{_KEYS}\
+  policy=NAME|FOLDER|CLASS      who decides (virtgym list policies), an agent's folder, or module.Class
+  policy.PARAMETER=VALUE        a parameter of it
+  seed=N                        default 0
+  video=FILE.gif|FILE.mp4       a video, too; .mp4 needs the extra virtgym[video]
+  out=DIR                       default runs/<scenario>-<date>-<time>-<suffix>
+
+examples:
+  virtgym watch scenario=small policy=dpm out=runs/dpm
+  virtgym watch scenario=ha_cold policy=ha seed=3 video=ha.gif
+  virtgym watch scenario=small policy=runs/small/agent
+  virtgym watch scenario=planetlab scenario.trace.path=traces/20110303 policy=dpm_ortools
+"""
+
 _LIST = """\
 usage: virtgym list [KIND] [-v]
 kinds: scenarios suites policies agents detectors selectors forecasters rewards columns traces envs
@@ -349,6 +370,23 @@ def _train(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _watch(arguments: Sequence[str]) -> int:
+    from ..config.compose import compose_run
+    from ..watch import watch
+    from .progress import Progress, print_results
+
+    run = compose_run("watch", arguments)
+    name = f"{run.policies[0].label} seed {run.seeds[0]}"
+    with Progress(1) as progress:
+        seen = watch(run, lambda n, total: progress.reach(name, n / total))
+        progress.advance(name, seen.rows.to_dict("records"))
+    print_results(seen.rows)
+    print(f"page: {seen.page.resolve()}")
+    if seen.video is not None:
+        print(f"video: {seen.video.resolve()}")
+    return 0
+
+
 def _tell_failures(command: str, failures: Sequence[object]) -> int:
     """Say which cells failed; 2 if all of it is the user's to mend, else 1."""
     from .benchmark import Failure
@@ -400,6 +438,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command("one policy on one scenario", _EVALUATE, _evaluate),
     "benchmark": Command("policies x seeds, resumable and parallel, with a report", _BENCHMARK, _benchmark),
     "train": Command("train an agent, evaluate it, keep the best; sweeps with -m", _TRAIN, _train),
+    "watch": Command("an episode as a page that replays it, and as a video", _WATCH, _watch),
     "report": Command("the report again, from stored results", _REPORT, _report),
     "forecast": Command("skill of forecasters of demand on a trace", _FORECAST, _forecast),
     "traces": Command("download, check and convert traces", None, _traces),

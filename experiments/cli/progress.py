@@ -97,6 +97,11 @@ class Progress:
             self.note(f"{name}: failed: {error}")
         self.tick(name, f"failed: {error}" if rows is None else _numbers(rows))
 
+    def reach(self, name: str, share: float) -> None:
+        """Show how far what runs now has come, 0 to 1."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done + share, description=name)
+
     def tick(self, name: str, text: str) -> None:
         """Something has ended.
 

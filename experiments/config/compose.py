@@ -29,7 +29,7 @@ from .schema import COMMAND_KEYS, DEFAULT_POLICIES, REPLICA_KEYS, RunConfig, Sce
 from .yamlio import YamlError
 
 PATH_KEYS = (
-    *("out", "scenario.trace.path", "scenario.windows"),
+    *("out", "video", "scenario.trace.path", "scenario.windows"),
     *("scenario.carbon.path", "scenario.failures.path"),
 )
 _OPEN_KEYS = (
@@ -44,6 +44,8 @@ _OTHER = {
         "policy",
     ): "benchmark takes policies=[NAME,…], parameters like policies=['ols-mmt(safety=1.3)']",
     ("evaluate", "policies"): "evaluate takes policy=NAME; use virtgym benchmark for several",
+    ("watch", "policies"): "watch takes policy=NAME and shows one episode",
+    ("watch", "seeds"): "watch takes seed=N and shows one episode",
     ("evaluate", "workers"): "evaluate runs in one process; use virtgym benchmark for several",
 }
 
@@ -53,7 +55,7 @@ class Run:
     """A checked command.
 
     Attributes:
-        command: ``evaluate`` or ``benchmark``.
+        command: ``evaluate``, ``benchmark`` or ``watch``.
         config: The resolved configuration as plain data.
         scenario: Its scenario, as ``build_scenario`` takes it.
         policies: Policies to run.
@@ -71,7 +73,7 @@ def compose_run(command: str, arguments: Sequence[str]) -> Run:
     """Compose and check a run.
 
     Args:
-        command: ``evaluate`` or ``benchmark``.
+        command: ``evaluate``, ``benchmark`` or ``watch``.
         arguments: Overrides as typed.
 
     Returns:
@@ -115,7 +117,7 @@ def compose_run(command: str, arguments: Sequence[str]) -> Run:
 def _policies(
     command: str, config: dict[str, Any], name: str, params: dict[str, Any]
 ) -> tuple[PolicySpec, ...]:
-    if command == "evaluate":
+    if command != "benchmark":
         return (_without_defaults(PolicySpec(name, params)),)
     specs = tuple(_without_defaults(parse_policy(text)) for text in config["policies"])
     if not specs:

@@ -36,11 +36,12 @@ def scenario_keys(kind: str) -> tuple[str, ...]:
 
 @dataclass
 class RunConfig:
-    """Every key of ``virtgym evaluate`` and ``virtgym benchmark``.
+    """Every key of ``virtgym evaluate``, ``virtgym benchmark`` and ``virtgym watch``.
 
     Attributes:
         scenario: Cluster, load and rules (group ``conf/scenario``).
-        policy: The policy of ``evaluate`` and its parameters (group ``policy``, made of ``POLICIES``).
+        policy: The policy of ``evaluate`` or ``watch``, and its parameters (group ``policy``, made of
+            ``POLICIES``).
         policies: The policies of ``benchmark``: ``NAME`` or ``NAME(parameter=value,…)``; None =
             ``DEFAULT_POLICIES`` of the scenario's kind.
         seed: One seed.
@@ -48,6 +49,7 @@ class RunConfig:
         workers: Processes that ``benchmark`` may use.
         out: Run folder; None = ``runs/<scenario>-<date>-<time>-<suffix>``.
         report: Whether ``benchmark`` writes ``report.html``.
+        video: File of the video that ``watch`` makes besides its page; None = none.
     """
 
     scenario: ScenarioNode = field(default_factory=ScenarioNode)
@@ -58,6 +60,7 @@ class RunConfig:
     workers: int = 1
     out: str | None = None
     report: bool = True
+    video: str | None = None
 
 
 DEFAULT_POLICIES: dict[str, tuple[str, ...]] = {
@@ -76,6 +79,7 @@ DEFAULT_POLICIES: dict[str, tuple[str, ...]] = {
 
 COMMAND_KEYS: dict[str, tuple[str, ...]] = {
     "evaluate": ("scenario", "policy", "experiment", "seed", "seeds", "out"),
+    "watch": ("scenario", "policy", "experiment", "seed", "out", "video"),
     "benchmark": ("scenario", "policies", "experiment", "seed", "seeds", "workers", "out", "report"),
     "train": (
         *("scenario", "agent", "experiment", "total_timesteps", "seed", "num_envs", "reward", "wait_scale_s"),

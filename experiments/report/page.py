@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib import resources
-from string import Template
 from typing import Any
 
 from ..analysis.placement_summary import Comparison
@@ -24,7 +20,17 @@ from .figures import (
 )
 from .heat import pack_heats
 from .leaderboard import Leaderboard, shared_intervals
-from .parts import add_figure, block, chip_fieldset, pieces, plot_div, tile_list
+from .parts import (
+    add_figure,
+    block,
+    chip_fieldset,
+    document,
+    json_script,
+    pieces,
+    plot_div,
+    read_part,
+    tile_list,
+)
 from .placement.overview import render_overview
 from .placement.page import placement_parts
 from .placement.words import placement_remarks
@@ -57,11 +63,8 @@ def render_page(groups: Sequence[tuple[Group, Leaderboard | Comparison]], lead: 
     """The whole page as text."""
     from plotly.offline import get_plotlyjs
 
-    import virtgym.experiments.report as here
-
     names = [lead.title] if lead else sorted({g.scenario for g, _ in groups})
     title = f"virtgym report: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
-    files = resources.files(here)
     windows = [(g, board) for g, board in groups if isinstance(board, Comparison)]
     across = render_overview(windows)
     first = [] if lead is None else [_framed(0, lead.html, lead.figures, [])]
@@ -69,22 +72,15 @@ def render_page(groups: Sequence[tuple[Group, Leaderboard | Comparison]], lead: 
     parts = [_section(i, g, board, across) for i, (g, board) in enumerate(groups, start=len(first))]
     sections, data = zip(*first, *parts, strict=True)
     versions = sorted({str(v) for g, _ in groups for v in g.rows.get("virtgym_version", [])})
-    return Template((files / "template.html").read_text(encoding="utf-8")).substitute(
-        title=escape(title),
-        css=(files / "report.css").read_text(encoding="utf-8"),
-        made=_made(versions),
+    return document(
+        title,
+        versions,
+        "\n".join(sections),
+        "\n".join(data),
+        script=read_part(__package__, "report.js"),
         picker=_picker(titles),
-        sections="\n".join(sections),
-        data="\n".join(data),
-        plotly=get_plotlyjs(),
-        script=(files / "report.js").read_text(encoding="utf-8"),
+        library=get_plotlyjs(),
     )
-
-
-def _made(versions: Sequence[str]) -> str:
-    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z").strip()
-    run = f"virtgym {escape(', '.join(versions))} · " if versions else ""
-    return f"{run}written {escape(now)}"
 
 
 def _picker(titles: Sequence[str]) -> str:
@@ -118,11 +114,9 @@ def _section(index: int, group: Group, board: Leaderboard | Comparison, across: 
 def _framed(index: int, body: str, figures: dict[str, Any], heats: list[dict[str, Any]]) -> tuple[str, str]:
     """A section that the picker shows or hides, and the JSON block of its figures."""
     data = {"figures": figures, "heats": heats}
-    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    safe = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     hidden = " hidden" if index else ""
     html = f'<section class="group" id="group-{index}" data-group="{index}"{hidden}>{body}</section>'
-    return html, f'<script type="application/json" id="data-{index}">{safe}</script>'
+    return html, json_script(f"data-{index}", data)
 
 
 def _head(group: Group, board: Leaderboard) -> str:

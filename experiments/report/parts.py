@@ -1,14 +1,68 @@
-"""Pieces of HTML that every section is made of."""
+"""Pieces of HTML that every page and section is made of."""
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Sequence
 from html import escape
+from importlib import resources
+from string import Template
 from typing import Any
 
 from .figures import Style
 from .verdict import Sentence, Strong, Tile
+
+
+def read_part(package: str, name: str) -> str:
+    """A file that lies in a package."""
+    return (resources.files(package) / name).read_text(encoding="utf-8")
+
+
+def document(
+    title: str,
+    versions: Sequence[str],
+    sections: str,
+    data: str,
+    *,
+    script: str,
+    style: str = "",
+    picker: str = "",
+    library: str = "",
+) -> str:
+    """A page that needs nothing but itself.
+
+    Args:
+        title: Plain text.
+        versions: Of virtgym, by which what it shows was made.
+        sections: What stands in it, HTML.
+        data: Blocks of ``json_script``.
+        script: What draws.
+        style: More CSS.
+        picker: What stands at the right of the title, HTML.
+        library: What ``script`` uses.
+    """
+    here = __package__
+    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z").strip()
+    run = f"virtgym {', '.join(versions)} · " if versions else ""
+    return Template(read_part(here, "template.html")).substitute(
+        title=escape(title),
+        css=read_part(here, "report.css") + style,
+        made=escape(f"{run}written {now}"),
+        picker=picker,
+        sections=sections,
+        data=data,
+        base=read_part(here, "base.js"),
+        library=library,
+        script=script,
+    )
+
+
+def json_script(ident: str, data: Any) -> str:
+    """Data for a page's script, in which no text can end the block."""
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    safe = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return f'<script type="application/json" id="{ident}">{safe}</script>'
 
 
 def pieces(sentence: Sentence) -> str:

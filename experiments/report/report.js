@@ -1,17 +1,9 @@
 /* Draws the figures of the chosen group, in the colours of the theme; everything it needs is in the page. */
 "use strict";
 (() => {
-  const root = document.documentElement;
-  const errors = [];
-  const note = (text) => { errors.push(String(text)); root.dataset.errors = errors.join(" | "); };
-  root.dataset.errors = "";
-  window.addEventListener("error", (event) => note(event.message));
-  document.addEventListener("securitypolicyviolation", (event) => note(`refused ${event.blockedURI}`));
-  window.addEventListener("unhandledrejection", (event) => note(event.reason));
-
+  const { root, note, css, inflate } = Page;
   const dark = window.matchMedia("screen and (prefers-color-scheme: dark)");
   const narrow = window.matchMedia("(max-width: 640px)");
-  const css = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
   const groups = new Map();
   const CONFIG = { responsive: true, displaylogo: false, plotlyServerURL: "", scrollZoom: false,
     displayModeBar: "hover", modeBarButtons: [["toImage", "resetScale2d"]] };
@@ -195,9 +187,7 @@
 
   async function decode(table) {
     if (table.cells) return table.cells;
-    const packed = Uint8Array.from(atob(table.data), (letter) => letter.charCodeAt(0));
-    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
-    table.cells = new Uint8Array(await new Response(stream).arrayBuffer());
+    table.cells = new Uint8Array(await inflate(table.data));
     return table.cells;
   }
 
@@ -309,9 +299,7 @@
 
   function report() {
     root.dataset.plots = String(document.querySelectorAll(".js-plotly-plot .main-svg").length);
-    root.dataset.scrollWidth = String(root.scrollWidth);
-    root.dataset.viewport = String(window.innerWidth);
-    root.dataset.ready = "1";
+    Page.ready();
   }
 
   const picker = document.getElementById("picker");

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import gymnasium as gym
 import numpy as np
 
 from virtgym.envs.cluster.env import ClusterEnv
@@ -228,12 +229,15 @@ def _digests(policy: Policy, folder: Path | None, params: Mapping[str, Any]) -> 
     return {key: digest for key, digest in found.items() if digest is not None}
 
 
-def run_cell(cell: Cell, seed: int) -> CellResult:
+def run_cell(
+    cell: Cell, seed: int, make: Callable[[Scenario, Policy], gym.Env[Any, Any]] = make_env
+) -> CellResult:
     """Run a cell.
 
     Args:
         cell: The cell.
         seed: Seed of the environment and of the policy.
+        make: Makes the environment of a cluster for a policy.
     """
     scenario = cell.scenario
     shared = {
@@ -257,15 +261,19 @@ def run_cell(cell: Cell, seed: int) -> CellResult:
 
         values, steps = run_replica_cell(scenario, cell.policy, seed, {**cell.keys, "seed": seed})
     else:
-        values, steps, heat = _run_cluster_cell(cell, scenario, cell.made, seed)
+        values, steps, heat = _run_cluster_cell(cell, scenario, cell.made, seed, make)
     shared |= {"n_hosts": scenario.cluster.n_hosts, "n_vms": scenario.workload.n_vms}
     return CellResult([make_row({**shared, **values})], steps, heat)
 
 
 def _run_cluster_cell(
-    cell: Cell, scenario: Scenario, policy: Policy, seed: int
+    cell: Cell,
+    scenario: Scenario,
+    policy: Policy,
+    seed: int,
+    make: Callable[[Scenario, Policy], gym.Env[Any, Any]],
 ) -> tuple[dict[str, Any], pd.DataFrame, dict[str, Any]]:
-    env = make_env(scenario, policy)
+    env = make(scenario, policy)
     if type(policy) not in _WARM:  # loading compiled kernels takes longer than a day: not the policy's fault
         rollout(env, policy, seed, heat=False, max_intervals=2)
         _WARM.add(type(policy))

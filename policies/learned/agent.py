@@ -120,6 +120,7 @@ class LearnedPolicy:
         self._safe: SafePlayer | None = None
         if agent.safety:
             self._safe = SafePlayer(agent.safety, own_cluster(name, agent.protocol))
+        self._last: F4 | None = None
 
     def reset(self, view: Any, rng: np.random.Generator) -> None:
         """Begin: an agent sees observations, not the view; ``rng`` draws if not deterministic.
@@ -164,7 +165,7 @@ class LearnedPolicy:
         parts[0] = parts[0].reshape(len(parts[0]), -1)
         mask = self._mask(parts) if action_masks is None else np.asarray(action_masks, dtype=np.bool_)
         mask = mask.reshape(len(parts[0]), -1)
-        scores = self.scores(parts, mask)
+        scores = self._last = self.scores(parts, mask)
         if not deterministic and self.agent.members[0].scores == "logits":
             scores = scores + self._rng.gumbel(size=scores.shape).astype(np.float32)  # its maximum is a draw
         if self._safe:
@@ -172,6 +173,23 @@ class LearnedPolicy:
         else:
             actions = choose_first_best(scores, mask)
         return (int(actions[0]) if single else actions), state
+
+    def explain(self) -> tuple[str, F4]:
+        """By what the last actions were chosen.
+
+        Returns:
+            ``probability``, of an agent of action values ``value``, and these of every action, (B, actions);
+            of illegal ones 0, or minus infinity.
+
+        Raises:
+            ConfigError: If nothing was chosen yet.
+        """
+        if self._last is None:
+            raise ConfigError(f"{self.name}: explain() tells of the last predict(), and there was none")
+        if self.agent.members[0].scores != "logits":
+            return "value", self._last
+        weights = np.exp(self._last - self._last.max(axis=1, keepdims=True))
+        return "probability", weights / weights.sum(axis=1, keepdims=True)
 
     def _layout(self, globals_: F4) -> Layout:
         """The columns of what is observed."""

@@ -7,14 +7,12 @@ import functools
 import pickle
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 
 import virtgym.envs
 from virtgym.envs.cluster.env import ClusterEnv
@@ -78,24 +76,6 @@ def play(env: gym.Env[Any, Any], steps: int, seed: int) -> list[Any]:
         if results[-1][3]:
             results.append(env.reset())
     return results
-
-
-@pytest.mark.parametrize("kwargs", FORMS)
-def test_gymnasium_checker_has_nothing_to_say(kwargs: dict[str, Any]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        env = gym.make(ID, scenario_overrides=HOUR, **kwargs)
-        check_env(env.unwrapped)
-
-
-@pytest.mark.parametrize("kwargs", FORMS)
-def test_stable_baselines_checker_has_nothing_to_say(kwargs: dict[str, Any]) -> None:
-    checker = pytest.importorskip("stable_baselines3.common.env_checker")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        checker.check_env(FlatObservation(gym.make(ID, scenario_overrides=HOUR, **kwargs)))
-        checker.check_env(gym.make(ID, scenario_overrides=HOUR, **kwargs))
-        checker.check_env(gym.make(ID, scenario_overrides=HOUR, **kwargs).unwrapped)
 
 
 @pytest.mark.parametrize("kwargs", FORMS)

@@ -380,7 +380,7 @@ def test_the_power_of_hosts_in_standby_failed_or_spare() -> None:
     assert observation["hosts"].shape == (6 * (len(HOST_COLUMNS) + len(FULL_HOST_COLUMNS)),)
 
 
-@pytest.mark.parametrize("actions", ["unrolled", "knobs"])
+@pytest.mark.parametrize("actions", ["unrolled", "knobs", "candidates"])
 def test_checkers_have_nothing_to_say(actions: str) -> None:
     checker = pytest.importorskip("stable_baselines3.common.env_checker")
     with warnings.catch_warnings():

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import copy
 import pickle
-import warnings
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 
 from virtgym.envs.cluster.candidates import CANDIDATES, CandidateSettings, register_candidate
 from virtgym.envs.cluster.candidates.columns import CANDIDATE_COLUMNS
@@ -40,19 +37,6 @@ def play(env: ClusterEnv, seed: int) -> list[Any]:
         observation, reward, _, over, info = env.step(action)
         told += [reward, info["duration"]]
     return told
-
-
-@pytest.mark.parametrize("tables", [False, True])
-@pytest.mark.parametrize("overrides", [SHORT, FULL], ids=["simple", "full"])
-def test_checkers_have_nothing_to_say(tables: bool, overrides: dict[str, Any]) -> None:
-    options: dict[str, Any] = {"actions": "candidates", "tables": tables, "scenario_overrides": overrides}
-    env = gym.make("virtgym/Cluster-v0", scenario="small", **options)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        check_env(env.unwrapped, skip_render_check=True)
-        sb3 = pytest.importorskip("stable_baselines3.common.env_checker")
-        if not tables:
-            sb3.check_env(env)
 
 
 def test_shapes_and_the_mask_in_the_observation() -> None:
