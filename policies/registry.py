@@ -11,7 +11,7 @@ from virtgym.envs.errors import ConfigError
 from virtgym.envs.registry import Entry, Registry
 
 from .literature.parts import DETECTORS, SELECTORS
-from .schema import RESERVED, TARGET, construct
+from .schema import RESERVED, TARGET, construct, is_folder
 
 if TYPE_CHECKING:
     from .base import Policy
@@ -78,6 +78,11 @@ def _register_baselines() -> None:
     register("drs", drs, "DRS: even load by moves that pay off, rules, maintenance")
     register("drs_loess", drs, "DRS on forecast demand (tuned local regression)", forecaster="loess")
     register("drs_ortools", drs, "DRS with the fewest migrations, by OR-Tools", solver="ortools")
+    register(
+        "rollout_search",
+        "search.policy:RolloutSearchPolicy",
+        "tries macro-actions in forks under forecast demand, and carries the best out",
+    )
     register("platform", "platform:PlatformPolicy", "HA over power management over DRS, without fights")
     for rule, description in {
         "first_fit": "the lowest feasible node",
@@ -214,7 +219,8 @@ def make_policy(policy: str | os.PathLike[str] | Mapping[str, Any] | None = None
     Args:
         policy: A name of ``POLICIES``; a dotted path ``package.module:Class`` (or
             ``package.module.Class``) to your own class; the folder
-            of a trained agent; or a mapping with such a ``name`` and parameters beside it (a composed
+            of a trained agent; a zip of Stable-Baselines3, which may run any code that is in it; or a mapping
+            with such a ``name`` and parameters beside it (a composed
             configuration). None = the parameter ``name``, for ``hydra.utils.instantiate``.
         **params: Parameters; they win over those of the mapping.
 
@@ -238,20 +244,29 @@ def make_policy(policy: str | os.PathLike[str] | Mapping[str, Any] | None = None
         params = {key: value for key, value in params.items() if key not in RESERVED}
     else:
         name = os.fspath(policy)
-    if os.sep in name or (os.path.isdir(name) and name not in POLICIES):
+    if name.endswith(".zip") or is_folder(name, POLICIES):
         return _load_agent(name, params)
     made: Policy = construct(name, POLICIES.find(name), params)
     return made
 
 
 def _load_agent(path: str, params: Mapping[str, Any]) -> Policy:
-    if not os.path.isdir(path):
+    zipped = path.endswith(".zip") and os.path.isfile(path)
+    if not zipped and not os.path.isdir(path):
         raise ConfigError(
             f"policy={path}: no such folder; allowed: a name ({', '.join(POLICIES)}), "
-            "a dotted path to a class, or the folder of a trained agent"
+            "a dotted path to a class, the folder of a trained agent, or a zip of Stable-Baselines3"
         )
     if params:
         raise ConfigError(f"policy={path}: a trained agent has no parameters, got {', '.join(params)}")
-    from .learned.agent import load_policy  # only now: rules need no networks
+    if not zipped:
+        from .learned.agent import load_policy  # only now: rules need no networks
 
-    return load_policy(path)
+        return load_policy(path)
+    try:
+        from .learned.sb3_zip import load_zip_policy
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("virtgym"):
+            raise
+        raise ConfigError(f"policy={path}: needs {error.name}: pip install 'virtgym[rl]'") from None
+    return load_zip_policy(path)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import types
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -57,6 +58,11 @@ def nested(params: Mapping[str, Any]) -> dict[str, Any]:
         else:
             node[last] = dict(value) if isinstance(value, Mapping) else value
     return tree
+
+
+def is_folder(name: str, names: Container[str]) -> bool:
+    """Whether a text means the folder of something trained, and not one of some names or a dotted path."""
+    return os.sep in name or (os.path.isdir(name) and name not in names)
 
 
 def construct(name: str, entry: Entry, params: Mapping[str, Any], what: str = "policy") -> Any:

@@ -4,6 +4,11 @@ A forecast is made at every point in time from what came before; its error is th
 samples later. The mean absolute error (MAE) is taken per VM, then over VMs; its interval is a bootstrap over
 VMs, so it is about which VMs there are, not about which day it is. Skill = 1 - MAE / MAE of the reference, by
 pairs of the same VM (Murphy, Mon. Wea. Rev. 116, 1988): 0 as good as the reference, 1 perfect, below 0 worse.
+
+What a forecaster says of its error is scored, too: its upper quantiles by their coverage (the share of values
+that are not above) and their pinball loss ``max(q e, (q - 1) e)``, e = truth - quantile, which the true
+quantile makes least (Koenker and Bassett, Econometrica 46, 1978). One that says nothing is given the standard
+deviation of the newest ``SPREAD`` samples and a normal distribution, as power management does.
 """
 
 from __future__ import annotations
@@ -20,6 +25,8 @@ from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError, TraceError
 from virtgym.envs.traces import Trace
 from virtgym.policies.forecast.forecasters import FORECASTERS, Forecaster, make_forecaster
+from virtgym.policies.forecast.history import squares_of_past, young_variance
+from virtgym.policies.forecast.inputs import NORMAL, QUANTILES
 
 from ..config.overrides import PolicySpec
 from .stats import Interval, percentile_interval, resampled_means
@@ -37,9 +44,13 @@ LEVELS: tuple[str, ...] = ("vm", "host")
 COLUMNS: tuple[str, ...] = (
     *("trace", "level", "forecaster", "steps", "ahead_s", "mae", "mae_low", "mae_high"),
     *(f"skill_{name}{end}" for name in REFERENCES for end in ("", "_low", "_high")),
-    *("rmse", "bias", "series", "forecasts"),
+    *("rmse", "bias", "pinball", *(f"coverage_{100 * q:.0f}" for q in QUANTILES[1:]), "series", "forecasts"),
 )
-"""Columns of ``forecast.csv``. Errors are fractions of nominal CPU; bias is the mean of forecast - truth."""
+"""Columns of ``forecast.csv``. Errors are fractions of nominal CPU; bias is the mean of forecast - truth,
+pinball the mean loss of the quantiles whose coverage follows."""
+
+SPREAD = 8
+"""Newest samples whose standard deviation stands for the error of who says nothing of it."""
 
 DAY_S = 86_400.0
 
@@ -61,6 +72,7 @@ class SkillSettings:
         origins: Points in time that forecasts are made at, at most; evenly spread.
         clip: Whether forecasts are cut to what demand can be: not below 0, and not above the nominal CPU in
             a trace that never is.
+        begin: Share of the trace before whose end nothing is scored: what a forecaster has learned from.
     """
 
     forecasters: tuple[PolicySpec, ...] = field(default_factory=lambda: tuple(map(PolicySpec, FORECASTERS)))
@@ -71,6 +83,7 @@ class SkillSettings:
     resamples: int = 2000
     origins: int = 500
     clip: bool = True
+    begin: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -98,10 +111,11 @@ class SkillSettings:
             ("origins", 1),
         ):
             need(getattr(self, key) >= least, f"{key}={getattr(self, key)}: must be at least {least}")
+        need(0.0 <= self.begin < 1.0, f"begin={self.begin}: must be from 0 to below 1")
 
 
 @dataclass(frozen=True)
-class _Load:
+class Load:
     """What is forecast: samples (S, N) and the lives of the series, in samples from ``first`` to ``last``."""
 
     util: F8
@@ -114,12 +128,14 @@ class _Load:
 
 
 @dataclass(frozen=True)
-class _Errors:
-    """Sums of errors of a forecaster at one horizon, per series: absolute, squared, signed; and how many."""
+class Errors:
+    """Sums over the forecasts of each series at one horizon, and how many there are; see ``COLUMNS``."""
 
     absolute: F8
     squared: F8
     signed: F8
+    pinball: F8
+    covered: F8  # (quantiles, N)
     count: I8
 
 
@@ -150,14 +166,14 @@ def forecast_skill(
     groups, bootstrap = np.random.SeedSequence(settings.seed).spawn(2)
     rows: list[dict[str, Any]] = []
     for level, load in _loads(trace, settings, np.random.default_rng(groups)):
-        errors: dict[tuple[str, int], _Errors] = {}
+        errors: dict[tuple[str, int], Errors] = {}
         for spec in _all_specs(settings):
             forecaster = _make(spec, trace.sample_s)
             for steps in settings.horizons:
-                errors[spec.label, steps] = _measure(load, forecaster, steps, settings)
+                errors[spec.label, steps] = measure(load, forecaster, steps, settings)
             if progress is not None:
                 means = (
-                    _mean(errors[spec.label, h].absolute, errors[spec.label, h]) for h in settings.horizons
+                    mean_of(errors[spec.label, h].absolute, errors[spec.label, h]) for h in settings.horizons
                 )
                 text = ", ".join(f"{m:.4f} at {h}" for m, h in zip(means, settings.horizons))
                 progress(f"{trace.name} {level} {spec.label}", f"MAE {text}")
@@ -189,50 +205,73 @@ def _make(spec: PolicySpec, sample_s: float) -> Forecaster:
     return make_forecaster(spec.name, **params)
 
 
-def _loads(trace: Trace, settings: SkillSettings, rng: np.random.Generator) -> Iterator[tuple[str, _Load]]:
-    """The VMs, then groups of VMs drawn at random, as a fraction of the CPU of each group's VMs."""
-    samples = trace.n_samples
+def vm_load(trace: Trace) -> Load:
+    """The VMs of a trace as series; 0 where a VM does not live."""
     first = np.floor(trace.arrival_s / trace.sample_s).astype(np.int64)
-    end = np.minimum(np.ceil(trace.departure_s / trace.sample_s), samples)
+    end = np.minimum(np.ceil(trace.departure_s / trace.sample_s), trace.n_samples)
     last = end.astype(np.int64) - 1
-    at = np.arange(samples)[:, None]
-    alive = (at >= first) & (at <= last)
-    util = np.where(alive, trace.util, 0.0)
-    yield "vm", _Load(util, first, last)
+    at = np.arange(trace.n_samples)[:, None]
+    return Load(np.where((at >= first) & (at <= last), trace.util, 0.0), first, last)
+
+
+def _loads(trace: Trace, settings: SkillSettings, rng: np.random.Generator) -> Iterator[tuple[str, Load]]:
+    """The VMs, then groups of VMs drawn at random, as a fraction of the CPU of each group's VMs."""
+    yield "vm", vm_load(trace)
     n_groups = trace.n_vms // settings.vms_per_host if settings.vms_per_host else 0
     if n_groups < 2:
         return
+    util, samples = vm_load(trace).util, trace.n_samples
     size = np.ones(trace.n_vms) if trace.cpu_mhz is None else trace.cpu_mhz
     parts = np.array_split(rng.permutation(trace.n_vms), n_groups)
     shares = (size[part] / size[part].sum() for part in parts)
     # einsum, not BLAS, whose rounding depends on the CPU
     hosts = np.stack([np.einsum("sv,v->s", util[:, p], w) for p, w in zip(parts, shares)], axis=1)
     whole = np.zeros(n_groups, dtype=np.int64)
-    yield "host", _Load(np.ascontiguousarray(hosts), whole, whole + samples - 1)
+    yield "host", Load(np.ascontiguousarray(hosts), whole, whole + samples - 1)
 
 
-def _measure(load: _Load, forecaster: Forecaster, steps: int, settings: SkillSettings) -> _Errors:
+def measure(load: Load, forecaster: Forecaster, steps: int, settings: SkillSettings) -> Errors:
     """Forecast from every origin and add up the errors of each series."""
     samples, series = load.util.shape
-    origins = np.arange(settings.warmup - 1, samples - steps)
+    begin = max(settings.warmup - 1, math.ceil(settings.begin * samples) - steps)
+    origins = np.arange(begin, samples - steps)
     if len(origins) > settings.origins:
         origins = origins[np.linspace(0, len(origins) - 1, settings.origins).round().astype(np.int64)]
-    sums = np.zeros((3, series))
+    sums, covered = np.zeros((4, series)), np.zeros((len(QUANTILES) - 1, series))
     count = np.zeros(series, dtype=np.int64)
     for origin in origins:
         known = origin + 1 - load.first
-        forecast = forecaster.predict(load.util[: origin + 1], steps, known)
+        past = load.util[: origin + 1]
+        forecast = forecaster.predict(past, steps, known)
+        upper = _upper(forecaster, past, steps, known, forecast)
         if settings.clip:
             np.clip(forecast, 0.0, load.highest, out=forecast)
+            np.clip(upper, 0.0, load.highest, out=upper)
         counted = (known >= settings.warmup) & (origin + steps <= load.last)
-        error = np.where(counted, forecast - load.util[origin + steps], 0.0)
-        sums += np.abs(error), error**2, error
+        truth = load.util[origin + steps]
+        error = np.where(counted, forecast - truth, 0.0)
+        short = np.where(counted, truth - upper, 0.0)
+        pinball = np.maximum(_LEVELS * short, (_LEVELS - 1.0) * short).mean(axis=0)
+        sums += np.abs(error), error**2, error, pinball
+        covered += counted & (short <= 0.0)
         count += counted
-    absolute, squared, signed = sums
-    return _Errors(absolute, squared, signed, count)
+    absolute, squared, signed, pinball = sums
+    return Errors(absolute, squared, signed, pinball, covered, count)
 
 
-def _mean(sums: F8, errors: _Errors) -> float:
+_LEVELS = np.array(QUANTILES[1:])[:, None]
+
+
+def _upper(forecaster: Forecaster, past: F8, steps: int, known: I8, forecast: F8) -> F8:
+    """Upper quantiles of every series, (quantiles, N)."""
+    told = forecaster.upper(past, steps, known)
+    if told is not None:
+        return told
+    spread = np.sqrt(young_variance(*squares_of_past(past, known, SPREAD), 1.0))
+    return np.asarray(forecast + np.array(NORMAL[1:])[:, None] * spread)
+
+
+def mean_of(sums: F8, errors: Errors) -> float:
     """Mean over series of the mean over time."""
     scored = errors.count > 0
     return float((sums[scored] / errors.count[scored]).mean()) if scored.any() else math.nan
@@ -242,7 +281,7 @@ def _rows(
     trace: Trace,
     level: str,
     steps: int,
-    errors: Mapping[str, _Errors],
+    errors: Mapping[str, Errors],
     settings: SkillSettings,
     rng: np.random.Generator,
 ) -> list[dict[str, Any]]:
@@ -266,8 +305,10 @@ def _rows(
             "steps": steps,
             "ahead_s": steps * trace.sample_s,
             **_named("mae", percentile_interval(float(means[i]), draws[:, i], n)),
-            "rmse": math.sqrt(_mean(found.squared, found)),
-            "bias": _mean(found.signed, found),
+            "rmse": math.sqrt(mean_of(found.squared, found)),
+            "bias": mean_of(found.signed, found),
+            "pinball": mean_of(found.pinball, found),
+            **{f"coverage_{100 * q:.0f}": mean_of(c, found) for q, c in zip(QUANTILES[1:], found.covered)},
             "series": n,
             "forecasts": int(count.sum()),
         }

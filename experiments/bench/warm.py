@@ -121,6 +121,7 @@ def warm_comparisons() -> None:
         play_windows,
     )
     from virtgym.policies.learned.kernel_net import make_kernel_net
+    from virtgym.policies.learned.safety import make_safety_table
     from virtgym.policies.learned.shipped_agents import shipped_folder
     from virtgym.policies.learned.storage import load_agent
     from virtgym.policies.placement.packing import make_keys
@@ -136,7 +137,8 @@ def warm_comparisons() -> None:
         *handles, net, firsts, ends, np.zeros(2), np.array([NETWORK]), NETWORK,
         5, 1.0, 0.0, make_keys(1, 0), allocate_comparisons(4, observer),
     )  # fmt: skip
-    play_windows(*handles, net, firsts, ends, np.empty(1))
+    table = make_safety_table(member.safety, games.config)
+    play_windows(*handles, net, table, firsts, ends, np.empty(1))
 
 
 def warm_replica() -> None:

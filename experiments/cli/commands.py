@@ -97,6 +97,7 @@ keys:
 examples:
   virtgym train agent=ppo scenario=demo_placement total_timesteps=500000 out=runs/ppo
   virtgym train agent=ppo scenario=small out=runs/small
+  virtgym train agent=forecaster scenario=suite/diurnal out=runs/forecaster
   virtgym train agent=maskable_ppo agent.network=mlp scenario.trace.path=requests.csv scenario.windows=val.npy
   virtgym train scenario=demo_placement -m agent.learning_rate=1e-4,3e-4 seed=0,1 out=runs/sweep
   virtgym evaluate scenario=demo_placement policy=runs/ppo/agent
@@ -359,7 +360,12 @@ def _train(arguments: Sequence[str]) -> int:
     outcome = train(compose_training(arguments))
     if outcome.before:
         print(f"{outcome.out}: finished before; another out= trains anew", file=sys.stderr)
-    print_results(outcome.rows)
+    if "forecaster" in outcome.rows:
+        from .forecast import print_skill
+
+        print_skill(outcome.rows)
+    else:
+        print_results(outcome.rows)
     print(f"agent: {outcome.out / 'agent'}")
     return 0
 

@@ -29,7 +29,7 @@ _KINDS: dict[str, type[Any]] = {
     f.name: type(f.default) for f in fields(SkillSettings) if f.name not in ("forecasters", "horizons")
 }
 _KEYS = ("trace", "trace.format", f"{_OPTIONS}KEY", "forecasters", "horizons", *_KINDS, "out")
-_WORDS = {int: "an integer", bool: "true or false"}
+_WORDS = {int: "an integer", bool: "true or false", float: "a number"}
 _SYNTHETIC = "synthetic"
 
 
@@ -102,6 +102,8 @@ def _traces(value: str) -> tuple[str, ...]:
 
 def _typed(key: str, value: str) -> Any:
     found, kind = parse_value(key, value), _KINDS[key]
+    if kind is float and type(found) is int:
+        found = float(found)
     if type(found) is not kind:
         raise ConfigError(f"{key}={value}: must be {_WORDS[kind]}")
     return found
@@ -136,7 +138,7 @@ def main(arguments: Sequence[str]) -> int:
         frames = [forecast_skill(trace, run.settings, progress.tick) for trace in traces]
     rows = pd.concat(frames, ignore_index=True)
     _write(run, rows)
-    _print(rows)
+    print_skill(rows)
     for trace in traces:
         for label in unseasoned(run.settings.forecasters, trace):
             print(f"{trace.name}: {label}: the trace has no whole season, so this is exponential smoothing")
@@ -174,7 +176,8 @@ def _write(run: ForecastRun, rows: pd.DataFrame) -> None:
     write_atomically(run.out / "forecast.csv", lambda draft: rows.to_csv(draft, index=False))
 
 
-def _print(rows: pd.DataFrame) -> None:
+def print_skill(rows: pd.DataFrame) -> None:
+    """Print rows of ``forecast_skill`` as tables."""
     from rich.console import Console
 
     probe = Console()
@@ -199,7 +202,10 @@ def skill_tables(rows: pd.DataFrame) -> list[Table]:
 
 
 _MANY = {"vm": "VMs", "host": "hosts"}
-_CAPTION = "% of nominal CPU; skill = 1 - MAE / MAE of the reference; ± half of the 95 % interval over series"
+_CAPTION = (
+    "% of nominal CPU; skill = 1 - MAE / MAE of the reference; ± half of the 95 % interval over series; "
+    "pinball: loss of the upper quantiles; last column: share not above that of 95 %"
+)
 
 
 def _table(title: str, rows: pd.DataFrame) -> Table:
@@ -211,7 +217,7 @@ def _table(title: str, rows: pd.DataFrame) -> Table:
     table.title_justify = table.caption_justify = "left"
     table.add_column("steps", justify="right")
     table.add_column("forecaster", overflow="fold")
-    for head in ("MAE", "bias", "RMSE", "skill on persistence", "skill on mean"):
+    for head in ("MAE", "bias", "RMSE", "skill on persistence", "skill on mean", "pinball", "below"):
         table.add_column(head, justify="right")
     last = None
     for _, row in rows.sort_values(["steps", "mae"], kind="stable").iterrows():
@@ -226,6 +232,8 @@ def _table(title: str, rows: pd.DataFrame) -> Table:
             f"{100 * row['rmse']:.3f}",
             _spread(row, "skill_persistence", ".1f"),
             _spread(row, "skill_mean", ".1f"),
+            f"{100 * row['pinball']:.3f}",
+            f"{100 * row['coverage_95']:.1f}",
         )
     return table
 

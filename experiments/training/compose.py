@@ -63,7 +63,9 @@ def register_resolver() -> None:
     OmegaConf.register_new_resolver("for_kind", _for_kind, replace=True)
 
 
-def _for_kind(kind: str, placement: Any, cluster: Any) -> Any:
+def _for_kind(kind: str, placement: Any, cluster: Any, agent: str = "", forecaster: Any = None) -> Any:
+    if agent in AGENTS and agent_kind(agent).forecasts:
+        return forecaster
     return cluster if kind == "cluster" else placement
 
 
@@ -131,11 +133,14 @@ def make_run(config: dict[str, Any], typed: Sequence[str] = ()) -> TrainRun:
             f"kind {', '.join(kind.tasks)} (virtgym list scenarios){advice}"
         )
     check_train_values(config)
+    if kind.forecasts and config["env"]:
+        raise ConfigError(f"env.{next(iter(config['env']))}: agent={name} learns from load and plays nothing")
     agent = kind.schema(**config["agent"])
     agent.check(task)
     config["scenario"] = of_its_kind(config["scenario"], typed)
     scenario = {key: value for key, value in config["scenario"].items() if key != "_target_"}
-    _check_memory(config, agent)
+    if not kind.forecasts:
+        _check_memory(config, agent)
     return TrainRun({**config, "scenario": scenario}, scenario, agent)
 
 

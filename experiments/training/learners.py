@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.policies.learned.architecture import Layout
+from virtgym.envs.errors import ConfigError
+from virtgym.policies.learned.architecture import Architecture, Layout
 from virtgym.policies.learned.storage import Member
 
 from .agents import AgentConfig
@@ -129,3 +130,16 @@ class Learner(Protocol):
 
     def restore(self, arrays: Arrays, state: dict[str, Any]) -> None:
         """Take up the state that ``arrays`` gave."""
+
+
+def need_same(member: Member, architecture: Architecture, layout: Layout) -> None:
+    """Refuse to begin with the weights of another network.
+
+    Raises:
+        ConfigError: If it is of another architecture, or reads other columns.
+    """
+    if member.architecture != architecture or member.layout != layout:
+        raise ConfigError(
+            f"initial: the agent is {member.architecture.to_dict()}, "
+            f"and {architecture.to_dict()} is to be trained"
+        )

@@ -13,8 +13,8 @@ network moves. What is kept is a moving average of the weights.
 
 Most comparisons say that the actions of a state come to nearly the same, yet what is then chosen, a thousand
 times, decides how hosts fill and empty; a comparison of single actions cannot see that. So several networks
-with different beginnings learn from the same comparisons, and whole windows of the training rows decide which
-of them is the policy.
+with different beginnings learn from the same comparisons, and whole windows of training rows decide which of
+them is the policy, and how much better than a rule's a choice must look to be played (``safety``).
 
 Literature: rollout algorithms (Bertsekas & Tsitsiklis, Neuro-Dynamic Programming, 1996, section 6.1), rollout
 classification (Lagoudakis & Parr, ICML 2003), conservative steps (Kakade & Langford, ICML 2002), common
@@ -25,14 +25,18 @@ Control 1992).
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from virtgym.envs.arrays import F8, I8
 from virtgym.envs.errors import ConfigError
+from virtgym.envs.placement.games import PlacementConfig, PlacementGames
 from virtgym.envs.placement.observations import PlacementObserver
+from virtgym.envs.traces import RequestTrace
 from virtgym.policies.learned.architecture import Architecture, Layout
 from virtgym.policies.learned.comparisons import (
     NETWORK,
@@ -44,18 +48,24 @@ from virtgym.policies.learned.comparisons import (
 )
 from virtgym.policies.learned.kernel_net import make_kernel_net
 from virtgym.policies.learned.networks import MASKED, Network, build_network
+from virtgym.policies.learned.safety import Safety, make_safety_table
 from virtgym.policies.learned.storage import Member
 from virtgym.policies.placement.packing import make_keys
-from virtgym.policies.placement.rules import rule_number
+from virtgym.policies.placement.rules import rule_number, run_windows
 
 from ..analysis.stats import trimmed_mean
 from .agents import AgentConfig, RolloutConfig
-from .learners import Arrays
+from .learners import Arrays, need_same
 from .placement_task import PlacementTrainTask
+from .resampling import large_shapes, resample_requests
+from .selection import excess_bound
 from .torch_state import by_prefix, optimizer_arrays, restore_optimizer
 
 CLIP = 20.0
 """Advantages are clipped here, in their units: single games cost a hundred times the usual."""
+
+NEVER = 1e6
+"""A margin that no score exceeds: the rule plays."""
 
 N_DRAWS = 1 << 18
 """Uniform numbers that a round draws for its kernel."""
@@ -75,6 +85,43 @@ def make_rollout_learner(task: PlacementTrainTask, config: AgentConfig) -> Rollo
     return RolloutLearner(task, config)
 
 
+class Windows:
+    """A stream and the windows of it that may be played.
+
+    Args:
+        trace: The stream.
+        rows: Rows [from, to) that hold whole windows.
+        config: Cluster and protocol.
+        observation: One of ``OBSERVATIONS``.
+
+    Raises:
+        ConfigError: If no whole window begins there.
+    """
+
+    def __init__(
+        self, trace: RequestTrace, rows: tuple[int, int], config: PlacementConfig, observation: str
+    ) -> None:
+        self.games = PlacementGames(trace, config, 2)
+        self.observer = PlacementObserver(self.games, observation)
+        low, high = rows
+        firsts = np.arange(low, min(high, trace.n_requests))
+        lengths = self.games.window_lengths(firsts)
+        whole = firsts + lengths <= high  # a window may not reach into rows that are for something else
+        self.firsts, self.lengths = firsts[whole], lengths[whole]
+        if not len(self.firsts):
+            raise ConfigError(f"scenario.train_rows: no whole window begins in rows {low} to {high - 1}")
+
+    @property
+    def handles(self) -> tuple[Any, Any, Any]:
+        """Parameters, state and buffers of two games, for kernels."""
+        return self.games.kernel_params, self.games.kernel_state, self.observer.handle
+
+    def draw(self, n: int, rng: np.random.Generator) -> tuple[I8, I8]:
+        """First rows of n windows and their lengths."""
+        picks = rng.integers(0, len(self.firsts), n)
+        return self.firsts[picks], self.lengths[picks]
+
+
 class RolloutLearner:
     """Rollout policy iteration.
 
@@ -87,8 +134,7 @@ class RolloutLearner:
         torch.set_num_threads(1)
         check_comparable(task.scenario.placement)
         self.task, self.config = task, config
-        self.games = task.scenario.games(2)
-        self.observer = PlacementObserver(self.games, config.observation)
+        self.learned, self.selected = self._streams()
         self.layout = Layout.current(config.observation)
         self.architecture = Architecture(config.network, *self.layout.sizes, hidden=tuple(config.hidden))
         seeds = task.seeds(2)
@@ -102,13 +148,21 @@ class RolloutLearner:
         self.best = 0
         self.timesteps = 0
         self.updates = 0
-        low, high = task.scenario.train_rows
-        rows = np.arange(low, min(high, self.games.params.n_requests))
-        lengths = self.games.window_lengths(rows)
-        whole = rows + lengths <= high  # a window may not reach into rows that are not for training
-        self.rows, self.lengths = rows[whole], lengths[whole]
-        if not len(self.rows):
-            raise ConfigError(f"scenario.train_rows: no whole window begins in rows {low} to {high - 1}")
+        self.blank = True  # nothing was learned yet
+
+    def _streams(self) -> tuple[Windows, Windows]:
+        """What is learned from, and what selects: the same, or with ``resampled`` another stream."""
+        c, s = self.config, self.task.scenario
+        low, high = s.train_rows
+        learned = Windows(s.trace, (low, high), s.placement, c.observation)
+        rows = (low, min(high, s.trace.n_requests))
+        shapes = large_shapes(s.trace, np.arange(*rows), s.placement, c.least_share) if c.safety else ()
+        self.safety = Safety(c.safety, 0.0, shapes) if c.safety else None
+        if not c.resampled:
+            return learned, learned
+        seed = self.task.seeds(3)[2]
+        trace = resample_requests(s.trace, rows, c.resampled, s.placement, c.large_share, seed)
+        return learned, Windows(trace, (0, trace.n_requests), s.placement, c.observation)
 
     @property
     def by_rules(self) -> bool:
@@ -133,44 +187,63 @@ class RolloutLearner:
     def _collect(self) -> tuple[Comparisons, int]:
         """Comparisons of a round, and decisions played for them, trials left aside."""
         c, rng = self.config, self.rng
-        store = allocate_comparisons(c.states, self.observer)
-        n_windows = 1 + int(8 * c.states / (c.probability * float(self.lengths.mean())))
-        picks = rng.integers(0, len(self.rows), n_windows)
-        firsts = self.rows[picks]
+        store = allocate_comparisons(c.states, self.learned.observer)
+        n_windows = 1 + int(8 * c.states / (c.probability * float(self.learned.lengths.mean())))
+        firsts, lengths = self.learned.draw(n_windows, rng)
         players, base = np.full(n_windows, NETWORK, dtype=np.int64), NETWORK
         if self.by_rules:
             base = rule_number(c.base)
             players[:] = rng.choice([rule_number(name) for name in c.rules], n_windows)
         net = self._kernel_net(self.best)
         n, n_decisions = collect_comparisons(
-            self.games.kernel_params, self.games.kernel_state, self.observer.handle, net,
-            firsts, firsts + self.lengths[picks], rng.random(N_DRAWS), players, base,
+            *self.learned.handles, net, firsts, firsts + lengths, rng.random(N_DRAWS), players, base,
             c.horizon, c.probability, c.noise, make_keys(1, int(rng.integers(2**63))), store,
         )  # fmt: skip
         kept = Comparisons(store.flat[:n], store.mask[:n], store.cost[:n], store.level[:n])
         return kept, int(n_decisions)
 
     def _kernel_net(self, i: int) -> Any:
-        return make_kernel_net(self.architecture, self.means[i], self.games.params.n_nodes)
+        return make_kernel_net(self.architecture, self.means[i], 2 * self.task.scenario.placement.n_hosts)
+
+    def _play(self, i: int, firsts: I8, lengths: I8, safety: Safety | None) -> F8:
+        """What windows of the selecting stream cost member i, s, (W,)."""
+        costs = np.empty(len(firsts))
+        table = make_safety_table(safety, self.task.scenario.placement)
+        net = self._kernel_net(i)
+        play_windows(*self.selected.handles, net, table, firsts, firsts + lengths, costs)
+        return costs
 
     def _select(self) -> float:
-        """Find the member that plays training windows best; returns its trimmed mean of total waits, s.
+        """Find the member, and with a safety its margin, that plays windows best.
 
-        The windows are drawn anew each time, from a generator of their own: looking changes nothing.
+        Returns its trimmed mean of total waits, s, or with a safety the bound of what it exceeds the rule's.
+
+        With a safety, best is who is most certainly better than the rule; if nobody is, the rule plays. The
+        windows are drawn anew each time, from a generator of their own: looking changes nothing.
         """
+        c = self.config
         rng = np.random.default_rng([self.task.seeds(2)[1], self.timesteps])
-        picks = rng.integers(0, len(self.rows), self.config.selection_windows)
-        firsts, ends = self.rows[picks], self.rows[picks] + self.lengths[picks]
-        costs = np.empty(len(picks))
-        found = []
-        for i in range(len(self.means)):
-            play_windows(
-                self.games.kernel_params, self.games.kernel_state, self.observer.handle,
-                self._kernel_net(i), firsts, ends, costs,
-            )  # fmt: skip
-            found.append(trimmed_mean(costs))
-        self.best = int(np.argmin(found))
-        return float(found[self.best])
+        firsts, lengths = self.selected.draw(c.selection_windows, rng)
+        if self.safety is None:
+            costs = [trimmed_mean(self._play(i, firsts, lengths, None)) for i in range(len(self.means))]
+            self.best = int(np.argmin(costs))
+            return float(min(costs))
+        if self.blank:
+            self.safety = replace(self.safety, margin=NEVER)
+            return 0.0
+        rule, _ = run_windows(self.selected.games, firsts, self.safety.rule, lengths=lengths)
+
+        def bound(i: int, margin: float) -> float:
+            assert self.safety
+            costs = self._play(i, firsts, lengths, replace(self.safety, margin=margin))
+            return excess_bound(costs, rule, firsts, lengths, c.certainty)
+
+        middle = c.margins[len(c.margins) // 2]
+        self.best = int(np.argmin([bound(i, middle) for i in range(len(self.means))]))
+        bounds = [bound(self.best, margin) for margin in c.margins]
+        sure = min(bounds) < 0.0
+        self.safety = replace(self.safety, margin=c.margins[int(np.argmin(bounds))] if sure else NEVER)
+        return min(0.0, *bounds)
 
     def _advantages(self, found: Comparisons) -> Tensor:
         """A of every action, 0 where it was not tried, (S, 2N)."""
@@ -220,6 +293,7 @@ class RolloutLearner:
                 told = loss.item(), entropy.item()
         self.optimizer.step()
         self.updates += 1
+        self.blank = False
         # A short memory at first, or the average would remember the random beginning.
         keep = min(self.config.average, self.updates / (self.updates + 10.0))
         for net, mean in zip(self.nets, self.means):
@@ -231,7 +305,7 @@ class RolloutLearner:
         """The averaged network of the member that plays training windows best."""
         self._select()
         weights = {name: value.copy() for name, value in self.means[self.best].items()}
-        return (Member(self.architecture, self.layout, weights, "logits"),)
+        return (Member(self.architecture, self.layout, weights, "logits", self.safety),)
 
     def load_member(self, member: Member) -> None:
         """Begin with the weights of an agent, in the first member of the population.
@@ -239,14 +313,11 @@ class RolloutLearner:
         Raises:
             ConfigError: If it is of another architecture, or reads other columns.
         """
-        if member.architecture != self.architecture or member.layout != self.layout:
-            raise ConfigError(
-                f"initial: the agent is {member.architecture.to_dict()}, "
-                f"and {self.architecture.to_dict()} is to be trained"
-            )
+        need_same(member, self.architecture, self.layout)
         weights = {name: torch.from_numpy(w.copy()) for name, w in member.weights.items()}
         self.nets[0].load_state_dict(weights)
         self.means[0] = _weights(self.nets[0])
+        self.blank = False
 
     def arrays(self) -> tuple[Arrays, dict[str, Any]]:
         """Networks, averages, optimiser and generator."""
@@ -256,7 +327,8 @@ class RolloutLearner:
             found |= {f"mean/{i}/{k}": v.copy() for k, v in mean.items()}
         found |= {f"optimizer/{k}": v for k, v in optimizer_arrays(self.optimizer).items()}
         rng = self.rng.bit_generator.state
-        counts = {"timesteps": self.timesteps, "updates": self.updates, "best": self.best}
+        names = ("timesteps", "updates", "best", "blank")
+        counts = {name: getattr(self, name) for name in names}
         return found, {**counts, "rng": rng}
 
     def restore(self, arrays: Arrays, state: dict[str, Any]) -> None:
@@ -269,7 +341,7 @@ class RolloutLearner:
             self.means[int(number)] = {name: value.copy() for name, value in weights.items()}
         restore_optimizer(self.optimizer, parts.get("optimizer", {}))
         self.timesteps, self.updates = int(state["timesteps"]), int(state["updates"])
-        self.best = int(state["best"])
+        self.best, self.blank = int(state["best"]), bool(state["blank"])
         self.rng.bit_generator.state = state["rng"]
 
 

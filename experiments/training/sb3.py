@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import zipfile
 from typing import Any
 
 import numpy as np
@@ -13,9 +10,7 @@ import torch
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from virtgym.envs.errors import ConfigError
-from virtgym.envs.files import read_bytes
-from virtgym.envs.placement.observations import OBSERVATIONS
-from virtgym.policies.learned.architecture import CANDIDATES, Architecture, Layout
+from virtgym.policies.learned.architecture import Layout
 from virtgym.policies.learned.sb3_algorithms import (
     BatchedA2C,
     BatchedDQN,
@@ -32,9 +27,6 @@ from virtgym.policies.learned.storage import Member
 from .agents import A2cConfig, AgentConfig, DqnConfig, MaskablePpoConfig, PpoConfig
 from .learners import Arrays, TrainTask
 from .torch_state import by_prefix, optimizer_arrays, restore_optimizer
-
-LARGEST_ZIP = 1 << 30
-"""Most bytes of a zip that is imported, packed and unpacked."""
 
 _NUMBERS = ("num_timesteps", "_n_updates", "_n_calls", "_episode_num", "exploration_rate")
 """Counters of a model that a checkpoint holds."""
@@ -133,6 +125,12 @@ def _make_model(config: AgentConfig, shared: dict[str, Any], task: TrainTask) ->
             policy=MaskableNetPolicy, rollout_buffer_class=MaskedRolloutBuffer, **own, **shared
         )
     return BatchedPPO(policy=ActorCriticNetPolicy, rollout_buffer_class=BatchedRolloutBuffer, **own, **shared)
+
+
+def algorithm_of(config: AgentConfig) -> str:
+    """The algorithm that settings are of, as ``sb3_zip.ALGORITHMS`` names it."""
+    kinds: dict[type[Any], str] = {DqnConfig: "dqn", A2cConfig: "a2c", PpoConfig: "ppo"}
+    return kinds.get(type(config), "maskable_ppo")
 
 
 class Sb3Learner:
@@ -278,91 +276,3 @@ _REPLAY = ("observations", "next_observations", "actions", "rewards", "dones", "
 def _plain(value: Any) -> Any:
     """NumPy's numbers as JSON takes them."""
     return value.item() if isinstance(value, np.generic) else str(value)
-
-
-def load_sb3_zip(path: str, config: AgentConfig) -> Member:
-    """Read a policy out of a zip that Stable-Baselines3 saved. THIS RUNS CODE that the file contains.
-
-    Such a file is a pickle: read only what you trust. What comes back is plain arrays.
-
-    Args:
-        path: The file.
-        config: The agent that it was saved from: it says which algorithm.
-
-    Raises:
-        ConfigError: If it cannot be read, or holds another network.
-    """
-    kinds: dict[type[Any], Any] = {DqnConfig: BatchedDQN, A2cConfig: BatchedA2C, PpoConfig: BatchedPPO}
-    algorithm: Any = kinds.get(type(config), BatchedMaskablePPO)
-    file = path if os.path.exists(path) else f"{path}.zip"
-    try:
-        data = io.BytesIO(read_bytes(file, limit=LARGEST_ZIP, refusal=ConfigError))
-        with zipfile.ZipFile(data) as archive:
-            declared = sum(entry.file_size for entry in archive.infolist())
-        if declared > LARGEST_ZIP:
-            raise ValueError(f"it unpacks to {declared:,} bytes, at most {LARGEST_ZIP:,} are read")
-        data.seek(0)
-        model = algorithm.load(data, device="cpu")
-    except Exception as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"import={path}: cannot be read as {config.name} ({first})") from None
-    policy = model.policy.q_net if isinstance(config, DqnConfig) else model.policy
-    scores = "values" if isinstance(config, DqnConfig) else "logits"
-    net = getattr(policy, "net", None)
-    if net is not None and hasattr(net, "architecture"):
-        weights = {name: value.numpy().copy() for name, value in net.state_dict().items()}
-        return Member(net.architecture, policy.layout, weights, scores)
-    flat = len(model.observation_space.shape or ()) == 1
-    towers = _plain_mlp(policy) if flat else None
-    if towers is None:
-        raise ConfigError(
-            f"import={path}: only networks of virtgym.policies.learned, and SB3's MlpPolicy with equal "
-            "towers on flat observations, can be taken over"
-        )
-    weights, hidden, activation = towers
-    n_actions = int(model.action_space.n)
-    layout, n_rows = _layout_of(int(model.observation_space.shape[0]), n_actions)
-    architecture = Architecture("mlp", *layout.sizes, n_rows, n_actions - n_rows, hidden, activation)
-    return Member(architecture, layout, weights, scores)
-
-
-def _layout_of(width: int, n_actions: int) -> tuple[Layout, int]:
-    """The columns and the number of rows of a flat observation; to have both right, actions must match."""
-    for observation in (*OBSERVATIONS, CANDIDATES):
-        layout = Layout.current(observation)
-        n_rows, rest = divmod(width - sum(layout.sizes[1:]), layout.sizes[0])
-        most = 2 if layout.task == "placement" else 0  # rejecting and skipping
-        if rest == 0 and 0 <= n_actions - n_rows <= most:
-            return layout, n_rows
-    raise ConfigError(f"import: reads {width} values for {n_actions} actions, which no environment has")
-
-
-def _plain_mlp(policy: Any) -> tuple[dict[str, Any], tuple[int, ...], str] | None:
-    """Weights, widths and activation of SB3's own dense networks; None if they are of another form."""
-    from torch import nn
-
-    if hasattr(policy, "mlp_extractor"):
-        towers = {
-            "policy": [*policy.mlp_extractor.policy_net, policy.action_net],
-            "value": [*policy.mlp_extractor.value_net, policy.value_net],
-        }
-    elif isinstance(getattr(policy, "q_net", None), nn.Sequential):
-        towers = {"policy": list(policy.q_net)}
-    else:
-        return None
-    kinds = {"relu": nn.ReLU, "tanh": nn.Tanh}
-    used = {type(layer) for layers in towers.values() for layer in layers} - {nn.Linear}
-    activation = next((name for name, kind in kinds.items() if used == {kind}), None)
-    dense = {k: [layer for layer in layers if isinstance(layer, nn.Linear)] for k, layers in towers.items()}
-    hidden = tuple(layer.out_features for layer in dense["policy"][:-1])
-    if "value" not in dense:  # DQN has no value of states; this one is never asked
-        dense["value"] = [*dense["policy"][:-1], nn.Linear(hidden[-1], 1) if hidden else dense["policy"][-1]]
-    if activation is None or hidden != tuple(layer.out_features for layer in dense["value"][:-1]):
-        return None
-    weights = {
-        f"{tower}.{i}.{part}": getattr(layer, part).detach().numpy().copy()
-        for tower, layers in dense.items()
-        for i, layer in enumerate(layers)
-        for part in ("weight", "bias")
-    }
-    return weights, hidden, activation

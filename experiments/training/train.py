@@ -17,14 +17,16 @@ from virtgym.envs.files import write_atomically
 from virtgym.envs.scenarios.placement import PlacementScenario
 from virtgym.envs.scenarios.scenario import Scenario
 from virtgym.policies.learned.architecture import Architecture, Layout
+from virtgym.policies.learned.safety import Safety
 from virtgym.policies.learned.storage import Agent, Member, load_agent, save_agent
 
 from ..run.cell import load_scenario
 from ..run.rows import virtgym_version
-from .agents import agent_kind
+from .agents import AgentConfig, ForecasterConfig, agent_kind
 from .cluster_task import ClusterTrainTask
 from .compose import TrainRun
 from .folder import Checkpoint, TrainFolder
+from .forecast_task import ForecastTrainTask
 from .learners import Learner, TrainTask
 from .placement_task import PlacementTrainTask
 from .progress import Board, TrainProgress
@@ -66,7 +68,7 @@ def train(run: TrainRun) -> TrainOutcome:
     import pandas as pd
 
     # The seed is the learner's: agents of all seeds learn and are judged on the same requests.
-    task = make_task(load_scenario(run.scenario, 0), run.config)
+    task = make_task(load_scenario(run.scenario, 0), run.config, run.agent)
     config = run.config
     name = f"{run.agent.name}-{task.scenario.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = TrainFolder(Path(config["out"] or Path("runs") / name))
@@ -83,17 +85,22 @@ def train(run: TrainRun) -> TrainOutcome:
     return TrainOutcome(folder.path, float(info["objective"]), rows, False)
 
 
-def make_task(scenario: Scenario | PlacementScenario, config: Mapping[str, Any]) -> TrainTask:
+def make_task(
+    scenario: Scenario | PlacementScenario, config: Mapping[str, Any], agent: AgentConfig
+) -> TrainTask:
     """What is to be learned on a scenario.
 
     Args:
         scenario: The scenario.
         config: A checked configuration of a training.
+        agent: Its learner's settings.
     """
     shared = {key: config[key] for key in ("num_envs", "seed", "total_timesteps")}
     if isinstance(scenario, PlacementScenario):
         own = {key: config[key] for key in ("reward", "wait_scale_s")}
         return PlacementTrainTask(scenario, **shared, **own)
+    if isinstance(agent, ForecasterConfig):
+        return ForecastTrainTask(scenario, **shared, agent=agent)
     return ClusterTrainTask(scenario, **shared, env=config["env"])
 
 
@@ -129,8 +136,14 @@ class _Training:
         self.history, self.best = found.state["history"], found.state["best"]
         self.wall_s = float(found.state["wall_s"])
         self.members = tuple(
-            Member(Architecture.from_dict(a), Layout.from_dict(c), found.part(f"best/{i}"), scores)
-            for i, (a, c, scores) in enumerate(found.state["members"])
+            Member(
+                Architecture.from_dict(a),
+                Layout.from_dict(c),
+                found.part(f"best/{i}"),
+                scores,
+                Safety.from_dict(safety),
+            )
+            for i, (a, c, scores, safety) in enumerate(found.state["members"])
         )
         self._save_best()  # the process may have been killed while it did
 
@@ -143,16 +156,14 @@ class _Training:
         if load is None:
             raise ConfigError(f"initial: agent={self.agent.name} cannot begin with the weights of another")
         if config["import_zip"] is not None:
-            import warnings
+            from virtgym.policies.learned.sb3_zip import load_zip
 
-            from .sb3 import load_sb3_zip
+            from .sb3 import algorithm_of
 
-            warnings.warn(
-                f"import={config['import_zip']}: a zip of Stable-Baselines3 is a pickle and may run "
-                "any code; import only what you trust",
-                stacklevel=2,
-            )
-            load(load_sb3_zip(config["import_zip"], self.agent))
+            try:
+                load(load_zip(config["import_zip"], algorithm_of(self.agent)))
+            except ConfigError as error:
+                raise ConfigError(f"import={error}") from None
             return
         members = load_agent(config["initial"]).members
         if len(members) > 1:
@@ -211,7 +222,7 @@ class _Training:
     ) -> None:
         members = self.learner.snapshot()
         objective, now = self.validation(members), self.learner.timesteps
-        if not self.best or objective < self.best["objective"]:
+        if not self.best or objective < self.best["objective"] or self._best_is_blank():
             self.best = {"objective": objective, "timesteps": now}
             self.members = members
             self._save_best()
@@ -227,6 +238,11 @@ class _Training:
         board.write(now, {"objective": objective, "best": self.best["objective"]}, "validation")
         progress.evaluated(row, self.validation.unit)
 
+    def _best_is_blank(self) -> bool:
+        """Whether the best so far is the rule of a safety alone: what was learned then replaces it."""
+        begun = self.run_config.config["initial"] is None and self.best["timesteps"] == 0
+        return begun and any(m.safety for m in self.members)
+
     def _save_best(self) -> None:
         training = {"agent": asdict(self.agent), **self.task.described(), **self.best}
         agent = Agent(self.members, self.task.kind, self.task.protocol, training, _versions())
@@ -237,7 +253,10 @@ class _Training:
         every = {f"learner/{name}": array for name, array in arrays.items()}
         for i, m in enumerate(self.members):
             every |= {f"best/{i}/{name}": array for name, array in m.weights.items()}
-        members = [(m.architecture.to_dict(), m.layout.to_dict(), m.scores) for m in self.members]
+        members = [
+            (m.architecture.to_dict(), m.layout.to_dict(), m.scores, m.safety and m.safety.to_dict())
+            for m in self.members
+        ]
         known = {"learner": state, "history": self.history, "best": self.best, "wall_s": self.wall_s}
         self.folder.write_checkpoint(Checkpoint(every, {**known, "members": members}))
 

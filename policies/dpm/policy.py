@@ -23,8 +23,8 @@ from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING, STARTING
 from virtgym.envs.sim.state.parameters import ClusterParams
 
 from ..base import PlanningPolicy
-from ..forecast.forecasters import FORECASTERS, make_forecaster
-from ..forecast.history import History
+from ..forecast.forecasters import make_forecaster
+from ..forecast.history import History, squares_of_past, young_variance
 from ..planning.guard import AdmissionGuard
 from ..planning.plans import legal_part
 from ..planning.power import boot_energy_j, idle_watts
@@ -38,10 +38,6 @@ from .workspace import (
 )
 
 UNLIMITED = 2.0**31
-YOUNG_SHARE = 0.1
-"""Standard deviation that is assumed of a VM without history, as a share of its nominal CPU."""
-YOUNG_SAMPLES = 2.0
-"""Samples that this assumption counts for."""
 
 
 @dataclass
@@ -54,7 +50,9 @@ class DpmPolicy(PlanningPolicy):
         off_window_s: Past that decides what may go off, s.
         on_window_s: Past that decides what must go on, s.
         risk: Standard deviations added to what is forecast: to the load of a host and to the memory of a VM.
-        forecaster: Name of the forecaster, one of ``forecast.FORECASTERS``, or a dotted path.
+            They are those of the past, or of CPU what the forecaster says of its error.
+        forecaster: Name of the forecaster, one of ``forecast.FORECASTERS``, a dotted path, or the folder of a
+            trained one.
         overload: A host that is asked for more than this share of its CPU is relieved.
         relief: Share of its CPU that relief goes down to.
         fill: Share of its CPU that may be asked of a host that receives a VM.
@@ -96,7 +94,7 @@ class DpmPolicy(PlanningPolicy):
         Raises:
             ConfigError: Naming the parameter and what is allowed.
         """
-        FORECASTERS.find(self.forecaster, "policy.forecaster")
+        make_forecaster(self.forecaster, "policy.forecaster")
         low, high = self.target - self.tolerance, self.target + self.tolerance
         if not (self.tolerance >= 0.0 and low >= 0.0 and 0.0 < high <= 1.0):
             raise ConfigError(
@@ -151,7 +149,7 @@ class DpmPolicy(PlanningPolicy):
         """Bind the view, forget the past, allocate the kernels' memory."""
         super().reset(view, rng)
         p = view.params
-        self._forecaster = make_forecaster(self.forecaster)
+        self._forecaster = make_forecaster(self.forecaster, "policy.forecaster")
         self._off_window = max(1, round(self.off_window_s / p.interval_s))
         self._on_window = max(1, round(self.on_window_s / p.interval_s))
         self._lead = math.ceil(float(p.host_boot_s.max()) / p.interval_s)
@@ -366,10 +364,12 @@ class DpmPolicy(PlanningPolicy):
             self._ahead_mhz = float(ahead.sum())  # of many VMs: those that rise and those that fall
         later = self._forecaster.predict(past, self._lead + 1, counts)
         w.vm_mean[:] = np.where(counts > 0, np.maximum(later, 0.0), demand)
-        squares, n = self._squares(history)
-        w.vm_var[:] = (squares + YOUNG_SAMPLES * (YOUNG_SHARE * top) ** 2) / (
-            np.maximum(n - 1, 0) + YOUNG_SAMPLES
-        )
+        told = self._forecaster.deviation(past, self._lead + 1, counts)
+        if told is None:
+            squares, n = squares_of_past(past, counts, self._off_window)
+        else:
+            squares, n = told**2 * np.maximum(counts - 1, 0), counts
+        w.vm_var[:] = young_variance(squares, n, top)
         w.vm_var[demand <= 0.0] *= counts[demand <= 0.0] > 0
         np.minimum(np.maximum(top, demand), self._fastest_mhz, out=w.vm_peak)
         late = past[-self._on_window :]
@@ -377,21 +377,13 @@ class DpmPolicy(PlanningPolicy):
         self._recent = np.where(np.arange(len(late), 0, -1)[:, None] <= counts, late, 0.0).sum(axis=0)
         self._recent = np.where(seen > 0, self._recent / np.maximum(seen, 1), demand)
 
-    def _squares(self, history: History) -> tuple[F8, NDArray[np.int64]]:
-        """Squares around the mean of every series over ``off_window_s``, summed; and its samples, (V,)."""
-        window = history.values[-self._off_window :]
-        known = np.arange(len(window), 0, -1)[:, None] <= history.counts
-        n = np.minimum(history.counts, self._off_window)
-        mean = np.where(known, window, 0.0).sum(axis=0) / np.maximum(n, 1)
-        return np.where(known, (window - mean) ** 2, 0.0).sum(axis=0), n
-
     def _forecast_memory(self, view: ClusterView, there: B1) -> None:
         """Write the memory that every VM will need resident: at least that of now, at most its own."""
         history = self._memory
         if history is None:
             return
         now, own = view.state.vm_touched_mib, view.params.vm_mem_mib
-        squares, n = self._squares(history)
+        squares, n = squares_of_past(history.values, history.counts, self._off_window)
         ahead = self._forecaster.predict(history.values, self._lead + 1, history.counts)
         ahead = np.maximum(ahead, now) + self.risk * np.sqrt(squares / np.maximum(n - 1, 1))
         touched = np.where(there, np.clip(ahead, now, np.maximum(own, now)), 0.0)

@@ -104,7 +104,8 @@ class DrsPolicy(PlanningPolicy):
         contention: Share of its CPU above which a host is relieved, however even the cluster is; level 1
             relieves none. So is a host whose multiplexed memory costs work.
         contention_s: Time for which it must have been so, s.
-        forecaster: Name in ``forecast.FORECASTERS`` of what predicts each VM's demand; None = the demand now.
+        forecaster: Name in ``forecast.FORECASTERS``, dotted path or folder of what predicts each VM's demand;
+            None = the demand now.
         window: Samples that the forecaster looks at; None = its default.
         steps: Samples ahead that it forecasts.
         horizon_s: Time for which the load is expected to hold: what a move's benefit counts for, s.

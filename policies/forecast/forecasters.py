@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,7 @@ from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.registry import Registry
 
-from ..schema import construct
+from ..schema import construct, is_folder
 
 LONGEST = 2000
 """Longest window of a regression: its filters for every shorter history are a table."""
@@ -67,6 +68,31 @@ class Forecaster(ABC):
         Raises:
             ConfigError: For a history that is not two-dimensional, counts of another shape or steps below 1.
         """
+        past, known = self._checked(history, steps, counts)
+        out = np.zeros(past.shape[1])
+        if len(past):
+            self._forecast(past, int(steps), known, out)
+        return out
+
+    def deviation(self, history: ArrayLike, steps: int = 1, counts: ArrayLike | None = None) -> F8 | None:
+        """Standard deviation to expect of the error of forecasts, for who plans with a margin.
+
+        Returns:
+            Shape (V,), in the unit of the history, at least 0; None = the forecaster does not know, and the
+            caller takes the standard deviation of the past. Arguments as of ``predict``.
+        """
+        return None
+
+    def upper(self, history: ArrayLike, steps: int = 1, counts: ArrayLike | None = None) -> F8 | None:
+        """Upper quantiles of what is forecast, rising.
+
+        Returns:
+            Shape (levels, V), levels as in ``inputs.QUANTILES[1:]``; None = the forecaster does not know.
+        """
+        return None
+
+    def _checked(self, history: ArrayLike, steps: int, counts: ArrayLike | None) -> tuple[F8, I8]:
+        """The samples that a forecast looks at, (n, V), and how many each series has, (V,)."""
         # A kernel is compiled once for writable, contiguous arrays; others are copied.
         past = np.require(history, np.float64, ["C", "W"])
         if past.ndim != 2:
@@ -80,10 +106,7 @@ class Forecaster(ABC):
             known = np.clip(np.asarray(counts, dtype=np.int64), 0, n)
             if known.shape != (series,):
                 raise ConfigError(f"counts: must have shape ({series},), is {known.shape}")
-        out = np.zeros(series)
-        if n:
-            self._forecast(past, int(steps), known, out)
-        return out
+        return past, known
 
     @abstractmethod
     def _forecast(self, history: F8, steps: int, counts: I8, out: F8) -> None:
@@ -385,7 +408,8 @@ def make_forecaster(name: str, key: str = "forecaster", /, **params: Any) -> For
     """Make a forecaster.
 
     Args:
-        name: A name of ``FORECASTERS``, or the dotted path of a class of one's own.
+        name: A name of ``FORECASTERS``, the dotted path of a class of one's own, or the folder of a trained
+            forecaster.
         key: What is being set, for messages.
         **params: Its parameters.
 
@@ -402,5 +426,18 @@ def make_forecaster(name: str, key: str = "forecaster", /, **params: Any) -> For
         >>> make_forecaster("moving_average", window=2).predict(np.array([[1.0, 5.0], [2.0, 7.0]]))
         array([1.5, 6. ])
     """
+    if is_folder(name, FORECASTERS):
+        if not os.path.isdir(name):
+            raise ConfigError(
+                f"{key}={name}: no such folder; allowed: a name ({', '.join(FORECASTERS)}), a dotted path "
+                "to a class, or the folder of a forecaster, as virtgym train agent=forecaster writes it"
+            )
+        if params:
+            raise ConfigError(
+                f"{key}={name}: a trained forecaster has no parameters, got {', '.join(params)}"
+            )
+        from .learned import load_forecaster
+
+        return load_forecaster(name)
     made: Forecaster = construct(name, FORECASTERS.find(name, key), params, "forecaster")
     return made

@@ -12,6 +12,11 @@ from virtgym.envs.arrays import F8, I8
 from virtgym.envs.checks import need, need_memory
 from virtgym.envs.errors import ConfigError
 
+YOUNG_SHARE = 0.1
+"""Standard deviation that is assumed of a VM without history, as a share of its nominal CPU."""
+YOUNG_SAMPLES = 2.0
+"""Samples that this assumption counts for."""
+
 
 class History:
     """A ring buffer of samples, time-major, that reads as one contiguous block.
@@ -98,3 +103,33 @@ class History:
     def copy(self) -> Self:
         """An independent copy, for a what-if."""
         return copy.deepcopy(self)
+
+
+def squares_of_past(history: F8, counts: I8, window: int) -> tuple[F8, I8]:
+    """Squares around the mean of the newest samples of every series, summed; and how many samples.
+
+    Args:
+        history: Shape (n, V).
+        counts: Samples of each series, shape (V,).
+        window: Samples that count, at most.
+
+    Returns:
+        Sums and numbers, (V,) each.
+    """
+    past = history[-window:]
+    known = np.arange(len(past), 0, -1)[:, None] <= counts
+    n = np.minimum(counts, window)
+    mean = np.where(known, past, 0.0).sum(axis=0) / np.maximum(n, 1)
+    return np.where(known, (past - mean) ** 2, 0.0).sum(axis=0), n
+
+
+def young_variance(squares: F8, n: I8, nominal: ArrayLike) -> F8:
+    """Variance of series, in which what is assumed of the young counts as ``YOUNG_SAMPLES`` samples.
+
+    Args:
+        squares: Sums of squares around the mean, (V,).
+        n: Samples that they are of, (V,).
+        nominal: What the series can be at most: nominal CPU, in their unit.
+    """
+    usual = (YOUNG_SHARE * np.asarray(nominal)) ** 2
+    return np.asarray((squares + YOUNG_SAMPLES * usual) / (np.maximum(n - 1, 0) + YOUNG_SAMPLES))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,11 +16,13 @@ from virtgym.envs.checks import need
 from virtgym.envs.cluster.candidates.settings import CandidateSettings
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.files import one_line
+from virtgym.envs.placement.games import PlacementConfig, PlacementGames
 from virtgym.envs.placement.observations import OBSERVATIONS
 
 from ..ties import choose_first_best
 from .architecture import CANDIDATES, ENV_OPTIONS, LEGAL, PARTS, Layout
 from .kernel_net import BatchNet
+from .safety import SafePlayer
 from .storage import Agent, Member, load_agent
 
 MASKED = np.float32(-np.inf)
@@ -99,8 +102,10 @@ class LearnedPolicy:
     stateless: ClassVar[bool] = True
 
     def __init__(self, agent: Agent, name: str = "agent") -> None:
-        if agent.task not in PARTS:
-            raise ConfigError(f"{name}: task {agent.task}; this version plays {', '.join(PARTS)}")
+        if agent.task not in LEGAL:
+            use = "; a forecaster is used by a rule, as in policy=dpm policy.forecaster=FOLDER"
+            use = use if agent.task == "forecast" else ""
+            raise ConfigError(f"{name}: task {agent.task}; this version plays {', '.join(LEGAL)}{use}")
         self.agent = agent
         self.task = agent.task
         self.name = name
@@ -112,11 +117,21 @@ class LearnedPolicy:
             self.env_options = env_options(f"{name}: protocol.", agent.protocol)
         self._layouts: dict[int, Layout] = {}
         self._rng = np.random.default_rng(0)
+        self._safe: SafePlayer | None = None
+        if agent.safety:
+            self._safe = SafePlayer(agent.safety, own_cluster(name, agent.protocol))
         self._last: F4 | None = None
 
     def reset(self, view: Any, rng: np.random.Generator) -> None:
-        """Begin: the view is not read, an agent sees observations; ``rng`` draws if not deterministic."""
+        """Begin: an agent sees observations, not the view; ``rng`` draws if not deterministic.
+
+        Observations are shares of nodes: with a safety, how large these are is read off the games, or, where
+        there are none, off the protocol that the agent was trained on.
+        """
         self._rng = rng
+        if self._safe and isinstance(view, PlacementGames) and view.config != self._safe.config:
+            assert self.agent.safety
+            self._safe = SafePlayer(self.agent.safety, view.config)
 
     def predict(
         self,
@@ -153,7 +168,10 @@ class LearnedPolicy:
         scores = self._last = self.scores(parts, mask)
         if not deterministic and self.agent.members[0].scores == "logits":
             scores = scores + self._rng.gumbel(size=scores.shape).astype(np.float32)  # its maximum is a draw
-        actions = choose_first_best(scores, mask)
+        if self._safe:
+            actions = self._safe.choose(self._layout(parts[-1]), parts[0], parts[1], scores, mask)
+        else:
+            actions = choose_first_best(scores, mask)
         return (int(actions[0]) if single else actions), state
 
     def explain(self) -> tuple[str, F4]:
@@ -217,6 +235,19 @@ class LearnedPolicy:
         assert total is not None
         average: F4 = total / np.float32(len(self._players)) if len(self._players) > 1 else total
         return np.where(mask, average, MASKED)
+
+
+def own_cluster(name: str, protocol: Mapping[str, Any]) -> PlacementConfig:
+    """The cluster and protocol that an agent says it was trained on.
+
+    Raises:
+        ConfigError: If it says none that is possible.
+    """
+    known = {field.name for field in fields(PlacementConfig)}
+    try:
+        return PlacementConfig(**{key: value for key, value in protocol.items() if key in known})
+    except TypeError as error:
+        raise ConfigError(f"{name}: protocol: {one_line(error, 200)}") from None
 
 
 def env_options(where: str, protocol: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,13 +17,19 @@ from virtgym.envs.placement.observations import OBSERVATIONS, observation_column
 PARTS: dict[str, tuple[str, ...]] = {
     "placement": ("nodes", "request", "globals"),
     "cluster": ("candidates", "globals"),
+    "forecast": ("samples", "series"),
 }
-"""Parts of an observation by task: the rows that a network scores one by one, then what they share."""
+"""Parts of an observation by task: the rows that a network scores one by one, then what they share; of a
+forecaster, which scores nothing, the newest samples and the rest that it reads of a series."""
 
 LEGAL: dict[str, str] = {"placement": "fits", "cluster": "offered"}
 """The column of the rows that says whether a row may be chosen."""
 
-NETWORKS: dict[str, tuple[str, ...]] = {"placement": ("equivariant", "mlp"), "cluster": ("scorer", "mlp")}
+NETWORKS: dict[str, tuple[str, ...]] = {
+    "placement": ("equivariant", "mlp"),
+    "cluster": ("scorer", "mlp"),
+    "forecast": ("quantiles",),
+}
 """Kinds of network by task."""
 
 CANDIDATES = "candidates"
@@ -145,7 +151,8 @@ class Layout:
         Raises:
             ConfigError: If it is something else.
         """
-        task = "cluster" if isinstance(data, Mapping) and CANDIDATES in data else "placement"
+        given = data if isinstance(data, Mapping) else {}
+        task = next((task for task, parts in PARTS.items() if parts[0] in given), "placement")
         columns = []
         for part in PARTS[task]:
             names = data.get(part) if isinstance(data, Mapping) else None
@@ -194,8 +201,8 @@ class Architecture:
         n_request: Columns of the pending request.
         n_globals: Columns of the cluster.
         n_nodes: Rows: fixed for ``mlp``, 0 = any for the others.
-        n_extra: Actions besides the rows, like rejection.
-        hidden: Widths of hidden layers. ``equivariant`` and ``scorer`` have two of the same width.
+        n_extra: Actions besides the rows, like rejection; of ``quantiles`` the numbers that it gives.
+        hidden: Widths of hidden layers; two of the same width but for ``mlp``.
         activation: One of ``ACTIVATIONS``.
     """
 
@@ -228,6 +235,8 @@ class Architecture:
             )
         if self.network == "scorer" and self.n_extra:
             raise ConfigError(f"n_extra={self.n_extra}: a scorer has no actions besides the candidates")
+        if self.network == "quantiles" and self.activation != "relu":
+            raise ConfigError(f"activation={self.activation}: network=quantiles has relu")
         if self.network == "mlp" and self.n_nodes < 2:
             raise ConfigError("n_nodes: an mlp needs the number of nodes or candidates")
         if self.n_weights > MOST_WEIGHTS:
@@ -270,12 +279,17 @@ class Architecture:
 
     def shapes(self) -> dict[str, Shape]:
         """The shape of every parameter, by name; weights are (out, in), as in PyTorch."""
-        return self._mlp_shapes() if self.network == "mlp" else self._set_shapes()
+        if self.network == "quantiles":
+            n_inputs = self.n_node + self.n_globals
+            return {"prior": (1,), **self._dense_shapes(n_inputs, {"quantile": self.n_extra})}
+        if self.network == "mlp":
+            width = self.n_nodes * self.n_node + self.n_request + self.n_globals
+            return self._dense_shapes(width, {"policy": self.n_actions(self.n_nodes), "value": 1})
+        return self._set_shapes()
 
-    def _mlp_shapes(self) -> dict[str, Shape]:
-        width = self.n_nodes * self.n_node + self.n_request + self.n_globals
+    def _dense_shapes(self, width: int, towers: Mapping[str, int]) -> dict[str, Shape]:
         found: dict[str, Shape] = {}
-        for tower, n_out in (("policy", self.n_actions(self.n_nodes)), ("value", 1)):
+        for tower, n_out in towers.items():
             sizes = (width, *self.hidden, n_out)
             for i, (n_in, out) in enumerate(pairwise(sizes)):
                 found[f"{tower}.{i}.weight"] = (out, n_in)

@@ -25,7 +25,8 @@ from virtgym.envs.placement.state import PLAYING, STUCK, PlacementParams, Placem
 
 from ..placement.rules import choose_node, rule_number
 from ..placement.search import copy_game
-from .kernel_net import KernelNet, net_action
+from .kernel_net import KernelNet, net_action, net_scores
+from .safety import SafetyTable, safe_action
 
 GAME, TRIAL = 0, 1
 """Places of the game that is played and of the copy in which an action is tried."""
@@ -112,15 +113,27 @@ def play_windows(
     s: PlacementState,
     o: PlacementBuffers,
     net: KernelNet,
+    t: SafetyTable,
     firsts: I8,
     ends: I8,
     costs: F8,
 ) -> None:
-    """Play windows by the network; ``costs`` receives what each costs, s, (W,)."""
-    keys = np.zeros(1, np.uint64)
+    """Play windows by the network with a safety; ``costs`` receives what each costs, s, (W,).
+
+    With a margin below 0 there is no safety.
+    """
     for i in range(len(firsts)):
         begin_game(p, s, GAME, firsts[i], ends[i])
-        costs[i] = play_on(p, s, o, net, GAME, ends[i] - firsts[i], NETWORK, keys)
+        while s.status[GAME] == PLAYING:
+            observe_game(p, s, o, GAME)
+            flat, mask = o.flat[GAME], o.mask[GAME]
+            if t.margin[0] < 0.0:
+                action = net_action(net, flat, mask)
+            else:
+                net_scores(net, flat)
+                action = safe_action(p, s, GAME, t, net.out, mask)
+            step_game(p, s, GAME, action)
+        costs[i] = s.wait[GAME] + (STUCK_S if s.status[GAME] == STUCK else 0.0)
 
 
 @kernel

@@ -248,17 +248,23 @@ def _score_sets(net: KernelNet, flat: F4, scores: F4) -> None:
 
 
 @kernel
+def dense_layer(y: F4, x: F4, w: F4, bias: F4, activation: int) -> None:
+    """y = activation(x · w + bias), w with the input first."""
+    y[:] = bias
+    _add(y, x, w)
+    _activate(y, activation)
+
+
+@kernel
 def _dense(x: F4, w: F4, bias: F4, activation: int) -> Any:
     """A dense layer on a batch, (B, out)."""
     y = np.empty((len(x), len(bias)), np.float32)
     for b in range(len(x)):
-        y[b] = bias
-        _add(y[b], x[b], w)
-        _activate(y[b], activation)
+        dense_layer(y[b], x[b], w, bias, activation)
     return y
 
 
-def _turned(weights: Mapping[str, NDArray[Any]], name: str, start: int = 0, stop: int | None = None) -> F4:
+def turned(weights: Mapping[str, NDArray[Any]], name: str, start: int = 0, stop: int | None = None) -> F4:
     """Weights of a layer with the input first, of some of its inputs."""
     return np.ascontiguousarray(weights[f"{name}.weight"].T[start:stop], dtype=np.float32)
 
@@ -281,8 +287,8 @@ def make_kernel_net(architecture: Architecture, weights: Mapping[str, NDArray[An
         raise ConfigError("agent: the kernel knows equivariant networks and scorers")
     w, f, extra = architecture.hidden[0], architecture.n_node, architecture.n_extra
 
-    def turned(name: str, start: int = 0, stop: int | None = None) -> F4:
-        return _turned(weights, name, start, stop)
+    def part(name: str, start: int = 0, stop: int | None = None) -> F4:
+        return turned(weights, name, start, stop)
 
     def plain(name: str) -> F4:
         return np.array(weights[f"{name}.bias"], dtype=np.float32)
@@ -291,14 +297,14 @@ def make_kernel_net(architecture: Architecture, weights: Mapping[str, NDArray[An
         return np.zeros(shape, dtype=np.float32)
 
     net = KernelNet(
-        node=turned("node", 0, f), sibling=turned("node", f), shared=turned("shared"),
-        node_bias=plain("node"), hidden=turned("hidden"), hidden_bias=plain("hidden"),
-        pair=turned("pair", 0, w), pair_sibling=turned("pair", w), context=turned("context"),
-        pair_bias=plain("pair"), score=turned("score")[:, 0].copy(), score_bias=plain("score"),
-        extra_context=turned("extra_hidden", 0, 2 * w) if extra else zeros(0, w),
-        extra_shared=turned("extra_hidden", 2 * w) if extra else zeros(0, w),
+        node=part("node", 0, f), sibling=part("node", f), shared=part("shared"),
+        node_bias=plain("node"), hidden=part("hidden"), hidden_bias=plain("hidden"),
+        pair=part("pair", 0, w), pair_sibling=part("pair", w), context=part("context"),
+        pair_bias=plain("pair"), score=part("score")[:, 0].copy(), score_bias=plain("score"),
+        extra_context=part("extra_hidden", 0, 2 * w) if extra else zeros(0, w),
+        extra_shared=part("extra_hidden", 2 * w) if extra else zeros(0, w),
         extra_hidden_bias=plain("extra_hidden") if extra else zeros(w),
-        extra=turned("extra") if extra else zeros(w, 0), extra_bias=plain("extra") if extra else zeros(0),
+        extra=part("extra") if extra else zeros(w, 0), extra_bias=plain("extra") if extra else zeros(0),
         own=zeros(n_nodes, w), other=zeros(n_nodes, w), embedded=zeros(n_nodes, w), rest=zeros(w),
         c=zeros(2 * w), out=zeros(architecture.n_actions(n_nodes)),
         activation=ACTIVATIONS.index(architecture.activation),
@@ -320,7 +326,7 @@ class BatchNet:
         self._handles: dict[int, Any] = {}
         n = len(architecture.hidden)
         self._layers = [
-            (_turned(weights, f"policy.{i}"), weights[f"policy.{i}.bias"])
+            (turned(weights, f"policy.{i}"), weights[f"policy.{i}.bias"])
             for i in range(n + 1 if architecture.network == "mlp" else 0)
         ]
 

@@ -26,6 +26,7 @@ from virtgym.envs.errors import ConfigError
 from virtgym.envs.files import one_line, read_arrays, read_bytes, write_atomically
 
 from .architecture import MOST_WEIGHTS, NETWORKS, Architecture, Layout, Shape
+from .safety import Safety, most_cautious
 
 FORMAT, FORMAT_VERSION = "virtgym-agent", 1
 META, WEIGHTS = "agent.json", "weights.npz"
@@ -47,12 +48,14 @@ class Member:
         layout: Names of the columns that it reads.
         weights: Parameters by name, float32.
         scores: One of ``SCORES``.
+        safety: When a rule plays in its place; None = never. For placement only.
     """
 
     architecture: Architecture
     layout: Layout
     weights: Mapping[str, F4]
     scores: str = "logits"
+    safety: Safety | None = None
 
     def __post_init__(self) -> None:
         """Refuse what does not belong together."""
@@ -65,6 +68,8 @@ class Member:
             )
         if (a.n_node, a.n_request, a.n_globals) != self.layout.sizes:
             raise ConfigError("columns: not as many as the architecture reads")
+        if self.safety is not None and (self.layout.task != "placement" or a.n_extra):
+            raise ConfigError("safety: is for agents of placement that choose nodes only")
         object.__setattr__(self, "weights", _check_weights(a, self.weights))
 
 
@@ -98,6 +103,12 @@ class Agent:
         for task in (m.layout.task for m in self.members):
             if task != self.task:
                 raise ConfigError(f"task {self.task}: the columns are those of an agent for {task}")
+        most_cautious([m.safety for m in self.members])
+
+    @property
+    def safety(self) -> Safety | None:
+        """That of its most cautious member."""
+        return most_cautious([m.safety for m in self.members])
 
 
 def _check_weights(architecture: Architecture, weights: Mapping[str, NDArray[Any]]) -> dict[str, F4]:
@@ -154,6 +165,7 @@ def save_agent(folder: str | os.PathLike[str], agent: Agent) -> Path:
     write_atomically(path / WEIGHTS, lambda draft: draft.write_bytes(data))
     members = [
         {"architecture": m.architecture.to_dict(), "columns": m.layout.to_dict(), "scores": m.scores}
+        | ({} if m.safety is None else {"safety": m.safety.to_dict()})
         for m in agent.members
     ]
     meta = {
@@ -210,7 +222,8 @@ def _load(path: Path) -> Agent:
     members = []
     for i, m in enumerate(listed):
         mine = {name: arrays.pop(f"{i}/{name}") for name in networks[i].shapes() if f"{i}/{name}" in arrays}
-        members.append(Member(networks[i], layouts[i], mine, str(m.get("scores"))))
+        safety = Safety.from_dict(m.get("safety"))
+        members.append(Member(networks[i], layouts[i], mine, str(m.get("scores")), safety))
     agent = Agent(tuple(members), one_line(meta.get("task"), 100), **parts)
     if arrays:
         raise ConfigError(f"{path / WEIGHTS}: array {min(arrays)}: of no member")

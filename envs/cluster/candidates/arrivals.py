@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ...jit.kernels import kernel
@@ -38,7 +40,7 @@ def _list_waiting(p: ClusterParams, s: ClusterState, c: CandidateBuffers) -> int
 
 
 @kernel
-def offer_placing(p: ClusterParams, s: ClusterState, c: CandidateBuffers) -> None:
+def offer_placing(p: ClusterParams, s: ClusterState, c: Any) -> None:
     """All that fits, by best fit, and (the second slot) spread over the emptiest hosts."""
     first, end = int(c.marks.place), int(c.marks.plan)
     if c.now.waiting == 0 or end == first:

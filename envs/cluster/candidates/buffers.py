@@ -157,6 +157,11 @@ def order_capacity(settings: CandidateSettings, n_hosts: int, n_vms: int) -> int
     return passes * n_vms + each + PLAIN_ORDERS * settings.n + outside * (n_vms + 4 * n_hosts)
 
 
+def _typed(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Arrays of one type, by name."""
+    return arrays
+
+
 def _levels(p: ClusterParams, settings: CandidateSettings) -> F8:
     """How far hosts may be filled when another is emptied, (L, 3); rows that are not needed are 0."""
     rows = [(np.inf, np.inf, fill) for fill in settings.cpu_fills]
@@ -208,10 +213,10 @@ def make_candidate_buffers(
         after=Measures.zeros(),
         **draft,
         **per_host,
-        **{k: np.zeros(n_hosts, dtype=np.int32) for k in ("n_home", "new_home", "touched_hosts")},
-        **{k: np.zeros(n_hosts, dtype=np.int8) for k in ("is_up", "new_up")},
-        **{k: np.zeros(n_hosts, dtype=np.bool_) for k in ("takes", "may_leave", "host_touched")},
-        **{k: np.zeros(n_vms, dtype=np.int32) for k in ("list", "other", "touched_vms", "vm_home")},
+        **_typed({k: np.zeros(n_hosts, dtype=np.int32) for k in ("n_home", "new_home", "touched_hosts")}),
+        **_typed({k: np.zeros(n_hosts, dtype=np.int8) for k in ("is_up", "new_up")}),
+        **_typed({k: np.zeros(n_hosts, dtype=np.bool_) for k in ("takes", "may_leave", "host_touched")}),
+        **_typed({k: np.zeros(n_vms, dtype=np.int32) for k in ("list", "other", "touched_vms", "vm_home")}),
         vm_touched=np.zeros(n_vms, dtype=np.bool_),
         vm_mean=np.full(n_vms, -1.0),
         **per_vm,

@@ -120,14 +120,14 @@ def _ends(p: ClusterParams, c: CandidateBuffers, h: int) -> Any:
 
 
 @kernel
-def _check_maintenance(p: ClusterParams, c: CandidateBuffers, h: int, on: bool) -> Any:
+def _check_maintenance(p: ClusterParams, c: Any, h: int, on: bool) -> Any:
     if h < 0 or h >= c.host_power_state.shape[0]:
         return NO_SUCH
     return check_leave(p, c, h) if on and p.has_admission else 0
 
 
 @kernel
-def check_order(p: ClusterParams, c: CandidateBuffers, kind: int, v: int, h: int) -> Any:
+def check_order(p: ClusterParams, c: Any, kind: int, v: int, h: int) -> Any:
     """Whether an order is legal on the draft: 0, or the code of ``decisions.REASONS``."""
     if kind == MOVE:
         return check_move(p, c, v, h)

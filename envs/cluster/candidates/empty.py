@@ -17,7 +17,7 @@ from .rows import begin_candidate, drop_candidate, offer_candidate, same_orders
 
 
 @kernel
-def _may_empty(p: ClusterParams, s: ClusterState, c: CandidateBuffers, h: int) -> bool:
+def may_empty(p: ClusterParams, s: ClusterState, c: CandidateBuffers, h: int) -> bool:
     """Whether a host that is on holds VMs, and nothing that is not about to leave by itself stays."""
     if s.host_power_state[h] != ON or s.host_drain[h] or s.host_n_in[h] > 0 or s.host_n_vms[h] == 0:
         return False
@@ -28,7 +28,7 @@ def _may_empty(p: ClusterParams, s: ClusterState, c: CandidateBuffers, h: int) -
         if p.has_precopy and s.copy_phase[v] == PULL:
             return False
         v = s.vm_next[v]
-    return c.n_home[h] > 0
+    return bool(c.n_home[h] > 0)
 
 
 @kernel
@@ -56,10 +56,10 @@ def _empty(
 def offer_emptying(p: ClusterParams, s: ClusterState, c: CandidateBuffers) -> None:
     """The hosts with the least memory, then of the others those with the most idle power."""
     n_levels, n_hosts = c.levels.shape[0], c.takes.shape[0]
-    first, end, least = int(c.marks.empty), int(c.marks.off), int(c.marks.least)
+    first, end, least = int(c.marks.empty), int(c.marks.trade), int(c.marks.least)
     for h in range(n_hosts if end > first else 0):
         c.host_key[h] = np.inf
-        if _may_empty(p, s, c, h):
+        if may_empty(p, s, c, h):
             c.host_key[h] = c.load_mem[h] + TIE * c.load_risk[h]
     for number in range((end - first) // n_levels):
         if number == least:

@@ -14,6 +14,7 @@ from ...sim.guarantee import check_rules
 from ...sim.state.cluster_state import MIG_NONE, PENDING, RUNNING
 from ...sim.state.parameters import ClusterParams
 from .buffers import CandidateBuffers
+from .draft import cpu_on
 
 TIE = 1e-6
 """Weight of the other resource where hosts or VMs are alike in the one that counts: sizes are few."""
@@ -33,12 +34,27 @@ def take_least(key: F8, n: int) -> Any:
 
 
 @kernel
-def may_take(p: ClusterParams, c: CandidateBuffers, v: int, h: int) -> bool:
+def may_take(p: ClusterParams, c: Any, v: int, h: int) -> bool:
     """Whether a VM may move or start on a host, by orders and by rules; admission says whether it starts."""
     code = check_fit(p, c, v, h) if c.vm_state[v] == PENDING else check_move(p, c, v, h)
     if code == 0 and p.has_rules:
         code = check_rules(p, c, v, h)
     return bool(code == 0)
+
+
+@kernel
+def _shares(p: ClusterParams, c: CandidateBuffers, v: int, h: int) -> Any:
+    """Shares of memory as configured and of CPU that a host would have with a VM."""
+    load = c.new_risk[h] + cpu_on(p, c, v, h, c.vm_risk[v])
+    return (c.new_mem[h] + p.vm_mem_mib[v]) * p.host_inv_mem[h], load * p.host_inv_cpu[h]
+
+
+@kernel
+def fits(p: ClusterParams, c: CandidateBuffers, v: int, h: int, fills: tuple[float, float, float]) -> bool:
+    """Whether a host stays within the fills of ``best_host`` with a VM."""
+    share, load = _shares(p, c, v, h)
+    touched = (c.new_used[h] + c.vm_used[v]) * p.host_inv_mem[h]
+    return bool(share <= fills[0] and touched <= fills[1] and load <= fills[2])
 
 
 @kernel
@@ -64,16 +80,10 @@ def best_host(
     best, source = -1, c.vm_host[v]
     sign = -1.0 if spread else 1.0
     best_score = -np.inf
-    mem, touched, vcpus, mhz = p.vm_mem_mib[v], c.vm_used[v], p.vm_vcpus[v], c.vm_risk[v]
     for h in range(c.takes.shape[0]):
-        if not c.takes[h] or h == source or (used and c.new_home[h] == 0):
+        if not c.takes[h] or h == source or (used and c.new_home[h] == 0) or not fits(p, c, v, h, fills):
             continue
-        share = (c.new_mem[h] + mem) * p.host_inv_mem[h]
-        if share > fills[0] or (c.new_used[h] + touched) * p.host_inv_mem[h] > fills[1]:
-            continue
-        load = (c.new_risk[h] + min(mhz, vcpus * p.host_core_mhz[h])) * p.host_inv_cpu[h]
-        if load > fills[2]:
-            continue
+        share, load = _shares(p, c, v, h)
         score = (sign * share if c.now.by_memory else sign * load) - TIE * load
         if score > best_score and may_take(p, c, v, h):
             best, best_score = h, score

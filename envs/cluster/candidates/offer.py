@@ -38,6 +38,7 @@ from .loads import read_cluster
 from .power import offer_keeping, offer_off, offer_on
 from .relieve import offer_relief
 from .rows import begin_candidate, drop_candidate, offer_candidate
+from .trade import offer_trades
 
 
 @kernel
@@ -58,6 +59,7 @@ def offer(p: ClusterParams, s: ClusterState, c: CandidateBuffers) -> None:
     offer_candidate(p, s, c, 0, 0.0)
     offer_relief(p, s, c)
     offer_emptying(p, s, c)
+    offer_trades(p, s, c)
     offer_off(p, s, c)
     offer_on(p, s, c)
     offer_keeping(p, s, c)
@@ -134,7 +136,8 @@ def take_candidate(p: ClusterParams, s: ClusterState, z: ClusterState, c: Candid
         code = _order(p, s, kind, v, h)
         refused += code != 0
         if p.full == 0 and code == 0:
-            source = np.int64(s.vm_host[v]) if kind == MOVE else np.int64(-1)
-            show_order(p, s, z, np.int64(h), source)
+            at: Any = np.int64(h)
+            source: Any = np.int64(s.vm_host[v]) if kind == MOVE else np.int64(-1)
+            show_order(p, s, z, at, source)
     blame_orders(p, s, failed)
     return refused

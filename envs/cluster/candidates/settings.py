@@ -12,11 +12,12 @@ from ...errors import ConfigError
 from ...jit.records import Place, Record
 
 KINDS: tuple[str, ...] = (
-    *("nothing", "relieve", "empty", "off", "standby", "on", "keep", "balance", "place", "plan", "own"),
+    *("nothing", "relieve", "empty", "trade", "off", "standby", "on", "keep"),
+    *("balance", "place", "plan", "own"),
 )
 """Kinds of candidates, in the order of their slots."""
 
-NOTHING, RELIEVE, EMPTY, OFF, STANDBY, ON, KEEP, BALANCE, PLACE, PLAN, OWN = range(len(KINDS))
+NOTHING, RELIEVE, EMPTY, TRADE, OFF, STANDBY, ON, KEEP, BALANCE, PLACE, PLAN, OWN = range(len(KINDS))
 
 
 class Marks(Record):
@@ -31,6 +32,7 @@ class Marks(Record):
     placed = Place("VMs that one candidate places, at most")
     relieve = Place("first slot of the kind, as all that follow")
     empty = Place("")
+    trade = Place("")
     off = Place("")
     standby = Place("")
     on = Place("")
@@ -50,11 +52,12 @@ class CandidateSettings:
         relieve: Overloaded hosts that may be relieved, the worst first.
         empty_least: Hosts that may be emptied and switched off: those with the least memory.
         empty_power: Those with the highest idle power of the others.
+        trade: Hosts that may go off in exchange for one that comes on and idles cheaper.
         off: Empty hosts that may be switched off.
         standby: Empty hosts that may be suspended.
         on: Hosts that may be switched on: the one that idles cheapest, the one that is on soonest, the next.
         keep: Hosts about to be switched off that may be kept.
-        balance: Ways to even load: 1 = CPU, 2 = memory, too.
+        balance: Ways to spread load: 1 = evenly by CPU, 2 = by memory, 3 = to where it costs least power.
         place: Ways to place what waits: 1 = best fit, 2 = spread, too.
         fills: Share of a host's memory up to which VMs as configured may fill it when another is emptied,
             one candidate each, where memory is multiplexed.
@@ -74,11 +77,12 @@ class CandidateSettings:
     relieve: int = 4
     empty_least: int = 3
     empty_power: int = 3
+    trade: int = 2
     off: int = 2
     standby: int = 1
     on: int = 2
     keep: int = 1
-    balance: int = 2
+    balance: int = 3
     place: int = 2
     fills: tuple[float, ...] = (1.0, 1.15, 1.3)
     touched_fills: tuple[float, ...] = (0.9,)
@@ -106,7 +110,7 @@ class CandidateSettings:
         counts = {f.name: getattr(self, f.name) for f in fields(self) if f.type == "int"}
         need_count("env.candidates", 0, **{k: v for k, v in counts.items() if k not in ("moves", "placed")})
         need_count("env.candidates", moves=self.moves, placed=self.placed)
-        for name, most in (("balance", 2), ("place", 2)):
+        for name, most in (("balance", 3), ("place", 2)):
             need(counts[name] <= most, f"env.candidates.{name}={counts[name]}: must be at most {most}")
         for name in ("fills", "touched_fills", "cpu_fills"):
             for level in getattr(self, name):

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from virtgym.envs.errors import ConfigError
+from virtgym.envs.scenarios.scenario import build_scenario
 from virtgym.experiments.cli.commands import main
 from virtgym.experiments.run.cell import load_scenario, make_cell, run_cell
 from virtgym.experiments.run.rollout import make_env, rollout
@@ -35,6 +36,11 @@ AGENTS: dict[str, tuple[str, ...]] = {
     "maskable_ppo": ("agent.n_steps=16", "agent.batch_size=24", "agent.network=mlp"),
     "a2c": ("agent.n_steps=8",),
     "dqn": ("agent.learning_starts=60", "agent.buffer_size=300", "agent.batch_size=16"),
+    "imitation": ("agent.teacher_params.horizon=6",),
+    "expert_iteration": (
+        *("agent.teacher_params={horizon: 6}", "agent.search_share=0.4", "agent.n_steps=16"),
+        *("agent.batch_size=24", "agent.search_rollouts=4"),
+    ),
 }
 
 
@@ -103,7 +109,7 @@ def test_an_agent_plays_clusters_of_other_sizes_and_models(tmp_path: Path) -> No
 def test_a_training_that_broke_off_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same weights and progress, to the bit, as in one go; also where an episode was under way."""
     one, two = tmp_path / "one", tmp_path / "two"
-    for agent in ("ppo", "dqn"):
+    for agent in ("ppo", "dqn", "imitation", "expert_iteration"):
         a, b = one / agent, two / agent
         assert train(agent, f"out={a}") == 0
 
@@ -116,10 +122,10 @@ def test_a_training_that_broke_off_ends_the_same(tmp_path: Path, monkeypatch: py
         assert not json.loads((b / "train.json").read_text())["finished"]
         assert (b / "checkpoint.npz").exists()
         assert train(agent, f"out={b}", "checkpoint_every=100") == 0
-        drop = ["wall_s", "frames_per_s"]
-        pd.testing.assert_frame_equal(
-            *(pd.read_csv(folder / "progress.csv").drop(columns=drop) for folder in (a, b))
+        whole, resumed = (
+            pd.read_csv(folder / "progress.csv").drop(columns=["wall_s", "frames_per_s"]) for folder in (a, b)
         )
+        pd.testing.assert_frame_equal(whole, resumed)
         mine, theirs = (load_agent(folder / "agent").members[0].weights for folder in (a, b))
         for name in mine:
             np.testing.assert_array_equal(mine[name], theirs[name])
@@ -200,11 +206,35 @@ def test_defaults_are_those_of_the_kind_and_typed_values_win() -> None:
 
 def test_the_days_of_validation_are_the_suites(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    task = ClusterTrainTask(load_scenario("small"))
+    task = ClusterTrainTask(build_scenario("small"))
     assert cluster_task.validation_seeds(task.scenario) == list(range(2000, 2010))
     with pytest.raises(ConfigError, match="is a path"):
         ClusterTrainTask(task.scenario, env={"candidates": {"plans": ["a.b"]}})
     assert asdict(task.scenario.config)["trace"]["path"] is None
+
+
+def test_a_zip_of_sb3_plays_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also one of SB3's own MlpPolicy, trained on the batch of clusters by SB3 alone."""
+    from stable_baselines3 import PPO
+
+    from virtgym.envs.sb3 import ClusterVecEnv
+
+    scenario = load_scenario("small", 0, {"horizon_s": 3600})
+    envs = ClusterVecEnv(2, scenario, actions="candidates")
+    model = PPO("MlpPolicy", envs, n_steps=16, batch_size=16, seed=0)
+    model.learn(64)
+    model.save(tmp_path / "model.zip")
+    typed = ("scenario=small", "scenario.horizon_s=3600", f"policy={tmp_path / 'model.zip'}")
+    with pytest.warns(UserWarning, match="may run any code"):
+        assert main(["evaluate", *typed, f"out={tmp_path / 'out'}"]) == 0
+    row = pd.read_csv(tmp_path / "out" / "results.csv").iloc[0]
+    assert (row["kind"], row["finished"]) == ("agent", True)
+    (tmp_path / "bad.zip").write_bytes(b"PK")
+    capsys.readouterr()
+    with pytest.warns(UserWarning, match="may run any code"):
+        assert main(["evaluate", "scenario=small", f"policy={tmp_path / 'bad.zip'}"]) == 2
+    (line,) = errors(capsys)
+    assert f"{tmp_path / 'bad.zip'}: cannot be read as ppo, maskable_ppo, a2c, dqn" in line
 
 
 def test_a_sweep_over_kinds_has_the_defaults_of_each(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from virtgym.policies.learned.comparisons import (
     collect_comparisons,
 )
 from virtgym.policies.learned.kernel_net import make_kernel_net, net_action
+from virtgym.policies.learned.storage import load_agent
 from virtgym.policies.placement.packing import make_keys
 from virtgym.policies.placement.rules import choose_node, rule_number, run_windows
 
@@ -236,6 +237,8 @@ TINY = (
         ("agent.probability=2", ["agent.probability=2", "at most 1"]),
         ("agent.average=1", ["agent.average=1", "below 1"]),
         ("agent.network=mlp", ["equivariant networks with relu only"]),
+        ("agent.safety=random", ["safety.rule=random", "must be one of first_fit"]),
+        ("agent.certainty=1", ["agent.certainty=1", "below 1"]),
         ("agent.populaton=3", ["no such key", "population"]),
         ("scenario.placement.protocol=fading", ["needs protocol=huawei_placement"]),
         ("scenario.placement.allow_reject=true", ["allow_reject=false"]),
@@ -276,10 +279,11 @@ def same_arrays(a: dict[str, NDArray[Any]], b: dict[str, NDArray[Any]]) -> bool:
     return set(a) == set(b) and all(np.array_equal(a[name], b[name]) for name in a)
 
 
-def test_a_restored_learner_goes_on_to_the_bit() -> None:
+@pytest.mark.parametrize("more", [{}, {"safety": FIRST_HOST, "resampled": 300}], ids=["free", "safe"])
+def test_a_restored_learner_goes_on_to_the_bit(more: dict[str, Any]) -> None:
     """The rules hand over to the network between the chunks, and a snapshot changes who is best."""
     scenario = toy_scenario(stream(1500), SMALL)
-    options: dict[str, Any] = {"rule_share": 0.05, "horizon": 5}
+    options: dict[str, Any] = {"rule_share": 0.05, "horizon": 5, **more}
     whole, first, second = (make_learner(scenario, **options) for _ in range(3))
     assert whole.by_rules
     for learner in (whole, first):
@@ -294,10 +298,45 @@ def test_a_restored_learner_goes_on_to_the_bit() -> None:
     assert second.timesteps == state["timesteps"] > 0
     second.learn_chunk(1)
     assert not whole.by_rules
+    assert first.snapshot()[0].safety == second.snapshot()[0].safety == whole.snapshot()[0].safety
     for other in (first, second):
         assert same_arrays(whole.arrays()[0], other.arrays()[0])
         assert whole.arrays()[1] == other.arrays()[1]
     assert not same_arrays(whole.arrays()[0], arrays)
+
+
+def test_what_teaches_is_the_rows_and_what_selects_may_be_more() -> None:
+    pytest.importorskip("torch")
+    trace = stream(1500)
+    scenario = toy_scenario(trace, SMALL)
+    whole = make_learner(scenario)
+    assert whole.learned is whole.selected
+    assert whole.safety is None
+    more = make_learner(scenario, resampled=500, safety=FIRST_HOST)
+    learned, selected = (w.games.params for w in (more.learned, more.selected))
+    assert (learned.n_requests, selected.n_requests) == (1500, 2000)
+    np.testing.assert_array_equal(selected.lifetime[:1500], trace.lifetime_s)
+    assert more.safety.rule == FIRST_HOST
+    assert set(more.safety.shapes) == {(6.0, 1.0), (6.0, 4.0), (6.0, 8.0)}
+
+
+@pytest.mark.parametrize("worse", [False, True])
+def test_the_margin_is_one_that_is_certainly_better_or_none_is_played(worse: bool) -> None:
+    """Where the rule spreads, an agent that packs is sure to gain; where it packs, nobody can gain."""
+    trace, config = fragments(200)
+    options: dict[str, Any] = {"rules": ["worst_fit", "random"], "base": "worst_fit", "average": 0.5}
+    options |= {"cost_scale_s": 100.0, "ent_coef": 0.0, "learning_rate": 1e-2, "selection_windows": 40}
+    learner = make_learner(
+        toy_scenario(trace, config), safety=FIRST_HOST if worse else "worst_fit", least_share=0.9,
+        margins=[0.0, 0.1], total=100_000, **options,
+    )  # fmt: skip
+    for _ in range(8):
+        learner.learn_chunk(1)
+    (member,) = learner.snapshot()
+    assert member.safety == learner.safety
+    assert member.safety.shapes == ()
+    assert member.safety.margin == (1e6 if worse else member.safety.margin)
+    assert worse or member.safety.margin in (0.0, 0.1)
 
 
 def fragments(n_cycles: int) -> tuple[RequestTrace, PlacementConfig]:
@@ -360,6 +399,21 @@ def test_an_agent_can_be_where_training_begins(tmp_path: Path) -> None:
     other = make_learner(toy_scenario(stream(1500), SMALL), hidden=[16, 16])
     with pytest.raises(ConfigError, match="initial: the agent is"):
         other.load_member(member)
+
+
+def test_before_anything_is_learned_the_rule_plays_and_gives_way_at_once(tmp_path: Path) -> None:
+    """An agent with a safety begins as the rule, which no evaluation by chance may keep in its place."""
+    pytest.importorskip("torch")
+    scenario = toy_scenario(stream(1500), SMALL)
+    learner = make_learner(scenario, safety=FIRST_HOST)
+    assert learner.snapshot()[0].safety.margin == 1e6
+    out = tmp_path / "run"
+    settings = (*TINY, "total_timesteps=3000", "eval_every=3000", f"agent.safety={FIRST_HOST}")
+    assert main(["train", *settings, f"out={out}"]) == 0
+    agent = load_agent(out / "agent")
+    assert agent.training["timesteps"] > 0
+    assert agent.safety is not None
+    assert agent.safety.rule == FIRST_HOST
 
 
 def test_the_command_that_made_the_agent_that_ships_composes() -> None:

@@ -163,11 +163,26 @@ AGENTS: dict[str, tuple[str, ...]] = {
         "agent.buffer_size=1000",
         "agent.batch_size=32",
     ),
+    "rollout_iteration": (
+        "agent=rollout_iteration",
+        "agent.states=64",
+        "agent.population=2",
+        "agent.selection_windows=5",
+        "agent.hidden=[8,8]",
+        "agent.safety=best_host_emptier_node",
+        "agent.resampled=300",
+    ),
 }
 
 
 @pytest.mark.parametrize(
-    ("agent", "number"), [("ppo", signal.SIGKILL), ("dqn", signal.SIGKILL), ("ppo", signal.SIGINT)]
+    ("agent", "number"),
+    [
+        ("ppo", signal.SIGKILL),
+        ("dqn", signal.SIGKILL),
+        ("rollout_iteration", signal.SIGKILL),
+        ("ppo", signal.SIGINT),
+    ],
 )
 def test_killed_in_the_middle_it_ends_the_same(agent: str, number: int, tmp_path: Path) -> None:
     """kill -9 or Ctrl-C, the same command again: the same weights and progress as a run in one go."""
@@ -182,9 +197,10 @@ def test_killed_in_the_middle_it_ends_the_same(agent: str, number: int, tmp_path
         pd.read_csv(folder / "progress.csv").drop(columns=["wall_s", "frames_per_s"]) for folder in (one, two)
     )
     pd.testing.assert_frame_equal(a, b)
-    mine, theirs = (load_agent(folder / "agent").members[0].weights for folder in (one, two))
-    for name in mine:
-        np.testing.assert_array_equal(mine[name], theirs[name])
+    mine, theirs = (load_agent(folder / "agent").members[0] for folder in (one, two))
+    assert mine.safety == theirs.safety
+    for name, weights in mine.weights.items():
+        np.testing.assert_array_equal(weights, theirs.weights[name])
     info = json.loads((two / "train.json").read_text())
     assert info["finished"]
     assert len(info["resumed"]) == 1
@@ -356,11 +372,14 @@ def test_sb3_zips_are_imported_with_a_warning_only(tmp_path: Path) -> None:
         with pytest.warns(UserWarning, match="may run any code"):
             assert train(*settings, *others, f"import={tmp_path / f'{i}.zip'}", f"out={out}") == 0
         agent: Any = make_policy(str(out / "agent"))
+        with pytest.warns(UserWarning, match="may run any code"):
+            zipped: Any = make_policy(str(tmp_path / f"{i}.zip"))
         x = np.random.default_rng(0).random((9, model.observation_space.shape[0]), dtype=np.float32)
         mask = np.ones((9, 10), dtype=bool)
         player = agent._players[0]
         scores = player.net.scores(x)
         assert scores.shape == mask.shape
+        np.testing.assert_array_equal(zipped._players[0].net.scores(x), scores)
         with torch.no_grad():
             if make is DQN:
                 want = model.q_net(torch.from_numpy(x)).numpy()

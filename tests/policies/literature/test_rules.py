@@ -316,7 +316,10 @@ def test_knobs_turn_what_they_say(make_sim: MakeSim) -> None:
         policy.set_knobs({"safty": 1.0})
 
 
-MANAGERS = ("drs", "drs_loess", "drs_ortools", "dpm", "dpm_ortools", "ha", "nfv_upgrade", "platform")
+MANAGERS = (
+    *("drs", "drs_loess", "drs_ortools", "dpm", "dpm_ortools", "ha", "nfv_upgrade", "platform"),
+    "rollout_search",
+)
 
 
 def test_every_policy_has_a_line() -> None:

@@ -210,7 +210,7 @@ def test_kinds_of_ones_own() -> None:
         ({"plans": ["dpmm"]}, "policy=dpmm: did you mean dpm"),
         ({"plans": ["first_fit"]}, "plans=first_fit: does not plan"),
         ({"own": ["nowhere:thing"]}, "env.candidates.own=nowhere:thing"),
-        ({"balance": 3}, "env.candidates.balance=3: must be at most 2"),
+        ({"balance": 4}, "env.candidates.balance=4: must be at most 3"),
         ([1], "env.candidates"),
     ],
 )

@@ -135,6 +135,10 @@ def homes(state: Any) -> Any:
     return np.where(np.isin(state.vm_state, (ABSENT, DEPARTED)), -1, found)
 
 
+def ratio(part: Any, whole: Any) -> float:
+    return float(part / whole) if whole > 0 else 0.0
+
+
 class Recount:
     """What a row should say, by plain Python over a fork that has carried the orders out."""
 
@@ -242,7 +246,6 @@ class Recount:
             for h in orders.power_on.tolist()
             if not shown.host_drain[h]
         ]
-        ratio = lambda a, b: a / b if b > 0 else 0.0  # noqa: E731
         weights = p.vm_weight
         want |= {
             "offered": 1.0,
@@ -359,12 +362,11 @@ def test_settings_say_how_many_and_networks_carry_over() -> None:
     small = make("small").observation_space
     full = make("everything").observation_space
     assert small == full
-    settings = CandidateSettings(
-        relieve=1, empty_least=1, empty_power=0, fills=(1.0,), cpu_fills=(0.8,), place=0
-    )
+    few: dict[str, Any] = {"relieve": 1, "empty_least": 1, "empty_power": 0, "place": 0}
+    settings = CandidateSettings(**few, fills=(1.0,), touched_fills=(), cpu_fills=(0.8,))
     env = make("arrivals", candidates=dataclasses.asdict(settings))
     env.reset(seed=0)
-    assert env.action_space.n == settings.n == 1 + 1 + 1 + 2 + 1 + 2 + 1 + 2  # type: ignore[attr-defined]
+    assert env.action_space.n == settings.n == 14  # type: ignore[attr-defined]
     assert not (env.form.candidates.kind == PLACE).any()
     assert CandidateSettings.of(settings.plain()) == settings
 

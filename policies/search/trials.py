@@ -1,0 +1,116 @@
+"""What candidates are worth: each is tried in a fork of what a view shows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from virtgym.envs.arrays import F8, I8
+from virtgym.envs.checks import need
+from virtgym.envs.cluster.buffers import MEMORY
+from virtgym.envs.cluster.candidates.form import CandidateForm
+from virtgym.envs.cluster.candidates.offer import take_candidate
+from virtgym.envs.cluster.rewards import RewardFunction, check_weights
+from virtgym.envs.errors import ConfigError
+from virtgym.envs.jit.generated import make_kernel
+from virtgym.envs.sim.simulator import ClusterView
+
+from ..learned.kernel_net import make_kernel_net
+from ..learned.storage import Member
+from .kernels import NETWORK, NOTHING, UPKEEP, TrialMemory, keep, put_back, try_with
+
+
+@functools.cache
+def _copy_memory() -> Any:
+    """The kernel that copies what an observer remembers."""
+    lines = [f"    e.{name}[:] = b.{name}" for name in MEMORY]
+    return make_kernel("\n".join(["def copy_memory(b, e):", *lines]), {})
+
+
+class Trials:
+    """Tries candidates of a cluster; nothing of it changes.
+
+    Args:
+        reward: Weights of the reward's terms laid over the default, minus the cost.
+        horizon: Intervals for which a candidate is tried.
+        discount: Weight of an interval in that of the one before.
+        base: What plays on in the fork: ``nothing``, ``upkeep``, or a network, a ``scorer``.
+
+    Raises:
+        ConfigError: If the network is of another kind.
+    """
+
+    def __init__(
+        self, reward: Mapping[str, float] | None, horizon: int, discount: float, base: str | Member = NOTHING
+    ) -> None:
+        if isinstance(base, Member):
+            need(base.architecture.network == "scorer", "policy.base: needs an agent with network=scorer")
+        self.reward = check_weights(reward)
+        self.horizon, self.discount, self.base = horizon, discount, base
+
+    def bind(self, view: ClusterView, form: CandidateForm) -> None:
+        """Begin an episode of a cluster.
+
+        Args:
+            view: The cluster.
+            form: What offers the candidates that are tried.
+
+        Raises:
+            ConfigError: If the reward has a term that no kernel works out.
+        """
+        rewards = RewardFunction(self.reward, view.params)
+        if own := [name for name in rewards.own if rewards.weights[name]]:
+            raise ConfigError(f"policy.reward.{own[0]}: a term of one's own cannot be weighed in a search")
+        self._rewards = rewards
+        self._form = form
+        self._more: tuple[Any, ...] = ()
+        if self.base == NOTHING:
+            self._try = try_with(NOTHING)
+            return
+        inner = CandidateForm(view.fork(), form.settings, [], form.limit)
+        b, d = inner.handles
+        if isinstance(self.base, Member):
+            net = make_kernel_net(self.base.architecture, self.base.weights, form.settings.n)
+            self._try = try_with(NETWORK, inner.observe, _copy_memory())
+            self._more = (d, form.handles[0], b, inner.flat, net)
+        else:
+            self._try = try_with(UPKEEP)
+            self._more = (d,)
+        self._inner = inner  # handles point into its memory
+
+    def begin(self, view: ClusterView, demand: ArrayLike) -> None:
+        """Take what a view shows now as the state from which candidates are tried.
+
+        Args:
+            view: The cluster.
+            demand: Demand of every VM from now on, of ``ClusterView.fork``.
+        """
+        self.sim = view.fork(demand)
+        blocks = self.sim.__getstate__()["blocks"]
+        words = [blocks.structure.view(np.int64), blocks.signals.view(np.int64)]
+        self._memory = TrialMemory(*words, *(block.copy() for block in words))
+
+    def values(self, which: I8, values: F8) -> None:
+        """Try candidates that are offered in the state.
+
+        Args:
+            which: Slots to try, (n,).
+            values: Sum of rewards, (K,); written where it is tried, -inf where nothing is offered.
+        """
+        sim = self.sim
+        self._try(
+            *(sim.kernel_params, sim.kernel_state, sim.view.kernel_params, sim.view.kernel_state),
+            *(self._form.handles[1], self._rewards.handle, self._memory),
+            *(which, self.horizon, self.discount, sim.horizon_s, values, *self._more),
+        )
+
+    def take(self, k: int) -> None:
+        """Go on from the state in which candidate k has been carried out."""
+        put_back(self._memory)
+        sim = self.sim
+        take_candidate(sim.kernel_params, sim.kernel_state, sim.kernel_state, self._form.handles[1], k)
+        keep(self._memory)
