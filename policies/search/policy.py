@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -95,6 +96,8 @@ class RolloutSearchPolicy(PlanningPolicy):
         if not folder:
             one_of("policy.base", self.base, (NOTHING, UPKEEP))
         self.follow(make_policy(self.base) if folder else None)
+        # Told of every choice: what offers, what each candidate is worth, and the one that is chosen.
+        self.listener: Callable[[CandidateForm, F8, int], None] | None = None
         self._plugins = make_plugins(self._settings)
 
     def follow(self, agent: Any) -> None:
@@ -155,7 +158,10 @@ class RolloutSearchPolicy(PlanningPolicy):
         plans, n = [Decisions()], 0
         while n < form.limit:
             form.write(-1, n)
-            k = first_best(self.rate(), form.candidates.mask)
+            values = self.rate()
+            k = first_best(values, form.candidates.mask)
+            if self.listener is not None:
+                self.listener(form, values, max(k, 0))
             if k <= 0:
                 break
             plans.append(form.decisions(k))

@@ -29,6 +29,7 @@ from virtgym.experiments.run.rollout import make_env
 from virtgym.experiments.watch import watch
 from virtgym.experiments.watch.page import episode_data, render_episode
 from virtgym.experiments.watch.tape import ORDER_KINDS, SHORT, Tape
+from virtgym.policies import make_policy
 
 HOURS = "scenario.horizon_s=7200"
 TYPES = {"Int16Array": "<i2", "Int32Array": "<i4", "Uint8Array": "u1", "Float32Array": "<f4"}
@@ -223,10 +224,26 @@ def test_refused_orders_say_why(scenario: Any) -> None:
     assert {data["reasons"][code] for code in orders[:, 4]} == {"no such VM or host"}
 
 
-def test_a_host_short_of_cpu_is_flagged() -> None:
-    _, data = play("static", build(memory="ignored", hosts=hosts(2, 4)))
-    short = (unpack(data["frames"]["host_flags"]) & SHORT) != 0
+def test_hosts_short_of_cpu_are_flagged() -> None:
+    tapes: list[Tape] = []
+    crowded = build(memory="ignored", horizon_s=43200, **{"trace.options.load": 3.0})
+    result = run_cell(make_cell(crowded, "thr-mmt(safety=1.0)"), 0, recorder(tapes))
+    short = (tapes[0].frames["host_flags"] & SHORT) != 0
+    np.testing.assert_array_equal(short[1:].any(axis=1), result.steps["saturated_hosts"] > 0)
     assert short.any()
+
+
+def test_a_search_tells_what_candidates_are_worth() -> None:
+    policy = make_policy("rollout_search", horizon=2, choices=2)
+    _, data = play(policy, build(horizon_s=1500))
+    rows, values = unpack(data["offers"]), unpack(data["values"])
+    assert data["measure"] == "value"
+    for t in range(data["n"]):
+        for choice in np.unique(rows[rows[:, 0] == t, 1]):
+            one = (rows[:, 0] == t) & (rows[:, 1] == choice)
+            assert values[one & (rows[:, 6] == 1)] == values[one].max()
+    plain = evaluate(build(horizon_s=1500), make_policy("rollout_search", horizon=2, choices=2))
+    assert sum(data["series"]["cost"]) == pytest.approx(plain["cost"].iloc[0], rel=1e-4)
 
 
 @pytest.mark.parametrize(
