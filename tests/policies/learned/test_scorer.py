@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +212,23 @@ def test_columns_of_another_task_are_refused(tmp_path: Path) -> None:
         Member(architecture, layout, weights)
     with pytest.raises(ConfigError, match="n_extra=1: a scorer has no actions"):
         Architecture("scorer", 4, 0, 3, n_extra=1)
+
+
+@pytest.mark.parametrize("scores", ["logits", "values"])
+def test_an_agent_says_by_what_it_chose(scores: str) -> None:
+    member = replace(make(), scores=scores)
+    policy = LearnedPolicy(Agent((member,), protocol=PROTOCOL, task="cluster"))
+    with pytest.raises(ConfigError, match="there was none"):
+        policy.explain()
+    rows, rest, offered = sets(9)
+    rows, rest, offered = rows[:-1], rest[:-1], offered[:-1]
+    actions, _ = policy.predict({"candidates": rows, "globals": rest})
+    measure, values = policy.explain()
+    assert measure == ("probability" if scores == "logits" else "value")
+    assert values.shape == offered.shape
+    np.testing.assert_array_equal(values.argmax(axis=1), actions)
+    if scores == "logits":
+        np.testing.assert_allclose(values.sum(axis=1), 1.0, rtol=1e-5)
+        assert (values[~offered] == 0.0).all()
+    else:
+        assert np.isneginf(values[~offered]).all()
