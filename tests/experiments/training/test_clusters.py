@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from virtgym.envs.errors import ConfigError
+from virtgym.envs.scenarios.scenario import build_scenario
 from virtgym.experiments.cli.commands import main
 from virtgym.experiments.run.cell import load_scenario, make_cell, run_cell
 from virtgym.experiments.run.rollout import make_env, rollout
@@ -205,7 +206,7 @@ def test_defaults_are_those_of_the_kind_and_typed_values_win() -> None:
 
 def test_the_days_of_validation_are_the_suites(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    task = ClusterTrainTask(load_scenario("small"))
+    task = ClusterTrainTask(build_scenario("small"))
     assert cluster_task.validation_seeds(task.scenario) == list(range(2000, 2010))
     with pytest.raises(ConfigError, match="is a path"):
         ClusterTrainTask(task.scenario, env={"candidates": {"plans": ["a.b"]}})
