@@ -163,6 +163,8 @@ def test_nothing_is_moved_before_anything_is_measured() -> None:
         ({"candidates": {"offf": 1}}, "env.candidates"),
         ({"forecaster": "ewna"}, "policy.forecaster"),
         ({"forecast": {"alpha": 2.0}}, "forecaster.alpha=2.0"),
+        ({"arrivals": "first"}, "policy.arrivals=first"),
+        ({"future": "men"}, "policy.future=men"),
         ({"base": "nothign"}, "policy.base=nothign"),
         ({"base": "no/such"}, "no/such: no such folder"),
     ],
