@@ -57,8 +57,8 @@ class RolloutSearchPolicy(PlanningPolicy):
         rollouts: Candidates that are tried for one choice, at most, ``nothing`` first, then in the order of
             their slots, or with an agent as ``base`` of its scores; null = all.
         budget_ms: Time for one choice in place of that, ms: results cannot be reproduced then. null = none.
-        arrivals: Rule that places VMs that arrive, one of ``config.ARRIVAL_RULES``; null = the scenario's. Where
-            placement rules or a guarantee are to be kept, the search places them itself.
+        arrivals: Rule that places VMs that arrive, one of ``config.ARRIVAL_RULES``; null = the scenario's.
+            Where placement rules or a guarantee are to be kept, the search places them itself.
         reward: Weights of reward terms laid over the default, minus the cost.
     """
 
