@@ -245,8 +245,8 @@ class SafePlayer:
         self._state = self._game.state._replace(
             free_cores=wide[0], free_memory=wide[1], cursor=np.arange(n_games, dtype=np.int64)
         )
-        self._p = make_handle("placement params", self._params, readonly=True)
-        self._s = make_handle("placement state", self._state)
+        self._p: Any = make_handle("placement params", self._params, readonly=True)
+        self._s: Any = make_handle("placement state", self._state)
 
     def choose(self, seen: Layout, nodes: F4, request: F4, scores: F4, mask: NDArray[np.bool_]) -> I8:
         """The node of every game, (B,); 0 where none is legal.
