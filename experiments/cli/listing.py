@@ -23,7 +23,7 @@ LISTED: dict[str, tuple[str, ...]] = {
 KINDS: tuple[str, ...] = ("scenarios", "suites", *LISTED, "envs")
 """What ``virtgym list`` can list."""
 
-QUICK: tuple[str, ...] = tuple(kind for kind in KINDS if kind not in ("rewards", "columns"))
+QUICK: tuple[str, ...] = tuple(kind for kind in KINDS if kind not in ("rewards", "candidates", "columns"))
 """What it lists unless told: what is known without importing the simulator."""
 
 _ENVS = {

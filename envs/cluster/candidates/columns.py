@@ -47,7 +47,14 @@ MEASURES: dict[str, Measure] = {
 
 def _measures() -> type[Record]:
     names = (*MEASURES, "capacity", "memory", "touched", "demand")
-    places: dict[str, Any] = {name: Place("") for name in names}
+    meanings = [
+        *(m.meaning for m in MEASURES.values()),
+        "CPU, MHz",
+        "memory, MiB",
+        "memory touched, MiB",
+        "demand, MHz",
+    ]
+    places: dict[str, Any] = {name: Place(meaning) for name, meaning in zip(names, meanings)}
     return type(
         "Measures", (Record,), {"__doc__": "Sums over hosts; the last four have no columns.", **places}
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,6 @@ from ...arrays import F8, I1
 from ...checks import need, need_not_negative, need_positive, need_share
 from ...jit.kernels import kernel
 from ...jit.records import Place, Record
-from ..state.accumulators import Totals
 from .carbon import J_PER_KWH
 
 VM_CLASSES = ("best_effort", "standard", "critical")
@@ -139,7 +139,7 @@ TERMS: tuple[str, ...] = ("energy", "unserved", "outage", "latency", "dropped", 
 
 
 @kernel
-def write_cost(unit: Prices, pue: float, t: Totals, terms: F8) -> None:
+def write_cost(unit: Prices, pue: float, t: Any, terms: F8) -> None:
     """What running totals, or the difference of two, cost.
 
     Args:

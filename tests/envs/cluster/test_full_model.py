@@ -99,7 +99,7 @@ def expected_mask(env: ClusterEnv) -> np.ndarray[Any, Any]:
 
     if chosen >= 0:
         hosts = [sends(chosen, h) for h in range(n_hosts)]
-        return np.array([False] * (1 + n_vms) + hosts + [False] * n_hosts)
+        return np.array([True] + [False] * n_vms + hosts + [False] * n_hosts)
     vms = [any(sends(v, h) for h in range(n_hosts)) for v in range(n_vms)]
     power = [accepted(twin, power_on=h) or accepted(twin, power_off=h) for h in range(n_hosts)]
     return np.array([True, *vms, *[False] * n_hosts, *power])
@@ -109,9 +109,10 @@ def random_legal(env: ClusterEnv, rng: np.random.Generator, stop: float = 0.25) 
     """A legal action; hosts' power is rarely touched, or soon nothing would be on."""
     mask = env.action_masks()
     first_power = 1 + env.codec.n_vms + env.codec.n_hosts
-    if mask[0] and (rng.random() < stop or not mask[1:].any()):
+    stops = env.chosen_vm < 0  # 0 lets a chosen VM go, and no time passes
+    if stops and (rng.random() < stop or not mask[1:].any()):
         return 0
-    if mask[:first_power].sum() > mask[0] and rng.random() < 0.9:
+    if mask[:first_power].sum() > stops and rng.random() < 0.9:
         mask[first_power:] = False
     mask[0] = False
     return int(rng.choice(np.flatnonzero(mask)))

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 from virtgym.envs.cluster.buffers import Buffers
+from virtgym.envs.cluster.candidates.buffers import CandidateBuffers
+from virtgym.envs.cluster.candidates.columns import CandidateRow, Measures
 from virtgym.envs.jit.records import Place, Record
 from virtgym.envs.sim.models.admission import HostPool, Reservations
+from virtgym.envs.sim.state.accumulators import Totals
 from virtgym.envs.sim.state.cluster_state import ClusterState
 from virtgym.envs.sim.state.parameters import DRIVEN, ClusterParams
 from virtgym.policies.planning.memory import PlanMemory
@@ -30,7 +33,11 @@ UNTYPED: dict[tuple[str, str], Fields] = {
     ("envs/sim", "p"): PARAMS,
     ("envs/sim", "s"): STATE,
     ("envs/sim", "room"): STATE,
+    ("envs/sim/models", "t"): dict.fromkeys(Totals.places, float),
     ("envs/cluster", "b"): get_type_hints(Buffers),
+    ("envs/cluster/candidates", "c"): get_type_hints(CandidateBuffers),
+    ("envs/cluster/candidates", "m"): dict.fromkeys(Measures.places, float),
+    ("envs/cluster/candidates", "row"): dict.fromkeys(CandidateRow.places, float),
     ("policies/planning", "p"): PARAMS,
     ("policies/planning", "s"): STATE,
     ("policies/planning", "w"): get_type_hints(PlanMemory) | STATE,

@@ -34,7 +34,7 @@ from virtgym.experiments.config.overrides import PolicySpec
 from virtgym.experiments.config.schema import scenario_keys
 from virtgym.experiments.run.cell import load_scenario, scenario_hash
 from virtgym.experiments.run.fingerprint import config_hash
-from virtgym.experiments.training.agents import AGENTS
+from virtgym.experiments.training.agents import AGENTS, agent_kind
 from virtgym.experiments.training.compose import compose_training, flat_difference, make_run
 from virtgym.policies.registry import POLICIES, make_policy, policy_defaults, policy_task
 
@@ -282,7 +282,8 @@ def test_every_parameter_of_a_policy_changes_the_hash_or_is_refused(name: str) -
 
 @pytest.mark.parametrize("name", sorted(AGENTS))
 def test_every_key_of_an_agent_changes_the_training_or_is_refused(name: str) -> None:
-    plain = compose_training([f"agent={name}"]).config
+    scenario = {"placement": "huawei_placement", "cluster": "small"}[agent_kind(name).tasks[0]]
+    plain = compose_training([f"agent={name}", f"scenario={scenario}"]).config
     for key, value in plain["agent"].items():
         if key in ("name", "description"):
             continue

@@ -500,9 +500,13 @@ def test_a_zip_in_place_of_an_agent_is_refused(tmp_path: Path) -> None:
 def test_defaults_of_every_agent_compose() -> None:
     assert set(train_agents.AGENTS) >= {"ppo", "a2c", "dqn", "maskable_ppo"}
     for name in train_agents.AGENTS:
-        run = compose_training([f"agent={name}"])
+        kind = train_agents.agent_kind(name).tasks[0]
+        scenario = {"placement": "huawei_placement", "cluster": "small"}[kind]
+        run = compose_training([f"agent={name}", f"scenario={scenario}"])
         assert run.agent.description
-        assert asdict(run.agent) == asdict(train_agents.default_config(name))
+        default = train_agents.default_config(name)
+        changed = train_agents.cluster_defaults(type(default)) if kind == "cluster" else {}
+        assert asdict(run.agent) == {**asdict(default), **changed}
     run = compose_training([])
     assert run.agent.name == "maskable_ppo"
     assert run.scenario["train_rows"] == [0, 50000]
