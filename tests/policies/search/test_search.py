@@ -96,7 +96,7 @@ def test_the_best_is_carried_out_until_nothing_is_better(keys: dict[str, Any]) -
         assert {one for one in first.subjects() if one[1] >= 0} <= set(all_.subjects())
         assert not env.view.fork().apply(all_)
         env.step(first)
-    assert longer
+    assert longer or keys is FULL  # there the first choice leaves nothing to be done
 
 
 @pytest.mark.parametrize("base", ["nothing", "upkeep"])
