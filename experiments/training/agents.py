@@ -135,7 +135,6 @@ class PpoConfig(AgentConfig):
     # Eight days of five-minute intervals a batch, in minibatches of a day.
     CLUSTER: ClassVar[Mapping[str, Any]] = {
         **{"gamma": 0.98, "gae_lambda": 0.95, "n_steps": 288, "batch_size": 288, "ent_coef": 0.003},
-        "schedule": "constant",
     }
 
     learning_rate: float = 1e-3

@@ -15,7 +15,7 @@ from virtgym.envs.cluster.candidates.form import CandidateForm
 from virtgym.envs.cluster.candidates.plugins import make_plugins
 from virtgym.envs.cluster.candidates.settings import NOTHING as IDLE
 from virtgym.envs.cluster.candidates.settings import PLACE, CandidateSettings
-from virtgym.envs.sim.config import ClusterConfig
+from virtgym.envs.sim.config import ARRIVAL_RULES, ClusterConfig
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state.cluster_state import ABSENT, DEPARTED
@@ -57,6 +57,8 @@ class RolloutSearchPolicy(PlanningPolicy):
         rollouts: Candidates that are tried for one choice, at most, ``nothing`` first, then in the order of
             their slots, or with an agent as ``base`` of its scores; null = all.
         budget_ms: Time for one choice in place of that, ms: results cannot be reproduced then. null = none.
+        arrivals: Rule that places VMs that arrive, one of ``config.ARRIVAL_RULES``; null = the scenario's.
+            Where placement rules or a guarantee are to be kept, the search places them itself.
         reward: Weights of reward terms laid over the default, minus the cost.
     """
 
@@ -72,6 +74,7 @@ class RolloutSearchPolicy(PlanningPolicy):
     choices: int | None = None
     rollouts: int | None = None
     budget_ms: float | None = None
+    arrivals: str | None = None
     reward: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -90,6 +93,8 @@ class RolloutSearchPolicy(PlanningPolicy):
             f"policy.budget_ms={self.budget_ms}: must be positive, or null",
         )
         one_of("policy.future", self.future, FUTURES)
+        if self.arrivals is not None:
+            one_of("policy.arrivals", self.arrivals, ARRIVAL_RULES)
         self._forecaster = make_forecaster(self.forecaster, "policy.forecaster", **self.forecast)
         folder = os.sep in self.base or os.path.isdir(self.base)
         if not folder:
@@ -114,8 +119,8 @@ class RolloutSearchPolicy(PlanningPolicy):
         self._trials = Trials(self.reward, self.horizon, self.discount, base)
 
     def arrival_in(self, cluster: ClusterConfig) -> str | None:
-        """As power managers; where rules or a guarantee are to be kept, the search places itself."""
-        return "policy" if is_guarded(cluster) else "pabfd"
+        """``arrivals``; where rules or a guarantee are to be kept, the search places itself."""
+        return "policy" if is_guarded(cluster) else self.arrivals
 
     def restart_in(self, cluster: ClusterConfig) -> str | None:
         """The engine restarts, or where there are rules the search."""

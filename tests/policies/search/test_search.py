@@ -113,6 +113,23 @@ def test_it_is_reproducible_and_better_than_nothing(keys: dict[str, Any], base: 
     assert returns[0][0] > returns[2][0]
 
 
+def test_demand_goes_back_over_what_was_measured() -> None:
+    policy: Any = make_policy("rollout_search", candidates={}, future="recent", horizon=3)
+    env: Any = make_env(build_scenario(SIMPLE, seed=1), policy).unwrapped
+    env.reset(seed=0)
+    policy.reset(env.view, np.random.default_rng(0))
+    seen, over = [], False
+    while not over:
+        seen.append(env.view.state.vm_demand_mhz.copy())
+        plan = policy.plan(env.view)
+        util = policy._trials.sim.params.util * env.view.params.vm_cpu_mhz
+        last = seen[::-1][:3]
+        np.testing.assert_allclose(util[-len(last) - 1 : -1], last)
+        mean = make_forecaster("ewma", alpha=0.2).predict(np.array(seen))
+        np.testing.assert_allclose(util[-1], mean)
+        *_, over, _ = env.step(plan)
+
+
 def test_a_budget_leaves_out_the_last() -> None:
     policy: Any = make_policy("rollout_search", candidates={}, rollouts=3)
     timed: Any = make_policy("rollout_search", candidates={}, budget_ms=1e-6)
@@ -146,6 +163,8 @@ def test_nothing_is_moved_before_anything_is_measured() -> None:
         ({"candidates": {"offf": 1}}, "env.candidates"),
         ({"forecaster": "ewna"}, "policy.forecaster"),
         ({"forecast": {"alpha": 2.0}}, "forecaster.alpha=2.0"),
+        ({"arrivals": "first"}, "policy.arrivals=first"),
+        ({"future": "men"}, "policy.future=men"),
         ({"base": "nothign"}, "policy.base=nothign"),
         ({"base": "no/such"}, "no/such: no such folder"),
     ],
