@@ -129,8 +129,8 @@ class ClusterBatch:
     def flat_space(self) -> spaces.Box:
         """The space of a flat observation."""
         parts = [self.task.observation_space[name] for name in self.task.observer.parts]
-        ends = [np.concatenate([getattr(box, end).ravel() for box in parts]) for end in ("low", "high")]
-        return spaces.Box(*ends)
+        low, high = (np.concatenate([getattr(box, end).ravel() for box in parts]) for end in ("low", "high"))
+        return spaces.Box(low, high)
 
     def _shown(self, memory: NDArray[Any], copy: bool) -> NDArray[Any]:
         if not self.books.observe:  # masks need the memory

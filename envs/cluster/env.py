@@ -216,7 +216,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
 
     def sum_up(self) -> dict[str, Any]:
         """``reward_terms`` and ``step_metrics`` of ``info``, of an interval that a batch has played."""
-        self._last_step = interval_metrics(self._sim.params, StepMetrics(self._reward.buffers.delta.copy()))
+        self._last_step: dict[str, float] = interval_metrics(self._sim.params, StepMetrics(self._reward.buffers.delta.copy()))
         return {"reward_terms": self._reward.shipped_terms(), "step_metrics": self._last_step}
 
     def reset(
@@ -245,7 +245,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
         self._history = History(self._sim) if self.render_mode == "rgb_array" else None
         self._over = False
         self._illegal = 0
-        self._last_step: dict[str, float] = {}
+        self._last_step = {}
         self._open_interval()
         return self._look(True), {"time_s": 0.0, "scenario_seed": self.scenario.seed}
 

@@ -62,10 +62,10 @@ class LaneBooks(NamedTuple):
 
 def make_books(n: int, limit: int, observe: bool) -> LaneBooks:
     """Make the books of ``n`` lanes in which no episode has begun."""
-    kinds = dict.fromkeys(("forced", "moved", "over"), np.bool_)
+    kinds: dict[str, Any] = dict.fromkeys(("forced", "moved", "over"), np.bool_)
     kinds |= dict.fromkeys(("horizon_s", "event_s", "reward", "duration", "time_s", "total"), np.float64)
     kinds["phase"] = np.int8
-    arrays = {name: np.zeros(n, kinds.get(name, np.int64)) for name in LaneBooks._fields}
+    arrays: dict[str, Any] = {name: np.zeros(n, kinds.get(name, np.int64)) for name in LaneBooks._fields}
     arrays["address"] = np.zeros((n, len(ADDRESSES)), np.int64)
     arrays |= {"limit": np.int64(limit), "observe": np.int64(observe)}
     arrays["over"][:] = True

@@ -58,7 +58,7 @@ class Observer:
     def move_to(self, flat: F4, vm_host: NDArray[np.int32], mask: NDArray[np.bool_]) -> None:
         """Write to other memory from now on; it must hold what ``rows`` does."""
         self.flat = flat
-        tables = self._tables_in(flat)
+        tables: dict[str, Any] = self._tables_in(flat)
         self._bind(self.buffers._replace(**tables, vm_host=vm_host, mask=mask))
 
     @property

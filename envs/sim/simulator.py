@@ -284,7 +284,7 @@ class Simulator:
     def _draw_faults(self, rng: np.random.Generator | None) -> None:
         """Draw what will break, and put it where the kernels find it."""
         time_s, item, kind = sample_faults(self.config, self.view.n_vms, self.horizon_s, rng)
-        drawn = {"fail_time_s": time_s, "fail_item": item, "fail_kind": kind}
+        drawn: dict[str, Any] = {"fail_time_s": time_s, "fail_item": item, "fail_kind": kind}
         self.params = self.params._replace(**drawn)
         self.kernel_params = self.kernel_params.replaced(**drawn)
 

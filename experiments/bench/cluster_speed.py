@@ -60,7 +60,7 @@ def _pick(masks: np.ndarray, rng: np.random.Generator, stops: bool) -> np.ndarra
     """Stop in every environment, or a random legal action in each."""
     if stops:
         return np.zeros(len(masks), dtype=np.int64)
-    return np.argmax(rng.random(masks.shape) * masks, axis=1)
+    return np.asarray(np.argmax(rng.random(masks.shape) * masks, axis=1))
 
 
 def single(scenario: Scenario, steps: int, stops: bool, **settings: Any) -> float:
@@ -121,7 +121,7 @@ def measure_clusters(
             count = max(60, steps * 10 // int(size.split("x")[0]))
             for form in forms:
                 stops = form == "stop"
-                kind = {} if stops else {"actions": form}
+                kind: dict[str, Any] = {} if stops else {"actions": form}
                 alone = single(scenario, count // 3, stops, **kind)
                 found = {f"B={n}": batched(scenario, n, max(count, 2 * n), stops, **kind) for n in batches}
                 if threads > 1:

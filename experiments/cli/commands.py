@@ -379,7 +379,7 @@ def _watch(arguments: Sequence[str]) -> int:
     name = f"{run.policies[0].label} seed {run.seeds[0]}"
     with Progress(1) as progress:
         seen = watch(run, lambda n, total: progress.reach(name, n / total))
-        progress.advance(name, seen.rows.to_dict("records"))
+        progress.advance(name, [dict(row) for _, row in seen.rows.iterrows()])
     print_results(seen.rows)
     print(f"page: {seen.page.resolve()}")
     if seen.video is not None:

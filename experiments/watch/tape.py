@@ -100,7 +100,8 @@ class Tape(gym.Wrapper[Any, Any, Any, Any]):
         self._orders: list[tuple[int, int, int, int, int]] = []
         self._offers: list[tuple[int, ...]] = []
         self._values: list[float] = []
-        self.measure, self.slots = "", []
+        self.measure = ""
+        self.slots: list[int] = []
         self._short_s = sim.state.host_sat_s.copy()
         first = self._snapshot(sim, np.zeros(sim.view.n_hosts, dtype=np.bool_))
         self._frames = {

@@ -68,7 +68,8 @@ def test_a_batch_is_single_environments(kwargs: dict[str, Any], form: str) -> No
     batch = ClusterVectorEnv(n, infos=True, **kwargs)
     brief = ClusterVectorEnv(n, threads=2, **kwargs)
     singles = SyncVectorEnv([lambda: ClusterEnv(**kwargs)] * n, autoreset_mode=AutoresetMode.NEXT_STEP)
-    ours, theirs = batch.reset(seed=7), singles.reset(seed=7)
+    ours: Any = batch.reset(seed=7)
+    theirs: Any = singles.reset(seed=7)
     np.testing.assert_equal(ours, theirs)
     np.testing.assert_equal(brief.reset(seed=7), theirs)
     ended = passed = 0
@@ -188,7 +189,7 @@ def test_exported_and_pickled_batches_go_on_as_the_original(kwargs: dict[str, An
 
 @pytest.mark.parametrize("form", ["unrolled", "candidates", "knobs"])
 def test_gymnasium_makes_it(form: str) -> None:
-    kwargs = {"scenario_overrides": HOURS, "actions": form}
+    kwargs: dict[str, Any] = {"scenario_overrides": HOURS, "actions": form}
     envs = gym.make_vec("virtgym/Cluster-v0", num_envs=3, vectorization_mode="vector_entry_point", **kwargs)
     assert isinstance(envs.unwrapped, ClusterVectorEnv)
     assert isinstance(virtgym.envs.make_vec("virtgym/Cluster-v0", 2, **kwargs).unwrapped, ClusterVectorEnv)

@@ -68,7 +68,7 @@ def test_gymnasium_makes_vectors(form: str, mode: str | None) -> None:
     assert envs.observation_space.contains(observation)
     over, passed = np.zeros(2, dtype=bool), np.zeros(2)
     for _ in range(12):
-        idle = np.zeros(envs.action_space.shape, envs.action_space.dtype)
+        idle = np.zeros_like(envs.action_space.sample())
         observation, reward, ended, over, infos = envs.step(idle)
         passed += infos["duration"]
         assert observation[next(iter(observation))].shape[0] == 2
