@@ -108,9 +108,10 @@ def test_sb3s_spawned_processes_play_it(form: str, tables: bool) -> None:
 def test_recorded_as_a_video(form: str, tmp_path: Path) -> None:
     if importlib.util.find_spec("moviepy") is None:
         pytest.skip("needs the extra virtgym[video]")
-    env = gym.wrappers.RecordVideo(make(form, render_mode="rgb_array"), str(tmp_path), disable_logger=True)
+    folder = tmp_path / "films"
+    env = gym.wrappers.RecordVideo(make(form, render_mode="rgb_array"), str(folder), disable_logger=True)
     _play_to_the_end(env)
-    assert [path.suffix for path in tmp_path.iterdir()] == [".mp4"]
+    assert [path.suffix for path in folder.iterdir()] == [".mp4"]
 
 
 @forms
