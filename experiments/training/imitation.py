@@ -138,7 +138,7 @@ class ImitationLearner:
         torch.set_num_threads(1)
         self.task, self.config, self.teacher = task, config, teacher
         anew = task.scenario.config.trace.path is None
-        made = make_env(task.scenario, reward=task.reward, resample_trace=anew, **task.options)  # type: ignore[arg-type]
+        made = make_env(task.scenario, reward=task.reward, resample_trace=anew, **task.options)
         self.env: ClusterEnv = made.unwrapped  # type: ignore[assignment]
         self.n = int(self.env.action_space.n)  # type: ignore[attr-defined]
         self.layout = task.layout(config)
