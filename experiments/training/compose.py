@@ -71,10 +71,13 @@ def _for_kind(kind: str, placement: Any, cluster: Any, agent: str = "", forecast
 
 def _agent_node(name: str) -> Any:
     """The settings of an agent, with defaults that depend on the kind of scenario."""
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
 
     config = default_config(name)
     node = OmegaConf.structured(config)
+    for key in node:
+        if isinstance(node[key], DictConfig):
+            OmegaConf.set_struct(node[key], False)  # its keys are those of what it configures
     for key, value in cluster_defaults(type(config)).items():
         node[key] = f"${{for_kind:${{scenario.kind}},{getattr(config, key)},{value}}}"
     return node

@@ -153,4 +153,5 @@ def _likeness(a: Decisions, b: Decisions) -> float:
 
 def _softmax(scores: F8) -> F8:
     found: F8 = np.exp(scores - scores.max())
-    return np.asarray(found / found.sum())
+    found /= found.sum()
+    return found

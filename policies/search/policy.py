@@ -179,7 +179,7 @@ class RolloutSearchPolicy(PlanningPolicy):
         if view.time_s > self._seen_s:
             self._seen_s = view.time_s
             state = view.state.vm_state
-            there = (state != ABSENT) & (state != DEPARTED)
+            there = (state != ABSENT) & (state != DEPARTED) & view.measured
             self._history.push(np.where(there, view.state.vm_demand_mhz, 0.0), there)
         self._trials.begin(view, self._demand(view))
 
@@ -187,6 +187,7 @@ class RolloutSearchPolicy(PlanningPolicy):
         """Demand in forks, MHz, (V,), or (S, V) for samples of the trace's length."""
         history = self._history
         mean = self._forecaster.predict(history.values, counts=history.counts)
+        mean = np.where(history.counts > 0, mean, view.state.vm_demand_mhz)
         if self.future == "mean":
             return mean
         n = min(self.horizon, int(history.counts.max(initial=0)))
