@@ -216,7 +216,9 @@ class ClusterEnv(gym.Env[Observation, Any]):
 
     def sum_up(self) -> dict[str, Any]:
         """``reward_terms`` and ``step_metrics`` of ``info``, of an interval that a batch has played."""
-        self._last_step: dict[str, float] = interval_metrics(self._sim.params, StepMetrics(self._reward.buffers.delta.copy()))
+        self._last_step: dict[str, float] = interval_metrics(
+            self._sim.params, StepMetrics(self._reward.buffers.delta.copy())
+        )
         return {"reward_terms": self._reward.shipped_terms(), "step_metrics": self._last_step}
 
     def reset(

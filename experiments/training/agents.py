@@ -541,7 +541,7 @@ def _register_agents() -> None:
         "mean and upper quantiles of VMs' demand, for policy.forecaster=FOLDER of dpm, dpm_ortools, drs",
         AgentKind(
             ForecasterConfig,
-            f"{__package__}.forecast_learner:make_forecast_learner",
+            f"{__package__}.forecasts.learner:make_forecast_learner",
             ("cluster",),
             forecasts=True,
         ),

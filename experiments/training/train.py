@@ -26,7 +26,7 @@ from .agents import AgentConfig, ForecasterConfig, agent_kind
 from .cluster_task import ClusterTrainTask
 from .compose import TrainRun
 from .folder import Checkpoint, TrainFolder
-from .forecast_task import ForecastTrainTask
+from .forecasts.task import ForecastTrainTask
 from .learners import Learner, TrainTask
 from .placement_task import PlacementTrainTask
 from .progress import Board, TrainProgress

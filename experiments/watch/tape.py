@@ -73,7 +73,7 @@ class Tape(gym.Wrapper[Any, Any, Any, Any]):
         inner = cast(ClusterEnv, env.unwrapped)
         self._limit = inner.max_decisions_per_interval
         self._check_size(inner.sim)
-        if hasattr(policy, "listener"):
+        if hasattr(self._policy, "listener"):
             self._policy.listener = lambda form, values, k: self.hear(form, values, k, "value")
 
     @property
@@ -101,7 +101,7 @@ class Tape(gym.Wrapper[Any, Any, Any, Any]):
         self._offers: list[tuple[int, ...]] = []
         self._values: list[float] = []
         self.measure = ""
-        self.slots: list[int] = []
+        self.slots: list[str] = []
         self._short_s = sim.state.host_sat_s.copy()
         first = self._snapshot(sim, np.zeros(sim.view.n_hosts, dtype=np.bool_))
         self._frames = {

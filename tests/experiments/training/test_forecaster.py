@@ -20,7 +20,7 @@ from virtgym.experiments.evaluate import evaluate
 from virtgym.experiments.run.cell import load_scenario
 from virtgym.experiments.training.agents import ForecasterConfig
 from virtgym.experiments.training.compose import compose_training
-from virtgym.experiments.training.forecast_task import ForecastTrainTask, measured
+from virtgym.experiments.training.forecasts.task import ForecastTrainTask, measured
 from virtgym.experiments.training.train import make_task
 from virtgym.policies.forecast.learned import LearnedForecaster
 from virtgym.policies.learned.storage import Agent, load_agent
@@ -62,7 +62,7 @@ def wander(rng: np.random.Generator, samples: int, series: int) -> F8:
 
 def test_it_learns_the_quantiles_of_a_process_that_is_known() -> None:
     """The best forecast is m + 0.8**h (y - m), its error normal: MAE and coverage are known."""
-    from virtgym.experiments.training.forecast_learner import ForecastLearner
+    from virtgym.experiments.training.forecasts.learner import ForecastLearner
 
     rng = np.random.default_rng(0)
 
@@ -204,7 +204,7 @@ def test_a_users_mistake_is_one_line(
 
 
 def test_a_checkpoint_is_plain_data() -> None:
-    from virtgym.experiments.training.forecast_learner import ForecastLearner
+    from virtgym.experiments.training.forecasts.learner import ForecastLearner
 
     util = np.random.default_rng(0).random((50, 3))
     task: Any = GivenLoad([Load(util, np.zeros(3, np.int64), np.full(3, 49))], 1000)

@@ -203,7 +203,7 @@ def test_orders_of_other_forms_of_actions_are_noted(scenario: Any, policy: Any) 
     made = policy()
     if policy is Knobs:
         made.predict = lambda *a, **k: (np.zeros(made.n, np.float32), None)
-        made.n = make_env(scenario, made).action_space.shape[0]
+        made.n = len(make_env(scenario, made).action_space.sample())
     tape, data = play(made, scenario)
     orders = unpack(data["orders"])
     moves = orders[(orders[:, 1] == ORDER_KINDS.index("move")) & (orders[:, 4] == 0)]
@@ -217,7 +217,7 @@ def test_orders_of_other_forms_of_actions_are_noted(scenario: Any, policy: Any) 
 def test_refused_orders_say_why(scenario: Any) -> None:
     class Stubborn(Unrolled):
         def predict(self, *given: Any, **more: Any) -> tuple[Any, Any]:
-            return Decisions(move_vm=np.int32([3]), move_host=np.int32([77])), None
+            return Decisions(move_vm=np.array([3], dtype=np.int32), move_host=np.array([77], dtype=np.int32)), None
 
     _, data = play(Stubborn(), scenario)
     orders = unpack(data["orders"])

@@ -105,7 +105,7 @@ def test_an_ensemble_is_the_mean(past: F8) -> None:
 
 def test_the_kernel_is_the_network_of_torch(past: F8) -> None:
     torch = pytest.importorskip("torch")
-    from virtgym.experiments.training.forecast_learner import QuantileMlp
+    from virtgym.experiments.training.forecasts.learner import QuantileMlp
 
     member = network(3, 16)
     net = QuantileMlp(16, np.random.default_rng(0))

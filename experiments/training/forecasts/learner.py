@@ -19,10 +19,10 @@ from virtgym.policies.forecast.learned import LAYOUT, quantile_architecture
 from virtgym.policies.forecast.quantile_net import describe_many
 from virtgym.policies.learned.storage import Member
 
-from .agents import ForecasterConfig
-from .forecast_task import ForecastTrainTask
-from .learners import Arrays
-from .torch_state import by_prefix, optimizer_arrays, restore_optimizer
+from ..agents import ForecasterConfig
+from ..learners import Arrays
+from ..torch_state import by_prefix, optimizer_arrays, restore_optimizer
+from .task import ForecastTrainTask
 
 SMALL = 0.05
 """Deviation, as a share of nominal CPU, from which on an error counts in shares of nominal CPU; below, errors

@@ -22,12 +22,12 @@ from virtgym.policies.forecast.learned import LAYOUT, LearnedForecaster
 from virtgym.policies.learned.architecture import Layout
 from virtgym.policies.learned.storage import Agent, Member
 
-from ..analysis.forecast_skill import Load, SkillSettings, forecast_skill, mean_of, measure, vm_load
-from ..config.overrides import PolicySpec
-from ..run.cell import load_scenario
-from ..suite.tasks import load_suite
-from .agents import AgentConfig, ForecasterConfig
-from .learners import TrainTask
+from ...analysis.forecast_skill import Load, SkillSettings, forecast_skill, mean_of, measure, vm_load
+from ...config.overrides import PolicySpec
+from ...run.cell import load_scenario
+from ...suite.tasks import load_suite
+from ..agents import AgentConfig, ForecasterConfig
+from ..learners import TrainTask
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,0 +1,1 @@
+"""Training of forecasters: what is forecast, and how it is learned."""
