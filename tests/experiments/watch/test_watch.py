@@ -217,7 +217,9 @@ def test_orders_of_other_forms_of_actions_are_noted(scenario: Any, policy: Any) 
 def test_refused_orders_say_why(scenario: Any) -> None:
     class Stubborn(Unrolled):
         def predict(self, *given: Any, **more: Any) -> tuple[Any, Any]:
-            return Decisions(move_vm=np.array([3], dtype=np.int32), move_host=np.array([77], dtype=np.int32)), None
+            return Decisions(
+                move_vm=np.array([3], dtype=np.int32), move_host=np.array([77], dtype=np.int32)
+            ), None
 
     _, data = play(Stubborn(), scenario)
     orders = unpack(data["orders"])
