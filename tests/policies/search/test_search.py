@@ -11,9 +11,9 @@ from virtgym.envs.cluster.rewards import RewardFunction, check_weights
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.scenarios import build_scenario
 from virtgym.envs.sim.metrics import StepMetrics
+from virtgym.envs.sim.state.cluster_state import ABSENT, DEPARTED
 from virtgym.experiments.run.rollout import make_env, rollout
 from virtgym.policies import make_policy
-from virtgym.policies.forecast import make_forecaster
 from virtgym.policies.search.policy import RolloutSearchPolicy
 
 SIMPLE: dict[str, Any] = {
@@ -35,6 +35,31 @@ FULL: dict[str, Any] = {
     "migration": {"mode": "precopy"},
 }
 MODELS = pytest.mark.parametrize("keys", [SIMPLE, FULL], ids=["simple", "full"])
+
+
+class Past:
+    """What was measured of every VM since it came, newest last, as lists."""
+
+    def __init__(self, view: Any) -> None:
+        self.samples: list[list[float]] = [[] for _ in range(view.n_vms)]
+
+    def look(self, view: Any) -> None:
+        """Take note of now."""
+        state = view.state.vm_state
+        there = view.measured & (state != ABSENT) & (state != DEPARTED)
+        for v, known in enumerate(self.samples):
+            if there[v]:
+                known.append(float(view.state.vm_demand_mhz[v]))
+            else:
+                known.clear()
+
+    def mean(self, view: Any) -> Any:
+        """Exponentially weighted, of those without a past what is shown, MHz, (V,)."""
+        found = view.state.vm_demand_mhz.copy()
+        for v, known in enumerate(self.samples):
+            for i, y in enumerate(known):
+                found[v] = y if i == 0 else found[v] + 0.2 * (y - found[v])
+        return found
 
 
 def by_hand(env: Any, policy: RolloutSearchPolicy, demand: Any) -> Any:
@@ -65,15 +90,14 @@ def test_values_are_those_of_trying_by_hand(keys: dict[str, Any]) -> None:
     env: Any = make_env(build_scenario(keys, seed=1), actions="candidates").unwrapped
     env.reset(seed=0)
     policy.bind(env.view, env.form)
-    ewma, seen, over, compared = make_forecaster("ewma", alpha=0.2), [], False, 0
+    past, over, compared = Past(env.view), False, 0
     rng = np.random.default_rng(0)
     while not over:
-        if env.view.measured.all():
-            seen.append(env.view.state.vm_demand_mhz.copy())
+        past.look(env.view)
         policy.take_up(env.view)
         values = policy.rate()
         if env.view.time_s > 0.0:  # before, only what places is tried
-            expected = by_hand(env, policy, ewma.predict(np.array(seen)))
+            expected = by_hand(env, policy, past.mean(env.view))
             np.testing.assert_allclose(values, expected, rtol=1e-9)
             compared += len(np.flatnonzero(env.form.candidates.mask)) > 2
         *_, over, _ = env.step(int(rng.choice(np.flatnonzero(env.form.candidates.mask))))
@@ -119,18 +143,21 @@ def test_demand_goes_back_over_what_was_measured() -> None:
     env: Any = make_env(build_scenario(SIMPLE, seed=1), policy).unwrapped
     env.reset(seed=0)
     policy.reset(env.view, np.random.default_rng(0))
-    seen, over = [], False
+    past, over, compared = Past(env.view), False, 0
     while not over:
-        if env.view.measured.all():
-            seen.append(env.view.state.vm_demand_mhz.copy())
+        past.look(env.view)
         plan = policy.plan(env.view)
         util = policy._trials.sim.params.util * env.view.params.vm_cpu_mhz
-        last = seen[::-1][:3]
-        if last:
-            np.testing.assert_allclose(util[-len(last) - 1 : -1], last)
-            mean = make_forecaster("ewma", alpha=0.2).predict(np.array(seen))
-            np.testing.assert_allclose(util[-1], mean)
+        mean = past.mean(env.view)
+        n = min(3, max(map(len, past.samples)))
+        for back in range(n):
+            known = np.array([one[-1 - back] if len(one) > back else np.nan for one in past.samples])
+            expected = np.where(np.isnan(known), mean, known)
+            np.testing.assert_allclose(util[back - n - 1], expected)
+            compared += back > 0
+        np.testing.assert_allclose(util[-1], mean)
         *_, over, _ = env.step(plan)
+    assert compared > 5
 
 
 def test_a_budget_leaves_out_the_last() -> None:
