@@ -107,6 +107,11 @@ def _register_baselines() -> None:
         "placement: a small network trained on generated requests (virtgym train experiment=demo_agent)",
         agent="demo",
     )
+    register(
+        "suite_agent",
+        "learned.shipped_agents:SuiteAgentPolicy",
+        "the network trained on the suite's task (virtgym train experiment=suite_agent scenario=suite/TASK)",
+    )
 
 
 _register_baselines()

@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from virtgym.envs.checks import one_of
-from virtgym.envs.placement.games import PlacementGames
+from virtgym.envs.checks import need, one_of
 
 if TYPE_CHECKING:
     from .agent import LearnedPolicy
 
 _FOLDER = Path(__file__).parent / "shipped"
+
+DEMO = "demo"
+"""The agent for placement; every other is named after the cluster task of the suite that it learned on."""
+
+GENERAL = "memory"
+"""The agent for clusters that none was trained on: of all it plays others' tasks best."""
 
 SHIPPED: tuple[str, ...] = tuple(sorted(path.name for path in _FOLDER.iterdir()))
 """Every agent that ships."""
@@ -45,7 +50,7 @@ class ShippedPolicy:
     kind: ClassVar[str] = "agent"
     stateless: ClassVar[bool] = True
 
-    agent: str = "demo"
+    agent: str = DEMO
 
     def __post_init__(self) -> None:
         """Check the name.
@@ -67,9 +72,9 @@ class ShippedPolicy:
         """The argument ``observation`` of environments that it plays."""
         return self.player.observation
 
-    def reset(self, games: PlacementGames | None, rng: np.random.Generator) -> None:
+    def reset(self, view: Any, rng: np.random.Generator) -> None:
         """Begin; see ``learned.LearnedPolicy``."""
-        self.player.reset(games, rng)
+        self.player.reset(view, rng)
 
     def predict(
         self,
@@ -81,3 +86,42 @@ class ShippedPolicy:
     ) -> tuple[Any, Any]:
         """Choose the action of every game; see ``learned.LearnedPolicy``."""
         return self.player.predict(observation, state, episode_start, deterministic, action_masks)
+
+
+@dataclass
+class SuiteAgentPolicy(ShippedPolicy):
+    """Plays the agents that ship for the cluster tasks of the suite.
+
+    Attributes:
+        agent: A name of ``SHIPPED``; empty = that of the scenario, by its name, elsewhere ``GENERAL``.
+    """
+
+    task: ClassVar[str] = "cluster"
+
+    agent: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the name.
+
+        Raises:
+            ConfigError: For an unknown agent.
+        """
+        if self.agent:
+            need(self.agent != DEMO, f"policy.agent={DEMO}: is for placement; policy=demo_agent plays it")
+            super().__post_init__()
+
+    def begin_on(self, scenario: str) -> None:
+        """Take the agent of a scenario, unless one was named.
+
+        Args:
+            scenario: Name of the scenario.
+        """
+        if not self.agent:
+            own = scenario.removeprefix("suite/")
+            own = own if own in SHIPPED and own != DEMO else GENERAL
+            self.folder = shipped_folder(own)
+
+    @property
+    def env_options(self) -> dict[str, Any]:
+        """Arguments of ``Cluster-v0`` that it must be played with."""
+        return self.player.env_options

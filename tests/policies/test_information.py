@@ -13,9 +13,9 @@ from virtgym.envs.sim.decisions import ORDERS, Decisions
 from virtgym.envs.sim.models.failures import replay_outages
 from virtgym.experiments.run.rollout import make_env
 from virtgym.policies import make_policy
-from virtgym.policies.registry import POLICIES, policy_task
+from virtgym.policies.registry import POLICIES
 
-CLUSTER = sorted(name for name in POLICIES if policy_task(make_policy(name)) == "cluster")
+CLUSTER = sorted(name for name in POLICIES if hasattr(make_policy(name), "plan"))
 SAME = 7
 """Intervals in which the traces are equal; decisions are equal up to the one after them."""
 SIMPLE: dict[str, Any] = {

@@ -141,6 +141,7 @@ def test_a_trained_agent_in_a_folder_is_in_the_results_as_one(
         ("ortools_placement", {}, "solver"),
         ("ortools_placement", {"oracle": True}, "oracle"),
         ("demo_agent", {}, "agent"),
+        ("suite_agent", {}, "agent"),
     ],
 )
 def test_policies_say_what_they_are(policy: str, params: dict[str, Any], kind: str) -> None:

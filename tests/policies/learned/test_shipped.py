@@ -1,4 +1,4 @@
-"""The agent that ships: it loads without PyTorch, plays, is small, installed, and made by a known command."""
+"""The agents that ship: they load without PyTorch, play, are small, installed, and made by known commands."""
 
 from __future__ import annotations
 
@@ -6,31 +6,71 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.scenarios.placement import build_placement_scenario
+from virtgym.envs.scenarios.scenario import build_scenario
 from virtgym.experiments.config.overrides import PolicySpec
 from virtgym.experiments.run.cell import evaluate, make_cell
+from virtgym.experiments.run.rollout import make_env, rollout
+from virtgym.experiments.suite.tasks import load_suite
 from virtgym.experiments.training.compose import compose_training
 from virtgym.policies import make_policy
-from virtgym.policies.learned.shipped_agents import SHIPPED, ShippedPolicy, shipped_folder
+from virtgym.policies.learned.shipped_agents import DEMO, GENERAL, SHIPPED, ShippedPolicy, shipped_folder
 from virtgym.policies.learned.storage import load_agent
 
-NAMES = sorted(SHIPPED)
+SUITE = load_suite("virtgym-1")
+TASKS = sorted(set(SHIPPED) - {DEMO})
+"""Agents for cluster tasks of the suite, each named after its task."""
+FROM_NOTHING = {"memory", "contention", "numa_wide"}
+"""The others begin with the weights of ``memory``."""
 
 
-@pytest.mark.parametrize("agent", NAMES)
-def test_it_is_what_the_committed_command_trains(agent: str) -> None:
-    run = compose_training([f"experiment={agent}_agent"])
-    training = load_agent(shipped_folder(agent)).training
+def test_it_is_what_the_committed_command_trains() -> None:
+    run = compose_training(["experiment=demo_agent"])
+    training = load_agent(shipped_folder(DEMO)).training
     assert training["agent"] == run.config["agent"]
     for key in ("seed", "total_timesteps", "reward", "num_envs"):
         assert training[key] == run.config[key]
     assert training["train_rows"] == run.scenario["train_rows"]
     assert training["validation_windows"] == run.scenario["n_windows"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_agents_of_the_suite_are_what_the_committed_commands_train(task: str) -> None:
+    agent = load_agent(shipped_folder(task))
+    arrival = agent.protocol.get("arrival")
+    experiment = "suite_agent" if task in FROM_NOTHING else "suite_agent_tuned"
+    given = [f"experiment={experiment}", f"scenario=suite/{task}", f"env.arrival={arrival or 'null'}"]
+    run = compose_training(given)
+    for key in ("agent", "seed", "total_timesteps", "num_envs"):
+        assert agent.training[key] == run.config[key], key
+    assert agent.training["reward"] == {}  # minus the cost
+    assert set(agent.training["validation_seeds"]) == set(SUITE.validation.seeds)
+
+
+def test_they_play_the_cluster_tasks_of_the_suite() -> None:
+    assert {task.name for task in SUITE.tasks if task.kind == "cluster"} >= set(TASKS)
+    assert "suite_agent" in SUITE.cluster.policies
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_agents_of_the_suite_play_legally_and_alike(task: str) -> None:
+    """Every action that it chooses is offered; two runs end with the same cost to the bit."""
+    scenario = build_scenario(f"suite/{task}", seed=3001)
+    made = [make_cell(scenario, "suite_agent").made for _ in range(2)]
+    costs = []
+    for policy in made:
+        env = make_env(scenario, policy)  # type: ignore[arg-type]
+        run = rollout(env, policy, 3001, heat=False, max_intervals=60)  # type: ignore[arg-type]
+        illegal = [value for name, value in run.metrics.items() if "illegal" in name or "refused" in name]
+        assert not any(illegal)
+        costs.append(run.metrics["cost"])
+    assert costs[0] == costs[1]
 
 
 def test_it_was_not_trained_on_the_streams_that_it_is_shown_on() -> None:
@@ -46,7 +86,7 @@ def test_it_was_not_trained_on_the_streams_that_it_is_shown_on() -> None:
         assert not own & runs("demo_placement", seed)
 
 
-@pytest.mark.parametrize("agent", NAMES)
+@pytest.mark.parametrize("agent", SHIPPED)
 def test_it_is_small_and_installed(agent: str, repo_dir: Path) -> None:
     files = {path.resolve(): path.stat().st_size for path in shipped_folder(agent).iterdir()}
     assert {path.name for path in files} == {"agent.json", "weights.npz"}
@@ -85,7 +125,23 @@ def test_its_content_is_in_the_fingerprint(tmp_path: Path, monkeypatch: pytest.M
     assert make_cell(scenario, PolicySpec("demo_agent")).config_hash != before
 
 
+def test_all_of_them_are_small() -> None:
+    files = [path for agent in SHIPPED for path in shipped_folder(agent).iterdir()]
+    assert sum(path.stat().st_size for path in files) < 2_000_000
+
+
+def test_the_agent_of_the_task_plays_or_the_one_that_is_named() -> None:
+    for scenario in (*(f"suite/{task}" for task in TASKS), "small"):
+        made: Any = make_cell(build_scenario(scenario, seed=0), "suite_agent").made
+        own = scenario.removeprefix("suite/")
+        assert made.folder == shipped_folder(own if own in TASKS else GENERAL)
+    named: Any = make_cell(build_scenario("small", seed=0), "suite_agent(agent=memory)").made
+    assert named.folder == shipped_folder("memory")
+    with pytest.raises(ConfigError, match=r"policy.agent=demo: is for placement"):
+        make_policy("suite_agent", agent=DEMO)
+
+
 def test_another_name_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"policy.agent=dmeo: did you mean demo\? allowed: demo"):
+    with pytest.raises(ConfigError, match=r"policy.agent=dmeo: did you mean demo.*\? allowed: "):
         make_policy("demo_agent", agent="dmeo")
     assert ShippedPolicy().observation == "slots"

@@ -18,7 +18,7 @@ from virtgym.envs.sim.state.cluster_state import MIG_NONE
 from virtgym.envs.sim.workload import Workload
 from virtgym.policies import POLICIES, make_policy
 from virtgym.policies.literature.policy import KNOBS, ConsolidationPolicy
-from virtgym.policies.registry import policy_names
+from virtgym.policies.registry import policy_kind, policy_names
 
 MakeSim = Callable[..., Simulator]
 INSTANT = TelemetryConfig(mode="instant")
@@ -318,7 +318,7 @@ def test_knobs_turn_what_they_say(make_sim: MakeSim) -> None:
 
 MANAGERS = (
     *("drs", "drs_loess", "drs_ortools", "dpm", "dpm_ortools", "ha", "nfv_upgrade", "platform"),
-    "rollout_search",
+    *("rollout_search", "suite_agent"),
 )
 
 
@@ -327,4 +327,5 @@ def test_every_policy_has_a_line() -> None:
     for name, text in POLICIES.items():
         assert text
         assert "\n" not in text
-        assert hasattr(make_policy(name), "plan") == (name in policy_names("cluster"))
+        plans = name in policy_names("cluster") and policy_kind(make_policy(name)) != "agent"
+        assert hasattr(make_policy(name), "plan") == plans
