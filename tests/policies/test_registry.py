@@ -17,7 +17,7 @@ from virtgym.policies import POLICIES, Policy, make_policy, registry
 from virtgym.policies.literature.parts import DETECTORS
 from virtgym.policies.literature.policy import ConsolidationPolicy
 
-KEEP_ARRIVAL = {"ha", "nfv_upgrade"}
+KEEP_ARRIVAL = {"ha", "nfv_upgrade", "rollout_search"}
 """Policies that leave the scenario's rule for arrivals as it is."""
 
 

@@ -26,8 +26,6 @@ from virtgym.policies.learned.storage import load_agent
 SUITE = load_suite("virtgym-1")
 TASKS = sorted(set(SHIPPED) - {DEMO})
 """Agents for cluster tasks of the suite, each named after its task."""
-FROM_NOTHING = {"memory", "contention", "numa_wide"}
-"""The others begin with the weights of ``memory``."""
 
 
 def test_it_is_what_the_committed_command_trains() -> None:
@@ -43,10 +41,9 @@ def test_it_is_what_the_committed_command_trains() -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_agents_of_the_suite_are_what_the_committed_commands_train(task: str) -> None:
     agent = load_agent(shipped_folder(task))
-    arrival = agent.protocol.get("arrival")
-    experiment = "suite_agent" if task in FROM_NOTHING else "suite_agent_tuned"
-    given = [f"experiment={experiment}", f"scenario=suite/{task}", f"env.arrival={arrival or 'null'}"]
-    run = compose_training(given)
+    given = [] if task == GENERAL else ["env.arrival=pabfd"]
+    run = compose_training(["experiment=suite_agent", f"scenario=suite/{task}", *given])
+    assert agent.protocol.get("arrival") == run.config["env"].get("arrival")
     for key in ("agent", "seed", "total_timesteps", "num_envs"):
         assert agent.training[key] == run.config[key], key
     assert agent.training["reward"] == {}  # minus the cost
