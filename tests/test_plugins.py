@@ -37,7 +37,8 @@ from virtgym.envs.cluster.tables import COLUMNS
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.traces import REQUEST_FORMATS, TRACE_FORMATS, Trace
 from virtgym.envs.traces.requests import RequestTrace
-from virtgym.experiments.training.agents import AGENTS, AgentConfig, AgentKind
+from virtgym.experiments.training.agents import AGENTS, AgentKind
+from virtgym.experiments.training.settings.base import AgentConfig
 from virtgym.policies import POLICIES, PlanningPolicy
 from virtgym.policies.forecast.forecasters import FORECASTERS, Forecaster
 from virtgym.policies.literature.parts import DETECTORS, MU, SELECTORS, Detector, Selector

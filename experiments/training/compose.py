@@ -24,8 +24,9 @@ from ..config.compose import (
 )
 from ..config.listing import experiment_choice
 from ..config.overrides import last_value, quote, split_list, split_outer, split_override, unquote
-from .agents import AGENTS, AgentConfig, agent_kind, cluster_defaults, default_config
+from .agents import AGENTS, agent_kind, cluster_defaults, default_config
 from .schema import TrainConfig, check_train_values
+from .settings.base import AgentConfig
 
 _PATHS = ("out", "initial", "import_zip", *PATH_KEYS)
 

@@ -15,11 +15,12 @@ from virtgym.envs.errors import ConfigError
 from virtgym.policies.learned.agent import LearnedPolicy
 from virtgym.policies.learned.storage import Agent, Member
 
-from .agents import AgentConfig, ExpertConfig, PpoConfig
 from .cluster_task import ClusterTrainTask
 from .imitation import ImitationLearner
 from .learners import Arrays
 from .sb3 import Sb3Learner, make_sb3_learner
+from .settings.base import AgentConfig, PpoConfig
+from .settings.own import ExpertConfig
 from .teachers import SearchTeacher, make_teacher
 
 

@@ -30,9 +30,10 @@ from virtgym.policies.learned.storage import Member
 from virtgym.policies.ties import first_best
 
 from ..run.rollout import make_env
-from .agents import AgentConfig, ImitationConfig
 from .cluster_task import ClusterTrainTask
 from .learners import Arrays, need_same
+from .settings.base import AgentConfig
+from .settings.own import ImitationConfig
 from .teachers import Teacher, make_teacher
 from .torch_state import by_prefix, optimizer_arrays, restore_optimizer
 

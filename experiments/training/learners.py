@@ -14,7 +14,7 @@ from virtgym.envs.errors import ConfigError
 from virtgym.policies.learned.architecture import Architecture, Layout
 from virtgym.policies.learned.storage import Member
 
-from .agents import AgentConfig
+from .settings.base import AgentConfig
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -54,11 +54,12 @@ from virtgym.policies.placement.packing import make_keys
 from virtgym.policies.placement.rules import rule_number, run_windows
 
 from ..analysis.stats import trimmed_mean
-from .agents import AgentConfig, RolloutConfig
 from .learners import Arrays, need_same
 from .placement_task import PlacementTrainTask
 from .resampling import large_shapes, resample_requests
 from .selection import excess_bound
+from .settings.base import AgentConfig
+from .settings.own import RolloutConfig
 from .torch_state import by_prefix, optimizer_arrays, restore_optimizer
 
 CLIP = 20.0

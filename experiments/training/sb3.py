@@ -24,8 +24,8 @@ from virtgym.policies.learned.sb3_algorithms import (
 from virtgym.policies.learned.sb3_policies import ActorCriticNetPolicy, MaskableNetPolicy, QNetPolicy
 from virtgym.policies.learned.storage import Member
 
-from .agents import A2cConfig, AgentConfig, DqnConfig, MaskablePpoConfig, PpoConfig
 from .learners import Arrays, TrainTask
+from .settings.base import A2cConfig, AgentConfig, DqnConfig, MaskablePpoConfig, PpoConfig
 from .torch_state import by_prefix, optimizer_arrays, restore_optimizer
 
 _NUMBERS = ("num_timesteps", "_n_updates", "_n_calls", "_episode_num", "exploration_rate")

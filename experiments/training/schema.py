@@ -13,7 +13,7 @@ from virtgym.envs.placement.rewards import REWARDS
 from virtgym.policies.learned.architecture import CANDIDATES, ENV_OPTIONS
 
 from ..config.schema import ScenarioNode
-from .agents import AgentConfig, check_whole
+from .settings.base import AgentConfig, check_whole
 
 
 @dataclass

@@ -22,7 +22,7 @@ from virtgym.policies.learned.storage import Agent, Member, load_agent, save_age
 
 from ..run.cell import load_scenario
 from ..run.rows import virtgym_version
-from .agents import AgentConfig, ForecasterConfig, agent_kind
+from .agents import agent_kind
 from .cluster_task import ClusterTrainTask
 from .compose import TrainRun
 from .folder import Checkpoint, TrainFolder
@@ -30,6 +30,8 @@ from .forecasts.task import ForecastTrainTask
 from .learners import Learner, TrainTask
 from .placement_task import PlacementTrainTask
 from .progress import Board, TrainProgress
+from .settings.base import AgentConfig
+from .settings.own import ForecasterConfig
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -105,7 +105,10 @@ class CandidateSettings:
         """
         for name in ("fills", "touched_fills", "cpu_fills", "plans", "own"):
             given = getattr(self, name)
-            need(isinstance(given, list | tuple), f"env.candidates.{name}={given!r}: must be a list")
+            need(
+                isinstance(given, Sequence) and not isinstance(given, str),
+                f"env.candidates.{name}={given!r}: must be a list",
+            )
             object.__setattr__(self, name, tuple(given))
         counts = {f.name: getattr(self, f.name) for f in fields(self) if f.type == "int"}
         need_count("env.candidates", 0, **{k: v for k, v in counts.items() if k not in ("moves", "placed")})

@@ -169,4 +169,4 @@ class PowerConfig:
         need_share("power", standby_share=self.standby_share, boot_level=self.boot_level)
         need_not_negative("power", suspend_time_s=self.suspend_time_s, resume_time_s=self.resume_time_s)
         need_positive("power", pue=self.pue)
-        need(self.pue >= 1, f"power.pue={self.pue}: must be at least 1")
+        need(1 <= self.pue <= 1000, f"power.pue={self.pue}: must be from 1 to 1000")

@@ -19,8 +19,8 @@ from virtgym.policies.forecast.learned import LAYOUT, quantile_architecture
 from virtgym.policies.forecast.quantile_net import describe_many
 from virtgym.policies.learned.storage import Member
 
-from ..agents import ForecasterConfig
 from ..learners import Arrays
+from ..settings.own import ForecasterConfig
 from ..torch_state import by_prefix, optimizer_arrays, restore_optimizer
 from .task import ForecastTrainTask
 

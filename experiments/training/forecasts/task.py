@@ -26,8 +26,9 @@ from ...analysis.forecast_skill import Load, SkillSettings, forecast_skill, mean
 from ...config.overrides import PolicySpec
 from ...run.cell import load_scenario
 from ...suite.tasks import load_suite
-from ..agents import AgentConfig, ForecasterConfig
 from ..learners import TrainTask
+from ..settings.base import AgentConfig
+from ..settings.own import ForecasterConfig
 
 if TYPE_CHECKING:
     import pandas as pd

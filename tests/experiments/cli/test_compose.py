@@ -11,8 +11,8 @@ from virtgym.envs.scenarios.scenario import list_scenarios
 from virtgym.experiments.config.compose import compose_run
 from virtgym.experiments.config.listing import experiment_choice, list_names
 from virtgym.experiments.config.overrides import PolicySpec, parse_policy, quote, split_list
-from virtgym.experiments.training.agents import RolloutConfig
 from virtgym.experiments.training.compose import compose_training
+from virtgym.experiments.training.settings.own import RolloutConfig
 from virtgym.policies import POLICIES
 
 

@@ -108,14 +108,23 @@ def test_an_internal_error_is_told_short(
 
 
 @pytest.mark.parametrize(
-    "command", ["list", "evaluate", "benchmark", "train", "report", "forecast", "traces"]
+    "command", ["list", "evaluate", "benchmark", "train", "report", "forecast", "traces", "watch"]
 )
 def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
     assert f"virtgym {command}" in text
     assert "examples:" in text
-    assert set(COMMANDS) == {"list", "evaluate", "benchmark", "train", "report", "forecast", "traces"}
+    assert set(COMMANDS) == {
+        "list",
+        "evaluate",
+        "benchmark",
+        "train",
+        "report",
+        "forecast",
+        "traces",
+        "watch",
+    }
 
 
 def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,9 +18,9 @@ from virtgym.experiments.cli.commands import main
 from virtgym.experiments.config.overrides import PolicySpec
 from virtgym.experiments.evaluate import evaluate
 from virtgym.experiments.run.cell import load_scenario
-from virtgym.experiments.training.agents import ForecasterConfig
 from virtgym.experiments.training.compose import compose_training
 from virtgym.experiments.training.forecasts.task import ForecastTrainTask, measured
+from virtgym.experiments.training.settings.own import ForecasterConfig
 from virtgym.experiments.training.train import make_task
 from virtgym.policies.forecast.learned import LearnedForecaster
 from virtgym.policies.learned.storage import Agent, load_agent

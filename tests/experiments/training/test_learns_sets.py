@@ -38,7 +38,7 @@ SHORT: dict[str, Any] = {"hidden": [32, 32], "learning_rate": 3e-3}
 LEARNS: dict[str, dict[str, Any]] = {
     "ppo": {"n_steps": 32, "batch_size": 64},
     "maskable_ppo": {"n_steps": 32, "batch_size": 64},
-    "a2c": {"n_steps": 8, "ent_coef": 0.03},
+    "a2c": {"n_steps": 8, "ent_coef": 0.1},
     "dqn": {
         **{"learning_starts": 500, "buffer_size": 5000, "batch_size": 128, "target_update_interval": 500},
         "exploration_fraction": 0.5,

@@ -23,9 +23,9 @@ from hydra.core.config_store import ConfigStore
 
 from virtgym.experiments.cli.commands import main
 from virtgym.experiments.training import agents as train_agents
-from virtgym.experiments.training.agents import AgentConfig
 from virtgym.experiments.training.compose import compose_training
 from virtgym.experiments.training.placement_task import PlacementTrainTask
+from virtgym.experiments.training.settings.base import AgentConfig
 from virtgym.policies import make_policy
 from virtgym.policies.learned.architecture import Architecture, Layout
 from virtgym.policies.learned.storage import Member, load_agent
