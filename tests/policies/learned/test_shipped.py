@@ -62,7 +62,7 @@ def test_agents_of_the_suite_play_legally_and_alike(task: str) -> None:
     made = [make_cell(scenario, "suite_agent").made for _ in range(2)]
     costs = []
     for policy in made:
-        env = make_env(scenario, policy)  # type: ignore[arg-type]
+        env = make_env(scenario, policy)
         run = rollout(env, policy, 3001, heat=False, max_intervals=60)  # type: ignore[arg-type]
         illegal = [value for name, value in run.metrics.items() if "illegal" in name or "refused" in name]
         assert not any(illegal)

@@ -361,7 +361,7 @@ def test_bad_values_name_their_key() -> None:
             "must be the name of a table, or a list of watts",
         ),
         (lambda: PowerCurve("fan", peak_w=1, exponent=2.5), "power curve.exponent=2.5"),
-        (lambda: PowerConfig(pue=0.9), "power.pue=0.9: must be at least 1"),
+        (lambda: PowerConfig(pue=0.9), "power.pue=0.9: must be from 1 to 1000"),
         (lambda: CarbonSeries(np.array([-1.0]), "x"), "carbon.g_per_kwh"),
         (lambda: CarbonSeries(np.array([1.0]), " "), "carbon.source"),
         (lambda: CarbonSeries(np.array([1.0]), "x", offset_s=3600), "carbon.offset_s=3600"),
