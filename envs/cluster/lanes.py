@@ -21,7 +21,7 @@ from .candidates.buffers import CandidateBuffers
 from .candidates.loads import remember_demand
 from .candidates.offer import offer, take_candidate
 from .observations import EWMA_WEIGHT
-from .rewards import RewardBuffers, weigh_terms, write_terms
+from .rewards import RewardBuffers, close_interval
 
 ADDRESSES = ("p", "s", "q", "z", "w", "v", "o", "c", "r")
 """The handles of a lane: parameters, state, the parameters that views have, the state that they have, what
@@ -175,18 +175,9 @@ def let_pass(
 
 
 @kernel
-def close_interval(
-    e: LaneBooks,
-    b: int,
-    s: ClusterState,
-    r: RewardBuffers,
-) -> None:
+def end_interval(e: LaneBooks, b: int, s: ClusterState, r: RewardBuffers) -> None:
     """Sum up an interval that has passed in a lane, and open the next."""
-    for i in range(r.delta.shape[0]):
-        r.delta[i] = s.totals[i] - r.before[i]
-        r.before[i] = s.totals[i]
-    write_terms(r, float(e.refused[b]))
-    e.reward[b] = weigh_terms(r.weights, r.terms)
+    e.reward[b] = close_interval(r, s.totals, float(e.refused[b]))
     e.duration[b] = 1.0
     e.chosen[b] = -1
     e.decisions[b] = 0
@@ -230,7 +221,7 @@ _PLAY = """def {name}(e, p0, s0, w0, v0, o0, c0, r0, actions, task, first, last)
                 continue
         if e.phase[b] != IDLE:
             recall(q, v, o, c)
-            close_interval(e, b, s, r)
+            end_interval(e, b, s, r)
         e.total[b] += e.reward[b]
         e.length[b] += 1
         if e.observe:
@@ -269,7 +260,7 @@ def play_with(observe: Any, candidates: bool, full: bool) -> Any:
         "after_choice": after_choice,
         "let_pass": let_pass,
         "recall": recall_candidates if candidates else recall,
-        "close_interval": close_interval,
+        "end_interval": end_interval,
         **{"STEP": STEP, "FINISH": FINISH, "LOOK": LOOK},
         **{"IDLE": IDLE, "PASSING": PASSING, "WAITING": WAITING},
     }

@@ -137,6 +137,25 @@ def weigh_terms(weights: Terms, terms: Terms) -> float:
     return total
 
 
+@kernel
+def close_interval(b: RewardBuffers, totals: Totals, illegal: float) -> Any:
+    """Work out the terms of the interval that ends, and begin the next.
+
+    Args:
+        b: Buffers; all but yardstick, prices and weights are written.
+        totals: Running totals now.
+        illegal: Refused orders.
+
+    Returns:
+        The reward.
+    """
+    for i in range(b.delta.shape[0]):
+        b.delta[i] = totals[i] - b.before[i]
+        b.before[i] = totals[i]
+    write_terms(b, illegal)
+    return weigh_terms(b.weights, b.terms)
+
+
 TERMS = Registry("env.reward", lambda thing: isinstance(thing, RewardTerm), f"a RewardTerm of {__name__}")
 """Every term by name."""
 

@@ -14,7 +14,7 @@ from virtgym.envs.cluster.candidates.loads import remember_demand
 from virtgym.envs.cluster.candidates.offer import offer, take_candidate
 from virtgym.envs.cluster.candidates.settings import OFF, PLACE, RELIEVE
 from virtgym.envs.cluster.observations import EWMA_WEIGHT
-from virtgym.envs.cluster.rewards import RewardBuffers, weigh_terms, write_terms
+from virtgym.envs.cluster.rewards import RewardBuffers, close_interval
 from virtgym.envs.jit.generated import make_kernel
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.engine.clock import advance, measure_again, step_end
@@ -61,11 +61,7 @@ def keep(m: TrialMemory) -> None:
 def pass_interval(p: ClusterParams, s: ClusterState, r: RewardBuffers, end_s: float) -> Any:
     """Let an interval pass; its reward. ``r.before`` has the totals of before the interval's orders."""
     advance(p, s, step_end(s.clock.now_s, p.interval_s, p.interval_s, end_s))
-    for i in range(r.delta.shape[0]):
-        r.delta[i] = s.totals[i] - r.before[i]
-        r.before[i] = s.totals[i]
-    write_terms(r, 0.0)
-    return weigh_terms(r.weights, r.terms)
+    return close_interval(r, s.totals, 0.0)
 
 
 @kernel

@@ -103,7 +103,6 @@ class RolloutSearchPolicy(PlanningPolicy):
         self.follow(make_policy(self.base) if folder else None)
         # Told of every choice: what offers, what each candidate is worth, and the one that is chosen.
         self.listener: Callable[[CandidateForm, F8, int], None] | None = None
-        self._plugins = make_plugins(self._settings)
 
     def follow(self, agent: Any) -> None:
         """Let an agent play on in forks, from the next episode on; None = what ``base`` says.
@@ -119,6 +118,7 @@ class RolloutSearchPolicy(PlanningPolicy):
             need(fits, f"policy.base={agent.name}: must be one network with this version's columns")
             base, given = members[0], agent.env_options.get("candidates", given)
         self._settings = CandidateSettings.of(given)
+        self._plugins = make_plugins(self._settings)
         self._trials = Trials(self.reward, self.horizon, self.discount, base)
 
     def arrival_in(self, cluster: ClusterConfig) -> str | None:

@@ -16,7 +16,7 @@ from ...sim.state.parameters import ClusterParams
 from .buffers import CandidateBuffers
 from .draft import PLACE_VM, give
 from .hosts import best_host
-from .rows import begin_candidate, drop_candidate, offer_candidate
+from .rows import begin_candidate, end_candidate
 
 RESTART_KEY = 1e15
 PRIORITY_KEY = 1e12
@@ -61,7 +61,4 @@ def offer_placing(p: ClusterParams, s: ClusterState, c: Any) -> None:
                 placed += 1
             elif not has_rule(p, v):
                 note_failure(failed, v)
-        if placed > 0:
-            offer_candidate(p, s, c, k, 0.0)
-        else:
-            drop_candidate(s, c)
+        end_candidate(p, s, c, k, placed > 0, 0.0)

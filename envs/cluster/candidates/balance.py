@@ -14,7 +14,7 @@ from ...sim.state.parameters import ClusterParams
 from .buffers import CandidateBuffers
 from .draft import MOVE, cpu_on, give
 from .hosts import TIE, list_vms, may_take
-from .rows import begin_candidate, drop_candidate, offer_candidate
+from .rows import begin_candidate, drop_candidate, end_candidate
 
 WORTH = 0.1
 """Difference of the largest and the smallest share below which nothing is moved."""
@@ -83,10 +83,7 @@ def offer_balance(p: ClusterParams, s: ClusterState, c: CandidateBuffers) -> Non
             if not _move_one(p, c, load, inverse, a, b, by_cpu):
                 break
             moves += 1
-        if moves > 0:
-            offer_candidate(p, s, c, k, 0.0)
-        else:
-            drop_candidate(s, c)
+        end_candidate(p, s, c, k, moves > 0, 0.0)
 
 
 @kernel
@@ -176,7 +173,4 @@ def _offer_cheaper(p: ClusterParams, s: ClusterState, c: CandidateBuffers, k: in
         if given < 0:
             drop_candidate(s, c)
             return
-    if orders > 0:
-        offer_candidate(p, s, c, k, 0.0)
-    else:
-        drop_candidate(s, c)
+    end_candidate(p, s, c, k, orders > 0, 0.0)

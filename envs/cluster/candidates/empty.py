@@ -13,7 +13,7 @@ from ...sim.state.parameters import ClusterParams
 from .buffers import CandidateBuffers
 from .draft import MOVE, POWER_OFF, give
 from .hosts import TIE, best_host, idle_w, list_vms, take_least
-from .rows import begin_candidate, drop_candidate, offer_candidate, same_orders
+from .rows import begin_candidate, end_candidate, same_orders
 
 
 @kernel
@@ -46,10 +46,9 @@ def _empty(
         if not legal:
             break
     legal = legal and give(p, c, POWER_OFF, -1, h) == 0
-    if legal and not (level > 0 and same_orders(c, k - 1)):
-        offer_candidate(p, s, c, k, (level + 1.0) / c.levels.shape[0])
-    else:
-        drop_candidate(s, c)
+    end_candidate(
+        p, s, c, k, legal and not (level > 0 and same_orders(c, k - 1)), (level + 1.0) / c.levels.shape[0]
+    )
 
 
 @kernel

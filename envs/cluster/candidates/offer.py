@@ -37,7 +37,7 @@ from .empty import offer_emptying
 from .loads import read_cluster
 from .power import offer_keeping, offer_off, offer_on
 from .relieve import offer_relief
-from .rows import begin_candidate, drop_candidate, offer_candidate
+from .rows import begin_candidate, end_candidate, offer_candidate
 from .trade import offer_trades
 
 
@@ -89,10 +89,7 @@ def lay_orders(
     left_out = 0
     for i in range(kind.shape[0]):
         left_out += give(p, c, kind[i], vm[i], host[i]) != 0
-    if c.now.orders > c.now.begun:
-        offer_candidate(p, s, c, k, 0.0)
-    else:
-        drop_candidate(s, c)
+    end_candidate(p, s, c, k, c.now.orders > c.now.begun, 0.0)
     return left_out
 
 

@@ -14,17 +14,14 @@ from ...sim.state.parameters import ClusterParams
 from .buffers import CandidateBuffers
 from .draft import POWER_OFF, POWER_ON, SUSPEND, give
 from .hosts import idle_w, take_least
-from .rows import begin_candidate, drop_candidate, offer_candidate
+from .rows import begin_candidate, end_candidate
 
 
 @kernel
 def _offer_order(p: ClusterParams, s: ClusterState, c: CandidateBuffers, k: int, kind: int, h: int) -> None:
     """A candidate of one order."""
     begin_candidate(c)
-    if give(p, c, kind, -1, h) == 0:
-        offer_candidate(p, s, c, k, 0.0)
-    else:
-        drop_candidate(s, c)
+    end_candidate(p, s, c, k, give(p, c, kind, -1, h) == 0, 0.0)
 
 
 @kernel

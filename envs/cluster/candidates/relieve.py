@@ -13,7 +13,7 @@ from ...sim.state.parameters import ClusterParams
 from .buffers import CandidateBuffers
 from .draft import MOVE, cpu_on, give
 from .hosts import best_host, list_vms, take_least
-from .rows import begin_candidate, drop_candidate, offer_candidate
+from .rows import begin_candidate, end_candidate
 
 
 @kernel
@@ -60,10 +60,7 @@ def _relieve(p: ClusterParams, s: ClusterState, c: CandidateBuffers, k: int, h: 
         to = best_host(p, c, v, fills, False, False)
         if to >= 0 and give(p, c, MOVE, v, to) == 0:
             moves += 1
-    if moves > 0:
-        offer_candidate(p, s, c, k, 0.0)
-    else:
-        drop_candidate(s, c)
+    end_candidate(p, s, c, k, moves > 0, 0.0)
 
 
 @kernel

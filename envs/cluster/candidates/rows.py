@@ -178,6 +178,17 @@ def offer_candidate(p: ClusterParams, s: ClusterState, c: CandidateBuffers, k: i
 
 
 @kernel
+def end_candidate(
+    p: ClusterParams, s: ClusterState, c: CandidateBuffers, k: int, good: bool, level: float
+) -> None:
+    """Offer the candidate that is being made if it is worth it, else give it up."""
+    if good:
+        offer_candidate(p, s, c, k, level)
+    else:
+        drop_candidate(s, c)
+
+
+@kernel
 def same_orders(c: CandidateBuffers, k: int) -> bool:
     """Whether the candidate that is being made orders just what candidate k does."""
     n = c.now.orders - c.now.begun

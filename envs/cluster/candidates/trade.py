@@ -14,7 +14,7 @@ from .buffers import CandidateBuffers
 from .draft import MOVE, POWER_OFF, POWER_ON, give
 from .empty import may_empty
 from .hosts import best_host, fits, idle_w, list_vms, may_take, take_least
-from .rows import begin_candidate, drop_candidate, offer_candidate
+from .rows import begin_candidate, end_candidate
 
 
 @kernel
@@ -54,10 +54,7 @@ def _trade(p: ClusterParams, s: ClusterState, c: CandidateBuffers, k: int, old: 
         legal = to >= 0 and give(p, c, MOVE, v, to) == 0
         if not legal:
             break
-    if legal and give(p, c, POWER_OFF, -1, old) == 0:
-        offer_candidate(p, s, c, k, 0.0)
-    else:
-        drop_candidate(s, c)
+    end_candidate(p, s, c, k, legal and give(p, c, POWER_OFF, -1, old) == 0, 0.0)
 
 
 @kernel

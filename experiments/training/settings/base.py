@@ -42,10 +42,18 @@ class AgentConfig:
         CLUSTER: Settings that have another default on clusters. Those of a class hold for the classes that
             are derived from it.
         NAMES: Settings that are lists of names.
+        SHARES: Settings that are at most 1, where an algorithm has them.
+        POSITIVE: Settings that are above 0, likewise.
     """
 
     CLUSTER: ClassVar[Mapping[str, Any]] = {"observation": "candidates", "network": "scorer"}
     NAMES: ClassVar[tuple[str, ...]] = ()
+    SHARES: ClassVar[tuple[str, ...]] = (
+        *("gamma", "gae_lambda", "tau", "exploration_fraction", "exploration_final"),
+    )
+    POSITIVE: ClassVar[tuple[str, ...]] = (
+        *("learning_rate", "n_steps", "batch_size", "n_epochs", "buffer_size", "train_freq"),
+    )
 
     name: str = ""
     description: str = ""
@@ -80,10 +88,10 @@ class AgentConfig:
                 if not 0.0 <= number < float("inf"):
                     raise ConfigError(f"agent.{f.name}={value}: must be at least 0 and finite")
                 check_whole(f"agent.{f.name}", number)
-        for key in ("gamma", "gae_lambda", "tau", "exploration_fraction", "exploration_final"):
+        for key in self.SHARES:
             if getattr(self, key, 0.0) > 1.0:
                 raise ConfigError(f"agent.{key}={getattr(self, key)}: must be at most 1")
-        for key in ("learning_rate", "n_steps", "batch_size", "n_epochs", "buffer_size", "train_freq"):
+        for key in self.POSITIVE:
             if getattr(self, key, 1) <= 0:
                 raise ConfigError(f"agent.{key}={getattr(self, key)}: must be positive")
 

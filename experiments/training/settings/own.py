@@ -43,6 +43,15 @@ class RolloutConfig(AgentConfig):
         certainty: Confidence of being better than the safety's rule.
     """
 
+    SHARES: ClassVar[tuple[str, ...]] = (
+        *AgentConfig.SHARES,
+        *("rule_share", "probability", "noise", "average"),
+    )
+    POSITIVE: ClassVar[tuple[str, ...]] = (
+        *AgentConfig.POSITIVE,
+        *("probability", "states", "cost_scale_s", "cost_cap_s", "population", "selection_windows"),
+    )
+
     NAMES: ClassVar[tuple[str, ...]] = ("rules",)
 
     hidden: list[int] = field(default_factory=lambda: [32, 32])
@@ -95,12 +104,6 @@ class RolloutConfig(AgentConfig):
         for key in ("certainty", "large_share", "least_share"):
             if getattr(self, key) >= 1.0:
                 raise ConfigError(f"agent.{key}={getattr(self, key)}: must be below 1")
-        for key in ("rule_share", "probability", "noise", "average"):
-            if getattr(self, key) > 1.0:
-                raise ConfigError(f"agent.{key}={getattr(self, key)}: must be at most 1")
-        for key in ("probability", "states", "cost_scale_s", "cost_cap_s", "population", "selection_windows"):
-            if getattr(self, key) <= 0:
-                raise ConfigError(f"agent.{key}={getattr(self, key)}: must be positive")
         if self.average == 1.0:
             raise ConfigError("agent.average=1: must be below 1, or nothing is ever learned")
         if self.network != "equivariant" or self.activation != "relu":
@@ -130,6 +133,8 @@ class ForecasterConfig(AgentConfig):
             first part of the trace that it is validated on the rest of.
     """
 
+    SHARES: ClassVar[tuple[str, ...]] = (*AgentConfig.SHARES, "young")
+
     CLUSTER: ClassVar[Mapping[str, Any]] = {"observation": "series", "network": "quantiles"}
     NAMES: ClassVar[tuple[str, ...]] = ("traces",)
 
@@ -158,8 +163,6 @@ class ForecasterConfig(AgentConfig):
             ConfigError: Naming the key and what is allowed.
         """
         super().check(task)
-        if self.young > 1.0:
-            raise ConfigError(f"agent.young={self.young}: must be at most 1")
         for key, most in (("horizon", 1000), ("days", 1000), ("batch_size", 1 << 16)):
             if not 1 <= getattr(self, key) <= most:
                 raise ConfigError(f"agent.{key}={getattr(self, key)}: must be from 1 to {most}")
@@ -182,6 +185,9 @@ class ImitationConfig(AgentConfig):
         n_epochs: Passes over all states after each ``num_envs`` episodes.
     """
 
+    SHARES: ClassVar[tuple[str, ...]] = (*AgentConfig.SHARES, "student_share", "noise")
+    POSITIVE: ClassVar[tuple[str, ...]] = (*AgentConfig.POSITIVE, "temperature")
+
     CLUSTER: ClassVar[Mapping[str, Any]] = {"gamma": 0.98}
 
     learning_rate: float = 1e-3
@@ -193,22 +199,6 @@ class ImitationConfig(AgentConfig):
     buffer_size: int = 50_000
     batch_size: int = 256
     n_epochs: int = 4
-
-    def check(self, task: str = "cluster") -> None:
-        """Refuse impossible values.
-
-        Args:
-            task: Kind of scenario that is trained on.
-
-        Raises:
-            ConfigError: Naming the key and what is allowed.
-        """
-        super().check(task)
-        for key in ("student_share", "noise"):
-            if getattr(self, key) > 1.0:
-                raise ConfigError(f"agent.{key}={getattr(self, key)}: must be at most 1")
-        if self.temperature <= 0:
-            raise ConfigError(f"agent.temperature={self.temperature}: must be positive")
 
     def arrays(self, num_envs: int, width: int, n_actions: int) -> dict[str, float]:
         """As ``AgentConfig.arrays``."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from oracles.full_cluster import EVERYTHING
 from virtgym.envs.cluster.candidates.columns import CANDIDATE_COLUMNS
 from virtgym.envs.cluster.candidates.settings import KINDS, PLACE, CandidateSettings
 from virtgym.envs.cluster.env import ClusterEnv
@@ -25,48 +26,6 @@ RULED: dict[str, Any] = {
     "rules.affinity": [{"vms": [0, 1]}, {"vms": [2, 3, 4]}],
     "rules.anti_affinity": [{"vms": [5, 6, 7]}, {"vms": [7, 8, 2]}],
     "rules.must": [{"vms": [9, 10, 5], "hosts": [0, 1, 2, 3]}, {"vms": [3], "hosts": [2, 3, 4]}],
-}
-EVERYTHING: dict[str, Any] = {
-    "name": "everything",
-    "trace": {"format": "synthetic", "options": {"n_vms": 24, "n_samples": 24, "churn": 0.3}},
-    "hosts": [
-        {
-            **{"name": "old", "count": 3, "cores": 2, "core_mhz": 500, "memory_mib": 5000},
-            **{"boot_time_s": 200, "numa_nodes": 2, "cpu_level": "haswell", "io_functions": 1},
-        },
-        {
-            **{"name": "new", "count": 3, "cores": 4, "core_mhz": 700, "memory_mib": 9000},
-            **{"boot_time_s": 0, "numa_nodes": 2, "cpu_level": "skylake", "io_functions": 2},
-            **{"nic_mbps": 10000},
-        },
-    ],
-    "host_order": "grouped",
-    "vm_types": [
-        {"name": "web", "vcpus": 1, "vcpu_mhz": 1500, "memory_mib": 1500, "profile": "web"},
-        {"name": "database", "vcpus": 2, "vcpu_mhz": 1700, "memory_mib": 2600, "profile": "database"},
-        {"name": "appliance", "vcpus": 1, "vcpu_mhz": 1000, "memory_mib": 1000, "profile": "appliance"},
-        {"name": "guarded", "vcpus": 1, "vcpu_mhz": 1000, "memory_mib": 1200, "profile": "guarded"},
-    ],
-    "vm_assignment": "random",
-    "profiles": {
-        "web": {"dirty_mib_s": [10.0, 20.0]},
-        "appliance": {"io": {"mode": "passthrough"}, "cpu": {"limit_mhz": 100.0}},
-        "guarded": {
-            **{"protected": True, "restart_priority": 5, "cpu": {"reservation_mhz": 300.0}},
-            **{"memory": {"reservation_mib": 300.0}, "dirty_mib_s": [5.0, 40.0]},
-        },
-    },
-    "memory": "multiplexed",
-    "arrival_cpu_overcommit": 10.0,
-    "overhead": {"enabled": True},
-    "cpu": {"enabled": True, "co_stop": 0.2},
-    "numa": {"enabled": True, "cpu_overcommit": 4.0},
-    "io": {"enabled": True},
-    "migration": {"mode": "precopy"},
-    "precopy": {"max_mbps": 6.0, "on_divergence": "post_copy"},
-    "failures": {"enabled": True, "model": "exponential", "mtbf_h": 3.0, "mttr_h": 0.3, "vm_mtbf_h": 10.0},
-    "recovery": {"restart": "policy", "spares": [5]},
-    "standby": {"enabled": True},
 }
 SHORT: dict[str, Any] = {"trace.options.n_samples": 24}
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
