@@ -84,11 +84,12 @@ _Result = tuple[_Task, list[dict[str, Any]] | None, Failure | None]
 """A task, its result rows, and why there are none."""
 
 
-def benchmark(run: Run) -> Outcome:
+def benchmark(run: Run, what: str = "") -> Outcome:
     """Run a grid; cells that its folder holds already are not run again.
 
     Args:
         run: What to run.
+        what: What the grid belongs to, as its progress says it; empty where there is only one.
 
     Returns:
         Rows and failures.
@@ -109,7 +110,7 @@ def benchmark(run: Run) -> Outcome:
         if folder.read_cell(spec.label, seed, hashes[spec.label]) is None
     ]
     skipped = len(wanted) - len(tasks)
-    with Progress(len(tasks)) as progress:
+    with Progress(len(tasks), what) as progress:
         if skipped:
             progress.note(f"skipped {skipped} finished cell{'s' * (skipped > 1)} of {len(wanted)} in {out}")
         for text in folder.damaged.values():

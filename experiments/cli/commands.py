@@ -338,7 +338,7 @@ def _suite(arguments: Sequence[str]) -> int:
     plan = compose_suite(arguments)
     outcome = play(plan)
     if len(outcome.table):
-        print_standings(plan.suite, outcome.standings)
+        print_standings(plan.suite, outcome.table, outcome.standings)
         print(f"results: {outcome.out / 'suite.csv'}")
         if plan.report:
             print(f"report: {(outcome.out / 'report.html').resolve()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from ..suite.scores import Standing
+    from ..suite.scores import Part, Standing
     from ..suite.tasks import Suite
 
 _WIDTH = 150
@@ -44,12 +45,14 @@ class Progress:
 
     Args:
         total: Number of cells to run.
+        what: What they belong to, said before the name of each; empty where there is only one grid.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, what: str = "") -> None:
         from rich.console import Console
 
         self._total = total
+        self._what = f"{what}: " if what else ""
         self._done = 0
         self._console = Console(stderr=True)
         self._bar: Any = None
@@ -100,7 +103,7 @@ class Progress:
     def reach(self, name: str, share: float) -> None:
         """Show how far what runs now has come, 0 to 1."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=self._done + share, description=name)
+            self._bar.update(self._task, completed=self._done + share, description=self._what + name)
 
     def tick(self, name: str, text: str) -> None:
         """Something has ended.
@@ -111,9 +114,9 @@ class Progress:
         """
         self._done += 1
         if self._bar is not None:
-            self._bar.update(self._task, advance=1, description=name)
+            self._bar.update(self._task, advance=1, description=self._what + name)
         else:
-            self.note(f"[{self._done}/{self._total}] {name}: {text}")
+            self.note(f"[{self._done}/{self._total}] {self._what}{name}: {text}")
 
 
 def _numbers(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -165,7 +168,10 @@ def _print_windows(rows: pd.DataFrame, console: Console) -> None:
 
 
 def _print_fitting(
-    console: Console, make: Callable[[Collection[str]], Table], dropped: Sequence[str]
+    console: Console,
+    make: Callable[[Collection[str]], Table],
+    dropped: Sequence[str],
+    file: str = "results.csv",
 ) -> None:
     """Print a table; a narrow terminal loses whole columns, the least telling first, never digits."""
     from rich.console import Console
@@ -177,7 +183,7 @@ def _print_fitting(
             break
     console.print(table)
     if count:
-        console.print(f"too narrow for {', '.join(dropped[:count])}: see results.csv", style="dim")
+        console.print(f"too narrow for {', '.join(dropped[:count])}: see {file}", style="dim")
 
 
 def _title(rows: pd.DataFrame) -> str:
@@ -279,35 +285,50 @@ def metrics_table(row: Mapping[str, Any]) -> Table:
     return table
 
 
-def print_standings(suite: Suite, found: Sequence[Standing]) -> None:
-    """Print a suite's table: a line per policy, best first, its score over all tasks and in each.
+def print_standings(suite: Suite, lines: pd.DataFrame, found: Sequence[Standing]) -> None:
+    """Print a suite's tables: a line per task of a kind, a column per policy, best first.
 
     Args:
         suite: The suite.
+        lines: Lines of ``suite.csv``.
         found: Policies, best first.
     """
+    from ..suite.scores import parts
+
+    console = _console()
+    for part in parts(suite, lines, found):
+        worst = [one.policy for one in reversed(part.standings)][:-1]
+        title = f"{suite.name}, {part.kind} tasks: 0 = reference, 100 = bound"
+        _print_fitting(console, functools.partial(_standings_table, part, title), worst, "suite.csv")
+
+
+def _standings_table(part: Part, title: str, left_out: Collection[str]) -> Table:
     from rich import box
     from rich.table import Table
 
-    console = _console()
-    table = Table(
-        title=f"{suite.name}: 0 = reference, 100 = bound", box=box.SIMPLE_HEAD, title_justify="left"
-    )
-    table.add_column("policy", no_wrap=True)
-    table.add_column("score [95 %]", justify="right", no_wrap=True)
-    table.add_column("tasks", justify="right", no_wrap=True)
-    table.add_column("passed", justify="right", no_wrap=True)
-    names = [task.name for task in suite.tasks]
-    for name in names:
-        table.add_column(name.replace("_", " "), justify="right")
-    for one in found:
-        low, high = (f"{v:.1f}" if math.isfinite(v) else "–" for v in (one.score.low, one.score.high))
-        cells = [one.tasks.get(name, math.nan) for name in names]
-        table.add_row(
-            _escape(one.policy),
-            f"{one.score.estimate:.1f} [{low}, {high}]",
-            str(len(one.tasks)),
-            f"{one.passed}/{one.runs}",
-            *("–" if math.isnan(value) else f"{value:.0f}" for value in cells),
-        )
-    console.print(table)
+    shown = [one for one in part.standings if one.policy not in left_out]
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
+    table.min_width = len(title) + 1
+    table.add_column("task", no_wrap=True)
+    for one in shown:
+        table.add_column(_escape(_folded(one.policy)), justify="right", no_wrap=True)
+    for task in part.tasks:
+        cells = (one.tasks.get(task.name, math.nan) for one in shown)
+        table.add_row(task.name, *("–" if math.isnan(value) else f"{value:.0f}" for value in cells))
+    table.add_section()
+    table.add_row("score", *(f"{one.score.estimate:.1f}" for one in shown))
+    if any(one.score.known for one in shown):
+        ranges = (f"{one.score.low:.1f}, {one.score.high:.1f}" if one.score.known else "–" for one in shown)
+        table.add_row("95 % interval", *ranges)
+    table.add_row("runs that pass the gate", *(f"{one.passed} of {one.runs}" for one in shown))
+    return table
+
+
+def _folded(name: str, width: int = 13) -> str:
+    """A name on lines of about ``width`` characters, broken behind its underscores."""
+    lines = [""]
+    for piece in name.replace("_", "_\n").split("\n"):
+        if lines[-1] and len(lines[-1]) + len(piece) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(lines)

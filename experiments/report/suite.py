@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from virtgym.envs.sim.models.cost import GATE_OK
 
-from ..suite.scores import Standing
+from ..suite.scores import Part, Standing, parts
 from ..suite.tasks import Suite
 from . import write_report
 from .figures import N_COLOURS, new_figure
@@ -38,13 +38,9 @@ def write_suite_report(
         The page.
     """
     figures: dict[str, Any] = {}
-    html = "".join(
-        (
-            _head(suite, table, found),
-            _scores(suite, table, found, figures),
-            _tasks(suite, table, found),
-        )
-    )
+    html = _head(suite, table, found)
+    for part in parts(suite, table, found):
+        html += _scores(part, figures) + _tasks(part, table)
     return write_report(folders, dest, Lead(suite.name, html, figures, _markdown(suite, table, found)))
 
 
@@ -91,10 +87,12 @@ def _head(suite: Suite, table: pd.DataFrame, found: Sequence[Standing]) -> str:
     )
 
 
-def _scores(suite: Suite, table: pd.DataFrame, found: Sequence[Standing], figures: dict[str, Any]) -> str:
+def _scores(part: Part, figures: dict[str, Any]) -> str:
     import plotly.graph_objects as go
 
-    names = [task.name for task in suite.tasks if task.name in set(table["task"])]
+    found = part.standings
+    names = [task.name for task in part.tasks]
+    totals, bars = f"suite-total-{part.kind}", f"suite-tasks-{part.kind}"
     order = list(reversed(found))
     values = [v for s in found for v in (s.score.estimate, s.score.low, s.score.high) if math.isfinite(v)]
     total = new_figure(
@@ -113,17 +111,18 @@ def _scores(suite: Suite, table: pd.DataFrame, found: Sequence[Standing], figure
             meta={"ink": "p0", "priority": 0},
         )
     )
-    add_figure(figures, "suite-total", total)
+    add_figure(figures, totals, total)
     each = new_figure(
         barmode="group",
         yaxis={"title": {"text": "score"}},
         shapes=_lines(),
         showlegend=True,
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
-        margin={"l": 58, "r": 60, "t": 30 + 20 * math.ceil(len(found) / 5), "b": 90},
+        margin={"l": 58, "r": 70, "t": 30 + 20 * math.ceil(len(found) / 5), "b": 90},
     )
     for number, one in enumerate(found):
         values = [one.tasks.get(name, math.nan) for name in names]
+        turn = number // N_COLOURS
         each.add_trace(
             go.Bar(
                 name=one.policy,
@@ -131,21 +130,21 @@ def _scores(suite: Suite, table: pd.DataFrame, found: Sequence[Standing], figure
                 y=[None if math.isnan(v) else max(v, LOWEST) for v in values],
                 customdata=[None if math.isnan(v) else v for v in values],
                 hovertemplate=f"{one.policy}<br>%{{x}}: %{{customdata:.1f}}<extra></extra>",
+                marker={"pattern": {"shape": PATTERNS[turn % len(PATTERNS)], "size": 5, "solidity": 0.5}},
                 meta={"ink": f"p{number % N_COLOURS}", "policy": one.policy, "priority": 0},
             )
         )
-    add_figure(figures, "suite-tasks", each)
-    height = 26 * len(found) + 90
-    left = plot_div("suite-total", "Score of each policy over all tasks", "", height)
-    right = plot_div(
-        "suite-tasks", "Score of each policy in each task; the numbers are in the table", "", 420
-    )
+    add_figure(figures, bars, each)
+    left = plot_div(totals, f"Score of each policy over all {part.kind} tasks", "", 26 * len(found) + 90)
+    right = plot_div(bars, "Score of each policy in each task; the numbers are in the table", "", 420)
     lead = "0 = the task's reference policy, 100 = its bound (docs/suite.md)."
-    return block("suite-scores", "Scores", left + right, lead)
+    return block("suite-scores", f"{part.kind.capitalize()} tasks: scores", left + right, lead)
 
 
 GREY = "#888"
 """Colour of the lines at 0 and 100, in every theme."""
+PATTERNS = ("", "/", ".", "x")
+"""Hatching of bars, where the colours run out."""
 LOWEST = -100.0
 """Where pictures are cut off; the table has the number."""
 
@@ -170,32 +169,35 @@ def _arm(a: float, b: float) -> float:
     return a - b if math.isfinite(a - b) else 0.0
 
 
-def _tasks(suite: Suite, table: pd.DataFrame, found: Sequence[Standing]) -> str:
-    heads = ["Task", "Question", "Reference", "Bound", *(s.policy for s in found)]
-    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+def _tasks(part: Part, table: pd.DataFrame) -> str:
+    found = part.standings
+    heads = ["Reference", "Bound", *(s.policy for s in found)]
+    head = "<th>Task</th><th>Question</th>" + "".join(f'<th class="num">{escape(h)}</th>' for h in heads)
     rows = []
-    for name, question, reference, bound, cells in task_rows(suite, table, found):
+    for name, question, reference, bound, cells in task_rows(part, table):
         shown = "".join(f'<td class="num">{escape(text)}</td>' for text in (reference, bound, *cells))
         rows.append(f'<tr><th>{escape(name)}</th><td class="text">{escape(question)}</td>{shown}</tr>')
-    total = "".join(f'<td class="num"><b>{escape(_interval(s))}</b></td>' for s in found)
+    total = "".join(f'<td class="num">{_total(s)}</td>' for s in found)
     rows.append(f'<tr><th>all</th><td></td><td class="num">0</td><td class="num">100</td>{total}</tr>')
     body = f'<div class="scroller"><table class="plain"><thead><tr>{head}</tr></thead>'
     body += f"<tbody>{''.join(rows)}</tbody></table></div>"
     text = "Mean score per task; in brackets how many runs did not pass the gate. Costs are means over seeds."
-    return block("suite-tasks", "Tasks", body, text)
+    return block("suite-tasks", f"{part.kind.capitalize()} tasks, one by one", body, text)
 
 
-def task_rows(
-    suite: Suite, table: pd.DataFrame, found: Sequence[Standing]
-) -> list[tuple[str, str, str, str, list[str]]]:
+def _total(one: Standing) -> str:
+    """A policy's score over all tasks, its interval below it."""
+    number, _, interval = _interval(one).partition(" ")
+    return f"<b>{number}</b>" + (f"<small>{interval}</small>" if interval else "")
+
+
+def task_rows(part: Part, table: pd.DataFrame) -> list[tuple[str, str, str, str, list[str]]]:
     """A row per task: name, question, cost of the reference, cost of the bound, a cell per policy."""
     rows = []
-    for task in suite.tasks:
+    for task in part.tasks:
         mine = table[table["task"] == task.name]
-        if not len(mine):
-            continue
         cells = []
-        for one in found:
+        for one in part.standings:
             runs = mine[mine["policy"] == one.policy]
             failed = int((runs["gate"] != GATE_OK).sum())
             value = one.tasks.get(task.name, math.nan)
@@ -209,11 +211,11 @@ def task_rows(
 
 
 def _markdown(suite: Suite, table: pd.DataFrame, found: Sequence[Standing]) -> list[str]:
-    heads = ["Task", "Reference", "Bound", *(s.policy.replace("|", "\\|") for s in found)]
-    lines = [f"## {suite.name}", ""]
-    lines += [f"- {''.join(sentence)}" for sentence in verdict(table, found)]
-    lines += ["", f"| {' | '.join(heads)} |", f"|:--|{'--:|' * (len(heads) - 1)}"]
-    for name, _, reference, bound, cells in task_rows(suite, table, found):
-        lines.append(f"| {name} | {reference} | {bound} | {' | '.join(cells)} |")
-    lines.append(f"| **all** | 0 | 100 | {' | '.join(_interval(s) for s in found)} |")
-    return [*lines, ""]
+    lines = [f"## {suite.name}", "", *(f"- {''.join(sentence)}" for sentence in verdict(table, found)), ""]
+    for part in parts(suite, table, found):
+        heads = ["Task", "Reference", "Bound", *(s.policy.replace("|", "\\|") for s in part.standings)]
+        lines += [f"| {' | '.join(heads)} |", f"|:--|{'--:|' * (len(heads) - 1)}"]
+        for name, _, reference, bound, cells in task_rows(part, table):
+            lines.append(f"| {name} | {reference} | {bound} | {' | '.join(cells)} |")
+        lines += [f"| **all** | 0 | 100 | {' | '.join(_interval(s) for s in part.standings)} |", ""]
+    return lines

@@ -156,7 +156,7 @@ def play(plan: Plan) -> Outcome:
         if not plan.policies[task.kind]:
             continue
         run = _run(plan, task)
-        outcome = benchmark(run)
+        outcome = benchmark(run, task.name)
         failures += outcome.failures
         folders.append(outcome.out)
         lines += _lines(plan.suite.of(task), task, run, outcome.rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import numpy as np
 from virtgym.envs.sim.models.cost import GATE_OK
 
 from ..analysis.stats import Interval, iqm_statistic, stratified_bootstrap
-from .tasks import Suite
+from .tasks import Suite, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +44,21 @@ class Standing:
     runs: int
     missing: tuple[str, ...]
     kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The tasks of one kind that were played, and who played them.
+
+    Attributes:
+        kind: Kind of task.
+        tasks: Tasks, in the suite's order.
+        standings: Policies, best first.
+    """
+
+    kind: str
+    tasks: tuple[Task, ...]
+    standings: tuple[Standing, ...]
 
 
 def score(cost: float, static: float, bound: float) -> float:
@@ -90,6 +106,25 @@ def standings(suite: Suite, table: pd.DataFrame) -> list[Standing]:
             )
         )
     return sorted(found, key=lambda s: (-len(s.tasks), -s.score.estimate, s.policy))
+
+
+def parts(suite: Suite, table: pd.DataFrame, found: Sequence[Standing]) -> list[Part]:
+    """What was played by kind of task: policies of different kinds never play the same tasks.
+
+    Args:
+        suite: The suite.
+        table: Lines of ``suite.csv``.
+        found: Policies, best first.
+    """
+    played = [task for task in suite.tasks if task.name in set(table["task"])]
+    return [
+        Part(
+            kind,
+            tuple(task for task in played if task.kind == kind),
+            tuple(one for one in found if kind in one.kinds),
+        )
+        for kind in dict.fromkeys(task.kind for task in played)
+    ]
 
 
 def _counted(rows: pd.DataFrame) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

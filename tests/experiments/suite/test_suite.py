@@ -13,6 +13,7 @@ import pytest
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.scenarios.scenario import Scenario, build_scenario, load_scenario_config
 from virtgym.experiments.cli import main
+from virtgym.experiments.cli.progress import print_standings
 from virtgym.experiments.config.compose import compose_run
 from virtgym.experiments.run.cell import load_scenario
 from virtgym.experiments.run.rollout import make_env, rollout
@@ -162,8 +163,28 @@ def test_a_suite_is_played_scored_and_resumed(tmp_path: Path, capsys: pytest.Cap
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "<title>virtgym report: virtgym-1</title>" in page
     assert "How few hosts carry a load that hardly changes?" in page
-    assert "| consolidate |" in (out / "report.md").read_text(encoding="utf-8")
-    assert "0 = reference, 100 = bound" in capsys.readouterr().out
+    text = (out / "report.md").read_text(encoding="utf-8")
+    assert "| Task | Reference | Bound | dvfs | static |" in text
+    assert "| Task | Reference | Bound | first_fit | best_fit |" in text
+    for kind in ("cluster", "placement"):
+        assert f'data-figure="suite-tasks-{kind}"' in page
+    said = capsys.readouterr()
+    for kind in ("cluster", "placement"):
+        assert f"virtgym-1, {kind} tasks: 0 = reference, 100 = bound" in said.out
+    assert "[1/2] consolidate: dvfs seed 1003:" in said.err
     assert main(command) == 0
     assert "skipped 2 finished cells" in capsys.readouterr().err
     pd.testing.assert_frame_equal(pd.read_csv(out / "suite.csv"), table)
+
+
+def test_a_suite_with_more_policies_than_a_terminal_has_room_for_loses_the_worst(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [("consolidate", f"rule_{i:02d}", 0, 10.0 + i, 100.0, 0.0, 90.0 - i, "ok") for i in range(30)]
+    table = pd.DataFrame(lines, columns=list(COLUMNS))
+    print_standings(SUITE, table, standings(SUITE, table))
+    said = capsys.readouterr().out
+    assert "rule_00" in said
+    assert "90.0" in said
+    assert "see suite.csv" in said.replace("\n", " ")
+    assert "rule_29" in said.split("too narrow for")[1]
