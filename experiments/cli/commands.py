@@ -126,10 +126,10 @@ examples:
 
 _LIST = """\
 usage: virtgym list [KIND] [-v]
-kinds: scenarios suites policies agents detectors selectors forecasters rewards columns traces envs
+kinds: scenarios suites policies agents detectors selectors forecasters rewards candidates columns traces envs
 
-Say what there is, one line each; without a kind, all but rewards and columns. With -v, parameters with their
-defaults follow.
+Say what there is, one line each; without a kind, all but rewards, candidates and columns. With -v,
+parameters with their defaults follow.
 
 examples:
   virtgym list

@@ -50,6 +50,10 @@ def list_kind(kind: str, verbose: bool = False) -> Iterator[tuple[str, str]]:
         for name in sorted(name for name in gym.registry if name.startswith("virtgym/")):
             yield name, _ENVS.get(name, str(gym.registry[name].entry_point))
     else:
+        if kind == "candidates":
+            from virtgym.envs.cluster.candidates.settings import MEANINGS
+
+            yield from MEANINGS.items()
         for path in LISTED[kind]:
             module, _, attribute = path.partition(":")
             registry = getattr(importlib.import_module(module), attribute)

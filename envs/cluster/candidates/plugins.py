@@ -33,8 +33,15 @@ class CandidateMaker(Protocol):
         """
 
 
+def _makes(thing: object) -> bool:
+    """Whether it can be called with a view, or its instances can."""
+    if not isinstance(thing, type):
+        return callable(thing)
+    return any("__call__" in vars(base) for base in thing.__mro__)
+
+
 CANDIDATES = Registry(
-    "candidate", callable, "a class whose instances are called with a view, or a function of a view"
+    "candidate", _makes, "a class whose instances are called with a view, or a function of a view"
 )
 """Kinds of candidates of one's own, by name; those that ship are in ``settings.KINDS``."""
 

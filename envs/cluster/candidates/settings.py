@@ -11,11 +11,23 @@ from ...checks import need, need_count, need_positive, need_share, one_of
 from ...errors import ConfigError
 from ...jit.records import Place, Record
 
-KINDS: tuple[str, ...] = (
-    *("nothing", "relieve", "empty", "trade", "off", "standby", "on", "keep"),
-    *("balance", "place", "plan", "own"),
-)
-"""Kinds of candidates, in the order of their slots."""
+MEANINGS: dict[str, str] = {
+    "nothing": "close the interval",
+    "relieve": "move VMs off an overloaded host until it is not, the worst host first",
+    "empty": "empty a host by best fit up to a fill, then switch it off",
+    "trade": "empty a host onto one that comes on and idles cheaper",
+    "off": "switch an empty host off",
+    "standby": "suspend an empty host",
+    "on": "switch a host on: the cheapest idle, the soonest, the next",
+    "keep": "keep a host that is about to be switched off",
+    "balance": "spread load: by CPU, by memory, to where it costs least power",
+    "place": "place the VMs that wait: best fit, spread",
+    "plan": "the plan of a policy listed in `plans`",
+    "own": "a kind of one's own listed in `own` (register_candidate)",
+}
+"""What candidates of each kind do, in the order of their slots."""
+
+KINDS: tuple[str, ...] = tuple(MEANINGS)
 
 NOTHING, RELIEVE, EMPTY, TRADE, OFF, STANDBY, ON, KEEP, BALANCE, PLACE, PLAN, OWN = range(len(KINDS))
 

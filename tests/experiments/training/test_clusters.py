@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from oracles.killed_training import killed_run
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.scenarios.scenario import build_scenario
 from virtgym.experiments.cli.commands import main
@@ -132,6 +134,28 @@ def test_a_training_that_broke_off_ends_the_same(tmp_path: Path, monkeypatch: py
         mine, theirs = (load_agent(folder / "agent").members[0].weights for folder in (a, b))
         for name in mine:
             np.testing.assert_array_equal(mine[name], theirs[name])
+
+
+@pytest.mark.parametrize("agent", ["ppo", "imitation", "expert_iteration"])
+def test_a_training_that_was_killed_ends_the_same(
+    agent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kill -9 of a process of its own; expert iteration is killed while it searches or imitates."""
+    monkeypatch.undo()  # the process validates on all days
+    one, two = tmp_path / "one", tmp_path / "two"
+    typed = (*TINY, f"agent={agent}", *AGENTS[agent], "checkpoint_every=100")
+    for folder in (one, two):
+        if folder == two:
+            killed_run(two, typed, 1, signal.SIGKILL)
+            assert not json.loads((two / "train.json").read_text())["finished"]
+        assert main(["train", *typed, f"out={folder}"]) == 0
+    whole, resumed = (
+        pd.read_csv(folder / "progress.csv").drop(columns=TIMES, errors="ignore") for folder in (one, two)
+    )
+    pd.testing.assert_frame_equal(whole, resumed)
+    mine, theirs = (load_agent(folder / "agent").members[0].weights for folder in (one, two))
+    for name in mine:
+        np.testing.assert_array_equal(mine[name], theirs[name])
 
 
 def _second(fail: Any) -> Any:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import signal
-import subprocess
 import sys
-import time
 import types
 import zipfile
 from collections.abc import Callable, Iterator
@@ -21,6 +18,7 @@ import pandas as pd
 import pytest
 from hydra.core.config_store import ConfigStore
 
+from oracles.killed_training import killed_run
 from virtgym.experiments.cli.commands import main
 from virtgym.experiments.training import agents as train_agents
 from virtgym.experiments.training.compose import compose_training
@@ -127,33 +125,6 @@ def test_a_finished_training_is_not_run_again(tmp_path: Path, capsys: pytest.Cap
     assert "agent.gamma: 0.99 there, 0.9 now; seed: 0 there, 1 now" in line
 
 
-def killed_run(out: Path, arguments: tuple[str, ...], evaluations: int, number: int) -> str:
-    """Start a training in a process of its own, and send a signal after so many evaluations."""
-    command = [sys.executable, "-m", "virtgym.experiments.cli", "train", *TINY, *arguments, f"out={out}"]
-    process = subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert process.stderr is not None
-    seen, text = 0, ""
-    for line in process.stderr:
-        text += line
-        seen += "validation" in line
-        if seen == evaluations:
-            break
-    # The evaluation is told before the checkpoint is written: wait for that.
-    while not (out / "checkpoint.npz").exists() and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(number)
-    text += process.stderr.read()
-    process.wait()
-    process.stderr.close()
-    return text
-
-
 AGENTS: dict[str, tuple[str, ...]] = {
     "ppo": ("agent=ppo", "agent.network=mlp", "agent.n_steps=16", "agent.batch_size=64"),
     "dqn": (
@@ -189,7 +160,7 @@ def test_killed_in_the_middle_it_ends_the_same(agent: str, number: int, tmp_path
     settings = (*AGENTS[agent], "total_timesteps=8000", "eval_every=2000")
     one, two = tmp_path / "one", tmp_path / "two"
     assert train(*settings, f"out={one}") == 0
-    killed_run(two, settings, 2, number)
+    killed_run(two, (*TINY, *settings), 2, number)
     assert not json.loads((two / "train.json").read_text())["finished"]
     assert (two / "checkpoint.npz").exists()
     assert train(*settings, f"out={two}") == 0
@@ -210,7 +181,7 @@ def test_killed_in_the_middle_it_ends_the_same(agent: str, number: int, tmp_path
 def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
     out = tmp_path / "run"
     settings = (*AGENTS["ppo"], "total_timesteps=100000000", "eval_every=100000000", "checkpoint_every=1000")
-    text = killed_run(out, settings, 1, signal.SIGINT)
+    text = killed_run(out, (*TINY, *settings), 1, signal.SIGINT)
     last = text.strip().splitlines()[-1]
     assert last.startswith("virtgym train: stopped at")
     assert f"out={out}" in last
