@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from virtgym.envs.jit.by_model import only_full
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.jit.sorting import sort_ascending
 from virtgym.envs.sim.engine.cpu import SHORTAGE
@@ -25,8 +26,18 @@ from virtgym.envs.sim.engine.waiting import is_hopeless, no_failures, note_failu
 from virtgym.envs.sim.guarantee import home_of
 from virtgym.envs.sim.models.power import ON
 from virtgym.envs.sim.state.cluster_state import PENDING, ClusterState
-from virtgym.envs.sim.state.parameters import ClusterParams
+from virtgym.envs.sim.state.parameters import ClusterParams, FullParams
 
+from ..planning.nodes import (
+    LEAST_MHZ,
+    begin_nodes,
+    coming_loss,
+    expect_on_nodes,
+    fits_nodes,
+    freed_loss,
+    host_loss,
+    move_nodes,
+)
 from ..planning.positions import group_by_home
 from ..planning.power import host_watts
 from ..planning.room import begin_need, begin_room, fits_need, hold_room, may_come
@@ -56,6 +67,7 @@ def gather(p: ClusterParams, s: ClusterState, w: DpmWork) -> None:
     group_by_home(w)
     begin_room(s, w)
     begin_need(p, s, w)
+    begin_nodes(p, s, w, w.vm_now)
     for h in range(w.n_home.shape[0]):
         w.opened[h] = 0
         w.accepts[h] = host_accepts(p, s, h) == 0 and not w.closed[h]
@@ -92,6 +104,7 @@ def order_move(p: ClusterParams, w: DpmWork, v: int, h: int) -> None:
         hold_room(p, w, v, h, 1.0)
         count_apart(w, v, h, 1)  # and still where it leaves: rules hold all the time that VMs move
         w.tally.moves += 1
+    move_nodes(p, w, v, h)
     _add(w, v, h, 1.0)
 
 
@@ -164,7 +177,8 @@ def fits(p: ClusterParams, s: ClusterState, w: DpmWork, v: int, h: int, fill: fl
         return False
     if s.vm_last_from[v] == h and s.clock.now_s - s.vm_last_move_s[v] <= w.rules.settle_s:
         return False
-    return may_come(p, s, w, v, h) if w.opened[h] else check_move_beside(p, s, w, v, h) == 0
+    legal = may_come(p, s, w, v, h) if w.opened[h] else check_move_beside(p, s, w, v, h) == 0
+    return legal and fits_nodes(p, w, v, h)
 
 
 @kernel
@@ -272,25 +286,58 @@ def _choose_vm(
     return best
 
 
+@only_full
+@kernel
+def _expect_on_nodes(p: FullParams, w: DpmWork, fill: float, high: float) -> None:
+    """Write what nodes must have for every VM, so that they are filled no more than hosts are.
+
+    Args:
+        w: The plan.
+        fill: Share of its CPU that may be asked for now and soon.
+        high: Share of its CPU that may be expected.
+    """
+    if not p.has_numa:
+        return
+    expected = (w.vm_mean + w.rules.risk * np.sqrt(w.vm_var)) / high
+    expect_on_nodes(w, np.maximum(np.maximum(w.vm_now, w.vm_soon) / fill, expected))
+
+
+@kernel
+def _choose_for_nodes(p: ClusterParams, s: ClusterState, w: DpmWork, h: int) -> Any:
+    """The VM without which a host's VMs lose least work to remote memory, -1 = none that changes that."""
+    best, most = -1, LEAST_MHZ
+    for i in range(w.first[h], w.first[h + 1]):
+        v = w.vm_of[i]
+        if w.dest[v] >= 0 or w.key[v] < 0.0 or w.aff[v] >= 0 or vm_movable(s, v) != 0:
+            continue
+        freed = freed_loss(p, w, v)
+        if freed > most:
+            best, most = v, freed
+    return best
+
+
 @kernel
 def relieve(p: ClusterParams, s: ClusterState, w: DpmWork) -> None:
     """Take VMs off every host that is, or will soon be, asked for more than it should, CPU or memory.
 
     Hosts by their excess of CPU, the largest first; from each host VMs go until it is asked for no more than
-    ``rules.relief`` of its CPU and for no memory that costs work. A VM that fits nowhere stays.
+    ``rules.relief`` of its CPU and for no memory that costs work. A VM that fits nowhere stays. Then those
+    go whose NUMA node is asked for too much.
     """
     n = 0
+    _expect_on_nodes(p, w, w.rules.overload, np.inf)
     for h in range(w.now.shape[0]):
         load = max(w.now[h], w.soon[h])
         short = load > w.rules.overload * p.host_cpu_mhz[h] or w.mem[h] > w.need_most[h]
-        if s.host_power_state[h] == ON and short:
+        if s.host_power_state[h] == ON and (short or host_loss(p, w, h) > LEAST_MHZ):
             w.order[n] = h
             w.key[h] = p.host_cpu_mhz[h] - load
+            w.accepts[h] = w.accepts[h] and not short  # one that is short on a node may take more on another
             n += 1
     sort_ascending(w.order, w.key, n, w.order2)
     for i in range(n):
         w.hosts[i] = w.order[i]
-        w.accepts[w.hosts[i]] = 0
+    _expect_on_nodes(p, w, w.rules.fill_share, w.rules.high)
     w.tally.relieved = n
     collect(w)
     for i in range(n):
@@ -305,9 +352,11 @@ def _relieve_host(p: ClusterParams, s: ClusterState, w: DpmWork, h: int) -> None
     while w.tally.moves < w.rules.max_moves:
         excess = max(w.now[h], w.soon[h]) - w.rules.relief * p.host_cpu_mhz[h]
         excess_mib = w.mem[h] - w.need_most[h]
-        if excess <= 0.0 and excess_mib <= 0.0:
-            break
-        v = _choose_vm(p, s, w, h, excess, excess_mib)
+        for_nodes = excess <= 0.0 and excess_mib <= 0.0
+        if for_nodes:
+            v = _choose_for_nodes(p, s, w, h)
+        else:
+            v = _choose_vm(p, s, w, h, excess, excess_mib)
         if v < 0:
             break
         c = find_host(p, s, w, v, h, fill, high)
@@ -315,8 +364,8 @@ def _relieve_host(p: ClusterParams, s: ClusterState, w: DpmWork, h: int) -> None
             c = open_host(p, s, w, v, 1.0)
         if c < 0:
             c = find_host(p, s, w, v, h, fill, 1e9)
-        if c < 0:
-            w.key[v] = -1.0  # fits nowhere: try the next one
+        if c < 0 or (for_nodes and coming_loss(p, w, v, c) > -LEAST_MHZ):
+            w.key[v] = -1.0  # fits nowhere, or saves nothing: try the next one
             continue
         _list_host(w, c)
         order_move(p, w, v, c)
