@@ -47,6 +47,9 @@ from .workspace import (
     DpmWork,
 )
 
+LEAST_EVIL = 1e12
+"""Value of ``fits``'s ``high``: a VM may go where memory costs work too, if it costs less than now in all."""
+
 
 @kernel
 def gather(p: ClusterParams, s: ClusterState, w: DpmWork) -> None:
@@ -153,6 +156,22 @@ def _goes_along(w: DpmWork, v: int, h: int) -> Any:
 
 
 @kernel
+def _more_excess_mib(w: DpmWork, v: int, h: int) -> Any:
+    """Growth of the memory that costs work, on both hosts, if a VM goes from its home to a host, MiB."""
+    a, need = w.home[v], w.vm_need_mib[v]
+    before = max(0.0, w.need_mib[h] - w.need_most[h]) + max(0.0, w.mem[a] - w.need_most[a])
+    after = max(0.0, w.need_mib[h] + need - w.need_most[h]) + max(0.0, w.mem[a] - need - w.need_most[a])
+    return after - before
+
+
+@kernel
+def _need_allows(p: ClusterParams, w: DpmWork, v: int, h: int, fill: float, high: float) -> Any:
+    if high >= LEAST_EVIL:
+        return _more_excess_mib(w, v, h) < -1.0
+    return fits_need(p, w, v, h, min(fill, 1.0))
+
+
+@kernel
 def fits(p: ClusterParams, s: ClusterState, w: DpmWork, v: int, h: int, fill: float, high: float) -> Any:
     """Whether a VM may be ordered to a host: load now and expected, speed of its cores, and every rule.
 
@@ -162,12 +181,13 @@ def fits(p: ClusterParams, s: ClusterState, w: DpmWork, v: int, h: int, fill: fl
         h: Host.
         fill: Share of its CPU that may be asked for now.
         high: Share of its CPU that may be expected; a host that is otherwise empty takes any VM. From 1e6 on
-            it is the last resort: then nothing is asked of what is to come.
+            it is the last resort: then nothing is asked of what is to come; from ``LEAST_EVIL`` on memory
+            may cost work there, if it costs less in all.
     """
     capacity = p.host_cpu_mhz[h]
     if w.now[h] + w.vm_now[v] > fill * capacity or w.soon[h] + w.vm_soon[v] > fill * capacity:
         return False
-    if not fast_enough(p, w, v, h, high < 1e6) or not fits_need(p, w, v, h, min(fill, 1.0)):
+    if not fast_enough(p, w, v, h, high < 1e6) or not _need_allows(p, w, v, h, fill, high):
         return False
     if stays(w, h) > 0:
         mean = w.mean[h] + w.vm_mean[v]
@@ -198,16 +218,20 @@ def find_host(
 ) -> Any:
     """The host whose power rises least by a VM, -1 = none; ties go to the lowest index.
 
-    Hosts without VMs are not considered, see ``open_host``.
+    By ``LEAST_EVIL`` it is the one with which memory that costs work falls most. Hosts without VMs are not
+    considered, see ``open_host``.
     """
     best, least = -1, np.inf
     for i in range(w.tally.candidates):
         h = w.cand[i]
         if h == avoid or not w.accepts[h]:
             continue
-        if w.now[h] + w.vm_now[v] > fill * p.host_cpu_mhz[h] or not fits_need(p, w, v, h, min(fill, 1.0)):
+        if w.now[h] + w.vm_now[v] > fill * p.host_cpu_mhz[h] or not _need_allows(p, w, v, h, fill, high):
             continue  # most hosts that will not do, for little
-        cost = host_watts(p, h, w.mean[h] + w.vm_mean[v]) - host_watts(p, h, w.mean[h])
+        if high >= LEAST_EVIL:
+            cost = _more_excess_mib(w, v, h)
+        else:
+            cost = host_watts(p, h, w.mean[h] + w.vm_mean[v]) - host_watts(p, h, w.mean[h])
         if cost < least and fits(p, s, w, v, h, fill, high):
             best, least = h, cost
     return best
@@ -298,7 +322,7 @@ def _expect_on_nodes(p: FullParams, w: DpmWork, fill: float, high: float) -> Non
     """
     if not p.has_numa:
         return
-    expected = (w.vm_mean + w.rules.risk * np.sqrt(w.vm_var)) / high
+    expected = (w.vm_mean + w.rules.risk * np.sqrt(np.maximum(w.vm_var, 0.0))) / high
     expect_on_nodes(w, np.maximum(np.maximum(w.vm_now, w.vm_soon) / fill, expected))
 
 
@@ -364,6 +388,8 @@ def _relieve_host(p: ClusterParams, s: ClusterState, w: DpmWork, h: int) -> None
             c = open_host(p, s, w, v, 1.0)
         if c < 0:
             c = find_host(p, s, w, v, h, fill, 1e9)
+        if c < 0 and excess_mib > 0.0:
+            c = find_host(p, s, w, v, h, fill, LEAST_EVIL)
         if c < 0 or (for_nodes and coming_loss(p, w, v, c) > -LEAST_MHZ):
             w.key[v] = -1.0  # fits nowhere, or saves nothing: try the next one
             continue

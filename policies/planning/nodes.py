@@ -6,7 +6,7 @@ model reads and writes, under the same names, so that the model itself says whic
 (``choose_nodes``), how the balancer levels the nodes then (``rebalance_host``), and what is lost
 (``apply_numa_host``), with what VMs are expected to ask for, and pages that have followed.
 
-``begin_nodes`` starts a plan, after ``room.begin_room``; ``room.hold_room`` keeps the room, ``move_nodes`` keeps
+``begin_nodes`` starts a plan after ``room.begin_room``; ``room.hold_room`` keeps room, ``move_nodes`` keeps
 who is where; ``coming_loss`` is what a move costs.
 """
 
