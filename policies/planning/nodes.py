@@ -24,7 +24,7 @@ from virtgym.envs.sim.guarantee import home_of
 from virtgym.envs.sim.models.numa import apply_numa_host, rebalance_host
 from virtgym.envs.sim.models.numa_nodes import add_to_nodes, choose_nodes
 from virtgym.envs.sim.simulator import ClusterView, Simulator
-from virtgym.envs.sim.state.cluster_state import ClusterState
+from virtgym.envs.sim.state.cluster_state import ClusterState, FullState
 from virtgym.envs.sim.state.parameters import ClusterParams, FullParams
 
 from .memory import PlanMemory, allocate_memory
@@ -105,21 +105,22 @@ def _predict(p: FullParams, w: PlanMemory, h: int, v: int, comes: bool) -> Any:
         v: A VM that is counted there (``comes``) or not, wherever it is; -1 = all as they are.
         comes: Whether it is; it must not be on the host in the plan then.
     """
+    model: FullState = w  # it has the fields of the model's record
     vms = _list_vms(p, w, h, v, comes)
     vcpus, used, nodes = w.node_vcpus[h].copy(), w.node_used_mib[h].copy(), w.vm_nodes[vms]
     fits = True
     if v >= 0 and comes:
-        mask = choose_nodes(p, w, v, h)
+        mask = choose_nodes(p, model, v, h)
         fits = mask != 0
         w.vm_nodes[v] = mask
-        add_to_nodes(p, w, v, h, mask, 1.0)
+        add_to_nodes(p, model, v, h, mask, 1.0)
     elif v >= 0:
-        add_to_nodes(p, w, v, h, w.vm_nodes[v], -1.0)
+        add_to_nodes(p, model, v, h, w.vm_nodes[v], -1.0)
     if p.numa_moves > 0:
-        rebalance_host(p, w, vms, w.vm_given_mhz, h, 0.0, p.numa_moves)
+        rebalance_host(p, model, vms, w.vm_given_mhz, h, 0.0, p.numa_moves)
     for u in vms:
         w.vm_pages_end_s[u] = -np.inf
-    apply_numa_host(p, w, vms, w.vm_given_mhz, h, 0.0)
+    apply_numa_host(p, model, vms, w.vm_given_mhz, h, 0.0)
     loss = 0.0 if fits else np.inf
     for i in range(vms.shape[0]):
         u = vms[i]
