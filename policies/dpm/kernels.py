@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from virtgym.envs.jit.by_model import only_full
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.jit.sorting import sort_ascending
 from virtgym.envs.sim.engine.cpu import SHORTAGE
@@ -25,8 +26,18 @@ from virtgym.envs.sim.engine.waiting import is_hopeless, no_failures, note_failu
 from virtgym.envs.sim.guarantee import home_of
 from virtgym.envs.sim.models.power import ON
 from virtgym.envs.sim.state.cluster_state import PENDING, ClusterState
-from virtgym.envs.sim.state.parameters import ClusterParams
+from virtgym.envs.sim.state.parameters import ClusterParams, FullParams
 
+from ..planning.nodes import (
+    LEAST_MHZ,
+    begin_nodes,
+    coming_loss,
+    expect_on_nodes,
+    fits_nodes,
+    freed_loss,
+    host_loss,
+    move_nodes,
+)
 from ..planning.positions import group_by_home
 from ..planning.power import host_watts
 from ..planning.room import begin_need, begin_room, fits_need, hold_room, may_come
@@ -35,6 +46,9 @@ from .workspace import (
     FOR_FAILOVER,
     DpmWork,
 )
+
+LEAST_EVIL = 1e12
+"""Value of ``fits``'s ``high``: a VM may go where memory costs work too, if it costs less than now in all."""
 
 
 @kernel
@@ -56,6 +70,7 @@ def gather(p: ClusterParams, s: ClusterState, w: DpmWork) -> None:
     group_by_home(w)
     begin_room(s, w)
     begin_need(p, s, w)
+    begin_nodes(p, s, w, w.vm_now)
     for h in range(w.n_home.shape[0]):
         w.opened[h] = 0
         w.accepts[h] = host_accepts(p, s, h) == 0 and not w.closed[h]
@@ -92,6 +107,7 @@ def order_move(p: ClusterParams, w: DpmWork, v: int, h: int) -> None:
         hold_room(p, w, v, h, 1.0)
         count_apart(w, v, h, 1)  # and still where it leaves: rules hold all the time that VMs move
         w.tally.moves += 1
+    move_nodes(p, w, v, h)
     _add(w, v, h, 1.0)
 
 
@@ -140,6 +156,22 @@ def _goes_along(w: DpmWork, v: int, h: int) -> Any:
 
 
 @kernel
+def _more_excess_mib(w: DpmWork, v: int, h: int) -> Any:
+    """Growth of the memory that costs work, on both hosts, if a VM goes from its home to a host, MiB."""
+    a, need = w.home[v], w.vm_need_mib[v]
+    before = max(0.0, w.need_mib[h] - w.need_most[h]) + max(0.0, w.mem[a] - w.need_most[a])
+    after = max(0.0, w.need_mib[h] + need - w.need_most[h]) + max(0.0, w.mem[a] - need - w.need_most[a])
+    return after - before
+
+
+@kernel
+def _need_allows(p: ClusterParams, w: DpmWork, v: int, h: int, fill: float, high: float) -> Any:
+    if high >= LEAST_EVIL:
+        return _more_excess_mib(w, v, h) < -1.0
+    return fits_need(p, w, v, h, min(fill, 1.0))
+
+
+@kernel
 def fits(p: ClusterParams, s: ClusterState, w: DpmWork, v: int, h: int, fill: float, high: float) -> Any:
     """Whether a VM may be ordered to a host: load now and expected, speed of its cores, and every rule.
 
@@ -149,12 +181,13 @@ def fits(p: ClusterParams, s: ClusterState, w: DpmWork, v: int, h: int, fill: fl
         h: Host.
         fill: Share of its CPU that may be asked for now.
         high: Share of its CPU that may be expected; a host that is otherwise empty takes any VM. From 1e6 on
-            it is the last resort: then nothing is asked of what is to come.
+            it is the last resort: then nothing is asked of what is to come; from ``LEAST_EVIL`` on memory
+            may cost work there, if it costs less in all.
     """
     capacity = p.host_cpu_mhz[h]
     if w.now[h] + w.vm_now[v] > fill * capacity or w.soon[h] + w.vm_soon[v] > fill * capacity:
         return False
-    if not fast_enough(p, w, v, h, high < 1e6) or not fits_need(p, w, v, h, min(fill, 1.0)):
+    if not fast_enough(p, w, v, h, high < 1e6) or not _need_allows(p, w, v, h, fill, high):
         return False
     if stays(w, h) > 0:
         mean = w.mean[h] + w.vm_mean[v]
@@ -164,7 +197,8 @@ def fits(p: ClusterParams, s: ClusterState, w: DpmWork, v: int, h: int, fill: fl
         return False
     if s.vm_last_from[v] == h and s.clock.now_s - s.vm_last_move_s[v] <= w.rules.settle_s:
         return False
-    return may_come(p, s, w, v, h) if w.opened[h] else check_move_beside(p, s, w, v, h) == 0
+    legal = may_come(p, s, w, v, h) if w.opened[h] else check_move_beside(p, s, w, v, h) == 0
+    return legal and fits_nodes(p, w, v, h)
 
 
 @kernel
@@ -184,16 +218,20 @@ def find_host(
 ) -> Any:
     """The host whose power rises least by a VM, -1 = none; ties go to the lowest index.
 
-    Hosts without VMs are not considered, see ``open_host``.
+    By ``LEAST_EVIL`` it is the one with which memory that costs work falls most. Hosts without VMs are not
+    considered, see ``open_host``.
     """
     best, least = -1, np.inf
     for i in range(w.tally.candidates):
         h = w.cand[i]
         if h == avoid or not w.accepts[h]:
             continue
-        if w.now[h] + w.vm_now[v] > fill * p.host_cpu_mhz[h] or not fits_need(p, w, v, h, min(fill, 1.0)):
+        if w.now[h] + w.vm_now[v] > fill * p.host_cpu_mhz[h] or not _need_allows(p, w, v, h, fill, high):
             continue  # most hosts that will not do, for little
-        cost = host_watts(p, h, w.mean[h] + w.vm_mean[v]) - host_watts(p, h, w.mean[h])
+        if high >= LEAST_EVIL:
+            cost = _more_excess_mib(w, v, h)
+        else:
+            cost = host_watts(p, h, w.mean[h] + w.vm_mean[v]) - host_watts(p, h, w.mean[h])
         if cost < least and fits(p, s, w, v, h, fill, high):
             best, least = h, cost
     return best
@@ -272,25 +310,58 @@ def _choose_vm(
     return best
 
 
+@only_full
+@kernel
+def _expect_on_nodes(p: FullParams, w: DpmWork, fill: float, high: float) -> None:
+    """Write what nodes must have for every VM, so that they are filled no more than hosts are.
+
+    Args:
+        w: The plan.
+        fill: Share of its CPU that may be asked for now and soon.
+        high: Share of its CPU that may be expected.
+    """
+    if not p.has_numa:
+        return
+    expected = (w.vm_mean + w.rules.risk * np.sqrt(np.maximum(w.vm_var, 0.0))) / high
+    expect_on_nodes(w, np.maximum(np.maximum(w.vm_now, w.vm_soon) / fill, expected))
+
+
+@kernel
+def _choose_for_nodes(p: ClusterParams, s: ClusterState, w: DpmWork, h: int) -> Any:
+    """The VM without which a host's VMs lose least work to remote memory, -1 = none that changes that."""
+    best, most = -1, LEAST_MHZ
+    for i in range(w.first[h], w.first[h + 1]):
+        v = w.vm_of[i]
+        if w.dest[v] >= 0 or w.key[v] < 0.0 or w.aff[v] >= 0 or vm_movable(s, v) != 0:
+            continue
+        freed = freed_loss(p, w, v)
+        if freed > most:
+            best, most = v, freed
+    return best
+
+
 @kernel
 def relieve(p: ClusterParams, s: ClusterState, w: DpmWork) -> None:
     """Take VMs off every host that is, or will soon be, asked for more than it should, CPU or memory.
 
     Hosts by their excess of CPU, the largest first; from each host VMs go until it is asked for no more than
-    ``rules.relief`` of its CPU and for no memory that costs work. A VM that fits nowhere stays.
+    ``rules.relief`` of its CPU and for no memory that costs work. A VM that fits nowhere stays. Then those
+    go whose NUMA node is asked for too much.
     """
     n = 0
+    _expect_on_nodes(p, w, w.rules.overload, np.inf)
     for h in range(w.now.shape[0]):
         load = max(w.now[h], w.soon[h])
         short = load > w.rules.overload * p.host_cpu_mhz[h] or w.mem[h] > w.need_most[h]
-        if s.host_power_state[h] == ON and short:
+        if s.host_power_state[h] == ON and (short or host_loss(p, w, h) > LEAST_MHZ):
             w.order[n] = h
             w.key[h] = p.host_cpu_mhz[h] - load
+            w.accepts[h] = w.accepts[h] and not short  # one that is short on a node may take more on another
             n += 1
     sort_ascending(w.order, w.key, n, w.order2)
     for i in range(n):
         w.hosts[i] = w.order[i]
-        w.accepts[w.hosts[i]] = 0
+    _expect_on_nodes(p, w, w.rules.fill_share, w.rules.high)
     w.tally.relieved = n
     collect(w)
     for i in range(n):
@@ -305,9 +376,11 @@ def _relieve_host(p: ClusterParams, s: ClusterState, w: DpmWork, h: int) -> None
     while w.tally.moves < w.rules.max_moves:
         excess = max(w.now[h], w.soon[h]) - w.rules.relief * p.host_cpu_mhz[h]
         excess_mib = w.mem[h] - w.need_most[h]
-        if excess <= 0.0 and excess_mib <= 0.0:
-            break
-        v = _choose_vm(p, s, w, h, excess, excess_mib)
+        for_nodes = excess <= 0.0 and excess_mib <= 0.0
+        if for_nodes:
+            v = _choose_for_nodes(p, s, w, h)
+        else:
+            v = _choose_vm(p, s, w, h, excess, excess_mib)
         if v < 0:
             break
         c = find_host(p, s, w, v, h, fill, high)
@@ -315,8 +388,10 @@ def _relieve_host(p: ClusterParams, s: ClusterState, w: DpmWork, h: int) -> None
             c = open_host(p, s, w, v, 1.0)
         if c < 0:
             c = find_host(p, s, w, v, h, fill, 1e9)
-        if c < 0:
-            w.key[v] = -1.0  # fits nowhere: try the next one
+        if c < 0 and excess_mib > 0.0:
+            c = find_host(p, s, w, v, h, fill, LEAST_EVIL)
+        if c < 0 or (for_nodes and coming_loss(p, w, v, c) > -LEAST_MHZ):
+            w.key[v] = -1.0  # fits nowhere, or saves nothing: try the next one
             continue
         _list_host(w, c)
         order_move(p, w, v, c)

@@ -31,6 +31,7 @@ from virtgym.envs.sim.state.cluster_state import MIG_NONE, ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
 
 from ..planning.moves import copy_cost
+from ..planning.nodes import begin_nodes, fits_nodes, move_nodes
 from ..planning.positions import group_by_home
 from ..planning.room import begin_need, begin_room, fits_need, hold_room, measure_need
 from ..planning.rules import count_apart, rules_allow
@@ -94,6 +95,7 @@ def prepare(p: ClusterParams, s: ClusterState, w: DrsState) -> None:
     begin_room(s, w)
     measure_need(p, s, w)
     begin_need(p, s, w)
+    begin_nodes(p, s, w, w.vm_cpu)
     _load_vms(p, s, w)
     group_by_home(w)
     for v in range(w.home.shape[0]):
@@ -167,6 +169,7 @@ def may_go(p: ClusterParams, s: ClusterState, w: DrsState, n: int, h: int, wishe
             fits = rules_allow(w, v, h, wishes) and (back or not is_back_move(s, w, v, h))
             fits = fits and (back or (fits_need(p, w, v, h, 1.0) and not _slower(p, w, v, h)))
             fits = fits and check_move_beside(p, s, w, v, h) == 0
+            fits = fits and (back or fits_nodes(p, w, v, h))
             if fits and n > 1:
                 hold_room(p, w, v, h, 1.0)
         taken += fits
@@ -283,6 +286,7 @@ def commit(p: ClusterParams, w: DrsState, n: int, b: int) -> None:
         _load_host(p, w, a, 1.0)
         _load_host(p, w, b, 1.0)
         hold_room(p, w, v, b, 1.0)
+        move_nodes(p, w, v, b)
         count_apart(w, v, a, -1)
         count_apart(w, v, b, 1)
         w.n_free[a] -= w.free[v]

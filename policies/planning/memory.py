@@ -36,6 +36,17 @@ class PlanMemory:
     vm_need_mib: F8  # (V,) memory that it needs resident (multiplexed memory), MiB; 0 = nobody counts
     need_mib: F8  # (H,) the same of the VMs that are on a host, leave it, or come in the plan
     need_most: F8  # (H,) most of it that costs no work
+    vm_plan_mhz: F8  # this and what follows with NUMA only (``nodes``): (V,) CPU that is expected of it
+    vm_given_mhz: F8  # (V,) the part of it that its host can give
+    node_at: I4  # (V,) host on which it is in the plan, -1 = none
+    here_nodes: I8  # (V,) its nodes at home
+    node_loss: F8  # (H,) work that remote memory takes in the plan, MHz; ``UNKNOWN`` = not asked yet
+    node_vms: I4  # (V,) scratch
+    node_load_mhz: F8  # this and the next 4: what the simulator's NUMA model reads and writes, in the plan
+    vm_nodes: I8
+    vm_pages_end_s: F8
+    vm_remote_share: F8
+    vm_numa_slowdown: F8
 
 
 ROOM = (
@@ -48,6 +59,9 @@ ROOM = (
     "node_used_mib",
 )
 """Fields of the state of which a planner's memory has its own."""
+
+NODES = ("node_load_mhz", "vm_nodes", "vm_pages_end_s", "vm_remote_share", "vm_numa_slowdown")
+"""The same of the NUMA model; without it they are empty, and so is what belongs to them."""
 
 Memory = TypeVar("Memory", bound=PlanMemory)
 
@@ -70,8 +84,9 @@ def allocate_memory(
             (``planning.rules``), are added.
     """
     n_hosts, n_vms = len(state.host_power_state), len(state.vm_state)
-    sizes = dict.fromkeys(per_vm, n_vms) | dict(shapes)
-    arrays = {name: np.zeros_like(getattr(state, name)) for name in ROOM} | dict(known)
+    on_nodes = ("vm_plan_mhz", "vm_given_mhz", "node_at", "here_nodes", "node_vms")
+    sizes = dict.fromkeys(on_nodes, len(state.vm_nodes)) | dict.fromkeys(per_vm, n_vms) | dict(shapes)
+    arrays = {name: np.zeros_like(getattr(state, name)) for name in ROOM + NODES} | dict(known)
     arrays["new_nodes"] = np.zeros(n_vms, dtype=np.int64)
     arrays["vm_need_mib"] = np.zeros(n_vms)
     for name, hint in get_type_hints(kind).items():

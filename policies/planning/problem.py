@@ -61,15 +61,6 @@ def cluster_problem(
     move_j = np.empty(view.n_vms)
     move_energies(view.kernel_params, view.kernel_state, home, move_j)
     vm_mem, host_mem = _memory(view, vms, hosts, need)
-    nodes: dict[str, Any] = {}
-    if p.has_numa:
-        exists = np.arange(view.state.node_vcpus.shape[1]) < p.host_nodes[hosts, None]
-        nodes = {
-            "vm_node_cpu": p.vm_vcpus[vms].astype(np.float64),
-            "vm_node_mem": p.vm_mem_mib[vms],
-            "node_cpu": np.where(exists, (p.node_cores * p.numa_overcommit)[hosts, None], 0.0),
-            "node_mem": np.where(exists, p.node_mem_mib[hosts, None], 0.0),
-        }
     fields: dict[str, Any] = {
         "vm_mem_mib": vm_mem,
         "vm_host": vm_host,
@@ -81,11 +72,33 @@ def cluster_problem(
         "host_switch_j": boot_energy_j(p)[hosts],
         "rules": _rules(view, vms, hosts, vm_host, fixed, peak_mhz),
     }
-    fields |= nodes | more
+    fields |= more
+    share = float(fields.get("cpu_share", 1.0))
     if p.has_cpu and "vm_cpu_mhz" in fields:  # what is reserved fits too, whatever is asked for
-        share = float(fields.get("cpu_share", 1.0))
         fields["vm_cpu_mhz"] = np.maximum(fields["vm_cpu_mhz"], share * p.vm_reservation_mhz[vms])
+    if p.has_numa:
+        fields = _nodes(view, vms, hosts, fields.get("vm_cpu_mhz"), share) | fields
     return ConsolidationProblem(**fields)
+
+
+def _nodes(view: ClusterView, vms: I8, hosts: I8, cpu_mhz: F8 | None, share: float) -> dict[str, Any]:
+    """What VMs take of nodes, in MHz, such that what fits has room there and loses nothing to remote memory.
+
+    A VM that asks for more than a node has, and yet is at home on one, takes all of it.
+    """
+    p = view.params
+    exists = np.arange(view.state.node_vcpus.shape[1]) < p.host_nodes[hosts, None]
+    node = share * p.node_cpu_mhz[hosts]
+    room = p.node_cores[hosts] * p.numa_overcommit
+    own = p.vm_vcpus[vms] * float((node / room).max(initial=0.0))
+    if cpu_mhz is not None and p.numa_aware:
+        own = np.maximum(own, np.minimum(cpu_mhz, node.min(initial=np.inf)))
+    return {
+        "vm_node_cpu": own,
+        "vm_node_mem": p.vm_mem_mib[vms],
+        "node_cpu": np.where(exists, node[:, None], 0.0),
+        "node_mem": np.where(exists, p.node_mem_mib[hosts, None], 0.0),
+    }
 
 
 def _memory(view: ClusterView, vms: I8, hosts: I8, need: tuple[F8, F8] | None) -> tuple[F8, F8]:

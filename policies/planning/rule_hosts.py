@@ -26,11 +26,12 @@ from virtgym.envs.sim.simulator import ClusterView, Simulator
 from virtgym.envs.sim.state.cluster_state import DEPARTED, MIG_NONE, PENDING, RUNNING
 
 from .draft import Draft
+from .nodes import LEAST_MHZ, Nodes
 from .positions import homes_of
 
-NO_ROOM, NOT_FIRST, NOT_WISHED = 4, 2, 1
+NO_ROOM, NOT_FIRST, NOT_WISHED, COSTS_WORK = 8, 4, 2, 1
 """What a host's rank rises by: no room for those of the group that wait too; not among the hosts that the
-policy itself takes first; not among the wished ones."""
+policy itself takes first; not among the wished ones; more work lost to remote memory."""
 
 MOST_TRIES = 4
 """Hosts that are tried for a group before it stays where it is; each costs a copy of the cluster."""
@@ -64,6 +65,7 @@ class RuleHosts:
             for v in group:
                 apart.setdefault(v, []).extend(w for w in group if w != v)
         self._apart = {v: np.unique(others).astype(np.int32) for v, others in apart.items()}
+        self._nodes = Nodes(view) if view.params.has_numa else None
         self.ruled: B1 = np.zeros(n_vms, dtype=np.bool_)
         self.ruled[[*self._must, *self._should, *self._group, *self._apart]] = True
 
@@ -131,6 +133,8 @@ class RuleHosts:
     def rank(self, sim: Simulator, *vms: int) -> I4:
         """Which hosts to take first, the lowest number, shape (H,): wished ones, and those with room for all.
 
+        Then those whose NUMA nodes take the first VM without losing work.
+
         Room counts for the first VM of a group that is placed: hosts that would also take those of its group
         that wait for a host.
 
@@ -144,6 +148,8 @@ class RuleHosts:
             waiting = self._waiting(sim, vms)
             if waiting:
                 rank[~(room_for(sim, *vms, *waiting) & self.hard(sim.state, *waiting))] += NO_ROOM
+        if self._nodes is not None:
+            rank[self._nodes.losses(sim, vms[0]) > LEAST_MHZ] += COSTS_WORK
         return rank
 
     def gathered(self, vms: I4, kind: NDArray[Any]) -> I4:

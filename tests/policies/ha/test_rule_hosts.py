@@ -119,7 +119,7 @@ def test_the_hosts_of_every_kind_of_rule() -> None:
     assert listed(hosts.hard(s, 4)) == [0, 1, 3]
     assert listed(hosts.allowed(s, 8)) == [0, 1, 2, 3]
     assert listed(hosts.wished(6)) == [1]
-    assert hosts.rank(sim, 6).tolist() == [1, 0, 1, 1]
+    assert (hosts.rank(sim, 6) > 0).tolist() == [True, False, True, True]
     sim.apply(Decisions(place_vm=indices(0, 1), place_host=indices(3, 1)))
     assert listed(hosts.near(s, 2)) == [1, 3]  # split already
     assert listed(hosts.allowed(s, 2)) == [3]
