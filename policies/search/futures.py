@@ -185,8 +185,10 @@ class Futures:
 
     def _down(self, view: ClusterView) -> list[tuple[int, float, float]]:
         """Hosts that are down now, and when they are expected back, as ``faults`` takes them."""
-        hosts = np.flatnonzero(view.state.host_power_state == FAILED) if self.units else []
-        return [(int(h), -np.inf, view.time_s + self.units[0].down_s) for h in hosts]
+        if not self.units:
+            return []
+        back_s = view.time_s + self.units[0].down_s
+        return [(int(h), -np.inf, back_s) for h in np.flatnonzero(view.state.host_power_state == FAILED)]
 
     def repairs(self, view: ClusterView) -> dict[str, Any]:
         """Parameters of forks in which no other host fails; nothing where none is down."""

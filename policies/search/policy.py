@@ -227,6 +227,8 @@ class RolloutSearchPolicy(PlanningPolicy):
         mask = self._form.candidates.mask
         values: F8 = np.full(len(mask), -np.inf)
         which = self._order(mask)[: self.rollouts]
+        if (rule := self._default()) not in which:
+            which = np.append(which, rule)
         if self.budget_ms is None:
             self._trials.values(which, values)
             return self._judge(which, values)

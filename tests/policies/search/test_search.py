@@ -173,7 +173,7 @@ def test_other_candidates_must_be_better_by_their_standard_errors() -> None:
     policy.take_up(env.view)
     values = policy.rate()
     mask = env.form.candidates.mask
-    for k in np.flatnonzero(np.isfinite(values) & mask):
+    for k in np.flatnonzero(np.isfinite(values) & mask).tolist():
         found = []
         for future in policy._demands:
             row = np.full(len(mask), -np.inf)
