@@ -66,9 +66,11 @@ def pass_interval(p: ClusterParams, s: ClusterState, r: RewardBuffers, end_s: fl
 
 @kernel
 def is_settled(p: ClusterParams, s: ClusterState, reward: float, last: float) -> bool:
-    """Whether all intervals to come will be like the last two: demand stays, nothing is under way."""
+    """Whether all intervals to come will be like the last two: demand stays, nothing is to happen."""
     c = s.counters
     if p.util.shape[0] > 1 or c.queued > 0 or c.moving > 0 or c.pending > 0:
+        return False
+    if c.fault < p.fail_time_s.shape[0]:
         return False
     return bool(abs(reward - last) <= SAME * abs(reward))
 

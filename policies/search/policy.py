@@ -15,7 +15,7 @@ from virtgym.envs.checks import need, one_of
 from virtgym.envs.cluster.candidates.form import CandidateForm
 from virtgym.envs.cluster.candidates.plugins import make_plugins
 from virtgym.envs.cluster.candidates.settings import NOTHING as IDLE
-from virtgym.envs.cluster.candidates.settings import PLACE, CandidateSettings
+from virtgym.envs.cluster.candidates.settings import OWN, PLACE, PLAN, CandidateSettings
 from virtgym.envs.sim.config import ARRIVAL_RULES, ClusterConfig
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.simulator import ClusterView
@@ -29,11 +29,9 @@ from ..planning.arrivals import is_guarded
 from ..planning.plans import merge_plans
 from ..registry import make_policy
 from ..ties import first_best
+from .futures import Futures, surely
 from .kernels import NOTHING, UPKEEP
 from .trials import Trials
-
-FUTURES = ("mean", "recent")
-"""What demand does in forks."""
 
 LONGEST_PAST = 2000
 """Samples that are kept for a forecaster that looks at all of them."""
@@ -41,14 +39,12 @@ LONGEST_PAST = 2000
 
 @dataclass
 class RolloutSearchPolicy(PlanningPolicy):
-    """Try candidates under a forecast of demand, carry the best out, and go on until nothing is better.
+    """Try candidates under forecasts of what may come, carry the best out, and go on until nothing is better.
 
     Attributes:
         horizon: Intervals for which a candidate is tried.
         discount: Weight of an interval in that of the one before.
-        future: What demand does in forks: ``mean``, it stays at its forecast; ``recent``, it goes back over
-            the newest samples, so that it varies as it did, and then stays there.
-        forecaster: What it stays at: a name of ``forecast.FORECASTERS``, or a dotted path.
+        forecaster: What demand is forecast to stay at: a name of ``forecast.FORECASTERS``, or a dotted path.
         forecast: Parameters of the forecaster.
         candidates: What is offered: settings of ``CandidateSettings``; with an agent as ``base``, its own.
         base: What plays on in the fork after the candidate that is tried: ``nothing``; ``upkeep``, which
@@ -57,9 +53,18 @@ class RolloutSearchPolicy(PlanningPolicy):
         choices: Candidates that are carried out in one interval, at most; null = max(8, H // 10).
         rollouts: Candidates that are tried for one choice, at most, ``nothing`` first, then in the order of
             their slots, or with an agent as ``base`` of its scores; null = all.
-        budget_ms: Time for one choice in place of that, ms: results cannot be reproduced then. null = none.
-        arrivals: Rule that places VMs that arrive, one of ``config.ARRIVAL_RULES``; null = the scenario's.
-            Where placement rules or a guarantee are to be kept, the search places them itself.
+        budget_ms: Time for one choice in place of that, ms: results cannot be reproduced then, and
+            there are no scenarios. null = none.
+        arrivals: Rule that places VMs that arrive, one of ``config.ARRIVAL_RULES``; null = the scenario's,
+            and ``pabfd`` where there is I/O. Where placement rules or a guarantee are to be kept, the search
+            places them itself.
+        scenarios: Futures of demand in which finalists are tried (``futures.py``); 0 = the forecast alone,
+            and nothing fails, comes or leaves.
+        past: Intervals of the past that they are made of, at most.
+        finalists: Candidates that are tried in all of them, those that are best under the forecast, besides
+            *nothing* and all plans.
+        margin: Standard errors by which a candidate must be better over the scenarios than the plan of the
+            first of ``candidates.plans``, or if that has none, than *nothing*.
         reward: Weights of reward terms laid over the default, minus the cost.
     """
 
@@ -67,15 +72,18 @@ class RolloutSearchPolicy(PlanningPolicy):
 
     horizon: int = 24
     discount: float = 0.95
-    future: str = "mean"
     forecaster: str = "ewma"
     forecast: dict[str, Any] = field(default_factory=lambda: {"alpha": 0.2})
-    candidates: dict[str, Any] = field(default_factory=lambda: {"plans": ["dpm_ortools"]})
+    candidates: dict[str, Any] = field(default_factory=lambda: {"plans": ["dpm_ortools", "ha"]})
     base: str = NOTHING
     choices: int | None = None
     rollouts: int | None = None
     budget_ms: float | None = None
     arrivals: str | None = None
+    scenarios: int = 8
+    past: int = 96
+    finalists: int = 6
+    margin: float = 1.0
     reward: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -89,11 +97,13 @@ class RolloutSearchPolicy(PlanningPolicy):
         for name in ("choices", "rollouts"):
             value = getattr(self, name)
             need(value is None or value >= 1, f"policy.{name}={value}: must be at least 1, or null")
+        for name, least in (("scenarios", 0), ("past", 1), ("finalists", 1), ("margin", 0)):
+            value = getattr(self, name)
+            need(least <= value < np.inf, f"policy.{name}={value}: must be at least {least}")
         need(
             self.budget_ms is None or self.budget_ms > 0.0,
             f"policy.budget_ms={self.budget_ms}: must be positive, or null",
         )
-        one_of("policy.future", self.future, FUTURES)
         if self.arrivals is not None:
             one_of("policy.arrivals", self.arrivals, ARRIVAL_RULES)
         self._forecaster = make_forecaster(self.forecaster, "policy.forecaster", **self.forecast)
@@ -122,8 +132,14 @@ class RolloutSearchPolicy(PlanningPolicy):
         self._trials = Trials(self.reward, self.horizon, self.discount, base)
 
     def arrival_in(self, cluster: ClusterConfig) -> str | None:
-        """``arrivals``; where rules or a guarantee are to be kept, the search places itself."""
-        return "policy" if is_guarded(cluster) else self.arrivals
+        """``arrivals``, or by default what the cluster asks for.
+
+        Where rules or a guarantee are to be kept, the search places itself. Where there is I/O, devices that
+        are passed through may pin VMs for good to where they first are, so that place is to be a tight one.
+        """
+        if is_guarded(cluster):
+            return "policy"
+        return "pabfd" if self.arrivals is None and cluster.io is not None else self.arrivals
 
     def restart_in(self, cluster: ClusterConfig) -> str | None:
         """The engine restarts, or where there are rules the search."""
@@ -138,19 +154,24 @@ class RolloutSearchPolicy(PlanningPolicy):
         for plugin in self._plugins:
             if hasattr(plugin, "reset"):
                 plugin.reset(view, np.random.default_rng(rng.integers(2**31 - 1)))
-        self.bind(view, form)
+        self.bind(view, form, int(rng.integers(2**31 - 1)))
 
-    def bind(self, view: ClusterView, form: CandidateForm) -> None:
+    def bind(self, view: ClusterView, form: CandidateForm, seed: int = 0) -> None:
         """Begin an episode in which ``form`` offers what is tried.
 
         Args:
             view: The cluster.
             form: Of the policy itself, or of an environment.
+            seed: Of who comes and leaves in futures.
         """
         self._form = form
         self._trials.bind(view, form)
         depth = max(self._forecaster.samples or LONGEST_PAST, self.horizon)
         self._history = History(view.n_vms, depth)
+        self._futures = Futures(view, self.scenarios, self.past, self.horizon, seed)
+        kinds = form.candidates.kind
+        self._rule = int(np.argmax(kinds == PLAN)) if (kinds == PLAN).any() else 0
+        self._first = True
         self._seen_s = -np.inf
 
     def plan(self, view: ClusterView) -> Decisions:
@@ -163,8 +184,12 @@ class RolloutSearchPolicy(PlanningPolicy):
         plans, n = [Decisions()], 0
         while n < form.limit:
             form.write(-1, n)
+            self._first = n == 0
             values = self.rate()
             k = first_best(values, form.candidates.mask)
+            rule = self._default()
+            if k >= 0 and values[k] <= values[rule]:
+                k = rule
             if self.listener is not None:
                 self.listener(form, values, max(k, 0))
             if k <= 0:
@@ -176,34 +201,37 @@ class RolloutSearchPolicy(PlanningPolicy):
 
     def take_up(self, view: ClusterView) -> None:
         """Take note of what was measured, and try candidates from what is shown now."""
-        if view.time_s > self._seen_s:
+        state = view.state.vm_state
+        there = (state != ABSENT) & (state != DEPARTED) & view.measured
+        new = view.time_s > self._seen_s
+        if new:
             self._seen_s = view.time_s
-            state = view.state.vm_state
-            there = (state != ABSENT) & (state != DEPARTED) & view.measured
             self._history.push(np.where(there, view.state.vm_demand_mhz, 0.0), there)
-        self._trials.begin(view, self._demand(view))
-
-    def _demand(self, view: ClusterView) -> F8:
-        """Demand in forks, MHz, (V,), or (S, V) for samples of the trace's length."""
-        history = self._history
+        history, futures = self._history, self._futures
         mean = self._forecaster.predict(history.values, counts=history.counts)
         mean = np.where(history.counts > 0, mean, view.state.vm_demand_mhz)
-        if self.future == "mean":
-            return mean
-        n = min(self.horizon, int(history.counts.max(initial=0)))
-        back = np.arange(n)[:, None]  # what was measured so many intervals ago
-        rows = np.where(back < history.counts, history.values[::-1][:n], mean)
-        per_interval = max(1, round(view.params.interval_s / view.params.sample_s))
-        return np.concatenate([np.repeat(rows, per_interval, axis=0), mean[None]])
+        if new:
+            futures.note(view, there, mean)
+        back = futures.repairs(view)
+        self._trials.begin(view, mean, **back)
+        self._demands = [one | back for one in futures.demand(view, mean)]
+        self._failing, self._weights = futures.failures(view)
+        self._first = True
+
+    def _default(self) -> int:
+        """The slot that is taken unless another is surely better: the rule's plan, then *nothing*."""
+        return self._rule if self._first and self._form.candidates.mask[self._rule] else 0
 
     def rate(self) -> F8:
         """What the candidates that are offered are worth, -inf where they are not or were not tried, (K,)."""
         mask = self._form.candidates.mask
         values: F8 = np.full(len(mask), -np.inf)
         which = self._order(mask)[: self.rollouts]
+        if (rule := self._default()) not in which:
+            which = np.append(which, rule)
         if self.budget_ms is None:
             self._trials.values(which, values)
-            return values
+            return self._judge(which, values)
         end = time.perf_counter() + 1e-3 * self.budget_ms
         for i in range(len(which)):
             self._trials.values(which[i : i + 1], values)
@@ -211,11 +239,36 @@ class RolloutSearchPolicy(PlanningPolicy):
                 break
         return values
 
+    def _judge(self, which: I8, values: F8) -> F8:
+        """Values under many futures: that of the default, and by how much others are surely better."""
+        futures = [*self._demands, *self._failing]
+        if len(which) < 2 or not futures:
+            return values
+        rule = self._default()
+        rest = which[(which != rule) & (which != 0)]
+        best = rest[np.argsort(-values[rest], kind="stable")[: self.finalists]]
+        kinds = self._form.candidates.kind
+        plans = rest[(kinds[rest] == PLAN) | (kinds[rest] == OWN)]
+        which = np.unique(np.concatenate([[0, rule], plans, best]))
+        found = np.array([values.copy() for _ in futures])
+        for future, row in zip(futures, found):
+            self._trials.values(which, row, **future)
+        judged = np.full(len(values), -np.inf)
+        gains = found[:, which] - found[:, [rule]]
+        n = len(self._demands)
+        base = values[which] - values[rule]
+        sure = surely(gains[:n], self.margin) if n else base
+        if len(self._weights):
+            sure = sure + self._weights @ (gains[n:] - base)
+        judged[which] = values[rule] + sure
+        return judged
+
     def _order(self, mask: B1) -> I8:
         """The slots that are offered, in the order in which they are tried."""
         offered: I8 = np.flatnonzero(mask)
         if not self._trials.sim.view.measured.any():  # nobody is moved for what is only assumed
-            offered = offered[np.isin(self._form.candidates.kind[offered], (IDLE, PLACE))]
+            first = np.isin(self._form.candidates.kind[offered], (IDLE, PLACE)) | (offered == self._default())
+            offered = offered[first]
         if self._agent is None or (self.rollouts is None and self.budget_ms is None):
             return offered
         parts = [part.reshape(1, -1) for part in self._form.split(self._form.flat).values()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,13 @@ def _copy_memory() -> Any:
     """The kernel that copies what an observer remembers."""
     lines = [f"    e.{name}[:] = b.{name}" for name in MEMORY]
     return make_kernel("\n".join(["def copy_memory(b, e):", *lines]), {})
+
+
+UNASKED: dict[str, Any] = {
+    **dict.fromkeys(("empty_least", "empty_power", "trade", "standby", "on", "keep", "balance"), 0),
+    **{"plans": (), "own": ()},
+}
+"""Settings without the kinds of candidates that ``upkeep`` does not choose."""
 
 
 class Trials:
@@ -71,7 +79,8 @@ class Trials:
         if self.base == NOTHING:
             self._try = try_with(NOTHING)
             return
-        inner = CandidateForm(view.fork(), form.settings, [], form.limit)
+        settings = form.settings if isinstance(self.base, Member) else replace(form.settings, **UNASKED)
+        inner = CandidateForm(view.fork(), settings, [], form.limit)
         b, d = inner.handles
         if isinstance(self.base, Member):
             net = make_kernel_net(self.base.architecture, self.base.weights, form.settings.n)
@@ -82,28 +91,33 @@ class Trials:
             self._more = (d,)
         self._inner = inner  # handles point into its memory
 
-    def begin(self, view: ClusterView, demand: ArrayLike) -> None:
+    def begin(self, view: ClusterView, demand: ArrayLike, **future: Any) -> None:
         """Take what a view shows now as the state from which candidates are tried.
 
         Args:
             view: The cluster.
             demand: Demand of every VM from now on, of ``ClusterView.fork``.
+            **future: Parameters that are others in the forks, by name.
         """
         self.sim = view.fork(demand)
+        self.sim.state.counters.fault = 0  # of those that are still to come
         blocks = self.sim.__getstate__()["blocks"]
         words = [blocks.structure.view(np.int64), blocks.signals.view(np.int64)]
         self._memory = TrialMemory(*words, *(block.copy() for block in words))
+        self.params: Any = self.sim.kernel_params.replaced(**future) if future else self.sim.kernel_params
 
-    def values(self, which: I8, values: F8) -> None:
+    def values(self, which: I8, values: F8, **future: Any) -> None:
         """Try candidates that are offered in the state.
 
         Args:
             which: Slots to try, (n,).
             values: Sum of rewards, (K,); written where it is tried, -inf where nothing is offered.
+            **future: Parameters that are others in this future, by name.
         """
         sim = self.sim
+        params = self.params.replaced(**future) if future else self.params
         self._try(
-            *(sim.kernel_params, sim.kernel_state, sim.view.kernel_params, sim.view.kernel_state),
+            *(params, sim.kernel_state, sim.view.kernel_params, sim.view.kernel_state),
             *(self._form.handles[1], self._rewards.handle, self._memory),
             *(which, self.horizon, self.discount, sim.horizon_s, values, *self._more),
         )

@@ -85,7 +85,8 @@ def by_hand(env: Any, policy: RolloutSearchPolicy, demand: Any) -> Any:
 @MODELS
 def test_values_are_those_of_trying_by_hand(keys: dict[str, Any]) -> None:
     policy: Any = make_policy(
-        "rollout_search", candidates={}, horizon=6, discount=0.9, reward={"migrations": -0.1}
+        "rollout_search",
+        **{"candidates": {}, "horizon": 6, "discount": 0.9, "reward": {"migrations": -0.1}, "scenarios": 0},
     )
     env: Any = make_env(build_scenario(keys, seed=1), actions="candidates").unwrapped
     env.reset(seed=0)
@@ -107,8 +108,9 @@ def test_values_are_those_of_trying_by_hand(keys: dict[str, Any]) -> None:
 @MODELS
 def test_the_best_is_carried_out_until_nothing_is_better(keys: dict[str, Any]) -> None:
     scenario = build_scenario(keys, seed=1)
-    one: Any = make_policy("rollout_search", candidates={}, choices=1)
-    many: Any = make_policy("rollout_search", candidates={}, choices=4)
+    alike: dict[str, Any] = {"candidates": {}, "scenarios": 0, "arrivals": scenario.cluster.arrival}
+    one: Any = make_policy("rollout_search", choices=1, **alike)
+    many: Any = make_policy("rollout_search", choices=4, **alike)
     env: Any = make_env(scenario, one).unwrapped
     env.reset(seed=0)
     one.reset(env.view, np.random.default_rng(0))
@@ -138,26 +140,50 @@ def test_it_is_reproducible_and_better_than_nothing(keys: dict[str, Any], base: 
     assert returns[0][0] > returns[2][0]
 
 
-def test_demand_goes_back_over_what_was_measured() -> None:
-    policy: Any = make_policy("rollout_search", candidates={}, future="recent", horizon=3)
-    env: Any = make_env(build_scenario(SIMPLE, seed=1), policy).unwrapped
+def test_where_nothing_is_surely_better_the_search_is_its_rule() -> None:
+    scenario = build_scenario(SIMPLE, seed=1)
+    search: Any = make_policy("rollout_search", candidates={"plans": ["dpm"]}, arrivals="pabfd")
+    followed = 0
+
+    def nothing_surely(which: Any, values: Any) -> Any:
+        nonlocal followed
+        followed += search._default() > 0
+        return np.where(np.arange(len(values)) == search._default(), 0.0, -1.0)
+
+    search._judge = nothing_surely
+    rule = make_policy("dpm")
+    digests = []
+    for policy in (search, rule):
+        env: Any = make_env(scenario, policy)
+        rollout(env, policy, 3, heat=False)
+        digests.append(env.unwrapped.sim.digest())
+    assert digests[0] == digests[1]
+    assert followed > 0
+
+
+def test_other_candidates_must_be_better_by_their_standard_errors() -> None:
+    policy: Any = make_policy("rollout_search", candidates={}, scenarios=4, margin=1.5, horizon=6)
+    env: Any = make_env(build_scenario(SIMPLE, seed=1), actions="candidates").unwrapped
     env.reset(seed=0)
-    policy.reset(env.view, np.random.default_rng(0))
-    past, over, compared = Past(env.view), False, 0
-    while not over:
-        past.look(env.view)
-        plan = policy.plan(env.view)
-        util = policy._trials.sim.params.util * env.view.params.vm_cpu_mhz
-        mean = past.mean(env.view)
-        n = min(3, max(map(len, past.samples)))
-        for back in range(n):
-            known = np.array([one[-1 - back] if len(one) > back else np.nan for one in past.samples])
-            expected = np.where(np.isnan(known), mean, known)
-            np.testing.assert_allclose(util[back - n - 1], expected)
-            compared += back > 0
-        np.testing.assert_allclose(util[-1], mean)
-        *_, over, _ = env.step(plan)
-    assert compared > 5
+    policy.bind(env.view, env.form)
+    judged = 0
+    for _ in range(7):
+        policy.take_up(env.view)
+        env.step(0)
+    policy.take_up(env.view)
+    values = policy.rate()
+    mask = env.form.candidates.mask
+    for k in np.flatnonzero(np.isfinite(values) & mask).tolist():
+        found = []
+        for future in policy._demands:
+            row = np.full(len(mask), -np.inf)
+            policy._trials.values(np.array([0, k]), row, **future)
+            found.append(row[k] - row[0])
+        sure = np.mean(found) - 1.5 * np.std(found, ddof=1) / 2.0
+        assert values[k] - values[0] == pytest.approx(sure, abs=1e-9)
+        judged += k > 0
+    assert len(policy._demands) == 4
+    assert judged > 1
 
 
 def test_a_budget_leaves_out_the_last() -> None:
@@ -194,7 +220,10 @@ def test_nothing_is_moved_before_anything_is_measured() -> None:
         ({"forecaster": "ewna"}, "policy.forecaster"),
         ({"forecast": {"alpha": 2.0}}, "forecaster.alpha=2.0"),
         ({"arrivals": "first"}, "policy.arrivals=first"),
-        ({"future": "men"}, "policy.future=men"),
+        ({"scenarios": -1}, "policy.scenarios=-1: must be at least 0"),
+        ({"past": 0}, "policy.past=0: must be at least 1"),
+        ({"finalists": 0}, "policy.finalists=0: must be at least 1"),
+        ({"margin": -1.0}, "policy.margin=-1.0: must be at least 0"),
         ({"base": "nothign"}, "policy.base=nothign"),
         ({"base": "no/such"}, "no/such: no such folder"),
     ],
