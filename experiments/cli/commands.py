@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 _USER_ERRNOS = (
     errno.EACCES,
@@ -201,6 +202,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before NumPy loads: with several threads BLAS rounds otherwise, which training feels, and its small
     # products take up to 80 times as long on a busy machine.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Modules of one's own are found from where one stands, after whatever is installed.
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview(), end="")
@@ -211,6 +215,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"virtgym {metadata.version('virtgym')}")
         return 0
+    if name in ("--shell-completion", "-sc"):
+        return _guarded(name, Command("", None, _complete), rest)
     if name not in COMMANDS:
         return _fail(f"virtgym: {_unknown('command', name, list(COMMANDS))}")
     command = COMMANDS[name]
@@ -299,6 +305,26 @@ def _list(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _hydra(command: str, arguments: Sequence[str]) -> int:
+    """A command that Hydra composes: shown, swept or run, as its flags say."""
+    from .flags import read_request, show
+
+    request = read_request(command, arguments)
+    if request.shows:
+        show(request)
+        return 0
+    if not request.flags.multirun:
+        return _RUNS[command](request.overrides)
+    from .sweep import run_sweep
+
+    sweep = run_sweep(command, request.overrides)
+    print(sweep.table.to_string(index=False))
+    print(f"sweep: {sweep.folder / 'sweep.csv'}")
+    for text in sweep.failures:
+        _fail(f"virtgym {command}: {text}")
+    return (1 if sweep.internal else 2) if sweep.failures else 0
+
+
 def _evaluate(arguments: Sequence[str]) -> int:
     from ..config.compose import compose_run
     from .benchmark import benchmark
@@ -346,13 +372,6 @@ def _suite(arguments: Sequence[str]) -> int:
 
 
 def _train(arguments: Sequence[str]) -> int:
-    from ..training.sweep import is_sweep, run_sweep
-
-    if is_sweep(arguments):
-        folder, table = run_sweep(arguments)
-        print(table.to_string(index=False))
-        print(f"sweep: {folder / 'sweep.csv'}")
-        return 0
     from ..training.compose import compose_training
     from ..training.train import train
     from .progress import print_results
@@ -424,6 +443,13 @@ def _forecast(arguments: Sequence[str]) -> int:
     return forecast_main(arguments)
 
 
+def _complete(arguments: Sequence[str]) -> int:
+    from .flags import complete
+
+    complete(arguments)
+    return 0
+
+
 def _traces(arguments: Sequence[str]) -> int:
     from .traces import main as traces_main
 
@@ -433,12 +459,26 @@ def _traces(arguments: Sequence[str]) -> int:
         return stop.code if isinstance(stop.code, int) else 0
 
 
+_RUNS: dict[str, Callable[[Sequence[str]], int]] = {
+    "evaluate": _evaluate,
+    "benchmark": _benchmark,
+    "train": _train,
+    "watch": _watch,
+}
+"""What runs a command that Hydra composes."""
+
 COMMANDS: dict[str, Command] = {
     "list": Command("scenarios, policies, agents, traces and environments that there are", _LIST, _list),
-    "evaluate": Command("one policy on one scenario", _EVALUATE, _evaluate),
-    "benchmark": Command("policies x seeds, resumable and parallel, with a report", _BENCHMARK, _benchmark),
-    "train": Command("train an agent, evaluate it, keep the best; sweeps with -m", _TRAIN, _train),
-    "watch": Command("an episode as a page that replays it, and as a video", _WATCH, _watch),
+    "evaluate": Command("one policy on one scenario", _EVALUATE, partial(_hydra, "evaluate")),
+    "benchmark": Command(
+        "policies x seeds, resumable and parallel, with a report", _BENCHMARK, partial(_hydra, "benchmark")
+    ),
+    "train": Command(
+        "train an agent, evaluate it, keep the best; sweeps with -m", _TRAIN, partial(_hydra, "train")
+    ),
+    "watch": Command(
+        "an episode as a page that replays it, and as a video", _WATCH, partial(_hydra, "watch")
+    ),
     "report": Command("the report again, from stored results", _REPORT, _report),
     "forecast": Command("skill of forecasters of demand on a trace", _FORECAST, _forecast),
     "traces": Command("download, check and convert traces", None, _traces),
