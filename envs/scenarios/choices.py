@@ -158,14 +158,15 @@ def store_file(group: str, path: str, inheriting: Sequence[Path] = ()) -> str:
         raise ConfigError(f"{group}={path}: inherits itself by its defaults")
     try:
         text = here.read_text(encoding="utf-8")
-        node = OmegaConf.create(text)
+        node: Any = OmegaConf.create(text)
     except OSError as error:
         raise ConfigError(f"{group}={path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
         raise ConfigError(f"{group}={path}: not YAML ({' '.join(str(error).split())})") from None
     if not OmegaConf.is_dict(node) or (text.strip() and not node and ":" not in text):
         raise ConfigError(f"{group}={path}: must be a mapping with the keys of a {group}")
-    defaults = OmegaConf.to_container(node).get("defaults", [])  # type: ignore[union-attr]
+    plain: Any = OmegaConf.to_container(node)
+    defaults = plain.get("defaults", [])
     if not isinstance(defaults, list):
         raise ConfigError(f"{group}={path}: defaults={defaults}: must be a list, like [small]")
     if defaults:

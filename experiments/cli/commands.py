@@ -26,7 +26,13 @@ _KEYS = """\
 keys:
   scenario=NAME|FILE.yaml       what is simulated (virtgym list scenarios)
   scenario.KEY=VALUE            any key of it, like scenario.trace.path=FOLDER scenario.memory=binding
-  experiment=NAME               a prepared set of overrides (conf/experiment)
+  env.KEY=VALUE                 clusters: env.reward.TERM=WEIGHT, env.actions=unrolled|candidates|knobs
+  experiment=NAME|FILE.yaml     a prepared set of overrides (conf/experiment)
+"""
+
+_FLAGS = """\
+flags of Hydra: --cfg job|hydra|all [--package P] [--resolve], --info [WHAT], --config-dir DIR, --hydra-help;
+likewise hydra.searchpath=[DIR], +key=VALUE, ++key=VALUE, ~key
 """
 
 _EVALUATE = f"""\
@@ -39,9 +45,12 @@ Run one policy on one scenario. Writes results.parquet, results.csv, steps.parqu
   policy.PARAMETER=VALUE        a parameter of it
   seed=N  seeds=[N,…]           default 0
   out=DIR                       default runs/<scenario>-<date>-<time>-<suffix>
+  -m                            keys may have several values: every combination runs, sweep.csv compares them
 
+{_FLAGS}
 examples:
   virtgym evaluate scenario=demo policy=ols-mmt
+  virtgym evaluate -m scenario=small policy=dpm policy.target=0.6,0.7 scenario.memory=binding,ignored
   virtgym evaluate scenario=planetlab scenario.trace.path=traces/20110303 policy=thr-mmt policy.safety=0.9
   virtgym evaluate scenario=planetlab_cloudsim3 scenario.quirks.double_moves=false policy=lr-mmt
   virtgym evaluate scenario=huawei_placement scenario.trace.path=requests.csv policy=best_fit
@@ -61,17 +70,21 @@ crash or Ctrl-C the same command goes on where it stopped.
   report=true|false             whether to write report.html, default true
   suite=NAME|FILE.yaml          in place of scenario=: every task of a suite, one score (virtgym list suites);
                                 suite.size=small|80|800, suite.split=test|validation|train, suite.tasks=[…]
+  policy=NAME policy.KEY=VALUE  in place of policies=: one of them, whose parameters may be swept
+  -m                            keys may have several values: every combination runs, sweep.csv compares them
 
+{_FLAGS}
 examples:
   virtgym benchmark scenario=demo seeds=[0,1,2] workers=2
   virtgym benchmark suite=virtgym-1 policies=[drs,dpm] workers=2
+  virtgym benchmark -m policy=dpm policy.target=0.6,0.7 scenario.memory=binding,ignored
   virtgym benchmark scenario=planetlab scenario.trace.path=traces/20110303 policies=[npa,dvfs,thr-mmt,ols-mmt]
   virtgym benchmark experiment=literature scenario.trace.path=traces/20110303 out=runs/day1
   virtgym benchmark scenario=planetlab_cloudsim3 scenario.trace.path=traces/20110303 policies=[lr-mmt,thr-mu]
   virtgym benchmark scenario=demo_placement policies=[first_fit,best_fit,runs/ppo/agent]
 """
 
-_TRAIN = """\
+_TRAIN = f"""\
 usage: virtgym train [key=value…] [-m]
 
 Train an agent on a placement scenario or a cluster, evaluate it on windows or days that training does not
@@ -95,6 +108,7 @@ keys:
   out=DIR                       default runs/<agent>-<scenario>-<date>-<time>
   hydra/launcher=joblib         with -m: jobs side by side; hydra.launcher.n_jobs=N
 
+{_FLAGS}
 examples:
   virtgym train agent=ppo scenario=demo_placement total_timesteps=500000 out=runs/ppo
   virtgym train agent=ppo scenario=small out=runs/small
@@ -118,6 +132,7 @@ of each.
   video=FILE.gif|FILE.mp4       a video, too; .mp4 needs the extra virtgym[video]
   out=DIR                       default runs/<scenario>-<date>-<time>-<suffix>
 
+{_FLAGS}
 examples:
   virtgym watch scenario=small policy=dpm out=runs/dpm
   virtgym watch scenario=ha_cold policy=ha seed=3 video=ha.gif
@@ -315,6 +330,8 @@ def _hydra(command: str, arguments: Sequence[str]) -> int:
         return 0
     if not request.flags.multirun:
         return _RUNS[command](request.overrides)
+    if command == "watch":
+        return _fail("virtgym watch: -m: shows one episode; sweep with evaluate, benchmark or train")
     from .sweep import run_sweep
 
     sweep = run_sweep(command, request.overrides)
