@@ -325,6 +325,7 @@ def hydra_overrides(command: str, arguments: Sequence[str], *, sweep: bool = Fal
         ConfigError: For what no override is, a key that the command does not have, or several values.
     """
     take_search_path(arguments)
+    arguments = [text for text in arguments if text not in ("experiment=null", "env=null")]  # the default
     texts = [_in_hydras_form(text, sweep) for text in arguments]
     parsed = [parse_override(text) for text in texts]
     _store_schemas(command, parsed)
@@ -407,8 +408,10 @@ def _choice(group: str, name: str) -> str:
     if is_file(name):
         return store_file(group, name)
     on_path = any((Path(folder) / group / f"{name}.yaml").is_file() for folder in FOLDERS)
-    if on_path or name in ("null", "") or _FUNCTION.match(name):
+    if on_path or _FUNCTION.match(name):
         return name
+    if name in ("null", ""):  # of which Hydra makes no choice
+        raise ConfigError(f"{group}={name}: no such {group}; there are: {', '.join(list_names(group))}")
     return CHOOSERS[group](name) if group in CHOOSERS else name
 
 
@@ -505,7 +508,8 @@ def tell_hydra_error(error: BaseException) -> str:
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = str(error.missing_cfg_file).removesuffix(".yaml").partition("/")
+        path = str(error.missing_cfg_file).removesuffix(".yaml")
+        group, _, name = path.rpartition("/") if is_hydra_key(path) else path.partition("/")
         own = [folder for folder in (Path(f) / group for f in FOLDERS) if folder.is_dir()]
         known = (*list_names(group), *(name for folder in own for name in group_names(folder)))
         known = (*known, *POLICIES) if group == "policy" else known
