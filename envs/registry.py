@@ -181,7 +181,7 @@ class Registry(Mapping[str, str]):
         except ModuleNotFoundError as error:
             what = f"{what}: no module {error.name}"
             raise self.error(
-                f"{what} is installed or on PYTHONPATH; names that there are: {', '.join(self)}"
+                f"{what} is installed, on PYTHONPATH or here; names that there are: {', '.join(self)}"
             ) from error
         except AttributeError as error:
             raise self.error(f"{what}: {error}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from ..sim.simulator import Simulator
 from ..sim.workload import Workload
 from ..traces import Trace
 from .build import build_cluster, drop_oversized, need_episode, read_demand, size_vms
+from .choices import FOLDERS, compose_choice, is_file
 from .rules import build_rules
 from .schema import ScenarioConfig, check_scenario
 from .working_sets import add_phases
@@ -94,15 +96,22 @@ def list_scenarios() -> dict[str, str]:
 
 
 def load_scenario_config(name: str) -> dict[str, Any]:
-    """Read ``conf/scenario/NAME.yaml``.
+    """Read ``conf/scenario/NAME.yaml``, or a file of one's own (see ``choices``).
+
+    Args:
+        name: Name of one that ships or stands on the search path, or path of a YAML file.
 
     Raises:
         ConfigError: If there is no such scenario; names close ones and all that exist.
     """
     from omegaconf import OmegaConf
 
+    if is_file(name):
+        return compose_choice("scenario", name)
     entry = resources.files("virtgym.conf") / "scenario" / f"{name}.yaml"
     if not entry.is_file():
+        if any((Path(folder) / "scenario" / f"{name}.yaml").is_file() for folder in FOLDERS):
+            return compose_choice("scenario", name)
         known = list(list_scenarios())
         raise ConfigError(
             f"scenario={name}: no such scenario{hint(name, known)}; there are: {', '.join(known)}"
@@ -118,7 +127,7 @@ def build_scenario(
     """Build a scenario.
 
     Args:
-        config: Name of one that ships, or a mapping with the keys of ``ScenarioConfig``.
+        config: Name of one that ships, path of a YAML file, or a mapping with the keys of ``ScenarioConfig``.
         seed: Seed of generated traces and random VM types.
         overrides: Nested mapping (or dotted keys) laid over the configuration.
 

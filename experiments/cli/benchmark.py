@@ -70,6 +70,7 @@ class _Task:
 
     scenario: dict[str, Any]
     policy: PolicySpec
+    env: dict[str, Any]
     seed: int
     out: Path
     identity: str
@@ -100,12 +101,12 @@ def benchmark(run: Run, what: str = "") -> Outcome:
     """
     out = Path(run.config["out"] or default_out(str(run.scenario.get("name"))))
     first = load_scenario(run.scenario, run.seeds[0])
-    hashes = {spec.label: make_cell(first, spec).config_hash for spec in run.policies}
-    folder = RunFolder(out, scenario_hash(first))
+    hashes = {spec.label: make_cell(first, spec, env=run.env).config_hash for spec in run.policies}
+    folder = RunFolder(out, scenario_hash(first, run.env))
     folder.open(run.config, run.seeds)
     wanted = [(spec, seed) for seed in run.seeds for spec in run.policies]
     tasks = [
-        _Task(run.scenario, spec, seed, out, folder.identity, os.getpid())
+        _Task(run.scenario, spec, run.env, seed, out, folder.identity, os.getpid())
         for spec, seed in wanted
         if folder.read_cell(spec.label, seed, hashes[spec.label]) is None
     ]
@@ -234,7 +235,8 @@ def _work(task: _Task) -> _Result:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        result = run_cell(make_cell(load_scenario(task.scenario, task.seed), task.policy), task.seed)
+        scenario = load_scenario(task.scenario, task.seed)
+        result = run_cell(make_cell(scenario, task.policy, env=task.env), task.seed)
         RunFolder(task.out, task.identity).write_cell(result)
     except VirtgymError as error:
         return task, None, Failure(task.name, str(error), "")

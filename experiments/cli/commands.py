@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 _USER_ERRNOS = (
     errno.EACCES,
@@ -25,7 +26,13 @@ _KEYS = """\
 keys:
   scenario=NAME|FILE.yaml       what is simulated (virtgym list scenarios)
   scenario.KEY=VALUE            any key of it, like scenario.trace.path=FOLDER scenario.memory=binding
-  experiment=NAME               a prepared set of overrides (conf/experiment)
+  env.KEY=VALUE                 clusters: env.reward.TERM=WEIGHT, env.actions=unrolled|candidates|knobs
+  experiment=NAME|FILE.yaml     a prepared set of overrides (conf/experiment)
+"""
+
+_FLAGS = """\
+flags of Hydra: --cfg job|hydra|all [--package P] [--resolve], --info [WHAT], --config-dir DIR, --hydra-help;
+likewise hydra.searchpath=[DIR], +key=VALUE, ++key=VALUE, ~key
 """
 
 _EVALUATE = f"""\
@@ -38,9 +45,12 @@ Run one policy on one scenario. Writes results.parquet, results.csv, steps.parqu
   policy.PARAMETER=VALUE        a parameter of it
   seed=N  seeds=[N,…]           default 0
   out=DIR                       default runs/<scenario>-<date>-<time>-<suffix>
+  -m                            keys may have several values: every combination runs, sweep.csv compares them
 
+{_FLAGS}
 examples:
   virtgym evaluate scenario=demo policy=ols-mmt
+  virtgym evaluate -m scenario=small policy=dpm policy.target=0.6,0.7 scenario.memory=binding,ignored
   virtgym evaluate scenario=planetlab scenario.trace.path=traces/20110303 policy=thr-mmt policy.safety=0.9
   virtgym evaluate scenario=planetlab_cloudsim3 scenario.quirks.double_moves=false policy=lr-mmt
   virtgym evaluate scenario=huawei_placement scenario.trace.path=requests.csv policy=best_fit
@@ -60,17 +70,21 @@ crash or Ctrl-C the same command goes on where it stopped.
   report=true|false             whether to write report.html, default true
   suite=NAME|FILE.yaml          in place of scenario=: every task of a suite, one score (virtgym list suites);
                                 suite.size=small|80|800, suite.split=test|validation|train, suite.tasks=[…]
+  policy=NAME policy.KEY=VALUE  in place of policies=: one of them, whose parameters may be swept
+  -m                            keys may have several values: every combination runs, sweep.csv compares them
 
+{_FLAGS}
 examples:
   virtgym benchmark scenario=demo seeds=[0,1,2] workers=2
   virtgym benchmark suite=virtgym-1 policies=[drs,dpm] workers=2
+  virtgym benchmark -m policy=dpm policy.target=0.6,0.7 scenario.memory=binding,ignored
   virtgym benchmark scenario=planetlab scenario.trace.path=traces/20110303 policies=[npa,dvfs,thr-mmt,ols-mmt]
   virtgym benchmark experiment=literature scenario.trace.path=traces/20110303 out=runs/day1
   virtgym benchmark scenario=planetlab_cloudsim3 scenario.trace.path=traces/20110303 policies=[lr-mmt,thr-mu]
   virtgym benchmark scenario=demo_placement policies=[first_fit,best_fit,runs/ppo/agent]
 """
 
-_TRAIN = """\
+_TRAIN = f"""\
 usage: virtgym train [key=value…] [-m]
 
 Train an agent on a placement scenario or a cluster, evaluate it on windows or days that training does not
@@ -94,6 +108,7 @@ keys:
   out=DIR                       default runs/<agent>-<scenario>-<date>-<time>
   hydra/launcher=joblib         with -m: jobs side by side; hydra.launcher.n_jobs=N
 
+{_FLAGS}
 examples:
   virtgym train agent=ppo scenario=demo_placement total_timesteps=500000 out=runs/ppo
   virtgym train agent=ppo scenario=small out=runs/small
@@ -117,6 +132,7 @@ of each.
   video=FILE.gif|FILE.mp4       a video, too; .mp4 needs the extra virtgym[video]
   out=DIR                       default runs/<scenario>-<date>-<time>-<suffix>
 
+{_FLAGS}
 examples:
   virtgym watch scenario=small policy=dpm out=runs/dpm
   virtgym watch scenario=ha_cold policy=ha seed=3 video=ha.gif
@@ -201,6 +217,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before NumPy loads: with several threads BLAS rounds otherwise, which training feels, and its small
     # products take up to 80 times as long on a busy machine.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Modules of one's own are found from where one stands, after whatever is installed.
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview(), end="")
@@ -211,6 +230,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"virtgym {metadata.version('virtgym')}")
         return 0
+    if name in ("--shell-completion", "-sc"):
+        return _guarded(name, Command("", None, _complete), rest)
     if name not in COMMANDS:
         return _fail(f"virtgym: {_unknown('command', name, list(COMMANDS))}")
     command = COMMANDS[name]
@@ -299,6 +320,28 @@ def _list(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _hydra(command: str, arguments: Sequence[str]) -> int:
+    """A command that Hydra composes: shown, swept or run, as its flags say."""
+    from .flags import read_request, show
+
+    request = read_request(command, arguments)
+    if request.shows:
+        show(request)
+        return 0
+    if not request.flags.multirun:
+        return _RUNS[command](request.overrides)
+    if command == "watch":
+        return _fail("virtgym watch: -m: shows one episode; sweep with evaluate, benchmark or train")
+    from .sweep import run_sweep
+
+    sweep = run_sweep(command, request.overrides)
+    print(sweep.table.to_string(index=False))
+    print(f"sweep: {sweep.folder / 'sweep.csv'}")
+    for text in sweep.failures:
+        _fail(f"virtgym {command}: {text}")
+    return (1 if sweep.internal else 2) if sweep.failures else 0
+
+
 def _evaluate(arguments: Sequence[str]) -> int:
     from ..config.compose import compose_run
     from .benchmark import benchmark
@@ -346,13 +389,6 @@ def _suite(arguments: Sequence[str]) -> int:
 
 
 def _train(arguments: Sequence[str]) -> int:
-    from ..training.sweep import is_sweep, run_sweep
-
-    if is_sweep(arguments):
-        folder, table = run_sweep(arguments)
-        print(table.to_string(index=False))
-        print(f"sweep: {folder / 'sweep.csv'}")
-        return 0
     from ..training.compose import compose_training
     from ..training.train import train
     from .progress import print_results
@@ -424,6 +460,13 @@ def _forecast(arguments: Sequence[str]) -> int:
     return forecast_main(arguments)
 
 
+def _complete(arguments: Sequence[str]) -> int:
+    from .flags import complete
+
+    complete(arguments)
+    return 0
+
+
 def _traces(arguments: Sequence[str]) -> int:
     from .traces import main as traces_main
 
@@ -433,12 +476,26 @@ def _traces(arguments: Sequence[str]) -> int:
         return stop.code if isinstance(stop.code, int) else 0
 
 
+_RUNS: dict[str, Callable[[Sequence[str]], int]] = {
+    "evaluate": _evaluate,
+    "benchmark": _benchmark,
+    "train": _train,
+    "watch": _watch,
+}
+"""What runs a command that Hydra composes."""
+
 COMMANDS: dict[str, Command] = {
     "list": Command("scenarios, policies, agents, traces and environments that there are", _LIST, _list),
-    "evaluate": Command("one policy on one scenario", _EVALUATE, _evaluate),
-    "benchmark": Command("policies x seeds, resumable and parallel, with a report", _BENCHMARK, _benchmark),
-    "train": Command("train an agent, evaluate it, keep the best; sweeps with -m", _TRAIN, _train),
-    "watch": Command("an episode as a page that replays it, and as a video", _WATCH, _watch),
+    "evaluate": Command("one policy on one scenario", _EVALUATE, partial(_hydra, "evaluate")),
+    "benchmark": Command(
+        "policies x seeds, resumable and parallel, with a report", _BENCHMARK, partial(_hydra, "benchmark")
+    ),
+    "train": Command(
+        "train an agent, evaluate it, keep the best; sweeps with -m", _TRAIN, partial(_hydra, "train")
+    ),
+    "watch": Command(
+        "an episode as a page that replays it, and as a video", _WATCH, partial(_hydra, "watch")
+    ),
     "report": Command("the report again, from stored results", _REPORT, _report),
     "forecast": Command("skill of forecasters of demand on a trace", _FORECAST, _forecast),
     "traces": Command("download, check and convert traces", None, _traces),

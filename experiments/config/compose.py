@@ -2,52 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from virtgym.envs.checks import hint
 from virtgym.envs.errors import ConfigError
+from virtgym.envs.registry import group_names
+from virtgym.envs.scenarios.choices import (
+    FOLDERS,
+    as_typed,
+    compose_choice,
+    config_loader,
+    hydra_words,
+    is_file,
+    root_cause,
+    store_choice,
+    store_file,
+)
 from virtgym.envs.scenarios.nodes import default_keys, schema_of
 from virtgym.envs.scenarios.placement import check_drawn, check_placement_keys
-from virtgym.envs.scenarios.schema import as_meant, dotted_keys, unknown_key
-from virtgym.policies.registry import POLICIES, policy_config, policy_defaults
+from virtgym.envs.scenarios.schema import as_meant, dotted_keys, no_key, unknown_key
+from virtgym.policies.registry import POLICIES, policy_config
 
+from .env import env_options
 from .listing import experiment_choice, list_names, read_group_file
-from .overrides import (
-    PolicySpec,
-    last_value,
-    parse_policy,
-    parse_value,
-    quote,
-    split_list,
-    split_override,
-    unquote,
+from .overrides import PolicySpec, parse_policy, plain_value, quote, split_list, split_outer, unquote
+from .schema import (
+    COMMAND_KEYS,
+    DEFAULT_POLICIES,
+    REPLICA_KEYS,
+    RunConfig,
+    ScenarioNode,
+    scenario_keys,
 )
-from .schema import COMMAND_KEYS, DEFAULT_POLICIES, REPLICA_KEYS, RunConfig, ScenarioNode, scenario_keys
 from .yamlio import YamlError
 
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
+
 PATH_KEYS = (
-    *("out", "video", "scenario.trace.path", "scenario.windows"),
+    *("out", "video", "initial", "import_zip", "scenario.trace.path", "scenario.windows"),
     *("scenario.carbon.path", "scenario.failures.path"),
 )
 _OPEN_KEYS = (
     *("policy.", "env.", "scenario.quirks.", "scenario.trace.options.", "scenario.placement."),
     *("scenario.profiles.", "scenario.profile_assignment."),
 )
-_USER_FILE = "user_file"
-_GROUPS = ("scenario", "policy", "agent", "experiment")
+_GROUPS = ("scenario", "policy", "agent", "experiment", "env")
+_FUNCTION = re.compile(r"(choice|glob|range|interval|sort|shuffle|tag)\(")
+"""How a value begins that Hydra's grammar makes several of."""
 _OTHER = {
-    (
-        "benchmark",
-        "policy",
-    ): "benchmark takes policies=[NAME,…], parameters like policies=['ols-mmt(safety=1.3)']",
+    ("benchmark", "suite"): "a suite is played by itself; --cfg, --info and -m go with scenario=",
     ("evaluate", "policies"): "evaluate takes policy=NAME; use virtgym benchmark for several",
     ("watch", "policies"): "watch takes policy=NAME and shows one episode",
     ("watch", "seeds"): "watch takes seed=N and shows one episode",
     ("evaluate", "workers"): "evaluate runs in one process; use virtgym benchmark for several",
 }
+CONFIG_NAMES = {"evaluate": "config", "benchmark": "config", "watch": "config", "train": "train"}
+"""The primary configuration of each command (``conf/NAME.yaml``)."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +77,7 @@ class Run:
         scenario: Its scenario, as ``build_scenario`` takes it.
         policies: Policies to run.
         seeds: Seeds to run.
+        env: Arguments of the environment that were asked for.
     """
 
     command: str
@@ -67,6 +85,66 @@ class Run:
     scenario: dict[str, Any]
     policies: tuple[PolicySpec, ...]
     seeds: tuple[int, ...]
+    env: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Composed:
+    """What Hydra made of a command.
+
+    Attributes:
+        config: Every key, as plain data.
+        typed: What was typed, as Hydra reads it.
+        choices: Choice of each group.
+        swept: Keys of which it is one of several values.
+    """
+
+    config: dict[str, Any]
+    typed: tuple[Override, ...]
+    choices: dict[str, Any]
+    swept: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, config: DictConfig, hydra: Any, swept: Iterable[str] = ()) -> Composed:
+        """Take a composed configuration, Hydra's own part of it, and keys of a sweep.
+
+        Raises:
+            ConfigError: If a reference in it leads nowhere.
+        """
+        from omegaconf import OmegaConf
+
+        with told_in_one_line():
+            plain = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(plain, dict)
+        typed = tuple(parse_override(text) for text in hydra.overrides.task)
+        return cls(
+            {str(k): v for k, v in plain.items()}, typed, dict(hydra.runtime.choices), frozenset(swept)
+        )
+
+    def names(self, key: str) -> bool:
+        """Whether a key, or one below it, was typed."""
+        return any(f"{o.key_or_group}.".startswith(f"{key}.") for o in self.typed)
+
+    @property
+    def typed_scenario(self) -> list[str]:
+        """Keys of the scenario that were typed, dotted from there on; of a mapping every key in it."""
+        found: list[str] = []
+        for override in self.typed:
+            first, _, rest = override.key_or_group.partition(".")
+            if "scenario.windows" in self.swept and rest in ("n_windows", "rows"):
+                continue  # said for the jobs that draw their windows
+            if first == "scenario" and rest:
+                value = None if override.is_delete() else plain_value(override.value())
+                found += dotted_keys({rest: value if isinstance(value, Mapping) else None})
+        return found
+
+    @property
+    def own_scenario(self) -> dict[str, Any]:
+        """The scenario as its file has it, before anything is laid over it."""
+        name = str(self.choices.get("scenario"))
+        if name in list_names("scenario"):
+            return read_group_file("scenario", name)
+        return {} if name == "None" else compose_choice("scenario", name)
 
 
 def compose_run(command: str, arguments: Sequence[str]) -> Run:
@@ -82,44 +160,81 @@ def compose_run(command: str, arguments: Sequence[str]) -> Run:
     Raises:
         ConfigError: One line that names the key, what is wrong and what is allowed.
     """
-    pairs = [split_override(text) for text in arguments]
-    for key, value in pairs:
-        check_key(command, key, value)
-    typed = last_value(pairs, "policy")
-    # Names that Hydra does not know (agents' folders, classes, the replica's own) are looked up later.
-    reference = unquote(typed) if typed and unquote(typed) not in POLICIES else None
-    texts = [
-        quote_value(key, value) for key, value in pairs if not (reference and key.split(".")[0] == "policy")
-    ]
-    for text in texts:
-        check_grammar(text)
-    chosen = experiment_choice(unquote(last_value(pairs, "experiment") or ""), "policy")
-    config = _compose(texts, {DEFAULT_POLICIES["cluster"][0], chosen or "", unquote(typed or "")})
+    return make_run(command, compose_command(command, arguments))
+
+
+def compose_command(command: str, arguments: Sequence[str]) -> Composed:
+    """Let Hydra compose a command.
+
+    Args:
+        command: One of ``COMMAND_KEYS``.
+        arguments: Overrides as typed.
+
+    Raises:
+        ConfigError: One line that names the key, what is wrong and what is allowed.
+    """
+    from hydra.types import RunMode
+    from omegaconf import flag_override
+
+    texts = hydra_overrides(command, arguments)
+    with told_in_one_line(texts):
+        config = config_loader().load_configuration(CONFIG_NAMES[command], texts, RunMode.RUN)
+    hydra = config.hydra
+    with flag_override(config, ["struct", "readonly"], [False, False]):
+        del config["hydra"]
+    return Composed.of(config, hydra)
+
+
+def make_run(command: str, composed: Composed) -> Run:
+    """Check what was composed.
+
+    Args:
+        command: ``evaluate``, ``benchmark`` or ``watch``.
+        composed: What Hydra made of it.
+
+    Raises:
+        ConfigError: One line that names the key, what is wrong and what is allowed.
+    """
+    config = {**default_keys(RunConfig), **composed.config}
+    typed = composed.typed_scenario
     if config["scenario"]["kind"] == "replica":
-        _check_replica_keys(pairs)
-    config["scenario"] = of_its_kind(config["scenario"], typed_keys(pairs))
-    params = {k[7:]: parse_value(k, v) for k, v in pairs if k.startswith("policy.")}
+        for key in typed:
+            if key.split(".")[0] not in REPLICA_KEYS:
+                raise ConfigError(
+                    f"scenario.{key}: fixed in the replica; allowed are: {', '.join(REPLICA_KEYS)}"
+                )
+        from ..replication.quirks import check_quirks
+
+        check_quirks(config["scenario"]["quirks"])
+    config["scenario"] = of_its_kind(config["scenario"], typed, composed.own_scenario)
     kind = str(config["scenario"]["kind"])
-    if typed is None and kind != "cluster" and config["policy"].get("name") == DEFAULT_POLICIES["cluster"][0]:
-        reference = DEFAULT_POLICIES[kind][0]
-    if reference:
-        config["policy"] = {"name": reference, **params}
-    name = reference or str(config["policy"].get("name") or typed or "static")
-    if config["policies"] is None:
+    one = composed.names("policy")
+    config["policy"], first = config["policy"] or {}, DEFAULT_POLICIES["cluster"][0]
+    if "name" not in config["policy"] or (not one and config["policy"]["name"] == first):
+        config["policy"]["name"] = DEFAULT_POLICIES[kind][0]
+    if command == "benchmark" and one and composed.names("policies"):
+        raise ConfigError("policy, policies: name one policy by policy=NAME, or several by policies=[NAME,…]")
+    if config["policies"] is None and command == "benchmark" and not one:
         config["policies"] = list(DEFAULT_POLICIES[kind])
-    specs = _policies(command, config, name, params)
+    if command == "benchmark" and not one:
+        specs = tuple(_without_defaults(parse_policy(text)) for text in config["policies"])
+    else:
+        specs = (_chosen_policy(config["policy"]),)
+        config["policies"] = [specs[0].label]
+    _check_policies(specs)
     scenario = {k: v for k, v in config["scenario"].items() if k != "_target_"}
     seeds = tuple(config["seeds"] if config["seeds"] is not None else [config["seed"]])
     check_numbers(seeds, config["workers"])
-    return Run(command, config, scenario, specs, seeds)
+    env = config["env"] = env_options(config["env"], command, kind)
+    return Run(command, config, scenario, specs, seeds, env)
 
 
-def _policies(
-    command: str, config: dict[str, Any], name: str, params: dict[str, Any]
-) -> tuple[PolicySpec, ...]:
-    if command != "benchmark":
-        return (_without_defaults(PolicySpec(name, params)),)
-    specs = tuple(_without_defaults(parse_policy(text)) for text in config["policies"])
+def _chosen_policy(config: Mapping[str, Any]) -> PolicySpec:
+    params = {k: v for k, v in config.items() if k not in ("_target_", "name", "description")}
+    return _without_defaults(PolicySpec(str(config["name"]), params))
+
+
+def _check_policies(specs: Sequence[PolicySpec]) -> None:
     if not specs:
         raise ConfigError("policies=[]: name at least one, like policies=[static,thr-mmt]")
     seen: set[str] = set()
@@ -127,14 +242,15 @@ def _policies(
         if spec.label in seen:
             raise ConfigError(f"policies: {spec.label} is named twice")
         seen.add(spec.label)
-    return specs
 
 
 def _without_defaults(spec: PolicySpec) -> PolicySpec:
     """Leave out parameters that are given their default, so that one policy has one label."""
+    from omegaconf import OmegaConf
+
     if spec.name not in POLICIES:
         return spec
-    defaults = policy_defaults(spec.name)
+    defaults: Any = OmegaConf.to_container(OmegaConf.create(policy_config(spec.name)))
     changed = {k: v for k, v in spec.params.items() if k not in defaults or defaults[k] != v}
     return PolicySpec(spec.name, changed)
 
@@ -160,100 +276,15 @@ def check_numbers(seeds: Any, workers: Any, report: Any = True) -> None:
         raise ConfigError(f"report={report}: must be true or false")
 
 
-def check_key(command: str, key: str, value: str) -> None:
-    """Refuse keys and choices that do not exist, naming their neighbours."""
-    first, _, rest = key.partition(".")
-    allowed = COMMAND_KEYS[command]
-    if (command, first) in _OTHER:
-        raise ConfigError(f"{key}={value}: {_OTHER[command, first]}")
-    if first not in allowed:
-        raise ConfigError(
-            f"{key}={value}: {command} has no key {first}{hint(first, allowed)}; "
-            f"allowed are: {', '.join(allowed)}"
-        )
-    if key == "scenario" and _is_file(value):
-        return
-    if (
-        key in _GROUPS
-        and key != "policy"
-        and unquote(value) not in list_names(key)
-        and (key, value) != ("experiment", "null")
-    ):
-        known = list_names(key)
-        raise ConfigError(
-            f"{key}={value}: no such {key}{hint(value, known)}; there are: {', '.join(known) or 'none'}"
-        )
-    if key == "experiment" and command != "train" and experiment_choice(unquote(value), "agent"):
-        raise ConfigError(f"{key}={value}: trains an agent; use virtgym train {key}={value}")
-    if first == "scenario" and rest:
-        _check_scenario_key(key, rest.split("."), schema_of(ScenarioNode))
-
-
-def _is_file(value: str) -> bool:
-    return unquote(value).endswith((".yaml", ".yml"))
-
-
-def _check_scenario_key(full: str, parts: list[str], owner: Any) -> None:
-    """Walk the schema along a dotted key."""
-    part, rest = parts[0], parts[1:]
-    if is_dataclass(owner):
-        hints = get_type_hints(owner)
-        allowed = [f.name for f in fields(owner) if not f.name.startswith("_")]
-        if part not in allowed:
-            raise ConfigError(
-                f"{full}: no such key {part}{hint(part, allowed)}; allowed are: {', '.join(allowed)}"
-            )
-        inner = hints[part]
-        if inner == dict[str, bool]:  # the replica's switches
-            _check_quirk(full, rest)
-        elif rest:
-            _check_scenario_key(full, rest, inner)
-        return
-    if isinstance(owner, UnionType):  # X | None
-        owner = get_args(owner)[0]
-    if get_origin(owner) is list:
-        if not part.isdigit():
-            raise ConfigError(f"{full}: {part} should be the number of an item, 0 is the first")
-        if rest:
-            _check_scenario_key(full, rest, get_args(owner)[0])
-    elif get_origin(owner) is not dict and owner is not Any:  # of which anything may be the value
-        raise ConfigError(f"{full}: {'.'.join(parts)} is below a plain value")
-
-
-def _check_quirk(full: str, rest: list[str]) -> None:
-    from ..replication.quirks import QUIRK_TEXT
-
-    if rest and (len(rest) > 1 or rest[0] not in QUIRK_TEXT):
-        raise ConfigError(
-            f"{full}: no such quirk{hint(rest[0], QUIRK_TEXT)}; there are: {', '.join(QUIRK_TEXT)}"
-        )
-
-
-def _check_replica_keys(pairs: Sequence[tuple[str, str]]) -> None:
-    """The replica's cluster is fixed: a key that it would ignore is an error."""
-    for key, _ in pairs:
-        first, _, rest = key.partition(".")
-        if first == "scenario" and rest and rest.split(".")[0] not in REPLICA_KEYS:
-            raise ConfigError(f"{key}: fixed in the replica; allowed are: {', '.join(REPLICA_KEYS)}")
-
-
-def typed_keys(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """Keys of the scenario that were typed, dotted, without ``scenario.``; of a mapping every key in it."""
-    found: list[str] = []
-    for key, value in pairs:
-        first, _, rest = key.partition(".")
-        if first == "scenario" and rest:
-            inner = parse_value(key, value) if value.lstrip().startswith("{") else None
-            found += dotted_keys({rest: inner})
-    return found
-
-
-def of_its_kind(scenario: dict[str, Any], typed: Sequence[str] = ()) -> dict[str, Any]:
+def of_its_kind(
+    scenario: dict[str, Any], typed: Sequence[str] = (), own: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Leave out what a scenario's kind does not have; what would be ignored is an error.
 
     Args:
         scenario: As composed.
         typed: Keys of it that were typed.
+        own: The scenario before anything was laid over it; None = as it ships.
     """
     kind = str(scenario["kind"])
     if kind not in DEFAULT_POLICIES:
@@ -261,132 +292,235 @@ def of_its_kind(scenario: dict[str, Any], typed: Sequence[str] = ()) -> dict[str
     allowed = scenario_keys(kind if kind == "placement" else "cluster")
     plain = default_keys(ScenarioNode)
     for key, value in scenario.items():
+        if key not in plain:
+            raise no_key(f"scenario.{key}", allowed)
         if key not in (*allowed, "_target_") and value != plain[key]:
             raise ConfigError(
                 f"scenario.{key}: {scenario['name']} is of kind {kind}, which has no such key; "
                 f"allowed are: {', '.join(allowed)}"
             )
     kept = {key: value for key, value in scenario.items() if key in (*allowed, "_target_")}
-    kept = as_meant(kept, _own_keys(str(scenario["name"])), typed)
+    if own is None:
+        name = str(scenario["name"])
+        own = read_group_file("scenario", name) if name in list_names("scenario") else {}
+    kept = as_meant(kept, own, typed)
     if kind == "placement":
         check_drawn(kept["windows"], typed)
         kept["placement"] = asdict(check_placement_keys(kept["placement"]))
     return kept
 
 
-def _own_keys(name: str) -> dict[str, Any]:
-    """A scenario as its file has it, before anything is laid over it."""
-    from hydra.core.config_store import ConfigStore
+def hydra_overrides(command: str, arguments: Sequence[str], *, sweep: bool = False) -> list[str]:
+    """Bring what was typed into the form that Hydra's grammar takes, and store what it chooses.
 
-    stored = ConfigStore.instance().repo.get("scenario", {}).get(f"{_USER_FILE}.yaml")
-    if stored is not None and stored.node.get("name", ScenarioNode.name) == name:
-        return dict(stored.node)
-    return dict(read_group_file("scenario", name)) if name in list_names("scenario") else {}
+    Paths and policies with parameters are quoted, since the grammar gives a meaning to ``=`` and parentheses
+    in them; files, folders and classes of one's own become choices; keys of open mappings are marked as new.
+
+    Args:
+        command: One of ``COMMAND_KEYS``.
+        arguments: Overrides as typed.
+        sweep: Whether a key may have several values.
+
+    Raises:
+        ConfigError: For what no override is, a key that the command does not have, or several values.
+    """
+    take_search_path(arguments)
+    arguments = [text for text in arguments if text not in ("experiment=null", "env=null")]  # the default
+    texts = [_in_hydras_form(text, sweep) for text in arguments]
+    parsed = [parse_override(text) for text in texts]
+    _store_schemas(command, parsed)
+    for override, typed in zip(parsed, arguments):
+        _check_key(command, override, typed)
+        if override.is_sweep_override() and (not sweep or override.key_or_group == "out"):
+            raise ConfigError(
+                f"{typed.lstrip('+')}: several values where one is allowed "
+                "(several seeds: seeds=[0,1,2]; every combination: -m)"
+            )
+    return texts
 
 
-def check_grammar(text: str) -> None:
-    """Refuse what Hydra cannot read, or reads as several values."""
+def take_search_path(arguments: Sequence[str]) -> list[str]:
+    """Look for groups in the folders of ``hydra.searchpath=[DIR,…]``, too.
+
+    Args:
+        arguments: Overrides as typed.
+
+    Returns:
+        The other overrides.
+    """
+    key = "hydra.searchpath="
+    for text in arguments:
+        if text.lstrip("+").startswith(key):
+            value = plain_value(parse_override(text.lstrip("+")).value())
+            named = value if isinstance(value, list) else [value] if value else []
+            FOLDERS.extend(str(folder) for folder in named if str(folder) not in FOLDERS)
+    return [text for text in arguments if not text.lstrip("+").startswith(key)]
+
+
+def parse_override(text: str) -> Override:
+    """Read an override by Hydra's grammar.
+
+    Raises:
+        ConfigError: If it is none.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    shown = text.lstrip("+")
     try:
-        parsed = OverridesParser.create().parse_override(text)
+        return OverridesParser.create().parse_override(text)
     except HydraException:
+        shown = text.lstrip("+")
         key, _, value = shown.partition("=")
         raise ConfigError(
             f"{shown}: the value cannot be read; quote a text with special characters: {key}='\"{value}\"'"
         ) from None
-    if parsed.is_sweep_override():
-        raise ConfigError(f"{shown}: several values where one is allowed (several seeds: seeds=[0,1,2])")
 
 
-def quote_value(key: str, value: str) -> str:
-    """One override in the form that Hydra takes."""
+def is_hydra_key(key: str) -> bool:
+    """Whether a key is one of Hydra's own."""
+    return key.split(".")[0].split("/")[0] == "hydra"
+
+
+def _in_hydras_form(text: str, sweep: bool) -> str:
+    bare = text.lstrip("+~")
+    mark = text[: len(text) - len(bare)]
+    key, equals, value = bare.partition("=")
+    key = key.strip()
+    if not key or not (equals or mark == "~"):
+        raise ConfigError(f"{text!r}: expected key=value, like scenario=demo or seed=1")
+    if mark == "~" or is_hydra_key(key):
+        return text
+    key = "import_zip" if key == "import" else key
+    several = split_outer(value) if sweep and key != "out" and "," in value else [value]
     if key in PATH_KEYS:
-        return f"{key}={quote(value)}"
-    if key == "scenario":
-        _forget_scenario_file()
-    if key == "scenario" and _is_file(value):
-        return f"scenario={_store_scenario_file(unquote(value))}"
-    if key == "policies":
-        return f"policies=[{','.join(quote(item) for item in split_list(value))}]"
-    if key != "policy" and f"{key}.".startswith(_OPEN_KEYS):
-        # Open mappings, checked by their owners: Hydra asks for a mark to add a key.
-        return f"++{key}={value}"
-    return f"{key}={value}"
+        value = ",".join(map(quote, several))
+    elif key == "policies":
+        value = ",".join(f"[{','.join(quote(item) for item in split_list(one))}]" for one in several)
+    elif key in _GROUPS:
+        value = ",".join(_choice(key, unquote(one)) for one in several)
+    elif not mark and f"{key}.".startswith(_OPEN_KEYS):
+        mark = "++"  # open mappings, checked by their owners: Hydra asks for a mark to add a key
+    return f"{mark}{key}={value}"
 
 
-def _forget_scenario_file() -> None:
-    """Take the scenario file of an earlier command of this process out of the choices."""
+def _choice(group: str, name: str) -> str:
+    """The choice of Hydra's group that stands for what was typed."""
+    if is_file(name):
+        return store_file(group, name)
+    on_path = any((Path(folder) / group / f"{name}.yaml").is_file() for folder in FOLDERS)
+    if on_path or _FUNCTION.match(name):
+        return name
+    if name in ("null", ""):  # of which Hydra makes no choice
+        raise ConfigError(f"{group}={name}: no such {group}; there are: {', '.join(list_names(group))}")
+    return CHOOSERS[group](name) if group in CHOOSERS else name
+
+
+def _choose_policy(name: str) -> str:
+    """A policy by name; an agent's folder, a class, or one with parameters is added to the group."""
+    if name in POLICIES:
+        return name
+    spec = parse_policy(name)
+    known = policy_config(spec.name) if spec.name in POLICIES else {"name": spec.name}
+    return store_choice("policy", name, {**known, **spec.params})
+
+
+CHOOSERS: dict[str, Callable[[str], str]] = {"policy": _choose_policy}
+"""By group, what finds or makes the choice for a name; ``training.compose`` adds ``agent``."""
+
+SCHEMAS: dict[str, Callable[[], None]] = {}
+"""By command, what tells Hydra types other than ``RunConfig``; ``training.compose`` adds ``train``."""
+
+
+def _store_schemas(command: str, parsed: Sequence[Override]) -> None:
+    """Tell Hydra the types of every key, and the policies that may be chosen."""
     from hydra.core.config_store import ConfigStore
 
-    ConfigStore.instance().repo.get("scenario", {}).pop(f"{_USER_FILE}.yaml", None)
-
-
-def _store_scenario_file(path: str) -> str:
-    """Make a user's own scenario file a choice of the group."""
-    from hydra.core.config_store import ConfigStore
-    from omegaconf import OmegaConf
-
-    try:
-        node = OmegaConf.load(path)
-    except OSError as error:
-        raise ConfigError(f"scenario={path}: cannot be read ({error.strerror})") from None
-    except YamlError as error:
-        raise ConfigError(f"scenario={path}: not YAML ({' '.join(str(error).split())})") from None
-    if not OmegaConf.is_dict(node):
-        raise ConfigError(f"scenario={path}: must be a mapping with the keys of a scenario")
-    plain = OmegaConf.to_container(node)
-    for dotted in _dotted(plain):
-        if dotted != ["_target_"]:
-            try:
-                _check_scenario_key("scenario." + ".".join(dotted), dotted, schema_of(ScenarioNode))
-            except ConfigError as error:
-                raise ConfigError(f"{path}: {error}") from None
-    ConfigStore.instance().store(group="scenario", name=_USER_FILE, node=node)
-    return _USER_FILE
-
-
-def _dotted(tree: Any) -> list[list[str]]:
-    """Every key of a tree of mappings and lists, as the parts of its dotted form."""
-    inner = enumerate(tree) if isinstance(tree, list) else tree.items() if isinstance(tree, dict) else ()
-    found: list[list[str]] = []
-    for key, value in inner:
-        below = _dotted(value)
-        found += [[str(key), *rest] for rest in below] if below else [[str(key)]]
-    return found
-
-
-def _compose(texts: list[str], policies: set[str]) -> dict[str, Any]:
-    from hydra import compose, initialize_config_module
-    from hydra.core.config_store import ConfigStore
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
+    if command in SCHEMAS:
+        SCHEMAS[command]()
+        return
     store = ConfigStore.instance()
     store.store(name="run_schema", node=schema_of(RunConfig))
-    for policy in policies & {*POLICIES}:  # one configuration each; of all of them it takes a while
-        store.store(group="policy", name=policy, node=policy_config(policy))
+    values = [str(o.input_line).partition("=")[2] for o in parsed if o.key_or_group == "policy"]
+    named = {name for value in values for name in split_list(value)} | {DEFAULT_POLICIES["cluster"][0]}
+    for o in parsed:
+        if o.key_or_group == "experiment":
+            named.add(experiment_choice(str(o.input_line).partition("=")[2], "policy") or "")
+    # One configuration each: of all of them it takes a second, so only where any may be inherited.
+    inherits = FOLDERS or any(name not in POLICIES for name in named if name)
+    store_policies(POLICIES if inherits else named & {*POLICIES})
+
+
+def store_policies(names: Iterable[str]) -> None:
+    """Make policies choices of their group."""
+    from hydra.core.config_store import ConfigStore
+
+    for name in names:
+        ConfigStore.instance().store(group="policy", name=name, node=policy_config(name))
+
+
+def _check_key(command: str, override: Override, typed: str) -> None:
+    """Refuse keys that the command does not have, naming their neighbours."""
+    key, allowed = override.key_or_group, COMMAND_KEYS[command]
+    first = key.split(".")[0]
+    if is_hydra_key(key):
+        return
+    if (command, first) in _OTHER:
+        raise ConfigError(f"{typed}: {_OTHER[command, first]}")
+    if first not in allowed:
+        raise ConfigError(
+            f"{typed.lstrip('+~')}: {command} has no key {first}{hint(first, allowed)}; "
+            f"allowed are: {', '.join(allowed)}"
+        )
+    if key == "experiment" and command != "train" and experiment_choice(typed.partition("=")[2], "agent"):
+        raise ConfigError(f"{typed}: trains an agent; use virtgym train {typed}")
+
+
+@contextmanager
+def told_in_one_line(texts: Sequence[str] = ()) -> Iterator[None]:
+    """Tell what Hydra refuses as a user's error.
+
+    Args:
+        texts: Overrides that it is given.
+
+    Raises:
+        ConfigError: One line.
+    """
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
-        with initialize_config_module("virtgym.conf", version_base="1.3"):
-            config = compose("config", overrides=texts)
-        plain = OmegaConf.to_container(config, resolve=True)
+        yield
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(tell_hydra_error(error)) from None
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    except YamlError as error:  # of a file on the search path
+        raise ConfigError(f"not YAML ({' '.join(str(error).split())})") from None
+    except TypeError as error:
+        index = re.match(r"Index '(.*)' \(str\) is not an int", str(error))  # OmegaConf's, of a list
+        if index is None:
+            raise
+        where = next((text.lstrip("+~") for text in texts if f".{index[1]}." in text), "a key")
+        raise ConfigError(f"{where}: {index[1]} should be the number of an item, 0 is the first") from None
 
 
 def tell_hydra_error(error: BaseException) -> str:
-    """What Hydra says in many lines, in one: the key, and what is wrong with it."""
+    """What Hydra says in many lines, in one: the key, what is wrong with it, and what is allowed."""
+    from hydra.errors import MissingConfigException
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-    cause = error.__cause__ or error
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        path = str(error.missing_cfg_file).removesuffix(".yaml")
+        group, _, name = path.rpartition("/") if is_hydra_key(path) else path.partition("/")
+        own = [folder for folder in (Path(f) / group for f in FOLDERS) if folder.is_dir()]
+        known = (*list_names(group), *(name for folder in own for name in group_names(folder)))
+        known = (*known, *POLICIES) if group == "policy" else known
+        text = f"{group}={name}: no such {group}{hint(name, known)}; there are: {', '.join(known) or 'none'}"
+        return as_typed(error, text)
+    cause = root_cause(error)
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and is_dataclass(cause.object_type):
-        return str(unknown_key(cause))
-    full_key = getattr(cause, "full_key", None)
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    first = lines[0] if lines else type(cause).__name__
-    return f"{full_key}: {first}" if full_key else first
+        key = str(cause.full_key or cause.key)
+        if "." not in key or key.startswith("scenario."):  # within an item of a list it knows no more
+            return as_typed(error, str(unknown_key(cause)))
+        hidden = ("name", "description")
+        allowed = [f.name for f in fields(cause.object_type) if not f.name.startswith("_")]
+        return as_typed(error, str(no_key(key, [name for name in allowed if name not in hidden])))
+    return hydra_words(error)

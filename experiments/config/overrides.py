@@ -121,15 +121,15 @@ def parse_value(key: str, value: str) -> Any:
         raise ConfigError(
             f"{key}={value}: cannot be read; quote a text with blanks or special characters: {key}='\"…\"'"
         ) from None
-    return _plain(parsed)
+    return plain_value(parsed)
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """Replace Hydra's quoted strings, also inside lists and mappings."""
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [plain_value(item) for item in value]
     if isinstance(value, dict):
-        return {str(_plain(k)): _plain(v) for k, v in value.items()}
+        return {str(plain_value(k)): plain_value(v) for k, v in value.items()}
     return value.text if type(value).__name__ == "QuotedString" else value
 
 

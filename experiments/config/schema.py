@@ -44,6 +44,7 @@ class RunConfig:
             ``POLICIES``).
         policies: The policies of ``benchmark``: ``NAME`` or ``NAME(parameter=value,…)``; None =
             ``DEFAULT_POLICIES`` of the scenario's kind.
+        env: Arguments of the environment of a cluster, ``env.ENV_KEYS`` (group ``conf/env``).
         seed: One seed.
         seeds: Several; takes precedence over ``seed``.
         workers: Processes that ``benchmark`` may use.
@@ -55,6 +56,7 @@ class RunConfig:
     scenario: ScenarioNode = field(default_factory=ScenarioNode)
     policy: dict[str, Any] = field(default_factory=dict)
     policies: list[str] | None = None
+    env: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     seeds: list[int] | None = None
     workers: int = 1
@@ -78,9 +80,11 @@ DEFAULT_POLICIES: dict[str, tuple[str, ...]] = {
 ``evaluate`` runs."""
 
 COMMAND_KEYS: dict[str, tuple[str, ...]] = {
-    "evaluate": ("scenario", "policy", "experiment", "seed", "seeds", "out"),
-    "watch": ("scenario", "policy", "experiment", "seed", "out", "video"),
-    "benchmark": ("scenario", "policies", "experiment", "seed", "seeds", "workers", "out", "report"),
+    "evaluate": ("scenario", "policy", "env", "experiment", "seed", "seeds", "out"),
+    "watch": ("scenario", "policy", "env", "experiment", "seed", "out", "video"),
+    "benchmark": (
+        *("scenario", "policies", "policy", "env", "experiment", "seed", "seeds", "workers", "out", "report"),
+    ),
     "train": (
         *("scenario", "agent", "experiment", "total_timesteps", "seed", "num_envs", "reward", "wait_scale_s"),
         *("env", "eval_every", "checkpoint_every", "tensorboard", "initial", "import_zip", "out"),

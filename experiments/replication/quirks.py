@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+
+from virtgym.envs.checks import hint
+from virtgym.envs.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -90,3 +94,17 @@ QUIRK_TEXT: dict[str, str] = {
     "pdm_counts_contention": "contention of a migrating VM is booked on its migration",
     "pooled_slatah": "SLATAH pooled over all hosts instead of the mean over hosts",
 }
+
+
+def check_quirks(names: Iterable[str]) -> None:
+    """Refuse quirks that do not exist.
+
+    Raises:
+        ConfigError: Naming those that do.
+    """
+    for name in names:
+        if name not in QUIRK_TEXT:
+            raise ConfigError(
+                f"scenario.quirks.{name}: no such quirk{hint(name, QUIRK_TEXT)}; "
+                f"there are: {', '.join(QUIRK_TEXT)}"
+            )

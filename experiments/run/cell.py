@@ -6,7 +6,7 @@ import functools
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,6 +25,7 @@ from virtgym.envs.traces.cache import content_signature
 from virtgym.policies.base import Policy
 from virtgym.policies.registry import POLICIES, check_task, make_policy, policy_defaults, policy_kind
 
+from ..config.env import env_options
 from ..config.overrides import PolicySpec, parse_policy
 from ..config.schema import REPLICA_KEYS
 from .fingerprint import (
@@ -54,12 +55,14 @@ class Cell:
         policy: The policy by name.
         made: The policy itself; None for the replica, which has its own.
         config_hash: Fingerprint of all but the seed.
+        env: Arguments of the environment that were asked for.
     """
 
     scenario: Scenario | PlacementScenario
     policy: PolicySpec
     made: Policy | None
     config_hash: str
+    env: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def keys(self) -> dict[str, Any]:
@@ -75,16 +78,18 @@ def evaluate(
     *,
     overrides: Mapping[str, Any] | None = None,
     params: Mapping[str, Any] | None = None,
+    env: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
 ) -> pd.DataFrame:
     """Run one policy on one scenario.
 
     Args:
-        scenario: Name, mapping with the keys of a scenario, or a built scenario.
+        scenario: Name, path of a YAML file, mapping with the keys of a scenario, or a built scenario.
         policy: Name (also ``NAME(parameter=value,…)``), agent's folder, dotted path of a class, or a policy.
         seed: Seed of generated traces, of drawn windows, of the environment and of the policy.
         overrides: Changes to the scenario by dotted key, like ``{"trace.path": "20110303"}``.
         params: Parameters of the policy.
+        env: Arguments of the environment of a cluster, like ``{"reward": {"energy": -2.0}}``.
         out: Folder to write results, per-interval table and heat map into; None writes nothing.
 
     Returns:
@@ -107,10 +112,11 @@ def evaluate(
         built = scenario
     else:
         built = load_scenario(scenario, seed, overrides)
-    cell = make_cell(built, policy, params)
+    options = env_options(env, "evaluate", built.config.kind)
+    cell = make_cell(built, policy, params, options)
     result = run_cell(cell, seed)
     if out is not None:
-        folder = RunFolder(Path(out), scenario_hash(built))
+        folder = RunFolder(Path(out), scenario_hash(built, options))
         config = {"scenario": asdict(built.config), "policies": [cell.policy.label], "seeds": [seed]}
         folder.open(config, [seed])
         folder.read_cell(cell.policy.label, seed, cell.config_hash)
@@ -126,7 +132,7 @@ def load_scenario(
     """Build a scenario of any kind; those built last are kept.
 
     Args:
-        config: Name, or mapping with the keys of a scenario.
+        config: Name, path of a YAML file, or mapping with the keys of a scenario.
         seed: Seed of generated traces, drawn windows and random VM types.
         overrides: Changes by dotted key.
 
@@ -153,29 +159,28 @@ def _load_cached(text: str, seed: int, _contents: str) -> Scenario | PlacementSc
 
 def _build_replica(raw: Mapping[str, Any], seed: int, overrides: Mapping[str, Any]) -> Scenario:
     """The replica's hosts and VM types are those of ``planetlab`` and cannot be changed."""
-    from ..replication.quirks import QUIRK_TEXT
+    from ..replication.quirks import check_quirks
 
     plain = {"_target_": raw.get("_target_"), **default_keys(ScenarioConfig)}
     for key, value in raw.items():
         changed = value != plain[key] if key in plain else bool(value)
         if key not in REPLICA_KEYS and changed:
             raise ConfigError(f"scenario.{key}: fixed in the replica; allowed are: {', '.join(REPLICA_KEYS)}")
-    for name in raw.get("quirks") or {}:
-        if name not in QUIRK_TEXT:
-            raise ConfigError(f"scenario.quirks.{name}: no such quirk; there are: {', '.join(QUIRK_TEXT)}")
+    check_quirks(raw.get("quirks") or {})
     own = {key: raw[key] for key in REPLICA_KEYS if key in raw}
     return build_scenario({**load_scenario_config("planetlab"), **own}, seed=seed, overrides=overrides)
 
 
-def scenario_hash(scenario: Scenario | PlacementScenario) -> str:
-    """Fingerprint of the scenario alone: what all cells of a run folder share."""
-    return config_hash(scenario, PolicySpec(""), {})
+def scenario_hash(scenario: Scenario | PlacementScenario, env: Mapping[str, Any] | None = None) -> str:
+    """Fingerprint of scenario and environment alone: what all cells of a run folder share."""
+    return config_hash(scenario, PolicySpec(""), {"env": dict(env)} if env else {})
 
 
 def make_cell(
     scenario: Scenario | PlacementScenario,
     policy: str | PolicySpec | Policy,
     params: Mapping[str, Any] | None = None,
+    env: Mapping[str, Any] | None = None,
 ) -> Cell:
     """Look a policy up and check its parameters.
 
@@ -183,6 +188,7 @@ def make_cell(
         scenario: The scenario.
         policy: Name, specification or policy.
         params: Parameters of the policy; they win.
+        env: Arguments of the environment that were asked for.
 
     Raises:
         ConfigError: For a name, parameter or value that is not allowed, and for a policy that was made for
@@ -202,8 +208,8 @@ def make_cell(
         if is_dataclass(policy) and not isinstance(policy, type):
             values = asdict(policy)
         check_task(own.name, policy, task, scenario.name)
-        digests = _digests(policy, None, values)
-        return Cell(scenario, own, policy, config_hash(scenario, own, {**values, **digests}))
+        decides = {**values, **_digests(policy, None, values), **_asked(own.name, policy, env)}
+        return Cell(scenario, own, policy, config_hash(scenario, own, decides), dict(env or {}))
     if scenario.config.kind == "replica":
         from .replica_cell import check_replica_policy
 
@@ -217,7 +223,20 @@ def make_cell(
     defaults = policy_defaults(spec.name) if named else {}
     folder = getattr(made, "folder", None) if named else Path(spec.name)
     digests = _digests(made, folder, {**defaults, **spec.params})
-    return Cell(scenario, spec, made, config_hash(scenario, spec, {**defaults, **digests}))
+    decides = {**defaults, **digests, **_asked(spec.label, made, env)}
+    return Cell(scenario, spec, made, config_hash(scenario, spec, decides), dict(env or {}))
+
+
+def _asked(name: str, policy: Policy, env: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What was asked of the environment, for the fingerprint; a policy may need it to be another one.
+
+    Raises:
+        ConfigError: If it does.
+    """
+    for key, value in getattr(policy, "env_options", {}).items():
+        if env and key in env and env[key] != value:
+            raise ConfigError(f"env.{key}={env[key]}: {name} is played with {value}; leave the key out")
+    return {"env": dict(env)} if env else {}
 
 
 def _digests(policy: Policy, folder: Path | None, params: Mapping[str, Any]) -> dict[str, str]:
@@ -231,15 +250,13 @@ def _digests(policy: Policy, folder: Path | None, params: Mapping[str, Any]) -> 
     return {key: digest for key, digest in found.items() if digest is not None}
 
 
-def run_cell(
-    cell: Cell, seed: int, make: Callable[[Scenario, Policy], gym.Env[Any, Any]] = make_env
-) -> CellResult:
+def run_cell(cell: Cell, seed: int, make: Callable[..., gym.Env[Any, Any]] = make_env) -> CellResult:
     """Run a cell.
 
     Args:
         cell: The cell.
         seed: Seed of the environment and of the policy.
-        make: Makes the environment of a cluster for a policy.
+        make: Makes the environment of a cluster for a policy, with arguments that were asked for.
     """
     scenario = cell.scenario
     shared = {
@@ -273,9 +290,9 @@ def _run_cluster_cell(
     scenario: Scenario,
     policy: Policy,
     seed: int,
-    make: Callable[[Scenario, Policy], gym.Env[Any, Any]],
+    make: Callable[..., gym.Env[Any, Any]],
 ) -> tuple[dict[str, Any], pd.DataFrame, dict[str, Any]]:
-    env = make(scenario, policy)
+    env = make(scenario, policy, **cell.env)
     if type(policy) not in _WARM:  # loading compiled kernels takes longer than a day: not the policy's fault
         rollout(env, policy, seed, heat=False, max_intervals=2)
         _WARM.add(type(policy))

@@ -195,7 +195,7 @@ class RunFolder:
         Raises:
             ConfigError: If the folder cannot be made, or holds something else.
         """
-        claimed = claim_folder(self.path, "run", self.identity)
+        claimed = claim_folder(self.path, "run", self.identity, known=("job.json",))  # of a sweep
         before = self.info()
         if {claimed, before.get("scenario_hash", claimed)} != {self.identity}:
             raise ConfigError(

@@ -14,7 +14,7 @@ from virtgym.envs.files import write_atomically
 from virtgym.envs.scenarios.scenario import Scenario
 from virtgym.envs.sim.models.cost import GATE_OK
 
-from ..config.compose import Run, check_numbers, compose_run
+from ..config.compose import Run, check_numbers, compose_run, take_search_path
 from ..config.overrides import last_value, parse_policy, parse_value, quote, split_list, split_override
 from ..run.cell import load_scenario
 from ..run.folder import claim_folder, default_out
@@ -80,7 +80,7 @@ def compose_suite(arguments: Sequence[str]) -> Plan:
     Raises:
         ConfigError: One line that names the key, what is wrong and what is allowed.
     """
-    pairs = [split_override(text) for text in arguments]
+    pairs = [split_override(text) for text in take_search_path(arguments)]
     for key, value in pairs:
         if key not in KEYS:
             raise ConfigError(

@@ -11,6 +11,8 @@ from typing import Any
 
 from virtgym.envs.checks import hint, need, need_count
 from virtgym.envs.errors import ConfigError
+from virtgym.envs.registry import group_names
+from virtgym.envs.scenarios.choices import FOLDERS, compose_choice, is_file
 from virtgym.envs.scenarios.nodes import made, schema_of
 from virtgym.envs.scenarios.scenario import load_scenario_config
 
@@ -125,7 +127,7 @@ SPLITS = ("test", "validation", "train")
 
 
 def load_suite(name: str) -> Suite:
-    """Read a suite that ships, or a file of one's own.
+    """Read a suite that ships, one on the search path, or a file of one's own, which may inherit.
 
     Args:
         name: Name, or path of a YAML file.
@@ -136,25 +138,14 @@ def load_suite(name: str) -> Suite:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from ..config.yamlio import YamlError
-
-    entry: Any = Path(name) if name.endswith((".yaml", ".yml")) else None
-    if entry is None:
-        folder = resources.files("virtgym.conf") / "suite"
-        entry = folder / f"{name}.yaml"
-        known = sorted(e.name.removesuffix(".yaml") for e in folder.iterdir() if e.name.endswith(".yaml"))
-        if name not in known:
-            raise ConfigError(
-                f"suite={name}: no such suite{hint(name, known)}; there are: {', '.join(known)}"
-            )
+    known = group_names(resources.files("virtgym.conf") / "suite")
+    on_path = any((Path(folder) / "suite" / f"{name}.yaml").is_file() for folder in FOLDERS)
+    if not is_file(name) and name not in known and not on_path:
+        raise ConfigError(f"suite={name}: no such suite{hint(name, known)}; there are: {', '.join(known)}")
+    given = {key: value for key, value in compose_choice("suite", name).items() if key != "defaults"}
     try:
-        given = OmegaConf.create(entry.read_text(encoding="utf-8"))
         merged = OmegaConf.merge(OmegaConf.structured(schema_of(Suite)), given)
         raw = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
-    except OSError as error:
-        raise ConfigError(f"suite={name}: cannot be read ({error.strerror})") from None
-    except (YamlError, UnicodeDecodeError) as error:
-        raise ConfigError(f"suite={name}: not YAML ({' '.join(str(error).split())})") from None
     except OmegaConfBaseException as error:
         where = f"{error.full_key}: " if error.full_key else ""
         raise ConfigError(f"suite={name}: {where}{str(error).splitlines()[0]}") from None

@@ -79,7 +79,7 @@ class ClusterTrainTask(TrainTask):
     """A cluster to be operated: a generated day anew in each episode, or one trace with different seeds.
 
     Attributes:
-        env: Arguments of the environment, those of ``schema.ENV_KEYS``.
+        env: Arguments of the environment, those of ``config.env.ENV_KEYS``.
     """
 
     kind: ClassVar[str] = "cluster"

@@ -7,28 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from virtgym.envs.checks import hint
 from virtgym.envs.cluster.candidates.settings import CandidateSettings
 from virtgym.envs.errors import ConfigError
-from virtgym.envs.scenarios.nodes import schema_of
+from virtgym.envs.scenarios.choices import store_choice
+from virtgym.envs.scenarios.nodes import default_keys, schema_of
+from virtgym.envs.scenarios.schema import no_key
 from virtgym.policies.learned.architecture import Architecture, Layout
 
-from ..config.compose import (
-    PATH_KEYS,
-    check_grammar,
-    check_key,
-    of_its_kind,
-    quote_value,
-    tell_hydra_error,
-    typed_keys,
-)
-from ..config.listing import experiment_choice
-from ..config.overrides import last_value, quote, split_list, split_outer, split_override, unquote
+from ..config.compose import CHOOSERS, SCHEMAS, compose_command, of_its_kind
+from ..config.env import env_options
 from .agents import AGENTS, agent_kind, cluster_defaults, default_config
 from .schema import TrainConfig, check_train_values
 from .settings.base import AgentConfig
-
-_PATHS = ("out", "initial", "import_zip", *PATH_KEYS)
 
 
 @dataclass(frozen=True)
@@ -96,37 +86,24 @@ def compose_training(arguments: Sequence[str]) -> TrainRun:
     Raises:
         ConfigError: One line that names the key, what is wrong and what is allowed.
     """
-    from hydra import compose, initialize_config_module
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    texts = check_train_keys(arguments)
-    for text in texts:
-        check_grammar(text)
-    store_schemas()
-    try:
-        with initialize_config_module("virtgym.conf", version_base="1.3"):
-            config = compose("train", overrides=texts)
-        plain = OmegaConf.to_container(config, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(tell_hydra_error(error)) from None
-    assert isinstance(plain, dict)
-    typed = typed_keys([split_override(text) for text in arguments])
-    return make_run({str(key): value for key, value in plain.items()}, typed)
+    composed = compose_command("train", arguments)
+    return make_run(composed.config, composed.typed_scenario, composed.own_scenario)
 
 
-def make_run(config: dict[str, Any], typed: Sequence[str] = ()) -> TrainRun:
+def make_run(
+    config: dict[str, Any], typed: Sequence[str] = (), own: Mapping[str, Any] | None = None
+) -> TrainRun:
     """Check a composed configuration.
 
     Args:
         config: Plain data with the keys of ``TrainConfig``.
         typed: Keys of the scenario that were typed.
+        own: The scenario before anything was laid over it; None = as it ships.
 
     Raises:
         ConfigError: If a value is impossible, or the scenario is of a kind that the agent does not learn.
     """
-    config = {key: value for key, value in config.items() if key != "hydra"}
+    config = {**default_keys(TrainConfig), **config}
     name, task = str(config["agent"].get("name")), str(config["scenario"]["kind"])
     kind = agent_kind(name)
     if task not in kind.tasks:
@@ -136,12 +113,16 @@ def make_run(config: dict[str, Any], typed: Sequence[str] = ()) -> TrainRun:
             f"scenario={config['scenario']['name']}: is of kind {task}, and agent={name} learns scenarios of "
             f"kind {', '.join(kind.tasks)} (virtgym list scenarios){advice}"
         )
+    config["env"] = env_options(config["env"], "train", task)
     check_train_values(config)
     if kind.forecasts and config["env"]:
         raise ConfigError(f"env.{next(iter(config['env']))}: agent={name} learns from load and plays nothing")
+    for key in config["agent"]:
+        if key not in (known := [f.name for f in fields(kind.schema)]):
+            raise no_key(f"agent.{key}", known)
     agent = kind.schema(**config["agent"])
     agent.check(task)
-    config["scenario"] = of_its_kind(config["scenario"], typed)
+    config["scenario"] = of_its_kind(config["scenario"], typed, own)
     scenario = {key: value for key, value in config["scenario"].items() if key != "_target_"}
     if not kind.forecasts:
         _check_memory(config, agent)
@@ -175,70 +156,14 @@ def _check_memory(config: dict[str, Any], agent: AgentConfig) -> None:
         )
 
 
-def check_train_keys(arguments: Sequence[str], *, sweep: bool = False) -> list[str]:
-    """Refuse keys and choices that do not exist, and bring the others into the form that Hydra takes.
-
-    Args:
-        arguments: Overrides as typed.
-        sweep: Whether a key may have several values, and ``hydra`` keys may be set.
-
-    Returns:
-        Overrides for Hydra.
-
-    Raises:
-        ConfigError: Naming the key and its neighbours.
-    """
-    pairs = [split_override(text) for text in arguments]
-    pairs = [("import_zip" if key == "import" else key, value) for key, value in pairs]
-    of_experiment = experiment_choice(unquote(last_value(pairs, "experiment") or ""), "agent")
-    agents = _values(last_value(pairs, "agent") or of_experiment or "maskable_ppo", sweep)
-    texts = []
-    for key, value in pairs:
-        first = key.split(".")[0].split("/")[0]
-        if first == "hydra":
-            if not sweep:
-                raise ConfigError(f"{key}={value}: hydra's own keys are for sweeps, with -m")
-            texts.append(f"{key}={value}")
-            continue
-        if key == "agent":
-            value = ",".join(map(_choose_agent, _values(value, sweep)))
-        else:
-            for one in _values(value, sweep) if key in ("scenario", "experiment") else [value]:
-                check_key("train", key, one)
-        if first == "agent" and key != "agent":
-            _check_agent_key(key, agents)
-        if key in _PATHS:
-            several = split_outer(value) if sweep and key != "out" else [value]
-            texts.append(f"{key}={','.join(map(quote, several))}")
-        else:
-            texts.append(quote_value(key, value))
-    return texts
-
-
-def _values(value: str, sweep: bool) -> list[str]:
-    return split_list(value) if sweep and "," in value else [unquote(value)]
-
-
-def _choose_agent(name: str) -> str:
+def choose_agent(name: str) -> str:
     """The choice of Hydra's group that stands for an agent; one by dotted path is added to the group."""
     agent_kind(name)
-    if name in AGENTS:
-        return name
-    from hydra.core.config_store import ConfigStore
-
-    choice = name.replace(".", "_").replace(":", "__")
-    ConfigStore.instance().store(group="agent", name=choice, node=_agent_node(name))
-    return choice
+    return name if name in AGENTS else store_choice("agent", name, _agent_node(name))
 
 
-def _check_agent_key(key: str, agents: Sequence[str]) -> None:
-    for name in agents:
-        allowed = [f.name for f in fields(agent_kind(name).schema) if f.name not in ("name", "description")]
-        part = key.split(".")[1]
-        if part not in allowed:
-            raise ConfigError(
-                f"{key}: {name} has no such key{hint(part, allowed)}; allowed are: {', '.join(allowed)}"
-            )
+CHOOSERS["agent"] = choose_agent
+SCHEMAS["train"] = store_schemas
 
 
 def flat_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from virtgym.envs.checks import hint, need
-from virtgym.envs.cluster.rewards import check_weights
+from virtgym.envs.checks import need
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.placement.rewards import REWARDS
-from virtgym.policies.learned.architecture import CANDIDATES, ENV_OPTIONS
+from virtgym.policies.learned.architecture import CANDIDATES
 
 from ..config.schema import ScenarioNode
 from .settings.base import AgentConfig, check_whole
@@ -26,7 +24,7 @@ class TrainConfig:
         total_timesteps: Decisions to train for.
         seed: Seed of everything random.
         num_envs: Environments that step together.
-        env: Of clusters, arguments of the environment: those of ``ENV_KEYS``.
+        env: Of clusters, arguments of the environment: those of ``config.env.ENV_KEYS``.
         reward: Of placement, the reward of training, one of ``REWARDS``; survival games pay 1 a request.
         wait_scale_s: Of placement, the scale T of rewards, s.
         eval_every: Decisions between evaluations on what training does not play.
@@ -54,29 +52,6 @@ class TrainConfig:
     out: str | None = None
 
 
-ENV_KEYS: tuple[str, ...] = (*ENV_OPTIONS, "reward")
-"""Keys of ``env`` that a training on clusters takes."""
-
-
-def _check_env(env: Mapping[str, Any]) -> None:
-    """Check the keys of ``env``; most values are the environment's to check.
-
-    Raises:
-        ConfigError: Naming the key and its neighbours.
-    """
-    for key in env:
-        if key not in ENV_KEYS:
-            raise ConfigError(
-                f"env.{key}: train has no such key{hint(key, ENV_KEYS)}; allowed are: {', '.join(ENV_KEYS)}"
-            )
-    if (actions := env.get("actions", CANDIDATES)) != CANDIDATES:
-        raise ConfigError(f"env.actions={actions}: agents are trained on {CANDIDATES}")
-    for key in ("candidates", "reward"):
-        if not isinstance(env.get(key) or {}, Mapping):
-            raise ConfigError(f"env.{key}={env[key]}: must be a mapping, like {{KEY: VALUE}}")
-    check_weights(env.get("reward"))
-
-
 def check_train_values(config: dict[str, Any]) -> None:
     """Refuse impossible values.
 
@@ -97,10 +72,9 @@ def check_train_values(config: dict[str, Any]) -> None:
                 raise ConfigError(
                     f"{key}={config[key]}: has no effect on clusters; their reward is env.reward.TERM=WEIGHT"
                 )
-        _check_env(config["env"])
+        if (actions := config["env"].get("actions", CANDIDATES)) != CANDIDATES:
+            raise ConfigError(f"env.actions={actions}: agents are trained on {CANDIDATES}")
         return
-    for key in config["env"]:
-        raise ConfigError(f"env.{key}: has no effect on scenarios of kind {kind}; their reward is reward=")
     if config["reward"] not in REWARDS:
         raise ConfigError(f"reward={config['reward']}: must be one of {', '.join(REWARDS)}")
     if config["wait_scale_s"] is None or not 0.0 < config["wait_scale_s"] < float("inf"):

@@ -65,12 +65,12 @@ def watch(run: Run, tick: Callable[[int, int], None] | None = None) -> Watched:
         check_video(video)
     scenario = load_scenario(run.scenario, run.seeds[0])
     assert isinstance(scenario, Scenario)
-    cell = make_cell(scenario, run.policies[0])
+    cell = make_cell(scenario, run.policies[0], env=run.env)
     tapes: list[Tape] = []
     pictures: list[Pictures] = []
 
-    def make(scenario: Scenario, policy: Policy) -> gym.Env[Any, Any]:
-        env = make_env(scenario, policy, render_mode=None if video is None else "rgb_array")
+    def make(scenario: Scenario, policy: Policy, **options: Any) -> gym.Env[Any, Any]:
+        env = make_env(scenario, policy, render_mode=None if video is None else "rgb_array", **options)
         if video is not None:
             pictures.append(Pictures(env))
         seen = [] if tick is None else [tick]

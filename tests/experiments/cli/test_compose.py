@@ -39,7 +39,7 @@ def test_settings_of_an_experiment_s_agent_are_checked_as_its_own() -> None:
     run = compose_training(["experiment=demo_agent", "agent.population=3"])
     assert isinstance(run.agent, RolloutConfig)
     assert run.agent.population == 3
-    with pytest.raises(ConfigError, match="rollout_iteration has no such key"):
+    with pytest.raises(ConfigError, match=r"agent\.n_steps: no such key.*allowed are: .*population"):
         compose_training(["experiment=demo_agent", "agent.n_steps=3"])
 
 
@@ -130,7 +130,7 @@ def test_a_scenario_of_ones_own(tmp_path: Path) -> None:
         ("evaluate", "scenario.trace.pth=x", ["pth", "did you mean path", "format, options"]),
         ("evaluate", "scenario.hosts.0.cuont=1", ["did you mean count"]),
         ("evaluate", "scenario.hosts.x.count=1", ["number of an item"]),
-        ("evaluate", "scenario.name.x=1", ["below a plain value"]),
+        ("evaluate", "scenario.name.x=1", ["scenario.name", "Cannot convert"]),
         ("evaluate", "scenario.interval_s=abc", ["scenario.interval_s", "abc", "Float"]),
         ("evaluate", "scenario.memory=a b)", ["scenario.memory=a b)", "cannot be read", "quote"]),
         ("evaluate", "experiment=foo", ["no such experiment", "literature"]),
@@ -140,11 +140,9 @@ def test_a_scenario_of_ones_own(tmp_path: Path) -> None:
         ("evaluate", "seeds=[]", ["at least one"]),
         ("evaluate", "seeds=[1,1]", ["twice"]),
         ("evaluate", "planetlab", ["key=value"]),
-        ("evaluate", "-m", ["key=value"]),
         ("evaluate", "policies=[a]", ["policy=NAME", "benchmark"]),
         ("evaluate", "workers=2", ["benchmark"]),
         ("evaluate", "policy.x=[", ["policy.x", "cannot be read"]),
-        ("benchmark", "policy=static", ["policies=[NAME"]),
         ("benchmark", "policies=[]", ["at least one"]),
         ("benchmark", "policies=[static,static]", ["static", "twice"]),
         ("benchmark", "policies=[ols-mmt(1.3)]", ["parameter=value"]),

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from virtgym.experiments.cli.commands import main
-from virtgym.experiments.training.sweep import job_folder
+from virtgym.experiments.cli.sweep import job_folder
 
 pytest.importorskip("torch")
 pytest.importorskip("sb3_contrib")
@@ -189,7 +189,7 @@ def test_a_worker_ends_with_its_sweep() -> None:
     """The parent is killed with no chance to say so; its child must not work on."""
     child = (
         "import os, sys, time\n"
-        "from virtgym.experiments.training.sweep import _end_with\n"
+        "from virtgym.experiments.cli.sweep import _end_with\n"
         "_end_with(os.getppid())\n"
         "print('works', flush=True)\n"
         "time.sleep(300)"
