@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
-import signal
 import sys
-import threading
-import time
 import traceback
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, wait
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +16,7 @@ from ..config.compose import Run
 from ..config.overrides import PolicySpec
 from ..run.cell import load_scenario, make_cell, run_cell, scenario_hash
 from ..run.folder import RunFolder, default_out
+from ..run.pool import KILLED, results
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -81,8 +76,8 @@ class _Task:
         return f"{self.policy.label} seed {self.seed}"
 
 
-_Result = tuple[_Task, list[dict[str, Any]] | None, Failure | None]
-"""A task, its result rows, and why there are none."""
+_Result = tuple[list[dict[str, Any]] | None, Failure | None]
+"""Result rows of a task, and why there are none."""
 
 
 def benchmark(run: Run, what: str = "") -> Outcome:
@@ -138,124 +133,25 @@ def benchmark(run: Run, what: str = "") -> Outcome:
 
 def _run_all(tasks: Sequence[_Task], workers: int, progress: Progress) -> tuple[Failure, ...]:
     failures = []
-    for task, rows, failure in _results(tasks, min(workers, len(tasks))):
+    for task, result in results(tasks, _work, min(workers, len(tasks))):
+        rows, failure = result or (None, Failure(task.name, KILLED, "the process ended without a result"))
         progress.advance(task.name, rows, failure.message if failure else None)
         if failure:
             failures.append(failure)
     return tuple(failures)
 
 
-def _results(tasks: Sequence[_Task], workers: int) -> Iterator[_Result]:
-    """Results as they come."""
-    if workers <= 1:
-        yield from map(_work, tasks)
-        return
-    # A pool of one process per worker: when the system ends one, its cell is known and no other is lost.
-    pools = [_start_pool() for _ in range(workers)]
-    running: dict[Any, tuple[_Task, int]] = {}
-    idle, left = list(range(workers)), list(reversed(tasks))
-    with _interrupts_noted() as interrupted:
-        try:
-            while left or running:
-                while left and idle:
-                    task, slot = left.pop(), idle.pop()
-                    running[pools[slot].submit(_work, task)] = (task, slot)
-                done = wait(running, timeout=_PATIENCE_S, return_when=FIRST_COMPLETED).done
-                for future in done:
-                    task, slot = running.pop(future)
-                    idle.append(slot)
-                    try:
-                        yield future.result()
-                    except BrokenExecutor:
-                        pools[slot].shutdown(wait=False, kill_workers=True)
-                        pools[slot] = _start_pool()
-                        yield task, None, Failure(task.name, _KILLED, "the process ended without a result")
-                if interrupted.is_set():
-                    raise KeyboardInterrupt
-        finally:
-            # A pool that is ended while a task is on its way to the process prints a traceback of its own.
-            while any(not (future.running() or future.done()) for future in running):
-                time.sleep(0.001)
-            for pool in pools:
-                pool.shutdown(wait=True, kill_workers=True)
-
-
-_PATIENCE_S = 0.2
-"""How long the main process waits for a result before it looks whether somebody pressed Ctrl-C."""
-
-_KILLED = "its process was ended by the system (out of memory?); the same command runs it again"
-
-
-def _start_pool() -> Any:
-    """A pool of one process, started."""
-    from joblib.externals.loky import ProcessPoolExecutor
-
-    pool = ProcessPoolExecutor(max_workers=1)
-    with _interrupts_ignored():  # the process starts here and inherits it
-        pool.submit(int)
-    return pool
-
-
-@contextlib.contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Ignore Ctrl-C for a moment.
-
-    A terminal sends it to the workers as well. The main process ends them; a worker that is interrupted
-    somewhere in the pool's own code would only print a traceback.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-@contextlib.contextmanager
-def _interrupts_noted() -> Iterator[threading.Event]:
-    """Turn Ctrl-C into an event: raised anywhere in a pool's own code, it would leave the pool in pieces."""
-    event = threading.Event()
-    mine = threading.current_thread() is threading.main_thread()
-    previous = signal.getsignal(signal.SIGINT)
-    if mine and previous is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, lambda number, frame: event.set())
-    try:
-        yield event
-    finally:
-        if mine:
-            signal.signal(signal.SIGINT, previous)
-
-
 def _work(task: _Task) -> _Result:
     """Run a cell and store it, in this process; an error is a result, so that it stops no other cell."""
-    if inner := os.getpid() != task.owner:
-        _die_with(task.owner)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         scenario = load_scenario(task.scenario, task.seed)
         result = run_cell(make_cell(scenario, task.policy, env=task.env), task.seed)
         RunFolder(task.out, task.identity).write_cell(result)
     except VirtgymError as error:
-        return task, None, Failure(task.name, str(error), "")
+        return None, Failure(task.name, str(error), "")
     except BaseException as error:  # also SystemExit, which would end the grid as if all were well
-        if isinstance(error, KeyboardInterrupt) and not inner:
+        if isinstance(error, KeyboardInterrupt) and os.getpid() == task.owner:
             raise  # Ctrl-C; workers do not get it
         message = f"{type(error).__name__}: {error}".splitlines()[0]
-        return task, None, Failure(task.name, message, traceback.format_exc())
-    return task, result.rows, None
-
-
-@functools.cache
-def _die_with(owner: int) -> None:
-    """End this worker soon after its owner has gone (kill -9): nobody else would end it for minutes."""
-
-    def watch() -> None:
-        while os.getppid() == owner:
-            time.sleep(1.0)
-        os._exit(1)
-
-    if os.getppid() == owner:
-        threading.Thread(target=watch, daemon=True).start()
+        return None, Failure(task.name, message, traceback.format_exc())
+    return result.rows, None

@@ -118,6 +118,38 @@ examples:
   virtgym evaluate scenario=demo_placement policy=runs/ppo/agent
 """
 
+_TUNE = """\
+usage: virtgym tune what=policy|agent KEY=SWEEP… [key=value…]
+
+Search for the setting of a rule or of an agent with Optuna, and judge the best one against the default on
+seeds or traces that the search has not seen. Writes study.journal, trials.csv, best.yaml and report.html to
+out=DIR. After a crash, kill -9 or Ctrl-C the same command goes on; with a larger n_trials it adds trials.
+
+keys:
+  what=policy|agent             what is tuned, default policy; as of evaluate and train all keys of it:
+                                policy=NAME policy.KEY=VALUE, agent=NAME agent.KEY=VALUE total_timesteps=N
+  policy.KEY=SWEEP              values to search, in Hydra's syntax: choice(a,b) range(1,9,2)
+  agent.KEY=SWEEP               interval(0.5,0.9) int(interval(1,9)) tag(log,interval(1e-5,1e-3))
+  space=FILE.yaml               the same in a file, a line each: policy.target: interval(0.5,0.9)
+  n_trials=N                    trials in all, default 50
+  sampler=tpe|cmaes|random|grid default tpe; seed=N of it, default 0
+  pruning=none|median|asha      ends trials that look bad, default median; of several objectives none
+  objectives=[METRIC,…]         to be small: means over the seeds, default cost; of agents their validation
+  seeds=[N,…] traces=[PATH,…]   what every trial plays: seeds of the split for training, each on every trace
+  validation_seeds=[N,…] validation_traces=[PATH,…]   what the best setting is judged on
+  workers=N                     processes, default 1
+  storage=URL                   a database that several machines share, in place of study.journal
+  out=DIR report=true|false     default runs/tune-<scenario>-<date>-<time>, true
+
+examples:
+  virtgym tune scenario=small policy=thr-mmt 'policy.safety=interval(0.5,1)' n_trials=20 out=runs/thr
+  virtgym tune scenario=suite/diurnal policy=dpm 'policy.risk=range(0,2.1,0.5)' sampler=grid workers=2
+  virtgym tune scenario=planetlab policy=loess-mmt 'policy.safety=interval(0.8,3)' \\
+    traces=[traces/20110303,traces/20110306] validation_traces=[traces/20110325]
+  virtgym tune scenario=small policy=ols-mmt space=space.yaml objectives=[energy_kwh,unserved_weighted]
+  virtgym tune scenario=small what=agent agent=ppo 'agent.learning_rate=tag(log,interval(1e-5,1e-3))'
+"""
+
 _WATCH = f"""\
 usage: virtgym watch [key=value…]
 
@@ -406,6 +438,20 @@ def _train(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _tune(arguments: Sequence[str]) -> int:
+    from ..tune.plan import compose_tune
+    from ..tune.report import print_study, write_study_report
+    from ..tune.study import tune
+
+    outcome = tune(compose_tune(arguments))
+    print_study(outcome)
+    print(f"trials: {outcome.plan.out / 'trials.csv'}")
+    print(f"best: {outcome.plan.out / 'best.yaml'}")
+    if outcome.plan.config.report:
+        print(f"report: {write_study_report(outcome).resolve()}")
+    return _tell_failures("tune", outcome.failures) if outcome.failures else 0
+
+
 def _watch(arguments: Sequence[str]) -> int:
     from ..config.compose import compose_run
     from ..watch import watch
@@ -493,6 +539,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command(
         "train an agent, evaluate it, keep the best; sweeps with -m", _TRAIN, partial(_hydra, "train")
     ),
+    "tune": Command("search for the best setting of a rule or an agent, and judge it", _TUNE, _tune),
     "watch": Command(
         "an episode as a page that replays it, and as a video", _WATCH, partial(_hydra, "watch")
     ),

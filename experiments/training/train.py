@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -54,11 +54,16 @@ class TrainOutcome:
     before: bool
 
 
-def train(run: TrainRun) -> TrainOutcome:
+Watch = Callable[[list[dict[str, Any]]], None]
+"""Is shown the rows of ``progress.csv`` after each validation; what it raises ends the training."""
+
+
+def train(run: TrainRun, watch: Watch | None = None) -> TrainOutcome:
     """Train an agent, or go on with a training that was interrupted.
 
     Args:
         run: The checked training.
+        watch: Looks at every validation.
 
     Returns:
         The outcome; a training that is finished is not run again.
@@ -78,7 +83,7 @@ def train(run: TrainRun) -> TrainOutcome:
     table = folder.path / "validation.csv"
     if info.get("finished"):
         return TrainOutcome(folder.path, float(info["objective"]), pd.read_csv(table), True)
-    training = _Training(run, folder, task)  # what it refuses leaves no folder
+    training = _Training(run, folder, task, watch)  # what it refuses leaves no folder
     folder.begin(config)
     training.run()
     rows = task.compare_with_rules(folder.agent)
@@ -113,10 +118,11 @@ class _Training:
         run: The checked training.
         folder: Its folder.
         task: What is to be learned.
+        watch: Looks at every validation.
     """
 
-    def __init__(self, run: TrainRun, folder: TrainFolder, task: TrainTask) -> None:
-        self.run_config, self.folder, self.task = run, folder, task
+    def __init__(self, run: TrainRun, folder: TrainFolder, task: TrainTask, watch: Watch | None) -> None:
+        self.run_config, self.folder, self.task, self.watch = run, folder, task, watch
         self.agent = run.agent
         self.learner: Learner = agent_kind(run.agent.name).make_learner(task, run.agent)
         self.validation = task.validation()
@@ -239,6 +245,8 @@ class _Training:
         self.folder.write_progress(self.history)
         board.write(now, {"objective": objective, "best": self.best["objective"]}, "validation")
         progress.evaluated(row, self.validation.unit)
+        if self.watch is not None:
+            self.watch(self.history)
 
     def _best_is_blank(self) -> bool:
         """Whether the best so far is the rule of a safety alone: what was learned then replaces it."""

@@ -108,7 +108,7 @@ def test_an_internal_error_is_told_short(
 
 
 @pytest.mark.parametrize(
-    "command", ["list", "evaluate", "benchmark", "train", "report", "forecast", "traces", "watch"]
+    "command", ["list", "evaluate", "benchmark", "train", "tune", "report", "forecast", "traces", "watch"]
 )
 def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
@@ -120,6 +120,7 @@ def test_every_command_has_help_with_examples(command: str, capsys: pytest.Captu
         "evaluate",
         "benchmark",
         "train",
+        "tune",
         "report",
         "forecast",
         "traces",

@@ -1,0 +1,1 @@
+"""Studies of settings: rules' parameters and agents' hyperparameters, searched for with Optuna."""
