@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from importlib import resources
 from typing import Any
 
-from virtgym.envs.checks import hint
+from virtgym.envs.checks import hint, need
 from virtgym.envs.cluster.candidates.settings import CandidateSettings
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.scenarios.nodes import schema_of
+from virtgym.envs.scenarios.scenario import build_scenario, load_scenario_config
 from virtgym.policies.learned.architecture import Architecture, Layout
 
 from ..config.compose import (
@@ -24,6 +26,7 @@ from ..config.compose import (
 )
 from ..config.listing import experiment_choice
 from ..config.overrides import last_value, quote, split_list, split_outer, split_override, unquote
+from ..suite.tasks import load_suite
 from .agents import AGENTS, agent_kind, cluster_defaults, default_config
 from .schema import TrainConfig, check_train_values
 from .settings.base import AgentConfig
@@ -39,11 +42,13 @@ class TrainRun:
         config: The resolved configuration as plain data.
         scenario: Its scenario, as ``load_scenario`` takes it.
         agent: The learner's settings.
+        others: Other scenarios that are played besides.
     """
 
     config: dict[str, Any]
     scenario: dict[str, Any]
     agent: AgentConfig
+    others: tuple[dict[str, Any], ...] = ()
 
 
 def store_schemas() -> None:
@@ -145,7 +150,44 @@ def make_run(config: dict[str, Any], typed: Sequence[str] = ()) -> TrainRun:
     scenario = {key: value for key, value in config["scenario"].items() if key != "_target_"}
     if not kind.forecasts:
         _check_memory(config, agent)
-    return TrainRun({**config, "scenario": scenario}, scenario, agent)
+    others = _other_scenarios(config["mix"], scenario, typed)
+    if kind.forecasts and (others or config["fallback"]):
+        key = "mix" if others else "fallback"
+        raise ConfigError(f"{key}={config[key]}: agent={name} learns from the load of one scenario")
+    return TrainRun({**config, "scenario": scenario}, scenario, agent, others)
+
+
+def _other_scenarios(
+    names: Sequence[str], first: Mapping[str, Any], typed: Sequence[str]
+) -> tuple[dict[str, Any], ...]:
+    """The scenarios of ``mix``, once each, with the keys that were typed.
+
+    Raises:
+        ConfigError: If there is none of a name, or it is not of kind cluster.
+    """
+    changes = {key: _value_at(first, key) for key in typed}
+    suites = resources.files("virtgym.conf") / "suite"
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        tasks = load_suite(name).tasks if (suites / f"{name}.yaml").is_file() else ()
+        for one in [task.scenario for task in tasks if task.kind == "cluster"] or [name]:
+            if one == first["name"]:
+                continue
+            try:
+                raw = load_scenario_config(one)
+                kind = raw.get("kind", "cluster")
+                need(kind == "cluster", f"{one}: is of kind {kind}, must be of kind cluster")
+                found[one] = asdict(build_scenario(raw, overrides=changes).config)
+            except ConfigError as error:
+                raise ConfigError(f"mix: {error}") from None
+    return tuple(found.values())
+
+
+def _value_at(tree: Any, key: str) -> Any:
+    """What stands at a dotted key, in which numbers are places of lists."""
+    for part in key.split("."):
+        tree = tree[int(part)] if isinstance(tree, list | tuple) else tree[part]
+    return tree
 
 
 def _check_memory(config: dict[str, Any], agent: AgentConfig) -> None:
