@@ -151,7 +151,7 @@ def test_a_suite_stands_for_its_cluster_tasks_and_typed_keys_hold_for_all() -> N
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["mix=[suite/dirt]"], "mix: scenario=suite/dirt: no such scenario; did you mean suite/dirty"),
+        (["mix=[suite/dirt]"], "mix: scenario=suite/dirt: no such scenario (did you mean suite/dirty?)"),
         (
             ["mix=[suite/placement_waiting]"],
             "is of kind placement, must be of kind cluster",

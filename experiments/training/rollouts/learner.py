@@ -53,14 +53,14 @@ from virtgym.policies.learned.storage import Member
 from virtgym.policies.placement.packing import make_keys
 from virtgym.policies.placement.rules import rule_number, run_windows
 
-from ..analysis.stats import trimmed_mean
-from .learners import Arrays, need_same
-from .placement_task import PlacementTrainTask
+from ...analysis.stats import trimmed_mean
+from ..learners import Arrays, need_same
+from ..placement_task import PlacementTrainTask
 from .resampling import large_shapes, resample_requests
 from .selection import excess_bound
-from .settings.base import AgentConfig
-from .settings.own import RolloutConfig
-from .torch_state import by_prefix, optimizer_arrays, restore_optimizer
+from ..settings.base import AgentConfig
+from ..settings.own import RolloutConfig
+from ..torch_state import by_prefix, optimizer_arrays, restore_optimizer
 
 CLIP = 20.0
 """Advantages are clipped here, in their units: single games cost a hundred times the usual."""
