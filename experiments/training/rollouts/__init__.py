@@ -1,1 +1,1 @@
-"""Rollout policy iteration on placement: the learner, the windows it selects by, and when it is surely better."""
+"""Rollout policy iteration on placement: the learner, what it selects by, and who is surely better."""

@@ -56,11 +56,11 @@ from virtgym.policies.placement.rules import rule_number, run_windows
 from ...analysis.stats import trimmed_mean
 from ..learners import Arrays, need_same
 from ..placement_task import PlacementTrainTask
-from .resampling import large_shapes, resample_requests
-from .selection import excess_bound
 from ..settings.base import AgentConfig
 from ..settings.own import RolloutConfig
 from ..torch_state import by_prefix, optimizer_arrays, restore_optimizer
+from .resampling import large_shapes, resample_requests
+from .selection import excess_bound
 
 CLIP = 20.0
 """Advantages are clipped here, in their units: single games cost a hundred times the usual."""
