@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from virtgym.envs.scenarios.scenario import Scenario
 
 TRAITS: tuple[str, ...] = (
-    *("multiplexed", "cpu", "numa", "io", "precopy", "failures", "standby", "carbon", "churn"),
+    *("multiplexed", "cpu", "numa", "io", "precopy", "failures", "standby", "carbon", "churn", "slow_boot"),
 )
-"""What a cluster may have: multiplexed memory, sub-models, and more than half of its VMs yet to come."""
+"""What a cluster may have: multiplexed memory, sub-models, more than half of its VMs yet to come, and hosts
+that take longer than an interval to boot."""
 
 
 def traits_of(scenario: Scenario) -> tuple[str, ...]:
@@ -38,6 +39,7 @@ def traits_of(scenario: Scenario) -> tuple[str, ...]:
     found = {
         "multiplexed": c.memory == "multiplexed",
         "precopy": isinstance(c.migration, PrecopyConfig),
+        "slow_boot": max(kind.boot_time_s for kind in c.host_types) > c.interval_s,
         "churn": float(np.mean(scenario.workload.vm_arrival_s > 0.0)) > 0.5,
     }
     found |= {name: getattr(c, name) is not None for name in TRAITS if name not in found}

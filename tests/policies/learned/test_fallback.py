@@ -33,6 +33,7 @@ def agent(limit: int = 1, fallbacks: tuple[Fallback, ...] = (), seed: int = 0) -
         ("small", ()),
         ("suite/churn", ("churn",)),
         ("suite/carbon", ("carbon", "churn")),
+        ("suite/diurnal", ("slow_boot",)),
         ("suite/memory", ("multiplexed",)),
         ("suite/numa_wide", ("cpu", "numa")),
         ("suite/ha_hot", ("precopy", "failures", "standby")),
