@@ -83,31 +83,38 @@ def measure(scenarios: Sequence[Scenario], rules: Sequence[str]) -> list[Measure
     """
     for name in rules:
         need(hasattr(make_policy(name), "plan"), f"fallback: {name}: does not plan whole intervals")
-    found = [_measure(scenario, rules) for scenario in scenarios]
+    return with_best_rules([_measure(scenario, rules) for scenario in scenarios])
+
+
+def with_best_rules(found: Sequence[Measured]) -> list[Measured]:
+    """With the rule of every kind of cluster: that with the best mean score."""
 
     def best(traits: tuple[str, ...]) -> str:
-        alike = [one for one in found if one.traits == traits]
-        return max(rules, key=lambda rule: sum(one.scores[rule] for one in alike))
+        alike = [one.scores for one in found if one.traits == traits]
+        return max(alike[0], key=lambda rule: sum(scores[rule] for scores in alike), default="")
 
-    return [replace(one, rule=best(one.traits)) for one in found] if rules else found
+    return [replace(one, rule=best(one.traits)) for one in found]
 
 
 def _measure(scenario: Scenario, rules: Sequence[str]) -> Measured:
-    static: list[float] = []
-    bounds: list[float] = []
-    scores: dict[str, list[float]] = {rule: [] for rule in rules}
-    for seed in load_suite("virtgym-1").train.seeds[:N_DAYS]:
-        day = load_scenario(asdict(scenario.config), seed)
-        assert isinstance(day, Scenario)
-        bounds.append(cost_bound(day))
-        static.append(float(run_cell(make_cell(day, "static"), seed).rows[0]["cost"]))
-        for rule in rules:
-            row = run_cell(make_cell(day, rule), seed).rows[0]
-            scores[rule].append(counted(score(row["cost"], static[-1], bounds[-1]), row["gate"]))
-    room = float(np.mean(static) - np.mean(bounds))
+    days = [_day(scenario, rules, seed) for seed in load_suite("virtgym-1").train.seeds[:N_DAYS]]
+    static, bound = (float(np.mean([day[k] for day in days])) for k in (0, 1))
+    room = static - bound
     need(room > 0.0, f"scenario {scenario.name}: doing nothing is at the bound; there is nothing to learn")
-    means = {rule: float(np.mean(values)) for rule, values in scores.items()}
-    return Measured(scenario.name, traits_of(scenario), float(np.mean(static)), 100.0 / room, means)
+    means = {rule: float(np.mean([day[2][rule] for day in days])) for rule in rules}
+    return Measured(scenario.name, traits_of(scenario), static, 100.0 / room, means)
+
+
+def _day(scenario: Scenario, rules: Sequence[str], seed: int) -> tuple[float, float, dict[str, float]]:
+    """What doing nothing costs on a day, the bound, and the counted score of every rule."""
+    day = load_scenario(asdict(scenario.config), seed)
+    assert isinstance(day, Scenario)
+    bound, static = cost_bound(day), float(run_cell(make_cell(day, "static"), seed).rows[0]["cost"])
+    scores = {}
+    for rule in rules:
+        row = run_cell(make_cell(day, rule), seed).rows[0]
+        scores[rule] = counted(score(row["cost"], static, bound), row["gate"])
+    return static, bound, scores
 
 
 @dataclass(frozen=True)
@@ -177,12 +184,24 @@ class MixedTrainTask(ClusterTrainTask):
         return tuple(Fallback(t, rule, known.get(t, min(self.margins))) for t, rule in rules.items())
 
     def choose_margins(self, members: Sequence[Member]) -> tuple[Fallback, ...]:
-        """The rule of every kind of cluster, with the margin that is surely better on days of validation.
+        """The rule of every kind of cluster, now on more days, with the margin that is surely better on them.
 
         A margin must be better with confidence ``CERTAINTY``, and on no scenario worse in the mean.
         """
-        kinds = dict.fromkeys(one.traits for one in self.measured)
-        return self.fallbacks({traits: self._margin(members, traits) for traits in kinds})
+        task = replace(self, measured=tuple(with_best_rules([self._met(i) for i in range(len(self._parts))])))
+        kinds = dict.fromkeys(one.traits for one in task.measured)
+        return task.fallbacks({traits: task._margin(members, traits) for traits in kinds})
+
+    def _met(self, i: int) -> Measured:
+        """What is known of scenario i, scores of rules on days of validation included."""
+        known, part = self.measured[i], self._parts[i]
+        seeds = ClusterValidation(part, MARGIN_DAYS).seeds
+        days = [_day(part.scenario, list(known.scores), seed)[2] for seed in seeds]
+        n = N_DAYS + len(days)
+        scores = {
+            rule: (N_DAYS * mean + sum(day[rule] for day in days)) / n for rule, mean in known.scores.items()
+        }
+        return replace(known, scores=scores)
 
     def _margin(self, members: Sequence[Member], traits: tuple[str, ...]) -> float:
         plays = [
