@@ -434,7 +434,7 @@ class MixedVecEnv(_BatchVecEnv):
 
     def reset(self) -> VecEnvObs:
         """Begin an episode in every environment, with the seeds set before."""
-        found = np.concatenate([part.reset() for part in self.parts])  # type: ignore[misc]
+        found = np.concatenate([part.reset() for part in self.parts])
         self._tell_begun()
         self._reset_seeds()
         self._reset_options()
@@ -455,7 +455,7 @@ class MixedVecEnv(_BatchVecEnv):
             told.append(part.step_wait())
         self.durations = np.concatenate([part.durations for part in self.parts])
         self._tell_begun()
-        seen, rewards, dones = (np.concatenate([one[k] for one in told]) for k in range(3))  # type: ignore[misc]
+        seen, rewards, dones = (np.concatenate([one[k] for one in told]) for k in range(3))
         return seen, rewards, dones, [info for one in told for info in one[3]]
 
     def export_state(self) -> dict[str, NDArray[Any]]:

@@ -56,8 +56,8 @@ def make_env(scenario: Scenario, policy: Policy | None = None, **options: Any) -
             depend on the scenario (``begin_on``).
         **options: Further arguments of the environment.
     """
-    if hasattr(policy, "begin_on"):
-        policy.begin_on(scenario)
+    if (begin_on := getattr(policy, "begin_on", None)) is not None:
+        begin_on(scenario)
     options = {**getattr(policy, "env_options", {}), **options}
     options = {**placers_in(policy, scenario.cluster), **options}
     options.setdefault("oracle", getattr(policy, "information", None) == "oracle")

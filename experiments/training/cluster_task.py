@@ -27,7 +27,7 @@ from ..run.fingerprint import trace_digest
 from ..run.rollout import make_env, rollout
 from ..run.rows import rows_frame
 from ..suite.tasks import load_suite
-from .learners import TrainTask
+from .learners import TrainTask, Validate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,7 +162,7 @@ class ClusterTrainTask(TrainTask):
             "validation_seeds": validation_seeds(self.scenario),
         }
 
-    def validation(self) -> ClusterValidation:
+    def validation(self) -> Validate:
         """Plays the days of ``validation_seeds``."""
         return ClusterValidation(self)
 

@@ -150,11 +150,11 @@ def make_run(config: dict[str, Any], typed: Sequence[str] = ()) -> TrainRun:
     scenario = {key: value for key, value in config["scenario"].items() if key != "_target_"}
     if not kind.forecasts:
         _check_memory(config, agent)
-    others = _other_scenarios(config["mix"], scenario, typed)
-    if kind.forecasts and (others or config["fallback"]):
-        key = "mix" if others else "fallback"
+    mixed = _other_scenarios(config["mix"], scenario, typed)
+    if kind.forecasts and (mixed or config["fallback"]):
+        key = "mix" if mixed else "fallback"
         raise ConfigError(f"{key}={config[key]}: agent={name} learns from the load of one scenario")
-    return TrainRun({**config, "scenario": scenario}, scenario, agent, others)
+    return TrainRun({**config, "scenario": scenario}, scenario, agent, mixed)
 
 
 def _other_scenarios(

@@ -33,6 +33,7 @@ from ..suite.bound import cost_bound
 from ..suite.scores import counted, score
 from ..suite.tasks import load_suite
 from .cluster_task import ClusterTrainTask, ClusterValidation
+from .learners import Validate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -230,7 +231,7 @@ class MixedTrainTask(ClusterTrainTask):
         """With all scenarios and what was found about them."""
         return {**super().described(), "scenarios": [asdict(one) for one in self.measured]}
 
-    def validation(self) -> MixedValidation:
+    def validation(self) -> Validate:
         """Plays some days of every scenario."""
         return MixedValidation(self)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from virtgym.envs.arrays import F4, I8
 from virtgym.envs.cluster.candidates.settings import PLAN, CandidateSettings
 from virtgym.envs.errors import ConfigError
-from virtgym.envs.sim.config import PrecopyConfig
+from virtgym.envs.sim.models.precopy import PrecopyConfig
 
 from ..ties import choose_first_best
 from .safety import check_margin
