@@ -43,6 +43,23 @@ class Policy(Protocol):
         """Choose an action, or a ``Decisions`` for the whole interval; (B,) actions for B games."""
 
 
+def placers_in(policy: Any, cluster: ClusterConfig) -> dict[str, str | None]:
+    """Who places VMs that arrive, and those that restart, under a policy in a cluster.
+
+    Args:
+        policy: A policy; its ``arrival_in`` (or ``arrival``) and ``restart_in`` (``restart``) say so.
+        cluster: The cluster.
+
+    Returns:
+        The rules as arguments of ``Cluster-v0``; None = the scenario's.
+    """
+    found = {}
+    for what in ("arrival", "restart"):
+        choose = getattr(policy, f"{what}_in", None)
+        found[what] = getattr(policy, what, None) if choose is None else choose(cluster)
+    return found
+
+
 @dataclass
 class PlanningPolicy:
     """Base of rules and solvers that plan a whole interval at once.

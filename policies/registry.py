@@ -110,7 +110,7 @@ def _register_baselines() -> None:
     register(
         "suite_agent",
         "learned.shipped_agents:SuiteAgentPolicy",
-        "the network trained on the suite's task (virtgym train experiment=suite_agent scenario=suite/TASK)",
+        "a small network over the best rules of the suite's clusters (virtgym train experiment=suite_agent)",
     )
 
 

@@ -87,6 +87,7 @@ COMMAND_KEYS: dict[str, tuple[str, ...]] = {
     ),
     "train": (
         *("scenario", "agent", "experiment", "total_timesteps", "seed", "num_envs", "reward", "wait_scale_s"),
+        *("mix", "fallback", "margins"),
         *("env", "eval_every", "checkpoint_every", "tensorboard", "initial", "import_zip", "out"),
     ),
 }

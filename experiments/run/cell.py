@@ -217,8 +217,6 @@ def make_cell(
         return Cell(scenario, spec, None, config_hash(scenario, spec, {}))
     made = make_policy(spec.name, **spec.params)
     check_task(spec.name, made, task, scenario.name)
-    if hasattr(made, "begin_on"):
-        made.begin_on(scenario.name)
     named = spec.name in POLICIES
     defaults = policy_defaults(spec.name) if named else {}
     folder = getattr(made, "folder", None) if named else Path(spec.name)

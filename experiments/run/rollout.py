@@ -14,7 +14,7 @@ import virtgym.envs  # noqa: F401 - registers the environments
 from virtgym.envs.scenarios.scenario import Scenario
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.simulator import Simulator
-from virtgym.policies.base import Policy
+from virtgym.policies.base import Policy, placers_in
 
 from .recording import Recorder
 
@@ -52,14 +52,14 @@ def make_env(scenario: Scenario, policy: Policy | None = None, **options: Any) -
         scenario: The scenario.
         policy: Its ``arrival_in`` (or ``arrival``) says who places arriving VMs, ``restart_in`` (``restart``)
             who those that restart; one with ``information = "oracle"`` is given ``view.oracle()``, and its
-            rows say so; its ``env_options`` are arguments that the environment must have for it.
+            rows say so; its ``env_options`` are arguments that the environment must have for it, which may
+            depend on the scenario (``begin_on``).
         **options: Further arguments of the environment.
     """
+    if (begin_on := getattr(policy, "begin_on", None)) is not None:
+        begin_on(scenario)
     options = {**getattr(policy, "env_options", {}), **options}
-    for what in ("arrival", "restart"):
-        choose = getattr(policy, f"{what}_in", None)
-        rule = getattr(policy, what, None) if choose is None else choose(scenario.cluster)
-        options.setdefault(what, rule)
+    options = {**placers_in(policy, scenario.cluster), **options}
     options.setdefault("oracle", getattr(policy, "information", None) == "oracle")
     # Rules and solvers read the view: observations would be written for nobody.
     options.setdefault("observe", policy is None or not _plans(policy))

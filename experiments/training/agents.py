@@ -85,7 +85,7 @@ def _register_agents() -> None:
         "rollout_iteration",
         "rollout policy iteration: compares all actions of a state under one future; "
         "placement by waiting time",
-        AgentKind(RolloutConfig, f"{__package__}.rollouts:make_rollout_learner"),
+        AgentKind(RolloutConfig, f"{__package__}.rollouts.learner:make_rollout_learner"),
     )
     AGENTS.register(
         "forecaster",

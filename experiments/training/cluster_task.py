@@ -8,11 +8,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
+from virtgym.envs.arrays import F8
 from virtgym.envs.cluster.candidates.settings import CandidateSettings
+from virtgym.envs.cluster.rewards import check_weights
 from virtgym.envs.scenarios.scenario import Scenario
+from virtgym.policies.base import placers_in
 from virtgym.policies.learned.agent import LearnedPolicy, env_options
 from virtgym.policies.learned.architecture import CANDIDATES, ENV_OPTIONS
+from virtgym.policies.learned.fallback import with_plan
 from virtgym.policies.learned.storage import Agent, Member
+from virtgym.policies.registry import make_policy
 
 from ..config.overrides import PolicySpec
 from ..run.cell import load_scenario, make_cell, run_cell
@@ -20,7 +27,7 @@ from ..run.fingerprint import trace_digest
 from ..run.rollout import make_env, rollout
 from ..run.rows import rows_frame
 from ..suite.tasks import load_suite
-from .learners import TrainTask
+from .learners import TrainTask, Validate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,11 +57,12 @@ class ClusterValidation:
 
     Args:
         task: The task.
+        n_days: Days, at most.
     """
 
-    def __init__(self, task: ClusterTrainTask) -> None:
+    def __init__(self, task: ClusterTrainTask, n_days: int | None = None) -> None:
         self.task = task
-        self.seeds = validation_seeds(task.scenario)
+        self.seeds = validation_seeds(task.scenario)[:n_days]
 
     @property
     def unit(self) -> str:
@@ -69,9 +77,13 @@ class ClusterValidation:
 
     def __call__(self, members: Sequence[Member]) -> float:
         """The objective of an agent."""
-        policy = LearnedPolicy(Agent(tuple(members), "cluster", self.task.protocol))
+        return float(self.costs(Agent(tuple(members), "cluster", self.task.protocol)).mean())
+
+    def costs(self, agent: Agent) -> F8:
+        """Minus the return of every day, (days,)."""
+        policy = LearnedPolicy(agent)
         played = [rollout(env, policy, seed, heat=False) for env, seed in zip(self._envs, self.seeds)]
-        return -sum(one.episode_return for one in played) / len(played)
+        return -np.array([one.episode_return for one in played])
 
 
 @dataclass(frozen=True)
@@ -80,11 +92,16 @@ class ClusterTrainTask(TrainTask):
 
     Attributes:
         env: Arguments of the environment, those of ``config.env.ENV_KEYS``.
+        rule: A policy whose plan is the last of the plans among candidates, and which says who places VMs;
+            empty = none.
+        scale: What rewards are multiplied by.
     """
 
     kind: ClassVar[str] = "cluster"
     scenario: Scenario
     env: Mapping[str, Any] = field(default_factory=dict)
+    rule: str = ""
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse what no agent's folder could say.
@@ -99,12 +116,23 @@ class ClusterTrainTask(TrainTask):
         """Arguments of the environment that decide what is observed and what actions mean."""
         given = {key: value for key, value in self.env.items() if key in ENV_OPTIONS and value is not None}
         offered = CandidateSettings.of(given.get("candidates")).plain()
+        if self.rule:
+            offered = with_plan(offered, self.rule)
+            given |= placers_in(make_policy(self.rule), self.scenario.cluster)
         return {**given, "actions": CANDIDATES, "candidates": offered}  # in full: defaults may change one day
 
     @property
     def reward(self) -> dict[str, float]:
         """Weights of reward terms laid over the default; empty = minus the cost."""
-        return dict(self.env.get("reward") or {})
+        own = dict(self.env.get("reward") or {})
+        if self.scale == 1.0:
+            return own
+        return {term: weight * self.scale for term, weight in check_weights(own).items() if weight}
+
+    @property
+    def stages(self) -> tuple[ClusterTrainTask, ...]:
+        """What is learned by turns: of a mixture its parts."""
+        return (self,)
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -134,14 +162,14 @@ class ClusterTrainTask(TrainTask):
             "validation_seeds": validation_seeds(self.scenario),
         }
 
-    def validation(self) -> ClusterValidation:
+    def validation(self) -> Validate:
         """Plays the days of ``validation_seeds``."""
         return ClusterValidation(self)
 
-    def compare_with_rules(self, agent: Path) -> pd.DataFrame:
-        """Result rows of an agent's folder and of ``RULES`` on the days of validation."""
+    def compare_with_rules(self, agent: Path, n_days: int | None = None) -> pd.DataFrame:
+        """Result rows of an agent's folder and of ``RULES`` on the days of validation, on so many at most."""
         rows = []
-        for seed in validation_seeds(self.scenario):
+        for seed in validation_seeds(self.scenario)[:n_days]:
             day = load_scenario(asdict(self.scenario.config), seed)
             for name in (str(agent), *RULES):
                 rows += run_cell(make_cell(day, PolicySpec(name)), seed).rows

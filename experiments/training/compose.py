@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from importlib import resources
 from typing import Any
 
+from virtgym.envs.checks import need
 from virtgym.envs.cluster.candidates.settings import CandidateSettings
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.scenarios.choices import store_choice
 from virtgym.envs.scenarios.nodes import default_keys, schema_of
+from virtgym.envs.scenarios.scenario import build_scenario, load_scenario_config
 from virtgym.envs.scenarios.schema import no_key
 from virtgym.policies.learned.architecture import Architecture, Layout
 
 from ..config.compose import CHOOSERS, SCHEMAS, compose_command, of_its_kind
 from ..config.env import env_options
+from ..suite.tasks import load_suite
 from .agents import AGENTS, agent_kind, cluster_defaults, default_config
 from .schema import TrainConfig, check_train_values
 from .settings.base import AgentConfig
@@ -29,11 +33,13 @@ class TrainRun:
         config: The resolved configuration as plain data.
         scenario: Its scenario, as ``load_scenario`` takes it.
         agent: The learner's settings.
+        others: Other scenarios that are played besides.
     """
 
     config: dict[str, Any]
     scenario: dict[str, Any]
     agent: AgentConfig
+    others: tuple[dict[str, Any], ...] = ()
 
 
 def store_schemas() -> None:
@@ -126,7 +132,44 @@ def make_run(
     scenario = {key: value for key, value in config["scenario"].items() if key != "_target_"}
     if not kind.forecasts:
         _check_memory(config, agent)
-    return TrainRun({**config, "scenario": scenario}, scenario, agent)
+    mixed = _other_scenarios(config["mix"], scenario, typed)
+    if kind.forecasts and (mixed or config["fallback"]):
+        key = "mix" if mixed else "fallback"
+        raise ConfigError(f"{key}={config[key]}: agent={name} learns from the load of one scenario")
+    return TrainRun({**config, "scenario": scenario}, scenario, agent, mixed)
+
+
+def _other_scenarios(
+    names: Sequence[str], first: Mapping[str, Any], typed: Sequence[str]
+) -> tuple[dict[str, Any], ...]:
+    """The scenarios of ``mix``, once each, with the keys that were typed.
+
+    Raises:
+        ConfigError: If there is none of a name, or it is not of kind cluster.
+    """
+    changes = {key: _value_at(first, key) for key in typed}
+    suites = resources.files("virtgym.conf") / "suite"
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        tasks = load_suite(name).tasks if (suites / f"{name}.yaml").is_file() else ()
+        for one in [task.scenario for task in tasks if task.kind == "cluster"] or [name]:
+            if one == first["name"]:
+                continue
+            try:
+                raw = load_scenario_config(one)
+                kind = raw.get("kind", "cluster")
+                need(kind == "cluster", f"{one}: is of kind {kind}, must be of kind cluster")
+                found[one] = asdict(build_scenario(raw, overrides=changes).config)
+            except ConfigError as error:
+                raise ConfigError(f"mix: {error}") from None
+    return tuple(found.values())
+
+
+def _value_at(tree: Any, key: str) -> Any:
+    """What stands at a dotted key, in which numbers are places of lists."""
+    for part in key.split("."):
+        tree = tree[int(part)] if isinstance(tree, list | tuple) else tree[part]
+    return tree
 
 
 def _check_memory(config: dict[str, Any], agent: AgentConfig) -> None:

@@ -16,12 +16,12 @@ from virtgym.policies.learned.agent import LearnedPolicy
 from virtgym.policies.learned.storage import Agent, Member
 
 from .cluster_task import ClusterTrainTask
-from .imitation import ImitationLearner
+from .imitation import ImitationLearner, make_teachers
 from .learners import Arrays
 from .sb3 import Sb3Learner, make_sb3_learner
 from .settings.base import AgentConfig, PpoConfig
 from .settings.own import ExpertConfig
-from .teachers import SearchTeacher, make_teacher
+from .teachers import SearchTeacher
 
 
 def make_expert_learner(task: ClusterTrainTask, config: AgentConfig) -> ExpertLearner:
@@ -35,12 +35,12 @@ def make_expert_learner(task: ClusterTrainTask, config: AgentConfig) -> ExpertLe
         ConfigError: If the teacher is no search, or the network none that plays in one.
     """
     assert isinstance(config, ExpertConfig)
-    teacher = make_teacher(config.teacher, config.teacher_params, task.reward, config.temperature)
-    if not isinstance(teacher, SearchTeacher):
+    teachers = make_teachers(task, config)
+    if not all(isinstance(teacher, SearchTeacher) for teacher in teachers):
         raise ConfigError(f"agent.teacher={config.teacher}: must be a rollout_search")
     if config.network != "scorer":
         raise ConfigError(f"agent.network={config.network}: must be scorer, which plays in forks")
-    return ExpertLearner(task, config, teacher)
+    return ExpertLearner(task, config, teachers)
 
 
 class ExpertLearner:
@@ -49,13 +49,13 @@ class ExpertLearner:
     Args:
         task: What is to be learned.
         config: Settings.
-        teacher: The search.
+        teachers: The search of every scenario.
     """
 
-    def __init__(self, task: ClusterTrainTask, config: ExpertConfig, teacher: SearchTeacher) -> None:
-        self.task, self.config, self.teacher = task, config, teacher
+    def __init__(self, task: ClusterTrainTask, config: ExpertConfig, teachers: list[Any]) -> None:
+        self.task, self.config, self.teachers = task, config, teachers
         part = replace(task, total_timesteps=int(config.search_share * task.total_timesteps))
-        self.imitation = ImitationLearner(part, config, teacher)
+        self.imitation = ImitationLearner(part, config, teachers)
         self.ppo: Sb3Learner | None = None
 
     @property
@@ -67,9 +67,10 @@ class ExpertLearner:
         """A round of imitation, or one of PPO."""
         if self.imitation.timesteps < self.imitation.task.total_timesteps:
             if self.imitation.rounds >= self.config.warm_up:
-                agent = Agent(self.imitation.snapshot(), "cluster", self.task.protocol)
-                self.teacher.policy.follow(LearnedPolicy(agent, "student"))
-                self.teacher.policy.rollouts = self.config.search_rollouts
+                for stage, teacher in zip(self.task.stages, self.teachers):
+                    agent = Agent(self.imitation.snapshot(), "cluster", stage.protocol)
+                    teacher.policy.follow(LearnedPolicy(agent, "student"))
+                    teacher.policy.rollouts = self.config.search_rollouts
             return self.imitation.learn_chunk(timesteps)
         if self.ppo is None:
             self.ppo = self._begin_ppo()

@@ -4,6 +4,7 @@
     progress.csv    a row per evaluation
     validation.csv  result rows of the agent and of every rule, at the end
     tensorboard/    event files
+    scenarios.json  of a mixture: scales, and rules by kind of cluster
     checkpoint.npz  everything needed to go on; taken away at the end
     config.yaml  train.json
 
@@ -36,7 +37,10 @@ Arrays = dict[str, NDArray[Any]]
 LARGEST_CHECKPOINT = 1 << 36
 """Most bytes of a checkpoint, which may hold a replay buffer."""
 
-_OWN = ("config.yaml", "progress.csv", "validation.csv", "agent", "tensorboard", "checkpoint.npz")
+_OWN = (
+    *("config.yaml", "scenarios.json", "progress.csv", "validation.csv"),
+    *("agent", "tensorboard", "checkpoint.npz"),
+)
 """What a training writes, before or after ``train.json``."""
 
 _FREE = ("out", "tensorboard", "checkpoint_every")
@@ -179,6 +183,25 @@ class TrainFolder:
         self._write_info()
         (self.path / "checkpoint.npz").unlink(missing_ok=True)
         return self._info
+
+    def measured(self) -> list[dict[str, Any]] | None:
+        """What ``scenarios.json`` says; None if there is none yet.
+
+        Raises:
+            ConfigError: If it is damaged.
+        """
+        path = self.path / "scenarios.json"
+        if not path.exists():
+            return None
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: damaged ({one_line(error)}); delete it to measure anew") from None
+        return found if isinstance(found, list) else None
+
+    def write_measured(self, scenarios: Sequence[Mapping[str, Any]]) -> None:
+        """Write ``scenarios.json``."""
+        self._write_text("scenarios.json", json.dumps(list(scenarios), indent=1) + "\n")
 
     def write_progress(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write ``progress.csv``: a row per evaluation."""

@@ -49,8 +49,17 @@ def make_imitation_learner(task: ClusterTrainTask, config: AgentConfig) -> Imita
         ConfigError: If there is no such teacher.
     """
     assert isinstance(config, ImitationConfig)
-    teacher = make_teacher(config.teacher, config.teacher_params, task.reward, config.temperature)
-    return ImitationLearner(task, config, teacher)
+    return ImitationLearner(task, config, make_teachers(task, config))
+
+
+def make_teachers(task: ClusterTrainTask, config: ImitationConfig) -> list[Teacher]:
+    """A teacher for every scenario of a task: rewards differ, and teachers remember.
+
+    Raises:
+        ConfigError: If there is no such teacher.
+    """
+    c = config
+    return [make_teacher(c.teacher, c.teacher_params, one.reward, c.temperature) for one in task.stages]
 
 
 @dataclass
@@ -132,16 +141,18 @@ class ImitationLearner:
     Args:
         task: What is to be learned.
         config: Settings.
-        teacher: The teacher.
+        teachers: The teacher of every scenario.
     """
 
-    def __init__(self, task: ClusterTrainTask, config: ImitationConfig, teacher: Teacher) -> None:
+    def __init__(self, task: ClusterTrainTask, config: ImitationConfig, teachers: list[Teacher]) -> None:
         torch.set_num_threads(1)
-        self.task, self.config, self.teacher = task, config, teacher
-        anew = task.scenario.config.trace.path is None
-        made = make_env(task.scenario, reward=task.reward, resample_trace=anew, **task.options)
-        self.env: ClusterEnv = made.unwrapped  # type: ignore[assignment]
-        self.n = int(self.env.action_space.n)  # type: ignore[attr-defined]
+        self.task, self.config, self.teachers = task, config, teachers
+        self.envs: list[ClusterEnv] = []
+        for one in task.stages:
+            anew = one.scenario.config.trace.path is None
+            made = make_env(one.scenario, reward=one.reward, resample_trace=anew, **one.options)
+            self.envs.append(made.unwrapped)  # type: ignore[arg-type]
+        self.n = int(self.envs[0].action_space.n)  # type: ignore[attr-defined]
         self.layout = task.layout(config)
         fixed = self.n if config.network == "mlp" else 0
         self.architecture = Architecture(
@@ -155,6 +166,7 @@ class ImitationLearner:
         self.states = States(config.buffer_size)
         self.timesteps = 0
         self.rounds = 0
+        self.episodes = 0
 
     def learn_chunk(self, timesteps: int) -> dict[str, float]:
         """One round: ``num_envs`` episodes, fewer at the end of training, then passes over all states."""
@@ -180,15 +192,18 @@ class ImitationLearner:
         }
 
     def _play(self, student: BatchNet, share: float) -> float:
-        """An episode; its sum of rewards."""
-        env, rng, noise = self.env, self.rng, self.config.noise
+        """An episode, of a mixture each scenario in turn; its sum of rewards."""
+        rng, noise = self.rng, self.config.noise
+        stage = self.episodes % len(self.envs)
+        env, teacher = self.envs[stage], self.teachers[stage]
+        self.episodes += 1
         env.reset(seed=int(rng.integers(2**31 - 1)))
-        self.teacher.begin(env, np.random.default_rng(int(rng.integers(2**31 - 1))))
+        teacher.begin(env, np.random.default_rng(int(rng.integers(2**31 - 1))))
         total, over = 0.0, False
         while not over:
             form = env.form
             flat, mask = form.flat, form.candidates.mask
-            target = self.teacher.target()
+            target = teacher.target()
             draw, chosen = rng.random(), int(np.argmax(target))
             if mask.sum() > 1:
                 rows = flat[: -len(self.layout.columns[-1])].reshape(self.n, -1)
@@ -253,7 +268,7 @@ class ImitationLearner:
         found: Arrays = {f"net/{k}": v.numpy().copy() for k, v in self.net.state_dict().items()}
         found |= {f"optimizer/{k}": v for k, v in optimizer_arrays(self.optimizer).items()}
         found |= {f"states/{k}": v for k, v in self.states.arrays().items()}
-        counts = {"timesteps": self.timesteps, "rounds": self.rounds}
+        counts = {"timesteps": self.timesteps, "rounds": self.rounds, "episodes": self.episodes}
         return found, {**counts, "rng": self.rng.bit_generator.state}
 
     def restore(self, arrays: Arrays, state: dict[str, Any]) -> None:
@@ -263,4 +278,5 @@ class ImitationLearner:
         restore_optimizer(self.optimizer, parts.get("optimizer", {}))
         self.states.restore(parts.get("states", {}))
         self.timesteps, self.rounds = int(state["timesteps"]), int(state["rounds"])
+        self.episodes = int(state["episodes"])
         self.rng.bit_generator.state = state["rng"]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from virtgym.envs.errors import ConfigError
 from virtgym.policies.learned.architecture import Architecture, Layout
+from virtgym.policies.learned.fallback import Fallback
 from virtgym.policies.learned.storage import Member
 
 from .settings.base import AgentConfig
@@ -95,6 +96,14 @@ class TrainTask:
     def compare_with_rules(self, agent: Path) -> pd.DataFrame:
         """Result rows of an agent's folder and of rules where ``validation`` plays."""
         raise NotImplementedError
+
+    def fallbacks(self) -> tuple[Fallback, ...]:
+        """What agents of the training fall back on."""
+        return ()
+
+    def choose_margins(self, members: Sequence[Member]) -> tuple[Fallback, ...]:
+        """The same with how sure the best agent must be, at the end of training."""
+        return ()
 
     def fingerprint(self) -> str:
         """Fingerprint of what is read and of what is played."""

@@ -25,6 +25,11 @@ class TrainConfig:
         seed: Seed of everything random.
         num_envs: Environments that step together.
         env: Of clusters, arguments of the environment: those of ``config.env.ENV_KEYS``.
+        mix: Of clusters, scenarios that are played besides, by name; a suite stands for its cluster tasks.
+            Keys of ``scenario`` that are typed hold for all.
+        fallback: Of clusters, policies of which the best on training seeds, by kind of cluster, plays unless
+            the agent is sure.
+        margins: How much better than its plan a candidate must score; the best on validation is kept.
         reward: Of placement, the reward of training, one of ``REWARDS``; survival games pay 1 a request.
         wait_scale_s: Of placement, the scale T of rewards, s.
         eval_every: Decisions between evaluations on what training does not play.
@@ -42,6 +47,9 @@ class TrainConfig:
     seed: int = 0
     num_envs: int = 256
     env: dict[str, Any] = field(default_factory=dict)
+    mix: list[str] = field(default_factory=list)
+    fallback: list[str] = field(default_factory=list)
+    margins: list[float] = field(default_factory=list)
     reward: str | None = "delay"
     wait_scale_s: float | None = 3600.0
     eval_every: int = 250_000
@@ -74,7 +82,13 @@ def check_train_values(config: dict[str, Any]) -> None:
                 )
         if (actions := config["env"].get("actions", CANDIDATES)) != CANDIDATES:
             raise ConfigError(f"env.actions={actions}: agents are trained on {CANDIDATES}")
+        if config["margins"] and not config["fallback"]:
+            raise ConfigError(f"margins={config['margins']}: has no effect without fallback=[RULE,…]")
+        for margin in config["margins"]:
+            need(0.0 <= margin < float("inf"), f"margins: {margin}: must be finite and at least 0")
         return
+    for key in ("mix", "fallback", "margins"):
+        need(not config[key], f"{key}={config[key]}: has no effect on scenarios of kind {kind}")
     if config["reward"] not in REWARDS:
         raise ConfigError(f"reward={config['reward']}: must be one of {', '.join(REWARDS)}")
     if config["wait_scale_s"] is None or not 0.0 < config["wait_scale_s"] < float("inf"):

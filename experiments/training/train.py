@@ -17,6 +17,7 @@ from virtgym.envs.files import write_atomically
 from virtgym.envs.scenarios.placement import PlacementScenario
 from virtgym.envs.scenarios.scenario import Scenario
 from virtgym.policies.learned.architecture import Architecture, Layout
+from virtgym.policies.learned.fallback import Fallback
 from virtgym.policies.learned.safety import Safety
 from virtgym.policies.learned.storage import Agent, Member, load_agent, save_agent
 
@@ -28,6 +29,7 @@ from .compose import TrainRun
 from .folder import Checkpoint, TrainFolder
 from .forecasts.task import ForecastTrainTask
 from .learners import Learner, TrainTask
+from .mixture import MixedTrainTask, mixture_of
 from .placement_task import PlacementTrainTask
 from .progress import Board, TrainProgress
 from .settings.base import AgentConfig
@@ -76,6 +78,9 @@ def train(run: TrainRun, watch: Watch | None = None) -> TrainOutcome:
 
     # The seed is the learner's: agents of all seeds learn and are judged on the same requests.
     task = make_task(load_scenario(run.scenario, 0), run.config, run.agent)
+    if run.others or run.config["fallback"]:
+        assert isinstance(task, ClusterTrainTask)
+        task = mixture_of(task, [load_scenario(one, 0) for one in run.others], run.config["margins"])
     config = run.config
     name = f"{run.agent.name}-{task.scenario.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = TrainFolder(Path(config["out"] or Path("runs") / name))
@@ -83,8 +88,12 @@ def train(run: TrainRun, watch: Watch | None = None) -> TrainOutcome:
     table = folder.path / "validation.csv"
     if info.get("finished"):
         return TrainOutcome(folder.path, float(info["objective"]), pd.read_csv(table), True)
+    if isinstance(task, MixedTrainTask):
+        task = task.with_measured(folder.measured(), config["fallback"])
     training = _Training(run, folder, task, watch)  # what it refuses leaves no folder
     folder.begin(config)
+    if isinstance(task, MixedTrainTask):
+        folder.write_measured([asdict(one) for one in task.measured])
     training.run()
     rows = task.compare_with_rules(folder.agent)
     write_atomically(table, lambda draft: rows.to_csv(draft, index=False))
@@ -108,6 +117,7 @@ def make_task(
         return PlacementTrainTask(scenario, **shared, **own)
     if isinstance(agent, ForecasterConfig):
         return ForecastTrainTask(scenario, **shared, agent=agent)
+    assert isinstance(scenario, Scenario)
     return ClusterTrainTask(scenario, **shared, env=config["env"])
 
 
@@ -206,6 +216,8 @@ class _Training:
                         )
         finally:
             board.close()
+        if self.task.fallbacks():
+            self._save_best(self.task.choose_margins(self.members))
 
     def _learn_until(
         self, timesteps: int, progress: TrainProgress, board: Board, stop: threading.Event
@@ -253,9 +265,10 @@ class _Training:
         begun = self.run_config.config["initial"] is None and self.best["timesteps"] == 0
         return begun and any(m.safety for m in self.members)
 
-    def _save_best(self) -> None:
+    def _save_best(self, fallbacks: tuple[Fallback, ...] | None = None) -> None:
         training = {"agent": asdict(self.agent), **self.task.described(), **self.best}
-        agent = Agent(self.members, self.task.kind, self.task.protocol, training, _versions())
+        fallbacks = self.task.fallbacks() if fallbacks is None else fallbacks
+        agent = Agent(self.members, self.task.kind, self.task.protocol, training, _versions(), fallbacks)
         save_agent(self.folder.agent, agent)
 
     def _write_checkpoint(self) -> None:

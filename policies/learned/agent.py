@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,16 @@ from virtgym.envs.files import one_line
 from virtgym.envs.placement.games import PlacementConfig, PlacementGames
 from virtgym.envs.placement.observations import OBSERVATIONS
 
+from ..base import placers_in
 from ..ties import choose_first_best
 from .architecture import CANDIDATES, ENV_OPTIONS, LEGAL, PARTS, Layout
+from .fallback import Fallback, choose_sure, nearest, plan_slot, traits_of, with_plan
 from .kernel_net import BatchNet
 from .safety import SafePlayer
 from .storage import Agent, Member, load_agent
+
+if TYPE_CHECKING:
+    from virtgym.envs.scenarios.scenario import Scenario
 
 MASKED = np.float32(-np.inf)
 
@@ -95,7 +100,8 @@ class LearnedPolicy:
         observation: Of placement, the argument ``observation`` of environments that it plays, one of
             ``OBSERVATIONS``: the least that has all columns that its members read. Of clusters
             ``candidates``.
-        env_options: Arguments of ``Cluster-v0`` that it must be played with; empty for placement.
+        env_options: Arguments of ``Cluster-v0`` that it must be played with; empty for placement. With
+            fallbacks those on the cluster that ``begin_on`` was told last, at first of the first kind.
     """
 
     kind: ClassVar[str] = "agent"
@@ -115,12 +121,38 @@ class LearnedPolicy:
             self.observation = max((p.observation for p in self._players), key=OBSERVATIONS.index)
         else:
             self.env_options = env_options(f"{name}: protocol.", agent.protocol)
+            for one in agent.fallbacks:
+                if _find_code(one.rule):
+                    raise ConfigError(f"{name}: fallbacks.rule={one.rule!r}: an agent may use names only")
+        self._fallback: Fallback | None = None
+        self._own_candidates = self.env_options.get("candidates")
+        if agent.fallbacks:
+            self._fall_back_on(agent.fallbacks[0])
         self._layouts: dict[int, Layout] = {}
         self._rng = np.random.default_rng(0)
         self._safe: SafePlayer | None = None
         if agent.safety:
             self._safe = SafePlayer(agent.safety, own_cluster(name, agent.protocol))
         self._last: F4 | None = None
+
+    def _fall_back_on(self, one: Fallback) -> None:
+        self._fallback = one
+        candidates = with_plan(self._own_candidates, one.rule)
+        self.env_options = {**self.env_options, "candidates": candidates}
+        self._slot = plan_slot(candidates)
+
+    def begin_on(self, scenario: Scenario) -> None:
+        """With fallbacks: take that of this kind of cluster, whose rule also says who places VMs.
+
+        Args:
+            scenario: The scenario that is played next.
+        """
+        if self.agent.fallbacks:
+            from ..registry import make_policy  # which knows of agents
+
+            one = nearest(self.agent.fallbacks, traits_of(scenario))
+            self._fall_back_on(one)
+            self.env_options |= placers_in(make_policy(one.rule), scenario.cluster)
 
     def reset(self, view: Any, rng: np.random.Generator) -> None:
         """Begin: an agent sees observations, not the view; ``rng`` draws if not deterministic.
@@ -170,6 +202,8 @@ class LearnedPolicy:
             scores = scores + self._rng.gumbel(size=scores.shape).astype(np.float32)  # its maximum is a draw
         if self._safe:
             actions = self._safe.choose(self._layout(parts[-1]), parts[0], parts[1], scores, mask)
+        elif self._fallback:
+            actions = choose_sure(scores, mask, self._slot, self._fallback.margin)
         else:
             actions = choose_first_best(scores, mask)
         return (int(actions[0]) if single else actions), state

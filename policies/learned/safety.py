@@ -38,6 +38,9 @@ from .architecture import Layout
 SAFE_RULES: tuple[str, ...] = PLACEMENT_RULES[:RANDOM]
 """Rules that look at nothing but the state."""
 
+NEVER = 1e6
+"""A margin that no score exceeds: the rule alone plays."""
+
 MOST_SHAPES = 100
 
 SAME = 1e-9
@@ -62,8 +65,7 @@ class Safety:
         """Refuse what cannot be played."""
         if self.rule not in SAFE_RULES:
             raise ConfigError(f"safety.rule={self.rule}: must be one of {', '.join(SAFE_RULES)}")
-        if not (_is_number(self.margin) and self.margin >= 0.0):
-            raise ConfigError(f"safety.margin={self.margin}: must be a finite number of at least 0")
+        check_margin("safety", self.margin)
         if len(self.shapes) > MOST_SHAPES:
             raise ConfigError(f"safety.shapes: {len(self.shapes)} shapes; at most {MOST_SHAPES} are possible")
         for shape in self.shapes:
@@ -101,6 +103,20 @@ def most_cautious(safeties: Sequence[Safety | None]) -> Safety | None:
     if len({s and (s.rule, s.shapes) for s in safeties}) > 1:
         raise ConfigError("members: safety must have the same rule and shapes in all of an ensemble")
     return max(safeties, key=lambda s: s.margin if s else 0.0)
+
+
+def check_margin(where: str, margin: Any) -> None:
+    """Refuse a margin that is none.
+
+    Args:
+        where: What the message puts before its key.
+        margin: How much better than the rule's choice that of an agent must score.
+
+    Raises:
+        ConfigError: If it is no finite number of at least 0.
+    """
+    if not (_is_number(margin) and margin >= 0.0):
+        raise ConfigError(f"{where}.margin={margin}: must be a finite number of at least 0")
 
 
 def _is_number(value: Any) -> bool:

@@ -12,15 +12,14 @@ import numpy as np
 from virtgym.envs.checks import need, one_of
 
 if TYPE_CHECKING:
+    from virtgym.envs.scenarios.scenario import Scenario
+
     from .agent import LearnedPolicy
 
 _FOLDER = Path(__file__).parent / "shipped"
 
-DEMO = "demo"
-"""The agent for placement; every other is named after the cluster task of the suite that it learned on."""
-
-GENERAL = "memory"
-"""The agent for clusters that none was trained on: of all it plays others' tasks best."""
+DEMO, SUITE = "demo", "suite"
+"""The agents for placement and for clusters."""
 
 SHIPPED: tuple[str, ...] = tuple(sorted(path.name for path in _FOLDER.iterdir()))
 """Every agent that ships."""
@@ -90,15 +89,11 @@ class ShippedPolicy:
 
 @dataclass
 class SuiteAgentPolicy(ShippedPolicy):
-    """Plays the agents that ship for the cluster tasks of the suite.
-
-    Attributes:
-        agent: A name of ``SHIPPED``; empty = that of the scenario, by its name, elsewhere ``GENERAL``.
-    """
+    """Plays the agent that ships for clusters, which learned on the cluster tasks of the suite."""
 
     task: ClassVar[str] = "cluster"
 
-    agent: str = ""
+    agent: str = SUITE
 
     def __post_init__(self) -> None:
         """Check the name.
@@ -106,20 +101,12 @@ class SuiteAgentPolicy(ShippedPolicy):
         Raises:
             ConfigError: For an unknown agent.
         """
-        if self.agent:
-            need(self.agent != DEMO, f"policy.agent={DEMO}: is for placement; policy=demo_agent plays it")
-            super().__post_init__()
+        need(self.agent != DEMO, f"policy.agent={DEMO}: is for placement; policy=demo_agent plays it")
+        super().__post_init__()
 
-    def begin_on(self, scenario: str) -> None:
-        """Take the agent of a scenario, unless one was named.
-
-        Args:
-            scenario: Name of the scenario.
-        """
-        if not self.agent:
-            own = scenario.removeprefix("suite/")
-            own = own if own in SHIPPED and own != DEMO else GENERAL
-            self.folder = shipped_folder(own)
+    def begin_on(self, scenario: Scenario) -> None:
+        """Fall back on the rule of its kind of cluster; see ``learned.LearnedPolicy``."""
+        self.player.begin_on(scenario)
 
     @property
     def env_options(self) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from virtgym.envs.errors import ConfigError
 from virtgym.envs.files import one_line, read_arrays, read_bytes, write_atomically
 
 from .architecture import MOST_WEIGHTS, NETWORKS, Architecture, Layout, Shape
+from .fallback import Fallback
 from .safety import Safety, most_cautious
 
 FORMAT, FORMAT_VERSION = "virtgym-agent", 1
@@ -84,6 +85,7 @@ class Agent:
             arguments of ``Cluster-v0`` that decide what is observed and what actions mean.
         training: How it was trained: learner, scenario, seed, steps, validation.
         versions: Versions of the packages that trained it.
+        fallbacks: Of clusters, the rule that plays unless the agent is sure, by kind of cluster; () = none.
     """
 
     members: tuple[Member, ...]
@@ -91,6 +93,7 @@ class Agent:
     protocol: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    fallbacks: tuple[Fallback, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse ensembles that cannot be averaged."""
@@ -104,6 +107,8 @@ class Agent:
             if task != self.task:
                 raise ConfigError(f"task {self.task}: the columns are those of an agent for {task}")
         most_cautious([m.safety for m in self.members])
+        if self.fallbacks and self.task != "cluster":
+            raise ConfigError("fallbacks: are for agents of clusters; of placement it is safety")
 
     @property
     def safety(self) -> Safety | None:
@@ -175,6 +180,7 @@ def save_agent(folder: str | os.PathLike[str], agent: Agent) -> Path:
         "members": members,
         "normalisation": NORMALISATION,
         "protocol": dict(agent.protocol),
+        **({"fallbacks": [one.to_dict() for one in agent.fallbacks]} if agent.fallbacks else {}),
         "training": dict(agent.training),
         "versions": dict(agent.versions),
         "weights_sha256": hashlib.sha256(data).hexdigest(),
@@ -224,7 +230,11 @@ def _load(path: Path) -> Agent:
         mine = {name: arrays.pop(f"{i}/{name}") for name in networks[i].shapes() if f"{i}/{name}" in arrays}
         safety = Safety.from_dict(m.get("safety"))
         members.append(Member(networks[i], layouts[i], mine, str(m.get("scores")), safety))
-    agent = Agent(tuple(members), one_line(meta.get("task"), 100), **parts)
+    told = meta.get("fallbacks", [])
+    if not isinstance(told, list):
+        raise ConfigError("fallbacks: must be a list of mappings with traits, rule and margin")
+    fallbacks = tuple(Fallback.from_dict(one) for one in told)
+    agent = Agent(tuple(members), one_line(meta.get("task"), 100), **parts, fallbacks=fallbacks)
     if arrays:
         raise ConfigError(f"{path / WEIGHTS}: array {min(arrays)}: of no member")
     return agent
@@ -284,12 +294,15 @@ def merge_agents(
         raise ConfigError("folders: agents of different tasks make no ensemble")
     if agents[0].task == "cluster" and any(agent.protocol != agents[0].protocol for agent in agents):
         raise ConfigError("folders: agents of clusters with different settings of env make no ensemble")
+    if len({agent.fallbacks for agent in agents}) > 1:
+        raise ConfigError("folders: agents with different fallbacks make no ensemble")
     merged = Agent(
         tuple(member for agent in agents for member in agent.members),
         agents[0].task,
         agents[0].protocol,
         {"ensemble_of": [dict(agent.training) for agent in agents]},
         agents[0].versions,
+        agents[0].fallbacks,
     )
     if out is not None:
         save_agent(out, merged)

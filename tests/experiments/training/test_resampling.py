@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from virtgym.envs.placement.games import PlacementConfig, PlacementGames
 from virtgym.envs.traces import RequestTrace, read_requests
-from virtgym.experiments.training.resampling import is_large, large_shapes, resample_requests
-from virtgym.experiments.training.selection import excess_bound
+from virtgym.experiments.training.rollouts.resampling import is_large, large_shapes, resample_requests
+from virtgym.experiments.training.rollouts.selection import excess_bound
 
 CONFIG = PlacementConfig()
 ROWS = (1000, 5000)

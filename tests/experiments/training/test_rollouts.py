@@ -266,7 +266,7 @@ def toy_scenario(trace: RequestTrace, config: PlacementConfig) -> PlacementScena
 def make_learner(scenario: PlacementScenario, seed: int = 0, total: int = 4000, **changes: Any) -> Any:
     pytest.importorskip("torch")
     from virtgym.experiments.training.placement_task import PlacementTrainTask
-    from virtgym.experiments.training.rollouts import make_rollout_learner
+    from virtgym.experiments.training.rollouts.learner import make_rollout_learner
     from virtgym.experiments.training.settings.own import RolloutConfig
 
     small = {"states": 64, "population": 2, "selection_windows": 5, "hidden": [8, 8], "batch_size": 32}

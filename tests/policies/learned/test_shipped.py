@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,12 +19,13 @@ from virtgym.experiments.run.rollout import make_env, rollout
 from virtgym.experiments.suite.tasks import load_suite
 from virtgym.experiments.training.compose import compose_training
 from virtgym.policies import make_policy
-from virtgym.policies.learned.shipped_agents import DEMO, GENERAL, SHIPPED, ShippedPolicy, shipped_folder
+from virtgym.policies.learned.safety import NEVER
+from virtgym.policies.learned.shipped_agents import DEMO, SHIPPED, ShippedPolicy, shipped_folder
+from virtgym.policies.learned.shipped_agents import SUITE as SUITE_AGENT
 from virtgym.policies.learned.storage import load_agent
 
 SUITE = load_suite("virtgym-1")
-TASKS = sorted(set(SHIPPED) - {DEMO})
-"""Agents for cluster tasks of the suite, each named after its task."""
+TASKS = [task.scenario for task in SUITE.tasks if task.kind == "cluster"]
 
 
 def test_it_is_what_the_committed_command_trains() -> None:
@@ -38,32 +38,26 @@ def test_it_is_what_the_committed_command_trains() -> None:
     assert training["validation_windows"] == run.scenario["n_windows"]
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_agents_of_the_suite_are_what_the_committed_commands_train(task: str) -> None:
-    agent = load_agent(shipped_folder(task))
-    given = [] if task == GENERAL else ["env.arrival=pabfd"]
-    run = compose_training(["experiment=suite_agent", f"scenario=suite/{task}", *given])
-    assert agent.protocol.get("arrival") == run.config["env"].get("arrival")
+def test_the_agent_of_the_suite_is_what_the_committed_command_trains() -> None:
+    agent = load_agent(shipped_folder(SUITE_AGENT))
+    run = compose_training(["experiment=suite_agent"])
     for key in ("agent", "seed", "total_timesteps", "num_envs"):
         assert agent.training[key] == run.config[key], key
-    assert agent.training["reward"] == {}  # minus the cost
-    assert set(agent.training["validation_seeds"]) == set(SUITE.validation.seeds)
-
-
-def test_they_play_the_cluster_tasks_of_the_suite() -> None:
-    assert {task.name for task in SUITE.tasks if task.kind == "cluster"} >= set(TASKS)
+    assert [one["name"] for one in agent.training["scenarios"]] == TASKS
+    assert {one.rule for one in agent.fallbacks} <= set(run.config["fallback"])
+    assert {one.margin for one in agent.fallbacks} <= {*run.config["margins"], NEVER}
     assert "suite_agent" in SUITE.cluster.policies
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_agents_of_the_suite_play_legally_and_alike(task: str) -> None:
+def test_the_agent_of_the_suite_plays_legally_and_alike(task: str) -> None:
     """Every action that it chooses is offered; two runs end with the same cost to the bit."""
-    scenario = build_scenario(f"suite/{task}", seed=3001)
+    scenario = build_scenario(task, seed=3001)
     made = [make_cell(scenario, "suite_agent").made for _ in range(2)]
     costs = []
     for policy in made:
         env = make_env(scenario, policy)
-        run = rollout(env, policy, 3001, heat=False, max_intervals=60)  # type: ignore[arg-type]
+        run = rollout(env, policy, 3001, heat=False, max_intervals=30)  # type: ignore[arg-type]
         illegal = [value for name, value in run.metrics.items() if "illegal" in name or "refused" in name]
         assert not any(illegal)
         costs.append(run.metrics["cost"])
@@ -127,13 +121,7 @@ def test_all_of_them_are_small() -> None:
     assert sum(path.stat().st_size for path in files) < 2_000_000
 
 
-def test_the_agent_of_the_task_plays_or_the_one_that_is_named() -> None:
-    for scenario in (*(f"suite/{task}" for task in TASKS), "small"):
-        made: Any = make_cell(build_scenario(scenario, seed=0), "suite_agent").made
-        own = scenario.removeprefix("suite/")
-        assert made.folder == shipped_folder(own if own in TASKS else GENERAL)
-    named: Any = make_cell(build_scenario("small", seed=0), "suite_agent(agent=memory)").made
-    assert named.folder == shipped_folder("memory")
+def test_the_agents_are_not_played_for_each_others_tasks() -> None:
     with pytest.raises(ConfigError, match=r"policy.agent=demo: is for placement"):
         make_policy("suite_agent", agent=DEMO)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from virtgym.envs.arrays import F8, I8
 
-from ..analysis.stats import independent_blocks, paired_samples, trimmed_statistic
+from ...analysis.stats import independent_blocks, paired_samples, trimmed_statistic
 
 
 def excess_bound(costs: F8, rule: F8, firsts: I8, lengths: I8, confidence: float) -> float:

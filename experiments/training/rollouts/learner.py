@@ -48,25 +48,22 @@ from virtgym.policies.learned.comparisons import (
 )
 from virtgym.policies.learned.kernel_net import make_kernel_net
 from virtgym.policies.learned.networks import MASKED, Network, build_network
-from virtgym.policies.learned.safety import Safety, make_safety_table
+from virtgym.policies.learned.safety import NEVER, Safety, make_safety_table
 from virtgym.policies.learned.storage import Member
 from virtgym.policies.placement.packing import make_keys
 from virtgym.policies.placement.rules import rule_number, run_windows
 
-from ..analysis.stats import trimmed_mean
-from .learners import Arrays, need_same
-from .placement_task import PlacementTrainTask
+from ...analysis.stats import trimmed_mean
+from ..learners import Arrays, need_same
+from ..placement_task import PlacementTrainTask
+from ..settings.base import AgentConfig
+from ..settings.own import RolloutConfig
+from ..torch_state import by_prefix, optimizer_arrays, restore_optimizer
 from .resampling import large_shapes, resample_requests
 from .selection import excess_bound
-from .settings.base import AgentConfig
-from .settings.own import RolloutConfig
-from .torch_state import by_prefix, optimizer_arrays, restore_optimizer
 
 CLIP = 20.0
 """Advantages are clipped here, in their units: single games cost a hundred times the usual."""
-
-NEVER = 1e6
-"""A margin that no score exceeds: the rule plays."""
 
 N_DRAWS = 1 << 18
 """Uniform numbers that a round draws for its kernel."""
