@@ -105,15 +105,28 @@ def show(request: Request) -> None:
         composed = hydra.compose_config(name, texts, RunMode.RUN)
         HydraConfig.instance().set_config(composed)
         if flags.hydra_help:
-            flags.overrides = []
+            # Hydra's own logging would be set up, which closes what others log to.
+            flags.overrides = ["hydra/hydra_logging=none", "hydra/job_logging=none"]
             hydra.hydra_help(name, _parser(), flags)
         elif flags.cfg:
             if flags.package and OmegaConf.select(composed, flags.package) is None:
                 raise ConfigError(f"--package {flags.package}: no such part of the configuration")
             hydra.show_cfg(name, texts, flags.cfg, flags.package, flags.resolve)
         else:
-            logging.raiseExceptions = False  # the reader of a pipe may have enough
-            hydra.show_info(flags.info, name, texts)
+            _show_info(hydra, flags.info, name, texts)
+
+
+def _show_info(hydra: Hydra, what: str, name: str, texts: list[str]) -> None:
+    """Hydra shows by the root logger; afterwards that is as it was."""
+    root = logging.getLogger()
+    handlers, level, told = root.handlers[:], root.level, logging.raiseExceptions
+    logging.raiseExceptions = False  # the reader of a pipe may have enough
+    try:
+        hydra.show_info(what, name, texts)
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        logging.raiseExceptions = told
 
 
 def complete(arguments: Sequence[str]) -> None:

@@ -82,21 +82,22 @@ def cluster_problem(
 
 
 def _nodes(view: ClusterView, vms: I8, hosts: I8, cpu_mhz: F8 | None, share: float) -> dict[str, Any]:
-    """What VMs take of nodes, in MHz, such that what fits has room there and loses nothing to remote memory.
+    """What VMs take of nodes: vCPUs; where homes are aware, MHz, so that remote memory takes nothing either.
 
     A VM that asks for more than a node has, and yet is at home on one, takes all of it.
     """
     p = view.params
     exists = np.arange(view.state.node_vcpus.shape[1]) < p.host_nodes[hosts, None]
-    node = share * p.node_cpu_mhz[hosts]
-    room = p.node_cores[hosts] * p.numa_overcommit
-    own = p.vm_vcpus[vms] * float((node / room).max(initial=0.0))
+    room, own = p.node_cores[hosts] * p.numa_overcommit, p.vm_vcpus[vms].astype(np.float64)
     if cpu_mhz is not None and p.numa_aware:
+        node = share * p.node_cpu_mhz[hosts]
+        own *= float((node / room).max(initial=0.0))
         own = np.maximum(own, np.minimum(cpu_mhz, node.min(initial=np.inf)))
+        room = node
     return {
         "vm_node_cpu": own,
         "vm_node_mem": p.vm_mem_mib[vms],
-        "node_cpu": np.where(exists, node[:, None], 0.0),
+        "node_cpu": np.where(exists, room[:, None], 0.0),
         "node_mem": np.where(exists, p.node_mem_mib[hosts, None], 0.0),
     }
 

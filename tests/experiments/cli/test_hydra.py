@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -61,8 +62,20 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return line
 
 
+class Closes(logging.Handler):
+    """Says whether it was closed."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+        super().close()
+
+
 @pytest.mark.parametrize("command", COMPOSED)
 def test_every_command_shows_what_it_is_composed_of(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """And leaves logging as it was: setting it up anew would close the streams of others."""
+    kept = (closes := Closes(), *logging.getLogger().handlers), logging.getLogger().level
     agent = ("agent=ppo",) if command == "train" else ()
     job = yaml.safe_load(shown(capsys, command, "--cfg", "job", *SHORT, *agent))
     assert job["scenario"]["name"] == "small"
@@ -76,6 +89,8 @@ def test_every_command_shows_what_it_is_composed_of(command: str, capsys: pytest
         assert shown(capsys, command, "--info", what, *agent)
     assert "pkg://virtgym.conf" in shown(capsys, command, "--info", *SHORT, *agent)
     assert "hydra/launcher" in shown(capsys, command, "--hydra-help")
+    assert ((closes, *logging.getLogger().handlers), logging.getLogger().level) == kept
+    assert not closes.closed
 
 
 @pytest.mark.parametrize(
