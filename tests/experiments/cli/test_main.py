@@ -58,7 +58,10 @@ def test_a_bad_trace_is_one_line(day: Path, damage: str, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["simulate"], ["simulate", "list, evaluate, benchmark, train, watch, report, forecast, traces"]),
+        (
+            ["simulate"],
+            ["simulate", "list, evaluate, benchmark, train, tune, watch, report, forecast, traces"],
+        ),
         (["benchmrk"], ["did you mean benchmark"]),
         (["list", "polices"], ["did you mean policies"]),
         (["evaluate", "policy=ols-mtm"], ["ols-mtm", "did you mean ols-mmt"]),

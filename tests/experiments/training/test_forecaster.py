@@ -184,7 +184,7 @@ def test_samples_are_means_over_intervals() -> None:
         (["agent.young=1.5"], ["agent.young=1.5", "at most 1"]),
         (["agent.hidden=[8,9]"], ["agent.hidden=[8, 9]", "two layers of the same width"]),
         (["agent.network=scorer"], ["agent.network=scorer", "must be one of quantiles"]),
-        (["agent.n_steps=3"], ["agent.n_steps", "forecaster has no such key", "horizon"]),
+        (["agent.n_steps=3"], ["agent.n_steps", "no such key", "horizon"]),
         (["agent.traces=[x]"], ["agent.traces=['x']", "generates its load"]),
         (["env.reward.energy=2"], ["env.reward", "learns from load"]),
         (["scenario=demo_placement"], ["is of kind placement", "agent=forecaster learns"]),

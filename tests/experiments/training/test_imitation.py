@@ -79,11 +79,12 @@ def test_an_agent_teaches_another_by_its_folder(tmp_path: Any) -> None:
     train(first)
     save_agent(tmp_path / "agent", Agent(first.snapshot(), "cluster", first.task.protocol))
     second = learner(100, 1, teacher=str(tmp_path / "agent"))
-    assert isinstance(second.teacher, AgentTeacher)
-    second.env.reset(seed=0)
-    second.teacher.begin(second.env, np.random.default_rng(0))
-    target = second.teacher.target()
-    form = second.env.form
+    (teacher,), (env,) = second.teachers, second.envs
+    assert isinstance(teacher, AgentTeacher)
+    env.reset(seed=0)
+    teacher.begin(env, np.random.default_rng(0))
+    target = teacher.target()
+    form = env.form
     action, _ = LearnedPolicy(Agent(first.snapshot(), "cluster", first.task.protocol)).predict(
         form.copy(), action_masks=form.mask()
     )
