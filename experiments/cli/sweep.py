@@ -15,8 +15,6 @@ import math
 import os
 import re
 import secrets
-import threading
-import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -30,7 +28,6 @@ from virtgym.envs.checks import hint
 from virtgym.envs.errors import ConfigError, VirtgymError
 from virtgym.envs.files import write_atomically
 from virtgym.envs.scenarios.choices import FOLDERS, STORED, search_path
-from virtgym.envs.sim.models.cost import GATE_OK
 
 from ..config.compose import (
     CONFIG_NAMES,
@@ -42,6 +39,8 @@ from ..config.compose import (
 )
 from ..config.overrides import plain_value, quote
 from ..run.folder import write_text
+from ..run.pool import end_with
+from ..run.rows import worst_gate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,8 +49,6 @@ if TYPE_CHECKING:
 _JOB = "job.json"
 _LONGEST = 120
 """Longest readable part of a job's folder, characters."""
-_WATCH_S = 0.5
-"""How often a worker looks whether the sweep is still there, s."""
 
 
 @dataclass(frozen=True)
@@ -208,8 +205,7 @@ def sweep_job(
     """
     from hydra.core.hydra_config import HydraConfig
 
-    if os.getppid() == starter:  # a worker of this machine; jobs of Slurm are meant to outlive their command
-        _end_with(starter)
+    end_with(starter)  # a worker of this machine; jobs of Slurm are meant to outlive their command
     FOLDERS[:] = folders
     own = HydraConfig.get()
     mine = [parse_override(text) for text in own.overrides.task]
@@ -264,13 +260,12 @@ def _grid_job(command: str, composed: Composed, out: Path) -> list[dict[str, Any
     rows = []
     for policy, group in outcome.rows.groupby("policy", sort=False):
         cost = float(group["cost"].mean())
-        gates = [str(gate) for gate in group["gate"]] if "gate" in group else []
         rows.append(
             {
                 "policy": str(policy),
                 "objective": cost if math.isfinite(cost) else None,
                 "energy_kwh": _finite(group, "energy_kwh"),
-                "gate": next((gate for gate in gates if gate != GATE_OK), GATE_OK),
+                "gate": worst_gate(group.get("gate", ())),
             }
         )
     return rows
@@ -287,17 +282,6 @@ _RUNS: dict[str, Any] = {
     "benchmark": partial(_grid_job, "benchmark"),
 }
 """What runs a job of each command that can be swept, and gives its rows of ``sweep.csv``."""
-
-
-def _end_with(parent: int) -> None:
-    """End this process when its parent has ended, however: a killed sweep must not run on."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_WATCH_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="end with the sweep").start()
 
 
 def _note_job(out: Path, job: dict[str, Any]) -> None:

@@ -22,6 +22,10 @@ _PATIENCE_S = 0.2
 """How long the main process waits for a result before it looks whether somebody pressed Ctrl-C."""
 
 
+_WATCH_S = 0.5
+"""How long a process works on after its owner has gone, at most."""
+
+
 def results(
     tasks: Iterable[Task], work: Callable[[Task], Result], workers: int
 ) -> Iterator[tuple[Task, Result | None]]:
@@ -114,19 +118,23 @@ def _interrupts_noted() -> Iterator[threading.Event]:
 
 def _in_worker(work: Callable[[Task], Result], task: Task, owner: int) -> Result:
     """Do a task in a process of the pool's, which ends with its owner and hears no Ctrl-C."""
-    _die_with(owner)
+    end_with(owner)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     return work(task)
 
 
 @functools.cache
-def _die_with(owner: int) -> None:
-    """End this worker soon after its owner has gone (kill -9): nobody else would end it for minutes."""
+def end_with(owner: int) -> None:
+    """End this process soon after its owner, if that is its parent, has gone (kill -9): it must not work on.
+
+    Args:
+        owner: Number of the process that started it.
+    """
 
     def watch() -> None:
         while os.getppid() == owner:
-            time.sleep(1.0)
+            time.sleep(_WATCH_S)
         os._exit(1)
 
     if os.getppid() == owner:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from virtgym.envs.sim.metrics import METRICS
@@ -95,6 +95,11 @@ def make_row(values: Mapping[str, Any]) -> dict[str, Any]:
 def kinds_of(rows: pd.DataFrame) -> dict[str, str]:
     """What each policy of result rows is, one of ``registry.KINDS``; empty for rows that do not say."""
     return dict(zip(rows["policy"].map(str), rows["kind"].map(str))) if "kind" in rows else {}
+
+
+def worst_gate(gates: Iterable[object]) -> str:
+    """``ok`` if all of some rows' gates are, else the first reason."""
+    return next((str(gate) for gate in gates if gate != GATE_OK), GATE_OK)
 
 
 def gates_of(rows: pd.DataFrame) -> dict[str, str]:

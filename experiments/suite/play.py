@@ -12,12 +12,12 @@ from virtgym.envs.checks import hint
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.files import write_atomically
 from virtgym.envs.scenarios.scenario import Scenario
-from virtgym.envs.sim.models.cost import GATE_OK
 
 from ..config.compose import Run, check_numbers, compose_run, take_search_path
 from ..config.overrides import last_value, parse_policy, parse_value, quote, split_list, split_override
 from ..run.cell import load_scenario
 from ..run.folder import claim_folder, default_out
+from ..run.rows import worst_gate
 from .bound import cost_bound
 from .scores import COLUMNS, Standing, score, standings
 from .tasks import SIZES, SPLITS, Kind, Suite, Task, load_suite, sized
@@ -194,7 +194,9 @@ def _lines(kind: Kind, task: Task, run: Run, rows: pd.DataFrame) -> list[dict[st
     """Lines of ``suite.csv`` of a task: a placement seed's cost is the mean over its windows."""
     if not len(rows):
         return []
-    cells = rows.groupby(["policy", "seed"], sort=False).agg({"cost": "mean", "gate": _worst}).reset_index()
+    cells = (
+        rows.groupby(["policy", "seed"], sort=False).agg({"cost": "mean", "gate": worst_gate}).reset_index()
+    )
     costs = {(str(p), int(s)): float(c) for p, s, c in zip(cells["policy"], cells["seed"], cells["cost"])}
     lines = []
     bounds: dict[int, float] = {}
@@ -223,8 +225,3 @@ def _fluid_bound(run: Run, seed: int) -> float:
     scenario = load_scenario(run.scenario, seed)
     assert isinstance(scenario, Scenario)
     return cost_bound(scenario)
-
-
-def _worst(gates: pd.Series[Any]) -> str:
-    """``ok`` if all are, else the first reason."""
-    return next((str(gate) for gate in gates if gate != GATE_OK), GATE_OK)

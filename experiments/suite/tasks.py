@@ -16,6 +16,9 @@ from virtgym.envs.scenarios.choices import FOLDERS, compose_choice, is_file
 from virtgym.envs.scenarios.nodes import made, schema_of
 from virtgym.envs.scenarios.scenario import load_scenario_config
 
+SUITE = "virtgym-1"
+"""The suite whose splits say which seeds are for training and tuning, which for choosing."""
+
 SIZES: dict[str, int] = {"small": 1, "80": 8, "800": 80}
 """Factor on hosts and VMs of a cluster by size; at its small size a task has about ten hosts."""
 

@@ -26,7 +26,7 @@ from ..run.cell import load_scenario, make_cell, run_cell
 from ..run.fingerprint import trace_digest
 from ..run.rollout import make_env, rollout
 from ..run.rows import rows_frame
-from ..suite.tasks import load_suite
+from ..suite.tasks import SUITE, load_suite
 from .learners import TrainTask, Validate
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def validation_seeds(scenario: Scenario) -> list[int]:
     Training draws its days from a generator of its own, of 2³¹ seeds; that it ever meets one of these is as
     good as impossible.
     """
-    seeds = load_suite("virtgym-1").validation.seeds
+    seeds = load_suite(SUITE).validation.seeds
     return seeds if scenario.config.trace.path is None else seeds[:_REAL_DAYS]
 
 

@@ -31,7 +31,7 @@ from ..analysis.stats import resampled_means
 from ..run.cell import load_scenario, make_cell, run_cell
 from ..suite.bound import cost_bound
 from ..suite.scores import counted, score
-from ..suite.tasks import load_suite
+from ..suite.tasks import SUITE, load_suite
 from .cluster_task import ClusterTrainTask, ClusterValidation
 from .learners import Validate
 
@@ -98,7 +98,7 @@ def with_best_rules(found: Sequence[Measured]) -> list[Measured]:
 
 
 def _measure(scenario: Scenario, rules: Sequence[str]) -> Measured:
-    days = [_day(scenario, rules, seed) for seed in load_suite("virtgym-1").train.seeds[:N_DAYS]]
+    days = [_day(scenario, rules, seed) for seed in load_suite(SUITE).train.seeds[:N_DAYS]]
     static, bound = (float(np.mean([day[k] for day in days])) for k in (0, 1))
     room = static - bound
     need(room > 0.0, f"scenario {scenario.name}: doing nothing is at the bound; there is nothing to learn")

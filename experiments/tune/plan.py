@@ -21,15 +21,13 @@ from ..config.compose import check_numbers, compose_run, tell_hydra_error
 from ..config.overrides import PolicySpec, parse_value, split_override, unquote
 from ..config.schema import COMMAND_KEYS
 from ..run.cell import load_scenario, make_cell, scenario_hash
-from ..suite.tasks import load_suite
+from ..suite.tasks import SUITE, load_suite
 from .space import Axis, Setting, read_space, split_swept
 
 SAMPLERS = ("tpe", "cmaes", "random", "grid")
 PRUNING = ("none", "median", "asha")
 VALIDATION = "objective"
 """Objective of agents: the least that validation during training has seen, the untrained network aside."""
-SUITE = "virtgym-1"
-"""Suite whose splits say which seeds are for tuning and for choosing."""
 N_SEEDS = {"policy": 5, "agent": 1}
 """Seeds of a trial outside the suite's tasks."""
 

@@ -6,6 +6,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from virtgym.envs.sim.models.cost import GATE_OK
+
 from ..report import write_report
 from ..report.figures import new_figure
 from ..report.page import Lead
@@ -27,7 +29,7 @@ def sentences(outcome: Outcome) -> list[str]:
     done = ", ".join(f"{states[name]} {name}" for name in ("complete", "pruned", "failed") if name in states)
     row = table[table["number"] == outcome.best].iloc[0]
     values = ", ".join(f"{name} {row[name]:.6g}" for name in plan.objectives)
-    gate = "" if row["gate"] == "ok" else f"; it does not pass the gate ({row['gate']})"
+    gate = "" if row["gate"] == GATE_OK else f"; it does not pass the gate ({row['gate']})"
     found = [f"Best of {len(table)} trials ({done}): {setting}, with {values}{gate}."]
     if plan.config.pruning != "none":
         found.append(saved_by_pruning(table))
@@ -94,7 +96,7 @@ def write_study_report(outcome: Outcome) -> Path:
     )
     done = table[table["state"] == "complete"]
     name = plan.objectives[0]
-    least = done.assign(best=done[name].where(done["gate"] == "ok").cummin().ffill())
+    least = done.assign(best=done[name].where(done["gate"] == GATE_OK).cummin().ffill())
     html += _plot(figures, "history", "History", "number", name, done, least[["number", "best"]])
     if len(plan.objectives) > 1:
         front = done[done["pareto"]].sort_values(name)

@@ -37,6 +37,7 @@ from ..config.yamlio import dump_yaml, load_stored
 from ..run.cell import load_scenario, make_cell
 from ..run.folder import claim_folder, write_text
 from ..run.pool import KILLED, results
+from ..run.rows import worst_gate
 from ..training.agents import AGENTS
 from .plan import VALIDATION, Plan
 from .space import Setting, draw, grid
@@ -218,7 +219,6 @@ def _write_trials(plan: Plan, study: optuna.Study) -> pd.DataFrame:
     for trial in study.get_trials(deepcopy=False):
         values: Sequence[float | None] = trial.values if trial.state.name == "COMPLETE" else ()
         runs = [run for key, run in trial.user_attrs.items() if key.startswith("run ")]
-        gates = [str(run[-1]) for run in runs]
         drawn = {key: axis.write(trial.params[key]) for key, axis in plan.axes.items() if key in trial.params}
         rows.append(
             {
@@ -226,7 +226,7 @@ def _write_trials(plan: Plan, study: optuna.Study) -> pd.DataFrame:
                 "state": {"FAIL": "failed"}.get(trial.state.name, trial.state.name.lower()),
                 **{name: next(iter(values[i : i + 1]), math.nan) for i, name in enumerate(plan.objectives)},
                 **{key: drawn.get(key) for key in plan.axes},
-                "gate": next((gate for gate in gates if gate != GATE_OK), GATE_OK if gates else ""),
+                "gate": worst_gate(run[-1] for run in runs) if runs else "",
                 **({"pareto": trial.number in front} if len(plan.objectives) > 1 else {}),
                 "steps": max(len(runs), *trial.intermediate_values, 0, 0),
                 "seconds": round(trial.user_attrs.get("seconds", math.nan), 3),

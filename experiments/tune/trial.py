@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from virtgym.envs.errors import ConfigError, VirtgymError
-from virtgym.envs.sim.models.cost import GATE_OK
 
 from ..run.cell import load_scenario, make_cell, run_cell
-from ..run.rows import rows_frame
+from ..run.rows import rows_frame, worst_gate
 from .plan import Plan
 from .space import Setting
 
@@ -157,8 +156,8 @@ def _play_policy(task: Task, trial: optuna.Trial | None) -> tuple[float, ...]:
         known = None if trial is None else trial.user_attrs.get(f"run {i}")
         if known is None:
             scenario = load_scenario(plan.scenario, seed, {"trace.path": path} if path else None)
-            rows = run_cell(make_cell(scenario, spec), seed).rows
-            known = [*_means(plan, rows_frame(rows)), _worst(rows_frame(rows))]
+            rows = rows_frame(run_cell(make_cell(scenario, spec), seed).rows)
+            known = [*_means(plan, rows), worst_gate(rows["gate"])]
             if trial is not None:
                 trial.set_user_attr(f"run {i}", known)
         every.append([float(value) for value in known[:-1]])
@@ -197,7 +196,7 @@ def _train_agents(task: Task, trial: optuna.Trial | None) -> tuple[float, ...]:
         mine = outcome.rows[outcome.rows["policy"] == str(out / "agent")]
         every.append(_best(history))
         if trial is not None:
-            trial.set_user_attr(f"run {i}", [every[-1], _worst(mine)])
+            trial.set_user_attr(f"run {i}", [every[-1], worst_gate(mine["gate"])])
     return (sum(every) / len(every),)
 
 
@@ -213,8 +212,3 @@ def _means(plan: Plan, rows: pd.DataFrame) -> list[float]:
         if not math.isfinite(value):
             raise ConfigError(f"objectives: {name}: has no value in scenario={plan.scenario['name']}")
     return found
-
-
-def _worst(rows: pd.DataFrame) -> str:
-    """``ok`` if every row passes the gate, else the first reason."""
-    return next((str(gate) for gate in rows["gate"] if gate != GATE_OK), GATE_OK)

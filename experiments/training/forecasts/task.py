@@ -25,7 +25,7 @@ from virtgym.policies.learned.storage import Agent, Member
 from ...analysis.forecast_skill import Load, SkillSettings, forecast_skill, mean_of, measure, vm_load
 from ...config.overrides import PolicySpec
 from ...run.cell import load_scenario
-from ...suite.tasks import load_suite
+from ...suite.tasks import SUITE, load_suite
 from ..learners import TrainTask
 from ..settings.base import AgentConfig
 from ..settings.own import ForecasterConfig
@@ -157,7 +157,7 @@ class ForecastTrainTask(TrainTask):
                     f"agent.traces={self.agent.traces}: scenario={self.scenario.name} generates its load; "
                     "name scenario.trace.path, too"
                 )
-            first = load_suite("virtgym-1").train.first
+            first = load_suite(SUITE).train.first
             days = [self._trace(seed) for seed in range(first, first + self.agent.days)]
             found = [vm_load(_side_by_side(days))]
         elif self.agent.traces:
@@ -175,7 +175,7 @@ class ForecastTrainTask(TrainTask):
         """What is validated on."""
         if not self._generated:
             return measured(self.scenario.trace, self._interval_s)
-        seeds = load_suite("virtgym-1").validation.seeds[:_DAYS]
+        seeds = load_suite(SUITE).validation.seeds[:_DAYS]
         return _side_by_side([self._trace(seed) for seed in seeds])
 
     @property
@@ -184,7 +184,7 @@ class ForecastTrainTask(TrainTask):
 
     def described(self) -> dict[str, Any]:
         """With what was learned from."""
-        first = load_suite("virtgym-1").train.first
+        first = load_suite(SUITE).train.first
         seeds = [first, first + self.agent.days]
         names = [Path(path).name for path in self.agent.traces]
         learned = {"seeds": seeds} if self._generated else {"traces": names}

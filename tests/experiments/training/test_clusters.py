@@ -111,6 +111,15 @@ def test_an_agent_plays_clusters_of_other_sizes_and_models(tmp_path: Path) -> No
 TIMES = ["wall_s", "frames_per_s", "collect_s", "update_s"]
 
 
+def assert_same_training(one: Path, two: Path) -> None:
+    """The same progress and weights, to the bit."""
+    a, b = (pd.read_csv(out / "progress.csv").drop(columns=TIMES, errors="ignore") for out in (one, two))
+    pd.testing.assert_frame_equal(a, b)
+    mine, theirs = (load_agent(folder / "agent").members[0].weights for folder in (one, two))
+    for name in mine:
+        np.testing.assert_array_equal(mine[name], theirs[name])
+
+
 def test_a_training_that_broke_off_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same weights and progress, to the bit, as in one go; also where an episode was under way."""
     one, two = tmp_path / "one", tmp_path / "two"
@@ -127,13 +136,7 @@ def test_a_training_that_broke_off_ends_the_same(tmp_path: Path, monkeypatch: py
         assert not json.loads((b / "train.json").read_text())["finished"]
         assert (b / "checkpoint.npz").exists()
         assert train(agent, f"out={b}", "checkpoint_every=100") == 0
-        whole, resumed = (
-            pd.read_csv(folder / "progress.csv").drop(columns=TIMES, errors="ignore") for folder in (a, b)
-        )
-        pd.testing.assert_frame_equal(whole, resumed)
-        mine, theirs = (load_agent(folder / "agent").members[0].weights for folder in (a, b))
-        for name in mine:
-            np.testing.assert_array_equal(mine[name], theirs[name])
+        assert_same_training(a, b)
 
 
 @pytest.mark.parametrize("agent", ["ppo", "imitation", "expert_iteration"])
@@ -149,13 +152,7 @@ def test_a_training_that_was_killed_ends_the_same(
             killed_run(two, typed, 1, signal.SIGKILL)
             assert not json.loads((two / "train.json").read_text())["finished"]
         assert main(["train", *typed, f"out={folder}"]) == 0
-    whole, resumed = (
-        pd.read_csv(folder / "progress.csv").drop(columns=TIMES, errors="ignore") for folder in (one, two)
-    )
-    pd.testing.assert_frame_equal(whole, resumed)
-    mine, theirs = (load_agent(folder / "agent").members[0].weights for folder in (one, two))
-    for name in mine:
-        np.testing.assert_array_equal(mine[name], theirs[name])
+    assert_same_training(one, two)
 
 
 def _second(fail: Any) -> Any:
