@@ -41,6 +41,7 @@ SPEAKING = "virtgym: compiling kernels, up to a minute; kept for the next run"
 
 
 Function = TypeVar("Function", bound=Callable[..., object])
+R = TypeVar("R")
 
 
 class Decorator(Protocol):
@@ -71,6 +72,16 @@ def kernel(function: Any = None, /, **options: Any) -> Any:
     compiled: Any = njit(function, no_cfunc_wrapper=True, **options)  # called by Python and by kernels only
     if hasattr(compiled, "py_func"):  # a plain function under NUMBA_DISABLE_JIT
         compiled._cache = ClosureCache(compiled)
+    return compiled
+
+
+def of_records(compiled: Dispatcher[Callable[..., R]]) -> Dispatcher[Callable[..., R]]:
+    """Let a kernel take every record, and every handle, that has the fields which its own records name.
+
+    A sub-model's kernel reads a small record of its own, and so can be read and tested alone; the engine
+    passes the cluster's parameters and state in its place. Types only: Numba looks fields up by name, and a
+    test compares the fields of these records with the cluster's.
+    """
     return compiled
 
 

@@ -33,7 +33,7 @@ from .models.admission import (
 from .models.power import ON
 from .models.precopy import PULL
 from .state.cluster_state import ABSENT, DEPARTED, PENDING, RUNNING, STARTING, ClusterState
-from .state.parameters import ClusterParams, FullParams
+from .state.parameters import ClusterParams
 
 
 @kernel
@@ -86,7 +86,7 @@ def times_counted(p: ClusterParams, v: int) -> int:
 
 
 @kernel
-def margin_now(p: FullParams, s: ClusterState) -> float:
+def margin_now(p: ClusterParams, s: ClusterState) -> float:
     """``guarantee_margin`` of the scenario's guarantee now."""
     pool = count_hosts(p, s, p.host_dedicated)
     return float(guarantee_margin(p, pool, count_vms(p, s, p.vm_counted_mhz, p.vm_counted_mib)))
@@ -129,7 +129,7 @@ def blame_orders(p: ClusterParams, s: ClusterState, failed: bool) -> None:
 
 
 @kernel
-def write_hosts_may_leave(p: FullParams, s: ClusterState, may: B1) -> None:
+def write_hosts_may_leave(p: ClusterParams, s: ClusterState, may: B1) -> None:
     """Hosts of which any one may leave for all that the guarantee cares.
 
     Args:
@@ -150,7 +150,7 @@ def check_leave(p: ClusterParams, s: ClusterState, h: int) -> Any:
 
 
 @kernel
-def check_admission(p: FullParams, s: ClusterState, v: int) -> Any:
+def check_admission(p: ClusterParams, s: ClusterState, v: int) -> Any:
     """Whether the guarantee lets a waiting VM start, on whatever host: 0, or the code."""
     if not p.admission_enforced or restarts(p, s, v):
         return 0

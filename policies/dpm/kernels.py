@@ -26,7 +26,7 @@ from virtgym.envs.sim.engine.waiting import is_hopeless, no_failures, note_failu
 from virtgym.envs.sim.guarantee import home_of
 from virtgym.envs.sim.models.power import ON
 from virtgym.envs.sim.state.cluster_state import PENDING, ClusterState
-from virtgym.envs.sim.state.parameters import ClusterParams, FullParams
+from virtgym.envs.sim.state.parameters import ClusterParams
 
 from ..planning.nodes import (
     LEAST_MHZ,
@@ -312,7 +312,7 @@ def _choose_vm(
 
 @only_full
 @kernel
-def _expect_on_nodes(p: FullParams, w: DpmWork, fill: float, high: float) -> None:
+def _expect_on_nodes(p: ClusterParams, w: DpmWork, fill: float, high: float) -> None:
     """Write what nodes must have for every VM, so that they are filled no more than hosts are.
 
     Args:

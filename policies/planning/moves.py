@@ -10,16 +10,16 @@ from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.engine.copies import copy_energy_j, copy_memory_mib
 from virtgym.envs.sim.models.precopy import MBIT_PER_MIB, plan_copy
 from virtgym.envs.sim.state.cluster_state import ClusterState
-from virtgym.envs.sim.state.parameters import FullParams
+from virtgym.envs.sim.state.parameters import ClusterParams
 
 
 @kernel
-def _fixed_rate(p: FullParams, s: ClusterState, v: int, a: int, b: int) -> Any:
+def _fixed_rate(p: ClusterParams, s: ClusterState, v: int, a: int, b: int) -> Any:
     return p.vm_mem_mib[v] / p.mig_mib_s, p.vm_mem_mib[v]
 
 
 @kernel
-def _copy(p: FullParams, s: ClusterState, v: int, a: int, b: int) -> Any:
+def _copy(p: ClusterParams, s: ClusterState, v: int, a: int, b: int) -> Any:
     if not p.has_precopy:
         return _fixed_rate(p, s, v, a, b)
     rate = min(p.host_nic_mbps[a], p.host_nic_mbps[b], p.copy_max_mbps) / MBIT_PER_MIB
@@ -33,14 +33,14 @@ copy_cost = by_model(_fixed_rate, _copy)
 
 
 @kernel
-def move_energy_j(p: FullParams, s: ClusterState, v: int, a: int, b: int) -> Any:
+def move_energy_j(p: ClusterParams, s: ClusterState, v: int, a: int, b: int) -> Any:
     """Energy of a migration from host a to host b, J."""
     _, sent = copy_cost(p, s, v, a, b)
     return copy_energy_j(p, sent)
 
 
 @kernel
-def move_energies(p: FullParams, s: ClusterState, home: I4, energy_j: F8) -> None:
+def move_energies(p: ClusterParams, s: ClusterState, home: I4, energy_j: F8) -> None:
     """Write what a migration off its home to a host like that costs every VM, J, shape (V,)."""
     for v in range(home.shape[0]):
         h = home[v]

@@ -24,8 +24,8 @@ from virtgym.envs.sim.guarantee import home_of
 from virtgym.envs.sim.models.numa import apply_numa_host, rebalance_host
 from virtgym.envs.sim.models.numa_nodes import add_to_nodes, choose_nodes
 from virtgym.envs.sim.simulator import ClusterView, Simulator
-from virtgym.envs.sim.state.cluster_state import ClusterState, FullState
-from virtgym.envs.sim.state.parameters import ClusterParams, FullParams
+from virtgym.envs.sim.state.cluster_state import ClusterState
+from virtgym.envs.sim.state.parameters import ClusterParams
 
 from .memory import PlanMemory, allocate_memory
 from .room import begin_room
@@ -46,7 +46,7 @@ def expect_on_nodes(w: PlanMemory, mhz: F8) -> None:
 
 @only_full
 @kernel
-def begin_nodes(p: FullParams, s: ClusterState, w: PlanMemory, mhz: F8) -> None:
+def begin_nodes(p: ClusterParams, s: ClusterState, w: PlanMemory, mhz: F8) -> None:
     """Start a plan: every VM is at home where the state has it, or will have it.
 
     Args:
@@ -65,7 +65,7 @@ def begin_nodes(p: FullParams, s: ClusterState, w: PlanMemory, mhz: F8) -> None:
 
 @only_full
 @kernel
-def move_nodes(p: FullParams, w: PlanMemory, v: int, h: int) -> None:
+def move_nodes(p: ClusterParams, w: PlanMemory, v: int, h: int) -> None:
     """Let a VM be on a host from now on: where its room is held, or back at home (``w.home``)."""
     if not p.has_numa:
         return
@@ -77,7 +77,7 @@ def move_nodes(p: FullParams, w: PlanMemory, v: int, h: int) -> None:
 
 
 @kernel
-def _list_vms(p: FullParams, w: PlanMemory, h: int, v: int, comes: bool) -> I4:
+def _list_vms(p: ClusterParams, w: PlanMemory, h: int, v: int, comes: bool) -> I4:
     """The VMs of a host with a VM or without it, and what they are given, scaled to what the host has."""
     n = 0
     total = 0.0
@@ -96,7 +96,7 @@ def _list_vms(p: FullParams, w: PlanMemory, h: int, v: int, comes: bool) -> I4:
 
 
 @kernel
-def _predict(p: FullParams, w: PlanMemory, h: int, v: int, comes: bool) -> Any:
+def _predict(p: ClusterParams, w: PlanMemory, h: int, v: int, comes: bool) -> Any:
     """Weighted work that a host's VMs lose to remote memory, MHz; ``w`` is left as it was.
 
     Args:
@@ -105,7 +105,7 @@ def _predict(p: FullParams, w: PlanMemory, h: int, v: int, comes: bool) -> Any:
         v: A VM that is counted there (``comes``) or not, wherever it is; -1 = all as they are.
         comes: Whether it is; it must not be on the host in the plan then.
     """
-    model: FullState = w  # it has the fields of the model's record
+    model: Any = w  # it has the fields of the model's records
     vms = _list_vms(p, w, h, v, comes)
     vcpus, used, nodes = w.node_vcpus[h].copy(), w.node_used_mib[h].copy(), w.vm_nodes[vms]
     fits = True
@@ -137,7 +137,7 @@ def _nothing_lost(p: ClusterParams, w: PlanMemory, h: int) -> Any:
 
 
 @kernel
-def _host_loss(p: FullParams, w: PlanMemory, h: int) -> Any:
+def _host_loss(p: ClusterParams, w: PlanMemory, h: int) -> Any:
     if not p.has_numa:
         return 0.0
     if w.node_loss[h] == UNKNOWN:
@@ -150,7 +150,7 @@ host_loss = by_model(_nothing_lost, _host_loss)
 
 
 @kernel
-def _freed_loss(p: FullParams, w: PlanMemory, v: int) -> Any:
+def _freed_loss(p: ClusterParams, w: PlanMemory, v: int) -> Any:
     if not p.has_numa or w.node_at[v] < 0:
         return 0.0
     h = w.node_at[v]
@@ -167,7 +167,7 @@ freed_loss = by_model(_none_freed, _freed_loss)
 
 
 @kernel
-def _coming_loss(p: FullParams, w: PlanMemory, v: int, h: int) -> Any:
+def _coming_loss(p: ClusterParams, w: PlanMemory, v: int, h: int) -> Any:
     if not p.has_numa or w.node_at[v] == h:
         return 0.0
     more = _predict(p, w, h, v, True) - _host_loss(p, w, h)
@@ -191,7 +191,7 @@ def fits_nodes(p: ClusterParams, w: PlanMemory, v: int, h: int) -> Any:
 
 
 @kernel
-def _losses_with(p: FullParams, s: ClusterState, w: PlanMemory, v: int, losses: F8) -> None:
+def _losses_with(p: ClusterParams, s: ClusterState, w: PlanMemory, v: int, losses: F8) -> None:
     begin_room(s, w)
     begin_nodes(p, s, w, np.maximum(s.vm_demand_mhz, s.vm_claim_mhz))
     for h in range(losses.shape[0]):

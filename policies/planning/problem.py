@@ -22,7 +22,7 @@ from virtgym.envs.sim.models.overhead import support_code
 from virtgym.envs.sim.models.rules import Rules
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state.cluster_state import ClusterState
-from virtgym.envs.sim.state.parameters import FullParams
+from virtgym.envs.sim.state.parameters import ClusterParams
 
 from ..solvers.model import ConsolidationProblem, PlacementRules
 from .moves import move_energies
@@ -118,7 +118,7 @@ def _memory(view: ClusterView, vms: I8, hosts: I8, need: tuple[F8, F8] | None) -
 
 @only_full
 @kernel
-def _strike_unsuited(p: FullParams, s: ClusterState, vms: I8, hosts: I8, free: B1, suits: Any) -> None:
+def _strike_unsuited(p: ClusterParams, s: ClusterState, vms: I8, hosts: I8, free: B1, suits: Any) -> None:
     """Strike out hosts that a VM may not run on, whatever room they have."""
     for i in range(vms.shape[0]):
         v = vms[i]

@@ -31,7 +31,7 @@ from virtgym.envs.sim.guarantee import home_of
 from virtgym.envs.sim.models.memory import min_free_mib
 from virtgym.envs.sim.models.numa_nodes import add_to_nodes, choose_nodes
 from virtgym.envs.sim.state.cluster_state import ClusterState
-from virtgym.envs.sim.state.parameters import ClusterParams, FullParams
+from virtgym.envs.sim.state.parameters import ClusterParams
 
 from .memory import PlanMemory
 
@@ -49,7 +49,7 @@ def begin_room(s: ClusterState, w: PlanMemory) -> None:
 
 
 @kernel
-def zero_mib(p: FullParams, v: int, touched_mib: float) -> Any:
+def zero_mib(p: ClusterParams, v: int, touched_mib: float) -> Any:
     """Zero pages of a VM that its host may share, MiB: none of what is reserved."""
     if not p.memory_sharing:
         return 0.0
@@ -59,7 +59,7 @@ def zero_mib(p: FullParams, v: int, touched_mib: float) -> Any:
 
 @only_full
 @kernel
-def measure_need(p: FullParams, s: ClusterState, w: PlanMemory) -> None:
+def measure_need(p: ClusterParams, s: ClusterState, w: PlanMemory) -> None:
     """Write what every VM needs now; planners that forecast write it themselves."""
     if p.has_tiers:
         write_need(p, w, s.vm_touched_mib)
@@ -67,7 +67,7 @@ def measure_need(p: FullParams, s: ClusterState, w: PlanMemory) -> None:
 
 @only_full
 @kernel
-def write_need(p: FullParams, w: PlanMemory, touched_mib: F8) -> None:
+def write_need(p: ClusterParams, w: PlanMemory, touched_mib: F8) -> None:
     """Write what every VM will need that will have touched so much, MiB, (V,)."""
     for v in range(w.vm_need_mib.shape[0]):
         w.vm_need_mib[v] = touched_mib[v] - zero_mib(p, v, touched_mib[v])
@@ -75,7 +75,7 @@ def write_need(p: FullParams, w: PlanMemory, touched_mib: F8) -> None:
 
 @only_full
 @kernel
-def begin_need(p: FullParams, s: ClusterState, w: PlanMemory) -> None:
+def begin_need(p: ClusterParams, s: ClusterState, w: PlanMemory) -> None:
     """Start a plan: memory that is needed on every host, and the most that costs nothing there.
 
     Duplicates count as shared as far as they are shared now; what neighbours to come will share is unknown.
@@ -107,7 +107,7 @@ def _always(p: ClusterParams, w: PlanMemory, v: int, h: int, share: float) -> An
 
 
 @kernel
-def _fits_need(p: FullParams, w: PlanMemory, v: int, h: int, share: float) -> Any:
+def _fits_need(p: ClusterParams, w: PlanMemory, v: int, h: int, share: float) -> Any:
     return not p.has_tiers or w.need_mib[h] + w.vm_need_mib[v] <= share * w.need_most[h]
 
 
@@ -118,7 +118,7 @@ what is free of that."""
 
 @only_full
 @kernel
-def _hold_more(p: FullParams, w: Any, v: int, h: int, sign: float) -> None:
+def _hold_more(p: ClusterParams, w: Any, v: int, h: int, sign: float) -> None:
     w.need_mib[h] += sign * w.vm_need_mib[v]
     if p.has_numa:
         if sign > 0.0:

@@ -26,8 +26,8 @@ from ..models.precopy import (
     finish_phase,
     next_event,
 )
-from ..state.cluster_state import MIG_COPYING, MIG_NONE, MIG_WAITING, FullState
-from ..state.parameters import FullParams
+from ..state.cluster_state import MIG_COPYING, MIG_NONE, MIG_WAITING, ClusterState
+from ..state.parameters import ClusterParams
 from .cpu import set_vm_down
 from .events import MIGRATION_END, drop_event, find_next_copy, push_event, put_copy, remove_copy, set_copy_end
 from .hub import renew_flows, renew_hosts
@@ -47,7 +47,7 @@ MB_PER_MIB = 2**20 / 1e6
 
 
 @kernel
-def _begin_fixed(p: FullParams, s: FullState, v: int, now_s: float) -> None:
+def _begin_fixed(p: ClusterParams, s: ClusterState, v: int, now_s: float) -> None:
     """A copy at a fixed rate, whose end is known when it begins."""
     s.vm_mig[v] = MIG_COPYING
     s.counters.moving += 1
@@ -57,19 +57,19 @@ def _begin_fixed(p: FullParams, s: FullState, v: int, now_s: float) -> None:
 
 
 @kernel
-def _start_simple(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
+def _start_simple(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> None:
     _begin_fixed(p, s, v, now_s)
     touch(p, s, s.vm_dest[v], elapsed_s)  # on the source only the VM's own rates change
     settle_rates(p, s, v, elapsed_s)
 
 
 @kernel
-def _has_slots(p: FullParams, s: FullState, a: int, b: int) -> bool:
+def _has_slots(p: ClusterParams, s: ClusterState, a: int, b: int) -> bool:
     return bool(s.host_copies[a] < p.host_slots[a] and s.host_copies[b] < p.host_slots[b])
 
 
 @kernel
-def _start_precopy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
+def _start_precopy(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> None:
     a, b = s.vm_host[v], s.vm_dest[v]
     begin_copy(p, s, v)
     s.vm_mig[v] = MIG_COPYING
@@ -85,7 +85,7 @@ def _start_precopy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s:
 
 
 @kernel
-def _start_full(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
+def _start_full(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> None:
     if p.has_precopy == 0:
         _begin_fixed(p, s, v, now_s)
         touch_two(p, s, s.vm_dest[v], s.vm_host[v], elapsed_s)
@@ -100,7 +100,7 @@ start_copy = by_model(_start_simple, _start_full)
 
 
 @kernel
-def _first_waiting(p: FullParams, s: FullState, h: int) -> int:
+def _first_waiting(p: ClusterParams, s: ClusterState, h: int) -> int:
     """The migration from or to a host that was ordered first, of those that could start; -1 = none."""
     best = -1
     for incoming in range(2):
@@ -116,7 +116,7 @@ def _first_waiting(p: FullParams, s: FullState, h: int) -> int:
 
 
 @kernel
-def start_waiting(p: FullParams, s: FullState, h: int, now_s: float, elapsed_s: float) -> None:
+def start_waiting(p: ClusterParams, s: ClusterState, h: int, now_s: float, elapsed_s: float) -> None:
     """Start migrations that wait for a slot of a host, in the order in which they were ordered.
 
     Each starts that finds a slot on both of its hosts; one that does not holds up nobody.
@@ -128,7 +128,7 @@ def start_waiting(p: FullParams, s: FullState, h: int, now_s: float, elapsed_s: 
 
 
 @kernel
-def finish_migration(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
+def finish_migration(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> None:
     """Hand a VM that was copied at a fixed rate over to its destination."""
     source, dest = s.vm_host[v], s.vm_dest[v]
     remove_resident(s, v, source)
@@ -147,7 +147,7 @@ def finish_migration(p: FullParams, s: FullState, v: int, now_s: float, elapsed_
 
 
 @kernel
-def _leave_list(s: FullState, v: int) -> None:
+def _leave_list(s: ClusterState, v: int) -> None:
     n = s.counters.moving
     i = 0
     while s.copy_list[i] != v:
@@ -163,13 +163,13 @@ def _leave_list(s: FullState, v: int) -> None:
 
 
 @kernel
-def copy_memory_mib(p: FullParams, s: FullState, v: int) -> Any:
+def copy_memory_mib(p: ClusterParams, s: ClusterState, v: int) -> Any:
     """What a copy has to send: touched memory where that is known, else all of it."""
     return s.vm_touched_mib[v] if p.has_tiers else p.vm_mem_mib[v]
 
 
 @kernel
-def _hand_over(p: FullParams, s: FullState, v: int) -> None:
+def _hand_over(p: ClusterParams, s: ClusterState, v: int) -> None:
     """Post-copy: the VM runs at its destination, its old host keeps the pages that are to come."""
     source, dest = s.vm_host[v], s.vm_dest[v]
     remove_resident(s, v, source)
@@ -183,7 +183,7 @@ def _hand_over(p: FullParams, s: FullState, v: int) -> None:
 
 
 @kernel
-def _finish_last(p: FullParams, s: FullState, v: int, pulled: bool) -> None:
+def _finish_last(p: ClusterParams, s: ClusterState, v: int, pulled: bool) -> None:
     """The last byte has come: the old host lets go."""
     source, dest = s.vm_host[v], s.vm_dest[v]
     if pulled:
@@ -205,13 +205,13 @@ def _finish_last(p: FullParams, s: FullState, v: int, pulled: bool) -> None:
 
 
 @kernel
-def copy_energy_j(p: FullParams, sent_mib: float) -> Any:
+def copy_energy_j(p: ClusterParams, sent_mib: float) -> Any:
     """Energy of a migration that sends so much, J."""
     return p.migration_j + p.migration_j_per_mb * MB_PER_MIB * sent_mib
 
 
 @kernel
-def _count_data(p: FullParams, s: FullState, v: int) -> None:
+def _count_data(p: ClusterParams, s: ClusterState, v: int) -> None:
     sent = s.copy_sent_mib[v]
     s.totals.mig_mib += sent
     s.totals.mig_energy_j += copy_energy_j(p, sent)
@@ -219,7 +219,7 @@ def _count_data(p: FullParams, s: FullState, v: int) -> None:
 
 
 @kernel
-def finish_copy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: float) -> None:
+def finish_copy(p: ClusterParams, s: ClusterState, v: int, now_s: float, elapsed_s: float) -> None:
     """A phase of a copy has ended: go on to the next one.
 
     Args:
@@ -255,7 +255,7 @@ def finish_copy(p: FullParams, s: FullState, v: int, now_s: float, elapsed_s: fl
 
 
 @kernel
-def _drop_simple(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
+def _drop_simple(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
     if s.vm_mig[v] == MIG_COPYING:
         left_s = s.vm_mig_end_s[v] - (s.clock.now_s + elapsed_s)
         s.totals.mig_mib += max(0.0, p.vm_mem_mib[v] - max(0.0, left_s) * p.mig_mib_s)
@@ -268,7 +268,7 @@ def _drop_simple(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
 
 
 @kernel
-def _drop_full(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
+def _drop_full(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
     if p.has_precopy == 0 or s.vm_mig[v] != MIG_COPYING:
         _drop_simple(p, s, v, elapsed_s)
         return

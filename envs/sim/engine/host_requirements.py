@@ -4,32 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...jit.kernels import kernel
+from ...jit.kernels import kernel, of_records
 from ..decisions import LACKS_FUNCTIONS, LACKS_RESERVED_CPU, LACKS_RESERVED_MEMORY, NO_NODE
 from ..models.numa_nodes import ROOM, choose_nodes
 from ..models.overhead import support_code
 from ..models.scheduling import admits
-from ..state.cluster_state import FullState
-from ..state.parameters import FullParams
+from ..state.cluster_state import ClusterState
+from ..state.parameters import ClusterParams
 
 MEM_SLACK = ROOM
 """Sums of memory and CPU are floats: this much above capacity still fits."""
 
 
+@of_records
 @kernel
-def fits_memory(p: FullParams, s: FullState, v: int, h: int) -> Any:
+def fits_memory(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     """Whether configured memory has room for a VM on a host."""
     return s.host_mem_mib[h] + p.vm_mem_mib[v] <= p.host_mem_mib[h] * p.mem_overcommit * MEM_SLACK
 
 
 @kernel
-def fits_nominal(p: FullParams, s: FullState, v: int, h: int) -> Any:
+def fits_nominal(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     """Whether nominal CPU has room for a VM on a host."""
     return s.host_nominal_mhz[h] + p.vm_cpu_mhz[v] <= p.host_cpu_mhz[h] * p.arrival_overcommit * MEM_SLACK
 
 
 @kernel
-def check_suits(p: FullParams, s: FullState, v: int, h: int) -> Any:
+def check_suits(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     """What a host of the full model must offer: type of virtualization, room for reservations, devices."""
     if p.host_virt_types.shape[0] > 0:
         code = support_code(p, v, h)
@@ -47,6 +48,6 @@ def check_suits(p: FullParams, s: FullState, v: int, h: int) -> Any:
 
 
 @kernel
-def lacks_features(p: FullParams, s: FullState, v: int, h: int) -> bool:
+def lacks_features(p: ClusterParams, s: ClusterState, v: int, h: int) -> bool:
     """Whether a host lacks CPU features that a VM sees."""
     return bool(p.host_features.shape[0] > 0 and (s.vm_baseline[v] & ~p.host_features[h]) != 0)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...jit.kernels import kernel
+from ...jit.kernels import kernel, of_records
 from ..decisions import Reasons
 from ..models.numa_nodes import add_to_nodes, choose_nodes
 from ..models.power import ON
-from ..state.cluster_state import MIG_NONE, RUNNING, FullState
-from ..state.parameters import FullParams
+from ..state.cluster_state import MIG_NONE, RUNNING, ClusterState
+from ..state.parameters import ClusterParams
 from .host_requirements import check_suits, fits_memory, fits_nominal, lacks_features
 from .hub import renew_hosts
 
@@ -32,7 +32,7 @@ CANNOT_RUN = MIRROR_REASONS.add(
 
 
 @kernel
-def check_mirror(p: FullParams, s: FullState, v: int, h: int) -> Any:
+def check_mirror(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     """Whether a host may hold the secondary of a running VM that has none.
 
     Args:
@@ -65,13 +65,13 @@ def check_mirror(p: FullParams, s: FullState, v: int, h: int) -> Any:
 
 
 @kernel
-def _count(p: FullParams, s: FullState, v: int, h: int, sign: int) -> None:
+def _count(p: ClusterParams, s: ClusterState, v: int, h: int, sign: int) -> None:
     s.host_mirrors[h] += sign
     s.host_mirror_vcpus[h] += sign * p.vm_vcpus[v]
 
 
 @kernel
-def _hold(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
+def _hold(p: ClusterParams, s: ClusterState, v: int, h: int, sign: float) -> None:
     """Room of a secondary: its memory and its CPU, reserved again, and the functions that it will need."""
     s.host_mirror_mib[h] += sign * p.vm_mem_mib[v]
     s.host_mem_mib[h] += sign * p.vm_mem_mib[v]
@@ -87,7 +87,7 @@ def _hold(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
 
 
 @kernel
-def protect(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
+def protect(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) -> None:
     """Start the secondary of a VM on the first host that may hold it, if there is one (first fit).
 
     It takes room there, and counts against the limits of both hosts of the pair.
@@ -112,14 +112,15 @@ def protect(p: FullParams, s: FullState, v: int, elapsed_s: float) -> None:
 
 
 @kernel
-def protect_all(p: FullParams, s: FullState, elapsed_s: float) -> None:
+def protect_all(p: ClusterParams, s: ClusterState, elapsed_s: float) -> None:
     """Start what secondaries are missing."""
     for v in p.protected_vms:
         protect(p, s, v, elapsed_s)
 
 
+@of_records
 @kernel
-def drop_secondary(p: FullParams, s: FullState, v: int) -> Any:
+def drop_secondary(p: ClusterParams, s: ClusterState, v: int) -> Any:
     """End a VM's secondary, while ``vm_host`` still says where the primary is (or was); -1 = it had none.
 
     Returns:

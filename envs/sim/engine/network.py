@@ -17,8 +17,8 @@ from ...jit.kernels import kernel
 from ..models.fair_share import max_min_rates
 from ..models.precopy import INIT, MBIT_PER_MIB, PULL, RESUME, advance_copy, next_event
 from ..state.accumulators import FRESH, PIECES_FRESH
-from ..state.cluster_state import MIG_COPYING, FullState
-from ..state.parameters import FullParams
+from ..state.cluster_state import MIG_COPYING, ClusterState
+from ..state.parameters import ClusterParams
 from ..telemetry.gauges import hold
 from .events import find_next_copy, set_copy_end
 from .prefetch import fetch_host
@@ -31,7 +31,7 @@ EVERYWHERE = 3
 
 
 @kernel
-def look_at_copy(p: FullParams, s: FullState, v: int, rate_mib_s: float, now_s: float) -> None:
+def look_at_copy(p: ClusterParams, s: ClusterState, v: int, rate_mib_s: float, now_s: float) -> None:
     """Bring a copy up to now, give it a new rate and find when its phase ends."""
     dirty = s.vm_dirty_mib_s[v]
     if rate_mib_s == s.copy_rate_mib_s[v] and dirty == s.copy_dirtying_mib_s[v]:
@@ -44,7 +44,7 @@ def look_at_copy(p: FullParams, s: FullState, v: int, rate_mib_s: float, now_s: 
 
 
 @kernel
-def _ends(s: FullState, v: int) -> Any:
+def _ends(s: ClusterState, v: int) -> Any:
     """Sending and receiving host of a copy; after post-copy's handover the old host sends on."""
     if s.copy_phase[v] == PULL:
         return s.vm_dest[v], s.vm_host[v]
@@ -52,17 +52,17 @@ def _ends(s: FullState, v: int) -> Any:
 
 
 @kernel
-def _sends(s: FullState, v: int) -> bool:
+def _sends(s: ClusterState, v: int) -> bool:
     return bool(s.copy_phase[v] != INIT and s.copy_phase[v] != RESUME)
 
 
 @kernel
-def _logs(p: FullParams, s: FullState, v: int) -> bool:
+def _logs(p: ClusterParams, s: ClusterState, v: int) -> bool:
     return bool(s.vm_secondary[v] >= 0 and s.vm_host[v] >= 0 and not vm_stopped(p, s, v))
 
 
 @kernel
-def _meet(s: FullState, hosts: I4, n: int, h: int) -> int:
+def _meet(s: ClusterState, hosts: I4, n: int, h: int) -> int:
     """Put a host on the list, unless it is there; returns the length of the list."""
     if s.host_mark[h] == 0:
         hosts[n] = h
@@ -72,7 +72,7 @@ def _meet(s: FullState, hosts: I4, n: int, h: int) -> int:
 
 
 @kernel
-def _neighbours(p: FullParams, s: FullState, h: int, hosts: I4, n: int) -> Any:
+def _neighbours(p: ClusterParams, s: ClusterState, h: int, hosts: I4, n: int) -> Any:
     """Put hosts that copies and logs join to a host on the list; returns its length and their number."""
     flows = 0
     for incoming in range(2):
@@ -94,13 +94,13 @@ def _neighbours(p: FullParams, s: FullState, h: int, hosts: I4, n: int) -> Any:
 
 
 @kernel
-def _ask_of_vm(p: FullParams, s: FullState, v: int) -> Any:
+def _ask_of_vm(p: ClusterParams, s: ClusterState, v: int) -> Any:
     """What a VM would send and receive, Mbit/s."""
     return (0.0, 0.0) if vm_stopped(p, s, v) else (s.vm_net_out_ask[v], s.vm_net_in_ask[v])
 
 
 @kernel
-def _ask_of_host(p: FullParams, s: FullState, h: int) -> Any:
+def _ask_of_host(p: ClusterParams, s: ClusterState, h: int) -> Any:
     """What the VMs of a host would send and receive, Mbit/s, and how many flows they may have."""
     out, into = 0.0, 0.0
     v = s.host_head[h]
@@ -113,7 +113,7 @@ def _ask_of_host(p: FullParams, s: FullState, h: int) -> Any:
 
 
 @kernel
-def _set(s: FullState, rates: F8, v: int, mbps: float) -> bool:
+def _set(s: ClusterState, rates: F8, v: int, mbps: float) -> bool:
     """Set a VM's rate; whether it was another one."""
     changed = rates[v] != mbps
     if changed:
@@ -124,7 +124,7 @@ def _set(s: FullState, rates: F8, v: int, mbps: float) -> bool:
 
 
 @kernel
-def _let_through(p: FullParams, s: FullState, h: int) -> bool:
+def _let_through(p: ClusterParams, s: ClusterState, h: int) -> bool:
     """Give every VM of a host what it asks for; whether something changed."""
     changed = False
     v = s.host_head[h]
@@ -138,7 +138,15 @@ def _let_through(p: FullParams, s: FullState, h: int) -> bool:
 
 @kernel
 def _collect(
-    p: FullParams, s: FullState, hosts: I4, place: I4, first: I4, second: I4, cap: F8, who: I4, again: I1
+    p: ClusterParams,
+    s: ClusterState,
+    hosts: I4,
+    place: I4,
+    first: I4,
+    second: I4,
+    cap: F8,
+    who: I4,
+    again: I1,
 ) -> int:
     """Write down the flows of the hosts that have a place; returns their number."""
     n = 0
@@ -176,7 +184,7 @@ def _collect(
 
 
 @kernel
-def _hand_out(p: FullParams, s: FullState, who: I4, rate: F8, n: int, again: I1) -> None:
+def _hand_out(p: ClusterParams, s: ClusterState, who: I4, rate: F8, n: int, again: I1) -> None:
     """Give the flows their rates; ``again`` notes the hosts on which a VM gets another one."""
     for f in range(n):
         kind, v = who[f, 0], who[f, 1]
@@ -194,7 +202,7 @@ def _hand_out(p: FullParams, s: FullState, who: I4, rate: F8, n: int, again: I1)
 
 
 @kernel
-def share_network(p: FullParams, s: FullState, hosts: I4, n: int, again: I1) -> int:
+def share_network(p: ClusterParams, s: ClusterState, hosts: I4, n: int, again: I1) -> int:
     """Work out the network's rates again on some hosts, and on all that these can affect.
 
     Args:
@@ -238,7 +246,7 @@ def share_network(p: FullParams, s: FullState, hosts: I4, n: int, again: I1) -> 
 
 
 @kernel
-def share_everything(p: FullParams, s: FullState, again: I1) -> None:
+def share_everything(p: ClusterParams, s: ClusterState, again: I1) -> None:
     """``share_network`` for all hosts, in their order."""
     n = s.host_head.shape[0]
     hosts = np.empty(n, dtype=np.int32)
@@ -249,7 +257,7 @@ def share_everything(p: FullParams, s: FullState, again: I1) -> None:
 
 
 @kernel
-def renew_rates(p: FullParams, s: FullState, a: int, b: int, changed: int, elapsed_s: float) -> None:
+def renew_rates(p: ClusterParams, s: ClusterState, a: int, b: int, changed: int, elapsed_s: float) -> None:
     """Work out rates again after something happened on one or two hosts.
 
     Args:

@@ -21,8 +21,8 @@ from numba.extending import intrinsic
 from ...jit.by_model import only_full
 from ...jit.handle import WORDS
 from ...jit.kernels import kernel
-from ..state.cluster_state import FullState
-from ..state.parameters import FullParams
+from ..state.cluster_state import ClusterState
+from ..state.parameters import ClusterParams
 
 STATE = (
     *("vm_state", "vm_mig", "vm_demand_mhz", "vm_claim_mhz", "vm_ask_mhz", "vm_overhead_mhz", "vm_io_mhz"),
@@ -77,7 +77,7 @@ _fetch_state, _fetch_params = _fetcher(STATE), _fetcher(PARAMS)
 
 @only_full
 @kernel
-def fetch_host(p: FullParams, s: FullState, h: int) -> None:
+def fetch_host(p: ClusterParams, s: ClusterState, h: int) -> None:
     """Ask for what the rates of a host's VMs are worked out from."""
     line = -1
     v = s.host_head[h]

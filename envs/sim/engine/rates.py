@@ -30,14 +30,14 @@ from ..models.precopy import RESUME, STOP, cpu_factor
 from ..models.scheduling import schedule_host
 from ..models.standby import mirror_loss
 from ..state.accumulators import Rates
-from ..state.cluster_state import MIG_COPYING, RUNNING, FullState
-from ..state.parameters import FullParams
+from ..state.cluster_state import MIG_COPYING, RUNNING, ClusterState
+from ..state.parameters import ClusterParams
 from ..telemetry.gauges import hold
 from .cpu import SHORTAGE, host_power, set_host, set_vm_miss
 
 
 @kernel
-def work_memory(s: FullState) -> Any:
+def work_memory(s: ClusterState) -> Any:
     """Memory for ``rate_host`` on any host, so that not every host allocates its own."""
     most = 0
     for h in range(s.host_n_vms.shape[0]):
@@ -46,7 +46,7 @@ def work_memory(s: FullState) -> Any:
 
 
 @kernel
-def residents(s: FullState, h: int, memory: I4) -> Any:
+def residents(s: ClusterState, h: int, memory: I4) -> Any:
     """The VMs that are on a host, in the order in which they came, shape (n,) int32, in that memory."""
     vms = memory[: s.host_n_vms[h]]
     v = s.host_head[h]
@@ -59,7 +59,7 @@ def residents(s: FullState, h: int, memory: I4) -> Any:
 
 
 @kernel
-def vm_stopped(p: FullParams, s: FullState, v: int) -> bool:
+def vm_stopped(p: ClusterParams, s: ClusterState, v: int) -> bool:
     """Whether a VM that is on a host does not run: it starts, or a migration has stopped it."""
     if s.vm_state[v] != RUNNING:
         return True
@@ -67,7 +67,7 @@ def vm_stopped(p: FullParams, s: FullState, v: int) -> bool:
 
 
 @kernel
-def _claim(p: FullParams, s: FullState, v: int, h: int) -> None:
+def _claim(p: ClusterParams, s: ClusterState, v: int, h: int) -> None:
     """What one VM of a host claims, and the most of it that it can use."""
     s.vm_overhead_mhz[v] = 0.0
     s.vm_io_mhz[v] = 0.0
@@ -94,7 +94,7 @@ def _claim(p: FullParams, s: FullState, v: int, h: int) -> None:
 
 
 @kernel
-def _copies_mhz(p: FullParams, s: FullState, h: int) -> float:
+def _copies_mhz(p: ClusterParams, s: ClusterState, h: int) -> float:
     """CPU that incoming copies ask of a host."""
     total = 0.0
     v = s.host_in_head[h]
@@ -107,7 +107,7 @@ def _copies_mhz(p: FullParams, s: FullState, h: int) -> float:
 
 
 @kernel
-def _other_mib(p: FullParams, s: FullState, h: int) -> float:
+def _other_mib(p: ClusterParams, s: ClusterState, h: int) -> float:
     """Memory of a host that belongs to none of its VMs: copies on their way, and secondaries."""
     total = s.host_mirror_mib[h] if p.has_standby else 0.0
     v = s.host_in_head[h]
@@ -119,7 +119,7 @@ def _other_mib(p: FullParams, s: FullState, h: int) -> float:
 
 
 @kernel
-def _share_evenly(p: FullParams, s: FullState, vms: I4, h: int, scale: float) -> float:
+def _share_evenly(p: ClusterParams, s: ClusterState, vms: I4, h: int, scale: float) -> float:
     """Without the scheduler: everybody gets the same share of what it can use; returns the sum."""
     total = 0.0
     for v in vms:
@@ -137,7 +137,7 @@ def _share_evenly(p: FullParams, s: FullState, vms: I4, h: int, scale: float) ->
 
 
 @kernel
-def _schedule(p: FullParams, s: FullState, vms: I4, h: int, copies: float, scratch: F8) -> Any:
+def _schedule(p: ClusterParams, s: ClusterState, vms: I4, h: int, copies: float, scratch: F8) -> Any:
     """Divide a host's CPU; returns what VMs and copies got and what they can use, MHz."""
     capacity = p.host_cpu_mhz[h]
     wanted = 0.0
@@ -153,7 +153,7 @@ def _schedule(p: FullParams, s: FullState, vms: I4, h: int, copies: float, scrat
 
 
 @kernel
-def _mirror_factor(p: FullParams, s: FullState, v: int) -> float:
+def _mirror_factor(p: ClusterParams, s: ClusterState, v: int) -> float:
     """Share of its granted CPU that does a protected VM's work: (1 - loss) * min(1, granted / needed)."""
     if s.vm_secondary[v] < 0:
         return 1.0
@@ -162,7 +162,7 @@ def _mirror_factor(p: FullParams, s: FullState, v: int) -> float:
 
 
 @kernel
-def _deliver(p: FullParams, s: FullState, v: int, elapsed_s: float, rates: Rates) -> None:
+def _deliver(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float, rates: Rates) -> None:
     """From what a VM was allocated to the work it gets done, and what it misses."""
     demand, claim = s.vm_demand_mhz[v], s.vm_claim_mhz[v]
     if claim <= 0.0:
@@ -203,7 +203,7 @@ def _deliver(p: FullParams, s: FullState, v: int, elapsed_s: float, rates: Rates
 
 
 @kernel
-def _add_vm_rates(p: FullParams, s: FullState, v: int, rates: Rates) -> None:
+def _add_vm_rates(p: ClusterParams, s: ClusterState, v: int, rates: Rates) -> None:
     if s.vm_state[v] == RUNNING:
         rates.vcpus += p.vm_vcpus[v]
     rates.ready += s.vm_ready_share[v] * p.vm_vcpus[v]
@@ -234,14 +234,14 @@ def _add_vm_rates(p: FullParams, s: FullState, v: int, rates: Rates) -> None:
 
 
 @kernel
-def _set_host_rates(s: FullState, h: int, rates: Rates, elapsed_s: float) -> None:
+def _set_host_rates(s: ClusterState, h: int, rates: Rates, elapsed_s: float) -> None:
     for k in range(rates.shape[0]):
         s.totals[k] += (s.host_rates[h, k] - rates[k]) * elapsed_s
         s.host_rates[h, k] = rates[k]
 
 
 @kernel
-def rate_host(p: FullParams, s: FullState, h: int, elapsed_s: float, own: I4, work: F8) -> None:
+def rate_host(p: ClusterParams, s: ClusterState, h: int, elapsed_s: float, own: I4, work: F8) -> None:
     """Work out everything that one host and its VMs do until the next event.
 
     Args:

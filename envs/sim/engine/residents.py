@@ -9,17 +9,17 @@ from __future__ import annotations
 import numpy as np
 
 from ...jit.by_model import by_model, nothing, only_full
-from ...jit.kernels import kernel
+from ...jit.kernels import kernel, of_records
 from ..models.numa_nodes import add_to_nodes, arrive_on_nodes, choose_nodes, reserve_nodes
-from ..state.cluster_state import FullState
-from ..state.parameters import FullParams
+from ..state.cluster_state import ClusterState
+from ..state.parameters import ClusterParams
 from ..telemetry.gauges import hold
 from .cpu import recount_host, refresh_host, set_vm_rates
 from .hub import renew_hosts
 
 
 @kernel
-def append_resident(s: FullState, v: int, h: int) -> None:
+def append_resident(s: ClusterState, v: int, h: int) -> None:
     """Put a VM at the end of a host's list of residents."""
     tail = s.host_tail[h]
     s.vm_prev[v] = tail
@@ -33,7 +33,7 @@ def append_resident(s: FullState, v: int, h: int) -> None:
 
 
 @kernel
-def remove_resident(s: FullState, v: int, h: int) -> None:
+def remove_resident(s: ClusterState, v: int, h: int) -> None:
     """Take a VM out of a host's list of residents."""
     before, after = s.vm_prev[v], s.vm_next[v]
     if before >= 0:
@@ -50,7 +50,7 @@ def remove_resident(s: FullState, v: int, h: int) -> None:
 
 
 @kernel
-def append_incoming(s: FullState, v: int, h: int) -> None:
+def append_incoming(s: ClusterState, v: int, h: int) -> None:
     """Put a VM into the list of those that come to a host."""
     head = s.host_in_head[h]
     s.vm_in_next[v] = head
@@ -62,7 +62,7 @@ def append_incoming(s: FullState, v: int, h: int) -> None:
 
 
 @kernel
-def remove_incoming(s: FullState, v: int, h: int) -> None:
+def remove_incoming(s: ClusterState, v: int, h: int) -> None:
     """Take a VM out of that list."""
     before, after = s.vm_in_prev[v], s.vm_in_next[v]
     if before >= 0:
@@ -76,8 +76,9 @@ def remove_incoming(s: FullState, v: int, h: int) -> None:
     s.host_n_in[h] -= 1
 
 
+@of_records
 @kernel
-def count_room(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
+def count_room(p: ClusterParams, s: ClusterState, v: int, h: int, sign: float) -> None:
     """Add a VM's room (but for NUMA nodes) to a host's sums, or take it off."""
     s.host_mem_mib[h] += sign * p.vm_mem_mib[v]
     s.host_nominal_mhz[h] += sign * p.vm_cpu_mhz[v]
@@ -90,7 +91,7 @@ def count_room(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None
 
 
 @kernel
-def _add_room(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
+def _add_room(p: ClusterParams, s: ClusterState, v: int, h: int, sign: float) -> None:
     count_room(p, s, v, h, sign)
     if s.host_n_vms[h] + s.host_n_in[h] == 0:  # an empty host holds exactly nothing
         s.host_mem_mib[h] = 0.0
@@ -100,7 +101,7 @@ def _add_room(p: FullParams, s: FullState, v: int, h: int, sign: float) -> None:
 
 @only_full
 @kernel
-def _recount_secondaries(p: FullParams, s: FullState, h: int) -> None:
+def _recount_secondaries(p: ClusterParams, s: ClusterState, h: int) -> None:
     """Add up the room on a host that holds no VM and awaits none: what is left are secondaries, if any."""
     memory, nominal, reserved, reserved_mib = 0.0, 0.0, 0.0, 0.0
     if p.has_standby:
@@ -119,7 +120,7 @@ def _recount_secondaries(p: FullParams, s: FullState, h: int) -> None:
 
 
 @kernel
-def _recount_mirror_nodes(p: FullParams, s: FullState, h: int) -> None:
+def _recount_mirror_nodes(p: ClusterParams, s: ClusterState, h: int) -> None:
     """Add up what secondaries hold on the nodes of such a host."""
     s.node_vcpus[h, :] = 0.0
     s.node_used_mib[h, :] = 0.0
@@ -131,14 +132,14 @@ def _recount_mirror_nodes(p: FullParams, s: FullState, h: int) -> None:
 
 @only_full
 @kernel
-def _take_nodes(p: FullParams, s: FullState, v: int, h: int) -> None:
+def _take_nodes(p: ClusterParams, s: ClusterState, v: int, h: int) -> None:
     if p.has_numa:
         reserve_nodes(p, s, v, h, choose_nodes(p, s, v, h))
 
 
 @only_full
 @kernel
-def _free_nodes(p: FullParams, s: FullState, v: int, h: int) -> None:
+def _free_nodes(p: ClusterParams, s: ClusterState, v: int, h: int) -> None:
     """Nodes on the host where the VM is (its home nodes), or on the one that it was coming to."""
     if p.has_numa:
         home = s.vm_host[v] == h
@@ -153,20 +154,21 @@ def _free_nodes(p: FullParams, s: FullState, v: int, h: int) -> None:
 
 @only_full
 @kernel
-def _arrive_on_nodes(p: FullParams, s: FullState, v: int) -> None:
+def _arrive_on_nodes(p: ClusterParams, s: ClusterState, v: int) -> None:
     if p.has_numa:
         arrive_on_nodes(s, v)
 
 
+@of_records
 @kernel
-def take_room(p: FullParams, s: FullState, v: int, h: int) -> None:
+def take_room(p: ClusterParams, s: ClusterState, v: int, h: int) -> None:
     """Count a VM's room on a host that it comes to."""
     _add_room(p, s, v, h, 1.0)
     _take_nodes(p, s, v, h)
 
 
 @kernel
-def free_room(p: FullParams, s: FullState, v: int, h: int) -> None:
+def free_room(p: ClusterParams, s: ClusterState, v: int, h: int) -> None:
     """Give back the room of a VM that has left both lists of a host.
 
     ``vm_host`` must still say whether it was at home there.
@@ -176,7 +178,7 @@ def free_room(p: FullParams, s: FullState, v: int, h: int) -> None:
 
 
 @kernel
-def settle(p: FullParams, s: FullState, v: int, h: int) -> None:
+def settle(p: ClusterParams, s: ClusterState, v: int, h: int) -> None:
     """Make a VM, whose room on a host is counted, a resident of it."""
     append_resident(s, v, h)
     hold(s, v, 1.0)
@@ -188,18 +190,18 @@ def settle(p: FullParams, s: FullState, v: int, h: int) -> None:
 
 
 @kernel
-def _touch_simple(p: FullParams, s: FullState, h: int, elapsed_s: float) -> None:
+def _touch_simple(p: ClusterParams, s: ClusterState, h: int, elapsed_s: float) -> None:
     recount_host(p, s, h)
     refresh_host(p, s, h, elapsed_s)
 
 
 @kernel
-def _touch_full(p: FullParams, s: FullState, h: int, elapsed_s: float) -> None:
+def _touch_full(p: ClusterParams, s: ClusterState, h: int, elapsed_s: float) -> None:
     renew_hosts(p, s, h, -1, elapsed_s)
 
 
 @kernel
-def _touch_two_simple(p: FullParams, s: FullState, a: int, b: int, elapsed_s: float) -> None:
+def _touch_two_simple(p: ClusterParams, s: ClusterState, a: int, b: int, elapsed_s: float) -> None:
     _touch_simple(p, s, a, elapsed_s)
     _touch_simple(p, s, b, elapsed_s)
 

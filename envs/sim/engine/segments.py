@@ -17,8 +17,8 @@ from ..models.numa import rebalance_host
 from ..models.numa_nodes import fragment_rate
 from ..models.power import FAILED, OFF, ON
 from ..state.accumulators import FRESH
-from ..state.cluster_state import ClusterState, FullState
-from ..state.parameters import ClusterParams, FullParams
+from ..state.cluster_state import ClusterState
+from ..state.parameters import ClusterParams
 from .cpu import measure_dense, open_dense, spread
 from .events import PAGES_END, drop_event, find_next_copy, push_event
 from .network import look_at_copy, share_everything
@@ -31,7 +31,7 @@ UNIT_CORES = 16.0
 
 
 @kernel
-def _measure_full(p: FullParams, s: FullState, time_s: float, keep: bool) -> None:
+def _measure_full(p: ClusterParams, s: ClusterState, time_s: float, keep: bool) -> None:
     """Read the trace at a time: demand of every VM, and what else drives it.
 
     Args:
@@ -53,13 +53,13 @@ def _measure_full(p: FullParams, s: FullState, time_s: float, keep: bool) -> Non
 
 
 @kernel
-def _is_unbalanced(p: FullParams, s: FullState) -> bool:
+def _is_unbalanced(p: ClusterParams, s: ClusterState) -> bool:
     """Whether the NUMA nodes of the hosts are to be levelled: once in a trace sample."""
     return bool(p.has_numa and p.numa_moves > 0 and s.counters.balanced != s.counters.sample + 1)
 
 
 @kernel
-def _level_host(p: FullParams, s: FullState, h: int) -> None:
+def _level_host(p: ClusterParams, s: ClusterState, h: int) -> None:
     """Level the NUMA nodes of a host."""
     if s.host_n_vms[h] < 2 or p.host_nodes[h] < 2:
         return
@@ -78,14 +78,14 @@ def _level_host(p: FullParams, s: FullState, h: int) -> None:
 
 
 @kernel
-def _has_rates(s: FullState, h: int) -> bool:
+def _has_rates(s: ClusterState, h: int) -> bool:
     """Whether a host has other rates than 0: one that is off may still have had some before it went off."""
     off = s.host_power_state[h] in (OFF, FAILED)
     return bool(not off or s.host_power_now_w[h] != 0.0)
 
 
 @kernel
-def _rate_all(p: FullParams, s: FullState) -> None:
+def _rate_all(p: ClusterParams, s: ClusterState) -> None:
     """Work out the rates of every host, or where that has been done at this instant, what is new since then.
 
     One pass does all that there is to do on a host, as long as its VMs are in the cache.
@@ -110,7 +110,7 @@ def _rate_all(p: FullParams, s: FullState) -> None:
 
 @only_full
 @kernel
-def level_nodes(p: FullParams, s: FullState) -> None:
+def level_nodes(p: ClusterParams, s: ClusterState) -> None:
     """Level the NUMA nodes of all hosts, once in a trace sample, as its first segment begins.
 
     It follows the demand of now, which is not for those to see who decide at this instant: so it is done when
@@ -123,7 +123,7 @@ def level_nodes(p: FullParams, s: FullState) -> None:
 
 
 @kernel
-def _open_full(p: FullParams, s: FullState) -> Any:
+def _open_full(p: ClusterParams, s: ClusterState) -> Any:
     """Start a segment: the rates of every host and VM.
 
     Returns:
@@ -151,7 +151,7 @@ hosts of CPU load (capped at 1) and of configured memory."""
 
 
 @kernel
-def fragments_now(p: FullParams, s: FullState) -> float:
+def fragments_now(p: ClusterParams, s: ClusterState) -> float:
     """Fragment rate over the hosts that are on; 0 without NUMA."""
     if p.has_numa == 0:
         return 0.0
@@ -163,14 +163,14 @@ def fragments_now(p: FullParams, s: FullState) -> float:
 
 @only_full
 @kernel
-def add_fragments(p: FullParams, s: FullState, dt_s: float) -> None:
+def add_fragments(p: ClusterParams, s: ClusterState, dt_s: float) -> None:
     """Add the fragment rate of a segment that begins."""
     s.totals.fragment_s += fragments_now(p, s) * dt_s
 
 
 @only_full
 @kernel
-def add_host_rates(p: FullParams, s: FullState, dt_s: float) -> None:
+def add_host_rates(p: ClusterParams, s: ClusterState, dt_s: float) -> None:
     """Close a segment: the rates that only the full model has, times its length."""
     for h in range(s.host_rates.shape[0]):
         if s.host_power_state[h] == ON:

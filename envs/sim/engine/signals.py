@@ -13,8 +13,8 @@ from ...jit.by_model import only_full
 from ...jit.kernels import kernel
 from ..models.memory import PAGE_MIB
 from ..models.standby import mirror_need_mbps
-from ..state.cluster_state import ClusterState, FullState
-from ..state.parameters import ClusterParams, FullParams
+from ..state.cluster_state import ClusterState
+from ..state.parameters import ClusterParams
 
 NET_OUT, NET_IN, DISK_READ, DISK_WRITE, DIRTY = 0, 1, 2, 3, 4
 
@@ -27,7 +27,7 @@ def _signal(p: ClusterParams, own: F8, k: int, sample: int, v: int, utilisation:
 
 
 @kernel
-def _drive_io(p: FullParams, s: FullState, v: int, sample: int, u: float) -> None:
+def _drive_io(p: ClusterParams, s: ClusterState, v: int, sample: int, u: float) -> None:
     s.vm_net_out_ask[v] = _signal(p, p.sig_net_out, NET_OUT, sample, v, u)
     s.vm_net_in_ask[v] = _signal(p, p.sig_net_in, NET_IN, sample, v, u)
     read = _signal(p, p.sig_disk_read, DISK_READ, sample, v, u)
@@ -36,7 +36,7 @@ def _drive_io(p: FullParams, s: FullState, v: int, sample: int, u: float) -> Non
 
 
 @kernel
-def _drive_memory(p: FullParams, s: FullState, v: int, sample: int) -> None:
+def _drive_memory(p: ClusterParams, s: ClusterState, v: int, sample: int) -> None:
     share = p.sig_active[sample, v] if p.sig_active.shape[0] > 0 else p.vm_active_share[v]
     active = min(1.0, share) * p.vm_mem_mib[v]
     s.vm_active_mib[v] = active
@@ -46,7 +46,7 @@ def _drive_memory(p: FullParams, s: FullState, v: int, sample: int) -> None:
 
 @only_full
 @kernel
-def drive_vm(p: FullParams, s: FullState, v: int) -> None:
+def drive_vm(p: ClusterParams, s: ClusterState, v: int) -> None:
     """Read the signals of a VM at the present sample."""
     sample = s.counters.sample
     u = p.util[sample, v]

@@ -23,7 +23,7 @@ import numpy as np
 
 from ...arrays import B1, F8, I1, I4, I8
 from ...checks import need, need_choice, need_count, need_not_negative, need_share
-from ...jit.kernels import kernel
+from ...jit.kernels import kernel, of_records
 
 ADMISSION_RULES = ("none", "slots", "percentage", "dedicated")
 ADMISSION_COUNTS = ("configured", "reservations")
@@ -250,6 +250,7 @@ def _lost_slots(domains: I4, column: int, slots: I8, h: int) -> Any:
     return lost
 
 
+@of_records
 @kernel
 def guarantee_margin(c: AdmissionNumbers, pool: HostPool, vms: Reservations) -> float:
     """How far the guarantee is from failing; below 0 it fails.
@@ -298,6 +299,7 @@ def with_vm(vms: Reservations, cpu_mhz: float, mem_mib: float, times: int) -> Re
     return Reservations(cpu, mem)
 
 
+@of_records
 @kernel
 def admits(
     c: AdmissionNumbers, pool: HostPool, vms: Reservations, cpu_mhz: float, mem_mib: float, times: int
@@ -317,6 +319,7 @@ def admits(
     return guarantee_margin(c, pool, with_vm(vms, cpu_mhz, mem_mib, times)) >= -SLACK
 
 
+@of_records
 @kernel
 def write_may_leave(c: AdmissionNumbers, pool: HostPool, vms: Reservations, may: B1) -> None:
     """Hosts that could be switched off or taken for maintenance, one of them, with the guarantee kept.

@@ -52,7 +52,7 @@ from typing import Any
 import numpy as np
 
 from ...arrays import F8, I4
-from ...jit.kernels import kernel
+from ...jit.kernels import kernel, of_records
 from ...jit.waterlevel import find_bracket, sort_breakpoints
 from .memory import (
     BALLOON_EIGHTH,
@@ -265,6 +265,7 @@ def _clear(v: int, p: MemoryInputs, s: MemoryOutputs) -> None:
     s.vm_mem_slowdown[v] = 1.0
 
 
+@of_records
 @kernel
 def reclaim_host(
     vms: I4,

@@ -30,7 +30,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...arrays import F8, I4
-from ...jit.kernels import kernel
+from ...jit.kernels import kernel, of_records
 from .numa_nodes import ROOM, NumaParams, NumaState, add_to_nodes, count_bits, has_room
 
 MEAN_REMOTE_WHILE_MOVING = 0.5
@@ -57,6 +57,7 @@ def _home_remote_share(p: NumaParams, s: NumaState, v: int, n: int, k: int, now_
     return (k - 1.0) / k if p.vm_vcpus[v] < p.numa_vnuma_min else 0.0
 
 
+@of_records
 @kernel
 def apply_numa_host(p: NumaParams, s: NumaState, vms: I4, vm_alloc_mhz: F8, h: int, now_s: float) -> None:
     """Remote shares and slowdowns of the VMs of one host, from what the scheduler gave them.
@@ -108,6 +109,7 @@ def _best_move(
     return best
 
 
+@of_records
 @kernel
 def rebalance_host(
     p: NumaParams, s: NumaState, vms: I4, vm_alloc_mhz: F8, h: int, now_s: float, max_moves: int

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ...arrays import F8, I4, I8
 from ...checks import need, need_choice, need_count, need_positive, need_share
-from ...jit.kernels import kernel
+from ...jit.kernels import kernel, of_records
 
 SCHEDULING = ("aware", "blind")
 
@@ -234,6 +234,7 @@ def _least_nodes(p: NumaParams, v: int, h: int) -> int:
     return int(p.host_nodes[h]) + 1
 
 
+@of_records
 @kernel
 def choose_nodes(p: NumaParams, s: NumaState, v: int, h: int) -> Any:
     """Where VM v would be at home on host h.
@@ -276,6 +277,7 @@ def choose_nodes(p: NumaParams, s: NumaState, v: int, h: int) -> Any:
     return 0
 
 
+@of_records
 @kernel
 def add_to_nodes(p: NumaParams, s: NumaState, v: int, h: int, mask: int, sign: float) -> None:
     """Add (sign 1) or take away (sign -1) what VM v occupies on the nodes of a mask."""
@@ -286,6 +288,7 @@ def add_to_nodes(p: NumaParams, s: NumaState, v: int, h: int, mask: int, sign: f
             s.node_used_mib[h, j] += sign * p.vm_mem_mib[v] / k
 
 
+@of_records
 @kernel
 def reserve_nodes(p: NumaParams, s: NumaState, v: int, h: int, mask: int) -> None:
     """Hold room for VM v on the nodes of a mask of the host that it comes to."""
@@ -293,6 +296,7 @@ def reserve_nodes(p: NumaParams, s: NumaState, v: int, h: int, mask: int) -> Non
     s.vm_dest_nodes[v] = mask
 
 
+@of_records
 @kernel
 def arrive_on_nodes(s: NumaState, v: int) -> None:
     """VM v has come: the nodes that were held for it are its home, and its memory is there."""
@@ -301,6 +305,7 @@ def arrive_on_nodes(s: NumaState, v: int) -> None:
     s.vm_pages_end_s[v] = -np.inf
 
 
+@of_records
 @kernel
 def fragment_rate(p: NumaParams, s: NumaState, host_on: NDArray[np.int8], unit_cores: float) -> Any:
     """Free CPU that cannot hold one more VM of ``unit_cores`` on a node, over all free CPU.

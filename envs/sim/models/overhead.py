@@ -30,7 +30,7 @@ import numpy as np
 
 from ...arrays import F8, I1, I4
 from ...checks import need, need_choice, need_not_negative, need_share
-from ...jit.kernels import kernel
+from ...jit.kernels import kernel, of_records
 from ..decisions import NO_VIRT_EXTENSION, NO_VIRT_TYPE, OTHER_KERNEL
 
 VIRT_TYPES = ("full", "para", "hardware_assisted", "partial", "os_level")
@@ -224,6 +224,7 @@ def support_table(
     )
 
 
+@of_records
 @kernel
 def support_code(p: SupportTable, v: int, h: int) -> int:
     """Whether host h can run VM v; asked at placement and for the destination of a migration.
@@ -272,6 +273,7 @@ class OverheadTable(NamedTuple):
     has_io: int  # 1: §5 charges for class 4
 
 
+@of_records
 @kernel
 def class_cycles(p: OverheadTable, v: int, k: int, demand_mhz: float) -> float:
     """Cycles per second that the operations of class k of one VM cost: rate_k cost_cycles[type, k]."""
@@ -280,6 +282,7 @@ def class_cycles(p: OverheadTable, v: int, k: int, demand_mhz: float) -> float:
     return float(rate * p.cost_cycles[p.vm_virt_type[v], k])
 
 
+@of_records
 @kernel
 def vm_overhead(p: OverheadTable, v: int, demand_mhz: float) -> float:
     """Hypervisor overhead of one VM, MHz: 1e-6 sum_k rate_k cost_cycles[type, k] + t[type] d.

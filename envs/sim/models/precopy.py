@@ -38,7 +38,7 @@ import numpy as np
 
 from ...arrays import F8, I1, I4
 from ...checks import need, need_choice, need_count, need_not_negative, need_positive, need_share
-from ...jit.kernels import kernel
+from ...jit.kernels import kernel, of_records
 
 DIVERGENCE_RULES = ("stop", "auto_converge", "post_copy")
 
@@ -245,6 +245,7 @@ def _clear(s: PrecopyState, v: int) -> None:
     s.copy_throttle[v] = 0.0
 
 
+@of_records
 @kernel
 def begin_copy(p: PrecopyParams, s: PrecopyState, v: int) -> None:
     """Begin to migrate a VM that is IDLE."""
@@ -253,6 +254,7 @@ def begin_copy(p: PrecopyParams, s: PrecopyState, v: int) -> None:
     s.copy_left_s[v] = p.copy_init_s
 
 
+@of_records
 @kernel
 def advance_copy(s: PrecopyState, v: int, rate_mib_s: float, dirty_mib_s: float, dt_s: float) -> None:
     """Let time pass for one migration, no further than to the end of its phase.
@@ -279,6 +281,7 @@ def advance_copy(s: PrecopyState, v: int, rate_mib_s: float, dirty_mib_s: float,
         s.copy_down_s[v] += dt_s
 
 
+@of_records
 @kernel
 def next_event(s: PrecopyState, v: int, rate_mib_s: float) -> Any:
     """Time to the end of one migration's phase at the present rate, s; inf for one without bandwidth."""
@@ -292,6 +295,7 @@ def next_event(s: PrecopyState, v: int, rate_mib_s: float) -> Any:
     return s.copy_left_mib[v] / rate_mib_s if rate_mib_s > 0.0 else np.inf
 
 
+@of_records
 @kernel
 def finish_phase(p: PrecopyParams, s: PrecopyState, v: int, memory_mib: float, working_mib: float) -> Any:
     """Take a migration whose phase has ended into its next one.
@@ -353,6 +357,7 @@ def _begin_round(
     return PAUSED if last else 0
 
 
+@of_records
 @kernel
 def abort_copy(s: PrecopyState, v: int, source_failed: bool) -> Any:
     """End a migration because its source or destination failed, or because it is called off.
@@ -373,6 +378,7 @@ def abort_copy(s: PrecopyState, v: int, source_failed: bool) -> Any:
     return code
 
 
+@of_records
 @kernel
 def cpu_factor(p: PrecopyParams, s: PrecopyState, v: int) -> Any:
     """Share of the CPU granted to a VM that does its work: 1 without a migration, 0 while it is stopped."""
@@ -386,6 +392,7 @@ def cpu_factor(p: PrecopyParams, s: PrecopyState, v: int) -> Any:
     return (1.0 - p.copy_cpu_loss) * (1.0 - s.copy_throttle[v])
 
 
+@of_records
 @kernel
 def plan_copy(p: PrecopyParams, memory: float, working: float, rate: float, dirty: float) -> Any:
     """Total time, downtime, data, index of the last round, and whether some round diverged."""

@@ -40,7 +40,7 @@ import numpy as np
 
 from ...arrays import F8, I4
 from ...checks import need, need_not_negative, need_positive, need_share
-from ...jit.kernels import kernel
+from ...jit.kernels import kernel, of_records
 from ...jit.waterlevel import find_bracket, sort_breakpoints
 
 SHARE_LEVELS: dict[str, float] = {"low": 500.0, "normal": 1000.0, "high": 2000.0}
@@ -227,6 +227,7 @@ def _water_level(vms: I4, target_mhz: float, p: CpuClaims, scratch: F8) -> Any:
     return (target_mhz - pinned) / weight if weight > 0.0 else above
 
 
+@of_records
 @kernel
 def schedule_host(
     vms: I4,

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...checks import need_choice, need_count, need_not_negative, need_positive, need_share
-from ...jit.kernels import kernel
+from ...jit.kernels import kernel, of_records
 from .precopy import MBIT_PER_MIB
 
 STANDBY_MODES = ("checkpoint", "lockstep")
@@ -104,6 +104,7 @@ def _pause_s(p: MirrorParams, dirty_mib_s: float) -> float:
     return float(p.mirror_fixed_pause_s + dirty_mib_s * p.mirror_epoch_s / p.mirror_copy_mib_s)
 
 
+@of_records
 @kernel
 def mirror_loss(p: MirrorParams, dirty_mib_s: float) -> float:
     """Share of its work that one protected VM loses, 0...1: t_pause / (tau + t_pause), or that of lock-step.
@@ -118,6 +119,7 @@ def mirror_loss(p: MirrorParams, dirty_mib_s: float) -> float:
     return float(pause / (p.mirror_epoch_s + pause))
 
 
+@of_records
 @kernel
 def mirror_need_mbps(
     p: MirrorParams, dirty_mib_s: float, disk_read_mb_s: float, network_in_mbps: float

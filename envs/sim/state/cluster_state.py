@@ -168,10 +168,6 @@ class ClusterState(NamedTuple):
     vm_known_mhz: Annotated[F8, Past("V", "demand as last measured, MHz, -1 = never", "past")]
 
 
-FullState = Any
-"""``ClusterState`` where a kernel passes it on as the record of one sub-model, whose fields it has."""
-
-
 class StateShape(NamedTuple):
     """Sizes of a state.
 

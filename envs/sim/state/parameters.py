@@ -12,9 +12,6 @@ from ...arrays import F8, I1, I4, I8, U8
 from ...jit.handle import Handle, make_handle
 from .fields import Of
 
-FullParams = Any
-"""``ClusterParams`` where a kernel passes it on as the record of one sub-model, whose fields it has."""
-
 DRIVEN = ("vm_claim_mhz", "vm_touched_mib", "vm_active_mib", "vm_touch_rate")
 """Arrays of the state that drive a sub-model: its kernels read them beside the parameters."""
 

@@ -33,10 +33,9 @@ from ..state.cluster_state import (
     RUNNING,
     STARTING,
     ClusterState,
-    FullState,
 )
 from ..state.fields import Of
-from ..state.parameters import ClusterParams, FullParams
+from ..state.parameters import ClusterParams
 
 
 class Shown(NamedTuple):
@@ -255,7 +254,7 @@ def _show_vms(p: ClusterParams, s: ClusterState, z: ClusterState, w: Shown) -> b
 
 @only_full
 @kernel
-def _show_full(p: FullParams, s: FullState, q: FullParams, z: FullState, w: Shown) -> None:
+def _show_full(p: ClusterParams, s: ClusterState, q: ClusterParams, z: ClusterState, w: Shown) -> None:
     for v in range(s.vm_host.shape[0]):
         _show_signals(p, s, z, w, v)
     drive_all(q, z)
@@ -272,7 +271,7 @@ DRIVEN_FROM = 9
 
 
 @kernel
-def _show_signals(p: FullParams, s: FullState, z: FullState, w: Shown, v: int) -> None:
+def _show_signals(p: ClusterParams, s: ClusterState, z: ClusterState, w: Shown, v: int) -> None:
     """The trace's own signals, where it has some: as measured, or as the VM's profile has them."""
     known = s.vm_known_mhz[v] >= 0.0
     u = w.util[0, v]
@@ -297,12 +296,12 @@ def _show_signals(p: FullParams, s: FullState, z: FullState, w: Shown, v: int) -
 
 
 @kernel
-def _driven(p: FullParams, k: int, v: int, utilisation: float) -> Any:
+def _driven(p: ClusterParams, k: int, v: int, utilisation: float) -> Any:
     return p.drive[v, 2 * k] + p.drive[v, 2 * k + 1] * utilisation
 
 
 @kernel
-def _show_rates(p: FullParams, s: FullState, q: FullParams, z: FullState, v: int) -> None:
+def _show_rates(p: ClusterParams, s: ClusterState, q: ClusterParams, z: ClusterState, v: int) -> None:
     """What follows from a VM's measured demand; what was measured of a VM that has just come is nothing."""
     there = s.vm_host[v] >= 0
     demand, cap = z.vm_demand_mhz[v], s.vm_cap_mhz[v]
@@ -352,7 +351,7 @@ def _show_rates(p: FullParams, s: FullState, q: FullParams, z: FullState, v: int
 
 
 @kernel
-def _show_copies(s: FullState, z: FullState) -> None:
+def _show_copies(s: ClusterState, z: ClusterState) -> None:
     """Copies as they have come along by now, and when their phase would end at the rate of the last period.
 
     A copy's record is brought up to now only when its rate changes, so whether it is up to date would say
@@ -466,7 +465,7 @@ def _show_host(q: ClusterParams, z: ClusterState, h: int) -> bool:
 
 @only_full
 @kernel
-def _add_rates(q: FullParams, z: FullState) -> None:
+def _add_rates(q: ClusterParams, z: ClusterState) -> None:
     """The sums of the full model over the VMs of every host."""
     z.host_rates[:] = 0.0
     z.host_alloc_mhz[:] = 0.0
@@ -495,7 +494,7 @@ def _add_rates(q: FullParams, z: FullState) -> None:
 
 
 @kernel
-def _add_vm(q: FullParams, z: FullState, v: int, h: int) -> None:
+def _add_vm(q: ClusterParams, z: ClusterState, v: int, h: int) -> None:
     rates = z.host_rates
     if z.vm_state[v] == RUNNING:
         rates[h, READY] += z.vm_ready_share[v] * q.vm_vcpus[v]
@@ -516,7 +515,7 @@ SWAPPED, BLOCKED = Rates.swapped, Rates.blocked
 
 
 @kernel
-def _add_memory(z: FullState, v: int, h: int) -> None:
+def _add_memory(z: ClusterState, v: int, h: int) -> None:
     rates = z.host_rates
     rates[h, SHARED] += z.vm_shared_mib[v]
     rates[h, BALLOONED] += z.vm_ballooned_mib[v]

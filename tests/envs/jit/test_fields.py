@@ -27,7 +27,7 @@ Fields = dict[str, Any]
 
 STATE: Fields = get_type_hints(ClusterState)
 PARAMS: Fields = {**get_type_hints(ClusterParams), **{name: STATE[name] for name in DRIVEN}, "fn_renew": int}
-WHOLE: dict[str, Fields] = {"FullParams": PARAMS, "FullState": STATE}
+WHOLE: dict[str, Fields] = {"ClusterParams": PARAMS, "ClusterState": STATE}
 """What stands for a cluster with every sub-model, by the hint that says so."""
 UNTYPED: dict[tuple[str, str], Fields] = {
     ("envs/sim", "p"): PARAMS,
@@ -172,7 +172,7 @@ def test_a_misspelt_field_is_found(module: str, right: str, wrong: str) -> None:
 
 
 def test_records_of_sub_models_are_parts_of_the_cluster() -> None:
-    """``FullParams`` and ``FullState`` stand for them, so a field must not be called otherwise there."""
+    """``ClusterParams`` and ``ClusterState`` stand for them, so no field has another name there."""
     parts = set()
     for path in MODULES:
         where = path.relative_to(REPO).as_posix()
