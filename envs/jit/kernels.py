@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, overload
 
 import numba
 import numpy as np
+from numba import typeof, types
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile
 from numba.core.ccallback import CFunc
 from numba.core.dispatcher import Dispatcher
@@ -72,6 +73,8 @@ def kernel(function: Any = None, /, **options: Any) -> Any:
     compiled: Any = njit(function, no_cfunc_wrapper=True, **options)  # called by Python and by kernels only
     if hasattr(compiled, "py_func"):  # a plain function under NUMBA_DISABLE_JIT
         compiled._cache = ClosureCache(compiled)
+        compiler = compiled._compiler
+        compiler.fold_argument_types = functools.partial(_fold_types, compiler.fold_argument_types)
     return compiled
 
 
@@ -83,6 +86,23 @@ def of_records(compiled: Dispatcher[Callable[..., R]]) -> Dispatcher[Callable[..
     test compares the fields of these records with the cluster's.
     """
     return compiled
+
+
+def _fold_types(fold: Any, args: Any, kws: Any) -> Any:
+    """Types that a kernel is compiled for when another calls it: one for all numbers of a kind.
+
+    Numba by itself compiles it again for an int32, for an int64 and for each constant.
+    """
+    signature, folded = fold(tuple(map(_widen, args)), {name: _widen(kind) for name, kind in kws.items()})
+    return signature, tuple(map(_widen, folded))
+
+
+def _widen(kind: Any) -> Any:
+    if isinstance(kind, types.Omitted) and isinstance(kind.value, bool | int | float):
+        return typeof(kind.value)
+    if isinstance(kind, types.IntegerLiteral | types.BooleanLiteral):
+        kind = kind.literal_type
+    return types.int64 if kind in (types.int8, types.int16, types.int32) else kind
 
 
 def compile_callback(function: Callable[..., Any], signature: Any) -> Any:

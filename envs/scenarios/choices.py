@@ -47,7 +47,10 @@ def config_loader() -> ConfigLoader:
     """Hydra's loader without any state of the process: who asks may stand within a command of Hydra's."""
     from hydra import version
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.config_store import ConfigStore
 
+    # Hydra copies all that is stored for each composition, yet what it loads from there is a copy anyway.
+    ConfigStore.__deepcopy__ = lambda store, _: store  # type: ignore[attr-defined]
     if version.getbase() is None:
         version.setbase("1.3")
     return ConfigLoaderImpl(search_path())

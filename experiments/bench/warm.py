@@ -161,8 +161,8 @@ def warm_forecasters() -> None:
 
 
 GROUPS: tuple[tuple[Callable[[], None], ...], ...] = (
-    (warm_full_model, warm_replica, warm_forecasters),
-    (warm_simulator, warm_environment, warm_placement, warm_players, warm_comparisons),
+    (warm_full_model, warm_forecasters),
+    (warm_simulator, warm_environment, warm_placement, warm_players, warm_comparisons, warm_replica),
 )
 """What one process compiles after the other: little of it is in both groups, and they take equally long."""
 

@@ -433,13 +433,10 @@ SCHEMAS: dict[str, Callable[[], None]] = {}
 
 def _store_schemas(command: str, parsed: Sequence[Override]) -> None:
     """Tell Hydra the types of every key, and the policies that may be chosen."""
-    from hydra.core.config_store import ConfigStore
-
     if command in SCHEMAS:
         SCHEMAS[command]()
         return
-    store = ConfigStore.instance()
-    store.store(name="run_schema", node=schema_of(RunConfig))
+    store_schema("run_schema", RunConfig)
     values = [str(o.input_line).partition("=")[2] for o in parsed if o.key_or_group == "policy"]
     named = {name for value in values for name in split_list(value)} | {DEFAULT_POLICIES["cluster"][0]}
     for o in parsed:
@@ -448,6 +445,15 @@ def _store_schemas(command: str, parsed: Sequence[Override]) -> None:
     # One configuration each: of all of them it takes a second, so only where any may be inherited.
     inherits = FOLDERS or any(name not in POLICIES for name in named if name)
     store_policies(POLICIES if inherits else named & {*POLICIES})
+
+
+def store_schema(name: str, kind: type[Any]) -> None:
+    """Tell Hydra the types of a command's keys, unless it knows them: it takes as long as composing."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    if f"{name}.yaml" not in store.repo:
+        store.store(name=name, node=schema_of(kind))
 
 
 def store_policies(names: Iterable[str]) -> None:

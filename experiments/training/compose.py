@@ -12,12 +12,12 @@ from virtgym.envs.checks import need
 from virtgym.envs.cluster.candidates.settings import CandidateSettings
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.scenarios.choices import store_choice
-from virtgym.envs.scenarios.nodes import default_keys, schema_of
+from virtgym.envs.scenarios.nodes import default_keys
 from virtgym.envs.scenarios.scenario import build_scenario, load_scenario_config
 from virtgym.envs.scenarios.schema import no_key
 from virtgym.policies.learned.architecture import Architecture, Layout
 
-from ..config.compose import CHOOSERS, SCHEMAS, compose_command, of_its_kind
+from ..config.compose import CHOOSERS, SCHEMAS, compose_command, of_its_kind, store_schema
 from ..config.env import env_options
 from ..suite.tasks import load_suite
 from .agents import AGENTS, agent_kind, cluster_defaults, default_config
@@ -42,15 +42,22 @@ class TrainRun:
     others: tuple[dict[str, Any], ...] = ()
 
 
+_STORED: dict[str, AgentConfig] = {}
+"""Settings of the agents that Hydra knows, by name: telling it again takes as long as composing."""
+
+
 def store_schemas() -> None:
     """Tell Hydra the types of every key."""
     from hydra.core.config_store import ConfigStore
 
     register_resolver()
+    store_schema("train_schema", TrainConfig)
     store = ConfigStore.instance()
-    store.store(name="train_schema", node=schema_of(TrainConfig))
     for name in AGENTS:
-        store.store(group="agent", name=name, node=_agent_node(name))
+        config = default_config(name)
+        if _STORED.get(name) != config or f"{name}.yaml" not in store.repo.get("agent", {}):
+            store.store(group="agent", name=name, node=_agent_node(name))
+            _STORED[name] = config
 
 
 def register_resolver() -> None:

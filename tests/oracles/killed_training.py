@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 
-def killed_run(out: Path, arguments: tuple[str, ...], evaluations: int, number: int) -> str:
+def killed_run(
+    out: Path, arguments: tuple[str, ...], evaluations: int, number: int, first: str = "pass"
+) -> str:
     """Start a training, send it a signal after so many evaluations, and return what it said on stderr.
 
     Args:
@@ -17,8 +19,10 @@ def killed_run(out: Path, arguments: tuple[str, ...], evaluations: int, number: 
         arguments: Of ``virtgym train``.
         evaluations: Validations that it has told before the signal; at least one checkpoint is written then.
         number: The signal.
+        first: Statement that the process carries out before the command.
     """
-    command = [sys.executable, "-m", "virtgym.experiments.cli", "train", *arguments, f"out={out}"]
+    code = f"import sys\nfrom virtgym.experiments.cli.commands import main\n{first}\nsys.exit(main())"
+    command = [sys.executable, "-c", code, "train", *arguments, f"out={out}"]
     process = subprocess.Popen(
         command,
         stderr=subprocess.PIPE,

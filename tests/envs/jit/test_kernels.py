@@ -157,6 +157,30 @@ def _odd(n: int) -> Any:
     return n != 0 and _even(n - 1)
 
 
+@kernel
+def _scale(x: Any, by: int = 2, turn: bool = False) -> Any:
+    return -x * by if turn else x * by
+
+
+@kernel
+def _use(small: Any, tiny: Any, large: int) -> Any:
+    some = (
+        _scale(small[0])
+        + _scale(tiny[0], large)
+        + _scale(large, 3, True)
+        + _scale(7, small[1], turn=large > 2)
+    )
+    return some, _scale(0.5), _scale(np.float64(large), by=small[0])
+
+
+def test_kernels_compile_another_once_for_all_numbers_of_a_kind() -> None:
+    small, tiny = np.array([-5, 2**31 - 1], np.int32), np.array([3], np.int8)
+    some = -10 + 12 - 12 - 7 * (2**31 - 1)
+    assert _use(small, tiny, 4) == (some, 1.0, -20.0)
+    kinds = {str(signature) for signature in _scale.signatures}
+    assert kinds == {"(int64, int64, bool)", "(float64, int64, bool)"}
+
+
 def rebuilt(dispatcher: Any, **names: Any) -> Any:
     """The same kernel in a world where some names mean something else."""
     function = dispatcher.py_func

@@ -197,7 +197,7 @@ def test_one_failing_cell_stops_no_other(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def _start(out: Path, *arguments: str) -> subprocess.Popen[str]:
-    grid = ("policies=[static,thr-mmt,ols-mmt,mad-mc]", f"seeds=[{','.join(map(str, range(6)))}]")
+    grid = ("policies=[static,thr-mmt,ols-mmt,mad-mc]", "seeds=[0,1,2]")
     command = [sys.executable, "-m", "virtgym.experiments.cli", "benchmark", "scenario=planetlab", *grid]
     return subprocess.Popen(
         [*command, f"out={out}", "report=false", *arguments],
@@ -226,18 +226,18 @@ def test_kill_9_loses_only_the_cells_in_flight(tmp_path: Path, workers: int) -> 
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     before = {n: v for n, v in stamps(out).items() if n.endswith(".json") and not n.startswith(".")}
-    assert 3 <= len(before) < 24
+    assert 3 <= len(before) < 12
     for name, (_, content) in before.items():
         assert json.loads(content)["cell"]["rows"][0]["finished"] is True, name
 
     process = _start(out)
     _, err = process.communicate()
     assert process.returncode == 0
-    assert f"skipped {len(before)} finished cells of 24" in err
+    assert f"skipped {len(before)} finished cells of 12" in err
     after = stamps(out)
     assert {name: after[name] for name in before} == before
     rows = pd.read_parquet(out / "results.parquet")
-    assert len(rows) == 24
+    assert len(rows) == 12
     assert json.loads((out / "run.json").read_text())["finished"] is True
 
 
@@ -253,7 +253,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path, wor
     assert "interrupted" in last
     assert f"out={out} runs the rest" in last
     assert "Traceback" not in err
-    assert 2 <= len(pd.read_parquet(out / "results.parquet")) < 24
+    assert 2 <= len(pd.read_parquet(out / "results.parquet")) < 12
 
 
 def test_evaluate_from_python(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from virtgym.envs.scenarios.scenario import Scenario
 from virtgym.experiments.bench.fuzz.results import cell_mutations
 from virtgym.experiments.cli.benchmark import Outcome, benchmark
 from virtgym.experiments.cli.commands import main
-from virtgym.experiments.config.compose import compose_run
+from virtgym.experiments.config.compose import Run, compose_run
 from virtgym.experiments.config.overrides import PolicySpec
 from virtgym.experiments.run.cell import evaluate, load_scenario, make_cell
 from virtgym.experiments.run.fingerprint import config_hash, content_digest, trace_digest
@@ -161,11 +163,22 @@ def test_every_named_policy_has_a_kind(repo_dir: Path) -> None:
 # -- damage --------------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def two_cells() -> Run:
+    return compose_run("benchmark", [*SHORT, "policies=[static,dvfs]"])
+
+
+def run_two(out: Path) -> Outcome:
+    """Run two cells in a folder; Hydra composes them once for all tests."""
+    whole = two_cells()
+    return benchmark(replace(whole, config={**whole.config, "out": str(out)}))
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two cells."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    run("policies=[static,dvfs]", f"out={out}")
+    run_two(out)
     return out
 
 
@@ -177,12 +190,12 @@ def test_every_kind_of_damage_to_a_cell_is_repaired(
     shutil.copytree(finished, out)
     dict(cell_mutations())[label](out)
     capsys.readouterr()
-    outcome = run("policies=[static,dvfs]", f"out={out}")
+    outcome = run_two(out)
     assert outcome.failures == ()
     assert "damaged, run again: " in capsys.readouterr().err or "gone" in label
     assert outcome.skipped == 1
     pd.testing.assert_frame_equal(rows_of(out), rows_of(finished), check_exact=True)
-    assert run("policies=[static,dvfs]", f"out={out}").skipped == 2
+    assert run_two(out).skipped == 2
 
 
 def test_a_flipped_bit_anywhere_in_a_cell_is_found(finished: Path, tmp_path: Path) -> None:
@@ -223,7 +236,7 @@ def test_damaged_tables_and_facts_are_written_again(
     (out / name).unlink()
     if text is not None:
         (out / name).write_text(text)
-    assert run("policies=[static,dvfs]", f"out={out}").skipped == 2
+    assert run_two(out).skipped == 2
     pd.testing.assert_frame_equal(rows_of(out), rows_of(finished), check_exact=True)
 
 
@@ -376,7 +389,7 @@ def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_a_cell_that_ends_badly_ends_only_itself(
-    how: str, workers: int, said: str, own_module: Path, tmp_path: Path
+    how: str, workers: int, said: str, own_module: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
     grid = f"policies=[static,own_policy.Own(how={how}),dvfs,npa]"
@@ -386,9 +399,8 @@ def test_a_cell_that_ends_badly_ends_only_itself(
     assert said in done.stderr.splitlines()[-1]
     assert sorted(rows_of(out)["policy"]) == ["dvfs", "npa", "static"]
     assert json.loads((out / "run.json").read_text())["finished"] is False
-    again = cli(*common, "policies=[static,dvfs,npa]")
-    assert again.returncode == 0
-    assert "skipped 3 finished cells of 3" in again.stderr
+    assert main([*common, "policies=[static,dvfs,npa]"]) == 0
+    assert "skipped 3 finished cells of 3" in capsys.readouterr().err
 
 
 # -- what has changed ----------------------------------------------------------------------------------------
@@ -463,8 +475,6 @@ def test_a_trace_rewritten_with_its_old_time_stamp_is_read_again(tmp_path: Path)
 
 
 def test_every_column_of_a_trace_counts(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     scenario = load_scenario("small")
     assert isinstance(scenario, Scenario)
     load = scenario.trace

@@ -46,6 +46,12 @@ AGENTS: dict[str, tuple[str, ...]] = {
 }
 
 
+TWO_DAYS = (
+    "from virtgym.experiments.training import cluster_task\n"
+    "cluster_task.validation_seeds = lambda scenario: [2000, 2001]"
+)
+
+
 @pytest.fixture(autouse=True)
 def two_days(monkeypatch: pytest.MonkeyPatch) -> None:
     """Validate on two days in place of ten."""
@@ -140,16 +146,13 @@ def test_a_training_that_broke_off_ends_the_same(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("agent", ["ppo", "imitation", "expert_iteration"])
-def test_a_training_that_was_killed_ends_the_same(
-    agent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_training_that_was_killed_ends_the_same(agent: str, tmp_path: Path) -> None:
     """kill -9 of a process of its own; expert iteration is killed while it searches or imitates."""
-    monkeypatch.undo()  # the process validates on all days
     one, two = tmp_path / "one", tmp_path / "two"
     typed = (*TINY, f"agent={agent}", *AGENTS[agent], "checkpoint_every=100")
     for folder in (one, two):
         if folder == two:
-            killed_run(two, typed, 1, signal.SIGKILL)
+            killed_run(two, typed, 1, signal.SIGKILL, TWO_DAYS)
             assert not json.loads((two / "train.json").read_text())["finished"]
         assert main(["train", *typed, f"out={folder}"]) == 0
     assert_same_training(one, two)

@@ -94,9 +94,20 @@ def test_one_seed_gives_the_same_trials_whatever_happens_in_between(tmp_path: Pa
     assert trials(tmp_path / "c")["policy.safety"].iloc[0] != a["policy.safety"].iloc[0]
 
 
+RANDOM = (*RULE, SAFETY, "sampler=random")
+
+
+@pytest.fixture(scope="module")
+def unpruned(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """The trials of a random search that nothing cut short."""
+    out = tmp_path_factory.mktemp("study")
+    assert tune(out, *RANDOM, "pruning=none", "n_trials=12") == 0
+    return trials(out)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_kill_9_loses_no_finished_trial(tmp_path: Path, workers: int) -> None:
-    arguments = (*RULE, SAFETY, "sampler=random", "pruning=none", "n_trials=10")
+def test_kill_9_loses_no_finished_trial(tmp_path: Path, workers: int, unpruned: pd.DataFrame) -> None:
+    arguments = (*RANDOM, "pruning=none", "n_trials=12")
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "virtgym.experiments.cli", "tune", *arguments, f"workers={workers}"]
     process = subprocess.Popen(
@@ -109,13 +120,12 @@ def test_kill_9_loses_no_finished_trial(tmp_path: Path, workers: int) -> None:
     with open(out / "study.journal", "ab") as journal:  # as if killed while it wrote
         journal.write(b'{"op_code": 5, "wor')
     before = pd.read_csv(out / "trials.csv").query("state == 'complete'")
-    assert 3 <= len(before) < 10
+    assert 3 <= len(before) < 12
     assert tune(out, *arguments) == 0
     after = pd.read_csv(out / "trials.csv")
     kept = after[after["number"].isin(before["number"])]
     pd.testing.assert_frame_equal(kept.reset_index(drop=True), before.reset_index(drop=True))  # with seconds
-    assert tune(tmp_path / "whole", *arguments) == 0
-    pd.testing.assert_frame_equal(trials(out), trials(tmp_path / "whole"), check_exact=True)
+    pd.testing.assert_frame_equal(trials(out), unpruned, check_exact=True)
 
 
 def test_workers_share_a_study(tmp_path: Path) -> None:
@@ -127,11 +137,9 @@ def test_workers_share_a_study(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pruning", ["median", "asha"])
-def test_pruning_ends_trials_that_look_bad(tmp_path: Path, pruning: str) -> None:
-    arguments = (*RULE, SAFETY, "n_trials=12", "sampler=random")
-    assert tune(tmp_path / "none", *arguments, "pruning=none") == 0
-    assert tune(tmp_path / "some", *arguments, f"pruning={pruning}") == 0
-    whole, cut = trials(tmp_path / "none"), trials(tmp_path / "some")
+def test_pruning_ends_trials_that_look_bad(tmp_path: Path, pruning: str, unpruned: pd.DataFrame) -> None:
+    assert tune(tmp_path / "some", *RANDOM, "n_trials=12", f"pruning={pruning}") == 0
+    whole, cut = unpruned, trials(tmp_path / "some")
     assert whole["policy.safety"].equals(cut["policy.safety"])
     pruned = cut["state"] == "pruned"
     assert 1 <= pruned.sum() < 12
