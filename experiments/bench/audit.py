@@ -11,8 +11,8 @@ import argparse
 import itertools
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state.accumulators import Totals
 from virtgym.policies.registry import make_policy, policy_names
 
+from ..run.rollout import make_env
 from ..suite.tasks import load_suite
 
 UNFIT = ("random",)
@@ -279,6 +280,37 @@ def audit_suite(
     raise AssertionError  # itertools.count has no end
 
 
+def _begin_plans(policy: Any, episode: RandomEpisode) -> tuple[Simulator, Callable[[], None]]:
+    """A cluster, and what plays an interval: a policy that plans, on the simulator itself."""
+    sim, rng = episode.simulator()
+    policy.reset(sim.view, rng)
+
+    def play() -> None:
+        sim.step(policy.plan(sim.view))
+
+    return sim, play
+
+
+def _begin_choices(policy: Any, episode: RandomEpisode) -> tuple[Simulator, Callable[[], None]]:
+    """The same for an agent, whose choices ``Cluster-v0`` carries out."""
+    config, workload, rng = episode.draw()
+    base = build_scenario("small", overrides={"horizon_s": episode.horizon_s})
+    env = make_env(replace(base, cluster=config, workload=workload), policy)
+    observation, _ = env.reset(seed=episode.seed)
+    inner: Any = env.unwrapped
+    sim: Simulator = inner.sim
+    policy.reset(sim.view, rng)
+
+    def play() -> None:
+        nonlocal observation
+        now = sim.time_s
+        while sim.time_s == now:
+            action, _ = policy.predict(observation, action_masks=inner.action_masks())
+            observation, *_ = env.step(action)
+
+    return sim, play
+
+
 def audit_policies(
     policies: Sequence[str], episodes: int, intervals: int, *, first: int = 0, progress: bool = False
 ) -> Audit:
@@ -298,17 +330,17 @@ def audit_policies(
     audit = Audit()
     for name in policies:
         policy: Any = make_policy(name)
+        begin = _begin_plans if hasattr(policy, "plan") else _begin_choices
         for seed in range(first, first + episodes):
-            sim, rng = RandomEpisode(seed, intervals, classes=True).simulator()
-            auditor = Auditor(sim)
             try:
-                policy.reset(sim.view, rng)
+                sim, play = begin(policy, RandomEpisode(seed, intervals, classes=True))
             except ConfigError:
                 audit.states[f"{name} refused"] += 1
                 continue
+            auditor = Auditor(sim)
             try:
                 while not sim.done and not auditor.violations:
-                    sim.step(policy.plan(sim.view))
+                    play()
                     auditor.observe()
                     audit.intervals += 1
             except Exception as error:  # what is looked for

@@ -2,8 +2,9 @@
 
 The agent's last candidate of kind *plan* is what the rule would do. It is played (where the rule would do
 nothing, nothing) unless a candidate's score exceeds the plan's by more than a margin. Which rule, and which
-margin, is told for kinds of clusters, and a cluster's kind by what its controller knows: the sub-models that
-are on, and whether most VMs are yet to come. No name of a scenario is read.
+margin, is told for kinds of clusters, and a cluster's kind by what its controller sees when it begins: the
+sub-models that are on, the hosts, and the VMs that are there. No name of a scenario is read, and nothing of
+the VMs to come.
 """
 
 from __future__ import annotations
@@ -27,20 +28,25 @@ if TYPE_CHECKING:
     from virtgym.envs.scenarios.scenario import Scenario
 
 TRAITS: tuple[str, ...] = (
-    *("multiplexed", "cpu", "numa", "io", "precopy", "failures", "standby", "carbon", "churn", "slow_boot"),
+    *("multiplexed", "cpu", "numa", "io", "precopy", "failures", "standby", "carbon", "sparse", "slow_boot"),
 )
-"""What a cluster may have: multiplexed memory, sub-models, more than half of its VMs yet to come, and hosts
-that take longer than an interval to boot."""
+"""What a cluster may have: multiplexed memory, sub-models, VMs that take little of it at the beginning
+(``SPARSE``), and hosts that take longer than an interval to boot."""
+
+SPARSE = 0.25
+"""Share of the hosts' CPU below which the nominal CPU of the VMs of time 0 is little: a cluster with room for
+three times as many is made for VMs that come and go [assumed]."""
 
 
 def traits_of(scenario: Scenario) -> tuple[str, ...]:
     """Those of ``TRAITS`` that the cluster of a scenario has."""
-    c = scenario.cluster
+    c, w = scenario.cluster, scenario.workload
+    taken_mhz = float(w.vm_cpu_mhz[w.vm_arrival_s <= 0.0].sum())
     found = {
         "multiplexed": c.memory == "multiplexed",
         "precopy": isinstance(c.migration, PrecopyConfig),
         "slow_boot": max(kind.boot_time_s for kind in c.host_types) > c.interval_s,
-        "churn": float(np.mean(scenario.workload.vm_arrival_s > 0.0)) > 0.5,
+        "sparse": taken_mhz < SPARSE * sum(c.host_types[i].cpu_mhz for i in c.host_type_of),
     }
     found |= {name: getattr(c, name) is not None for name in TRAITS if name not in found}
     return tuple(name for name in TRAITS if found[name])

@@ -1,6 +1,6 @@
 """What the engine's arrival and restart rules do, with placement rules and the failover guarantee kept.
 
-The engine places VMs by capacity alone. Where a cluster has placement rules, or promises to survive failures,
+The engine places VMs by room alone. Where a cluster has placement rules, or promises to survive failures,
 a policy that leaves its arrivals to the engine would break them by no fault of its own; here they are placed
 by the same rule among the hosts that are allowed, and what the policy itself orders is checked likewise.
 """
@@ -15,9 +15,8 @@ from virtgym.envs.arrays import B1, I4
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.config import ARRIVAL_RULES, ClusterConfig
 from virtgym.envs.sim.decisions import Decisions
-from virtgym.envs.sim.engine.clock import TIE, arrival_score
 from virtgym.envs.sim.engine.orders import check_place, fits_arrival
-from virtgym.envs.sim.engine.waiting import is_hopeless, no_failures, note_failure
+from virtgym.envs.sim.engine.waiting import TIE, arrival_score, is_hopeless, no_failures, note_failure
 from virtgym.envs.sim.models.recovery import restart_order
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state.cluster_state import PENDING, ClusterState

@@ -292,22 +292,33 @@ class RandomEpisode:
     every: bool = True
     classes: bool = False
 
-    def simulator(self) -> tuple[Simulator, Rng]:
-        """Build the cluster and draw its faults.
+    @property
+    def horizon_s(self) -> float:
+        """Length, s."""
+        return self.intervals * INTERVAL_S
 
-        Returns:
-            The simulator at time 0, and the source of randomness for the orders.
-        """
+    def draw(self) -> tuple[ClusterConfig, Workload, Rng]:
+        """Draw the cluster and its load; what else is drawn comes from the generator that is handed back."""
         rng = np.random.default_rng(np.random.SeedSequence([20, self.seed]))
         while True:
             workload = _workload(rng, self.vms, self.intervals)
             if self.classes:
                 drawn = np.random.default_rng(self.seed).integers(0, 3, workload.n_vms)
                 workload = replace(workload, vm_class=drawn.astype(np.int8))
-            config = _config(rng, self.hosts, self.intervals * INTERVAL_S, self.every)
+            config = _config(rng, self.hosts, self.horizon_s, self.every)
             try:
-                sim = Simulator(config, workload, horizon_s=self.intervals * INTERVAL_S)
+                Simulator(config, workload, horizon_s=self.horizon_s)
             except ConfigError:  # a guest that no host can hold: draw again
                 continue
-            sim.reset(rng)
-            return sim, rng
+            return config, workload, rng
+
+    def simulator(self) -> tuple[Simulator, Rng]:
+        """Build the cluster and draw its faults.
+
+        Returns:
+            The simulator at time 0, and the source of randomness for the orders.
+        """
+        config, workload, rng = self.draw()
+        sim = Simulator(config, workload, horizon_s=self.horizon_s)
+        sim.reset(rng)
+        return sim, rng

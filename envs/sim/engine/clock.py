@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ...jit.by_model import only_full
 from ...jit.kernels import kernel
 from ..guarantee import guarantee_fails, watch_guarantee
-from ..models.power import OFF, ON, curve_power
+from ..models.power import OFF, ON
 from ..models.telemetry import PAST
 from ..state.cluster_state import ABSENT, PENDING, ClusterState
 from ..state.parameters import ClusterParams
@@ -38,7 +38,6 @@ from .events import (
 from .hub import renew_hosts
 from .lifecycle import arrive, depart, finish_boot, place
 from .mirrors import protect_all
-from .orders import fits_arrival, host_accepts, may_go_on
 from .outages import finish_start, handle_faults, move_profile, notice_host, restart_waiting
 from .power_cycle import boot_host, finish_shutdown
 from .segments import (
@@ -50,56 +49,10 @@ from .segments import (
     measure,
     open_segment,
 )
-from .waiting import is_hopeless, no_failures, note_failure
+from .waiting import BY_POLICY, choose_host, is_hopeless, no_failures, note_failure
 
 COPY, QUEUED, FAULT, ARRIVAL, LEAVING = 0, 1, 2, 3, 4
 """Kinds of what happens next: end of a copy's phase, first event queued, fault, arrival, departure."""
-
-FIRST_FIT, BEST_FIT, WORST_FIT, PABFD, BY_POLICY = 0, 1, 2, 3, 4
-"""Arrival rules, in the order of ``config.ARRIVAL_RULES``."""
-
-TIE = 1e-9
-"""Scores (W or MHz) that differ by less are equal: which host is chosen must not hang on a rounding error."""
-
-
-@kernel
-def arrival_score(p: ClusterParams, s: ClusterState, v: int, h: int, rule: int) -> Any:
-    """What an arrival rule minimises; differences within TIE go to the lowest host."""
-    free = p.host_cpu_mhz[h] - s.host_nominal_mhz[h]
-    if rule == FIRST_FIT:
-        return 0.0
-    if rule == BEST_FIT:
-        return free
-    if rule == WORST_FIT:
-        return -free
-    kind = p.host_type[h]
-    now = s.host_nominal_mhz[h] / p.host_cpu_mhz[h]
-    then = (s.host_nominal_mhz[h] + p.vm_cpu_mhz[v]) / p.host_cpu_mhz[h]
-    # Power-aware best fit: the increase of power; an empty host could be off: its idle power counts.
-    idle = p.power_w[kind, 0] if s.host_n_vms[h] + s.host_n_in[h] == 0 else 0.0
-    return curve_power(p, kind, then) - curve_power(p, kind, now) + idle
-
-
-@kernel
-def choose_host(p: ClusterParams, s: ClusterState, v: int, off: bool) -> int:
-    """The host that the arrival rule gives a VM, of those that run (with ``off``: are off); -1 = none."""
-    best = -1
-    least = np.inf
-    for h in range(s.host_power_state.shape[0]):
-        if off:
-            if may_go_on(p, s, h) != 0 or s.host_maintenance[h]:
-                continue
-        elif host_accepts(p, s, h) != 0:
-            continue
-        if fits_arrival(p, s, v, h) != 0:
-            continue
-        score = arrival_score(p, s, v, h, p.arrival_rule)
-        if best < 0 or score < least - TIE:
-            best = h
-            least = score
-            if p.arrival_rule == FIRST_FIT:
-                break
-    return best
 
 
 @kernel
@@ -112,9 +65,9 @@ def try_arrival(
     """
     if is_hopeless(p, failed, v):
         return False
-    h = choose_host(p, s, v, False)
+    h = choose_host(p, s, v, p.arrival_rule, False)
     if h < 0 and p.auto_boot:
-        h = choose_host(p, s, v, True)
+        h = choose_host(p, s, v, p.arrival_rule, True)
         if h >= 0:
             boot_host(p, s, h, now_s, elapsed_s)
     if h < 0:

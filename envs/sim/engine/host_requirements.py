@@ -6,7 +6,7 @@ from typing import Any
 
 from ...jit.kernels import kernel, of_records
 from ..decisions import LACKS_FUNCTIONS, LACKS_RESERVED_CPU, LACKS_RESERVED_MEMORY, NO_NODE
-from ..models.numa_nodes import ROOM, choose_nodes
+from ..models.numa_nodes import ROOM, choose_nodes, count_bits
 from ..models.overhead import support_code
 from ..models.scheduling import admits
 from ..state.cluster_state import ClusterState
@@ -45,6 +45,43 @@ def check_suits(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     if p.has_io and s.host_functions_used[h] + p.vm_functions[v] > p.host_functions[h]:
         return LACKS_FUNCTIONS
     return NO_NODE if p.has_numa and choose_nodes(p, s, v, h) == 0 else 0
+
+
+@kernel
+def _nominal_on(p: ClusterParams, s: ClusterState, h: int, j: int) -> Any:
+    """Nominal CPU of the VMs that are, or will be, at home on node j of a host, MHz."""
+    total = 0.0
+    v = s.host_head[h]
+    while v >= 0:
+        if (s.vm_nodes[v] >> j) & 1:
+            total += p.vm_cpu_mhz[v] / count_bits(s.vm_nodes[v])
+        v = s.vm_next[v]
+    v = s.host_in_head[h]
+    while v >= 0:
+        if (s.vm_dest_nodes[v] >> j) & 1:
+            total += p.vm_cpu_mhz[v] / count_bits(s.vm_dest_nodes[v])
+        v = s.vm_in_next[v]
+    return total
+
+
+@kernel
+def needs_remote(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
+    """Whether a VM that fits on an aware host would need memory of nodes where it does not run, by sizes.
+
+    It does if it is split over nodes that its guest does not see, or if nominal CPU has no room on its nodes,
+    which the host may have in total. On blind hosts every VM does, and none is to be preferred.
+    """
+    if not p.has_numa or p.numa_aware == 0:
+        return False
+    mask = choose_nodes(p, s, v, h)
+    k = count_bits(mask)
+    if k > 1 and p.vm_vcpus[v] < p.numa_vnuma_min:
+        return True
+    most = p.node_cpu_mhz[h] * p.arrival_overcommit * MEM_SLACK
+    for j in range(p.host_nodes[h]):
+        if (mask >> j) & 1 and _nominal_on(p, s, h, j) + p.vm_cpu_mhz[v] / k > most:
+            return True
+    return False
 
 
 @kernel

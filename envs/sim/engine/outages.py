@@ -34,7 +34,6 @@ from .events import BOOT_END, HOST_NOTICED, PROFILE_MOVED, RESTART_DUE, SHUTDOWN
 from .hub import renew_hosts
 from .lifecycle import place
 from .mirrors import drop_secondary
-from .orders import fits_arrival, host_accepts
 from .power_cycle import boot_host, set_power_state
 from .residents import (
     append_incoming,
@@ -45,7 +44,7 @@ from .residents import (
     take_room,
 )
 from .upkeep import after_leaving, end_run, forget_rates, start_vm
-from .waiting import is_hopeless, no_failures, note_failure
+from .waiting import FIRST_FIT, choose_host, is_hopeless, no_failures, note_failure
 
 
 @kernel
@@ -268,23 +267,11 @@ def finish_start(p: ClusterParams, s: ClusterState, v: int, elapsed_s: float) ->
 
 
 @kernel
-def _first_fit(p: ClusterParams, s: ClusterState, v: int, off: bool) -> int:
-    for h in range(s.host_head.shape[0]):
-        if off:
-            usable = s.host_power_state[h] == OFF and s.host_profile[h] >= 0 and not s.host_maintenance[h]
-        else:
-            usable = host_accepts(p, s, h) == 0
-        if usable and fits_arrival(p, s, v, h) == 0:
-            return h
-    return -1
-
-
-@kernel
 def restart_waiting(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: float) -> None:
     """Place VMs that wait to restart by first fit, in the order of ``recovery.restart_order``.
 
     Each goes to the lowest host that takes VMs and has room for its nominal CPU and memory
-    (``fits_arrival``). One that fits on no running host goes to the lowest that is off, if hosts boot by
+    (``choose_host``). One that fits on no running host goes to the lowest that is off, if hosts boot by
     themselves; one that fits nowhere waits and does not hold up the next.
 
     Args:
@@ -310,9 +297,9 @@ def restart_waiting(p: ClusterParams, s: ClusterState, now_s: float, elapsed_s: 
         order_item(last, since_s, queue, None, last[n], since_s[n], queue[n], 0, n)
         if is_hopeless(p, failed, v):
             continue
-        h = _first_fit(p, s, v, False)
+        h = choose_host(p, s, v, FIRST_FIT, False)
         if h < 0 and p.auto_boot:
-            h = _first_fit(p, s, v, True)
+            h = choose_host(p, s, v, FIRST_FIT, True)
             if h >= 0:
                 boot_host(p, s, h, now_s, elapsed_s)
         if h >= 0:

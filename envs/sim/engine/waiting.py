@@ -1,4 +1,7 @@
-"""VMs that wait for a host: which of them need not be tried, as one like them has found none.
+"""VMs that wait for a host: which one a rule gives them, and which of them need not be tried.
+
+On NUMA-aware hosts a rule chooses among those where a VM uses its own node's memory, if there are any; it
+knows sizes only, as nobody has measured a VM that comes.
 
 While VMs are placed one after the other and none leaves, hosts only fill up (one that is booted had been
 looked at while it was off), so whatever has no room for a VM has none for one that needs at least as much.
@@ -15,10 +18,73 @@ import numpy as np
 from ...arrays import I4
 from ...jit.by_model import by_model
 from ...jit.kernels import kernel
+from ..models.power import curve_power
+from ..state.cluster_state import ClusterState
 from ..state.parameters import ClusterParams
+from .host_requirements import needs_remote
+from .orders import fits_arrival, host_accepts, may_go_on
+
+FIRST_FIT, BEST_FIT, WORST_FIT, PABFD, BY_POLICY = 0, 1, 2, 3, 4
+"""Arrival rules, in the order of ``config.ARRIVAL_RULES``."""
+
+TIE = 1e-9
+"""Scores (W or MHz) that differ by less are equal: which host is chosen must not hang on a rounding error."""
 
 REMEMBERED = 64
 """Failures that a pass remembers; beyond them it tries more often than it would have to."""
+
+
+@kernel
+def arrival_score(p: ClusterParams, s: ClusterState, v: int, h: int, rule: int) -> Any:
+    """What an arrival rule minimises; differences within TIE go to the lowest host."""
+    free = p.host_cpu_mhz[h] - s.host_nominal_mhz[h]
+    if rule == FIRST_FIT:
+        return 0.0
+    if rule == BEST_FIT:
+        return free
+    if rule == WORST_FIT:
+        return -free
+    kind = p.host_type[h]
+    now = s.host_nominal_mhz[h] / p.host_cpu_mhz[h]
+    then = (s.host_nominal_mhz[h] + p.vm_cpu_mhz[v]) / p.host_cpu_mhz[h]
+    # Power-aware best fit: the increase of power; an empty host could be off: its idle power counts.
+    idle = p.power_w[kind, 0] if s.host_n_vms[h] + s.host_n_in[h] == 0 else 0.0
+    return curve_power(p, kind, then) - curve_power(p, kind, now) + idle
+
+
+@kernel
+def _none_is_remote(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
+    return False
+
+
+_is_remote = by_model(_none_is_remote, needs_remote)
+
+
+@kernel
+def choose_host(p: ClusterParams, s: ClusterState, v: int, rule: int, off: bool) -> int:
+    """The host that a rule gives a VM, of those that run (with ``off``: are off); -1 = none."""
+    best = -1
+    least = np.inf
+    remote = True
+    for h in range(s.host_power_state.shape[0]):
+        if off:
+            if may_go_on(p, s, h) != 0 or s.host_maintenance[h]:
+                continue
+        elif host_accepts(p, s, h) != 0:
+            continue
+        if fits_arrival(p, s, v, h) != 0:
+            continue
+        needs = _is_remote(p, s, v, h)
+        if needs and not remote:
+            continue
+        score = arrival_score(p, s, v, h, rule)
+        if best < 0 or (remote and not needs) or score < least - TIE:
+            best = h
+            least = score
+            remote = needs
+            if rule == FIRST_FIT and not remote:
+                break
+    return best
 
 
 @kernel

@@ -261,7 +261,7 @@ def _show_full(p: ClusterParams, s: ClusterState, q: ClusterParams, z: ClusterSt
     for v in range(s.vm_host.shape[0]):
         if s.vm_host[v] < 0:
             z.vm_shown[:DRIVEN_FROM, v] = 0.0
-        _show_rates(p, s, q, z, v)
+    _show_rates(p, s, z)
     if p.has_precopy:
         _show_copies(s, z)
 
@@ -301,28 +301,38 @@ def _driven(p: ClusterParams, k: int, v: int, utilisation: float) -> Any:
 
 
 @kernel
-def _show_rates(p: ClusterParams, s: ClusterState, q: ClusterParams, z: ClusterState, v: int) -> None:
-    """What follows from a VM's measured demand; what was measured of a VM that has just come is nothing."""
-    there = s.vm_host[v] >= 0
-    demand, cap = z.vm_demand_mhz[v], s.vm_cap_mhz[v]
-    claim = demand + z.vm_overhead_mhz[v] + z.vm_io_mhz[v] if there else 0.0
-    z.vm_claim_mhz[v] = claim
-    ask = min(claim, cap)
-    if p.has_cpu:
-        ask = min(ask, p.vm_limit_mhz[v])
-    z.vm_ask_mhz[v] = ask
-    if there and s.vm_known_mhz[v] < 0.0:
-        z.vm_alloc_mhz[v] = ask
-    z.vm_ready_mhz[v] = z.vm_ready_share[v] * cap / p.vm_vcpus[v]
-    if p.has_numa:
-        z.vm_numa_slowdown[v] = max(1.0, z.vm_numa_slowdown[v]) if there else 1.0
+def _show_rates(p: ClusterParams, s: ClusterState, z: ClusterState) -> None:
+    """What follows from VMs' measured demand; what was measured of a VM that has just come is nothing."""
+    host, known, demand, given = s.vm_host, s.vm_known_mhz, z.vm_demand_mhz, z.vm_alloc_mhz
+    cap, vcpus, overhead, io = s.vm_cap_mhz, p.vm_vcpus, z.vm_overhead_mhz, z.vm_io_mhz
+    claim, ask, ready, share = z.vm_claim_mhz, z.vm_ask_mhz, z.vm_ready_mhz, z.vm_ready_share
+    has_cpu = p.has_cpu
+    for v in range(host.shape[0]):
+        there = host[v] >= 0
+        claim[v] = demand[v] + overhead[v] + io[v] if there else 0.0
+        ask[v] = min(claim[v], cap[v])
+        if has_cpu:
+            ask[v] = min(ask[v], p.vm_limit_mhz[v])
+        if there and known[v] < 0.0:
+            given[v] = ask[v]
+        ready[v] = share[v] * cap[v] / vcpus[v]
     if p.has_tiers:
-        z.vm_mem_slowdown[v] = max(1.0, z.vm_mem_slowdown[v]) if there else 1.0
-        if there and s.vm_known_mhz[v] < 0.0:
-            z.vm_resident_mib[v] = z.vm_touched_mib[v]
-        elif not there:
+        _show_memory(s, z)
+    if p.has_io:
+        _show_io(s, z)
+    _show_work(p, s, z)
+    for v in p.protected_vms:
+        if p.has_standby:
+            z.vm_mirror_mbps[v] = z.vm_mirror_need_mbps[v] if s.vm_secondary[v] >= 0 else 0.0
+
+
+@kernel
+def _show_memory(s: ClusterState, z: ClusterState) -> None:
+    host, known, resident, touched = s.vm_host, s.vm_known_mhz, z.vm_resident_mib, z.vm_touched_mib
+    for v in range(host.shape[0]):
+        if host[v] < 0:
             for amount in (
-                z.vm_resident_mib,
+                resident,
                 z.vm_shared_mib,
                 z.vm_ballooned_mib,
                 z.vm_compressed_mib,
@@ -330,24 +340,44 @@ def _show_rates(p: ClusterParams, s: ClusterState, q: ClusterParams, z: ClusterS
                 z.vm_blocked_mib,
             ):
                 amount[v] = 0.0
-    if p.has_io:
-        if not there:
+        elif known[v] < 0.0:
+            resident[v] = touched[v]
+
+
+@kernel
+def _show_io(s: ClusterState, z: ClusterState) -> None:
+    for v in range(s.vm_host.shape[0]):
+        if s.vm_host[v] < 0:
             for rate in (z.vm_net_out_mbps, z.vm_net_in_mbps, z.vm_io_rate, z.vm_io_latency_s):
                 rate[v] = 0.0
         elif s.vm_known_mhz[v] < 0.0:
             z.vm_net_out_mbps[v] = z.vm_net_out_ask[v]
             z.vm_net_in_mbps[v] = z.vm_net_in_ask[v]
-    work = 0.0
-    if claim > 0.0:
-        work = min(demand, guest_work(demand, claim, z.vm_alloc_mhz[v] - z.vm_co_stop_mhz[v]))
+
+
+@kernel
+def _show_work(p: ClusterParams, s: ClusterState, z: ClusterState) -> None:
+    """What VMs get of their demand, and miss."""
+    host, demand, claim, given = s.vm_host, z.vm_demand_mhz, z.vm_claim_mhz, z.vm_alloc_mhz
+    stopped, granted, miss = z.vm_co_stop_mhz, z.vm_granted_mhz, z.vm_miss_mhz
+    for v in range(host.shape[0]):
+        granted[v] = 0.0
+        if claim[v] > 0.0:
+            granted[v] = min(demand[v], guest_work(demand[v], claim[v], given[v] - stopped[v]))
     if p.has_numa:
-        work /= z.vm_numa_slowdown[v]
+        _slow_down(host, z.vm_numa_slowdown, granted)
     if p.has_tiers:
-        work /= z.vm_mem_slowdown[v]
-    z.vm_granted_mhz[v] = max(0.0, work)
-    z.vm_miss_mhz[v] = demand - z.vm_granted_mhz[v]
-    if p.has_standby:
-        z.vm_mirror_mbps[v] = z.vm_mirror_need_mbps[v] if s.vm_secondary[v] >= 0 else 0.0
+        _slow_down(host, z.vm_mem_slowdown, granted)
+    for v in range(host.shape[0]):
+        granted[v] = max(0.0, granted[v])
+        miss[v] = demand[v] - granted[v]
+
+
+@kernel
+def _slow_down(host: I4, slowdown: F8, work: F8) -> None:
+    for v in range(host.shape[0]):
+        slowdown[v] = max(1.0, slowdown[v]) if host[v] >= 0 else 1.0
+        work[v] /= slowdown[v]
 
 
 @kernel
@@ -470,41 +500,52 @@ def _add_rates(q: ClusterParams, z: ClusterState) -> None:
     z.host_rates[:] = 0.0
     z.host_alloc_mhz[:] = 0.0
     z.host_wanted_mhz[:] = z.host_ask_mhz
-    if q.has_numa:
-        z.node_load_mhz[:] = 0.0
+    host, given, total = z.vm_host, z.vm_alloc_mhz, z.host_alloc_mhz
+    for v in range(host.shape[0]):
+        if host[v] >= 0:
+            total[host[v]] += given[v]
+    _add_cpu(q, z)
     if q.has_tiers:
-        z.host_mem_state[:] = HIGH
-        for h in range(z.host_free_mib.shape[0]):
-            mirrors = z.host_mirror_mib[h] if q.has_standby else 0.0
-            z.host_free_mib[h] = q.host_mem_mib[h] - mirrors
-    for v in range(z.vm_host.shape[0]):
-        h = z.vm_host[v]
-        if h < 0:
-            continue
-        z.host_alloc_mhz[h] += z.vm_alloc_mhz[v]
-        _add_vm(q, z, v, h)
-        if q.has_tiers:
-            _add_memory(z, v, h)
-        if q.has_numa:
-            z.host_rates[h, REMOTE] += z.vm_remote_share[v] * z.vm_alloc_mhz[v]
-            mask = z.vm_nodes[v]
-            for j in range(q.host_nodes[h]):
-                if (mask >> j) & 1:
-                    z.node_load_mhz[h, j] += z.vm_alloc_mhz[v] / count_bits(mask)
+        _add_memory(q, z)
+    if q.has_numa:
+        _add_nodes(q, z)
 
 
 @kernel
-def _add_vm(q: ClusterParams, z: ClusterState, v: int, h: int) -> None:
-    rates = z.host_rates
-    if z.vm_state[v] == RUNNING:
-        rates[h, READY] += z.vm_ready_share[v] * q.vm_vcpus[v]
-        rates[h, VCPUS] += q.vm_vcpus[v]
-    rates[h, LIMITED] += z.vm_limited_mhz[v]
-    rates[h, CAPPED_MHZ] += z.vm_capped_mhz[v]
-    rates[h, CO_STOP] += z.vm_co_stop_mhz[v]
-    rates[h, OVERHEAD_MHZ] += z.vm_overhead_mhz[v]
-    rates[h, IO_CPU] += z.vm_io_mhz[v]
-    rates[h, ALLOC] += z.vm_alloc_mhz[v]
+def _add_cpu(q: ClusterParams, z: ClusterState) -> None:
+    host, state, rates = z.vm_host, z.vm_state, z.host_rates
+    share, vcpus, limited, capped = z.vm_ready_share, q.vm_vcpus, z.vm_limited_mhz, z.vm_capped_mhz
+    stopped, overhead, io, given = z.vm_co_stop_mhz, z.vm_overhead_mhz, z.vm_io_mhz, z.vm_alloc_mhz
+    for v in range(host.shape[0]):
+        h = host[v]
+        if h < 0:
+            continue
+        if state[v] == RUNNING:
+            rates[h, READY] += share[v] * vcpus[v]
+            rates[h, VCPUS] += vcpus[v]
+        rates[h, LIMITED] += limited[v]
+        rates[h, CAPPED_MHZ] += capped[v]
+        rates[h, CO_STOP] += stopped[v]
+        rates[h, OVERHEAD_MHZ] += overhead[v]
+        rates[h, IO_CPU] += io[v]
+        rates[h, ALLOC] += given[v]
+
+
+@kernel
+def _add_nodes(q: ClusterParams, z: ClusterState) -> None:
+    z.node_load_mhz[:] = 0.0
+    host, load, rates, homes = z.vm_host, z.node_load_mhz, z.host_rates, z.vm_nodes
+    given, share, nodes = z.vm_alloc_mhz, z.vm_remote_share, q.host_nodes
+    for v in range(host.shape[0]):
+        h = host[v]
+        if h < 0:
+            continue
+        rates[h, REMOTE] += share[v] * given[v]
+        mask = homes[v]
+        part = given[v] / count_bits(mask) if mask != 0 else 0.0
+        for j in range(nodes[h]):
+            if (mask >> j) & 1:
+                load[h, j] += part
 
 
 READY, VCPUS, LIMITED, CAPPED_MHZ = Rates.ready, Rates.vcpus, Rates.limited, Rates.capped
@@ -515,21 +556,31 @@ SWAPPED, BLOCKED = Rates.swapped, Rates.blocked
 
 
 @kernel
-def _add_memory(z: ClusterState, v: int, h: int) -> None:
-    rates = z.host_rates
-    rates[h, SHARED] += z.vm_shared_mib[v]
-    rates[h, BALLOONED] += z.vm_ballooned_mib[v]
-    rates[h, COMPRESSED] += z.vm_compressed_mib[v]
-    rates[h, SWAPPED] += z.vm_swapped_mib[v]
-    rates[h, BLOCKED] += z.vm_blocked_mib[v]
-    z.host_free_mib[h] -= z.vm_resident_mib[v]
-    tier = HIGH
-    if z.vm_blocked_mib[v] > TINY_MIB:
-        tier = LOW
-    elif z.vm_swapped_mib[v] + z.vm_compressed_mib[v] > TINY_MIB:
-        tier = HARD
-    elif z.vm_ballooned_mib[v] > TINY_MIB:
-        tier = SOFT
-    elif z.vm_shared_mib[v] > TINY_MIB:
-        tier = CLEAR
-    z.host_mem_state[h] = max(z.host_mem_state[h], np.int8(tier))
+def _add_memory(q: ClusterParams, z: ClusterState) -> None:
+    free, tiers, rates, host = z.host_free_mib, z.host_mem_state, z.host_rates, z.vm_host
+    tiers[:] = HIGH
+    for h in range(free.shape[0]):
+        mirrors = z.host_mirror_mib[h] if q.has_standby else 0.0
+        free[h] = q.host_mem_mib[h] - mirrors
+    shared, ballooned, compressed = z.vm_shared_mib, z.vm_ballooned_mib, z.vm_compressed_mib
+    swapped, blocked, resident = z.vm_swapped_mib, z.vm_blocked_mib, z.vm_resident_mib
+    for v in range(host.shape[0]):
+        h = host[v]
+        if h < 0:
+            continue
+        rates[h, SHARED] += shared[v]
+        rates[h, BALLOONED] += ballooned[v]
+        rates[h, COMPRESSED] += compressed[v]
+        rates[h, SWAPPED] += swapped[v]
+        rates[h, BLOCKED] += blocked[v]
+        free[h] -= resident[v]
+        tier = HIGH
+        if blocked[v] > TINY_MIB:
+            tier = LOW
+        elif swapped[v] + compressed[v] > TINY_MIB:
+            tier = HARD
+        elif ballooned[v] > TINY_MIB:
+            tier = SOFT
+        elif shared[v] > TINY_MIB:
+            tier = CLEAR
+        tiers[h] = max(tiers[h], np.int8(tier))

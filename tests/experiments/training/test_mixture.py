@@ -55,7 +55,7 @@ def test_a_mixture_trains_to_an_agent_with_a_rule_per_kind_and_resumes_to_the_bi
     one, two = tmp_path / "one", tmp_path / "two"
     assert train(agent, f"out={one}") == 0
     found = load_agent(one / "agent")
-    assert [kind.traits for kind in found.fallbacks] == [(), ("precopy",), ("churn",)]
+    assert [kind.traits for kind in found.fallbacks] == [(), ("precopy",), ("sparse",)]
     assert {kind.margin for kind in found.fallbacks} <= {0.1, NEVER}
     measured = json.loads((one / "scenarios.json").read_text())
     assert {kind.rule for kind in found.fallbacks} <= {"dpm", "dvfs"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ def agent(limit: int = 1, fallbacks: tuple[Fallback, ...] = (), seed: int = 0) -
     ("scenario", "traits"),
     [
         ("small", ()),
-        ("suite/churn", ("churn",)),
-        ("suite/carbon", ("carbon", "churn")),
+        ("suite/churn", ("sparse",)),
+        ("suite/carbon", ("carbon",)),
         ("suite/diurnal", ("slow_boot",)),
         ("suite/memory", ("multiplexed",)),
         ("suite/numa_wide", ("cpu", "numa")),
@@ -44,6 +45,19 @@ def test_a_cluster_is_known_by_what_it_has_and_not_by_its_name(
 ) -> None:
     assert traits_of(build_scenario(scenario)) == traits
     assert traits_of(build_scenario(scenario, overrides={"name": "other"})) == traits
+
+
+@pytest.mark.parametrize("scenario", ["suite/churn", "suite/carbon", "demo"])
+def test_a_kind_is_not_told_by_what_is_still_to_come(scenario: str) -> None:
+    """Two loads that are alike at the beginning are of one kind, whoever comes later."""
+    day = build_scenario(scenario)
+    load = day.workload
+    later = load.vm_arrival_s > 0.0
+    assert later.any()
+    cpu_mhz = load.vm_cpu_mhz * np.where(later, 10.0, 1.0)
+    times = {"vm_arrival_s": np.where(later, 1e9, 0.0), "vm_departure_s": np.full(later.size, np.inf)}
+    other = replace(load, vm_cpu_mhz=cpu_mhz, **times)
+    assert traits_of(replace(day, workload=other)) == traits_of(day)
 
 
 def test_the_nearest_kind_counts() -> None:
@@ -77,7 +91,7 @@ def test_an_agent_that_is_never_sure_is_its_rule(
 
 
 def test_it_travels_in_the_folder_and_decides_the_environment(tmp_path: Path) -> None:
-    kinds = (Fallback((), "dpm", 0.5), Fallback(("churn",), "dvfs", 2.0))
+    kinds = (Fallback((), "dpm", 0.5), Fallback(("sparse",), "dvfs", 2.0))
     loaded = load_agent(save_agent(tmp_path / "agent", agent(fallbacks=kinds)))
     assert loaded.fallbacks == kinds
     assert "fallbacks" not in json.loads((save_agent(tmp_path / "no", agent()) / "agent.json").read_text())

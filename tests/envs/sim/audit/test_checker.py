@@ -12,8 +12,8 @@ import pytest
 from virtgym.envs.sim.audit.checker import Auditor, check_state
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.engine import events
-from virtgym.envs.sim.engine.clock import choose_host
 from virtgym.envs.sim.engine.orders import check_move, check_place, check_power_off, check_power_on
+from virtgym.envs.sim.engine.waiting import FIRST_FIT, choose_host
 from virtgym.envs.sim.models.power import BOOTING, SPEC_POWER_W, power_at
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state.accumulators import Counters, Totals
@@ -216,5 +216,5 @@ def test_first_fit_takes_the_first_host_that_fits(make_sim: Any) -> None:
     sim = make_sim([[0.5] * 3], 4, load={"mem_mib": [4000.0, 100.0, 1000.0]})
     assert sim.state.vm_host.tolist() == [0, 1, 1]  # 4,000 + 100 MiB do not fit into 4,096
     params, state = sim.kernel_params, sim.kernel_state
-    assert choose_host(params, state, 2, False) == 2  # 1,000 + 1,000 MHz are taken on host 1
-    assert choose_host(params, state, 2, True) == -1  # no host is off
+    assert choose_host(params, state, 2, FIRST_FIT, False) == 2  # 1,000 + 1,000 MHz are taken on host 1
+    assert choose_host(params, state, 2, FIRST_FIT, True) == -1  # no host is off

@@ -13,7 +13,7 @@ from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state.accumulators import Clock, Counters, Rates
 from virtgym.envs.sim.state.cluster_state import ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
-from virtgym.experiments.bench.audit import Audit, audit_episodes
+from virtgym.experiments.bench.audit import Audit, audit_episodes, audit_policies
 
 Find = Callable[[ClusterParams, ClusterState], Any]
 """Where something can be broken: a mask over the places of an array."""
@@ -472,3 +472,10 @@ def test_random_episodes_of_some_sub_models() -> None:
     assert audit.violations == []
     assert isinstance(audit, Audit)
     assert "violations: 0" in audit.report()
+
+
+def test_policies_of_every_kind_play_random_clusters() -> None:
+    """Those that plan, on the simulator; agents, by choices in the environment."""
+    audit = audit_policies(["dpm", "suite_agent"], 2, 3)
+    assert audit.violations == []
+    assert (audit.episodes, audit.intervals) == (4, 12)

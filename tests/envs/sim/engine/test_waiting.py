@@ -195,3 +195,70 @@ def test_an_aborted_copy_has_sent_what_it_has_sent(make_sim: Any, after_s: float
         mib_s = sim.params.mig_mib_s
         assert sim.metrics()["migrations"] == 1
         assert sim.metrics()["migration_data_gib"] == pytest.approx(after_s * mib_s / 1024.0, rel=1e-9)
+
+
+def beside(rule: str, sizes: list[tuple[int, float]], numa: NumaConfig | None, **changes: Any) -> Simulator:
+    """VMs of (vCPUs, MiB) and 1,000 MHz a vCPU on hosts of two nodes of 4 cores: 8, 16 and 16 GiB a node."""
+    kinds = tuple(HostType(f"{g}", 8, 1000.0, g * 2048.0, (100.0, 200.0), numa_nodes=2) for g in (8, 16))
+    of = np.array([0, 1, 1], dtype=np.int32)
+    config = ClusterConfig(kinds, of, memory="binding", arrival=rule, numa=numa, **changes)
+    vcpus = np.array([n for n, _ in sizes], dtype=np.int32)
+    memory, there = np.array([mib for _, mib in sizes]), np.zeros(len(sizes))
+    load = Workload(
+        "beside", 300.0, np.ones((20, len(sizes))), 1000.0 * vcpus, vcpus, memory, there, there + np.inf
+    )
+    return Simulator(config, load)
+
+
+BLIND = NumaConfig(scheduling="blind", cpu_overcommit=4)
+AWARE = NumaConfig(cpu_overcommit=4)
+
+
+@pytest.mark.parametrize(
+    ("rule", "numa", "host"),
+    [
+        *(("first_fit", numa, 0) for numa in (None, BLIND)),
+        *((rule, AWARE, 1) for rule in ("first_fit", "best_fit", "worst_fit", "pabfd")),
+    ],
+)
+def test_a_vm_is_not_split_where_another_host_has_a_node_for_it(
+    rule: str, numa: NumaConfig | None, host: int
+) -> None:
+    """10 GiB: two nodes of host 0, which the guest of two vCPUs does not see, or one of host 1."""
+    assert beside(rule, [(2, 10240.0)], numa).state.vm_host.tolist() == [host]
+
+
+def test_a_guest_that_sees_its_nodes_may_be_split() -> None:
+    sees = NumaConfig(cpu_overcommit=4, vnuma_min_vcpus=2)
+    assert beside("first_fit", [(2, 10240.0)], sees).state.vm_host.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("numa", "overcommit", "last"), [(None, 1.0, 0), (BLIND, 1.0, 0), (AWARE, 1.0, 1), (AWARE, 4.0, 0)]
+)
+def test_nominal_cpu_needs_room_on_a_node_as_on_a_host(
+    numa: NumaConfig | None, overcommit: float, last: int
+) -> None:
+    """Host 0 holds VMs of 1 + 1 vCPUs: 6 MHz are free of 8, on nodes of 3 each, and 4 come at once."""
+    sizes = [(1, 512.0), (1, 512.0), (4, 512.0)]
+    sim = beside("first_fit", sizes, numa, arrival_cpu_overcommit=overcommit)
+    assert sim.state.vm_host.tolist() == [0, 0, last]
+
+
+@pytest.mark.parametrize("numa", [None, AWARE])
+def test_who_fits_nowhere_without_remote_memory_goes_where_it_fits(numa: NumaConfig | None) -> None:
+    """Nobody waits for it, and no host is booted for it."""
+    on = {"hosts_start_on": True, "auto_boot": True}
+    sizes = [(3, 512.0)] * 6 + [(2, 512.0)] * 3
+    sim = beside("first_fit", sizes, numa, **on)
+    assert (sim.state.vm_host >= 0).all()
+
+
+@pytest.mark.parametrize(("numa", "hosts"), [(BLIND, (0, 1)), (AWARE, (1, 2))])
+def test_restarts_prefer_the_same(numa: NumaConfig, hosts: tuple[int, int]) -> None:
+    """The host of a VM of 10 GiB fails."""
+    sim = beside("first_fit", [(2, 10240.0)], numa, **fails(hosts[0], 400.0, 5000.0, 3))
+    sim.reset(rng=np.random.default_rng(0))
+    assert sim.state.vm_host.tolist() == [hosts[0]]
+    sim.advance(900.0)
+    assert sim.state.vm_host.tolist() == [hosts[1]]
