@@ -357,10 +357,8 @@ def _hydra(command: str, arguments: Sequence[str]) -> int:
     """A command that Hydra composes: shown, swept or run, as its flags say."""
     from .flags import read_request, show
 
-    if command == "benchmark" and any(
-        text.lstrip("+").startswith(("suite=", "suite.")) for text in arguments
-    ):
-        command = "suite"
+    of_suite = any(text.lstrip("+").startswith(("suite=", "suite.")) for text in arguments)
+    command = "suite" if command == "benchmark" and of_suite else command
     request = read_request(command, arguments)
     if request.shows:
         show(request)

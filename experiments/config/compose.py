@@ -471,7 +471,7 @@ def _check_key(command: str, override: Override, typed: str) -> None:
         return
     if (command, first) in _OTHER:
         raise ConfigError(f"{typed}: {_OTHER[command, first]}")
-    if first == "suite" and key not in SUITE_KEYS:
+    if command == "suite" and (first not in allowed or (first == "suite" and key not in SUITE_KEYS)):
         raise ConfigError(
             f"{typed.lstrip('+~')}: a suite has no such key{hint(key, SUITE_KEYS)}; "
             f"allowed are: {', '.join((*SUITE_KEYS, *allowed[1:]))}"

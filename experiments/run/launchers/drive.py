@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from importlib import import_module
 from typing import Any, TypeVar
@@ -33,7 +33,7 @@ def results(
     work: Callable[[Task], Result],
     launcher: Launcher,
     failed: Callable[[Result], bool] = lambda result: False,
-) -> Iterator[tuple[Task, Result | LostError]]:
+) -> Generator[tuple[Task, Result | LostError]]:
     """Results as they come; what was lost or failed is run again, as often as the launcher says.
 
     Args:
@@ -80,7 +80,7 @@ def _drive(
     retries: int,
     failed: Callable[[Result], bool],
     interrupted: threading.Event,
-) -> Iterator[tuple[Task, Result | LostError]]:
+) -> Generator[tuple[Task, Result | LostError]]:
     again: deque[tuple[Task, int]] = deque()
     source = iter(tasks)
     bulk = engine.bulk and isinstance(tasks, Sequence)

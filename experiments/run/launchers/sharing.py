@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -52,12 +52,11 @@ class Batch:
                 self.futures.pop(int(place)).set_result(result)
                 self._results += 1
 
-    def give_up(self, ended: Collection[int], why: Callable[[int], str]) -> bool:
+    def give_up(self, ended: Mapping[int, str]) -> bool:
         """Say that what jobs had begun that have ended is lost; with the last of them all the rest.
 
         Args:
-            ended: Their places.
-            why: What to say of one.
+            ended: By their places, what to say of each.
 
         Returns:
             Whether something is lost.
@@ -66,9 +65,9 @@ class Batch:
         for place in list(self.futures):
             begun = self._begun_by(place)
             if begun in ended or len(ended) == len(self.jobs):
-                job = begun if begun in ended else min(ended)
+                job = begun if begun is not None and begun in ended else min(ended)
                 # Jobs that give nothing at all are told after as many tries as a cell that is lost itself.
-                error = LostError(why(job), begun is not None or not self._results)
+                error = LostError(ended[job], begun is not None or not self._results)
                 self.futures.pop(place).set_exception(error)
                 lost = True
         return lost
@@ -96,6 +95,10 @@ def share_tasks(folder: Path, job: int) -> None:
             continue
         except FileNotFoundError:  # the command was killed, and the next one has taken its folder away
             return
-        content = cloudpickle.dumps(call(task))
-        with suppress(FileNotFoundError):
-            write_atomically(folder / f"{place}.done", lambda draft, data=content: draft.write_bytes(data))
+        _write(folder / f"{place}.done", call(task))
+
+
+def _write(path: Path, result: Any) -> None:
+    content = cloudpickle.dumps(result)
+    with suppress(FileNotFoundError):
+        write_atomically(path, lambda draft: draft.write_bytes(content))

@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -94,8 +95,8 @@ class SlurmEngine(Engine):
                 alive = self._alive()  # before the folder: what they did before they ended is in there
                 for batch in self._batches:
                     batch.look()
-                    ended = [place for place, job in enumerate(batch.jobs) if job.job_id not in alive]
-                    self._lost |= batch.give_up(ended, lambda place, jobs=batch.jobs: _why(jobs[place]))
+                    ended = {k: _why(job) for k, job in enumerate(batch.jobs) if job.job_id not in alive}
+                    self._lost |= batch.give_up(ended)
                 self._asked_s = time.monotonic()
 
     def result(self, future: Future[Any]) -> Any:
@@ -110,6 +111,8 @@ class SlurmEngine(Engine):
                     job.cancel(check=False)
         if not self._lost:
             shutil.rmtree(self._folder, ignore_errors=True)
+            with suppress(OSError):
+                self._folder.parent.rmdir()
 
     def _alive(self) -> set[str]:
         """Numbers of the jobs that wait or run."""
