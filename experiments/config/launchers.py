@@ -84,6 +84,18 @@ class SlurmConfig(LauncherConfig):
     setup: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def submitit(self) -> dict[str, Any]:
+        """What submitit is asked for."""
+        if self.cluster == "local":
+            return {"timeout_min": self.time}
+        given = {key: getattr(self, key) for key in ("partition", "account", "qos", "mem", "setup")}
+        # A job that Slurm runs again would find its cells begun.
+        options = {"no-requeue": True, **self.options}
+        given |= {"additional_parameters": options, "cpus_per_task": self.cpus}
+        asked = {f"slurm_{key}": value for key, value in given.items() if value not in (None, [])}
+        return {"timeout_min": self.time, **asked}
+
 
 LAUNCHERS: dict[str, type[LauncherConfig]] = {
     "local": LocalConfig,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, cast
 
 import ray
@@ -67,6 +68,7 @@ def _connect(config: RayConfig, workers: int | None) -> None:
         ConfigError: If there is none at the address, or it does not answer in time.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     shared: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if config.address is None:
         ray.init(
@@ -77,16 +79,22 @@ def _connect(config: RayConfig, workers: int | None) -> None:
         )
         return
     _knock(config)
-    pool = ThreadPoolExecutor(1)
-    joining = pool.submit(ray.init, address=config.address, **shared)
-    try:
-        joining.result(timeout=config.timeout_s)
-    except TimeoutError:
-        raise _unreachable(config, f"no answer in {config.timeout_s:g} s") from None
-    except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
-        raise _unreachable(config, one_line(error)) from None
-    finally:
-        pool.shutdown(wait=False)
+    said: list[BaseException] = []
+
+    def join() -> None:
+        try:
+            ray.init(address=config.address, **shared)
+        except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
+            said.append(error)
+
+    # What listens there may be no Ray, of which Ray itself says nothing for long: a thread can be left.
+    joining = threading.Thread(target=join, daemon=True)
+    joining.start()
+    joining.join(config.timeout_s)
+    if joining.is_alive():
+        raise _unreachable(config, f"no answer in {config.timeout_s:g} s")
+    if said:
+        raise _unreachable(config, one_line(said[0]))
 
 
 def _knock(config: RayConfig) -> None:

@@ -10,13 +10,14 @@ A job costs seconds to start, a cell may take less: so a job is no cell, but tak
 
 from __future__ import annotations
 
+import io
 import secrets
 import shutil
 import subprocess
 import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,8 +58,7 @@ class SlurmEngine(Engine):
         self._folder = home / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         self._folder.mkdir(parents=True)
         self._executor = submitit.AutoExecutor(self._folder, cluster=config.cluster)
-        asked = {} if self._here else _asked(config)
-        self._executor.update_parameters(name="virtgym", timeout_min=config.time, **asked)
+        self._executor.update_parameters(name="virtgym", **config.submitit)
         self._batches: list[Batch] = []
         self._asked_s, self._lost = 0.0, False
 
@@ -72,10 +72,12 @@ class SlurmEngine(Engine):
         futures = list(batch.futures.values())
         places = range(min(len(tasks), self.workers))
         try:
-            batch.jobs = self._executor.map_array(share_tasks, [batch.folder] * len(places), places)
+            with redirect_stderr(io.StringIO()):  # sbatch's words are in the error
+                batch.jobs = self._executor.map_array(share_tasks, [batch.folder] * len(places), places)
         except submitit.core.utils.FailedJobError as error:
-            words = one_line(error, 1000).rpartition("stderr:")[2].strip(" `")
-            raise ConfigError(f"launcher=slurm: sbatch refuses the job: {words}") from None
+            words = one_line(error, 1000).rpartition("stderr:")[2].split("sbatch: error:")
+            said = "; ".join(text.strip(" `") for text in words if text.strip(" `"))
+            raise ConfigError(f"launcher=slurm: sbatch refuses the job ({said})") from None
         with open(self._folder / "jobs", "a", encoding="utf-8") as file:
             file.writelines(f"{number}\n" for number in _arrays(batch.jobs))
         self._batches.append(batch)
@@ -133,17 +135,6 @@ def _arrays(jobs: Sequence[Any]) -> list[str]:
 def _why(job: Any) -> str:
     why = "killed, out of time or memory?"
     return f"job {job.job_id} ended without its result ({why}); log: {job.paths.stderr}"
-
-
-def _asked(config: SlurmConfig) -> dict[str, Any]:
-    """What is asked of Slurm for a job."""
-    given = {key: getattr(config, key) for key in ("partition", "account", "qos", "mem")}
-    found = {f"slurm_{key}": value for key, value in given.items() if value is not None}
-    # A job that Slurm runs again would find its cells begun.
-    options = {"no-requeue": True, **config.options}
-    setup = {"slurm_setup": list(config.setup)} if config.setup else {}
-    more = {"slurm_additional_parameters": options, "slurm_cpus_per_task": config.cpus}
-    return {**found, **setup, **more}
 
 
 def _end_leftovers(folder: Path) -> None:
