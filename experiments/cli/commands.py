@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 _USER_ERRNOS = (
     errno.EACCES,
@@ -356,6 +357,8 @@ def _hydra(command: str, arguments: Sequence[str]) -> int:
     """A command that Hydra composes: shown, swept or run, as its flags say."""
     from .flags import read_request, show
 
+    of_suite = any(text.lstrip("+").startswith(("suite=", "suite.")) for text in arguments)
+    command = "suite" if command == "benchmark" and of_suite else command
     request = read_request(command, arguments)
     if request.shows:
         show(request)
@@ -370,7 +373,7 @@ def _hydra(command: str, arguments: Sequence[str]) -> int:
     print(sweep.table.to_string(index=False))
     print(f"sweep: {sweep.folder / 'sweep.csv'}")
     for text in sweep.failures:
-        _fail(f"virtgym {command}: {text}")
+        _fail(f"virtgym {'benchmark' if command == 'suite' else command}: {text}")
     return (1 if sweep.internal else 2) if sweep.failures else 0
 
 
@@ -392,8 +395,6 @@ def _benchmark(arguments: Sequence[str]) -> int:
     from .benchmark import benchmark
     from .progress import print_results
 
-    if any(text.lstrip("+").startswith("suite=") for text in arguments):
-        return _suite(arguments)
     run = compose_run("benchmark", arguments)
     outcome = benchmark(run)
     if len(outcome.rows):
@@ -421,12 +422,25 @@ def _suite(arguments: Sequence[str]) -> int:
 
 
 def _train(arguments: Sequence[str]) -> int:
-    from ..training.compose import compose_training
+    from ..config.compose import compose_command
+    from ..config.launchers import make_launcher
+    from ..run.folder import default_out, hold_folder
+    from ..training.compose import make_run
     from ..training.train import train
+    from .jobs import train_elsewhere
     from .progress import print_results
 
-    outcome = train(compose_training(arguments))
-    if outcome.before:
+    composed = compose_command("train", arguments)
+    run = make_run(composed.config, composed.typed_scenario, composed.own_scenario)
+    out = Path(run.config["out"] or default_out(f"{run.agent.name}-{run.scenario['name']}"))
+    run.config["out"] = composed.config["out"] = str(out)
+    launcher = make_launcher(composed.config, out)
+    elsewhere = launcher.config.name != "local"
+    if elsewhere:
+        train_elsewhere(composed, launcher)
+    with hold_folder(out):
+        outcome = train(run)  # only read, if it is finished
+    if outcome.before and not elsewhere:
         print(f"{outcome.out}: finished before; another out= trains anew", file=sys.stderr)
     if "forecaster" in outcome.rows:
         from .forecast import print_skill
@@ -479,13 +493,12 @@ def _tell_failures(command: str, failures: Sequence[object]) -> int:
         internal |= bool(failure.trace)
         if failure.trace:
             print("\n".join(failure.trace.splitlines()[-7:]), file=sys.stderr)
-        _fail(f"virtgym {command}: {failure.name}: {failure.message}")
+        where = f" (log: {failure.log})" if failure.log else ""
+        _fail(f"virtgym {command}: {failure.name}: {failure.message}{where}")
     return 1 if internal else 2
 
 
 def _report(arguments: Sequence[str]) -> int:
-    from pathlib import Path
-
     from ..report import write_report
 
     folders = [text for text in arguments if not text.startswith("out=")]
@@ -525,6 +538,7 @@ def _traces(arguments: Sequence[str]) -> int:
 _RUNS: dict[str, Callable[[Sequence[str]], int]] = {
     "evaluate": _evaluate,
     "benchmark": _benchmark,
+    "suite": _suite,
     "train": _train,
     "watch": _watch,
 }

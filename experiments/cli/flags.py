@@ -161,9 +161,11 @@ def complete(arguments: Sequence[str]) -> None:
 
 
 def _know(command: str) -> None:
-    """Load what is to be known of a command's keys: training adds its own."""
+    """Load what is to be known of a command's keys: training and suites add their own."""
     if command == "train":
         from ..training import compose  # noqa: F401
+    if command == "suite":
+        from ..suite import play  # noqa: F401
 
 
 def _hydra(command: str) -> Hydra:

@@ -45,14 +45,12 @@ class Progress:
 
     Args:
         total: Number of cells to run.
-        what: What they belong to, said before the name of each; empty where there is only one grid.
     """
 
-    def __init__(self, total: int, what: str = "") -> None:
+    def __init__(self, total: int) -> None:
         from rich.console import Console
 
         self._total = total
-        self._what = f"{what}: " if what else ""
         self._done = 0
         self._console = Console(stderr=True)
         self._bar: Any = None
@@ -103,7 +101,7 @@ class Progress:
     def reach(self, name: str, share: float) -> None:
         """Show how far what runs now has come, 0 to 1."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=self._done + share, description=self._what + name)
+            self._bar.update(self._task, completed=self._done + share, description=name)
 
     def tick(self, name: str, text: str) -> None:
         """Something has ended.
@@ -114,9 +112,9 @@ class Progress:
         """
         self._done += 1
         if self._bar is not None:
-            self._bar.update(self._task, advance=1, description=self._what + name)
+            self._bar.update(self._task, advance=1, description=name)
         else:
-            self.note(f"[{self._done}/{self._total}] {self._what}{name}: {text}")
+            self.note(f"[{self._done}/{self._total}] {name}: {text}")
 
 
 def _numbers(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,8 +1,8 @@
 """Sweeps: ``virtgym COMMAND … -m``, one job per combination of values, by Hydra's own machinery.
 
-Hydra's sweeper makes the combinations and its launcher runs them, so that every launcher and sweeper plugin
-works: the basic ones, ``hydra/launcher=joblib``, and whatever else is installed. A job is ``sweep_job``: it
-runs the command in a folder of its own in the sweep's, named by what is swept, and returns its objective.
+Hydra's sweeper makes the combinations. ``launcher=`` runs the cells of all jobs as one heap of work; with
+``hydra/launcher=joblib``, or whatever else is installed, it is Hydra's launcher that runs the jobs, each in a
+process of its own (``sweep_job``). A job has a folder of its own in the sweep's, named by what is swept.
 What a job is and gave stands in its ``job.json``, never in a name: a job that is finished is not run again,
 one that was interrupted goes on.
 """
@@ -18,7 +18,7 @@ import secrets
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -29,18 +29,12 @@ from virtgym.envs.errors import ConfigError, VirtgymError
 from virtgym.envs.files import write_atomically
 from virtgym.envs.scenarios.choices import FOLDERS, STORED, search_path
 
-from ..config.compose import (
-    CONFIG_NAMES,
-    Composed,
-    hydra_overrides,
-    make_run,
-    parse_override,
-    told_in_one_line,
-)
+from ..config.compose import CONFIG_NAMES, Composed, hydra_overrides, parse_override, told_in_one_line
+from ..config.launchers import Launcher, LocalConfig, make_launcher
 from ..config.overrides import plain_value, quote
-from ..run.folder import write_text
-from ..run.pool import end_with
-from ..run.rows import worst_gate
+from ..run.folder import hold_folder, write_text
+from ..run.launchers.engine import end_with
+from .jobs import FaultError, Job, play_jobs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,9 +73,6 @@ def run_sweep(command: str, arguments: Sequence[str]) -> Sweep:
     Raises:
         ConfigError: If a key or value is impossible, or a plugin is not installed.
     """
-    from hydra._internal.hydra import Hydra
-    from hydra.core.global_hydra import GlobalHydra
-
     texts = hydra_overrides(command, arguments, sweep=True)
     parsed = [parse_override(text) for text in texts]
     out = next((str(plain_value(o.value())) for o in reversed(parsed) if o.key_or_group == "out"), "")
@@ -92,27 +83,22 @@ def run_sweep(command: str, arguments: Sequence[str]) -> Sweep:
     if not any(o.key_or_group == "hydra.sweep.dir" for o in parsed):
         texts.append(f"hydra.sweep.dir={quote(out)}")
     folder = Path(out)
-    _forget_failures(folder)
     _check_plugins(parsed)
-    fixed = frozenset(o.get_key_element() for o in parsed if not o.is_sweep_override())
-    names = dict(STORED)
-    job = partial(
-        sweep_job,
-        command=command,
-        folder=folder,
-        fixed=fixed,
-        typed=names,
-        folders=tuple(FOLDERS),
-        starter=os.getpid(),
-    )
-    GlobalHydra.instance().clear()
+    by_hydra = any(o.key_or_group == "hydra/launcher" for o in parsed)
+    if by_hydra and any(o.key_or_group.split(".")[0] == "launcher" for o in parsed):
+        raise ConfigError("launcher, hydra/launcher: choose one of them")
+    told = _Told(command, folder, frozenset(o.get_key_element() for o in parsed if not o.is_sweep_override()))
+    from hydra.core.global_hydra import GlobalHydra
+
     try:
-        with told_in_one_line(texts):
-            hydra = Hydra.create_main_hydra2(command, search_path())
-            hydra.multirun(CONFIG_NAMES[command], job, texts, with_log_configuration=False)
+        with hold_folder(folder), told_in_one_line(texts):
+            _forget_failures(folder)
+            try:
+                _multirun(told, texts, by_hydra)
+            finally:
+                collect_sweep(folder)
     finally:
         GlobalHydra.instance().clear()
-        collect_sweep(folder)
     notes = [(path.parent.name, note) for path, note in _notes(folder) if "error" in note]
     failures = tuple(f"job {name}: {note['error']}" for name, note in notes)
     return Sweep(folder, collect_sweep(folder), failures, any(note.get("internal") for _, note in notes))
@@ -178,110 +164,140 @@ def _shown(value: Any) -> Any:
     return value if isinstance(value, str | int | float) else json.dumps(value)
 
 
-def sweep_job(
-    config: Any,
-    *,
-    command: str,
-    folder: Path,
-    fixed: frozenset[str],
-    typed: Mapping[str, str],
-    folders: Sequence[str],
-    starter: int,
-) -> float:
-    """Run one combination.
+@dataclass(frozen=True)
+class _Told:
+    """What every job of a sweep is told.
 
-    Args:
-        config: What Hydra composed for it.
+    Attributes:
         command: The command.
         folder: The sweep's folder.
         fixed: Keys with one value.
         typed: What was typed for choices that Hydra knows by another name.
         folders: Search path, which another process does not have.
         starter: Number of the process that started the sweep.
+    """
+
+    command: str
+    folder: Path
+    fixed: frozenset[str]
+    typed: Mapping[str, str] = field(default_factory=lambda: dict(STORED))
+    folders: tuple[str, ...] = field(default_factory=lambda: tuple(FOLDERS))
+    starter: int = field(default_factory=os.getpid)
+
+    def begin(self, config: Any, own: Any) -> Job:
+        """Note a job.
+
+        Args:
+            config: What Hydra composed for it.
+            own: Hydra's own part of that.
+        """
+        mine = [parse_override(text) for text in own.overrides.task]
+        keys = {o.key_or_group: plain_value(o.value()) for o in mine if o.get_key_element() not in self.fixed}
+        swept = {key: self.typed.get(str(value), value) for key, value in keys.items()}
+        job = Job(job_folder(self.folder, swept), swept, partial(Composed.of, config, own, swept))
+        _note_job(job.out, {"swept": swept})
+        return job
+
+    def end(self, job: Job, gave: list[dict[str, Any]] | Exception) -> float:
+        """Note what a job gave.
+
+        Returns:
+            The objective; small is good. NaN if the job failed, so that the others go on; the reason stands
+            in ``sweep.csv``.
+        """
+        note: dict[str, Any] = {"swept": job.swept}
+        if not isinstance(gave, Exception):
+            note |= {"rows": gave}
+        elif isinstance(gave, (VirtgymError, OSError)):
+            note |= {"error": " ".join(str(gave).split())}
+        else:
+            where = job.out / "error.log"
+            if isinstance(gave, FaultError):
+                text, line = gave.trace, str(gave)
+            else:
+                text, line = "".join(traceback.format_exception(gave)), f"{type(gave).__name__}: {gave}"
+            write_text(where, text)
+            note |= {"error": f"{' '.join(line.split())} (log: {where})", "internal": True}
+        _note_job(job.out, note)
+        collect_sweep(self.folder)  # also while others still run
+        found = [row["objective"] for row in note.get("rows", ()) if row["objective"] is not None]
+        return float(sum(found) / len(found)) if found else math.nan
+
+
+def _multirun(told: _Told, texts: list[str], by_hydra: bool) -> None:
+    """Let Hydra's sweeper make the combinations, and its launcher or ours run them."""
+    from hydra._internal.callbacks import Callbacks
+    from hydra._internal.hydra import Hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.plugins import Plugins
+    from hydra.types import HydraContext, RunMode
+
+    GlobalHydra.instance().clear()
+    name = CONFIG_NAMES[told.command]
+    hydra = Hydra.create_main_hydra2(told.command, search_path())
+    config = hydra.compose_config(name, texts, RunMode.MULTIRUN, with_log_configuration=False)
+    callbacks = Callbacks(config)
+    callbacks.on_multirun_start(config=config, config_name=name)
+    context = HydraContext(config_loader=hydra.config_loader, callbacks=callbacks)
+    job = partial(sweep_job, told=told)
+    sweeper: Any = Plugins.instance().instantiate_sweeper(
+        config=config, hydra_context=context, task_function=job
+    )
+    if not by_hydra:
+        sweeper.launcher = _cell_launcher(told, config, hydra.config_loader)
+    sweeper.sweep(arguments=list(config.hydra.overrides.task))
+    callbacks.on_multirun_end(config=config, config_name=name)
+
+
+def _cell_launcher(told: _Told, config: Any, loader: Any) -> Any:
+    """A launcher, in Hydra's sense, that gives the cells of all jobs to ``launcher=``."""
+    from hydra.core.utils import JobReturn, JobStatus
+    from hydra.plugins.launcher import Launcher as HydraLauncher
+    from omegaconf import flag_override
+
+    class CellLauncher(HydraLauncher):
+        def setup(self, **_: Any) -> None:
+            pass
+
+        def launch(self, job_overrides: Any, initial_job_idx: int) -> list[JobReturn]:
+            jobs, launcher = [], Launcher(LocalConfig())
+            for overrides in job_overrides:
+                mine = loader.load_sweep_config(config, list(overrides))
+                own, launcher = mine.hydra, make_launcher(mine, told.folder)  # the same in all jobs
+                with flag_override(mine, ["struct", "readonly"], [False, False]):
+                    del mine["hydra"]
+                jobs.append(told.begin(mine, own))
+            objectives = {
+                job.out: told.end(job, gave) for job, gave in play_jobs(told.command, jobs, launcher)
+            }
+            values = [objectives[job.out] for job in jobs]
+            return [JobReturn(_return_value=value, status=JobStatus.COMPLETED) for value in values]
+
+    return CellLauncher()
+
+
+def sweep_job(config: Any, *, told: _Told) -> float:
+    """Run one combination, in a process of one of Hydra's launchers.
+
+    Args:
+        config: What Hydra composed for it.
+        told: What every job is told.
 
     Returns:
-        The objective; small is good. NaN if the job failed, so that the others go on; the reason stands in
-        ``sweep.csv``.
+        The objective.
     """
     from hydra.core.hydra_config import HydraConfig
 
-    end_with(starter)  # a worker of this machine; jobs of Slurm are meant to outlive their command
-    FOLDERS[:] = folders
-    own = HydraConfig.get()
-    mine = [parse_override(text) for text in own.overrides.task]
-    keys = {o.key_or_group: plain_value(o.value()) for o in mine if o.get_key_element() not in fixed}
-    swept = {key: typed.get(str(value), value) for key, value in keys.items()}
-    out = job_folder(folder, swept)
-    note: dict[str, Any] = {"swept": swept}
-    _note_job(out, note)
-    if command == "train":
+    end_with(told.starter)  # a worker of this machine; jobs of Slurm are meant to outlive their command
+    FOLDERS[:] = told.folders
+    if told.command == "train":
         from ..training.compose import register_resolver
 
         register_resolver()  # a worker may be another process
-    try:
-        rows = _RUNS[command](Composed.of(config, own, swept), out)
-    except (VirtgymError, OSError) as error:
-        note |= {"error": " ".join(str(error).split())}
-    except Exception as error:  # a job's fault stops no other job; its own log says where
-        write_text(out / "error.log", traceback.format_exc())
-        line = f"{type(error).__name__}: {' '.join(str(error).split())} ({out / 'error.log'})"
-        note |= {"error": line, "internal": True}
-    else:
-        note |= {"rows": rows}
-    _note_job(out, note)
-    collect_sweep(folder)  # also while others still run
-    found = [row["objective"] for row in note.get("rows", ()) if row["objective"] is not None]
-    return float(sum(found) / len(found)) if found else math.nan
-
-
-def _train_job(composed: Composed, out: Path) -> list[dict[str, Any]]:
-    from ..training.compose import make_run as make_training
-    from ..training.folder import TrainFolder
-    from ..training.train import train
-
-    plain = {**composed.config, "out": str(out)}
-    train(make_training(plain, composed.typed_scenario, composed.own_scenario))
-    info = TrainFolder(out).info()
-    return [{key: info.get(key) for key in ("objective", "best_timesteps", "start", "end")}]
-
-
-def _grid_job(command: str, composed: Composed, out: Path) -> list[dict[str, Any]]:
-    """A row per policy: the mean of its rows' costs, and the first reason why it is not ranked."""
-    from .benchmark import benchmark
-
-    composed.config["out"] = str(out)
-    run = make_run(command, composed)
-    outcome = benchmark(run)
-    if outcome.failures:
-        first = outcome.failures[0]
-        if first.trace:
-            raise RuntimeError(f"{first.name}: {first.message}")
-        raise ConfigError(f"{first.name}: {first.message}")
-    rows = []
-    for policy, group in outcome.rows.groupby("policy", sort=False):
-        cost = float(group["cost"].mean())
-        rows.append(
-            {
-                "policy": str(policy),
-                "objective": cost if math.isfinite(cost) else None,
-                "energy_kwh": _finite(group, "energy_kwh"),
-                "gate": worst_gate(group.get("gate", ())),
-            }
-        )
-    return rows
-
-
-def _finite(rows: pd.DataFrame, column: str) -> float | None:
-    mean = float(rows[column].mean()) if column in rows else math.nan
-    return mean if math.isfinite(mean) else None
-
-
-_RUNS: dict[str, Any] = {
-    "train": _train_job,
-    "evaluate": partial(_grid_job, "evaluate"),
-    "benchmark": partial(_grid_job, "benchmark"),
-}
-"""What runs a job of each command that can be swept, and gives its rows of ``sweep.csv``."""
+    job = told.begin(config, HydraConfig.get())
+    launcher = make_launcher({"workers": config.workers}, job.out)
+    ((_, gave),) = play_jobs(told.command, [job], launcher)
+    return told.end(job, gave)
 
 
 def _note_job(out: Path, job: dict[str, Any]) -> None:

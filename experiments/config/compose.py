@@ -29,12 +29,15 @@ from virtgym.envs.scenarios.schema import as_meant, dotted_keys, no_key, unknown
 from virtgym.policies.registry import POLICIES, policy_config
 
 from .env import env_options
+from .launchers import store_launchers
 from .listing import experiment_choice, list_names, read_group_file
 from .overrides import PolicySpec, parse_policy, plain_value, quote, split_list, split_outer, unquote
 from .schema import (
+    CELLS,
     COMMAND_KEYS,
     DEFAULT_POLICIES,
     REPLICA_KEYS,
+    SUITE_KEYS,
     RunConfig,
     ScenarioNode,
     scenario_keys,
@@ -51,19 +54,20 @@ PATH_KEYS = (
 )
 _OPEN_KEYS = (
     *("policy.", "env.", "scenario.quirks.", "scenario.trace.options.", "scenario.placement."),
-    *("scenario.profiles.", "scenario.profile_assignment."),
+    *("scenario.profiles.", "scenario.profile_assignment.", "launcher.options."),
 )
-_GROUPS = ("scenario", "policy", "agent", "experiment", "env")
+_GROUPS = ("scenario", "policy", "agent", "experiment", "env", "launcher", "suite")
 _FUNCTION = re.compile(r"(choice|glob|range|interval|sort|shuffle|tag)\(")
 """How a value begins that Hydra's grammar makes several of."""
 _OTHER = {
-    ("benchmark", "suite"): "a suite is played by itself; --cfg, --info and -m go with scenario=",
     ("evaluate", "policies"): "evaluate takes policy=NAME; use virtgym benchmark for several",
     ("watch", "policies"): "watch takes policy=NAME and shows one episode",
     ("watch", "seeds"): "watch takes seed=N and shows one episode",
-    ("evaluate", "workers"): "evaluate runs in one process; use virtgym benchmark for several",
 }
-CONFIG_NAMES = {"evaluate": "config", "benchmark": "config", "watch": "config", "train": "train"}
+CONFIG_NAMES = {
+    **dict.fromkeys(("evaluate", "benchmark", "watch"), "config"),
+    **{"train": "train", "suite": "suite_run"},
+}
 """The primary configuration of each command (``conf/NAME.yaml``)."""
 
 
@@ -270,7 +274,7 @@ def check_numbers(seeds: Any, workers: Any, report: Any = True) -> None:
         raise ConfigError(f"seeds: {min(seeds)} is negative; seeds are 0 or more")
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds={list(seeds)}: a seed is named twice")
-    if type(workers) is not int or workers < 1:
+    if workers is not None and (type(workers) is not int or workers < 1):
         raise ConfigError(f"workers={workers}: must be at least 1")
     if type(report) is not bool:
         raise ConfigError(f"report={report}: must be true or false")
@@ -331,7 +335,7 @@ def hydra_overrides(command: str, arguments: Sequence[str], *, sweep: bool = Fal
     _store_schemas(command, parsed)
     for override, typed in zip(parsed, arguments):
         _check_key(command, override, typed)
-        if override.is_sweep_override() and (not sweep or override.key_or_group == "out"):
+        if override.is_sweep_override() and (not sweep or override.key_or_group.split(".")[0] in CELLS):
             raise ConfigError(
                 f"{typed.lstrip('+')}: several values where one is allowed "
                 "(several seeds: seeds=[0,1,2]; every combination: -m)"
@@ -433,6 +437,7 @@ SCHEMAS: dict[str, Callable[[], None]] = {}
 
 def _store_schemas(command: str, parsed: Sequence[Override]) -> None:
     """Tell Hydra the types of every key, and the policies that may be chosen."""
+    store_launchers()
     if command in SCHEMAS:
         SCHEMAS[command]()
         return
@@ -472,6 +477,11 @@ def _check_key(command: str, override: Override, typed: str) -> None:
         return
     if (command, first) in _OTHER:
         raise ConfigError(f"{typed}: {_OTHER[command, first]}")
+    if command == "suite" and (first not in allowed or (first == "suite" and key not in SUITE_KEYS)):
+        raise ConfigError(
+            f"{typed.lstrip('+~')}: a suite has no such key{hint(key, SUITE_KEYS)}; "
+            f"allowed are: {', '.join((*SUITE_KEYS, *allowed[1:]))}"
+        )
     if first not in allowed:
         raise ConfigError(
             f"{typed.lstrip('+~')}: {command} has no key {first}{hint(first, allowed)}; "

@@ -47,7 +47,8 @@ class RunConfig:
         env: Arguments of the environment of a cluster, ``env.ENV_KEYS`` (group ``conf/env``).
         seed: One seed.
         seeds: Several; takes precedence over ``seed``.
-        workers: Processes that ``benchmark`` may use.
+        launcher: What runs the cells (group ``conf/launcher``).
+        workers: Cells that run at once; None = the launcher's own, of ``local`` 1.
         out: Run folder; None = ``runs/<scenario>-<date>-<time>-<suffix>``.
         report: Whether ``benchmark`` writes ``report.html``.
         video: File of the video that ``watch`` makes besides its page; None = none.
@@ -59,7 +60,8 @@ class RunConfig:
     env: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     seeds: list[int] | None = None
-    workers: int = 1
+    launcher: Any = None
+    workers: int | None = None
     out: str | None = None
     report: bool = True
     video: str | None = None
@@ -79,19 +81,26 @@ DEFAULT_POLICIES: dict[str, tuple[str, ...]] = {
 """What ``benchmark`` runs on a kind of scenario unless ``policies=`` says otherwise; the first is what
 ``evaluate`` runs."""
 
+CELLS = ("launcher", "workers", "out")
+"""Keys of every command that runs cells."""
+
 COMMAND_KEYS: dict[str, tuple[str, ...]] = {
-    "evaluate": ("scenario", "policy", "env", "experiment", "seed", "seeds", "out"),
+    "evaluate": ("scenario", "policy", "env", "experiment", "seed", "seeds", *CELLS),
     "watch": ("scenario", "policy", "env", "experiment", "seed", "out", "video"),
     "benchmark": (
-        *("scenario", "policies", "policy", "env", "experiment", "seed", "seeds", "workers", "out", "report"),
+        *("scenario", "policies", "policy", "env", "experiment", "seed", "seeds", *CELLS, "report"),
     ),
+    "suite": ("suite", "policies", "seeds", *CELLS, "report"),
     "train": (
         *("scenario", "agent", "experiment", "total_timesteps", "seed", "num_envs", "reward", "wait_scale_s"),
         *("mix", "fallback", "margins"),
-        *("env", "eval_every", "checkpoint_every", "tensorboard", "initial", "import_zip", "out"),
+        *("env", "eval_every", "checkpoint_every", "tensorboard", "initial", "import_zip", *CELLS),
     ),
 }
 """Keys that each command reads; any other is an error."""
+
+SUITE_KEYS = ("suite", "suite.size", "suite.split", "suite.tasks")
+"""What is said of a suite; all else is in its file."""
 
 REPLICA_KEYS: tuple[str, ...] = ("name", "description", "kind", "trace", "cost", "quirks")
 """Keys of a scenario of kind ``replica``: its cluster and rules are the peer's."""

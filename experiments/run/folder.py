@@ -13,6 +13,7 @@ happened to the process, and a cell that was damaged since is told from a whole 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -20,8 +21,9 @@ import platform
 import re
 import secrets
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -42,6 +44,11 @@ if TYPE_CHECKING:
 
 MARK = "virtgym.json"
 """File that says whose a folder is."""
+
+_LOCK_S = 0.02
+"""How often to look whether a folder is held, s."""
+_WRITE_S = 60.0
+"""How long to wait for who else writes a cell, s."""
 
 _PACKAGES = ("numpy", "numba", "gymnasium", "pandas", "scipy", "hydra-core", "ortools", "torch")
 
@@ -129,6 +136,58 @@ def claim_folder(path: Path, kind: str, identity: str = "", known: Collection[st
             f"out={path}: belongs to another command ({found.get('kind')}); choose another out="
         )
     return str(found.get("identity"))
+
+
+@contextmanager
+def hold_folder(path: Path, wait_s: float = 0.0, lock_name: str = ".lock") -> Iterator[None]:
+    """Hold a folder alone: of two commands at once, the second one is told so.
+
+    The system lets go of it with the process, whatever happens to that. A file system that knows no locks
+    holds nothing.
+
+    Args:
+        path: The folder; made if it is not there.
+        wait_s: How long to wait for who holds it.
+        lock_name: What of it is held.
+
+    Raises:
+        ConfigError: If another process holds it, or it cannot be made or written.
+    """
+    name, end, made = path / lock_name, time.monotonic() + wait_s, not path.exists()
+    while True:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise UnwritableError(f"out={path}: cannot be made or written ({error.strerror})") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            if time.monotonic() >= end:
+                raise ConfigError(
+                    f"out={path}: another virtgym command is at work in it; workers=N runs more at once"
+                ) from None
+            time.sleep(_LOCK_S)
+            continue
+        except OSError:  # such a file system
+            pass
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), os.stat(name)):
+                break
+        os.close(lock)  # it was taken away by who held it before
+    try:
+        yield
+    finally:
+        name.unlink(missing_ok=True)
+        os.close(lock)
+        if made:  # nothing came of it
+            with suppress(OSError):
+                path.rmdir()
+
+
+class UnwritableError(ConfigError):
+    """A folder that cannot be written, like one of a full disk: no other cell can be kept either."""
 
 
 def _is_mark(found: Any) -> TypeGuard[dict[str, str]]:
@@ -235,7 +294,7 @@ class RunFolder:
         try:
             yield
         except OSError as error:
-            raise ConfigError(f"out={self.path}: cannot be written ({error.strerror or error})") from None
+            raise UnwritableError(f"out={self.path}: cannot be written ({error.strerror or error})") from None
 
     def _difference(self, config: Mapping[str, Any]) -> str:
         """Which keys of the scenario differ from the stored ones, as text."""
@@ -263,13 +322,22 @@ class RunFolder:
         }
 
     def write_cell(self, result: CellResult) -> None:
-        """Store a finished cell; its rows come last.
+        """Store a finished cell; its rows come last. Of one that was run twice the first result stays.
 
         Raises:
             ConfigError: If the folder cannot be written.
         """
         policy, seed = str(result.rows[0]["policy"]), int(result.rows[0]["seed"])
         name = cell_name(policy, seed)
+        with hold_folder(self.path, _WRITE_S, ".writing"):  # the files of a cell are of one process
+            there = self._try_load(path) if os.path.lexists(path := self._rows(name)) else None
+            if there is None or there["rows"][0]["config_hash"] != result.rows[0]["config_hash"]:
+                self._write_cell(result, name)
+
+    def _rows(self, name: str) -> Path:
+        return self.path / "cells" / f"{name}.json"
+
+    def _write_cell(self, result: CellResult, name: str) -> None:
         files = self._files(name)
         heat: dict[str, Any] = result.heat
         writers: dict[str, Callable[[Path], None]] = {
@@ -282,13 +350,13 @@ class RunFolder:
                 _make_way(files[key])
                 write_atomically(files[key], write)
             cell = {
-                "policy": policy,
-                "seed": seed,
+                "policy": str(result.rows[0]["policy"]),
+                "seed": int(result.rows[0]["seed"]),
                 "scenario_hash": self.identity,
                 "files": {key: content_digest(files[key]) for key in writers},
                 "rows": result.rows,
             }
-            path = self.path / "cells" / f"{name}.json"
+            path = self._rows(name)
             _make_way(path)
             write_text(path, json.dumps({"digest": _digest(cell), "cell": cell}))
 
@@ -309,7 +377,7 @@ class RunFolder:
         Raises:
             ConfigError: If it comes from another configuration.
         """
-        path = self.path / "cells" / f"{cell_name(policy, seed)}.json"
+        path = self._rows(cell_name(policy, seed))
         if not os.path.lexists(path):
             return None
         cell = self._try_load(path)

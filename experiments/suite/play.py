@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from virtgym.envs.checks import hint
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.files import write_atomically
+from virtgym.envs.scenarios.choices import STORED
 from virtgym.envs.scenarios.scenario import Scenario
 
-from ..config.compose import Run, check_numbers, compose_run, take_search_path
-from ..config.overrides import last_value, parse_policy, parse_value, quote, split_list, split_override
+from ..cli.benchmark import Failure, Grid, play_grids
+from ..cli.benchmark import Outcome as Played
+from ..config.compose import SCHEMAS, Composed, Run, check_numbers, compose_command, compose_run
+from ..config.launchers import Launcher, make_launcher
+from ..config.overrides import parse_policy, quote
 from ..run.cell import load_scenario
-from ..run.folder import claim_folder, default_out
+from ..run.folder import claim_folder, default_out, hold_folder
 from ..run.rows import worst_gate
 from .bound import cost_bound
 from .scores import COLUMNS, Standing, score, standings
@@ -25,10 +29,40 @@ from .tasks import SIZES, SPLITS, Kind, Suite, Task, load_suite, sized
 if TYPE_CHECKING:
     import pandas as pd
 
-KEYS = ("suite", "suite.size", "suite.split", "suite.tasks", "policies", "seeds", "workers", "out", "report")
-"""Keys of ``virtgym benchmark suite=``."""
-
 FILE = "suite.csv"
+
+
+@dataclass
+class SuiteConfig:
+    """Every key of ``virtgym benchmark suite=``.
+
+    Attributes:
+        suite: The suite (group ``conf/suite``), its size and split; of its tasks, those to play, by name.
+        policies: Who plays; None = those of the suite.
+        seeds: Seeds; None = those of the split.
+        launcher: What runs the cells (group ``conf/launcher``).
+        workers: Cells that run at once; None = the launcher's own.
+        out: Folder; None = ``runs/<suite>-<date>-<time>-<suffix>``.
+        report: Whether to write ``report.html``.
+    """
+
+    suite: dict[str, Any] = field(default_factory=dict)
+    policies: list[str] | None = None
+    seeds: list[int] | None = None
+    launcher: Any = None
+    workers: int | None = None
+    out: str | None = None
+    report: bool = True
+
+
+def store_schema() -> None:
+    """Tell Hydra the types of every key."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="suite_schema", node=SuiteConfig)
+
+
+SCHEMAS["suite"] = store_schema
 
 
 @dataclass(frozen=True)
@@ -40,7 +74,7 @@ class Plan:
         size: One of ``SIZES``.
         policies: Who plays, by kind of task.
         seeds: Seeds.
-        workers: Processes.
+        launcher: What runs the cells.
         out: Folder.
         report: Whether to write the page.
     """
@@ -49,9 +83,14 @@ class Plan:
     size: str
     policies: dict[str, tuple[str, ...]]
     seeds: tuple[int, ...]
-    workers: int
+    launcher: Launcher
     out: Path
     report: bool
+
+    @property
+    def tasks(self) -> list[Task]:
+        """Tasks that somebody plays."""
+        return [task for task in self.suite.tasks if self.policies[task.kind]]
 
 
 @dataclass(frozen=True)
@@ -62,17 +101,17 @@ class Outcome:
         out: Folder.
         table: Lines of ``suite.csv``.
         standings: Policies, best first.
-        failures: Cells that failed, as ``cli.benchmark.Failure``.
+        failures: Cells that failed.
     """
 
     out: Path
     table: pd.DataFrame
     standings: list[Standing]
-    failures: tuple[Any, ...]
+    failures: tuple[Failure, ...]
 
 
 def compose_suite(arguments: Sequence[str]) -> Plan:
-    """Check the overrides of ``virtgym benchmark suite=``.
+    """Compose and check ``virtgym benchmark suite=``.
 
     Args:
         arguments: Overrides as typed.
@@ -80,37 +119,38 @@ def compose_suite(arguments: Sequence[str]) -> Plan:
     Raises:
         ConfigError: One line that names the key, what is wrong and what is allowed.
     """
-    pairs = [split_override(text) for text in take_search_path(arguments)]
-    for key, value in pairs:
-        if key not in KEYS:
-            raise ConfigError(
-                f"{key}={value}: a suite has no such key{hint(key, KEYS)}; allowed are: {', '.join(KEYS)}"
-            )
-    given = {key: last_value(pairs, key) for key in KEYS}
-    suite = load_suite(str(given["suite"]))
-    size, split = given["suite.size"] or "small", given["suite.split"] or "test"
+    return make_plan(compose_command("suite", arguments))
+
+
+def make_plan(composed: Composed) -> Plan:
+    """Check what was composed.
+
+    Args:
+        composed: What Hydra made of the command.
+
+    Raises:
+        ConfigError: One line that names the key, what is wrong and what is allowed.
+    """
+    config, choice = composed.config, str(composed.choices["suite"])
+    suite = load_suite(STORED.get(choice, choice))
+    size, split = str(config["suite"]["size"]), str(config["suite"]["split"])
     for key, value, known in (("size", size, tuple(SIZES)), ("split", split, SPLITS)):
         if value not in known:
             raise ConfigError(f"suite.{key}={value}: must be one of {', '.join(known)}")
-    suite = _chosen(suite, given["suite.tasks"])
-    seeds = getattr(suite, split).seeds
-    if given["seeds"] is not None:
-        seeds = parse_value("seeds", given["seeds"])
-    workers = parse_value("workers", given["workers"] or "1")
-    report = parse_value("report", given["report"] or "true")
-    check_numbers(seeds, workers, report)
-    named = None if given["policies"] is None else split_list(given["policies"])
-    out = Path(given["out"]) if given["out"] else default_out(suite.name)
-    return Plan(suite, size, _by_kind(suite, named), tuple(seeds), workers, out, report)
+    if composed.names("suite.tasks"):
+        suite = _chosen(suite, config["suite"]["tasks"])
+    seeds = getattr(suite, split).seeds if config["seeds"] is None else config["seeds"]
+    check_numbers(seeds, config["workers"])
+    out = Path(config["out"]) if config["out"] else default_out(suite.name)
+    launcher, policies = make_launcher(config, out), _by_kind(suite, config["policies"])
+    return Plan(suite, size, policies, tuple(seeds), launcher, out, config["report"])
 
 
-def _chosen(suite: Suite, text: str | None) -> Suite:
+def _chosen(suite: Suite, names: Any) -> Suite:
     """The suite with some of its tasks."""
-    if text is None:
-        return suite
     tasks = {task.name: task for task in suite.tasks}
-    names = split_list(text)
-    for name in names:
+    names = [names] if isinstance(names, str) else names or []
+    for name in map(str, names):
         if name not in tasks:
             raise ConfigError(
                 f"suite.tasks: {name}: no such task{hint(name, tasks)}; there are: {', '.join(tasks)}"
@@ -144,22 +184,36 @@ def play(plan: Plan) -> Outcome:
     Args:
         plan: What to play.
     """
+    with hold_folder(plan.out):
+        runs = suite_runs(plan)
+        grids = [Grid(run, what, place) for place, (what, run) in enumerate(runs.items())]
+        outcomes = dict(play_grids(grids, plan.launcher))
+        return finish_suite(plan, runs, [outcomes[place] for place in range(len(grids))])
+
+
+def suite_runs(plan: Plan) -> dict[str, Run]:
+    """The benchmark of every task that somebody plays, by its name; the suite's folder is claimed.
+
+    Args:
+        plan: What to play.
+    """
+    claim_folder(plan.out, "suite", known=(FILE, "job.json"))
+    return {task.name: _run(plan, task) for task in plan.tasks}
+
+
+def finish_suite(plan: Plan, runs: Mapping[str, Run], outcomes: Sequence[Played]) -> Outcome:
+    """Write the tables, and the page.
+
+    Args:
+        plan: What was played.
+        runs: The benchmark of every task.
+        outcomes: What each task's benchmark gave.
+    """
     import pandas as pd
 
-    from ..cli.benchmark import benchmark
-
-    claim_folder(plan.out, "suite", known=(FILE,))
     lines: list[dict[str, Any]] = []
-    failures: list[Any] = []
-    folders = []
-    for task in plan.suite.tasks:
-        if not plan.policies[task.kind]:
-            continue
-        run = _run(plan, task)
-        outcome = benchmark(run, task.name)
-        failures += outcome.failures
-        folders.append(outcome.out)
-        lines += _lines(plan.suite.of(task), task, run, outcome.rows)
+    for task, outcome in zip(plan.tasks, outcomes):
+        lines += _lines(plan.suite.of(task), task, runs[task.name], outcome.rows)
     table = pd.DataFrame(lines, columns=list(COLUMNS))
     text = table.to_csv(index=False)
     write_atomically(plan.out / FILE, lambda draft: draft.write_text(text, encoding="utf-8"))
@@ -167,8 +221,8 @@ def play(plan: Plan) -> Outcome:
     if plan.report and len(table):
         from ..report.suite import write_suite_report
 
-        write_suite_report(plan.suite, table, ranks, folders, plan.out)
-    return Outcome(plan.out, table, ranks, tuple(failures))
+        write_suite_report(plan.suite, table, ranks, [outcome.out for outcome in outcomes], plan.out)
+    return Outcome(plan.out, table, ranks, tuple(f for outcome in outcomes for f in outcome.failures))
 
 
 def _run(plan: Plan, task: Task) -> Run:
@@ -183,7 +237,6 @@ def _run(plan: Plan, task: Task) -> Run:
             *sized(task.scenario, plan.size),
             f"policies=[{','.join(quote(text) for text in policies)}]",
             f"seeds=[{','.join(map(str, plan.seeds))}]",
-            f"workers={plan.workers}",
             f"out={plan.out / task.name}",
             "report=false",
         ],

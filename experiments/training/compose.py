@@ -117,6 +117,7 @@ def make_run(
         ConfigError: If a value is impossible, or the scenario is of a kind that the agent does not learn.
     """
     config = {**default_keys(TrainConfig), **config}
+    config = {key: value for key, value in config.items() if key not in ("launcher", "workers")}
     name, task = str(config["agent"].get("name")), str(config["scenario"]["kind"])
     kind = agent_kind(name)
     if task not in kind.tasks:

@@ -38,6 +38,8 @@ class TrainConfig:
         initial: Folder of an agent whose weights training begins with.
         import_zip: Likewise a zip of Stable-Baselines3, which is code: only what you trust. The command line
             calls it ``import``.
+        launcher: What trains (group ``conf/launcher``).
+        workers: Of a sweep, trainings at once; None = the launcher's own.
         out: Run folder; None = ``runs/<agent>-<scenario>-<date>-<time>``.
     """
 
@@ -57,6 +59,8 @@ class TrainConfig:
     tensorboard: bool = True
     initial: str | None = None
     import_zip: str | None = None
+    launcher: Any = None
+    workers: int | None = None
     out: str | None = None
 
 

@@ -17,7 +17,8 @@ from virtgym.envs.sim.metrics import METRICS
 from virtgym.policies.registry import POLICIES, make_policy
 from virtgym.policies.schema import check_parameters, is_folder, nested
 
-from ..config.compose import check_numbers, compose_run, tell_hydra_error
+from ..config.compose import check_numbers, compose_command, compose_run, tell_hydra_error
+from ..config.launchers import Launcher, make_launcher
 from ..config.overrides import PolicySpec, parse_value, split_override, unquote
 from ..config.schema import COMMAND_KEYS
 from ..run.cell import load_scenario, make_cell, scenario_hash
@@ -48,7 +49,7 @@ class TuneConfig:
         traces: Paths of traces that each seed plays; None = the scenario's.
         validation_seeds: Seeds that the best setting is judged on.
         validation_traces: Traces that it is judged on; None = ``traces``.
-        workers: Processes.
+        workers: Trials at once; None = the launcher's own, of ``local`` 1.
         storage: URL of a database; None = ``study.journal`` in the folder.
         seed: Of the sampler.
         report: Whether to write ``report.html``.
@@ -65,7 +66,7 @@ class TuneConfig:
     traces: list[str] | None = None
     validation_seeds: list[int] | None = None
     validation_traces: list[str] | None = None
-    workers: int = 1
+    workers: int | None = None
     storage: str | None = None
     seed: int = 0
     report: bool = True
@@ -89,6 +90,7 @@ class Plan:
         params: Parameters of the policy that are the same in all trials.
         scenario: The scenario, as ``load_scenario`` takes it.
         axes: What is searched over.
+        launcher: What runs the trials.
         identity: Fingerprint of all that decides what a trial gives.
     """
 
@@ -98,6 +100,7 @@ class Plan:
     params: dict[str, Any]
     scenario: dict[str, Any]
     axes: dict[str, Axis]
+    launcher: Launcher
     identity: str = ""
 
     @property
@@ -150,7 +153,8 @@ def compose_tune(arguments: Sequence[str]) -> Plan:
                 f"{key}={value}: tune has no key {key}{advice}{hint(key, known)}; "
                 f"allowed are: {', '.join(known)}"
             )
-    texts = [text for key, _, text in pairs if key not in OWN]
+    texts = [text for key, _, text in pairs if key not in OWN and key.partition(".")[0] != "launcher"]
+    where = [text for key, _, text in pairs if key.partition(".")[0] == "launcher"]
     fixed, axes = split_swept([*(read_space(config.space) if config.space else []), *texts])
     for key in axes:
         if not key.startswith(f"{config.what}."):
@@ -160,12 +164,15 @@ def compose_tune(arguments: Sequence[str]) -> Plan:
             f"nothing to search over: give a key of {config.what} several values, like "
             f"'{config.what}.KEY=interval(0.5,0.9)', or a file with space=FILE.yaml"
         )
-    plan = _base(config, fixed, axes)
+    plan = _base(config, fixed, axes, where)
     _check_axes(plan)
     _fill_in(config, plan.scenario)
     _check_values(config, axes)
     data = json.dumps([plan.deciding(), _loads(plan)], sort_keys=True, default=str)
-    return replace(plan, identity=hashlib.blake2b(data.encode(), digest_size=8).hexdigest())
+    launcher = replace(plan.launcher, workers=config.workers, home=plan.out)
+    return replace(
+        plan, launcher=launcher, identity=hashlib.blake2b(data.encode(), digest_size=8).hexdigest()
+    )
 
 
 def _need_package(name: str) -> None:
@@ -190,16 +197,18 @@ def _own_config(pairs: Sequence[tuple[str, str]]) -> TuneConfig:
     return cast(TuneConfig, filled)
 
 
-def _base(config: TuneConfig, fixed: Sequence[str], axes: dict[str, Axis]) -> Plan:
+def _base(config: TuneConfig, fixed: Sequence[str], axes: dict[str, Axis], where: Sequence[str]) -> Plan:
     """The study with what is the same in all trials composed, as the other commands do it."""
     if config.what == "policy":
-        run = compose_run("evaluate", fixed)
-        spec = run.policies[0]
-        return Plan(config, tuple(fixed), spec.name, spec.params, run.scenario, axes)
-    from ..training.compose import compose_training
+        run = compose_run("evaluate", [*fixed, *where])
+        spec, launcher = run.policies[0], make_launcher(run.config, "")
+        return Plan(config, tuple(fixed), spec.name, spec.params, run.scenario, axes, launcher)
+    from ..training.compose import make_run
 
-    training = compose_training(fixed)
-    return Plan(config, tuple(fixed), training.agent.name, {}, training.scenario, axes)
+    composed = compose_command("train", [*fixed, *where])
+    training = make_run(composed.config, composed.typed_scenario, composed.own_scenario)
+    launcher = make_launcher(composed.config, "")
+    return Plan(config, tuple(fixed), training.agent.name, {}, training.scenario, axes, launcher)
 
 
 def _check_axes(plan: Plan) -> None:

@@ -10,7 +10,6 @@ study's seed and the trial's number: with one worker the same seed gives the sam
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import math
 import os
 import sys
@@ -35,8 +34,9 @@ from ..config.compose import Run, compose_run
 from ..config.overrides import quote
 from ..config.yamlio import dump_yaml, load_stored
 from ..run.cell import load_scenario, make_cell
-from ..run.folder import claim_folder, write_text
-from ..run.pool import KILLED, results
+from ..run.folder import claim_folder, hold_folder, write_text
+from ..run.launchers.drive import results
+from ..run.launchers.engine import LostError
 from ..run.rows import worst_gate
 from ..training.agents import AGENTS
 from .plan import VALIDATION, Plan
@@ -121,13 +121,7 @@ def _claimed(plan: Plan) -> Iterator[None]:
         raise ConfigError(
             f"out={out}: holds another study ({why}); choose another out=, or delete that folder"
         )
-    with open(out / ".lock", "w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets it go with the process
-        except BlockingIOError:
-            raise ConfigError(
-                f"out={out}: another virtgym tune is at work in it; use workers=N for more at once"
-            ) from None
+    with hold_folder(out):
         _mend_journal(out / "study.journal")
         write_text(out / "config.yaml", dump_yaml(plan.deciding()))
         yield
@@ -149,8 +143,9 @@ def _run_trials(plan: Plan, study: optuna.Study, failures: list[Failure]) -> Non
         if done:
             progress.note(f"{done} finished trials in {plan.out}")
         tasks = _ask(plan, study, total or plan.config.n_trials)
-        for task, result in results(tasks, play, plan.config.workers):
-            played = result or Played(error=KILLED, trace="the process ended without a result")
+        for task, played in results(tasks, play, plan.launcher, lambda played: bool(played.trace)):
+            if isinstance(played, LostError):
+                played = Played(error=str(played), trace=f"the process ended without a result: {played}")
             assert task.number is not None
             if played.trace:  # stays as it is: the same command runs it again
                 failures.append(Failure(task.name, played.error, played.trace))
@@ -278,8 +273,10 @@ def _judge(plan: Plan, table: pd.DataFrame, best: int) -> tuple[Judged, str, tup
         sides = [[spec.label] for spec in specs[-len(hashes) :]]  # the best may be the default
     else:
         default = Task(plan, None, 0, {}, os.getpid())
-        if (trained := play(default)).error:
-            raise ConfigError(f"training with the default setting: {trained.error}")
+        ((_, trained),) = results([default], play, plan.launcher)
+        if isinstance(trained, LostError) or trained.error:
+            why = trained if isinstance(trained, LostError) else trained.error
+            raise ConfigError(f"training with the default setting: {why}")
         homes = (default.folder, replace(default, number=best).folder)
         sides = [[str(home / f"seed-{seed}" / "agent") for seed in plan.config.seeds or []] for home in homes]
     names = ["cost" if name == VALIDATION else name for name in plan.objectives]
@@ -315,8 +312,9 @@ def _judge(plan: Plan, table: pd.DataFrame, best: int) -> tuple[Judged, str, tup
 def _validation_run(plan: Plan, sides: Sequence[Sequence[str]], trace: str | None, out: Path) -> Run:
     labels = ",".join(quote(name) for side in sides for name in side)
     seeds = ",".join(map(str, plan.config.validation_seeds or []))
-    typed = (f"policies=[{labels}]", f"seeds=[{seeds}]", f"workers={plan.config.workers}", f"out={out}")
+    typed = (f"policies=[{labels}]", f"seeds=[{seeds}]", f"out={out}")
     run, scenario = compose_run("benchmark", typed), dict(plan.scenario)
     if trace:
         scenario["trace"] = {**scenario["trace"], "path": trace}
-    return replace(run, scenario=scenario, config={**run.config, "scenario": scenario})
+    where = {"launcher": vars(plan.launcher.config), "workers": plan.launcher.workers}
+    return replace(run, scenario=scenario, config={**run.config, **where, "scenario": scenario})

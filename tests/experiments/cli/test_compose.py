@@ -141,7 +141,6 @@ def test_a_scenario_of_ones_own(tmp_path: Path) -> None:
         ("evaluate", "seeds=[1,1]", ["twice"]),
         ("evaluate", "planetlab", ["key=value"]),
         ("evaluate", "policies=[a]", ["policy=NAME", "benchmark"]),
-        ("evaluate", "workers=2", ["benchmark"]),
         ("evaluate", "policy.x=[", ["policy.x", "cannot be read"]),
         ("benchmark", "policies=[]", ["at least one"]),
         ("benchmark", "policies=[static,static]", ["static", "twice"]),

@@ -189,7 +189,7 @@ def test_a_worker_ends_with_its_sweep() -> None:
     """The parent is killed with no chance to say so; its child must not work on."""
     child = (
         "import os, sys, time\n"
-        "from virtgym.experiments.run.pool import end_with\n"
+        "from virtgym.experiments.run.launchers.engine import end_with\n"
         "end_with(os.getppid())\n"
         "print('works', flush=True)\n"
         "time.sleep(300)"
