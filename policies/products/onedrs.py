@@ -48,7 +48,7 @@ class OneDrsPolicy(ProductPolicy):
     interval_s: float = 3600.0
     forecaster: str = "ewma"
     max_pairs: int = 1000
-    solver_nodes: int = 200
+    solver_nodes: int = 20
 
     kind: ClassVar[str] = "solver"
 

@@ -24,7 +24,7 @@ from virtgym.policies.planning.guard import AdmissionGuard
 
 HONOUR = (
     *("ha", "drs", "drs_loess", "drs_ortools", "dpm", "dpm_ortools", "platform", "fusioncompute"),
-    *("vmware_drs", "proxmox_crs", "onedrs", "ovirt", "nutanix_ads", "xen_orchestra", "cloudstack"),
+    *("vmware_drs", "proxmox_crs", "ovirt", "nutanix_ads", "xen_orchestra", "cloudstack"),
 )
 """Policies that honour the guarantee; those that are not there yet are left out."""
 
