@@ -79,13 +79,14 @@ class Round:
         self.mem: F8 = np.where(there, s.vm_touched_mib if p.has_tiers else counts, 0.0)
         up = (s.host_power_state == ON) & (s.host_drain == 0) & (s.host_maintenance == 0)
         self.on: B1 = up & ~limits.closed & guard.hosts_allowed()
-        self.load_mhz: F8 = self._sums(self.cpu)
-        self.load_mib: F8 = self._sums(self.mem)
+        self.load_mhz: F8 = self.at_home(self.cpu)
+        self.load_mib: F8 = self.at_home(self.mem)
         self._list_units(s, p, limits.held(view))
 
-    def _sums(self, of: F8) -> F8:
+    def at_home(self, of: F8) -> F8:
+        """Sums over the VMs at home on every host, (H,), of something of every VM, (V,)."""
         there = self.home >= 0
-        return np.bincount(self.home[there], of[there], self.view.n_hosts)
+        return np.asarray(np.bincount(self.home[there], of[there], self.view.n_hosts), dtype=np.float64)
 
     def _list_units(self, s: Any, p: Any, held: B1) -> None:
         free = (s.vm_state == RUNNING) & (s.vm_mig == MIG_NONE) & (self.home == s.vm_host) & ~held

@@ -141,5 +141,4 @@ class Means:
     def all_above(self, level: float) -> B1:
         """Whether all of ``depth`` samples are above a level, (n,)."""
         values, known = self.window()
-        above: B1 = (known & (values > level)).all(axis=0)
-        return above
+        return np.asarray((known & (values > level)).all(axis=0))

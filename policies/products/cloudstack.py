@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -63,12 +64,8 @@ class CloudStackPolicy(ProductPolicy):
             return
         p = now.view.params
         hosts = np.flatnonzero(now.on)
-        there = now.home >= 0
         sizes = {"cpu": (p.vm_cpu_mhz, p.host_cpu_mhz), "memory": (p.vm_mem_mib, p.host_mem_mib)}
-        used = {
-            key: np.bincount(now.home[there], vm[there], now.view.n_hosts)[hosts]
-            for key, (vm, _) in sizes.items()
-        }
+        used = {key: now.at_home(vm)[hosts] for key, (vm, _) in sizes.items()}
         self._unit = {key: np.array([vm[unit].sum() for unit in now.units]) for key, (vm, _) in sizes.items()}
         self._total = {key: host[hosts] for key, (_, host) in sizes.items()}
         sign = 1.0 if self.algorithm == "balanced" else -1.0
@@ -88,7 +85,7 @@ class CloudStackPolicy(ProductPolicy):
         shown = used if self.metric_type == "used" else total - used
         return np.asarray(shown / total if self.use_ratio else shown)
 
-    def _value(self, of: dict[str, F8] | dict[str, float]) -> F8 | float:
+    def _value(self, of: dict[str, Any]) -> Any:
         """Imbalance by the metric; of both the worse one, which for condensed is the lower one."""
         if self.metric != "both":
             return of[self.metric]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -165,7 +164,7 @@ class FusionComputePolicy(ProductPolicy):
         return len(units) <= now.left and all(now.move(u, b) for u, b in pairs) and now.switch_off(h)
 
 
-def _hours(span: str) -> Iterator[float]:
+def _hours(span: str) -> tuple[float, float]:
     """From and to of a time of day such as 8-18."""
     parts = str(span).split("-")
     try:
@@ -174,7 +173,7 @@ def _hours(span: str) -> Iterator[float]:
         hours = []
     if len(hours) != 2 or not all(0 <= hour <= 24 for hour in hours):
         raise ConfigError(f"policy.plans.{span}: must be hours from 0 to 24, such as 8-18")
-    return iter(hours)
+    return hours[0], hours[1]
 
 
 def _level(span: str, level: Any) -> int:

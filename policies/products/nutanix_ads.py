@@ -70,8 +70,7 @@ class NutanixAdsPolicy(ProductPolicy):
             self._moved_s = self._now_s if moves else self._moved_s
             self.say(highest, self.threshold, moves, bool(hot.any()))
         if p.has_tiers and self.rounds(self.memory_period_s):
-            there = now.home >= 0
-            swapped = np.bincount(now.home[there], s.vm_swapped_mib[there], now.view.n_hosts)
+            swapped = now.at_home(s.vm_swapped_mib)
             hot = (swapped > 0.0) & now.on
             limit = np.where(hot, now.load_mib - swapped, p.host_mem_mib)
             moves = self._relieve(now, hot, now.load_mib, limit, now.unit_mib, now.memory)

@@ -114,11 +114,10 @@ class OneDrsPolicy(ProductPolicy):
         if p.has_io:  # disks are shared by all hosts here: none is fuller than another
             net = s.vm_net_out_mbps + s.vm_net_in_mbps
             parts.append((w["net"], net, 1.0 / np.maximum(p.host_nic_mbps, 1e-9)))
-        there = now.home >= 0
         load = np.zeros(now.view.n_hosts)
         size = np.zeros((len(now.units), now.view.n_hosts))
         for weight, of, inverse in parts:
-            load += weight * inverse * np.bincount(now.home[there], of[there], now.view.n_hosts)
+            load += weight * inverse * now.at_home(of)
             size += weight * np.array([of[unit].sum() for unit in now.units])[:, None] * inverse
         return size, load
 
@@ -141,7 +140,7 @@ class OneDrsPolicy(ProductPolicy):
         self, now: Round, units: I8, hosts: I8, size: F8, load: F8, most: int
     ) -> list[tuple[int, int]] | None:
         """The programme: x moves a unit, z is the fullest host's load (PACK: y says that a host is used)."""
-        k, p, there = len(hosts), now.view.params, now.home >= 0
+        k, p = len(hosts), now.view.params
         i, j = np.nonzero(now.open(units.tolist(), hosts))
         place = np.zeros(now.view.n_hosts, dtype=np.int64)
         place[hosts] = np.arange(k)
@@ -165,7 +164,7 @@ class OneDrsPolicy(ProductPolicy):
         if p.memory_binding:
             room.append((p.vm_mem_mib, p.host_mem_mib * p.mem_overcommit))
         for of, cap in room:  # what is requested stays within what a host has, or holds now
-            free = cap - np.bincount(now.home[there], of[there], now.view.n_hosts)
+            free = cap - now.at_home(of)
             unit = np.array([of[now.units[u]].sum() for u in units])
             grid.rows(k, -np.inf, np.maximum(0.0, free[hosts]), (j, x, unit[i]))
         whole = np.ones(grid.n_columns, dtype=np.bool_)

@@ -142,7 +142,7 @@ def topsis_costs(now: Round, units: I8, hosts: I8, a: I8, cpu: F8, mem: F8) -> F
     near = np.sqrt(((weighted - best) ** 2).sum(axis=-1))
     far = np.sqrt(((weighted - worst) ** 2).sum(axis=-1))
     both = near + far
-    return np.divide(near, both, out=np.zeros_like(near), where=both > 0.0)
+    return np.asarray(np.divide(near, both, out=np.zeros_like(near), where=both > 0.0))
 
 
 def _highest_but_own(x: F8) -> F8:

@@ -71,7 +71,7 @@ class VmwareDrsPolicy(ProductPolicy):
             return
         squares, n = squares_of_past(self._past.values, self._past.counts, self._past.depth)
         self._variance = squares / np.maximum(n - 1, 1)
-        self._host_var = _sums(now, self._variance)
+        self._host_var = now.at_home(self._variance)
         least = LEVELS[self.level]
         scores = self.scores(now)
         worst, moves = float(scores.min()), 0
@@ -147,8 +147,3 @@ class VmwareDrsPolicy(ProductPolicy):
             seconds = copy_seconds(view.kernel_params, view.kernel_state, v, a, b)
             spent += float(seconds) * share * float(now.cpu[v])
         return spent
-
-
-def _sums(now: Round, of: F8) -> F8:
-    there = now.home >= 0
-    return np.bincount(now.home[there], of[there], now.view.n_hosts)

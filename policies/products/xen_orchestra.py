@@ -61,8 +61,8 @@ class XenOrchestraPolicy(ProductPolicy):
     def reset(self, view: ClusterView, rng: np.random.Generator) -> None:
         """Bind the view, forget the past."""
         super().reset(view, rng)
-        n, depth = (view.n_hosts, view.n_vms), self.samples(HISTORY_S)
-        self._past = [Means(k, depth) for k in (n[0], n[0], n[1], n[1])]
+        sizes = (view.n_hosts, view.n_hosts, view.n_vms, view.n_vms)
+        self._past = [Means(n, self.samples(HISTORY_S)) for n in sizes]
 
     def observe(self, now: Round) -> None:
         """Take CPU and memory of hosts and VMs down."""
@@ -77,7 +77,8 @@ class XenOrchestraPolicy(ProductPolicy):
             return
         present = (100.0 * now.util(), now.free_mib(), now.cpu, now.mem)
         blend = [NOW * x + (1 - NOW) * past.mean(x) for x, past in zip(present, self._past)]
-        self._cpu, self._free, self._vm_mhz, self._vm_mib = blend
+        self._cpu, self._free = blend[:2]
+        self._mhz, self._mib = ([float(x[unit].sum()) for unit in now.units] for x in blend[2:])
         if self.mode == "density":
             self._pack(now, present[1])
         else:
@@ -85,10 +86,7 @@ class XenOrchestraPolicy(ProductPolicy):
 
     def _vm_cpu(self, now: Round, u: int, h: int) -> float:
         """CPU of a unit, % of a host."""
-        return 100.0 * float(self._vm_mhz[now.units[u]].sum() * now.view.params.host_inv_cpu[h])
-
-    def _mib(self, now: Round, u: int) -> float:
-        return float(self._vm_mib[now.units[u]].sum())
+        return 100.0 * self._mhz[u] * float(now.view.params.host_inv_cpu[h])
 
     def _relieve(self, now: Round, cpu: F8, free: F8) -> None:
         """The performance plan: all hosts on; hosts above the thresholds, now and blended, give VMs away."""
@@ -96,17 +94,15 @@ class XenOrchestraPolicy(ProductPolicy):
             now.switch_on(h)
         self._limits(self.critical_cpu * HIGH, self.critical_cpu * LOW)
         worst = float(self._cpu[now.on].max(initial=0.0))
-        over = self._over(cpu, free) & now.on
-        chosen = over & self._over(self._cpu, self._free)
+        chosen = now.on & self._over(cpu, free) & self._over(self._cpu, self._free)
         if not chosen.any() and self.behaviour == "preventive":
             weights = now.view.params.host_cpu_mhz * now.on
             mean, present = (float((x * weights).sum() / max(1e-9, weights.sum())) for x in (self._cpu, cpu))
             chosen = now.on & (cpu >= max(ABOVE_MEAN * present, SIGNIFICANT))
             chosen &= self._cpu >= max(ABOVE_MEAN * mean, SIGNIFICANT)
             self._limits(ABOVE_MEAN * mean, ABOVE_MEAN_LOW * mean)
-        moves = 0
-        for h in sorted(np.flatnonzero(chosen).tolist(), key=cmp_to_key(self._compare_hosts), reverse=True):
-            moves += self._relieve_host(now, h)
+        hosts = sorted(np.flatnonzero(chosen).tolist(), key=cmp_to_key(self._compare_hosts), reverse=True)
+        moves = sum(self._relieve_host(now, h) for h in hosts)
         self.say(worst, self._high, moves, bool(chosen.any()))
 
     def _limits(self, high: float, low: float) -> None:
@@ -115,8 +111,7 @@ class XenOrchestraPolicy(ProductPolicy):
         self._free_low = self.critical_free_mib * FREE_LOW
 
     def _over(self, cpu: F8, free: F8) -> B1:
-        over: B1 = (cpu >= self._high) | (free <= self._free_high)
-        return over
+        return np.asarray((cpu >= self._high) | (free <= self._free_high))
 
     def _compare_hosts(self, a: int, b: int) -> int:
         """Negative: host a is better off. By limits that are reached, then by CPU, then by free memory."""
@@ -135,7 +130,7 @@ class XenOrchestraPolicy(ProductPolicy):
     def _relieve_host(self, now: Round, h: int) -> int:
         def compare(a: int, b: int) -> int:
             x, y = self._vm_cpu(now, a, h), self._vm_cpu(now, b, h)
-            return int(np.sign(self._mib(now, b) - self._mib(now, a) if _equal(x, y, 3.0) else y - x))
+            return int(np.sign(self._mib[b] - self._mib[a] if _equal(x, y, 3.0) else y - x))
 
         moves = 0
         for u in sorted(now.units_on(h), key=cmp_to_key(compare)):
@@ -145,8 +140,8 @@ class XenOrchestraPolicy(ProductPolicy):
             if now.rules.ruled[now.units[u]].any() or not hosts:  # tags keep a VM where it is
                 continue
             b = min(hosts, key=cmp_to_key(self._compare_hosts))
-            come, mib = self._vm_cpu(now, u, b), self._mib(now, u)
-            full = self._cpu[b] + come >= self._low or self._free[b] - mib <= self._free_high
+            full = self._cpu[b] + self._vm_cpu(now, u, b) >= self._low
+            full |= self._free[b] - self._mib[u] <= self._free_high
             if full or not now.move(u, b):
                 continue
             self._take(now, u, h, b)
@@ -156,8 +151,8 @@ class XenOrchestraPolicy(ProductPolicy):
     def _take(self, now: Round, u: int, a: int, b: int) -> None:
         self._cpu[a] -= self._vm_cpu(now, u, a)
         self._cpu[b] += self._vm_cpu(now, u, b)
-        self._free[a] += self._mib(now, u)
-        self._free[b] -= self._mib(now, u)
+        self._free[a] += self._mib[u]
+        self._free[b] -= self._mib[u]
 
     def _pack(self, now: Round, free: F8) -> None:
         """The density plan: hosts with free memory give all VMs away and shut down; the master stays."""
@@ -181,7 +176,7 @@ class XenOrchestraPolicy(ProductPolicy):
 
     def _destinations(self, now: Round, h: int, master: int) -> list[tuple[int, int]] | None:
         """A destination for every VM of a host, the largest first; None if one has none."""
-        units = sorted(now.units_on(h), key=lambda u: -self._mib(now, u))
+        units = sorted(now.units_on(h), key=lambda u: -self._mib[u])
         stay = now.home_count(h) - sum(len(now.units[u]) for u in units)
         if any(now.rules.ruled[now.units[u]].any() for u in units) or stay > 0:
             return None
@@ -189,10 +184,9 @@ class XenOrchestraPolicy(ProductPolicy):
         for u in units:
             hosts = np.flatnonzero(now.hosts_for(u))
             order = sorted(hosts.tolist(), key=lambda k: (k != master, self._free[k], k))
-            mib = self._mib(now, u)
             for b in order:
                 fits = self._cpu[b] + self._vm_cpu(now, u, b) < self.critical_cpu
-                if fits and self._free[b] - mib > self.critical_free_mib:
+                if fits and self._free[b] - self._mib[u] > self.critical_free_mib:
                     self._take(now, u, h, b)
                     pairs.append((u, b))
                     break

@@ -94,8 +94,9 @@ def test_an_affinity_group_goes_whole_or_not_at_all(make_sim: MakeSim) -> None:
     plan = Decisions(move_vm=vms, move_host=np.ones(4, dtype=np.int32))
 
     def kept(**limits: Any) -> list[int]:
-        given = {"exclude": {}, "cooldown_s": 0.0, "max_concurrent": None, **limits}
-        return MoveLimits(view, **given).keep(view, plan).move_vm.tolist()  # type: ignore[arg-type]
+        given: dict[str, Any] = {"exclude": {}, "cooldown_s": 0.0, "max_concurrent": None, **limits}
+        vms: list[int] = MoveLimits(view, **given).keep(view, plan).move_vm.tolist()
+        return vms
 
     assert kept() == [2, 0, 1, 3]
     assert kept(max_concurrent=3) == [2, 0, 1]
