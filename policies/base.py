@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,6 +16,7 @@ from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.simulator import ClusterView
 
 from .planning.arrivals import Keeper, is_guarded
+from .planning.limits import MoveLimits, check_limits
 from .planning.plans import merge_plans
 
 
@@ -142,3 +143,32 @@ class PlanningPolicy:
             return self.plan(self.view)
         placed, view = keeper.place(self.view)
         return merge_plans([placed, keeper.keep(view, self.plan(view))])
+
+
+@dataclass
+class MovingPolicy(PlanningPolicy):
+    """Base of policies that migrate: what an operator may forbid all of them.
+
+    Attributes:
+        exclude: What is left alone: ``vms``, numbers of VMs that are never moved; ``hosts``, numbers of hosts
+            that give and take no VM and are not switched.
+        cooldown_s: Time that a VM rests after a migration has begun, whoever ordered it, s.
+        max_concurrent: Most migrations under way at a time; None = no limit.
+    """
+
+    exclude: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    cooldown_s: float = field(default=0.0, kw_only=True)
+    max_concurrent: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Check the limits.
+
+        Raises:
+            ConfigError: Naming the parameter and what is allowed.
+        """
+        check_limits(self.exclude, self.cooldown_s, self.max_concurrent)
+
+    def reset(self, view: ClusterView, rng: np.random.Generator) -> None:
+        """Bind the view of the cluster and the generator of this episode."""
+        super().reset(view, rng)
+        self.limits = MoveLimits(view, self.exclude, self.cooldown_s, self.max_concurrent)

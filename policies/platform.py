@@ -29,7 +29,7 @@ from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.models.power import ON
 from virtgym.envs.sim.simulator import ClusterView, Simulator
 
-from .base import PlanningPolicy
+from .base import MovingPolicy
 from .dpm.ortools_policy import OrtoolsDpmPolicy
 from .dpm.policy import DpmPolicy
 from .drs.policy import LEVELS, DrsPolicy
@@ -37,6 +37,7 @@ from .ha.policy import HaPolicy
 from .planning.arrivals import is_guarded
 from .planning.guard import AdmissionGuard
 from .planning.ledger import MoveLedger
+from .planning.limits import MoveLimits
 from .planning.plans import merge_plans, without_refused
 from .planning.positions import homes_of
 from .schema import check_parameters
@@ -85,7 +86,7 @@ class PlatformRound:
 
 
 @dataclass
-class PlatformPolicy(PlanningPolicy):
+class PlatformPolicy(MovingPolicy):
     """HA over DPM over DRS.
 
     Attributes:
@@ -111,6 +112,7 @@ class PlatformPolicy(PlanningPolicy):
         Raises:
             ConfigError: Naming the parameter and what is allowed.
         """
+        super().__post_init__()
         one_of("policy.power", self.power, POWER_MANAGERS)
         one_of("policy.balance", self.balance, BALANCERS)
         if POWER_MANAGERS[self.power] is None and self.dpm:
@@ -208,7 +210,7 @@ class PlatformPolicy(PlanningPolicy):
     def plan(self, view: ClusterView) -> Decisions:
         """Let the managers plan one after the other."""
         self._ledger.open(view.time_s)
-        stage = _Stage(view, self._ledger, self._in_rules)
+        stage = _Stage(view, self._ledger, self._in_rules, self.limits)
         maintenance = self._take_maintenance(stage)
         ha = stage.take("ha", self._ha.plan(stage.view))
         dpm = Decisions()
@@ -285,11 +287,12 @@ class PlatformPolicy(PlanningPolicy):
 class _Stage:
     """The cluster as it stands with the orders so far, and the orders."""
 
-    def __init__(self, view: ClusterView, ledger: MoveLedger, in_rules: B1) -> None:
+    def __init__(self, view: ClusterView, ledger: MoveLedger, in_rules: B1, limits: MoveLimits) -> None:
         self.view = view
         self.taken_back = 0
         self._ledger = ledger
         self._in_rules = in_rules
+        self._limits = limits
         self._copy: Simulator | None = None
 
     def take(self, manager: str, plan: Decisions, exempt: int = 0) -> Decisions:
@@ -303,7 +306,7 @@ class _Stage:
         if len(plan) == 0:
             return plan
         wanted = len(plan)
-        plan = self._without_returns(plan, exempt)
+        plan = self._limits.keep(self.view, self._without_returns(plan, exempt))
         sim = self._copy
         if sim is None:
             self._copy = sim = self.view.fork()

@@ -52,6 +52,9 @@ METRICS: dict[str, str] = {
     "failed_placements": "arrivals that found no host at once, or at the first decision if the policy places",
     "migration_data_gib": "memory sent by migrations, GiB",
     "thrash": "moves back to the host that a VM had left within 12 intervals",
+    "futile_moves": "migrations undone within 12 intervals, or that neither evened load nor emptied a host",
+    "drs_score": "share of what a VM asked for that it got, mean over VMs, %",
+    "drs_score_p05": "the same of the VM at the 5th percentile",
     "carbon_kg": "CO2-equivalent of energy_kwh, kg (needs a carbon series)",
     "decision_ms_p50": "median time of the policy for one decision, ms",
     "decision_ms_p99": "99th percentile of it, ms",
@@ -168,6 +171,12 @@ def _ratio(totals: Totals, rate: int, over: float) -> float:
 def _ratio_mean(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> float:
     used = denominator > 0
     return float(np.mean(numerator[used] / denominator[used])) if bool(used.any()) else 0.0
+
+
+def drs_scores(s: ClusterState) -> NDArray[np.float64]:
+    """Of every VM that asked for CPU the share of it that it got until now, %, shape (n,)."""
+    asked = s.vm_requested > 0
+    return np.asarray(100.0 * (1.0 - s.vm_missed[asked] / s.vm_requested[asked]))
 
 
 def _alive_s(p: ClusterParams, s: ClusterState) -> NDArray[np.float64]:
@@ -342,6 +351,7 @@ def summarize(p: ClusterParams, s: ClusterState) -> dict[str, float]:
     slatah = _ratio_mean(s.host_sat_s, s.host_active_s)
     pdm = _ratio_mean(s.vm_mig_lost, s.vm_requested)
     down = float(s.vm_down_s.sum())
+    scores = drs_scores(s)
     alive = float(_alive_s(p, s).sum())
     known = {
         "energy_kwh": energy,
@@ -360,6 +370,8 @@ def summarize(p: ClusterParams, s: ClusterState) -> dict[str, float]:
         "failed_placements": float(t.failed_placements),
         "migration_data_gib": float(t.mig_mib) / 1024.0,
         "thrash": float(t.thrash),
+        "drs_score": float(scores.mean()) if scores.size else math.nan,
+        "drs_score_p05": float(np.percentile(scores, 5.0)) if scores.size else math.nan,
         **service_metrics(p, t),
         **model_metrics(p, t),
     }

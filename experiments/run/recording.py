@@ -26,6 +26,8 @@ from virtgym.envs.sim.models.power import (
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state.accumulators import Totals
 
+from .move_judge import MoveJudge
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -56,6 +58,7 @@ class Recorder:
     def __init__(self, sim: Simulator, *, heat: bool = True) -> None:
         self._sim = sim
         self._state = sim.state
+        self.moves = MoveJudge(sim)
         capacity = math.ceil(sim.horizon_s / sim.params.interval_s - 1e-9)
         n_hosts = sim.config.n_hosts
         self.n = 0
@@ -78,6 +81,7 @@ class Recorder:
         Args:
             decision_ns: Time the policy took to decide about it, ns.
         """
+        self.moves.look()
         n, s = self.n, self._state
         self._totals[n + 1] = s.totals
         self._time_s[n + 1] = s.clock.now_s

@@ -101,7 +101,7 @@ def rollout(
     episode_return = run(env, sim, policy, record, observation, limit)
     wall_s = time.perf_counter() - start
     record.close()
-    metrics = sim.metrics()
+    metrics = {**sim.metrics(), "futile_moves": float(record.moves.count())}
     if record.n:
         p50, p99 = np.percentile(record.decision_ms, (50, 99))
         metrics["decision_ms_p50"], metrics["decision_ms_p99"] = float(p50), float(p99)

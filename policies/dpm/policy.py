@@ -22,7 +22,7 @@ from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING, STARTING
 from virtgym.envs.sim.state.parameters import ClusterParams
 
-from ..base import PlanningPolicy
+from ..base import MovingPolicy
 from ..forecast.forecasters import make_forecaster
 from ..forecast.history import History, squares_of_past, young_variance
 from ..planning.guard import AdmissionGuard
@@ -41,7 +41,7 @@ UNLIMITED = 2.0**31
 
 
 @dataclass
-class DpmPolicy(PlanningPolicy):
+class DpmPolicy(MovingPolicy):
     """Greedy power management.
 
     Attributes:
@@ -94,6 +94,7 @@ class DpmPolicy(PlanningPolicy):
         Raises:
             ConfigError: Naming the parameter and what is allowed.
         """
+        super().__post_init__()
         make_forecaster(self.forecaster, "policy.forecaster")
         low, high = self.target - self.tolerance, self.target + self.tolerance
         if not (self.tolerance >= 0.0 and low >= 0.0 and 0.0 < high <= 1.0):
@@ -250,7 +251,7 @@ class DpmPolicy(PlanningPolicy):
             move_host=work.dest[moves],
             power_off=off,
         )
-        decisions = self._guard.keep(decisions)
+        decisions = self._guard.keep(self.limits.keep(view, decisions))
         work.host_off_s[decisions.power_off] = view.time_s
         return legal_part(view, decisions) if view.params.full else decisions
 
@@ -416,7 +417,9 @@ class DpmPolicy(PlanningPolicy):
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the parameters; a policy starts an episode with ``reset``."""
         return {
-            key: value for key, value in self.__dict__.items() if key[0] != "_" and key not in ("view", "rng")
+            key: value
+            for key, value in self.__dict__.items()
+            if key[0] != "_" and key not in ("view", "rng", "limits")
         }
 
 

@@ -23,10 +23,11 @@ from virtgym.envs.sim.engine.lifecycle import THRASH_INTERVALS
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING, STARTING
 
-from ..base import PlanningPolicy
+from ..base import MovingPolicy
 from ..forecast.forecasters import make_forecaster
 from ..forecast.history import History
 from ..planning.guard import AdmissionGuard
+from ..planning.rounds import measured_demand
 from ..solvers.calls import CALLS
 from .balance import plan_evacuations, plan_round
 from .ortools_plan import plan_with_solver
@@ -93,7 +94,7 @@ class DrsRound:
 
 
 @dataclass
-class DrsPolicy(PlanningPolicy):
+class DrsPolicy(MovingPolicy):
     """Balance the load of hosts, empty hosts in maintenance, keep placement rules.
 
     Attributes:
@@ -154,6 +155,7 @@ class DrsPolicy(PlanningPolicy):
         Raises:
             ConfigError: Naming the parameter and what is allowed.
         """
+        super().__post_init__()
         need(self.level in LEVELS, f"policy.level={self.level}: must be one of 1..5")
         for name in ("threshold", "memory_threshold"):
             value = getattr(self, name)
@@ -289,7 +291,7 @@ class DrsPolicy(PlanningPolicy):
             move_vm=w.out_vm[: w.tally.moves].copy(),
             move_host=w.out_host[: w.tally.moves].copy(),
         )
-        return self._guard.keep(plan)
+        return self._guard.keep(self.limits.keep(view, plan))
 
     def plan_metrics(self) -> dict[str, float]:
         """What the results say of OR-Tools' plans: solver calls that failed in this episode."""
@@ -339,6 +341,7 @@ class DrsPolicy(PlanningPolicy):
         transient = {
             "view",
             "rng",
+            "limits",
             "_keeper",
             "_work",
             "_handle",
@@ -349,14 +352,6 @@ class DrsPolicy(PlanningPolicy):
         }
         transient |= {"_last_time_s", "_history"}
         return {key: value for key, value in self.__dict__.items() if key not in transient}
-
-
-def measured_demand(view: ClusterView) -> F8:
-    """CPU that every VM asks for now, with what the hypervisor adds to it, MHz, (V,)."""
-    s = view.state
-    if not view.params.full:
-        return np.array(s.vm_demand_mhz)
-    return np.maximum(s.vm_demand_mhz, s.vm_claim_mhz)
 
 
 def write_input(work: DrsState, view: ClusterView, demand: F8) -> None:

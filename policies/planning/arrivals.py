@@ -7,8 +7,6 @@ by the same rule among the hosts that are allowed, and what the policy itself or
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from virtgym.envs.arrays import B1, I4
@@ -26,7 +24,7 @@ from .draft import Draft
 from .guard import AdmissionGuard
 from .plans import legal_part
 from .room import may_open
-from .rule_hosts import RuleHosts
+from .rule_hosts import RuleHosts, keep_rules
 
 
 def is_guarded(cluster: ClusterConfig) -> bool:
@@ -141,14 +139,6 @@ class Keeper:
         """
         if len(plan) == 0:
             return plan
-        moves = self._rules.ruled[plan.move_vm]
-        if moves.any():
-            draft = Draft(view)
-            for h in plan.power_on.tolist():
-                draft.power_on(h)
-            for i in np.flatnonzero(moves).tolist():
-                v, h = int(plan.move_vm[i]), int(plan.move_host[i])
-                moves[i] = not (self._rules.allowed(draft.sim.state, v)[h] and draft.move(v, h))
-            plan = replace(plan, move_vm=plan.move_vm[~moves], move_host=plan.move_host[~moves])
+        plan = keep_rules(view, self._rules, plan)
         self._guard.renew(view)
         return legal_part(view, self._guard.keep(plan))

@@ -33,6 +33,12 @@ copy_cost = by_model(_fixed_rate, _copy)
 
 
 @kernel
+def copy_seconds(p: ClusterParams, s: ClusterState, v: int, a: int, b: int) -> Any:
+    """Duration of a migration from host a to host b, s: for callers in Python."""
+    return copy_cost(p, s, v, a, b)[0]
+
+
+@kernel
 def move_energy_j(p: ClusterParams, s: ClusterState, v: int, a: int, b: int) -> Any:
     """Energy of a migration from host a to host b, J."""
     _, sent = copy_cost(p, s, v, a, b)

@@ -14,12 +14,14 @@ All is read from the state that is given: with that of a draft's fork, the order
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virtgym.envs.arrays import B1, I4
+from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.engine.host_requirements import MEM_SLACK
 from virtgym.envs.sim.models.rules import VmHostRule, named_hosts
 from virtgym.envs.sim.simulator import ClusterView, Simulator
@@ -72,6 +74,10 @@ class RuleHosts:
     def has_group(self, v: int) -> bool:
         """Whether a VM belongs together with others."""
         return v in self._group
+
+    def group(self, v: int) -> I4:
+        """The VMs of a VM's affinity group, itself among them, (n,)."""
+        return self._group[v]
 
     def hard(self, state: Any, *vms: int) -> B1:
         """Hosts on which neither ``must`` nor anti-affinity is broken, shape (H,).
@@ -248,6 +254,35 @@ def move_together(
                 return True
             where[h] = False
     return False
+
+
+def keep_rules(view: ClusterView, rules: RuleHosts, plan: Decisions) -> Decisions:
+    """Leave out the moves of a plan that would break a rule; VMs of a group that go to one host are one move.
+
+    Args:
+        view: The cluster.
+        rules: Its rules.
+        plan: The plan.
+    """
+    ruled = rules.ruled[plan.move_vm]
+    if not ruled.any():
+        return plan
+    draft = Draft(view)
+    for h in plan.power_on.tolist():
+        draft.power_on(h)
+    kept = ~ruled
+    seen: set[int] = set()
+    for v, h in zip(plan.move_vm[ruled].tolist(), plan.move_host[ruled].tolist()):
+        if v in seen:
+            continue
+        unit = plan.move_vm == v
+        if rules.has_group(v):
+            unit = np.isin(plan.move_vm, rules.group(v)) & (plan.move_host == h)
+        vms = plan.move_vm[unit].tolist()
+        seen.update(vms)
+        if rules.allowed(draft.sim.state, *vms)[h] and draft.move_all(vms, h):
+            kept |= unit
+    return replace(plan, move_vm=plan.move_vm[kept], move_host=plan.move_host[kept])
 
 
 def _fixed(array: Any) -> Any:

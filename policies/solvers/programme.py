@@ -53,8 +53,8 @@ class Rows:
         self.top.append(np.broadcast_to(np.asarray(top, dtype=np.float64), (n,)))
         return np.arange(first, first + n, dtype=np.int64)
 
-    def rows(self, n: int, low: float, high: float, *terms: tuple[Any, I8, Any]) -> None:
-        """Add n rows; a term is (row of each entry from 0, column, factor)."""
+    def rows(self, n: int, low: float, high: float | F8, *terms: tuple[Any, I8, Any]) -> None:
+        """Add n rows, with one upper end or one each; a term is (row of an entry from 0, column, factor)."""
         for row, column, factor in terms:
             at = np.broadcast_to(np.asarray(row, dtype=np.int64) + self.n_rows, column.shape)
             value = np.broadcast_to(np.asarray(factor, dtype=np.float64), column.shape)

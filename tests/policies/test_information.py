@@ -102,7 +102,9 @@ def test_equal_pasts_give_equal_decisions(name: str, keys: dict[str, Any]) -> No
     assert decisions(one, name) == decisions(other, name)
 
 
-@pytest.mark.parametrize("name", ["drs", "dpm", "dpm_ortools", "platform", "rollout_search"])
+@pytest.mark.parametrize(
+    "name", ["drs", "dpm", "dpm_ortools", "platform", "rollout_search", "ovirt", "proxmox_crs"]
+)
 def test_nobody_is_moved_for_what_is_only_assumed(name: str) -> None:
     """Until something has been measured, views show a prior: no reason to migrate, no part of the past."""
     policy: Any = make_policy(name)

@@ -23,7 +23,8 @@ ENGINES: dict[str, dict[str, Any]] = {
 RULES = ("first_fit", "best_fit", "worst_fit", "pabfd")
 POLICIES = (
     *("static", "npa", "dvfs", "random", "drs", "drs_loess", "drs_ortools", "dpm", "dpm_ortools", "ha"),
-    *("platform", "thr-mmt", "mad-mu", "ols-mc", "loess-rs"),
+    *("platform", "thr-mmt", "mad-mu", "ols-mc", "loess-rs", "fusioncompute", "vmware_drs", "proxmox_crs"),
+    *("onedrs", "ovirt", "nutanix_ads", "xen_orchestra", "cloudstack"),
 )
 N_HOSTS = 4
 INDICES = np.array([0], dtype=np.int32)

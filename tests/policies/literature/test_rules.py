@@ -318,7 +318,8 @@ def test_knobs_turn_what_they_say(make_sim: MakeSim) -> None:
 
 MANAGERS = (
     *("drs", "drs_loess", "drs_ortools", "dpm", "dpm_ortools", "ha", "nfv_upgrade", "platform"),
-    *("rollout_search", "suite_agent"),
+    *("rollout_search", "suite_agent", "fusioncompute", "vmware_drs", "proxmox_crs", "onedrs", "ovirt"),
+    *("nutanix_ads", "xen_orchestra", "cloudstack"),
 )
 
 

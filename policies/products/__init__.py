@@ -1,0 +1,1 @@
+"""Load balancers and power managers of products, by their own published rules (docs/products.md)."""

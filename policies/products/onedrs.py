@@ -1,0 +1,199 @@
+"""OpenNebula's OneDRS: an integer programme for the least loaded fullest host, with a cap on migrations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from virtgym.envs.arrays import F8, I8
+from virtgym.envs.checks import need, need_count, need_positive, need_share, one_of
+from virtgym.envs.sim.simulator import ClusterView
+
+from ..forecast.forecasters import make_forecaster
+from ..forecast.history import History
+from ..planning.rounds import Round, best_first
+from ..solvers.calls import CALLS
+from ..solvers.programme import Rows, solve_programme
+from .base import ProductPolicy
+
+GOALS = ("BALANCE", "PACK")
+WEIGHTS = {"cpu_usage": 0.2, "cpu": 0.2, "memory": 0.4, "disk": 0.1, "net": 0.1}
+PER_MOVE = 0.01
+"""What a migration costs in the objective, beside the load of the fullest host or the number of hosts."""
+PATIENCE_S = 60.0
+"""Wall time after which a solver is given up; its nodes are what ends it."""
+
+
+@dataclass
+class OneDrsPolicy(ProductPolicy):
+    """Solve for at most ``migration_threshold`` moves that lower the fullest host's load, or empty hosts.
+
+    Attributes:
+        goal: ``POLICY``: ``BALANCE`` or ``PACK``.
+        weights: Of CPU used, CPU and memory requested, disk and network, in the load of a host.
+        predictive: Weight of forecast CPU beside that measured now.
+        migration_threshold: Most migrations of a run.
+        interval_s: ``DRS_INTERVAL``, time between two runs, s [assumed: it ships switched off].
+        forecaster: Forecaster of the predictive part.
+        max_pairs: Most pairs of VM and host in the programme: VMs of the fullest hosts, emptiest hosts.
+        solver_nodes: Nodes of the solver's tree, at which it stops with the best plan that it has.
+    """
+
+    goal: str = "BALANCE"
+    weights: dict[str, Any] = field(default_factory=lambda: dict(WEIGHTS))
+    predictive: float = 0.3
+    migration_threshold: int = 10
+    interval_s: float = 3600.0
+    forecaster: str = "ewma"
+    max_pairs: int = 1000
+    solver_nodes: int = 20
+
+    kind: ClassVar[str] = "solver"
+
+    def __post_init__(self) -> None:
+        """Check every parameter.
+
+        Raises:
+            ConfigError: Naming the parameter and what is allowed.
+        """
+        super().__post_init__()
+        one_of("policy.goal", self.goal, GOALS)
+        self.weights = {**dict.fromkeys(WEIGHTS, 0.0), **self.weights}
+        for key in self.weights:
+            one_of("policy.weights", key, WEIGHTS)
+        need_share("policy.weights", **self.weights)
+        need(sum(self.weights.values()) > 0, "policy.weights: one must be positive")
+        need_share("policy", predictive=self.predictive)
+        need_positive("policy", interval_s=self.interval_s)
+        need_count("policy", low=0, migration_threshold=self.migration_threshold)
+        need_count("policy", max_pairs=self.max_pairs, solver_nodes=self.solver_nodes)
+        make_forecaster(self.forecaster, "policy.forecaster")
+
+    def reset(self, view: ClusterView, rng: np.random.Generator) -> None:
+        """Bind the view, forget the past."""
+        super().reset(view, rng)
+        self._ahead = make_forecaster(self.forecaster, "policy.forecaster")
+        self._past = History(view.n_vms, self._ahead.samples or self.samples(2 * 3600.0))
+        self.solver_fallbacks = 0
+
+    def observe(self, now: Round) -> None:
+        """Take every VM's CPU down."""
+        self._past.push(now.cpu, (now.home >= 0) & now.view.measured)
+
+    def plan_metrics(self) -> dict[str, float]:
+        """What the results say of the solver: calls without a plan in this episode."""
+        return {"solver_fallbacks": float(self.solver_fallbacks)}
+
+    def act(self, now: Round) -> None:
+        """Solve, and order the moves of the solution."""
+        most = min(self.migration_threshold, now.left)
+        if self.rounds(self.interval_s) == 0 or most == 0 or now.on.sum() < 2 or not now.units:
+            return
+        size, load = self._sizes(now)
+        before = float(load[now.on].max())
+        units, hosts = self._chosen(now, load)
+        failed = CALLS.failed
+        pairs = self._solve(now, units, hosts, size, load, most) if len(units) else []
+        self.solver_fallbacks += CALLS.failed - failed
+        if pairs is None:
+            pairs = self._greedy(now, units, hosts, size, load, most)
+        moves = sum(now.move(u, h) for u, h in pairs)
+        self.say(before, before - PER_MOVE, moves, True)
+
+    def _sizes(self, now: Round) -> tuple[F8, F8]:
+        """What a unit adds to the load of every host, (N, H), and the loads, (H,)."""
+        p, w = now.view.params, self.weights
+        past = self._past
+        ahead = np.maximum(0.0, self._ahead.predict(past.values, 1, past.counts))
+        used = np.where(past.counts > 0, (1 - self.predictive) * now.cpu + self.predictive * ahead, now.cpu)
+        s = now.view.state
+        parts = [(w["cpu_usage"], used, p.host_inv_cpu), (w["cpu"], p.vm_cpu_mhz, p.host_inv_cpu)]
+        parts.append((w["memory"], p.vm_mem_mib, p.host_inv_mem))
+        if p.has_io:  # disks are shared by all hosts here: none is fuller than another
+            net = s.vm_net_out_mbps + s.vm_net_in_mbps
+            parts.append((w["net"], net, 1.0 / np.maximum(p.host_nic_mbps, 1e-9)))
+        load = np.zeros(now.view.n_hosts)
+        size = np.zeros((len(now.units), now.view.n_hosts))
+        for weight, of, inverse in parts:
+            load += weight * inverse * now.at_home(of)
+            size += weight * np.array([of[unit].sum() for unit in now.units])[:, None] * inverse
+        return size, load
+
+    def _chosen(self, now: Round, load: F8) -> tuple[I8, I8]:
+        """Units and hosts of the programme: of many hosts the fullest (PACK: emptiest) and the other end."""
+        sign = -1.0 if self.goal == "BALANCE" else 1.0
+        hosts = np.flatnonzero(now.on)
+        hosts = hosts[np.argsort(sign * load[hosts], kind="stable")]
+        units = np.flatnonzero(~now.moved & now.on[now.unit_home])
+        if len(units) * len(hosts) <= self.max_pairs:
+            return units, hosts
+        side = max(1, int(self.max_pairs**0.5))
+        rank = np.argsort(np.argsort(sign * load, kind="stable"), kind="stable")
+        units = units[np.argsort(rank[now.unit_home[units]], kind="stable")][:side]
+        homes = np.unique(now.unit_home[units])
+        others = hosts[::-1][~np.isin(hosts[::-1], homes)]
+        return units, np.concatenate([homes, others[: max(1, side - len(homes))]])
+
+    def _solve(
+        self, now: Round, units: I8, hosts: I8, size: F8, load: F8, most: int
+    ) -> list[tuple[int, int]] | None:
+        """The programme: x moves a unit, z is the fullest host's load (PACK: y says that a host is used)."""
+        k, p = len(hosts), now.view.params
+        i, j = np.nonzero(now.open(units.tolist(), hosts))
+        place = np.zeros(now.view.n_hosts, dtype=np.int64)
+        place[hosts] = np.arange(k)
+        a = place[now.unit_home[units]][i]
+        number = np.array([len(now.units[u]) for u in units], dtype=np.float64)[i]
+        grid = Rows()
+        x = grid.columns(len(i), PER_MOVE * number, 1.0)
+        grid.rows(len(units), -np.inf, 1.0, (i, x, 1.0))
+        grid.rows(1, -np.inf, float(most), (0, x, number))
+        if self.goal == "BALANCE":  # what stays and comes is at most z
+            extra = grid.columns(1, 1.0)
+            base, come, go = load[hosts], size[units[i], hosts[j]], size[units[i], hosts[a]]
+            factor = np.ones(k)
+        else:  # a host that is not used holds nothing
+            extra = grid.columns(k, 1.0, 1.0)
+            base, come, go = now.n_vms()[hosts].astype(np.float64), number, number
+            factor = base + number.sum() + 1.0
+        columns = np.broadcast_to(extra, (k,))
+        grid.rows(k, -np.inf, -base, (j, x, come), (a, x, -go), (np.arange(k), columns, -factor))
+        room = [(p.vm_cpu_mhz, p.host_cpu_mhz * max(1.0, p.arrival_overcommit))]
+        if p.memory_binding:
+            room.append((p.vm_mem_mib, p.host_mem_mib * p.mem_overcommit))
+        for of, cap in room:  # what is requested stays within what a host has, or holds now
+            free = cap - now.at_home(of)
+            unit = np.array([of[now.units[u]].sum() for u in units])
+            grid.rows(k, -np.inf, np.maximum(0.0, free[hosts]), (j, x, unit[i]))
+        whole = np.ones(grid.n_columns, dtype=np.bool_)
+        whole[extra] = self.goal == "PACK"
+        _, found, _ = solve_programme(grid.programme(), whole, PATIENCE_S, nodes=self.solver_nodes)
+        if found is None:
+            return None
+        taken = np.flatnonzero(found[x] > 0.5)
+        return [(int(units[i[t]]), int(hosts[j[t]])) for t in taken]
+
+    def _greedy(
+        self, now: Round, units: I8, hosts: I8, size: F8, load: F8, most: int
+    ) -> list[tuple[int, int]]:
+        """Without the solver: the moves, one by one, that lower the fullest host's load most."""
+        pairs: list[tuple[int, int]] = []
+        load, left = load.copy(), units.tolist()
+        while left and len(pairs) < most and self.goal == "BALANCE":
+            h = hosts[np.argmax(load[hosts])]
+            own = [u for u in left if now.unit_home[u] == h]
+            if not own:
+                break
+            after = np.maximum(load[h] - size[own, h][:, None], load[hosts] + size[np.ix_(own, hosts)])
+            after[~now.open(own, hosts)] = np.inf
+            best = next(best_first(after), None)
+            if best is None or after[best] >= load[h] - PER_MOVE:
+                break
+            u, b = own[best[0]], int(hosts[best[1]])
+            load[h] -= size[u, h]
+            load[b] += size[u, b]
+            left.remove(u)
+            pairs.append((u, b))
+        return pairs
