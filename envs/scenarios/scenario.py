@@ -23,9 +23,13 @@ from ..sim.workload import Workload
 from ..traces import Trace
 from .build import build_cluster, drop_oversized, need_episode, read_demand, size_vms
 from .choices import FOLDERS, compose_choice, is_file
-from .rules import build_rules
-from .schema import ScenarioConfig, check_scenario
+from .inventory import fit_out, host_kinds, read_group, trace_of, workload_of
+from .rules import RulesGroup, build_rules
+from .schema import HostGroupConfig, ScenarioConfig, check_scenario
 from .working_sets import add_phases
+
+INVENTORY = "inventory"
+"""The scenario whose cluster is an export's."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Scenario:
         workload: The load.
         trace: The trace it came from.
         seed: Seed of everything random in it (generated traces, random VM types).
+        host_names: Name of every host, where it has one of its own.
     """
 
     config: ScenarioConfig
@@ -45,6 +50,7 @@ class Scenario:
     workload: Workload
     trace: Trace
     seed: int
+    host_names: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -145,7 +151,30 @@ def build_scenario(
             "virtgym.envs.scenarios.build_placement_scenario and played in virtgym/Placement-v0"
         )
     checked = check_scenario(raw, overrides or {})
+    if checked.inventory.path is not None or checked.name == INVENTORY:
+        return _take_inventory(checked, seed)
     return _draw(checked, build_cluster(checked), seed)
+
+
+def _take_inventory(checked: ScenarioConfig, seed: int) -> Scenario:
+    """The cluster of an export, with what the scenario says of everything else."""
+    for key, given in (
+        *(("trace.path", checked.trace.path), ("hosts", checked.hosts), ("vm_types", checked.vm_types)),
+        ("rules", checked.rules != RulesGroup()),
+    ):
+        if given:
+            raise ConfigError(f"scenario.{key}: the export says that; scenario.inventory.overlay adds to it")
+    found = read_group(checked.inventory)
+    trace = trace_of(found, checked.inventory.last)
+    kinds, of = host_kinds(found)
+    count = np.bincount(of, minlength=len(kinds)).tolist()
+    groups = [HostGroupConfig(**vars(kind), count=n) for kind, n in zip(kinds, count)]
+    cluster = replace(build_cluster(replace(checked, hosts=groups)), host_types=kinds, host_type_of=of)
+    workload = workload_of(found, trace)
+    cluster = fit_out(cluster, found)
+    horizon_s = workload.span_s if checked.horizon_s is None else float(checked.horizon_s)
+    need_episode(checked, cluster, horizon_s)
+    return Scenario(checked, cluster, workload, trace, seed, tuple(host.name for host in found.hosts))
 
 
 def _draw(checked: ScenarioConfig, cluster: ClusterConfig, seed: int) -> Scenario:

@@ -192,6 +192,12 @@ def config_hash(
     """
     config = asdict(scenario.config)
     config.pop("description")
+    if config.get("inventory", {}).get("path") is None:
+        config.pop("inventory", None)
+    else:
+        for key in ("path", "usage", "overlay"):
+            named = config["inventory"][key]
+            config["inventory"][key] = named and content_digest(Path(named))
     if scenario.config.trace.oversized == "refuse":  # the VMs are those of the trace
         config["trace"].pop("oversized")
     if scenario.config.trace.path is not None:
