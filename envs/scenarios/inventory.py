@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ..arrays import I4
-from ..checks import need
 from ..errors import ConfigError
 from ..inventory.base import Host, Inventory, Vm
 from ..inventory.readers import read_inventory
@@ -39,7 +38,6 @@ class InventoryGroup:
         missing: ``error``, ``drop`` or ``previous``.
         sample_s: Period of the usage, s; None = as its times have it.
         core_mhz: Speed of a core where the export does not say, MHz.
-        last: Samples of the usage that are taken, the last ones; None = all.
     """
 
     path: str | None = None
@@ -50,7 +48,6 @@ class InventoryGroup:
     missing: str = "error"
     sample_s: float | None = None
     core_mhz: float | None = None
-    last: int | None = None
 
 
 def read_group(group: InventoryGroup) -> Inventory:
@@ -62,7 +59,6 @@ def read_group(group: InventoryGroup) -> Inventory:
     """
     if group.path is None:
         raise ConfigError("scenario.inventory.path: names no export, a file or folder (docs/operators.md)")
-    need(group.last is None or group.last >= 1, f"scenario.inventory.last={group.last}: must be at least 1")
     return read_inventory(
         group.path,
         group.format,
@@ -96,19 +92,18 @@ def host_kinds(inventory: Inventory) -> tuple[tuple[HostType, ...], I4]:
     return tuple(kinds), np.array(of, dtype=np.int32)
 
 
-def trace_of(inventory: Inventory, last: int | None = None) -> Trace:
+def trace_of(inventory: Inventory) -> Trace:
     """The usage as a trace: a VM's nominal CPU is that of its vCPUs on the host that it is on."""
     speed = {host.name: host.core_mhz for host in inventory.hosts}
     n = len(inventory.vms)
     usage = inventory.usage
-    cut = slice(None if last is None else -last, None)
-    signals = {} if usage.memory is None else {"memory_active": np.ascontiguousarray(usage.memory[cut])}
+    signals = {} if usage.memory is None else {"memory_active": usage.memory}
     return Trace(
         name=inventory.name,
         format=inventory.format,
         source=inventory.source,
         sample_s=usage.sample_s,
-        util=np.ascontiguousarray(usage.cpu[cut]),
+        util=usage.cpu,
         vm_names=tuple(vm.name for vm in inventory.vms),
         arrival_s=np.zeros(n),
         departure_s=np.full(n, math.inf),

@@ -165,7 +165,7 @@ def _take_inventory(checked: ScenarioConfig, seed: int) -> Scenario:
         if given:
             raise ConfigError(f"scenario.{key}: the export says that; scenario.inventory.overlay adds to it")
     found = read_group(checked.inventory)
-    trace = trace_of(found, checked.inventory.last)
+    trace = trace_of(found)
     kinds, of = host_kinds(found)
     count = np.bincount(of, minlength=len(kinds)).tolist()
     groups = [HostGroupConfig(**vars(kind), count=n) for kind, n in zip(kinds, count)]

@@ -94,7 +94,7 @@ def lay_over(path: str | os.PathLike[str], *, draft: Draft) -> None:
     where = show_path(path)
     tree = _load(Path(path))
     for kind, found, allowed, values in (
-        ("hosts", draft.hosts, _HOST, _host_values),
+        ("hosts", draft.hosts, _HOST, host_values),
         ("vms", draft.vms, _VM, _vm_values),
     ):
         place = {item.name: i for i, item in enumerate(found)}
@@ -242,7 +242,7 @@ def _whole(item: Mapping[str, Any], key: str, where: str) -> int:
     return int(value)
 
 
-def _host_values(item: Mapping[str, Any], where: str) -> dict[str, Any]:
+def host_values(item: Mapping[str, Any], where: str) -> dict[str, Any]:
     """What is given of a host."""
     found: dict[str, Any] = {"where": where}
     found |= {k: _text(item, k, where, "") for k in ("name", "cluster", "domain") if k in item}
@@ -288,7 +288,7 @@ def _add_host(draft: Draft, item: Any, where: str) -> None:
         draft.notes.count("hosts that are off, left out", name)
         draft.gone.add(name)
         return
-    values = _host_values(item, where)
+    values = host_values(item, where)
     for key, given in (
         ("cores", "cores"),
         ("core_mhz", "core_mhz or core_ghz"),
