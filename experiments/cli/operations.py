@@ -57,7 +57,7 @@ usage: virtgym size EXPORT [--host KEYS] [--failures K] [key=value…]
 The fewest hosts of one kind that hold the VMs, also after K of them failed, with a bound (OR-Tools).
 {_EXPORT}
 keys:
-  host=KEYS                     cores=64,core_ghz=2.6,memory_gib=768; what is left out is as most hosts are now
+  host=KEYS                     cores=64,core_ghz=2.6,memory_gib=768; the rest is as most hosts are now
   failures=K                    hosts that may fail together, default 0
   cpu=Q                         quantile of its use that a VM counts with, default 0.95; 1 = the peak
   cpu_share=S memory_share=S    how far a host may be filled, default 0.8 and 1

@@ -105,8 +105,9 @@ def plan_answer(scenario: Scenario, found: Plan, label: str, seconds: float) -> 
         verdict = f"no beneficial move ({label}{f': {found.nothing}' if found.nothing else ''})"
     said = [
         f"imbalance of CPU {found.imbalance[0]:.3f} -> {found.imbalance[1]:.3f}; hosts on "
-        f"{found.hosts_on[0]} -> {found.hosts_on[1]}; power {found.watts[0]:,.0f} -> {found.watts[1]:,.0f} W; "
-        f"demand above capacity {found.overload_mhz[0]:,.0f} -> {found.overload_mhz[1]:,.0f} MHz",
+        f"{found.hosts_on[0]} -> {found.hosts_on[1]}; power {found.watts[0]:,.0f} -> "
+        f"{found.watts[1]:,.0f} W; demand above capacity {found.overload_mhz[0]:,.0f} -> "
+        f"{found.overload_mhz[1]:,.0f} MHz",
         f"{scenario.cluster.n_hosts:,} hosts, {scenario.workload.n_vms:,} VMs; planned in {seconds:.2f} s. "
         "Nothing was sent to any platform.",
     ]
@@ -176,8 +177,9 @@ def size_answer(inventory: Inventory, found: Size, own: dict[str, Any]) -> Answe
             f"hosts are filled to {100 * own['cpu_share']:.0f} % of CPU and "
             f"{100 * own['memory_share']:.0f} % of memory. There are {found.now} hosts now."
         ],
-        [("size", "size.csv", pd.DataFrame([row])), ("a packing, numbered hosts", "packing.csv", packed)],
+        [("size", "size.csv", pd.DataFrame([row]))],
         (*found.notes, *inventory.notes),
+        [("packing.csv", packed)],
     )
 
 
@@ -225,7 +227,7 @@ def ha_answer(inventory: Inventory, found: Check) -> Answer:
         f"restarts of {inventory.name}",
         verdict,
         [
-            f"{len(found.losses):,} of {tried} leave VMs without a host; a VM needs its configured memory and "
+            f"{len(found.losses):,} of {tried} leave VMs down; a VM needs its configured memory and its "
             "reserved CPU." + ("" if found.exact else " Not all sets were tried (sets=N).")
         ],
         [("failures that leave VMs without a host", "ha_check.csv", table)],

@@ -30,6 +30,7 @@ class Answer:
         verdict: The answer in one sentence.
         sentences: What else is to be said, a sentence each.
         tables: Tables by title, with the names of their CSV files.
+        files: Further tables, by the names of their files alone.
         notes: What the export lacks, or was assumed.
     """
 
@@ -38,6 +39,7 @@ class Answer:
     sentences: Sequence[str]
     tables: Sequence[tuple[str, str, pd.DataFrame]]
     notes: Sequence[str] = ()
+    files: Sequence[tuple[str, pd.DataFrame]] = ()
 
 
 def open_folder(command: str, out: str | None) -> Path:
@@ -50,7 +52,7 @@ def open_folder(command: str, out: str | None) -> Path:
 def deliver(answer: Answer, folder: Path) -> Path:
     """Print an answer, and write its tables and page; returns the page."""
     print_answer(answer)
-    for _, name, rows in answer.tables:
+    for name, rows in (*((name, rows) for _, name, rows in answer.tables), *answer.files):
         write_atomically(folder / name, lambda draft, rows=rows: rows.to_csv(draft, index=False))
     page = folder / "report.html"
     write_text(page, render(answer))

@@ -17,8 +17,8 @@ from virtgym.envs.arrays import F8, I8
 from .calls import CALLS, attempt
 from .model import SLACK, PlacementRules
 
-UNIT = 1e6
-"""CP-SAT counts in whole numbers: sizes are rounded up, room down, to a millionth of the most room."""
+UNIT = 1024.0
+"""CP-SAT counts in whole numbers: sizes are rounded up, room down, to so small a part of a MiB or MHz."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,11 +168,10 @@ class Restarts:
         for i, hosts in of_vm.items():
             model.add_at_most_one(places[i, h] for h in hosts)
         for size, room in ((s.vm_mem_mib, self._mem), (s.vm_cpu_mhz, self._cpu)):
-            scale = UNIT / float(np.abs(room).max() or 1.0)
             for h, mine in of_host.items():
-                whole = [int(np.ceil(size[vms[i]] * scale - 1e-6)) for i in mine]
+                whole = [int(np.ceil(size[vms[i]] * UNIT - SLACK)) for i in mine]
                 terms = [n * places[i, h] for n, i in zip(whole, mine)]
-                model.add(sum(terms) <= int(np.floor(room[h] * scale + 1e-6)))
+                model.add(sum(terms) <= int(np.floor(room[h] * UNIT + 1e-3)))
         place = {int(v): i for i, v in enumerate(vms)}
         for group in s.rules.anti_affinity:
             mine = [place[v] for v in group if v in place]

@@ -34,9 +34,13 @@ def rvtools_tabs(n_vms: int = 300, n_hosts: int = 12, seed: int = 0, clusters: i
     rng = np.random.default_rng(seed)
     hosts = [f"esx{h:03d}.example.org" for h in range(n_hosts)]
     of_host = [f"cluster-{h * clusters // n_hosts}" for h in range(n_hosts)]
-    info = [["VM", "Powerstate", "Template", "SRM Placeholder", "Config status", "DNS Name", "CPUs", "Memory"]]
+    info = [
+        ["VM", "Powerstate", "Template", "SRM Placeholder", "Config status", "DNS Name", "CPUs", "Memory"]
+    ]
     info[0] += ["NICs", "Resource pool", "Cluster", "Host", "VM ID", "VM UUID", "VI SDK Server"]
-    cpu = [["VM", "Powerstate", "Template", "CPUs", "Sockets", "Cores p/s", "Max", "Overall", "Level", "Shares"]]
+    cpu = [
+        ["VM", "Powerstate", "Template", "CPUs", "Sockets", "Cores p/s", "Max", "Overall", "Level", "Shares"]
+    ]
     cpu[0] += ["Reservation", "Entitlement", "DRS Entitlement", "Limit", "Hot Add", "Host", "VM ID"]
     memory = [["VM", "Powerstate", "Template", "Size MiB", "Overhead", "Max", "Consumed", "Active", "Level"]]
     memory[0] += ["Shares", "Reservation", "Limit", "Host", "VM ID"]
@@ -47,18 +51,25 @@ def rvtools_tabs(n_vms: int = 300, n_hosts: int = 12, seed: int = 0, clusters: i
         name, ident = f"vm-{v:05d}", f"vm-{1000 + v}"
         use = int(vcpus * 2600 * rng.beta(1.2, 4.0))
         uuid = f"564d0000-0000-0000-0000-{v:012d}"
-        info.append([name, "poweredOn", False, False, "green", f"{name}.example.org", vcpus, size, 1, "/dc/prod"])
+        info.append(
+            [name, "poweredOn", False, False, "green", f"{name}.example.org", vcpus, size, 1, "/dc/prod"]
+        )
         info[-1] += [of_host[h], hosts[h], ident, uuid, "vc.example.org"]
         cpu.append([name, "poweredOn", False, vcpus, vcpus, 1, vcpus * 2600, use, "normal", vcpus * 1000, 0])
         cpu[-1] += [use, use, -1, False, hosts[h], ident]
-        memory.append([name, "poweredOn", False, size, 60, size, size // 2, int(size * rng.beta(2, 6)), "normal"])
+        memory.append(
+            [name, "poweredOn", False, size, 60, size, size // 2, int(size * rng.beta(2, 6)), "normal"]
+        )
         memory[-1] += [size * 10, 0, -1, hosts[h], ident]
     host = [["Host", "Datacenter", "Cluster", "Config status", "in Maintenance Mode", "CPU Model", "Speed"]]
     host[0] += ["HT Available", "# CPU", "Cores per CPU", "# Cores", "CPU usage %", "# Memory", "# VMs"]
     for h, name in enumerate(hosts):
         host.append([name, "dc", of_host[h], "green", False, "Intel(R) Xeon(R) Gold 6240", 2600, True, 2, 32])
         host[-1] += [64, 40, 786_432, 25]
-    pool = [["Resource Pool name", "Resource Pool path", "CPU limit", "CPU reservation"], ["prod", "/dc", -1, 0]]
+    pool = [
+        ["Resource Pool name", "Resource Pool path", "CPU limit", "CPU reservation"],
+        ["prod", "/dc", -1, 0],
+    ]
     group = [["Name", "NumHosts", "HA enabled", "Failover Level"], ["cluster-0", n_hosts, True, 1]]
     return {"vInfo": info, "vCPU": cpu, "vMemory": memory, "vHost": host, "vRP": pool, "vCluster": group}
 
@@ -94,7 +105,8 @@ def write_xlsx(path: Path, tabs: Mapping[str, Sequence[Sequence[Any]]]) -> Path:
             f'<sheet name="{escape(name)}" sheetId="{i}" r:id="rId{i}"/>' for i, name in enumerate(names, 1)
         )
         book.writestr(
-            "xl/workbook.xml", f'<workbook xmlns="{_MAIN}" xmlns:r="{_OFFICE}"><sheets>{sheets}</sheets></workbook>'
+            "xl/workbook.xml",
+            f'<workbook xmlns="{_MAIN}" xmlns:r="{_OFFICE}"><sheets>{sheets}</sheets></workbook>',
         )
         for i, name in enumerate(names, 1):
             book.writestr(f"xl/worksheets/sheet{i}.xml", _sheet(tabs[name]))
@@ -143,7 +155,9 @@ def write_usage(path: Path, tabs: Tabs, samples: int = 24, seed: int = 1) -> Pat
             share = row[at["Overall"]] / row[at["Max"]]
             for k in range(samples):
                 noise = 0.0 if k == samples - 1 else 0.02 * rng.normal()
-                out.writerow([f"2026-11-30T{k // 12:02d}:{k % 12 * 5:02d}:00", row[at["VM"]], max(0.0, share + noise)])
+                out.writerow(
+                    [f"2026-11-30T{k // 12:02d}:{k % 12 * 5:02d}:00", row[at["VM"]], max(0.0, share + noise)]
+                )
     return path
 
 
@@ -151,8 +165,22 @@ def proxmox_files(folder: Path, n_vms: int = 6, samples: int = 20) -> Path:
     """What the API of Proxmox VE answers, in one folder."""
     folder.mkdir(parents=True, exist_ok=True)
     nodes = [
-        {"type": "node", "id": f"node/pve{h}", "node": f"pve{h}", "status": "online", "maxcpu": 16, "cpu": 0.2}
-        | {"maxmem": 128 * 2**30, "mem": 40 * 2**30, "level": "", "uptime": 86400, "maxdisk": 10**11, "disk": 1}
+        {
+            "type": "node",
+            "id": f"node/pve{h}",
+            "node": f"pve{h}",
+            "status": "online",
+            "maxcpu": 16,
+            "cpu": 0.2,
+        }
+        | {
+            "maxmem": 128 * 2**30,
+            "mem": 40 * 2**30,
+            "level": "",
+            "uptime": 86400,
+            "maxdisk": 10**11,
+            "disk": 1,
+        }
         for h in range(3)
     ]
     guests = [
@@ -166,16 +194,29 @@ def proxmox_files(folder: Path, n_vms: int = 6, samples: int = 20) -> Path:
         | {"template": 1, "maxcpu": 1, "maxmem": 2**30},
         {"type": "qemu", "id": "qemu/901", "vmid": 901, "name": "old", "node": "pve0", "status": "stopped"}
         | {"template": 0, "maxcpu": 1, "maxmem": 2**30},
-        {"type": "storage", "id": "storage/pve0/local", "storage": "local", "node": "pve0", "status": "available"},
+        {
+            "type": "storage",
+            "id": "storage/pve0/local",
+            "storage": "local",
+            "node": "pve0",
+            "status": "available",
+        },
         {"type": "sdn", "id": "sdn/pve0/localnetwork", "sdn": "localnetwork", "node": "pve0", "status": "ok"},
     ]
     (folder / "resources.json").write_text(json.dumps({"data": nodes + guests + others}))
     for h in range(3):
         cpu = {"cpus": 16, "cores": 8, "sockets": 2, "mhz": "2400.000", "model": "AMD EPYC", "hvm": "1"}
-        (folder / f"status-pve{h}.json").write_text(json.dumps({"data": {"cpuinfo": cpu, "kversion": "Linux"}}))
+        (folder / f"status-pve{h}.json").write_text(
+            json.dumps({"data": {"cpuinfo": cpu, "kversion": "Linux"}})
+        )
     for v in range(n_vms):
         readings = [
-            {"time": 1_700_000_040 + 60 * k, "cpu": 0.1 + 0.12 * v + 0.001 * k, "maxcpu": 4, "mem": 4.5 * 2**30}
+            {
+                "time": 1_700_000_040 + 60 * k,
+                "cpu": 0.1 + 0.12 * v + 0.001 * k,
+                "maxcpu": 4,
+                "mem": 4.5 * 2**30,
+            }
             | {"maxmem": 8 * 2**30, "netin": 10.5, "netout": 4.25, "diskread": 0, "diskwrite": 512.0}
             for k in range(samples)
         ]
@@ -191,13 +232,19 @@ def prometheus_files(folder: Path, n_vms: int = 4, samples: int = 12) -> Path:
 
     def write(name: str, lines: Sequence[tuple[Mapping[str, str], Sequence[float]]]) -> None:
         result = [
-            {"metric": {"__name__": name, **labels}, "values": [[t, f"{x:.10g}"] for t, x in zip(times, values)]}
+            {
+                "metric": {"__name__": name, **labels},
+                "values": [[t, f"{x:.10g}"] for t, x in zip(times, values)],
+            }
             for labels, values in lines
         ]
         answer = {"status": "success", "data": {"resultType": "matrix", "result": result}}
         (folder / f"{name}.json").write_text(json.dumps(answer))
 
-    vms = [{"domain": f"instance-{v:08x}", "instance": f"kvm{v % 2}:9177", "job": "libvirt"} for v in range(n_vms)]
+    vms = [
+        {"domain": f"instance-{v:08x}", "instance": f"kvm{v % 2}:9177", "job": "libvirt"}
+        for v in range(n_vms)
+    ]
     rates = [0.4 + 0.3 * v for v in range(n_vms)]  # cores in use, of 4
     write(
         "libvirt_domain_info_cpu_time_seconds_total",
