@@ -24,12 +24,12 @@ from ..traces import Trace
 from .build import build_cluster, drop_oversized, need_episode, read_demand, size_vms
 from .choices import FOLDERS, compose_choice, is_file
 from .inventory import fit_out, host_kinds, read_group, trace_of, workload_of
-from .rules import RulesGroup, build_rules
+from .rules import build_rules
 from .schema import HostGroupConfig, ScenarioConfig, check_scenario
 from .working_sets import add_phases
 
 INVENTORY = "inventory"
-"""The scenario whose cluster is an export's."""
+"""The scenario whose cluster is an export's; what it has itself stands in until one is named."""
 
 
 @dataclass(frozen=True)
@@ -151,18 +151,16 @@ def build_scenario(
             "virtgym.envs.scenarios.build_placement_scenario and played in virtgym/Placement-v0"
         )
     checked = check_scenario(raw, overrides or {})
-    if checked.inventory.path is not None or checked.name == INVENTORY:
+    if checked.inventory.path is not None:
         return _take_inventory(checked, seed)
     return _draw(checked, build_cluster(checked), seed)
 
 
 def _take_inventory(checked: ScenarioConfig, seed: int) -> Scenario:
     """The cluster of an export, with what the scenario says of everything else."""
-    for key, given in (
-        *(("trace.path", checked.trace.path), ("hosts", checked.hosts), ("vm_types", checked.vm_types)),
-        ("rules", checked.rules != RulesGroup()),
-    ):
-        if given:
+    stand_in = check_scenario(load_scenario_config(INVENTORY), {})
+    for key in ("trace", "hosts", "vm_types", "rules"):
+        if getattr(checked, key) != getattr(stand_in, key):
             raise ConfigError(f"scenario.{key}: the export says that; scenario.inventory.overlay adds to it")
     found = read_group(checked.inventory)
     trace = trace_of(found)
