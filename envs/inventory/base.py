@@ -269,6 +269,12 @@ def settle(draft: Draft, missing: str, cluster: str | None, source: str) -> tupl
             )
     if not vms:
         raise TraceError(f"{source}: no VM is left that runs on a host of the export")
+    held: dict[str, float] = dict.fromkeys(by_name, 0.0)
+    for vm in vms:
+        held[vm.host] += vm.memory_mib
+    for name, host in by_name.items():
+        if held[name] > host.memory_mib:
+            draft.notes.count("hosts hold more configured memory than they have, and take no VM", name)
     return list(by_name.values()), vms
 
 

@@ -69,6 +69,8 @@ class Scenario:
 
     def drawn_anew(self, seed: int) -> Scenario:
         """The same configuration with another seed: another generated trace, other random VM types."""
+        if self.config.inventory.path is not None:
+            return replace(self, seed=seed)
         return _draw(self.config, self.cluster, seed)
 
     def simulator(

@@ -171,7 +171,7 @@ def size_answer(inventory: Inventory, found: Size, own: dict[str, Any]) -> Answe
     )
     return Answer(
         f"size of {inventory.name}",
-        f"{found.hosts} hosts of {kind}{extra}; {proof}.",
+        f"{found.hosts} host{'s' * (found.hosts > 1)} of {kind}{extra}; {proof}.",
         [
             f"VMs count with the {100 * own['cpu']:.0f} % quantile of their use and all of their memory; "
             f"hosts are filled to {100 * own['cpu_share']:.0f} % of CPU and "

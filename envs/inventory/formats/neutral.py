@@ -243,7 +243,12 @@ def _whole(item: Mapping[str, Any], key: str, where: str) -> int:
 
 
 def host_values(item: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What is given of a host."""
+    """What is given of a host.
+
+    Raises:
+        TraceError: For a key or value that is not allowed.
+    """
+    _checked(item, _HOST, where)
     found: dict[str, Any] = {"where": where}
     found |= {k: _text(item, k, where, "") for k in ("name", "cluster", "domain") if k in item}
     found |= {k: _whole(item, k, where) for k in ("cores", "numa_nodes") if k in item}

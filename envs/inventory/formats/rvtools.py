@@ -74,6 +74,8 @@ TABS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """Columns that are read of each tab, and their names as ``sheets.plain_name`` makes them."""
 
+AGENTS = "vCLS"
+"""How the names of VMs begin that vSphere places itself, one or two a cluster."""
 POWERED_ON = {"poweredon", "on", "eingeschaltet", "ein"}
 POWERED_OFF = {"poweredoff", "off", "suspended", "ausgeschaltet", "aus", "angehalten"}
 _TAB_FILE = re.compile(r"(?:rvtools_)?(?:tab)?(v\w+?)(?:[_-].*)?\.csv", re.IGNORECASE)
@@ -242,6 +244,9 @@ def _runs(row: Row, draft: Draft) -> bool:
     name = row.text("VM")
     if not name:
         draft.notes.count("rows of vInfo without a VM, left out", row.where)
+        return False
+    if name.startswith(AGENTS):
+        draft.notes.count("agents of vSphere's cluster services, left out", name)
         return False
     if row.truth("Template"):
         draft.notes.count("templates, left out", name)

@@ -208,6 +208,8 @@ COUNTED: dict[str, tuple[Callable[[Tabs], None], dict[str, Any], str, int]] = {
     "powered off": (edit("vInfo", 2, "Powerstate", "poweredOff"), {}, "do not run", N_VMS - 1),
     "suspended": (edit("vInfo", 2, "Powerstate", "suspended"), {}, "do not run", N_VMS - 1),
     "placeholders": (edit("vInfo", 2, "SRM Placeholder", True), {}, "placeholders of SRM", N_VMS - 1),
+    "agents": (edit("vInfo", 2, "VM", "vCLS-0c1e"), {}, "agents of vSphere", N_VMS - 1),
+    "memory promised twice": (edit("vHost", 1, "# Memory", 4096), {}, "take no VM", N_VMS),
     "doubled row": (copy_row("vInfo", 1), {}, "twice, taken once", N_VMS),
     "doubled host": (copy_row("vHost", 1), {}, "hosts that stand in the export twice", N_VMS),
     "one name, two VMs": (

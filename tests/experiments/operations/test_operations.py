@@ -27,7 +27,7 @@ MHZ = 40_000.0
 def export(
     folder: Path, loads: dict[str, list[float]], rules: dict[str, Any] | None = None, **hosts: Any
 ) -> Path:
-    """Hosts of 16 cores and 64 GiB, and VMs of 8 vCPUs (20,000 MHz) and 8 GiB with constant loads, share of a host."""
+    """Hosts of 16 cores, 64 GiB, and VMs of 8 vCPUs (20,000 MHz), 8 GiB; loads are shares of a host."""
     folder.mkdir(exist_ok=True)
     vms, rows = [], ["time,vm,cpu"]
     for host, shares in loads.items():
@@ -250,7 +250,7 @@ WRONG = {
     "no export": (["plan"], "needs one export"),
     "two exports": (["plan", "a", "b"], "needs one export"),
     "no such file": (["plan", "nothing.xlsx"], "no such file"),
-    "no such key": (["plan", "EXPORT", "warmups=3"], "no such key warmups .did you mean warmup"),
+    "no such key": (["plan", "EXPORT", "warmups=3"], "no such key .did you mean warmup"),
     "no such flag": (["size", "EXPORT", "--fail", "1"], "--fail: no such flag"),
     "no value": (["size", "EXPORT", "--failures"], "--failures: needs a value"),
     "no such policy": (["plan", "EXPORT", "policy=drz"], "drz"),
