@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from virtgym.envs.arrays import F8, I1, I4
+from virtgym.envs.arrays import F8, I1, I4, I8
 from virtgym.envs.scenarios.scenario import Scenario
 from virtgym.envs.sim.decisions import ORDERS, Decisions
+from virtgym.envs.sim.models.power import ON
 from virtgym.envs.sim.models.precopy import MBIT_PER_MIB, plan_precopy
 from virtgym.envs.sim.simulator import ClusterView, Simulator
 from virtgym.policies.base import Policy
@@ -141,7 +142,7 @@ class _Totals:
 
     def __init__(self, sim: Simulator) -> None:
         outlook, s = Outlook(sim.view), sim.state
-        on = np.flatnonzero(s.host_power_state == 1)
+        on = np.flatnonzero(s.host_power_state == ON)
         self.on = int(on.size)
         self.imbalance = outlook.imbalance()
         self.watts = sum(outlook.watts(int(h)) for h in on)
@@ -214,37 +215,50 @@ def _time(plan: Plan, view: ClusterView, interval_s: float) -> None:
     A host takes part in as many copies at once as it has slots; copies of a round that share a host share its
     network. Rates are those of the pre-copy model under the demand of now.
     """
-    n = len(plan.moves)
-    if n == 0:
+    if not plan.moves:
         return
     p = view.params
     a, b, v = (np.array([getattr(m, k) for m in plan.moves]) for k in ("source", "dest", "vm"))
-    together = np.zeros(n)
-    for i in sorted({move.round for move in plan.moves}):
-        mine = np.array([move.round == i for move in plan.moves])
-        busy = np.bincount(a[mine], minlength=view.n_hosts), np.bincount(b[mine], minlength=view.n_hosts)
-        together[mine] = np.maximum(
-            np.minimum(busy[0][a[mine]], p.host_slots[a[mine]]),
-            np.minimum(busy[1][b[mine]], p.host_slots[b[mine]]),
-        )
-    rate = (
-        np.minimum(np.minimum(p.host_nic_mbps[a], p.host_nic_mbps[b]) / together, p.copy_max_mbps)
-        / MBIT_PER_MIB
-    )
-    total, down, data = np.zeros(n), np.zeros(n), np.zeros(n)
-    rounds: I4 = np.zeros(n, dtype=np.int32)
-    diverged: I1 = np.zeros(n, dtype=np.int8)
-    memory: F8 = p.vm_mem_mib[v].copy()
-    plan_precopy(
-        view.kernel_params, memory, p.vm_working_mib[v].copy(), rate, view.state.vm_dirty_mib_s[v].copy(),
-        total, down, data, rounds, diverged,
-    )  # fmt: skip
+    if p.has_precopy:
+        total, down = _precopy(view, a, b, v, np.array([move.round for move in plan.moves]))
+        slots = p.host_slots
+    else:  # at a fixed rate, without downtime
+        total, down = p.vm_mem_mib[v] / p.mig_mib_s, np.zeros(len(v))
+        slots = np.full(view.n_hosts, len(v))
     free: dict[int, list[float]] = {}
     for i, move in enumerate(plan.moves):
-        start = move.round * interval_s
-        slots = [free.setdefault(h, [0.0] * int(p.host_slots[h])) for h in (move.source, move.dest)]
-        start = max(start, slots[0][0], slots[1][0])
-        for ends in slots:
+        both = [free.setdefault(h, [0.0] * int(slots[h])) for h in (move.source, move.dest)]
+        start = max(move.round * interval_s, both[0][0], both[1][0])
+        for ends in both:
             heapq.heapreplace(ends, start + float(total[i]))
         plan.moves[i] = replace(move, start_s=start, seconds=float(total[i]), downtime_s=float(down[i]))
     plan.moves.sort(key=lambda move: (move.round, move.start_s))
+
+
+def _precopy(view: ClusterView, a: I8, b: I8, v: I8, order: I8) -> tuple[F8, F8]:
+    """Time and downtime of migrations of VMs v from hosts a to hosts b, s, each (N,); ``order``: their rounds."""
+    p, n = view.params, len(v)
+    together = np.zeros(n)
+    for i in np.unique(order):
+        mine = order == i
+        busy = [np.bincount(ends[mine], minlength=view.n_hosts)[ends] for ends in (a, b)]
+        shared = np.maximum(*(np.minimum(count, p.host_slots[ends]) for count, ends in zip(busy, (a, b))))
+        together[mine] = shared[mine]
+    nic = np.minimum(p.host_nic_mbps[a], p.host_nic_mbps[b]) / together
+    rate = np.minimum(nic, p.copy_max_mbps) / MBIT_PER_MIB
+    total, down, data = np.zeros(n), np.zeros(n), np.zeros(n)
+    rounds: I4 = np.zeros(n, dtype=np.int32)
+    diverged: I1 = np.zeros(n, dtype=np.int8)
+    sizes = p.vm_mem_mib[v].copy(), p.vm_working_mib[v].copy()
+    plan_precopy(
+        view.kernel_params,
+        *sizes,
+        rate,
+        view.state.vm_dirty_mib_s[v].copy(),
+        total,
+        down,
+        data,
+        rounds,
+        diverged,
+    )
+    return total, down

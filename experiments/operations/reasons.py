@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from virtgym.envs.sim.models.power import ON
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.policies.dpm.policy import DpmPolicy
 from virtgym.policies.drs.policy import LEVELS, DrsPolicy, DrsRound
@@ -30,7 +31,7 @@ def trigger_of(policy: Any, view: ClusterView) -> str:
 
 
 def _of_drs(policy: DrsPolicy, found: DrsRound, view: ClusterView) -> str:
-    on = max(1, int((view.state.host_power_state == 1).sum()))
+    on = max(1, int((view.state.host_power_state == ON).sum()))
     limit = LEVELS[policy.level] / math.sqrt(on) if policy.threshold is None else policy.threshold
     mark = ">" if found.before[0] > limit else "<="
     text = f"imbalance {found.before[0]:.3f} {mark} {limit:.3f}"
