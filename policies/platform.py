@@ -230,6 +230,12 @@ class PlatformPolicy(MovingPolicy):
         """What each manager ordered in the last interval."""
         return self._round
 
+    @property
+    def managers(self) -> dict[str, PlanningPolicy]:
+        """The managers, by their fields of ``PlatformRound``."""
+        found: dict[str, PlanningPolicy | None] = {"ha": self._ha, "dpm": self._dpm, "drs": self._drs}
+        return {name: part for name, part in found.items() if part is not None}
+
     def plan_metrics(self) -> dict[str, float]:
         """What the results say of OR-Tools' plans, if they are made."""
         dpm = self._dpm.plan_metrics() if isinstance(self._dpm, OrtoolsDpmPolicy) else {}

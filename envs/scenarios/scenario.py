@@ -23,9 +23,13 @@ from ..sim.workload import Workload
 from ..traces import Trace
 from .build import build_cluster, drop_oversized, need_episode, read_demand, size_vms
 from .choices import FOLDERS, compose_choice, is_file
+from .inventory import fit_out, host_kinds, read_group, trace_of, workload_of
 from .rules import build_rules
-from .schema import ScenarioConfig, check_scenario
+from .schema import HostGroupConfig, ScenarioConfig, check_scenario
 from .working_sets import add_phases
+
+INVENTORY = "inventory"
+"""The scenario whose cluster is an export's; what it has itself stands in until one is named."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Scenario:
         workload: The load.
         trace: The trace it came from.
         seed: Seed of everything random in it (generated traces, random VM types).
+        host_names: Name of every host, where it has one of its own.
     """
 
     config: ScenarioConfig
@@ -45,6 +50,7 @@ class Scenario:
     workload: Workload
     trace: Trace
     seed: int
+    host_names: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -63,6 +69,8 @@ class Scenario:
 
     def drawn_anew(self, seed: int) -> Scenario:
         """The same configuration with another seed: another generated trace, other random VM types."""
+        if self.config.inventory.path is not None:
+            return replace(self, seed=seed)
         return _draw(self.config, self.cluster, seed)
 
     def simulator(
@@ -146,7 +154,28 @@ def build_scenario(
             f"{raw['_target_']} and played in virtgym/{kind.capitalize()}-v0"
         )
     checked = check_scenario(raw, overrides or {})
+    if checked.inventory.path is not None:
+        return _take_inventory(checked, seed)
     return _draw(checked, build_cluster(checked), seed)
+
+
+def _take_inventory(checked: ScenarioConfig, seed: int) -> Scenario:
+    """The cluster of an export, with what the scenario says of everything else."""
+    stand_in = check_scenario(load_scenario_config(INVENTORY), {})
+    for key in ("trace", "hosts", "vm_types", "rules"):
+        if getattr(checked, key) != getattr(stand_in, key):
+            raise ConfigError(f"scenario.{key}: the export says that; scenario.inventory.overlay adds to it")
+    found = read_group(checked.inventory)
+    trace = trace_of(found)
+    kinds, of = host_kinds(found)
+    count = np.bincount(of, minlength=len(kinds)).tolist()
+    groups = [HostGroupConfig(**vars(kind), count=n) for kind, n in zip(kinds, count)]
+    cluster = replace(build_cluster(replace(checked, hosts=groups)), host_types=kinds, host_type_of=of)
+    workload = workload_of(found, trace)
+    cluster = fit_out(cluster, found)
+    horizon_s = workload.span_s if checked.horizon_s is None else float(checked.horizon_s)
+    need_episode(checked, cluster, horizon_s)
+    return Scenario(checked, cluster, workload, trace, seed, tuple(host.name for host in found.hosts))
 
 
 def _draw(checked: ScenarioConfig, cluster: ClusterConfig, seed: int) -> Scenario:

@@ -24,6 +24,7 @@ from ..sim.models.recovery import RecoveryConfig
 from ..sim.models.scheduling import SchedulingConfig
 from ..sim.models.standby import StandbyConfig
 from ..sim.models.telemetry import TelemetryConfig
+from .inventory import InventoryGroup
 from .nodes import default_keys, made, schema_of
 from .rules import RulesGroup
 from .unread import only_read
@@ -228,6 +229,7 @@ class ScenarioConfig:
         kind: ``cluster`` (the main simulator) or ``replica`` (the CloudSim 3.0.3 replica); placement
             scenarios have a schema of their own, ``placement_scenarios.PlacementScenarioConfig``.
         trace: The demand.
+        inventory: An operator's own cluster, in place of ``trace``, ``hosts``, ``vm_types`` and ``rules``.
         hosts: Groups of hosts.
         host_order: ``interleaved`` (types take turns) or ``grouped``.
         vm_types: Kinds of VMs.
@@ -272,6 +274,7 @@ class ScenarioConfig:
     description: str = ""
     kind: str = "cluster"
     trace: TraceConfig = field(default_factory=TraceConfig)
+    inventory: InventoryGroup = field(default_factory=InventoryGroup)
     hosts: list[HostGroupConfig] = field(default_factory=list)
     host_order: str = "interleaved"
     vm_types: list[VmTypeConfig] = field(default_factory=list)

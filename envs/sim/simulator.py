@@ -16,7 +16,7 @@ from ..jit.handle import make_handle
 from .agenda import Agenda, check_events
 from .config import ClusterConfig
 from .decisions import ORDERS, Decisions, Refusal
-from .engine.clock import advance, begin, measure_again, start, step_end
+from .engine.clock import advance, begin, measure_again, settle_homes, start, step_end
 from .engine.hub import connect
 from .engine.orders import apply_orders
 from .guests import GuestProfile
@@ -101,6 +101,7 @@ class ClusterView:
         twin = object.__new__(Simulator)
         twin.config, twin.strict, twin.horizon_s = self.config, self.strict, self.horizon_s
         twin.profiles, twin.vm_profile = self.profiles, self.vm_profile
+        twin.vm_home = np.empty(0, dtype=np.int32)
         twin.params = freeze_demand(self.params, util)
         twin.oracle = False
         twin.agenda = Agenda((), self.config.interval_s)
@@ -205,6 +206,11 @@ class Simulator:
             workload.n_vms, config.n_hosts, workload.vm_arrival_s, workload.vm_departure_s, self.horizon_s
         )
         check_events(config.events, config.n_hosts, workload.n_vms, self.horizon_s)
+        self.vm_home = np.ascontiguousarray(workload.vm_home, dtype=np.int32)
+        if self.vm_home.size and int(self.vm_home.max()) >= config.n_hosts:
+            raise ConfigError(
+                f"workload {workload.name}: vm_home={self.vm_home.max()}: must be below {config.n_hosts}"
+            )
         self.agenda = Agenda(config.events, config.interval_s)
         self.params = make_params(config, workload)
         self._bind(allocate_state(shape_of(self.params)))
@@ -272,6 +278,8 @@ class Simulator:
         if rng is not None and (self.params.telemetry_noise > 0 or self.params.telemetry_missing > 0):
             self.state.counters.noise = int(rng.integers(2**31 - 1))
         begin(self.kernel_params, self.kernel_state, self.config.hosts_start_on)
+        if self.vm_home.size:
+            settle_homes(self.kernel_params, self.kernel_state, self.vm_home)
         start(self.kernel_params, self.kernel_state)
         self.refusals = []
         self.agenda.begin()
@@ -399,7 +407,8 @@ class Simulator:
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle parameters and memory, and the view, which others may have too."""
-        plain = ("config", "params", "profiles", "vm_profile", "strict", "horizon_s", "oracle", "view")
+        plain = ("config", "params", "profiles", "vm_profile", "vm_home", "strict", "horizon_s", "oracle")
+        plain = (*plain, "view")
         return {
             **{name: getattr(self, name) for name in plain},
             "agenda": self.agenda.copy(),
@@ -411,6 +420,7 @@ class Simulator:
         """Rebuild arrays and handles."""
         self.config, self.params = saved["config"], frozen_params(saved["params"])
         self.profiles, self.vm_profile = saved["profiles"], saved["vm_profile"]
+        self.vm_home = saved["vm_home"]
         self.strict, self.horizon_s, self.oracle = saved["strict"], saved["horizon_s"], saved["oracle"]
         self.agenda = saved["agenda"]
         self._bind(Blocks(*saved["blocks"]), saved["view"])

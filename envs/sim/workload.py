@@ -33,6 +33,8 @@ class Workload:
         vm_profile: Index into ``profiles`` per VM, shape (V,), int32; empty = the first for all.
         vm_class: Service class per VM, index into ``cost.VM_CLASSES``, shape (V,), int8; -1, or empty for
             all: the one of its profile.
+        vm_home: Host that each VM of time 0 is on, whatever rule places arrivals, shape (V,), int32; -1, or
+            empty for all: the rule's choice.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Workload:
     profiles: tuple[GuestProfile, ...] = (GUEST_PROFILES["default"],)
     vm_profile: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, dtype=np.int32))
     vm_class: NDArray[np.int8] = field(default_factory=lambda: np.empty(0, dtype=np.int8))
+    vm_home: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, dtype=np.int32))
 
     def __post_init__(self) -> None:
         """Check shapes and ranges.
@@ -77,6 +80,10 @@ class Workload:
             raise ConfigError(f"workload {self.name}: vm_arrival_s must be finite and at least 0")
         if not bool((self.vm_departure_s > self.vm_arrival_s).all()):
             raise ConfigError(f"workload {self.name}: every departure must come after its arrival")
+        if self.vm_home.size not in (0, self.n_vms):
+            raise ConfigError(
+                f"workload {self.name}: vm_home has shape {self.vm_home.shape}, expected ({self.n_vms},)"
+            )
         self._check_profiles()
 
     def _check_profiles(self) -> None:

@@ -175,7 +175,8 @@ examples:
 
 _LIST = """\
 usage: virtgym list [KIND] [-v]
-kinds: scenarios suites policies agents detectors selectors forecasters rewards candidates columns traces envs
+kinds: scenarios suites policies agents detectors selectors forecasters rewards candidates columns traces
+inventories envs
 
 Say what there is, one line each; without a kind, all but rewards, candidates and columns. With -v,
 parameters with their defaults follow.
@@ -330,26 +331,14 @@ def _overview() -> str:
 
 
 def _list(arguments: Sequence[str]) -> int:
-    from .listing import KINDS, QUICK, list_kind
+    from .listing import KINDS, print_kinds
 
-    verbose = any(text in ("-v", "--verbose") for text in arguments)
-    arguments = [text for text in arguments if text not in ("-v", "--verbose")]
-    for kind in arguments:
+    verbose = ("-v", "--verbose")
+    kinds = [text for text in arguments if text not in verbose]
+    for kind in kinds:
         if kind not in KINDS:
             return _fail(f"virtgym list: {_unknown('kind', kind, KINDS)}")
-    kinds = arguments or QUICK
-    for kind in kinds:
-        found = dict(list_kind(kind, verbose))
-        if not found:
-            if arguments:
-                print(f"there are no {kind}", file=sys.stderr)
-            continue
-        if len(kinds) > 1:
-            print(f"{kind}:")
-        width = max(map(len, found), default=0)
-        indent = "  " if len(kinds) > 1 else ""
-        for name, text in found.items():
-            print(f"{indent}{name:<{width}}  {text}")
+    print_kinds(kinds, len(kinds) < len(arguments))
     return 0
 
 
@@ -526,6 +515,12 @@ def _complete(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _operate(command: str, arguments: Sequence[str]) -> int:
+    from .operations import run
+
+    return run(command, arguments)
+
+
 def _traces(arguments: Sequence[str]) -> int:
     from .traces import main as traces_main
 
@@ -559,6 +554,10 @@ COMMANDS: dict[str, Command] = {
     ),
     "report": Command("the report again, from stored results", _REPORT, _report),
     "forecast": Command("skill of forecasters of demand on a trace", _FORECAST, _forecast),
+    "plan": Command("what to do now with an operator's own cluster", None, partial(_operate, "plan")),
+    "whatif": Command("policies on the history of such a cluster", None, partial(_operate, "whatif")),
+    "size": Command("the fewest hosts for its VMs, with a bound", None, partial(_operate, "size")),
+    "ha-check": Command("the VMs that failures would leave down", None, partial(_operate, "ha-check")),
     "traces": Command("download, check and convert traces", None, _traces),
 }
 """Commands by name."""

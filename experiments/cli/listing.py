@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 
 from ..config.listing import list_names, read_group_file
 
@@ -16,6 +17,7 @@ LISTED: dict[str, tuple[str, ...]] = {
     "rewards": ("virtgym.envs.cluster.rewards:TERMS",),
     "candidates": ("virtgym.envs.cluster.candidates:CANDIDATES",),
     "columns": ("virtgym.envs.cluster.tables:COLUMNS",),
+    "inventories": ("virtgym.envs.inventory.readers:INVENTORY_FORMATS",),
     "traces": tuple(f"virtgym.envs.traces:{kind}_FORMATS" for kind in ("TRACE", "REQUEST", "SERIES")),
 }
 """Registries by the kind that lists them."""
@@ -66,3 +68,25 @@ def _show(defaults: dict[str, object]) -> str:
     shown = (f"{key}={words.get(str(value), value)}" for key, value in defaults.items() if value != "")
     text = ", ".join(shown)
     return f"  [{text}]" if text else ""
+
+
+def print_kinds(asked: Sequence[str], verbose: bool) -> None:
+    """Print names and descriptions.
+
+    Args:
+        asked: Kinds; empty = those of ``QUICK``.
+        verbose: Whether to add parameters with their defaults.
+    """
+    kinds = asked or QUICK
+    for kind in kinds:
+        found = dict(list_kind(kind, verbose))
+        if not found:
+            if asked:
+                print(f"there are no {kind}", file=sys.stderr)
+            continue
+        if len(kinds) > 1:
+            print(f"{kind}:")
+        width = max(map(len, found), default=0)
+        indent = "  " if len(kinds) > 1 else ""
+        for name, text in found.items():
+            print(f"{indent}{name:<{width}}  {text}")

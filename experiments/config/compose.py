@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 PATH_KEYS = (
     *("out", "video", "initial", "import_zip", "scenario.trace.path", "scenario.windows"),
     *("scenario.carbon.path", "scenario.failures.path"),
+    *("scenario.inventory.path", "scenario.inventory.usage", "scenario.inventory.overlay"),
+    "scenario.inventory.cluster",
 )
 _OPEN_KEYS = (
     *("policy.", "env.", "scenario.quirks.", "scenario.trace.options.", "scenario.placement."),

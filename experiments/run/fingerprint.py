@@ -190,6 +190,12 @@ def config_hash(scenario: Scenario | GameScenario, policy: PolicySpec, defaults:
     """
     config = asdict(scenario.config)
     config.pop("description")
+    if config.get("inventory", {}).get("path") is None:
+        config.pop("inventory", None)
+    else:
+        for key in ("path", "usage", "overlay"):
+            named = config["inventory"][key]
+            config["inventory"][key] = named and content_digest(Path(named))
     trace = getattr(scenario.config, "trace", None)
     if trace is not None and trace.oversized == "refuse":  # the VMs are those of the trace
         config["trace"].pop("oversized")

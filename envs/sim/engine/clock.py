@@ -338,6 +338,27 @@ def measure_again(p: ClusterParams, s: ClusterState) -> None:
 
 
 @kernel
+def settle_homes(p: ClusterParams, s: ClusterState, home: NDArray[np.int32]) -> None:
+    """Put VMs of time 0 on the hosts that they are on, by no rule; ``start`` places the others.
+
+    Args:
+        p: Parameters.
+        s: State, begun.
+        home: Host of each VM, (V,); -1 = the arrival rule chooses.
+    """
+    measure(p, s, 0.0, False)
+    n = p.arrival_order.shape[0]
+    while s.counters.arrived < n and p.vm_arrival_s[p.arrival_order[s.counters.arrived]] <= 0.0:
+        v = p.arrival_order[s.counters.arrived]
+        if home[v] < 0:
+            break
+        s.counters.arrived += 1
+        s.totals.arrivals += 1.0
+        arrive(p, s, v, 0.0, 0.0)
+        place(p, s, v, home[v], 0.0)
+
+
+@kernel
 def start(p: ClusterParams, s: ClusterState) -> None:
     """Place the VMs of time 0 and measure demand."""
     measure(p, s, 0.0, False)

@@ -111,7 +111,11 @@ def test_an_internal_error_is_told_short(
 
 
 @pytest.mark.parametrize(
-    "command", ["list", "evaluate", "benchmark", "train", "tune", "report", "forecast", "traces", "watch"]
+    "command",
+    [
+        *("list", "evaluate", "benchmark", "train", "tune", "report", "forecast", "traces", "watch"),
+        *("plan", "whatif", "size", "ha-check"),
+    ],
 )
 def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
@@ -128,6 +132,10 @@ def test_every_command_has_help_with_examples(command: str, capsys: pytest.Captu
         "forecast",
         "traces",
         "watch",
+        "plan",
+        "whatif",
+        "size",
+        "ha-check",
     }
 
 

@@ -1,0 +1,1 @@
+"""Readers of exports, one a file; each has a ``sniff``."""

@@ -1,0 +1,128 @@
+"""Tables of an answer: on the terminal, as CSV, and as a page that opens offline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from virtgym.envs.files import write_atomically
+
+from ..report.parts import block, document
+from ..run.folder import claim_folder, default_out, write_text
+from ..run.rows import virtgym_version
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+N_SHOWN = 40
+"""Rows that the terminal shows of a table."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command found.
+
+    Attributes:
+        title: What it is about.
+        verdict: The answer in one sentence.
+        sentences: What else is to be said, a sentence each.
+        tables: Tables by title, with the names of their CSV files.
+        files: Further tables, by the names of their files alone.
+        notes: What the export lacks, or was assumed.
+    """
+
+    title: str
+    verdict: str
+    sentences: Sequence[str]
+    tables: Sequence[tuple[str, str, pd.DataFrame]]
+    notes: Sequence[str] = ()
+    files: Sequence[tuple[str, pd.DataFrame]] = ()
+
+
+def open_folder(command: str, out: str | None) -> Path:
+    """The folder of a command, made or checked to be its own."""
+    folder = default_out(command) if out is None else Path(out)
+    claim_folder(folder, command)
+    return folder
+
+
+def deliver(answer: Answer, folder: Path) -> Path:
+    """Print an answer, and write its tables and page; returns the page."""
+    print_answer(answer)
+    for name, rows in (*((name, rows) for _, name, rows in answer.tables), *answer.files):
+        write_atomically(folder / name, lambda draft, rows=rows: rows.to_csv(draft, index=False))
+    page = folder / "report.html"
+    write_text(page, render(answer))
+    return page
+
+
+def print_answer(answer: Answer) -> None:
+    """Print tables, then what they say."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.markup import escape as plain
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=170)
+    for title, _, rows in answer.tables:
+        if not len(rows):
+            continue
+        table = Table(title=plain(title), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
+        for name in rows.columns:
+            table.add_column(
+                plain(name), justify="right" if rows[name].dtype.kind in "if" else "left", overflow="fold"
+            )
+        for row in rows.head(N_SHOWN).itertuples(index=False):
+            table.add_row(*(plain(shown(value)) for value in row))
+        console.print(table)
+        if len(rows) > N_SHOWN:
+            print(f"… and {len(rows) - N_SHOWN:,} more")
+    print(answer.verdict)
+    for text in answer.sentences:
+        print(text)
+    for text in answer.notes:
+        print(f"note: {text}")
+
+
+def shown(value: object) -> str:
+    """A value as a table shows it."""
+    if isinstance(value, float):
+        return "–" if value != value else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return str(value)
+
+
+def render(answer: Answer) -> str:
+    """The page as text."""
+    said = "".join(f"<li>{escape(text)}</li>" for text in answer.sentences)
+    head = (
+        f'<header class="head"><h2>{escape(answer.title)}</h2><p class="verdict">{escape(answer.verdict)}</p>'
+        f'<ul class="sure">{said}</ul></header>'
+    )
+    parts = [block("operations", title, _table(title, rows)) for title, _, rows in answer.tables if len(rows)]
+    if answer.notes:
+        items = "".join(f"<li>{escape(text)}</li>" for text in answer.notes)
+        parts.append(block("operations", "What the export lacks, or was assumed", f"<ul>{items}</ul>"))
+    return document(
+        f"virtgym report: {answer.title}",
+        [virtgym_version()],
+        head + "".join(parts),
+        "",
+        script="Page.ready();",
+    )
+
+
+def _table(title: str, rows: pd.DataFrame) -> str:
+    heads = "".join(f'<th scope="col">{escape(str(name))}</th>' for name in rows.columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(shown(value))}</td>" for value in row) + "</tr>"
+        for row in rows.itertuples(index=False)
+    )
+    return (
+        f'<div class="scroller" tabindex="0" role="region" aria-label="{escape(title)}"><table>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
