@@ -6,7 +6,7 @@ RUN ?= runs/demo
 # One OpenMP/BLAS thread: the kernels are serial, and idle thread pools only disturb each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test coverage lint format hooks bench clean install
+.PHONY: help demo test docs coverage lint format hooks bench clean install
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -37,6 +37,13 @@ test: $(VENV)/.installed-dev  ## install the development extras, run the whole s
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 # Lines of kernels count as not run: Numba compiles them.
+$(VENV)/.installed-docs: $(VENV)/.installed-core
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.installed-docs  ## build the documentation site into site/; a dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 coverage: $(VENV)/.installed-dev  ## the suite with a coverage report in htmlcov/
 	$(BIN)/python -m virtgym.experiments.bench.warm
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=html --cov-report=term:skip-covered $(PYTEST_ARGS)
@@ -58,4 +65,4 @@ bench: $(VENV)/.installed-dev  ## speed as ratios against plain Python
 	$(BIN)/python -m pytest -q experiments/bench/benchmarks.py --benchmark-group-by=group --benchmark-columns=min,median,ops
 
 clean:  ## remove .venv and everything built
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov

@@ -39,7 +39,14 @@ class VmHostGroup:
 
 @dataclass
 class RulesGroup:
-    """Placement rules; see ``sim.rules.Rules``."""
+    """Placement rules; see ``sim.rules.Rules``.
+
+    Attributes:
+        affinity: Groups of VMs that are kept on one host.
+        anti_affinity: Groups of VMs of which no two are on one host.
+        must: VMs that run on these hosts only.
+        should: VMs that run on these hosts where there is room.
+    """
 
     affinity: list[VmGroup] = field(default_factory=list)
     anti_affinity: list[VmGroup] = field(default_factory=list)

@@ -62,7 +62,11 @@ class TraceConfig:
 
 @dataclass(frozen=True)
 class HostGroupConfig(HostType):
-    """Hosts of one kind, and how many there are."""
+    """Hosts of one kind, and how many there are.
+
+    Attributes:
+        count: Hosts of this kind.
+    """
 
     count: int = 1
 
@@ -78,7 +82,13 @@ class HostGroupConfig(HostType):
 
 @dataclass(frozen=True)
 class VmTypeConfig(VmType):
-    """One kind of VM, how often it occurs, its guest profile, and its service class (None: the profile's)."""
+    """One kind of VM, how often it occurs, its guest profile and its service class.
+
+    Attributes:
+        weight: How often it is drawn, relative to the others (``vm_assignment: random``).
+        profile: Guest profile, by name.
+        service_class: ``best_effort``, ``standard`` or ``critical``; None = the profile's.
+    """
 
     weight: float = 1.0
     profile: str = "default"
@@ -97,7 +107,11 @@ class VmTypeConfig(VmType):
 
 @dataclass(frozen=True)
 class Switch:
-    """The key that switches a sub-model on, beside the fields of its configuration."""
+    """The key that switches a sub-model on, beside the fields of its configuration.
+
+    Attributes:
+        enabled: Whether the sub-model is on; its other keys have no effect without it.
+    """
 
     enabled: bool = False
 
@@ -237,11 +251,12 @@ class ScenarioConfig:
             literature's rule), ``random`` (by weight) or ``trace`` (the sizes of the trace).
         memory: ``ignored``, ``binding`` or ``multiplexed`` (then ``memory_tiers`` says how).
         arrival: Rule that places arriving VMs; policies may bring their own.
-        memory_overcommit: See ``sim.config.ClusterConfig``; for ``memory: multiplexed``.
-        arrival_cpu_overcommit: See ``sim.config.ClusterConfig``.
-        arrival_core_speed: See there.
-        auto_boot: See there.
-        hosts_start_on: See there.
+        memory_overcommit: Configured memory that a host takes, as a multiple of its own, where ``memory`` is
+            ``multiplexed``; at least 1.
+        arrival_cpu_overcommit: Arrivals fit while nominal CPU stays under this multiple of capacity.
+        arrival_core_speed: Whether a vCPU may only arrive on a host with cores at least as fast.
+        auto_boot: Whether an arrival that fits on no running host boots one.
+        hosts_start_on: Whether hosts are on at time 0.
         interval_s: Time between decisions, s.
         horizon_s: End of the episode, s; None = the length of the trace.
         migration: Live migration, ``mode`` fixed or precopy.

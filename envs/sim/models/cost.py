@@ -30,7 +30,13 @@ MBIT_PER_GB = 8000.0
 
 @dataclass(frozen=True)
 class ClassWeights:
-    """Weight of each service class: what its work and its time are worth, best effort = 1."""
+    """Weight of each service class: what its work and its time are worth, best effort = 1.
+
+    Attributes:
+        best_effort: Weight of best effort.
+        standard: Weight of standard.
+        critical: Weight of critical.
+    """
 
     best_effort: float = 1.0
     standard: float = 3.0
@@ -47,7 +53,13 @@ class ClassWeights:
 
 @dataclass(frozen=True)
 class LatencyTargets:
-    """Mean latency of I/O that each service class may have, ms; inf = any."""
+    """Mean latency of I/O that each service class may have, ms; inf = any.
+
+    Attributes:
+        best_effort: Of best effort, ms.
+        standard: Of standard, ms.
+        critical: Of critical, ms.
+    """
 
     best_effort: float = 50.0
     standard: float = 10.0

@@ -1,0 +1,167 @@
+"""Pages of the reference in Markdown, one a function; the site and the tests call them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from .keys import Key, keys_of, meanings, shown
+
+HEAD = "<!-- made from the code by virtgym.experiments.reference; edit the docstrings -->\n\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("``", "`").replace("|", "\\|").replace("\n", " ")
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows)])
+
+
+def _keys(keys: Iterable[Key]) -> str:
+    return _table(
+        ("key", "default", "type", "meaning"),
+        ((f"`{k.name}`", f"`{k.default}`" if k.default else "", k.kind, k.meaning) for k in keys),
+    )
+
+
+def scenarios() -> str:
+    """The scenarios that ship, and every key that a scenario of each kind may have."""
+    from virtgym.envs.placement.games import PlacementConfig
+    from virtgym.envs.scenarios.placement import PlacementScenarioConfig
+    from virtgym.envs.scenarios.schema import ScenarioConfig
+
+    from ..config.listing import list_names, read_group_file
+
+    found = {name: read_group_file("scenario", name) for name in list_names("scenario")}
+    kinds = {name: str(found[name].get("kind", "cluster")) for name in found}
+    rows = ((f"`{name}`", kinds[name], str(found[name].get("description", ""))) for name in found)
+    groups: dict[str, list[Key]] = {}
+    for key in keys_of(ScenarioConfig, "scenario."):
+        head, *rest = key.name.split(".")[1:]
+        groups.setdefault(head.rstrip("[]") if rest else "", []).append(key)
+    top = groups.pop("")
+    texts = meanings(ScenarioConfig)
+    parts = [
+        "# Scenarios",
+        "A scenario is a YAML with the keys below, `scenario=NAME`, or `scenario=FILE.yaml` of your own, "
+        "which may begin with `defaults: [small]`; on the command line every key is `scenario.KEY=VALUE`. "
+        "A key that does not exist, or has no effect, is an error.",
+        "## Scenarios that ship",
+        _table(("name", "kind", "question"), rows),
+        "## Keys of a cluster",
+        _keys(top),
+    ]
+    for head, keys in groups.items():
+        parts += [f"### {head}", _cell(texts.get(head, "")), _keys(keys)]
+    parts += [
+        "## Keys of a placement scenario",
+        _keys(keys_of(PlacementScenarioConfig, "scenario.")),
+        _keys(keys_of(PlacementConfig, "scenario.placement.")),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _registered(registry: Any, prefix: str) -> Iterator[str]:
+    """A section a class: the names that stand for it, what they are, and its parameters."""
+    kinds: dict[Any, list[Any]] = {}
+    for name in registry:
+        entry = registry.find(name)
+        kinds.setdefault(getattr(entry.factory, "schema", entry.factory), []).append(entry)
+    for kind, entries in kinds.items():
+        names = [f"`{entry.name}`" for entry in entries]
+        title = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
+        yield f"## {title}"
+        yield _table(
+            ("name", "what", "implies"), ((f"`{e.name}`", e.description, _implied(e)) for e in entries)
+        )
+        if keys := list(keys_of(kind, f"{prefix}.")):
+            yield _keys(keys)
+
+
+def _implied(entry: Any) -> str:
+    return ", ".join(f"`{key}={shown(value)}`" for key, value in entry.implied.items())
+
+
+def policies() -> str:
+    """Every policy with its parameters."""
+    from virtgym.policies.registry import POLICIES
+
+    head = "`policy=NAME policy.KEY=VALUE`, in a list `NAME(KEY=VALUE,…)`; an agent by its folder."
+    return "\n\n".join(["# Policies", head, *_registered(POLICIES, "policy")]) + "\n"
+
+
+def agents() -> str:
+    """Every agent that can be trained, with its settings."""
+    from ..training.agents import AGENTS
+    from ..training.schema import TrainConfig
+
+    head = "`virtgym train agent=NAME scenario=S agent.KEY=VALUE`; clusters have some other defaults."
+    keys = [key for key in keys_of(TrainConfig) if not key.name.startswith(("scenario", "agent"))]
+    parts = ["# Agents", head, "## Keys of a training", _keys(keys), *_registered(AGENTS, "agent")]
+    return "\n\n".join(parts) + "\n"
+
+
+def metrics() -> str:
+    """Every metric of a result row, and every term of the reward."""
+    from virtgym.envs.cluster.rewards import TERMS
+    from virtgym.envs.placement.rewards import ENTRIES
+    from virtgym.envs.sim.metrics import METRICS
+
+    parts = [
+        "# Metrics and rewards",
+        "Columns of result rows (`results.parquet`, `results.csv`); NaN where what a metric needs is off.",
+        _table(("column", "meaning"), ((f"`{name}`", text) for name, text in METRICS.items())),
+        "## Terms of a cluster's reward",
+        "`env.reward.TERM=WEIGHT`; unless set the reward is minus the cost of the interval.",
+        _table(("term", "meaning"), ((f"`{name}`", text) for name, text in TERMS.items())),
+        "## Rewards of placement",
+        _table(("reward", "what a placement pays"), ((f"`{entry.name}`", entry.doc) for entry in ENTRIES)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def columns() -> str:
+    """Every column of an observation, with its range."""
+    from virtgym.envs.cluster.tables import COLUMNS
+    from virtgym.envs.placement import buffers
+
+    tables: dict[str, list[Any]] = {}
+    for name in COLUMNS:
+        tables.setdefault(name.split("/")[0], []).append(COLUMNS.find(name).factory)
+    game = {
+        "nodes": buffers.NODE_COLUMNS,
+        "request": buffers.REQUEST_COLUMNS,
+        "globals": buffers.GLOBAL_COLUMNS,
+        "window": buffers.WINDOW_COLUMNS,
+    }
+    parts = ["# Observation columns", "All are float32; a policy sees no more than this and its view."]
+    for problem, found in (("Cluster-v0", tables), ("Placement-v0", game)):
+        for table, of_table in found.items():
+            rows = ((f"`{c.name}`", f"{c.low:g}…{c.high:g}", c.doc) for c in of_table)
+            parts += [f"## `virtgym/{problem}`: {table}", _table(("column", "range", "meaning"), rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+API = (
+    "virtgym.envs",
+    "virtgym.envs.sim",
+    "virtgym.envs.traces",
+    "virtgym.policies",
+    "virtgym.experiments.evaluate",
+)
+"""Faces that a program imports from."""
+
+
+def api() -> str:
+    """The faces of the packages, for mkdocstrings to fill."""
+    parts = ["# Python", "What a program imports; everything else is internal."]
+    parts += [f"## {name}\n\n::: {name}" for name in API]
+    return "\n\n".join(parts) + "\n"
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    page.__name__: page for page in (scenarios, policies, agents, metrics, columns, api)
+}
+"""Every page by its name: ``reference/NAME.md`` of the site."""
