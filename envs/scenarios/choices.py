@@ -173,9 +173,36 @@ def store_file(group: str, path: str, inheriting: Sequence[Path] = ()) -> str:
     if not isinstance(defaults, list):
         raise ConfigError(f"{group}={path}: defaults={defaults}: must be a list, like [small]")
     if defaults:
+        if group == "scenario":
+            _replace_generator(node, plain.get("trace"))
         node["defaults"] = [_inherited(group, entry, here, (*inheriting, here)) for entry in defaults]
     header = ConfigSource._get_header_dict(text)
     return store_choice(group, path, node, header.get("package"))
+
+
+def _replace_generator(node: Any, trace: Any) -> None:
+    """Let a path in a file that inherits replace the generator that it inherits, with its options."""
+    if (
+        not isinstance(trace, Mapping)
+        or trace.get("path") is None
+        or not isinstance(trace.get("options", {}), Mapping)
+    ):
+        return
+    from ..traces import REQUEST_FORMATS, TRACE_FORMATS
+    from .schema import GENERATORS
+
+    generated = [
+        key
+        for formats in (TRACE_FORMATS, REQUEST_FORMATS)
+        for name in GENERATORS
+        if name in formats
+        for key in formats.find(name).defaults
+    ]
+    node["trace"] = {
+        "format": "auto",
+        **trace,
+        "options": {**dict.fromkeys(generated), **trace.get("options", {})},
+    }
 
 
 def _inherited(group: str, entry: Any, here: Path, inheriting: Sequence[Path]) -> Any:

@@ -410,6 +410,8 @@ def replace_generator(
         The group as it is meant.
     """
     meant = dict(trace)
+    if meant.get("path") is not None:  # null is what a file says that inherits a generator's options
+        meant["options"] = {key: value for key, value in meant["options"].items() if value is not None}
     generated = own.get("path") is None and own.get("format", "auto") in ("auto", *GENERATORS)
     if meant.get("path") is None or not generated:
         return meant

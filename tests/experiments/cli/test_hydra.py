@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 import virtgym.envs  # noqa: F401 - registers the environments
+from virtgym.envs.scenarios import build_scenario
 from virtgym.envs.scenarios.choices import FOLDERS
 from virtgym.experiments.cli.commands import main
 from virtgym.experiments.config.compose import compose_run
@@ -346,3 +347,20 @@ def test_a_killed_grid_goes_on(tmp_path: Path) -> None:
     assert main(["benchmark", *arguments, f"out={killed}"]) == 0
     a, b = (pd.read_csv(out / "sweep.csv") for out in (whole, killed))
     pd.testing.assert_frame_equal(a, b)
+
+
+def test_a_path_in_a_file_replaces_the_generator_that_it_inherits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("usage.csv").write_text("vm,time_s,cpu\na,0,0.2\na,300,0.4\nb,0,0.1\nb,300,0.3\n")
+    Path("mine.yaml").write_text("defaults: [small]\nname: mine\ntrace: {path: usage.csv, format: table}\n")
+    Path("child.yaml").write_text("defaults: [mine]\nname: child\n")
+    Path("guessed.yaml").write_text("defaults: [demo]\nname: guessed\ntrace: {path: usage.csv}\n")
+    Path("odd.yaml").write_text(
+        "defaults: [small]\nname: odd\ntrace: {path: usage.csv, options: {n_vms: 2}}\n"
+    )
+    for name in ("mine", "child", "guessed"):
+        assert build_scenario(f"{name}.yaml").workload.n_vms == 2, name
+    line = refused(capsys, "evaluate", "scenario=odd.yaml", "policy=static", "out=runs")
+    assert line == "virtgym evaluate: table: no option 'n_vms'; allowed are: sample_s, fill, over"
