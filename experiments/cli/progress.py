@@ -57,7 +57,7 @@ class Progress:
 
     def __enter__(self) -> Self:
         """Show the bar."""
-        if self._console.is_terminal and self._total:
+        if self._console.file.isatty() and self._total:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 

@@ -27,7 +27,7 @@ class TrainProgress:
 
     def __enter__(self) -> Self:
         """Show the bar."""
-        if self._console.is_terminal:
+        if self._console.file.isatty():
             from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
