@@ -142,16 +142,18 @@ class OrtoolsDpmPolicy(DpmPolicy):
         follow_target(view.kernel_params, view.kernel_state, self._handle, target, 1.0, high)
         here = np.where(w.dest >= 0, w.dest, w.home)[vms].astype(np.int64)
         value = evaluate(problem, here)
-        worse = (value.violations, value.objective_j) >= (result.stay.violations, result.stay.objective_j)
+        # What was ordered is legal; the problem, which is on the safe side, may see limits broken in it.
+        stay = result.stay
+        worse = value.objective_j >= stay.objective_j and value.violations >= stay.violations
         status = result.status
         if worse:
             status = "stay" if result.status == "stay" else "refused"
             take_back(view.kernel_params, self._handle)
-            value = result.stay
+            value = stay
         self.plans.append(
             PlanReport(
                 view.time_s, status, result.objective_j, result.bound_j, result.gap,
-                result.stay.objective_j, value.objective_j, value.migrations, result.seconds,
+                stay.objective_j, value.objective_j, value.migrations, result.seconds,
             )
         )  # fmt: skip
 

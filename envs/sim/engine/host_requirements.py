@@ -48,40 +48,15 @@ def check_suits(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
 
 
 @kernel
-def _nominal_on(p: ClusterParams, s: ClusterState, h: int, j: int) -> Any:
-    """Nominal CPU of the VMs that are, or will be, at home on node j of a host, MHz."""
-    total = 0.0
-    v = s.host_head[h]
-    while v >= 0:
-        if (s.vm_nodes[v] >> j) & 1:
-            total += p.vm_cpu_mhz[v] / count_bits(s.vm_nodes[v])
-        v = s.vm_next[v]
-    v = s.host_in_head[h]
-    while v >= 0:
-        if (s.vm_dest_nodes[v] >> j) & 1:
-            total += p.vm_cpu_mhz[v] / count_bits(s.vm_dest_nodes[v])
-        v = s.vm_in_next[v]
-    return total
+def is_split(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
+    """Whether a VM that fits on a host would have memory on nodes where it does not run, whatever its load.
 
-
-@kernel
-def needs_remote(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
-    """Whether a VM that fits on an aware host would need memory of nodes where it does not run, by sizes.
-
-    It does if it is split over nodes that its guest does not see, or if nominal CPU has no room on its nodes,
-    which the host may have in total. On blind hosts every VM does, and none is to be preferred.
+    So is one that no node of an aware host can hold and whose guest does not see its nodes. On blind hosts
+    all are, and none is to be preferred.
     """
-    if not p.has_numa or p.numa_aware == 0:
+    if not p.has_numa or p.numa_aware == 0 or p.vm_vcpus[v] >= p.numa_vnuma_min:
         return False
-    mask = choose_nodes(p, s, v, h)
-    k = count_bits(mask)
-    if k > 1 and p.vm_vcpus[v] < p.numa_vnuma_min:
-        return True
-    most = p.node_cpu_mhz[h] * p.arrival_overcommit * MEM_SLACK
-    for j in range(p.host_nodes[h]):
-        if (mask >> j) & 1 and _nominal_on(p, s, h, j) + p.vm_cpu_mhz[v] / k > most:
-            return True
-    return False
+    return count_bits(choose_nodes(p, s, v, h)) > 1
 
 
 @kernel

@@ -1,7 +1,7 @@
 """VMs that wait for a host: which one a rule gives them, and which of them need not be tried.
 
-On NUMA-aware hosts a rule chooses among those where a VM uses its own node's memory, if there are any; it
-knows sizes only, as nobody has measured a VM that comes.
+On NUMA-aware hosts a rule chooses among those that do not split a VM over nodes, if there are any. What its
+nodes will be asked for it does not know: nobody has measured a VM that comes.
 
 While VMs are placed one after the other and none leaves, hosts only fill up (one that is booted had been
 looked at while it was off), so whatever has no room for a VM has none for one that needs at least as much.
@@ -21,7 +21,7 @@ from ...jit.kernels import kernel
 from ..models.power import curve_power
 from ..state.cluster_state import ClusterState
 from ..state.parameters import ClusterParams
-from .host_requirements import needs_remote
+from .host_requirements import is_split
 from .orders import fits_arrival, host_accepts, may_go_on
 
 FIRST_FIT, BEST_FIT, WORST_FIT, PABFD, BY_POLICY = 0, 1, 2, 3, 4
@@ -53,11 +53,11 @@ def arrival_score(p: ClusterParams, s: ClusterState, v: int, h: int, rule: int) 
 
 
 @kernel
-def _none_is_remote(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
+def _stays_whole(p: ClusterParams, s: ClusterState, v: int, h: int) -> Any:
     return False
 
 
-_is_remote = by_model(_none_is_remote, needs_remote)
+_splits = by_model(_stays_whole, is_split)
 
 
 @kernel
@@ -65,7 +65,7 @@ def choose_host(p: ClusterParams, s: ClusterState, v: int, rule: int, off: bool)
     """The host that a rule gives a VM, of those that run (with ``off``: are off); -1 = none."""
     best = -1
     least = np.inf
-    remote = True
+    split = True
     for h in range(s.host_power_state.shape[0]):
         if off:
             if may_go_on(p, s, h) != 0 or s.host_maintenance[h]:
@@ -74,15 +74,15 @@ def choose_host(p: ClusterParams, s: ClusterState, v: int, rule: int, off: bool)
             continue
         if fits_arrival(p, s, v, h) != 0:
             continue
-        needs = _is_remote(p, s, v, h)
-        if needs and not remote:
+        splits = _splits(p, s, v, h)
+        if splits and not split:
             continue
         score = arrival_score(p, s, v, h, rule)
-        if best < 0 or (remote and not needs) or score < least - TIE:
+        if best < 0 or (split and not splits) or score < least - TIE:
             best = h
             least = score
-            remote = needs
-            if rule == FIRST_FIT and not remote:
+            split = splits
+            if rule == FIRST_FIT and not split:
                 break
     return best
 

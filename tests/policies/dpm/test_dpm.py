@@ -24,10 +24,11 @@ from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state.cluster_state import RUNNING
 from virtgym.experiments.run.cell import evaluate
 from virtgym.policies import make_policy
-from virtgym.policies.dpm import kernels
+from virtgym.policies.dpm import kernels, ortools_policy
 from virtgym.policies.dpm.ortools_policy import OrtoolsDpmPolicy, planning_size
 from virtgym.policies.dpm.policy import DpmPolicy
 from virtgym.policies.planning.guard import AdmissionGuard
+from virtgym.policies.solvers.model import evaluate as evaluate_plan
 
 MakeSim = Callable[..., Simulator]
 NAMES = ("dpm", "dpm_ortools")
@@ -136,6 +137,28 @@ def test_every_plan_is_reported_and_never_worse_than_staying(make_sim: MakeSim) 
     first = sim.digest()
     run(sim, policy)
     assert sim.digest() == first  # by rounds, not by the clock
+
+
+@pytest.mark.parametrize(
+    ("broken", "factor", "followed"), [(3, 1.0, True), (0, 1.0, True), (3, 10.0, False), (-1, 10.0, True)]
+)
+def test_what_is_legal_and_cheaper_is_ordered_whatever_the_problem_sees_broken_in_it(
+    make_sim: MakeSim, monkeypatch: pytest.MonkeyPatch, broken: int, factor: float, followed: bool
+) -> None:
+    """A problem is on the safe side; following a plan asks the simulator itself. Only what neither costs less
+    nor mends anything is taken back.
+    """
+
+    def judged(problem: Any, vm_host: Any) -> Any:
+        value = evaluate_plan(problem, vm_host)
+        return value._replace(violations=broken, objective_j=factor * value.objective_j)
+
+    monkeypatch.setattr(ortools_policy, "evaluate", judged)
+    sim = make_sim([0.3] * 6, n_hosts=4, memory="ignored", arrival="worst_fit", strict=True)
+    policy = OrtoolsDpmPolicy(risk=0.0)
+    run(sim, policy)
+    assert (sim.metrics()["migrations"] > 0) == followed
+    assert (policy.plans[0].status != "refused") == followed
 
 
 def test_margins_add_up_to_the_host_s() -> None:

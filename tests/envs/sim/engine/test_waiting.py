@@ -198,7 +198,7 @@ def test_an_aborted_copy_has_sent_what_it_has_sent(make_sim: Any, after_s: float
 
 
 def beside(rule: str, sizes: list[tuple[int, float]], numa: NumaConfig | None, **changes: Any) -> Simulator:
-    """VMs of (vCPUs, MiB) and 1,000 MHz a vCPU on hosts of two nodes of 4 cores: 8, 16 and 16 GiB a node."""
+    """VMs of (vCPUs, MiB) on hosts of two nodes of 4 cores and 8, 16 and 16 GiB."""
     kinds = tuple(HostType(f"{g}", 8, 1000.0, g * 2048.0, (100.0, 200.0), numa_nodes=2) for g in (8, 16))
     of = np.array([0, 1, 1], dtype=np.int32)
     config = ClusterConfig(kinds, of, memory="binding", arrival=rule, numa=numa, **changes)
@@ -233,25 +233,9 @@ def test_a_guest_that_sees_its_nodes_may_be_split() -> None:
     assert beside("first_fit", [(2, 10240.0)], sees).state.vm_host.tolist() == [0]
 
 
-@pytest.mark.parametrize(
-    ("numa", "overcommit", "last"), [(None, 1.0, 0), (BLIND, 1.0, 0), (AWARE, 1.0, 1), (AWARE, 4.0, 0)]
-)
-def test_nominal_cpu_needs_room_on_a_node_as_on_a_host(
-    numa: NumaConfig | None, overcommit: float, last: int
-) -> None:
-    """Host 0 holds VMs of 1 + 1 vCPUs: 6 MHz are free of 8, on nodes of 3 each, and 4 come at once."""
-    sizes = [(1, 512.0), (1, 512.0), (4, 512.0)]
-    sim = beside("first_fit", sizes, numa, arrival_cpu_overcommit=overcommit)
-    assert sim.state.vm_host.tolist() == [0, 0, last]
-
-
-@pytest.mark.parametrize("numa", [None, AWARE])
-def test_who_fits_nowhere_without_remote_memory_goes_where_it_fits(numa: NumaConfig | None) -> None:
-    """Nobody waits for it, and no host is booted for it."""
-    on = {"hosts_start_on": True, "auto_boot": True}
-    sizes = [(3, 512.0)] * 6 + [(2, 512.0)] * 3
-    sim = beside("first_fit", sizes, numa, **on)
-    assert (sim.state.vm_host >= 0).all()
+def test_a_vm_that_every_host_would_split_goes_where_it_fits() -> None:
+    """20 GiB: more than a node of any host; it is not left waiting."""
+    assert beside("first_fit", [(2, 20480.0)], AWARE).state.vm_host.tolist() == [1]
 
 
 @pytest.mark.parametrize(("numa", "hosts"), [(BLIND, (0, 1)), (AWARE, (1, 2))])
