@@ -51,7 +51,8 @@ Run one policy on one scenario. Writes results.parquet, results.csv, steps.parqu
   policy.PARAMETER=VALUE        a parameter of it
   seed=N  seeds=[N,…]           default 0
   out=DIR                       default runs/<scenario>-<date>-<time>-<suffix>
-{_LAUNCHER}  -m                            keys may have several values: every combination runs, sweep.csv compares them
+{_LAUNCHER}\
+  -m                            keys may have several values: every combination runs, sweep.csv compares them
 
 {_FLAGS}
 examples:
