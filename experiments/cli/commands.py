@@ -31,6 +31,11 @@ keys:
   experiment=NAME|FILE.yaml     a prepared set of overrides (conf/experiment)
 """
 
+_LAUNCHER = """\
+  launcher=local|joblib|ray|slurm   what runs the cells, default processes of this machine (docs/scaling.md);
+                                workers=N at once, launcher.address= partition= time= mem= cpus= retries=
+"""
+
 _FLAGS = """\
 flags of Hydra: --cfg job|hydra|all [--package P] [--resolve], --info [WHAT], --config-dir DIR, --hydra-help;
 likewise hydra.searchpath=[DIR], +key=VALUE, ++key=VALUE, ~key
@@ -46,6 +51,7 @@ Run one policy on one scenario. Writes results.parquet, results.csv, steps.parqu
   policy.PARAMETER=VALUE        a parameter of it
   seed=N  seeds=[N,…]           default 0
   out=DIR                       default runs/<scenario>-<date>-<time>-<suffix>
+{_LAUNCHER}\
   -m                            keys may have several values: every combination runs, sweep.csv compares them
 
 {_FLAGS}
@@ -66,8 +72,7 @@ crash or Ctrl-C the same command goes on where it stopped.
 {_KEYS}\
   policies=[NAME,…]             who decides; with parameters: policies=["ols-mmt(safety=1.3)",thr-mmt]
   seeds=[N,…]                   default [0]
-  workers=N                     processes, default 1
-  out=DIR                       default runs/<scenario>-<date>-<time>-<suffix>
+{_LAUNCHER}  out=DIR                       default runs/<scenario>-<date>-<time>-<suffix>
   report=true|false             whether to write report.html, default true
   suite=NAME|FILE.yaml          in place of scenario=: every task of a suite, one score (virtgym list suites);
                                 suite.size=small|80|800, suite.split=test|validation|train, suite.tasks=[…]
@@ -78,6 +83,7 @@ crash or Ctrl-C the same command goes on where it stopped.
 examples:
   virtgym benchmark scenario=demo seeds=[0,1,2] workers=2
   virtgym benchmark suite=virtgym-1 policies=[drs,dpm] workers=2
+  virtgym benchmark suite=virtgym-1 launcher=slurm launcher.partition=cpu workers=50
   virtgym benchmark -m policy=dpm policy.target=0.6,0.7 scenario.memory=binding,ignored
   virtgym benchmark scenario=planetlab scenario.trace.path=traces/20110303 policies=[npa,dvfs,thr-mmt,ols-mmt]
   virtgym benchmark experiment=literature scenario.trace.path=traces/20110303 out=runs/day1
@@ -107,8 +113,7 @@ keys:
   initial=FOLDER                begin with the weights of an agent
   import=FILE.zip               likewise of Stable-Baselines3's zip; it may run any code: only what you trust
   out=DIR                       default runs/<agent>-<scenario>-<date>-<time>
-  hydra/launcher=joblib         with -m: jobs side by side; hydra.launcher.n_jobs=N
-
+{_LAUNCHER}
 {_FLAGS}
 examples:
   virtgym train agent=ppo scenario=demo_placement total_timesteps=500000 out=runs/ppo
@@ -119,7 +124,7 @@ examples:
   virtgym evaluate scenario=demo_placement policy=runs/ppo/agent
 """
 
-_TUNE = """\
+_TUNE = f"""\
 usage: virtgym tune what=policy|agent KEY=SWEEP… [key=value…]
 
 Search for the setting of a rule or of an agent with Optuna, and judge the best one against the default on
@@ -138,8 +143,7 @@ keys:
   objectives=[METRIC,…]         to be small: means over the seeds, default cost; of agents their validation
   seeds=[N,…] traces=[PATH,…]   what every trial plays: seeds of the split for training, each on every trace
   validation_seeds=[N,…] validation_traces=[PATH,…]   what the best setting is judged on
-  workers=N                     processes, default 1
-  storage=URL                   a database that several machines share, in place of study.journal
+{_LAUNCHER}  storage=URL                   a database that several machines share, in place of study.journal
   out=DIR report=true|false     default runs/tune-<scenario>-<date>-<time>, true
 
 examples:

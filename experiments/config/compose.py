@@ -261,7 +261,7 @@ def _without_defaults(spec: PolicySpec) -> PolicySpec:
     return PolicySpec(spec.name, changed)
 
 
-def check_numbers(seeds: Any, workers: Any, report: Any = True) -> None:
+def check_numbers(seeds: Any, workers: Any) -> None:
     """Check what every command that plays policies is given, whatever its values are.
 
     Raises:
@@ -278,8 +278,6 @@ def check_numbers(seeds: Any, workers: Any, report: Any = True) -> None:
         raise ConfigError(f"seeds={list(seeds)}: a seed is named twice")
     if workers is not None and (type(workers) is not int or workers < 1):
         raise ConfigError(f"workers={workers}: must be at least 1")
-    if type(report) is not bool:
-        raise ConfigError(f"report={report}: must be true or false")
 
 
 def of_its_kind(

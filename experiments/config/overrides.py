@@ -6,7 +6,6 @@ with parameters have them, so they are quoted here before Hydra sees them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -177,9 +176,3 @@ def parse_policy(text: str) -> PolicySpec:
             raise ConfigError(f"policy {text}: {item!r} should be parameter=value, like ols-mmt(safety=1.3)")
         params[key.strip()] = parse_value(f"{name}.{key.strip()}", value.strip())
     return PolicySpec(name.strip(), params)
-
-
-def last_value(pairs: Sequence[tuple[str, str]], key: str) -> str | None:
-    """The last value given for a key."""
-    values = [value for name, value in pairs if name == key]
-    return values[-1] if values else None

@@ -141,7 +141,7 @@ class TrainFolder:
             ConfigError: If it cannot be written.
         """
         try:
-            claim_folder(self.path, "train", known=("job.json",))  # a sweep notes its jobs first
+            claim_folder(self.path, "train", known=("job.json", "train.log"))  # of a sweep, a launcher
             self._write_text("config.yaml", dump_yaml(dict(config)))
             self._write_info()
         except OSError as error:

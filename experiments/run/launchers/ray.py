@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, cast
@@ -21,13 +23,16 @@ from .engine import Call, Engine, LostError
 _STORE_BYTES = 200_000_000
 """Memory that a cluster of the command's own sets aside for results, which are small."""
 
+_ASK_S = 1.0
+"""How often to ask how large the cluster is, s."""
+
 
 class RayEngine(Engine):
     """Tasks of a Ray cluster."""
 
     def __init__(self, launcher: Launcher) -> None:
         self._config = cast(RayConfig, launcher.config)
-        self._most = launcher.workers
+        self._most, self._there, self._asked_s = launcher.workers, 1, -math.inf
         self._own = not ray.is_initialized()
         if self._own:
             _connect(self._config, launcher.workers)
@@ -37,8 +42,12 @@ class RayEngine(Engine):
     @property
     def workers(self) -> int:  # type: ignore[override]
         """As many as the cluster has CPUs for now: nodes come and go."""
-        there = int(ray.cluster_resources().get("CPU", 1.0) / self._config.cpus)
-        return self._most or max(1, there)
+        if self._most is not None:
+            return self._most
+        if time.monotonic() > self._asked_s + _ASK_S:
+            self._asked_s, cpus = time.monotonic(), ray.cluster_resources().get("CPU", 1.0)
+            self._there = max(1, int(cpus / self._config.cpus))
+        return self._there
 
     def submit(self, call: Call, tasks: Sequence[Any]) -> list[Future[Any]]:
         """A task of Ray each."""

@@ -106,8 +106,8 @@ def test_splits_share_no_seed() -> None:
             "suite.tasks: memry: no such task (did you mean memory?)",
         ),
         (["suite=virtgym-1", "policies=[]"], "policies=[]: name at least one"),
-        (["suite=virtgym-1", "seeds=[a]"], "seeds=[a]: must be a list of whole numbers"),
-        (["suite=virtgym-1", "report=no"], "report=no: must be true or false"),
+        (["suite=virtgym-1", "seeds=[a]"], "seeds[0]: Value 'a'"),
+        (["suite=virtgym-1", "report=maybe"], "report: Value 'maybe'"),
         (["suite=/no/such.yaml"], "suite=/no/such.yaml: cannot be read"),
     ],
 )
