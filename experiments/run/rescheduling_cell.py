@@ -161,5 +161,9 @@ def _table(
     table = pd.DataFrame(rows, columns=columns)
     text = ("event", "vm", "from", "to")
     table = table.astype({c: "str" if c in text else "int64" if c == "step" else "float64" for c in columns})
+    # Of no moves, too, the columns have their types: tables of many cells are put together.
+    first = pd.DataFrame(
+        {k: np.full(len(table), v, dtype=object if isinstance(v, str) else None) for k, v in keys.items()}
+    )
     table.loc[table["event"] != MOVE, ["vm", "from", "to"]] = ""
-    return pd.concat([pd.DataFrame({k: [v] * len(table) for k, v in keys.items()}), table], axis=1)
+    return pd.concat([first, table], axis=1)
