@@ -26,7 +26,7 @@ class Mover:
         name: Label of the policy.
         end: The result, (S,).
         moves: Moves made, (S,).
-        seconds: Processor time, s, (S,).
+        seconds: Processor time in all, s, (S,).
         by_move: Result after 0, 1, … moves, (S, M + 1); empty where no steps are stored.
         by_time: Result known at each of ``Movers.times``, (S, T); likewise.
     """

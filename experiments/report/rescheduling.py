@@ -117,7 +117,7 @@ def _lines(found: Movers, styles: dict[str, Style], figures: dict[str, Any]) -> 
     times = [(e, found.times, e.by_time) for e in found.entries]
     curves = (
         ("by-move", "moves made", moves, "linear"),
-        ("by-time", "seconds of search", times, "log"),
+        ("by-time", "processor seconds of search", times, "log"),
     )
     for key, what, lines, scale in curves:
         if any(values.shape[1] > 1 for _, _, values in lines):

@@ -42,16 +42,14 @@ def snapshot_of(capacity: list[int], cpu: list[int], node: list[int]) -> Snapsho
     n, v = len(capacity), len(cpu)
     return Snapshot(
         "made", whole(*capacity) * 1000, np.full(n, 100, np.int32), whole(*cpu) * 1000, np.ones(v, np.int32),
-        np.zeros(v, bool), whole(*node), np.zeros(v, bool), np.full(v, -1, np.int32), 1, np.zeros(n, np.int32),
-        np.array([[50.0, 100.0]]),
+        np.zeros(v, bool), whole(*node), np.zeros(v, bool), np.full(v, -1, np.int32), 1,
+        np.zeros(n, np.int32), np.array([[50.0, 100.0]]),
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda p: f"{type(p).__name__}")
 @pytest.mark.parametrize("objective", [None, EVERYTHING], ids=["fragments", "everything"])
-def test_plans_replay_without_a_refusal_and_are_not_worse(
-    policy: Any, objective: ObjectiveConfig | None
-) -> None:
+def test_plans_replay_without_a_refusal(policy: Any, objective: ObjectiveConfig | None) -> None:
     gained = 0
     for seed in range(40):
         games = begun(random_snapshot(seed), objective)
