@@ -29,7 +29,7 @@ from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.models.power import ON
 from virtgym.envs.sim.simulator import ClusterView, Simulator
 
-from .base import MovingPolicy
+from .base import MovingPolicy, PlanningPolicy
 from .dpm.ortools_policy import OrtoolsDpmPolicy
 from .dpm.policy import DpmPolicy
 from .drs.policy import LEVELS, DrsPolicy

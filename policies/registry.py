@@ -85,17 +85,6 @@ def _register_baselines() -> None:
         "tries macro-actions in forks under forecast demand, and carries the best out",
     )
     register("platform", "platform:PlatformPolicy", "HA over power management over DRS, without fights")
-    for name, kind, description in (
-        ("fusioncompute", "FusionComputePolicy", "load balancing every 50 min, power management every 10"),
-        ("vmware_drs", "VmwareDrsPolicy", "vSphere 7: a score of every VM, moves that are worth their cost"),
-        ("proxmox_crs", "ProxmoxCrsPolicy", "one move at a time against the variation of node loads"),
-        ("onedrs", "OneDrsPolicy", "OpenNebula: an integer programme, capped migrations"),
-        ("ovirt", "OvirtPolicy", "power saving, even distribution or even guests, a VM a minute"),
-        ("nutanix_ads", "NutanixAdsPolicy", "hosts in contention only, moves just enough"),
-        ("xen_orchestra", "XenOrchestraPolicy", "performance or density plan by critical thresholds"),
-        ("cloudstack", "CloudStackPolicy", "balanced or condensed allocation, against the memory moved"),
-    ):
-        register(name, f"products.{name}:{kind}", f"product: {description}")
     for rule, description in {
         "first_fit": "the lowest feasible node",
         "best_fit": "the feasible node (for a double VM: host) with the least room",
@@ -136,7 +125,22 @@ def _register_baselines() -> None:
     )
 
 
+def _register_products() -> None:
+    for name, kind, description in (
+        ("fusioncompute", "FusionComputePolicy", "load balancing every 50 min, power management every 10"),
+        ("vmware_drs", "VmwareDrsPolicy", "vSphere 7: a score of every VM, moves that are worth their cost"),
+        ("proxmox_crs", "ProxmoxCrsPolicy", "one move at a time against the variation of node loads"),
+        ("onedrs", "OneDrsPolicy", "OpenNebula: an integer programme, capped migrations"),
+        ("ovirt", "OvirtPolicy", "power saving, even distribution or even guests, a VM a minute"),
+        ("nutanix_ads", "NutanixAdsPolicy", "hosts in contention only, moves just enough"),
+        ("xen_orchestra", "XenOrchestraPolicy", "performance or density plan by critical thresholds"),
+        ("cloudstack", "CloudStackPolicy", "balanced or condensed allocation, against the memory moved"),
+    ):
+        POLICIES.register(name, f"product: {description}", f"{__package__}.products.{name}:{kind}")
+
+
 _register_baselines()
+_register_products()
 
 
 def policy_class(name: str) -> type[Any]:

@@ -19,7 +19,8 @@ from ..solvers.programme import Rows, solve_programme
 from .base import ProductPolicy
 
 GOALS = ("BALANCE", "PACK")
-WEIGHTS = {"cpu_usage": 0.2, "cpu": 0.2, "memory": 0.4, "disk": 0.1, "net": 0.1}
+WEIGHTS = {"cpu_usage": 0.2, "cpu": 0.2, "memory": 0.4}
+"""Published beside 0.1 for disk and for network, which are no load of a host here."""
 PER_MOVE = 0.01
 """What a migration costs in the objective, beside the load of the fullest host or the number of hosts."""
 PATIENCE_S = 60.0
@@ -32,7 +33,7 @@ class OneDrsPolicy(ProductPolicy):
 
     Attributes:
         goal: ``POLICY``: ``BALANCE`` or ``PACK``.
-        weights: Of CPU used, CPU and memory requested, disk and network, in the load of a host.
+        weights: Of CPU used, and of CPU and memory requested, in the load of a host.
         predictive: Weight of forecast CPU beside that measured now.
         migration_threshold: Most migrations of a run.
         interval_s: ``DRS_INTERVAL``, time between two runs, s [assumed: it ships switched off].
@@ -108,12 +109,8 @@ class OneDrsPolicy(ProductPolicy):
         past = self._past
         ahead = np.maximum(0.0, self._ahead.predict(past.values, 1, past.counts))
         used = np.where(past.counts > 0, (1 - self.predictive) * now.cpu + self.predictive * ahead, now.cpu)
-        s = now.view.state
         parts = [(w["cpu_usage"], used, p.host_inv_cpu), (w["cpu"], p.vm_cpu_mhz, p.host_inv_cpu)]
         parts.append((w["memory"], p.vm_mem_mib, p.host_inv_mem))
-        if p.has_io:  # disks are shared by all hosts here: none is fuller than another
-            net = s.vm_net_out_mbps + s.vm_net_in_mbps
-            parts.append((w["net"], net, 1.0 / np.maximum(p.host_nic_mbps, 1e-9)))
         load = np.zeros(now.view.n_hosts)
         size = np.zeros((len(now.units), now.view.n_hosts))
         for weight, of, inverse in parts:
