@@ -236,7 +236,7 @@ def _time(plan: Plan, view: ClusterView, interval_s: float) -> None:
 
 
 def _precopy(view: ClusterView, a: I8, b: I8, v: I8, order: I8) -> tuple[F8, F8]:
-    """Time and downtime of migrations of VMs v from hosts a to hosts b, s, each (N,); ``order``: their rounds."""
+    """Time and downtime of migrations of VMs v from hosts a to b in rounds ``order``, s, all (N,)."""
     p, n = view.params, len(v)
     together = np.zeros(n)
     for i in np.unique(order):
@@ -249,16 +249,7 @@ def _precopy(view: ClusterView, a: I8, b: I8, v: I8, order: I8) -> tuple[F8, F8]
     total, down, data = np.zeros(n), np.zeros(n), np.zeros(n)
     rounds: I4 = np.zeros(n, dtype=np.int32)
     diverged: I1 = np.zeros(n, dtype=np.int8)
-    sizes = p.vm_mem_mib[v].copy(), p.vm_working_mib[v].copy()
-    plan_precopy(
-        view.kernel_params,
-        *sizes,
-        rate,
-        view.state.vm_dirty_mib_s[v].copy(),
-        total,
-        down,
-        data,
-        rounds,
-        diverged,
-    )
+    dirty = view.state.vm_dirty_mib_s[v].copy()
+    inputs = p.vm_mem_mib[v].copy(), p.vm_working_mib[v].copy(), rate, dirty
+    plan_precopy(view.kernel_params, *inputs, total, down, data, rounds, diverged)
     return total, down
