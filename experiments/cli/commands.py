@@ -11,6 +11,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..training.compose import TrainRun
 
 _USER_ERRNOS = (
     errno.EACCES,
@@ -97,6 +101,10 @@ keys:
   scenario=NAME|FILE.yaml       a placement scenario or a cluster; scenario.KEY=VALUE any key of it
   total_timesteps=N             decisions to train for, default 1000000, of clusters 200000
   seed=N                        of everything random in learning, default 0
+  seeds=[N,…]                   several, also [0..9]: a folder each, in one process and, where the agent can
+                                (ppo, maskable_ppo, imitation on clusters), in a batch
+  device=cpu|cuda|auto          where networks learn, default cpu; auto = the GPU if there is one
+  tracker=NAME|[NAME,…]|none    tensorboard, wandb, mlflow; default tensorboard where it is installed
   num_envs=N                    environments that step together, default 256, of clusters 8
   reward=NAME wait_scale_s=T    placement only, reward of training: delay, wait, spane; its scale
   env.reward.TERM=WEIGHT        clusters only, reward of training, default minus the cost
@@ -425,7 +433,10 @@ def _train(arguments: Sequence[str]) -> int:
     from ..training.train import train
     from .progress import print_results
 
-    outcome = train(compose_training(arguments))
+    run = compose_training(arguments)
+    if run.config["seeds"] is not None:
+        return _train_over_seeds(run)
+    outcome = train(run)
     if outcome.before:
         print(f"{outcome.out}: finished before; another out= trains anew", file=sys.stderr)
     if "forecaster" in outcome.rows:
@@ -435,6 +446,15 @@ def _train(arguments: Sequence[str]) -> int:
     else:
         print_results(outcome.rows)
     print(f"agent: {outcome.out / 'agent'}")
+    return 0
+
+
+def _train_over_seeds(run: TrainRun) -> int:
+    from .seeds import train_over_seeds
+
+    over = train_over_seeds(run)
+    print(over.table.to_string(index=False))
+    print(f"seeds: {over.folder / 'sweep.csv'}")
     return 0
 
 

@@ -92,7 +92,7 @@ def run_sweep(command: str, arguments: Sequence[str]) -> Sweep:
     if not any(o.key_or_group == "hydra.sweep.dir" for o in parsed):
         texts.append(f"hydra.sweep.dir={quote(out)}")
     folder = Path(out)
-    _forget_failures(folder)
+    forget_failures(folder)
     _check_plugins(parsed)
     fixed = frozenset(o.get_key_element() for o in parsed if not o.is_sweep_override())
     names = dict(STORED)
@@ -118,7 +118,7 @@ def run_sweep(command: str, arguments: Sequence[str]) -> Sweep:
     return Sweep(folder, collect_sweep(folder), failures, any(note.get("internal") for _, note in notes))
 
 
-def _forget_failures(folder: Path) -> None:
+def forget_failures(folder: Path) -> None:
     """Take away the notes of jobs that failed before, so that the table tells of this sweep's failures only.
 
     Raises:
@@ -213,7 +213,7 @@ def sweep_job(
     swept = {key: typed.get(str(value), value) for key, value in keys.items()}
     out = job_folder(folder, swept)
     note: dict[str, Any] = {"swept": swept}
-    _note_job(out, note)
+    note_job(out, note)
     if command == "train":
         from ..training.compose import register_resolver
 
@@ -228,7 +228,7 @@ def sweep_job(
         note |= {"error": line, "internal": True}
     else:
         note |= {"rows": rows}
-    _note_job(out, note)
+    note_job(out, note)
     collect_sweep(folder)  # also while others still run
     found = [row["objective"] for row in note.get("rows", ()) if row["objective"] is not None]
     return float(sum(found) / len(found)) if found else math.nan
@@ -236,11 +236,17 @@ def sweep_job(
 
 def _train_job(composed: Composed, out: Path) -> list[dict[str, Any]]:
     from ..training.compose import make_run as make_training
-    from ..training.folder import TrainFolder
     from ..training.train import train
 
     plain = {**composed.config, "out": str(out)}
     train(make_training(plain, composed.typed_scenario, composed.own_scenario))
+    return train_rows(out)
+
+
+def train_rows(out: Path) -> list[dict[str, Any]]:
+    """What the table says of a finished training in a folder."""
+    from ..training.folder import TrainFolder
+
     info = TrainFolder(out).info()
     return [{key: info.get(key) for key in ("objective", "best_timesteps", "start", "end")}]
 
@@ -284,7 +290,8 @@ _RUNS: dict[str, Any] = {
 """What runs a job of each command that can be swept, and gives its rows of ``sweep.csv``."""
 
 
-def _note_job(out: Path, job: dict[str, Any]) -> None:
+def note_job(out: Path, job: dict[str, Any]) -> None:
+    """Write what is known of a job into its folder."""
     try:
         write_text(out / _JOB, json.dumps(job))
     except OSError as error:

@@ -87,8 +87,8 @@ COMMAND_KEYS: dict[str, tuple[str, ...]] = {
     ),
     "train": (
         *("scenario", "agent", "experiment", "total_timesteps", "seed", "num_envs", "reward", "wait_scale_s"),
-        *("mix", "fallback", "margins"),
-        *("env", "eval_every", "checkpoint_every", "tensorboard", "initial", "import_zip", "out"),
+        *("mix", "fallback", "margins", "seeds", "device"),
+        *("env", "eval_every", "checkpoint_every", "tensorboard", "tracker", "initial", "import_zip", "out"),
     ),
 }
 """Keys that each command reads; any other is an error."""

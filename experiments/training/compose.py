@@ -23,6 +23,7 @@ from ..suite.tasks import load_suite
 from .agents import AGENTS, agent_kind, cluster_defaults, default_config
 from .schema import TrainConfig, check_train_values
 from .settings.base import AgentConfig
+from .trackers import flat
 
 
 @dataclass(frozen=True)
@@ -211,12 +212,6 @@ SCHEMAS["train"] = store_schemas
 
 def flat_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two configurations, ``key: there, now`` each."""
-    mine, theirs = _flat(new), _flat(old)
+    mine, theirs = flat(new), flat(old)
     keys = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
     return [f"{key}: {theirs.get(key)} there, {mine.get(key)} now" for key in keys]
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, Mapping):
-        return {prefix[:-1]: tree}
-    return {k: v for key, inner in tree.items() for k, v in _flat(inner, f"{prefix}{key}.").items()}
