@@ -195,12 +195,15 @@ examples:
 _REPORT = """\
 usage: virtgym report DIR… [out=FOLDER|FILE.html]
 
-Write report.html and report.md from stored rows; nothing is simulated. Default out: the folder, or the
-current one if there are several.
+Write report.html and report.md from stored rows; nothing is simulated. Of trainings they show learning curves
+(over seeds), of sweeps what was searched and the best setting. Default out: the folder, or the current one if
+there are several.
 
 examples:
   virtgym report runs/day1
   virtgym report runs/day1 runs/day2 out=both.html
+  virtgym report runs/ppo-0 runs/ppo-1 out=curves
+  virtgym report runs/sweep
 """
 
 _FORECAST = """\
@@ -514,7 +517,7 @@ def _report(arguments: Sequence[str]) -> int:
         return _fail("virtgym report: name at least one run folder, like virtgym report runs/day1")
     for text in folders:
         if not Path(text).is_dir():
-            return _fail(f"virtgym report: {text}: no such folder; give folders written by virtgym benchmark")
+            return _fail(f"virtgym report: {text}: no such folder; give folders that virtgym has written")
     dest = named[-1] if named else folders[0] if len(folders) == 1 else "."
     print(f"report: {write_report([Path(text) for text in folders], Path(dest)).resolve()}")
     return 0

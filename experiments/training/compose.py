@@ -19,11 +19,11 @@ from virtgym.policies.learned.architecture import Architecture, Layout
 
 from ..config.compose import CHOOSERS, SCHEMAS, compose_command, of_its_kind
 from ..config.env import env_options
+from ..config.yamlio import flat
 from ..suite.tasks import load_suite
 from .agents import AGENTS, agent_kind, cluster_defaults, default_config
 from .schema import TrainConfig, check_train_values
 from .settings.base import AgentConfig
-from .trackers import flat
 
 
 @dataclass(frozen=True)

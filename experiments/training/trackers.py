@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from virtgym.envs.checks import hint
 from virtgym.envs.errors import ConfigError
 
+from ..config.yamlio import flat
+
 if TYPE_CHECKING:
     from .folder import TrainFolder
 
@@ -188,13 +190,6 @@ class Mlflow:
     def close(self, over: bool) -> None:
         """As ``Tracker.close``."""
         self._client.set_terminated(self._run, "FINISHED" if over else "KILLED")
-
-
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves of nested mappings, by dotted keys."""
-    if not isinstance(tree, Mapping):
-        return {prefix[:-1]: tree}
-    return {k: v for key, inner in tree.items() for k, v in flat(inner, f"{prefix}{key}.").items()}
 
 
 class Trackers:
