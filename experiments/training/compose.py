@@ -192,7 +192,11 @@ def _check_memory(config: dict[str, Any], agent: AgentConfig) -> None:
         agent.network, *sizes, fixed, 0, tuple(agent.hidden), agent.activation
     )  # refuses what is too large
     arrays = agent.arrays(config["num_envs"], width, n_rows + 2)
-    needed, there = 4.0 * sum(arrays.values()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    n_seeds = len(config["seeds"] or [0])  # in one process
+    needed, there = (
+        4.0 * n_seeds * sum(arrays.values()),
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    )
     if needed > there:
         raise ConfigError(
             f"{max(arrays, key=arrays.__getitem__)}: the training needs about {needed / 2**30:,.3g} GiB with "

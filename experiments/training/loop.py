@@ -6,6 +6,7 @@ each has its folder and its checkpoints, as if it had learned alone.
 
 from __future__ import annotations
 
+import functools
 import logging
 import signal
 import threading
@@ -66,7 +67,6 @@ class Training:
         self.best: dict[str, Any] = {}
         self.members: tuple[Member, ...] = ()
         self.wall_s = 0.0
-        self._measured: dict[str, float] = {}
         self._since = (0, 0.0)  # decisions when learning went on last, and seconds of learning since
         self._stops = (0, 0)  # decisions at which it is evaluated next, and a checkpoint written
         self._trackers = Trackers([])
@@ -144,7 +144,7 @@ class Training:
         every = config["eval_every"], config["checkpoint_every"] or config["eval_every"]
         evaluation, checkpoint = ((here // n + 1) * n for n in every)
         self._stops = evaluation, checkpoint
-        self._since, self._measured = (here, 0.0), {}
+        self._since = here, 0.0
 
     @property
     def left(self) -> int:
@@ -160,7 +160,7 @@ class Training:
             spent: Seconds that this took; of a batch this training's share.
             stopped: Whether the user has asked to stop.
         """
-        now, self._measured = self.learner.timesteps, measured
+        now = self.learner.timesteps
         self.wall_s += spent
         self._since = self._since[0], self._since[1] + spent
         self._trackers.write(now, {**measured, "frames_per_s": frames / max(spent, 1e-9)})
@@ -311,7 +311,7 @@ def make_groups(trainings: Sequence[Training]) -> Iterator[Group]:
         return
     first = trainings[0]
     kind = agent_kind(first.agent.name)
-    validation = first.task.validation()  # it plays the same for all seeds
+    judge = functools.cache(first.task.validation)  # it plays the same for all seeds
     why = "" if kind.stack else "this agent learns alone"
     if len(trainings) > 1 and kind.stack:
         from .stacked.stack import cannot_stack
@@ -323,7 +323,7 @@ def make_groups(trainings: Sequence[Training]) -> Iterator[Group]:
     if len(trainings) == 1 or why:
         for one in trainings:
             learner: Learner = kind.make_learner(one.task, one.agent)
-            one.begin(learner, validation)
+            one.begin(learner, judge())
             yield Group([one], lambda wanted, learner=learner: [learner.learn_chunk(wanted[0])])  # type: ignore[misc]
         return
     # Those that were killed at another place go on by themselves: a batch steps together.
@@ -333,7 +333,7 @@ def make_groups(trainings: Sequence[Training]) -> Iterator[Group]:
     for group in places.values():
         stack: Stack = kind.make_stack([one.task for one in group], first.agent)
         for i, one in enumerate(group):
-            one.begin(stack.learners[i], validation)
+            one.begin(stack.learners[i], judge())
             stack.restored(i)
         yield Group(group, stack.learn_chunk)
 
