@@ -466,6 +466,55 @@ class ClusterVecEnv(_BatchVecEnv):
         return self._observations(), rewards, dones, infos
 
 
+class SomeLanes(_BatchVecEnv):
+    """Some environments of a ``ClusterVecEnv``, as a learner knows them that learns in a batch with others.
+
+    They are begun, saved and taken up by themselves; the whole alone steps.
+
+    Args:
+        whole: All environments.
+        first: The first of these.
+        num_envs: B.
+    """
+
+    def __init__(self, whole: ClusterVecEnv, first: int, num_envs: int) -> None:
+        self.whole = whole
+        self._lanes = slice(first, first + num_envs)
+        super().__init__(num_envs, whole.observation_space, whole.action_space)
+
+    @property
+    def batch(self) -> SomeLanes:
+        """What has ``export_state`` and ``import_state``."""
+        return self
+
+    def _one(self, i: int) -> ClusterEnv:
+        return self.whole.batch.lane(self._lanes.start + i)
+
+    def action_masks(self) -> B1:
+        """Which actions are legal in each environment, (B, actions)."""
+        return self.whole.batch.masks[self._lanes].copy()
+
+    def reset(self) -> VecEnvObs:
+        """Begin an episode in every environment, with the seeds set before."""
+        for i, seed in enumerate(self._seeds, start=self._lanes.start):
+            self.whole.reset_infos[i] = self.whole.batch.reset_lane(i, seed)
+        self._reset_seeds()
+        seen: NDArray[np.float32] = self.whole.batch.flat_observations()[self._lanes]
+        return seen
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Is for the whole."""
+        raise NotImplementedError
+
+    def export_state(self) -> dict[str, NDArray[Any]]:
+        """See ``ClusterBatch.export_state``."""
+        return self.whole.batch.export_state(self._lanes)
+
+    def import_state(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """See ``ClusterBatch.import_state``."""
+        self.whole.batch.import_state(arrays, self._lanes)
+
+
 class MixedVecEnv(_BatchVecEnv):
     """Batches of clusters of different shapes, which offer as many candidates each, as one ``VecEnv``.
 

@@ -33,6 +33,9 @@ FAULTS = ("fail_time_s", "fail_item", "fail_kind")
 PICKLE = "pickle"
 """Name of the one array of a checkpoint that cannot be plain arrays."""
 
+EVERY = slice(None)
+"""All lanes."""
+
 RESULTS = ("reward", "duration", "code", "refused", "phase", "forced", "moved")
 """What the books say of the last step alone."""
 
@@ -285,13 +288,13 @@ class ClusterBatch:
                 env.sum_up()
         return env
 
-    def _changing(self) -> Iterator[tuple[str, NDArray[Any]]]:
-        """Every array that all lanes share and that changes, by name."""
+    def _changing(self, lanes: slice) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Views of every array that these lanes share and that changes, by name."""
         for name, array in self.books._asdict().items():
             if name not in ("address", "limit", "observe"):
-                yield f"books.{name}", array
+                yield f"books.{name}", array[lanes]
         for name, array in self._memory.items():
-            yield f"seen.{name}", array
+            yield f"seen.{name}", array[lanes]
 
     def _of_lane(self, i: int) -> Iterator[tuple[str, NDArray[Any]]]:
         """Every array of one lane that changes, but for its simulator's memory."""
@@ -301,32 +304,39 @@ class ClusterBatch:
         for name in ("before", "delta", "terms"):
             yield f"reward.{name}", getattr(reward, name)
 
-    def export_state(self) -> dict[str, NDArray[Any]]:
-        """Where all lanes and their generators stand, as plain arrays: a checkpoint.
+    def export_state(self, lanes: slice = EVERY) -> dict[str, NDArray[Any]]:
+        """Where lanes and their generators stand, as plain arrays: a checkpoint.
 
         Policies in lanes (``knobs``, plans among candidates) have memories of their own: with them it is one
-        array, the bytes of a pickle, which is to be imported from one's own files only.
+        array, the bytes of a pickle of all lanes, which is to be imported from one's own files only.
+
+        Args:
+            lanes: Which, with both ends.
         """
         if self.plugged or self.task.knobs is not None:
             return {PICKLE: np.frombuffer(pickle.dumps(self), dtype=np.uint8).copy()}
-        found = {name: array.copy() for name, array in self._changing()}
-        sims = [env.sim.__getstate__() for env in self.lanes]
+        found = {name: array.copy() for name, array in self._changing(lanes)}
+        sims = [env.sim.__getstate__() for env in self.lanes[lanes]]
         for k, name in enumerate(Blocks._fields):
             found[f"sim.{name}"] = np.stack([sim["blocks"][k] for sim in sims])
-        rows = [dict(self._of_lane(i)) for i in range(self.num_envs)]
+        rows = [dict(self._of_lane(i)) for i in range(self.num_envs)[lanes]]
         found |= {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         for name in FAULTS:
             found[f"sim.{name}"] = np.concatenate([getattr(sim["params"], name) for sim in sims])
         found["sim.n_faults"] = np.array([len(sim["params"].fail_time_s) for sim in sims])
         told = [
             [env.np_random.bit_generator.state, env.scenario.seed, sim["agenda"].mark()]
-            for env, sim in zip(self.lanes, sims)
+            for env, sim in zip(self.lanes[lanes], sims)
         ]
         found["lanes"] = np.frombuffer(json.dumps(told).encode(), dtype=np.uint8).copy()
         return found
 
-    def import_state(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take up what ``export_state`` of a batch of the same configuration gave.
+    def import_state(self, arrays: Mapping[str, NDArray[Any]], lanes: slice = EVERY) -> None:
+        """Take up what ``export_state`` of as many lanes of the same configuration gave.
+
+        Args:
+            arrays: What it gave.
+            lanes: Those that take it up.
 
         Raises:
             ConfigError: If it comes from another one.
@@ -338,34 +348,37 @@ class ClusterBatch:
             need(twin.num_envs == self.num_envs, f"checkpoint: is of {twin.num_envs} environments")
             self.__setstate__(twin.__getstate__())
             return
-        mine = dict(self._changing())
+        which = range(self.num_envs)[lanes]
+        mine = dict(self._changing(lanes))
         lane = dict(self._of_lane(0)) | {
             f"sim.{name}": block for name, block in self.task.sim.__getstate__()["blocks"]._asdict().items()
         }
         shapes = {name: array.shape for name, array in mine.items()}
-        shapes |= {name: (self.num_envs, *array.shape) for name, array in lane.items()}
+        shapes |= {name: (len(which), *array.shape) for name, array in lane.items()}
         for name, shape in shapes.items():
             if name not in arrays or arrays[name].shape != shape:
-                raise ConfigError(f"checkpoint: {name} does not fit {self.num_envs} of these environments")
+                raise ConfigError(f"checkpoint: {name} does not fit {len(which)} of these environments")
         for name, array in mine.items():
             array[...] = arrays[name]
         ends = np.cumsum(arrays["sim.n_faults"])
         faults = {name: np.split(arrays[f"sim.{name}"], ends[:-1]) for name in FAULTS}
         told = json.loads(arrays["lanes"].tobytes())
-        for i, (env, (rng, seed, mark)) in enumerate(zip(self.lanes, told, strict=True)):
+        for k, (i, (rng, seed, mark)) in enumerate(zip(which, told, strict=True)):
+            env = self.lanes[i]
             env.np_random.bit_generator.state = rng
             if env.scenario.seed != seed:
                 env.draw_trace(seed)
             saved = env.sim.__getstate__()
             saved["agenda"].go_to(mark)
-            saved["blocks"] = Blocks(*(arrays[f"sim.{name}"][i].copy() for name in Blocks._fields))
-            saved["params"] = saved["params"]._replace(**{name: faults[name][i].copy() for name in FAULTS})
+            saved["blocks"] = Blocks(*(arrays[f"sim.{name}"][k].copy() for name in Blocks._fields))
+            saved["params"] = saved["params"]._replace(**{name: faults[name][k].copy() for name in FAULTS})
             env.sim.__setstate__(saved)
             for name, array in self._of_lane(i):
-                array[...] = arrays[name][i]
+                array[...] = arrays[name][k]
             self._bind_lane(i, fresh=False)
         self.begun = bool((~self.books.over | (self.books.length > 0)).any())
-        self._call(LOOK)  # sums that observations are made of
+        # Sums that observations are made of.
+        self._play(self._books, *self._kinds, self.books.chosen, LOOK, which.start, which.stop)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle lanes and books, never addresses."""

@@ -12,6 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..training.compose import TrainRun
 
 _USER_ERRNOS = (
     errno.EACCES,
@@ -104,6 +108,10 @@ keys:
   scenario=NAME|FILE.yaml       a placement scenario or a cluster; scenario.KEY=VALUE any key of it
   total_timesteps=N             decisions to train for, default 1000000, of clusters 200000
   seed=N                        of everything random in learning, default 0
+  seeds=[N,…]                   several, also [0..9]: a folder each, in one process and, where the agent can
+                                (ppo, maskable_ppo, imitation on clusters), in a batch
+  device=cpu|cuda|auto          where networks learn, default cpu; auto = the GPU if there is one
+  tracker=NAME|[NAME,…]|none    tensorboard, wandb, mlflow; default tensorboard where it is installed
   num_envs=N                    environments that step together, default 256, of clusters 8
   reward=NAME wait_scale_s=T    placement only, reward of training: delay, wait, spane; its scale
   env.reward.TERM=WEIGHT        clusters only, reward of training, default minus the cost
@@ -193,12 +201,15 @@ examples:
 _REPORT = """\
 usage: virtgym report DIR… [out=FOLDER|FILE.html]
 
-Write report.html and report.md from stored rows; nothing is simulated. Default out: the folder, or the
-current one if there are several.
+Write report.html and report.md from stored rows; nothing is simulated. Of trainings they show learning curves
+(over seeds), of sweeps what was searched and the best setting. Default out: the folder, or the current one if
+there are several.
 
 examples:
   virtgym report runs/day1
   virtgym report runs/day1 runs/day2 out=both.html
+  virtgym report runs/ppo-0 runs/ppo-1 out=curves
+  virtgym report runs/sweep
 """
 
 _FORECAST = """\
@@ -415,6 +426,8 @@ def _suite(arguments: Sequence[str]) -> int:
 
 
 def _train(arguments: Sequence[str]) -> int:
+    from virtgym.envs.errors import ConfigError
+
     from ..config.compose import compose_command
     from ..config.launchers import make_launcher
     from ..run.folder import default_out, hold_folder
@@ -425,6 +438,14 @@ def _train(arguments: Sequence[str]) -> int:
 
     composed = compose_command("train", arguments)
     run = make_run(composed.config, composed.typed_scenario, composed.own_scenario)
+    if run.config["seeds"] is not None:
+        launcher = make_launcher(composed.config, ".")
+        if launcher.config.name != "local" or composed.config["workers"] is not None:
+            raise ConfigError(
+                "launcher, workers: have no effect on seeds=[…], which train in this process; "
+                "-m seed=… trains each on its own"
+            )
+        return _train_over_seeds(run)
     out = Path(run.config["out"] or default_out(f"{run.agent.name}-{run.scenario['name']}"))
     run.config["out"] = composed.config["out"] = str(out)
     launcher = make_launcher(composed.config, out)
@@ -442,6 +463,15 @@ def _train(arguments: Sequence[str]) -> int:
     else:
         print_results(outcome.rows)
     print(f"agent: {outcome.out / 'agent'}")
+    return 0
+
+
+def _train_over_seeds(run: TrainRun) -> int:
+    from .seeds import train_over_seeds
+
+    over = train_over_seeds(run)
+    print(over.table.to_string(index=False))
+    print(f"seeds: {over.folder / 'sweep.csv'}")
     return 0
 
 
@@ -500,7 +530,7 @@ def _report(arguments: Sequence[str]) -> int:
         return _fail("virtgym report: name at least one run folder, like virtgym report runs/day1")
     for text in folders:
         if not Path(text).is_dir():
-            return _fail(f"virtgym report: {text}: no such folder; give folders written by virtgym benchmark")
+            return _fail(f"virtgym report: {text}: no such folder; give folders that virtgym has written")
     dest = named[-1] if named else folders[0] if len(folders) == 1 else "."
     print(f"report: {write_report([Path(text) for text in folders], Path(dest)).resolve()}")
     return 0

@@ -202,7 +202,6 @@ def train_cell(task: Training) -> tuple[dict[str, Any] | None, Failure | None]:
     """Train; a training that was begun goes on from its checkpoint, one that is finished is not run again."""
     from ..training.compose import make_run as make_training
     from ..training.compose import register_resolver
-    from ..training.folder import TrainFolder
     from ..training.train import train
 
     register_resolver()
@@ -220,8 +219,15 @@ def train_cell(task: Training) -> tuple[dict[str, Any] | None, Failure | None]:
             raise  # Ctrl-C; workers do not get it
         line = f"{type(error).__name__}: {' '.join(str(error).split())}"
         return None, Failure("", line, traceback.format_exc())
-    info = TrainFolder(task.out).info()
-    return {key: info.get(key) for key in ("objective", "best_timesteps", "start", "end")}, None
+    return train_row(task.out), None
+
+
+def train_row(out: Path) -> dict[str, Any]:
+    """What the table says of a finished training in a folder."""
+    from ..training.folder import TrainFolder
+
+    info = TrainFolder(out).info()
+    return {key: info.get(key) for key in ("objective", "best_timesteps", "start", "end")}
 
 
 def train_elsewhere(composed: Composed, launcher: Launcher) -> None:

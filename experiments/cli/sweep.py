@@ -92,7 +92,7 @@ def run_sweep(command: str, arguments: Sequence[str]) -> Sweep:
 
     try:
         with hold_folder(folder), told_in_one_line(texts):
-            _forget_failures(folder)
+            forget_failures(folder)
             try:
                 _multirun(told, texts, by_hydra)
             finally:
@@ -104,7 +104,7 @@ def run_sweep(command: str, arguments: Sequence[str]) -> Sweep:
     return Sweep(folder, collect_sweep(folder), failures, any(note.get("internal") for _, note in notes))
 
 
-def _forget_failures(folder: Path) -> None:
+def forget_failures(folder: Path) -> None:
     """Take away the notes of jobs that failed before, so that the table tells of this sweep's failures only.
 
     Raises:
@@ -195,7 +195,7 @@ class _Told:
         keys = {o.key_or_group: plain_value(o.value()) for o in mine if o.get_key_element() not in self.fixed}
         swept = {key: self.typed.get(str(value), value) for key, value in keys.items()}
         job = Job(job_folder(self.folder, swept), swept, partial(Composed.of, config, own, swept))
-        _note_job(job.out, {"swept": swept})
+        note_job(job.out, {"swept": swept})
         return job
 
     def end(self, job: Job, gave: list[dict[str, Any]] | Exception) -> float:
@@ -218,7 +218,7 @@ class _Told:
                 text, line = "".join(traceback.format_exception(gave)), f"{type(gave).__name__}: {gave}"
             write_text(where, text)
             note |= {"error": f"{' '.join(line.split())} (log: {where})", "internal": True}
-        _note_job(job.out, note)
+        note_job(job.out, note)
         collect_sweep(self.folder)  # also while others still run
         found = [row["objective"] for row in note.get("rows", ()) if row["objective"] is not None]
         return float(sum(found) / len(found)) if found else math.nan
@@ -300,7 +300,8 @@ def sweep_job(config: Any, *, told: _Told) -> float:
     return told.end(job, gave)
 
 
-def _note_job(out: Path, job: dict[str, Any]) -> None:
+def note_job(out: Path, job: dict[str, Any]) -> None:
+    """Write what is known of a job into its folder."""
     try:
         write_text(out / _JOB, json.dumps(job))
     except OSError as error:

@@ -103,8 +103,8 @@ COMMAND_KEYS: dict[str, tuple[str, ...]] = {
     "suite": ("suite", "policies", "seeds", *CELLS, "report"),
     "train": (
         *("scenario", "agent", "experiment", "total_timesteps", "seed", "num_envs", "reward", "wait_scale_s"),
-        *("mix", "fallback", "margins"),
-        *("env", "eval_every", "checkpoint_every", "tensorboard", "initial", "import_zip", *CELLS),
+        *("mix", "fallback", "margins", "seeds", "device"),
+        *("env", "eval_every", "checkpoint_every", "tensorboard", "tracker", "initial", "import_zip", *CELLS),
     ),
 }
 """Keys that each command reads; any other is an error."""

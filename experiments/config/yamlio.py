@@ -68,3 +68,10 @@ def _is_bounded(data: Any) -> bool:
             inner = value.values() if isinstance(value, dict) else value
             stack += [(item, depth + 1) for item in inner]
     return True
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves of nested mappings, by dotted keys."""
+    if not isinstance(tree, Mapping):
+        return {prefix[:-1]: tree}
+    return {k: v for key, inner in tree.items() for k, v in flat(inner, f"{prefix}{key}.").items()}

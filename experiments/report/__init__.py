@@ -1,4 +1,4 @@
-"""The report of a benchmark: one page that opens offline, and the same as Markdown, from stored rows only."""
+"""The report of what was run: a page that opens offline, and the same as Markdown, from stored rows."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 __all__ = ["write_report"]
 
 
-def write_report(dirs: Sequence[Path], dest: Path, lead: Lead | None = None) -> Path:
+def write_report(dirs: Sequence[Path], dest: Path, leads: Sequence[Lead] = ()) -> Path:
     """Write ``report.html`` and ``report.md``.
 
     Args:
-        dirs: Run folders written by ``virtgym benchmark`` or ``virtgym evaluate``.
+        dirs: Run folders written by ``virtgym benchmark`` or ``virtgym evaluate``, trainings and sweeps.
         dest: Folder to write into, made if it is not there; or the name of the page (``….html``), which the
             Markdown file is put beside.
-        lead: A part of its own that stands before all folders'.
+        leads: Parts of their own that stand before all folders'.
 
     Returns:
         The page.
@@ -30,31 +30,33 @@ def write_report(dirs: Sequence[Path], dest: Path, lead: Lead | None = None) -> 
     Raises:
         VirtgymError: If a folder has no result rows, or the report cannot be written.
     """
-    from ..analysis.placement_summary import Comparison, compare_windows, has_windows
-    from ..analysis.rescheduling_summary import Movers, compare_movers, has_moves
+    from ..analysis.placement_summary import compare_windows, has_windows
+    from ..analysis.rescheduling_summary import compare_movers, has_moves
     from ..analysis.run_data import Group, group_runs, read_run
     from ..run.folder import write_text
-    from .leaderboard import Leaderboard, make_leaderboard
+    from .leaderboard import make_leaderboard
     from .markdown import render_markdown
-    from .page import render_page
+    from .page import Board, render_page
 
     if not dirs:
-        raise VirtgymError("report: no folder given; give folders written by virtgym benchmark")
+        raise VirtgymError("report: no folder given; give folders that virtgym has written")
     page = Path(dest) if Path(dest).suffix.lower() in (".html", ".htm") else Path(dest) / "report.html"
     for path in (page, page.with_suffix(".md")):
         if path.exists() and not _is_ours(path):
             raise ConfigError(f"report {path}: is no report of virtgym's; choose another out=")
     shown = ", ".join(map(str, dirs))
     try:
-        groups = group_runs([read_run(Path(folder)) for folder in dirs])
-        tables: list[tuple[Group, Leaderboard | Comparison | Movers]] = []
+        others, learned = _learned([Path(folder) for folder in dirs])
+        leads = [*leads, *learned]
+        groups = group_runs([read_run(folder) for folder in others])
+        tables: list[tuple[Group, Board]] = []
         for group in groups:
             if has_moves(group.rows):
                 tables.append((group, compare_movers(group)))
             else:
                 windows = has_windows(group.rows)
                 tables.append((group, compare_windows(group.rows) if windows else make_leaderboard(group)))
-        texts = {page: render_page(tables, lead), page.with_suffix(".md"): render_markdown(tables, lead)}
+        texts = {page: render_page(tables, leads), page.with_suffix(".md"): render_markdown(tables, leads)}
     except VirtgymError:
         raise
     except Exception as error:  # the outermost edge: rows of anyone's making may be what no run gives
@@ -66,6 +68,23 @@ def write_report(dirs: Sequence[Path], dest: Path, lead: Lead | None = None) -> 
     except OSError as error:
         raise VirtgymError(f"report {page}: cannot be written: {error.strerror or error}") from None
     return page
+
+
+def _learned(folders: Sequence[Path]) -> tuple[list[Path], list[Lead]]:
+    """Folders of runs, and the parts about those of trainings and sweeps."""
+    from ..analysis.trainings import is_sweep, is_training, read_training
+    from .trainings import read_jobs, sweep_lead, training_lead
+
+    trainings = [folder for folder in folders if is_training(folder)]
+    sweeps = [folder for folder in folders if folder not in trainings and is_sweep(folder)]
+    found = [(folder, read_training(folder)) for folder in trainings]
+    runs = [run for _, run in found if run is not None]
+    for folder, run in found:
+        if run is None and not runs:
+            raise VirtgymError(f"report {folder}: no progress.csv in it yet; nothing was evaluated")
+    leads = [training_lead(runs)] if runs else []
+    leads += [sweep_lead(folder, read_jobs(folder)) for folder in sweeps]
+    return [folder for folder in folders if folder not in (*trainings, *sweeps)], leads
 
 
 def _is_ours(path: Path) -> bool:

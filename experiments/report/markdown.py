@@ -19,7 +19,7 @@ from .table import half_width, heading_unit
 from .verdict import Sentence, Strong, make_verdict
 
 
-def _escape(text: str) -> str:
+def escape_md(text: str) -> str:
     """Text that Markdown and the HTML in it leave alone."""
     for mark in "\\`*_[]|":
         text = text.replace(mark, f"\\{mark}")
@@ -28,7 +28,7 @@ def _escape(text: str) -> str:
 
 
 def _sentence(pieces: Sentence) -> str:
-    return "".join(f"**{_escape(p)}**" if isinstance(p, Strong) else _escape(p) for p in pieces)
+    return "".join(f"**{escape_md(p)}**" if isinstance(p, Strong) else escape_md(p) for p in pieces)
 
 
 def _heading(board: Leaderboard, column: Column) -> str:
@@ -48,24 +48,39 @@ def _table(board: Leaderboard) -> list[str]:
     lines = [f"| {' | '.join(heads)} |", f"|--:|:--{'|--:' * len(board.columns)}|"]
     for rank, line in enumerate(board.lines, start=1):
         cells = [_cell(board, c, line.cells[c.key]) for c in board.columns]
-        place, why = ("–", f" ({_escape(line.gate)})") if line.below else (str(rank), "")
-        lines.append(f"| {place} | {_escape(line.policy)}{why} | {' | '.join(cells)} |")
+        place, why = ("–", f" ({escape_md(line.gate)})") if line.below else (str(rank), "")
+        lines.append(f"| {place} | {escape_md(line.policy)}{why} | {' | '.join(cells)} |")
     return lines
 
 
 def _section(group: Group, board: Leaderboard) -> list[str]:
-    facts = " · ".join(_escape(f) for f in short_facts(group, board))
+    facts = " · ".join(escape_md(f) for f in short_facts(group, board))
     verdict = [f"- {_sentence(s)}" for s in make_verdict(board)]
-    remarks = [f"- {_escape(n)}" for n in notes(group, board)]
-    return [f"## {_escape(group.title)}", "", facts, "", *verdict, "", *_table(board), "", *remarks, ""]
+    remarks = [f"- {escape_md(n)}" for n in notes(group, board)]
+    return [
+        f"## {escape_md(group.title)}",
+        "",
+        facts,
+        "",
+        *verdict,
+        "",
+        *_table(board),
+        "",
+        *remarks,
+        "",
+    ]
 
 
 def _placement_section(group: Group, found: Comparison) -> list[str]:
-    facts = " · ".join(_escape(f) for f in placement_facts(group, found))
+    facts = " · ".join(escape_md(f) for f in placement_facts(group, found))
     verdict = [f"- {_sentence(s)}" for s in make_placement_verdict(found)]
-    remarks = [f"- {_escape(n)}" for n in placement_remarks(group, found)]
+    remarks = [f"- {escape_md(n)}" for n in placement_remarks(group, found)]
     columns = placement_columns(found)
-    heads = ["#", "Policy", *(_escape(f"{c.label} ({c.unit})" if c.unit else c.label) for c in columns)]
+    heads = [
+        "#",
+        "Policy",
+        *(escape_md(f"{c.label} ({c.unit})" if c.unit else c.label) for c in columns),
+    ]
     table = [f"| {' | '.join(heads)} |", f"|--:|:--{'|--:' * len(columns)}|"]
     rank = 0
     for entry in found.entries:
@@ -74,19 +89,19 @@ def _placement_section(group: Group, found: Comparison) -> list[str]:
         cells = placement_cells(found, entry)
         texts = [_placement_cell(cells[c.key]) for c in columns]
         place = str(rank) if ranked else ""
-        table.append(f"| {place} | {_escape(entry_label(entry))} | {' | '.join(texts)} |")
+        table.append(f"| {place} | {escape_md(entry_label(entry))} | {' | '.join(texts)} |")
     learners = [
-        f"- {_escape(name)}: {n} agents, mean over agents of the trimmed mean {_escape(mean)}; "
-        f"best {_escape(best)}, worst {_escape(worst)}"
+        f"- {escape_md(name)}: {n} agents, mean over agents of the trimmed mean {escape_md(mean)}; "
+        f"best {escape_md(best)}, worst {escape_md(worst)}"
         for name, n, mean, best, worst in learner_rows(found)
     ]
-    parts = [f"## {_escape(group.title)}", "", facts, "", *verdict, "", *table, ""]
+    parts = [f"## {escape_md(group.title)}", "", facts, "", *verdict, "", *table, ""]
     return [*parts, *learners, *([""] if learners else []), *remarks, ""]
 
 
 def _placement_cell(cell: PlacementCell) -> str:
     text = f"{cell.text} [{cell.small}]" if cell.small else cell.text
-    return f"**{_escape(text)}**" if cell.mark == "best" else _escape(text)
+    return f"**{escape_md(text)}**" if cell.mark == "best" else escape_md(text)
 
 
 def _overview(boards: Sequence[tuple[Group, Comparison]]) -> list[str]:
@@ -94,19 +109,19 @@ def _overview(boards: Sequence[tuple[Group, Comparison]]) -> list[str]:
     rows = overview_rows(boards)
     if len(boards) < 2 or not rows:
         return []
-    heads = [_escape(group.title) for group, _ in boards]
+    heads = [escape_md(group.title) for group, _ in boards]
     lines = ["## Across scenarios", "", f"| Policy | {' | '.join(heads)} |", f"|:--{'|--:' * len(heads)}|"]
     for label, cells in rows:
         texts = [f"{c.text} ({c.small})" if c.small else f"**{c.text}**" if c.text else "" for c in cells]
-        lines.append(f"| {_escape(label)} | {' | '.join(texts)} |")
+        lines.append(f"| {escape_md(label)} | {' | '.join(texts)} |")
     return [*lines, "", "Trimmed mean; in brackets: against the best rule there, which is bold.", ""]
 
 
 def render_markdown(
-    groups: Sequence[tuple[Group, Leaderboard | Comparison | Movers]], lead: Lead | None = None
+    groups: Sequence[tuple[Group, Leaderboard | Comparison | Movers]], leads: Sequence[Lead] = ()
 ) -> str:
     """The leaderboards and what was run."""
-    lines = ["# virtgym report", "", *(lead.markdown if lead else [])]
+    lines = ["# virtgym report", "", *(line for lead in leads for line in lead.markdown)]
     for group, board in groups:
         if isinstance(board, Comparison):
             lines += _placement_section(group, board)
@@ -117,7 +132,7 @@ def render_markdown(
     lines += _overview([(g, board) for g, board in groups if isinstance(board, Comparison)])
     lines += ["## What was run", ""]
     for run in {id(r): r for g, _ in groups for r in g.runs}.values():
-        lines += [f"### {_escape(run.path.name or str(run.path))}", ""]
-        lines += [f"- {name}: {_escape(value)}" for name, value in run_facts(run)]
+        lines += [f"### {escape_md(run.path.name or str(run.path))}", ""]
+        lines += [f"- {name}: {escape_md(value)}" for name, value in run_facts(run)]
         lines.append("")
     return "\n".join(lines)

@@ -65,16 +65,16 @@ Board = Leaderboard | Comparison | Movers
 """What there is to say of a group, by its kind."""
 
 
-def render_page(groups: Sequence[tuple[Group, Board]], lead: Lead | None = None) -> str:
+def render_page(groups: Sequence[tuple[Group, Board]], leads: Sequence[Lead] = ()) -> str:
     """The whole page as text."""
     from plotly.offline import get_plotlyjs
 
-    names = [lead.title] if lead else sorted({g.scenario for g, _ in groups})
+    names = [lead.title for lead in leads] or sorted({g.scenario for g, _ in groups})
     title = f"virtgym report: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
     windows = [(g, board) for g, board in groups if isinstance(board, Comparison)]
     across = render_overview(windows)
-    first = [] if lead is None else [_framed(0, lead.html, lead.figures, [])]
-    titles = [*([lead.title] if lead else []), *(g.title for g, _ in groups)]
+    first = [_framed(i, lead.html, lead.figures, []) for i, lead in enumerate(leads)]
+    titles = [*(lead.title for lead in leads), *(g.title for g, _ in groups)]
     parts = [_section(i, g, board, across) for i, (g, board) in enumerate(groups, start=len(first))]
     sections, data = zip(*first, *parts, strict=True)
     versions = sorted({str(v) for g, _ in groups for v in g.rows.get("virtgym_version", [])})

@@ -107,13 +107,19 @@ def tile_list(tiles: Sequence[Tile]) -> str:
     return f'<dl class="tiles">{inner}</dl>'
 
 
-def chip_fieldset(policies: Sequence[tuple[str, Style]], default: Sequence[str], n_shown: int) -> str:
+def chip_fieldset(
+    policies: Sequence[tuple[str, Style]],
+    default: Sequence[str],
+    n_shown: int,
+    legend: str = "Policies shown",
+) -> str:
     """A legend that is also the switch of each line, for mouse, finger and keyboard.
 
     Args:
         policies: Name and look of each.
         default: Those shown at first.
         n_shown: How many the button for the best ones names.
+        legend: What they are.
     """
     chips = "".join(
         f'<label class="chip"><input type="checkbox" data-policy="{escape(name)}"'
@@ -127,4 +133,4 @@ def chip_fieldset(policies: Sequence[tuple[str, Style]], default: Sequence[str],
             f'<button type="button" data-show="{what}">{text}</button>'
             for what, text in (("default", f"Top {n_shown}"), ("all", "All"), ("none", "None"))
         )
-    return f'<fieldset class="chips"><legend>Policies shown</legend>{buttons}{chips}</fieldset>'
+    return f'<fieldset class="chips"><legend>{legend}</legend>{buttons}{chips}</fieldset>'

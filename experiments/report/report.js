@@ -34,7 +34,8 @@
     const ink = trace.meta && trace.meta.ink ? css(trace.meta.ink) : null;
     if (!ink) return out;
     if (trace.type === "bar") out.marker = { ...trace.marker, color: ink };
-    if (trace.mode === "lines") out.line = { ...trace.line, color: ink };
+    if (/lines/.test(trace.mode)) out.line = { ...trace.line, color: ink };
+    if (trace.fill) out.fillcolor = `${ink}33`;
     if (trace.mode === "markers") {
       out.marker = { ...trace.marker, color: ink, line: { ...trace.marker.line, color: css("paper") } };
       if (String(trace.marker.symbol).endsWith("-open")) out.marker.line.color = ink;

@@ -41,7 +41,7 @@ def write_suite_report(
     html = _head(suite, table, found)
     for part in parts(suite, table, found):
         html += _scores(part, figures) + _tasks(part, table)
-    return write_report(folders, dest, Lead(suite.name, html, figures, _markdown(suite, table, found)))
+    return write_report(folders, dest, [Lead(suite.name, html, figures, _markdown(suite, table, found))])
 
 
 def verdict(table: pd.DataFrame, found: Sequence[Standing]) -> list[Sentence]:

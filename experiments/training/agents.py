@@ -7,7 +7,7 @@ An agent of your own is a dataclass derived from ``AgentConfig`` and a function 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,12 +28,17 @@ class AgentKind:
             when it trains.
         tasks: Kinds of scenario that it is trained on.
         forecasts: Whether it learns the load of a scenario and not to play it.
+        stack: ``module:function`` that makes a ``stacked.stack.Stack`` of several tasks and the settings:
+            learners that differ in their seed alone learn in a batch. Empty = one after the other.
+        in_step: Whether a batch takes those alone that have come equally far.
     """
 
     schema: type[AgentConfig]
     factory: str
     tasks: tuple[str, ...] = ("placement",)
     forecasts: bool = False
+    stack: str = ""
+    in_step: bool = True
 
     def make_learner(self, task: Any, config: AgentConfig) -> Any:
         """Make the learner.
@@ -41,17 +46,25 @@ class AgentKind:
         Raises:
             ConfigError: If what it needs is not installed.
         """
-        module, _, function = self.factory.partition(":")
-        try:
-            make: Callable[[Any, AgentConfig], Any] = getattr(importlib.import_module(module), function)
-        except ModuleNotFoundError as error:
-            if str(error.name).startswith("virtgym"):
-                raise
-            raise ConfigError(
-                f"agent={config.name}: needs {error.name}, which is not installed; "
-                "install PyTorch and the extra: pip install 'virtgym[rl]'"
-            ) from None
-        return make(task, config)
+        return _make(self.factory, task, config)
+
+    def make_stack(self, tasks: Sequence[Any], config: AgentConfig) -> Any:
+        """Make learners of several tasks that learn in a batch, see ``make_learner``."""
+        return _make(self.stack, tasks, config)
+
+
+def _make(factory: str, what: Any, config: AgentConfig) -> Any:
+    module, _, function = factory.partition(":")
+    try:
+        make: Callable[[Any, AgentConfig], Any] = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("virtgym"):
+            raise
+        raise ConfigError(
+            f"agent={config.name}: needs {error.name}, which is not installed; "
+            "install PyTorch and the extra: pip install 'virtgym[rl]'"
+        ) from None
+    return make(what, config)
 
 
 AGENTS = Registry("agent", lambda thing: isinstance(thing, AgentKind), f"an AgentKind of {__name__}")
@@ -69,12 +82,20 @@ def _register_agents() -> None:
         "maskable_ppo": ("MaskablePPO of sb3-contrib, with the environment's masks", MaskablePpoConfig),
     }
     for name, (description, schema) in sb3.items():
-        made = AgentKind(schema, f"{__package__}.sb3:make_sb3_learner", ("placement", "cluster"))
+        stack = f"{__package__}.stacked.ppo:make_stacked_ppo" if issubclass(schema, PpoConfig) else ""
+        factory = f"{__package__}.sb3:make_sb3_learner"
+        made = AgentKind(schema, factory, ("placement", "cluster"), stack=stack)
         AGENTS.register(name, description, made)
     AGENTS.register(
         "imitation",
         "imitates a policy's choices of candidates (DAgger): a search, a rule or an agent",
-        AgentKind(ImitationConfig, f"{__package__}.imitation:make_imitation_learner", ("cluster",)),
+        AgentKind(
+            ImitationConfig,
+            f"{__package__}.imitation:make_imitation_learner",
+            ("cluster",),
+            stack=f"{__package__}.stacked.imitation:make_stacked_imitation",
+            in_step=False,
+        ),
     )
     AGENTS.register(
         "expert_iteration",

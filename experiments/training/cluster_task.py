@@ -151,7 +151,7 @@ class ClusterTrainTask(TrainTask):
         anew = self.scenario.config.trace.path is None
         own: dict[str, Any] = {"reward": self.reward, "resample_trace": anew, **self.options}
         envs = ClusterVecEnv(self.num_envs, self.scenario, flat=flat, **own)
-        envs.seed(self.seeds(3)[2])
+        envs.seed(self.env_seed)
         return envs
 
     def described(self) -> dict[str, Any]:
@@ -166,12 +166,12 @@ class ClusterTrainTask(TrainTask):
         """Plays the days of ``validation_seeds``."""
         return ClusterValidation(self)
 
-    def compare_with_rules(self, agent: Path, n_days: int | None = None) -> pd.DataFrame:
-        """Result rows of an agent's folder and of ``RULES`` on the days of validation, on so many at most."""
+    def compare_with_rules(self, agent: Path, rules: bool = True, n_days: int | None = None) -> pd.DataFrame:
+        """As ``TrainTask``, with ``RULES`` and the days of validation, so many at most."""
         rows = []
         for seed in validation_seeds(self.scenario)[:n_days]:
             day = load_scenario(asdict(self.scenario.config), seed)
-            for name in (str(agent), *RULES):
+            for name in (str(agent), *(RULES if rules else ())):
                 rows += run_cell(make_cell(day, PolicySpec(name)), seed).rows
         return rows_frame(rows)
 

@@ -19,6 +19,7 @@ from virtgym.policies.learned.architecture import Architecture, Layout
 
 from ..config.compose import CHOOSERS, SCHEMAS, compose_command, of_its_kind, store_schema
 from ..config.env import env_options
+from ..config.yamlio import flat
 from ..suite.tasks import load_suite
 from .agents import AGENTS, agent_kind, cluster_defaults, default_config
 from .schema import TrainConfig, check_train_values
@@ -199,7 +200,11 @@ def _check_memory(config: dict[str, Any], agent: AgentConfig) -> None:
         agent.network, *sizes, fixed, 0, tuple(agent.hidden), agent.activation
     )  # refuses what is too large
     arrays = agent.arrays(config["num_envs"], width, n_rows + 2)
-    needed, there = 4.0 * sum(arrays.values()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    n_seeds = len(config["seeds"] or [0])  # in one process
+    needed, there = (
+        4.0 * n_seeds * sum(arrays.values()),
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    )
     if needed > there:
         raise ConfigError(
             f"{max(arrays, key=arrays.__getitem__)}: the training needs about {needed / 2**30:,.3g} GiB with "
@@ -219,12 +224,6 @@ SCHEMAS["train"] = store_schemas
 
 def flat_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two configurations, ``key: there, now`` each."""
-    mine, theirs = _flat(new), _flat(old)
+    mine, theirs = flat(new), flat(old)
     keys = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
     return [f"{key}: {theirs.get(key)} there, {mine.get(key)} now" for key in keys]
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, Mapping):
-        return {prefix[:-1]: tree}
-    return {k: v for key, inner in tree.items() for k, v in _flat(inner, f"{prefix}{key}.").items()}

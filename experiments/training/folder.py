@@ -3,7 +3,7 @@
     agent/          the best agent on the validation windows so far; play it with policy=DIR/agent
     progress.csv    a row per evaluation
     validation.csv  result rows of the agent and of every rule, at the end
-    tensorboard/    event files
+    tensorboard/    event files; wandb/ likewise
     scenarios.json  of a mixture: scales, and rules by kind of cluster
     checkpoint.npz  everything needed to go on; taken away at the end
     config.yaml  train.json
@@ -14,6 +14,7 @@ crash or ``kill -9`` the same command goes on from the last one. A checkpoint is
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import sys
@@ -39,11 +40,11 @@ LARGEST_CHECKPOINT = 1 << 36
 
 _OWN = (
     *("config.yaml", "scenarios.json", "progress.csv", "validation.csv"),
-    *("agent", "tensorboard", "checkpoint.npz"),
+    *("agent", "tensorboard", "wandb", "checkpoint.npz"),
 )
 """What a training writes, before or after ``train.json``."""
 
-_FREE = ("out", "tensorboard", "checkpoint_every")
+_FREE = ("out", "tensorboard", "tracker", "seeds", "checkpoint_every")
 """Keys that do not change what a training gives."""
 
 
@@ -74,11 +75,24 @@ class TrainFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._info: dict[str, Any] = {}
 
     @property
     def agent(self) -> Path:
         """The agent's folder."""
         return self.path / "agent"
+
+    @property
+    def ident(self) -> str:
+        """What trackers know its training by: the same as long as it goes on here."""
+        start = self._info.get("start", "")
+        text = f"{platform.node()} {self.path.resolve()} {start}"
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    def checkpoint_timesteps(self) -> int:
+        """Decisions learned from when the last checkpoint was written; 0 if there is none."""
+        found = self.read_checkpoint()
+        return 0 if found is None else int(found.state.get("timesteps", -1))
 
     def check(self, config: Mapping[str, Any], identity: str) -> dict[str, Any]:
         """Check that the folder holds this training, or nothing that a training would replace.

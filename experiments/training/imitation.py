@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from .learners import Arrays, need_same
 from .settings.base import AgentConfig
 from .settings.own import ImitationConfig
 from .teachers import Teacher, make_teacher
-from .torch_state import by_prefix, optimizer_arrays, restore_optimizer
+from .torch_state import as_numpy, by_prefix, optimizer_arrays, restore_optimizer
 
 
 def make_imitation_learner(task: ClusterTrainTask, config: AgentConfig) -> ImitationLearner:
@@ -135,6 +135,14 @@ class States:
         self.globals = list(arrays["globals"])
 
 
+class Round(NamedTuple):
+    """What the episodes of a round gave."""
+
+    student_share: float
+    episode_reward: float
+    collect_s: float
+
+
 class ImitationLearner:
     """Learns what a teacher chooses.
 
@@ -160,7 +168,7 @@ class ImitationLearner:
         )
         seeds = task.seeds(2)
         torch.manual_seed(seeds[0])
-        self.net = build_network(self.architecture)
+        self.net = build_network(self.architecture).to(task.device)
         self.optimizer = torch.optim.Adam(self.net.parameters(), config.learning_rate)
         self.rng = np.random.default_rng(seeds[1])
         self.states = States(config.buffer_size)
@@ -170,6 +178,12 @@ class ImitationLearner:
 
     def learn_chunk(self, timesteps: int) -> dict[str, float]:
         """One round: ``num_envs`` episodes, fewer at the end of training, then passes over all states."""
+        played, start = self.collect(), time.perf_counter()
+        loss, agreement = self._learn()
+        return self.measured(played, loss, agreement, time.perf_counter() - start)
+
+    def collect(self) -> Round:
+        """Play the episodes of a round."""
         start = time.perf_counter()
         share = self.config.student_share * self.timesteps / max(1, self.task.total_timesteps)
         student = BatchNet(self.architecture, self.snapshot()[0].weights)
@@ -179,16 +193,18 @@ class ImitationLearner:
             if self.timesteps >= self.task.total_timesteps:
                 break
         self.rounds += 1
-        collected = time.perf_counter()
-        loss, agreement = self._learn()
+        return Round(share, float(np.mean(earned)), time.perf_counter() - start)
+
+    def measured(self, played: Round, loss: float, agreement: float, update_s: float) -> dict[str, float]:
+        """What a round gave."""
         return {
             "loss": loss,
             "agreement": agreement,
-            "student_share": share,
-            "episode_reward": float(np.mean(earned)),
+            "student_share": played.student_share,
+            "episode_reward": played.episode_reward,
             "states": float(len(self.states)),
-            "collect_s": collected - start,
-            "update_s": time.perf_counter() - collected,
+            "collect_s": played.collect_s,
+            "update_s": update_s,
         }
 
     def _play(self, student: BatchNet, share: float) -> float:
@@ -222,11 +238,8 @@ class ImitationLearner:
         c, n = self.config, len(self.states)
         if n == 0:
             return float("nan"), float("nan")
-        rate = c.learning_rate
-        if c.schedule == "linear":
-            rate *= max(0.01, 1.0 - self.timesteps / max(1, self.task.total_timesteps))
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.rate()
         told: list[tuple[float, float]] = []
         for _ in range(c.n_epochs):
             order = self.rng.permutation(n)
@@ -234,12 +247,20 @@ class ImitationLearner:
         loss, agreement = np.mean(told, axis=0)
         return float(loss), float(agreement)
 
+    def rate(self) -> float:
+        """Step size now."""
+        c = self.config
+        left = 1.0 - self.timesteps / max(1, self.task.total_timesteps)
+        return c.learning_rate * (max(0.01, left) if c.schedule == "linear" else 1.0)
+
     def _step(self, which: NDArray[Any]) -> tuple[float, float]:
         """One minibatch; its loss, and how often the student chooses what the teacher is fine with.
 
         That is a candidate with at least half of the best one's probability.
         """
-        flat, target, mask = (torch.from_numpy(part) for part in self.states.batch(which, self.n))
+        flat, target, mask = (
+            torch.from_numpy(part).to(self.task.device) for part in self.states.batch(which, self.n)
+        )
         scores = self.net.scores(flat).masked_fill(~mask, MASKED)
         loss = -(target * scores.log_softmax(dim=1)).sum(dim=1).mean()
         self.optimizer.zero_grad()
@@ -251,7 +272,7 @@ class ImitationLearner:
 
     def snapshot(self) -> tuple[Member, ...]:
         """The network as it is now."""
-        weights = {name: value.numpy().copy() for name, value in self.net.state_dict().items()}
+        weights = {name: as_numpy(value) for name, value in self.net.state_dict().items()}
         return (Member(self.architecture, self.layout, weights, "logits"),)
 
     def load_member(self, member: Member) -> None:
@@ -265,7 +286,7 @@ class ImitationLearner:
 
     def arrays(self) -> tuple[Arrays, dict[str, Any]]:
         """Network, optimiser, states and generator."""
-        found: Arrays = {f"net/{k}": v.numpy().copy() for k, v in self.net.state_dict().items()}
+        found: Arrays = {f"net/{k}": as_numpy(v) for k, v in self.net.state_dict().items()}
         found |= {f"optimizer/{k}": v for k, v in optimizer_arrays(self.optimizer).items()}
         found |= {f"states/{k}": v for k, v in self.states.arrays().items()}
         counts = {"timesteps": self.timesteps, "rounds": self.rounds, "episodes": self.episodes}

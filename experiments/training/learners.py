@@ -43,6 +43,7 @@ class TrainTask:
         num_envs: Environments that step together.
         seed: Seed of everything random.
         total_timesteps: Decisions to train for.
+        device: Where networks learn, as PyTorch names it.
     """
 
     kind: ClassVar[str]
@@ -50,10 +51,16 @@ class TrainTask:
     num_envs: int = 256
     seed: int = 0
     total_timesteps: int = 1_000_000
+    device: str = "cpu"
 
     def seeds(self, n: int) -> list[int]:
         """Independent seeds, the same whenever it is asked."""
         return [int(s) for s in np.random.SeedSequence(self.seed).generate_state(n)]
+
+    @property
+    def env_seed(self) -> int:
+        """Seed of the first environment; the next ones follow."""
+        return self.seeds(3)[2]
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -93,8 +100,8 @@ class TrainTask:
         """Plays agents on what training does not play."""
         raise NotImplementedError
 
-    def compare_with_rules(self, agent: Path) -> pd.DataFrame:
-        """Result rows of an agent's folder and of rules where ``validation`` plays."""
+    def compare_with_rules(self, agent: Path, rules: bool = True) -> pd.DataFrame:
+        """Result rows of an agent's folder, and of rules if they are wanted, where ``validation`` plays."""
         raise NotImplementedError
 
     def fallbacks(self) -> tuple[Fallback, ...]:

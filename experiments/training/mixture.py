@@ -175,7 +175,7 @@ class MixedTrainTask(ClusterTrainTask):
         need(n > 0, f"num_envs={self.num_envs}: must be at least {len(self._parts)}, the number of scenarios")
         each = [replace(part, num_envs=n + (i < rest)) for i, part in enumerate(self._parts)]
         envs = MixedVecEnv([part.vec_env(flat=flat, observation=observation) for part in each])
-        envs.seed(self.seeds(3)[2])
+        envs.seed(self.env_seed)
         return envs
 
     def fallbacks(self, margins: Mapping[tuple[str, ...], float] | None = None) -> tuple[Fallback, ...]:
@@ -235,11 +235,12 @@ class MixedTrainTask(ClusterTrainTask):
         """Plays some days of every scenario."""
         return MixedValidation(self)
 
-    def compare_with_rules(self, agent: Path, n_days: int | None = 1) -> pd.DataFrame:
-        """Result rows of an agent's folder and of rules on some days of validation of every scenario."""
+    def compare_with_rules(self, agent: Path, rules: bool = True, n_days: int | None = 1) -> pd.DataFrame:
+        """As ``TrainTask``, on some days of validation of every scenario."""
         import pandas as pd
 
-        return pd.concat([part.compare_with_rules(agent, n_days) for part in self._parts], ignore_index=True)
+        rows = [part.compare_with_rules(agent, rules, n_days) for part in self._parts]
+        return pd.concat(rows, ignore_index=True)
 
     def fingerprint(self) -> str:
         """Fingerprints of all scenarios."""

@@ -127,7 +127,7 @@ class PlacementTrainTask(TrainTask):
             observation=observation,
             flat=flat,
         )
-        envs.seed(self.seeds(3)[2])
+        envs.seed(self.env_seed)
         return envs
 
     def described(self) -> dict[str, Any]:
@@ -140,9 +140,10 @@ class PlacementTrainTask(TrainTask):
         """Plays the validation windows."""
         return Validation(self.scenario, self.wait_scale_s)
 
-    def compare_with_rules(self, agent: Path) -> pd.DataFrame:
-        """Result rows of an agent's folder and of every rule on the validation windows."""
-        specs = [PolicySpec(str(agent)), *(PolicySpec(name) for name in DEFAULT_POLICIES["placement"])]
+    def compare_with_rules(self, agent: Path, rules: bool = True) -> pd.DataFrame:
+        """As ``TrainTask``, with every rule."""
+        names = (str(agent), *(DEFAULT_POLICIES["placement"] if rules else ()))
+        specs = [PolicySpec(name) for name in names]
         cells = [run_cell(make_cell(self.scenario, spec), 0) for spec in specs]
         return rows_frame([row for cell in cells for row in cell.rows])
 

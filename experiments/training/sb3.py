@@ -26,7 +26,7 @@ from virtgym.policies.learned.storage import Member
 
 from .learners import Arrays, TrainTask
 from .settings.base import A2cConfig, AgentConfig, DqnConfig, MaskablePpoConfig, PpoConfig
-from .torch_state import by_prefix, optimizer_arrays, restore_optimizer
+from .torch_state import as_numpy, by_prefix, optimizer_arrays, restore_optimizer
 
 _NUMBERS = ("num_timesteps", "_n_updates", "_n_calls", "_episode_num", "exploration_rate")
 """Counters of a model that a checkpoint holds."""
@@ -54,12 +54,13 @@ def _rate(config: AgentConfig) -> Any:
     return base if config.schedule == "constant" else lambda remaining: base * remaining
 
 
-def make_sb3_learner(task: TrainTask, config: AgentConfig) -> Sb3Learner:
+def make_sb3_learner(task: TrainTask, config: AgentConfig, envs: Any = None) -> Sb3Learner:
     """Make a learner of PPO, A2C, DQN or MaskablePPO.
 
     Args:
         task: What is to be learned.
         config: The algorithm's settings; their class says which.
+        envs: Its environments; None = the task's.
 
     Raises:
         ConfigError: If the settings do not fit the task.
@@ -70,7 +71,8 @@ def make_sb3_learner(task: TrainTask, config: AgentConfig) -> Sb3Learner:
             f"agent={config.name}: reads legal actions off the observation, which tells those of nodes only; "
             "with allow_reject or queue_window use agent=maskable_ppo"
         )
-    envs = task.vec_env(observation=config.observation)
+    if envs is None:
+        envs = task.vec_env(observation=config.observation)
     # SB3 given a seed would seed the global generators of Python and NumPy, which are not its to seed.
     torch.manual_seed(task.seeds(1)[0])
     shared: dict[str, Any] = {
@@ -85,7 +87,7 @@ def make_sb3_learner(task: TrainTask, config: AgentConfig) -> Sb3Learner:
             "queue_window": task.queue_window,
             "observation": config.observation,
         },
-        "device": "cpu",
+        "device": task.device,
     }
     return Sb3Learner(task, config, _make_model(config, shared, task), envs)
 
@@ -141,6 +143,9 @@ class Sb3Learner:
         config: The algorithm's settings.
         model: The model.
         envs: Its environments.
+
+    Attributes:
+        generator: Of actions; PyTorch's global one, unless several learn in a batch.
     """
 
     def __init__(self, task: TrainTask, config: AgentConfig, model: Any, envs: Any) -> None:
@@ -148,6 +153,9 @@ class Sb3Learner:
         self.config = config
         self.model = model
         self.envs = envs
+        self.generator: torch.Generator = (
+            torch.default_generator if task.device == "cpu" else torch.cuda.default_generators[0]
+        )
         self._recorder = _Recorder()
         model.set_logger(Logger(folder=None, output_formats=[self._recorder]))
         model.total_timesteps = task.total_timesteps
@@ -162,9 +170,16 @@ class Sb3Learner:
 
     def learn_chunk(self, timesteps: int) -> dict[str, float]:
         """Learn from one rollout (PPO, A2C: several short ones; DQN: some steps)."""
+        self.model.learn(self.chunk(timesteps), reset_num_timesteps=False, log_interval=None)
+        return self.measured()
+
+    def chunk(self, timesteps: int) -> int:
+        """How many decisions of those wanted are learned from at once."""
         unit = self.task.num_envs * int(getattr(self.config, "n_steps", 16))
-        wanted = max(1, min(timesteps, max(unit, 16_384)))
-        self.model.learn(wanted, reset_num_timesteps=False, log_interval=None)
+        return max(1, min(timesteps, max(unit, 16_384)))
+
+    def measured(self) -> dict[str, float]:
+        """What the algorithm logged last, and means over the last episodes."""
         self.model.logger.dump(step=self.timesteps)
         found = {
             name.removeprefix("train/"): value
@@ -179,7 +194,8 @@ class Sb3Learner:
         return found
 
     @property
-    def _layout(self) -> Layout:
+    def layout(self) -> Layout:
+        """What it observes."""
         return self.task.layout(self.config)
 
     @property
@@ -190,9 +206,9 @@ class Sb3Learner:
     def snapshot(self) -> tuple[Member, ...]:
         """The policy as it is now."""
         net = self._network
-        weights = {name: value.numpy().copy() for name, value in net.state_dict().items()}
+        weights = {name: as_numpy(value) for name, value in net.state_dict().items()}
         scores = "values" if isinstance(self.config, DqnConfig) else "logits"
-        return (Member(net.architecture, self._layout, weights, scores),)
+        return (Member(net.architecture, self.layout, weights, scores),)
 
     def load_member(self, member: Member) -> None:
         """Begin with the weights of an agent.
@@ -206,7 +222,7 @@ class Sb3Learner:
                 f"agent.observation={self.config.observation}: the agent to begin with reads {observation}; "
                 f"use agent.observation={observation}"
             )
-        if member.architecture != net.architecture or member.layout != self._layout:
+        if member.architecture != net.architecture or member.layout != self.layout:
             raise ConfigError(
                 f"import: the agent is {member.architecture.to_dict()}, "
                 f"and {net.architecture.to_dict()} is to be trained"
@@ -218,9 +234,9 @@ class Sb3Learner:
     def arrays(self) -> tuple[Arrays, dict[str, Any]]:
         """Networks, optimiser, environments, generators and, for DQN, the replay buffer."""
         model = self.model
-        found: Arrays = {f"policy/{k}": v.numpy().copy() for k, v in model.policy.state_dict().items()}
+        found: Arrays = {f"policy/{k}": as_numpy(v) for k, v in model.policy.state_dict().items()}
         found |= {f"optimizer/{k}": v for k, v in optimizer_arrays(model.policy.optimizer).items()}
-        found["torch_rng"] = torch.get_rng_state().numpy()
+        found["torch_rng"] = self.generator.get_state().numpy()
         state: dict[str, Any] = {k: getattr(model, k) for k in _NUMBERS if hasattr(model, k)}
         state["rng"] = model.rng.bit_generator.state
         state["episodes"] = list(model.ep_info_buffer or [])
@@ -267,7 +283,7 @@ class Sb3Learner:
                 if getattr(buffer, name) is None:
                     setattr(buffer, name, np.ones((buffer.buffer_size, buffer.n_envs), dtype=value.dtype))
                 getattr(buffer, name)[: len(value)] = value
-        torch.set_rng_state(torch.from_numpy(arrays["torch_rng"].copy()))
+        self.generator.set_state(torch.from_numpy(arrays["torch_rng"].copy()))
 
 
 _REPLAY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts", "durations")

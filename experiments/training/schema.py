@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from virtgym.envs.checks import need
+from virtgym.envs.checks import hint, need
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.placement.rewards import REWARDS
 from virtgym.policies.learned.architecture import CANDIDATES
 
+from ..config.compose import check_numbers
 from ..config.schema import ScenarioNode
 from .settings.base import AgentConfig, check_whole
+from .trackers import tracker_names
+
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass
@@ -23,6 +28,8 @@ class TrainConfig:
         agent: The learner and its settings (group ``agent``, made of ``AGENTS``).
         total_timesteps: Decisions to train for.
         seed: Seed of everything random.
+        seeds: Several, each trained in a folder of its own, in a batch where the agent can: numbers, and
+            ranges like ``0..9``.
         num_envs: Environments that step together.
         env: Of clusters, arguments of the environment: those of ``config.env.ENV_KEYS``.
         mix: Of clusters, scenarios that are played besides, by name; a suite stands for its cluster tasks.
@@ -35,6 +42,9 @@ class TrainConfig:
         eval_every: Decisions between evaluations on what training does not play.
         checkpoint_every: Decisions between checkpoints; 0 = at evaluations.
         tensorboard: Whether to write TensorBoard's event files.
+        tracker: Where curves go: ``tensorboard``, ``wandb``, ``mlflow``, several, or ``none``; None =
+            TensorBoard where it is installed.
+        device: Where networks learn: ``cpu``, ``cuda``, or ``auto``, the GPU if there is one.
         initial: Folder of an agent whose weights training begins with.
         import_zip: Likewise a zip of Stable-Baselines3, which is code: only what you trust. The command line
             calls it ``import``.
@@ -47,6 +57,7 @@ class TrainConfig:
     agent: Any = field(default_factory=AgentConfig)
     total_timesteps: int = 1_000_000
     seed: int = 0
+    seeds: Any = None
     num_envs: int = 256
     env: dict[str, Any] = field(default_factory=dict)
     mix: list[str] = field(default_factory=list)
@@ -57,11 +68,29 @@ class TrainConfig:
     eval_every: int = 250_000
     checkpoint_every: int = 0
     tensorboard: bool = True
+    tracker: Any = None
+    device: str = "cpu"
     initial: str | None = None
     import_zip: str | None = None
     launcher: Any = None
     workers: int | None = None
     out: str | None = None
+
+
+def seed_list(given: Any) -> list[int]:
+    """Seeds of a list of numbers and of ranges like ``0..9``, both ends included.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    found: list[Any] = []
+    for one in given if isinstance(given, (list, tuple)) else [given]:
+        match = re.fullmatch(r"(\d+)\.\.(\d+)", one) if isinstance(one, str) else None
+        ends = (int(match[1]), int(match[2])) if match else (0, 0)
+        need(ends[0] <= ends[1] < ends[0] + 10_000, f"seeds: {one}: must rise, by 10,000 at most")
+        found += range(ends[0], ends[1] + 1) if match else [one]
+    check_numbers(found, 1)
+    return found
 
 
 def check_train_values(config: dict[str, Any]) -> None:
@@ -77,6 +106,12 @@ def check_train_values(config: dict[str, Any]) -> None:
         need(config[key] >= least, f"{key}={config[key]}: must be at least {least}")
         check_whole(key, config[key])
     need(config["seed"] >= 0, f"seed={config['seed']}: must be at least 0")
+    if config["seeds"] is not None:
+        config["seeds"] = seed_list(config["seeds"])
+        need(config["seed"] == 0, f"seed={config['seed']}: has no effect with seeds=")
+    if (device := config["device"]) not in DEVICES:
+        raise ConfigError(f"device={device}: must be one of {', '.join(DEVICES)}{hint(device, DEVICES)}")
+    tracker_names(config["tracker"])
     kind = config["scenario"]["kind"]
     if kind == "cluster":
         for key in ("reward", "wait_scale_s"):

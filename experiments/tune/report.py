@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 from virtgym.envs.sim.models.cost import GATE_OK
 
 from ..report import write_report
-from ..report.figures import new_figure
 from ..report.page import Lead
-from ..report.parts import add_figure, block, plot_div
+from ..report.search import parallel_plot, point_plot
 from .study import Outcome, setting_of
 
 if TYPE_CHECKING:
@@ -95,12 +94,13 @@ def write_study_report(outcome: Outcome) -> Path:
         f'<ul class="sure">{"".join(f"<li>{text}</li>" for text in rest)}</ul></header>'
     )
     done = table[table["state"] == "complete"]
+    done = done.assign(label=[f"trial {n}" for n in done["number"]])
     name = plan.objectives[0]
     least = done.assign(best=done[name].where(done["gate"] == GATE_OK).cummin().ffill())
-    html += _plot(figures, "history", "History", "number", name, done, least[["number", "best"]])
+    html += point_plot(figures, "history", "History", "number", name, done, least[["number", "best"]])
     if len(plan.objectives) > 1:
         front = done[done["pareto"]].sort_values(name)
-        html += _plot(
+        html += point_plot(
             figures,
             "pareto-front",
             "Pareto front",
@@ -109,39 +109,9 @@ def write_study_report(outcome: Outcome) -> Path:
             done,
             front[[name, plan.objectives[1]]],
         )
+    html += parallel_plot(figures, "parallel", list(plan.axes), name, done)
     for key in plan.axes:
-        html += _plot(figures, f"slice-{key}", key, key, name, done)
+        html += point_plot(figures, f"slice-{key}", key, key, name, done)
     markdown = [f"## {title}", "", *(f"- {text}" for text in said), ""]
     lead = Lead(title, html, figures, markdown)
-    return write_report(outcome.folders, plan.out, lead)
-
-
-def _plot(
-    figures: dict[str, Any],
-    key: str,
-    title: str,
-    x: str,
-    y: str,
-    done: pd.DataFrame,
-    line: pd.DataFrame | None = None,
-) -> str:
-    """A point per trial, and a line through the points of a table."""
-    import pandas as pd
-
-    figure = new_figure(xaxis={"title": {"text": x}}, yaxis={"title": {"text": y}})
-    values = pd.to_numeric(done[x], errors="coerce")
-    figure.add_scatter(
-        x=list(done[x].map(str) if values.isna().any() else values),
-        y=list(done[y]),
-        text=[f"trial {n}" for n in done["number"]],
-        hovertemplate="%{text}<br>%{x}, %{y}<extra></extra>",
-        mode="markers",
-        marker={"size": 7},
-        meta={"ink": "p0", "priority": 0},
-    )
-    if line is not None:
-        xs, ys = (list(line[column]) for column in line)
-        style = {"line": {"shape": "hv"}, "meta": {"ink": "p1", "priority": 0}, "hoverinfo": "skip"}
-        figure.add_scatter(x=xs, y=ys, mode="lines", **style)
-    add_figure(figures, key, figure)
-    return block("tune", title, plot_div(key, f"{y} over {x}, a point per trial", "", 300))
+    return write_report(outcome.folders, plan.out, [lead])

@@ -33,28 +33,36 @@ class RewardScale:
     """Divides rewards by the running standard deviation of discounted returns, as SB3's ``VecNormalize``.
 
     Args:
-        n_envs: B.
+        shape: B, or (S, B): S scales that are worked out together.
         gamma: Discount.
     """
 
-    def __init__(self, n_envs: int, gamma: float) -> None:
+    def __init__(self, shape: int | tuple[int, ...], gamma: float) -> None:
         self.gamma = gamma
-        self.returns = np.zeros(n_envs)
-        self.moments = np.array([1e-4, 0.0, 1e-4])  # count, mean, sum of squared deviations
+        self.returns = np.zeros(shape)
+        # Count, mean, sum of squared deviations.
+        self.moments = np.broadcast_to([1e-4, 0.0, 1e-4], (*self.returns.shape[:-1], 3)).copy()
+
+    def share(self, others: RewardScale, i: int) -> None:
+        """Become number i of several scales, in the same memory."""
+        others.returns[i], others.moments[i] = self.returns, self.moments
+        self.returns, self.moments = others.returns[i], others.moments[i]
 
     def __call__(
         self, rewards: NDArray[Any], dones: NDArray[np.bool_], durations: NDArray[Any] | None = None
     ) -> NDArray[Any]:
-        """Take rewards (B,) of steps of such durations (B,) into account, and scale them."""
+        """Take rewards (…, B) of steps of such durations (…, B) into account, and scale them."""
         discount = self.gamma if durations is None else self.gamma**durations
-        self.returns = self.returns * discount + rewards
-        count, mean, squares = self.moments
-        n, new = len(rewards), float(self.returns.mean())
+        self.returns[...] = self.returns * discount + rewards
+        count, mean, squares = (self.moments[..., k] for k in range(3))
+        n, new = rewards.shape[-1], self.returns.mean(axis=-1)
         total = count + n
-        spread = float(((self.returns - new) ** 2).sum()) + (new - mean) ** 2 * count * n / total
-        self.moments[:] = total, mean + (new - mean) * n / total, squares + spread  # Chan et al., 1979
+        spread = ((self.returns - new[..., None]) ** 2).sum(axis=-1) + (new - mean) ** 2 * count * n / total
+        # Chan et al., 1979
+        self.moments[...] = np.stack((total, mean + (new - mean) * n / total, squares + spread), axis=-1)
         self.returns[dones] = 0.0
-        scaled: NDArray[Any] = (rewards / np.sqrt(self.moments[2] / total + 1e-8)).astype(np.float32)
+        deviation = np.sqrt(self.moments[..., 2] / total + 1e-8)[..., None]
+        scaled: NDArray[Any] = (rewards / deviation).astype(np.float32)
         return scaled
 
 
@@ -63,7 +71,7 @@ def _flat_tensor(array: NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(array.reshape(-1, *array.shape[2:]))
 
 
-class _SemiMarkov:
+class SemiMarkov:
     """What rollout buffers share: advantages where steps have durations."""
 
     durations: NDArray[Any] | None = None
@@ -84,7 +92,7 @@ class _SemiMarkov:
             return
         discounts = (me.gamma**self.durations).astype(np.float32)
         decays = ((me.gamma * me.gae_lambda) ** self.durations).astype(np.float32)
-        values = np.concatenate((me.values, last_values.numpy().reshape(1, -1)))
+        values = np.concatenate((me.values, last_values.cpu().numpy().reshape(1, -1)))
         goes_on = 1.0 - np.concatenate((me.episode_starts[1:], dones.reshape(1, -1))).astype(np.float32)
         deltas = me.rewards + discounts * values[1:] * goes_on - me.values
         advantage = np.zeros(me.n_envs, dtype=np.float32)
@@ -94,7 +102,7 @@ class _SemiMarkov:
         me.returns = me.advantages + me.values
 
 
-class BatchedRolloutBuffer(_SemiMarkov, RolloutBuffer):
+class BatchedRolloutBuffer(SemiMarkov, RolloutBuffer):
     """SB3's buffer, with minibatches picked by PyTorch and drawn by ``rng``."""
 
     rng: np.random.Generator
@@ -104,13 +112,13 @@ class BatchedRolloutBuffer(_SemiMarkov, RolloutBuffer):
         assert self.full, "the buffer is not full"
         n = self.buffer_size * self.n_envs
         arrays = (self.observations, self.actions, self.values, self.log_probs, self.advantages, self.returns)
-        tensors = [_flat_tensor(array) for array in arrays]
-        order = torch.from_numpy(self.rng.permutation(n))
+        tensors = [_flat_tensor(array).to(self.device) for array in arrays]
+        order = torch.from_numpy(self.rng.permutation(n)).to(self.device)
         for start in range(0, n, batch_size or n):
             yield RolloutBufferSamples(*(x[order[start : start + (batch_size or n)]] for x in tensors))
 
 
-class MaskedRolloutBuffer(_SemiMarkov, MaskableRolloutBuffer):
+class MaskedRolloutBuffer(SemiMarkov, MaskableRolloutBuffer):
     """sb3-contrib's buffer, likewise."""
 
     rng: np.random.Generator
@@ -122,8 +130,8 @@ class MaskedRolloutBuffer(_SemiMarkov, MaskableRolloutBuffer):
         assert self.full, "the buffer is not full"
         n = self.buffer_size * self.n_envs
         arrays = (self.observations, self.actions, self.values, self.log_probs, self.advantages, self.returns)
-        tensors = [_flat_tensor(array) for array in (*arrays, self.action_masks)]
-        order = torch.from_numpy(self.rng.permutation(n))
+        tensors = [_flat_tensor(array).to(self.device) for array in (*arrays, self.action_masks)]
+        order = torch.from_numpy(self.rng.permutation(n)).to(self.device)
         for start in range(0, n, batch_size or n):
             yield MaskableRolloutBufferSamples(
                 *(x[order[start : start + (batch_size or n)]] for x in tensors)
@@ -162,7 +170,7 @@ class BatchedReplayBuffer(ReplayBuffer):
             self.rewards[rows, games].reshape(-1, 1),
             *(() if self.durations is None else (self.gamma ** self.durations[rows, games].reshape(-1, 1),)),
         )
-        return ReplayBufferSamples(*(torch.from_numpy(array) for array in arrays))
+        return ReplayBufferSamples(*(torch.from_numpy(array).to(self.device) for array in arrays))
 
 
 class _Batched:
@@ -211,8 +219,8 @@ class _OnPolicy(_Batched):
         for step in range(n_rollout_steps):
             masks = {"action_masks": env.action_masks()} if self.masked else {}
             with torch.no_grad():
-                actions, values, log_probs = me.policy(torch.from_numpy(me._last_obs), **masks)
-            chosen = actions.numpy()
+                actions, values, log_probs = me.policy(torch.from_numpy(me._last_obs).to(me.device), **masks)
+            chosen = actions.cpu().numpy()
             observations, rewards, dones, infos = env.step(chosen)
             me.num_timesteps += env.num_envs
             callback.update_locals(locals())
@@ -231,7 +239,7 @@ class _OnPolicy(_Batched):
             rollout_buffer.add(*last, **masks)
             me._last_obs, me._last_episode_starts = observations, dones
         with torch.no_grad():
-            values = me.policy.predict_values(torch.from_numpy(me._last_obs))
+            values = me.policy.predict_values(torch.from_numpy(me._last_obs).to(me.device))
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=me._last_episode_starts)
         callback.update_locals(locals())
         callback.on_rollout_end()
@@ -249,7 +257,7 @@ class _OnPolicy(_Batched):
         if cut:
             last = np.stack([infos[i]["terminal_observation"] for i in cut])
             with torch.no_grad():
-                values = me.policy.predict_values(torch.from_numpy(last)).numpy()[:, 0]
+                values = me.policy.predict_values(torch.from_numpy(last).to(me.device)).cpu().numpy()[:, 0]
             durations = np.array([infos[i].get("duration", 1.0) for i in cut], dtype=np.float32)
             rewards[cut] += me.gamma**durations * values
 

@@ -136,7 +136,7 @@ class _NetMixin(_Described):
         if masks is None:
             legal = legal_actions(observation, scores.shape[1], self.layout)
         else:
-            legal = torch.as_tensor(masks, dtype=torch.bool).reshape(scores.shape)
+            legal = torch.as_tensor(masks, dtype=torch.bool, device=scores.device).reshape(scores.shape)
         if legal is not None:
             scores = torch.where(legal, scores, MASKED)
         return log_softmax(scores, dim=1)

@@ -21,7 +21,7 @@ from virtgym.policies.learned.storage import Member
 
 from ..learners import Arrays
 from ..settings.own import ForecasterConfig
-from ..torch_state import by_prefix, optimizer_arrays, restore_optimizer
+from ..torch_state import as_numpy, by_prefix, optimizer_arrays, restore_optimizer
 from .task import ForecastTrainTask
 
 SMALL = 0.05
@@ -84,7 +84,7 @@ class ForecastLearner:
         self.timesteps = 0
         self._rng = np.random.default_rng(task.seeds(1)[0])
         self._architecture = quantile_architecture(config.hidden[0])  # refuses what is too large
-        self._net = QuantileMlp(config.hidden[0], self._rng)
+        self._net = QuantileMlp(config.hidden[0], self._rng).to(task.device)
         self._optimizer = torch.optim.Adam(self._net.parameters(), config.learning_rate)
         self._vms = [np.flatnonzero(load.last > load.first) for load in task.loads]
         self._prior = np.float32(_usual_spread(task))
@@ -100,6 +100,7 @@ class ForecastLearner:
         left = 1.0 - self.timesteps / max(1, self.task.total_timesteps)
         for group in self._optimizer.param_groups:
             group["lr"] = self.config.learning_rate * (left if self.config.schedule == "linear" else 1.0)
+        columns = tuple(c.to(self.task.device) for c in columns)
         losses = [self._update(*(c[i : i + size] for c in columns)) for i in range(0, len(inputs), size)]
         self.timesteps += len(inputs)
         names = ("loss_mean", "loss_deviation", "loss_quantiles")
@@ -129,7 +130,7 @@ class ForecastLearner:
     def _update(self, inputs: Tensor, truth: Tensor, weight: Tensor) -> list[float]:
         said = self._net(inputs)
         short = truth - said[:, LOWEST:]
-        levels = torch.tensor(QUANTILES)
+        levels = torch.tensor(QUANTILES, device=said.device)
         pinball = (weight * torch.maximum(levels * short, (levels - 1.0) * short)).mean()
         error = truth - said[:, MEAN, None]
         squares = ((weight * error) ** 2).mean()
@@ -144,12 +145,12 @@ class ForecastLearner:
 
     def snapshot(self) -> tuple[Member, ...]:
         """The network as it is now."""
-        weights = {name: value.numpy().copy() for name, value in self._net.state_dict().items()}
+        weights = {name: as_numpy(value) for name, value in self._net.state_dict().items()}
         return (Member(self._architecture, LAYOUT, {**weights, "prior": np.array([self._prior])}),)
 
     def arrays(self) -> tuple[Arrays, dict[str, Any]]:
         """Network, optimiser and generator."""
-        found: Arrays = {f"net/{k}": v.numpy().copy() for k, v in self._net.state_dict().items()}
+        found: Arrays = {f"net/{k}": as_numpy(v) for k, v in self._net.state_dict().items()}
         found |= {f"optimizer/{k}": v for k, v in optimizer_arrays(self._optimizer).items()}
         return found, {"timesteps": self.timesteps, "rng": self._rng.bit_generator.state}
 

@@ -194,9 +194,9 @@ class ForecastTrainTask(TrainTask):
         """Scores on ``held_out``."""
         return ForecastValidation(vm_load(self.held_out), self._begin)
 
-    def compare_with_rules(self, agent: Path) -> pd.DataFrame:
+    def compare_with_rules(self, agent: Path, rules: bool = True) -> pd.DataFrame:
         """Skill, loss and coverage of the forecaster and of three rules on ``held_out``."""
-        names = (str(agent), REFERENCE, "loess", "persistence")
+        names = (str(agent), *((REFERENCE, "loess", "persistence") if rules else ()))
         settings = SkillSettings(tuple(map(PolicySpec, names)), HORIZONS, begin=self._begin)
         return forecast_skill(self.held_out, settings)
 

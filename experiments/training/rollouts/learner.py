@@ -58,7 +58,7 @@ from ..learners import Arrays, need_same
 from ..placement_task import PlacementTrainTask
 from ..settings.base import AgentConfig
 from ..settings.own import RolloutConfig
-from ..torch_state import by_prefix, optimizer_arrays, restore_optimizer
+from ..torch_state import as_numpy, by_prefix, optimizer_arrays, restore_optimizer
 from .resampling import large_shapes, resample_requests
 from .selection import excess_bound
 
@@ -137,7 +137,7 @@ class RolloutLearner:
         self.architecture = Architecture(config.network, *self.layout.sizes, hidden=tuple(config.hidden))
         seeds = task.seeds(2)
         torch.manual_seed(seeds[0])
-        self.nets = [build_network(self.architecture) for _ in range(config.population)]
+        self.nets = [build_network(self.architecture).to(task.device) for _ in range(config.population)]
         self.optimizer = torch.optim.Adam(
             [p for n in self.nets for p in n.parameters()], config.learning_rate
         )
@@ -188,6 +188,10 @@ class RolloutLearner:
         store = allocate_comparisons(c.states, self.learned.observer)
         n_windows = 1 + int(8 * c.states / (c.probability * float(self.learned.lengths.mean())))
         firsts, lengths = self.learned.draw(n_windows, rng)
+        # The training ends within a window, whatever a round is.
+        left = self.task.total_timesteps - self.timesteps
+        n_windows = min(n_windows, 1 + int(np.searchsorted(lengths.cumsum(), left)))
+        firsts, lengths = firsts[:n_windows], lengths[:n_windows]
         players, base = np.full(n_windows, NETWORK, dtype=np.int64), NETWORK
         if self.by_rules:
             base = rule_number(c.base)
@@ -259,8 +263,9 @@ class RolloutLearner:
         c, n = self.config, len(found.flat)
         if n == 0:
             return float("nan"), float("nan")
-        flat, mask = torch.from_numpy(found.flat), torch.from_numpy(found.mask)
-        advantages = self._advantages(found)
+        device = self.task.device
+        flat, mask = (torch.from_numpy(part).to(device) for part in (found.flat, found.mask))
+        advantages = self._advantages(found).to(device)
         rate = c.learning_rate
         if c.schedule == "linear":
             rate *= max(0.01, 1.0 - self.timesteps / max(1, self.task.total_timesteps))
@@ -296,7 +301,7 @@ class RolloutLearner:
         keep = min(self.config.average, self.updates / (self.updates + 10.0))
         for net, mean in zip(self.nets, self.means):
             for name, value in net.state_dict().items():
-                mean[name] += np.float32(1.0 - keep) * (value.numpy() - mean[name])
+                mean[name] += np.float32(1.0 - keep) * (as_numpy(value) - mean[name])
         return told
 
     def snapshot(self) -> tuple[Member, ...]:
@@ -344,4 +349,4 @@ class RolloutLearner:
 
 
 def _weights(net: Network) -> dict[str, Any]:
-    return {name: value.detach().numpy().copy() for name, value in net.state_dict().items()}
+    return {name: as_numpy(value) for name, value in net.state_dict().items()}

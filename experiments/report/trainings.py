@@ -1,0 +1,269 @@
+"""Parts of the page about trainings (learning curves) and sweeps (what was searched, and the best of it)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..analysis.stats import Interval
+from ..analysis.trainings import (
+    SEED,
+    Curve,
+    SettingResult,
+    TrainingData,
+    curve,
+    group_trainings,
+    read_sweep,
+    read_training,
+    settings_of,
+    swept_keys,
+)
+from .columns import write_number
+from .figures import Style, axis, new_figure, rank_styles
+from .markdown import escape_md
+from .page import Lead
+from .parts import add_figure, block, chip_fieldset, plot_div
+from .search import parallel_plot, point_plot
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+N_SHOWN = 6
+"""Settings whose curves are shown at first, the best ones."""
+
+N_ROWS = 10
+"""Settings of a sweep in the table, best first."""
+
+_OTHER = ("timesteps", "objective", "best", "wall_s")
+"""Columns of ``progress.csv`` that are no curve of what was learned."""
+
+
+def training_lead(runs: Sequence[TrainingData]) -> Lead:
+    """Learning curves of trainings, over seeds where settings have several.
+
+    Args:
+        runs: The trainings.
+    """
+    groups = _best_first(group_trainings(runs))
+    title = f"Training {', '.join(sorted({f'{r.agent} on {r.scenario}' for r in runs})[:3])}"
+    figures: dict[str, Any] = {}
+    said = _sentences(groups)
+    html = _head(title, said) + _curves(figures, groups)
+    heads = ("setting", "seed", "best validation", "at decision", "decisions", "frames/s", "finished")
+    rows = [_row(name, run) for name, mine in groups.items() for run in mine]
+    html += block("settings", "Trainings", _table(heads, rows))
+    markdown = [f"## {escape_md(title)}", "", *(f"- {escape_md(text)}" for text in said), ""]
+    return Lead(title, html, figures, [*markdown, *_markdown_table(heads, rows), ""])
+
+
+def sweep_lead(folder: Path, runs: Sequence[TrainingData]) -> Lead:
+    """What a sweep searched, and its best setting.
+
+    Args:
+        folder: Its folder.
+        runs: Its trainings, if it is one of trainings.
+    """
+    table = read_sweep(folder)
+    found = settings_of(table)
+    keys = [key for key in swept_keys(table) if key != SEED]
+    title = f"Sweep {folder.name or folder}"
+    figures: dict[str, Any] = {}
+    failed = int(table["error"].notna().sum()) if "error" in table else 0
+    said = [
+        _best_setting(found),
+        f"{len(table)} rows, {int(table['finished'].sum())} finished, {failed} failed.",
+    ]
+    html = _head(title, said)
+    heads = ("setting", "objective", "95 % over seeds", "runs")
+    rows = [(*_shown(one), str(one.objective.n)) for one in found[:N_ROWS]]
+    html += block("settings", "Best settings", _table(heads, rows), f"The first {len(rows)} of {len(found)}.")
+    done = table[table["objective"].notna()]
+    done = done.assign(label=[str(job) for job in done["job"]])
+    if len(done) and keys:
+        html += parallel_plot(figures, "parallel", keys, "objective", done)
+        html += "".join(
+            point_plot(figures, f"slice-{k}", k, k, "objective", done, _means(done, k), "linear")
+            for k in keys
+        )
+    if runs:
+        html += _curves(figures, _best_first(group_trainings(runs)))
+    markdown = [f"## {escape_md(title)}", "", *(f"- {escape_md(text)}" for text in said), ""]
+    return Lead(title, html, figures, [*markdown, *_markdown_table(heads, rows), ""])
+
+
+def read_jobs(folder: Path) -> list[TrainingData]:
+    """The trainings in a sweep's folder."""
+    found = (read_training(path.parent) for path in sorted(folder.glob("*/train.json")))
+    return [run for run in found if run is not None]
+
+
+def _best_first(groups: Mapping[str, list[TrainingData]]) -> dict[str, list[TrainingData]]:
+    def mean(runs: Sequence[TrainingData]) -> float:
+        return sum(run.best for run in runs) / len(runs)
+
+    return dict(sorted(groups.items(), key=lambda item: mean(item[1])))
+
+
+def _head(title: str, said: Sequence[str]) -> str:
+    first, *rest = (escape(text) for text in said)
+    return (
+        f'<header class="head"><h2>{escape(title)}</h2><p class="verdict">{first}</p>'
+        f'<ul class="sure">{"".join(f"<li>{text}</li>" for text in rest)}</ul></header>'
+    )
+
+
+def _interval(value: Interval) -> str:
+    text = write_number(value.estimate, 4)
+    if value.known and value.n > 1:
+        return f"{text} [{write_number(value.low, 4)}, {write_number(value.high, 4)}] (95 %, {value.n} seeds)"
+    return f"{text} (one seed)" if value.n == 1 else text
+
+
+def _sentences(groups: Mapping[str, list[TrainingData]]) -> list[str]:
+    from ..analysis.stats import mean_interval
+
+    said = []
+    for name, runs in list(groups.items())[:N_ROWS]:
+        best = _interval(mean_interval([run.best for run in runs]))
+        start = mean_interval([float(run.progress["objective"].iloc[0]) for run in runs]).estimate
+        said.append(f"{name}: best validation {best}, {write_number(start, 4)} at the first evaluation.")
+    if any(not run.finished for runs in groups.values() for run in runs):
+        n = sum(not run.finished for runs in groups.values() for run in runs)
+        said.append(f"{n} of the trainings have not finished.")
+    said.append("Of validation, small is good; the best of many looks better there than elsewhere.")
+    return said
+
+
+def _curves(figures: dict[str, Any], groups: Mapping[str, list[TrainingData]]) -> str:
+    """Validation, then what was measured in training, a figure each."""
+    styles = rank_styles([(name, False) for name in groups])
+    columns = dict.fromkeys(
+        c for runs in groups.values() for r in runs for c in r.progress if c not in _OTHER
+    )
+    shown = list(groups)[:N_SHOWN]
+    # Plots of the class ``lines`` show what is ticked.
+    kind = " lines" if len(groups) > 1 else ""
+    html = _curve(figures, groups, styles, "objective", shown, f"high{kind}")
+    panels = [
+        f"<figure><figcaption>{escape(c)}</figcaption>{plot}</figure>"
+        for c in columns
+        if (plot := _curve(figures, groups, styles, c, shown, kind.strip()))
+    ]
+    chips = ""
+    if len(groups) > 1:
+        chips = chip_fieldset([(name, styles[name]) for name in groups], shown, N_SHOWN, "Settings shown")
+    n = max(len(runs) for runs in groups.values())
+    text = f"Means over {n} seeds, shaded: 95 % of the mean (Student's t)." if n > 1 else "One seed each."
+    found = block("curves", "Validation objective over decisions", chips + html, text)
+    if panels:
+        body = f'<div class="grid">{"".join(panels)}</div>'
+        found += block("curves", "What was measured in training", body, "Columns of progress.csv.")
+    return found
+
+
+def _curve(
+    figures: dict[str, Any],
+    groups: Mapping[str, list[TrainingData]],
+    styles: Mapping[str, Style],
+    column: str,
+    shown: Sequence[str],
+    kind: str,
+) -> str:
+    known = {name: found for name, runs in groups.items() if (found := curve(runs, column))}
+    if not known:
+        return ""
+    figure = new_figure(xaxis=axis("decisions"), yaxis=axis(""))
+    for name, line in known.items():
+        _add_curve(figure, name, line, styles[name], name in shown)
+    key = f"curve-{column}"
+    add_figure(figures, key, figure)
+    return plot_div(key, f"{column} over decisions, a line per setting", kind)
+
+
+def _add_curve(figure: go.Figure, name: str, line: Curve, style: Style, shown: bool) -> None:
+    meta = {"ink": style.ink, "policy": name, "priority": 0}
+    if line.n > 1:
+        both = [*line.high.tolist(), *line.low[::-1].tolist()]
+        figure.add_scatter(
+            x=[*line.x.tolist(), *line.x[::-1].tolist()],
+            y=both,
+            mode="lines",
+            line={"width": 0},
+            fill="toself",
+            hoverinfo="skip",
+            visible=shown,
+            meta=meta,
+        )
+    figure.add_scatter(
+        x=line.x.tolist(),
+        y=line.mean.tolist(),
+        mode="lines+markers" if len(line.x) == 1 else "lines",
+        line={"width": 2.2, "dash": style.dash},
+        name=escape(name),
+        visible=shown,
+        hovertemplate=f"{escape(name)}<br>%{{x}}: %{{y}}<extra></extra>",
+        meta=meta,
+    )
+
+
+def _row(name: str, run: TrainingData) -> tuple[str, ...]:
+    table = run.progress
+    at = int(table["timesteps"].loc[table["objective"].idxmin()])
+    speed = table["frames_per_s"].iloc[-1] if "frames_per_s" in table else float("nan")
+    last = int(table["timesteps"].iloc[-1])
+    finished = "yes" if run.finished else "no"
+    numbers = (write_number(run.best, 4), f"{at:,}", f"{last:,}", write_number(float(speed)))
+    return (name, str(run.seed), *numbers, finished)
+
+
+def _best_setting(found: Sequence[SettingResult]) -> str:
+    if not found:
+        return "No job has given an objective yet."
+    best = found[0]
+    if not best.values:
+        return f"One setting: objective {_interval(best.objective)}."
+    text = f"Best of {len(found)} settings: {_setting(best)}, objective {_interval(best.objective)}"
+    if len(found) > 1:
+        second = found[1]
+        text += f"; the next is {_setting(second)} with {_interval(second.objective)}"
+    return f"{text}."
+
+
+def _setting(one: SettingResult) -> str:
+    return ", ".join(f"{key}={value}" for key, value in one.values.items()) or "all"
+
+
+def _shown(one: SettingResult) -> tuple[str, str, str]:
+    value = one.objective
+    ends = f"[{write_number(value.low, 4)}, {write_number(value.high, 4)}]" if value.known else "–"
+    return _setting(one), write_number(value.estimate, 4), ends
+
+
+def _means(done: pd.DataFrame, key: str) -> pd.DataFrame | None:
+    """The mean of the objective at each value of a key that is a number."""
+    import pandas as pd
+
+    if pd.to_numeric(done[key], errors="coerce").isna().any():
+        return None
+    return done.groupby(key, as_index=False)["objective"].mean()[[key, "objective"]]
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    kind = (' class="num"' if i else "" for i in range(len(heads)))
+    top = "".join(f"<th{mine}>{escape(text)}</th>" for mine, text in zip(kind, heads))
+    body = "".join(
+        f"<tr><th>{escape(first)}</th>{''.join(f'<td>{escape(text)}</td>' for text in rest)}</tr>"
+        for first, *rest in rows
+    )
+    return (
+        f'<div class="scroller plain" tabindex="0"><table class="plain"><thead><tr>{top}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(heads)} |", f"|:--|{'--:|' * (len(heads) - 1)}"]
+    return lines + [f"| {' | '.join(map(escape_md, row))} |" for row in rows]
