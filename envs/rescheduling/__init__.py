@@ -1,0 +1,1 @@
+"""Rescheduling: a full cluster, and a limit on what may be moved."""
