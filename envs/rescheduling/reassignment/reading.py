@@ -56,17 +56,17 @@ def read_model(path: Located) -> dict[str, I8]:
         TraceError: Naming file, line and number.
     """
     file = _Numbers(path)
-    n = file.count("the number of resources", 1)
+    n = file.count("number of resources", 1)
     resources = file.table(n, (("transient", 1), ("load weight", 1)), "resource")
     file.check(resources, 0, 2, "transient")
-    m = file.count("the number of machines", 1)
+    m = file.count("number of machines", 1)
     place = (("neighbourhood", 1), ("location", 1), ("capacity", n), ("safety capacity", n), ("move cost", m))
     machines = file.table(m, place, "machine")
     spread, first, needs = _read_services(file)
-    p = file.count("the number of processes", 1)
+    p = file.count("number of processes", 1)
     processes = file.table(p, (("service", 1), ("requirement", n), ("move cost", 1)), "process")
     file.check(processes, 0, len(spread), "service")
-    b = file.count("the number of balance costs")
+    b = file.count("number of balance costs")
     balance = file.table(b, tuple((name, 1) for name in BALANCE), "balance cost")
     for column, name in enumerate(BALANCE[:2]):
         file.check(balance, column, n, name)
@@ -96,7 +96,7 @@ def read_model(path: Located) -> dict[str, I8]:
 
 def _read_services(file: _Numbers) -> tuple[I8, I8, I8]:
     """Least spread of each service, and the services that it depends on."""
-    s = file.count("the number of services", 1)
+    s = file.count("number of services", 1)
     spread, first, needs = np.zeros(s, dtype=np.int64), np.zeros(s + 1, dtype=np.int64), []
     for i in range(s):
         spread[i], k = file.table(1, (("least spread", 1), ("number of dependencies", 1)), "service", i)[0]
@@ -188,12 +188,12 @@ class _Numbers:
         if value < least:
             self.fail(self.at - 1, f"{what} is {value}, must be at least {least}")
         if value > len(self.values) - self.at:
-            self.fail(self.at - 1, f"{what} is {value:,}, but only {len(self.values) - self.at:,} numbers follow")
+            self.fail(
+                self.at - 1, f"{what} is {value:,}, but only {len(self.values) - self.at:,} numbers follow"
+            )
         return value
 
-    def table(
-        self, rows: int, columns: Columns, owner: str, first: int = 0, below: int = MOST
-    ) -> I8:
+    def table(self, rows: int, columns: Columns, owner: str, first: int = 0, below: int = MOST) -> I8:
         """The next numbers as a table, (rows, sum of the columns' widths).
 
         Args:

@@ -72,7 +72,19 @@ class State:
         m, r, s = p.n_machines, p.n_resources, p.n_services
         need_memory(f"{p.name}: {s} services on {m} machines", s, m, 4)
         self.problem = problem
-        shapes = (m, r), (m, r), (s, m), (s, p.n_locations), s, (s, p.n_neighbourhoods), s, p.n_processes + 1, m, r, 2
+        shapes = (
+            (m, r),
+            (m, r),
+            (s, m),
+            (s, p.n_locations),
+            s,
+            (s, p.n_neighbourhoods),
+            s,
+            p.n_processes + 1,
+            m,
+            r,
+            2,
+        )
         kinds = [np.int64] * 2 + [np.int32] * 4 + [np.int64] * 5
         self.books = Books(
             (p.arrays.home if machine is None else machine).astype(np.int64),
@@ -278,13 +290,13 @@ def _most_moved(w: Books, s: int, more: int, t: int, more_t: int) -> Any:
     most = w.score[1]
     if s == t:
         more, more_t = more + more_t, 0
-    k, l = w.moved[s] + more, w.moved[t] + more_t if s != t else 0
+    here, there = w.moved[s] + more, w.moved[t] + more_t if s != t else 0
     left = w.tally[most] - (w.moved[s] == most) - (s != t and w.moved[t] == most)
     if left > 0:
-        return max(most, k, l)
+        return max(most, here, there)
     # both of one service may come home: then another that has one less than the most may exceed it
     below = most - 1 if most > 0 and w.tally[most - 1] > 0 else 0
-    return max(below, k, l)
+    return max(below, here, there)
 
 
 @kernel
