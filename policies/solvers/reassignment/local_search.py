@@ -1,19 +1,20 @@
-"""Local search for machine reassignment: shifts, swaps, and annealing on both.
+"""Local search for machine reassignment: descent by shifts, and annealing on shifts and swaps.
 
-A proposal moves a random process to a random machine, or lets two random ones change places. Most proposals
-break a capacity and are refused after a comparison or two, so that drawing them at random costs less than
-keeping lists of those that fit.
+A proposal of the annealing moves a random process to a random machine, or lets two change places, of which
+the second is random or of about the size of the first. Most break a capacity and are refused after a
+comparison or two: drawing them at random costs less than keeping lists of those that fit.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from virtgym.envs.arrays import I8, U8
+from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.jit.kernels import kernel
-from virtgym.envs.rescheduling.reassignment.instance import Instance
+from virtgym.envs.rescheduling.reassignment import Instance, ReassignmentProblem
 from virtgym.envs.rescheduling.reassignment.state import (
     Books,
     shift,
@@ -24,12 +25,47 @@ from virtgym.envs.rescheduling.reassignment.state import (
     swap_fits,
 )
 
+SWAPS = 0.9
+"""Share of proposals that are swaps."""
+NEAR = 0.5
+"""Share of swaps between processes of about one size."""
 HOME = 0.05
-"""Share of proposals that send a process home."""
+"""Share of shifts that send a process home."""
+
+
+class Memory(NamedTuple):
+    """What the search knows beside the books."""
+
+    best: I8  # (P,) best assignment so far
+    score: I8  # (1,) its objective
+    order: I8  # (P,) processes by size
+    rank: I8  # (P,) place of each process in it
+    rng: U8  # (1,) state of the generator
+
+
+def make_memory(problem: ReassignmentProblem, machine: I8, objective: int, seed: int) -> Memory:
+    """Begin a search.
+
+    Args:
+        problem: The instance.
+        machine: The assignment to begin with, (P,).
+        objective: What it costs.
+        seed: Seed of the search.
+    """
+    a = problem.arrays
+    size = (a.demand / np.maximum(a.capacity.mean(axis=0), 1.0)).sum(axis=1)
+    order = np.argsort(size, kind="stable")
+    rng = np.random.SeedSequence(seed).generate_state(1, np.uint64) | np.uint64(1)
+    return Memory(machine.copy(), np.array([objective]), order, np.argsort(order), rng)
+
+
+def memory_handle(memory: Memory) -> Any:
+    """Handle to a memory for kernels."""
+    return make_handle("reassignment search", memory)
 
 
 @kernel(nogil=True)
-def draw(rng: U8) -> Any:
+def _draw(rng: U8) -> Any:
     """A number from 0 to below 1 (xorshift64*)."""
     x = rng[0]
     x ^= x >> np.uint64(12)
@@ -40,64 +76,103 @@ def draw(rng: U8) -> Any:
 
 
 @kernel(nogil=True)
-def anneal(
-    a: Instance,
-    w: Books,
-    best: I8,
-    best_score: I8,
-    rng: U8,
-    hot: float,
-    cold: float,
-    n: int,
-    swaps: float,
-    order: I8,
-    rank: I8,
-    near: float,
-) -> Any:
-    """Propose ``n`` times, at a temperature that falls geometrically.
+def _partner(s: Memory, i: int) -> Any:
+    """A process to change places with."""
+    n = s.rank.shape[0]
+    if _draw(s.rng) >= NEAR:
+        return int(_draw(s.rng) * n)
+    width = 8.0 * max(n / 8.0, 1.0) ** _draw(s.rng)
+    place = s.rank[i] + int((_draw(s.rng) - 0.5) * width)
+    return s.order[min(max(place, 0), n - 1)]
+
+
+@kernel(nogil=True)
+def anneal(a: Instance, w: Books, s: Memory, hot: float, cold: float, n: int) -> None:
+    """Propose ``n`` times at a temperature that falls geometrically, and remember the last if it is best.
 
     Args:
         a: Handle to ``Instance``.
         w: Handle to ``Books``.
-        best: Best assignment so far, (P,), and its objective in ``best_score``, (1,).
-        rng: State of the generator, (1,).
-        hot: First temperature.
+        s: Handle to ``Memory``.
+        hot: First temperature, in units of the objective.
         cold: Last temperature.
         n: Proposals.
-        swaps: Share of them that are swaps.
     """
     n_processes, n_machines = a.service.shape[0], a.location.shape[0]
     factor = (cold / hot) ** (1.0 / n)
     temperature = hot
-    count = 0
     for _ in range(n):
         temperature *= factor
-        i = int(draw(rng) * n_processes)
-        source = w.machine[i]
-        u = draw(rng)
-        if u < swaps:
-            v = draw(rng)
-            if v < near:
-                width = 8.0 * (n_processes / 8.0) ** draw(rng)
-                j = rank[i] + int((draw(rng) - 0.5) * width)
-                j = order[min(max(j, 0), n_processes - 1)]
-            else:
-                j = int(draw(rng) * n_processes)
-            if w.machine[j] == source or not swap_fits(a, w, i, j):
+        i = int(_draw(s.rng) * n_processes)
+        u = _draw(s.rng)
+        if u < SWAPS:
+            j = _partner(s, i)
+            if w.machine[j] == w.machine[i] or not swap_fits(a, w, i, j):
                 continue
             delta = swap_delta(a, w, i, j)
-            count += 1
-            if delta <= 0 or delta < -temperature * np.log(draw(rng)):
+            if delta <= 0 or delta < -temperature * np.log(_draw(s.rng)):
                 swap(a, w, i, j, delta)
         else:
-            dest = a.home[i] if u > 1.0 - HOME else int(draw(rng) * n_machines)
-            if dest == source or not shift_fits(a, w, i, dest):
+            home = u > 1.0 - HOME * (1.0 - SWAPS)
+            dest = a.home[i] if home else int(_draw(s.rng) * n_machines)
+            if dest == w.machine[i] or not shift_fits(a, w, i, dest):
                 continue
             delta = shift_delta(a, w, i, dest)
-            count += 1
-            if delta <= 0 or delta < -temperature * np.log(draw(rng)):
+            if delta <= 0 or delta < -temperature * np.log(_draw(s.rng)):
                 shift(a, w, i, dest, delta)
-    if w.score[0] < best_score[0]:
-        best_score[0] = w.score[0]
-        best[:] = w.machine
+    if w.score[0] < s.score[0]:
+        s.score[0] = w.score[0]
+        s.best[:] = w.machine
+
+
+@kernel(nogil=True)
+def descend(a: Instance, w: Books, order: I8, begin: int, n: int) -> Any:
+    """Move processes to their best machines, one after the other.
+
+    Args:
+        a: Handle to ``Instance``.
+        w: Handle to ``Books``.
+        order: Order of the processes, (P,).
+        begin: Place in it to begin at.
+        n: Processes to look at.
+
+    Returns:
+        How many moved.
+    """
+    count = 0
+    for k in range(begin, begin + n):
+        i = order[k % order.shape[0]]
+        best, dest = 0, -1
+        for m in range(a.location.shape[0]):
+            if m != w.machine[i] and shift_fits(a, w, i, m):
+                delta = shift_delta(a, w, i, m)
+                if delta < best:
+                    best, dest = delta, m
+        if dest >= 0:
+            shift(a, w, i, dest, best)
+            count += 1
+    return count
+
+
+@kernel(nogil=True)
+def sample_deltas(a: Instance, w: Books, s: Memory, deltas: I8) -> Any:
+    """Changes of the objective by random swaps that fit, for the first temperature.
+
+    Args:
+        a: Handle to ``Instance``.
+        w: Handle to ``Books``.
+        s: Handle to ``Memory``.
+        deltas: Their sizes, (n,); n times a hundred proposals are made at most.
+
+    Returns:
+        How many were found.
+    """
+    count, n = 0, deltas.shape[0]
+    for _ in range(100 * n):
+        i, j = int(_draw(s.rng) * s.rank.shape[0]), _partner(s, int(_draw(s.rng) * s.rank.shape[0]))
+        if w.machine[i] != w.machine[j] and swap_fits(a, w, i, j):
+            deltas[count] = abs(swap_delta(a, w, i, j))
+            count += 1
+            if count == n:
+                break
     return count
