@@ -100,7 +100,10 @@ def draw(seed: int, n_processes: int = 6, n_machines: int = 3, tight: float = 1.
         tight: Capacity in units of what is used at first, at most.
     """
     rng = np.random.default_rng(seed)
-    n, n_services = int(rng.integers(1, 4)), int(rng.integers(-(-n_processes // n_machines) + 1, n_processes + 1))
+    n, n_services = (
+        int(rng.integers(1, 4)),
+        int(rng.integers(-(-n_processes // n_machines) + 1, n_processes + 1)),
+    )
     home = rng.integers(n_machines, size=n_processes)
     service = rng.integers(n_services, size=n_processes)
     for i in range(n_processes):  # no two of a service on a machine

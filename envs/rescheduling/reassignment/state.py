@@ -28,7 +28,7 @@ from .instance import Instance, ReassignmentProblem
 
 
 class Costs(Record):
-    """The terms of the objective."""
+    """Terms of the objective."""
 
     number = np.int64
 
@@ -37,6 +37,15 @@ class Costs(Record):
     process_move = Place("processes that leave their homes")
     service_move = Place("the service of which most processes leave")
     machine_move = Place("from which machines to which")
+
+
+class Score(Record):
+    """Numbers that moves keep up to date."""
+
+    number = np.int64
+
+    objective = Place("what the assignment costs")
+    most_moved = Place("most processes of a service that are away")
 
 
 class Books(NamedTuple):
@@ -53,7 +62,7 @@ class Books(NamedTuple):
     tally: I8  # (P + 1,) services that have so many processes away
     machine_cost: I8  # (M,) load and balance costs
     change: I8  # (R,) scratch: what a move adds to a machine
-    score: I8  # (2,) objective; most processes of a service that are away
+    score: Score
     costs: Costs  # terms when the books were opened
 
 
@@ -72,24 +81,21 @@ class State:
         m, r, s = p.n_machines, p.n_resources, p.n_services
         need_memory(f"{p.name}: {s} services on {m} machines", s, m, 4)
         self.problem = problem
-        shapes = (
-            (m, r),
-            (m, r),
-            (s, m),
-            (s, p.n_locations),
-            s,
-            (s, p.n_neighbourhoods),
-            s,
-            p.n_processes + 1,
-            m,
-            r,
-            2,
-        )
-        kinds = [np.int64] * 2 + [np.int32] * 4 + [np.int64] * 5
+        whole, small = np.int64, np.int32
         self.books = Books(
-            (p.arrays.home if machine is None else machine).astype(np.int64),
-            *(np.zeros(shape, dtype=kind) for shape, kind in zip(shapes, kinds)),
-            Costs.zeros(),
+            machine=(p.arrays.home if machine is None else machine).astype(whole),
+            usage=np.zeros((m, r), whole),
+            free=np.zeros((m, r), whole),
+            present=np.zeros((s, m), small),
+            at_location=np.zeros((s, p.n_locations), small),
+            spread=np.zeros(s, small),
+            in_neighbourhood=np.zeros((s, p.n_neighbourhoods), small),
+            moved=np.zeros(s, whole),
+            tally=np.zeros(p.n_processes + 1, whole),
+            machine_cost=np.zeros(m, whole),
+            change=np.zeros(r, whole),
+            score=Score.zeros(),
+            costs=Costs.zeros(),
         )
         self.handle: Any = make_handle("reassignment books", self.books)
         open_books(p.handle, self.handle)
@@ -97,7 +103,7 @@ class State:
     @property
     def objective(self) -> int:
         """What the assignment costs."""
-        return int(self.books.score[0])
+        return int(self.books.score.objective)
 
     def assign(self, machine: I8) -> None:
         """Take another assignment, (P,)."""
@@ -169,13 +175,13 @@ def open_books(a: Instance, w: Books) -> None:
     for s in range(w.moved.shape[0]):
         w.tally[w.moved[s]] += 1
         most = max(most, w.moved[s])
-    w.score[1] = most
+    w.score.most_moved = most
     w.costs.service_move = a.weights[1] * most
     for m in range(n_machines):
         w.costs.load += _load_cost(a, w, m, 0)
         w.costs.balance += _balance_cost(a, w, m, 0)
         w.machine_cost[m] = _load_cost(a, w, m, 0) + _balance_cost(a, w, m, 0)
-    w.score[0] = w.costs.sum()
+    w.score.objective = w.costs.sum()
 
 
 @kernel(inline="always")
@@ -260,8 +266,7 @@ def swap_fits(a: Instance, w: Books, i: int, j: int) -> Any:
             into_x = (q if a.home[j] != x else 0) - (p if a.home[i] != x else 0)
         else:
             into_y, into_x = p - q, q - p
-        # a machine that takes no more than before is never refused: it could not be left otherwise
-        if into_y > max(w.free[y, r], 0) or into_x > max(w.free[x, r], 0):
+        if into_y > w.free[y, r] or into_x > w.free[x, r]:
             return False
     if s == t:
         return True
@@ -287,7 +292,7 @@ def _away(a: Instance, i: int, source: int, dest: int) -> Any:
 @kernel
 def _most_moved(w: Books, s: int, more: int, t: int, more_t: int) -> Any:
     """Most processes of a service that are away, once two services (or one, s = t) have more away."""
-    most = w.score[1]
+    most = w.score.most_moved
     if s == t:
         more, more_t = more + more_t, 0
     here, there = w.moved[s] + more, w.moved[t] + more_t if s != t else 0
@@ -315,7 +320,7 @@ def shift_delta(a: Instance, w: Books, i: int, dest: int) -> Any:
     delta = _moves_delta(a, i, source, dest) + _machines_delta(a, w, source, dest)
     more = _away(a, i, source, dest)
     if more != 0:
-        delta += a.weights[1] * (_most_moved(w, s, more, s, 0) - w.score[1])
+        delta += a.weights[1] * (_most_moved(w, s, more, s, 0) - w.score.most_moved)
     return delta
 
 
@@ -328,7 +333,9 @@ def swap_delta(a: Instance, w: Books, i: int, j: int) -> Any:
     delta = _moves_delta(a, i, x, y) + _moves_delta(a, j, y, x) + _machines_delta(a, w, x, y)
     more, more_j = _away(a, i, x, y), _away(a, j, y, x)
     if more != 0 or more_j != 0:
-        delta += a.weights[1] * (_most_moved(w, a.service[i], more, a.service[j], more_j) - w.score[1])
+        delta += a.weights[1] * (
+            _most_moved(w, a.service[i], more, a.service[j], more_j) - w.score.most_moved
+        )
     return delta
 
 
@@ -352,7 +359,7 @@ def shift(a: Instance, w: Books, i: int, dest: int, delta: int) -> None:
         delta: What ``shift_delta`` says.
     """
     _relocate(a, w, i, dest)
-    w.score[0] += delta
+    w.score.objective += delta
 
 
 @kernel
@@ -361,7 +368,7 @@ def swap(a: Instance, w: Books, i: int, j: int, delta: int) -> None:
     x, y = w.machine[i], w.machine[j]
     _relocate(a, w, i, y)
     _relocate(a, w, j, x)
-    w.score[0] += delta
+    w.score.objective += delta
 
 
 @kernel
@@ -389,6 +396,6 @@ def _relocate(a: Instance, w: Books, i: int, dest: int) -> None:
     w.tally[w.moved[s]] -= 1
     w.moved[s] += more
     w.tally[w.moved[s]] += 1
-    w.score[1] = max(w.score[1], w.moved[s])
-    while w.score[1] > 0 and w.tally[w.score[1]] == 0:
-        w.score[1] -= 1
+    w.score.most_moved = max(w.score.most_moved, w.moved[s])
+    while w.score.most_moved > 0 and w.tally[w.score.most_moved] == 0:
+        w.score.most_moved -= 1

@@ -14,6 +14,7 @@ import numpy as np
 from virtgym.envs.arrays import I8, U8
 from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.jit.kernels import kernel
+from virtgym.envs.jit.records import Place, Record
 from virtgym.envs.rescheduling.reassignment import Instance, ReassignmentProblem
 from virtgym.envs.rescheduling.reassignment.state import (
     Books,
@@ -25,12 +26,19 @@ from virtgym.envs.rescheduling.reassignment.state import (
     swap_fits,
 )
 
-SWAPS = 0.9
-"""Share of proposals that are swaps."""
-NEAR = 0.5
-"""Share of swaps between processes of about one size."""
-HOME = 0.05
-"""Share of shifts that send a process home."""
+SWAPS, NEAR = 0.6, 0.3
+"""Share of proposals that are swaps, and share of these between processes of about one size."""
+HOME, HOME_TRANSIENT = 0.05, 0.3
+"""Share of proposals that send a process home, and the same where there are transient resources: a process
+that is away takes them twice, so that most that gain little by being away should be at home."""
+
+
+class Rates(Record):
+    """Which proposals are made how often."""
+
+    swaps = Place("share of swaps")
+    near = Place("share of swaps between processes of about one size")
+    home = Place("share of proposals that send a process home")
 
 
 class Memory(NamedTuple):
@@ -40,6 +48,7 @@ class Memory(NamedTuple):
     score: I8  # (1,) its objective
     order: I8  # (P,) processes by size
     rank: I8  # (P,) place of each process in it
+    rates: Rates
     rng: U8  # (1,) state of the generator
 
 
@@ -56,7 +65,10 @@ def make_memory(problem: ReassignmentProblem, machine: I8, objective: int, seed:
     size = (a.demand / np.maximum(a.capacity.mean(axis=0), 1.0)).sum(axis=1)
     order = np.argsort(size, kind="stable")
     rng = np.random.SeedSequence(seed).generate_state(1, np.uint64) | np.uint64(1)
-    return Memory(machine.copy(), np.array([objective]), order, np.argsort(order), rng)
+    rates = Rates.zeros()
+    rates.swaps, rates.near = SWAPS, NEAR
+    rates.home = HOME_TRANSIENT if a.transient.any() else HOME
+    return Memory(machine.copy(), np.array([objective]), order, np.argsort(order), rates, rng)
 
 
 def memory_handle(memory: Memory) -> Any:
@@ -79,7 +91,7 @@ def _draw(rng: U8) -> Any:
 def _partner(s: Memory, i: int) -> Any:
     """A process to change places with."""
     n = s.rank.shape[0]
-    if _draw(s.rng) >= NEAR:
+    if _draw(s.rng) >= s.rates.near:
         return int(_draw(s.rng) * n)
     width = 8.0 * max(n / 8.0, 1.0) ** _draw(s.rng)
     place = s.rank[i] + int((_draw(s.rng) - 0.5) * width)
@@ -88,7 +100,7 @@ def _partner(s: Memory, i: int) -> Any:
 
 @kernel(nogil=True)
 def anneal(a: Instance, w: Books, s: Memory, hot: float, cold: float, n: int) -> None:
-    """Propose ``n`` times at a temperature that falls geometrically, and remember the last if it is best.
+    """Propose ``n`` times at a temperature that falls geometrically.
 
     Args:
         a: Handle to ``Instance``.
@@ -105,28 +117,37 @@ def anneal(a: Instance, w: Books, s: Memory, hot: float, cold: float, n: int) ->
         temperature *= factor
         i = int(_draw(s.rng) * n_processes)
         u = _draw(s.rng)
-        if u < SWAPS:
+        if u < s.rates.swaps:
             j = _partner(s, i)
             if w.machine[j] == w.machine[i] or not swap_fits(a, w, i, j):
                 continue
             delta = swap_delta(a, w, i, j)
             if delta <= 0 or delta < -temperature * np.log(_draw(s.rng)):
+                if delta > 0:
+                    _remember(w, s)
                 swap(a, w, i, j, delta)
         else:
-            home = u > 1.0 - HOME * (1.0 - SWAPS)
-            dest = a.home[i] if home else int(_draw(s.rng) * n_machines)
+            dest = a.home[i] if u >= 1.0 - s.rates.home else int(_draw(s.rng) * n_machines)
             if dest == w.machine[i] or not shift_fits(a, w, i, dest):
                 continue
             delta = shift_delta(a, w, i, dest)
             if delta <= 0 or delta < -temperature * np.log(_draw(s.rng)):
+                if delta > 0:
+                    _remember(w, s)
                 shift(a, w, i, dest, delta)
-    if w.score[0] < s.score[0]:
-        s.score[0] = w.score[0]
+    _remember(w, s)
+
+
+@kernel(nogil=True)
+def _remember(w: Books, s: Memory) -> None:
+    """Remember the assignment if it is the best so far."""
+    if w.score.objective < s.score[0]:
+        s.score[0] = w.score.objective
         s.best[:] = w.machine
 
 
 @kernel(nogil=True)
-def descend(a: Instance, w: Books, order: I8, begin: int, n: int) -> Any:
+def descend(a: Instance, w: Books, order: I8, begin: int, n: int, most: int) -> Any:
     """Move processes to their best machines, one after the other.
 
     Args:
@@ -135,13 +156,15 @@ def descend(a: Instance, w: Books, order: I8, begin: int, n: int) -> Any:
         order: Order of the processes, (P,).
         begin: Place in it to begin at.
         n: Processes to look at.
+        most: Moves at most.
 
     Returns:
         How many moved.
     """
     count = 0
-    for k in range(begin, begin + n):
-        i = order[k % order.shape[0]]
+    for i in order[begin : begin + n]:
+        if count == most:
+            break
         best, dest = 0, -1
         for m in range(a.location.shape[0]):
             if m != w.machine[i] and shift_fits(a, w, i, m):
@@ -169,7 +192,8 @@ def sample_deltas(a: Instance, w: Books, s: Memory, deltas: I8) -> Any:
     """
     count, n = 0, deltas.shape[0]
     for _ in range(100 * n):
-        i, j = int(_draw(s.rng) * s.rank.shape[0]), _partner(s, int(_draw(s.rng) * s.rank.shape[0]))
+        i = int(_draw(s.rng) * s.rank.shape[0])
+        j = _partner(s, i)
         if w.machine[i] != w.machine[j] and swap_fits(a, w, i, j):
             deltas[count] = abs(swap_delta(a, w, i, j))
             count += 1

@@ -22,7 +22,11 @@ from .neighbourhood import place_anew
 
 CHUNK = 1 << 15
 """Proposals of the annealing between two looks at the clock: one or two milliseconds."""
-HOT, COLD = 1.0, 1e-3
+LOOKS = 100
+"""Processes that the descent looks at between two looks at the clock."""
+STEPS = 500
+"""Steps of the temperature at least."""
+HOT, COLD = 10.0, 1e-3
 """First and last temperature, in median changes by a swap."""
 SAMPLES = 2000
 """Swaps that this median is taken of."""
@@ -85,19 +89,17 @@ Method = Callable[[ReassignmentProblem, Clock, int], Answer]
 def descent(problem: ReassignmentProblem, clock: Clock, seed: int) -> Answer:
     """Move one process after the other to its best machine, largest first, until none gains.
 
-    An iteration looks at one process.
+    An iteration is a move.
     """
     state = State(problem)
     order = make_memory(problem, state.books.machine, 0, seed).order[::-1].copy()
-    n, moved = problem.n_processes, 1
+    moved = 1
     while moved:
         moved = 0
-        for begin in range(0, n, 100):
-            count = min(100, n - begin)
-            if clock.iterations is not None:
-                count = min(count, clock.iterations - clock.done)
-            moved += descend(problem.handle, state.handle, order, begin, count)
-            clock.done += count
+        for begin in range(0, problem.n_processes, LOOKS):
+            most = -1 if clock.iterations is None else clock.iterations - clock.done
+            count = int(descend(problem.handle, state.handle, order, begin, LOOKS, most))
+            moved, clock.done = moved + count, clock.done + count
             if clock.spent() >= 1.0:
                 return Answer(state.books.machine.copy(), None)
     return Answer(state.books.machine.copy(), None)
@@ -120,7 +122,7 @@ def _anneal(state: State, clock: Clock, seed: int, per_iteration: int) -> I8:
     while (spent := clock.spent()) < 1.0:
         n = CHUNK
         if clock.iterations is not None:
-            n = min(n, (clock.iterations - clock.done) * per_iteration)
+            n = min(n, -(-clock.iterations * per_iteration // STEPS))
         warm = float(np.exp(hot + spent * (cold - hot)))
         anneal(p, w, handle, warm, warm, n)
         clock.done += max(1, n // per_iteration)

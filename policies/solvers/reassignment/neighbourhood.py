@@ -4,10 +4,10 @@ x[i, m] says that process i goes to machine m. Of a machine the load above the s
 balance cost lacks are variables at least as large as their terms; of the service moves the greatest. A
 process takes nothing of a transient resource at home, where it has it anyway:
 
-    sum_i x[i, m] * demand[i, r] <= room[m, r]                   over i that may come (of r transient: home_i != m)
+    sum_i x[i, m] * demand[i, r] <= room[m, r]          over i (for r transient: whose home is not m)
     sum_m x[i, m] = 1,    sum_(i of s) x[i, m] <= 1
     sum_l y[s, l] >= spread that is missing,    y[s, l] <= sum over i of s, m in l of x[i, m]
-    x[i, m] <= sum over processes of d and machines in m's neighbourhood      for d that i's service depends on
+    x[i, m] <= sum of x[j, n] over j of d, n near m     for every service d that i's depends on
 
 With all processes and machines it is the whole problem: then the bound is one of the instance.
 """
@@ -172,7 +172,7 @@ class _Model:
         rest = w.moved.copy()
         rest[list(members)] = 0
         least = int(rest.max())
-        most = model.new_int_var(least, int(max(w.score[1], least) + len(self.processes)), "")
+        most = model.new_int_var(least, int(max(w.score.most_moved, least) + len(self.processes)), "")
         self._charge(most, int(a.weights[1]))
         for s, group in members.items():
             if len(group) > 1:
@@ -198,14 +198,14 @@ class _Model:
     def _add_spread(self, s: int, group: list[int]) -> None:
         variables, now = self._parts(group, self.a.location)
         fixed = self.w.at_location[s].copy()
-        for l, count in now.items():
-            fixed[l] -= count
+        for place, count in now.items():
+            fixed[place] -= count
         missing = int(self.a.spread_min[s]) - int((fixed > 0).sum())
         if missing <= 0:
             return
         there = []
-        for l, inside in variables.items():
-            if fixed[l] == 0:
+        for place, inside in variables.items():
+            if fixed[place] == 0:
                 there.append(self.model.new_bool_var(""))
                 self.model.add_bool_or([~there[-1], *inside])
         self.model.add(sum(there) >= missing)

@@ -1,1 +1,0 @@
-"""Rescheduling: a full cluster, and a limit on what may be moved."""
