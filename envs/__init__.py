@@ -17,9 +17,10 @@ from .lazy import lazy
 if TYPE_CHECKING:
     from .cluster.env import ClusterEnv
     from .placement.env import PlacementEnv
+    from .rescheduling.env import ReschedulingEnv
     from .wrappers import FlatObservation, make_vec
 
-__all__ = ["ClusterEnv", "FlatObservation", "PlacementEnv", "make_vec"]
+__all__ = ["ClusterEnv", "FlatObservation", "PlacementEnv", "ReschedulingEnv", "make_vec"]
 
 gym.register(
     id="virtgym/Cluster-v0",
@@ -31,6 +32,11 @@ gym.register(
     entry_point="virtgym.envs.placement:PlacementEnv",
     vector_entry_point="virtgym.envs.vector:PlacementVectorEnv",
 )
+gym.register(
+    id="virtgym/Rescheduling-v0",
+    entry_point="virtgym.envs.rescheduling:ReschedulingEnv",
+    vector_entry_point="virtgym.envs.vector:ReschedulingVectorEnv",
+)
 
 
 __getattr__ = lazy(
@@ -39,6 +45,7 @@ __getattr__ = lazy(
         "ClusterEnv": "cluster",
         "FlatObservation": "wrappers",
         "PlacementEnv": "placement",
+        "ReschedulingEnv": "rescheduling",
         "make_vec": "wrappers",
     },
 )

@@ -1,4 +1,4 @@
-"""B placement games, or clusters, in one kernel call per step, as a Stable-Baselines3 ``VecEnv`` with masks.
+"""B games, or clusters, in one kernel call per step, as a Stable-Baselines3 ``VecEnv`` with masks.
 
     from sb3_contrib import MaskablePPO
     from virtgym.envs.sb3 import ClusterVecEnv, PlacementVecEnv
@@ -27,20 +27,25 @@ from .cluster.batch import ClusterBatch
 from .cluster.env import ClusterEnv
 from .entry import need_options, need_seeds, usable_render_mode
 from .errors import ConfigError
+from .game_batch import GameBatch
 from .placement.batch import PlacementBatch
-from .placement.env import OUTCOMES, RENDER_MODES, PlacementTask
-from .placement.games import PlacementGames
+from .placement.env import OUTCOMES, RENDER_MODES
 from .placement.settings import PlacementSettings
 from .placement.state import PLACEMENT_REASONS
+from .rescheduling.batch import ReschedulingBatch
+from .rescheduling.env import RENDER_MODES as RESCHEDULING_RENDER_MODES
+from .rescheduling.settings import ReschedulingSettings
+from .rescheduling.state import RESCHEDULING_REASONS
 
 
 class _OneOfMany:
     """Environment i of a batch, as ``get_attr``, ``set_attr`` and ``env_method`` see it."""
 
-    def __init__(self, batch: PlacementBatch, i: int, render_mode: str | None) -> None:
+    def __init__(self, batch: GameBatch, i: int, render_mode: str | None, option: str) -> None:
         self._batch = batch
         self._i = i
         self.render_mode = render_mode
+        self._option = option
 
     def action_masks(self) -> B1:
         """Which actions are legal, (actions,)."""
@@ -48,31 +53,29 @@ class _OneOfMany:
         return mask
 
     def metrics(self) -> dict[str, float]:
-        """Waits and requests placed, NaN until the episode is finished."""
-        return self._batch.task.metrics(self._i)
+        """What the environment tells at the end of an episode."""
+        found: dict[str, float] = self._batch.task.metrics(self._i)
+        return found
 
     def render(self) -> Any:
-        """What ``PlacementEnv.render`` shows."""
-        return self.task.show(self._i, self.window, self.render_mode)
-
-    @property
-    def window(self) -> int:
-        """First row of the window that is played."""
-        return int(self._batch.window[self._i])
+        """What a single environment's ``render`` shows."""
+        return self.task.show(self._i, int(self._batch.row[self._i]), self.render_mode)
 
     @property
     def np_random(self) -> np.random.Generator:
-        """The generator that draws windows; some are drawn ahead."""
+        """The generator that draws where episodes begin; some are drawn ahead."""
         return self._batch.rngs[self._i]
 
     def __getattr__(self, name: str) -> Any:
         """What all environments share."""
         if name.startswith("_"):
             raise AttributeError(name)
+        if name == self._option:  # where the episode that is played began
+            return int(self._batch.row[self._i])
         return getattr(self._batch.task, name)
 
     @property
-    def task(self) -> PlacementTask:
+    def task(self) -> Any:
         """What is played, the same in all environments."""
         return self._batch.task
 
@@ -157,7 +160,128 @@ class _BatchVecEnv(VecEnv):
         return [wrapper_class is Monitor for _ in self._chosen(indices)]
 
 
-class PlacementVecEnv(_BatchVecEnv):
+class _GamesVecEnv(_BatchVecEnv):
+    """B environments of one game that step together: bit for bit what SB3 makes of single ones.
+
+    Args:
+        batch: The environments.
+        render_mode: As for a single one; one of ``modes`` or None.
+        modes: What there is to show.
+        flat: Whether an observation is one vector, in place of a Dict.
+        copy: Whether observations are copies, or views of memory that the next step overwrites.
+    """
+
+    option: str
+    """What an episode begins with, an option of ``reset``."""
+    reasons: Any
+
+    def __init__(
+        self, batch: GameBatch, render_mode: str | None, modes: Sequence[str], flat: bool, copy: bool
+    ) -> None:
+        self.batch = batch
+        self.flat = flat
+        self.copy = copy
+        mode = usable_render_mode(render_mode, modes)
+        self._ones = [_OneOfMany(batch, i, mode, self.option) for i in range(batch.num_envs)]
+        self._nothing: list[dict[str, Any]] = [{}] * batch.num_envs
+        space = self.task.flat_space if flat else self.task.observation_space
+        super().__init__(batch.num_envs, space, self.task.action_space)
+
+    @property
+    def task(self) -> Any:
+        """What is played."""
+        return self.batch.task
+
+    @property
+    def games(self) -> Any:
+        """The games behind it, one per environment."""
+        return self.batch.task.games
+
+    def _one(self, i: int) -> _OneOfMany:
+        return self._ones[i]
+
+    def action_masks(self) -> B1:
+        """Which actions are legal in each environment, (B, actions), all in one copy."""
+        mask: B1 = self.task.observer.buffers.mask.copy()
+        return mask
+
+    def _observations(self) -> VecEnvObs:
+        if self.flat:
+            flat: NDArray[np.float32] = self.task.observer.buffers.flat
+            return flat.copy() if self.copy else flat
+        found: VecEnvObs = self.task.observer.copy_all(self.copy)
+        return found
+
+    def reset(self) -> VecEnvObs:
+        """Begin an episode in every environment, with the seeds and options set before.
+
+        The option ``window`` (of rescheduling ``snapshot``) names where to begin.
+        """
+        every = np.arange(self.num_envs)
+        options = [need_options(one, (self.option,)) for one in self._options]
+        named = {i: one[self.option] for i, one in enumerate(options) if self.option in one}
+        rows = {i: self.task.need_start(row) for i, row in named.items()}
+        for i, seed in enumerate(self._seeds):
+            if seed is not None:
+                self.batch.reseed(i, seed)
+        self.batch.begin(np.delete(every, list(rows)))
+        self.batch.begin(np.array(list(rows), dtype=np.int64), np.array(list(rows.values()), dtype=np.int64))
+        self._tell_begun(every)
+        self._reset_seeds()
+        self._reset_options()
+        return self._observations()
+
+    def _tell_begun(self, begun: I8) -> None:
+        for i, row in zip(begun.tolist(), self.batch.row[begun].tolist()):
+            self.reset_infos[i] = {self.option: row}
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Carry out an action in every environment; those that end begin their next episode.
+
+        Returns:
+            Observations, rewards (B,) float32, whether the episode has ended (B,), infos.
+        """
+        _, n_refused, ended = self.batch.play(self._actions)
+        buffers = self.task.observer.buffers
+        rewards = buffers.reward.astype(np.float32)
+        infos = self._nothing
+        if n_refused:
+            infos = infos.copy()
+            for i in np.flatnonzero(buffers.code > 0).tolist():
+                infos[i] = {"illegal_action": self.reasons[buffers.code[i]]}
+        dones = self.batch.books.over.copy()
+        if len(ended):
+            infos = self._sum_up(ended, infos.copy())
+            self.batch.begin(ended)
+            self._tell_begun(ended)
+        return self._observations(), rewards, dones, infos
+
+    def _more(self, i: int, metrics: Mapping[str, float]) -> tuple[dict[str, float], dict[str, Any]]:
+        """What is told of an episode beside what Monitor does, and of its last step."""
+        return {}, {}
+
+    def _sum_up(self, ended: I8, infos: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Tell what is known at the end of episodes."""
+        books, observer = self.batch.books, self.task.observer
+        metrics = {name: values.tolist() for name, values in self.batch.metrics(ended).items()}
+        for k, i in enumerate(ended.tolist()):
+            told = {name: values[k] for name, values in metrics.items()}
+            whole, last = self._more(i, told)
+            infos[i] = infos[i] | {
+                "TimeLimit.truncated": bool(books.truncated[i]),
+                "terminal_observation": observer.buffers.flat[i].copy()
+                if self.flat
+                else observer.copy_one(i),
+                "episode": self._episode(books.total[i], books.length[i], **whole),
+                "metrics": told,
+                self.option: int(self.batch.row[i]),
+                "illegal_actions": int(books.illegal[i]),
+            }
+            infos[i] |= last
+        return infos
+
+
+class PlacementVecEnv(_GamesVecEnv):
     """B environments ``virtgym/Placement-v0`` that step together: bit for bit what SB3 makes of single ones.
 
     An episode that ends is followed by the first observation of the next one in the same step; the last one
@@ -184,6 +308,9 @@ class PlacementVecEnv(_BatchVecEnv):
         ConfigError: If a value is impossible; the text names it.
     """
 
+    option = "window"
+    reasons = PLACEMENT_REASONS
+
     def __init__(
         self,
         num_envs: int = 1,
@@ -195,107 +322,55 @@ class PlacementVecEnv(_BatchVecEnv):
         copy: bool = True,
         **settings: Any,
     ) -> None:
-        self.batch = PlacementBatch(num_envs, PlacementSettings(requests, config, **settings))
-        self.flat = flat
-        self.copy = copy
-        mode = usable_render_mode(render_mode, RENDER_MODES)
-        self._ones = [_OneOfMany(self.batch, i, mode) for i in range(num_envs)]
-        self._nothing: list[dict[str, Any]] = [{}] * num_envs
-        space = self.task.flat_space if flat else self.task.observation_space
-        super().__init__(num_envs, space, self.task.action_space)
-
-    @property
-    def task(self) -> PlacementTask:
-        """What is played."""
-        return self.batch.task
-
-    @property
-    def games(self) -> PlacementGames:
-        """The games behind it, one per environment."""
-        return self.batch.task.games
-
-    def _one(self, i: int) -> _OneOfMany:
-        return self._ones[i]
-
-    def action_masks(self) -> B1:
-        """Which actions are legal in each environment, (B, actions), all in one copy."""
-        mask: B1 = self.task.observer.buffers.mask.copy()
-        return mask
-
-    def _observations(self) -> VecEnvObs:
-        if self.flat:
-            flat: NDArray[np.float32] = self.task.observer.buffers.flat
-            return flat.copy() if self.copy else flat
-        return self.task.observer.copy_all(self.copy)
-
-    def _last_observation(self, flat: NDArray[np.float32]) -> Any:
-        return flat if self.flat else self.task.observer.split(flat)
-
-    def reset(self) -> VecEnvObs:
-        """Begin a window in every environment, with the seeds and options set before.
-
-        The option ``window`` is the first row of the window to play.
-        """
-        every = np.arange(self.num_envs)
-        options = [need_options(one, ("window",)) for one in self._options]
-        rows = {i: self.task.need_window(one["window"]) for i, one in enumerate(options) if "window" in one}
-        for i, seed in enumerate(self._seeds):
-            if seed is not None:
-                self.batch.reseed(i, seed)
-        self.batch.begin(np.delete(every, list(rows)))
-        self.batch.begin(np.array(list(rows), dtype=np.int64), np.array(list(rows.values()), dtype=np.int64))
-        self._tell_begun(every)
-        self._reset_seeds()
-        self._reset_options()
-        return self._observations()
+        batch = PlacementBatch(num_envs, PlacementSettings(requests, config, **settings))
+        super().__init__(batch, render_mode, RENDER_MODES, flat, copy)
 
     def _tell_begun(self, begun: I8) -> None:
+        super()._tell_begun(begun)
         state = self.games.state
-        lengths = (state.end[begun] - state.first[begun]).tolist()
-        for i, window, n_vm in zip(begun.tolist(), self.batch.window[begun].tolist(), lengths):
-            self.reset_infos[i] = {"window": window, "n_vm": n_vm}
+        for i in begun.tolist():
+            self.reset_infos[i]["n_vm"] = int(state.end[i] - state.first[i])
 
-    def step_wait(self) -> VecEnvStepReturn:
-        """Place the pending request of every environment; those that end begin their next window.
+    def _more(self, i: int, metrics: Mapping[str, float]) -> tuple[dict[str, float], dict[str, Any]]:
+        books, code = self.batch.books, int(self.task.observer.buffers.code[i])
+        last = {"wait_s": float(books.wait[i])} if books.placed[i] else {}
+        outcome = {OUTCOMES[code]: True} if not last and code < 0 else {}
+        return {"total_wait_s": metrics["total_wait_s"]}, {**last, **outcome}
 
-        Returns:
-            Observations, rewards (B,) float32, whether the episode has ended (B,), infos.
-        """
-        _, n_refused, ended = self.batch.play(self._actions)
-        buffers = self.task.observer.buffers
-        rewards = buffers.reward.astype(np.float32)
-        infos = self._nothing
-        if n_refused:
-            infos = infos.copy()
-            for i in np.flatnonzero(buffers.code > 0).tolist():
-                infos[i] = {"illegal_action": PLACEMENT_REASONS[buffers.code[i]]}
-        dones = self.batch.books.over.copy()
-        if len(ended):
-            infos = self._sum_up(ended, infos.copy())
-            self.batch.begin(ended)
-            self._tell_begun(ended)
-        return self._observations(), rewards, dones, infos
 
-    def _sum_up(self, ended: I8, infos: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Tell what is known at the end of episodes."""
-        books, codes = self.batch.books, self.task.observer.buffers.code
-        last = self.task.observer.buffers.flat[ended]
-        metrics = {name: values.tolist() for name, values in self.batch.metrics(ended).items()}
-        for k, i in enumerate(ended.tolist()):
-            told = {name: values[k] for name, values in metrics.items()}
-            infos[i] = infos[i] | {
-                "TimeLimit.truncated": bool(books.truncated[i]),
-                "terminal_observation": self._last_observation(last[k]),
-                "episode": self._episode(books.total[i], books.length[i], total_wait_s=told["total_wait_s"]),
-                "metrics": told,
-                "window": int(self.batch.window[i]),
-                "illegal_actions": int(books.illegal[i]),
-            }
-            if books.placed[i]:
-                infos[i]["wait_s"] = float(books.wait[i])
-            elif codes[i] < 0:
-                infos[i][OUTCOMES[int(codes[i])]] = True
-        return infos
+class ReschedulingVecEnv(_GamesVecEnv):
+    """B environments ``virtgym/Rescheduling-v0`` that step together, as those of ``PlacementVecEnv``.
+
+    Infos are those of ``PlacementVecEnv``, with ``snapshot`` for ``window``.
+
+    Args:
+        num_envs: B.
+        scenario: As for ``ReschedulingSettings``.
+        render_mode: As for ``ReschedulingEnv``.
+        flat: Whether an observation is one vector, ``nodes``, ``vms`` and ``globals`` end to end, in place of
+            a Dict of these and ``vm_node``.
+        copy: As for ``PlacementVecEnv``.
+        **settings: The other fields of ``ReschedulingSettings``.
+
+    Raises:
+        ConfigError: If a value is impossible; the text names it.
+    """
+
+    option = "snapshot"
+    reasons = RESCHEDULING_REASONS
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        scenario: Any = "rescheduling",
+        *,
+        render_mode: str | None = None,
+        flat: bool = False,
+        copy: bool = True,
+        **settings: Any,
+    ) -> None:
+        batch = ReschedulingBatch(num_envs, ReschedulingSettings(scenario, **settings))
+        super().__init__(batch, render_mode, RESCHEDULING_RENDER_MODES, flat, copy)
 
 
 class ClusterVecEnv(_BatchVecEnv):

@@ -1,7 +1,8 @@
-"""B placement games, or B clusters, in one kernel call per step, as a Gymnasium vector environment.
+"""B games, or B clusters, in one kernel call per step, as a Gymnasium vector environment.
 
 import gymnasium as gym, virtgym.envs
 envs = gym.make_vec("virtgym/Placement-v0", num_envs=256, vectorization_mode="vector_entry_point")
+envs = gym.make_vec("virtgym/Rescheduling-v0", num_envs=64, vectorization_mode="vector_entry_point")
 envs = gym.make_vec("virtgym/Cluster-v0", num_envs=256, vectorization_mode="vector_entry_point")
 """
 
@@ -20,11 +21,15 @@ from .cluster.batch import ClusterBatch
 from .cluster.env import ClusterEnv
 from .entry import need_options, need_seeds, usable_render_mode
 from .errors import ConfigError
+from .game_batch import GameBatch
 from .placement.batch import PlacementBatch
-from .placement.env import OUTCOMES, RENDER_MODES, PlacementTask
-from .placement.games import PlacementGames
+from .placement.env import OUTCOMES, RENDER_MODES
 from .placement.settings import PlacementSettings
 from .placement.state import PLACEMENT_REASONS
+from .rescheduling.batch import ReschedulingBatch
+from .rescheduling.env import RENDER_MODES as RESCHEDULING_RENDER_MODES
+from .rescheduling.settings import ReschedulingSettings
+from .rescheduling.state import RESCHEDULING_REASONS
 
 Batch = dict[str, NDArray[Any]]
 
@@ -38,70 +43,53 @@ def _chosen_lanes(options: Mapping[str, Any], num_envs: int) -> I8:
     return chosen
 
 
-class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
-    """B environments ``virtgym/Placement-v0`` that step together, bit for bit what B single ones do.
-
-    An environment that has ended is reset by the next step, which ignores its action and pays 0 (Gymnasium's
-    autoreset on the next step). Seeds, infos and the list of windows are those of ``SyncVectorEnv`` over
-    ``PlacementEnv``; ``action_masks()`` gives the masks of all.
+class _GamesVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
+    """B environments of one game that step together, bit for bit what B single ones do.
 
     Args:
-        num_envs: B.
-        requests: As for ``PlacementSettings``.
-        config: As for ``PlacementSettings``.
-        render_mode: As for ``PlacementEnv``.
+        batch: The environments.
+        render_mode: As for a single one.
         copy: Whether observations are copies, or views of memory that the next step overwrites.
-        **settings: The other fields of ``PlacementSettings``.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
-        "render_modes": RENDER_MODES,
-        "autoreset_mode": AutoresetMode.NEXT_STEP,
-    }
+    option: ClassVar[str]
+    """What an episode begins with, an option of ``reset``."""
+    reasons: ClassVar[Any]
 
-    def __init__(
-        self,
-        num_envs: int = 1,
-        requests: Any = None,
-        config: Any = None,
-        *,
-        render_mode: str | None = None,
-        copy: bool = True,
-        **settings: Any,
-    ) -> None:
-        self.batch = PlacementBatch(num_envs, PlacementSettings(requests, config, **settings))
-        self.num_envs = num_envs
-        self.render_mode = usable_render_mode(render_mode, RENDER_MODES)
+    def __init__(self, batch: GameBatch, render_mode: str | None, copy: bool) -> None:
+        self.batch = batch
+        self.num_envs = batch.num_envs
+        self.render_mode = usable_render_mode(render_mode, self.metadata["render_modes"])
         self.copy = copy
         self.single_observation_space: Any = self.task.observation_space
         self.single_action_space: Any = self.task.action_space
-        self.observation_space: Any = batch_space(self.single_observation_space, num_envs)
-        self.action_space: Any = batch_space(self.single_action_space, num_envs)
+        self.observation_space: Any = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space: Any = batch_space(self.single_action_space, self.num_envs)
 
     @property
-    def task(self) -> PlacementTask:
+    def task(self) -> Any:
         """What is played."""
         return self.batch.task
 
     @property
-    def games(self) -> PlacementGames:
+    def games(self) -> Any:
         """The games behind it, one per environment."""
         return self.batch.task.games
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Batch, dict[str, Any]]:
-        """Begin a window in every environment.
+        """Begin an episode in every environment.
 
         Args:
             seed: One seed per environment, or a number: environment i gets ``seed`` + i.
-            options: ``window``: first row for all, or one per environment (B,); ``reset_mask``: which
-                environments, (B,) of bool, the others stay as they are.
+            options: ``window`` (rescheduling: ``snapshot``): where to begin, for all or one per environment
+                (B,); ``reset_mask``: which environments, (B,) of bool, the others stay as they are.
 
         Returns:
-            Observations (B, ...), and infos with ``window`` and ``n_vm``.
+            Observations (B, ...), and infos with where each began.
         """
-        told = need_options(options, ("window", "reset_mask"))
+        told = need_options(options, (self.option, "reset_mask"))
         begun = _chosen_lanes(told, self.num_envs)
         seeds = need_seeds(seed, self.num_envs)
         rows = self._chosen_rows(told, begun)
@@ -115,22 +103,24 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         return self.task.observer.copy_all(self.copy), infos
 
     def _chosen_rows(self, options: Mapping[str, Any], begun: I8) -> I8 | None:
-        if "window" not in options:
+        if self.option not in options:
             return None
-        given = options["window"]
+        given = options[self.option]
         if isinstance(given, Sequence | np.ndarray) and not isinstance(given, str) and np.shape(given) != ():
             if len(given) != self.num_envs:
-                raise ConfigError(f"reset(options): window: must be one row, or {self.num_envs}")
-            return np.array([self.task.need_window(given[i]) for i in begun.tolist()], dtype=np.int64)
-        return np.full(len(begun), self.task.need_window(given))
+                raise ConfigError(f"reset(options): {self.option}: must be one row, or {self.num_envs}")
+            return np.array([self.task.need_start(given[i]) for i in begun.tolist()], dtype=np.int64)
+        return np.full(len(begun), self.task.need_start(given))
+
+    def _begun(self, begun: I8) -> dict[str, I8]:
+        """What there is to say of episodes that have begun, (n,) each."""
+        return {self.option: self.batch.row[begun]}
 
     def _tell_begun(self, begun: I8, infos: dict[str, Any]) -> None:
-        """Add which windows some environments have begun."""
+        """Add which episodes some environments have begun."""
         if len(begun) == 0:
             return
-        state = self.games.state
-        values = {"window": self.batch.window[begun], "n_vm": state.end[begun] - state.first[begun]}
-        for name, value in values.items():
+        for name, value in self._begun(begun).items():
             if name not in infos:
                 infos[name] = np.zeros(self.num_envs, dtype=np.int64)
                 infos["_" + name] = np.zeros(self.num_envs, dtype=np.bool_)
@@ -139,14 +129,18 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
 
     def action_masks(self) -> B1:
         """Which actions are legal in each environment, (B, actions); none where it has ended."""
-        mask: B1 = self.task.observer.buffers.mask.copy()
-        return mask
+        mask: B1 = self.task.observer.buffers.mask
+        return mask.copy() if self.copy else mask
+
+    def _tell_step(self, n_done: int, others: int, infos: dict[str, Any]) -> dict[str, Any]:
+        """Add what a step has done in ``n_done`` games, and in others."""
+        return infos
 
     def step(self, actions: ArrayLike) -> tuple[Batch, NDArray[np.float64], B1, B1, dict[str, Any]]:
-        """Place the pending request of every environment; those that had ended begin their next window.
+        """Carry out an action in every environment; those that had ended begin their next episode.
 
         Args:
-            actions: Nodes, (B,).
+            actions: (B,).
 
         Returns:
             Observations, rewards (B,), terminations (B,), truncations (B,), infos as of ``SyncVectorEnv``.
@@ -155,19 +149,14 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
             ResetNeeded: Before the first reset.
         """
         idle = np.flatnonzero(self.batch.books.over)  # they ended in the last step
-        n_placed, n_refused, ended = self.batch.play(actions)
+        n_done, n_refused, ended = self.batch.play(actions)
         books, buffers = self.batch.books, self.task.observer.buffers
         rewards: NDArray[np.float64] = buffers.reward.copy()
         terminated, truncated = books.terminated.copy(), books.truncated.copy()
-        infos: dict[str, Any] = {}
-        if n_placed:
-            infos["wait_s"], infos["_wait_s"] = books.wait.copy(), books.placed.copy()
-        if n_placed + n_refused < self.num_envs - len(idle):
-            for i in np.flatnonzero(buffers.code < 0).tolist():
-                infos = self._add_info(infos, {OUTCOMES[int(buffers.code[i])]: True}, i)
+        infos = self._tell_step(n_done, self.num_envs - len(idle) - n_done - n_refused, {})
         if n_refused:
             for i in np.flatnonzero(buffers.code > 0).tolist():
-                infos = self._add_info(infos, {"illegal_action": PLACEMENT_REASONS[buffers.code[i]]}, i)
+                infos = self._add_info(infos, {"illegal_action": self.reasons[buffers.code[i]]}, i)
         if len(ended):
             self._sum_up(ended, infos)
         if len(idle):
@@ -176,11 +165,11 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         return self.task.observer.copy_all(self.copy), rewards, terminated, truncated, infos
 
     def render(self) -> Any:
-        """What ``PlacementEnv.render`` shows, of each environment, (B,), or None without a render mode."""
+        """What a single environment's ``render`` shows, of each, (B,), or None without a render mode."""
         if self.render_mode is None:
             return None
-        rows = enumerate(self.batch.window.tolist())
-        return tuple(self.task.show(i, window, self.render_mode) for i, window in rows)
+        rows = enumerate(self.batch.row.tolist())
+        return tuple(self.task.show(i, row, self.render_mode) for i, row in rows)
 
     def _sum_up(self, ended: I8, infos: dict[str, Any]) -> None:
         """Add what is known at the end of episodes."""
@@ -196,8 +185,94 @@ class PlacementVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         for name, values in self.batch.metrics(ended).items():
             told[name], told["_" + name] = spread(values), over
         infos["metrics"], infos["_metrics"] = told, over
-        infos["window"], infos["_window"] = spread(self.batch.window[ended]), over.copy()  # others are added
+        # Others are added to where episodes began.
+        infos[self.option], infos["_" + self.option] = spread(self.batch.row[ended]), over.copy()
         infos["illegal_actions"], infos["_illegal_actions"] = spread(self.batch.books.illegal[ended]), over
+
+
+class PlacementVectorEnv(_GamesVectorEnv):
+    """B environments ``virtgym/Placement-v0`` that step together, bit for bit what B single ones do.
+
+    An environment that has ended is reset by the next step, which ignores its action and pays 0 (Gymnasium's
+    autoreset on the next step). Seeds, infos and the list of windows are those of ``SyncVectorEnv`` over
+    ``PlacementEnv``; ``action_masks()`` gives the masks of all.
+
+    Args:
+        num_envs: B.
+        requests: As for ``PlacementSettings``.
+        config: As for ``PlacementSettings``.
+        render_mode: As for ``PlacementEnv``.
+        copy: Whether observations and masks are copies, or views of memory that the next step overwrites.
+        **settings: The other fields of ``PlacementSettings``.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+        "render_modes": RENDER_MODES,
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+    }
+    option = "window"
+    reasons = PLACEMENT_REASONS
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        requests: Any = None,
+        config: Any = None,
+        *,
+        render_mode: str | None = None,
+        copy: bool = True,
+        **settings: Any,
+    ) -> None:
+        chosen = PlacementSettings(requests, config, **settings)
+        super().__init__(PlacementBatch(num_envs, chosen), render_mode, copy)
+
+    def _begun(self, begun: I8) -> dict[str, I8]:
+        state = self.games.state
+        return super()._begun(begun) | {"n_vm": state.end[begun] - state.first[begun]}
+
+    def _tell_step(self, n_done: int, others: int, infos: dict[str, Any]) -> dict[str, Any]:
+        books, code = self.batch.books, self.task.observer.buffers.code
+        if n_done:
+            infos["wait_s"], infos["_wait_s"] = books.wait.copy(), books.placed.copy()
+        if others:
+            for i in np.flatnonzero(code < 0).tolist():
+                infos = self._add_info(infos, {OUTCOMES[int(code[i])]: True}, i)
+        return infos
+
+
+class ReschedulingVectorEnv(_GamesVectorEnv):
+    """B environments ``virtgym/Rescheduling-v0`` that step together, bit for bit what B single ones do.
+
+    An environment that has ended is reset by the next step, which ignores its action and pays 0 (Gymnasium's
+    autoreset on the next step). Seeds and infos are those of ``SyncVectorEnv`` over ``ReschedulingEnv``;
+    ``action_masks()`` gives the masks of all.
+
+    Args:
+        num_envs: B.
+        scenario: As for ``ReschedulingSettings``.
+        render_mode: As for ``ReschedulingEnv``.
+        copy: Whether observations and masks are copies, or views of memory that the next step overwrites.
+        **settings: The other fields of ``ReschedulingSettings``.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+        "render_modes": RESCHEDULING_RENDER_MODES,
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+    }
+    option = "snapshot"
+    reasons = RESCHEDULING_REASONS
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        scenario: Any = "rescheduling",
+        *,
+        render_mode: str | None = None,
+        copy: bool = True,
+        **settings: Any,
+    ) -> None:
+        batch = ReschedulingBatch(num_envs, ReschedulingSettings(scenario, **settings))
+        super().__init__(batch, render_mode, copy)
 
 
 class ClusterVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):

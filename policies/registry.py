@@ -16,8 +16,9 @@ from .schema import RESERVED, TARGET, construct, is_folder
 if TYPE_CHECKING:
     from .base import Policy
 
-TASKS: tuple[str, ...] = ("cluster", "placement")
-"""What policies can be made for: operating a cluster, or placing one request after the other."""
+TASKS: tuple[str, ...] = ("cluster", "placement", "rescheduling")
+"""What policies can be made for: operating a cluster, placing one request after the other, or migrating a few
+VMs of a snapshot."""
 
 KINDS: tuple[str, ...] = ("rule", "solver", "agent", "oracle")
 """What policies can be: a rule; a solver of an optimisation model; something trained; or, to be shown and not
@@ -56,7 +57,7 @@ def _register_baselines() -> None:
     register("static", "simple:StaticPolicy", "first-fit placement, then nothing; every host stays on")
     register("npa", "simple:NpaPolicy", "non-power-aware: every host on at full power")
     register("dvfs", "simple:DvfsPolicy", "first-fit placement, empty hosts off, no migration")
-    register("random", "simple:RandomPolicy", "cluster or placement: random legal migrations or actions")
+    register("random", "simple:RandomPolicy", "any scenario: random legal migrations or actions")
     POLICIES.register_family("DETECTOR-SELECTOR", _combine)
     register(
         "dpm", "dpm.policy:DpmPolicy", "power management: relieve, evacuate, switch hosts off and on; greedy"
@@ -100,6 +101,16 @@ def _register_baselines() -> None:
         "ortools_placement",
         "placement.ortools_policy:OrtoolsPlacementPolicy",
         "placement: CP-SAT packs the queue and keeps room for what is likely to come",
+    )
+    register(
+        "greedy_rescheduling",
+        "rescheduling.greedy:GreedyReschedulingPolicy",
+        "rescheduling: the move that gains most, over and over",
+    )
+    register(
+        "annealing",
+        "rescheduling.annealing:AnnealingPolicy",
+        "rescheduling: simulated annealing over where VMs end, within the limit of moves",
     )
     register(
         "demo_agent",
@@ -153,7 +164,7 @@ def policy_task(policy: Any) -> str:
 
     Returns:
         One of ``TASKS``, or ``any`` for one that serves all. A class says so by its attribute ``task``;
-        without it, it is made for clusters.
+        without it, it is made for clusters. What it serves besides stands in its attribute ``also``.
 
     Raises:
         ConfigError: For an unknown name.
@@ -195,7 +206,12 @@ def policy_names(task: str) -> tuple[str, ...]:
     """
     if task not in TASKS:
         raise unknown_name("task", task, TASKS)
-    return tuple(name for name in POLICIES if policy_task(name) in (task, "any"))
+    return tuple(name for name in POLICIES if serves(policy_class(name), task))
+
+
+def serves(policy: Any, task: str) -> bool:
+    """Whether a policy or its class serves a task."""
+    return policy_task(policy) in (task, "any") or task in getattr(policy, "also", ())
 
 
 def check_task(name: str, policy: Any, task: str, scenario: str) -> None:
@@ -211,7 +227,7 @@ def check_task(name: str, policy: Any, task: str, scenario: str) -> None:
         ConfigError: Naming both, and the policies that serve the task.
     """
     made_for = policy_task(policy)
-    if made_for not in (task, "any"):
+    if not serves(policy, task):
         raise ConfigError(
             f"policy={name}: is made for {made_for}, scenario={scenario} needs one for {task}; "
             f"allowed: {', '.join(policy_names(task))}, or the folder of an agent trained for it"

@@ -9,6 +9,7 @@ import numpy as np
 
 from virtgym.envs.checks import need
 from virtgym.envs.placement.games import PlacementGames
+from virtgym.envs.rescheduling.games import ReschedulingGames
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.models.power import OFF, ON
 from virtgym.envs.sim.simulator import ClusterView
@@ -21,9 +22,32 @@ from .planning.plans import legal_part
 
 @dataclass
 class StaticPolicy(PlanningPolicy):
-    """Place VMs first fit and do nothing more: every host stays on, power follows load."""
+    """Place VMs first fit and do nothing more: every host stays on, power follows load.
+
+    In rescheduling it stops at once.
+    """
 
     arrival: ClassVar[str | None] = "first_fit"
+    also: ClassVar[tuple[str, ...]] = ("rescheduling",)
+
+    def reset(self, view: ClusterView | ReschedulingGames, rng: np.random.Generator) -> None:
+        """Bind a cluster or rescheduling games."""
+        self._stop = view.n_actions - 1 if isinstance(view, ReschedulingGames) else -1
+        if not isinstance(view, ReschedulingGames):
+            super().reset(view, rng)
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: Any = None,
+    ) -> tuple[Any, Any]:
+        """Order nothing; stop."""
+        if self._stop < 0:
+            return self.plan_kept(), state
+        return self._stop if np.ndim(action_masks) == 1 else np.full(len(action_masks), self._stop), state
 
     def plan(self, view: ClusterView) -> Decisions:
         """Order nothing."""
@@ -64,7 +88,7 @@ class DvfsPolicy(PlanningPolicy):
 class RandomPolicy(PlanningPolicy):
     """Random legal migrations, or random legal actions: the floor that anything learned must beat.
 
-    The one policy that serves clusters and placement games; in the latter it is the rule ``random``.
+    The one policy that serves clusters and games; in placement games it is the rule ``random``.
 
     Attributes:
         moves: Migrations tried per interval.
@@ -85,11 +109,13 @@ class RandomPolicy(PlanningPolicy):
         need(self.moves >= 0, f"policy.moves={self.moves}: must be 0 or more")
         self._player: RulePlayer | None = None
 
-    def reset(self, view: ClusterView | PlacementGames, rng: np.random.Generator) -> None:
-        """Bind a cluster or placement games."""
+    def reset(self, view: ClusterView | PlacementGames | ReschedulingGames, rng: np.random.Generator) -> None:
+        """Bind a cluster or games."""
         self._player = None
         if isinstance(view, PlacementGames):
             self._player = RulePlayer(view, self.rule, rng)
+        elif isinstance(view, ReschedulingGames):
+            self.rng = rng
         else:
             super().reset(view, rng)
 

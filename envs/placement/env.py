@@ -112,7 +112,7 @@ class PlacementTask:
         if restart:
             self.restart_list(game)
         if "window" in options:
-            row = self.need_window(options["window"])
+            row = self.need_start(options["window"])
         elif self.windows is not None:
             row = int(self.windows[self._played[game] % len(self.windows)])
             self._played[game] += 1
@@ -125,7 +125,7 @@ class PlacementTask:
         self.observer.observe(game)
         return row
 
-    def need_window(self, row: Any) -> int:
+    def need_start(self, row: Any) -> int:
         """The row that the option ``window`` of a reset names.
 
         Raises:
@@ -308,7 +308,7 @@ class PlacementEnv(gym.Env[Observation, int]):
         """
         options = dict(need_options(options, ("window",)))
         if "window" in options:  # refused before anything changes
-            options["window"] = self.task.need_window(options["window"])
+            options["window"] = self.task.need_start(options["window"])
         super().reset(seed=None if seed is None else need_seed("seed", seed))
         self._window = self.task.begin(0, self.np_random, options, restart=seed is not None)
         self._over = False

@@ -21,6 +21,7 @@ from ..jit.kernels import kernel
 from ..jit.records import name_places
 from ..observation_columns import Column, blank, box
 from .buffers import (
+    CONSTANT_BUFFERS,
     GLOBAL_COLUMNS,
     NODE_COLUMNS,
     REQUEST_COLUMNS,
@@ -258,6 +259,8 @@ class PlacementObserver:
         games: The games; their state is read.
         observation: One of ``OBSERVATIONS``.
     """
+
+    constant = CONSTANT_BUFFERS
 
     def __init__(self, games: PlacementGames, observation: str = "basic") -> None:
         self.games = games

@@ -8,12 +8,15 @@ from ..lazy import lazy
 
 if TYPE_CHECKING:
     from .placement import PlacementScenario, build_placement_scenario
+    from .rescheduling import ReschedulingScenario, build_rescheduling_scenario
     from .scenario import Scenario, build_scenario, list_scenarios, load_scenario_config
 
 __all__ = [
     "PlacementScenario",
+    "ReschedulingScenario",
     "Scenario",
     "build_placement_scenario",
+    "build_rescheduling_scenario",
     "build_scenario",
     "list_scenarios",
     "load_scenario_config",
@@ -24,6 +27,8 @@ __getattr__ = lazy(
     {
         "PlacementScenario": "placement",
         "build_placement_scenario": "placement",
+        "ReschedulingScenario": "rescheduling",
+        "build_rescheduling_scenario": "rescheduling",
         "Scenario": "scenario",
         "build_scenario": "scenario",
         "list_scenarios": "scenario",

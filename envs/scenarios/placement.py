@@ -98,6 +98,11 @@ class PlacementScenario:
         chosen = self.config.train_rows
         return (0, max(1, n // 2)) if chosen is None else _check_range("train_rows", chosen, n)
 
+    def arrays(self) -> list[NDArray[Any]]:
+        """The numbers of all requests, for a fingerprint."""
+        trace = self.trace
+        return [trace.cores, trace.memory_gib, trace.arrival_s, trace.lifetime_s]
+
     def games(self, n_games: int | None = None) -> PlacementGames:
         """Make games on its requests; None = one per window."""
         return PlacementGames(self.trace, self.placement, n_games or len(self.windows))
@@ -180,6 +185,13 @@ def _check(
     placement = check_placement_keys(result.placement)
     result.placement = asdict(placement)
     return result, placement
+
+
+def check_placement_node(node: dict[str, Any], typed: Sequence[str]) -> dict[str, Any]:
+    """Check values of a composed configuration, and fill in the group ``placement``; it is returned."""
+    check_drawn(node["windows"], typed)
+    node["placement"] = asdict(check_placement_keys(node["placement"]))
+    return node
 
 
 def check_drawn(windows: str | None, typed: Collection[str]) -> None:

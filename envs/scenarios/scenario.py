@@ -139,10 +139,11 @@ def build_scenario(
         TraceError: If the trace cannot be read.
     """
     raw = load_scenario_config(config) if isinstance(config, str) else dict(config)
-    if raw.get("kind") == "placement":
+    kind = str(raw.get("kind", "cluster"))
+    if kind not in ("cluster", "replica") and str(raw.get("_target_", "")).startswith("virtgym."):
         raise ConfigError(
-            f"scenario={raw.get('name')}: is a placement scenario, not a cluster to operate; it is built by "
-            "virtgym.envs.scenarios.build_placement_scenario and played in virtgym/Placement-v0"
+            f"scenario={raw.get('name')}: is a {kind} scenario, not a cluster to operate; it is built by "
+            f"{raw['_target_']} and played in virtgym/{kind.capitalize()}-v0"
         )
     checked = check_scenario(raw, overrides or {})
     return _draw(checked, build_cluster(checked), seed)

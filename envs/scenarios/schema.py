@@ -372,7 +372,8 @@ def as_meant(plain: dict[str, Any], own: Mapping[str, Any], typed: Collection[st
     Raises:
         ConfigError: For a key that would be ignored.
     """
-    plain["trace"] = replace_generator(plain["trace"], own.get("trace") or {}, typed)
+    if "trace" in plain:
+        plain["trace"] = replace_generator(plain["trace"], own.get("trace") or {}, typed)
     return only_read(plain, own, typed, default_keys(ScenarioConfig)) if "failures" in plain else plain
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,8 @@ from virtgym.envs.scenarios.choices import (
     store_choice,
     store_file,
 )
+from virtgym.envs.scenarios.kinds import GAMES
 from virtgym.envs.scenarios.nodes import default_keys, schema_of
-from virtgym.envs.scenarios.placement import check_drawn, check_placement_keys
 from virtgym.envs.scenarios.schema import as_meant, dotted_keys, no_key, unknown_key
 from virtgym.policies.registry import POLICIES, policy_config
 
@@ -51,7 +51,7 @@ PATH_KEYS = (
 )
 _OPEN_KEYS = (
     *("policy.", "env.", "scenario.quirks.", "scenario.trace.options.", "scenario.placement."),
-    *("scenario.profiles.", "scenario.profile_assignment."),
+    *("scenario.profiles.", "scenario.profile_assignment.", "scenario.snapshot."),
 )
 _GROUPS = ("scenario", "policy", "agent", "experiment", "env")
 _FUNCTION = re.compile(r"(choice|glob|range|interval|sort|shuffle|tag)\(")
@@ -289,7 +289,7 @@ def of_its_kind(
     kind = str(scenario["kind"])
     if kind not in DEFAULT_POLICIES:
         raise ConfigError(f"scenario.kind={kind}: must be one of {', '.join(DEFAULT_POLICIES)}")
-    allowed = scenario_keys(kind if kind == "placement" else "cluster")
+    allowed = scenario_keys(kind if kind in GAMES else "cluster")
     plain = default_keys(ScenarioNode)
     for key, value in scenario.items():
         if key not in plain:
@@ -304,10 +304,7 @@ def of_its_kind(
         name = str(scenario["name"])
         own = read_group_file("scenario", name) if name in list_names("scenario") else {}
     kept = as_meant(kept, own, typed)
-    if kind == "placement":
-        check_drawn(kept["windows"], typed)
-        kept["placement"] = asdict(check_placement_keys(kept["placement"]))
-    return kept
+    return GAMES[kind].check(kept, typed) if kind in GAMES else kept
 
 
 def hydra_overrides(command: str, arguments: Sequence[str], *, sweep: bool = False) -> list[str]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from virtgym.envs.rescheduling.objective import ObjectiveConfig
+from virtgym.envs.scenarios.kinds import GAMES
 from virtgym.envs.scenarios.placement import PlacementScenarioConfig
+from virtgym.envs.scenarios.rescheduling import ReschedulingScenarioConfig
 from virtgym.envs.scenarios.schema import ScenarioConfig
 
 
@@ -14,7 +17,7 @@ class ScenarioNode(ScenarioConfig):
     """A scenario of any kind as it stands in a configuration file, with what builds it.
 
     Hydra composes before the kind is known, so this has the keys of all kinds: those of ``ScenarioConfig``
-    and those that only ``PlacementScenarioConfig`` has. Keys that the kind does not have are refused and left
+    and those that only the schemas of ``GAMES`` have. Keys that the kind does not have are refused and left
     out afterwards.
     """
 
@@ -24,13 +27,19 @@ class ScenarioNode(ScenarioConfig):
     rows: list[int] | None = None
     train_rows: list[int] | None = None
     placement: dict[str, Any] = field(default_factory=dict)
+    size: str = ReschedulingScenarioConfig.size
+    load: str = ReschedulingScenarioConfig.load
+    groups: int = ReschedulingScenarioConfig.groups
+    snapshot: dict[str, Any] = field(default_factory=dict)
+    limit: int = ReschedulingScenarioConfig.limit
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
 
 def scenario_keys(kind: str) -> tuple[str, ...]:
     """The keys that a scenario of a kind may have."""
     if kind == "replica":
         return REPLICA_KEYS
-    owner = PlacementScenarioConfig if kind == "placement" else ScenarioConfig
+    owner = GAMES[kind].schema if kind in GAMES else ScenarioConfig
     return tuple(f.name for f in fields(owner))
 
 
@@ -75,6 +84,7 @@ DEFAULT_POLICIES: dict[str, tuple[str, ...]] = {
         *("first_fit", "best_fit", "worst_fit", "balance_fit", "best_host_emptier_node"),
         *("first_host_emptier_node", "move_to_front", "dot_product", "norm_based", "random"),
     ),
+    "rescheduling": ("greedy_rescheduling", "annealing", "random", "static"),
 }
 """What ``benchmark`` runs on a kind of scenario unless ``policies=`` says otherwise; the first is what
 ``evaluate`` runs."""

@@ -16,8 +16,8 @@ import numpy as np
 from virtgym.envs.cluster.env import ClusterEnv
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.registry import own_modules
+from virtgym.envs.scenarios.kinds import GAMES, GameScenario
 from virtgym.envs.scenarios.nodes import default_keys
-from virtgym.envs.scenarios.placement import PlacementScenario, build_placement_scenario
 from virtgym.envs.scenarios.scenario import Scenario, build_scenario, load_scenario_config
 from virtgym.envs.scenarios.schema import ScenarioConfig
 from virtgym.envs.sim.models.cost import gate
@@ -37,6 +37,8 @@ from .fingerprint import (
     with_contents,
 )
 from .folder import CellResult, RunFolder
+from .placement_cell import run_placement_cell
+from .rescheduling_cell import run_rescheduling_cell
 from .rollout import make_env, rollout
 from .rows import KEYS, make_row, rows_frame, virtgym_version
 
@@ -44,6 +46,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _WARM: set[Any] = set()
+
+GAME_CELLS: dict[str, Callable[..., tuple[list[dict[str, Any]], Any, dict[str, Any]]]] = {
+    "placement": run_placement_cell,
+    "rescheduling": run_rescheduling_cell,
+}
+"""What runs a cell of each of ``GAMES``, of scenario, policy, seed and first columns of tables: the values of
+its rows, its table of steps, and arrays of its heat file."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class Cell:
         env: Arguments of the environment that were asked for.
     """
 
-    scenario: Scenario | PlacementScenario
+    scenario: Scenario | GameScenario
     policy: PolicySpec
     made: Policy | None
     config_hash: str
@@ -72,7 +81,7 @@ class Cell:
 
 
 def evaluate(
-    scenario: str | Mapping[str, Any] | Scenario | PlacementScenario,
+    scenario: str | Mapping[str, Any] | Scenario | GameScenario,
     policy: str | Policy,
     seed: int = 0,
     *,
@@ -106,12 +115,12 @@ def evaluate(
         >>> len(evaluate("demo_placement", "first_fit", overrides={"n_windows": 3}))
         3
     """
-    if isinstance(scenario, Scenario | PlacementScenario):
+    if isinstance(scenario, str | Mapping):
+        built = load_scenario(scenario, seed, overrides)
+    else:
         if overrides:
             raise ConfigError("overrides: a built scenario cannot be changed; give its name or configuration")
         built = scenario
-    else:
-        built = load_scenario(scenario, seed, overrides)
     options = env_options(env, "evaluate", built.config.kind)
     cell = make_cell(built, policy, params, options)
     result = run_cell(cell, seed)
@@ -128,7 +137,7 @@ def evaluate(
 
 def load_scenario(
     config: str | Mapping[str, Any], seed: int = 0, overrides: Mapping[str, Any] | None = None
-) -> Scenario | PlacementScenario:
+) -> Scenario | GameScenario:
     """Build a scenario of any kind; those built last are kept.
 
     Args:
@@ -148,10 +157,10 @@ def load_scenario(
 
 
 @functools.lru_cache(maxsize=4)
-def _load_cached(text: str, seed: int, _contents: str) -> Scenario | PlacementScenario:
+def _load_cached(text: str, seed: int, _contents: str) -> Scenario | GameScenario:
     raw, overrides = json.loads(text)
-    if raw.get("kind") == "placement":
-        return build_placement_scenario(raw, seed=seed, overrides=overrides)
+    if raw.get("kind") in GAMES:
+        return GAMES[raw["kind"]].build(raw, seed=seed, overrides=overrides)
     if raw.get("kind") != "replica":
         return build_scenario(raw, seed=seed, overrides=overrides)
     return _build_replica(raw, seed, overrides)
@@ -171,13 +180,13 @@ def _build_replica(raw: Mapping[str, Any], seed: int, overrides: Mapping[str, An
     return build_scenario({**load_scenario_config("planetlab"), **own}, seed=seed, overrides=overrides)
 
 
-def scenario_hash(scenario: Scenario | PlacementScenario, env: Mapping[str, Any] | None = None) -> str:
+def scenario_hash(scenario: Scenario | GameScenario, env: Mapping[str, Any] | None = None) -> str:
     """Fingerprint of scenario and environment alone: what all cells of a run folder share."""
     return config_hash(scenario, PolicySpec(""), {"env": dict(env)} if env else {})
 
 
 def make_cell(
-    scenario: Scenario | PlacementScenario,
+    scenario: Scenario | GameScenario,
     policy: str | PolicySpec | Policy,
     params: Mapping[str, Any] | None = None,
     env: Mapping[str, Any] | None = None,
@@ -194,7 +203,7 @@ def make_cell(
         ConfigError: For a name, parameter or value that is not allowed, and for a policy that was made for
             scenarios of another kind.
     """
-    task = "placement" if isinstance(scenario, PlacementScenario) else "cluster"
+    task = "cluster" if isinstance(scenario, Scenario) else GAMES[scenario.config.kind].task
     if isinstance(policy, (str, PolicySpec)):
         spec = parse_policy(policy) if isinstance(policy, str) else policy
         spec = PolicySpec(spec.name, {**spec.params, **(params or {})})
@@ -266,12 +275,10 @@ def run_cell(cell: Cell, seed: int, make: Callable[..., gym.Env[Any, Any]] = mak
         "kind": "rule" if cell.made is None else policy_kind(cell.made),
         "trace_digest": trace_digest(scenario),
     }
-    if isinstance(scenario, PlacementScenario):
-        from .placement_cell import run_placement_cell
-
-        assert cell.made is not None
-        every, table = run_placement_cell(scenario, cell.made, seed, {**cell.keys, "seed": seed})
-        return CellResult([make_row({**shared, **values}) for values in every], table, {})
+    if not isinstance(scenario, Scenario):
+        run = GAME_CELLS[scenario.config.kind]
+        every, table, more = run(scenario, cell.made, seed, {**cell.keys, "seed": seed})
+        return CellResult([make_row({**shared, **values}) for values in every], table, more)
     heat: dict[str, Any] = {}
     if cell.made is None:
         from .replica_cell import run_replica_cell

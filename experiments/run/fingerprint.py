@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from virtgym.envs.errors import VirtgymError
 from virtgym.envs.files import open_regular
+from virtgym.envs.scenarios.kinds import GameScenario
 from virtgym.envs.scenarios.placement import PlacementScenario
 from virtgym.envs.scenarios.scenario import Scenario
 
@@ -160,11 +161,10 @@ def _imports(file: Path, module: str) -> list[str]:
     ]
 
 
-def trace_digest(scenario: Scenario | PlacementScenario) -> str:
-    """Fingerprint of what was read, the demand or the requests, whatever path it came from."""
-    if isinstance(scenario, PlacementScenario):
-        requests = scenario.trace
-        return _digest(requests.cores, requests.memory_gib, requests.arrival_s, requests.lifetime_s)
+def trace_digest(scenario: Scenario | GameScenario) -> str:
+    """Fingerprint of what was read: demand, requests or a snapshot, whatever path it came from."""
+    if not isinstance(scenario, Scenario):
+        return _digest(*scenario.arrays())
     load = scenario.trace
     columns = (load.arrival_s, load.departure_s, load.vcpus, load.cpu_mhz, load.memory_mib, load.vm_class)
     signals = [load.signals[name] for name in sorted(load.signals)]
@@ -179,9 +179,7 @@ def _digest(*arrays: NDArray[Any], head: str = "") -> str:
     return whole.hexdigest()
 
 
-def config_hash(
-    scenario: Scenario | PlacementScenario, policy: PolicySpec, defaults: Mapping[str, Any]
-) -> str:
+def config_hash(scenario: Scenario | GameScenario, policy: PolicySpec, defaults: Mapping[str, Any]) -> str:
     """Fingerprint of everything but the seed that decides a row: scenario, trace, policy and version.
 
     Args:
@@ -192,10 +190,13 @@ def config_hash(
     """
     config = asdict(scenario.config)
     config.pop("description")
-    if scenario.config.trace.oversized == "refuse":  # the VMs are those of the trace
+    trace = getattr(scenario.config, "trace", None)
+    if trace is not None and trace.oversized == "refuse":  # the VMs are those of the trace
         config["trace"].pop("oversized")
-    if scenario.config.trace.path is not None:
+    if trace is not None and trace.path is not None:
         config["trace"]["path"] = trace_digest(scenario)
+    if getattr(scenario, "source", None):  # another scenario that it was taken of
+        config["source"] = dict(scenario.source)
     if isinstance(scenario, Scenario):
         if scenario.cluster.carbon is not None and scenario.config.carbon.path is not None:
             config["carbon"]["path"] = scenario.cluster.carbon.source  # with the file's SHA-256

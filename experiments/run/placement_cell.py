@@ -24,7 +24,7 @@ _WARM: set[Any] = set()
 
 def run_placement_cell(
     scenario: PlacementScenario, policy: Any, seed: int, keys: Mapping[str, Any]
-) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+) -> tuple[list[dict[str, Any]], pd.DataFrame, dict[str, Any]]:
     """Play all windows of a scenario.
 
     Args:
@@ -35,7 +35,7 @@ def run_placement_cell(
 
     Returns:
         Values of each window's result row, and a table with a row per placement: ``window``, ``step``,
-        ``request`` (row of the stream), ``time_s``, ``wait_s``, ``node``.
+        ``request`` (row of the stream), ``time_s``, ``wait_s``, ``node``; no heat.
     """
     import pandas as pd
 
@@ -55,7 +55,7 @@ def run_placement_cell(
     rows = _rows(scenario, played)
     if hasattr(policy, "plan_metrics"):  # of all windows together, like the decision times
         rows = [row | policy.plan_metrics() for row in rows]
-    return rows, table
+    return rows, table, {}
 
 
 def _gate(finished: bool, failed: int) -> str:

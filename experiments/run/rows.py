@@ -30,6 +30,21 @@ PLANS: dict[str, str] = {
 }
 """Columns that policies fill which have ``plan_metrics()``: what a solver says of its plans."""
 
+RESCHEDULING: dict[str, str] = {
+    "objective": "what was to become small, at the end: sum of weights times terms",
+    "objective_start": "the same at the start",
+    "fragment_rate_start": "fragment rate at the start",
+    "moves": "migrations made",
+    "hosts_used": "share of hosts with a VM at the end",
+    "imbalance": "standard deviation of CPU loads of hosts at the end",
+    "energy": "power at the end / power of all hosts at full load",
+    "migration": "hours that the migrations take, by pre-copy",
+    "unordered": "moves of a plan that were left out: a cycle without a spare",
+    "illegal_actions": "actions that were refused",
+    "cpu_s": "processor time of the policy, s",
+}
+"""Columns of snapshots that are rescheduled, beside ``fragment_rate``."""
+
 COLUMNS: tuple[str, ...] = (
     *KEYS,
     *("window", "finished", "steps", "sim_hours", "wall_s", "vm_intervals_per_s", "config_hash"),
@@ -40,6 +55,7 @@ COLUMNS: tuple[str, ...] = (
     *("kind", "information", "memory", "n_hosts", "n_vms", "vms_dropped", "trace_digest", "events_refused"),
     *EXTRAS,
     *PLANS,
+    *RESCHEDULING,
 )
 """Columns of a result row, in order. ``gate`` is ``ok``, or why a row is not ranked (``cost.gate``);
 ``episode_return`` is the sum of the rewards of the episode. The ``cost`` of a placement window is its total
@@ -48,8 +64,9 @@ cluster: ``past``, ``instant`` or ``oracle``; ``vms_dropped`` counts VMs of the 
 were left out; ``trace_digest`` is a fingerprint of the demand: rows that share it are of one load. NaN where
 a metric has no meaning: the waits outside of placement windows, what clusters are measured by inside them,
 ``events_refused`` (orders of ``scenario.events`` that were not legal at their time) where there are none,
-``EXTRAS`` outside of the CloudSim replica (whose overall SLA violation is ``sla_unserved``), ``PLANS`` for
-policies without a solver, and every metric of an episode that was cut off.
+``RESCHEDULING`` outside of rescheduling, ``EXTRAS`` outside of the CloudSim replica (whose overall SLA
+violation is ``sla_unserved``), ``PLANS`` for policies without a solver, and every metric of an episode that
+was cut off.
 """
 
 TEXTS: tuple[str, ...] = (
@@ -60,6 +77,7 @@ TEXTS: tuple[str, ...] = (
 
 _METRICS = frozenset(
     {*METRICS, "episode_return", "total_wait_s", "mean_wait_s", "events_refused", *EXTRAS, *PLANS}
+    | set(RESCHEDULING)
 )
 
 

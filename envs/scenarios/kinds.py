@@ -1,0 +1,72 @@
+"""Kinds of scenarios that are no clusters to operate: games, each with its schema and what builds it.
+
+A kind is one entry of ``GAMES``; its cell is one entry of ``experiments.run.cell.GAME_CELLS``, its default
+policies one of ``experiments.config.schema.DEFAULT_POLICIES``. Keys that it alone has stand in
+``experiments.config.schema.ScenarioNode``, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from .placement import PlacementScenarioConfig, build_placement_scenario, check_placement_node
+from .rescheduling import ReschedulingScenarioConfig, build_rescheduling_scenario, check_rescheduling_node
+
+
+class GameScenario(Protocol):
+    """A scenario of one of these kinds, with everything read."""
+
+    @property
+    def config(self) -> Any:
+        """The resolved configuration."""
+
+    @property
+    def name(self) -> str:
+        """Name in result rows."""
+
+    @property
+    def seed(self) -> int:
+        """What is random in it was drawn from this."""
+
+    @property
+    def trace(self) -> Any:
+        """What was read or generated; its ``name`` is the trace of result rows."""
+
+    @property
+    def n_dropped(self) -> int:
+        """What of it was left out."""
+
+    def arrays(self) -> Sequence[NDArray[Any]]:
+        """The numbers that were read or generated, for a fingerprint."""
+
+
+@dataclass(frozen=True)
+class GameKind:
+    """A kind of scenario.
+
+    Attributes:
+        schema: Every key that such a scenario may have.
+        build: Builds one of a name or mapping, ``seed`` and ``overrides``.
+        check: Checks values of a composed configuration (its keys, those that were typed) and returns it.
+        task: What its policies are made for, one of ``policies.registry.TASKS``.
+    """
+
+    schema: type[Any]
+    build: Callable[..., GameScenario]
+    check: Callable[[dict[str, Any], Sequence[str]], dict[str, Any]]
+    task: str
+
+
+GAMES: Mapping[str, GameKind] = {
+    "placement": GameKind(
+        PlacementScenarioConfig, build_placement_scenario, check_placement_node, "placement"
+    ),
+    "rescheduling": GameKind(
+        ReschedulingScenarioConfig, build_rescheduling_scenario, check_rescheduling_node, "rescheduling"
+    ),
+}
+"""The kinds by name, the value of ``scenario.kind``."""
