@@ -32,11 +32,14 @@ SAMPLES = 2000
 """Swaps that this median is taken of."""
 PROPOSALS = 100_000
 """Proposals of the annealing that count as one iteration where it is a part of another method."""
-SHARE = 0.7
-"""Share of the budget that exact neighbourhoods leave to the annealing before."""
+SHARE, SHARE_SMALL = 0.7, 0.1
+"""Share of the budget that exact neighbourhoods leave to the annealing before, and the same where one
+neighbourhood holds the whole instance."""
+SMALL = 2000
+"""Processes times machines up to which it does."""
 WORK = 0.5
 """Deterministic seconds of CP-SAT for a neighbourhood."""
-SIZES = 60, 2000
+SIZES = 60, 10_000
 """Fewest and most variables of a neighbourhood; as many as CP-SAT can solve in that time are taken."""
 
 
@@ -53,7 +56,7 @@ class Clock:
     iterations: int | None = None
     seconds: float | None = None
     share: float = 1.0
-    done: int = 0
+    done: float = 0.0
     begin: float = field(default_factory=time.perf_counter)
 
     @property
@@ -97,7 +100,7 @@ def descent(problem: ReassignmentProblem, clock: Clock, seed: int) -> Answer:
     while moved:
         moved = 0
         for begin in range(0, problem.n_processes, LOOKS):
-            most = -1 if clock.iterations is None else clock.iterations - clock.done
+            most = -1 if clock.iterations is None else int(clock.iterations - clock.done)
             count = int(descend(problem.handle, state.handle, order, begin, LOOKS, most))
             moved, clock.done = moved + count, clock.done + count
             if clock.spent() >= 1.0:
@@ -125,7 +128,7 @@ def _anneal(state: State, clock: Clock, seed: int, per_iteration: int) -> I8:
             n = min(n, -(-clock.iterations * per_iteration // STEPS))
         warm = float(np.exp(hot + spent * (cold - hot)))
         anneal(p, w, handle, warm, warm, n)
-        clock.done += max(1, n // per_iteration)
+        clock.done += n / per_iteration
     return memory.best
 
 
@@ -136,14 +139,15 @@ def neighbourhoods(problem: ReassignmentProblem, clock: Clock, seed: int) -> Ans
     neighbourhood is solved as a whole, with a bound.
     """
     state = State(problem)
-    everything = np.arange(problem.n_machines), np.arange(problem.n_processes)
-    if problem.n_machines * problem.n_processes <= SIZES[1]:
-        found = place_anew(state, *everything, work=np.inf, seconds=clock.left_s, seed=seed)
-        if found is not None:
-            return Answer(found.machine, found.bound)
-    clock.share = SHARE
+    whole = problem.n_machines * problem.n_processes <= SMALL
+    clock.share = SHARE_SMALL if whole else SHARE
     state.assign(_anneal(state, clock, seed, PROPOSALS))
     clock.share = 1.0
+    if whole:
+        everything = np.arange(problem.n_machines), np.arange(problem.n_processes)
+        work = np.inf if clock.iterations is None else WORK * clock.iterations
+        found = place_anew(state, *everything, work=work, seconds=clock.left_s, seed=seed)
+        return Answer(state.books.machine, None) if found is None else Answer(found.machine, found.bound)
     rng = np.random.default_rng(seed)
     size = 300.0
     while clock.spent() < 1.0:

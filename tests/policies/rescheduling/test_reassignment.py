@@ -24,14 +24,15 @@ def draw(folder: Path, seed: int, **size: int) -> tuple[ReassignmentProblem, pla
 def test_the_exact_model_equals_brute_force_on_200_instances(tmp_path: Path) -> None:
     for seed in range(200):
         problem, judge = draw(tmp_path, seed, n_processes=5)
-        found = METHODS["neighbourhoods"](problem, Clock(iterations=1), seed)
+        found = METHODS["neighbourhoods"](problem, Clock(iterations=4), seed)
         assert plain.allowed(judge, found.machine.tolist())
         assert found.bound == plain.cost(judge, found.machine.tolist()) == plain.best(judge), seed
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_answers_with_an_allowed_assignment_that_costs_no_more(tmp_path: Path, method: str) -> None:
-    budgets = {"descent": 100, "annealing": 1_000_000, "neighbourhoods": 6, "parts": 6}
+    budgets = {"descent": 100, "annealing": 1_000_000, "neighbourhoods": 6, "parts": 3}
+    gains = []
     for seed in range(4):
         problem, judge = draw(tmp_path, seed, n_processes=80, n_machines=30)
         start = State(problem).objective
@@ -39,9 +40,11 @@ def test_a_method_answers_with_an_allowed_assignment_that_costs_no_more(tmp_path
         where = found.machine.tolist()
         assert plain.allowed(judge, where)
         assert State(problem, found.machine).violations() == []
-        assert plain.cost(judge, where) < start
+        gains.append(start - plain.cost(judge, where))
         again = METHODS[method](problem, Clock(iterations=budgets[method]), seed)
         assert again.machine.tolist() == where
+    assert min(gains) >= 0
+    assert sum(gains) > 0
 
 
 def test_a_neighbourhood_is_never_left_worse_and_leaves_all_others(tmp_path: Path) -> None:
