@@ -126,13 +126,13 @@ def test_illegal_actions_have_reasons() -> None:
 def test_moves_that_are_named_are_played_until_one_is_refused() -> None:
     games = ReschedulingGames([toy()], limit=2)
     games.begin()
-    played = games.play(np.array([[1, 1], [0, 1], [2, 0]]))
+    played = games.play(np.array([[2, 0], [2, 0], [0, 1]]))
     assert played.n == 1
-    assert "does not fit" in played.reason
-    assert plain_legal(toy(), [0, 1, 1], 0) == []
+    assert "there already" in played.reason
+    assert plain_legal(toy(), [0, 0, 0], 0) == [1]
     with pytest.raises(ConfigError, match="pairs of a VM and a node"):
         games.play(np.array([[3, 0]]))
-    assert games.play(np.array([[2, 0], [2, 1]])).reason == "the limit of moves is reached"
+    assert games.play(np.array([[0, 1], [1, 1]])).reason == "the limit of moves is reached"
 
 
 @pytest.mark.parametrize(
