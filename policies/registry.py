@@ -16,9 +16,9 @@ from .schema import RESERVED, TARGET, construct, is_folder
 if TYPE_CHECKING:
     from .base import Policy
 
-TASKS: tuple[str, ...] = ("cluster", "placement", "rescheduling")
-"""What policies can be made for: operating a cluster, placing one request after the other, or migrating a few
-VMs of a snapshot."""
+TASKS: tuple[str, ...] = ("cluster", "placement", "rescheduling", "reassignment")
+"""What policies can be made for: operating a cluster, placing one request after the other, migrating a few
+VMs of a snapshot, or reassigning the processes of machines all at once."""
 
 KINDS: tuple[str, ...] = ("rule", "solver", "agent", "oracle")
 """What policies can be: a rule; a solver of an optimisation model; something trained; or, to be shown and not
@@ -111,6 +111,16 @@ def _register_baselines() -> None:
         "annealing",
         "rescheduling.annealing:AnnealingPolicy",
         "rescheduling: simulated annealing over where VMs end, within the limit of moves",
+    )
+    register(
+        "ortools_rescheduling",
+        "rescheduling.reassigning:OrtoolsReassignmentPolicy",
+        "reassignment: annealing, then exact neighbourhoods by CP-SAT",
+    )
+    register(
+        "pop",
+        "rescheduling.reassigning:PopReassignmentPolicy",
+        "reassignment: the machines in random parts, each solved by CP-SAT",
     )
     register(
         "demo_agent",

@@ -121,8 +121,8 @@ def check_reassignment(
     missing = [key for key, path in given.items() if path is None]
     need(
         len(missing) != 1,
-        f"scenario.{missing[0] if missing else ''}: an instance has two files, scenario.instance=model_X.txt and "
-        "scenario.assignment=assignment_X.txt; give both or none",
+        f"scenario.{''.join(missing[:1])}: missing; an instance is two files, "
+        "scenario.instance=model_X.txt and scenario.assignment=assignment_X.txt, or none",
     )
     need(
         not missing or config.lower_bound is None,

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 PATH_KEYS = (
     *("out", "video", "initial", "import_zip", "scenario.trace.path", "scenario.windows"),
+    *("scenario.instance", "scenario.assignment", "scenario.lower_bound"),
     *("scenario.carbon.path", "scenario.failures.path"),
 )
 _OPEN_KEYS = (

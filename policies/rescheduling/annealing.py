@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from virtgym.envs.rescheduling.games import ReschedulingGames
 
 from .base import Plan, ReschedulingPolicy
+from .reassigning import Reassigning
 
 
 @dataclass
-class AnnealingPolicy(ReschedulingPolicy):
+class AnnealingPolicy(Reassigning, ReschedulingPolicy):
     """Simulated annealing.
 
     Attributes:
         iterations: Proposals.
     """
+
+    method: ClassVar[str] = "annealing"
 
     iterations: int = 10_000_000
 

@@ -10,6 +10,7 @@ import numpy as np
 from virtgym.envs.rescheduling.reassignment import ReassignmentProblem
 
 from ..solvers.reassignment.methods import METHODS, Answer, Clock
+from .base import ReschedulingPolicy
 
 
 class Reassigning:
@@ -32,3 +33,33 @@ class Reassigning:
         """
         clock = Clock(self.iterations if self.time_limit_s is None else None, self.time_limit_s)
         return METHODS[self.method](problem, clock, int(rng.integers(2**62)))
+
+
+@dataclass
+class OrtoolsReassignmentPolicy(Reassigning, ReschedulingPolicy):
+    """Annealing, then large-neighbourhood search on CP-SAT; a small instance is solved with a bound.
+
+    Attributes:
+        iterations: Neighbourhoods, each also a part of the annealing before.
+    """
+
+    task: ClassVar[str] = "reassignment"
+    kind: ClassVar[str] = "solver"
+    method: ClassVar[str] = "neighbourhoods"
+
+    iterations: int = 100
+
+
+@dataclass
+class PopReassignmentPolicy(Reassigning, ReschedulingPolicy):
+    """Partitioned: the machines in random parts, each solved by CP-SAT, again and again.
+
+    Attributes:
+        iterations: Parts.
+    """
+
+    task: ClassVar[str] = "reassignment"
+    kind: ClassVar[str] = "solver"
+    method: ClassVar[str] = "parts"
+
+    iterations: int = 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .generate import generate_problem
 from .instance import Instance, ReassignmentProblem
 from .reading import read_assignment, read_model, read_number, read_problem
 from .state import Costs, State
@@ -11,6 +12,7 @@ __all__ = [
     "Instance",
     "ReassignmentProblem",
     "State",
+    "generate_problem",
     "read_assignment",
     "read_model",
     "read_number",

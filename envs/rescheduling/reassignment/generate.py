@@ -44,7 +44,7 @@ def generate_problem(seed: int, n_processes: int, n_machines: int) -> Reassignme
         "location": location,
         "capacity": capacity,
         "safety": (SAFE * capacity).astype(np.int64),
-        "machine_move": rng.integers(1, 10, (n_machines, n_machines)) * (1 - np.eye(n_machines, dtype=np.int64)),
+        "machine_move": np.where(np.eye(n_machines), 0, rng.integers(1, 10, (n_machines, n_machines))),
         "spread_min": np.zeros(n_services, dtype=np.int64),
         "need_first": np.zeros(n_services + 1, dtype=np.int64),
         "need": np.zeros(0, dtype=np.int64),

@@ -232,7 +232,8 @@ class _Model:
         """The best placement that is found, None without one."""
         solver = self.cp_model.CpSolver()
         solver.parameters.num_workers = 1
-        solver.parameters.max_deterministic_time = work
+        if work < np.inf:
+            solver.parameters.max_deterministic_time = work
         if seconds < np.inf:
             solver.parameters.max_time_in_seconds = max(seconds, 0.001)
         solver.parameters.random_seed = seed
