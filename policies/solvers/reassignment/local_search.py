@@ -26,7 +26,7 @@ from virtgym.envs.rescheduling.reassignment.state import (
     swap_fits,
 )
 
-SWAPS, NEAR = 0.6, 0.3
+SWAPS, NEAR = 0.6, 0.2
 """Share of proposals that are swaps, and share of these between processes of about one size."""
 HOME, HOME_TRANSIENT = 0.05, 0.3
 """Share of proposals that send a process home, and the same where there are transient resources: a process
