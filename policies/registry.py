@@ -173,15 +173,15 @@ def policy_task(policy: Any) -> str:
         policy: A policy, its class, or a name of ``POLICIES``.
 
     Returns:
-        One of ``TASKS``, or ``any`` for one that serves all. A class says so by its attribute ``task``;
-        without it, it is made for clusters. What it serves besides stands in its attribute ``also``.
+        One of ``TASKS``. A class says so by its attribute ``task``; without it, it is made for clusters. What
+        it serves besides stands in its attribute ``also``.
 
     Raises:
         ConfigError: For an unknown name.
 
     Examples:
-        >>> policy_task("ols-mmt"), policy_task("first_fit"), policy_task("random")
-        ('cluster', 'placement', 'any')
+        >>> policy_task("ols-mmt"), policy_task("first_fit"), policy_task("annealing")
+        ('cluster', 'placement', 'rescheduling')
     """
     return str(getattr(policy_class(policy) if isinstance(policy, str) else policy, "task", "cluster"))
 
@@ -221,7 +221,7 @@ def policy_names(task: str) -> tuple[str, ...]:
 
 def serves(policy: Any, task: str) -> bool:
     """Whether a policy or its class serves a task."""
-    return policy_task(policy) in (task, "any") or task in getattr(policy, "also", ())
+    return policy_task(policy) == task or task in getattr(policy, "also", ())
 
 
 def check_task(name: str, policy: Any, task: str, scenario: str) -> None:

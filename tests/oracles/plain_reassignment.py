@@ -47,7 +47,7 @@ def parse(model: str, assignment: str) -> PlainProblem:
 
 def cost(p: PlainProblem, where: Sequence[int]) -> int:
     """The objective."""
-    total = 0
+    total: int = 0
     for m, machine in enumerate(p.machines):
         used = [
             sum(process[1][r] for process, x in zip(p.processes, where) if x == m)

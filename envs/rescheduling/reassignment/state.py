@@ -98,7 +98,7 @@ class State:
             costs=Costs.zeros(),
         )
         self.handle: Any = make_handle("reassignment books", self.books)
-        open_books(p.handle, self.handle)
+        self.assign(self.books.machine)
 
     @property
     def objective(self) -> int:

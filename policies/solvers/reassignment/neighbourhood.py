@@ -236,7 +236,7 @@ class _Model:
             solver.parameters.max_deterministic_time = work
         if seconds < np.inf:
             solver.parameters.max_time_in_seconds = max(seconds, 0.001)
-        solver.parameters.random_seed = seed
+        solver.parameters.random_seed = seed % 2**31
         solver.parameters.linearization_level = 2
         status = solver.solve(self.model)
         if status not in (self.cp_model.OPTIMAL, self.cp_model.FEASIBLE):
