@@ -28,9 +28,6 @@ from virtgym.envs.rescheduling.reassignment.state import (
 
 SWAPS, NEAR = 0.6, 0.2
 """Share of proposals that are swaps, and share of these between processes of about one size."""
-HOME, HOME_TRANSIENT = 0.05, 0.3
-"""Share of proposals that send a process home, and the same where there are transient resources: a process
-that is away takes them twice, so that most that gain little by being away should be at home."""
 
 
 class Rates(Record):
@@ -67,7 +64,6 @@ def make_memory(problem: ReassignmentProblem, machine: I8, objective: int, seed:
     rng = np.random.SeedSequence(seed).generate_state(1, np.uint64) | np.uint64(1)
     rates = Rates.zeros()
     rates.swaps, rates.near = SWAPS, NEAR
-    rates.home = HOME_TRANSIENT if a.transient.any() else HOME
     return Memory(machine.copy(), np.array([objective]), order, np.argsort(order), rates, rng)
 
 

@@ -28,6 +28,10 @@ STEPS = 500
 """Steps of the temperature at least."""
 HOT, COLD = 10.0, 3e-3
 """First and last temperature, in median changes by a swap."""
+HOMES, PILOT = (0.02, 0.1, 0.3), 0.06
+"""Shares of proposals that send a process home, of which the best is taken, and share of the annealing in which
+each is tried. Of transient resources a process that is away takes twice: where these are short, those that
+gain little by being away must be sent home, elsewhere that is a waste of time."""
 SAMPLES = 2000
 """Swaps that this median is taken of."""
 PROPOSALS = 100_000
@@ -114,22 +118,40 @@ def annealing(problem: ReassignmentProblem, clock: Clock, seed: int) -> Answer:
 
 
 def _anneal(state: State, clock: Clock, seed: int, per_iteration: int) -> I8:
-    """Best assignment of an annealing that uses up the clock; an iteration has so many proposals."""
-    p, w = state.problem.handle, state.handle
-    memory = make_memory(state.problem, state.books.machine, state.objective, seed)
+    """Best assignment of an annealing that uses up the clock; an iteration has so many proposals.
+
+    Short runs try how often processes should be sent home; the long one does what was best.
+    """
+    start = state.books.machine.copy()
+    memory = make_memory(state.problem, start, state.objective, seed)
     handle = memory_handle(memory)
     deltas = np.zeros(SAMPLES, dtype=np.int64)
-    count = sample_deltas(p, w, handle, deltas)
+    count = sample_deltas(state.problem.handle, state.handle, handle, deltas)
     unit = max(1.0, float(np.median(deltas[:count]))) if count else 1.0
+    found = []
+    for k, home in enumerate(HOMES):
+        memory.rates.home = home
+        _cool(state, handle, clock, ((k + 1) * PILOT, unit), per_iteration)
+        found.append(state.objective)
+        state.assign(start)
+    memory.rates.home = HOMES[int(np.argmin(found))]
+    _cool(state, handle, clock, (1.0, unit), per_iteration)
+    return memory.best
+
+
+def _cool(state: State, handle: Any, clock: Clock, until: tuple[float, float], per_iteration: int) -> None:
+    """Anneal from hot to cold until a share of the clock is used, with temperatures in a unit."""
+    end, unit = until
+    begin = spent = clock.spent()
     hot, cold = np.log(HOT * unit), np.log(COLD * unit)
-    while (spent := clock.spent()) < 1.0:
+    while spent < end:
         n = CHUNK
         if clock.iterations is not None:
             n = min(n, -(-clock.iterations * per_iteration // STEPS))
-        warm = float(np.exp(hot + spent * (cold - hot)))
-        anneal(p, w, handle, warm, warm, n)
+        warm = float(np.exp(hot + (spent - begin) / (end - begin) * (cold - hot)))
+        anneal(state.problem.handle, state.handle, handle, warm, warm, n)
         clock.done += n / per_iteration
-    return memory.best
+        spent = clock.spent()
 
 
 def neighbourhoods(problem: ReassignmentProblem, clock: Clock, seed: int) -> Answer:

@@ -240,7 +240,9 @@ def test_who_plays_what() -> None:
     assert {name for task in TASKS for name in policy_names(task)} == set(POLICIES)
     assert "random" in policy_names("cluster")
     assert "first_fit" not in policy_names("cluster")
-    with pytest.raises(ConfigError, match=r"^task=sleeping: .*allowed: cluster, placement, rescheduling, reassignment$"):
+    with pytest.raises(
+        ConfigError, match=r"^task=sleeping: .*allowed: cluster, placement, rescheduling, reassignment$"
+    ):
         policy_names("sleeping")
     check_task("random", make_policy("random"), "placement", "huawei_placement")
     check_task("dvfs", make_policy("dvfs"), "cluster", "planetlab")
