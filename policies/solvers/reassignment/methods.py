@@ -29,9 +29,9 @@ STEPS = 500
 HOT, COLD = 10.0, 3e-3
 """First and last temperature, in median changes by a swap."""
 HOMES, PILOT = (0.02, 0.1, 0.3), 0.06
-"""Shares of proposals that send a process home, of which the best is taken, and share of the annealing in which
-each is tried. Of transient resources a process that is away takes twice: where these are short, those that
-gain little by being away must be sent home, elsewhere that is a waste of time."""
+"""Shares of proposals that send a process home, of which the best is taken, and share of the annealing in
+which each is tried. Of transient resources a process that is away takes twice: where these are short, those
+that gain little by being away must be sent home, elsewhere that is a waste of time."""
 SAMPLES = 2000
 """Swaps that this median is taken of."""
 PROPOSALS = 100_000
