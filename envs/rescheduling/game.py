@@ -139,7 +139,8 @@ def _add_host(p: ReschedulingParams, s: ReschedulingState, b: int, h: int, sign:
 
 
 @kernel
-def _write_terms(p: ReschedulingParams, s: ReschedulingState, b: int) -> None:
+def write_terms(p: ReschedulingParams, s: ReschedulingState, b: int) -> None:
+    """Write the terms, and the objective, that follow from the sums."""
     k = s.snapshot[b]
     s.terms[b, 0] = s.fragment[b] / s.spare[b] if s.spare[b] > 0 else 0.0
     s.terms[b, 1] = s.hosts_used[b] / p.n_hosts
@@ -222,8 +223,8 @@ def _link(s: ReschedulingState, b: int, v: int, h: int) -> None:
 
 
 @kernel
-def _shift(p: ReschedulingParams, s: ReschedulingState, b: int, v: int, a: int) -> None:
-    """Put a VM on another place: rooms, lists of hosts, sums."""
+def shift_vm(p: ReschedulingParams, s: ReschedulingState, b: int, v: int, a: int) -> None:
+    """Put a VM on another place: rooms, lists of hosts and sums; not the terms, nor what can move."""
     old = s.vm_node[b, v]
     source, target = host_of(p, old), host_of(p, a)
     _add_host(p, s, b, source, -1)
@@ -268,11 +269,11 @@ def move_vm(p: ReschedulingParams, s: ReschedulingState, b: int, v: int, a: int)
     cpu0, mem0, cpu2, mem2 = s.free_cpu[b, i], s.free_mem[b, i], s.free_cpu[b, j], s.free_mem[b, j]
     cpu1, mem1 = (s.free_cpu[b, i1], s.free_mem[b, i1]) if two else (np.int32(-1), np.int32(-1))
     cpu3, mem3 = (s.free_cpu[b, j1], s.free_mem[b, j1]) if two else (np.int32(-1), np.int32(-1))
-    _shift(p, s, b, v, a)
+    shift_vm(p, s, b, v, a)
     s.move_ms[b] += p.vm_ms[k, v]
     s.moves[b] += 1
     s.last_vm[b], s.last_from[b] = v, old
-    _write_terms(p, s, b)
+    write_terms(p, s, b)
     _recount_host(p, s, b, source, cpu0, mem0, cpu1, mem1)
     if target != source:
         _recount_host(p, s, b, target, cpu2, mem2, cpu3, mem3)
@@ -361,7 +362,7 @@ def build_game(p: ReschedulingParams, s: ReschedulingState, b: int, k: int) -> N
     s.moves[b] = 0
     s.chosen[b] = s.last_vm[b] = s.last_from[b] = -1
     s.status[b] = PLAYING
-    _write_terms(p, s, b)
+    write_terms(p, s, b)
 
 
 @kernel

@@ -40,7 +40,7 @@ def _first_legal(mask: NDArray[np.bool_], actions: NDArray[np.int64]) -> None:
                 break
 
 
-def _rate(run: Callable[[], int]) -> float:
+def rate_of(run: Callable[[], int]) -> float:
     """Decisions per second of the best run; the first one, which compiles, does not count."""
     run()
     best = 0.0
@@ -144,19 +144,19 @@ def measure_placement(scale: float = 1.0) -> dict[str, float]:
         return int(run_windows(games, starts, "first_fit", lengths=lengths)[1].sum())
 
     rates = {
-        "plain Python to be read, with mask": _rate(plain),
-        STEPPED: _rate(stepped),
-        BUILT_IN: _rate(built_in),
-        "rules in the kernel, no observation, no mask": _rate(kernel),
-        "gym.make, one environment": _rate(_single(round(20_000 * scale))),
+        "plain Python to be read, with mask": rate_of(plain),
+        STEPPED: rate_of(stepped),
+        BUILT_IN: rate_of(built_in),
+        "rules in the kernel, no observation, no mask": rate_of(kernel),
+        "gym.make, one environment": rate_of(_single(round(20_000 * scale))),
     }
     for n in (16, 256, 1024):
-        rates[f"batch of {n}"] = _rate(_batch(n, max(n, round(200_000 * scale))))
+        rates[f"batch of {n}"] = rate_of(_batch(n, max(n, round(200_000 * scale))))
     steps = max(256, round(200_000 * scale))
-    rates["batch of 256, observation=slots"] = _rate(_batch(256, steps, "slots"))
+    rates["batch of 256, observation=slots"] = rate_of(_batch(256, steps, "slots"))
     stable = _stable_baselines(256, steps)
     if stable is not None:
-        rates["batch of 256 for Stable-Baselines3"] = _rate(stable)
+        rates["batch of 256 for Stable-Baselines3"] = rate_of(stable)
     return rates
 
 

@@ -28,6 +28,7 @@ from virtgym.envs.arrays import I8, U8
 from virtgym.envs.checks import one_of
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.jit.kernels import kernel
+from virtgym.envs.jit.splitmix import draw
 from virtgym.envs.placement.game import advance_game, begin_game, place_request
 from virtgym.envs.placement.games import PlacementConfig, PlacementGames, RequestArrays
 from virtgym.envs.placement.state import PLAYING, PlacementParams, PlacementState, first_fit_node, fits
@@ -126,23 +127,13 @@ def _first_host_emptier_node(p: PlacementParams, s: PlacementState, b: int, row:
 
 
 @kernel
-def _draw(keys: U8, b: int) -> Any:
-    """The next 64 random bits of a game: splitmix64 (Steele, Lea & Flood, OOPSLA 2014)."""
-    keys[b] += np.uint64(0x9E3779B97F4A7C15)
-    z = keys[b]
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
-@kernel
 def _random_node(p: PlacementParams, s: PlacementState, b: int, row: int, keys: U8, k: int) -> Any:
     n = 0
     for a in range(p.n_nodes):
         n += fits(p, s, b, row, a)
     if n == 0:
         return -1
-    left = np.int64(_draw(keys, k) % np.uint64(n))
+    left = np.int64(draw(keys, k) % np.uint64(n))
     for a in range(p.n_nodes):
         if fits(p, s, b, row, a):
             if left == 0:

@@ -15,6 +15,7 @@ from virtgym.envs.arrays import I8, U8
 from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.jit.records import Place, Record
+from virtgym.envs.jit.splitmix import draw_below, draw_share
 from virtgym.envs.rescheduling.reassignment import Instance, ReassignmentProblem
 from virtgym.envs.rescheduling.reassignment.state import (
     Books,
@@ -46,7 +47,7 @@ class Memory(NamedTuple):
     order: I8  # (P,) processes by size
     rank: I8  # (P,) place of each process in it
     rates: Rates
-    rng: U8  # (1,) state of the generator
+    rng: U8  # (1,) random numbers
 
 
 def make_memory(problem: ReassignmentProblem, machine: I8, objective: int, seed: int) -> Memory:
@@ -61,7 +62,7 @@ def make_memory(problem: ReassignmentProblem, machine: I8, objective: int, seed:
     a = problem.arrays
     size = (a.demand / np.maximum(a.capacity.mean(axis=0), 1.0)).sum(axis=1)
     order = np.argsort(size, kind="stable")
-    rng = np.random.SeedSequence(seed).generate_state(1, np.uint64) | np.uint64(1)
+    rng = np.random.SeedSequence(seed).generate_state(1, np.uint64)
     rates = Rates.zeros()
     rates.swaps, rates.near = SWAPS, NEAR
     return Memory(machine.copy(), np.array([objective]), order, np.argsort(order), rates, rng)
@@ -73,24 +74,13 @@ def memory_handle(memory: Memory) -> Any:
 
 
 @kernel(nogil=True)
-def _draw(rng: U8) -> Any:
-    """A number from 0 to below 1 (xorshift64*)."""
-    x = rng[0]
-    x ^= x >> np.uint64(12)
-    x ^= x << np.uint64(25)
-    x ^= x >> np.uint64(27)
-    rng[0] = x
-    return float((x * np.uint64(2685821657736338717)) >> np.uint64(11)) / 9007199254740992.0
-
-
-@kernel(nogil=True)
 def _partner(s: Memory, i: int) -> Any:
     """A process to change places with."""
     n = s.rank.shape[0]
-    if _draw(s.rng) >= s.rates.near:
-        return int(_draw(s.rng) * n)
-    width = 8.0 * max(n / 8.0, 1.0) ** _draw(s.rng)
-    place = s.rank[i] + int((_draw(s.rng) - 0.5) * width)
+    if draw_share(s.rng, 0) >= s.rates.near:
+        return draw_below(s.rng, 0, n)
+    width = 8.0 * max(n / 8.0, 1.0) ** draw_share(s.rng, 0)
+    place = s.rank[i] + int((draw_share(s.rng, 0) - 0.5) * width)
     return s.order[min(max(place, 0), n - 1)]
 
 
@@ -111,23 +101,23 @@ def anneal(a: Instance, w: Books, s: Memory, hot: float, cold: float, n: int) ->
     temperature = hot
     for _ in range(n):
         temperature *= factor
-        i = int(_draw(s.rng) * n_processes)
-        u = _draw(s.rng)
+        i = draw_below(s.rng, 0, n_processes)
+        u = draw_share(s.rng, 0)
         if u < s.rates.swaps:
             j = _partner(s, i)
             if w.machine[j] == w.machine[i] or not swap_fits(a, w, i, j):
                 continue
             delta = swap_delta(a, w, i, j)
-            if delta <= 0 or delta < -temperature * np.log(_draw(s.rng)):
+            if delta <= 0 or delta < -temperature * np.log(1.0 - draw_share(s.rng, 0)):
                 if delta > 0:
                     _remember(w, s)
                 swap(a, w, i, j, delta)
         else:
-            dest = a.home[i] if u >= 1.0 - s.rates.home else int(_draw(s.rng) * n_machines)
+            dest = a.home[i] if u >= 1.0 - s.rates.home else draw_below(s.rng, 0, n_machines)
             if dest == w.machine[i] or not shift_fits(a, w, i, dest):
                 continue
             delta = shift_delta(a, w, i, dest)
-            if delta <= 0 or delta < -temperature * np.log(_draw(s.rng)):
+            if delta <= 0 or delta < -temperature * np.log(1.0 - draw_share(s.rng, 0)):
                 if delta > 0:
                     _remember(w, s)
                 shift(a, w, i, dest, delta)
@@ -188,7 +178,7 @@ def sample_deltas(a: Instance, w: Books, s: Memory, deltas: I8) -> Any:
     """
     count, n = 0, deltas.shape[0]
     for _ in range(100 * n):
-        i = int(_draw(s.rng) * s.rank.shape[0])
+        i = draw_below(s.rng, 0, s.rank.shape[0])
         j = _partner(s, i)
         if w.machine[i] != w.machine[j] and swap_fits(a, w, i, j):
             deltas[count] = abs(swap_delta(a, w, i, j))
