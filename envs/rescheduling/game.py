@@ -155,21 +155,6 @@ def write_terms(p: ReschedulingParams, s: ReschedulingState, b: int) -> None:
 
 
 @kernel
-def _count_place(
-    p: ReschedulingParams, s: ReschedulingState, b: int, shape: int, a: int, was: bool, now: bool
-) -> None:
-    """Note that a place has, or has no longer, room for a shape."""
-    if was == now:
-        return
-    sign = 1 if now else -1
-    before = s.places[b, shape]
-    s.places[b, shape] = before + sign
-    s.place_sum[b, shape] += sign * a
-    if min(before, before + sign) < p.plenty:
-        s.scarce[b, shape] = True
-
-
-@kernel
 def _recount_host(
     p: ReschedulingParams, s: ReschedulingState, b: int, h: int, cpu0: int, mem0: int, cpu1: int, mem1: int
 ) -> None:
@@ -180,15 +165,17 @@ def _recount_host(
     new_cpu1, new_mem1 = np.int32(-1), np.int32(-1)
     if p.per_host == 2:
         new_cpu1, new_mem1 = s.free_cpu[b, a + 1], s.free_mem[b, a + 1]
+    # What fits where cannot be foreseen, so there is no branch on it.
     for shape in range(p.n_classes):
         cpu, mem = p.class_cpu[k, shape], p.class_mem[k, shape]
         was0, now0 = (cpu0 >= cpu) & (mem0 >= mem), (new_cpu0 >= cpu) & (new_mem0 >= mem)
         was1, now1 = (cpu1 >= cpu) & (mem1 >= mem), (new_cpu1 >= cpu) & (new_mem1 >= mem)
         if p.class_double[k, shape]:
-            _count_place(p, s, b, shape, a, was0 & was1, now0 & now1)
+            first, second = np.int32(now0 & now1) - np.int32(was0 & was1), np.int32(0)
         else:
-            _count_place(p, s, b, shape, a, was0, now0)
-            _count_place(p, s, b, shape, a + 1, was1, now1)
+            first, second = np.int32(now0) - np.int32(was0), np.int32(now1) - np.int32(was1)
+        s.places[b, shape] += first + second
+        s.place_sum[b, shape] += (first + second) * a + second
 
 
 @kernel
@@ -241,14 +228,27 @@ def shift_vm(p: ReschedulingParams, s: ReschedulingState, b: int, v: int, a: int
 
 
 @kernel
+def _offer(p: ReschedulingParams, s: ReschedulingState, b: int, shape: int) -> Any:
+    """What there is for the VMs of a shape: -1 = no place, -2 = plenty, else the sum of the places."""
+    n = s.places[b, shape]
+    return -1 if n == 0 else -2 if n >= p.plenty else s.place_sum[b, shape]
+
+
+@kernel
 def _refresh_movable(p: ReschedulingParams, s: ReschedulingState, b: int, v: int) -> None:
     """Look again at the VMs which a move of one may have given a place to go, or taken the last one."""
     k = s.snapshot[b]
     for shape in range(p.n_classes):
-        if s.scarce[b, shape]:
-            s.scarce[b, shape] = False
-            for i in range(p.class_first[k, shape], p.class_first[k, shape + 1]):
-                w = p.class_vms[k, i]
+        offer = _offer(p, s, b, shape)
+        # Of several places the sum does not say which they are; without groups there is one at most.
+        if offer == s.offer[b, shape] and (offer < 0 or p.plenty == 2):
+            continue
+        s.offer[b, shape] = offer
+        for i in range(p.class_first[k, shape], p.class_first[k, shape + 1]):
+            w = p.class_vms[k, i]
+            if p.plenty == 2:
+                s.movable[b, w] = offer != -1 and s.vm_node[b, w] != offer and not p.vm_fixed[k, w]
+            else:
                 s.movable[b, w] = can_move(p, s, b, w)
     s.movable[b, v] = can_move(p, s, b, v)
     g = p.vm_group[k, v]
@@ -350,13 +350,13 @@ def build_game(p: ReschedulingParams, s: ReschedulingState, b: int, k: int) -> N
     for h in range(p.n_hosts):
         _add_host(p, s, b, h, 1)
     s.places[b] = s.place_sum[b] = 0
-    s.scarce[b] = False
     for shape in range(p.n_classes):
         step = 2 if p.class_double[k, shape] else 1
         for a in range(0, p.n_nodes, step):
             if room_for(p, s, b, p.class_cpu[k, shape], p.class_mem[k, shape], p.class_double[k, shape], a):
                 s.places[b, shape] += 1
                 s.place_sum[b, shape] += a
+        s.offer[b, shape] = _offer(p, s, b, shape)
     for v in range(p.n_vms):
         s.movable[b, v] = p.vm_class[k, v] >= 0 and can_move(p, s, b, v)
     s.moves[b] = 0
@@ -372,7 +372,7 @@ def copy_game(source: ReschedulingState, k: int, s: ReschedulingState, b: int) -
     s.free_cpu[b], s.free_mem[b] = source.free_cpu[k], source.free_mem[k]
     s.vm_node[b], s.host_first[b] = source.vm_node[k], source.host_first[k]
     s.vm_next[b], s.vm_before[b], s.host_vms[b] = source.vm_next[k], source.vm_before[k], source.host_vms[k]
-    s.places[b], s.place_sum[b], s.scarce[b] = source.places[k], source.place_sum[k], source.scarce[k]
+    s.places[b], s.place_sum[b], s.offer[b] = source.places[k], source.place_sum[k], source.offer[k]
     s.movable[b] = source.movable[k]
     s.fragment[b], s.spare[b], s.hosts_used[b] = source.fragment[k], source.spare[k], source.hosts_used[k]
     s.load[b], s.load_sq[b] = source.load[k], source.load_sq[k]

@@ -23,7 +23,7 @@ WIDE = {
     **dict.fromkeys(("free_cpu", "free_mem"), "n_nodes"),
     **dict.fromkeys(("vm_node", "vm_next", "vm_before", "movable"), "n_vms"),
     **dict.fromkeys(("host_first", "host_vms"), "n_hosts"),
-    **dict.fromkeys(("places", "place_sum", "scarce"), "n_classes"),
+    **dict.fromkeys(("places", "place_sum", "offer"), "n_classes"),
 }
 
 
@@ -71,7 +71,7 @@ def make_params(snapshots: Sequence[Snapshot], objective: ObjectiveConfig, limit
     most = np.iinfo(np.int32).max
     columns: dict[str, Any] = {
         "node_cpu": blank(one.n_nodes, np.int32), "node_mem": blank(one.n_nodes, np.int32),
-        "vm_cpu": blank(n_vms, np.int32), "vm_mem": blank(n_vms, np.int32),
+        "vm_cpu": blank(n_vms, np.int32), "vm_mem": blank(n_vms, np.int32), "vm_rest": blank(n_vms, np.int32),
         "vm_double": blank(n_vms, np.bool_), "vm_fixed": blank(n_vms, np.bool_, True),
         "vm_group": blank(n_vms, np.int32, -1), "vm_class": blank(n_vms, np.int32, -1),
         "vm_ms": blank(n_vms, np.int64), "vm_home": blank(n_vms, np.int32),
@@ -88,6 +88,7 @@ def make_params(snapshots: Sequence[Snapshot], objective: ObjectiveConfig, limit
         for name in ("vm_cpu", "vm_mem", "vm_double", "vm_fixed", "vm_group"):
             columns[name][i, :n] = getattr(snapshot, name)
         columns["vm_home"][i, :n], columns["vm_class"][i, :n] = snapshot.vm_node, kind
+        columns["vm_rest"][i, :n] = snapshot.vm_cpu % objective.fragment_size
         columns["vm_ms"][i, :n] = objective.migration_ms(snapshot)
         for place, name in enumerate(("class_cpu", "class_mem", "class_double")):
             columns[name][i, : len(kinds)] = kinds[:, place]
@@ -107,7 +108,7 @@ def make_state(p: ReschedulingParams, n_games: int) -> ReschedulingState:
     """Room for games, none of which has begun."""
     row = 9 * p.n_nodes + 16 * p.n_vms + 8 * p.n_hosts
     need_memory(f"rescheduling: {n_games} games of {p.n_vms} VMs", n_games, row)
-    truth, real = {"scarce", "movable"}, {"terms", "objective"}
+    truth, real = {"movable"}, {"terms", "objective"}
     arrays: dict[str, Any] = {}
     for name in ReschedulingState._fields:
         width = (getattr(p, WIDE[name]),) if name in WIDE else (len(TERMS),) if name == "terms" else ()

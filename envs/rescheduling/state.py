@@ -48,6 +48,7 @@ class ReschedulingParams(NamedTuple):
     node_mem: I4  # (S, A) MiB
     vm_cpu: I4  # (S, V) on each of its nodes
     vm_mem: I4  # (S, V)
+    vm_rest: I4  # (S, V) its CPU modulo the size
     vm_double: B1  # (S, V)
     vm_fixed: B1  # (S, V)
     vm_group: I4  # (S, V) -1 = none
@@ -78,7 +79,7 @@ class ReschedulingState(NamedTuple):
     host_vms: I4  # (B, H) how many
     places: I4  # (B, K) places that have room for a VM of a shape
     place_sum: I8  # (B, K) sum of their numbers: the place itself, if there is one
-    scarce: B1  # (B, K) a shape whose VMs must be looked at, within a move
+    offer: I8  # (B, K) -1 = no place, -2 = plenty, else the only place: what ``movable`` was written for
     movable: B1  # (B, V) whether a VM can go somewhere
     fragment: I8  # (B,) sum of free CPU that is no whole VM
     spare: I8  # (B,) sum of free CPU
