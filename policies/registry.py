@@ -16,9 +16,9 @@ from .schema import RESERVED, TARGET, construct, is_folder
 if TYPE_CHECKING:
     from .base import Policy
 
-TASKS: tuple[str, ...] = ("cluster", "placement", "rescheduling")
-"""What policies can be made for: operating a cluster, placing one request after the other, or migrating a few
-VMs of a snapshot."""
+TASKS: tuple[str, ...] = ("cluster", "placement", "rescheduling", "reassignment")
+"""What policies can be made for: operating a cluster, placing one request after the other, migrating a few
+VMs of a snapshot, or reassigning the processes of machines all at once."""
 
 KINDS: tuple[str, ...] = ("rule", "solver", "agent", "oracle")
 """What policies can be: a rule; a solver of an optimisation model; something trained; or, to be shown and not
@@ -50,41 +50,45 @@ def _combine() -> Iterator[Entry]:
             )
 
 
-def _register_baselines() -> None:
-    def register(name: str, home: str, description: str, **implied: Any) -> None:
-        POLICIES.register(name, description, f"{__package__}.{home}", **implied)
+def _register(name: str, home: str, description: str, **implied: Any) -> None:
+    POLICIES.register(name, description, f"{__package__}.{home}", **implied)
 
-    register("static", "simple:StaticPolicy", "first-fit placement, then nothing; every host stays on")
-    register("npa", "simple:NpaPolicy", "non-power-aware: every host on at full power")
-    register("dvfs", "simple:DvfsPolicy", "first-fit placement, empty hosts off, no migration")
-    register("random", "simple:RandomPolicy", "any scenario: random legal migrations or actions")
+
+def _register_baselines() -> None:
+    _register("static", "simple:StaticPolicy", "first-fit placement, then nothing; every host stays on")
+    _register("npa", "simple:NpaPolicy", "non-power-aware: every host on at full power")
+    _register("dvfs", "simple:DvfsPolicy", "first-fit placement, empty hosts off, no migration")
+    _register("random", "simple:RandomPolicy", "any scenario: random legal migrations or actions")
     POLICIES.register_family("DETECTOR-SELECTOR", _combine)
-    register(
+    _register(
         "dpm", "dpm.policy:DpmPolicy", "power management: relieve, evacuate, switch hosts off and on; greedy"
     )
-    register(
+    _register(
         "dpm_ortools",
         "dpm.ortools_policy:OrtoolsDpmPolicy",
         "power management towards placements that OR-Tools plans",
     )
-    register(
+    _register(
         "ha", "ha.policy:HaPolicy", "restart in order, spread over failure domains, keep failover capacity"
     )
-    register(
+    _register(
         "nfv_upgrade",
         "ha.rolling_upgrade:RollingUpgradePolicy",
         "rolling hardware upgrade: empty old hosts onto newer ones and switch them off",
     )
     drs = "drs.policy:DrsPolicy"
-    register("drs", drs, "DRS: even load by moves that pay off, rules, maintenance")
-    register("drs_loess", drs, "DRS on forecast demand (tuned local regression)", forecaster="loess")
-    register("drs_ortools", drs, "DRS with the fewest migrations, by OR-Tools", solver="ortools")
-    register(
+    _register("drs", drs, "DRS: even load by moves that pay off, rules, maintenance")
+    _register("drs_loess", drs, "DRS on forecast demand (tuned local regression)", forecaster="loess")
+    _register("drs_ortools", drs, "DRS with the fewest migrations, by OR-Tools", solver="ortools")
+    _register(
         "rollout_search",
         "search.policy:RolloutSearchPolicy",
         "tries macro-actions in forks under forecast demand, and carries the best out",
     )
-    register("platform", "platform:PlatformPolicy", "HA over power management over DRS, without fights")
+    _register("platform", "platform:PlatformPolicy", "HA over power management over DRS, without fights")
+
+
+def _register_games() -> None:
     for rule, description in {
         "first_fit": "the lowest feasible node",
         "best_fit": "the feasible node (for a double VM: host) with the least room",
@@ -96,29 +100,39 @@ def _register_baselines() -> None:
         "dot_product": "vector packing: the node whose free room is most along the demand",
         "norm_based": "vector packing: the node that is left with the least, by weighted Euclidean norm",
     }.items():
-        register(rule, "placement.policies:RulePolicy", f"placement: {description}", rule=rule)
-    register(
+        _register(rule, "placement.policies:RulePolicy", f"placement: {description}", rule=rule)
+    _register(
         "ortools_placement",
         "placement.ortools_policy:OrtoolsPlacementPolicy",
         "placement: CP-SAT packs the queue and keeps room for what is likely to come",
     )
-    register(
+    _register(
         "greedy_rescheduling",
         "rescheduling.greedy:GreedyReschedulingPolicy",
         "rescheduling: the move that gains most, over and over",
     )
-    register(
+    _register(
         "annealing",
         "rescheduling.annealing:AnnealingPolicy",
         "rescheduling: simulated annealing over where VMs end, within the limit of moves",
     )
-    register(
+    _register(
+        "ortools_rescheduling",
+        "rescheduling.reassigning:OrtoolsReassignmentPolicy",
+        "reassignment: annealing, then exact neighbourhoods by CP-SAT",
+    )
+    _register(
+        "pop",
+        "rescheduling.reassigning:PopReassignmentPolicy",
+        "reassignment: the machines in random parts, each solved by CP-SAT",
+    )
+    _register(
         "demo_agent",
         "learned.shipped_agents:ShippedPolicy",
         "placement: a small network trained on generated requests (virtgym train experiment=demo_agent)",
         agent="demo",
     )
-    register(
+    _register(
         "suite_agent",
         "learned.shipped_agents:SuiteAgentPolicy",
         "a small network over the best rules of the suite's clusters (virtgym train experiment=suite_agent)",
@@ -141,6 +155,7 @@ def _register_products() -> None:
 
 _register_baselines()
 _register_products()
+_register_games()
 
 
 def policy_class(name: str) -> type[Any]:
@@ -178,15 +193,15 @@ def policy_task(policy: Any) -> str:
         policy: A policy, its class, or a name of ``POLICIES``.
 
     Returns:
-        One of ``TASKS``, or ``any`` for one that serves all. A class says so by its attribute ``task``;
-        without it, it is made for clusters. What it serves besides stands in its attribute ``also``.
+        One of ``TASKS``. A class says so by its attribute ``task``; without it, it is made for clusters. What
+        it serves besides stands in its attribute ``also``.
 
     Raises:
         ConfigError: For an unknown name.
 
     Examples:
-        >>> policy_task("ols-mmt"), policy_task("first_fit"), policy_task("random")
-        ('cluster', 'placement', 'any')
+        >>> policy_task("ols-mmt"), policy_task("first_fit"), policy_task("annealing")
+        ('cluster', 'placement', 'rescheduling')
     """
     return str(getattr(policy_class(policy) if isinstance(policy, str) else policy, "task", "cluster"))
 
@@ -226,7 +241,7 @@ def policy_names(task: str) -> tuple[str, ...]:
 
 def serves(policy: Any, task: str) -> bool:
     """Whether a policy or its class serves a task."""
-    return policy_task(policy) in (task, "any") or task in getattr(policy, "also", ())
+    return policy_task(policy) == task or task in getattr(policy, "also", ())
 
 
 def check_task(name: str, policy: Any, task: str, scenario: str) -> None:

@@ -97,7 +97,7 @@ class RandomPolicy(PlanningPolicy):
     moves: int = 1
 
     arrival: ClassVar[str | None] = "first_fit"
-    task: ClassVar[str] = "any"
+    also: ClassVar[tuple[str, ...]] = ("placement", "rescheduling")
     rule: ClassVar[str] = "random"
 
     def __post_init__(self) -> None:

@@ -8,14 +8,17 @@ from ..lazy import lazy
 
 if TYPE_CHECKING:
     from .placement import PlacementScenario, build_placement_scenario
+    from .reassignment import ReassignmentScenario, build_reassignment_scenario
     from .rescheduling import ReschedulingScenario, build_rescheduling_scenario
     from .scenario import Scenario, build_scenario, list_scenarios, load_scenario_config
 
 __all__ = [
     "PlacementScenario",
+    "ReassignmentScenario",
     "ReschedulingScenario",
     "Scenario",
     "build_placement_scenario",
+    "build_reassignment_scenario",
     "build_rescheduling_scenario",
     "build_scenario",
     "list_scenarios",
@@ -27,6 +30,8 @@ __getattr__ = lazy(
     {
         "PlacementScenario": "placement",
         "build_placement_scenario": "placement",
+        "ReassignmentScenario": "reassignment",
+        "build_reassignment_scenario": "reassignment",
         "ReschedulingScenario": "rescheduling",
         "build_rescheduling_scenario": "rescheduling",
         "Scenario": "scenario",

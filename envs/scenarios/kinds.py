@@ -14,6 +14,11 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from .placement import PlacementScenarioConfig, build_placement_scenario, check_placement_node
+from .reassignment import (
+    ReassignmentScenarioConfig,
+    build_reassignment_scenario,
+    check_reassignment_node,
+)
 from .rescheduling import ReschedulingScenarioConfig, build_rescheduling_scenario, check_rescheduling_node
 
 
@@ -67,6 +72,9 @@ GAMES: Mapping[str, GameKind] = {
     ),
     "rescheduling": GameKind(
         ReschedulingScenarioConfig, build_rescheduling_scenario, check_rescheduling_node, "rescheduling"
+    ),
+    "reassignment": GameKind(
+        ReassignmentScenarioConfig, build_reassignment_scenario, check_reassignment_node, "reassignment"
     ),
 }
 """The kinds by name, the value of ``scenario.kind``."""

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 PATH_KEYS = (
     *("out", "video", "initial", "import_zip", "scenario.trace.path", "scenario.windows"),
+    *("scenario.instance", "scenario.assignment", "scenario.lower_bound"),
     *("scenario.carbon.path", "scenario.failures.path"),
     *("scenario.inventory.path", "scenario.inventory.usage", "scenario.inventory.overlay"),
     "scenario.inventory.cluster",

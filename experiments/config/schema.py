@@ -8,6 +8,7 @@ from typing import Any
 from virtgym.envs.rescheduling.objective import ObjectiveConfig
 from virtgym.envs.scenarios.kinds import GAMES
 from virtgym.envs.scenarios.placement import PlacementScenarioConfig
+from virtgym.envs.scenarios.reassignment import ReassignmentScenarioConfig
 from virtgym.envs.scenarios.rescheduling import ReschedulingScenarioConfig
 from virtgym.envs.scenarios.schema import ScenarioConfig
 
@@ -33,6 +34,11 @@ class ScenarioNode(ScenarioConfig):
     snapshot: dict[str, Any] = field(default_factory=dict)
     limit: int = ReschedulingScenarioConfig.limit
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    instance: str | None = None
+    assignment: str | None = None
+    lower_bound: str | None = None
+    processes: int = ReassignmentScenarioConfig.processes
+    machines: int = ReassignmentScenarioConfig.machines
 
 
 def scenario_keys(kind: str) -> tuple[str, ...]:
@@ -87,6 +93,7 @@ DEFAULT_POLICIES: dict[str, tuple[str, ...]] = {
         *("first_host_emptier_node", "move_to_front", "dot_product", "norm_based", "random"),
     ),
     "rescheduling": ("greedy_rescheduling", "annealing", "random", "static"),
+    "reassignment": ("greedy_rescheduling", "annealing", "ortools_rescheduling", "pop"),
 }
 """What ``benchmark`` runs on a kind of scenario unless ``policies=`` says otherwise; the first is what
 ``evaluate`` runs."""

@@ -38,6 +38,7 @@ from .fingerprint import (
 )
 from .folder import CellResult, RunFolder
 from .placement_cell import run_placement_cell
+from .reassignment_cell import run_reassignment_cell
 from .rescheduling_cell import run_rescheduling_cell
 from .rollout import make_env, rollout
 from .rows import KEYS, make_row, rows_frame, virtgym_version
@@ -50,6 +51,7 @@ _WARM: set[Any] = set()
 GAME_CELLS: dict[str, Callable[..., tuple[list[dict[str, Any]], Any, dict[str, Any]]]] = {
     "placement": run_placement_cell,
     "rescheduling": run_rescheduling_cell,
+    "reassignment": run_reassignment_cell,
 }
 """What runs a cell of each of ``GAMES``, of scenario, policy, seed and first columns of tables: the values of
 its rows, its table of steps, and arrays of its heat file."""

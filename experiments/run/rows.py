@@ -45,6 +45,17 @@ RESCHEDULING: dict[str, str] = {
 }
 """Columns of snapshots that are rescheduled, beside ``fragment_rate``."""
 
+REASSIGNMENT: dict[str, str] = {
+    "cost_load": "load above the safety capacities",
+    "cost_balance": "resources free in other proportions than wanted",
+    "cost_process_move": "processes that leave their machines",
+    "cost_service_move": "the service of which most processes leave",
+    "cost_machine_move": "from which machines to which processes go",
+    "lower_bound": "what no assignment can cost less than, as given with the instance",
+    "plan_bound": "the same as proven by a solver of the whole instance",
+}
+"""Terms of the objective of machine reassignment, and bounds of it; ``cost`` is the objective."""
+
 COLUMNS: tuple[str, ...] = (
     *KEYS,
     *("window", "finished", "steps", "sim_hours", "wall_s", "vm_intervals_per_s", "config_hash"),
@@ -56,6 +67,7 @@ COLUMNS: tuple[str, ...] = (
     *EXTRAS,
     *PLANS,
     *RESCHEDULING,
+    *REASSIGNMENT,
 )
 """Columns of a result row, in order. ``gate`` is ``ok``, or why a row is not ranked (``cost.gate``);
 ``episode_return`` is the sum of the rewards of the episode. The ``cost`` of a placement window is its total
@@ -64,9 +76,9 @@ cluster: ``past``, ``instant`` or ``oracle``; ``vms_dropped`` counts VMs of the 
 were left out; ``trace_digest`` is a fingerprint of the demand: rows that share it are of one load. NaN where
 a metric has no meaning: the waits outside of placement windows, what clusters are measured by inside them,
 ``events_refused`` (orders of ``scenario.events`` that were not legal at their time) where there are none,
-``RESCHEDULING`` outside of rescheduling, ``EXTRAS`` outside of the CloudSim replica (whose overall SLA
-violation is ``sla_unserved``), ``PLANS`` for policies without a solver, and every metric of an episode that
-was cut off.
+``RESCHEDULING`` and ``REASSIGNMENT`` outside of those, ``EXTRAS`` outside of the CloudSim replica (whose
+overall SLA violation is ``sla_unserved``), ``PLANS`` for policies without a solver, and every metric of an
+episode that was cut off.
 """
 
 TEXTS: tuple[str, ...] = (
@@ -80,7 +92,7 @@ STEP_TEXTS: tuple[str, ...] = ("event", "vm", "from", "to")
 
 _METRICS = frozenset(
     {*METRICS, "episode_return", "total_wait_s", "mean_wait_s", "events_refused", *EXTRAS, *PLANS}
-    | set(RESCHEDULING)
+    | {*RESCHEDULING, *REASSIGNMENT}
 )
 
 

@@ -162,7 +162,7 @@ def _chosen(suite: Suite, names: Any) -> Suite:
 
 def _by_kind(suite: Suite, named: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
     """Who plays tasks of each kind: the suite's own policies, or those named that can."""
-    from virtgym.policies.registry import make_policy, policy_task
+    from virtgym.policies.registry import make_policy, serves
 
     if named is None:
         return {"cluster": suite.cluster.policies, "placement": suite.placement.policies}
@@ -171,9 +171,9 @@ def _by_kind(suite: Suite, named: Sequence[str] | None) -> dict[str, tuple[str, 
     found: dict[str, tuple[str, ...]] = {"cluster": (), "placement": ()}
     for text in named:
         spec = parse_policy(text)
-        task = policy_task(make_policy(spec.name, **spec.params))
+        policy = make_policy(spec.name, **spec.params)
         for kind in found:
-            if task in (kind, "any"):
+            if serves(policy, kind):
                 found[kind] += (text,)
     return found
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from virtgym.envs.rescheduling.state import ReschedulingParams, ReschedulingStat
 from .base import Plan, ReschedulingPolicy
 from .change import change_of
 from .ordering import order_moves
+from .reassigning import Reassigning
 
 CHUNK, CHUNKS = 20_000, 100
 """Proposals between two looks at the clock, and chunks at least: in one the temperature stays the same."""
@@ -224,7 +225,7 @@ def _typical_change(p: ReschedulingParams, s: ReschedulingState, w: Search, n: i
 
 
 @dataclass
-class AnnealingPolicy(ReschedulingPolicy):
+class AnnealingPolicy(Reassigning, ReschedulingPolicy):
     """Simulated annealing.
 
     Attributes:
@@ -235,6 +236,8 @@ class AnnealingPolicy(ReschedulingPolicy):
         away_cost: Energy of each VM that is not at home.
         uneven: Weight of unequal fragments: energy of a node's fragment f is f - uneven * f**2.
     """
+
+    method: ClassVar[str] = "annealing"
 
     iterations: int = 10_000_000
     temperature: float = 0.25

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from virtgym.envs.rescheduling.state import ReschedulingParams, ReschedulingStat
 
 from .base import Plan, ReschedulingPolicy
 from .change import change_of
+from .reassigning import Reassigning
 
 
 @kernel
@@ -35,12 +36,14 @@ def best_move(p: ReschedulingParams, s: ReschedulingState, b: int, move: I8) -> 
 
 
 @dataclass
-class GreedyReschedulingPolicy(ReschedulingPolicy):
+class GreedyReschedulingPolicy(Reassigning, ReschedulingPolicy):
     """Move after move, the one that gains most; it stops when none gains.
 
     Attributes:
         iterations: Moves at most.
     """
+
+    method: ClassVar[str] = "descent"
 
     iterations: int = 1_000_000
 

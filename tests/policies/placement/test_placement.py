@@ -18,7 +18,7 @@ from virtgym.envs.vector import PlacementVectorEnv
 from virtgym.policies import make_policy
 from virtgym.policies.placement.packing import make_keys, make_memory
 from virtgym.policies.placement.rules import PLACEMENT_RULES, choose_by_rule, rule_number, run_windows
-from virtgym.policies.registry import POLICIES, check_task, policy_names, policy_task
+from virtgym.policies.registry import POLICIES, TASKS, check_task, policy_names, policy_task
 
 
 class Stream(NamedTuple):
@@ -234,14 +234,16 @@ def test_random_draws_anew_per_game_and_seed() -> None:
 def test_who_plays_what() -> None:
     assert policy_task("thr-mu") == "cluster"
     assert policy_task(make_policy("norm_based")) == "placement"
-    assert policy_task(make_policy("random")) == "any"
+    assert all("random" in policy_names(task) for task in ("cluster", "placement", "rescheduling"))
     assert policy_task(object()) == "cluster"
     assert set(policy_names("placement")) == {*PLACEMENT_RULES, "ortools_placement", "demo_agent"}
-    assert set(policy_names("cluster")) | set(policy_names("placement")) == set(POLICIES)
+    assert {name for task in TASKS for name in policy_names(task)} == set(POLICIES)
     assert "random" in policy_names("cluster")
     assert "first_fit" not in policy_names("cluster")
-    with pytest.raises(ConfigError, match=r"^task=rescheduling: .*allowed: cluster, placement$"):
-        policy_names("rescheduling")
+    with pytest.raises(
+        ConfigError, match=r"^task=sleeping: .*allowed: cluster, placement, rescheduling, reassignment$"
+    ):
+        policy_names("sleeping")
     check_task("random", make_policy("random"), "placement", "huawei_placement")
     check_task("dvfs", make_policy("dvfs"), "cluster", "planetlab")
     with pytest.raises(ConfigError, match=r"^policy=dvfs: .*placement; allowed: random, first_fit, best_fit"):

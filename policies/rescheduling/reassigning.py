@@ -1,0 +1,65 @@
+"""Policies of rescheduling that reassign the processes of a whole instance at once, too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from virtgym.envs.rescheduling.reassignment import ReassignmentProblem
+
+from ..solvers.reassignment.methods import METHODS, Answer, Clock
+from .base import ReschedulingPolicy
+
+
+class Reassigning:
+    """What a policy needs to play ``scenario=reassignment``: the name of its method.
+
+    It has ``time_limit_s`` and ``iterations``; the latter counts what the method does.
+    """
+
+    also: ClassVar[tuple[str, ...]] = ("reassignment",)
+    method: ClassVar[str]
+    time_limit_s: float | None
+    iterations: int
+
+    def reassign(self, problem: ReassignmentProblem, rng: np.random.Generator) -> Answer:
+        """The best assignment that is found within the limits.
+
+        Args:
+            problem: The instance.
+            rng: Generator of what the policy draws.
+        """
+        clock = Clock(self.iterations if self.time_limit_s is None else None, self.time_limit_s)
+        return METHODS[self.method](problem, clock, int(rng.integers(2**62)))
+
+
+@dataclass
+class OrtoolsReassignmentPolicy(Reassigning, ReschedulingPolicy):
+    """Annealing, then large-neighbourhood search on CP-SAT; a small instance is solved with a bound.
+
+    Attributes:
+        iterations: Neighbourhoods, each also a part of the annealing before.
+    """
+
+    task: ClassVar[str] = "reassignment"
+    kind: ClassVar[str] = "solver"
+    method: ClassVar[str] = "neighbourhoods"
+
+    iterations: int = 100
+
+
+@dataclass
+class PopReassignmentPolicy(Reassigning, ReschedulingPolicy):
+    """Partitioned: the machines in random parts, each solved by CP-SAT, again and again.
+
+    Attributes:
+        iterations: Parts.
+    """
+
+    task: ClassVar[str] = "reassignment"
+    kind: ClassVar[str] = "solver"
+    method: ClassVar[str] = "parts"
+
+    iterations: int = 100

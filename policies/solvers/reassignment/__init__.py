@@ -1,0 +1,1 @@
+"""Machine reassignment: local search on its evaluator, and exact neighbourhoods by CP-SAT."""
