@@ -23,7 +23,7 @@ pytest.importorskip("sb3_contrib")
 from virtgym.envs.sb3 import ClusterVecEnv, MixedVecEnv
 
 TINY = (
-    *("scenario=small", "scenario.horizon_s=7200", "scenario.trace.options.n_vms=12", "agent.hidden=[8,8]"),
+    *("scenario=small", "scenario.horizon_s=7200", "scenario.trace.options.n_vms=40", "agent.hidden=[8,8]"),
     *("num_envs=3", "total_timesteps=150", "eval_every=75", "tensorboard=false"),
     *("mix=[suite/dirty,suite/churn]", "fallback=[dpm,dvfs]", "margins=[0.1]"),
 )

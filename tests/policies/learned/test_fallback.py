@@ -55,8 +55,12 @@ def test_a_kind_is_not_told_by_what_is_still_to_come(scenario: str) -> None:
     later = load.vm_arrival_s > 0.0
     assert later.any()
     cpu_mhz = load.vm_cpu_mhz * np.where(later, 10.0, 1.0)
-    times = {"vm_arrival_s": np.where(later, 1e9, 0.0), "vm_departure_s": np.full(later.size, np.inf)}
-    other = replace(load, vm_cpu_mhz=cpu_mhz, **times)
+    other = replace(
+        load,
+        vm_cpu_mhz=cpu_mhz,
+        vm_arrival_s=np.where(later, 1e9, 0.0),
+        vm_departure_s=np.full(later.size, np.inf),
+    )
     assert traits_of(replace(day, workload=other)) == traits_of(day)
 
 

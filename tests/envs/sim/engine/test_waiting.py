@@ -205,7 +205,14 @@ def beside(rule: str, sizes: list[tuple[int, float]], numa: NumaConfig | None, *
     vcpus = np.array([n for n, _ in sizes], dtype=np.int32)
     memory, there = np.array([mib for _, mib in sizes]), np.zeros(len(sizes))
     load = Workload(
-        "beside", 300.0, np.ones((20, len(sizes))), 1000.0 * vcpus, vcpus, memory, there, there + np.inf
+        "beside",
+        300.0,
+        np.ones((20, len(sizes))),
+        np.multiply(vcpus, 1000.0),
+        vcpus,
+        memory,
+        there,
+        there + np.inf,
     )
     return Simulator(config, load)
 
