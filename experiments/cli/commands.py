@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 _USER_ERRNOS = (
     errno.EACCES,
@@ -426,26 +425,10 @@ def _suite(arguments: Sequence[str]) -> int:
 
 
 def _train(arguments: Sequence[str]) -> int:
-    from ..config.compose import compose_command
-    from ..config.launchers import make_launcher
-    from ..run.folder import default_out, hold_folder
-    from ..training.compose import make_run
-    from ..training.train import train
-    from .jobs import train_elsewhere
+    from .jobs import train_here_or_elsewhere
     from .progress import print_results
 
-    composed = compose_command("train", arguments)
-    run = make_run(composed.config, composed.typed_scenario, composed.own_scenario)
-    out = Path(run.config["out"] or default_out(f"{run.agent.name}-{run.scenario['name']}"))
-    run.config["out"] = composed.config["out"] = str(out)
-    launcher = make_launcher(composed.config, out)
-    elsewhere = launcher.config.name != "local"
-    if elsewhere:
-        train_elsewhere(composed, launcher)
-    with hold_folder(out):
-        outcome = train(run)  # only read, if it is finished
-    if outcome.before and not elsewhere:
-        print(f"{outcome.out}: finished before; another out= trains anew", file=sys.stderr)
+    outcome = train_here_or_elsewhere(arguments)
     if "forecaster" in outcome.rows:
         from .forecast import print_skill
 
@@ -503,6 +486,8 @@ def _tell_failures(command: str, failures: Sequence[object]) -> int:
 
 
 def _report(arguments: Sequence[str]) -> int:
+    from pathlib import Path
+
     from ..report import write_report
 
     folders = [text for text in arguments if not text.startswith("out=")]
