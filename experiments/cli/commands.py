@@ -84,9 +84,7 @@ examples:
   virtgym benchmark suite=virtgym-1 policies=[drs,dpm] workers=2
   virtgym benchmark suite=virtgym-1 launcher=slurm launcher.partition=cpu workers=50
   virtgym benchmark -m policy=dpm policy.target=0.6,0.7 scenario.memory=binding,ignored
-  virtgym benchmark scenario=planetlab scenario.trace.path=traces/20110303 policies=[npa,dvfs,thr-mmt,ols-mmt]
   virtgym benchmark experiment=literature scenario.trace.path=traces/20110303 out=runs/day1
-  virtgym benchmark scenario=planetlab_cloudsim3 scenario.trace.path=traces/20110303 policies=[lr-mmt,thr-mu]
   virtgym benchmark scenario=demo_placement policies=[first_fit,best_fit,runs/ppo/agent]
 """
 
@@ -150,7 +148,6 @@ examples:
   virtgym tune scenario=suite/diurnal policy=dpm 'policy.risk=range(0,2.1,0.5)' sampler=grid workers=2
   virtgym tune scenario=planetlab policy=loess-mmt 'policy.safety=interval(0.8,3)' \\
     traces=[traces/20110303,traces/20110306] validation_traces=[traces/20110325]
-  virtgym tune scenario=small policy=ols-mmt space=space.yaml objectives=[energy_kwh,unserved_weighted]
   virtgym tune scenario=small what=agent agent=ppo 'agent.learning_rate=tag(log,interval(1e-5,1e-3))'
 """
 
