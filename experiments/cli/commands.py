@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -89,9 +88,7 @@ examples:
   virtgym benchmark suite=virtgym-1 policies=[drs,dpm] workers=2
   virtgym benchmark suite=virtgym-1 launcher=slurm launcher.partition=cpu workers=50
   virtgym benchmark -m policy=dpm policy.target=0.6,0.7 scenario.memory=binding,ignored
-  virtgym benchmark scenario=planetlab scenario.trace.path=traces/20110303 policies=[npa,dvfs,thr-mmt,ols-mmt]
   virtgym benchmark experiment=literature scenario.trace.path=traces/20110303 out=runs/day1
-  virtgym benchmark scenario=planetlab_cloudsim3 scenario.trace.path=traces/20110303 policies=[lr-mmt,thr-mu]
   virtgym benchmark scenario=demo_placement policies=[first_fit,best_fit,runs/ppo/agent]
 """
 
@@ -159,7 +156,6 @@ examples:
   virtgym tune scenario=suite/diurnal policy=dpm 'policy.risk=range(0,2.1,0.5)' sampler=grid workers=2
   virtgym tune scenario=planetlab policy=loess-mmt 'policy.safety=interval(0.8,3)' \\
     traces=[traces/20110303,traces/20110306] validation_traces=[traces/20110325]
-  virtgym tune scenario=small policy=ols-mmt space=space.yaml objectives=[energy_kwh,unserved_weighted]
   virtgym tune scenario=small what=agent agent=ppo 'agent.learning_rate=tag(log,interval(1e-5,1e-3))'
 """
 
@@ -426,36 +422,16 @@ def _suite(arguments: Sequence[str]) -> int:
 
 
 def _train(arguments: Sequence[str]) -> int:
-    from virtgym.envs.errors import ConfigError
-
     from ..config.compose import compose_command
-    from ..config.launchers import make_launcher
-    from ..run.folder import default_out, hold_folder
     from ..training.compose import make_run
-    from ..training.train import train
-    from .jobs import train_elsewhere
+    from .jobs import train_here_or_elsewhere
     from .progress import print_results
 
     composed = compose_command("train", arguments)
     run = make_run(composed.config, composed.typed_scenario, composed.own_scenario)
     if run.config["seeds"] is not None:
-        launcher = make_launcher(composed.config, ".")
-        if launcher.config.name != "local" or composed.config["workers"] is not None:
-            raise ConfigError(
-                "launcher, workers: have no effect on seeds=[…], which train in this process; "
-                "-m seed=… trains each on its own"
-            )
         return _train_over_seeds(run)
-    out = Path(run.config["out"] or default_out(f"{run.agent.name}-{run.scenario['name']}"))
-    run.config["out"] = composed.config["out"] = str(out)
-    launcher = make_launcher(composed.config, out)
-    elsewhere = launcher.config.name != "local"
-    if elsewhere:
-        train_elsewhere(composed, launcher)
-    with hold_folder(out):
-        outcome = train(run)  # only read, if it is finished
-    if outcome.before and not elsewhere:
-        print(f"{outcome.out}: finished before; another out= trains anew", file=sys.stderr)
+    outcome = train_here_or_elsewhere(composed, run)
     if "forecaster" in outcome.rows:
         from .forecast import print_skill
 
@@ -522,6 +498,8 @@ def _tell_failures(command: str, failures: Sequence[object]) -> int:
 
 
 def _report(arguments: Sequence[str]) -> int:
+    from pathlib import Path
+
     from ..report import write_report
 
     folders = [text for text in arguments if not text.startswith("out=")]

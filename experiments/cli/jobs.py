@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -19,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from virtgym.envs.errors import ConfigError, VirtgymError
 
 from ..config.compose import Composed, Run, make_run
-from ..config.launchers import Launcher
-from ..run.folder import hold_folder, write_text
+from ..config.launchers import Launcher, make_launcher
+from ..run.folder import default_out, hold_folder, write_text
 from ..run.launchers.drive import results
 from ..run.launchers.engine import LostError
 from ..run.rows import worst_gate
@@ -29,6 +30,9 @@ from .progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ..training.compose import TrainRun
+    from ..training.train import TrainOutcome
 
 Rows = list[dict[str, Any]]
 
@@ -230,22 +234,34 @@ def train_row(out: Path) -> dict[str, Any]:
     return {key: info.get(key) for key in ("objective", "best_timesteps", "start", "end")}
 
 
-def train_elsewhere(composed: Composed, launcher: Launcher) -> None:
-    """Train on a launcher, and wait for it.
+def train_here_or_elsewhere(composed: Composed, run: TrainRun) -> TrainOutcome:
+    """Train, on a launcher if it is not of this machine, and wait for it.
 
     Args:
-        composed: The training.
-        launcher: Where; its ``home`` is the training's folder.
+        composed: The command.
+        run: The training that was made of it.
 
     Raises:
-        ConfigError: If the training is refused, or failed.
+        ConfigError: If the training is refused, or failed by a fault of the user's.
     """
-    ((_, gave),) = play_jobs("train", [Job(launcher.home, {}, lambda: composed)], launcher)
-    if isinstance(gave, Exception):
+    from ..training.train import train
+
+    out = Path(run.config["out"] or default_out(f"{run.agent.name}-{run.scenario['name']}"))
+    run.config["out"] = composed.config["out"] = str(out)
+    launcher = make_launcher(composed.config, out)
+    elsewhere = launcher.config.name != "local"
+    if elsewhere:
+        ((_, gave),) = play_jobs("train", [Job(out, {}, lambda: composed)], launcher)
         if isinstance(gave, FaultError):
-            write_text(launcher.home / "error.log", gave.trace)
-            raise RuntimeError(f"{gave} (log: {launcher.home / 'error.log'})") from gave
-        raise gave
+            write_text(out / "error.log", gave.trace)
+            raise RuntimeError(f"{gave} (log: {out / 'error.log'})") from gave
+        if isinstance(gave, Exception):
+            raise gave
+    with hold_folder(out):
+        outcome = train(run)  # only read, if it is finished
+    if outcome.before and not elsewhere:
+        print(f"{outcome.out}: finished before; another out= trains anew", file=sys.stderr)
+    return outcome
 
 
 def _train(command: str, jobs: Sequence[Job], launcher: Launcher) -> Iterator[tuple[Job, Rows | Exception]]:

@@ -8,6 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from virtgym.envs.errors import ConfigError
+
+from ..config.launchers import make_launcher
 from ..run.folder import hold_folder
 from ..training.compose import TrainRun
 from ..training.train import TrainOutcome, train_seeds
@@ -44,6 +47,11 @@ def train_over_seeds(run: TrainRun) -> SeedsOutcome:
     """
     name = f"{run.agent.name}-{run.scenario['name']}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     folder = Path(run.config["out"] or Path("runs") / name)
+    if make_launcher(run.config, folder).config.name != "local" or run.config.get("workers") is not None:
+        raise ConfigError(
+            "launcher, workers: have no effect on seeds=[…], which train in this process; -m seed=… trains "
+            "each on its own"
+        )
     with hold_folder(folder):
         return _train_in(folder, run)
 

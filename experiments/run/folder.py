@@ -296,7 +296,8 @@ class RunFolder:
         try:
             yield
         except OSError as error:
-            raise UnwritableError(f"out={self.path}: cannot be written ({error.strerror or error})") from None
+            why = os.strerror(error.errno) if error.errno else str(error)  # Arrow has words of its own
+            raise UnwritableError(f"out={self.path}: cannot be written ({why})") from None
 
     def _difference(self, config: Mapping[str, Any]) -> str:
         """Which keys of the scenario differ from the stored ones, as text."""

@@ -171,7 +171,7 @@ def test_a_suite_is_played_scored_and_resumed(tmp_path: Path, capsys: pytest.Cap
     said = capsys.readouterr()
     for kind in ("cluster", "placement"):
         assert f"virtgym-1, {kind} tasks: 0 = reference, 100 = bound" in said.out
-    assert "[1/4] consolidate: dvfs seed 1003:" in said.err
+    assert "[1/5] consolidate: dvfs seed 1003:" in said.err
     assert main(command) == 0
     assert "skipped 2 finished cells" in capsys.readouterr().err
     pd.testing.assert_frame_equal(pd.read_csv(out / "suite.csv"), table)
