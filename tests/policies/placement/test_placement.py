@@ -237,11 +237,13 @@ def test_who_plays_what() -> None:
     assert policy_task(make_policy("random")) == "any"
     assert policy_task(object()) == "cluster"
     assert set(policy_names("placement")) == {*PLACEMENT_RULES, "ortools_placement", "demo_agent"}
-    assert set(policy_names("cluster")) | set(policy_names("placement")) == set(POLICIES)
+    assert set(policy_names("rescheduling")) == {"annealing", "greedy_rescheduling", "random", "static"}
+    tasks = ("cluster", "placement", "rescheduling")
+    assert {name for task in tasks for name in policy_names(task)} == set(POLICIES)
     assert "random" in policy_names("cluster")
     assert "first_fit" not in policy_names("cluster")
-    with pytest.raises(ConfigError, match=r"^task=rescheduling: .*allowed: cluster, placement$"):
-        policy_names("rescheduling")
+    with pytest.raises(ConfigError, match=r"^task=juggling: .*allowed: cluster, placement, rescheduling$"):
+        policy_names("juggling")
     check_task("random", make_policy("random"), "placement", "huawei_placement")
     check_task("dvfs", make_policy("dvfs"), "cluster", "planetlab")
     with pytest.raises(ConfigError, match=r"^policy=dvfs: .*placement; allowed: random, first_fit, best_fit"):
