@@ -15,7 +15,7 @@ from virtgym.envs.files import open_regular, read_parquet
 
 from ..config.yamlio import load_stored, read_stored
 from ..run.folder import cell_name
-from ..run.rows import COLUMNS, TEXTS, kinds_of
+from ..run.rows import COLUMNS, STEP_TEXTS, TEXTS, kinds_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -197,7 +197,8 @@ def _read_table(path: Path, known: Collection[str] | None = None) -> pd.DataFram
     import pyarrow.parquet as pq
 
     def is_right(name: str, kind: pa.DataType) -> bool:
-        wanted = ("is_string", "is_large_string") if name in TEXTS else _NUMBERS
+        text = name in TEXTS or (known is None and name in STEP_TEXTS)
+        wanted = ("is_string", "is_large_string") if text else _NUMBERS
         return any(getattr(pa.types, is_kind)(kind) for is_kind in wanted)
 
     def choose(schema: pa.Schema) -> list[str]:
@@ -227,7 +228,7 @@ def _in_range(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         VirtgymError: For seeds that are none, and for more policies than a report can show.
     """
     for name in table.columns:
-        if name in TEXTS:
+        if name in TEXTS or name in STEP_TEXTS:
             table[name] = table[name].astype("object").where(table[name].notna(), "").map(str)
         elif name not in ("finished", "seed"):
             numbers = table[name].astype("float64")

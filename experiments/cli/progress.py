@@ -35,8 +35,17 @@ _TABLE: tuple[tuple[str, str, float, str], ...] = (
 )
 """Metric, head, factor (0 = the power of ten that suits the numbers, said in the head) and format."""
 
+_MOVES: tuple[tuple[str, str, float, str], ...] = (
+    ("objective_start", "objective at first", 1.0, ".4f"),
+    ("objective", "objective", 1.0, ".4f"),
+    ("fragment_rate", "fragment rate", 1.0, ".4f"),
+    ("moves", "moves", 1.0, ".1f"),
+    ("cpu_s", "processor s", 1.0, ".3f"),
+)
+"""The same for snapshots."""
+
 _DROPPED = ("wall_s", "slav", "decision_ms_p99", "pdm", "slatah", "active_hosts", "esv", "migrations")
-_TIMES = ("decision_ms_p99", "wall_s")
+_TIMES = ("decision_ms_p99", "wall_s", "cpu_s")
 """Columns shown without an interval: they measure the machine."""
 
 
@@ -126,6 +135,9 @@ def _numbers(rows: Sequence[Mapping[str, Any]]) -> str:
         from ..report.placement.terminal_table import progress_text
 
         return progress_text(rows)
+    if not math.isnan(first["moves"]):
+        reached = f"objective {first['objective_start']:.6g} to {first['objective']:.6g}"
+        return f"{reached}, {first['moves']:.0f} moves, {first['wall_s']:.2f} s"
     done = f"{first['energy_kwh']:.2f} kWh, {first['migrations']:.0f} migrations"
     return f"cost {first['cost']:.2f}, {done}, {first['wall_s']:.2f} s"
 
@@ -206,7 +218,8 @@ def results_table(rows: pd.DataFrame, left_out: Collection[str] = ()) -> Table:
 
     from ..run.rows import gates_of
 
-    shown = [_scaled(column, rows) for column in _TABLE if column[0] not in left_out]
+    columns = _MOVES if rows["moves"].notna().any() else _TABLE
+    shown = [_scaled(column, rows) for column in columns if column[0] not in left_out]
     names = _title(rows)
     seeds = rows["seed"].nunique()
     caption = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else None
@@ -267,7 +280,7 @@ def metrics_table(row: Mapping[str, Any]) -> Table:
 
     from virtgym.envs.sim.metrics import METRICS
 
-    from ..run.rows import EXTRAS, PLANS
+    from ..run.rows import EXTRAS, PLANS, RESCHEDULING
 
     title = f"{row['scenario']} / {row['trace']} / {row['policy']} / seed {row['seed']}"
     table = Table(title=_escape(title), box=box.SIMPLE_HEAD, title_justify="left")
@@ -277,7 +290,7 @@ def metrics_table(row: Mapping[str, Any]) -> Table:
     for name in ("steps", "sim_hours", "wall_s", "vm_intervals_per_s"):
         table.add_row(name, f"{row[name]:,.6g}", "")
     table.add_row("gate", _escape(str(row["gate"])), "ok, or why the row is not ranked")
-    for name, meaning in {**METRICS, **EXTRAS, **PLANS}.items():
+    for name, meaning in {**METRICS, **EXTRAS, **PLANS, **RESCHEDULING}.items():
         value = float(row[name])
         if not math.isnan(value):
             text = f"{value:,.0f}" if value.is_integer() and abs(value) >= 1 else f"{value:.6g}"

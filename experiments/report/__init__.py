@@ -31,6 +31,7 @@ def write_report(dirs: Sequence[Path], dest: Path, lead: Lead | None = None) -> 
         VirtgymError: If a folder has no result rows, or the report cannot be written.
     """
     from ..analysis.placement_summary import Comparison, compare_windows, has_windows
+    from ..analysis.rescheduling_summary import Movers, compare_movers, has_moves
     from ..analysis.run_data import Group, group_runs, read_run
     from ..run.folder import write_text
     from .leaderboard import Leaderboard, make_leaderboard
@@ -46,10 +47,13 @@ def write_report(dirs: Sequence[Path], dest: Path, lead: Lead | None = None) -> 
     shown = ", ".join(map(str, dirs))
     try:
         groups = group_runs([read_run(Path(folder)) for folder in dirs])
-        tables: list[tuple[Group, Leaderboard | Comparison]] = []
+        tables: list[tuple[Group, Leaderboard | Comparison | Movers]] = []
         for group in groups:
-            windows = has_windows(group.rows)
-            tables.append((group, compare_windows(group.rows) if windows else make_leaderboard(group)))
+            if has_moves(group.rows):
+                tables.append((group, compare_movers(group)))
+            else:
+                windows = has_windows(group.rows)
+                tables.append((group, compare_windows(group.rows) if windows else make_leaderboard(group)))
         texts = {page: render_page(tables, lead), page.with_suffix(".md"): render_markdown(tables, lead)}
     except VirtgymError:
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..analysis.placement_summary import Comparison
+from ..analysis.rescheduling_summary import Movers
 from ..analysis.run_data import Group
 from .columns import Column
 from .facts import notes, run_facts, short_facts
@@ -13,6 +14,7 @@ from .page import Lead
 from .placement.overview import overview_rows
 from .placement.page import PlacementCell, learner_rows, placement_cells, placement_columns
 from .placement.words import entry_label, make_placement_verdict, placement_facts, placement_remarks
+from .rescheduling import mover_markdown
 from .table import half_width, heading_unit
 from .verdict import Sentence, Strong, make_verdict
 
@@ -101,13 +103,15 @@ def _overview(boards: Sequence[tuple[Group, Comparison]]) -> list[str]:
 
 
 def render_markdown(
-    groups: Sequence[tuple[Group, Leaderboard | Comparison]], lead: Lead | None = None
+    groups: Sequence[tuple[Group, Leaderboard | Comparison | Movers]], lead: Lead | None = None
 ) -> str:
     """The leaderboards and what was run."""
     lines = ["# virtgym report", "", *(lead.markdown if lead else [])]
     for group, board in groups:
         if isinstance(board, Comparison):
             lines += _placement_section(group, board)
+        elif isinstance(board, Movers):
+            lines += mover_markdown(group, board)
         else:
             lines += _section(group, board)
     lines += _overview([(g, board) for g, board in groups if isinstance(board, Comparison)])

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from ..analysis.placement_summary import Comparison
+from ..analysis.rescheduling_summary import Movers
 from ..analysis.run_data import Group
 from .facts import notes, run_facts, short_facts
 from .figures import (
@@ -34,6 +35,7 @@ from .parts import (
 from .placement.overview import render_overview
 from .placement.page import placement_parts
 from .placement.words import placement_remarks
+from .rescheduling import mover_parts
 from .table import render_legend, render_table
 from .values import BASELINE
 from .verdict import make_tiles, make_verdict
@@ -59,7 +61,11 @@ class Lead:
     markdown: list[str]
 
 
-def render_page(groups: Sequence[tuple[Group, Leaderboard | Comparison]], lead: Lead | None = None) -> str:
+Board = Leaderboard | Comparison | Movers
+"""What there is to say of a group, by its kind."""
+
+
+def render_page(groups: Sequence[tuple[Group, Board]], lead: Lead | None = None) -> str:
     """The whole page as text."""
     from plotly.offline import get_plotlyjs
 
@@ -90,13 +96,15 @@ def _picker(titles: Sequence[str]) -> str:
     return f'<label class="picker">Scenario and trace <select id="picker">{options}</select></label>'
 
 
-def _section(index: int, group: Group, board: Leaderboard | Comparison, across: str) -> tuple[str, str]:
+def _section(index: int, group: Group, board: Board, across: str) -> tuple[str, str]:
     """HTML of a group and the JSON block that its figures come from."""
     figures: dict[str, Any] = {}
     heats: list[dict[str, Any]] = []
     if isinstance(board, Comparison):
         run = _run(group, placement_remarks(group, board))
         parts = [*placement_parts(group, board, figures), across, run]
+    elif isinstance(board, Movers):
+        parts = [*mover_parts(group, board, figures), _run(group, [])]
     else:
         heats, damaged = pack_heats(group.heats, [line.policy for line in board.lines])
         parts = [

@@ -1,6 +1,6 @@
 """A run folder: finished cells one by one, tables of all of them, and what they were run with.
 
-    virtgym.json  config.yaml  run.json  results.parquet  results.csv  steps.parquet  plan.csv
+    virtgym.json  config.yaml  run.json  results.parquet  results.csv  steps.parquet  moves.csv
     cells/NAME.json  cells/NAME.steps.parquet  heat/NAME.npz
 
 A cell is one policy with one seed (and all windows of a placement scenario). Its files are named by a digest
@@ -8,7 +8,7 @@ of both; what was run is in them. The ``.json`` has the rows and the digests of 
 It is written last and by renaming, so it is there if and only if the cell is finished and complete, whatever
 happened to the process, and a cell that was damaged since is told from a whole one.
 
-``plan.csv`` has the moves of what is rescheduled or reassigned. ``virtgym.json`` says which command a folder
+``moves.csv`` has the moves of what is rescheduled or reassigned. ``virtgym.json`` says which command a folder
 belongs to, and for what; see ``claim_folder``.
 """
 
@@ -36,7 +36,6 @@ from virtgym.envs.files import read_parquet, write_atomically
 
 from ..config.yamlio import dump_yaml, load_stored
 from .fingerprint import content_digest
-from .rescheduling_cell import MOVE
 from .rows import COLUMNS, make_row, rows_frame, virtgym_version
 
 if TYPE_CHECKING:
@@ -387,8 +386,8 @@ class RunFolder:
                 table = pd.concat([t.to_pandas(use_threads=False) for t in tables], ignore_index=True)
                 write_atomically(self.path / "steps.parquet", lambda d: table.to_parquet(d, index=False))
                 if "event" in table:
-                    plan = table[table["event"] == MOVE].drop(columns="event")
-                    write_atomically(self.path / "plan.csv", lambda d: plan.to_csv(d, index=False))
+                    moves = table[table["event"] == "move"].drop(columns="event")
+                    write_atomically(self.path / "moves.csv", lambda d: moves.to_csv(d, index=False))
         return frame
 
 

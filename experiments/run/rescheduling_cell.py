@@ -37,8 +37,8 @@ def run_rescheduling_cell(
     Returns:
         Values of the result row; a table with a row per move (``event`` = ``move``: ``step``, ``vm``,
         ``from``, ``to``, ``gain``, ``seconds`` of its migration, ``fragment_rate`` and ``objective`` after
-        it, ``time_s`` that the policy had taken) and per improvement of the search (``search``); and where
-        VMs were before and after, for the map of nodes.
+        it, ``time_s``: processor time of the policy until then) and per improvement of the search
+        (``search``); and where VMs were before and after, for the map of nodes.
     """
     env = ReschedulingEnv(scenario, snapshots=[scenario.trace], copy=False)
     if type(policy) not in _WARM:  # loading compiled kernels is not the policy's fault
@@ -96,10 +96,10 @@ def _play(env: ReschedulingEnv, policy: Any, seed: int, most: int | None = None)
     moves: list[tuple[float, ...]] = []
     games = env.games.state
     while not over and (most is None or len(spent_ms) < most):
-        before = time.perf_counter()
+        before, begun = time.perf_counter(), time.process_time()
         action, state = policy.predict(observation, state, begins, True, env.action_masks())
         spent_ms.append(1e3 * (time.perf_counter() - before))
-        spent += spent_ms[-1] / 1e3
+        spent += time.process_time() - begun
         begins[0] = False
         made, objective = int(games.moves[0]), float(games.objective[0])
         observation, reward, terminated, truncated, info = env.step(int(np.asarray(action).reshape(())[()]))
@@ -161,5 +161,9 @@ def _table(
     table = pd.DataFrame(rows, columns=columns)
     text = ("event", "vm", "from", "to")
     table = table.astype({c: "str" if c in text else "int64" if c == "step" else "float64" for c in columns})
+    # Of no moves, too, the columns have their types: tables of many cells are put together.
+    first = pd.DataFrame(
+        {k: np.full(len(table), v, dtype=object if isinstance(v, str) else None) for k, v in keys.items()}
+    )
     table.loc[table["event"] != MOVE, ["vm", "from", "to"]] = ""
-    return pd.concat([pd.DataFrame({k: [v] * len(table) for k, v in keys.items()}), table], axis=1)
+    return pd.concat([first, table], axis=1)

@@ -87,6 +87,9 @@ TEXTS: tuple[str, ...] = (
 )
 """Columns that hold text."""
 
+STEP_TEXTS: tuple[str, ...] = ("event", "vm", "from", "to")
+"""Columns of the table of steps that hold text."""
+
 _METRICS = frozenset(
     {*METRICS, "episode_return", "total_wait_s", "mean_wait_s", "events_refused", *EXTRAS, *PLANS}
     | {*RESCHEDULING, *REASSIGNMENT}

@@ -291,9 +291,9 @@ class AnnealingPolicy(Reassigning, ReschedulingPolicy):
         memory = memory._replace(unit=unit)
         return memory, make_handle("annealing", memory)
 
-    def plan(self, games: ReschedulingGames, rng: np.random.Generator, deadline: float) -> Plan:
+    def plan_moves(self, games: ReschedulingGames, rng: np.random.Generator, deadline: float) -> Plan:
         """Anneal, then order the moves."""
-        begun, start = time.perf_counter(), games.fork()
+        begun, clock, start = time.perf_counter(), time.process_time(), games.fork()
         memory, handle = self._begin(games, rng)
         objective = float(games.state.objective[0])
         curve, done, best = [(0.0, objective)], 0, 0.0
@@ -309,7 +309,7 @@ class AnnealingPolicy(Reassigning, ReschedulingPolicy):
             done += n
             if memory.energy[1] < best:
                 best = float(memory.energy[1])
-                curve.append((time.perf_counter() - begun, objective + best * memory.unit))
+                curve.append((time.process_time() - clock, objective + best * memory.unit))
         target = memory.home.copy()
         n = int(memory.n_away[1])
         target[memory.best_vm[:n]] = memory.best_place[:n]

@@ -47,19 +47,17 @@ class GreedyReschedulingPolicy(Reassigning, ReschedulingPolicy):
 
     iterations: int = 1_000_000
 
-    def plan(self, games: ReschedulingGames, rng: np.random.Generator, deadline: float) -> Plan:
+    def plan_moves(self, games: ReschedulingGames, rng: np.random.Generator, deadline: float) -> Plan:
         """Take the best move, over and over."""
         p, s = games.kernel_params, games.kernel_state
         moves = np.zeros((games.limit, 2), np.int64)
-        begun, n = time.perf_counter(), 0
+        begun, n = time.process_time(), 0
+        most = min(self.iterations, games.limit - int(games.state.moves[0]))
         curve = [(0.0, float(games.state.objective[0]))]
-        while (
-            n < min(self.iterations, games.limit - int(games.state.moves[0]))
-            and time.perf_counter() < deadline
-        ):
+        while n < most and time.perf_counter() < deadline:
             if best_move(p, s, 0, moves[n]) <= 0.0:
                 break
             move_vm(p, s, 0, *moves[n].tolist())
             n += 1
-            curve.append((time.perf_counter() - begun, float(games.state.objective[0])))
+            curve.append((time.process_time() - begun, float(games.state.objective[0])))
         return Plan(moves[:n], tuple(curve))

@@ -39,7 +39,7 @@ def test_a_row_says_what_the_plan_costs_and_the_plan_replays(
         "reassignment", policy, overrides=instance, params={"iterations": 3}, out=tmp_path / "run"
     ).iloc[0]
     judge = plain.parse(*(Path(instance[key]).read_text() for key in ("instance", "assignment")))
-    plan = pd.read_csv(tmp_path / "run" / "plan.csv", dtype={"vm": "str"})
+    plan = pd.read_csv(tmp_path / "run" / "moves.csv", dtype={"vm": "str"})
     where = list(judge.home)
     for process, source, target in zip(plan["vm"].astype(int), plan["from"], plan["to"]):
         assert where[process] == int(source) != int(target)
