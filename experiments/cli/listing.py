@@ -31,6 +31,7 @@ QUICK: tuple[str, ...] = tuple(kind for kind in KINDS if kind not in ("rewards",
 _ENVS = {
     "virtgym/Cluster-v0": "operate a cluster interval by interval: migrations, host power, placement",
     "virtgym/Placement-v0": "place one VM request after the other on host and NUMA node",
+    "virtgym/Rescheduling-v0": "migrate a few VMs of a full cluster, one by one",
 }
 
 

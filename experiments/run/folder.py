@@ -38,7 +38,6 @@ from virtgym.envs.files import read_parquet, write_atomically
 
 from ..config.yamlio import dump_yaml, load_stored
 from .fingerprint import content_digest
-from .rescheduling_cell import MOVE
 from .rows import COLUMNS, make_row, rows_frame, virtgym_version
 
 if TYPE_CHECKING:

@@ -44,7 +44,7 @@ def run_reassignment_cell(
     wall_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu
     before, after = State(problem), State(problem, answer.machine)
     broken = after.violations()
-    table = _table(problem, after, keys)
+    table = _table(problem, after, keys, wall_s)
     bounds = {"lower_bound": scenario.lower_bound, "plan_bound": answer.bound}
     values = {
         "objective": float(after.objective),
@@ -67,8 +67,10 @@ def run_reassignment_cell(
     return [values], table, {}
 
 
-def _table(problem: ReassignmentProblem, state: State, keys: Mapping[str, Any]) -> pd.DataFrame:
-    """The plan: a row per process that moves."""
+def _table(
+    problem: ReassignmentProblem, state: State, keys: Mapping[str, Any], time_s: float
+) -> pd.DataFrame:
+    """The plan: a row per process that moves. All move at once, so each row has the objective at the end."""
     import pandas as pd
 
     home, machine = problem.arrays.home, state.books.machine
@@ -77,10 +79,12 @@ def _table(problem: ReassignmentProblem, state: State, keys: Mapping[str, Any]) 
     columns = {
         "event": np.full(len(moved), MOVE, dtype=object),
         "step": np.arange(1, len(moved) + 1),
+        "time_s": np.full(len(moved), time_s),
         "vm": moved.astype(str).astype(object),
         "from": home[moved].astype(str).astype(object),
         "to": machine[moved].astype(str).astype(object),
         "gain": np.array(gain, dtype=np.float64),
+        "objective": np.full(len(moved), float(state.objective)),
     }
     return pd.DataFrame({**{key: [value] * len(moved) for key, value in keys.items()}, **columns}).astype(
         {"event": "str", "vm": "str", "from": "str", "to": "str"}

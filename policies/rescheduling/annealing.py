@@ -291,7 +291,7 @@ class AnnealingPolicy(Reassigning, ReschedulingPolicy):
         memory = memory._replace(unit=unit)
         return memory, make_handle("annealing", memory)
 
-    def plan(self, games: ReschedulingGames, rng: np.random.Generator, deadline: float) -> Plan:
+    def plan_moves(self, games: ReschedulingGames, rng: np.random.Generator, deadline: float) -> Plan:
         """Anneal, then order the moves."""
         begun, clock, start = time.perf_counter(), time.process_time(), games.fork()
         memory, handle = self._begin(games, rng)

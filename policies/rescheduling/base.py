@@ -34,7 +34,7 @@ class Plan:
 
 @dataclass
 class ReschedulingPolicy:
-    """Base of policies that plan all moves of a game; subclasses implement ``plan``.
+    """Base of policies that plan all moves of a game; subclasses implement ``plan_moves``.
 
     All are anytime. With ``time_limit_s`` they search so long; without, they do ``iterations`` of their work,
     and the same ones every time.
@@ -81,7 +81,7 @@ class ReschedulingPolicy:
         self.plans: list[Plan | None] = [None] * games.n_games
         self._first, self._played = [0] * games.n_games, [0] * games.n_games
 
-    def plan(self, games: ReschedulingGames, rng: np.random.Generator, deadline: float) -> Plan:
+    def plan_moves(self, games: ReschedulingGames, rng: np.random.Generator, deadline: float) -> Plan:
         """Plan the moves of a game.
 
         Args:
@@ -89,7 +89,7 @@ class ReschedulingPolicy:
             rng: Generator of what it draws.
             deadline: ``time.perf_counter()`` when to be done; inf = by ``iterations``.
         """
-        raise TypeError(f"{type(self).__name__} does not define plan()")
+        raise TypeError(f"{type(self).__name__} does not define plan_moves()")
 
     def predict(
         self,
@@ -109,7 +109,7 @@ class ReschedulingPolicy:
         plan = self.plans[b]
         if chosen < 0 and (plan is None or n_moves == 0 or self._played[b] != n_moves):
             limit = math.inf if self.time_limit_s is None else self.time_limit_s
-            plan = self.plans[b] = self.plan(self.games.fork(b), self.rng, time.perf_counter() + limit)
+            plan = self.plans[b] = self.plan_moves(self.games.fork(b), self.rng, time.perf_counter() + limit)
             self._first[b] = n_moves
         if plan is None:
             return p.n_vms + p.n_nodes

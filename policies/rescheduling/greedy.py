@@ -47,7 +47,7 @@ class GreedyReschedulingPolicy(Reassigning, ReschedulingPolicy):
 
     iterations: int = 1_000_000
 
-    def plan(self, games: ReschedulingGames, rng: np.random.Generator, deadline: float) -> Plan:
+    def plan_moves(self, games: ReschedulingGames, rng: np.random.Generator, deadline: float) -> Plan:
         """Take the best move, over and over."""
         p, s = games.kernel_params, games.kernel_state
         moves = np.zeros((games.limit, 2), np.int64)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
+from virtgym.envs.errors import ConfigError
 from virtgym.envs.rescheduling.reassignment import ReassignmentProblem
 
 from ..solvers.reassignment.methods import METHODS, Answer, Clock
@@ -30,7 +31,13 @@ class Reassigning:
         Args:
             problem: The instance.
             rng: Generator of what the policy draws.
+
+        Raises:
+            ConfigError: For a parameter that only says something of snapshots.
         """
+        for f in fields(cast(Any, self)):
+            if f.name not in ("time_limit_s", "iterations") and getattr(self, f.name) != f.default:
+                raise ConfigError(f"policy.{f.name}: has no effect on scenarios of kind reassignment")
         clock = Clock(self.iterations if self.time_limit_s is None else None, self.time_limit_s)
         return METHODS[self.method](problem, clock, int(rng.integers(2**62)))
 

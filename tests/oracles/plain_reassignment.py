@@ -60,7 +60,8 @@ def cost(p: PlainProblem, where: Sequence[int]) -> int:
     per_service = [sum(p.processes[i][0] == s for i in away) for s in range(len(p.services))]
     total += p.weights[0] * sum(p.processes[i][2] for i in away)
     total += p.weights[1] * max(per_service)
-    return total + p.weights[2] * sum(p.machines[x]["move"][y] for x, y in zip(p.home, where))
+    total += p.weights[2] * sum(p.machines[x]["move"][y] for x, y in zip(p.home, where))
+    return total
 
 
 def allowed(p: PlainProblem, where: Sequence[int]) -> bool:

@@ -25,7 +25,7 @@ KEEP_ARRIVAL = {"ha", "nfv_upgrade", "rollout_search"}
 def test_every_name_makes_a_policy(name: str) -> None:
     policy = make_policy(name)
     assert isinstance(policy, Policy)
-    if registry.policy_task(name) != "placement" and registry.policy_kind(policy) != "agent":
+    if registry.serves(policy, "cluster") and registry.policy_kind(policy) != "agent":
         own = None if name in KEEP_ARRIVAL else "first_fit"
         fits = "-" in name or name.startswith("dpm") or name == "platform"
         assert policy.arrival == ("pabfd" if fits else own)  # type: ignore[attr-defined]

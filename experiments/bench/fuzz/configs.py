@@ -36,6 +36,7 @@ BASES: Mapping[str, tuple[str, ...]] = {
         "scenario.trace.options.n_samples=12",
     ),
     "demo_placement": ("policy=first_fit", "scenario.n_windows=2", "scenario.trace.options.n=4000"),
+    "rescheduling": ("policy=static", "scenario.snapshot.from=small@600", "scenario.limit=2"),
     "planetlab_cloudsim3": (
         *("policy=static", "scenario.trace.options.n_vms=20", "scenario.trace.options.n_samples=12"),
     ),
@@ -76,7 +77,7 @@ def hostile_overrides() -> Iterator[tuple[str, list[str]]]:
         cases += [(f"scenario.{key}", short) for key in (*leaf_keys(config), *extra)]
     for name in POLICIES:
         kind = policy_class(name)
-        task = "demo_placement" if policy_task(kind) == "placement" else "small"
+        task = {"placement": "demo_placement", "rescheduling": "rescheduling"}.get(policy_task(kind), "small")
         short = [f"scenario={task}", *BASES[task][1:], f"policy={name}"]
         cases += [(f"policy.{key}", short) for key in parameter_types(kind)]
     for key in ("seed", "out", "policy", "scenario"):

@@ -62,7 +62,7 @@ def make_memory(problem: ReassignmentProblem, machine: I8, objective: int, seed:
     a = problem.arrays
     size = (a.demand / np.maximum(a.capacity.mean(axis=0), 1.0)).sum(axis=1)
     order = np.argsort(size, kind="stable")
-    rng = np.random.SeedSequence(seed).generate_state(1, np.uint64)
+    rng = np.random.SeedSequence(seed).generate_state(1, np.uint64).astype(np.uint64)
     rates = Rates.zeros()
     rates.swaps, rates.near = SWAPS, NEAR
     return Memory(machine.copy(), np.array([objective]), order, np.argsort(order), rates, rng)

@@ -270,7 +270,8 @@ def value_at(tree: Any, key: str) -> Any:
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
 def test_every_parameter_of_a_policy_changes_the_hash_or_is_refused(name: str) -> None:
-    task = "demo_placement" if policy_task(name) == "placement" else "small"
+    tasks = {"placement": "demo_placement", "rescheduling": "rescheduling"}
+    task = tasks.get(policy_task(name), "small")
     base = load_scenario(task)
     defaults = policy_defaults(name)
     plain = config_hash(base, PolicySpec(name), defaults)

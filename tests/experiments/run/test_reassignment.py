@@ -92,7 +92,9 @@ def test_what_cannot_be_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_policies_of_other_tasks_are_refused() -> None:
+def test_policies_and_parameters_of_other_tasks_are_refused() -> None:
+    with pytest.raises(ConfigError, match="temperature: has no effect on scenarios of kind reassignment"):
+        evaluate("reassignment", "annealing", params={"temperature": 1.0, "iterations": 1})
     with pytest.raises(ConfigError, match="needs one for reassignment; allowed: greedy_rescheduling"):
         evaluate("reassignment", "first_fit")
 
