@@ -267,7 +267,7 @@ def _complete(
 ) -> B1:
     """Which VMs have a value in every sample; with ``previous`` gaps are filled in ``matrix``."""
     gap = np.isnan(matrix)
-    none = gap.all(axis=0)
+    none: B1 = np.asarray(gap.all(axis=0))
     keep = np.asarray(~gap.any(axis=0))
     if keep.all():
         return keep
@@ -281,7 +281,7 @@ def _complete(
             hints.append("missing=previous holds the value before")
         raise TraceError(f"{source}: VM {name}, column {column!r}: {what}; {', '.join(hints)}")
     if missing == "drop":
-        for v in np.flatnonzero(~keep):
+        for v in np.flatnonzero(~keep).tolist():
             notes.count(f"VMs without all of their {column}, left out", vms[v].name)
         return keep
     notes.count(f"column {column}: {int(gap.sum()):,} missing values of {int((~keep).sum())} VMs, held")

@@ -407,8 +407,10 @@ class Simulator:
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle parameters and memory, and the view, which others may have too."""
-        plain = ("config", "params", "profiles", "vm_profile", "vm_home", "strict", "horizon_s", "oracle")
-        plain = (*plain, "view")
+        plain = (
+            *("config", "params", "profiles", "vm_profile", "vm_home", "strict", "horizon_s", "oracle"),
+            "view",
+        )
         return {
             **{name: getattr(self, name) for name in plain},
             "agenda": self.agenda.copy(),

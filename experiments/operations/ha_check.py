@@ -107,6 +107,7 @@ def _failures(
         if host.domain:
             racks.setdefault(host.domain, []).append(h)
     n = len(inventory.hosts)
+    several: Iterator[tuple[int, ...]]
     if exact:
         several = itertools.combinations(range(n), k)
     else:

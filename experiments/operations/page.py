@@ -52,11 +52,16 @@ def open_folder(command: str, out: str | None) -> Path:
 def deliver(answer: Answer, folder: Path) -> Path:
     """Print an answer, and write its tables and page; returns the page."""
     print_answer(answer)
-    for name, rows in (*((name, rows) for _, name, rows in answer.tables), *answer.files):
-        write_atomically(folder / name, lambda draft, rows=rows: rows.to_csv(draft, index=False))
+    tables = [*((name, rows) for _, name, rows in answer.tables), *answer.files]
+    for name, rows in tables:
+        _write_csv(folder / name, rows)
     page = folder / "report.html"
     write_text(page, render(answer))
     return page
+
+
+def _write_csv(path: Path, rows: pd.DataFrame) -> None:
+    write_atomically(path, lambda draft: rows.to_csv(draft, index=False))
 
 
 def print_answer(answer: Answer) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from virtgym.envs.arrays import F8, I8
+from virtgym.envs.arrays import B1, F8, I8
 
 from .calls import CALLS, attempt
 from .model import SLACK, PlacementRules
@@ -40,7 +40,7 @@ class Standing:
     vm_host: I8
     host_mem_mib: F8
     host_cpu_mhz: F8
-    closed: np.ndarray
+    closed: B1
     rules: PlacementRules = field(default_factory=PlacementRules)
 
 
@@ -106,12 +106,12 @@ class Restarts:
                 hosts = better[0]
         return Restart(tuple(vms.tolist()), tuple(hosts), proven)
 
-    def _hosts_of(self, vms: I8, gone: list[int]) -> np.ndarray:
+    def _hosts_of(self, vms: I8, gone: list[int]) -> B1:
         """Hosts on which each VM may restart while they are as they are, (n, H)."""
         s = self._s
         open_ = ~s.closed.astype(bool)
         open_[gone] = False
-        fits = (s.vm_mem_mib[vms][:, None] <= self._mem * (1 + SLACK)) & open_
+        fits: B1 = (s.vm_mem_mib[vms][:, None] <= self._mem * (1 + SLACK)) & open_
         fits &= s.vm_cpu_mhz[vms][:, None] <= self._cpu * (1 + SLACK)
         for i, v in enumerate(vms.tolist()):
             if v in self._must:
@@ -121,7 +121,7 @@ class Restarts:
                 fits[i, s.vm_host[others]] = False
         return fits
 
-    def _largest_first(self, vms: I8, allowed: np.ndarray) -> list[int]:
+    def _largest_first(self, vms: I8, allowed: B1) -> list[int]:
         """Each VM on the host with the least room that takes it."""
         s = self._s
         mem, cpu = self._mem.copy(), self._cpu.copy()
@@ -144,14 +144,14 @@ class Restarts:
             hosts.append(h)
         return hosts
 
-    def _most(self, vms: I8, allowed: np.ndarray) -> tuple[list[int], bool] | None:
+    def _most(self, vms: I8, allowed: B1) -> tuple[list[int], bool] | None:
         """The most that restart, and whether that is proven; None if the solver gives up."""
         found = attempt(lambda: self._solve(vms, allowed))
         if found is None:
             CALLS.note_failure()
         return found
 
-    def _solve(self, vms: I8, allowed: np.ndarray) -> tuple[list[int], bool] | None:
+    def _solve(self, vms: I8, allowed: B1) -> tuple[list[int], bool] | None:
         from ortools.sat.python import cp_model
 
         model, s = cp_model.CpModel(), self._s

@@ -34,15 +34,17 @@ def rvtools_tabs(n_vms: int = 300, n_hosts: int = 12, seed: int = 0, clusters: i
     rng = np.random.default_rng(seed)
     hosts = [f"esx{h:03d}.example.org" for h in range(n_hosts)]
     of_host = [f"cluster-{h * clusters // n_hosts}" for h in range(n_hosts)]
-    info = [
+    info: list[list[Any]] = [
         ["VM", "Powerstate", "Template", "SRM Placeholder", "Config status", "DNS Name", "CPUs", "Memory"]
     ]
     info[0] += ["NICs", "Resource pool", "Cluster", "Host", "VM ID", "VM UUID", "VI SDK Server"]
-    cpu = [
+    cpu: list[list[Any]] = [
         ["VM", "Powerstate", "Template", "CPUs", "Sockets", "Cores p/s", "Max", "Overall", "Level", "Shares"]
     ]
     cpu[0] += ["Reservation", "Entitlement", "DRS Entitlement", "Limit", "Hot Add", "Host", "VM ID"]
-    memory = [["VM", "Powerstate", "Template", "Size MiB", "Overhead", "Max", "Consumed", "Active", "Level"]]
+    memory: list[list[Any]] = [
+        ["VM", "Powerstate", "Template", "Size MiB", "Overhead", "Max", "Consumed", "Active", "Level"]
+    ]
     memory[0] += ["Shares", "Reservation", "Limit", "Host", "VM ID"]
     for v in range(n_vms):
         h = min(int(n_hosts * rng.random() ** 1.3), n_hosts - 1)
@@ -61,16 +63,21 @@ def rvtools_tabs(n_vms: int = 300, n_hosts: int = 12, seed: int = 0, clusters: i
             [name, "poweredOn", False, size, 60, size, size // 2, int(size * rng.beta(2, 6)), "normal"]
         )
         memory[-1] += [size * 10, 0, -1, hosts[h], ident]
-    host = [["Host", "Datacenter", "Cluster", "Config status", "in Maintenance Mode", "CPU Model", "Speed"]]
+    host: list[list[Any]] = [
+        ["Host", "Datacenter", "Cluster", "Config status", "in Maintenance Mode", "CPU Model", "Speed"]
+    ]
     host[0] += ["HT Available", "# CPU", "Cores per CPU", "# Cores", "CPU usage %", "# Memory", "# VMs"]
     for h, name in enumerate(hosts):
         host.append([name, "dc", of_host[h], "green", False, "Intel(R) Xeon(R) Gold 6240", 2600, True, 2, 32])
         host[-1] += [64, 40, 786_432, 25]
-    pool = [
+    pool: list[list[Any]] = [
         ["Resource Pool name", "Resource Pool path", "CPU limit", "CPU reservation"],
         ["prod", "/dc", -1, 0],
     ]
-    group = [["Name", "NumHosts", "HA enabled", "Failover Level"], ["cluster-0", n_hosts, True, 1]]
+    group: list[list[Any]] = [
+        ["Name", "NumHosts", "HA enabled", "Failover Level"],
+        ["cluster-0", n_hosts, True, 1],
+    ]
     return {"vInfo": info, "vCPU": cpu, "vMemory": memory, "vHost": host, "vRP": pool, "vCluster": group}
 
 
@@ -230,7 +237,7 @@ def prometheus_files(folder: Path, n_vms: int = 4, samples: int = 12) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     times = [1_700_000_000 + 300 * k for k in range(samples)]
 
-    def write(name: str, lines: Sequence[tuple[Mapping[str, str], Sequence[float]]]) -> None:
+    def write(name: str, lines: Sequence[tuple[dict[str, str], Sequence[float]]]) -> None:
         result = [
             {
                 "metric": {"__name__": name, **labels},

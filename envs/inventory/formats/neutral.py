@@ -93,10 +93,11 @@ def lay_over(path: str | os.PathLike[str], *, draft: Draft) -> None:
     """
     where = show_path(path)
     tree = _load(Path(path))
-    for kind, found, allowed, values in (
+    kinds: tuple[tuple[str, list[Any], Sequence[str], Any], ...] = (
         ("hosts", draft.hosts, _HOST, host_values),
         ("vms", draft.vms, _VM, _vm_values),
-    ):
+    )
+    for kind, found, allowed, values in kinds:
         place = {item.name: i for i, item in enumerate(found)}
         for i, item in enumerate(_items(tree, kind, where)):
             here = f"{where}: {kind}[{i}]"
@@ -104,7 +105,7 @@ def lay_over(path: str | os.PathLike[str], *, draft: Draft) -> None:
             if name not in place:
                 raise TraceError(f"{here}: name: {name} is not in the export{hint(name, place)}")
             given = {k: v for k, v in values(item, here).items() if k not in ("name", "where")}
-            found[place[name]] = replace(found[place[name]], **given)  # type: ignore[type-var]
+            found[place[name]] = replace(found[place[name]], **given)
     more = _rules(tree.get("rules") or {}, where)
     old = draft.rules
     draft.rules = NamedRules(*(getattr(old, key) + getattr(more, key) for key in _RULES))
@@ -345,9 +346,10 @@ def _add_vm(draft: Draft, item: Any, where: str) -> None:
 
 
 def _refuse_doubled(draft: Draft) -> None:
-    for what, items in (("host", draft.hosts), ("VM", draft.vms)):
+    named: tuple[tuple[str, Sequence[Host | Vm]], ...] = (("host", draft.hosts), ("VM", draft.vms))
+    for what, items in named:
         seen: dict[str, str] = {}
-        for item in items:  # type: ignore[attr-defined]  # both have a name
+        for item in items:
             if item.name in seen:
                 raise TraceError(f"{item.where}: {what} {item.name} stands in {seen[item.name]} already")
             seen[item.name] = item.where

@@ -70,7 +70,6 @@ def read_ovirt(path: str | os.PathLike[str], *, asked: Asked) -> Export:
         if view in found:
             raise TraceError(f"{show_path(file)}: holds {view}, as {found[view].where} does")
         known = {name: (plain_name(name),) for name in _VIEWS[view][0]}
-        known |= {name: (*known[name], name.replace("_", "")) for name in known}
         found[view] = make_tab(show_path(file), read_csv_rows(file), "", known, ":")
     for view, (columns, n) in _VIEWS.items():
         if view not in found:

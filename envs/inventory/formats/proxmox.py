@@ -241,5 +241,6 @@ def _trim(
         return
     low, high = min(known), max(known)
     keep = [i for i, t in enumerate(times) if low <= t <= high]
-    for column in (times, cpu, memory, codes, places):
+    columns: tuple[list[Any], ...] = (times, cpu, memory, codes, places)
+    for column in columns:
         column[:] = [column[i] for i in keep]

@@ -115,7 +115,7 @@ def test_a_usage_table_may_be_wide_or_parquet(tmp_path: Path) -> None:
     import pandas as pd
 
     long = read_inventory(neutral(tmp_path / "long"))
-    wide_rows = [["time", *USE, "web:memory", "db:memory", "ci:memory"]]
+    wide_rows: list[list[Any]] = [["time", *USE, "web:memory", "db:memory", "ci:memory"]]
     wide_rows += [[600 * k, *(USE[vm][k] for vm in USE), 0.5, 0.5, 0.25] for k in range(3)]
     wide = read_inventory(neutral(tmp_path / "wide", usage=wide_rows))
     np.testing.assert_array_equal(long.usage.cpu, wide.usage.cpu)
@@ -187,7 +187,7 @@ def test_hostile_yaml_is_one_line(name: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-GAPS = [["time", "vm", "cpu"], [0, "web", 0.5], [600, "web", ""], [1200, "web", 0.7]]
+GAPS: list[list[Any]] = [["time", "vm", "cpu"], [0, "web", 0.5], [600, "web", ""], [1200, "web", 0.7]]
 GAPS += [[600 * k, vm, 0.1] for vm in ("db", "ci") for k in range(3)]
 
 
@@ -359,7 +359,7 @@ def test_a_metric_that_is_missing_is_named(tmp_path: Path) -> None:
 def ovirt(folder: Path) -> Path:
     """Views of oVirt's data warehouse, as psql's CSV has them."""
     folder.mkdir()
-    tables = {
+    tables: dict[str, list[list[Any]]] = {
         "v4_4_latest_configuration_vms.csv": [
             ["history_id", "vm_id", "vm_name", "vm_type", "cluster_id", "cpu_per_socket", "number_of_sockets",
              "memory_size_mb", "delete_date"],
