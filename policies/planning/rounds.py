@@ -100,9 +100,16 @@ class Round:
             if unit[0] == v and free[unit].all():
                 self.units.append(unit)
         self.unit_home: NDArray[np.intp] = np.array([self.home[u[0]] for u in self.units], dtype=np.intp)
-        self.unit_mhz: F8 = np.array([self.cpu[u].sum() for u in self.units], dtype=np.float64)
-        self.unit_mib: F8 = np.array([self.mem[u].sum() for u in self.units], dtype=np.float64)
+        self.unit_mhz: F8 = self.of_units(self.cpu)
+        self.unit_mib: F8 = self.of_units(self.mem)
         self.moved: B1 = np.zeros(len(self.units), dtype=np.bool_)
+
+    def of_units(self, of: F8) -> F8:
+        """Sums over the VMs of every unit, (N,), of something of every VM, (V,)."""
+        if not self.units:
+            return np.zeros(0)
+        first = np.cumsum([0, *(len(unit) for unit in self.units[:-1])])
+        return np.add.reduceat(of[[v for unit in self.units for v in unit]].astype(np.float64), first)
 
     @property
     def draft(self) -> Draft:

@@ -66,7 +66,7 @@ class CloudStackPolicy(ProductPolicy):
         hosts = np.flatnonzero(now.on)
         sizes = {"cpu": (p.vm_cpu_mhz, p.host_cpu_mhz), "memory": (p.vm_mem_mib, p.host_mem_mib)}
         used = {key: now.at_home(vm)[hosts] for key, (vm, _) in sizes.items()}
-        self._unit = {key: np.array([vm[unit].sum() for unit in now.units]) for key, (vm, _) in sizes.items()}
+        self._unit = {key: now.of_units(vm) for key, (vm, _) in sizes.items()}
         self._total = {key: host[hosts] for key, (_, host) in sizes.items()}
         sign = 1.0 if self.algorithm == "balanced" else -1.0
         limit = 1.0 - self.imbalance if sign > 0 else self.imbalance

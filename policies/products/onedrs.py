@@ -115,7 +115,7 @@ class OneDrsPolicy(ProductPolicy):
         size = np.zeros((len(now.units), now.view.n_hosts))
         for weight, of, inverse in parts:
             load += weight * inverse * now.at_home(of)
-            size += weight * np.array([of[unit].sum() for unit in now.units])[:, None] * inverse
+            size += weight * now.of_units(of)[:, None] * inverse
         return size, load
 
     def _chosen(self, now: Round, load: F8) -> tuple[I8, I8]:
@@ -162,8 +162,8 @@ class OneDrsPolicy(ProductPolicy):
             room.append((p.vm_mem_mib, p.host_mem_mib * p.mem_overcommit))
         for of, cap in room:  # what is requested stays within what a host has, or holds now
             free = cap - now.at_home(of)
-            unit = np.array([of[now.units[u]].sum() for u in units])
-            grid.rows(k, -np.inf, np.maximum(0.0, free[hosts]), (j, x, unit[i]))
+            unit = now.of_units(of)[units[i]]
+            grid.rows(k, -np.inf, np.maximum(0.0, free[hosts]), (j, x, unit))
         whole = np.ones(grid.n_columns, dtype=np.bool_)
         whole[extra] = self.goal == "PACK"
         _, found, _ = solve_programme(grid.programme(), whole, PATIENCE_S, nodes=self.solver_nodes)

@@ -84,7 +84,7 @@ class VmwareDrsPolicy(ProductPolicy):
     def scores(self, now: Round) -> F8:
         """Score of every unit where it is, (N,)."""
         served = self._served(now, now.load_mhz, self._host_var) * self._resident(now, now.load_mib)
-        asked = np.array([float(now.view.state.vm_demand_mhz[unit].sum()) for unit in now.units])
+        asked = now.of_units(now.view.state.vm_demand_mhz)
         own = np.divide(now.unit_mhz, asked, out=np.ones_like(asked), where=asked > now.unit_mhz)
         return np.asarray(100.0 * served[now.unit_home] * own)
 

@@ -78,7 +78,7 @@ class XenOrchestraPolicy(ProductPolicy):
         present = (100.0 * now.util(), now.free_mib(), now.cpu, now.mem)
         blend = [NOW * x + (1 - NOW) * past.mean(x) for x, past in zip(present, self._past)]
         self._cpu, self._free = blend[:2]
-        self._mhz, self._mib = ([float(x[unit].sum()) for unit in now.units] for x in blend[2:])
+        self._mhz, self._mib = (now.of_units(x) for x in blend[2:])
         if self.mode == "density":
             self._pack(now, present[1])
         else:
