@@ -455,7 +455,7 @@ class RunFolder:
                 table = pd.concat([t.to_pandas(use_threads=False) for t in tables], ignore_index=True)
                 write_atomically(self.path / "steps.parquet", lambda d: table.to_parquet(d, index=False))
                 if "event" in table:
-                    moves = table[table["event"] == MOVE].drop(columns="event")
+                    moves = table[table["event"] == "move"].drop(columns="event")
                     write_atomically(self.path / "moves.csv", lambda d: moves.to_csv(d, index=False))
         return frame
 
