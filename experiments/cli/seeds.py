@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..training.compose import TrainRun
-from ..training.train import TrainOutcome, train_seeds
+from ..training.train import train_seeds
 from .sweep import collect_sweep, forget_failures, job_folder, note_job, train_rows
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-
-@dataclass(frozen=True)
-class SeedsOutcome:
-    """What trainings over seeds gave.
-
-    Attributes:
-        folder: Where the folders of all seeds lie.
-        table: What ``sweep.csv`` says.
-        outcomes: The trainings.
-    """
-
-    folder: Path
-    table: pd.DataFrame
-    outcomes: list[TrainOutcome]
-
-
-def train_over_seeds(run: TrainRun) -> SeedsOutcome:
-    """Train an agent for every seed, or what is left of that.
+def train_over_seeds(run: TrainRun) -> int:
+    """Train an agent for every seed, or what is left of that, and print the table over them.
 
     Args:
         run: The checked training, with ``seeds``.
@@ -44,7 +25,7 @@ def train_over_seeds(run: TrainRun) -> SeedsOutcome:
     folder = Path(run.config["out"] or Path("runs") / name)
     forget_failures(folder)
     folders = {seed: job_folder(folder, {"seed": seed}) for seed in run.config["seeds"]}
-    outcomes = train_seeds(
+    train_seeds(
         [
             replace(run, config={**run.config, "seed": seed, "seeds": None, "out": str(out)})
             for seed, out in folders.items()
@@ -52,4 +33,6 @@ def train_over_seeds(run: TrainRun) -> SeedsOutcome:
     )
     for seed, out in folders.items():
         note_job(out, {"swept": {"seed": seed}, "rows": train_rows(out)})
-    return SeedsOutcome(folder, collect_sweep(folder), outcomes)
+    print(collect_sweep(folder).to_string(index=False))
+    print(f"seeds: {folder / 'sweep.csv'}")
+    return 0
