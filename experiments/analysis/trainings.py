@@ -113,7 +113,7 @@ def read_sweep(folder: Path) -> pd.DataFrame:
 
 def swept_keys(table: pd.DataFrame) -> list[str]:
     """What was swept: columns between the job and whether it has finished."""
-    columns = list(table)
+    columns = [str(name) for name in table]
     return columns[columns.index("job") + 1 : columns.index("finished")]
 
 
@@ -188,10 +188,12 @@ def curve(runs: Sequence[TrainingData], column: str) -> Curve | None:
         return None
     if len(grid) > N_POINTS:
         grid = np.linspace(low, high, N_POINTS)
-    table = np.array([np.interp(grid, x, y) for x, y in parts])
-    ends = [mean_interval(column) for column in table.T]
-    values = (np.array([getattr(one, name) for one in ends]) for name in ("estimate", "low", "high"))
-    return Curve(grid, *values, len(parts))
+    values = np.array([np.interp(grid, x, y) for x, y in parts])
+    ends = [mean_interval(at) for at in values.T]
+    mean, below, above = (
+        np.array([getattr(one, key) for one in ends]) for key in ("estimate", "low", "high")
+    )
+    return Curve(grid, mean, below, above, len(parts))
 
 
 def group_trainings(runs: Sequence[TrainingData]) -> dict[str, list[TrainingData]]:

@@ -11,19 +11,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ..training.compose import TrainRun
 
 _USER_ERRNOS = (
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.ENOTDIR,
-    errno.EISDIR,
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR),
 )
 
 _KEYS = """\
@@ -105,8 +95,7 @@ keys:
   scenario=NAME|FILE.yaml       a placement scenario or a cluster; scenario.KEY=VALUE any key of it
   total_timesteps=N             decisions to train for, default 1000000, of clusters 200000
   seed=N                        of everything random in learning, default 0
-  seeds=[N,…]                   several, also [0..9]: a folder each, in one process and, where the agent can
-                                (ppo, maskable_ppo, imitation on clusters), in a batch
+  seeds=[N,…]                   several, also [0..9]: a folder each, in a batch where the agent can
   device=cpu|cuda|auto          where networks learn, default cpu; auto = the GPU if there is one
   tracker=NAME|[NAME,…]|none    tensorboard, wandb, mlflow; default tensorboard where it is installed
   num_envs=N                    environments that step together, default 256, of clusters 8
@@ -124,7 +113,6 @@ examples:
   virtgym train agent=ppo scenario=demo_placement total_timesteps=500000 out=runs/ppo
   virtgym train agent=ppo scenario=small out=runs/small
   virtgym train agent=forecaster scenario=suite/diurnal out=runs/forecaster
-  virtgym train agent=maskable_ppo agent.network=mlp scenario.trace.path=requests.csv scenario.windows=val.npy
   virtgym train scenario=demo_placement -m agent.learning_rate=1e-4,3e-4 seed=0,1 out=runs/sweep
   virtgym evaluate scenario=demo_placement policy=runs/ppo/agent
 """
@@ -197,15 +185,12 @@ examples:
 _REPORT = """\
 usage: virtgym report DIR… [out=FOLDER|FILE.html]
 
-Write report.html and report.md from stored rows; nothing is simulated. Of trainings they show learning curves
-(over seeds), of sweeps what was searched and the best setting. Default out: the folder, or the current one if
-there are several.
+Write report.html and report.md from stored rows, of trainings and sweeps, too; nothing is simulated. Default
+out: the folder, or the current one if there are several.
 
 examples:
   virtgym report runs/day1
   virtgym report runs/day1 runs/day2 out=both.html
-  virtgym report runs/ppo-0 runs/ppo-1 out=curves
-  virtgym report runs/sweep
 """
 
 _FORECAST = """\
@@ -430,7 +415,9 @@ def _train(arguments: Sequence[str]) -> int:
     composed = compose_command("train", arguments)
     run = make_run(composed.config, composed.typed_scenario, composed.own_scenario)
     if run.config["seeds"] is not None:
-        return _train_over_seeds(run)
+        from .seeds import train_over_seeds
+
+        return train_over_seeds(run)
     outcome = train_here_or_elsewhere(composed, run)
     if "forecaster" in outcome.rows:
         from .forecast import print_skill
@@ -439,15 +426,6 @@ def _train(arguments: Sequence[str]) -> int:
     else:
         print_results(outcome.rows)
     print(f"agent: {outcome.out / 'agent'}")
-    return 0
-
-
-def _train_over_seeds(run: TrainRun) -> int:
-    from .seeds import train_over_seeds
-
-    over = train_over_seeds(run)
-    print(over.table.to_string(index=False))
-    print(f"seeds: {over.folder / 'sweep.csv'}")
     return 0
 
 

@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from virtgym.envs.errors import ConfigError
 
 from ..config.launchers import make_launcher
 from ..run.folder import hold_folder
 from ..training.compose import TrainRun
-from ..training.train import TrainOutcome, train_seeds
+from ..training.train import train_seeds
 from .jobs import train_row
 from .sweep import collect_sweep, forget_failures, job_folder, note_job
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-
-@dataclass(frozen=True)
-class SeedsOutcome:
-    """What trainings over seeds gave.
-
-    Attributes:
-        folder: Where the folders of all seeds lie.
-        table: What ``sweep.csv`` says.
-        outcomes: The trainings.
-    """
-
-    folder: Path
-    table: pd.DataFrame
-    outcomes: list[TrainOutcome]
-
-
-def train_over_seeds(run: TrainRun) -> SeedsOutcome:
-    """Train an agent for every seed, or what is left of that.
+def train_over_seeds(run: TrainRun) -> int:
+    """Train an agent for every seed, or what is left of that, and print the table over them.
 
     Args:
         run: The checked training, with ``seeds``.
@@ -56,10 +37,10 @@ def train_over_seeds(run: TrainRun) -> SeedsOutcome:
         return _train_in(folder, run)
 
 
-def _train_in(folder: Path, run: TrainRun) -> SeedsOutcome:
+def _train_in(folder: Path, run: TrainRun) -> int:
     forget_failures(folder)
     folders = {seed: job_folder(folder, {"seed": seed}) for seed in run.config["seeds"]}
-    outcomes = train_seeds(
+    train_seeds(
         [
             replace(run, config={**run.config, "seed": seed, "seeds": None, "out": str(out)})
             for seed, out in folders.items()
@@ -67,4 +48,6 @@ def _train_in(folder: Path, run: TrainRun) -> SeedsOutcome:
     )
     for seed, out in folders.items():
         note_job(out, {"swept": {"seed": seed}, "rows": [train_row(out)]})
-    return SeedsOutcome(folder, collect_sweep(folder), outcomes)
+    print(collect_sweep(folder).to_string(index=False))
+    print(f"seeds: {folder / 'sweep.csv'}")
+    return 0
