@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.files import write_atomically
+from virtgym.envs.scenarios.kinds import GameScenario
 from virtgym.envs.scenarios.placement import PlacementScenario
 from virtgym.envs.scenarios.scenario import Scenario
 from virtgym.policies.learned.architecture import Architecture, Layout
@@ -101,9 +102,7 @@ def train(run: TrainRun, watch: Watch | None = None) -> TrainOutcome:
     return TrainOutcome(folder.path, float(info["objective"]), rows, False)
 
 
-def make_task(
-    scenario: Scenario | PlacementScenario, config: Mapping[str, Any], agent: AgentConfig
-) -> TrainTask:
+def make_task(scenario: Scenario | GameScenario, config: Mapping[str, Any], agent: AgentConfig) -> TrainTask:
     """What is to be learned on a scenario.
 
     Args:
