@@ -156,7 +156,7 @@ def write_terms(p: ReschedulingParams, s: ReschedulingState, b: int) -> None:
 
 @kernel
 def _recount_host(
-    p: ReschedulingParams, s: ReschedulingState, b: int, h: int, cpu0: int, mem0: int, cpu1: int, mem1: int
+    p: ReschedulingParams, s: ReschedulingState, b: int, h: int, cpu0: Any, mem0: Any, cpu1: Any, mem1: Any
 ) -> None:
     """Bring the counts of places up to date after a host's nodes had so much free before (-1 = no node)."""
     k = s.snapshot[b]

@@ -124,7 +124,8 @@ def _draw_groups(rng: np.random.Generator, hosts: I8 | I4, groups: int) -> I4:
     group = np.full(len(hosts), -1, np.int32)
     left = rng.permutation(len(hosts)).tolist()
     for g in range(groups):
-        wanted, taken = int(rng.integers(2, 6)), []
+        wanted = int(rng.integers(2, 6))
+        taken: list[int] = []
         for v in list(left):
             if len(taken) == wanted:
                 break

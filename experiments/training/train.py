@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from virtgym.envs.errors import ConfigError
+from virtgym.envs.scenarios.kinds import GameScenario
 from virtgym.envs.scenarios.placement import PlacementScenario
 from virtgym.envs.scenarios.scenario import Scenario
 
@@ -114,9 +115,7 @@ def _load_task(run: TrainRun) -> TrainTask:
     return task
 
 
-def make_task(
-    scenario: Scenario | PlacementScenario, config: Mapping[str, Any], agent: AgentConfig
-) -> TrainTask:
+def make_task(scenario: Scenario | GameScenario, config: Mapping[str, Any], agent: AgentConfig) -> TrainTask:
     """What is to be learned on a scenario.
 
     Args:
