@@ -23,6 +23,8 @@ WEIGHTS = {"cpu_usage": 0.2, "cpu": 0.2, "memory": 0.4}
 """Published beside 0.1 for disk and for network, which are no load of a host here."""
 PER_MOVE = 0.01
 """What a migration costs in the objective, beside the load of the fullest host or the number of hosts."""
+GAP = 0.01
+"""Relative gap at which the solver may stop: about what a migration costs."""
 PATIENCE_S = 60.0
 """Wall time after which a solver is given up; its nodes are what ends it."""
 
@@ -166,7 +168,7 @@ class OneDrsPolicy(ProductPolicy):
             grid.rows(k, -np.inf, np.maximum(0.0, free[hosts]), (j, x, unit))
         whole = np.ones(grid.n_columns, dtype=np.bool_)
         whole[extra] = self.goal == "PACK"
-        _, found, _ = solve_programme(grid.programme(), whole, PATIENCE_S, nodes=self.solver_nodes)
+        _, found, _ = solve_programme(grid.programme(), whole, PATIENCE_S, self.solver_nodes, GAP)
         if found is None:
             return None
         taken = np.flatnonzero(found[x] > 0.5)

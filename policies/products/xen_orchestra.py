@@ -86,7 +86,7 @@ class XenOrchestraPolicy(ProductPolicy):
 
     def _vm_cpu(self, now: Round, u: int, h: int) -> float:
         """CPU of a unit, % of a host."""
-        return 100.0 * self._mhz[u] * float(now.view.params.host_inv_cpu[h])
+        return 100.0 * float(self._mhz[u] * now.view.params.host_inv_cpu[h])
 
     def _relieve(self, now: Round, cpu: F8, free: F8) -> None:
         """The performance plan: all hosts on; hosts above the thresholds, now and blended, give VMs away."""

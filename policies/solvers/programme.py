@@ -100,7 +100,7 @@ def _mathopt_model(model: Programme, whole: B1) -> Any:
 
 
 def solve_programme(
-    model: Programme, whole: B1, seconds: float, nodes: int | None = None
+    model: Programme, whole: B1, seconds: float, nodes: int | None = None, gap: float = TOLERANCE
 ) -> tuple[float, F8 | None, bool]:
     """Solve with GLOP, or HiGHS if something must be whole.
 
@@ -109,18 +109,21 @@ def solve_programme(
         whole: Columns that must be whole, (columns,).
         seconds: Wall time.
         nodes: Most nodes of HiGHS's tree.
+        gap: Relative gap at which HiGHS may stop.
 
     Returns:
         What is proven of the least value, the best solution found or None, and whether that is optimal. A
         solver that fails proves nothing: ``-inf``, None, False.
     """
-    found = attempt(lambda: _solve(model, whole, seconds, nodes))
+    found = attempt(lambda: _solve(model, whole, seconds, nodes, gap))
     if found is None or found[1] is None:
         CALLS.note_failure()
     return (-INF, None, False) if found is None else found
 
 
-def _solve(model: Programme, whole: B1, seconds: float, nodes: int | None) -> tuple[float, F8 | None, bool]:
+def _solve(
+    model: Programme, whole: B1, seconds: float, nodes: int | None, gap: float
+) -> tuple[float, F8 | None, bool]:
     from ortools.math_opt.python import mathopt
 
     parameters = mathopt.SolveParameters(
@@ -129,7 +132,7 @@ def _solve(model: Programme, whole: B1, seconds: float, nodes: int | None) -> tu
     kind = mathopt.SolverType.GLOP
     if whole.any():
         kind = mathopt.SolverType.HIGHS
-        parameters.relative_gap_tolerance = TOLERANCE
+        parameters.relative_gap_tolerance = gap
         parameters.node_limit = nodes
     scale = max(1e-9, float(np.abs(model.objective).max(initial=0.0)))
     scaled = _mathopt_model(model._replace(objective=model.objective / scale), whole)
