@@ -105,10 +105,12 @@ class GameBatch:
         rngs: A generator each, which draws rows.
     """
 
+    books: Any
+
     hidden: tuple[str, ...] = ("_kernel", "_rules")
     """Attributes with handles, which ``_bind`` makes."""
 
-    def __init__(self, task: Any, num_envs: int, books: Any) -> None:
+    def __init__(self, task: GameTask, num_envs: int, books: Any) -> None:
         self.task = task
         self.num_envs = num_envs
         self.row = np.full(num_envs, -1, dtype=np.int64)

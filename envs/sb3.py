@@ -80,7 +80,7 @@ class _OneOfMany:
         return self._batch.task
 
 
-class _BatchVecEnv(VecEnv):
+class BatchVecEnv(VecEnv):
     """What batches have in common: environments that step together, each of which may be asked by itself.
 
     Args:
@@ -160,7 +160,7 @@ class _BatchVecEnv(VecEnv):
         return [wrapper_class is Monitor for _ in self._chosen(indices)]
 
 
-class _GamesVecEnv(_BatchVecEnv):
+class _GamesVecEnv(BatchVecEnv):
     """B environments of one game that step together: bit for bit what SB3 makes of single ones.
 
     Args:
@@ -373,7 +373,7 @@ class ReschedulingVecEnv(_GamesVecEnv):
         super().__init__(batch, render_mode, RESCHEDULING_RENDER_MODES, flat, copy)
 
 
-class ClusterVecEnv(_BatchVecEnv):
+class ClusterVecEnv(BatchVecEnv):
     """B environments ``virtgym/Cluster-v0`` of one scenario that step together, bit for bit as single ones.
 
     An episode that ends is followed by the first observation of the next one in the same step; the last one
@@ -464,134 +464,6 @@ class ClusterVecEnv(_BatchVecEnv):
             }
             self.reset_infos[i] = batch.reset_lane(i)
         return self._observations(), rewards, dones, infos
-
-
-class SomeLanes(_BatchVecEnv):
-    """Some environments of a ``ClusterVecEnv``, as a learner knows them that learns in a batch with others.
-
-    They are begun, saved and taken up by themselves; the whole alone steps.
-
-    Args:
-        whole: All environments.
-        first: The first of these.
-        num_envs: B.
-    """
-
-    def __init__(self, whole: ClusterVecEnv, first: int, num_envs: int) -> None:
-        self.whole = whole
-        self._lanes = slice(first, first + num_envs)
-        super().__init__(num_envs, whole.observation_space, whole.action_space)
-
-    @property
-    def batch(self) -> SomeLanes:
-        """What has ``export_state`` and ``import_state``."""
-        return self
-
-    def _one(self, i: int) -> ClusterEnv:
-        return self.whole.batch.lane(self._lanes.start + i)
-
-    def action_masks(self) -> B1:
-        """Which actions are legal in each environment, (B, actions)."""
-        return self.whole.batch.masks[self._lanes].copy()
-
-    def reset(self) -> VecEnvObs:
-        """Begin an episode in every environment, with the seeds set before."""
-        for i, seed in enumerate(self._seeds, start=self._lanes.start):
-            self.whole.reset_infos[i] = self.whole.batch.reset_lane(i, seed)
-        self._reset_seeds()
-        seen: NDArray[np.float32] = self.whole.batch.flat_observations()[self._lanes]
-        return seen
-
-    def step_wait(self) -> VecEnvStepReturn:
-        """Is for the whole."""
-        raise NotImplementedError
-
-    def export_state(self) -> dict[str, NDArray[Any]]:
-        """See ``ClusterBatch.export_state``."""
-        return self.whole.batch.export_state(self._lanes)
-
-    def import_state(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """See ``ClusterBatch.import_state``."""
-        self.whole.batch.import_state(arrays, self._lanes)
-
-
-class MixedVecEnv(_BatchVecEnv):
-    """Batches of clusters of different shapes, which offer as many candidates each, as one ``VecEnv``.
-
-    Args:
-        parts: The batches, with flat observations; their environments follow each other.
-
-    Raises:
-        ConfigError: If they differ in what is observed or chosen.
-    """
-
-    def __init__(self, parts: Sequence[ClusterVecEnv]) -> None:
-        self.parts = list(parts)
-        first = self.parts[0]
-        for part in self.parts:
-            same = part.flat and part.action_space == first.action_space
-            if not same or part.observation_space.shape != first.observation_space.shape:
-                raise ConfigError("parts: must have the same flat observations and actions")
-        self._cuts = np.cumsum([part.num_envs for part in self.parts])
-        self.durations: F8 = np.zeros(self._cuts[-1])
-        super().__init__(int(self._cuts[-1]), first.observation_space, first.action_space)
-
-    @property
-    def batch(self) -> MixedVecEnv:
-        """What has ``export_state`` and ``import_state``."""
-        return self
-
-    def _one(self, i: int) -> ClusterEnv:
-        part = int(np.searchsorted(self._cuts, i, side="right"))
-        return self.parts[part].batch.lane(i - int(self._cuts[part]) + self.parts[part].num_envs)
-
-    def action_masks(self) -> B1:
-        """Which actions are legal in each environment, (B, actions), all in one copy."""
-        return np.concatenate([part.action_masks() for part in self.parts])
-
-    def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Seed environment i with ``seed`` + i, from the next reset on; None draws a seed."""
-        seeds = super().seed(seed)
-        for part, seed_of_first in zip(self.parts, (seeds[0], *(seeds[n] for n in self._cuts[:-1]))):
-            part.seed(seed_of_first)
-        return seeds
-
-    def reset(self) -> VecEnvObs:
-        """Begin an episode in every environment, with the seeds set before."""
-        found = np.concatenate([part.reset() for part in self.parts])
-        self._tell_begun()
-        self._reset_seeds()
-        self._reset_options()
-        return found
-
-    def _tell_begun(self) -> None:
-        self.reset_infos = [info for part in self.parts for info in part.reset_infos]
-
-    def step_wait(self) -> VecEnvStepReturn:
-        """Take an action in every environment; those that end begin their next episode.
-
-        Returns:
-            Observations, rewards (B,) float32, whether the episode has ended (B,), infos.
-        """
-        told = []
-        for part, actions in zip(self.parts, np.split(self._actions, self._cuts[:-1])):
-            part.step_async(actions)
-            told.append(part.step_wait())
-        self.durations = np.concatenate([part.durations for part in self.parts])
-        self._tell_begun()
-        seen, rewards, dones = (np.concatenate([one[k] for one in told]) for k in range(3))
-        return seen, rewards, dones, [info for one in told for info in one[3]]
-
-    def export_state(self) -> dict[str, NDArray[Any]]:
-        """Those of the parts, see ``ClusterBatch.export_state``."""
-        states = (part.batch.export_state() for part in self.parts)
-        return {f"{i}/{name}": array for i, state in enumerate(states) for name, array in state.items()}
-
-    def import_state(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take up what ``export_state`` of such a mixture gave."""
-        for i, part in enumerate(self.parts):
-            mine = {k.partition("/")[2]: v for k, v in arrays.items() if k.startswith(f"{i}/")}
-            part.batch.import_state(mine)
 
 
 _DURATION: tuple[dict[str, Any], ...] = ({"duration": 0.0}, {"duration": 1.0})

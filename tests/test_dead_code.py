@@ -12,6 +12,9 @@ PRODUCT = ("envs", "policies", "experiments")
 
 CALLED_BY_LIBRARIES = {
     "readinto",  # io.RawIOBase
+    "emit",  # logging.Handler
+    "launch",  # Hydra's launcher
+    "on_files",  # a hook of MkDocs
     "step_async",  # the VecEnv of Stable-Baselines3, as the next ones
     "get_images",
     "make_q_net",

@@ -169,7 +169,7 @@ class MixedTrainTask(ClusterTrainTask):
 
     def vec_env(self, *, flat: bool = True, observation: str = "candidates") -> Any:
         """The environments of all scenarios, as many of each as goes."""
-        from virtgym.envs.sb3 import MixedVecEnv
+        from virtgym.envs.sb3_lanes import MixedVecEnv
 
         n, rest = divmod(self.num_envs, len(self._parts))
         need(n > 0, f"num_envs={self.num_envs}: must be at least {len(self._parts)}, the number of scenarios")

@@ -16,7 +16,8 @@ from stable_baselines3.common.utils import explained_variance
 from torch import Tensor
 
 from virtgym.envs.arrays import F4, I8
-from virtgym.envs.sb3 import ClusterVecEnv, SomeLanes
+from virtgym.envs.sb3 import ClusterVecEnv
+from virtgym.envs.sb3_lanes import SomeLanes
 from virtgym.policies.learned.sb3_algorithms import RewardScale, SemiMarkov
 
 from ..learners import TrainTask

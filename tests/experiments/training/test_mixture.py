@@ -20,7 +20,8 @@ from virtgym.policies.learned.storage import load_agent
 pytest.importorskip("torch")
 pytest.importorskip("sb3_contrib")
 
-from virtgym.envs.sb3 import ClusterVecEnv, MixedVecEnv
+from virtgym.envs.sb3 import ClusterVecEnv
+from virtgym.envs.sb3_lanes import MixedVecEnv
 
 TINY = (
     *("scenario=small", "scenario.horizon_s=7200", "scenario.trace.options.n_vms=40", "agent.hidden=[8,8]"),
