@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -51,7 +51,7 @@ class TrainTask:
     num_envs: int = 256
     seed: int = 0
     total_timesteps: int = 1_000_000
-    device: str = "cpu"
+    device: str = field(default="cpu", kw_only=True)
 
     def seeds(self, n: int) -> list[int]:
         """Independent seeds, the same whenever it is asked."""

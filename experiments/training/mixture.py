@@ -158,7 +158,7 @@ class MixedTrainTask(ClusterTrainTask):
     def _parts(self) -> tuple[ClusterTrainTask, ...]:
         shared = (self.num_envs, self.seed, self.total_timesteps, self.env)
         return tuple(
-            ClusterTrainTask(scenario, *shared, rule=known.rule, scale=known.scale)
+            ClusterTrainTask(scenario, *shared, rule=known.rule, scale=known.scale, device=self.device)
             for scenario, known in zip((self.scenario, *self.others), self.measured, strict=True)
         )
 

@@ -100,7 +100,7 @@ class ForecastLearner:
         left = 1.0 - self.timesteps / max(1, self.task.total_timesteps)
         for group in self._optimizer.param_groups:
             group["lr"] = self.config.learning_rate * (left if self.config.schedule == "linear" else 1.0)
-        columns = tuple(c.to(self.task.device) for c in columns)
+        placed = [c.to(self.task.device) for c in columns]
         losses = [self._update(*(c[i : i + size] for c in columns)) for i in range(0, len(inputs), size)]
         self.timesteps += len(inputs)
         names = ("loss_mean", "loss_deviation", "loss_quantiles")

@@ -87,7 +87,7 @@ class StackedImitation:
                 for i in active.nonzero()[:, 0].tolist():
                     told[i].append((loss[i].item(), agreement[i].item()))
         nothing = [(float("nan"), float("nan"))]
-        return [tuple(np.mean(one or nothing, axis=0).tolist()) for one in told]  # type: ignore[misc]
+        return [tuple(np.mean(one or nothing, axis=0).tolist()) for one in told]
 
     def _loss(self, batch: Batch, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and agreement of each seed, (S,); ``weight`` (S, B) is 0 for observations that pad."""

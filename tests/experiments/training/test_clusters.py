@@ -137,7 +137,7 @@ def test_a_training_that_broke_off_ends_the_same(tmp_path: Path, monkeypatch: py
             raise RuntimeError("power cut")
 
         with monkeypatch.context() as patch:
-            patch.setattr("virtgym.experiments.training.train._Training._write_checkpoint", _second(fail))
+            patch.setattr("virtgym.experiments.training.train.Training._write_checkpoint", _second(fail))
             assert train(agent, f"out={b}", "checkpoint_every=100") == 1
         assert not json.loads((b / "train.json").read_text())["finished"]
         assert (b / "checkpoint.npz").exists()
@@ -160,9 +160,9 @@ def test_a_training_that_was_killed_ends_the_same(agent: str, tmp_path: Path) ->
 
 def _second(fail: Any) -> Any:
     """The method until it has been called once, then something else."""
-    from virtgym.experiments.training.train import _Training
+    from virtgym.experiments.training.loop import Training
 
-    before, calls = _Training._write_checkpoint, []
+    before, calls = Training._write_checkpoint, []
 
     def write(self: Any) -> None:
         calls.append(1)

@@ -112,18 +112,18 @@ def test_from_nothing_to_a_rule_that_uses_it(tmp_path: Path, capsys: pytest.Capt
 
 def test_interrupted_it_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An interruption at a checkpoint, the same command again: the same weights and progress."""
-    from virtgym.experiments.training.train import _Training
+    from virtgym.experiments.training.loop import Training
 
     one, two = tmp_path / "one", tmp_path / "two"
     assert train(f"out={one}") == 0
-    write = _Training._write_checkpoint
+    write = Training._write_checkpoint
 
     def write_and_die(self: Any) -> None:
         write(self)
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Training, "_write_checkpoint", write_and_die)
+        patch.setattr(Training, "_write_checkpoint", write_and_die)
         assert train(f"out={two}") == 1
     assert (two / "checkpoint.npz").exists()
     assert train(f"out={two}") == 0

@@ -66,9 +66,9 @@ def test_a_mixture_trains_to_an_agent_with_a_rule_per_kind_and_resumes_to_the_bi
     rows = pd.read_csv(one / "validation.csv")
     assert set(rows["scenario"]) == {"small", "suite/dirty", "suite/churn"}
 
-    from virtgym.experiments.training.train import _Training
+    from virtgym.experiments.training.loop import Training
 
-    before, calls = _Training._write_checkpoint, []
+    before, calls = Training._write_checkpoint, []
 
     def once(self: Any) -> None:
         calls.append(1)
@@ -77,7 +77,7 @@ def test_a_mixture_trains_to_an_agent_with_a_rule_per_kind_and_resumes_to_the_bi
         before(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Training, "_write_checkpoint", once)
+        patch.setattr(Training, "_write_checkpoint", once)
         assert train(agent, f"out={two}", "checkpoint_every=50") == 1
     with monkeypatch.context() as patch:  # what was measured stands in the folder
         patch.setattr(mixture, "measure", None)
