@@ -103,16 +103,6 @@ def _register_baselines() -> None:
         "placement: CP-SAT packs the queue and keeps room for what is likely to come",
     )
     register(
-        "greedy_rescheduling",
-        "rescheduling.greedy:GreedyReschedulingPolicy",
-        "rescheduling: the move that gains most, over and over",
-    )
-    register(
-        "annealing",
-        "rescheduling.annealing:AnnealingPolicy",
-        "rescheduling: simulated annealing over where VMs end, within the limit of moves",
-    )
-    register(
         "demo_agent",
         "learned.shipped_agents:ShippedPolicy",
         "placement: a small network trained on generated requests (virtgym train experiment=demo_agent)",
@@ -125,7 +115,20 @@ def _register_baselines() -> None:
     )
 
 
+def _register_rescheduling() -> None:
+    for name, home, description in (
+        ("greedy_rescheduling", "greedy:GreedyReschedulingPolicy", "the move that gains most, over and over"),
+        (
+            "annealing",
+            "annealing:AnnealingPolicy",
+            "simulated annealing over where VMs end, within the limit",
+        ),
+    ):
+        POLICIES.register(name, f"rescheduling: {description}", f"{__package__}.rescheduling.{home}")
+
+
 _register_baselines()
+_register_rescheduling()
 
 
 def policy_class(name: str) -> type[Any]:
