@@ -27,7 +27,7 @@ from virtgym.envs.rescheduling.reassignment.state import (
     swap_fits,
 )
 
-SWAPS, NEAR = 0.6, 0.2
+SWAPS, NEAR = 0.6, 0.3
 """Share of proposals that are swaps, and share of these between processes of about one size."""
 
 

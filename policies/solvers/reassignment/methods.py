@@ -26,7 +26,7 @@ LOOKS = 100
 """Processes that the descent looks at between two looks at the clock."""
 STEPS = 500
 """Steps of the temperature at least."""
-HOT, COLD = 10.0, 3e-3
+HOT, COLD = 10.0, 1e-3
 """First and last temperature, in median changes by a swap."""
 HOMES, PILOT = (0.02, 0.1, 0.3), 0.06
 """Shares of proposals that send a process home, of which the best is taken, and share of the annealing in
