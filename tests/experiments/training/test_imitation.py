@@ -54,9 +54,9 @@ class OffPolicy(PlanningPolicy):
 
 @pytest.mark.parametrize("teacher", ["rollout_search", "dpm"])
 def test_the_teachers_choice_is_learned(teacher: str) -> None:
-    params = {"horizon": 12} if teacher == "rollout_search" else {}
+    params = {"horizon": 6} if teacher == "rollout_search" else {}
     env = {"candidates": {"plans": ["dpm"]}} if teacher == "dpm" else {}
-    one = learner(1600, teacher=teacher, teacher_params=params, env=env, n_epochs=15, learning_rate=3e-3)
+    one = learner(800, teacher=teacher, teacher_params=params, env=env, n_epochs=15, learning_rate=3e-3)
     first = one.learn_chunk(1)
     last = train(one)
     assert last["agreement"] > 0.95
