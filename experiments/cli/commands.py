@@ -411,12 +411,11 @@ def _train(arguments: Sequence[str]) -> int:
     from ..training.compose import make_run
     from .jobs import train_here_or_elsewhere
     from .progress import print_results
+    from .seeds import train_over_seeds
 
     composed = compose_command("train", arguments)
     run = make_run(composed.config, composed.typed_scenario, composed.own_scenario)
     if run.config["seeds"] is not None:
-        from .seeds import train_over_seeds
-
         return train_over_seeds(run)
     outcome = train_here_or_elsewhere(composed, run)
     if "forecaster" in outcome.rows:

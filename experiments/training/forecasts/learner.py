@@ -101,7 +101,7 @@ class ForecastLearner:
         for group in self._optimizer.param_groups:
             group["lr"] = self.config.learning_rate * (left if self.config.schedule == "linear" else 1.0)
         placed = [c.to(self.task.device) for c in columns]
-        losses = [self._update(*(c[i : i + size] for c in columns)) for i in range(0, len(inputs), size)]
+        losses = [self._update(*(c[i : i + size] for c in placed)) for i in range(0, len(inputs), size)]
         self.timesteps += len(inputs)
         names = ("loss_mean", "loss_deviation", "loss_quantiles")
         return dict(zip(names, np.mean(losses, axis=0).tolist()))
