@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,35 +21,6 @@ from .jit.kernels import kernel
 
 AHEAD = 64
 """Rows that each environment's generator draws at once; the sequence is that of drawing one by one."""
-
-
-class GameTask(Protocol):
-    """What is played: games, observations, where episodes begin.
-
-    Attributes:
-        games: The games; ``state`` is a named tuple of arrays.
-        observer: Its ``buffers`` are a named tuple of arrays but for the fields in ``constant``.
-        rows: Range (from, to) of the rows that are drawn from.
-        observation_space: Of one game.
-        flat_space: Of one game, in one vector.
-        action_space: Of one game.
-    """
-
-    games: Any
-    observer: Any
-    rows: tuple[int, int]
-    observation_space: Any
-    flat_space: Any
-    action_space: Any
-
-    def need_start(self, row: Any) -> int:
-        """The row that an option of a reset names."""
-
-    def metrics_of(self, which: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-        """Metrics of each of some games, (n,) each."""
-
-    def show(self, game: int, row: int, mode: str | None) -> Any:
-        """A game in a render mode."""
 
 
 @kernel
@@ -93,7 +64,9 @@ class GameBatch:
     """B environments: games, generators, and the books of their episodes.
 
     Args:
-        task: What is played, by B games.
+        task: What is played, by B games: ``games``, whose ``state`` is a named tuple of arrays; ``observer``,
+            whose ``buffers`` are one but for the fields in ``constant``; ``rows``, the range (from, to) of
+            the rows that are drawn from; the spaces of one game; ``need_start``, ``metrics_of``, ``show``.
         num_envs: B.
         books: Named tuple of (B,) arrays: ``over`` (the episode has ended, or none has begun),
             ``terminated`` and ``truncated`` (by the last step), ``illegal`` and ``in_a_row`` (illegal
@@ -110,7 +83,7 @@ class GameBatch:
     hidden: tuple[str, ...] = ("_kernel", "_rules")
     """Attributes with handles, which ``_bind`` makes."""
 
-    def __init__(self, task: GameTask, num_envs: int, books: Any) -> None:
+    def __init__(self, task: Any, num_envs: int, books: Any) -> None:
         self.task = task
         self.num_envs = num_envs
         self.row = np.full(num_envs, -1, dtype=np.int64)

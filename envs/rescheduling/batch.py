@@ -115,5 +115,6 @@ class ReschedulingBatch(GameBatch):
         begin_many(p, starts, seen, s, o, e, which, rows)
 
     def _step(self, actions: I8) -> tuple[int, int, int]:
-        found: tuple[int, int, int] = play_batch(*self._kernel, self._rules, actions)
+        p, s, o, e = self._kernel
+        found: tuple[int, int, int] = play_batch(p, s, o, e, self._rules, actions)
         return found

@@ -166,7 +166,8 @@ class ReschedulingEnv(gym.Env[Observation, int]):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which actions are legal, (V + A + 1,); none when the episode is over."""
-        return self._mask.copy() if self.copy else self._mask
+        mask: NDArray[np.bool_] = self._mask
+        return mask.copy() if self.copy else mask
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Choose a VM, or its place, or stop.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from virtgym.envs.checks import hint
 from virtgym.envs.errors import ConfigError
@@ -456,7 +456,7 @@ def store_schema(name: str, kind: type[Any]) -> None:
 
     store = ConfigStore.instance()
     if f"{name}.yaml" not in store.repo:
-        store.store(name=name, node=schema_of(kind))
+        store.store(name=name, node=schema_of(cast(Any, kind)))
 
 
 def store_policies(names: Iterable[str]) -> None:

@@ -165,7 +165,8 @@ def _figure(
 def _maps(group: Group, found: Movers) -> str:
     """Nodes before and after, and the moves, of one snapshot and the best policies."""
     seed = found.seeds[0]
-    options, choices = [], []
+    options: list[str] = []
+    choices: list[str] = []
     for number, entry in enumerate(found.entries[:N_MAPS]):
         heat = next((h for h in group.heats if h.policy == entry.name and h.seed == seed), None)
         body = _map(heat) + _moves(group, entry.name, seed)

@@ -141,6 +141,6 @@ def _scaled(column: pd.Series[Any]) -> tuple[F8, list[tuple[float, str]]]:
     a, b = float(scale(low)), float(scale(high))
     width = (b - a) or 1.0
     different = np.unique(numbers)
-    told = different if len(different) <= 4 else np.array([low, high])
-    marks = [(float((scale(v) - a) / width), write_number(float(v))) for v in told]
+    values = different if len(different) <= 4 else np.array([low, high])
+    marks = [(float((scale(v) - a) / width), write_number(float(v))) for v in values]
     return (scale(numbers) - a) / width, marks

@@ -141,7 +141,7 @@ def _curves(figures: dict[str, Any], groups: Mapping[str, list[TrainingData]]) -
     """Validation, then what was measured in training, a figure each."""
     styles = rank_styles([(name, False) for name in groups])
     columns = dict.fromkeys(
-        c for runs in groups.values() for r in runs for c in r.progress if c not in _OTHER
+        str(c) for runs in groups.values() for r in runs for c in r.progress if c not in _OTHER
     )
     shown = list(groups)[:N_SHOWN]
     # Plots of the class ``lines`` show what is ticked.
@@ -211,7 +211,7 @@ def _add_curve(figure: go.Figure, name: str, line: Curve, style: Style, shown: b
 
 def _row(name: str, run: TrainingData) -> tuple[str, ...]:
     table = run.progress
-    at = int(table["timesteps"].loc[table["objective"].idxmin()])
+    at = int(table["timesteps"].iloc[int(table["objective"].argmin())])
     speed = table["frames_per_s"].iloc[-1] if "frames_per_s" in table else float("nan")
     last = int(table["timesteps"].iloc[-1])
     finished = "yes" if run.finished else "no"
@@ -248,7 +248,8 @@ def _means(done: pd.DataFrame, key: str) -> pd.DataFrame | None:
 
     if pd.to_numeric(done[key], errors="coerce").isna().any():
         return None
-    return done.groupby(key, as_index=False)["objective"].mean()[[key, "objective"]]
+    means = done.groupby(key)["objective"].mean()
+    return pd.DataFrame({key: means.index, "objective": means.to_numpy()})
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -201,8 +201,8 @@ def config_hash(scenario: Scenario | GameScenario, policy: PolicySpec, defaults:
         config["trace"].pop("oversized")
     if trace is not None and trace.path is not None:
         config["trace"]["path"] = trace_digest(scenario)
-    if getattr(scenario, "source", None):  # another scenario that it was taken of
-        config["source"] = dict(scenario.source)
+    if source := getattr(scenario, "source", None):  # another scenario that it was taken of
+        config["source"] = dict(source)
     if isinstance(scenario, Scenario):
         if scenario.cluster.carbon is not None and scenario.config.carbon.path is not None:
             config["carbon"]["path"] = scenario.cluster.carbon.source  # with the file's SHA-256

@@ -92,7 +92,8 @@ def _play(env: ReschedulingEnv, policy: Any, seed: int, most: int | None = None)
     start, cpu = time.perf_counter(), time.process_time()
     policy.reset(env.games, policy_rng(seed))
     state, over, total, illegal = None, False, 0.0, 0
-    begins, spent, spent_ms = np.ones(1, dtype=np.bool_), 0.0, []
+    begins, spent = np.ones(1, dtype=np.bool_), 0.0
+    spent_ms: list[float] = []
     moves: list[tuple[float, ...]] = []
     games = env.games.state
     while not over and (most is None or len(spent_ms) < most):

@@ -130,7 +130,7 @@ def make_task(scenario: Scenario | GameScenario, config: Mapping[str, Any], agen
     if isinstance(scenario, PlacementScenario):
         own = {key: config[key] for key in ("reward", "wait_scale_s")}
         return PlacementTrainTask(scenario, **shared, **own)
+    assert isinstance(scenario, Scenario)
     if isinstance(agent, ForecasterConfig):
         return ForecastTrainTask(scenario, **shared, agent=agent)
-    assert isinstance(scenario, Scenario)
     return ClusterTrainTask(scenario, **shared, env=config["env"])

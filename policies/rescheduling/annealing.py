@@ -130,7 +130,8 @@ def _less(rest: int, by: int, size: int) -> Any:
 @kernel
 def _fragment_change(p: ReschedulingParams, s: ReschedulingState, w: Search, v: int, a: int) -> Any:
     """Change of the sum of fragments, and of their squares over size, when a VM moves."""
-    home, cpu, size = s.vm_node[0, v], w.vm_rest[v], np.int32(p.size)
+    home, cpu = s.vm_node[0, v], w.vm_rest[v]
+    size: Any = np.int32(p.size)
     change, square = np.int64(0), 0.0
     for i in range(1 + p.vm_double[s.snapshot[0], v]):
         source, target = w.rest[home + i], w.rest[a + i]
@@ -279,7 +280,7 @@ class AnnealingPolicy(Reassigning, ReschedulingPolicy):
     def _begin(self, games: ReschedulingGames, rng: np.random.Generator) -> tuple[Search, Any]:
         """Working memory with the unit of energy found."""
         memory = self._memory(games, rng, 1.0)
-        handle = make_handle("annealing", memory)
+        handle: Any = make_handle("annealing", memory)
         if not len(memory.candidates):
             return memory, handle
         _list_all(games.kernel_params, games.kernel_state, handle)

@@ -240,7 +240,7 @@ def prometheus_files(folder: Path, n_vms: int = 4, samples: int = 12) -> Path:
     def write(name: str, lines: Sequence[tuple[dict[str, str], Sequence[float]]]) -> None:
         result = [
             {
-                "metric": {"__name__": name, **labels},
+                "metric": {"__name__": name} | labels,
                 "values": [[t, f"{x:.10g}"] for t, x in zip(times, values)],
             }
             for labels, values in lines

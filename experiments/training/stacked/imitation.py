@@ -115,7 +115,7 @@ def _rectangle(orders: Sequence[I8], lengths: I8, at: int, size: int) -> tuple[I
     weight = np.zeros((len(lengths), width), np.float32)
     given = iter(orders)
     for i, n in enumerate(lengths):
-        part = next(given)[at : at + size] if n else []
+        part: Any = next(given)[at : at + size] if n else []
         which[i, : len(part)], weight[i, : len(part)] = part, 1.0
     return which, weight
 

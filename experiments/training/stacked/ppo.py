@@ -55,9 +55,10 @@ class _Rollout(SemiMarkov):
             config.gae_lambda,
         )
         self.durations = np.empty((n_steps, n))
-        kinds = ("values", "log_probs", "rewards", "episode_starts", "advantages", "returns")
-        for name in kinds:
-            setattr(self, name, np.zeros((n_steps, n), np.float32))
+        self.values, self.log_probs, self.rewards = (np.zeros((n_steps, n), np.float32) for _ in range(3))
+        self.episode_starts, self.advantages, self.returns = (
+            np.zeros((n_steps, n), np.float32) for _ in range(3)
+        )
         self.ranks = np.zeros((n_steps, n), np.int64)  # of what was chosen among what was offered
         self.offers: list[Offers] = []
 
@@ -132,7 +133,8 @@ class StackedPpo:
             found.offers.append(offers)
             with torch.no_grad():
                 actions = self._act(offers, place, found, step)
-            seen, rewards, dones, infos = self.envs.step(actions)
+            stepped: Any = self.envs.step(actions)
+            seen, rewards, dones, infos = stepped
             found.durations[step] = self.envs.durations
             found.episode_starts[step] = starts
             if self._scale is not None:

@@ -86,7 +86,10 @@ def test_sums_kept_up_are_sums_worked_out_anew() -> None:
 
 def toy() -> Snapshot:
     """Two hosts of one node with 20 cores: 12 + 4 on the first, 4 on the second."""
-    whole = lambda *x: np.array(x, dtype=np.int32)  # noqa: E731
+
+    def whole(*x: int) -> Any:
+        return np.array(x, dtype=np.int32)
+
     return Snapshot(
         "toy", whole(20_000, 20_000), whole(100, 100), whole(12_000, 4_000, 4_000), whole(10, 10, 10),
         np.zeros(3, bool), whole(0, 0, 1), np.zeros(3, bool), whole(-1, -1, -1), 1, whole(0, 0),

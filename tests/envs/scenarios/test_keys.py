@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -19,7 +19,11 @@ from omegaconf.errors import OmegaConfBaseException
 from virtgym.envs.errors import ConfigError, TraceError, VirtgymError
 from virtgym.envs.scenarios.build import OversizedWarning
 from virtgym.envs.scenarios.nodes import default_keys, made, schema_of
-from virtgym.envs.scenarios.placement import PlacementScenarioConfig, check_placement_keys
+from virtgym.envs.scenarios.placement import (
+    PlacementScenario,
+    PlacementScenarioConfig,
+    check_placement_keys,
+)
 from virtgym.envs.scenarios.scenario import Scenario, list_scenarios
 from virtgym.envs.scenarios.schema import (
     FailuresGroup,
@@ -171,7 +175,8 @@ def test_every_key_of_a_scenario_changes_its_hash_or_is_refused(name: str) -> No
         for value in other_values(value_at(config, key)):
             changed = allowed(check, config, key, value)
             if changed is not None:
-                found.append(config_hash(replace(base, config=changed), PolicySpec(""), {}))
+                other: Any = replace(cast(Any, base), config=changed)
+                found.append(config_hash(other, PolicySpec(""), {}))
         assert scenario_hash(base) not in found, key
 
 
@@ -342,6 +347,7 @@ def test_vms_that_fit_on_no_host_are_refused_or_dropped_in_every_kind(tmp_path: 
             assert scenario.n_dropped == 2
             assert scenario.simulator().view.n_vms == 1
         else:
+            assert isinstance(scenario, PlacementScenario)
             assert (scenario.trace.n_requests, scenario.n_dropped) == (58, 2)
             assert scenario.windows.tolist() == [0, 3, 6]
     with pytest.raises(ConfigError, match=r"^scenario.trace.oversized=x: must be one of refuse, drop$"):
