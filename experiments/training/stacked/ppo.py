@@ -54,7 +54,7 @@ class _Rollout(SemiMarkov):
             config.gamma,
             config.gae_lambda,
         )
-        self.durations = np.empty((n_steps, n))
+        self.durations: Any = np.empty((n_steps, n))
         self.values, self.log_probs, self.rewards = (np.zeros((n_steps, n), np.float32) for _ in range(3))
         self.episode_starts, self.advantages, self.returns = (
             np.zeros((n_steps, n), np.float32) for _ in range(3)
@@ -138,8 +138,8 @@ class StackedPpo:
             found.durations[step] = self.envs.durations
             found.episode_starts[step] = starts
             if self._scale is not None:
-                parts = (x.reshape(s, b) for x in (rewards, dones, self.envs.durations))
-                rewards = self._scale(*parts).reshape(-1)
+                passed = self.envs.durations.reshape(s, b)
+                rewards = self._scale(rewards.reshape(s, b), dones.reshape(s, b), passed).reshape(-1)
             for i in np.unique(np.flatnonzero(dones) // b).tolist():
                 mine = slice(i * b, (i + 1) * b)
                 models[i]._end_episodes(rewards[mine], dones[mine], infos[mine])
