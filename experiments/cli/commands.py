@@ -75,7 +75,6 @@ crash or Ctrl-C the same command goes on where it stopped.
 {_FLAGS}
 examples:
   virtgym benchmark scenario=demo seeds=[0,1,2] workers=2
-  virtgym benchmark suite=virtgym-1 policies=[drs,dpm] workers=2
   virtgym benchmark suite=virtgym-1 launcher=slurm launcher.partition=cpu workers=50
   virtgym benchmark -m policy=dpm policy.target=0.6,0.7 scenario.memory=binding,ignored
   virtgym benchmark experiment=literature scenario.trace.path=traces/20110303 out=runs/day1
@@ -166,7 +165,6 @@ examples:
   virtgym watch scenario=small policy=dpm out=runs/dpm
   virtgym watch scenario=ha_cold policy=ha seed=3 video=ha.gif
   virtgym watch scenario=small policy=runs/small/agent
-  virtgym watch scenario=planetlab scenario.trace.path=traces/20110303 policy=dpm_ortools
 """
 
 _LIST = """\
