@@ -35,6 +35,8 @@ def run_commands(text: str, code: int = 0) -> None:
         if "benchmark" in words and "-m" not in words:
             # A line that runs on one day runs on ten.
             words = [re.sub(r"^seeds=\[0,1,2.*\]$", "seeds=[0]", word) for word in words]
+        if "train" in words and not any(word.startswith("total_timesteps=") for word in words):
+            words += ["total_timesteps=288", "eval_every=288"]  # nor does a longer training
         assert main(words[1:]) == code, line
 
 
