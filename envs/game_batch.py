@@ -9,30 +9,58 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .arrays import F8, I8
+from .arrays import B1, F8, I8
 from .entry import make_generator, need_actions, need_begun
 from .errors import ConfigError
-from .jit.kernels import kernel
+from .jit.kernels import kernel, of_records
 
 AHEAD = 64
 """Rows that each environment's generator draws at once; the sequence is that of drawing one by one."""
 
 
+class EpisodeRules(NamedTuple):
+    """What the kernels read and never change."""
+
+    penalty: float  # of an illegal action
+    max_illegal: int  # illegal actions in a row that truncate an episode
+
+
+class EpisodeBooks(NamedTuple):
+    """The books of B episodes; a game may have more."""
+
+    over: B1  # (B,) the episode has ended, or none has begun
+    terminated: B1  # (B,) by the last step
+    truncated: B1  # (B,) by the last step
+    illegal: I8  # (B,) illegal actions of the episode
+    in_a_row: I8  # (B,) illegal actions since the last legal one
+    total: F8  # (B,) sum of rewards of the episode
+    length: I8  # (B,) steps of the episode
+    ended: I8  # (B,) the environments whose episodes the last step ended, in the first places
+
+
+class Paid(NamedTuple):
+    """What the buffers of every game have."""
+
+    reward: F8  # (B,) of the last step
+
+
+@of_records
 @kernel
-def open_books(e: Any, b: int) -> None:
-    """Begin the books of an episode; ``e`` has those of ``GameBatch.books``."""
+def open_books(e: EpisodeBooks, b: int) -> None:
+    """Begin the books of an episode."""
     e.over[b] = False
     e.illegal[b] = e.in_a_row[b] = e.length[b] = 0
     e.total[b] = 0.0
 
 
+@of_records
 @kernel
-def note_refusal(e: Any, o: Any, r: Any, b: int) -> None:
+def note_refusal(e: EpisodeBooks, o: Paid, r: EpisodeRules, b: int) -> None:
     """Note that an action was refused: the penalty, and the end if it was one too many in a row."""
     e.illegal[b] += 1
     e.in_a_row[b] += 1
@@ -40,8 +68,9 @@ def note_refusal(e: Any, o: Any, r: Any, b: int) -> None:
     e.truncated[b] = e.in_a_row[b] >= r.max_illegal
 
 
+@of_records
 @kernel
-def close_step(e: Any, o: Any, b: int) -> None:
+def close_step(e: EpisodeBooks, o: Paid, b: int) -> None:
     """Note the reward of a step, and whether the episode is over."""
     e.total[b] += o.reward[b]
     e.length[b] += 1
@@ -68,10 +97,7 @@ class GameBatch:
             whose ``buffers`` are one but for the fields in ``constant``; ``rows``, the range (from, to) of
             the rows that are drawn from; the spaces of one game; ``need_start``, ``metrics_of``, ``show``.
         num_envs: B.
-        books: Named tuple of (B,) arrays: ``over`` (the episode has ended, or none has begun),
-            ``terminated`` and ``truncated`` (by the last step), ``illegal`` and ``in_a_row`` (illegal
-            actions of the episode, and since the last legal one), ``total`` (sum of rewards), ``length``
-            (steps), ``ended`` (the environments whose episodes the last step ended, in the first places).
+        books: ``EpisodeBooks``, or the record of a game that has its fields.
 
     Attributes:
         row: Where the episode of each environment began, (B,); -1 = none has begun.

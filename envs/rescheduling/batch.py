@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
-from ..arrays import B1, F8, I8
-from ..game_batch import GameBatch, close_step, make_books, note_refusal, open_books
+from ..arrays import I8
+from ..game_batch import (
+    EpisodeBooks,
+    EpisodeRules,
+    GameBatch,
+    close_step,
+    make_books,
+    note_refusal,
+    open_books,
+)
 from ..jit.handle import make_handle
 from ..jit.kernels import kernel
 from .env import ReschedulingTask
 from .observations import ReschedulingBuffers, begin_one, play_one
 from .settings import ReschedulingSettings
 from .state import MOVED, PLAYING, ReschedulingParams, ReschedulingState
-
-
-class EpisodeRules(NamedTuple):
-    """What the kernel reads and never changes."""
-
-    penalty: float  # of an illegal action
-    max_illegal: int  # illegal actions in a row that truncate an episode
-
-
-class EpisodeBooks(NamedTuple):
-    """The books of B episodes, see ``GameBatch``."""
-
-    over: B1
-    terminated: B1
-    truncated: B1
-    illegal: I8
-    in_a_row: I8
-    total: F8
-    length: I8
-    ended: I8
 
 
 @kernel

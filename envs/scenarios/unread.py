@@ -19,6 +19,7 @@ _RULES: tuple[_Rule, ...] = (
         _Rule((group,), ((f"{group}.enabled", True),))
         for group in ("overhead", "cpu", "numa", "io", "standby", "admission", "working_sets")
     ),
+    _Rule(("inventory",), (("inventory.path", ...),)),
     _Rule(("failures.domains",), (("failures.enabled", True), ("standby.enabled", True))),
     _Rule(("failures", "recovery"), (("failures.enabled", True),), ("failures.domains",)),
     _Rule(

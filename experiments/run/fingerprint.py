@@ -195,7 +195,7 @@ def config_hash(scenario: Scenario | GameScenario, policy: PolicySpec, defaults:
     else:
         for key in ("path", "usage", "overlay"):
             named = config["inventory"][key]
-            config["inventory"][key] = named and content_digest(Path(named))
+            config["inventory"][key] = named and content_digest(Path(str(named)))
     trace = getattr(scenario.config, "trace", None)
     if trace is not None and trace.oversized == "refuse":  # the VMs are those of the trace
         config["trace"].pop("oversized")
