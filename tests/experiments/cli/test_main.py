@@ -60,7 +60,10 @@ def test_a_bad_trace_is_one_line(day: Path, damage: str, capsys: pytest.CaptureF
     [
         (
             ["simulate"],
-            ["simulate", "list, evaluate, benchmark, train, tune, watch, report, forecast, traces"],
+            [
+                "simulate",
+                "list, evaluate, benchmark, train, tune, watch, report, forecast, plan, whatif, size",
+            ],
         ),
         (["benchmrk"], ["did you mean benchmark"]),
         (["list", "polices"], ["did you mean policies"]),
