@@ -248,7 +248,7 @@ def test_a_folder_is_of_one_study_and_one_process(tmp_path: Path, capsys: pytest
     with open(tmp_path / ".lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert tune(tmp_path, *RULE, SAFETY, "n_trials=2") == 2
-    assert "another virtgym tune is at work" in capsys.readouterr().err
+    assert "another virtgym command is at work" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["optuna", "cmaes"])
