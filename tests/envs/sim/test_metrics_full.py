@@ -231,7 +231,7 @@ def test_a_simple_cluster_knows_nothing_of_it(make_full: MakeFull) -> None:
     given = {name for name, value in found.items() if not math.isnan(value)}
     assert list(found) == list(METRICS)
     assert given.isdisjoint(IN_INTERVAL)
-    assert len(given) == 26
+    assert len(given) == 28
     assert len(interval_metrics(sim.params, step)) == 6
     assert (step.ready_share, step.swapped_mib, step.carbon_g) == (0.0, 0.0, 0.0)
 

@@ -45,6 +45,7 @@ class GivenLoad:
     loads: list[Load]
     total_timesteps: int
     seed: int = 0
+    device: str = "cpu"
     _rest: dict[str, Any] = field(default_factory=dict)
 
     def seeds(self, n: int) -> list[int]:
