@@ -18,12 +18,9 @@ from virtgym.experiments.reference.pages import PAGES
 
 REPO = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((REPO / "docs" / "tutorials").glob("*.ipynb"))
-BLOCK = re.compile(r"^```(sh|python)( fails| not run)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```sh( fails)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 RUN = (REPO / "docs" / "start.md",)
 """Pages whose blocks of commands are run, in their order, in one folder."""
-
-SLOW = {"agent.ipynb": "rl"}
-"""Notebooks that need an extra."""
 
 
 def run_commands(text: str, code: int = 0) -> None:
@@ -45,17 +42,14 @@ def test_commands_run_as_printed(page: Path, tmp_path: Path, monkeypatch: Any) -
     monkeypatch.chdir(tmp_path)
     found = BLOCK.findall(page.read_text(encoding="utf-8"))
     assert found
-    for language, how, text in found:
-        if language == "sh" and how != " not run":
-            if "virtgym train" in text:
-                pytest.importorskip("torch")
-            run_commands(text, 2 if how == " fails" else 0)
+    for fails, text in found:
+        if "virtgym train" in text:
+            pytest.importorskip("torch")
+        run_commands(text, 2 if fails else 0)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.name)
 def test_notebooks_run(notebook: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    if SLOW.get(notebook.name) == "rl":
-        pytest.importorskip("sb3_contrib")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     space: dict[str, Any] = {"__name__": "notebook"}

@@ -13,13 +13,10 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from .nodes import made
 from .placement import PlacementScenarioConfig, build_placement_scenario, check_placement_node
-from .reassignment import (
-    ReassignmentScenarioConfig,
-    build_reassignment_scenario,
-    check_reassignment_node,
-)
-from .rescheduling import ReschedulingScenarioConfig, build_rescheduling_scenario, check_rescheduling_node
+from .reassignment import ReassignmentScenarioConfig, build_reassignment_scenario, check_reassignment
+from .rescheduling import ReschedulingScenarioConfig, build_rescheduling_scenario, check_rescheduling
 
 
 class GameScenario(Protocol):
@@ -66,15 +63,35 @@ class GameKind:
     task: str
 
 
+def _check_node(
+    schema: type[Any], check: Callable[[Any, Sequence[str]], Any]
+) -> Callable[..., dict[str, Any]]:
+    """The check of a composed configuration, by that of the schema's values."""
+
+    def check_node(node: dict[str, Any], typed: Sequence[str]) -> dict[str, Any]:
+        check(
+            made(schema, {key: value for key, value in node.items() if key != "_target_"}, "scenario"), typed
+        )
+        return node
+
+    return check_node
+
+
 GAMES: Mapping[str, GameKind] = {
     "placement": GameKind(
         PlacementScenarioConfig, build_placement_scenario, check_placement_node, "placement"
     ),
     "rescheduling": GameKind(
-        ReschedulingScenarioConfig, build_rescheduling_scenario, check_rescheduling_node, "rescheduling"
+        ReschedulingScenarioConfig,
+        build_rescheduling_scenario,
+        _check_node(ReschedulingScenarioConfig, check_rescheduling),
+        "rescheduling",
     ),
     "reassignment": GameKind(
-        ReassignmentScenarioConfig, build_reassignment_scenario, check_reassignment_node, "reassignment"
+        ReassignmentScenarioConfig,
+        build_reassignment_scenario,
+        _check_node(ReassignmentScenarioConfig, check_reassignment),
+        "reassignment",
     ),
 }
 """The kinds by name, the value of ``scenario.kind``."""

@@ -20,7 +20,6 @@ from ..rescheduling.reassignment import (
     read_number,
     read_problem,
 )
-from .nodes import made
 from .scenario import load_scenario_config
 from .schema import dotted_keys, merge_schema
 
@@ -134,10 +133,3 @@ def check_reassignment(
         if not missing and key in typed:
             raise ConfigError(f"scenario.{key}: is not read with scenario.instance={config.instance}")
     return config
-
-
-def check_reassignment_node(node: dict[str, Any], typed: Sequence[str]) -> dict[str, Any]:
-    """The same for a composed configuration; it is returned."""
-    plain = {k: v for k, v in node.items() if k != "_target_"}
-    check_reassignment(made(ReassignmentScenarioConfig, plain, "scenario"), typed)
-    return node

@@ -18,7 +18,6 @@ from ..errors import ConfigError
 from ..rescheduling.generate import LOADS, SIZES, generate_snapshot
 from ..rescheduling.objective import ObjectiveConfig
 from ..rescheduling.snapshot import Snapshot
-from .nodes import made
 from .scenario import build_scenario, load_scenario_config
 from .schema import dotted_keys, merge_schema, no_key
 
@@ -167,15 +166,6 @@ def check_rescheduling(
             f"scenario.snapshot.overrides={overrides}: must be a mapping of keys",
         )
     return config
-
-
-def check_rescheduling_node(node: dict[str, Any], typed: Sequence[str]) -> dict[str, Any]:
-    """The same for a composed configuration; it is returned."""
-    check_rescheduling(
-        made(ReschedulingScenarioConfig, {k: v for k, v in node.items() if k != "_target_"}, "scenario"),
-        typed,
-    )
-    return node
 
 
 def _parse_from(text: str) -> tuple[str, float]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 
 from virtgym.envs.errors import ConfigError
 
 from ..config.launchers import make_launcher
-from ..run.folder import hold_folder
+from ..run.folder import default_out, hold_folder
 from ..training.compose import TrainRun
 from ..training.train import train_seeds
 from .jobs import train_row
@@ -26,8 +24,7 @@ def train_over_seeds(run: TrainRun) -> int:
     Raises:
         ConfigError: If a setting, or what is in a folder, does not fit.
     """
-    name = f"{run.agent.name}-{run.scenario['name']}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    folder = Path(run.config["out"] or Path("runs") / name)
+    folder = Path(run.config["out"] or default_out(f"{run.agent.name}-{run.scenario['name']}"))
     if make_launcher(run.config, folder).config.name != "local" or run.config.get("workers") is not None:
         raise ConfigError(
             "launcher, workers: have no effect on seeds=[…], which train in this process; -m seed=… trains "

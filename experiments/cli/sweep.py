@@ -14,12 +14,10 @@ import json
 import math
 import os
 import re
-import secrets
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +30,7 @@ from virtgym.envs.scenarios.choices import FOLDERS, STORED, search_path
 from ..config.compose import CONFIG_NAMES, Composed, hydra_overrides, parse_override, told_in_one_line
 from ..config.launchers import Launcher, LocalConfig, make_launcher
 from ..config.overrides import plain_value, quote
-from ..run.folder import hold_folder, write_text
+from ..run.folder import default_out, hold_folder, write_text
 from ..run.launchers.engine import end_with
 from .jobs import FaultError, Job, play_jobs
 
@@ -77,7 +75,7 @@ def run_sweep(command: str, arguments: Sequence[str]) -> Sweep:
     parsed = [parse_override(text) for text in texts]
     out = next((str(plain_value(o.value())) for o in reversed(parsed) if o.key_or_group == "out"), "")
     if not out:
-        out = f"runs/sweep-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        out = default_out("sweep").as_posix()
         texts.append(f"out={out}")
         parsed.append(parse_override(texts[-1]))
     if not any(o.key_or_group == "hydra.sweep.dir" for o in parsed):

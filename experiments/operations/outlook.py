@@ -13,6 +13,7 @@ from virtgym.envs.sim.models.rules import Rules
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.policies.planning.positions import homes_of
 from virtgym.policies.planning.power import power_tables
+from virtgym.policies.planning.rounds import measured_demand
 
 GAINS = ("rules", "maintenance", "overload_mhz", "watts", "imbalance")
 """What a move can gain, the first that it does: broken rules mended; VMs off a host in maintenance; demand
@@ -55,7 +56,7 @@ class Outlook:
         s, p = view.state, view.params
         self.view = view
         self.home: I4 = homes_of(s, np.arange(view.n_vms, dtype=np.int32))
-        self.demand: F8 = np.maximum(s.vm_demand_mhz, s.vm_claim_mhz) if p.full else np.array(s.vm_demand_mhz)
+        self.demand: F8 = measured_demand(view)
         there = self.home >= 0
         self.load = np.bincount(self.home[there], self.demand[there], minlength=view.n_hosts)
         self.memory = np.bincount(self.home[there], p.vm_mem_mib[there], minlength=view.n_hosts)

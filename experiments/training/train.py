@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from virtgym.envs.scenarios.placement import PlacementScenario
 from virtgym.envs.scenarios.scenario import Scenario
 
 from ..run.cell import load_scenario
+from ..run.folder import default_out
 from .cluster_task import ClusterTrainTask
 from .compose import TrainRun
 from .folder import TrainFolder
@@ -82,8 +82,8 @@ def train_seeds(runs: Sequence[TrainRun], watch: Watch | None = None) -> list[Tr
     found: dict[int, TrainOutcome] = {}
     begun: list[Training] = []
     for i, run in enumerate(runs):
-        name = f"{run.agent.name}-{task.scenario.name}-{datetime.now():%Y%m%d-%H%M%S}"
-        folder = TrainFolder(Path(run.config["out"] or Path("runs") / name))
+        out = run.config["out"] or default_out(f"{run.agent.name}-{task.scenario.name}")
+        folder = TrainFolder(Path(out))
         info = folder.check(run.config, identity)
         if info.get("finished"):
             rows = pd.read_csv(folder.path / "validation.csv")

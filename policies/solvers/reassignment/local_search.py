@@ -108,20 +108,27 @@ def anneal(a: Instance, w: Books, s: Memory, hot: float, cold: float, n: int) ->
             if w.machine[j] == w.machine[i] or not swap_fits(a, w, i, j):
                 continue
             delta = swap_delta(a, w, i, j)
-            if delta <= 0 or delta < -temperature * np.log(1.0 - draw_share(s.rng, 0)):
-                if delta > 0:
-                    _remember(w, s)
+            if _accepts(w, s, delta, temperature):
                 swap(a, w, i, j, delta)
         else:
             dest = a.home[i] if u >= 1.0 - s.rates.home else draw_below(s.rng, 0, n_machines)
             if dest == w.machine[i] or not shift_fits(a, w, i, dest):
                 continue
             delta = shift_delta(a, w, i, dest)
-            if delta <= 0 or delta < -temperature * np.log(1.0 - draw_share(s.rng, 0)):
-                if delta > 0:
-                    _remember(w, s)
+            if _accepts(w, s, delta, temperature):
                 shift(a, w, i, dest, delta)
     _remember(w, s)
+
+
+@kernel(nogil=True)
+def _accepts(w: Books, s: Memory, delta: int, temperature: float) -> bool:
+    """Whether a proposal is taken; before one that makes things worse the assignment is remembered."""
+    if delta <= 0:
+        return True
+    if delta < -temperature * np.log(1.0 - draw_share(s.rng, 0)):
+        _remember(w, s)
+        return True
+    return False
 
 
 @kernel(nogil=True)
