@@ -21,7 +21,7 @@ from ..traces import RequestTrace, read_requests, read_windows
 from .build import check_source, need_generated, refuse_oversized
 from .nodes import schema_of
 from .scenario import load_scenario_config
-from .schema import GENERATORS, TraceConfig, dotted_keys, merge_schema, no_key
+from .schema import GENERATORS, About, TraceConfig, dotted_keys, merge_schema, no_key
 
 TAIL = 1000
 """Rows at the end of a stream in which no window begins by default, so that none is cut short."""
@@ -31,12 +31,10 @@ GENERATED = 72_000
 
 
 @dataclass
-class PlacementScenarioConfig:
+class PlacementScenarioConfig(About):
     """Every key that a placement scenario may have.
 
     Attributes:
-        name: Name in result rows.
-        description: One line for ``virtgym list``.
         kind: ``placement``.
         trace: The requests: ``format`` is ``huawei``, ``azure_packing`` or ``synthetic``; None as ``path`` =
             the generator.
@@ -50,7 +48,6 @@ class PlacementScenarioConfig:
     """
 
     name: str = "placement"
-    description: str = ""
     kind: str = "placement"
     trace: TraceConfig = field(default_factory=TraceConfig)
     windows: str | None = None

@@ -21,16 +21,14 @@ from ..rescheduling.reassignment import (
     read_problem,
 )
 from .scenario import load_scenario_config
-from .schema import dotted_keys, merge_schema
+from .schema import About, dotted_keys, merge_schema
 
 
 @dataclass
-class ReassignmentScenarioConfig:
+class ReassignmentScenarioConfig(About):
     """Every key that a scenario of machine reassignment may have.
 
     Attributes:
-        name: Name in result rows.
-        description: One line for ``virtgym list``.
         kind: ``reassignment``.
         instance: Model file; None = the generator.
         assignment: File of the initial assignment.
@@ -40,7 +38,6 @@ class ReassignmentScenarioConfig:
     """
 
     name: str = "reassignment"
-    description: str = ""
     kind: str = "reassignment"
     instance: str | None = None
     assignment: str | None = None

@@ -19,19 +19,17 @@ from ..rescheduling.generate import LOADS, SIZES, generate_snapshot
 from ..rescheduling.objective import ObjectiveConfig
 from ..rescheduling.snapshot import Snapshot
 from .scenario import build_scenario, load_scenario_config
-from .schema import dotted_keys, merge_schema, no_key
+from .schema import About, dotted_keys, merge_schema, no_key
 
 SOURCES = ("path", "from", "overrides")
 """Keys of ``scenario.snapshot``."""
 
 
 @dataclass
-class ReschedulingScenarioConfig:
+class ReschedulingScenarioConfig(About):
     """Every key that a rescheduling scenario may have.
 
     Attributes:
-        name: Name in result rows.
-        description: One line for ``virtgym list``.
         kind: ``rescheduling``.
         size: Size of a generated snapshot: ``medium`` (279 hosts) or ``large`` (1,176).
         load: VMs of a generated snapshot: ``light``, ``middle`` or ``heavy``.
@@ -43,7 +41,6 @@ class ReschedulingScenarioConfig:
     """
 
     name: str = "rescheduling"
-    description: str = ""
     kind: str = "rescheduling"
     size: str = "medium"
     load: str = "heavy"

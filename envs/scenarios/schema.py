@@ -234,12 +234,32 @@ class AdmissionGroup(AdmissionConfig, Switch):
 
 
 @dataclass
-class ScenarioConfig:
-    """Every key that a scenario may have.
+class About:
+    """What a scenario of any kind says of itself; nothing but its name is in a result.
 
     Attributes:
         name: Name in result rows.
         description: One line for ``virtgym list``.
+        question: What it asks of a policy, one sentence; reports begin with it.
+        rivals: Policies that ``benchmark`` runs unless ``policies=`` says otherwise, the reference first;
+            empty = those of its kind.
+    """
+
+    name: str = "scenario"
+    description: str = ""
+    question: str = ""
+    rivals: list[str] = field(default_factory=list)
+
+
+WORDS = ("description", "question", "rivals")
+"""Keys of a scenario that change no result."""
+
+
+@dataclass
+class ScenarioConfig(About):
+    """Every key that a scenario may have.
+
+    Attributes:
         kind: ``cluster`` (the main simulator) or ``replica`` (the CloudSim 3.0.3 replica); placement
             scenarios have a schema of their own, ``placement_scenarios.PlacementScenarioConfig``.
         trace: The demand.
@@ -285,8 +305,6 @@ class ScenarioConfig:
         quirks: Switches of the replica (``kind: replica`` only).
     """
 
-    name: str = "scenario"
-    description: str = ""
     kind: str = "cluster"
     trace: TraceConfig = field(default_factory=TraceConfig)
     inventory: InventoryGroup = field(default_factory=InventoryGroup)

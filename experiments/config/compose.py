@@ -222,7 +222,7 @@ def make_run(command: str, composed: Composed) -> Run:
     if command == "benchmark" and one and composed.names("policies"):
         raise ConfigError("policy, policies: name one policy by policy=NAME, or several by policies=[NAME,…]")
     if config["policies"] is None and command == "benchmark" and not one:
-        config["policies"] = list(DEFAULT_POLICIES[kind])
+        config["policies"] = list(config["scenario"].get("rivals") or DEFAULT_POLICIES[kind])
     if command == "benchmark" and not one:
         specs = tuple(_without_defaults(parse_policy(text)) for text in config["policies"])
     else:

@@ -10,7 +10,7 @@ from virtgym.envs.scenarios.kinds import GAMES
 from virtgym.envs.scenarios.placement import PlacementScenarioConfig
 from virtgym.envs.scenarios.reassignment import ReassignmentScenarioConfig
 from virtgym.envs.scenarios.rescheduling import ReschedulingScenarioConfig
-from virtgym.envs.scenarios.schema import ScenarioConfig
+from virtgym.envs.scenarios.schema import WORDS, ScenarioConfig
 
 
 @dataclass
@@ -83,10 +83,7 @@ class RunConfig:
 
 
 DEFAULT_POLICIES: dict[str, tuple[str, ...]] = {
-    "cluster": (
-        *("static", "npa", "dvfs", "thr-mmt", "iqr-mmt", "mad-mmt", "ols-mmt", "loess-mmt"),
-        "loess_robust-mmt",
-    ),
+    "cluster": ("static", "dvfs", "thr-mmt", "ols-mmt", "drs", "dpm", "platform", "dpm_ortools"),
     "replica": ("npa", "dvfs", "thr-mmt", "iqr-mmt", "mad-mmt", "lr-mmt"),
     "placement": (
         *("first_fit", "best_fit", "worst_fit", "balance_fit", "best_host_emptier_node"),
@@ -95,8 +92,8 @@ DEFAULT_POLICIES: dict[str, tuple[str, ...]] = {
     "rescheduling": ("greedy_rescheduling", "annealing", "random", "static"),
     "reassignment": ("greedy_rescheduling", "annealing", "ortools_rescheduling", "pop"),
 }
-"""What ``benchmark`` runs on a kind of scenario unless ``policies=`` says otherwise; the first is what
-``evaluate`` runs."""
+"""What ``benchmark`` runs on a kind of scenario unless ``policies=`` or its ``rivals`` say otherwise; the
+first is what ``evaluate`` runs."""
 
 CELLS = ("launcher", "workers", "out")
 """Keys of every command that runs cells."""
@@ -119,5 +116,5 @@ COMMAND_KEYS: dict[str, tuple[str, ...]] = {
 SUITE_KEYS = ("suite", "suite.size", "suite.split", "suite.tasks")
 """What is said of a suite; all else is in its file."""
 
-REPLICA_KEYS: tuple[str, ...] = ("name", "description", "kind", "trace", "cost", "quirks")
+REPLICA_KEYS: tuple[str, ...] = ("name", *WORDS, "kind", "trace", "cost", "quirks")
 """Keys of a scenario of kind ``replica``: its cluster and rules are the peer's."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from virtgym.envs.files import write_atomically
 
-from ..report.parts import block, document
+from ..report.parts import Section, document, render
 from ..run.folder import claim_folder, default_out, write_text
 from ..run.rows import virtgym_version
 
@@ -56,7 +55,7 @@ def deliver(answer: Answer, folder: Path) -> Path:
     for name, rows in tables:
         _write_csv(folder / name, rows)
     page = folder / "report.html"
-    write_text(page, render(answer))
+    write_text(page, render_answer(answer))
     return page
 
 
@@ -101,33 +100,13 @@ def shown(value: object) -> str:
     return str(value)
 
 
-def render(answer: Answer) -> str:
+def render_answer(answer: Answer) -> str:
     """The page as text."""
-    said = "".join(f"<li>{escape(text)}</li>" for text in answer.sentences)
-    head = (
-        f'<header class="head"><h2>{escape(answer.title)}</h2><p class="verdict">{escape(answer.verdict)}</p>'
-        f'<ul class="sure">{said}</ul></header>'
-    )
-    parts = [block("operations", title, _table(title, rows)) for title, _, rows in answer.tables if len(rows)]
-    if answer.notes:
-        items = "".join(f"<li>{escape(text)}</li>" for text in answer.notes)
-        parts.append(block("operations", "What the export lacks, or was assumed", f"<ul>{items}</ul>"))
-    return document(
-        f"virtgym report: {answer.title}",
-        [virtgym_version()],
-        head + "".join(parts),
-        "",
-        script="Page.ready();",
-    )
-
-
-def _table(title: str, rows: pd.DataFrame) -> str:
-    heads = "".join(f'<th scope="col">{escape(str(name))}</th>' for name in rows.columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(shown(value))}</td>" for value in row) + "</tr>"
-        for row in rows.itertuples(index=False)
-    )
-    return (
-        f'<div class="scroller" tabindex="0" role="region" aria-label="{escape(title)}"><table>'
-        f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
+    tables = [
+        (title, list(rows.columns), [[shown(value) for value in row] for row in rows.itertuples(index=False)])
+        for title, _, rows in answer.tables
+        if len(rows)
+    ]
+    html = render("operations/answer.html", answer=answer, tables=tables)
+    title = f"virtgym report: {answer.title}"
+    return document(title, [virtgym_version()], [Section(html)], script="Page.ready();")

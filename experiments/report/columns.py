@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,8 @@ class Column:
         percent: Multiply by 100.
         optional: Shown only where it has numbers that differ.
         lower_is_better: Direction in which it is better.
+        shown: Where it is seen at once: ``always``, or one of the words of ``exercised``; elsewhere it is
+            among *all columns*. Empty = only there.
     """
 
     key: str
@@ -35,46 +38,106 @@ class Column:
     percent: bool = False
     optional: bool = False
     lower_is_better: bool = True
+    shown: str = ""
+
+
+def _of(
+    key: str,
+    label: str,
+    unit: str = "",
+    shown: str = "",
+    *,
+    percent: bool = False,
+    higher: bool = False,
+    always: bool = False,
+) -> Column:
+    """A column of a metric, left out where its numbers do not differ."""
+    return Column(key, label, unit, METRICS[key], percent, not always, not higher, shown)
 
 
 LEADERBOARD: tuple[Column, ...] = (
-    Column("cost", "Cost", "kWh", METRICS["cost"]),
-    Column("unserved_weighted", "Unserved, weighted", "%", METRICS["unserved_weighted"], percent=True),
-    *(
-        Column(f"cost_{term}", f"… of {term}", "kWh", METRICS[f"cost_{term}"], optional=True)
-        for term in TERMS
-        if term != "energy"
-    ),
-    Column("energy_kwh", "Energy", "kWh", METRICS["energy_kwh"]),
+    _of("cost", "Cost", "kWh", "always", always=True),
+    _of("unserved_weighted", "Unserved, weighted", "%", "always", percent=True, always=True),
+    *(_of(f"cost_{term}", f"… of {term}", "kWh") for term in TERMS if term != "energy"),
+    _of("energy_kwh", "Energy", "kWh", "always", always=True),
     Column(
         "energy_delta_pct",
         "Δ energy",
         "% vs static",
         "energy against the static policy on the same seed; negative = saved",
+        shown="always",
     ),
-    Column("migrations", "Migrations", "", METRICS["migrations"]),
-    Column("slatah", "SLATAH", "%", METRICS["slatah"], percent=True),
-    Column("pdm", "PDM", "%", METRICS["pdm"], percent=True),
-    Column("slav", "SLAV", "", f"SLATAH × PDM, as a fraction ({METRICS['slav']})"),
-    Column("esv", "ESV", "", f"energy in kWh × SLAV ({METRICS['esv']})"),
-    Column("sla_unserved", "Unserved", "%", METRICS["sla_unserved"], percent=True),
-    Column("active_hosts", "Active hosts", "", METRICS["active_hosts"]),
-    Column("host_shutdowns", "Shutdowns", "", METRICS["host_shutdowns"]),
-    Column("failed_placements", "Failed placements", "", METRICS["failed_placements"], optional=True),
-    Column("downtime_s", "Downtime", "s", METRICS["downtime_s"], optional=True),
-    Column("restarts", "Restarts", "", METRICS["restarts"], optional=True),
-    Column("takeovers", "Take-overs", "", METRICS["takeovers"], optional=True),
-    Column("ready_pct", "Ready", "%", METRICS["ready_pct"], optional=True),
-    Column("swap_mib", "Swap", "MiB", METRICS["swap_mib"], optional=True),
-    Column("carbon_kg", "Carbon", "kg CO₂e", METRICS["carbon_kg"], optional=True),
-    Column("total_wait_s", "Total wait", "s", "waiting time of requests, sum", optional=True),
-    Column("mean_wait_s", "Mean wait", "s", "waiting time of requests, mean", optional=True),
-    Column("fragment_rate", "Fragments", "%", METRICS["fragment_rate"], percent=True, optional=True),
-    Column("decision_ms_p99", "Decision p99", "ms", METRICS["decision_ms_p99"]),
+    _of("migrations", "Migrations", "", "always", always=True),
+    _of("slatah", "SLATAH", "%", "literature", percent=True, always=True),
+    _of("pdm", "PDM", "%", "literature", percent=True, always=True),
+    Column("slav", "SLAV", "", f"SLATAH × PDM, as a fraction ({METRICS['slav']})", shown="literature"),
+    Column("esv", "ESV", "", f"energy in kWh × SLAV ({METRICS['esv']})", shown="literature"),
+    _of("sla_unserved", "Unserved", "%", percent=True, always=True),
+    _of("vm_availability", "Availability", "%", "failures", percent=True, higher=True),
+    _of("downtime_s", "Downtime", "s", "failures"),
+    _of("restarts", "Restarts", "", "failures"),
+    _of("takeovers", "Take-overs", "", "standby"),
+    _of("guarantee_lost", "Guarantee lost", "", "admission"),
+    _of("ready_pct", "Ready", "%", "cpu"),
+    _of("drs_score", "DRS score", "%", "cpu", higher=True),
+    _of("numa_loss", "Lost to NUMA", "%", "numa", percent=True),
+    _of("memory_loss", "Lost to memory", "%", "tiers", percent=True),
+    _of("swap_mib", "Swap", "MiB", "tiers"),
+    _of("ballooned_mib", "Balloons", "MiB"),
+    _of("io_latency_ms", "I/O latency", "ms", "io"),
+    _of("net_dropped_mbps", "Dropped", "Mbit/s", "io"),
+    _of("migration_stop_s", "Stopped by moves", "s", "precopy"),
+    _of("carbon_kg", "Carbon", "kg CO₂e", "carbon"),
+    _of("imbalance_cpu", "Imbalance, CPU", "%", "balance", percent=True),
+    _of("imbalance_mem", "Imbalance, memory", "%", percent=True),
+    _of("futile_moves", "Futile moves", ""),
+    _of("active_hosts", "Active hosts", "", "always", always=True),
+    _of("host_shutdowns", "Shutdowns", "", always=True),
+    _of("failed_placements", "Failed placements", "", "always"),
+    Column("total_wait_s", "Total wait", "s", "waiting time of requests, sum", optional=True, shown="always"),
+    Column("mean_wait_s", "Mean wait", "s", "waiting time of requests, mean", optional=True, shown="always"),
+    _of("fragment_rate", "Fragments", "%", percent=True),
+    _of("decision_ms_p99", "Decision p99", "ms", "always", always=True),
 )
 """Columns in the order of the table."""
 
-COUNTS = ("migrations", "host_shutdowns", "failed_placements", "restarts", "takeovers")
+
+def exercised(scenario: Mapping[str, Any]) -> set[str]:
+    """What of the model a scenario exercises, as ``Column.shown`` names it.
+
+    Args:
+        scenario: Its configuration, as stored with a run.
+    """
+
+    def group(name: str) -> Mapping[str, Any]:
+        found = scenario.get(name)
+        return found if isinstance(found, Mapping) else {}
+
+    words = {"always"}
+    words |= {
+        name
+        for name in ("failures", "standby", "admission", "cpu", "numa", "io")
+        if group(name).get("enabled")
+    }
+    words |= {"tiers"} if scenario.get("memory") == "multiplexed" else set()
+    words |= {"literature"} if scenario.get("memory") == "ignored" else set()
+    words |= {"precopy"} if group("migration").get("mode") == "precopy" else set()
+    words |= {"carbon"} if any(group("carbon").values()) else set()
+    words |= (
+        {"balance"} if not group("failures").get("enabled") and _one_kind(scenario.get("hosts")) else set()
+    )
+    return words
+
+
+def _one_kind(hosts: Any) -> bool:
+    """Whether all hosts are alike, so that evenness is a question."""
+    return isinstance(hosts, Sequence) and len(hosts) == 1
+
+
+COUNTS = (
+    *("migrations", "host_shutdowns", "failed_placements", "restarts", "takeovers", "futile_moves"),
+    "guarantee_lost",
+)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,15 @@ def short_facts(group: Group, board: Leaderboard) -> list[str]:
     return facts
 
 
+def question_of(group: Group) -> str:
+    """What the scenario asks of a policy; empty where its runs do not say."""
+    for run in group.runs:
+        scenario = run.settings.get("scenario")
+        if isinstance(scenario, dict) and isinstance(found := scenario.get("question"), str):
+            return found[:_LONGEST]
+    return ""
+
+
 def _seed_text(group: Group) -> str:
     seeds = group.seeds
     if len(seeds) == 1:
@@ -155,3 +164,11 @@ def run_facts(run: RunFolder) -> list[tuple[str, str]]:
         )
     facts += [("Left out", text) for text in run.left_out]
     return [(name, _plain(value)[:_LONGEST]) for name, value in facts if value not in (None, "")]
+
+
+def run_folders(group: Group) -> list[dict[str, Any]]:
+    """Name, facts and configuration of each folder that contributed to a group."""
+    return [
+        {"name": run.path.name or str(run.path), "facts": run_facts(run), "config": run.config}
+        for run in group.runs
+    ]

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.sim.models.cost import TERMS
+
 from ..analysis.run_data import Group
 from ..analysis.stats import Interval
 from .columns import Column, write_number
@@ -224,34 +226,67 @@ def _fit_x(figure: go.Figure, lines: list[Line]) -> list[str]:
     return [x.policy for x in lines if not low <= x.mean("energy_kwh") <= high]
 
 
+def _bin(steps: pd.DataFrame) -> int:
+    """How many intervals are drawn as one, their mean."""
+    return -(-steps["time_s"].nunique() // MAX_POINTS)
+
+
 def _trails(steps: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Mean over seeds of every column by time, per policy; long episodes are averaged in bins."""
     numbers = [c for c in steps.columns if c not in ("scenario", "trace", "policy", "seed", "window", "step")]
     steps = steps.assign(_tick=np.rint(steps["time_s"]).astype("int64"))
     ticks = np.sort(steps["_tick"].unique())
-    size = -(-len(ticks) // MAX_POINTS)
-    place = np.searchsorted(ticks, steps["_tick"].to_numpy()) // size
+    place = np.searchsorted(ticks, steps["_tick"].to_numpy()) // _bin(steps)
     means = steps.assign(_bin=place).groupby(["policy", "_bin"], sort=False)[numbers].mean()
     return {
         str(policy): part.droplevel(0).sort_index() for policy, part in means.groupby(level=0, sort=False)
     }
 
 
-PANELS = ("hosts_on", "cpu_load", "power_w", "unserved_mhz")
-PANEL_TITLES = {
-    "hosts_on": ("Hosts that are on", "hosts", ",.1f"),
-    "cpu_load": ("CPU load of the hosts that are on, %", "%", ".1f"),
-    "power_w": ("Power of the cluster, kW", "kW", ",.2f"),
-    "unserved_mhz": ("CPU demand left unserved so far, GHz h", "GHz h", ",.2f"),
+@dataclass(frozen=True)
+class Panel:
+    """A measure over time.
+
+    Attributes:
+        title: Heading, with its unit.
+        unit: Unit.
+        digits: How values are written, a format of d3.
+        factor: What values are multiplied by.
+        so_far: Whether it is added up from the start.
+        steps: Whether it is drawn as steps.
+        rare: Whether it is left out where it is 0 for every policy.
+    """
+
+    title: str
+    unit: str
+    digits: str
+    factor: float = 1.0
+    so_far: bool = False
+    steps: bool = False
+    rare: bool = True
+
+
+PANELS = {
+    "cost": Panel("Cost so far", "", ",.3f", so_far=True),
+    "hosts_on": Panel("Hosts that are on", "hosts", ",.1f", steps=True, rare=False),
+    "cpu_load": Panel("CPU load of the hosts that are on, %", "%", ".1f", 100.0, rare=False),
+    "power_w": Panel("Power of the cluster, kW", "kW", ",.2f", 1e-3, rare=False),
+    "unserved_mhz": Panel("CPU demand left unserved so far, GHz h", "GHz h", ",.2f", rare=False),
+    "hosts_failed": Panel("Hosts that have failed", "hosts", ",.1f", steps=True),
+    "vms_down": Panel("VMs that are down", "VMs", ",.1f", steps=True),
+    "vms_waiting": Panel("VMs that wait for a host", "VMs", ",.1f", steps=True),
+    "swapped_mib": Panel("Memory swapped by hosts, GiB", "GiB", ",.2f", 1 / 1024),
+    "ballooned_mib": Panel("Memory in balloons, GiB", "GiB", ",.2f", 1 / 1024),
+    "imbalance_cpu": Panel("Imbalance of CPU load, %", "%", ".1f", 100.0),
 }
+"""Measures by column of the per-interval table, in the order of the page."""
 
 
-def _panel(part: pd.DataFrame, key: str) -> NDArray[np.float64]:
-    y = np.asarray(part[key], dtype=np.float64)
-    if key == "cpu_load":
-        return 100.0 * y
-    if key == "power_w":
-        return y / 1000.0
+def _panel(part: pd.DataFrame, key: str, size: int) -> NDArray[np.float64]:
+    """Values of a measure; a row of the part is the mean of ``size`` intervals."""
+    y = np.asarray(part[key], dtype=np.float64) * PANELS[key].factor
+    if PANELS[key].so_far:
+        return np.asarray(np.cumsum(np.nan_to_num(y)) * size)
     if key == "unserved_mhz":
         hours = np.diff(np.asarray(part["time_s"], dtype=np.float64), append=math.nan) / 3600.0
         hours[-1:] = hours[-2:-1] if len(hours) > 1 else 0.0
@@ -263,18 +298,18 @@ def day_figures(group: Group, board: Leaderboard, default: Sequence[str]) -> lis
     """One figure per measure over time, one line per policy: (title, figure)."""
     if group.steps is None:
         return []
-    trails = _trails(group.steps)
+    trails, size = _trails(group.steps), _bin(group.steps)
     found = []
-    for key in PANELS:
-        if key not in group.steps.columns:
+    for key, panel in PANELS.items():
+        values = group.steps.get(key)
+        if values is None or (panel.rare and not bool((values.fillna(0.0) != 0.0).any())):
             continue
-        title, unit, digits = PANEL_TITLES[key]
-        series = {policy: _panel(part, key) for policy, part in trails.items()}
+        series = {policy: _panel(part, key, size) for policy, part in trails.items()}
         figure = _lines(
-            board, trails, series, default, f"%{{y:{digits}}} {unit}", step_line=key == "hosts_on"
+            board, trails, series, default, f"%{{y:{panel.digits}}} {panel.unit}", step_line=panel.steps
         )
         figure.update_yaxes(title=None, rangemode="tozero")
-        found.append((title, figure))
+        found.append((panel.title, figure))
     return found
 
 
@@ -282,9 +317,7 @@ def migration_figure(group: Group, board: Leaderboard, default: Sequence[str]) -
     """Cumulative migrations over time, one line per policy."""
     if group.steps is None or "migrations" not in group.steps:
         return None
-    trails = _trails(group.steps)
-    n_ticks = group.steps["time_s"].nunique()
-    size = -(-n_ticks // MAX_POINTS)  # a bin holds the mean of that many intervals
+    trails, size = _trails(group.steps), _bin(group.steps)
     series = {
         policy: np.cumsum(np.nan_to_num(part["migrations"].to_numpy(dtype=np.float64))) * size
         for policy, part in trails.items()
@@ -354,7 +387,7 @@ def bar_figure(board: Leaderboard) -> go.Figure | None:
             y=list(range(len(names))),
             orientation="h",
             name=label,
-            customdata=[_escape(n) for n in names],
+            customdata=[plain_text(n) for n in names],
             hovertemplate=f"%{{customdata}}: %{{x:,.0f}} {label}<extra></extra>",
             error_x=_bar_error(error, total) if error and any(error) else None,
             meta={"ink": ink},
@@ -366,19 +399,55 @@ def _bar_error(half: list[float], total: NDArray[np.float64]) -> dict[str, Any]:
     return {"array": half, "arrayminus": np.minimum(half, total), "thickness": 1, "width": 3}
 
 
+def terms_figure(board: Leaderboard) -> go.Figure | None:
+    """The terms of every policy's cost, stacked; None where rows do not have them."""
+    lines = [x for x in board.lines if math.isfinite(x.mean("cost"))][::-1]
+    parts = {
+        term: np.nan_to_num([board.values.mean(x.policy, f"cost_{term}") for x in lines]) for term in TERMS
+    }
+    if not lines or not any(values.any() for values in parts.values()):
+        return None
+    # One policy that serves nobody would press all others to the left.
+    ranked = [x.mean("cost") for x in board.ranked]
+    most = 1.25 * max(ranked) if ranked else max(x.mean("cost") for x in lines)
+    names = [x.policy for x in lines]
+    ticks = {"tickmode": "array", "tickvals": list(range(len(names))), "range": [-0.6, len(names) - 0.4]}
+    unit = board.primary.unit if board.primary.key == "cost" else ""
+    figure = new_figure(
+        xaxis=axis(f"cost, {unit}" if unit else "cost"),
+        yaxis=axis("", ticktext=[short(n) for n in names], **ticks),
+        barmode="stack",
+        bargap=0.3,
+    )
+    if max(x.mean("cost") for x in lines) > most:
+        figure.update_xaxes(range=[0.0, most])
+    for number, (term, values) in enumerate(parts.items()):
+        if values.any():
+            figure.add_bar(
+                x=values.astype(np.float32),
+                y=list(range(len(names))),
+                orientation="h",
+                name=term,
+                customdata=[plain_text(n) for n in names],
+                hovertemplate=f"%{{customdata}}: %{{x:,.4g}} of {term}<extra></extra>",
+                meta={"ink": f"p{number}"},
+            )
+    return figure
+
+
 def label(policy: str) -> dict[str, str]:
     """A policy as plotly text: whole for hovering, cut for labels in the picture."""
-    return {"policy": policy, "text": _escape(policy), "label": short(policy)}
+    return {"policy": policy, "text": plain_text(policy), "label": short(policy)}
 
 
-def _escape(name: str) -> str:
-    """Plotly reads some tags in text."""
+def plain_text(name: str) -> str:
+    """A name as plotly's text, which reads some tags."""
     return name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def short(name: str, most: int = 22) -> str:
     """A label that fits."""
-    return _escape(name if len(name) <= most else f"…{name[-most + 1 :]}")
+    return plain_text(name if len(name) <= most else f"…{name[-most + 1 :]}")
 
 
 def heat_figure() -> go.Figure:

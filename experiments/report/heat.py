@@ -17,8 +17,14 @@ from virtgym.envs.files import read_arrays
 
 from ..analysis.run_data import HeatFile
 
-OFF, SWITCHING, OVERLOADED, FULL = 255, 254, 253, 200
+OFF, SWITCHING, OVERLOADED, FAILED, FULL = 255, 254, 253, 252, 200
 """Codes of a cell; 0..FULL is utilisation in steps of half a per cent."""
+
+LAYERS = {"heat": "CPU", "memory": "memory", "numa": "work lost to remote memory"}
+"""Tables that a file may hold, and what they show."""
+
+MOST_MOVES = 200_000
+"""Migrations of a file that are read."""
 
 MAX_ROWS, MAX_COLUMNS = 400, 576
 MOST_BYTES = 64_000_000
@@ -32,8 +38,8 @@ BUDGET_BYTES = 5_000_000
 def reduce_heat(heat: U1, rows: int, columns: int) -> U1:
     """Merge neighbouring cells until a table is no larger than asked.
 
-    A merged cell is overloaded if any of its cells is; else off (or switching) if at least half of them are;
-    else the mean utilisation of those that are on.
+    A merged cell is overloaded if any of its cells is, else failed if any is; else off (or switching) if at
+    least half of them are; else the mean utilisation of those that are on.
     """
     for axis, most in ((0, rows), (1, columns)):
         size = heat.shape[axis]
@@ -57,6 +63,7 @@ def _merge(heat: U1, step: int) -> U1:
     merged[2 * (blocks == SWITCHING).sum(axis=1) >= step] = SWITCHING
     merged[2 * (blocks == OFF).sum(axis=1) >= step] = OFF
     merged[(n_on == 0) & (merged <= FULL)] = SWITCHING
+    merged[(blocks == FAILED).any(axis=1)] = FAILED
     merged[(blocks == OVERLOADED).any(axis=1)] = OVERLOADED
     return np.asarray(merged, dtype=np.uint8)
 
@@ -72,19 +79,21 @@ def pack_heat(path: Path, max_rows: int = MAX_ROWS, max_columns: int = MAX_COLUM
     Raises:
         VirtgymError: Naming the file, if it is no such table.
     """
-    heat, kinds, names, interval_s = _read_heat(path)
+    layers, kinds, names, interval_s = _read_heat(path)
+    heat = layers["heat"]
     on = (heat != OFF).sum(axis=1)
     used = np.where(heat == OVERLOADED, np.uint8(FULL), heat)
     used[heat > OVERLOADED] = 0
+    used[heat == FAILED] = 0
     load = used.sum(axis=1, dtype=np.int64)
     order = np.lexsort((np.arange(len(on)), -load, -on))
     order = order[: _worth_drawing(on / heat.shape[1])]
-    small = reduce_heat(heat[order], max_rows, max_columns)
+    small = {name: reduce_heat(table[order], max_rows, max_columns) for name, table in layers.items()}
     per_row, per_column = -(-len(order) // max_rows), -(-heat.shape[1] // max_columns)
     shown = order[::per_row]
     return {
-        "rows": small.shape[0],
-        "columns": small.shape[1],
+        "rows": small["heat"].shape[0],
+        "columns": small["heat"].shape[1],
         "hosts": shown.tolist(),
         "per_row": per_row,
         "n_hosts": heat.shape[0],
@@ -92,27 +101,50 @@ def pack_heat(path: Path, max_rows: int = MAX_ROWS, max_columns: int = MAX_COLUM
         "types": names,
         "type_of": [] if kinds is None or len(kinds) != len(on) else kinds[shown].astype(int).tolist(),
         "column_h": per_column * interval_s / 3600.0,
-        "data": base64.b64encode(zlib.compress(small.tobytes(), 9)).decode("ascii"),
+        "failed": bool((heat == FAILED).any()),
+        "data": {name: _packed(table) for name, table in small.items()},
     }
 
 
-def _read_heat(path: Path) -> tuple[U1, NDArray[np.int64] | None, list[str], float]:
-    """Heat (hosts, intervals), and where the file has them: each host's type, names of types, interval, s."""
+def _packed(table: U1) -> str:
+    return base64.b64encode(zlib.compress(table.tobytes(), 9)).decode("ascii")
+
+
+def read_moves(path: Path) -> NDArray[np.int64] | None:
+    """Interval, VM, source and destination of every migration, shape (n, 4); None where they were not kept.
+
+    Raises:
+        VirtgymError: Naming the file, if it holds no such table.
+    """
+    moves = read_arrays(path, limit=MOST_BYTES, refusal=VirtgymError).get("moves")
+    if moves is None:
+        return None
+    if moves.ndim != 2 or moves.shape[1] != 4 or moves.dtype.kind not in "iu" or (moves < -1).any():
+        raise VirtgymError(f"{path}: moves is no table of migrations")
+    return moves[:MOST_MOVES].astype(np.int64)
+
+
+def _read_heat(path: Path) -> tuple[dict[str, U1], NDArray[np.int64] | None, list[str], float]:
+    """Tables (hosts, intervals); where the file has them, types of hosts and their names; interval, s."""
     stored = read_arrays(path, limit=MOST_BYTES, refusal=VirtgymError)
     heat, kinds, names = stored.get("heat"), stored.get("host_type"), stored.get("type_names")
     span = stored.get("interval_s", np.float64(300.0))
     if heat is None or heat.dtype != np.uint8 or heat.ndim != 2 or heat.size == 0:
         raise VirtgymError(f"{path}: has no table of hosts and intervals")
+    layers = {name: stored[name] for name in LAYERS if name in stored}
+    for name, table in layers.items():
+        if table.dtype != np.uint8 or table.shape != heat.shape:
+            raise VirtgymError(f"{path}: {name} is no table of its hosts and intervals")
     if span.ndim or span.dtype.kind not in "fiu" or not 0.0 < float(span) < 1e9:
         raise VirtgymError(f"{path}: interval_s is no time")
     if kinds is None or names is None:
-        return heat, None, [], float(span)
+        return layers, None, [], float(span)
     named = names.ndim == 1 and names.dtype.kind == "U" and len(names) <= len(heat)
     if not named or kinds.shape != heat.shape[:1] or kinds.dtype.kind not in "iu":
         raise VirtgymError(f"{path}: host_type and type_names are no types of its hosts")
     if not bool(((kinds >= 0) & (kinds < len(names))).all()):
         raise VirtgymError(f"{path}: host_type is beyond type_names")
-    return heat, kinds, [str(name)[:100] for name in names], float(span)
+    return layers, kinds, [str(name)[:100] for name in names], float(span)
 
 
 def _worth_drawing(share_on: NDArray[np.float64]) -> int:
@@ -150,6 +182,6 @@ def pack_heats(
                 packed.append({"policy": file.policy, "seed": file.seed, **table})
             except VirtgymError as error:
                 left_out.append(str(error))
-        if sum(len(table["data"]) for table in packed) <= budget:
+        if sum(len(data) for table in packed for data in table["data"].values()) <= budget:
             break
     return packed, left_out

@@ -12,7 +12,7 @@ from virtgym.envs.sim.models.cost import GATE_OK
 from ..analysis.run_data import Group
 from ..analysis.stats import Interval, mean_interval
 from ..run.rows import gates_of
-from .columns import LEADERBOARD, Column, Scale, fit_scale
+from .columns import LEADERBOARD, Column, Scale, exercised, fit_scale
 from .values import Values, estimate, tabulate
 
 
@@ -74,6 +74,7 @@ class Leaderboard:
         units: What the values behind a mean are.
         method: How intervals were made; empty = there are none.
         values: The numbers behind it.
+        more: Keys of columns that are not shown at first.
     """
 
     columns: list[Column]
@@ -85,6 +86,7 @@ class Leaderboard:
     units: str
     method: str
     values: Values
+    more: frozenset[str] = frozenset()
 
     @property
     def ranked(self) -> list[Line]:
@@ -147,7 +149,17 @@ def make_leaderboard(group: Group) -> Leaderboard:
     lines.sort(key=lambda x: (x.below, *(_rank(x.mean(key)) for key in keys), x.policy))
     lines = _mark_best(values, columns, lines)
     scales = {c.key: fit_scale(c, [line.mean(c.key) for line in lines]) for c in columns}
-    return Leaderboard(columns, scales, lines, primary, *_describe(group, values), values)
+    more = _hidden(group, columns, primary)
+    return Leaderboard(columns, scales, lines, primary, *_describe(group, values), values, more)
+
+
+def _hidden(group: Group, columns: list[Column], primary: Column) -> frozenset[str]:
+    """Columns about what the scenario does not exercise; none where that is not known."""
+    words: set[str] = set()
+    for run in group.runs:
+        if isinstance(scenario := run.settings.get("scenario"), dict):
+            words |= exercised(scenario)
+    return frozenset(c.key for c in columns if words and c.shown not in words and c is not primary)
 
 
 def _in_unit(group: Group, column: Column) -> Column:

@@ -12,10 +12,10 @@ from .facts import notes, run_facts, short_facts
 from .leaderboard import Cell, Leaderboard
 from .page import Lead
 from .placement.overview import overview_rows
-from .placement.page import PlacementCell, learner_rows, placement_cells, placement_columns
+from .placement.page import learner_rows, placement_cells, placement_columns
 from .placement.words import entry_label, make_placement_verdict, placement_facts, placement_remarks
 from .rescheduling import mover_markdown
-from .table import half_width, heading_unit
+from .table import TableCell, half_width, heading_unit
 from .verdict import Sentence, Strong, make_verdict
 
 
@@ -99,7 +99,7 @@ def _placement_section(group: Group, found: Comparison) -> list[str]:
     return [*parts, *learners, *([""] if learners else []), *remarks, ""]
 
 
-def _placement_cell(cell: PlacementCell) -> str:
+def _placement_cell(cell: TableCell) -> str:
     text = f"{cell.text} [{cell.small}]" if cell.small else cell.text
     return f"**{escape_md(text)}**" if cell.mark == "best" else escape_md(text)
 

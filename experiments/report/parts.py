@@ -1,33 +1,100 @@
-"""Pieces of HTML that every page and section is made of."""
+"""Pages from templates, which escape whatever they are given."""
 
 from __future__ import annotations
 
 import datetime
+import functools
 import json
-from collections.abc import Sequence
-from html import escape
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
-from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .figures import Style
-from .verdict import Sentence, Strong, Tile
+from .verdict import Strong
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
 
 
-def read_part(package: str, name: str) -> str:
-    """A file that lies in a package."""
-    return (resources.files(package) / name).read_text(encoding="utf-8")
+@dataclass(frozen=True)
+class Section:
+    """A part of a page that is seen at a time.
+
+    Attributes:
+        html: It.
+        data: What its script draws.
+    """
+
+    html: Markup
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Chips:
+    """A legend that switches lines on and off.
+
+    Attributes:
+        styles: Look of each, by name.
+        default: Those shown at first.
+        n_shown: How many the button for the best ones names.
+        legend: What they are.
+    """
+
+    styles: Mapping[str, Style]
+    default: Sequence[str]
+    n_shown: int
+    legend: str = "Policies shown"
+
+
+def read_part(name: str) -> str:
+    """A file of a page.
+
+    Args:
+        name: Its path below ``virtgym.experiments``.
+    """
+    return (resources.files("virtgym.experiments") / name).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _templates() -> Environment:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    made = Environment(
+        loader=FunctionLoader(read_part),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.tests["strong"] = lambda piece: isinstance(piece, Strong)
+    made.filters["raw"] = lambda value: f"{value:.12g}" if math.isfinite(value) else ""
+    made.filters["json"] = _json
+    return made
+
+
+def render(template: str, **values: Any) -> Markup:
+    """HTML of a template.
+
+    Args:
+        template: Its path below ``virtgym.experiments``.
+        values: What it shows.
+    """
+    from markupsafe import Markup
+
+    return Markup(_templates().get_template(template).render(**values))
 
 
 def document(
     title: str,
     versions: Sequence[str],
-    sections: str,
-    data: str,
+    sections: Sequence[Section],
     *,
     script: str,
     style: str = "",
-    picker: str = "",
+    titles: Sequence[str] = (),
     library: str = "",
 ) -> str:
     """A page that needs nothing but itself.
@@ -35,102 +102,36 @@ def document(
     Args:
         title: Plain text.
         versions: Of virtgym, by which what it shows was made.
-        sections: What stands in it, HTML.
-        data: Blocks of ``json_script``.
+        sections: What stands in it.
         script: What draws.
         style: More CSS.
-        picker: What stands at the right of the title, HTML.
+        titles: Of the sections, to choose from.
         library: What ``script`` uses.
     """
-    here = __package__
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z").strip()
     run = f"virtgym {', '.join(versions)} · " if versions else ""
-    return Template(read_part(here, "template.html")).substitute(
-        title=escape(title),
-        css=read_part(here, "report.css") + style,
-        made=escape(f"{run}written {now}"),
-        picker=picker,
+    return render(
+        "report/templates/page.html",
+        title=title,
+        css=read_part("report/report.css") + style,
+        made=f"{run}written {now}",
+        titles=titles,
         sections=sections,
-        data=data,
-        base=read_part(here, "base.js"),
+        base=read_part("report/base.js"),
         library=library,
         script=script,
     )
 
 
-def json_script(ident: str, data: Any) -> str:
+def _json(data: Any) -> Markup:
     """Data for a page's script, in which no text can end the block."""
+    from markupsafe import Markup
+
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     safe = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    return f'<script type="application/json" id="{ident}">{safe}</script>'
-
-
-def pieces(sentence: Sentence) -> str:
-    """A sentence as HTML."""
-    return "".join(f"<strong>{escape(p)}</strong>" if isinstance(p, Strong) else escape(p) for p in sentence)
+    return Markup(safe)
 
 
 def add_figure(figures: dict[str, Any], key: str, figure: Any) -> None:
     """Add a plotly figure to what is drawn by the page's script."""
     figures[key] = json.loads(figure.to_json())
-
-
-def plot_div(key: str, label: str, kind: str = "", height: int | None = None) -> str:
-    """Where a figure is drawn.
-
-    Args:
-        key: Its key.
-        label: What it shows, for those who do not see it.
-        kind: Classes that say how it is drawn.
-        height: px; None = by class.
-    """
-    style = f' style="height:{height}px"' if height is not None else ""
-    return (
-        f'<div class="plot {kind}"{style} data-figure="{escape(key)}" role="img" '
-        f'aria-label="{escape(label)}"></div>'
-    )
-
-
-def block(name: str, title: str, body: str, lead: str = "") -> str:
-    """A part of the page with a heading; ``lead`` is HTML."""
-    text = f'<p class="lead">{lead}</p>' if lead else ""
-    return f'<section class="block {name}"><h3>{escape(title)}</h3>{text}{body}</section>'
-
-
-def tile_list(tiles: Sequence[Tile]) -> str:
-    """Numbers at a glance."""
-    inner = "".join(
-        f'<div class="tile"><dt>{escape(t.label)}</dt><dd><b>{escape(t.value)}</b>'
-        f'<span class="who">{escape(t.who)}</span><span class="note">{escape(t.note)}</span></dd></div>'
-        for t in tiles
-    )
-    return f'<dl class="tiles">{inner}</dl>'
-
-
-def chip_fieldset(
-    policies: Sequence[tuple[str, Style]],
-    default: Sequence[str],
-    n_shown: int,
-    legend: str = "Policies shown",
-) -> str:
-    """A legend that is also the switch of each line, for mouse, finger and keyboard.
-
-    Args:
-        policies: Name and look of each.
-        default: Those shown at first.
-        n_shown: How many the button for the best ones names.
-        legend: What they are.
-    """
-    chips = "".join(
-        f'<label class="chip"><input type="checkbox" data-policy="{escape(name)}"'
-        f"{' checked data-default' if name in default else ''}>"
-        f'<i class="swatch {style.dash}" style="--ink:var(--{style.ink})"></i>{escape(name)}</label>'
-        for name, style in policies
-    )
-    buttons = ""
-    if len(policies) > n_shown + 1:
-        buttons = "".join(
-            f'<button type="button" data-show="{what}">{text}</button>'
-            for what, text in (("default", f"Top {n_shown}"), ("all", "All"), ("none", "None"))
-        )
-    return f'<fieldset class="chips"><legend>{legend}</legend>{buttons}{chips}</fieldset>'

@@ -34,6 +34,7 @@
     const ink = trace.meta && trace.meta.ink ? css(trace.meta.ink) : null;
     if (!ink) return out;
     if (trace.type === "bar") out.marker = { ...trace.marker, color: ink };
+    if (trace.type === "heatmap") out.colorscale = [[0, css("card")], [0.001, css("idle")], [0.5, css("half")], [1, css("full")]];
     if (/lines/.test(trace.mode)) out.line = { ...trace.line, color: ink };
     if (trace.fill) out.fillcolor = `${ink}33`;
     if (trace.mode === "markers") {
@@ -184,24 +185,31 @@
 
   /* ---- heat map ---- */
 
-  const OFF = 255, SWITCHING = 254, OVER = 253;
+  const OFF = 255, SWITCHING = 254, OVER = 253, FAILED = 252;
+  // What a cell says of each table; the last is written as full at a quarter of the work.
+  const LAYERS = {
+    heat: [(code) => `${code / 2} % busy`, "short of CPU"],
+    memory: [(code) => `${code / 2} % of the memory`, "swapping"],
+    numa: [(code) => `${(code / 8).toFixed(1)} % of the work lost to remote memory`, ""],
+  };
 
-  async function decode(table) {
-    if (table.cells) return table.cells;
-    table.cells = new Uint8Array(await inflate(table.data));
-    return table.cells;
+  async function decode(table, layer) {
+    const known = (table.cells ||= {});
+    known[layer] ||= new Uint8Array(await inflate(table.data[layer]));
+    return known[layer];
   }
 
   function heatScale() {
     const at = (z) => (z + 40) / 170;
-    return [[0, css("off")], [at(-20), css("off")], [at(-20), css("switching")], [at(-1), css("switching")],
+    return [[0, css("failed")], [at(-34), css("failed")], [at(-34), css("off")], [at(-20), css("off")], [at(-20), css("switching")], [at(-1), css("switching")],
       [at(-1), css("idle")], [at(0), css("idle")], [at(50), css("half")], [at(100), css("full")],
       [at(101), css("full")], [at(101), css("over")], [1, css("over")]];
   }
 
-  const height = (code) => (code === OFF ? -30 : code === SWITCHING ? -10 : code === OVER ? 115 : code / 2);
-  const wording = (code) => (code === OFF ? "off" : code === SWITCHING ? "booting or shutting down"
-    : code === OVER ? "short of CPU" : `${code / 2} % busy`);
+  const height = (code) => (code === FAILED ? -38 : code === OFF ? -27 : code === SWITCHING ? -10
+    : code === OVER ? 115 : code / 2);
+  const wording = (code, [share, over]) => (code === OFF ? "off" : code === SWITCHING ? "booting or shutting down"
+    : code === FAILED ? "failed" : code === OVER ? over : share(code));
 
   async function drawHeat(panel, group) {
     const holder = panel.querySelector("[data-heat]");
@@ -209,9 +217,11 @@
     const policy = panel.querySelector("select").value;
     const table = group.data.heats.find((entry) => entry.policy === policy);
     if (!table) return;
-    const cells = await decode(table);
+    const chosen = group.section.querySelector(".layer");
+    const layer = chosen && chosen.value in table.data ? chosen.value : "heat";
+    const cells = await decode(table, layer);
     const z = [], text = [];
-    const words = Array.from({ length: 256 }, (_, code) => wording(code));
+    const words = Array.from({ length: 256 }, (_, code) => wording(code, LAYERS[layer]));
     for (let row = 0; row < table.rows; row += 1) {
       const line = cells.subarray(row * table.columns, (row + 1) * table.columns);
       const type = table.types[table.type_of[row]];
@@ -252,6 +262,75 @@
     body.append(...rows);
   }
 
+  const textOf = (cell) => [...cell.childNodes].map((node) => node.textContent.trim()).filter(Boolean).join(" ");
+
+  /* What a table shows as CSV or LaTeX: the columns that are seen, in the order that is seen. */
+  function written(table, kind) {
+    const seen = [...table.tHead.rows[0].cells].map((cell) => cell.offsetParent !== null);
+    const lines = [...table.rows].map((row) => [...row.cells].filter((_, i) => seen[i]).map((cell) => {
+      const name = cell.querySelector(".name");
+      return name ? name.textContent : textOf(cell.querySelector("button") || cell);
+    }));
+    if (kind === "csv") {
+      return lines.map((line) => line.map((text) => `"${text.replace(/"/g, '""')}"`).join(",")).join("\r\n");
+    }
+    const plain = (text) => text.replace(/\\/g, "\\textbackslash{}").replace(/[&%$#_{}]/g, "\\$&")
+      .replace(/[~^]/g, "\\$&{}").replace(/±/g, "$\\pm$").replace(/×/g, "$\\times$").replace(/−/g, "$-$").replace(/Δ/g, "$\\Delta$");
+    const rows = lines.map((line) => `${line.map(plain).join(" & ")} \\\\`);
+    rows.splice(1, 0, "\\midrule");
+    return `\\begin{tabular}{l${"r".repeat(lines[0].length - 1)}}\n\\toprule\n${rows.join("\n")}\n\\bottomrule\n\\end{tabular}\n`;
+  }
+
+  function save(text, name) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type: "text/plain;charset=utf-8" }));
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+
+  function bindTools(group) {
+    for (const tools of group.section.querySelectorAll(".tools")) {
+      const table = tools.closest(".block").querySelector("table.leaderboard");
+      for (const box of tools.querySelectorAll(".all-columns")) {
+        box.addEventListener("change", () => { table.classList.toggle("whole-table", box.checked); cue(group); });
+      }
+      for (const button of tools.querySelectorAll("[data-export]")) {
+        const kind = button.dataset.export;
+        button.addEventListener("click", () => save(written(table, kind), `leaderboard.${kind}`));
+      }
+    }
+  }
+
+  /* A table that goes on to the right says so. */
+  function cue(group) {
+    for (const box of group.section.querySelectorAll(".scroller")) {
+      const on = () => box.classList.toggle("goes-on", box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
+      on();
+      if (!box.dataset.cue) box.addEventListener("scroll", on, { passive: true });
+      box.dataset.cue = "1";
+    }
+  }
+
+  /* ---- two policies side by side ---- */
+
+  function bindSides(group) {
+    const table = group.section.querySelector("table.sides");
+    if (!table) return;
+    const { policies, values, gaps } = group.data.pairs;
+    const choosers = [...group.section.querySelectorAll(".side")];
+    const fill = () => {
+      const [a, b] = choosers.map((chooser) => Number(chooser.value));
+      [a, b].forEach((side, i) => { table.tHead.rows[0].cells[i + 1].textContent = policies[side]; });
+      [...table.tBodies[0].rows].forEach((row, k) => {
+        const [text, mark] = a === b ? ["–", ""] : gaps[a][b][k];
+        [values[a][k], values[b][k], text].forEach((what, i) => { row.cells[i + 1].textContent = what; });
+        row.cells[3].className = { better: "good", worse: "bad" }[mark] || "";
+      });
+    };
+    choosers.forEach((chooser) => chooser.addEventListener("change", fill));
+  }
+
   function bindTable(group) {
     const table = group.section.querySelector("table.leaderboard");
     if (!table) return;
@@ -269,7 +348,12 @@
       const group = { section, data };
       groups.set(index, group);
       bindTable(group);
+      bindTools(group);
+      bindSides(group);
       bindChips(group);
+      for (const chooser of section.querySelectorAll(".layer")) {
+        chooser.addEventListener("change", () => drawGroup(group));
+      }
       for (const chooser of section.querySelectorAll(".chooser")) {
         chooser.addEventListener("change", () => {
           for (const choice of chooser.closest(".block").querySelectorAll(".choice")) {
@@ -295,6 +379,7 @@
     for (const section of document.querySelectorAll(".group")) section.hidden = section.dataset.group !== index;
     current = open(document.getElementById(`group-${index}`));
     await redraw();
+    cue(current);
     report();
   }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,14 +15,15 @@ from virtgym.envs.files import read_arrays
 from ..analysis.rescheduling_summary import Mover, Movers
 from ..analysis.run_data import Group, HeatFile
 from ..analysis.stats import Interval, mean_interval
+from .facts import question_of, run_folders
 from .figures import Style, axis, label, new_figure, rank_styles
-from .parts import add_figure, block, chip_fieldset, plot_div
+from .parts import Chips, Section, add_figure, render
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-N_SHOWN, N_MAPS, MOST_NODES = 8, 6, 6000
-"""Policies whose lines are shown at first; policies with a map and moves; nodes of a map at most."""
+N_SHOWN, N_MAPS, N_MOVES, MOST_NODES = 8, 6, 200, 6000
+"""Policies whose lines are shown at first; policies with a map; moves shown of each; most nodes."""
 
 HEADS = ("Policy", "At the end", "Δ to the best", "Moves", "Processor s")
 
@@ -73,45 +73,36 @@ def mover_markdown(group: Group, found: Movers) -> list[str]:
     return [*lines, *(f"| {row} |" for row in rows), ""]
 
 
-def mover_parts(group: Group, found: Movers, figures: dict[str, Any]) -> list[str]:
-    """HTML blocks of a group; what they draw is added to ``figures``."""
+def mover_section(group: Group, found: Movers) -> Section:
+    """A group of the page."""
+    figures: dict[str, Any] = {}
     styles = rank_styles([(entry.name, False) for entry in found.entries])
-    return [
-        _head(group, found),
-        _table(group, found, styles),
-        _lines(found, styles, figures),
-        _maps(group, found),
-    ]
-
-
-def _head(group: Group, found: Movers) -> str:
-    first, *rest = mover_words(found)
-    more = "".join(f"<li>{escape(text)}</li>" for text in rest)
-    return (
-        f'<header class="head"><h2>{escape(group.title)}</h2><p class="verdict">{escape(first)}</p>'
-        f'<ul class="sure">{more}</ul></header>'
-    )
-
-
-def _table(group: Group, found: Movers, styles: dict[str, Style]) -> str:
-    heads = "".join(f'<th scope="col">{escape(text)}</th>' for text in HEADS)
-    body = []
-    for entry in found.entries:
-        name, *cells = mover_cells(found, entry)
-        style = styles[name]
-        swatch = f'<i class="swatch {style.dash}" style="--ink:var(--{style.ink})"></i>'
-        row = "".join(f"<td>{escape(text)}</td>" for text in cells)
-        body.append(f'<tr><th scope="row">{swatch}<span class="name">{escape(name)}</span></th>{row}</tr>')
-    table = f'<table class="plain"><thead><tr>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-    text = f"Mean {found.what} over snapshots; in brackets 95 % intervals, of differences paired by snapshot."
-    return block("board", "Who reaches what", f'<div class="scroller">{table}</div>', escape(text))
-
-
-def _lines(found: Movers, styles: dict[str, Style], figures: dict[str, Any]) -> str:
-    title = "Against moves and seconds"
-    if not any(entry.by_move.size for entry in found.entries):
-        return block("day", title, "", "Left out: no steps.parquet with these runs.")
     shown = [entry.name for entry in found.entries[:N_SHOWN]]
+    maps = _maps(group, found)
+    html = render(
+        "report/templates/rescheduling.html",
+        title=group.title,
+        question=question_of(group),
+        words=mover_words(found),
+        what=found.what,
+        heads=HEADS,
+        rows=[(name, cells) for name, *cells in (mover_cells(found, entry) for entry in found.entries)],
+        styles=styles,
+        lines=_lines(found, styles, shown, figures),
+        chips=Chips(styles, shown, N_SHOWN),
+        seed=found.seeds[0],
+        maps=maps,
+        options=[(one["key"], one["name"]) for one in maps],
+        folders=run_folders(group),
+    )
+    return Section(html, {"figures": figures, "heats": []})
+
+
+def _lines(
+    found: Movers, styles: dict[str, Style], shown: Sequence[str], figures: dict[str, Any]
+) -> dict[str, Any]:
+    if not any(entry.by_move.size for entry in found.entries):
+        return {"panels": [], "lead": "Left out: no steps.parquet with these runs."}
     panels = []
     moves = [(e, np.arange(float(e.by_move.shape[1])), e.by_move) for e in found.entries]
     times = [(e, found.times, e.by_time) for e in found.entries]
@@ -122,13 +113,10 @@ def _lines(found: Movers, styles: dict[str, Style], figures: dict[str, Any]) -> 
     for key, what, lines, scale in curves:
         if any(values.shape[1] > 1 for _, _, values in lines):
             add_figure(figures, key, _figure(found, styles, shown, what, lines, scale))
-            plot = plot_div(key, f"{found.what} against {what}, one line per policy", "lines")
-            panels.append(
-                f"<figure><figcaption>{escape(f'{found.what} against {what}')}</figcaption>{plot}</figure>"
-            )
-    chips = chip_fieldset([(e.name, styles[e.name]) for e in found.entries], shown, N_SHOWN)
+            title = f"{found.what} against {what}"
+            panels.append({"title": title, "key": key, "label": f"{title}, one line per policy"})
     text = "Means over snapshots with 95 % intervals. Moves are in the order in which they are made."
-    return block("day", title, f'{chips}<div class="grid">{"".join(panels)}</div>', text)
+    return {"panels": panels, "lead": text}
 
 
 def _figure(
@@ -162,80 +150,55 @@ def _figure(
     return figure
 
 
-def _maps(group: Group, found: Movers) -> str:
+def _maps(group: Group, found: Movers) -> list[dict[str, Any]]:
     """Nodes before and after, and the moves, of one snapshot and the best policies."""
     seed = found.seeds[0]
-    options: list[str] = []
-    choices: list[str] = []
+    maps = []
     for number, entry in enumerate(found.entries[:N_MAPS]):
         heat = next((h for h in group.heats if h.policy == entry.name and h.seed == seed), None)
-        body = _map(heat) + _moves(group, entry.name, seed)
-        if body:
-            key = f"nodes-{number}"
-            options.append(f'<option value="{key}">{escape(entry.name)}</option>')
-            hidden = " hidden" if choices else ""
-            choices.append(f'<div class="choice" data-choice="{key}"{hidden}>{body}</div>')
-    if not choices:
-        return ""
-    choose = f'<label>Policy <select class="chooser">{"".join(options)}</select></label>'
-    key = (
-        '<p class="key"><span><i class="cell" style="--ink:var(--p1)"></i>free, whole VMs of the size</span>'
-        '<span><i class="cell" style="--ink:var(--p0)"></i>free, fragment</span></p>'
-    )
-    text = f"Snapshot of seed {seed}. A bar is a node, by host; its height is what is free of its CPU."
-    body = f'<div class="controls">{choose}</div>{key}{"".join(choices)}'
-    return block("nodes", "Nodes before and after, and the moves", body, escape(text))
+        nodes, moves = _nodes(heat), _moves(group, entry.name, seed)
+        if nodes or moves is not None:
+            one = {"key": f"nodes-{number}", "name": entry.name, "nodes": nodes, "n_moves": len(moves or ())}
+            maps.append({**one, "moves": None if moves is None else moves[:N_MOVES]})
+    return maps
 
 
-def _map(heat: HeatFile | None) -> str:
+def _nodes(heat: HeatFile | None) -> list[tuple[str, int, list[tuple[str, str]]]]:
+    """Before and after: number of nodes, and the bars as colour and path."""
     if heat is None:
-        return ""
+        return []
     try:
         found = read_arrays(heat.path, refusal=VirtgymError)
         cpu, size = found["node_cpu"].astype(np.float64), float(found["fragment_size"])
         rows = [(name, found[name.lower()].astype(np.float64)) for name in ("Before", "After")]
     except (VirtgymError, KeyError, ValueError, TypeError):
-        return ""
+        return []
     n = len(cpu)
     if not 0 < n <= MOST_NODES or size <= 0 or any(len(free) != n for _, free in rows):
-        return ""
-    parts = []
+        return []
+    drawn = []
     for name, free in rows:
         share = np.clip(free, 0, None) / np.maximum(cpu, 1.0)
         rest = (np.clip(free, 0, None) % size) / np.maximum(cpu, 1.0)
-        bars = "".join(
-            f'<path d="M{a} {100 - 100 * top:.1f}h1v{100 * (top - low):.1f}h-1z" fill="var(--{ink})"/>'
-            for values in (np.stack([share, rest], axis=1),)
-            for a, (whole, part) in enumerate(values.tolist())
+        bars = [
+            (ink, f"M{a} {100 - 100 * top:.1f}h1v{100 * (top - low):.1f}h-1z")
+            for a, (whole, part) in enumerate(np.stack([share, rest], axis=1).tolist())
             for top, low, ink in ((whole, part, "p1"), (part, 0.0, "p0"))
             if top > low
-        )
-        parts.append(
-            f"<figure><figcaption>{name}</figcaption>"
-            f'<svg viewBox="0 0 {n} 100" preserveAspectRatio="none" role="img" '
-            f'aria-label="Free CPU of nodes, {name.lower()}" '
-            f'style="width:100%;height:110px;background:var(--card)">{bars}</svg></figure>'
-        )
-    return "".join(parts)
+        ]
+        drawn.append((name, n, bars))
+    return drawn
 
 
-def _moves(group: Group, policy: str, seed: int) -> str:
+def _moves(group: Group, policy: str, seed: int) -> list[tuple[str, ...]] | None:
+    """A row of texts per move; None where they were not kept."""
     steps = group.steps
     needed = {"step", "vm", "from", "to", "gain", "seconds", "objective"}
     if steps is None or not needed <= set(steps):
-        return ""
+        return None
     own = steps[(steps["policy"].map(str) == policy) & (steps["seed"] == seed) & (steps["step"] > 0)]
-    if own.empty:
-        return '<p class="note">No move.</p>'
-    heads = ("#", "VM", "From", "To", "Gain", "Migration s", "Objective after")
-    head = "".join(f'<th scope="col">{text}</th>' for text in heads)
     rows = []
-    for row in own.sort_values("step").head(200).to_dict("records"):
+    for row in own.sort_values("step").to_dict("records"):
         numbers = (f"{row['gain']:+.5f}", f"{row['seconds']:.1f}", f"{row['objective']:.4f}")
-        cells = (str(int(row["step"])), *(str(row[k]) for k in ("vm", "from", "to")), *numbers)
-        rows.append(f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in cells)}</tr>")
-    table = f'<table class="plain"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-    return (
-        f"<details><summary>The {len(own)} moves (all of all snapshots: moves.csv)</summary>"
-        f'<div class="scroller">{table}</div></details>'
-    )
+        rows.append((str(int(row["step"])), *(str(row[k]) for k in ("vm", "from", "to")), *numbers))
+    return rows

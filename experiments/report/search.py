@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from virtgym.envs.arrays import F8
 
 from .columns import write_number
 from .figures import new_figure
-from .parts import add_figure, block, plot_div
+from .parts import add_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +24,27 @@ N_TICKS = 8
 """Values that are told at an axis of names."""
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A figure that is a block of its own.
+
+    Attributes:
+        title: Heading.
+        key: Of the figure.
+        label: What it shows, for those who do not see it.
+        kind: Classes that say how it is drawn.
+        height: px; None = by class.
+        lead: What a reader has to know.
+    """
+
+    title: str
+    key: str
+    label: str
+    kind: str = ""
+    height: int | None = None
+    lead: str = ""
+
+
 def point_plot(
     figures: dict[str, Any],
     key: str,
@@ -32,7 +54,7 @@ def point_plot(
     done: pd.DataFrame,
     line: pd.DataFrame | None = None,
     shape: str = "hv",
-) -> str:
+) -> Picture:
     """A point per run, and a line through the points of a table.
 
     Args:
@@ -65,12 +87,12 @@ def point_plot(
         style = {"line": {"shape": shape}, "meta": {"ink": "p1", "priority": 0}, "hoverinfo": "skip"}
         figure.add_scatter(x=xs, y=ys, mode="lines", **style)
     add_figure(figures, key, figure)
-    return block("tune", title, plot_div(key, f"{y} over {x}, a point per run", "", 300))
+    return Picture(title, key, f"{y} over {x}, a point per run", height=300)
 
 
 def parallel_plot(
     figures: dict[str, Any], key: str, axes: Sequence[str], objective: str, done: pd.DataFrame
-) -> str:
+) -> Picture:
     """An axis per key and one for the objective, a line per run, the better ones coloured.
 
     Args:
@@ -118,7 +140,7 @@ def parallel_plot(
     add_figure(figures, key, figure)
     label = f"A line per run across {', '.join(names)}"
     text = "A line per run, up is more. Orange: the best; blue: the best quarter; grey: the others."
-    return block("tune", "Parallel coordinates", plot_div(key, label, "high"), text)
+    return Picture("Parallel coordinates", key, label, "high", lead=text)
 
 
 def _spans_decades(values: F8) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from ..suite.tasks import Suite
 from . import write_report
 from .figures import N_COLOURS, new_figure
 from .page import Lead
-from .parts import add_figure, block, pieces, plot_div
+from .parts import add_figure, render
 from .verdict import Sentence, Strong
 
 if TYPE_CHECKING:
@@ -38,9 +37,18 @@ def write_suite_report(
         The page.
     """
     figures: dict[str, Any] = {}
-    html = _head(suite, table, found)
-    for part in parts(suite, table, found):
-        html += _scores(part, figures) + _tasks(part, table)
+    seeds = table["seed"].nunique()
+    html = render(
+        "report/templates/suite.html",
+        title=suite.name,
+        said=verdict(table, found),
+        facts=(
+            f"{table['task'].nunique()} tasks",
+            f"{len(found)} policies",
+            f"{seeds} seed{'s' if seeds > 1 else ''}",
+        ),
+        parts=[_part(part, table, figures) for part in parts(suite, table, found)],
+    )
     return write_report(folders, dest, [Lead(suite.name, html, figures, _markdown(suite, table, found))])
 
 
@@ -71,28 +79,28 @@ def _interval(one: Standing) -> str:
     return f"{text} [{one.score.low:.1f}, {one.score.high:.1f}]" if one.score.known else text
 
 
-def _head(suite: Suite, table: pd.DataFrame, found: Sequence[Standing]) -> str:
-    first, *rest = verdict(table, found)
-    seeds = table["seed"].nunique()
-    facts = (
-        f"{table['task'].nunique()} tasks",
-        f"{len(found)} policies",
-        f"{seeds} seed{'s' if seeds > 1 else ''}",
-    )
-    shown = "".join(f"<li>{escape(f)}</li>" for f in facts)
-    more = "".join(f"<li>{pieces(s)}</li>" for s in rest)
-    return (
-        f'<header class="head"><h2>{escape(suite.name)}</h2><ul class="facts">{shown}</ul>'
-        f'<p class="verdict">{pieces(first)}</p><ul class="sure">{more}</ul></header>'
-    )
+def _part(part: Part, table: pd.DataFrame, figures: dict[str, Any]) -> dict[str, Any]:
+    """Tasks of a kind, as the template has them."""
+    totals, bars = f"suite-total-{part.kind}", f"suite-tasks-{part.kind}"
+    _scores(part, figures, totals, bars)
+    found = part.standings
+    return {
+        "kind": part.kind,
+        "totals": totals,
+        "bars": bars,
+        "height": 26 * len(found) + 90,
+        "policies": [s.policy for s in found],
+        "rows": task_rows(part, table),
+        "all": [_interval(s).partition(" ")[::2] for s in found],
+    }
 
 
-def _scores(part: Part, figures: dict[str, Any]) -> str:
+def _scores(part: Part, figures: dict[str, Any], totals: str, bars: str) -> None:
+    """Draw the scores over all tasks, and task by task."""
     import plotly.graph_objects as go
 
     found = part.standings
     names = [task.name for task in part.tasks]
-    totals, bars = f"suite-total-{part.kind}", f"suite-tasks-{part.kind}"
     order = list(reversed(found))
     values = [v for s in found for v in (s.score.estimate, s.score.low, s.score.high) if math.isfinite(v)]
     total = new_figure(
@@ -135,10 +143,6 @@ def _scores(part: Part, figures: dict[str, Any]) -> str:
             )
         )
     add_figure(figures, bars, each)
-    left = plot_div(totals, f"Score of each policy over all {part.kind} tasks", "", 26 * len(found) + 90)
-    right = plot_div(bars, "Score of each policy in each task; the numbers are in the table", "", 420)
-    lead = "0 = the task's reference policy, 100 = its bound (docs/suite.md)."
-    return block("suite-scores", f"{part.kind.capitalize()} tasks: scores", left + right, lead)
 
 
 GREY = "#888"
@@ -169,28 +173,6 @@ def _arm(a: float, b: float) -> float:
     return a - b if math.isfinite(a - b) else 0.0
 
 
-def _tasks(part: Part, table: pd.DataFrame) -> str:
-    found = part.standings
-    heads = ["Reference", "Bound", *(s.policy for s in found)]
-    head = "<th>Task</th><th>Question</th>" + "".join(f'<th class="num">{escape(h)}</th>' for h in heads)
-    rows = []
-    for name, question, reference, bound, cells in task_rows(part, table):
-        shown = "".join(f'<td class="num">{escape(text)}</td>' for text in (reference, bound, *cells))
-        rows.append(f'<tr><th>{escape(name)}</th><td class="text">{escape(question)}</td>{shown}</tr>')
-    total = "".join(f'<td class="num">{_total(s)}</td>' for s in found)
-    rows.append(f'<tr><th>all</th><td></td><td class="num">0</td><td class="num">100</td>{total}</tr>')
-    body = f'<div class="scroller"><table class="plain"><thead><tr>{head}</tr></thead>'
-    body += f"<tbody>{''.join(rows)}</tbody></table></div>"
-    text = "Mean score per task; in brackets how many runs did not pass the gate. Costs are means over seeds."
-    return block("suite-tasks", f"{part.kind.capitalize()} tasks, one by one", body, text)
-
-
-def _total(one: Standing) -> str:
-    """A policy's score over all tasks, its interval below it."""
-    number, _, interval = _interval(one).partition(" ")
-    return f"<b>{number}</b>" + (f"<small>{interval}</small>" if interval else "")
-
-
 def task_rows(part: Part, table: pd.DataFrame) -> list[tuple[str, str, str, str, list[str]]]:
     """A row per task: name, question, cost of the reference, cost of the bound, a cell per policy."""
     rows = []
@@ -206,7 +188,7 @@ def task_rows(part: Part, table: pd.DataFrame) -> list[tuple[str, str, str, str,
         per_seed = mine.drop_duplicates("seed")
         means = [float(per_seed[key].mean()) for key in ("static", "bound")]
         scale = [f"{mean:,.0f}" if mean >= 1000 else f"{mean:.4g}" for mean in means]
-        rows.append((task.name, task.question, scale[0], scale[1], cells))
+        rows.append((task.name, task.asks, scale[0], scale[1], cells))
     return rows
 
 

@@ -1,14 +1,91 @@
-"""The leaderboard as an HTML table that can be sorted and scrolled."""
+"""Leaderboards as the page's template writes them: what a cell says, which is the best of its column."""
 
 from __future__ import annotations
 
 import math
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ..analysis.run_data import Group
 from .columns import Column, superscript
-from .figures import styles_of
-from .leaderboard import Cell, Leaderboard
+from .figures import Style, styles_of
+from .leaderboard import Cell, Leaderboard, Line
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of a column.
+
+    Attributes:
+        label: Heading.
+        unit: Unit; empty = none.
+        help: Definition.
+        order: ``ascending`` or ``descending`` for the column that the rows are ordered by.
+        more: Whether it is only shown with all columns.
+    """
+
+    label: str
+    unit: str
+    help: str
+    order: str = ""
+    more: bool = False
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """One number of a table.
+
+    Attributes:
+        value: By which the column is sorted; NaN = empty.
+        text: As written.
+        small: Its interval; empty = none.
+        mark: ``best``, ``tied`` (not clearly worse) or empty.
+    """
+
+    value: float
+    text: str
+    small: str = ""
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One policy.
+
+    Attributes:
+        name: Its name.
+        rank: Its place; empty = not ranked.
+        style: Its look.
+        tags: Short remarks beside the name.
+        cells: A number for each column.
+        greyed: Whether it is not ranked.
+    """
+
+    name: str
+    rank: str
+    style: Style
+    tags: Sequence[str]
+    cells: Sequence[TableCell]
+    greyed: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """A leaderboard.
+
+    Attributes:
+        caption: What it is of.
+        heads: Heads of the columns beside that of names.
+        rows: Policies.
+        tied: Whether cells may be marked as not clearly worse than the best.
+        note: What else the marks mean.
+    """
+
+    caption: str
+    heads: Sequence[Head]
+    rows: Sequence[Row]
+    tied: bool
+    note: str
 
 
 def heading_unit(board: Leaderboard, column: Column) -> str:
@@ -26,64 +103,48 @@ def half_width(board: Leaderboard, column: Column, cell: Cell) -> str:
     return f"± {board.scales[column.key].write(max(high - mean, mean - low))}"
 
 
-def render_table(group: Group, board: Leaderboard) -> str:
-    """The table."""
-    heads = "".join(_head(board, c) for c in board.columns)
+def make_table(group: Group, board: Leaderboard) -> Table:
+    """The leaderboard of runs of clusters."""
     styles = styles_of(board)
-    body = []
-    for rank, line in enumerate(board.lines, start=1):
-        style = styles[line.policy]
-        tags = f'<span class="tag">{escape(line.gate)}</span>' if line.below else ""
-        tags += '<span class="tag">trained</span>' if line.learned else ""
-        name = (
-            f'<th scope="row"><span class="rank">{"" if line.below else rank}</span>'
-            f'<i class="swatch {style.dash}" style="--ink:var(--{style.ink})"></i>'
-            f'<span class="name" title="{escape(line.policy)}">{escape(line.policy)}</span>{tags}</th>'
+    heads = [
+        Head(
+            column.label,
+            heading_unit(board, column),
+            column.help,
+            "ascending" if column.key == board.primary.key else "",
+            column.key in board.more,
         )
-        cells = "".join(_cell(board, c, line.cells[c.key]) for c in board.columns)
-        body.append(f"<tr{' class=ref' if line.below else ''}>{name}{cells}</tr>")
-    caption = f"Leaderboard of {group.title}: means per policy"
-    policy = '<th scope="col" class="corner"><button type="button">Policy</button></th>'
-    return (
-        f'<div class="scroller" tabindex="0" role="region" aria-label="{escape(caption)}">'
-        f'<table class="leaderboard"><caption class="unseen">{escape(caption)}</caption>'
-        f"<thead><tr>{policy}{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-    )
+        for column in board.columns
+    ]
+    rows = [
+        Row(
+            line.policy,
+            "" if line.below else str(rank),
+            styles[line.policy],
+            _tags(line),
+            [_cell(board, column, line.cells[column.key]) for column in board.columns],
+            line.below,
+        )
+        for rank, line in enumerate(board.lines, start=1)
+    ]
+    note = _note(board)
+    if any(line.below for line in board.lines):
+        note += " Grey: below the line, not ranked, with the reason."
+    return Table(f"Leaderboard of {group.title}: means per policy", heads, rows, bool(board.method), note)
 
 
-def _head(board: Leaderboard, column: Column) -> str:
-    ordered = ' aria-sort="ascending"' if column.key == board.primary.key else ""
-    unit = heading_unit(board, column)
-    return (
-        f'<th scope="col"{ordered} title="{escape(column.help)}">'
-        f'<button type="button">{escape(column.label)}<small>{escape(unit)}</small></button></th>'
-    )
+def _tags(line: Line) -> list[str]:
+    return [*([line.gate] if line.below else []), *(["trained"] if line.learned else [])]
 
 
-def _cell(board: Leaderboard, column: Column, cell: Cell) -> str:
+def _cell(board: Leaderboard, column: Column, cell: Cell) -> TableCell:
     mean = cell.value.estimate
     text = board.scales[column.key].write(mean, signed=column.key == "energy_delta_pct")
-    kind = ' class="best"' if cell.best else ' class="tied"' if cell.tied else ""
-    raw = f"{mean:.12g}" if math.isfinite(mean) else ""
-    half = half_width(board, column, cell)
-    small = f"<small>{escape(half)}</small>" if half else ""
-    return f'<td{kind} data-value="{raw}">{escape(text)}{small}</td>'
+    mark = "best" if cell.best else "tied" if cell.tied else ""
+    return TableCell(mean if math.isfinite(mean) else math.nan, text, half_width(board, column, cell), mark)
 
 
-def render_legend(board: Leaderboard) -> str:
-    """What the shading and the columns mean."""
-    terms = "".join(f"<dt>{escape(c.label)}</dt><dd>{escape(c.help)}</dd>" for c in board.columns)
-    still = " Grey: below the line, not ranked, with the reason." if any(x.below for x in board.lines) else ""
-    tied = '; <span class="tied">not clearly worse</span> (95 % interval of the paired difference includes 0)'
-    tied = tied if board.method else ""
-    return (
-        f'<p class="note"><span class="best">Best of its column</span>{tied}. '
-        f"{escape(_legend_note(board))}{still}</p>"
-        f"<details><summary>What the columns mean</summary><dl>{terms}</dl></details>"
-    )
-
-
-def _legend_note(board: Leaderboard) -> str:
+def _note(board: Leaderboard) -> str:
     if not board.method:
         return "One run per policy, so no intervals are given."
     over = f"{board.n_units} {board.units} ({board.method})"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +20,10 @@ from ..analysis.trainings import (
     swept_keys,
 )
 from .columns import write_number
-from .figures import Style, axis, new_figure, rank_styles
+from .figures import Style, axis, new_figure, plain_text, rank_styles
 from .markdown import escape_md
 from .page import Lead
-from .parts import add_figure, block, chip_fieldset, plot_div
+from .parts import Chips, add_figure, render
 from .search import parallel_plot, point_plot
 
 if TYPE_CHECKING:
@@ -36,6 +35,9 @@ N_SHOWN = 6
 
 N_ROWS = 10
 """Settings of a sweep in the table, best first."""
+
+LEARNED = "report/templates/learned.html"
+"""Template of what was learned or searched."""
 
 _OTHER = ("timesteps", "objective", "best", "wall_s")
 """Columns of ``progress.csv`` that are no curve of what was learned."""
@@ -51,10 +53,16 @@ def training_lead(runs: Sequence[TrainingData]) -> Lead:
     title = f"Training {', '.join(sorted({f'{r.agent} on {r.scenario}' for r in runs})[:3])}"
     figures: dict[str, Any] = {}
     said = _sentences(groups)
-    html = _head(title, said) + _curves(figures, groups)
     heads = ("setting", "seed", "best validation", "at decision", "decisions", "frames/s", "finished")
     rows = [_row(name, run) for name, mine in groups.items() for run in mine]
-    html += block("settings", "Trainings", _table(heads, rows))
+    html = render(
+        LEARNED,
+        title=title,
+        said=said,
+        settings={"title": "Trainings", "lead": "", "heads": heads, "rows": rows},
+        pictures=(),
+        curves=_curves(figures, groups),
+    )
     markdown = [f"## {escape_md(title)}", "", *(f"- {escape_md(text)}" for text in said), ""]
     return Lead(title, html, figures, [*markdown, *_markdown_table(heads, rows), ""])
 
@@ -76,20 +84,26 @@ def sweep_lead(folder: Path, runs: Sequence[TrainingData]) -> Lead:
         _best_setting(found),
         f"{len(table)} rows, {int(table['finished'].sum())} finished, {failed} failed.",
     ]
-    html = _head(title, said)
     heads = ("setting", "objective", "95 % over seeds", "runs")
     rows = [(*_shown(one), str(one.objective.n)) for one in found[:N_ROWS]]
-    html += block("settings", "Best settings", _table(heads, rows), f"The first {len(rows)} of {len(found)}.")
     done = table[table["objective"].notna()]
     done = done.assign(label=[str(job) for job in done["job"]])
+    pictures = []
     if len(done) and keys:
-        html += parallel_plot(figures, "parallel", keys, "objective", done)
-        html += "".join(
+        pictures.append(parallel_plot(figures, "parallel", keys, "objective", done))
+        pictures += [
             point_plot(figures, f"slice-{k}", k, k, "objective", done, _means(done, k), "linear")
             for k in keys
-        )
-    if runs:
-        html += _curves(figures, _best_first(group_trainings(runs)))
+        ]
+    lead = f"The first {len(rows)} of {len(found)}."
+    html = render(
+        LEARNED,
+        title=title,
+        said=said,
+        settings={"title": "Best settings", "lead": lead, "heads": heads, "rows": rows},
+        pictures=pictures,
+        curves=_curves(figures, _best_first(group_trainings(runs))) if runs else None,
+    )
     markdown = [f"## {escape_md(title)}", "", *(f"- {escape_md(text)}" for text in said), ""]
     return Lead(title, html, figures, [*markdown, *_markdown_table(heads, rows), ""])
 
@@ -105,14 +119,6 @@ def _best_first(groups: Mapping[str, list[TrainingData]]) -> dict[str, list[Trai
         return sum(run.best for run in runs) / len(runs)
 
     return dict(sorted(groups.items(), key=lambda item: mean(item[1])))
-
-
-def _head(title: str, said: Sequence[str]) -> str:
-    first, *rest = (escape(text) for text in said)
-    return (
-        f'<header class="head"><h2>{escape(title)}</h2><p class="verdict">{first}</p>'
-        f'<ul class="sure">{"".join(f"<li>{text}</li>" for text in rest)}</ul></header>'
-    )
 
 
 def _interval(value: Interval) -> str:
@@ -137,31 +143,24 @@ def _sentences(groups: Mapping[str, list[TrainingData]]) -> list[str]:
     return said
 
 
-def _curves(figures: dict[str, Any], groups: Mapping[str, list[TrainingData]]) -> str:
+def _curves(figures: dict[str, Any], groups: Mapping[str, list[TrainingData]]) -> dict[str, Any]:
     """Validation, then what was measured in training, a figure each."""
     styles = rank_styles([(name, False) for name in groups])
     columns = dict.fromkeys(
         str(c) for runs in groups.values() for r in runs for c in r.progress if c not in _OTHER
     )
     shown = list(groups)[:N_SHOWN]
-    # Plots of the class ``lines`` show what is ticked.
-    kind = " lines" if len(groups) > 1 else ""
-    html = _curve(figures, groups, styles, "objective", shown, f"high{kind}")
-    panels = [
-        f"<figure><figcaption>{escape(c)}</figcaption>{plot}</figure>"
-        for c in columns
-        if (plot := _curve(figures, groups, styles, c, shown, kind.strip()))
-    ]
-    chips = ""
-    if len(groups) > 1:
-        chips = chip_fieldset([(name, styles[name]) for name in groups], shown, N_SHOWN, "Settings shown")
+    several = len(groups) > 1
     n = max(len(runs) for runs in groups.values())
     text = f"Means over {n} seeds, shaded: 95 % of the mean (Student's t)." if n > 1 else "One seed each."
-    found = block("curves", "Validation objective over decisions", chips + html, text)
-    if panels:
-        body = f'<div class="grid">{"".join(panels)}</div>'
-        found += block("curves", "What was measured in training", body, "Columns of progress.csv.")
-    return found
+    panels = [_curve(figures, groups, styles, column, shown) for column in columns]
+    return {
+        "lead": text,
+        "chips": Chips(styles, shown, N_SHOWN, "Settings shown") if several else None,
+        "main": _curve(figures, groups, styles, "objective", shown),
+        "kind": "lines" if several else "",  # plots of this class show what is ticked
+        "panels": [panel for panel in panels if panel],
+    }
 
 
 def _curve(
@@ -170,17 +169,16 @@ def _curve(
     styles: Mapping[str, Style],
     column: str,
     shown: Sequence[str],
-    kind: str,
-) -> str:
+) -> dict[str, str] | None:
     known = {name: found for name, runs in groups.items() if (found := curve(runs, column))}
     if not known:
-        return ""
+        return None
     figure = new_figure(xaxis=axis("decisions"), yaxis=axis(""))
     for name, line in known.items():
         _add_curve(figure, name, line, styles[name], name in shown)
     key = f"curve-{column}"
     add_figure(figures, key, figure)
-    return plot_div(key, f"{column} over decisions, a line per setting", kind)
+    return {"title": column, "key": key, "label": f"{column} over decisions, a line per setting"}
 
 
 def _add_curve(figure: go.Figure, name: str, line: Curve, style: Style, shown: bool) -> None:
@@ -202,9 +200,9 @@ def _add_curve(figure: go.Figure, name: str, line: Curve, style: Style, shown: b
         y=line.mean.tolist(),
         mode="lines+markers" if len(line.x) == 1 else "lines",
         line={"width": 2.2, "dash": style.dash},
-        name=escape(name),
+        name=plain_text(name),
         visible=shown,
-        hovertemplate=f"{escape(name)}<br>%{{x}}: %{{y}}<extra></extra>",
+        hovertemplate=f"{plain_text(name)}<br>%{{x}}: %{{y}}<extra></extra>",
         meta=meta,
     )
 
@@ -250,19 +248,6 @@ def _means(done: pd.DataFrame, key: str) -> pd.DataFrame | None:
         return None
     means = done.groupby(key)["objective"].mean()
     return pd.DataFrame({key: means.index, "objective": means.to_numpy()})
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    kind = (' class="num"' if i else "" for i in range(len(heads)))
-    top = "".join(f"<th{mine}>{escape(text)}</th>" for mine, text in zip(kind, heads))
-    body = "".join(
-        f"<tr><th>{escape(first)}</th>{''.join(f'<td>{escape(text)}</td>' for text in rest)}</tr>"
-        for first, *rest in rows
-    )
-    return (
-        f'<div class="scroller plain" tabindex="0"><table class="plain"><thead><tr>{top}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
 
 
 def _markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -73,7 +73,7 @@ def tabulate(group: Group) -> Values:
     rows["energy_delta_pct"] = _energy_delta(rows)
     windows = "window" in rows and rows["window"].nunique() > 1
     unit = "window" if windows and rows["seed"].nunique() == 1 else "seed"
-    keys = [c.key for c in LEADERBOARD if c.key in rows] + [c for c in ("thrash",) if c in rows]
+    keys = [c.key for c in LEADERBOARD if c.key in rows] + [c for c in ("thrash", "cost_energy") if c in rows]
     means = rows.groupby(["trace", "policy", unit], sort=False)[keys].mean().reset_index()
     every = pd.MultiIndex.from_frame(means[["trace", unit]])
     runs = every.unique()

@@ -326,7 +326,8 @@ def _run_cluster_cell(
         **(policy.plan_metrics() if hasattr(policy, "plan_metrics") else {}),
     }
     heat = {
-        "heat": run.record.heat,
+        **run.record.layers,
+        "moves": run.record.moves.begun(),
         "host_type": cluster.host_type_of,
         "type_names": np.array([kind.name for kind in cluster.host_types]),
         "interval_s": np.float64(cluster.interval_s),

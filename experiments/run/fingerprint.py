@@ -25,6 +25,7 @@ from virtgym.envs.files import open_regular
 from virtgym.envs.scenarios.kinds import GameScenario
 from virtgym.envs.scenarios.placement import PlacementScenario
 from virtgym.envs.scenarios.scenario import Scenario
+from virtgym.envs.scenarios.schema import WORDS
 
 from ..config.overrides import PolicySpec
 from .rows import virtgym_version
@@ -189,7 +190,8 @@ def config_hash(scenario: Scenario | GameScenario, policy: PolicySpec, defaults:
             content of an agent's folder, and the code of a class of one's own.
     """
     config = asdict(scenario.config)
-    config.pop("description")
+    for name in WORDS:
+        config.pop(name)
     if config.get("inventory", {}).get("path") is None:
         config.pop("inventory", None)
     else:

@@ -42,6 +42,8 @@ class MoveJudge:
         self._last_s: F8 = sim.state.vm_last_move_s.copy()
         self._open: NDArray[np.int64] = np.zeros((0, COLUMNS), dtype=np.int64)
         self._futile = 0
+        self._interval = 0
+        self._log: list[NDArray[np.int32]] = []
         rules = sim.config.rules
         self._ruled: B1 = np.zeros(len(self._last_s), dtype=np.bool_)
         for vms in (*rules.joined, *rules.anti_affinity, *(r.vms for r in (*rules.must, *rules.should))):
@@ -51,7 +53,11 @@ class MoveJudge:
         """Look at the cluster at the end of an interval."""
         s = self._sim.state
         begun = np.flatnonzero(s.vm_last_move_s != self._last_s)
+        self._interval += 1
         if begun.size:
+            to = np.where(s.vm_mig[begun] == MIG_NONE, s.vm_host[begun], s.vm_dest[begun])
+            at = np.full(len(begun), self._interval - 1)
+            self._log.append(np.stack([at, begun, s.vm_last_from[begun], to], axis=1).astype(np.int32))
             self._last_s[begun] = s.vm_last_move_s[begun]
             rows = np.zeros((len(begun), COLUMNS), dtype=np.int64)
             rows[:, VM], rows[:, FROM] = begun, s.vm_last_from[begun]
@@ -87,6 +93,13 @@ class MoveJudge:
             before = np.maximum((load[a] + size) * inverse[a], (load[b] - size) * inverse[b])
             found |= highest < before - WORTH
         return found
+
+    def begun(self) -> NDArray[np.int32]:
+        """Interval, VM, source and destination of the migrations that were begun, shape (n, 4).
+
+        Destination -1: the VM had left, or its migration was broken off, by the end of the interval.
+        """
+        return np.concatenate(self._log) if self._log else np.zeros((0, 4), dtype=np.int32)
 
     def count(self) -> int:
         """Futile migrations until now; of those that are not over yet, by what is known."""

@@ -7,12 +7,15 @@ afterwards, or block by block where an episode is long.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8
 from virtgym.envs.sim.metrics import service_metrics
+from virtgym.envs.sim.models.memory import MEMORY_STATES
 from virtgym.envs.sim.models.power import (
     BOOTING,
     FAILED,
@@ -25,6 +28,7 @@ from virtgym.envs.sim.models.power import (
 )
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state.accumulators import Totals
+from virtgym.envs.sim.state.cluster_state import ClusterState
 
 from .move_judge import MoveJudge
 
@@ -33,18 +37,46 @@ if TYPE_CHECKING:
 
 HEAT_PER_UNIT = 200
 """Heat value of a host at full load: one step is 0.5 %."""
+HEAT_FAILED = 252
+"""Heat value of a host that has failed."""
 HEAT_OVERLOADED = 253
 """Heat value of a host that was short of CPU at some time in the interval."""
 HEAT_IN_TRANSIT = 254
 """Heat value of a host that is booting, shutting down, suspending or resuming."""
 HEAT_OFF = 255
-"""Heat value of a host that is off, in standby or failed."""
+"""Heat value of a host that is off or in standby."""
 
 _IN_TRANSIT = (BOOTING, SHUTTING_DOWN, SUSPENDING, RESUMING)
-_NOT_ON = (OFF, STANDBY, FAILED)
+_NOT_ON = (OFF, STANDBY)
+_STATES = ((HEAT_IN_TRANSIT, _IN_TRANSIT), (HEAT_OFF, _NOT_ON), (HEAT_FAILED, (FAILED,)))
 
 _BLOCK = 64
 _J_PER_KWH = 3.6e6
+
+
+SWAPPING = MEMORY_STATES.index("hard")
+"""From this state of its memory on, a host swaps."""
+
+NUMA_FULL = 0.25
+"""Share of the work lost to remote memory that is written as full."""
+
+
+def _lost_to_numa(s: ClusterState, n_hosts: int) -> F8:
+    """Share of the work that a host's VMs lose to remote memory, mean over its VMs, shape (H,)."""
+    there = s.vm_host >= 0
+    host = s.vm_host[there]
+    lost = np.bincount(host, 1.0 - 1.0 / np.maximum(s.vm_numa_slowdown[there], 1.0), n_hosts)
+    return lost / np.maximum(np.bincount(host, minlength=n_hosts), 1)
+
+
+GAUGES: dict[str, tuple[str, Callable[[ClusterState], Any]]] = {
+    "hosts_failed": ("has_failures", lambda s: np.count_nonzero(s.host_power_state == FAILED)),
+    "vms_down": ("has_failures", lambda s: s.vm_down_now.sum(dtype=np.int64)),
+    "ballooned_mib": ("has_tiers", lambda s: s.vm_ballooned_mib.sum()),
+    "swapped_mib": ("has_tiers", lambda s: s.vm_swapped_mib.sum()),
+}
+"""Columns of the per-interval table that only some clusters have, at the end of the interval: the parameter
+that says so, and what is read."""
 
 
 class Recorder:
@@ -52,7 +84,7 @@ class Recorder:
 
     Args:
         sim: Simulator of the episode, just reset.
-        heat: Whether to keep the utilisation of every host in every interval.
+        heat: Whether to keep what every host did in every interval.
     """
 
     def __init__(self, sim: Simulator, *, heat: bool = True) -> None:
@@ -73,7 +105,20 @@ class Recorder:
         self._power = np.zeros((_BLOCK, n_hosts), dtype=np.int8)
         self._short_s = np.zeros((_BLOCK + 1, n_hosts))
         self._short_s[0] = sim.state.host_sat_s
-        self.heat: NDArray[np.uint8] | None = np.zeros((n_hosts, capacity), np.uint8) if heat else None
+        p = sim.params
+        self._gauges = {name: np.zeros(capacity) for name, (flag, _) in GAUGES.items() if getattr(p, flag)}
+        self._layers = ["heat"] if heat else []
+        self._layers += ["memory"] if heat and p.memory_binding else []
+        self._layers += ["numa"] if heat and p.has_numa else []
+        self._memory = np.zeros((_BLOCK, n_hosts))
+        self._swapping = np.zeros((_BLOCK, n_hosts), dtype=np.bool_)
+        self._numa = np.zeros((_BLOCK, n_hosts))
+        self.layers = {name: np.zeros((n_hosts, capacity), np.uint8) for name in self._layers}
+
+    @property
+    def heat(self) -> NDArray[np.uint8] | None:
+        """Utilisation of every host in every interval, shape (H, intervals); None = not kept."""
+        return self.layers.get("heat")
 
     def record(self, decision_ns: int) -> None:
         """Log the interval that has just ended.
@@ -91,6 +136,14 @@ class Recorder:
         self._ask[i] = s.host_ask_mhz
         self._power[i] = s.host_power_state
         self._short_s[i + 1] = s.host_sat_s
+        for name, values in self._gauges.items():
+            values[n] = GAUGES[name][1](s)
+        if "memory" in self.layers:
+            self._memory[i] = s.host_mem_mib
+            if self._sim.params.has_tiers:
+                self._swapping[i] = s.host_mem_state >= SWAPPING
+        if "numa" in self.layers:
+            self._numa[i] = _lost_to_numa(s, len(s.host_mem_mib))
         self.n = n + 1
         if i == _BLOCK - 1:
             self._flush(_BLOCK)
@@ -109,14 +162,18 @@ class Recorder:
         offered = np.einsum("th,h->t", on, capacity)  # not BLAS: its rounding depends on the CPU
         asked = np.einsum("th,th->t", on, ask)
         np.divide(asked, offered, out=self._load[first : self.n], where=offered > 0)
-        if self.heat is not None:
-            used = np.minimum(ask / capacity, 1.0)
-            block = np.rint(used * HEAT_PER_UNIT).astype(np.uint8)
-            short = np.diff(self._short_s[: count + 1], axis=0) > 0
-            block[short & on] = HEAT_OVERLOADED
-            block[np.isin(power, _IN_TRANSIT)] = HEAT_IN_TRANSIT
-            block[np.isin(power, _NOT_ON)] = HEAT_OFF
-            self.heat[:, first : self.n] = block.T
+        shares = {
+            "heat": (ask / capacity, np.diff(self._short_s[: count + 1], axis=0) > 0),
+            "memory": (self._memory[:count] * self._sim.params.host_inv_mem, self._swapping[:count]),
+            "numa": (self._numa[:count] / NUMA_FULL, np.False_),
+        }
+        for name, table in self.layers.items():
+            share, over = shares[name]
+            block = np.rint(np.minimum(share, 1.0) * HEAT_PER_UNIT).astype(np.uint8)
+            block[over & on] = HEAT_OVERLOADED
+            for value, states in _STATES:
+                block[np.isin(power, states)] = value
+            table[:, first : self.n] = block.T
         self._short_s[0] = self._short_s[count]
 
     @property
@@ -163,6 +220,7 @@ class Recorder:
             "imbalance_cpu": delta.imb_cpu_s / span,
             "imbalance_mem": delta.imb_mem_s / span,
             "decision_ms": self.decision_ms,
+            **{name: values[:n] for name, values in self._gauges.items()},
             **self._service(delta),
         }
 

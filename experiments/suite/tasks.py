@@ -30,19 +30,24 @@ class Task:
     Attributes:
         name: Name in tables.
         scenario: Scenario that ships, of kind cluster or placement.
-        question: What it asks of a policy, one sentence.
+        question: What it asks of a policy, one sentence; empty = what its scenario does.
         shows: Sub-models whose effect it shows.
     """
 
     name: str
     scenario: str
-    question: str
+    question: str = ""
     shows: tuple[str, ...] = ()
 
     @functools.cached_property
     def kind(self) -> str:
         """Kind of its scenario."""
         return str(load_scenario_config(self.scenario).get("kind", "cluster"))
+
+    @functools.cached_property
+    def asks(self) -> str:
+        """Its question."""
+        return self.question or str(load_scenario_config(self.scenario).get("question", ""))
 
 
 @dataclass(frozen=True)

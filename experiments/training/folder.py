@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.files import one_line, read_arrays, write_atomically
+from virtgym.envs.scenarios.schema import WORDS
 
 from ..config.yamlio import dump_yaml, load_yaml
 from ..run.folder import claim_folder
@@ -254,7 +255,7 @@ def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if key not in _FREE}
     if isinstance(scenario := kept.get("scenario"), dict):
         trace = {k: v for k, v in dict(scenario.get("trace") or {}).items() if k != "path"}
-        hidden = ("trace", "windows", "description")
+        hidden = ("trace", "windows", *WORDS)
         kept["scenario"] = {**{k: v for k, v in scenario.items() if k not in hidden}, "trace": trace}
     return kept
 

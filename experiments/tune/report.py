@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,9 @@ from virtgym.envs.sim.models.cost import GATE_OK
 
 from ..report import write_report
 from ..report.page import Lead
+from ..report.parts import render
 from ..report.search import parallel_plot, point_plot
+from ..report.trainings import LEARNED
 from .study import Outcome, setting_of
 
 if TYPE_CHECKING:
@@ -88,30 +89,18 @@ def write_study_report(outcome: Outcome) -> Path:
     figures: dict[str, Any] = {}
     said = sentences(outcome)
     title = f"Tuning {plan.name}"
-    first, *rest = (escape(text) for text in said)
-    html = (
-        f'<header class="head"><h2>{escape(title)}</h2><p class="verdict">{first}</p>'
-        f'<ul class="sure">{"".join(f"<li>{text}</li>" for text in rest)}</ul></header>'
-    )
     done = table[table["state"] == "complete"]
     done = done.assign(label=[f"trial {n}" for n in done["number"]])
     name = plan.objectives[0]
     least = done.assign(best=done[name].where(done["gate"] == GATE_OK).cummin().ffill())
-    html += point_plot(figures, "history", "History", "number", name, done, least[["number", "best"]])
+    pictures = [point_plot(figures, "history", "History", "number", name, done, least[["number", "best"]])]
     if len(plan.objectives) > 1:
-        front = done[done["pareto"]].sort_values(name)
-        html += point_plot(
-            figures,
-            "pareto-front",
-            "Pareto front",
-            name,
-            plan.objectives[1],
-            done,
-            front[[name, plan.objectives[1]]],
-        )
-    html += parallel_plot(figures, "parallel", list(plan.axes), name, done)
-    for key in plan.axes:
-        html += point_plot(figures, f"slice-{key}", key, key, name, done)
+        second = plan.objectives[1]
+        front = done[done["pareto"]].sort_values(name)[[name, second]]
+        pictures.append(point_plot(figures, "pareto-front", "Pareto front", name, second, done, front))
+    pictures.append(parallel_plot(figures, "parallel", list(plan.axes), name, done))
+    pictures += [point_plot(figures, f"slice-{key}", key, key, name, done) for key in plan.axes]
+    html = render(LEARNED, title=title, said=said, settings=None, pictures=pictures, curves=None)
     markdown = [f"## {title}", "", *(f"- {text}" for text in said), ""]
     lead = Lead(title, html, figures, markdown)
     return write_report(outcome.folders, plan.out, [lead])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Mapping
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from virtgym.envs.sim.agenda import Event
 from virtgym.envs.sim.models.cost import VM_CLASSES
 from virtgym.envs.sim.models.power import ON
 
-from ..report.parts import block, document, json_script, read_part
+from ..report.parts import Section, document, read_part, render
 from .tape import ORDER_KINDS, Tape
 
 if TYPE_CHECKING:
@@ -44,16 +43,14 @@ def render_episode(tape: Tape, row: Mapping[str, Any], steps: pd.DataFrame) -> s
         row: Its result row.
         steps: Its per-interval table.
     """
-    title = f"virtgym watch: {row['policy']} on {row['scenario']}"
-    data = episode_data(tape, row, steps)
-    body = f'<section class="group" id="group-0">{_head(row, tape)}{BODY}</section>'
+    title = f"{row['policy']} on {row['scenario']}"
+    html = render("watch/episode.html", title=title, facts=_facts(row, tape), tiles=TILES)
     return document(
-        title,
+        f"virtgym watch: {title}",
         [str(row["virtgym_version"])],
-        body,
-        json_script("data-0", data),
-        script=read_part(__package__, "watch.js"),
-        style=read_part(__package__, "watch.css"),
+        [Section(html, episode_data(tape, row, steps))],
+        script=read_part("watch/watch.js"),
+        style=read_part("watch/watch.css"),
     )
 
 
@@ -106,84 +103,23 @@ def _told(event: Event, interval_s: float) -> list[tuple[int, str]]:
     return [(frame, f"operator: {part}") for part in parts]
 
 
-def _head(row: Mapping[str, Any], tape: Tape) -> str:
-    hours = float(row["sim_hours"])
-    facts = (
+def _facts(row: Mapping[str, Any], tape: Tape) -> list[str]:
+    return [
         f"{row['n_hosts']:,} hosts",
         f"{row['n_vms']:,} VMs",
         f"seed {row['seed']}",
-        f"{hours:,.4g} h in {tape.n:,} intervals",
+        f"{float(row['sim_hours']):,.4g} h in {tape.n:,} intervals",
         f"information {row['information']}",
         f"cost {row['cost']:,.6g} in all",
-    )
-    listed = "".join(f"<li>{escape(fact)}</li>" for fact in facts)
-    title = f"{escape(str(row['policy']))} on {escape(str(row['scenario']))}"
-    return f'<header class="head"><h2>{title}</h2><ul class="facts">{listed}</ul></header>'
+    ]
 
 
-_TILES = "".join(
-    f'<div class="tile"><dt>{label}</dt><dd><b id="{ident}">–</b>'
-    f'<span class="note" id="{ident}-note"></span></dd></div>'
-    for ident, label in (
-        ("cost", "cost so far"),
-        ("energy", "energy so far, kWh"),
-        ("unserved", "unserved work"),
-        ("on", "hosts on"),
-        ("moves", "migrations so far"),
-        ("waiting", "VMs waiting"),
-    )
+TILES = (
+    ("cost", "cost so far"),
+    ("energy", "energy so far, kWh"),
+    ("unserved", "unserved work"),
+    ("on", "hosts on"),
+    ("moves", "migrations so far"),
+    ("waiting", "VMs waiting"),
 )
-
-_KEY = (
-    '<p class="key" id="key"><span>idle <i class="cell ramp"></i> full</span>'
-    '<span><i class="cell over"></i>short of CPU</span><span><i class="cell off"></i>off</span>'
-    '<span><i class="cell asleep"></i>standby</span><span><i class="cell switching"></i>changing its power '
-    'state</span><span><i class="cell failed"></i>failed</span>'
-    '<span><i class="line move"></i>migration</span></p>'
-)
-
-_PLAYER = f"""
-<div class="player" id="player">
-<div class="buttons"><button id="back" aria-label="One interval back">◀</button>
-<button id="play" aria-label="Play">▶ play</button>
-<button id="on-one" aria-label="One interval on">▶</button>
-<label>Speed <select id="speed"><option value="1">1 interval/s</option><option value="3" selected>3</option>
-<option value="8">8</option><option value="24">24</option><option value="72">72</option></select></label>
-<output id="when"></output></div>
-<input type="range" id="slider" min="0" max="0" value="0" step="1" aria-label="Interval">
-</div>
-<dl class="tiles" id="tiles">{_TILES}</dl>
-"""
-
-_CLUSTER = """
-<div class="stage"><div class="scene" id="scene">
-<canvas id="cluster" role="img" aria-label="Hosts and the VMs on them at the chosen interval"></canvas>
-<div class="tip" id="tip" hidden></div></div>
-<aside class="said"><div id="picked"></div><div id="orders"></div><div id="offers"></div>
-<div id="events"></div></aside></div>
-"""
-
-_TIME = """
-<canvas id="curve" role="img" aria-label="Cost of every interval by term, and hosts on"></canvas>
-<p class="key" id="terms-key"></p>
-<canvas id="heat" role="img" aria-label="CPU load of every host over time"></canvas>
-"""
-
-BODY = "".join(
-    (
-        _PLAYER,
-        block(
-            "cluster",
-            "The cluster",
-            _KEY + _CLUSTER,
-            "The start of an interval, as it is (policies see what was measured), and what is decided then.",
-        ),
-        block(
-            "time",
-            "The whole episode",
-            _TIME,
-            "Cost of every interval, load of every host (of many: used most first). Click to go there.",
-        ),
-        block("bill", "What it costs", '<div class="scroller"><table class="plain" id="bill"></table></div>'),
-    )
-)
+"""Numbers that the script keeps up to date, by the ids of their places."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 from ...analysis.placement_summary import Comparison, Entry
 from ...analysis.run_data import Group
-from ..parts import block
 from .words import difference, entry_label
 
 Boards = Sequence[tuple[Group, Comparison]]
@@ -62,40 +60,3 @@ def _cell(found: Comparison, entry: Entry | None) -> OverviewCell:
     mark = "good" if found.better(gap) else "bad" if found.worse(gap) else ""
     share = 100.0 * gap.estimate / found.value(rule)
     return OverviewCell(text, f"{difference(share, 1)} %", mark)
-
-
-def render_overview(boards: Boards) -> str:
-    """The table as HTML; empty where fewer than two scenarios share a policy."""
-    rows = overview_rows(boards)
-    if len(boards) < 2 or not rows:
-        return ""
-    heads = "".join(
-        f'<th scope="col">{escape(group.title)}<small>{"requests" if found.survival else "s"}</small></th>'
-        for group, found in boards
-    )
-    body = []
-    for label, cells in rows:
-        name = f'<th scope="row"><span class="name" title="{escape(label)}">{escape(label)}</span></th>'
-        inner = "".join(
-            f'<td class="{c.mark}">{c.text}<small>{escape(c.small)}</small></td>'
-            if c.text
-            else '<td class="self"></td>'
-            for c in cells
-        )
-        body.append(f"<tr>{name}{inner}</tr>")
-    table = (
-        f'<table class="matrix"><thead><tr><th class="corner"></th>{heads}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table>"
-    )
-    title = "Across scenarios"
-    text = (
-        "Trimmed mean, and its difference to the best rule of that scenario. Coloured where the paired 95 % "
-        "interval of the difference leaves out 0."
-    )
-    key = (
-        '<p class="key"><span><b>bold</b>: best rule</span>'
-        '<span><i class="cell good"></i>clearly better than it</span>'
-        '<span><i class="cell bad"></i>clearly worse</span></p>'
-    )
-    scroller = f'<div class="scroller" tabindex="0" role="region" aria-label="{title}">{table}</div>'
-    return block("across", title, key + scroller, escape(text))

@@ -71,7 +71,7 @@ def test_the_log_of_an_episode_tells_power_states_apart() -> None:
         log.record(0)
     log.close()
     assert log.heat[2, :3].tolist() == [recording.HEAT_IN_TRANSIT, recording.HEAT_OFF, recording.HEAT_OFF]
-    assert log.heat[1, :3].tolist() == [recording.HEAT_OFF] * 3
+    assert log.heat[1, :3].tolist() == [recording.HEAT_FAILED] * 3
     columns = log.columns()
     assert columns["energy_kwh"].sum() == pytest.approx(sim.metrics()["energy_kwh"])
     assert columns["power_w"][0] * 300 / 3.6e6 * 1.4 == pytest.approx(columns["energy_kwh"][0])

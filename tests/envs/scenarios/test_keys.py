@@ -27,6 +27,7 @@ from virtgym.envs.scenarios.placement import (
 )
 from virtgym.envs.scenarios.scenario import Scenario, list_scenarios
 from virtgym.envs.scenarios.schema import (
+    WORDS,
     FailuresGroup,
     NumaGroup,
     ScenarioConfig,
@@ -174,7 +175,7 @@ def test_every_key_of_a_scenario_changes_its_hash_or_is_refused(name: str) -> No
     )
     keys = leaf_keys({key: config[key] for key in scenario_keys(config["kind"])})
     for key in keys:
-        if key in ("description", "kind"):  # words for people; another kind is another schema
+        if key in (*WORDS, "kind"):  # words for people; another kind is another schema
             continue
         found = []
         for value in other_values(value_at(config, key)):

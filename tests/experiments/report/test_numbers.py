@@ -21,7 +21,7 @@ from virtgym.experiments.report.figures import day_figures, pareto_figures, styl
 from virtgym.experiments.report.heat import FULL, OFF, OVERLOADED, SWITCHING, pack_heats, reduce_heat
 from virtgym.experiments.report.leaderboard import compare, make_leaderboard, shared_intervals
 from virtgym.experiments.report.markdown import render_markdown
-from virtgym.experiments.report.table import render_table
+from virtgym.experiments.report.table import make_table
 from virtgym.experiments.report.verdict import make_tiles, make_verdict
 from virtgym.experiments.run.rows import gates_of
 
@@ -188,8 +188,11 @@ def test_who_leaves_work_unserved_is_below_the_line_however_little_it_costs() ->
     assert {tile.who for tile in make_tiles(board)} <= {"good", "poor", "static"}
     (line,) = [t for t in render_markdown([(lean, board)]).splitlines() if t.startswith("| – |")]
     assert line.startswith("| – | lean (18 % of the weighted work unserved")
-    html = render_table(lean, board)
-    assert html.index(">static<") < html.index(f'<span class="tag">{why}')
+    shown = make_table(lean, board).rows
+    assert shown[-1].greyed
+    assert shown[-1].tags == [board.lines[-1].gate]
+    assert str(shown[-1].tags[0]).startswith(why)
+    assert [row.name for row in shown].index("static") < len(shown) - 1
 
 
 def test_nobody_is_ranked_where_nobody_serves() -> None:
@@ -313,7 +316,7 @@ def test_heat_is_sorted_and_comes_back_as_it_was(tmp_path: Path) -> None:
     packed, _ = pack_heats(files, ["b", "a", "c"])
     assert [(p["policy"], p["seed"]) for p in packed] == [("b", 0), ("a", 0)]
     assert packed[0]["hosts"] == [1, 2, 0]
-    cells = np.frombuffer(zlib.decompress(base64.b64decode(packed[0]["data"])), dtype=np.uint8)
+    cells = np.frombuffer(zlib.decompress(base64.b64decode(packed[0]["data"]["heat"])), dtype=np.uint8)
     assert cells.reshape(packed[0]["rows"], -1).tolist() == heat[[1, 2, 0]].tolist()
     assert packed[0]["column_h"] == pytest.approx(1 / 12)
 
@@ -328,7 +331,7 @@ def test_heat_leaves_out_hosts_that_are_off_and_stays_within_its_budget(tmp_path
     ((full,), _) = pack_heats([file], ["b"])
     assert (full["rows"], full["columns"], full["per_row"]) == (400, 288, 2)
     ((small,), _) = pack_heats([file], ["b"], budget=40_000)
-    assert len(small["data"]) <= 40_000
+    assert len(small["data"]["heat"]) <= 40_000
 
 
 def test_numbers_are_written_to_be_read() -> None:

@@ -112,7 +112,7 @@ def test_names_from_outside_are_escaped_everywhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     body = text[text.index("<body>") : text.index('<script type="application/json"')]
     assert "<b>evil" not in body
-    assert "&lt;b&gt;evil &amp; &quot;quoted&quot;" in body
+    assert "&lt;b&gt;evil &amp; &#34;quoted&#34;" in body
     block = text[text.index('<script type="application/json"') :]
     assert "<b>evil" not in block
     markdown = page.with_suffix(".md").read_text(encoding="utf-8")
@@ -125,6 +125,8 @@ def test_every_section_is_there_with_its_figures(page: Path) -> None:
     headings = re.findall(r"<h3>(.*?)</h3>", text)
     assert headings == [
         "Leaderboard",
+        "What the cost is made of",
+        "Two policies side by side",
         "Energy against service quality",
         "Over time",
         "Every host over time",
@@ -133,6 +135,8 @@ def test_every_section_is_there_with_its_figures(page: Path) -> None:
     ]
     (block,) = _blocks(page)
     assert {"day-0", "day-1", "day-2", "day-3", "heat", "moves", "bars"} <= set(block["figures"])
+    assert "terms" in block["figures"]
+    assert block["pairs"]["policies"][0] == re.findall(r'<span class="name" title="([^"]+)"', text)[0]
     placed = set(re.findall(r'data-figure="([^"]+)"', text))
     assert placed == set(block["figures"]) - {"heat"}
     assert len(block["heats"]) == 8
@@ -205,7 +209,8 @@ def test_several_runs_get_a_picker_and_a_pooled_section(run_dir: Path, tmp_path:
         table.to_parquet(other / name)
     page = write_report([run_dir, other], tmp_path / "out")
     text = page.read_text(encoding="utf-8")
-    options = re.findall(r"<option value=\"\d\">(.*?)</option>", text)
+    picker = text[text.index('<select id="picker">') : text.index("</select>")]
+    options = re.findall(r"<option value=\"\d\">(.*?)</option>", picker)
     assert options == ["small · all 2 traces", "small · synthetic", "small · 20110303"]
     assert len(_blocks(page)) == 3
     assert "2 seeds on each of 2 traces" in text

@@ -1,0 +1,139 @@
+"""Who was moved when, from where to where: pictures of the migrations of one episode of each policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virtgym.envs.errors import VirtgymError
+
+from ..analysis.run_data import Group, HeatFile
+from .figures import axis, new_figure
+from .heat import read_moves
+from .leaderboard import Leaderboard
+from .parts import add_figure
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+N_POLICIES, N_VMS, N_HOSTS, N_POINTS = 6, 60, 40, 4000
+"""Policies that are shown; VMs of a timeline, those that moved most; hosts of a map; points of a picture."""
+
+Moves = NDArray[np.int64]
+"""Interval, VM, source and destination, shape (n, 4)."""
+
+
+def move_choices(group: Group, board: Leaderboard, figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """Timeline and map of the best policies that migrated VMs; their figures are added to ``figures``."""
+    found: list[dict[str, Any]] = []
+    for line in board.lines:
+        files = [f for f in group.heats if f.policy == line.policy]
+        moves = _moves(min(files, key=lambda f: f.seed)) if files else None
+        if moves is None or not len(moves):
+            continue
+        key = f"who-{len(found)}"
+        hours = _interval_h(group)
+        add_figure(figures, key, _timeline(moves, hours))
+        add_figure(figures, f"{key}-map", _map(moves))
+        found.append(
+            {
+                "key": key,
+                "map": f"{key}-map",
+                "name": line.policy,
+                "choice": (key, line.policy),
+                "text": _text(moves, files[0]),
+            }
+        )
+        if len(found) == N_POLICIES:
+            break
+    return found
+
+
+def _moves(file: HeatFile) -> Moves | None:
+    try:
+        return read_moves(file.path)
+    except VirtgymError:  # told where the heat map would be
+        return None
+
+
+def _interval_h(group: Group) -> float:
+    if group.steps is None or "time_s" not in group.steps:
+        return 1.0 / 12.0
+    ticks = np.unique(group.steps["time_s"].to_numpy(dtype=np.float64))
+    return float(np.median(np.diff(ticks))) / 3600.0 if len(ticks) > 1 else 1.0 / 12.0
+
+
+def _text(moves: Moves, file: HeatFile) -> str:
+    n, vms = len(moves), len(np.unique(moves[:, 1]))
+    text = f"Seed {file.seed}: {n:,} migrations of {vms:,} VMs"
+    return text + (f"; the {N_VMS} VMs that moved most are drawn." if vms > N_VMS else ".")
+
+
+def _most(values: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """The n values that occur most, most first; ties by value."""
+    found, counts = np.unique(values, return_counts=True)
+    return found[np.lexsort((found, -counts))][:n]
+
+
+def _timeline(moves: Moves, interval_h: float) -> go.Figure:
+    vms = _most(moves[:, 1], N_VMS)
+    drawn = moves[np.isin(moves[:, 1], vms)][:N_POINTS]
+    row = {int(vm): i for i, vm in enumerate(vms)}
+    hours = max(1e-9, float(moves[:, 0].max()) * interval_h)
+    names = [f"VM {vm}" for vm in vms]
+    every = max(1, len(names) // 15)
+    figure = new_figure(
+        xaxis=axis("", ticksuffix=" h", range=[-0.02 * hours, 1.02 * hours]),
+        yaxis=axis(
+            "",
+            autorange="reversed",
+            tickmode="array",
+            tickvals=list(range(0, len(names), every)),
+            ticktext=names[::every],
+        ),
+    )
+    figure.add_scatter(
+        x=(drawn[:, 0] * interval_h).round(4).tolist(),
+        y=[row[int(vm)] for vm in drawn[:, 1]],
+        mode="markers",
+        marker={"size": 7, "symbol": "line-ns-open", "line": {"width": 2}},
+        text=[f"VM {vm}: host {a} to {_where(a, b)}" for _, vm, a, b in drawn.tolist()],
+        hovertemplate="%{x:.1f} h, %{text}<extra></extra>",
+        meta={"ink": "p0", "priority": 0},
+    )
+    return figure
+
+
+def _where(source: int, to: int) -> str:
+    return f"host {to}" if to >= 0 and to != source else "nowhere: broken off"
+
+
+def _map(moves: Moves) -> go.Figure:
+    """Migrations between hosts: a row is a source, a column a destination."""
+    done = moves[(moves[:, 3] >= 0) & (moves[:, 3] != moves[:, 2])]
+    hosts = np.sort(_most(done[:, 2:].ravel(), N_HOSTS))
+    place = {int(h): i for i, h in enumerate(hosts)}
+    table = np.zeros((len(hosts), len(hosts)), dtype=np.int64)
+    for a, b in done[:, 2:].tolist():
+        if a in place and b in place:
+            table[place[a], place[b]] += 1
+    names: Sequence[str] = [str(h) for h in hosts]
+    figure = new_figure(
+        xaxis=axis("to host", type="category", showgrid=False),
+        yaxis=axis("from host", type="category", autorange="reversed", showgrid=False),
+    )
+    figure.add_heatmap(
+        z=[[int(n) if n else None for n in row] for row in table],
+        x=names,
+        y=names,
+        zmin=0,
+        showscale=False,
+        xgap=1,
+        ygap=1,
+        hovertemplate="host %{y} to host %{x}: %{z}<extra></extra>",
+        meta={"ink": "p0", "priority": 0},
+    )
+    return figure
