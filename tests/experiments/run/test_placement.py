@@ -22,6 +22,7 @@ from virtgym.experiments.analysis.stats import trimmed_mean
 from virtgym.experiments.cli.benchmark import benchmark
 from virtgym.experiments.cli.commands import main
 from virtgym.experiments.config.compose import compose_run
+from virtgym.experiments.config.schema import DEFAULT_POLICIES
 from virtgym.experiments.run.cell import evaluate
 from virtgym.experiments.run.folder import cell_name
 from virtgym.experiments.run.placement_rollout import play_windows
@@ -459,7 +460,9 @@ def test_defaults_suit_the_kind_of_scenario() -> None:
     assert len(names) >= 7
     assert compose_run("evaluate", ["scenario=demo_placement"]).policies[0].name == "first_fit"
     cluster = compose_run("benchmark", ["scenario=demo"])
-    assert [spec.name for spec in cluster.policies][:2] == ["static", "npa"]
+    assert [spec.label for spec in cluster.policies] == cluster.scenario["rivals"]
+    small = compose_run("benchmark", ["scenario=small"])
+    assert tuple(spec.label for spec in small.policies) == DEFAULT_POLICIES["cluster"]
     assert "placement" not in cluster.scenario
     assert "hosts" not in placement.scenario
     assert placement.scenario["placement"]["queue_window"] == 1
