@@ -181,12 +181,14 @@ examples:
 """
 
 _REPORT = """\
-usage: virtgym report DIR… [out=FOLDER|FILE.html]
+usage: virtgym report DIR… [out=FOLDER|FILE.html] [--serve[=PORT]]
 
 Write report.html and report.md from stored rows, of trainings and sweeps, too; nothing is simulated. Default
-out: the folder, or the current one if there are several.
+out: the folder, or the current one if there are several. --serve shows the page on this machine instead, and
+writes it anew while a benchmark or training goes on.
 
 examples:
+  virtgym report runs/day1 --serve
   virtgym report runs/day1
   virtgym report runs/day1 runs/day2 out=both.html
 """
@@ -473,20 +475,9 @@ def _tell_failures(command: str, failures: Sequence[object]) -> int:
 
 
 def _report(arguments: Sequence[str]) -> int:
-    from pathlib import Path
+    from .report import main as report_main
 
-    from ..report import write_report
-
-    folders = [text for text in arguments if not text.startswith("out=")]
-    named = [text[4:] for text in arguments if text.startswith("out=")]
-    if not folders:
-        return _fail("virtgym report: name at least one run folder, like virtgym report runs/day1")
-    for text in folders:
-        if not Path(text).is_dir():
-            return _fail(f"virtgym report: {text}: no such folder; give folders that virtgym has written")
-    dest = named[-1] if named else folders[0] if len(folders) == 1 else "."
-    print(f"report: {write_report([Path(text) for text in folders], Path(dest)).resolve()}")
-    return 0
+    return report_main(arguments)
 
 
 def _forecast(arguments: Sequence[str]) -> int:

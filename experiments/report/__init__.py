@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["write_report"]
 
 
-def write_report(dirs: Sequence[Path], dest: Path, leads: Sequence[Lead] = ()) -> Path:
+def write_report(dirs: Sequence[Path], dest: Path, leads: Sequence[Lead] = (), *, live: bool = False) -> Path:
     """Write ``report.html`` and ``report.md``.
 
     Args:
@@ -23,6 +23,7 @@ def write_report(dirs: Sequence[Path], dest: Path, leads: Sequence[Lead] = ()) -
         dest: Folder to write into, made if it is not there; or the name of the page (``….html``), which the
             Markdown file is put beside.
         leads: Parts of their own that stand before all folders'.
+        live: Whether the page asks the server that it came from for a newer one.
 
     Returns:
         The page.
@@ -56,7 +57,10 @@ def write_report(dirs: Sequence[Path], dest: Path, leads: Sequence[Lead] = ()) -
             else:
                 windows = has_windows(group.rows)
                 tables.append((group, compare_windows(group.rows) if windows else make_leaderboard(group)))
-        texts = {page: render_page(tables, leads), page.with_suffix(".md"): render_markdown(tables, leads)}
+        texts = {
+            page: render_page(tables, leads, live=live),
+            page.with_suffix(".md"): render_markdown(tables, leads),
+        }
     except VirtgymError:
         raise
     except Exception as error:  # the outermost edge: rows of anyone's making may be what no run gives

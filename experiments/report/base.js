@@ -17,7 +17,20 @@ const Page = (() => {
     return new Response(stream).arrayBuffer();
   }
 
+  /* A page that is served looks for a newer one, and opens it where the reader is. */
+  const place = "virtgym-place";
+  async function follow(known) {
+    const stamp = await fetch("stamp").then((answer) => answer.text()).catch(() => known);
+    if (known !== null && stamp !== known) {
+      sessionStorage.setItem(place, String(window.scrollY));
+      location.reload();
+    } else setTimeout(() => follow(stamp), 3000);
+  }
+  if ("live" in root.dataset) follow(null);
+
   function ready() {
+    const y = "live" in root.dataset && sessionStorage.getItem(place);
+    if (y) { window.scrollTo(0, Number(y)); sessionStorage.removeItem(place); }
     Object.assign(root.dataset, { scrollWidth: root.scrollWidth, viewport: window.innerWidth, ready: 1 });
   }
 

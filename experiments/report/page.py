@@ -40,8 +40,16 @@ Board = Leaderboard | Comparison | Movers
 """What there is to say of a group, by its kind."""
 
 
-def render_page(groups: Sequence[tuple[Group, Board]], leads: Sequence[Lead] = ()) -> str:
-    """The whole page as text."""
+def render_page(
+    groups: Sequence[tuple[Group, Board]], leads: Sequence[Lead] = (), *, live: bool = False
+) -> str:
+    """The whole page as text.
+
+    Args:
+        groups: Runs, and what is to be said of them.
+        leads: Parts that stand before them.
+        live: As ``document`` has it.
+    """
     from plotly.offline import get_plotlyjs
 
     names = [lead.title for lead in leads] or sorted({g.scenario for g, _ in groups})
@@ -61,4 +69,5 @@ def render_page(groups: Sequence[tuple[Group, Board]], leads: Sequence[Lead] = (
         script=read_part("report/report.js"),
         titles=[*(lead.title for lead in leads), *(g.title for g, _ in groups)],
         library=get_plotlyjs(),
+        live=live,
     )

@@ -96,6 +96,7 @@ def document(
     style: str = "",
     titles: Sequence[str] = (),
     library: str = "",
+    live: bool = False,
 ) -> str:
     """A page that needs nothing but itself.
 
@@ -107,6 +108,7 @@ def document(
         style: More CSS.
         titles: Of the sections, to choose from.
         library: What ``script`` uses.
+        live: Whether it asks the server that it came from for a newer one.
     """
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z").strip()
     run = f"virtgym {', '.join(versions)} · " if versions else ""
@@ -116,6 +118,7 @@ def document(
         css=read_part("report/report.css") + style,
         made=f"{run}written {now}",
         titles=titles,
+        live=live,
         sections=sections,
         base=read_part("report/base.js"),
         library=library,

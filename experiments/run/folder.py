@@ -435,6 +435,18 @@ class RunFolder:
         Returns:
             The result rows.
         """
+        return self.write_tables(self.path, order)
+
+    def write_tables(self, dest: Path, order: Sequence[tuple[str, int]] = ()) -> pd.DataFrame:
+        """``collect``, into another folder: this one may be at work.
+
+        Args:
+            dest: Where to.
+            order: As in ``collect``.
+
+        Returns:
+            The result rows.
+        """
         import pandas as pd
 
         self.damaged.clear()
@@ -449,14 +461,14 @@ class RunFolder:
         frame = rows_frame([row for _, cell in cells for row in cell["rows"]])
         tables = [read_parquet(self._files(name)["steps"]) for name, _ in cells]
         with self._writing():
-            write_atomically(self.path / "results.parquet", lambda d: frame.to_parquet(d, index=False))
-            write_atomically(self.path / "results.csv", lambda d: frame.to_csv(d, index=False))
+            write_atomically(dest / "results.parquet", lambda d: frame.to_parquet(d, index=False))
+            write_atomically(dest / "results.csv", lambda d: frame.to_csv(d, index=False))
             if tables:
                 table = pd.concat([t.to_pandas(use_threads=False) for t in tables], ignore_index=True)
-                write_atomically(self.path / "steps.parquet", lambda d: table.to_parquet(d, index=False))
+                write_atomically(dest / "steps.parquet", lambda d: table.to_parquet(d, index=False))
                 if "event" in table:
                     moves = table[table["event"] == "move"].drop(columns="event")
-                    write_atomically(self.path / "moves.csv", lambda d: moves.to_csv(d, index=False))
+                    write_atomically(dest / "moves.csv", lambda d: moves.to_csv(d, index=False))
         return frame
 
 
