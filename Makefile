@@ -6,7 +6,10 @@ RUN ?= runs/demo
 # One OpenMP/BLAS thread: the kernels are serial, and idle thread pools only disturb each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test docs coverage lint format hooks bench clean install
+# Interpreters on which `make dist` tries the wheel.
+PYTHONS ?= $(PYTHON)
+
+.PHONY: help demo test docs coverage lint format hooks bench dist clean install
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -43,6 +46,20 @@ $(VENV)/.installed-docs: $(VENV)/.installed-core
 
 docs: $(VENV)/.installed-docs  ## build the documentation site into site/; a dead link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Each interpreter gets an environment of its own, outside the checkout, with what the wheel asks for and nothing else.
+dist: $(BIN)/python  ## build sdist and wheel into dist/, try the wheel on every interpreter of PYTHONS
+	rm -rf dist build
+	$(BIN)/pip install --quiet build
+	$(BIN)/python -m build --outdir dist
+	@for python in $(PYTHONS); do \
+	  scratch=$$(mktemp -d) && $$python -m venv $$scratch/venv && \
+	  $$scratch/venv/bin/pip install --quiet -c constraints.txt dist/*.whl && \
+	  (cd $$scratch && unset PYTHONPATH && venv/bin/virtgym --version && venv/bin/virtgym list > /dev/null && \
+	    venv/bin/virtgym benchmark scenario=small scenario.horizon_s=3600 'policies=[static,dpm,suite_agent]' out=run > log && \
+	    test -s run/report.html && du -sh venv | cut -f1 && $$python --version) || exit 1; \
+	  rm -rf $$scratch; \
+	done
 
 coverage: $(VENV)/.installed-dev  ## the suite with a coverage report in htmlcov/
 	$(BIN)/python -m virtgym.experiments.bench.warm
