@@ -6,6 +6,8 @@ RUN ?= runs/demo
 # One OpenMP/BLAS thread: the kernels are serial, and idle thread pools only disturb each other.
 export OMP_NUM_THREADS ?= 1
 
+# Processes of the demo: kernels are compiled and tasks are played side by side, with the same results.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count() or 1))')
 # Interpreters on which `make dist` tries the wheel.
 PYTHONS ?= $(PYTHON)
 
@@ -32,7 +34,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed-core
 
 # Every task of the suite by rules, managers, OR-Tools and the agent that ships; one score and one page.
 demo: $(VENV)/.installed-core  ## play the suite at its small size, print the report's path
-	$(BIN)/virtgym benchmark suite=virtgym-1 seeds=[0,1] out=$(RUN)
+	$(BIN)/virtgym benchmark suite=virtgym-1 seeds=[0,1] workers=$(WORKERS) out=$(RUN)
 
 # Kernels are compiled once, before the workers of the suite start and would all compile them.
 test: $(VENV)/.installed-dev  ## install the development extras, run the whole suite
