@@ -36,6 +36,7 @@ from .placement.overview import render_overview
 from .placement.page import placement_parts
 from .placement.words import placement_remarks
 from .rescheduling import mover_parts
+from .sections import Section, section_html
 from .table import render_legend, render_table
 from .values import BASELINE
 from .verdict import make_tiles, make_verdict
@@ -65,8 +66,12 @@ Board = Leaderboard | Comparison | Movers
 """What there is to say of a group, by its kind."""
 
 
-def render_page(groups: Sequence[tuple[Group, Board]], leads: Sequence[Lead] = ()) -> str:
-    """The whole page as text."""
+def render_page(
+    groups: Sequence[tuple[Group, Board]],
+    leads: Sequence[Lead] = (),
+    own: Sequence[Sequence[Section]] = (),
+) -> str:
+    """The whole page as text; ``own`` are sections of one's own, by group."""
     from plotly.offline import get_plotlyjs
 
     names = [lead.title for lead in leads] or sorted({g.scenario for g, _ in groups})
@@ -75,7 +80,11 @@ def render_page(groups: Sequence[tuple[Group, Board]], leads: Sequence[Lead] = (
     across = render_overview(windows)
     first = [_framed(i, lead.html, lead.figures, []) for i, lead in enumerate(leads)]
     titles = [*(lead.title for lead in leads), *(g.title for g, _ in groups)]
-    parts = [_section(i, g, board, across) for i, (g, board) in enumerate(groups, start=len(first))]
+    more = own or [()] * len(groups)
+    parts = [
+        _section(i, g, board, across, sections)
+        for i, ((g, board), sections) in enumerate(zip(groups, more, strict=True), start=len(first))
+    ]
     sections, data = zip(*first, *parts, strict=True)
     versions = sorted({str(v) for g, _ in groups for v in g.rows.get("virtgym_version", [])})
     return document(
@@ -96,7 +105,7 @@ def _picker(titles: Sequence[str]) -> str:
     return f'<label class="picker">Scenario and trace <select id="picker">{options}</select></label>'
 
 
-def _section(index: int, group: Group, board: Board, across: str) -> tuple[str, str]:
+def _section(index: int, group: Group, board: Board, across: str, own: Sequence[Section]) -> tuple[str, str]:
     """HTML of a group and the JSON block that its figures come from."""
     figures: dict[str, Any] = {}
     heats: list[dict[str, Any]] = []
@@ -116,6 +125,7 @@ def _section(index: int, group: Group, board: Board, across: str) -> tuple[str, 
             _migrations(group, board, figures),
             _run(group, [*notes(group, board), *(f"Left out: {text}" for text in damaged)]),
         ]
+    parts.insert(-1, section_html(own, figures))
     return _framed(index, "".join(parts), figures, heats)
 
 
