@@ -45,12 +45,13 @@ dependencies = ["virtgym"]
 
 [tool.setuptools]
 packages = ["{_PLACEHOLDER}"]
+package-dir = {{"" = "src"}}
 
 [tool.setuptools.package-data]
 {_PLACEHOLDER} = ["**/*.yaml"]
 
 [tool.pytest.ini_options]
-pythonpath = ["."]
+pythonpath = ["src"]
 """
 
 

@@ -54,7 +54,7 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 
     monkeypatch.setattr(metadata, "entry_points", entry_points)
     monkeypatch.setattr(registry, "_loaded", set())
-    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.syspath_prepend(str(folder / "src"))
 
 
 @every_kind
@@ -64,7 +64,7 @@ def test_a_skeleton_is_a_plug_in_that_is_listed_and_passes_its_test(
     name = f"mine_{kind}"
     assert main(["new", kind, name]) == 0
     told = capsys.readouterr().out
-    assert f"{name}/{name}/__init__.py\n" in told
+    assert f"{name}/src/{name}/__init__.py\n" in told
     assert f"pip install -e {name}" in told
     plug_in(monkeypatch, elsewhere / name)
     assert main(["list", KINDS[kind], "-v"]) == 0
