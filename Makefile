@@ -6,7 +6,7 @@ RUN ?= runs/demo
 # One OpenMP/BLAS thread: the kernels are serial, and idle thread pools only disturb each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test docs coverage lint format hooks bench clean install
+.PHONY: help demo test docs newcomer coverage lint format hooks bench clean install
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -41,7 +41,8 @@ $(VENV)/.installed-docs: $(VENV)/.installed-core
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
 	@touch $@
 
-docs: $(VENV)/.installed-docs  ## build the documentation site into site/; a dead link is an error
+docs: $(VENV)/.installed-docs $(VENV)/.installed-dev  ## run what the documents say, build their site into site/; dead links are errors
+	$(BIN)/python -m pytest -q -m "docs or not docs" tests/test_docs.py tests/test_training_loop.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 coverage: $(VENV)/.installed-dev  ## the suite with a coverage report in htmlcov/
@@ -59,6 +60,9 @@ format: $(VENV)/.installed-dev  ## sort imports, format, fix what ruff can fix
 
 hooks: $(VENV)/.installed-dev  ## run lint, spelling and file checks before every commit
 	$(BIN)/pre-commit install
+
+newcomer:  ## follow README literally in a fresh clone with an empty home; NEWCOMER_ARGS=--help
+	$(PYTHON) experiments/bench/newcomer.py $(NEWCOMER_ARGS)
 
 bench: $(VENV)/.installed-dev  ## speed as ratios against plain Python
 	$(BIN)/python -m virtgym.experiments.bench $(BENCH_ARGS)

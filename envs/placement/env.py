@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from ..checks import need, need_index, need_seed
 from ..entry import (
     RENDER_MODES,
-    as_action_mask,
     need_action,
     need_begun,
     need_options,
@@ -324,7 +323,7 @@ class PlacementEnv(gym.Env[Observation, int]):
 
     def _look(self, info: dict[str, Any]) -> Observation:
         """The observation; the mask is added to ``info``."""
-        info["action_mask"] = as_action_mask(self.action_masks())
+        info["action_mask"] = self.task.observer.action_masks[0].copy()
         if self.render_mode == "human":
             show_human(self.task.show(0, self._window, "ansi"))
         return self.task.observer.copy_one()

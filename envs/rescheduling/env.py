@@ -151,6 +151,7 @@ class ReschedulingEnv(gym.Env[Observation, int]):
         self._status = games.state.status
         self._view = observer.view()
         self._mask = observer.buffers.mask[0]
+        self._action_mask = as_action_mask(self._mask)
 
     @property
     def games(self) -> ReschedulingGames:
@@ -159,7 +160,7 @@ class ReschedulingEnv(gym.Env[Observation, int]):
 
     def _look(self, info: dict[str, Any]) -> Observation:
         """The observation; the mask is added to ``info``."""
-        info["action_mask"] = as_action_mask(self.action_masks())
+        info["action_mask"] = self._action_mask.copy() if self.copy else self._action_mask
         if self.render_mode == "human":
             show_human(self.task.show(0, self._snapshot, "ansi"))
         return self.task.observer.copy_one() if self.copy else self._view
@@ -232,7 +233,7 @@ class ReschedulingEnv(gym.Env[Observation, int]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle arrays, never addresses."""
-        hidden = ("_kernel", "_reward", "_status", "_view", "_mask")
+        hidden = ("_kernel", "_reward", "_status", "_view", "_mask", "_action_mask")
         return {name: value for name, value in self.__dict__.items() if name not in hidden}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
