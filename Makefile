@@ -12,6 +12,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count() or 1))')
 PYTHONS ?= $(PYTHON)
 
 .PHONY: help demo test docs coverage lint format hooks bench dist clean install
+.PHONY: help demo test docs newcomer coverage lint format hooks bench clean install
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -46,7 +47,8 @@ $(VENV)/.installed-docs: $(VENV)/.installed-core
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
 	@touch $@
 
-docs: $(VENV)/.installed-docs  ## build the documentation site into site/; a dead link is an error
+docs: $(VENV)/.installed-docs $(VENV)/.installed-dev  ## run what the documents say, build their site into site/; dead links are errors
+	$(BIN)/python -m pytest -q -m "docs or not docs" tests/test_docs.py tests/test_training_loop.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Each interpreter gets an environment of its own, outside the checkout, with what the wheel asks for and nothing else.
@@ -78,6 +80,9 @@ format: $(VENV)/.installed-dev  ## sort imports, format, fix what ruff can fix
 
 hooks: $(VENV)/.installed-dev  ## run lint, spelling and file checks before every commit
 	$(BIN)/pre-commit install
+
+newcomer:  ## follow README literally in a fresh clone with an empty home; NEWCOMER_ARGS=--help
+	$(PYTHON) experiments/bench/newcomer.py $(NEWCOMER_ARGS)
 
 bench: $(VENV)/.installed-dev  ## speed as ratios against plain Python
 	$(BIN)/python -m virtgym.experiments.bench $(BENCH_ARGS)

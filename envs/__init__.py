@@ -8,9 +8,9 @@ Nothing heavy is loaded before an environment is made: the entry points are stri
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import gymnasium as gym
+from gymnasium.envs import registration
 
 from .lazy import lazy
 
@@ -18,37 +18,43 @@ if TYPE_CHECKING:
     from .cluster.env import ClusterEnv
     from .placement.env import PlacementEnv
     from .rescheduling.env import ReschedulingEnv
-    from .wrappers import FlatObservation, make_vec
+    from .wrappers import FlatObservation, RecordVideo, make_vec
 
-__all__ = ["ClusterEnv", "FlatObservation", "PlacementEnv", "ReschedulingEnv", "make_vec"]
-
-gym.register(
-    id="virtgym/Cluster-v0",
-    entry_point="virtgym.envs.cluster:ClusterEnv",
-    vector_entry_point="virtgym.envs.vector:ClusterVectorEnv",
-)
-gym.register(
-    id="virtgym/Placement-v0",
-    entry_point="virtgym.envs.placement:PlacementEnv",
-    vector_entry_point="virtgym.envs.vector:PlacementVectorEnv",
-)
-gym.register(
-    id="virtgym/Rescheduling-v0",
-    entry_point="virtgym.envs.rescheduling:ReschedulingEnv",
-    vector_entry_point="virtgym.envs.vector:ReschedulingVectorEnv",
-)
+__all__ = ["ClusterEnv", "FlatObservation", "PlacementEnv", "RecordVideo", "ReschedulingEnv", "make_vec"]
 
 
-__getattr__ = lazy(
+def register_envs() -> None:
+    """Register the environments that are not registered; the entry point ``gymnasium.envs`` names it."""
+    for name in ("Cluster", "Placement", "Rescheduling"):
+        if f"virtgym/{name}-v0" not in registration.registry:
+            registration.register(
+                id=f"virtgym/{name}-v0",
+                entry_point=f"virtgym.envs.{name.lower()}:{name}Env",
+                vector_entry_point=f"virtgym.envs.vector:{name}VectorEnv",
+            )
+
+
+register_envs()
+
+_find = lazy(
     __name__,
     {
         "ClusterEnv": "cluster",
         "FlatObservation": "wrappers",
         "PlacementEnv": "placement",
+        "RecordVideo": "wrappers",
         "ReschedulingEnv": "rescheduling",
         "make_vec": "wrappers",
     },
 )
+
+
+def __getattr__(name: str) -> Any:
+    if name != "__version__":  # of the whole; ``virtgym`` is a namespace, which can have none
+        return _find(name)
+    from importlib import metadata
+
+    return metadata.version("virtgym")
 
 
 def __dir__() -> list[str]:

@@ -5,18 +5,25 @@ One check each, so that a wrong value is refused everywhere, and with the same w
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.utils import seeding
+from numpy.typing import NDArray
 
 from .arrays import I8
 from .checks import need_seed, whole_number
 from .errors import ConfigError
 
 INT64 = np.iinfo(np.int64)
+
+BATCH_RENDER_MODES = ["ansi", "rgb_array"]
+"""How every environment can be shown, alone or in a batch."""
+RENDER_MODES = ["human", *BATCH_RENDER_MODES]
+"""How a single one can be shown: ``human`` prints what ``ansi`` gives whenever something has happened."""
 
 
 def need_begun(begun: bool) -> None:
@@ -94,6 +101,17 @@ def need_options(options: Any, known: Collection[str] = ()) -> Mapping[str, Any]
             allowed = f"only {', '.join(known)}" if known else "this environment has none"
             raise ConfigError(f"reset(options): {key}: there is no such option, {allowed}")
     return options
+
+
+def as_action_mask(mask: NDArray[np.bool_]) -> NDArray[np.int8]:
+    """A mask as ``info["action_mask"]`` has it, and ``action_space.sample`` takes it: the same memory."""
+    return mask.view(np.int8)
+
+
+def show_human(text: str) -> None:
+    """Print a text in place of the last one; below it where the output is no terminal."""
+    home = "\x1b[2J\x1b[H" if sys.stdout.isatty() else ""
+    print(home + text, flush=True)
 
 
 def usable_render_mode(mode: Any, modes: Sequence[str]) -> str | None:

@@ -25,15 +25,14 @@ from .arrays import B1, F8, I8
 from .checks import need_seed
 from .cluster.batch import ClusterBatch
 from .cluster.env import ClusterEnv
-from .entry import need_options, need_seeds, usable_render_mode
+from .entry import BATCH_RENDER_MODES, need_options, need_seeds, usable_render_mode
 from .errors import ConfigError
 from .game_batch import GameBatch
 from .placement.batch import PlacementBatch
-from .placement.env import OUTCOMES, RENDER_MODES
+from .placement.env import OUTCOMES
 from .placement.settings import PlacementSettings
 from .placement.state import PLACEMENT_REASONS
 from .rescheduling.batch import ReschedulingBatch
-from .rescheduling.env import RENDER_MODES as RESCHEDULING_RENDER_MODES
 from .rescheduling.settings import ReschedulingSettings
 from .rescheduling.state import RESCHEDULING_REASONS
 
@@ -323,7 +322,7 @@ class PlacementVecEnv(_GamesVecEnv):
         **settings: Any,
     ) -> None:
         batch = PlacementBatch(num_envs, PlacementSettings(requests, config, **settings))
-        super().__init__(batch, render_mode, RENDER_MODES, flat, copy)
+        super().__init__(batch, render_mode, BATCH_RENDER_MODES, flat, copy)
 
     def _tell_begun(self, begun: I8) -> None:
         super()._tell_begun(begun)
@@ -370,7 +369,7 @@ class ReschedulingVecEnv(_GamesVecEnv):
         **settings: Any,
     ) -> None:
         batch = ReschedulingBatch(num_envs, ReschedulingSettings(scenario, **settings))
-        super().__init__(batch, render_mode, RESCHEDULING_RENDER_MODES, flat, copy)
+        super().__init__(batch, render_mode, BATCH_RENDER_MODES, flat, copy)
 
 
 class ClusterVecEnv(BatchVecEnv):

@@ -19,15 +19,14 @@ from numpy.typing import ArrayLike, NDArray
 from .arrays import B1, I8
 from .cluster.batch import ClusterBatch
 from .cluster.env import ClusterEnv
-from .entry import need_options, need_seeds, usable_render_mode
+from .entry import BATCH_RENDER_MODES, as_action_mask, need_options, need_seeds, usable_render_mode
 from .errors import ConfigError
 from .game_batch import GameBatch
 from .placement.batch import PlacementBatch
-from .placement.env import OUTCOMES, RENDER_MODES
+from .placement.env import OUTCOMES
 from .placement.settings import PlacementSettings
 from .placement.state import PLACEMENT_REASONS
 from .rescheduling.batch import ReschedulingBatch
-from .rescheduling.env import RENDER_MODES as RESCHEDULING_RENDER_MODES
 from .rescheduling.settings import ReschedulingSettings
 from .rescheduling.state import RESCHEDULING_REASONS
 
@@ -61,6 +60,7 @@ class _GamesVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         self.num_envs = batch.num_envs
         self.render_mode = usable_render_mode(render_mode, self.metadata["render_modes"])
         self.copy = copy
+        self._everyone = np.ones(self.num_envs, dtype=np.bool_)
         self.single_observation_space: Any = self.task.observation_space
         self.single_action_space: Any = self.task.action_space
         self.observation_space: Any = batch_space(self.single_observation_space, self.num_envs)
@@ -100,6 +100,7 @@ class _GamesVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         self.batch.begin(begun, rows)
         infos: dict[str, Any] = {}
         self._tell_begun(begun, infos)
+        self._tell_masks(infos)
         return self.task.observer.copy_all(self.copy), infos
 
     def _chosen_rows(self, options: Mapping[str, Any], begun: I8) -> I8 | None:
@@ -132,6 +133,10 @@ class _GamesVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         mask: B1 = self.task.observer.buffers.mask
         return mask.copy() if self.copy else mask
 
+    def _tell_masks(self, infos: dict[str, Any]) -> None:
+        infos["action_mask"] = as_action_mask(self.action_masks())
+        infos["_action_mask"] = self._everyone
+
     def _tell_step(self, n_done: int, others: int, infos: dict[str, Any]) -> dict[str, Any]:
         """Add what a step has done in ``n_done`` games, and in others."""
         return infos
@@ -162,6 +167,7 @@ class _GamesVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         if len(idle):
             self.batch.begin(idle)
             self._tell_begun(idle, infos)
+        self._tell_masks(infos)
         return self.task.observer.copy_all(self.copy), rewards, terminated, truncated, infos
 
     def render(self) -> Any:
@@ -207,7 +213,7 @@ class PlacementVectorEnv(_GamesVectorEnv):
     """
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
-        "render_modes": RENDER_MODES,
+        "render_modes": BATCH_RENDER_MODES,
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
     option = "window"
@@ -256,7 +262,7 @@ class ReschedulingVectorEnv(_GamesVectorEnv):
     """
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
-        "render_modes": RESCHEDULING_RENDER_MODES,
+        "render_modes": BATCH_RENDER_MODES,
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
     option = "snapshot"
@@ -280,9 +286,9 @@ class ClusterVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
 
     An environment that has ended is reset by the next step, which ignores its action and pays 0 (Gymnasium's
     autoreset on the next step). Seeds are those of ``SyncVectorEnv`` over ``ClusterEnv``; so are infos with
-    ``infos=True``, for which each environment's are put together in Python. Without, infos are ``duration``,
-    ``time_s``, ``illegal_action`` and ``forced_stop``; the terms of the reward and the metrics of an interval
-    are told with the episode's ``metrics``, of its last interval.
+    ``infos=True``, for which each environment's are put together in Python. Without, infos are
+    ``action_mask``, ``duration``, ``time_s``, ``illegal_action`` and ``forced_stop``; the terms of the reward
+    and the metrics of an interval are told with the episode's ``metrics``, of its last interval.
 
     Args:
         num_envs: B.
@@ -305,11 +311,17 @@ class ClusterVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
     ) -> None:
         self.batch = ClusterBatch(num_envs, scenario, threads=threads, **settings)
         task = self.batch.task
-        self.metadata = {**task.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.metadata = {
+            **task.metadata,
+            "render_modes": BATCH_RENDER_MODES,
+            "autoreset_mode": AutoresetMode.NEXT_STEP,
+        }
         self.num_envs = num_envs
         self.render_mode = task.render_mode
         self.copy = copy
         self._whole = infos or not self.batch.by_kernel
+        self._masked = task.knobs is None and task.observes
+        self._everyone = np.ones(num_envs, dtype=np.bool_)
         self.single_observation_space: Any = task.observation_space
         self.single_action_space: Any = task.action_space
         self.observation_space: Any = batch_space(self.single_observation_space, num_envs)
@@ -337,7 +349,13 @@ class ClusterVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         infos: dict[str, Any] = {}
         for i in begun.tolist():
             infos = self._add_info(infos, self.batch.reset_lane(i, seeds[i]), i)
+        self._tell_masks(infos)
         return self.batch.observations(self.copy), infos
+
+    def _tell_masks(self, infos: dict[str, Any]) -> None:
+        if self._masked:
+            infos["action_mask"] = as_action_mask(self.batch.masks.copy() if self.copy else self.batch.masks)
+            infos["_action_mask"] = self._everyone
 
     def action_masks(self) -> B1:
         """Which actions are legal in each environment, (B, actions)."""
@@ -364,6 +382,7 @@ class ClusterVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         infos = self._tell(idle, ended)
         for i in idle.tolist():
             infos = self._add_info(infos, self.batch.reset_lane(i), i)
+        self._tell_masks(infos)
         return self.batch.observations(self.copy), rewards, np.zeros_like(truncated), truncated, infos
 
     def _tell(self, idle: I8, ended: I8) -> dict[str, Any]:

@@ -47,6 +47,24 @@ class FlatObservation(gym.ObservationWrapper[NDArray[np.float32], Any, dict[str,
         return masks
 
 
+class RecordVideo(gym.wrappers.RecordVideo[Any, Any]):
+    """Gymnasium's recorder of videos, which says what of virtgym to install where moviepy is missing.
+
+    Args:
+        env: An environment with ``render_mode="rgb_array"``.
+        video_folder: Where the videos go.
+        **options: The other arguments of Gymnasium's.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], video_folder: str, **options: Any) -> None:
+        try:
+            super().__init__(env, video_folder, **options)
+        except gym.error.DependencyNotInstalled:
+            raise gym.error.DependencyNotInstalled(
+                "RecordVideo: needs moviepy: pip install 'virtgym[video]'"
+            ) from None
+
+
 def make_vec(
     env_id: str = "virtgym/Cluster-v0", num_envs: int = 1, **kwargs: Any
 ) -> gym.vector.VectorEnv[Any, Any, Any]:

@@ -160,8 +160,9 @@ def test_every_package_is_installed() -> None:
     with open(REPO / "pyproject.toml", "rb") as file:
         setup = tomllib.load(file)["tool"]["setuptools"]
     found = {module_of(path) for path in sources(*FOLDERS) if path.name == "__init__.py"}
-    assert set(setup["packages"]) == found
-    assert setup["package-dir"] == {f"virtgym.{folder}": folder for folder in FOLDERS}
+    assert set(setup["packages"]) == found | {"virtgym"}
+    folders = {f"virtgym.{folder}": folder for folder in FOLDERS}
+    assert setup["package-dir"] == folders | {"virtgym": ".typing/virtgym"}
     homeless = [name_of(p) for p in sources(*FOLDERS) if not (p.parent / "__init__.py").exists()]
     assert homeless == []
 
@@ -172,7 +173,7 @@ def test_every_folder_is_typed_and_linked() -> None:
         link = REPO / ".typing" / "virtgym" / folder
         assert os.readlink(link) == f"../../{folder}"
         assert link.resolve() == REPO / folder
-    assert {p.name for p in (REPO / ".typing" / "virtgym").iterdir()} == set(FOLDERS)
+    assert {p.name for p in (REPO / ".typing" / "virtgym").iterdir()} == {*FOLDERS, "__main__.py"}
 
 
 def public(path: Path) -> list[str] | None:

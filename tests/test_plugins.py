@@ -10,16 +10,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from virtgym.envs import registry
 from virtgym.envs.cluster.candidates import CANDIDATES
 from virtgym.envs.cluster.env import ClusterEnv
+from virtgym.envs.cluster.metrics import METRIC_NAMES
 from virtgym.envs.cluster.rewards import TERMS
 from virtgym.envs.cluster.tables import COLUMNS
 from virtgym.envs.errors import VirtgymError
+from virtgym.envs.scenarios.power_curves import POWER_CURVES
 from virtgym.envs.traces import REQUEST_FORMATS, TRACE_FORMATS, guess_format, read_trace
 from virtgym.experiments.cli.commands import main
+from virtgym.experiments.report.sections import SECTIONS
 from virtgym.experiments.run.cell import evaluate
 from virtgym.experiments.training.agents import AGENTS
 from virtgym.policies import POLICIES, make_policy
@@ -34,11 +38,14 @@ import numpy as np
 
 from virtgym.envs.cluster.candidates import CANDIDATES
 from virtgym.envs.cluster.columns import RowColumn
+from virtgym.envs.cluster.metrics import METRIC_NAMES, Metric
 from virtgym.envs.cluster.rewards import TERMS, RewardTerm
 from virtgym.envs.cluster.tables import COLUMNS
+from virtgym.envs.scenarios.power_curves import POWER_CURVES, HostPower
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.traces import REQUEST_FORMATS, TRACE_FORMATS, Trace
 from virtgym.envs.traces.requests import RequestTrace
+from virtgym.experiments.report.sections import SECTIONS, Section
 from virtgym.experiments.training.agents import AGENTS, AgentKind
 from virtgym.experiments.training.settings.base import AgentConfig
 from virtgym.policies import POLICIES, PlanningPolicy
@@ -106,8 +113,20 @@ DETECTOR = Detector(0.7, 3, taps=mean_of_three)
 SELECTOR = Selector(MU)
 TERM = RewardTerm("came", -0.125, "VMs that came", lambda d, c, illegal: d.arrivals)
 COLUMN = RowColumn("odd", 3, "number of the host", lambda p, s, b, h: h)
+METRIC = Metric("VMs", lambda sim: sim.view.n_vms)
+CURVE = HostPower((1.0, 2.0, 4.0))
+
+
 def drain_nothing(view):
     return None
+
+
+def section(group):
+    return Section("Mine", f"<p>{len(group.rows)} rows</p>", markdown=["three words here"])
+
+
+def broken(group):
+    raise ValueError("broken")
 
 
 AGENT = AgentKind(CoinConfig, "own_things:make")
@@ -125,6 +144,9 @@ def register():
     TERMS.register("mine_reward", "of a plug-in", "own_things:TERM")
     CANDIDATES.register("mine_candidate", "of a plug-in", "own_things:drain_nothing")
     COLUMNS.register("hosts/mine_column", "of a plug-in", "own_things:COLUMN")
+    METRIC_NAMES.register("mine_metric", "of a plug-in", "own_things:METRIC")
+    POWER_CURVES.register("mine_power", "of a plug-in", "own_things:CURVE")
+    SECTIONS.register("mine_section", "of a plug-in", "own_things:section")
 """
 
 KINDS: dict[str, tuple[registry.Registry, str, str, str]] = {
@@ -138,10 +160,15 @@ KINDS: dict[str, tuple[registry.Registry, str, str, str]] = {
     "reward": (TERMS, "rewards", "TERM", "weight=-0.125"),
     "candidate": (CANDIDATES, "candidates", "drain_nothing", ""),
     "column": (COLUMNS, "columns", "COLUMN", "low=0.0, high=3"),
+    "metric": (METRIC_NAMES, "metrics", "METRIC", ""),
+    "power": (POWER_CURVES, "power", "CURVE", "idle_w=1.0, peak_w=4.0"),
+    "section": (SECTIONS, "sections", "section", ""),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
-every_kind_that_ships = pytest.mark.parametrize("kind", [k for k in KINDS if k != "candidate"])
-"""What ships of candidates are kernels with slots of their own, not entries of the registry."""
+every_kind_that_ships = pytest.mark.parametrize(
+    "kind", [k for k in KINDS if k not in ("candidate", "section")]
+)
+"""What ships of candidates and sections are no entries of the registry."""
 
 
 @pytest.fixture(autouse=True)
@@ -317,6 +344,31 @@ def test_dotted_paths_play() -> None:
         make_policy("dpm", forecaster="own_things:Wrong")
     with pytest.raises(VirtgymError, match="needs a path"):
         read_trace(None, "own_things:read")
+
+
+def test_metrics_curves_and_sections_by_dotted_path(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = ["benchmark", "scenario=small", "policies=[static]", "scenario.horizon_s=3600", f"out={out}"]
+    command += [
+        "env.metrics=[own_things:METRIC]",
+        "scenario.hosts.0.power_w=own_things:CURVE",
+        "report=false",
+    ]
+    assert main(command) == 0
+    (cell,) = (out / "cells").glob("*.json")
+    begun = cell.stat().st_mtime_ns
+    assert main(command) == 0
+    assert cell.stat().st_mtime_ns == begun  # a row with a column of one's own is read back
+    assert pd.read_parquet(out / "results.parquet")["own_things:METRIC"].tolist() == [50.0]
+    assert "- 4.0" in (out / "config.yaml").read_text(encoding="utf-8")
+    with pytest.warns(registry.PluginWarning, match="broken is left out: ValueError: broken"):
+        assert main(["report", str(out), "sections=[own_things:section,own_things:broken]"]) == 0
+    assert "<p>1 rows</p>" in (out / "report.html").read_text(encoding="utf-8")
+    assert "three words here" in (out / "report.md").read_text(encoding="utf-8")
+    assert main(["report", str(out), "sections=[own_things:Wrong]"]) == 2
+    assert main([*command, "env.metrics=[own_things:TERM]"]) == 2
+    assert main([*command, "env.metrics=own_things:METRIC"]) == 2
+    assert main([*command, "scenario.hosts.0.power_w=own_things:TERM"]) == 2
 
 
 def test_terms_and_columns_of_a_plug_in_are_in_every_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..arrays import B1, I8
 from ..checks import need
-from ..entry import need_actions, need_begun
+from ..entry import BATCH_RENDER_MODES, need_actions, need_begun, usable_render_mode
 from ..errors import ConfigError
 from ..jit.handle import make_handle
 from ..sim.state.cluster_state import Blocks
@@ -59,6 +59,8 @@ class ClusterBatch:
     def __init__(self, num_envs: int, scenario: Any = "small", *, threads: int = 1, **settings: Any) -> None:
         need(num_envs >= 1, f"num_envs={num_envs}: must be at least 1")
         need(threads >= 1, f"threads={threads}: must be at least 1")
+        mode = usable_render_mode(settings.get("render_mode"), BATCH_RENDER_MODES)
+        settings = {**settings, "render_mode": mode}
         first = ClusterEnv(scenario, **settings)
         same = {key: value for key, value in settings.items() if key != "scenario_overrides"}
         more = (ClusterEnv(first.scenario, **same) for _ in range(num_envs - 1))
@@ -274,7 +276,7 @@ class ClusterBatch:
             if whole or books.over[i]:
                 told |= env.sum_up()
             if books.over[i]:
-                told["metrics"] = env.sim.metrics()
+                told["metrics"] = env.metrics()
                 told["illegal_actions"] = int(books.illegal[i])
         return told
 

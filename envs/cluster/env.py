@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar
 
@@ -12,7 +12,15 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from ..checks import need, need_choice, need_seed
-from ..entry import need_action, need_begun, need_options, usable_render_mode
+from ..entry import (
+    RENDER_MODES,
+    as_action_mask,
+    need_action,
+    need_begun,
+    need_options,
+    show_human,
+    usable_render_mode,
+)
 from ..errors import ConfigError
 from ..scenarios.scenario import Scenario, build_scenario, load_scenario_config
 from ..sim.decisions import Decisions
@@ -23,6 +31,7 @@ from .candidates.form import CandidateForm
 from .candidates.plugins import make_plugins
 from .candidates.settings import CandidateSettings
 from .knobs import KnobDriver, KnobPolicy
+from .metrics import own_metrics
 from .observations import Observer
 from .render import History, draw_frame, write_text
 from .rewards import RewardFunction, check_weights
@@ -71,10 +80,11 @@ class ClusterEnv(gym.Env[Observation, Any]):
         knobs_policy: Dotted path of the class behind ``knobs`` (or something to call), with ``KNOBS``,
             ``set_knobs``, ``reset`` and ``plan``.
         candidates: Settings of ``candidates`` (``CandidateSettings`` or a mapping); None = the defaults.
+        metrics: Metrics of one's own by dotted path, beside those that plug-ins register.
         oracle: Whether ``view.oracle()`` hands out the future; else the view has no way to it.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 12}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": RENDER_MODES, "render_fps": 12}  # type: ignore[misc]
 
     def __init__(
         self,
@@ -93,17 +103,19 @@ class ClusterEnv(gym.Env[Observation, Any]):
         observe: bool = True,
         knobs_policy: str | Callable[[], KnobPolicy] = "virtgym.policies.literature.ConsolidationPolicy",
         candidates: CandidateSettings | Mapping[str, Any] | None = None,
+        metrics: Sequence[str] = (),
         oracle: bool = False,
     ) -> None:
         need_choice("env", "actions", actions, ACTION_FORMS)
         self.actions = actions
-        self.render_mode = usable_render_mode(render_mode, self.metadata["render_modes"])
+        self.render_mode = usable_render_mode(render_mode, RENDER_MODES)
         self.resample_trace = resample_trace
         self._observe = observe
         self._oracle = oracle
         need_seed("env.scenario_seed", scenario_seed)
         self._tables = tables
         self._weights = check_weights(reward)
+        self.own_metrics = tuple(own_metrics(metrics))
         self.knobs = KnobDriver(knobs_policy) if actions == "knobs" else None
         built = _build(scenario, scenario_seed, scenario_overrides)
         self._placers: dict[str, Any] = {"arrival": arrival, "restart": restart}
@@ -249,7 +261,8 @@ class ClusterEnv(gym.Env[Observation, Any]):
         self._illegal = 0
         self._last_step = {}
         self._open_interval()
-        return self._look(True), {"time_s": 0.0, "scenario_seed": self.scenario.seed}
+        info: dict[str, Any] = {"time_s": 0.0, "scenario_seed": self.scenario.seed}
+        return self._look(True, info), info
 
     def _open_interval(self) -> None:
         self._chosen = -1
@@ -262,11 +275,18 @@ class ClusterEnv(gym.Env[Observation, Any]):
             self._observer.write(self._chosen, self._decisions)
         return self._observer.mask()
 
-    def _look(self, moved: bool) -> Observation:
-        """The observation; ``moved`` says whether the simulator's state may have changed."""
+    def _look(self, moved: bool, info: dict[str, Any]) -> Observation:
+        """The observation; ``moved`` says whether the simulator's state may have changed.
+
+        The mask is added to ``info`` where observations are written and actions are discrete.
+        """
+        if self.render_mode == "human" and self._decisions == 0:
+            show_human(write_text(self._sim, self._last_step, self.scenario.name))
         if not self._observe:
             return self._observer.blank()
         self._observer.write(self._chosen, self._decisions, moved)
+        if self.knobs is None:
+            info["action_mask"] = as_action_mask(self._observer.mask())
         return self._observer.copy()
 
     def step(self, action: Any) -> StepResult:
@@ -277,10 +297,11 @@ class ClusterEnv(gym.Env[Observation, Any]):
 
         Returns:
             Observation, reward, False, whether the horizon is reached, and info: always ``duration``, the
-            intervals of time that have passed (0.0 or 1.0: learners discount by gamma ** duration); after an
-            interval ``time_s``, ``reward_terms`` and ``step_metrics`` (``refusals`` and ``forced_stop`` if
-            there are any), at the end of the episode ``metrics`` and ``illegal_actions``; after an illegal
-            action ``illegal_action`` with the reason.
+            intervals of time that have passed (0.0 or 1.0: learners discount by gamma ** duration), and
+            ``action_mask`` (int8, which actions are legal now; not with ``knobs``, nor where nothing is
+            observed); after an interval ``time_s``, ``reward_terms`` and ``step_metrics`` (``refusals`` and
+            ``forced_stop`` if there are any), at the end of the episode ``metrics`` and ``illegal_actions``;
+            after an illegal action ``illegal_action`` with the reason.
 
         Raises:
             ResetNeeded: After the end of an episode, or before the first.
@@ -315,7 +336,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
             info["reward_terms"] = {"illegal": float(illegal)}
             reward = self._reward.total(info["reward_terms"])
         info["duration"] = 0.0
-        return self._look(moved), reward, False, False, info
+        return self._look(moved, info), reward, False, False, info
 
     def _take_unrolled(self, action: int) -> tuple[str, int, bool]:
         """Carry it out; why it is illegal, orders refused, and whether the simulator's state has changed."""
@@ -330,6 +351,11 @@ class ClusterEnv(gym.Env[Observation, Any]):
             form.write(-1, self._decisions)
         refused = form.take(action)
         return ACTION_REASONS[NOT_OFFERED], abs(refused), refused >= 0
+
+    def metrics(self) -> dict[str, float]:
+        """Every metric of the episode so far, those of one's own last."""
+        own = own_metrics(self.own_metrics)
+        return self._sim.metrics() | {name: float(own[name](self._sim)) for name in self.own_metrics}
 
     def _run_decisions(self, decisions: Decisions) -> StepResult:
         refusals = self._sim.apply(decisions)
@@ -357,12 +383,15 @@ class ClusterEnv(gym.Env[Observation, Any]):
         info["reward_terms"] = terms
         info["step_metrics"] = self._last_step = summary
         if self._over:
-            info["metrics"] = sim.metrics()
+            info["metrics"] = self.metrics()
             info["illegal_actions"] = self._illegal
-        return self._look(True), self._reward.total(terms), False, self._over, info
+        return self._look(True, info), self._reward.total(terms), False, self._over, info
 
     def render(self) -> Any:
-        """Show the cluster: text for ``ansi``, a picture (height, width, 3) of uint8 for ``rgb_array``."""
+        """Show the cluster: text for ``ansi``, a picture (height, width, 3) of uint8 for ``rgb_array``.
+
+        ``human`` has printed the text already, after each interval.
+        """
         if self.render_mode == "ansi":
             return write_text(self._sim, self._last_step, self.scenario.name)
         if self.render_mode == "rgb_array" and self._history is not None:

@@ -36,4 +36,5 @@ class ClusterEnvConfig:
     observe: bool = True
     knobs_policy: str = "virtgym.policies.literature.ConsolidationPolicy"
     candidates: Any = None
+    metrics: Any = ()
     oracle: bool = False

@@ -13,7 +13,14 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from ..checks import need, need_index, need_seed
-from ..entry import need_action, need_begun, need_options, usable_render_mode
+from ..entry import (
+    RENDER_MODES,
+    need_action,
+    need_begun,
+    need_options,
+    show_human,
+    usable_render_mode,
+)
 from ..errors import ConfigError
 from .game import begin_game
 from .games import PlacementConfig, PlacementGames, RequestArrays
@@ -29,9 +36,6 @@ SYNTHETIC_REQUESTS = 8192
 
 OUTCOMES = {REJECTED: "rejected", SKIPPED: "skipped"}
 """What an info says of a legal action that places nothing."""
-
-RENDER_MODES = ["ansi", "rgb_array"]
-"""How a placement environment, alone or in a batch, can be shown."""
 
 TAIL = 1000
 """Rows at the end of a stream in which no window begins by default, so that none is cut short."""
@@ -304,7 +308,7 @@ class PlacementEnv(gym.Env[Observation, int]):
             options: ``window``: play the window of this first row.
 
         Returns:
-            Observation, and info with ``window`` (its first row) and ``n_vm`` (its requests).
+            Observation, and info with ``window`` (its first row), ``n_vm`` (its requests), ``action_mask``.
         """
         options = dict(need_options(options, ("window",)))
         if "window" in options:  # refused before anything changes
@@ -315,7 +319,14 @@ class PlacementEnv(gym.Env[Observation, int]):
         self._illegal = self._in_a_row = 0
         state = self.games.state
         info = {"window": self._window, "n_vm": int(state.end[0] - state.first[0])}
-        return self.task.observer.copy_one(), info
+        return self._look(info), info
+
+    def _look(self, info: dict[str, Any]) -> Observation:
+        """The observation; the mask is added to ``info``."""
+        info["action_mask"] = self.task.observer.action_masks[0].copy()
+        if self.render_mode == "human":
+            show_human(self.task.show(0, self._window, "ansi"))
+        return self.task.observer.copy_one()
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which actions are legal, (actions,): nodes that can take the request; none when it is over."""
@@ -329,9 +340,10 @@ class PlacementEnv(gym.Env[Observation, int]):
             action: The node; with the options, the number 2N to reject, and the last number to skip.
 
         Returns:
-            Observation, reward, whether the game has ended, whether it was cut off, and info: ``wait_s`` of
-            the request placed, or ``rejected`` or ``skipped``, or ``illegal_action`` with the reason; at the
-            end ``metrics``, ``window`` and ``illegal_actions``.
+            Observation, reward, whether the game has ended, whether it was cut off, and info: ``action_mask``
+            (int8, which actions are legal now), ``wait_s`` of the request placed, or ``rejected`` or
+            ``skipped``, or ``illegal_action`` with the reason; at the end ``metrics``, ``window`` and
+            ``illegal_actions``.
 
         Raises:
             ResetNeeded: After the end of an episode, or before the first.
@@ -364,8 +376,8 @@ class PlacementEnv(gym.Env[Observation, int]):
             info["metrics"] = task.metrics(0)
             info["window"] = self._window
             info["illegal_actions"] = self._illegal
-        return task.observer.copy_one(), reward, terminated, truncated, info
+        return self._look(info), reward, terminated, truncated, info
 
     def render(self) -> Any:
-        """What ``PlacementTask.show`` does with the render mode."""
-        return self.task.show(0, self._window, self.render_mode)
+        """What ``PlacementTask.show`` does with the render mode; ``human`` has shown it already."""
+        return None if self.render_mode == "human" else self.task.show(0, self._window, self.render_mode)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..arrays import F4
 from ..checks import need_choice
+from ..entry import as_action_mask
 from ..jit.handle import make_handle
 from ..jit.kernels import kernel
 from ..jit.records import name_places
@@ -294,6 +295,7 @@ class PlacementObserver:
         )
         _write_gaps(games.kernel_params, self.buffers.gap)
         self.handle: Any = make_handle("placement buffers", self.buffers)
+        self.action_masks = as_action_mask(self.buffers.mask)  # (B, actions)
 
     @staticmethod
     def space(config: PlacementConfig, observation: str = "basic") -> spaces.Dict:

@@ -11,7 +11,15 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from ..checks import need_index, need_seed
-from ..entry import need_action, need_begun, need_options, usable_render_mode
+from ..entry import (
+    RENDER_MODES,
+    as_action_mask,
+    need_action,
+    need_begun,
+    need_options,
+    show_human,
+    usable_render_mode,
+)
 from .games import ReschedulingGames
 from .objective import TERMS
 from .observations import ReschedulingObserver, play_one
@@ -19,8 +27,6 @@ from .settings import ReschedulingSettings
 from .state import IDLE, PLAYING, RESCHEDULING_REASONS
 
 Observation = dict[str, NDArray[Any]]
-
-RENDER_MODES = ["ansi"]
 
 
 class ReschedulingTask:
@@ -76,7 +82,11 @@ class ReschedulingTask:
         return {name: float(value[0]) for name, value in self.metrics_of(np.array([game])).items()}
 
     def show(self, game: int, snapshot: int, mode: str | None) -> Any:
-        """A game in a render mode: ``ansi``: a line of what it is now; None: nothing."""
+        """A game in a render mode.
+
+        ``ansi``: a line of what it is now; ``rgb_array``: what is used of its nodes as bars, (height, width,
+        3) of uint8; None: nothing.
+        """
         if mode is None:
             return None
         s = self.games.state
@@ -84,7 +94,14 @@ class ReschedulingTask:
             return "no episode has begun"
         terms = ", ".join(f"{name} {value:.3f}" for name, value in zip(TERMS, s.terms[game].tolist()))
         name = self.games.snapshots[snapshot].name
-        return f"{name}: {s.moves[game]} of {self.games.limit} moves, {terms}"
+        head = f"{name}: {s.moves[game]} of {self.games.limit} moves, {terms}"
+        if mode != "rgb_array":
+            return head
+        from ..cluster.render import draw_nodes
+
+        p, k = self.games.params, s.snapshot[game]
+        cores, memory = 1.0 - s.free_cpu[game] / p.node_cpu[k], 1.0 - s.free_mem[game] / p.node_mem[k]
+        return draw_nodes(head, cores, memory)
 
 
 class ReschedulingEnv(gym.Env[Observation, int]):
@@ -134,13 +151,18 @@ class ReschedulingEnv(gym.Env[Observation, int]):
         self._status = games.state.status
         self._view = observer.view()
         self._mask = observer.buffers.mask[0]
+        self._action_mask = as_action_mask(self._mask)
 
     @property
     def games(self) -> ReschedulingGames:
         """The game behind it, number 0, for policies and analysis; changing it is no action."""
         return self.task.games
 
-    def _observation(self) -> Observation:
+    def _look(self, info: dict[str, Any]) -> Observation:
+        """The observation; the mask is added to ``info``."""
+        info["action_mask"] = self._action_mask.copy() if self.copy else self._action_mask
+        if self.render_mode == "human":
+            show_human(self.task.show(0, self._snapshot, "ansi"))
         return self.task.observer.copy_one() if self.copy else self._view
 
     def reset(
@@ -153,7 +175,7 @@ class ReschedulingEnv(gym.Env[Observation, int]):
             options: ``snapshot``: the number of the one to play.
 
         Returns:
-            Observation, and info with ``snapshot``.
+            Observation, and info with ``snapshot`` and ``action_mask``.
         """
         given = need_options(options, ("snapshot",))
         named = self.task.need_start(given["snapshot"]) if "snapshot" in given else None
@@ -162,7 +184,8 @@ class ReschedulingEnv(gym.Env[Observation, int]):
         self.task.observer.begin(0, self._snapshot)
         self._over = False
         self._illegal = self._in_a_row = 0
-        return self._observation(), {"snapshot": self._snapshot}
+        info: dict[str, Any] = {"snapshot": self._snapshot}
+        return self._look(info), info
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which actions are legal, (V + A + 1,); none when the episode is over."""
@@ -173,8 +196,9 @@ class ReschedulingEnv(gym.Env[Observation, int]):
         """Choose a VM, or its place, or stop.
 
         Returns:
-            Observation, reward, whether the game has ended, whether it was cut off, and info:
-            ``illegal_action`` with the reason; at the end ``metrics``, ``snapshot`` and ``illegal_actions``.
+            Observation, reward, whether the game has ended, whether it was cut off, and info: ``action_mask``
+            (int8, which actions are legal now), ``illegal_action`` with the reason; at the end ``metrics``,
+            ``snapshot`` and ``illegal_actions``.
 
         Raises:
             ResetNeeded: After the end of an episode, or before the first.
@@ -201,15 +225,15 @@ class ReschedulingEnv(gym.Env[Observation, int]):
                 "snapshot": self._snapshot,
                 "illegal_actions": self._illegal,
             }
-        return self._observation(), reward, terminated, truncated, info
+        return self._look(info), reward, terminated, truncated, info
 
     def render(self) -> Any:
-        """What ``ReschedulingTask.show`` does with the render mode."""
-        return self.task.show(0, self._snapshot, self.render_mode)
+        """What ``ReschedulingTask.show`` does with the render mode; ``human`` has shown it already."""
+        return None if self.render_mode == "human" else self.task.show(0, self._snapshot, self.render_mode)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle arrays, never addresses."""
-        hidden = ("_kernel", "_reward", "_status", "_view", "_mask")
+        hidden = ("_kernel", "_reward", "_status", "_view", "_mask", "_action_mask")
         return {name: value for name, value in self.__dict__.items() if name not in hidden}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:

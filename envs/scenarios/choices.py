@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from ..registry import Registry, group_names
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 
 FOLDERS: list[str] = []
 """Folders of one's own in which groups are looked for (``FOLDER/scenario/NAME.yaml``), after what ships."""
+
+SCENARIO_FOLDERS = Registry(
+    "scenario folder",
+    lambda thing: isinstance(thing, str | Path) and Path(thing).is_dir(),
+    "a folder with scenario/NAME.yaml in it",
+)
+"""Such folders of plug-ins, by name."""
 
 STORED: dict[str, str] = {}
 """What was typed for a choice that ``store_choice`` made: its file, or whatever else Hydra cannot name."""
@@ -29,13 +37,30 @@ def is_file(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
+def own_folders() -> list[str]:
+    """``FOLDERS``, then those of plug-ins."""
+    plugged = [str(SCENARIO_FOLDERS.find(name).factory) for name in SCENARIO_FOLDERS]
+    return [*FOLDERS, *(folder for folder in plugged if folder not in FOLDERS)]
+
+
+def on_own_path(group: str, name: str) -> bool:
+    """Whether a folder of one's own has a choice of a group."""
+    return any((Path(folder) / group / f"{name}.yaml").is_file() for folder in own_folders())
+
+
+def own_names(group: str) -> list[str]:
+    """Choices of a group that folders of one's own have."""
+    found = [folder for folder in (Path(own) / group for own in own_folders()) if folder.is_dir()]
+    return [name for folder in found for name in group_names(folder)]
+
+
 def search_path() -> ConfigSearchPath:
-    """Where Hydra looks for groups: what ships, then ``FOLDERS``."""
+    """Where Hydra looks for groups: what ships, and ``own_folders``."""
     from hydra._internal.utils import create_config_search_path
     from hydra.core.config_search_path import SearchPathQuery
 
     path = create_config_search_path("pkg://virtgym.conf")
-    for folder in FOLDERS:
+    for folder in own_folders():
         if "://" not in folder and not Path(folder).is_dir():
             raise ConfigError(f"{folder}: no such folder on the search path (--config-dir, hydra.searchpath)")
         where = folder if "://" in folder else f"file://{Path(folder).absolute()}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from ..sim.simulator import Simulator
 from ..sim.workload import Workload
 from ..traces import Trace
 from .build import build_cluster, drop_oversized, need_episode, read_demand, size_vms
-from .choices import FOLDERS, compose_choice, is_file
+from .choices import compose_choice, is_file, on_own_path, own_names
 from .inventory import fit_out, host_kinds, read_group, trace_of, workload_of
 from .rules import build_rules
 from .schema import HostGroupConfig, ScenarioConfig, check_scenario
@@ -118,9 +117,9 @@ def load_scenario_config(name: str) -> dict[str, Any]:
         return compose_choice("scenario", name)
     entry = resources.files("virtgym.conf") / "scenario" / f"{name}.yaml"
     if not entry.is_file():
-        if any((Path(folder) / "scenario" / f"{name}.yaml").is_file() for folder in FOLDERS):
+        if on_own_path("scenario", name):
             return compose_choice("scenario", name)
-        known = list(list_scenarios())
+        known = [*list_scenarios(), *own_names("scenario")]
         raise ConfigError(
             f"scenario={name}: no such scenario{hint(name, known)}; there are: {', '.join(known)}"
         )

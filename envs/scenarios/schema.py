@@ -26,6 +26,7 @@ from ..sim.models.standby import StandbyConfig
 from ..sim.models.telemetry import TelemetryConfig
 from .inventory import InventoryGroup
 from .nodes import default_keys, made, schema_of
+from .power_curves import with_table
 from .rules import RulesGroup
 from .unread import only_read
 from .working_sets import WorkingSets
@@ -410,6 +411,8 @@ def as_meant(plain: dict[str, Any], own: Mapping[str, Any], typed: Collection[st
     """
     if "trace" in plain:
         plain["trace"] = replace_generator(plain["trace"], own.get("trace") or {}, typed)
+    if isinstance(hosts := plain.get("hosts"), list):
+        plain["hosts"] = [with_table(host, f"scenario.hosts.{i}") for i, host in enumerate(hosts)]
     return only_read(plain, own, typed, default_keys(ScenarioConfig)) if "failures" in plain else plain
 
 

@@ -187,7 +187,7 @@ def _read_table(path: Path, known: Collection[str] | None = None) -> pd.DataFram
 
     Args:
         path: The file.
-        known: Columns to read; None = all that have numbers, and those that name a row.
+        known: Columns to read beside those of numbers and those that name a row.
 
     Raises:
         VirtgymError: Naming the file: if it cannot be read, lacks the columns that name a row, is too large,
@@ -207,7 +207,7 @@ def _read_table(path: Path, known: Collection[str] | None = None) -> pd.DataFram
             raise VirtgymError(f"{path}: lacks the columns {', '.join(missing)}; not a table of results")
         wrong = [name for name in schema.names if not is_right(name, schema.field(name).type)]
         extra = {*wrong, *TEXTS} - {*KEY_COLUMNS}
-        names = [name for name in schema.names if (name not in extra if known is None else name in known)]
+        names = [name for name in schema.names if name not in extra or name in (known or ())]
         for name in wrong:
             if name in names or name in KEY_COLUMNS:
                 raise VirtgymError(f"{path}: column {name} has the type {str(schema.field(name).type)[:60]}")

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from .usage import FORECAST, LIST, REPORT
+
 _USER_ERRNOS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR),
 )
@@ -165,58 +167,6 @@ examples:
   virtgym watch scenario=small policy=dpm out=runs/dpm
   virtgym watch scenario=ha_cold policy=ha seed=3 video=ha.gif
   virtgym watch scenario=small policy=runs/small/agent
-"""
-
-_LIST = """\
-usage: virtgym list [KIND] [-v]
-kinds: scenarios suites policies agents detectors selectors forecasters rewards candidates columns traces
-inventories envs
-
-Say what there is, one line each; without a kind, all but rewards, candidates and columns. With -v,
-parameters with their defaults follow.
-
-examples:
-  virtgym list
-  virtgym list policies -v
-"""
-
-_REPORT = """\
-usage: virtgym report DIR… [out=FOLDER|FILE.html] [--serve[=PORT]]
-
-Write report.html and report.md from stored rows, of trainings and sweeps, too; nothing is simulated. Default
-out: the folder, or the current one if there are several. --serve shows the page on this machine instead, and
-writes it anew while a benchmark or training goes on.
-
-examples:
-  virtgym report runs/day1 --serve
-  virtgym report runs/day1
-  virtgym report runs/day1 runs/day2 out=both.html
-"""
-
-_FORECAST = """\
-usage: virtgym forecast trace=PATH [key=value…]
-
-Compare forecasters of CPU demand on a trace: mean absolute error and skill against persistence and against
-the mean, with bootstrap intervals, for VMs and for groups of VMs as hosts hold them. Writes forecast.csv and
-config.yaml to out=DIR.
-
-keys:
-  trace=PATH                    file, folder or name of a fetched trace; several: [A,B]; synthetic
-  trace.format=NAME             its format, guessed by default; trace.options.KEY=VALUE of its reader
-  forecasters=[NAME,…]          persistence mean moving_average ewma ols loess0 loess loess_robust0
-                                loess_robust seasonal, default all; with parameters: loess(window=20)
-  horizons=[N,…]                steps ahead, default [1,6]
-  warmup=N                      samples that a VM must have, default 30
-  vms_per_host=N                VMs in a group, default 20; 0 = no groups
-  origins=N                     points in time to forecast from, at most, default 500
-  clip=true|false               whether forecasts are cut to what demand can be, default true
-  seed=N  resamples=N           of groups and bootstrap, default 0 and 2000
-  out=DIR                       default runs/forecast-<date>-<time>-<suffix>
-
-examples:
-  virtgym forecast trace=planetlab/20110303
-  virtgym forecast trace=[traces/20110303,traces/20110306] horizons=[1,6,12] out=runs/skill
-  virtgym forecast trace=usage.csv trace.options.fill=previous 'forecasters=[loess(window=20),ewma]'
 """
 
 
@@ -480,6 +430,12 @@ def _report(arguments: Sequence[str]) -> int:
     return report_main(arguments)
 
 
+def _new(arguments: Sequence[str]) -> int:
+    from .new import main as new_main
+
+    return new_main(arguments)
+
+
 def _forecast(arguments: Sequence[str]) -> int:
     from .forecast import main as forecast_main
 
@@ -518,7 +474,7 @@ _RUNS: dict[str, Callable[[Sequence[str]], int]] = {
 """What runs a command that Hydra composes."""
 
 COMMANDS: dict[str, Command] = {
-    "list": Command("scenarios, policies, agents, traces and environments that there are", _LIST, _list),
+    "list": Command("scenarios, policies, agents, traces and environments that there are", LIST, _list),
     "evaluate": Command("one policy on one scenario", _EVALUATE, partial(_hydra, "evaluate")),
     "benchmark": Command(
         "policies x seeds, resumable and parallel, with a report", _BENCHMARK, partial(_hydra, "benchmark")
@@ -530,12 +486,13 @@ COMMANDS: dict[str, Command] = {
     "watch": Command(
         "an episode as a page that replays it, and as a video", _WATCH, partial(_hydra, "watch")
     ),
-    "report": Command("the report again, from stored results", _REPORT, _report),
-    "forecast": Command("skill of forecasters of demand on a trace", _FORECAST, _forecast),
+    "report": Command("the report again, from stored results", REPORT, _report),
+    "forecast": Command("skill of forecasters of demand on a trace", FORECAST, _forecast),
     "plan": Command("what to do now with an operator's own cluster", None, partial(_operate, "plan")),
     "whatif": Command("policies on the history of such a cluster", None, partial(_operate, "whatif")),
     "size": Command("the fewest hosts for its VMs, with a bound", None, partial(_operate, "size")),
     "ha-check": Command("the VMs that failures would leave down", None, partial(_operate, "ha-check")),
+    "new": Command("a tested package of one's own: a policy, a reader, …", None, _new),
     "traces": Command("download, check and convert traces", None, _traces),
 }
 """Commands by name."""

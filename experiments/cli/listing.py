@@ -5,8 +5,13 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from virtgym.envs.registry import group_names
+from virtgym.envs.scenarios.choices import own_folders
 
 from ..config.listing import list_names, read_group_file
+from ..config.yamlio import load_yaml
 
 LISTED: dict[str, tuple[str, ...]] = {
     "policies": ("virtgym.policies.registry:POLICIES",),
@@ -17,6 +22,9 @@ LISTED: dict[str, tuple[str, ...]] = {
     "rewards": ("virtgym.envs.cluster.rewards:TERMS",),
     "candidates": ("virtgym.envs.cluster.candidates:CANDIDATES",),
     "columns": ("virtgym.envs.cluster.tables:COLUMNS",),
+    "metrics": ("virtgym.envs.cluster.metrics:METRIC_NAMES",),
+    "power": ("virtgym.envs.scenarios.power_curves:POWER_CURVES",),
+    "sections": ("virtgym.experiments.report.sections:SECTIONS",),
     "inventories": ("virtgym.envs.inventory.readers:INVENTORY_FORMATS",),
     "traces": tuple(f"virtgym.envs.traces:{kind}_FORMATS" for kind in ("TRACE", "REQUEST", "SERIES")),
 }
@@ -25,7 +33,9 @@ LISTED: dict[str, tuple[str, ...]] = {
 KINDS: tuple[str, ...] = ("scenarios", "suites", *LISTED, "envs")
 """What ``virtgym list`` can list."""
 
-QUICK: tuple[str, ...] = tuple(kind for kind in KINDS if kind not in ("rewards", "candidates", "columns"))
+_SLOW = ("rewards", "candidates", "columns", "metrics", "power", "sections")
+
+QUICK: tuple[str, ...] = tuple(kind for kind in KINDS if kind not in _SLOW)
 """What it lists unless told: what is known without importing the simulator."""
 
 _ENVS = {
@@ -45,6 +55,11 @@ def list_kind(kind: str, verbose: bool = False) -> Iterator[tuple[str, str]]:
     if kind in ("scenarios", "suites"):
         for name in list_names(kind[:-1]):
             yield name, str(read_group_file(kind[:-1], name).get("description", ""))
+        for folder in own_folders():
+            group = Path(folder) / kind[:-1]
+            for name in group_names(group) if group.is_dir() else ():
+                found = load_yaml((group / f"{name}.yaml").read_text(encoding="utf-8")) or {}
+                yield name, str(found.get("description", ""))
     elif kind == "envs":
         import gymnasium as gym
 

@@ -6,12 +6,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from virtgym.envs.checks import hint
 from virtgym.envs.errors import ConfigError
-from virtgym.envs.registry import group_names
 from virtgym.envs.scenarios.choices import (
     FOLDERS,
     as_typed,
@@ -19,6 +17,9 @@ from virtgym.envs.scenarios.choices import (
     config_loader,
     hydra_words,
     is_file,
+    on_own_path,
+    own_folders,
+    own_names,
     root_cause,
     store_choice,
     store_file,
@@ -409,8 +410,7 @@ def _choice(group: str, name: str) -> str:
     """The choice of Hydra's group that stands for what was typed."""
     if is_file(name):
         return store_file(group, name)
-    on_path = any((Path(folder) / group / f"{name}.yaml").is_file() for folder in FOLDERS)
-    if on_path or _FUNCTION.match(name):
+    if on_own_path(group, name) or _FUNCTION.match(name):
         return name
     if name in ("null", ""):  # of which Hydra makes no choice
         raise ConfigError(f"{group}={name}: no such {group}; there are: {', '.join(list_names(group))}")
@@ -446,7 +446,7 @@ def _store_schemas(command: str, parsed: Sequence[Override]) -> None:
         if o.key_or_group == "experiment":
             named.add(experiment_choice(str(o.input_line).partition("=")[2], "policy") or "")
     # One configuration each: of all of them it takes a second, so only where any may be inherited.
-    inherits = FOLDERS or any(name not in POLICIES for name in named if name)
+    inherits = own_folders() or any(name not in POLICIES for name in named if name)
     store_policies(POLICIES if inherits else named & {*POLICIES})
 
 
@@ -524,8 +524,7 @@ def tell_hydra_error(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         path = str(error.missing_cfg_file).removesuffix(".yaml")
         group, _, name = path.rpartition("/") if is_hydra_key(path) else path.partition("/")
-        own = [folder for folder in (Path(f) / group for f in FOLDERS) if folder.is_dir()]
-        known = (*list_names(group), *(name for folder in own for name in group_names(folder)))
+        known = (*list_names(group), *own_names(group))
         known = (*known, *POLICIES) if group == "policy" else known
         text = f"{group}={name}: no such {group}{hint(name, known)}; there are: {', '.join(known) or 'none'}"
         return as_typed(error, text)

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from virtgym.envs.checks import hint
+from virtgym.envs.cluster.metrics import own_metrics
 from virtgym.envs.cluster.rewards import check_weights
 from virtgym.envs.errors import ConfigError
 from virtgym.policies.learned.architecture import ENV_OPTIONS
 
-ENV_KEYS: tuple[str, ...] = (*ENV_OPTIONS, "reward", "knobs_policy", "resample_trace")
+ENV_KEYS: tuple[str, ...] = (*ENV_OPTIONS, "reward", "knobs_policy", "resample_trace", "metrics")
 """Keys of ``env``: arguments of ``virtgym/Cluster-v0``."""
 
 
@@ -43,5 +44,8 @@ def env_options(env: Mapping[str, Any] | None, command: str, kind: str) -> dict[
     for key in ("candidates", "reward"):
         if not isinstance(given.get(key) or {}, Mapping):
             raise ConfigError(f"env.{key}={given[key]}: must be a mapping, like {{KEY: VALUE}}")
+    if not isinstance(given.get("metrics", []), list | tuple):
+        raise ConfigError(f"env.metrics={given['metrics']}: must be a list, like [my_pkg:METRIC]")
+    own_metrics(given.get("metrics", ()))
     check_weights(given.get("reward"))
     return given

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from virtgym.envs.files import write_atomically
 
-from ..report.parts import Section, document, render
+from ..report.parts import PagePart, document, render
 from ..run.folder import claim_folder, default_out, write_text
 from ..run.rows import virtgym_version
 
@@ -109,4 +109,4 @@ def render_answer(answer: Answer) -> str:
     ]
     html = render("operations/answer.html", answer=answer, tables=tables)
     title = f"virtgym report: {answer.title}"
-    return document(title, [virtgym_version()], [Section(html)], script="Page.ready();")
+    return document(title, [virtgym_version()], [PagePart(html)], script="Page.ready();")

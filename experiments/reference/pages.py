@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from .keys import Key, keys_of, meanings, shown
@@ -144,6 +144,33 @@ def columns() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def plugins() -> str:
+    """Every kind of thing that a package of one's own may add, with a skeleton of it."""
+    from ..cli.new import KINDS, read_skeleton
+
+    found = {kind: read_skeleton(kind) for kind in KINDS}
+    rows = ((f"`{kind}`", f"`virtgym list {KINDS[kind]}`", s.about) for kind, s in found.items())
+    parts = [
+        "# Plug-ins",
+        "`virtgym new KIND NAME` writes the skeleton of a kind as a package with its test; `pip install -e "
+        "NAME` makes what is in it known by name ([how](../architecture.md#things-of-your-own)). It writes:",
+        _table(("kind", "listed by", "what it is"), rows),
+    ]
+    for kind, skeleton in found.items():
+        parts += [f"## {kind}", f"{skeleton.about[0].upper()}{skeleton.about[1:]}."]
+        parts.append(f"```sh\n{skeleton.use}\n```")
+        for path, text in skeleton.files.items():
+            if path != "pyproject.toml":
+                language = "yaml" if path.endswith(".yaml") else "python"
+                parts.append(f"`{path}`\n\n```{language}\n{text.rstrip()}\n```")
+    parts += ["## The project", f"`pyproject.toml`, of every kind\n\n```toml\n{_project(found)}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _project(skeletons: Mapping[str, Any]) -> str:
+    return str(next(iter(skeletons.values())).files["pyproject.toml"]).rstrip()
+
+
 API = (
     "virtgym.envs",
     "virtgym.envs.sim",
@@ -162,6 +189,6 @@ def api() -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
-    page.__name__: page for page in (scenarios, policies, agents, metrics, columns, api)
+    page.__name__: page for page in (scenarios, policies, agents, metrics, columns, plugins, api)
 }
 """Every page by its name: ``reference/NAME.md`` of the site."""

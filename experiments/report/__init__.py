@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 __all__ = ["write_report"]
 
 
-def write_report(dirs: Sequence[Path], dest: Path, leads: Sequence[Lead] = (), *, live: bool = False) -> Path:
+def write_report(
+    dirs: Sequence[Path],
+    dest: Path,
+    leads: Sequence[Lead] = (),
+    sections: Sequence[str] = (),
+    *,
+    live: bool = False,
+) -> Path:
     """Write ``report.html`` and ``report.md``.
 
     Args:
@@ -23,6 +30,7 @@ def write_report(dirs: Sequence[Path], dest: Path, leads: Sequence[Lead] = (), *
         dest: Folder to write into, made if it is not there; or the name of the page (``….html``), which the
             Markdown file is put beside.
         leads: Parts of their own that stand before all folders'.
+        sections: Sections of one's own by dotted path, beside those that plug-ins register.
         live: Whether the page asks the server that it came from for a newer one.
 
     Returns:
@@ -38,6 +46,7 @@ def write_report(dirs: Sequence[Path], dest: Path, leads: Sequence[Lead] = (), *
     from .leaderboard import make_leaderboard
     from .markdown import render_markdown
     from .page import Board, render_page
+    from .sections import make_sections
 
     if not dirs:
         raise VirtgymError("report: no folder given; give folders that virtgym has written")
@@ -57,9 +66,10 @@ def write_report(dirs: Sequence[Path], dest: Path, leads: Sequence[Lead] = (), *
             else:
                 windows = has_windows(group.rows)
                 tables.append((group, compare_windows(group.rows) if windows else make_leaderboard(group)))
+        own = [make_sections(group, sections) for group, _ in tables]
         texts = {
-            page: render_page(tables, leads, live=live),
-            page.with_suffix(".md"): render_markdown(tables, leads),
+            page: render_page(tables, leads, own, live=live),
+            page.with_suffix(".md"): render_markdown(tables, leads, own),
         }
     except VirtgymError:
         raise

@@ -22,7 +22,8 @@ from .heat import LAYERS, pack_heats
 from .leaderboard import Leaderboard, shared_intervals
 from .moves import move_choices
 from .pairs import side_by_side
-from .parts import Chips, Section, add_figure, render
+from .parts import Chips, PagePart, add_figure, render
+from .sections import Section, section_html
 from .table import make_table
 from .values import BASELINE
 from .verdict import make_tiles, make_verdict
@@ -48,13 +49,16 @@ class Choice:
     outside: str = ""
 
 
-def cluster_section(index: int, group: Group, board: Leaderboard) -> Section:
+def cluster_section(
+    index: int, group: Group, board: Leaderboard, own: Sequence[Section] = ()
+) -> PagePart:
     """A group of the page.
 
     Args:
         index: Its place.
         group: Runs.
         board: What they say.
+        own: Sections of one's own.
     """
     figures: dict[str, Any] = {}
     pairs = side_by_side(board)
@@ -77,10 +81,11 @@ def cluster_section(index: int, group: Group, board: Leaderboard) -> Section:
         heat=_heat(index, group, board, figures, heats),
         moves=_migrations(group, board, figures),
         who=move_choices(group, board, figures),
+        own=section_html(own, figures),
         remarks=[*notes(group, board), *(f"Left out: {text}" for text in damaged)],
         folders=run_folders(group),
     )
-    return Section(html, {"figures": figures, "heats": heats, "pairs": pairs})
+    return PagePart(html, {"figures": figures, "heats": heats, "pairs": pairs})
 
 
 def _terms(board: Leaderboard, figures: dict[str, Any]) -> dict[str, Any] | None:

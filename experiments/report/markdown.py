@@ -15,6 +15,7 @@ from .placement.overview import overview_rows
 from .placement.page import learner_rows, placement_cells, placement_columns
 from .placement.words import entry_label, make_placement_verdict, placement_facts, placement_remarks
 from .rescheduling import mover_markdown
+from .sections import Section
 from .table import TableCell, half_width, heading_unit
 from .verdict import Sentence, Strong, make_verdict
 
@@ -118,17 +119,21 @@ def _overview(boards: Sequence[tuple[Group, Comparison]]) -> list[str]:
 
 
 def render_markdown(
-    groups: Sequence[tuple[Group, Leaderboard | Comparison | Movers]], leads: Sequence[Lead] = ()
+    groups: Sequence[tuple[Group, Leaderboard | Comparison | Movers]],
+    leads: Sequence[Lead] = (),
+    own: Sequence[Sequence[Section]] = (),
 ) -> str:
-    """The leaderboards and what was run."""
+    """The leaderboards, sections of one's own by group, and what was run."""
     lines = ["# virtgym report", "", *(line for lead in leads for line in lead.markdown)]
-    for group, board in groups:
+    for (group, board), sections in zip(groups, own or [()] * len(groups), strict=True):
         if isinstance(board, Comparison):
             lines += _placement_section(group, board)
         elif isinstance(board, Movers):
             lines += mover_markdown(group, board)
         else:
             lines += _section(group, board)
+        for section in sections:
+            lines += [f"### {escape_md(section.title)}", "", *section.markdown, ""]
     lines += _overview([(g, board) for g, board in groups if isinstance(board, Comparison)])
     lines += ["## What was run", ""]
     for run in {id(r): r for g, _ in groups for r in g.runs}.values():

@@ -11,9 +11,10 @@ from ..analysis.rescheduling_summary import Movers
 from ..analysis.run_data import Group
 from .cluster import cluster_section
 from .leaderboard import Leaderboard
-from .parts import Section, document, read_part
+from .parts import PagePart, document, read_part
 from .placement.page import placement_section
 from .rescheduling import mover_section
+from .sections import Section
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -41,27 +42,33 @@ Board = Leaderboard | Comparison | Movers
 
 
 def render_page(
-    groups: Sequence[tuple[Group, Board]], leads: Sequence[Lead] = (), *, live: bool = False
+    groups: Sequence[tuple[Group, Board]],
+    leads: Sequence[Lead] = (),
+    own: Sequence[Sequence[Section]] = (),
+    *,
+    live: bool = False,
 ) -> str:
     """The whole page as text.
 
     Args:
         groups: Runs, and what is to be said of them.
         leads: Parts that stand before them.
+        own: Sections of one's own by group; empty = none.
         live: As ``document`` has it.
     """
     from plotly.offline import get_plotlyjs
 
     names = [lead.title for lead in leads] or sorted({g.scenario for g, _ in groups})
     windows = [(g, board) for g, board in groups if isinstance(board, Comparison)]
-    sections = [Section(lead.html, {"figures": lead.figures, "heats": []}) for lead in leads]
-    for index, (group, board) in enumerate(groups, start=len(leads)):
+    sections = [PagePart(lead.html, {"figures": lead.figures, "heats": []}) for lead in leads]
+    more = own or [()] * len(groups)
+    for index, ((group, board), mine) in enumerate(zip(groups, more, strict=True), start=len(leads)):
         if isinstance(board, Comparison):
-            sections.append(placement_section(group, board, windows))
+            sections.append(placement_section(group, board, windows, mine))
         elif isinstance(board, Movers):
-            sections.append(mover_section(group, board))
+            sections.append(mover_section(group, board, mine))
         else:
-            sections.append(cluster_section(index, group, board))
+            sections.append(cluster_section(index, group, board, mine))
     return document(
         f"virtgym report: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}",
         sorted({str(v) for g, _ in groups for v in g.rows.get("virtgym_version", [])}),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Section:
+class PagePart:
     """A part of a page that is seen at a time.
 
     Attributes:
@@ -90,7 +90,7 @@ def render(template: str, **values: Any) -> Markup:
 def document(
     title: str,
     versions: Sequence[str],
-    sections: Sequence[Section],
+    sections: Sequence[PagePart],
     *,
     script: str,
     style: str = "",

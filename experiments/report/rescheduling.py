@@ -17,7 +17,8 @@ from ..analysis.run_data import Group, HeatFile
 from ..analysis.stats import Interval, mean_interval
 from .facts import question_of, run_folders
 from .figures import Style, axis, label, new_figure, rank_styles
-from .parts import Chips, Section, add_figure, render
+from .parts import Chips, PagePart, add_figure, render
+from .sections import Section, section_html
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -73,8 +74,8 @@ def mover_markdown(group: Group, found: Movers) -> list[str]:
     return [*lines, *(f"| {row} |" for row in rows), ""]
 
 
-def mover_section(group: Group, found: Movers) -> Section:
-    """A group of the page."""
+def mover_section(group: Group, found: Movers, own: Sequence[Section] = ()) -> PagePart:
+    """A group of the page, with sections of one's own."""
     figures: dict[str, Any] = {}
     styles = rank_styles([(entry.name, False) for entry in found.entries])
     shown = [entry.name for entry in found.entries[:N_SHOWN]]
@@ -93,9 +94,10 @@ def mover_section(group: Group, found: Movers) -> Section:
         seed=found.seeds[0],
         maps=maps,
         options=[(one["key"], one["name"]) for one in maps],
+        own=section_html(own, figures),
         folders=run_folders(group),
     )
-    return Section(html, {"figures": figures, "heats": []})
+    return PagePart(html, {"figures": figures, "heats": []})
 
 
 def _lines(

@@ -26,10 +26,12 @@ class LiveReport:
     Args:
         folders: Run folders, trainings, sweeps.
         scratch: A folder of its own to work in.
+        sections: Sections of one's own by dotted path.
     """
 
-    def __init__(self, folders: Sequence[Path], scratch: Path) -> None:
+    def __init__(self, folders: Sequence[Path], scratch: Path, sections: Sequence[str] = ()) -> None:
         self.folders = [Path(folder) for folder in folders]
+        self.sections = sections
         self.scratch = scratch
         self._lock = threading.Lock()
         self._known = ""
@@ -57,7 +59,7 @@ class LiveReport:
                 return self._page
             try:
                 folders = [self._finished(i, folder) for i, folder in enumerate(self.folders)]
-                text = write_report(folders, self.scratch / "page", live=True).read_bytes()
+                text = write_report(folders, self.scratch / "page", (), self.sections, live=True).read_bytes()
             except VirtgymError as error:
                 text = _waiting(one_line(error))
             self._page, self._known = text, now
@@ -81,11 +83,11 @@ class LiveReport:
 
 
 def _waiting(why: str) -> bytes:
-    from .parts import Section, document, render
+    from .parts import PagePart, document, render
 
     html = render("report/templates/waiting.html", why=why)
     title = "virtgym report: nothing yet"
-    return document(title, [], [Section(html)], script="Page.ready();", live=True).encode()
+    return document(title, [], [PagePart(html)], script="Page.ready();", live=True).encode()
 
 
 def make_server(report: LiveReport, port: int) -> http.server.ThreadingHTTPServer:
@@ -127,12 +129,13 @@ def make_server(report: LiveReport, port: int) -> http.server.ThreadingHTTPServe
         ) from None
 
 
-def serve(folders: Sequence[Path], port: str) -> int:
+def serve(folders: Sequence[Path], port: str, sections: Sequence[str] = ()) -> int:
     """Serve a report until Ctrl-C.
 
     Args:
         folders: What it is of.
         port: As typed; empty = ``PORT``.
+        sections: Sections of one's own by dotted path.
 
     Raises:
         ConfigError: If it is no port, or cannot be had.
@@ -140,7 +143,7 @@ def serve(folders: Sequence[Path], port: str) -> int:
     if not (port == "" or (port.isascii() and port.isdigit() and int(port) < 65536)):
         raise ConfigError(f"--serve={port}: must be a port, 0 to 65535")
     with tempfile.TemporaryDirectory(prefix="virtgym-report-") as scratch:
-        server = make_server(LiveReport(folders, Path(scratch)), int(port or PORT))
+        server = make_server(LiveReport(folders, Path(scratch), sections), int(port or PORT))
         print(f"report: http://{HOST}:{server.server_address[1]}/ (Ctrl-C ends it)", flush=True)
         try:
             server.serve_forever()

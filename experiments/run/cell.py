@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 
 from virtgym.envs.cluster.env import ClusterEnv
+from virtgym.envs.cluster.metrics import own_metrics
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.registry import own_modules
 from virtgym.envs.scenarios.kinds import GAMES, GameScenario
@@ -219,7 +220,7 @@ def make_cell(
         if is_dataclass(policy) and not isinstance(policy, type):
             values = asdict(policy)
         check_task(own.name, policy, task, scenario.name)
-        decides = {**values, **_digests(policy, None, values), **_asked(own.name, policy, env)}
+        decides = {**values, **_digests(policy, None, values, env), **_asked(own.name, policy, env)}
         return Cell(scenario, own, policy, config_hash(scenario, own, decides), dict(env or {}))
     if scenario.config.kind == "replica":
         from .replica_cell import check_replica_policy
@@ -231,7 +232,7 @@ def make_cell(
     named = spec.name in POLICIES
     defaults = policy_defaults(spec.name) if named else {}
     folder = getattr(made, "folder", None) if named else Path(spec.name)
-    digests = _digests(made, folder, {**defaults, **spec.params})
+    digests = _digests(made, folder, {**defaults, **spec.params}, env)
     decides = {**defaults, **digests, **_asked(spec.label, made, env)}
     return Cell(scenario, spec, made, config_hash(scenario, spec, decides), dict(env or {}))
 
@@ -248,13 +249,16 @@ def _asked(name: str, policy: Policy, env: Mapping[str, Any] | None) -> dict[str
     return {"env": dict(env)} if env else {}
 
 
-def _digests(policy: Policy, folder: Path | None, params: Mapping[str, Any]) -> dict[str, str]:
+def _digests(
+    policy: Policy, folder: Path | None, params: Mapping[str, Any], env: Mapping[str, Any] | None
+) -> dict[str, str]:
     """Fingerprints of what decides what a policy does: an agent's files, its code, that of named parts."""
     content = None if folder is None else content_digest(folder)
+    named = [params, env or {}, list(own_metrics((env or {}).get("metrics", ())))]
     found = {
         "content": content,
         "code": code_digest(type(policy)),
-        "parts": source_digest(own_modules(params)),
+        "parts": source_digest(own_modules(named)),
     }
     return {key: digest for key, digest in found.items() if digest is not None}
 

@@ -416,7 +416,7 @@ class RunFolder:
             whole = {*cell, "steps"} >= {"scenario_hash", *wanted} - {"heat"} and bool(rows)
         except (KeyError, TypeError, ValueError, AttributeError):
             whole = False
-        if not whole or any(set(row) != set(COLUMNS) for row in cell["rows"]):
+        if not whole or any(not set(row) >= set(COLUMNS) for row in cell["rows"]):
             raise _DamagedError("was written by another version")
         if path.stem != named:
             raise _DamagedError(f"holds another cell, {cell['policy']} seed {cell['seed']}")

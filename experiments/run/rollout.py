@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
 
 import virtgym.envs  # noqa: F401 - registers the environments
+from virtgym.envs.cluster.env import ClusterEnv
 from virtgym.envs.scenarios.scenario import Scenario
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.simulator import Simulator
@@ -93,7 +94,8 @@ def rollout(
     """
     limit = max_intervals if max_intervals is not None else 2**62
     observation, _ = env.reset(seed=seed)
-    sim: Simulator = env.unwrapped.sim  # type: ignore[attr-defined]
+    inner = cast(ClusterEnv, env.unwrapped)
+    sim = inner.sim
     policy.reset(sim.view, policy_rng(seed))
     record = Recorder(sim, heat=heat)
     start = time.perf_counter()
@@ -101,7 +103,7 @@ def rollout(
     episode_return = run(env, sim, policy, record, observation, limit)
     wall_s = time.perf_counter() - start
     record.close()
-    metrics = {**sim.metrics(), "futile_moves": float(record.moves.count())}
+    metrics = {**inner.metrics(), "futile_moves": float(record.moves.count())}
     if record.n:
         p50, p99 = np.percentile(record.decision_ms, (50, 99))
         metrics["decision_ms_p50"], metrics["decision_ms_p99"] = float(p50), float(p99)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.metrics import METRICS
 from virtgym.envs.sim.models.cost import GATE_OK, CostConfig, gate
 
@@ -90,6 +91,7 @@ TEXTS: tuple[str, ...] = (
 STEP_TEXTS: tuple[str, ...] = ("event", "vm", "from", "to")
 """Columns of the table of steps that hold text."""
 
+_COLUMNS = frozenset(COLUMNS)
 _METRICS = frozenset(
     {*METRICS, "episode_return", "total_wait_s", "mean_wait_s", "events_refused", *EXTRAS, *PLANS}
     | {*RESCHEDULING, *REASSIGNMENT}
@@ -108,7 +110,7 @@ def virtgym_version() -> str:
 
 
 def make_row(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Put values in the order of ``COLUMNS``; what is not given is NaN.
+    """Put values in the order of ``COLUMNS``, metrics of one's own last; what is not given is NaN.
 
     So is every metric of an episode that was cut off: half of one would look cheaper than a whole one.
 
@@ -118,11 +120,23 @@ def make_row(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         KeyError: For a column that does not exist.
     """
-    unknown = set(values) - set(COLUMNS)
+    own = [name for name in values if name not in _COLUMNS]
+    unknown = [name for name in own if not _is_metric(name)]
     if unknown:
         raise KeyError(f"no such column: {', '.join(sorted(unknown))}")
-    cut_off = _METRICS if not values.get("finished", True) else ()
-    return {name: math.nan if name in cut_off else values.get(name, math.nan) for name in COLUMNS}
+    cut_off = {*_METRICS, *own} if not values.get("finished", True) else ()
+    return {name: math.nan if name in cut_off else values.get(name, math.nan) for name in (*COLUMNS, *own)}
+
+
+def _is_metric(name: str) -> bool:
+    """Whether a column is a metric of one's own, by name or dotted path."""
+    from virtgym.envs.cluster.metrics import METRIC_NAMES
+
+    try:
+        METRIC_NAMES.find(name)
+    except ConfigError:
+        return False
+    return True
 
 
 def kinds_of(rows: pd.DataFrame) -> dict[str, str]:
@@ -159,8 +173,9 @@ def rows_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Result rows as a table with the same column types for every mix of rows."""
     import pandas as pd
 
-    frame = pd.DataFrame([dict(row) for row in rows], columns=list(COLUMNS))
+    columns = dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)])
+    frame = pd.DataFrame([dict(row) for row in rows], columns=list(columns))
     whole = ("seed", "steps", "n_hosts", "n_vms")
-    types: dict[str, Any] = dict.fromkeys(COLUMNS, "float64")
+    types: dict[str, Any] = dict.fromkeys(columns, "float64")
     types |= dict.fromkeys(TEXTS, "str") | dict.fromkeys(whole, "int64") | {"finished": "bool"}
     return frame.astype(types)

@@ -6,13 +6,12 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from virtgym.envs.checks import hint, need, need_count
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.registry import group_names
-from virtgym.envs.scenarios.choices import FOLDERS, compose_choice, is_file
+from virtgym.envs.scenarios.choices import compose_choice, is_file, on_own_path, own_names
 from virtgym.envs.scenarios.nodes import made, schema_of
 from virtgym.envs.scenarios.scenario import load_scenario_config
 
@@ -146,9 +145,8 @@ def load_suite(name: str) -> Suite:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    known = group_names(resources.files("virtgym.conf") / "suite")
-    on_path = any((Path(folder) / "suite" / f"{name}.yaml").is_file() for folder in FOLDERS)
-    if not is_file(name) and name not in known and not on_path:
+    known = [*group_names(resources.files("virtgym.conf") / "suite"), *own_names("suite")]
+    if not is_file(name) and name not in known and not on_own_path("suite", name):
         raise ConfigError(f"suite={name}: no such suite{hint(name, known)}; there are: {', '.join(known)}")
     given = {key: value for key, value in compose_choice("suite", name).items() if key != "defaults"}
     try:

@@ -16,7 +16,7 @@ from virtgym.envs.sim.agenda import Event
 from virtgym.envs.sim.models.cost import VM_CLASSES
 from virtgym.envs.sim.models.power import ON
 
-from ..report.parts import Section, document, read_part, render
+from ..report.parts import PagePart, document, read_part, render
 from .tape import ORDER_KINDS, Tape
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def render_episode(tape: Tape, row: Mapping[str, Any], steps: pd.DataFrame) -> s
     return document(
         f"virtgym watch: {title}",
         [str(row["virtgym_version"])],
-        [Section(html, episode_data(tape, row, steps))],
+        [PagePart(html, episode_data(tape, row, steps))],
         script=read_part("watch/watch.js"),
         style=read_part("watch/watch.css"),
     )

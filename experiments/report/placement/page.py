@@ -13,7 +13,8 @@ from ...analysis.stats import Interval
 from ..columns import write_number
 from ..facts import question_of, run_folders
 from ..figures import short
-from ..parts import Chips, Section, add_figure, render
+from ..parts import Chips, PagePart, add_figure, render
+from ..sections import Section, section_html
 from ..table import Head, Row, Table, TableCell
 from .figures import forest_figure, gaps_figure, pairs_figure, placement_styles, profile_figure
 from .overview import overview_rows
@@ -125,14 +126,18 @@ def _mark(found: Comparison, entry: Entry, key: str) -> str:
 
 
 def placement_section(
-    group: Group, found: Comparison, windows: Sequence[tuple[Group, Comparison]]
-) -> Section:
+    group: Group,
+    found: Comparison,
+    windows: Sequence[tuple[Group, Comparison]],
+    own: Sequence[Section] = (),
+) -> PagePart:
     """A group of the page.
 
     Args:
         group: Runs.
         found: What they say.
         windows: All groups of windows of the page.
+        own: Sections of one's own.
     """
     figures: dict[str, Any] = {}
     default, styles = _default(found), placement_styles(found)
@@ -152,10 +157,11 @@ def placement_section(
         against=_against_rule(found, figures),
         matrix=_matrix(found),
         across=_across(windows),
+        own=section_html(own, figures),
         remarks=placement_remarks(group, found),
         folders=run_folders(group),
     )
-    return Section(html, {"figures": figures, "heats": []})
+    return PagePart(html, {"figures": figures, "heats": []})
 
 
 def _across(windows: Sequence[tuple[Group, Comparison]]) -> dict[str, Any] | None:

@@ -105,6 +105,7 @@ def test_what_an_agent_sees_worked_by_hand() -> None:
     rows = np.array([(32, 9, 0, 100), (16, 180, 40, 50), (2, 4, 40, 50)], dtype=float)
     env = PlacementEnv(stream(rows), {"n_hosts": 1}, windows=[0], reward="delay", wait_scale_s=10.0)
     first, info = env.reset()
+    assert info.pop("action_mask").tolist() == [1, 1]
     assert info == {"window": 0, "n_vm": 3}
     see = seen(first)
     assert see["nodes.free_cores"] == [1, 1]
@@ -115,6 +116,7 @@ def test_what_an_agent_sees_worked_by_hand() -> None:
     second, reward, _, _, info = env.step(1)
     # The double VM (8 cores and 90 GiB on each node) must wait until 100, and the small one behind it.
     assert reward == pytest.approx(-2 * 60 / 10)
+    assert info.pop("action_mask").tolist() == env.action_masks().tolist()
     assert info == {"wait_s": 0}
     see = seen(second)
     log = np.log1p(30 * 86_400)

@@ -56,7 +56,12 @@ def without_time(infos: list[dict[str, Any]]) -> list[dict[str, Any]]:
         assert episode.pop("t") > 0
         assert episode.pop("total_wait_s", info["metrics"]["total_wait_s"]) == info["metrics"]["total_wait_s"]
         told.append(info | {"episode": episode})
-    return told
+    return unmasked(told)
+
+
+def unmasked(infos: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Infos without masks, which SB3 asks a method for."""
+    return [{name: value for name, value in info.items() if name != "action_mask"} for info in infos]
 
 
 @pytest.mark.parametrize("kwargs", KINDS)
@@ -69,7 +74,7 @@ def test_a_batch_is_single_environments(kwargs: dict[str, Any]) -> None:
         if start is not None:
             assert batch.seed(start) == singles.seed(start)
         np.testing.assert_equal(batch.reset(), singles.reset())
-        assert batch.reset_infos == singles.reset_infos
+        assert batch.reset_infos == unmasked(singles.reset_infos)
         for _ in range(steps):
             masks = batch.action_masks()
             np.testing.assert_array_equal(masks, singles.env_method("action_masks"))
@@ -78,7 +83,7 @@ def test_a_batch_is_single_environments(kwargs: dict[str, Any]) -> None:
             np.testing.assert_equal(ours[:3], theirs[:3])
             assert ours[1].dtype == theirs[1].dtype
             np.testing.assert_equal(without_time(ours[3]), without_time(theirs[3]))
-            assert batch.reset_infos == singles.reset_infos
+            assert batch.reset_infos == unmasked(singles.reset_infos)
             ended += int(ours[2].sum())
     assert ended > 3
 

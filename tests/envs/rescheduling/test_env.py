@@ -53,6 +53,7 @@ def test_the_default_is_the_scenario() -> None:
     env = gym.make(ID, scenario="rescheduling")
     seen, info = env.reset(seed=1)
     assert env.observation_space.contains(seen)
+    assert info.pop("action_mask").tolist() == env.unwrapped.action_masks().tolist()  # type: ignore[attr-defined]
     assert info == {"snapshot": 0}
     assert env.action_space.n == 2089 + 558 + 1  # type: ignore[attr-defined]
 

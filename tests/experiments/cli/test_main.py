@@ -113,33 +113,19 @@ def test_an_internal_error_is_told_short(
     assert len(text) < 15
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        *("list", "evaluate", "benchmark", "train", "tune", "report", "forecast", "traces", "watch"),
-        *("plan", "whatif", "size", "ha-check"),
-    ],
+NAMES = (
+    *("list", "evaluate", "benchmark", "train", "tune", "report", "forecast", "traces", "watch"),
+    *("plan", "whatif", "size", "ha-check", "new"),
 )
+
+
+@pytest.mark.parametrize("command", NAMES)
 def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
     assert f"virtgym {command}" in text
     assert "examples:" in text
-    assert set(COMMANDS) == {
-        "list",
-        "evaluate",
-        "benchmark",
-        "train",
-        "tune",
-        "report",
-        "forecast",
-        "traces",
-        "watch",
-        "plan",
-        "whatif",
-        "size",
-        "ha-check",
-    }
+    assert set(COMMANDS) == set(NAMES)
 
 
 def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
