@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..checks import need_index, need_seed
 from ..entry import need_action, need_begun, need_options, usable_render_mode
+from .action_rows import ActionObserver
 from .games import ReschedulingGames
 from .objective import TERMS
 from .observations import ReschedulingObserver, play_one
@@ -46,7 +47,8 @@ class ReschedulingTask:
         limit = scenario.config.limit if settings.limit is None else settings.limit
         objective = settings.chosen_objective(scenario.config.objective)
         self.games = ReschedulingGames(snapshots, objective, limit, n_games)
-        self.observer = ReschedulingObserver(self.games, settings.reward_scale)
+        kind = ActionObserver if settings.observation == "actions" else ReschedulingObserver
+        self.observer = kind(self.games, settings.reward_scale)
         self.rows = (0, len(snapshots))
         self.observation_space = self.observer.space()
         self.flat_space = self.observer.flat_space()
@@ -141,7 +143,10 @@ class ReschedulingEnv(gym.Env[Observation, int]):
         return self.task.games
 
     def _observation(self) -> Observation:
-        return self.task.observer.copy_one() if self.copy else self._view
+        if self.copy:
+            return self.task.observer.copy_one()
+        self.task.observer.refresh()
+        return self._view
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

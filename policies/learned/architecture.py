@@ -13,27 +13,40 @@ from virtgym.envs.cluster.candidates.globals import global_columns
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.placement.buffers import WINDOW_COLUMNS
 from virtgym.envs.placement.observations import OBSERVATIONS, observation_columns
+from virtgym.envs.rescheduling.action_rows import ACTION_COLUMNS, ACTION_GLOBALS
 
 PARTS: dict[str, tuple[str, ...]] = {
     "placement": ("nodes", "request", "globals"),
     "cluster": ("candidates", "globals"),
+    "rescheduling": ("actions", "globals"),
     "forecast": ("samples", "series"),
 }
 """Parts of an observation by task: the rows that a network scores one by one, then what they share; of a
 forecaster, which scores nothing, the newest samples and the rest that it reads of a series."""
 
-LEGAL: dict[str, str] = {"placement": "fits", "cluster": "offered"}
+LEGAL: dict[str, str] = {"placement": "fits", "cluster": "offered", "rescheduling": "offered"}
 """The column of the rows that says whether a row may be chosen."""
 
 NETWORKS: dict[str, tuple[str, ...]] = {
     "placement": ("equivariant", "mlp"),
     "cluster": ("scorer", "mlp"),
+    "rescheduling": ("scorer",),
     "forecast": ("quantiles",),
 }
 """Kinds of network by task."""
 
 CANDIDATES = "candidates"
 """What an agent of a cluster observes, beside placement's ``OBSERVATIONS``."""
+
+ACTIONS = "actions"
+"""What an agent of rescheduling observes."""
+
+SEEN: dict[str, tuple[str, ...]] = {
+    "placement": OBSERVATIONS,
+    "cluster": (CANDIDATES,),
+    "rescheduling": (ACTIONS,),
+}
+"""What agents may observe, by task."""
 
 ENV_OPTIONS: tuple[str, ...] = (
     *("actions", "candidates", "max_decisions_per_interval", "arrival", "restart"),
@@ -74,15 +87,19 @@ class Layout:
         """The columns that this version of the environment writes.
 
         Args:
-            observation: ``candidates``, or one of ``OBSERVATIONS``, placement's argument of this name.
+            observation: One of ``SEEN``.
             queue_window: ``PlacementConfig.queue_window``.
 
         Raises:
             ConfigError: If there is no such observation.
         """
-        if observation == CANDIDATES:
-            parts = CANDIDATE_COLUMNS, global_columns(True)
-            return cls("cluster", tuple(tuple(column.name for column in part) for part in parts))
+        sets = {
+            CANDIDATES: ("cluster", CANDIDATE_COLUMNS, global_columns(True)),
+            ACTIONS: ("rescheduling", ACTION_COLUMNS, ACTION_GLOBALS),
+        }
+        if observation in sets:
+            task, *parts = sets[observation]
+            return cls(task, tuple(tuple(column.name for column in part) for part in parts))
         if queue_window > LONGEST_WINDOW:
             raise ConfigError(f"queue_window={queue_window}: networks read at most {LONGEST_WINDOW} requests")
         columns = observation_columns(observation).values()
@@ -126,7 +143,7 @@ class Layout:
             ConfigError: If none has.
         """
         missing = ""
-        for observation in OBSERVATIONS if self.task == "placement" else (CANDIDATES,):
+        for observation in SEEN.get(self.task, ()):
             there = Layout.current(observation, self._window_rows)
             missing = next(iter(there.lacks(self)), "")
             if not missing:

@@ -173,7 +173,8 @@ class ImitationConfig(AgentConfig):
     """Settings of imitation.
 
     Attributes:
-        teacher: Who says what to choose: ``rollout_search``, another policy that plans, or an agent's folder.
+        teacher: Who says what to choose: ``rollout_search``, another policy that plans, or an agent's folder;
+            of rescheduling a policy that plans moves.
         teacher_params: Parameters of the teacher.
         student_share: Share of decisions that the student makes itself at the end of training, from 0 at its
             beginning (DAgger); the teacher makes the others.
@@ -189,6 +190,10 @@ class ImitationConfig(AgentConfig):
     POSITIVE: ClassVar[tuple[str, ...]] = (*AgentConfig.POSITIVE, "temperature")
 
     CLUSTER: ClassVar[Mapping[str, Any]] = {"gamma": 0.98}
+    RESCHEDULING: ClassVar[Mapping[str, Any]] = {
+        **{"teacher": "annealing", "student_share": 0.5, "noise": 0.02, "buffer_size": 2000},
+        "batch_size": 50,
+    }
 
     learning_rate: float = 1e-3
     teacher: str = "rollout_search"
