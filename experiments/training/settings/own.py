@@ -191,8 +191,8 @@ class ImitationConfig(AgentConfig):
 
     CLUSTER: ClassVar[Mapping[str, Any]] = {"gamma": 0.98}
     RESCHEDULING: ClassVar[Mapping[str, Any]] = {
-        **{"teacher": "annealing", "student_share": 0.5, "noise": 0.02, "buffer_size": 2000},
-        "batch_size": 50,
+        **{"teacher": "annealing", "student_share": 0.5, "noise": 0.02, "buffer_size": 1000},
+        **{"batch_size": 50, "n_epochs": 2},
     }
 
     learning_rate: float = 1e-3
