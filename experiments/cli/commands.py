@@ -85,9 +85,9 @@ _TRAIN = f"""\
 usage: virtgym train [key=value…] [-m]
 
 Train an agent on placement, a cluster or rescheduling, evaluate it on what training does not play, and keep
-the best in out=DIR/agent, which any other command takes as a policy. After a crash, kill -9 or Ctrl-C the same
-command goes on from the last checkpoint. With -m, keys may have several values: every combination is trained,
-in a folder of its own, and sweep.csv compares them.
+the best in out=DIR/agent, which any other command takes as a policy. After a crash, kill -9 or Ctrl-C the
+same command goes on from the last checkpoint. With -m, keys may have several values: every combination is
+trained, in a folder of its own, and sweep.csv compares them.
 
 keys:
   agent=NAME                    who learns (virtgym list agents); agent.KEY=VALUE any setting of it
