@@ -15,7 +15,7 @@ from virtgym.envs.errors import ConfigError
 from virtgym.envs.registry import Registry
 
 from .settings.base import A2cConfig, AgentConfig, DqnConfig, MaskablePpoConfig, PpoConfig
-from .settings.own import ExpertConfig, ForecasterConfig, ImitationConfig, RolloutConfig
+from .settings.own import ExpertConfig, ForecasterConfig, ImitationConfig, ProposerConfig, RolloutConfig
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,15 @@ def _register_agents() -> None:
         "rollout policy iteration: compares all actions of a state under one future; "
         "placement by waiting time",
         AgentKind(RolloutConfig, f"{__package__}.rollouts.learner:make_rollout_learner"),
+    )
+    AGENTS.register(
+        "proposer",
+        "what proposals of annealing are worth, for policy.guide=FOLDER of annealing",
+        AgentKind(
+            ProposerConfig,
+            f"{__package__}.proposals.learner:make_proposal_learner",
+            ("rescheduling",),
+        ),
     )
     AGENTS.register(
         "forecaster",

@@ -148,11 +148,16 @@ class ReschedulingTrainTask(TrainTask):
 
     def compare_with_rules(self, agent: Path, rules: bool = True) -> pd.DataFrame:
         """As ``TrainTask``, with every rule."""
+        names = DEFAULT_POLICIES[self.kind] if rules else ()
+        return self.compare([PolicySpec(name) for name in (str(agent), *names)])
+
+    def compare(self, policies: Sequence[PolicySpec]) -> pd.DataFrame:
+        """Result rows of policies on the snapshots of ``VALIDATION``."""
         rows: list[dict[str, Any]] = []
         for seed in seeds_of(self.scenario, VALIDATION):
             snapshot = load_scenario(asdict(self.scenario.config), seed)
-            for name in (str(agent), *(DEFAULT_POLICIES[self.kind] if rules else ())):
-                rows += run_cell(make_cell(snapshot, PolicySpec(name)), seed).rows
+            for policy in policies:
+                rows += run_cell(make_cell(snapshot, policy), seed).rows
         return rows_frame(rows)
 
     def fingerprint(self) -> str:

@@ -109,8 +109,10 @@ class LearnedPolicy:
 
     def __init__(self, agent: Agent, name: str = "agent") -> None:
         if agent.task not in LEGAL:
-            use = "; a forecaster is used by a rule, as in policy=dpm policy.forecaster=FOLDER"
-            use = use if agent.task == "forecast" else ""
+            use = {
+                "forecast": "; a forecaster is used by a rule, as in policy=dpm policy.forecaster=FOLDER",
+                "proposals": "; a guide is used by a search: policy=annealing policy.guide=FOLDER",
+            }.get(agent.task, "")
             raise ConfigError(f"{name}: task {agent.task}; this version plays {', '.join(LEGAL)}{use}")
         self.agent = agent
         self.task = agent.task

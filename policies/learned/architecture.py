@@ -19,10 +19,12 @@ PARTS: dict[str, tuple[str, ...]] = {
     "placement": ("nodes", "request", "globals"),
     "cluster": ("candidates", "globals"),
     "rescheduling": ("actions", "globals"),
+    "proposals": ("proposal", "search"),
     "forecast": ("samples", "series"),
 }
 """Parts of an observation by task: the rows that a network scores one by one, then what they share; of a
-forecaster, which scores nothing, the newest samples and the rest that it reads of a series."""
+forecaster, which scores nothing, the newest samples and the rest that it reads of a series; of a guide of
+annealing features of a proposal and of the search."""
 
 LEGAL: dict[str, str] = {"placement": "fits", "cluster": "offered", "rescheduling": "offered"}
 """The column of the rows that says whether a row may be chosen."""
@@ -31,6 +33,7 @@ NETWORKS: dict[str, tuple[str, ...]] = {
     "placement": ("equivariant", "mlp"),
     "cluster": ("scorer", "mlp"),
     "rescheduling": ("scorer",),
+    "proposals": ("odds",),
     "forecast": ("quantiles",),
 }
 """Kinds of network by task."""
@@ -41,10 +44,16 @@ CANDIDATES = "candidates"
 ACTIONS = "actions"
 """What an agent of rescheduling observes."""
 
+PROPOSAL = "proposal"
+"""What a guide of annealing reads, see ``rescheduling.guide``."""
+
+_PROPOSAL_COLUMNS = ("cpu", "double", "fragment", "other_fragment"), ("progress",)
+
 SEEN: dict[str, tuple[str, ...]] = {
     "placement": OBSERVATIONS,
     "cluster": (CANDIDATES,),
     "rescheduling": (ACTIONS,),
+    "proposals": (PROPOSAL,),
 }
 """What agents may observe, by task."""
 
@@ -93,6 +102,8 @@ class Layout:
         Raises:
             ConfigError: If there is no such observation.
         """
+        if observation == PROPOSAL:
+            return cls("proposals", _PROPOSAL_COLUMNS)
         sets = {
             CANDIDATES: ("cluster", CANDIDATE_COLUMNS, global_columns(True)),
             ACTIONS: ("rescheduling", ACTION_COLUMNS, ACTION_GLOBALS),
@@ -246,14 +257,14 @@ class Architecture:
             value = getattr(self, key)
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST_WEIGHTS:
                 raise ConfigError(f"{key}={value}: must be an integer from 0 to {MOST_WEIGHTS}")
-        if self.network != "mlp" and (len(self.hidden) != 2 or len(set(self.hidden)) != 1):
+        if self.network not in ("mlp", "odds") and (len(self.hidden) != 2 or len(set(self.hidden)) != 1):
             raise ConfigError(
                 f"hidden={list(self.hidden)}: network={self.network} has two layers of the same width"
             )
         if self.network == "scorer" and self.n_extra:
             raise ConfigError(f"n_extra={self.n_extra}: a scorer has no actions besides the candidates")
-        if self.network == "quantiles" and self.activation != "relu":
-            raise ConfigError(f"activation={self.activation}: network=quantiles has relu")
+        if self.network in ("quantiles", "odds") and self.activation != "relu":
+            raise ConfigError(f"activation={self.activation}: network={self.network} has relu")
         if self.network == "mlp" and self.n_nodes < 2:
             raise ConfigError("n_nodes: an mlp needs the number of nodes or candidates")
         if self.n_weights > MOST_WEIGHTS:
@@ -299,6 +310,8 @@ class Architecture:
         if self.network == "quantiles":
             n_inputs = self.n_node + self.n_globals
             return {"prior": (1,), **self._dense_shapes(n_inputs, {"quantile": self.n_extra})}
+        if self.network == "odds":
+            return self._dense_shapes(self.n_node + self.n_globals, {"vm": 1, "place": 1})
         if self.network == "mlp":
             width = self.n_nodes * self.n_node + self.n_request + self.n_globals
             return self._dense_shapes(width, {"policy": self.n_actions(self.n_nodes), "value": 1})

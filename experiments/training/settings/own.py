@@ -169,6 +169,28 @@ class ForecasterConfig(AgentConfig):
 
 
 @dataclass
+class ProposerConfig(AgentConfig):
+    """Settings of the learner of a guide of annealing; a timestep is an action of a game, two of a move.
+
+    Attributes:
+        n_epochs: Steps of the optimiser after every search.
+    """
+
+    RESCHEDULING: ClassVar[Mapping[str, Any]] = {
+        **{"observation": "proposal", "network": "odds", "hidden": [16, 16]},
+    }
+
+    learning_rate: float = 3e-3
+    gamma: float = 1.0
+    n_epochs: int = 100
+
+    def choices(self, task: str) -> dict[str, tuple[str, ...]]:
+        """One of each: it has one network that reads one thing."""
+        fixed = {"observation": ("proposal",), "network": ("odds",), "activation": ("relu",)}
+        return {**super().choices(task), **fixed}
+
+
+@dataclass
 class ImitationConfig(AgentConfig):
     """Settings of imitation.
 
