@@ -1,4 +1,4 @@
-"""Guides of annealing, and searches that are heated again: plans stay legal and the same, odds are followed."""
+"""Guides of annealing, and searches heated again: plans are legal and the same every time, odds are followed."""
 
 from __future__ import annotations
 
