@@ -1,4 +1,4 @@
-"""Guides of annealing, and searches heated again: plans are legal and the same every time, odds are followed."""
+"""Guides of annealing, and searches heated again: legal plans, the same every time; odds are followed."""
 
 from __future__ import annotations
 
