@@ -206,7 +206,7 @@ class _GamesVecEnv(BatchVecEnv):
 
     def _observations(self) -> VecEnvObs:
         if self.flat:
-            flat: NDArray[np.float32] = self.task.observer.buffers.flat
+            flat: NDArray[np.float32] = self.task.observer.flat
             return flat.copy() if self.copy else flat
         found: VecEnvObs = self.task.observer.copy_all(self.copy)
         return found
@@ -268,9 +268,7 @@ class _GamesVecEnv(BatchVecEnv):
             whole, last = self._more(i, told)
             infos[i] = infos[i] | {
                 "TimeLimit.truncated": bool(books.truncated[i]),
-                "terminal_observation": observer.buffers.flat[i].copy()
-                if self.flat
-                else observer.copy_one(i),
+                "terminal_observation": observer.flat[i].copy() if self.flat else observer.copy_one(i),
                 "episode": self._episode(books.total[i], books.length[i], **whole),
                 "metrics": told,
                 self.option: int(self.batch.row[i]),

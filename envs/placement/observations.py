@@ -311,6 +311,11 @@ class PlacementObserver:
         """Bring the observation and the mask of a game up to date."""
         observe_game(self.games.kernel_params, self.games.kernel_state, self.handle, game)
 
+    @property
+    def flat(self) -> F4:
+        """All observations in one vector each, (B, columns), as memory that the next step overwrites."""
+        return self.buffers.flat
+
     def copy_one(self, game: int = 0) -> dict[str, NDArray[Any]]:
         """The observation of a game in fresh memory: one copy, and views of that copy."""
         return self.split(self.buffers.flat[game].copy())

@@ -20,6 +20,7 @@ from ..entry import (
     show_human,
     usable_render_mode,
 )
+from .action_rows import ActionObserver
 from .games import ReschedulingGames
 from .objective import TERMS
 from .observations import ReschedulingObserver, play_one
@@ -52,7 +53,8 @@ class ReschedulingTask:
         limit = scenario.config.limit if settings.limit is None else settings.limit
         objective = settings.chosen_objective(scenario.config.objective)
         self.games = ReschedulingGames(snapshots, objective, limit, n_games)
-        self.observer = ReschedulingObserver(self.games, settings.reward_scale)
+        kind = ActionObserver if settings.observation == "actions" else ReschedulingObserver
+        self.observer = kind(self.games, settings.reward_scale)
         self.rows = (0, len(snapshots))
         self.observation_space = self.observer.space()
         self.flat_space = self.observer.flat_space()
@@ -163,7 +165,10 @@ class ReschedulingEnv(gym.Env[Observation, int]):
         info["action_mask"] = self._action_mask.copy() if self.copy else self._action_mask
         if self.render_mode == "human":
             show_human(self.task.show(0, self._snapshot, "ansi"))
-        return self.task.observer.copy_one() if self.copy else self._view
+        if self.copy:
+            return self.task.observer.copy_one()
+        self.task.observer.refresh()
+        return self._view
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

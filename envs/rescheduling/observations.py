@@ -287,6 +287,14 @@ class ReschedulingObserver:
         """The same but for ``vm_node`` in one vector: nodes, vms, globals."""
         return box([column for columns in self.columns.values() for column in columns])
 
+    @property
+    def flat(self) -> F4:
+        """All observations in one vector each, (B, columns), as memory that the next step overwrites."""
+        return self.buffers.flat
+
+    def refresh(self, game: int = 0) -> None:
+        """Bring ``view`` up to date, which here every step does."""
+
     def begin(self, game: int, snapshot: int) -> None:
         """Begin a snapshot in a game, and observe it."""
         games = self.games

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import need, need_count, need_seed
+from ..checks import need, need_choice, need_count, need_seed
 from ..errors import ConfigError
 from .objective import OBJECTIVE_KEYS, ObjectiveConfig
 from .snapshot import Snapshot
 
 if TYPE_CHECKING:
     from ..scenarios.rescheduling import ReschedulingScenario
+
+OBSERVATIONS = ("tables", "actions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +34,7 @@ class ReschedulingSettings:
         reward_scale: Factor of the reward, which is what a move takes off the objective.
         illegal_penalty: Subtracted from the reward of an illegal action.
         max_illegal: Illegal actions in a row that truncate an episode.
+        observation: One of ``OBSERVATIONS``: tables of nodes and VMs, or a row for each action (for agents).
 
     Raises:
         ConfigError: If a value is impossible; the text names it.
@@ -45,8 +48,10 @@ class ReschedulingSettings:
     reward_scale: float = 1.0
     illegal_penalty: float = 0.0
     max_illegal: int = 100
+    observation: str = "tables"
 
     def __post_init__(self) -> None:
+        need_choice("env", "observation", self.observation, OBSERVATIONS)
         need_seed("env.scenario_seed", self.scenario_seed)
         need(0.0 < self.reward_scale < np.inf, f"env.reward_scale={self.reward_scale}: must be positive")
         need(

@@ -86,20 +86,20 @@ examples:
 _TRAIN = f"""\
 usage: virtgym train [key=value…] [-m]
 
-Train an agent on a placement scenario or a cluster, evaluate it on windows or days that training does not
-play, and keep the best in out=DIR/agent, which any other command takes as a policy. After a crash, kill -9 or
-Ctrl-C the same command goes on from the last checkpoint. With -m, keys may have several values: every
-combination is trained, in a folder of its own, and sweep.csv compares them.
+Train an agent on placement, a cluster or rescheduling, evaluate it on what training does not play, and keep
+the best in out=DIR/agent, which any other command takes as a policy. After a crash, kill -9 or Ctrl-C the
+same command goes on from the last checkpoint. With -m, keys may have several values: every combination is
+trained, in a folder of its own, and sweep.csv compares them.
 
 keys:
   agent=NAME                    who learns (virtgym list agents); agent.KEY=VALUE any setting of it
-  scenario=NAME|FILE.yaml       a placement scenario or a cluster; scenario.KEY=VALUE any key of it
-  total_timesteps=N             decisions to train for, default 1000000, of clusters 200000
+  scenario=NAME|FILE.yaml       of placement, a cluster or rescheduling; scenario.KEY=VALUE any key
+  total_timesteps=N             decisions, default 1000000, of clusters 200000, of rescheduling 50000
   seed=N                        of everything random in learning, default 0
   seeds=[N,…]                   several, also [0..9]: a folder each, in a batch where the agent can
   device=cpu|cuda|auto          where networks learn, default cpu; auto = the GPU if there is one
   tracker=NAME|[NAME,…]|none    tensorboard, wandb, mlflow; default tensorboard where it is installed
-  num_envs=N                    environments that step together, default 256, of clusters 8
+  num_envs=N                    environments that step together, default 256, else 8
   reward=NAME wait_scale_s=T    placement only, reward of training: delay, wait, spane; its scale
   env.reward.TERM=WEIGHT        clusters only, reward of training, default minus the cost
   env.candidates.KEY=VALUE      clusters only, what an agent may choose from
@@ -112,7 +112,7 @@ keys:
 {_FLAGS}
 examples:
   virtgym train agent=ppo scenario=demo_placement total_timesteps=500000 out=runs/ppo
-  virtgym train agent=ppo scenario=small out=runs/small
+  virtgym train agent=imitation scenario=rescheduling total_timesteps=10000 out=runs/moves
   virtgym train agent=forecaster scenario=suite/diurnal out=runs/forecaster
   virtgym train scenario=demo_placement -m agent.learning_rate=1e-4,3e-4 seed=0,1 out=runs/sweep
   virtgym evaluate scenario=demo_placement policy=runs/ppo/agent

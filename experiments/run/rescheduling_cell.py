@@ -40,7 +40,8 @@ def run_rescheduling_cell(
         it, ``time_s``: processor time of the policy until then) and per improvement of the search
         (``search``); and where VMs were before and after, for the map of nodes.
     """
-    env = ReschedulingEnv(scenario, snapshots=[scenario.trace], copy=False)
+    seen = getattr(policy, "observation", "tables")
+    env = ReschedulingEnv(scenario, snapshots=[scenario.trace], copy=False, observation=seen)
     if type(policy) not in _WARM:  # loading compiled kernels is not the policy's fault
         _play(env, _warm(policy), seed, most=2)
         _WARM.add(type(policy))

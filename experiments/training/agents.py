@@ -15,7 +15,7 @@ from virtgym.envs.errors import ConfigError
 from virtgym.envs.registry import Registry
 
 from .settings.base import A2cConfig, AgentConfig, DqnConfig, MaskablePpoConfig, PpoConfig
-from .settings.own import ExpertConfig, ForecasterConfig, ImitationConfig, RolloutConfig
+from .settings.own import ExpertConfig, ForecasterConfig, ImitationConfig, ProposerConfig, RolloutConfig
 
 
 @dataclass(frozen=True)
@@ -84,15 +84,16 @@ def _register_agents() -> None:
     for name, (description, schema) in sb3.items():
         stack = f"{__package__}.stacked.ppo:make_stacked_ppo" if issubclass(schema, PpoConfig) else ""
         factory = f"{__package__}.sb3:make_sb3_learner"
-        made = AgentKind(schema, factory, ("placement", "cluster"), stack=stack)
+        tasks = ("placement", "cluster", *(() if schema is DqnConfig else ("rescheduling",)))
+        made = AgentKind(schema, factory, tasks, stack=stack)
         AGENTS.register(name, description, made)
     AGENTS.register(
         "imitation",
-        "imitates a policy's choices of candidates (DAgger): a search, a rule or an agent",
+        "imitates a policy's choices of candidates or moves (DAgger): a search, a rule or an agent",
         AgentKind(
             ImitationConfig,
             f"{__package__}.imitation:make_imitation_learner",
-            ("cluster",),
+            ("cluster", "rescheduling"),
             stack=f"{__package__}.stacked.imitation:make_stacked_imitation",
             in_step=False,
         ),
@@ -107,6 +108,15 @@ def _register_agents() -> None:
         "rollout policy iteration: compares all actions of a state under one future; "
         "placement by waiting time",
         AgentKind(RolloutConfig, f"{__package__}.rollouts.learner:make_rollout_learner"),
+    )
+    AGENTS.register(
+        "proposer",
+        "what proposals of annealing are worth, for policy.guide=FOLDER of annealing",
+        AgentKind(
+            ProposerConfig,
+            f"{__package__}.proposals.learner:make_proposal_learner",
+            ("rescheduling",),
+        ),
     )
     AGENTS.register(
         "forecaster",
@@ -142,7 +152,7 @@ def default_config(name: str) -> AgentConfig:
     return agent_kind(name).schema(name=name, description=AGENTS.get(name, ""))
 
 
-def cluster_defaults(schema: type[AgentConfig]) -> dict[str, Any]:
-    """Settings of an agent that have another default on clusters."""
+def defaults_for(schema: type[AgentConfig], task: str) -> dict[str, Any]:
+    """Settings of an agent that have another default on a kind of scenario than on placement."""
     bases = [kind for kind in reversed(schema.__mro__) if issubclass(kind, AgentConfig)]
-    return {key: value for kind in bases for key, value in vars(kind).get("CLUSTER", {}).items()}
+    return {key: value for kind in bases for key, value in vars(kind).get(task.upper(), {}).items()}

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from virtgym.envs.arrays import F8
+from virtgym.envs.arrays import B1, F4, F8
 from virtgym.envs.cluster.candidates.settings import CandidateSettings
+from virtgym.envs.cluster.env import ClusterEnv
 from virtgym.envs.cluster.rewards import check_weights
 from virtgym.envs.scenarios.scenario import Scenario
 from virtgym.policies.base import placers_in
@@ -153,6 +154,17 @@ class ClusterTrainTask(TrainTask):
         envs = ClusterVecEnv(self.num_envs, self.scenario, flat=flat, **own)
         envs.seed(self.env_seed)
         return envs
+
+    def make_env(self) -> ClusterEnv:
+        """A single environment to learn in."""
+        anew = self.scenario.config.trace.path is None
+        made = make_env(self.scenario, reward=self.reward, resample_trace=anew, **self.options)  # type: ignore[arg-type]
+        return made.unwrapped  # type: ignore[return-value]
+
+    @staticmethod
+    def look(env: ClusterEnv) -> tuple[F4, B1]:
+        """What an environment shows, in one vector, and what is offered."""
+        return env.form.flat, env.form.candidates.mask
 
     def described(self) -> dict[str, Any]:
         """With the reward and the seeds of the days of validation."""

@@ -11,6 +11,7 @@ from typing import Any
 from virtgym.envs.checks import need
 from virtgym.envs.cluster.candidates.settings import CandidateSettings
 from virtgym.envs.errors import ConfigError
+from virtgym.envs.rescheduling.generate import SIZES
 from virtgym.envs.scenarios.choices import store_choice
 from virtgym.envs.scenarios.nodes import default_keys
 from virtgym.envs.scenarios.scenario import build_scenario, load_scenario_config
@@ -21,7 +22,7 @@ from ..config.compose import CHOOSERS, SCHEMAS, compose_command, of_its_kind, st
 from ..config.env import env_options
 from ..config.yamlio import flat
 from ..suite.tasks import load_suite
-from .agents import AGENTS, agent_kind, cluster_defaults, default_config
+from .agents import AGENTS, agent_kind, default_config, defaults_for
 from .schema import TrainConfig, check_train_values
 from .settings.base import AgentConfig
 
@@ -68,10 +69,12 @@ def register_resolver() -> None:
     OmegaConf.register_new_resolver("for_kind", _for_kind, replace=True)
 
 
-def _for_kind(kind: str, placement: Any, cluster: Any, agent: str = "", forecaster: Any = None) -> Any:
+def _for_kind(
+    kind: str, placement: Any, cluster: Any, rescheduling: Any, agent: str = "", forecaster: Any = None
+) -> Any:
     if agent in AGENTS and agent_kind(agent).forecasts:
         return forecaster
-    return cluster if kind == "cluster" else placement
+    return {"cluster": cluster, "rescheduling": rescheduling}.get(kind, placement)
 
 
 def _agent_node(name: str) -> Any:
@@ -83,8 +86,11 @@ def _agent_node(name: str) -> Any:
     for key in node:
         if isinstance(node[key], DictConfig):
             OmegaConf.set_struct(node[key], False)  # its keys are those of what it configures
-    for key, value in cluster_defaults(type(config)).items():
-        node[key] = f"${{for_kind:${{scenario.kind}},{getattr(config, key)},{value}}}"
+    of_cluster, of_rescheduling = (defaults_for(type(config), task) for task in ("cluster", "rescheduling"))
+    for key in of_cluster | of_rescheduling:
+        own = getattr(config, key)
+        values = own, of_cluster.get(key, own), of_rescheduling.get(key, own)
+        node[key] = f"${{for_kind:${{scenario.kind}},{','.join(map(str, values))}}}"
     return node
 
 
@@ -187,9 +193,14 @@ def _check_memory(config: dict[str, Any], agent: AgentConfig) -> None:
     Raises:
         ConfigError: Naming the keys that ask for most.
     """
-    if config["scenario"]["kind"] == "cluster":
+    kind = config["scenario"]["kind"]
+    if kind == "cluster":
         sizes = Layout.current(agent.observation).sizes
         n_rows = CandidateSettings.of(config["env"].get("candidates")).n
+    elif kind == "rescheduling":
+        sizes = Layout.current(agent.observation).sizes
+        n_hosts, n_vms = SIZES[config["scenario"]["size"]]  # of a snapshot that is read it is not known yet
+        n_rows = 2 * n_hosts + n_vms + 1
     else:
         game = config["scenario"]["placement"]
         sizes = Layout.current(agent.observation, game["queue_window"]).sizes

@@ -22,23 +22,25 @@ import torch
 from numpy.typing import NDArray
 
 from virtgym.envs.arrays import B1, F4, F8, I8
-from virtgym.envs.cluster.env import ClusterEnv
 from virtgym.policies.learned.architecture import Architecture
 from virtgym.policies.learned.kernel_net import BatchNet
 from virtgym.policies.learned.networks import MASKED, build_network
 from virtgym.policies.learned.storage import Member
 from virtgym.policies.ties import first_best
 
-from ..run.rollout import make_env
 from .cluster_task import ClusterTrainTask
 from .learners import Arrays, need_same
+from .rescheduling_task import ReschedulingTrainTask
 from .settings.base import AgentConfig
 from .settings.own import ImitationConfig
-from .teachers import Teacher, make_teacher
+from .teachers import Teacher, make_move_teacher, make_teacher
 from .torch_state import as_numpy, by_prefix, optimizer_arrays, restore_optimizer
 
+Imitated = ClusterTrainTask | ReschedulingTrainTask
+"""What can be imitated on."""
 
-def make_imitation_learner(task: ClusterTrainTask, config: AgentConfig) -> ImitationLearner:
+
+def make_imitation_learner(task: Imitated, config: AgentConfig) -> ImitationLearner:
     """Make the learner.
 
     Args:
@@ -52,13 +54,15 @@ def make_imitation_learner(task: ClusterTrainTask, config: AgentConfig) -> Imita
     return ImitationLearner(task, config, make_teachers(task, config))
 
 
-def make_teachers(task: ClusterTrainTask, config: ImitationConfig) -> list[Teacher]:
+def make_teachers(task: Imitated, config: ImitationConfig) -> list[Teacher]:
     """A teacher for every scenario of a task: rewards differ, and teachers remember.
 
     Raises:
         ConfigError: If there is no such teacher.
     """
     c = config
+    if isinstance(task, ReschedulingTrainTask):
+        return [make_move_teacher(c.teacher, c.teacher_params)]
     return [make_teacher(c.teacher, c.teacher_params, one.reward, c.temperature) for one in task.stages]
 
 
@@ -152,15 +156,11 @@ class ImitationLearner:
         teachers: The teacher of every scenario.
     """
 
-    def __init__(self, task: ClusterTrainTask, config: ImitationConfig, teachers: list[Teacher]) -> None:
+    def __init__(self, task: Imitated, config: ImitationConfig, teachers: list[Teacher]) -> None:
         torch.set_num_threads(1)
         self.task, self.config, self.teachers = task, config, teachers
-        self.envs: list[ClusterEnv] = []
-        for one in task.stages:
-            anew = one.scenario.config.trace.path is None
-            made = make_env(one.scenario, reward=one.reward, resample_trace=anew, **one.options)
-            self.envs.append(made.unwrapped)  # type: ignore[arg-type]
-        self.n = int(self.envs[0].action_space.n)  # type: ignore[attr-defined]
+        self.envs: list[Any] = [one.make_env() for one in task.stages]
+        self.n = int(self.envs[0].action_space.n)
         self.layout = task.layout(config)
         fixed = self.n if config.network == "mlp" else 0
         self.architecture = Architecture(
@@ -217,8 +217,7 @@ class ImitationLearner:
         teacher.begin(env, np.random.default_rng(int(rng.integers(2**31 - 1))))
         total, over = 0.0, False
         while not over:
-            form = env.form
-            flat, mask = form.flat, form.candidates.mask
+            flat, mask = self.task.look(env)
             target = teacher.target()
             draw, chosen = rng.random(), int(np.argmax(target))
             if mask.sum() > 1:

@@ -198,8 +198,8 @@ class Training:
         speed = f"  {row['frames_per_s']:,.0f} frames/s" if row["frames_per_s"] else ""
         mark = " *" if row["objective"] == row["best"] else ""
         log.info(
-            f"{self.name} {row['timesteps']:>11,} ({share:3.0f} %)  validation {row['objective']:,.1f} "
-            f"{self.validation.unit}, best {row['best']:,.1f}{mark}{speed}"
+            f"{self.name} {row['timesteps']:>11,} ({share:3.0f} %)  validation {_shown(row['objective'])} "
+            f"{self.validation.unit}, best {_shown(row['best'])}{mark}{speed}"
         )
 
     def _best_is_blank(self) -> bool:
@@ -358,6 +358,10 @@ def _stoppable() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _shown(objective: float) -> str:
+    return f"{objective:,.1f}" if abs(objective) >= 10.0 else f"{objective:.4g}"
 
 
 def _versions() -> dict[str, str]:

@@ -24,7 +24,7 @@ class TrainConfig:
     """Every key of ``virtgym train``.
 
     Attributes:
-        scenario: What is played: a scenario of kind placement or cluster (group ``conf/scenario``).
+        scenario: What is played, of kind placement, cluster or rescheduling (group ``conf/scenario``).
         agent: The learner and its settings (group ``agent``, made of ``AGENTS``).
         total_timesteps: Decisions to train for.
         seed: Seed of everything random.
@@ -126,8 +126,10 @@ def check_train_values(config: dict[str, Any]) -> None:
         for margin in config["margins"]:
             need(0.0 <= margin < float("inf"), f"margins: {margin}: must be finite and at least 0")
         return
-    for key in ("mix", "fallback", "margins"):
+    for key in ("mix", "fallback", "margins", *(("reward", "wait_scale_s") if kind != "placement" else ())):
         need(not config[key], f"{key}={config[key]}: has no effect on scenarios of kind {kind}")
+    if kind != "placement":
+        return
     if config["reward"] not in REWARDS:
         raise ConfigError(f"reward={config['reward']}: must be one of {', '.join(REWARDS)}")
     if config["wait_scale_s"] is None or not 0.0 < config["wait_scale_s"] < float("inf"):

@@ -10,20 +10,25 @@ import numpy as np
 from virtgym.envs.arrays import F8
 from virtgym.envs.cluster.env import ClusterEnv
 from virtgym.envs.errors import ConfigError
+from virtgym.envs.rescheduling.env import ReschedulingEnv
+from virtgym.envs.rescheduling.game import refusal
+from virtgym.envs.rescheduling.games import ReschedulingGames
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.policies import make_policy
 from virtgym.policies.learned.agent import LearnedPolicy
+from virtgym.policies.rescheduling.base import ReschedulingPolicy
+from virtgym.policies.rescheduling.greedy import best_place
 from virtgym.policies.search.policy import RolloutSearchPolicy
 
 
 class Teacher(Protocol):
     """Says what it would choose."""
 
-    def begin(self, env: ClusterEnv, rng: np.random.Generator) -> None:
+    def begin(self, env: Any, rng: np.random.Generator) -> None:
         """Begin an episode, which the environment has just begun."""
 
     def target(self) -> F8:
-        """Probability of every candidate that the environment offers now, (K,)."""
+        """Probability of every candidate (action) that the environment offers now, (K,)."""
 
 
 def make_teacher(
@@ -50,6 +55,21 @@ def make_teacher(
     if not hasattr(policy, "plan"):
         raise ConfigError(f"agent.teacher={name}: neither plans intervals nor chooses candidates")
     return PlanTeacher(policy)
+
+
+def make_move_teacher(name: str, params: Mapping[str, Any]) -> MoveTeacher:
+    """Make a teacher of a policy of rescheduling; without ``iterations`` annealing makes 300,000.
+
+    Raises:
+        ConfigError: If there is no such policy, or it plans no moves.
+    """
+    own = {"iterations": 300_000} if name == "annealing" else {}
+    policy: Any = make_policy(name, **{**own, **params})
+    if not isinstance(policy, ReschedulingPolicy):
+        raise ConfigError(
+            f"agent.teacher={name}: plans no moves; on rescheduling use annealing or another that does"
+        )
+    return MoveTeacher(policy)
 
 
 class SearchTeacher:
@@ -141,6 +161,60 @@ class PlanTeacher:
                     best, likeness = k, alike
         found[best] = 1.0
         return found
+
+
+class MoveTeacher:
+    """A policy that plans all moves: any of those that can be made now is as good as another.
+
+    As long as the moves made are those of the plan, it is followed; after another one it is made anew. Of a
+    VM that the plan leaves alone the best place is the one that gains most.
+
+    Args:
+        policy: The policy.
+    """
+
+    def __init__(self, policy: ReschedulingPolicy) -> None:
+        self.policy = policy
+
+    def begin(self, env: ReschedulingEnv, rng: np.random.Generator) -> None:
+        """Plan for this snapshot."""
+        self._env, self._rng, self._plan = env, rng, None
+        self._moves = 0
+
+    def target(self) -> F8:
+        """Equal shares of the VMs that can be moved as planned; 1 for the place of the one that is chosen."""
+        games = self._env.games
+        p, s = games.params, games.state
+        found: F8 = np.zeros(games.n_actions)
+        plan, v = self._follow(games), int(s.chosen[0])
+        if v >= 0:
+            a = plan.get(v, -1)
+            if a < 0 or refusal(games.kernel_params, games.kernel_state, 0, v, a):
+                a = int(best_place(games.kernel_params, games.kernel_state, 0, v))
+            found[p.n_vms + a] = 1.0
+            return found
+        ready = self._ready(games, plan)
+        if plan and not ready:
+            self._plan = None
+            ready = self._ready(games, self._follow(games))
+        found[ready or [p.n_vms + p.n_nodes]] = 1.0
+        return found / found.sum()
+
+    def _follow(self, games: ReschedulingGames) -> dict[int, int]:
+        """Places by VM of the moves that are left of the plan."""
+        s, plan = games.state, self._plan
+        if plan is not None and s.moves[0] > self._moves:
+            v = int(s.last_vm[0])
+            plan = plan if plan.pop(v, -1) == s.vm_node[0, v] else None
+        if plan is None:
+            moves = self.policy.plan_moves(games.fork(), self._rng, np.inf).moves
+            plan = dict(moves.tolist())  # of a VM that waits at a spare place the last one
+        self._plan, self._moves = plan, int(s.moves[0])
+        return plan
+
+    def _ready(self, games: ReschedulingGames, plan: dict[int, int]) -> list[int]:
+        p, s = games.kernel_params, games.kernel_state
+        return [v for v, a in plan.items() if refusal(p, s, 0, v, a) == 0]
 
 
 def _likeness(a: Decisions, b: Decisions) -> float:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.scenarios.kinds import GameScenario
 from virtgym.envs.scenarios.placement import PlacementScenario
+from virtgym.envs.scenarios.rescheduling import ReschedulingScenario
 from virtgym.envs.scenarios.scenario import Scenario
 
 from ..run.cell import load_scenario
@@ -22,8 +23,10 @@ from .learners import TrainTask
 from .loop import Training, Watch, make_groups
 from .mixture import MixedTrainTask, mixture_of
 from .placement_task import PlacementTrainTask
+from .proposals.task import ProposalTrainTask
+from .rescheduling_task import ReschedulingTrainTask
 from .settings.base import AgentConfig
-from .settings.own import ForecasterConfig
+from .settings.own import ForecasterConfig, ProposerConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,6 +133,9 @@ def make_task(scenario: Scenario | GameScenario, config: Mapping[str, Any], agen
     if isinstance(scenario, PlacementScenario):
         own = {key: config[key] for key in ("reward", "wait_scale_s")}
         return PlacementTrainTask(scenario, **shared, **own)
+    if isinstance(scenario, ReschedulingScenario):
+        guided = isinstance(agent, ProposerConfig)
+        return (ProposalTrainTask if guided else ReschedulingTrainTask)(scenario, **shared)
     assert isinstance(scenario, Scenario)
     if isinstance(agent, ForecasterConfig):
         return ForecastTrainTask(scenario, **shared, agent=agent)

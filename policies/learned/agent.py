@@ -21,7 +21,7 @@ from virtgym.envs.placement.observations import OBSERVATIONS
 
 from ..base import placers_in
 from ..ties import choose_first_best
-from .architecture import CANDIDATES, ENV_OPTIONS, LEGAL, PARTS, Layout
+from .architecture import CANDIDATES, ENV_OPTIONS, LEGAL, PARTS, SEEN, Layout
 from .fallback import Fallback, choose_sure, nearest, plan_slot, traits_of, with_plan
 from .kernel_net import BatchNet
 from .safety import SafePlayer
@@ -98,9 +98,9 @@ class LearnedPolicy:
         task: The kind of environment that it plays.
         stateless: That its action for a game depends on this game's observation alone.
         observation: Of placement, the argument ``observation`` of environments that it plays, one of
-            ``OBSERVATIONS``: the least that has all columns that its members read. Of clusters
-            ``candidates``.
-        env_options: Arguments of ``Cluster-v0`` that it must be played with; empty for placement. With
+            ``OBSERVATIONS``: the least that has all columns that its members read. Of other tasks that of
+            ``SEEN``.
+        env_options: Arguments of ``Cluster-v0`` that it must be played with; else empty. With
             fallbacks those on the cluster that ``begin_on`` was told last, at first of the first kind.
     """
 
@@ -109,17 +109,19 @@ class LearnedPolicy:
 
     def __init__(self, agent: Agent, name: str = "agent") -> None:
         if agent.task not in LEGAL:
-            use = "; a forecaster is used by a rule, as in policy=dpm policy.forecaster=FOLDER"
-            use = use if agent.task == "forecast" else ""
+            use = {
+                "forecast": "; a forecaster is used by a rule, as in policy=dpm policy.forecaster=FOLDER",
+                "proposals": "; a guide is used by a search: policy=annealing policy.guide=FOLDER",
+            }.get(agent.task, "")
             raise ConfigError(f"{name}: task {agent.task}; this version plays {', '.join(LEGAL)}{use}")
         self.agent = agent
         self.task = agent.task
         self.name = name
         self._players = [_Player(member) for member in agent.members]
-        self.observation, self.env_options = CANDIDATES, {}
+        self.observation, self.env_options = SEEN[agent.task][0], {}
         if agent.task == "placement":
             self.observation = max((p.observation for p in self._players), key=OBSERVATIONS.index)
-        else:
+        elif agent.task == "cluster":
             self.env_options = env_options(f"{name}: protocol.", agent.protocol)
             for one in agent.fallbacks:
                 if _find_code(one.rule):
@@ -229,7 +231,7 @@ class LearnedPolicy:
         """The columns of what is observed."""
         width = globals_.shape[1]
         if width not in self._layouts:
-            made = Layout.of_width(width) if self.task == "placement" else Layout.current(CANDIDATES)
+            made = Layout.of_width(width) if self.task == "placement" else Layout.current(SEEN[self.task][0])
             self._layouts[width] = made
         return self._layouts[width]
 

@@ -13,27 +13,49 @@ from virtgym.envs.cluster.candidates.globals import global_columns
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.placement.buffers import WINDOW_COLUMNS
 from virtgym.envs.placement.observations import OBSERVATIONS, observation_columns
+from virtgym.envs.rescheduling.action_rows import ACTION_COLUMNS, ACTION_GLOBALS
 
 PARTS: dict[str, tuple[str, ...]] = {
     "placement": ("nodes", "request", "globals"),
     "cluster": ("candidates", "globals"),
+    "rescheduling": ("actions", "globals"),
+    "proposals": ("proposal", "search"),
     "forecast": ("samples", "series"),
 }
 """Parts of an observation by task: the rows that a network scores one by one, then what they share; of a
-forecaster, which scores nothing, the newest samples and the rest that it reads of a series."""
+forecaster, which scores nothing, the newest samples and the rest that it reads of a series; of a guide of
+annealing features of a proposal and of the search."""
 
-LEGAL: dict[str, str] = {"placement": "fits", "cluster": "offered"}
+LEGAL: dict[str, str] = {"placement": "fits", "cluster": "offered", "rescheduling": "offered"}
 """The column of the rows that says whether a row may be chosen."""
 
 NETWORKS: dict[str, tuple[str, ...]] = {
     "placement": ("equivariant", "mlp"),
     "cluster": ("scorer", "mlp"),
+    "rescheduling": ("scorer",),
+    "proposals": ("odds",),
     "forecast": ("quantiles",),
 }
 """Kinds of network by task."""
 
 CANDIDATES = "candidates"
 """What an agent of a cluster observes, beside placement's ``OBSERVATIONS``."""
+
+ACTIONS = "actions"
+"""What an agent of rescheduling observes."""
+
+PROPOSAL = "proposal"
+"""What a guide of annealing reads, see ``rescheduling.guide``."""
+
+_PROPOSAL_COLUMNS = ("cpu", "double", "fragment", "other_fragment"), ("progress",)
+
+SEEN: dict[str, tuple[str, ...]] = {
+    "placement": OBSERVATIONS,
+    "cluster": (CANDIDATES,),
+    "rescheduling": (ACTIONS,),
+    "proposals": (PROPOSAL,),
+}
+"""What agents may observe, by task."""
 
 ENV_OPTIONS: tuple[str, ...] = (
     *("actions", "candidates", "max_decisions_per_interval", "arrival", "restart"),
@@ -74,15 +96,21 @@ class Layout:
         """The columns that this version of the environment writes.
 
         Args:
-            observation: ``candidates``, or one of ``OBSERVATIONS``, placement's argument of this name.
+            observation: One of ``SEEN``.
             queue_window: ``PlacementConfig.queue_window``.
 
         Raises:
             ConfigError: If there is no such observation.
         """
-        if observation == CANDIDATES:
-            parts = CANDIDATE_COLUMNS, global_columns(True)
-            return cls("cluster", tuple(tuple(column.name for column in part) for part in parts))
+        if observation == PROPOSAL:
+            return cls("proposals", _PROPOSAL_COLUMNS)
+        sets = {
+            CANDIDATES: ("cluster", CANDIDATE_COLUMNS, global_columns(True)),
+            ACTIONS: ("rescheduling", ACTION_COLUMNS, ACTION_GLOBALS),
+        }
+        if observation in sets:
+            task, *parts = sets[observation]
+            return cls(task, tuple(tuple(column.name for column in part) for part in parts))
         if queue_window > LONGEST_WINDOW:
             raise ConfigError(f"queue_window={queue_window}: networks read at most {LONGEST_WINDOW} requests")
         columns = observation_columns(observation).values()
@@ -126,7 +154,7 @@ class Layout:
             ConfigError: If none has.
         """
         missing = ""
-        for observation in OBSERVATIONS if self.task == "placement" else (CANDIDATES,):
+        for observation in SEEN.get(self.task, ()):
             there = Layout.current(observation, self._window_rows)
             missing = next(iter(there.lacks(self)), "")
             if not missing:
@@ -229,14 +257,14 @@ class Architecture:
             value = getattr(self, key)
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST_WEIGHTS:
                 raise ConfigError(f"{key}={value}: must be an integer from 0 to {MOST_WEIGHTS}")
-        if self.network != "mlp" and (len(self.hidden) != 2 or len(set(self.hidden)) != 1):
+        if self.network not in ("mlp", "odds") and (len(self.hidden) != 2 or len(set(self.hidden)) != 1):
             raise ConfigError(
                 f"hidden={list(self.hidden)}: network={self.network} has two layers of the same width"
             )
         if self.network == "scorer" and self.n_extra:
             raise ConfigError(f"n_extra={self.n_extra}: a scorer has no actions besides the candidates")
-        if self.network == "quantiles" and self.activation != "relu":
-            raise ConfigError(f"activation={self.activation}: network=quantiles has relu")
+        if self.network in ("quantiles", "odds") and self.activation != "relu":
+            raise ConfigError(f"activation={self.activation}: network={self.network} has relu")
         if self.network == "mlp" and self.n_nodes < 2:
             raise ConfigError("n_nodes: an mlp needs the number of nodes or candidates")
         if self.n_weights > MOST_WEIGHTS:
@@ -282,6 +310,8 @@ class Architecture:
         if self.network == "quantiles":
             n_inputs = self.n_node + self.n_globals
             return {"prior": (1,), **self._dense_shapes(n_inputs, {"quantile": self.n_extra})}
+        if self.network == "odds":
+            return self._dense_shapes(self.n_node + self.n_globals, {"vm": 1, "place": 1})
         if self.network == "mlp":
             width = self.n_nodes * self.n_node + self.n_request + self.n_globals
             return self._dense_shapes(width, {"policy": self.n_actions(self.n_nodes), "value": 1})

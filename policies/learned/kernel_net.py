@@ -256,7 +256,7 @@ def dense_layer(y: F4, x: F4, w: F4, bias: F4, activation: int) -> None:
 
 
 @kernel
-def _dense(x: F4, w: F4, bias: F4, activation: int) -> Any:
+def dense(x: F4, w: F4, bias: F4, activation: int) -> Any:
     """A dense layer on a batch, (B, out)."""
     y = np.empty((len(x), len(bias)), np.float32)
     for b in range(len(x)):
@@ -341,7 +341,7 @@ class BatchNet:
         if a.network == "mlp":
             kind = ACTIVATIONS.index(a.activation)
             for (w, bias), left in zip(self._layers, count(len(self._layers) - 1, -1)):
-                x = _dense(x, w, bias, kind if left else LINEAR)
+                x = dense(x, w, bias, kind if left else LINEAR)
             return x
         n_nodes = (x.shape[1] - a.n_request - a.n_globals) // a.n_node
         if n_nodes not in self._handles:

@@ -27,14 +27,14 @@ from torch.nn.functional import log_softmax
 from virtgym.envs.errors import ConfigError
 
 from ..ties import choose_first_best
-from .architecture import CANDIDATES, PARTS, Architecture, Layout
+from .architecture import PARTS, Architecture, Layout
 from .networks import MASKED, Network, build_network, fits_mask
 
 
 def flatten_observation(observation: Any) -> Tensor:
     """A flat observation of a Dict one; a flat one stays."""
     if isinstance(observation, dict):
-        task = "cluster" if CANDIDATES in observation else "placement"
+        task = next(task for task, parts in PARTS.items() if parts[0] in observation)
         parts = [part for part in (*PARTS[task], "window") if part in observation]
         return torch.cat([torch.as_tensor(observation[part]) for part in parts], dim=-1)
     return torch.as_tensor(observation)
@@ -58,7 +58,7 @@ def describe_network(
         hidden: Widths of hidden layers.
         activation: One of ``ACTIVATIONS``.
         queue_window: The environment's, which a flat observation does not tell.
-        observation: Likewise: ``candidates``, or one of ``OBSERVATIONS``.
+        observation: Likewise: one of ``architecture.SEEN``.
 
     Raises:
         ConfigError: If the environment is of another kind, or the network is impossible.

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from virtgym.envs.arrays import F8, I4, I8, U8
-from virtgym.envs.checks import need, need_positive, need_share
+from virtgym.envs.checks import need, need_count, need_positive, need_share
 from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.jit.splitmix import draw_below, draw_share
@@ -32,6 +32,7 @@ from virtgym.envs.rescheduling.state import ReschedulingParams, ReschedulingStat
 
 from .base import Plan, ReschedulingPolicy
 from .change import change_of
+from .guide import BINS, STRETCHES, TRIES, Guide, features, load_guide
 from .ordering import order_moves
 from .reassigning import Reassigning
 
@@ -66,6 +67,10 @@ class Search(NamedTuple):
     home_share: float
     away_cost: float
     uneven: float
+    bins: I4  # (A,) fragment of a node in bins of the guide; of length 0 without one
+    vm_odds: F8  # (K, bins, bins) of a VM to be drawn, by its shape and the fragments of its nodes
+    place_odds: F8  # (K, bins, bins) of a place likewise
+    watched: F8  # (2, K, bins, bins, 2) proposals of VMs at home, and odds of acceptance; empty = not counted
 
 
 @kernel
@@ -94,6 +99,27 @@ def _list_all(p: ReschedulingParams, s: ReschedulingState, w: Search) -> None:
     for a in range(p.n_nodes):
         _list_place(p, s, w, a)
         w.rest[a] = s.free_cpu[0, a] % p.size
+        if len(w.bins) > 0:
+            w.bins[a] = BINS * np.int64(w.rest[a]) // p.size
+
+
+@kernel
+def _draw_by_odds(p: ReschedulingParams, s: ReschedulingState, w: Search, v: int) -> Any:
+    """A VM, or with a VM given (v >= 0) a place for it, by the guide's odds."""
+    k = s.snapshot[0]
+    found = np.int32(-1)
+    for _ in range(TRIES):
+        if v < 0:
+            found = w.candidates[draw_below(w.keys, 0, len(w.candidates))]
+            shape, a, odds = p.vm_class[k, found], s.vm_node[0, found], w.vm_odds
+        else:
+            shape = p.vm_class[k, v]
+            found = w.places[shape, draw_below(w.keys, 0, w.n_places[shape])]
+            a, odds = found, w.place_odds
+        other = w.bins[a ^ 1] if p.class_double[k, shape] else np.int32(0)
+        if draw_share(w.keys, 0) < odds[shape, w.bins[a], other]:
+            break
+    return found
 
 
 @kernel
@@ -107,13 +133,18 @@ def _propose(p: ReschedulingParams, s: ReschedulingState, w: Search) -> Any:
             return -1, -1
     else:
         v = w.away[draw_below(w.keys, 0, n_away)] if n_away >= w.limit else np.int32(-1)
+        guided = len(w.bins) > 0
         if v < 0:
-            v = w.candidates[draw_below(w.keys, 0, len(w.candidates))]
+            v = (
+                _draw_by_odds(p, s, w, -1)
+                if guided
+                else w.candidates[draw_below(w.keys, 0, len(w.candidates))]
+            )
         shape = p.vm_class[k, v]
         n = w.n_places[shape]
         if n == 0:
             return -1, -1
-        a = w.places[shape, draw_below(w.keys, 0, n)]
+        a = _draw_by_odds(p, s, w, v) if guided else w.places[shape, draw_below(w.keys, 0, n)]
         if a == s.vm_node[0, v]:
             return -1, -1
     if p.vm_group[k, v] >= 0 and kept_apart(p, s, 0, v, host_of(p, a)):
@@ -160,6 +191,9 @@ def _accept(p: ReschedulingParams, s: ReschedulingState, w: Search, v: int, a: i
     for i in range(1 + double):
         w.rest[home + i] = s.free_cpu[0, home + i] % p.size
         w.rest[a + i] = s.free_cpu[0, a + i] % p.size
+        if len(w.bins) > 0:
+            w.bins[home + i] = BINS * np.int64(w.rest[home + i]) // p.size
+            w.bins[a + i] = BINS * np.int64(w.rest[a + i]) // p.size
         _list_place(p, s, w, home + i)
         _list_place(p, s, w, a + i)
     was, now, n = home != w.home[v], a != w.home[v], w.n_away[0]
@@ -191,6 +225,17 @@ def _change(p: ReschedulingParams, s: ReschedulingState, w: Search, v: int, a: i
 
 
 @kernel
+def _watch(p: ReschedulingParams, s: ReschedulingState, w: Search, v: int, a: int, odds: float) -> None:
+    """Count a proposal to move a VM from home, by what the guide knows of it."""
+    shape = p.vm_class[s.snapshot[0], v]
+    for i in range(2):
+        at = s.vm_node[0, v] if i == 0 else a
+        other = w.bins[at ^ 1] if p.class_double[s.snapshot[0], shape] else np.int32(0)
+        w.watched[i, shape, w.bins[at], other, 0] += 1.0
+        w.watched[i, shape, w.bins[at], other, 1] += odds
+
+
+@kernel
 def anneal(p: ReschedulingParams, s: ReschedulingState, w: Search, n: int, temperature: float) -> None:
     """Make n proposals at a temperature, in units of energy."""
     for _ in range(n):
@@ -200,6 +245,8 @@ def anneal(p: ReschedulingParams, s: ReschedulingState, w: Search, n: int, tempe
         change, square = _change(p, s, w, v, a)
         away = np.int64(a != w.home[v]) - np.int64(s.vm_node[0, v] != w.home[v])
         total = change - w.uneven * square + w.away_cost * away
+        if w.watched.size > 0 and s.vm_node[0, v] == w.home[v]:
+            _watch(p, s, w, v, a, 1.0 if total <= 0.0 else np.exp(-total / temperature))
         if total > 0.0 and draw_share(w.keys, 0) >= np.exp(-total / temperature):
             continue
         _accept(p, s, w, v, a)
@@ -236,6 +283,10 @@ class AnnealingPolicy(Reassigning, ReschedulingPolicy):
         home_share: Share of proposals that send a VM home.
         away_cost: Energy of each VM that is not at home.
         uneven: Weight of unequal fragments: energy of a node's fragment f is f - uneven * f**2.
+        reheat_every: Proposals after which the search is heated again; 0 = never.
+        reheat: Temperature that it then begins with, to cool down as before.
+        guide: Folder of a guide (``virtgym train agent=proposer``), which says what VMs and places are drawn;
+            None = all alike.
     """
 
     method: ClassVar[str] = "annealing"
@@ -245,6 +296,9 @@ class AnnealingPolicy(Reassigning, ReschedulingPolicy):
     home_share: float = 0.3
     away_cost: float = 0.06
     uneven: float = 0.35
+    reheat_every: int = 0
+    reheat: float = 0.1
+    guide: str | None = None
 
     def __post_init__(self) -> None:
         """Check the parameters.
@@ -253,8 +307,10 @@ class AnnealingPolicy(Reassigning, ReschedulingPolicy):
             ConfigError: Naming the parameter and what is allowed.
         """
         super().__post_init__()
-        need_positive("policy", temperature=self.temperature)
+        need_positive("policy", temperature=self.temperature, reheat=self.reheat)
+        need_count("policy", low=0, reheat_every=self.reheat_every)
         need_share("policy", home_share=self.home_share, uneven=self.uneven)
+        self._guide: Guide | None = None if self.guide is None else load_guide(self.guide)
         need(0 <= self.away_cost < math.inf, f"policy.away_cost={self.away_cost}: must be 0 or more")
 
     def _memory(self, games: ReschedulingGames, rng: np.random.Generator, unit: float) -> Search:
@@ -275,7 +331,27 @@ class AnnealingPolicy(Reassigning, ReschedulingPolicy):
             np.zeros(p.n_classes, np.int32), zeros.copy(), zeros.copy(), np.zeros(2, np.int64), np.zeros(2),
             limit, int(fragments), unit, float(p.size) if counts[0] else 0.0, self.home_share,
             self.away_cost, self.uneven if counts[0] else 0.0,
+            *self._guidance(games, fragments),
         )  # fmt: skip
+
+    def follow(self, guide: Guide) -> None:
+        """Be led by a guide that is no folder."""
+        self._guide = guide
+
+    def _guidance(self, games: ReschedulingGames, fragments: bool) -> tuple[I4, F8, F8, F8]:
+        """Room for the bins of nodes, for the guide's odds, and for what is counted of proposals."""
+        nothing = np.zeros((0, 0, 0))
+        if self._guide is None:
+            return np.zeros(0, np.int32), nothing, nothing, nothing[..., None, None]
+        need(fragments, f"policy.guide={self.guide}: guides searches whose objective is fragments alone")
+        odds = np.ones((games.params.n_classes, BINS, BINS))
+        return np.zeros(games.params.n_nodes, np.int32), odds, odds.copy(), nothing[..., None, None]
+
+    def _turn(self, games: ReschedulingGames, memory: Search, stretch: int) -> None:
+        """Another stretch of the search begins: write its odds."""
+        if self._guide is not None:
+            inputs = features(games.params, int(games.state.snapshot[0]), (stretch + 0.5) / STRETCHES)
+            memory.vm_odds[:], memory.place_odds[:] = self._guide.odds(inputs)
 
     def _begin(self, games: ReschedulingGames, rng: np.random.Generator) -> tuple[Search, Any]:
         """Working memory with the unit of energy found."""
@@ -300,13 +376,26 @@ class AnnealingPolicy(Reassigning, ReschedulingPolicy):
         curve, done, best = [(0.0, objective)], 0, 0.0
         span = 0.97 * (deadline - begun)  # the rest is for putting the moves in order
         chunk = CHUNK if math.isfinite(span) else min(CHUNK, max(1, self.iterations // CHUNKS))
+        stretch = -1
         while len(memory.candidates) and memory.limit > 0:
             passed = time.perf_counter() - begun
             share = passed / span if math.isfinite(span) else done / self.iterations
             if share >= 1.0:
                 break
             n = chunk if math.isfinite(span) else min(chunk, self.iterations - done)
-            anneal(games.kernel_params, games.kernel_state, handle, n, self.temperature * COLDER**-share)
+            hot = self.temperature if done < self.reheat_every or not self.reheat_every else self.reheat
+            if self.reheat_every:
+                share = done % self.reheat_every / self.reheat_every
+            if stretch != (now := int(STRETCHES * share)):
+                stretch = now
+                self._turn(games, memory, stretch)
+            anneal(
+                games.kernel_params,
+                games.kernel_state,
+                handle,
+                n,
+                hot * (COLDER * hot / self.temperature) ** -share,
+            )
             done += n
             if memory.energy[1] < best:
                 best = float(memory.energy[1])

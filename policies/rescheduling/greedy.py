@@ -35,6 +35,18 @@ def best_move(p: ReschedulingParams, s: ReschedulingState, b: int, move: I8) -> 
     return most if move[0] >= 0 else 0.0
 
 
+@kernel
+def best_place(p: ReschedulingParams, s: ReschedulingState, b: int, v: int) -> Any:
+    """Find the place where moving a VM gains most, of equal ones the first; -1 = it can go nowhere."""
+    found, most = -1, -np.inf
+    for a in range(p.n_nodes):
+        if refusal(p, s, b, v, a) == 0:
+            gain = -change_of(p, s, b, v, a)
+            if gain > most:
+                found, most = a, gain
+    return found
+
+
 @dataclass
 class GreedyReschedulingPolicy(Reassigning, ReschedulingPolicy):
     """Move after move, the one that gains most; it stops when none gains.

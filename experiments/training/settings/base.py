@@ -31,8 +31,9 @@ class AgentConfig:
     Attributes:
         name: Its name.
         description: One line for ``virtgym list agents``.
-        observation: What is observed: ``basic``, or ``slots``, with more columns; of clusters ``candidates``.
-        network: ``equivariant`` (any number of hosts), for clusters ``scorer`` (any cluster); or ``mlp``.
+        observation: What is observed: ``basic``, or ``slots``, with more columns; of clusters ``candidates``,
+            of rescheduling ``actions``.
+        network: ``equivariant`` (any number of hosts), else ``scorer`` (any cluster); or ``mlp``.
         hidden: Widths of hidden layers; ``equivariant`` and ``scorer`` have two of the same width.
         activation: ``relu`` or ``tanh``.
         learning_rate: Step size of the optimiser.
@@ -41,12 +42,16 @@ class AgentConfig:
         max_grad_norm: Gradients are shortened to this length.
         CLUSTER: Settings that have another default on clusters. Those of a class hold for the classes that
             are derived from it.
+        RESCHEDULING: Likewise of rescheduling.
         NAMES: Settings that are lists of names.
         SHARES: Settings that are at most 1, where an algorithm has them.
         POSITIVE: Settings that are above 0, likewise.
     """
 
     CLUSTER: ClassVar[Mapping[str, Any]] = {"observation": "candidates", "network": "scorer"}
+    RESCHEDULING: ClassVar[Mapping[str, Any]] = {
+        **{"observation": "actions", "network": "scorer", "hidden": [32, 32], "gamma": 1.0},
+    }
     NAMES: ClassVar[tuple[str, ...]] = ()
     SHARES: ClassVar[tuple[str, ...]] = (
         *("gamma", "gae_lambda", "tau", "exploration_fraction", "exploration_final"),
@@ -97,11 +102,10 @@ class AgentConfig:
 
     def choices(self, task: str) -> dict[str, tuple[str, ...]]:
         """What is allowed of the settings that are names."""
-        from virtgym.envs.placement.observations import OBSERVATIONS
-        from virtgym.policies.learned.architecture import ACTIVATIONS, CANDIDATES, NETWORKS
+        from virtgym.policies.learned.architecture import ACTIVATIONS, NETWORKS, SEEN
 
         return {
-            "observation": (CANDIDATES,) if task == "cluster" else OBSERVATIONS,
+            "observation": SEEN[task],
             "network": NETWORKS[task],
             "activation": ACTIVATIONS,
             "schedule": ("linear", "constant"),
@@ -134,6 +138,10 @@ class PpoConfig(AgentConfig):
         scale_reward: Whether rewards are divided by the running deviation of returns.
     """
 
+    # Eight games of 50 moves a batch.
+    RESCHEDULING: ClassVar[Mapping[str, Any]] = {
+        **{"gae_lambda": 0.95, "n_steps": 100, "batch_size": 100, "n_epochs": 3, "ent_coef": 0.001},
+    }
     # Eight days of five-minute intervals a batch, in minibatches of a day.
     CLUSTER: ClassVar[Mapping[str, Any]] = {
         **{"gamma": 0.98, "gae_lambda": 0.95, "n_steps": 288, "batch_size": 288, "ent_coef": 0.003},
@@ -180,6 +188,7 @@ class A2cConfig(AgentConfig):
     """
 
     CLUSTER: ClassVar[Mapping[str, Any]] = {"gamma": 0.98, "n_steps": 36, "ent_coef": 0.003}
+    RESCHEDULING: ClassVar[Mapping[str, Any]] = {"n_steps": 20, "ent_coef": 0.001}
 
     learning_rate: float = 7e-4
     n_steps: int = 16

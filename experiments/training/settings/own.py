@@ -169,11 +169,34 @@ class ForecasterConfig(AgentConfig):
 
 
 @dataclass
+class ProposerConfig(AgentConfig):
+    """Settings of the learner of a guide of annealing; a timestep is an action of a game, two of a move.
+
+    Attributes:
+        n_epochs: Steps of the optimiser after every search.
+    """
+
+    RESCHEDULING: ClassVar[Mapping[str, Any]] = {
+        **{"observation": "proposal", "network": "odds", "hidden": [16, 16]},
+    }
+
+    learning_rate: float = 3e-3
+    gamma: float = 1.0
+    n_epochs: int = 100
+
+    def choices(self, task: str) -> dict[str, tuple[str, ...]]:
+        """One of each: it has one network that reads one thing."""
+        fixed = {"observation": ("proposal",), "network": ("odds",), "activation": ("relu",)}
+        return {**super().choices(task), **fixed}
+
+
+@dataclass
 class ImitationConfig(AgentConfig):
     """Settings of imitation.
 
     Attributes:
-        teacher: Who says what to choose: ``rollout_search``, another policy that plans, or an agent's folder.
+        teacher: Who says what to choose: ``rollout_search``, another policy that plans, or an agent's folder;
+            of rescheduling a policy that plans moves.
         teacher_params: Parameters of the teacher.
         student_share: Share of decisions that the student makes itself at the end of training, from 0 at its
             beginning (DAgger); the teacher makes the others.
@@ -189,6 +212,10 @@ class ImitationConfig(AgentConfig):
     POSITIVE: ClassVar[tuple[str, ...]] = (*AgentConfig.POSITIVE, "temperature")
 
     CLUSTER: ClassVar[Mapping[str, Any]] = {"gamma": 0.98}
+    RESCHEDULING: ClassVar[Mapping[str, Any]] = {
+        **{"teacher": "annealing", "student_share": 0.5, "noise": 0.02, "buffer_size": 1000},
+        **{"batch_size": 50, "n_epochs": 2},
+    }
 
     learning_rate: float = 1e-3
     teacher: str = "rollout_search"

@@ -24,6 +24,7 @@ KINDS: list[dict[str, Any]] = [
     {"snapshots": SOME, "limit": 4},
     {"snapshots": SOME[:1], "limit": 2, "illegal_penalty": 0.5, "max_illegal": 2, "reward_scale": 100.0},
     {"snapshots": SOME, "limit": 9, "objective": {"energy": 1.0, "migration": 0.1, "imbalance": 1.0}},
+    {"snapshots": SOME, "limit": 4, "observation": "actions"},
 ]
 
 
@@ -35,10 +36,11 @@ def draw(rng: np.random.Generator, mask: NDArray[np.bool_], illegal: float = 0.0
     return actions
 
 
-def test_gymnasium_checks_it() -> None:
+@pytest.mark.parametrize("observation", ["tables", "actions"])
+def test_gymnasium_checks_it(observation: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        env = gym.make(ID, snapshots=SOME)
+        env = gym.make(ID, snapshots=SOME, observation=observation)
         check_env(env.unwrapped, skip_render_check=True)
 
 
@@ -124,14 +126,14 @@ def test_make_vec_gives_the_batch() -> None:
     np.testing.assert_equal(envs.step(actions[0]), first)
 
 
-@pytest.mark.parametrize("flat", [False, True])
-def test_the_batch_for_stable_baselines_is_its_own_wrapper(flat: bool) -> None:
+@pytest.mark.parametrize(("flat", "rows"), [(False, False), (True, False), (True, True)])
+def test_the_batch_for_stable_baselines_is_its_own_wrapper(flat: bool, rows: bool) -> None:
     pytest.importorskip("stable_baselines3")
     from stable_baselines3.common.vec_env import DummyVecEnv
 
     from virtgym.envs.sb3 import ReschedulingVecEnv
 
-    kwargs, n, rng = KINDS[0], 3, np.random.default_rng(2)
+    kwargs, n, rng = KINDS[3 if rows else 0], 3, np.random.default_rng(2)
     ours = ReschedulingVecEnv(n, flat=flat, **kwargs)
     theirs = DummyVecEnv([lambda: ReschedulingEnv(**kwargs)] * n)
     ours.seed(4)
@@ -139,7 +141,8 @@ def test_the_batch_for_stable_baselines_is_its_own_wrapper(flat: bool) -> None:
 
     def alike(a: Any, b: Any) -> None:
         if flat:
-            b = np.concatenate([b["nodes"], b["vms"], b["globals"]], axis=1)
+            parts = ("actions", "globals") if rows else ("nodes", "vms", "globals")
+            b = np.concatenate([b[part] for part in parts], axis=1)
         np.testing.assert_equal(dict(a) if not flat else a, dict(b) if not flat else b)
 
     alike(ours.reset(), theirs.reset())

@@ -11,7 +11,7 @@ from virtgym.envs.errors import ConfigError
 from virtgym.envs.scenarios import build_scenario
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.experiments.run.rollout import make_env
-from virtgym.experiments.training.agents import agent_kind, cluster_defaults
+from virtgym.experiments.training.agents import agent_kind, defaults_for
 from virtgym.experiments.training.cluster_task import ClusterTrainTask
 from virtgym.policies.base import PlanningPolicy
 from virtgym.policies.learned.agent import LearnedPolicy
@@ -29,7 +29,7 @@ def learner(total: int = 300, seed: int = 0, env: dict[str, Any] | None = None, 
     kind = agent_kind("imitation")
     config = kind.schema(
         name="imitation",
-        **{**cluster_defaults(kind.schema), "hidden": [32, 32], "batch_size": 32, **settings},
+        **{**defaults_for(kind.schema, "cluster"), "hidden": [32, 32], "batch_size": 32, **settings},
     )
     config.check("cluster")
     scenario = build_scenario("small", overrides=DAY)

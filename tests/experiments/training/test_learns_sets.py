@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from oracles.set_game import SetGame
-from virtgym.experiments.training.agents import agent_kind, cluster_defaults
+from virtgym.experiments.training.agents import agent_kind, defaults_for
 from virtgym.experiments.training.learners import TrainTask
 from virtgym.policies.learned.agent import LearnedPolicy
 from virtgym.policies.learned.storage import Agent
@@ -48,7 +48,7 @@ LEARNS: dict[str, dict[str, Any]] = {
 
 def learner(agent: str, total: int, seed: int = 0, **changes: Any) -> Any:
     kind = agent_kind(agent)
-    settings = {**cluster_defaults(kind.schema), **SHORT, **LEARNS[agent], **changes}
+    settings = {**defaults_for(kind.schema, "cluster"), **SHORT, **LEARNS[agent], **changes}
     config = kind.schema(name=agent, **settings)
     config.check("cluster")
     n_slots = 7 if config.network == "scorer" else 4  # an mlp has to learn each slot by itself

@@ -477,7 +477,7 @@ def test_defaults_of_every_agent_compose() -> None:
         run = compose_training([f"agent={name}", f"scenario={scenario}"])
         assert run.agent.description
         default = train_agents.default_config(name)
-        changed = train_agents.cluster_defaults(type(default)) if kind == "cluster" else {}
+        changed = train_agents.defaults_for(type(default), kind)
         assert asdict(run.agent) == {**asdict(default), **changed}
     run = compose_training([])
     assert run.agent.name == "maskable_ppo"

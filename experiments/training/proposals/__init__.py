@@ -1,0 +1,1 @@
+"""Training of guides of annealing: what proposals are worth."""
