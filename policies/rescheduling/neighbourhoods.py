@@ -104,16 +104,18 @@ class Neighbourhoods:
         places = self.games.state.vm_node[0, away[self.kind[away] >= 0]]
         return int(np.isin(places // self.games.params.per_host, hosts).sum())
 
-    def free(self, hosts: I8, moves: int, **effort: Any) -> Found | None:
+    def free(self, hosts: I8, moves: int, exact: bool = False, **effort: Any) -> Found | None:
         """Place the VMs on some hosts anew; it is taken unless it is worse.
 
         Args:
             hosts: The hosts, in ascending order.
             moves: How many more VMs than now may be away from home.
+            exact: As of ``Question``.
             **effort: ``work``, ``seconds`` and ``seed`` of ``answer``.
         """
         scene, before, was = self.scene, self.objective, self.target
-        question = Question(self.games, scene.home, self.kind, hosts, self.inside(hosts) + moves)
+        away = self.inside(hosts) + moves
+        question = Question(self.games, scene.home, self.kind, hosts, away, exact=exact)
         found = answer(question, **effort)
         gained = False
         if found is None:

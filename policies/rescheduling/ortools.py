@@ -13,7 +13,7 @@ from virtgym.envs.arrays import I8
 from virtgym.envs.checks import need_count
 from virtgym.envs.rescheduling.games import ReschedulingGames
 
-from ..solvers.exchanges import FOREVER, exchange
+from ..solvers.exchanges import FOREVER, exchange, exchangeable
 from ..solvers.migrations import Found, Question, answer
 from .annealing import AnnealingPolicy
 from .base import Plan, ReschedulingPolicy
@@ -72,12 +72,6 @@ class _Run:
         if objective < self.objective - 1e-12:
             self.objective, self.moves, self.unordered = objective, moves, unordered
             self.note(objective)
-
-    @property
-    def exchanges(self) -> bool:
-        """Whether exchanges between all nodes make sense: only fragments, and moves, count."""
-        weights = self.start.params.weights
-        return bool(weights[0] > 0 and not weights[1:4].any() and int(self.start.state.spare[0]) > 0)
 
     def exchange(self, search: Neighbourhoods, hosts: I8, moves: int) -> bool:
         """Let VMs on hosts on which all are at home make the best exchange; whether there was an answer."""
@@ -157,7 +151,9 @@ class OrtoolsReschedulingPolicy(Reassigning, ReschedulingPolicy):
 
     def _begin(self, run: _Run, search: Neighbourhoods) -> None:
         """The best exchange where only fragments (and moves) count, else what annealing finds."""
-        if run.exchanges and run.exchange(search, np.arange(len(search.scene.tried)), search.scene.limit):
+        if exchangeable(run.start, search.kind) and run.exchange(
+            search, np.arange(len(search.scene.tried)), search.scene.limit
+        ):
             return
         first = AnnealingPolicy(iterations=PROPOSALS * self.iterations)
         annealed = first.plan_moves(run.start.fork(), run.rng, time.perf_counter() + SHARE * run.left_s)
@@ -171,7 +167,7 @@ class OrtoolsReschedulingPolicy(Reassigning, ReschedulingPolicy):
         """All of a small snapshot: where VMs end, and if there is no order for that the game move by move."""
         everything = np.arange(len(search.scene.tried))
         effort = WORK_ALL / 30 * self.iterations
-        self._bound(run, search.free(everything, search.scene.moves_left, **run.effort(effort)))
+        self._bound(run, search.free(everything, search.scene.moves_left, True, **run.effort(effort)))
         run.offer_ends(search)
         if run.bound is not None and run.objective <= run.bound + 1e-9:
             return
@@ -179,7 +175,7 @@ class OrtoolsReschedulingPolicy(Reassigning, ReschedulingPolicy):
         run.offer(annealed.moves, annealed.unordered)
         scene = search.scene
         if search.n_variables() * scene.limit <= SMALL_STEPS:
-            question = Question(run.start, scene.home, search.kind, everything, 0, scene.limit)
+            question = Question(run.start, scene.home, search.kind, everything, 0, scene.limit, True)
             found = answer(question, **run.effort(effort))  # type: ignore[arg-type]
             run.failed += found is None
             self._bound(run, found)
@@ -228,7 +224,8 @@ class PopPolicy(Reassigning, ReschedulingPolicy):
                 parts = np.array_split(rng.permutation(n_hosts), n_parts)
             # What a part leaves of its share goes to those after it.
             hosts, moves = np.sort(parts.pop()), search.scene.moves_left // (len(parts) + 1)
-            if done >= n_parts or not run.exchanges or not run.exchange(search, hosts, moves):
+            first = done < n_parts and exchangeable(run.start, search.kind)
+            if not (first and run.exchange(search, hosts, moves)):
                 search.free(hosts, moves, **run.effort(WORK))
             run.note(search.objective)
             done += 1

@@ -26,8 +26,28 @@ from .programme import Rows, solve_programme
 
 SINGLES, BESIDE = 3, 1
 """VMs of one node that a change moves at most, and beside a double VM."""
+MOST_KINDS = 16
+"""Kinds of VMs up to which there are few enough changes."""
 FOREVER = 1e6
 """Seconds for a solver that ends by its nodes."""
+
+
+def exchangeable(games: ReschedulingGames, kind: I8) -> bool:
+    """Whether exchanges are all that matters: only fragments, and moves, count, and VMs are of few kinds.
+
+    Args:
+        games: One game (number 0).
+        kind: As of ``exchange``.
+    """
+    p, s = games.params, games.state
+    others = p.weights[1:4].any() or p.weights[0] <= 0 or s.spare[0] <= 0
+    return not others and len(np.unique(kind[_loose(games, kind)])) <= MOST_KINDS
+
+
+def _loose(games: ReschedulingGames, kind: I8) -> B1:
+    """VMs that may move, are in no anti-affinity group, and change fragments where they go, (V,)."""
+    p = games.params
+    return np.asarray((kind >= 0) & (kind < p.n_classes) & (p.vm_rest[int(games.state.snapshot[0])] > 0))
 
 
 class _Changes(NamedTuple):
@@ -45,7 +65,7 @@ class _Nodes:
         p, s = games.params, games.state
         k, n = int(s.snapshot[0]), p.per_host
         self.nodes = (hosts[:, None] * n + np.arange(n)).reshape(-1)
-        loose = (kind >= 0) & (kind < p.n_classes) & (p.vm_rest[k] > 0) & np.isin(s.vm_node[0] // n, hosts)
+        loose = _loose(games, kind) & np.isin(s.vm_node[0] // n, hosts)
         self.size = p.size
         self.kinds = np.unique(kind[loose])
         self.cpu, self.mem = (x[k, self.kinds].astype(np.int64) for x in (p.class_cpu, p.class_mem))
@@ -59,13 +79,16 @@ class _Nodes:
 
     def vectors(self, most: int) -> I8:
         """Every change of single VMs, at most so many, (n, K); the first is none."""
-        singles = np.flatnonzero(~self.double)
-        span = range(-most, most + 1)
-        found = [v for v in itertools.product(span, repeat=len(singles)) if sum(map(abs, v)) <= most]
-        found.sort(key=lambda v: sum(map(abs, v)))
-        vectors = np.zeros((len(found), len(self.kinds)), np.int64)
-        vectors[:, singles] = found
-        return vectors
+        signed = [(i, sign) for i in np.flatnonzero(~self.double).tolist() for sign in (-1, 1)]
+        vectors = [np.zeros(len(self.kinds), np.int64)]
+        for n in range(1, most + 1):
+            for chosen in itertools.combinations_with_replacement(signed, n):
+                vector = np.zeros(len(self.kinds), np.int64)
+                for i, sign in chosen:
+                    vector[i] += sign
+                if np.abs(vector).sum() == n:  # none comes and leaves
+                    vectors.append(vector)
+        return np.array(vectors)
 
     def judge(self, vectors: I8, nodes: I8, cpu: int = 0, mem: int = 0) -> tuple[B1, I8]:
         """Whether changes are possible at nodes, and their gains, (n, nodes); ``cpu`` is taken besides."""

@@ -9,8 +9,8 @@ place a (a node, or for a double VM the first one of a host), and u[k, a] those 
 h counts the kind's VMs that are at home at a, and q the whole VMs of the size that the rest of a holds: the
 sum of fragments is what is free less size * sum q. What a host costs by its load is a table over its load.
 VMs of an anti-affinity group are a kind each. The standard deviation of loads is replaced by its tangent in
-the loads and their squares, which is never below it; for all hosts together it is exact, H**2 times the
-variance being at most r**2.
+the loads and their squares, which is never below it; if it is to be exact, H**2 times the variance is at
+most r**2.
 
 With *steps* there is a y for each move, one after the other, of which each must fit: that is the game itself.
 All amounts of CPU are divided by the greatest unit that divides what VMs take.
@@ -46,6 +46,7 @@ class Question:
         hosts: The hosts that are freed, in ascending order, (h,).
         moves: How many VMs on these hosts may be away from home.
         steps: Moves one by one from where VMs are; 0 = only where they end.
+        exact: Whether all hosts are freed, and a bound is wanted.
     """
 
     games: ReschedulingGames
@@ -54,6 +55,7 @@ class Question:
     hosts: I8
     moves: int
     steps: int = 0
+    exact: bool = False
 
 
 class Found(NamedTuple):
@@ -94,8 +96,7 @@ class _Model:
         self.q = question
         self.p, self.s = question.games.params, question.games.state
         self.k = int(self.s.snapshot[0])
-        self.whole = len(question.hosts) == self.p.n_hosts
-        self.exact = self.whole
+        self.whole = self.exact = question.exact
         n = self.p.per_host
         self.nodes = (question.hosts[:, None] * n + np.arange(n)).reshape(-1)
         self._count()
@@ -286,6 +287,7 @@ class _Model:
                     self.model.add(var <= int(self.n[i]) * use)
                 if not here:
                     self.model.add(use == 0)
+                self.model.add_hint(use, int(s.host_vms[0, h] > 0))
                 self._charge(use, hosts_used / p.n_hosts)
             else:
                 self.constant += hosts_used / p.n_hosts
@@ -314,6 +316,9 @@ class _Model:
             else:
                 self.model.add(step * level <= sum_of)
                 self.model.add(sum_of <= step * level + step - 1)
+            self.model.add_hint(
+                level, (room - int(s.free_cpu[0, self.nodes[nodes]].sum())) // self.unit // step
+            )
         load = (used << LOAD_BITS) // total if total > 0 else np.zeros(len(used), np.int64)
         cost = np.zeros(len(used))
         if energy:
