@@ -26,10 +26,8 @@ PROPOSALS = 30_000
 """Proposals of the annealing before, for each neighbourhood."""
 SHARE, SHARE_EXCHANGE = 0.3, 0.8
 """Share of the time for annealing, and at most for an exchange, before neighbourhoods."""
-WORK = 0.03
-"""Deterministic seconds of CP-SAT for a neighbourhood."""
-WORK_ALL = 10.0
-"""The same for a snapshot as a whole."""
+WORK, WORK_PART, WORK_ALL = 0.03, 0.5, 10.0
+"""Deterministic seconds of CP-SAT for a neighbourhood, for a part, and for a snapshot as a whole."""
 HOSTS = 8.0
 """Hosts of the first neighbourhood; then as many as can be solved in that time."""
 SMALL, SMALL_STEPS = 1000, 4000
@@ -201,7 +199,7 @@ class PopPolicy(Reassigning, ReschedulingPolicy):
     kind: ClassVar[str] = "solver"
     method: ClassVar[str] = "parts"
 
-    iterations: int = 16
+    iterations: int = 8
     parts: int = 8
 
     def __post_init__(self) -> None:
@@ -226,7 +224,7 @@ class PopPolicy(Reassigning, ReschedulingPolicy):
             hosts, moves = np.sort(parts.pop()), search.scene.moves_left // (len(parts) + 1)
             first = done < n_parts and exchangeable(run.start, search.kind)
             if not (first and run.exchange(search, hosts, moves)):
-                search.free(hosts, moves, **run.effort(WORK))
+                search.free(hosts, moves, **run.effort(WORK_PART))
             run.note(search.objective)
             done += 1
         run.offer_ends(search)

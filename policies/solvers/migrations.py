@@ -308,6 +308,7 @@ class _Model:
         self.exact &= step == 1
         used = total - room + self.unit * step * np.arange(top // step + 1)
         level: Any = 0
+        now = (room - int(s.free_cpu[0, self.nodes[nodes]].sum())) // self.unit // step
         if variables:
             level = self.model.new_int_var(0, top // step, "")
             sum_of = self.linear.weighted_sum(variables, amounts)
@@ -335,31 +336,33 @@ class _Model:
             variance = max(float(s.load_sq[0]) / p.n_hosts - mean * mean, (1e-3 * (1 << LOAD_BITS)) ** 2)
             slope = imbalance / (2.0 * np.sqrt(variance) * (1 << LOAD_BITS) * p.n_hosts)
             cost += slope * (load.astype(np.float64) ** 2 - 2.0 * mean * load)
-        self._look_up(level, np.rint(cost * self.scale).astype(np.int64), 1)
+        self._look_up(level, now, np.rint(cost * self.scale).astype(np.int64))
         if imbalance and self.whole:
             shift = LOAD_BITS - self._load_bits()
             self.exact &= shift == 0
-            self.loads.append(self._table(level, load >> shift))
-            self.squares.append(self._table(level, (load >> shift) ** 2))
+            self.loads.append(self._table(level, now, load >> shift))
+            self.squares.append(self._table(level, now, (load >> shift) ** 2))
 
     def _load_bits(self) -> int:
         return min(LOAD_BITS, 29 - (self.p.n_hosts - 1).bit_length())
 
-    def _table(self, level: Any, values: I8) -> Any:
-        """A variable that is a value of a table."""
+    def _table(self, level: Any, now: int, values: I8) -> Any:
+        """A variable that is a value of a table; ``now``: the level at present."""
         if isinstance(level, int):
             return int(values[level])
         var = self.model.new_int_var(int(values.min()), int(values.max()), "")
         self.model.add_element(level, values.tolist(), var)
+        self.model.add_hint(var, int(values[now]))
         return var
 
-    def _look_up(self, level: Any, values: I8, cost: int) -> None:
+    def _look_up(self, level: Any, now: int, values: I8) -> None:
+        """Charge what a table says."""
         if not values.any():
             return
         base = int(values.min())
         self.constant += base / self.scale
-        self.terms.append(self._table(level, values - base))
-        self.costs.append(cost)
+        self.terms.append(self._table(level, now, values - base))
+        self.costs.append(1)
 
     def _add_spread(self, weight: float) -> None:
         """The standard deviation: r**2 is at least H times the sum of squares less the square of the sum."""
