@@ -26,10 +26,12 @@ PROPOSALS = 30_000
 """Proposals of the annealing before, for each neighbourhood."""
 SHARE, SHARE_EXCHANGE = 0.3, 0.8
 """Share of the time for annealing, and at most for an exchange, before neighbourhoods."""
-WORK, WORK_PART, WORK_ALL = 0.03, 0.5, 10.0
+WORK, WORK_PART, WORK_ALL = 0.03, 0.1, 10.0
 """Deterministic seconds of CP-SAT for a neighbourhood, for a part, and for a snapshot as a whole."""
 HOSTS = 8.0
 """Hosts of the first neighbourhood; then as many as can be solved in that time."""
+PART_HOSTS = 12
+"""Hosts of a part that CP-SAT solves, at most."""
 SMALL, SMALL_STEPS = 1000, 4000
 """Kinds of VMs times places up to which all of a snapshot is solved, and times moves for the game itself."""
 LAST = 0.95
@@ -86,7 +88,7 @@ class _Run:
 
     def offer_ends(self, search: Neighbourhoods) -> None:
         """Put moves to where a search ended in order, and take them if they are better."""
-        self.failed += search.failed
+        self.failed, search.failed = self.failed + search.failed, 0
         self.offer(*order_moves(self.start.fork(), search.target))
 
     def plan(self) -> Plan:
@@ -112,7 +114,7 @@ class OrtoolsReschedulingPolicy(Reassigning, ReschedulingPolicy):
     kind: ClassVar[str] = "solver"
     method: ClassVar[str] = "neighbourhoods"
 
-    iterations: int = 30
+    iterations: int = 100
     destroy: str = "fragments"
 
     def __post_init__(self) -> None:
@@ -164,7 +166,7 @@ class OrtoolsReschedulingPolicy(Reassigning, ReschedulingPolicy):
     def _solve(self, run: _Run, search: Neighbourhoods) -> None:
         """All of a small snapshot: where VMs end, and if there is no order for that the game move by move."""
         everything = np.arange(len(search.scene.tried))
-        effort = WORK_ALL / 30 * self.iterations
+        effort = WORK_ALL / 100 * self.iterations
         self._bound(run, search.free(everything, search.scene.moves_left, True, **run.effort(effort)))
         run.offer_ends(search)
         if run.bound is not None and run.objective <= run.bound + 1e-9:
@@ -189,17 +191,18 @@ class OrtoolsReschedulingPolicy(Reassigning, ReschedulingPolicy):
 class PopPolicy(Reassigning, ReschedulingPolicy):
     """Partitioned: the hosts in random parts, each solved on its own with its share of the moves.
 
-    Parts of the first partition are exchanges (HiGHS) where only fragments count, all others CP-SAT.
+    Where only fragments count, parts are exchanges (HiGHS), and the best of several partitions is taken. Else
+    CP-SAT solves parts, of a dozen hosts at most, from where those before have ended.
 
     Attributes:
         iterations: Parts that are solved: of one partition, then of others.
-        parts: Parts of a partition.
+        parts: Parts of a partition, at least.
     """
 
     kind: ClassVar[str] = "solver"
     method: ClassVar[str] = "parts"
 
-    iterations: int = 8
+    iterations: int = 100
     parts: int = 8
 
     def __post_init__(self) -> None:
@@ -214,16 +217,18 @@ class PopPolicy(Reassigning, ReschedulingPolicy):
     def plan_moves(self, games: ReschedulingGames, rng: np.random.Generator, deadline: float) -> Plan:
         """Solve part after part, and put the moves in order."""
         run, search = _Run(games, rng, deadline), Neighbourhoods(games.fork())
-        n_hosts, done = games.params.n_hosts, 0
-        n_parts = min(self.parts, n_hosts)
+        n_hosts, done, exchanges = games.params.n_hosts, 0, exchangeable(games, search.kind)
+        n_parts = min(n_hosts, self.parts if exchanges else max(self.parts, -(-n_hosts // PART_HOSTS)))
         parts: list[I8] = []
         while run.left_s > 0 and (done < self.iterations or math.isfinite(deadline)):
             if not parts:
                 parts = np.array_split(rng.permutation(n_hosts), n_parts)
+                if exchanges and done:
+                    run.offer_ends(search)
+                    search.take(search.scene.home)
             # What a part leaves of its share goes to those after it.
             hosts, moves = np.sort(parts.pop()), search.scene.moves_left // (len(parts) + 1)
-            first = done < n_parts and exchangeable(run.start, search.kind)
-            if not (first and run.exchange(search, hosts, moves)):
+            if not (exchanges and run.exchange(search, hosts, moves)):
                 search.free(hosts, moves, **run.effort(WORK_PART))
             run.note(search.objective)
             done += 1
