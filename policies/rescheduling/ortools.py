@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from virtgym.envs.arrays import I8
-from virtgym.envs.checks import need_count
+from virtgym.envs.checks import need_choice, need_count
 from virtgym.envs.rescheduling.games import ReschedulingGames
 
 from ..solvers.exchanges import FOREVER, exchange, exchangeable
@@ -30,6 +30,8 @@ WORK, WORK_PART, WORK_ALL = 0.03, 0.1, 10.0
 """Deterministic seconds of CP-SAT for a neighbourhood, for a part, and for a snapshot as a whole."""
 HOSTS = 8.0
 """Hosts of the first neighbourhood; then as many as can be solved in that time."""
+BEGINNINGS = ("exchange", "annealing", "home")
+"""What neighbourhoods begin with."""
 PART_HOSTS = 12
 """Hosts of a part that CP-SAT solves, at most."""
 SMALL, SMALL_STEPS = 1000, 4000
@@ -103,12 +105,11 @@ class _Run:
 class OrtoolsReschedulingPolicy(Reassigning, ReschedulingPolicy):
     """Large-neighbourhood search on CP-SAT; a small instance is solved with a bound.
 
-    It begins with the best exchange of VMs between all nodes (HiGHS) where only fragments count, else with
-    annealing.
-
     Attributes:
         iterations: Neighbourhoods, each also a part of the annealing before.
         destroy: Which hosts are freed next: a name of ``destroy.DESTROYS``, or the dotted path of a function.
+        begin: What neighbourhoods begin with: ``exchange``, the best exchange of VMs between all nodes
+            (HiGHS) where only fragments count, else annealing; ``annealing``; ``home``, nothing moved.
     """
 
     kind: ClassVar[str] = "solver"
@@ -116,6 +117,7 @@ class OrtoolsReschedulingPolicy(Reassigning, ReschedulingPolicy):
 
     iterations: int = 100
     destroy: str = "fragments"
+    begin: str = "exchange"
 
     def __post_init__(self) -> None:
         """Check the parameters.
@@ -124,6 +126,7 @@ class OrtoolsReschedulingPolicy(Reassigning, ReschedulingPolicy):
             ConfigError: Naming the parameter and what is allowed.
         """
         super().__post_init__()
+        need_choice("policy", "begin", self.begin, BEGINNINGS)
         self._destroy = find_destroy(self.destroy)
 
     def plan_moves(self, games: ReschedulingGames, rng: np.random.Generator, deadline: float) -> Plan:
@@ -150,11 +153,13 @@ class OrtoolsReschedulingPolicy(Reassigning, ReschedulingPolicy):
         run.offer_ends(search)
 
     def _begin(self, run: _Run, search: Neighbourhoods) -> None:
-        """The best exchange where only fragments (and moves) count, else what annealing finds."""
-        if exchangeable(run.start, search.kind) and run.exchange(
-            search, np.arange(len(search.scene.tried)), search.scene.limit
-        ):
+        """What the neighbourhoods are to make better."""
+        everything = np.arange(len(search.scene.tried))
+        if self.begin == "home":
             return
+        if self.begin == "exchange" and exchangeable(run.start, search.kind):
+            if run.exchange(search, everything, search.scene.limit):
+                return
         first = AnnealingPolicy(iterations=PROPOSALS * self.iterations)
         annealed = first.plan_moves(run.start.fork(), run.rng, time.perf_counter() + SHARE * run.left_s)
         run.curve += annealed.curve[1:]

@@ -193,7 +193,12 @@ def test_destroy_operators(monkeypatch: pytest.MonkeyPatch) -> None:
             hosts = chosen_hosts(find_destroy(name), scene, n, np.random.default_rng(n))
             assert len(hosts) == n
             assert (np.diff(hosts) > 0).all()
-    plan_of("ortools_rescheduling", games, destroy=f"{__name__}:first_ones", iterations=2)
+    for begin in ("home", "annealing"):
+        params: dict[str, Any] = {"destroy": f"{__name__}:first_ones", "begin": begin}
+        moves = plan_of("ortools_rescheduling", games, iterations=2, **params).moves
+        assert games.fork().play(moves).n == len(moves)
+    with pytest.raises(ConfigError, match=r"policy\.begin"):
+        make_policy("ortools_rescheduling", begin="nothing")
     with pytest.raises(ConfigError, match=r"policy\.destroy: must choose hosts of 0 to 4"):
         plan_of("ortools_rescheduling", games, destroy=f"{__name__}:no_hosts")
     with pytest.raises(ConfigError, match=r"policy\.destroy=fragment: .*did you mean fragments"):
