@@ -157,9 +157,9 @@ class OrtoolsReschedulingPolicy(Reassigning, ReschedulingPolicy):
         everything = np.arange(len(search.scene.tried))
         if self.begin == "home":
             return
-        if self.begin == "exchange" and exchangeable(run.start, search.kind):
-            if run.exchange(search, everything, search.scene.limit):
-                return
+        exchanges = self.begin == "exchange" and exchangeable(run.start, search.kind)
+        if exchanges and run.exchange(search, everything, search.scene.limit):
+            return
         first = AnnealingPolicy(iterations=PROPOSALS * self.iterations)
         annealed = first.plan_moves(run.start.fork(), run.rng, time.perf_counter() + SHARE * run.left_s)
         run.curve += annealed.curve[1:]
