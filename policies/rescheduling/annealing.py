@@ -374,7 +374,7 @@ class AnnealingPolicy(Reassigning, ReschedulingPolicy):
         memory, handle = self._begin(games, rng)
         objective = float(games.state.objective[0])
         curve, done, best = [(0.0, objective)], 0, 0.0
-        span = 0.97 * (deadline - begun)  # the rest is for putting the moves in order
+        span = max(0.97 * (deadline - begun), 1e-9)  # the rest is for putting the moves in order
         chunk = CHUNK if math.isfinite(span) else min(CHUNK, max(1, self.iterations // CHUNKS))
         stretch = -1
         while len(memory.candidates) and memory.limit > 0:
