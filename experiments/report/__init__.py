@@ -87,7 +87,7 @@ def write_report(
 def _learned(folders: Sequence[Path]) -> tuple[list[Path], list[Lead]]:
     """Folders of runs, and the parts about those of trainings and sweeps."""
     from ..analysis.trainings import is_sweep, is_training, read_training
-    from .trainings import read_jobs, sweep_lead, training_lead
+    from .learned.trainings import read_jobs, sweep_lead, training_lead
 
     trainings = [folder for folder in folders if is_training(folder)]
     sweeps = [folder for folder in folders if folder not in trainings and is_sweep(folder)]

@@ -49,9 +49,7 @@ class Choice:
     outside: str = ""
 
 
-def cluster_section(
-    index: int, group: Group, board: Leaderboard, own: Sequence[Section] = ()
-) -> PagePart:
+def cluster_section(index: int, group: Group, board: Leaderboard, own: Sequence[Section] = ()) -> PagePart:
     """A group of the page.
 
     Args:

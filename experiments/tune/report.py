@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from virtgym.envs.sim.models.cost import GATE_OK
 
 from ..report import write_report
+from ..report.learned.search import parallel_plot, point_plot
+from ..report.learned.trainings import LEARNED
 from ..report.page import Lead
 from ..report.parts import render
-from ..report.search import parallel_plot, point_plot
-from ..report.trainings import LEARNED
 from .study import Outcome, setting_of
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..analysis.stats import Interval
-from ..analysis.trainings import (
+from ...analysis.stats import Interval
+from ...analysis.trainings import (
     SEED,
     Curve,
     SettingResult,
@@ -19,11 +19,11 @@ from ..analysis.trainings import (
     settings_of,
     swept_keys,
 )
-from .columns import write_number
-from .figures import Style, axis, new_figure, plain_text, rank_styles
-from .markdown import escape_md
-from .page import Lead
-from .parts import Chips, add_figure, render
+from ..columns import write_number
+from ..figures import Style, axis, new_figure, plain_text, rank_styles
+from ..markdown import escape_md
+from ..page import Lead
+from ..parts import Chips, add_figure, render
 from .search import parallel_plot, point_plot
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _interval(value: Interval) -> str:
 
 
 def _sentences(groups: Mapping[str, list[TrainingData]]) -> list[str]:
-    from ..analysis.stats import mean_interval
+    from ...analysis.stats import mean_interval
 
     said = []
     for name, runs in list(groups.items())[:N_ROWS]:

@@ -10,9 +10,9 @@ import numpy as np
 
 from virtgym.envs.arrays import F8
 
-from .columns import write_number
-from .figures import new_figure
-from .parts import add_figure
+from ..columns import write_number
+from ..figures import new_figure
+from ..parts import add_figure
 
 if TYPE_CHECKING:
     import pandas as pd
