@@ -7,7 +7,7 @@ from concurrent.futures import BrokenExecutor, Future
 from typing import Any
 
 import joblib
-from joblib.externals.loky import get_reusable_executor
+from joblib.executor import get_memmapping_executor  # that of joblib.Parallel, which would trip over another
 
 from ...config.launchers import Launcher
 from .engine import Call, Engine, LostError, interrupts_ignored, settle
@@ -24,7 +24,7 @@ class JoblibEngine(Engine):
     def submit(self, call: Call, tasks: Sequence[Any]) -> list[Future[Any]]:
         """Give tasks to the pool, which is started anew if it broke."""
         with interrupts_ignored():
-            pool = get_reusable_executor(max_workers=self.workers)
+            pool = get_memmapping_executor(self.workers)
             futures = [pool.submit(call, task) for task in tasks]
         self._futures |= {*futures}
         return futures
@@ -41,4 +41,4 @@ class JoblibEngine(Engine):
         """End the processes if one still works; else they stay for the next command."""
         if self._futures:
             settle(self._futures)
-            get_reusable_executor(max_workers=self.workers).shutdown(wait=True, kill_workers=True)
+            get_memmapping_executor(self.workers).shutdown(wait=True, kill_workers=True)

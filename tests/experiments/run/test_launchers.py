@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import joblib
 import pandas as pd
 import pytest
 
@@ -112,6 +113,8 @@ def test_rows_are_the_same_from_any_engine_also_if_a_process_is_killed(
     assert Path("died").exists()
     assert main([*command, "out=expected"]) == 0
     pd.testing.assert_frame_equal(rows_of(Path("out")), rows_of(Path("expected")), check_exact=True)
+    if engine == "joblib":  # whoever uses joblib after it in the same process is not disturbed
+        assert joblib.Parallel(n_jobs=2)(joblib.delayed(abs)(x) for x in (-1, -2)) == [1, 2]
 
 
 def test_a_cell_that_fails_is_tried_as_often_as_told_and_leaves_a_log(
