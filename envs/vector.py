@@ -42,6 +42,32 @@ def _chosen_lanes(options: Mapping[str, Any], num_envs: int) -> I8:
     return chosen
 
 
+class _Masks:
+    """Masks of a batch as infos and ``action_masks()`` show them: one copy for both.
+
+    Args:
+        num_envs: B.
+        copy: Whether they are copies, or views of memory that the next step overwrites.
+    """
+
+    def __init__(self, num_envs: int, copy: bool) -> None:
+        self._everyone = np.ones(num_envs, dtype=np.bool_)
+        self._copy = copy
+        self._last: B1 | None = None
+
+    def of(self, live: B1) -> B1:
+        """The masks, (B, actions)."""
+        if not self._copy:
+            return live
+        if self._last is None or not np.array_equal(self._last, live):
+            self._last = live.copy()
+        return self._last
+
+    def tell(self, live: B1, infos: dict[str, Any]) -> None:
+        """Add them to infos."""
+        infos["action_mask"], infos["_action_mask"] = as_action_mask(self.of(live)), self._everyone
+
+
 class _GamesVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
     """B environments of one game that step together, bit for bit what B single ones do.
 
@@ -60,7 +86,7 @@ class _GamesVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         self.num_envs = batch.num_envs
         self.render_mode = usable_render_mode(render_mode, self.metadata["render_modes"])
         self.copy = copy
-        self._everyone = np.ones(self.num_envs, dtype=np.bool_)
+        self._masks = _Masks(self.num_envs, copy)
         self.single_observation_space: Any = self.task.observation_space
         self.single_action_space: Any = self.task.action_space
         self.observation_space: Any = batch_space(self.single_observation_space, self.num_envs)
@@ -100,7 +126,7 @@ class _GamesVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         self.batch.begin(begun, rows)
         infos: dict[str, Any] = {}
         self._tell_begun(begun, infos)
-        self._tell_masks(infos)
+        self._masks.tell(self.task.observer.buffers.mask, infos)
         return self.task.observer.copy_all(self.copy), infos
 
     def _chosen_rows(self, options: Mapping[str, Any], begun: I8) -> I8 | None:
@@ -130,12 +156,7 @@ class _GamesVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
 
     def action_masks(self) -> B1:
         """Which actions are legal in each environment, (B, actions); none where it has ended."""
-        mask: B1 = self.task.observer.buffers.mask
-        return mask.copy() if self.copy else mask
-
-    def _tell_masks(self, infos: dict[str, Any]) -> None:
-        infos["action_mask"] = as_action_mask(self.action_masks())
-        infos["_action_mask"] = self._everyone
+        return self._masks.of(self.task.observer.buffers.mask)
 
     def _tell_step(self, n_done: int, others: int, infos: dict[str, Any]) -> dict[str, Any]:
         """Add what a step has done in ``n_done`` games, and in others."""
@@ -167,7 +188,7 @@ class _GamesVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         if len(idle):
             self.batch.begin(idle)
             self._tell_begun(idle, infos)
-        self._tell_masks(infos)
+        self._masks.tell(buffers.mask, infos)
         return self.task.observer.copy_all(self.copy), rewards, terminated, truncated, infos
 
     def render(self) -> Any:
@@ -323,7 +344,7 @@ class ClusterVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         self.copy = copy
         self._whole = infos or not self.batch.by_kernel
         self._masked = task.knobs is None and task.observes
-        self._everyone = np.ones(num_envs, dtype=np.bool_)
+        self._masks = _Masks(num_envs, copy)
         self.single_observation_space: Any = task.observation_space
         self.single_action_space: Any = task.action_space
         self.observation_space: Any = batch_space(self.single_observation_space, num_envs)
@@ -351,17 +372,13 @@ class ClusterVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         infos: dict[str, Any] = {}
         for i in begun.tolist():
             infos = self._add_info(infos, self.batch.reset_lane(i, seeds[i]), i)
-        self._tell_masks(infos)
-        return self.batch.observations(self.copy), infos
-
-    def _tell_masks(self, infos: dict[str, Any]) -> None:
         if self._masked:
-            infos["action_mask"] = as_action_mask(self.batch.masks.copy() if self.copy else self.batch.masks)
-            infos["_action_mask"] = self._everyone
+            self._masks.tell(self.batch.masks, infos)
+        return self.batch.observations(self.copy), infos
 
     def action_masks(self) -> B1:
         """Which actions are legal in each environment, (B, actions)."""
-        return self.batch.masks.copy()
+        return self._masks.of(self.batch.masks)
 
     def step(self, actions: ArrayLike) -> tuple[Any, NDArray[np.float64], B1, B1, dict[str, Any]]:
         """Take an action in every environment; those that had ended begin their next episode.
@@ -384,7 +401,8 @@ class ClusterVectorEnv(VectorEnv[Any, NDArray[Any], NDArray[Any]]):
         infos = self._tell(idle, ended)
         for i in idle.tolist():
             infos = self._add_info(infos, self.batch.reset_lane(i), i)
-        self._tell_masks(infos)
+        if self._masked:
+            self._masks.tell(self.batch.masks, infos)
         return self.batch.observations(self.copy), rewards, np.zeros_like(truncated), truncated, infos
 
     def _tell(self, idle: I8, ended: I8) -> dict[str, Any]:
