@@ -348,6 +348,7 @@ class ReschedulingVecEnv(_GamesVecEnv):
         flat: Whether an observation is one vector, ``nodes``, ``vms`` and ``globals`` end to end, in place of
             a Dict of these and ``vm_node``.
         copy: As for ``PlacementVecEnv``.
+        threads: Threads among which the environments are divided; results are the same.
         **settings: The other fields of ``ReschedulingSettings``.
 
     Raises:
@@ -365,9 +366,10 @@ class ReschedulingVecEnv(_GamesVecEnv):
         render_mode: str | None = None,
         flat: bool = False,
         copy: bool = True,
+        threads: int = 1,
         **settings: Any,
     ) -> None:
-        batch = ReschedulingBatch(num_envs, ReschedulingSettings(scenario, **settings))
+        batch = ReschedulingBatch(num_envs, ReschedulingSettings(scenario, **settings), threads)
         super().__init__(batch, render_mode, RESCHEDULING_RENDER_MODES, flat, copy)
 
 

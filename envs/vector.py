@@ -252,6 +252,7 @@ class ReschedulingVectorEnv(_GamesVectorEnv):
         scenario: As for ``ReschedulingSettings``.
         render_mode: As for ``ReschedulingEnv``.
         copy: Whether observations and masks are copies, or views of memory that the next step overwrites.
+        threads: Threads among which the environments are divided; results are the same.
         **settings: The other fields of ``ReschedulingSettings``.
     """
 
@@ -269,9 +270,10 @@ class ReschedulingVectorEnv(_GamesVectorEnv):
         *,
         render_mode: str | None = None,
         copy: bool = True,
+        threads: int = 1,
         **settings: Any,
     ) -> None:
-        batch = ReschedulingBatch(num_envs, ReschedulingSettings(scenario, **settings))
+        batch = ReschedulingBatch(num_envs, ReschedulingSettings(scenario, **settings), threads)
         super().__init__(batch, render_mode, copy)
 
 

@@ -118,13 +118,13 @@ def _register_games() -> None:
     )
     _register(
         "ortools_rescheduling",
-        "rescheduling.reassigning:OrtoolsReassignmentPolicy",
-        "reassignment: annealing, then exact neighbourhoods by CP-SAT",
+        "rescheduling.ortools:OrtoolsReschedulingPolicy",
+        "rescheduling: a programme for the whole, then exact neighbourhoods by CP-SAT",
     )
     _register(
         "pop",
-        "rescheduling.reassigning:PopReassignmentPolicy",
-        "reassignment: the machines in random parts, each solved by CP-SAT",
+        "rescheduling.ortools:PopPolicy",
+        "rescheduling: the hosts in random parts, each solved on its own",
     )
     _register(
         "demo_agent",

@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from ..entry import need_actions, need_begun
 from ..errors import ConfigError
 from ..jit.handle import make_handle
 from ..sim.state.cluster_state import Blocks
+from ..threads import Threads
 from .actions import ACTION_REASONS
 from .candidates.form import CandidateForm
 from .env import ClusterEnv
@@ -58,13 +57,12 @@ class ClusterBatch:
 
     def __init__(self, num_envs: int, scenario: Any = "small", *, threads: int = 1, **settings: Any) -> None:
         need(num_envs >= 1, f"num_envs={num_envs}: must be at least 1")
-        need(threads >= 1, f"threads={threads}: must be at least 1")
         first = ClusterEnv(scenario, **settings)
         same = {key: value for key, value in settings.items() if key != "scenario_overrides"}
         more = (ClusterEnv(first.scenario, **same) for _ in range(num_envs - 1))
         self.lanes = [first, *more]
         self.num_envs = num_envs
-        self.threads = min(threads, num_envs)
+        self._threads = Threads(threads, num_envs)
         self.books = make_books(num_envs, first.max_decisions_per_interval, first.observes)
         self._memory = {
             name: np.stack([env.observer.rows[name] for env in self.lanes]) for name in first.observer.rows
@@ -75,7 +73,6 @@ class ClusterBatch:
 
     def _bind(self) -> None:
         self._books: Any = make_handle("lane books", self.books)
-        self._pool: ThreadPoolExecutor | None = None
         first = self.lanes[0]
         self.by_kernel = not (
             first.knobs is not None
@@ -198,20 +195,11 @@ class ClusterBatch:
 
     def _call(self, task: int, actions: I8 | None = None) -> None:
         chosen = self.books.chosen if actions is None else actions
-        cuts = np.linspace(0, self.num_envs, self.threads + 1).astype(np.int64).tolist()
 
         def run(first: int, last: int) -> None:
             self._play(self._books, *self._kinds, chosen, task, first, last)
 
-        if self.threads == 1:
-            run(0, self.num_envs)
-            return
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.threads - 1)
-        others = [self._pool.submit(run, *part) for part in pairwise(cuts[1:])]
-        run(cuts[0], cuts[1])
-        for other in others:
-            other.result()
+        self._threads.run(run)
 
     def _look(self) -> None:
         """Write observations and masks of all lanes anew."""
@@ -382,7 +370,7 @@ class ClusterBatch:
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle lanes and books, never addresses."""
-        gone = ("_books", "_pool", "_play", "_kinds", "books")
+        gone = ("_books", "_play", "_kinds", "books")
         kept = {name: value for name, value in self.__dict__.items() if name not in gone}
         return kept | {"books": tuple(self.books)}
 

@@ -16,13 +16,14 @@ from ..game_batch import (
 )
 from ..jit.handle import make_handle
 from ..jit.kernels import kernel
+from ..threads import Threads
 from .env import ReschedulingTask
 from .observations import ReschedulingBuffers, begin_one, play_one
 from .settings import ReschedulingSettings
 from .state import MOVED, PLAYING, ReschedulingParams, ReschedulingState
 
 
-@kernel
+@kernel(nogil=True)
 def play_batch(
     p: ReschedulingParams,
     s: ReschedulingState,
@@ -30,14 +31,27 @@ def play_batch(
     e: EpisodeBooks,
     r: EpisodeRules,
     actions: I8,
+    first: int,
+    last: int,
 ) -> Any:
     """Carry out an action in every episode that is not over; the others show what they showed, and pay 0.
 
+    Args:
+        p: Handle to ``ReschedulingParams``.
+        s: Handle to ``ReschedulingState``.
+        o: Handle to ``ReschedulingBuffers``.
+        e: Handle to ``EpisodeBooks``.
+        r: Handle to ``EpisodeRules``.
+        actions: (B,).
+        first: The first episode to go on with.
+        last: The one after the last.
+
     Returns:
-        How many VMs were moved, how many actions were refused, and how many episodes ended.
+        How many VMs were moved, how many actions were refused, and how many episodes ended: their numbers
+        are in ``ended`` from ``first`` on.
     """
     n_moved, n_refused, n_ended = 0, 0, 0
-    for b in range(len(actions)):
+    for b in range(first, last):
         e.terminated[b] = e.truncated[b] = False
         if e.over[b]:
             o.reward[b] = 0.0
@@ -53,7 +67,7 @@ def play_batch(
         e.terminated[b] = s.status[b] != PLAYING
         close_step(e, o, b)
         if e.over[b]:
-            e.ended[n_ended] = b
+            e.ended[first + n_ended] = b
             n_ended += 1
     return n_moved, n_refused, n_ended
 
@@ -81,12 +95,14 @@ class ReschedulingBatch(GameBatch):
     Args:
         num_envs: B.
         settings: What is played.
+        threads: Threads among which the environments are divided; results are the same.
     """
 
     task: ReschedulingTask
     books: EpisodeBooks
 
-    def __init__(self, num_envs: int, settings: ReschedulingSettings) -> None:
+    def __init__(self, num_envs: int, settings: ReschedulingSettings, threads: int = 1) -> None:
+        self._threads = Threads(threads, num_envs)
         self.rules = EpisodeRules(float(settings.illegal_penalty), int(settings.max_illegal))
         super().__init__(ReschedulingTask(settings, num_envs), num_envs, make_books(EpisodeBooks, num_envs))
 
@@ -104,5 +120,16 @@ class ReschedulingBatch(GameBatch):
 
     def _step(self, actions: I8) -> tuple[int, int, int]:
         p, s, o, e = self._kernel
-        found: tuple[int, int, int] = play_batch(p, s, o, e, self._rules, actions)
-        return found
+        rules, ended = self._rules, self.books.ended
+
+        def run(first: int, last: int) -> tuple[int, int, int]:
+            found: tuple[int, int, int] = play_batch(p, s, o, e, rules, actions, first, last)
+            return found
+
+        n_moved, n_refused, n_ended = 0, 0, 0
+        for (first, _), (moved, refused, over) in zip(self._threads.parts, self._threads.run(run)):
+            n_moved, n_refused = n_moved + moved, n_refused + refused
+            if first and over:
+                ended[n_ended : n_ended + over] = ended[first : first + over].copy()
+            n_ended += over
+        return n_moved, n_refused, n_ended

@@ -8,6 +8,7 @@ A move is two steps, the choice of a VM and that of its node, with observation a
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -63,8 +64,8 @@ def _single(steps: int, copy: bool) -> Callable[[], int]:
     return run
 
 
-def _batch(n: int, steps: int, limit: int, copy: bool = False) -> Callable[[], int]:
-    envs = ReschedulingVectorEnv(n, "rescheduling", limit=limit, copy=copy, snapshots=4)
+def _batch(n: int, steps: int, limit: int, copy: bool = False, threads: int = 1) -> Callable[[], int]:
+    envs = ReschedulingVectorEnv(n, "rescheduling", limit=limit, copy=copy, threads=threads, snapshots=4)
     envs.reset(seed=0)
     keys, actions = np.zeros(1, np.uint64), np.zeros(n, np.int64)
     mask, n_vms = envs.task.observer.buffers.mask, envs.games.params.n_vms
@@ -102,6 +103,10 @@ def measure_rescheduling(scale: float = 1.0) -> dict[str, float]:
     for n in (1, 16, 64):
         rates[f"batch of {n}, views"] = rate_of(_batch(n, max(n, 10 * steps), 10**9))
     rates["batch of 16, views, episodes of 50 moves"] = rate_of(_batch(16, max(16, 10 * steps), 50))
+    for n in (64, 256):  # of two threads the processor time says nothing
+        rates[f"batch of {n}, views, two threads, wall time"] = rate_of(
+            _batch(n, 20 * steps, 10**9, threads=2), time.perf_counter
+        )
     rates["batch of 16, copies"] = rate_of(_batch(16, steps, 10**9, True))
     return rates
 

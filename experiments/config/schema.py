@@ -92,7 +92,9 @@ DEFAULT_POLICIES: dict[str, tuple[str, ...]] = {
         *("first_fit", "best_fit", "worst_fit", "balance_fit", "best_host_emptier_node"),
         *("first_host_emptier_node", "move_to_front", "dot_product", "norm_based", "random"),
     ),
-    "rescheduling": ("greedy_rescheduling", "annealing", "random", "static"),
+    "rescheduling": (
+        *("greedy_rescheduling", "annealing", "ortools_rescheduling", "pop", "random", "static"),
+    ),
     "reassignment": ("greedy_rescheduling", "annealing", "ortools_rescheduling", "pop"),
 }
 """What ``benchmark`` runs on a kind of scenario unless ``policies=`` says otherwise; the first is what

@@ -8,8 +8,16 @@ from virtgym.envs.lazy import lazy
 
 if TYPE_CHECKING:
     from .base import Plan, ReschedulingPolicy
+    from .destroy import DESTROYS, Destroy, Scene
     from .ordering import order_moves
 
-__all__ = ["Plan", "ReschedulingPolicy", "order_moves"]
+__all__ = ["DESTROYS", "Destroy", "Plan", "ReschedulingPolicy", "Scene", "order_moves"]
 
-__getattr__ = lazy(__name__, {"Plan": "base", "ReschedulingPolicy": "base", "order_moves": "ordering"})
+__getattr__ = lazy(
+    __name__,
+    {
+        **dict.fromkeys(("Plan", "ReschedulingPolicy"), "base"),
+        **dict.fromkeys(("DESTROYS", "Destroy", "Scene"), "destroy"),
+        "order_moves": "ordering",
+    },
+)

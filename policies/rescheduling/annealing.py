@@ -70,7 +70,7 @@ class Search(NamedTuple):
     bins: I4  # (A,) fragment of a node in bins of the guide; of length 0 without one
     vm_odds: F8  # (K, bins * bins) of a VM to be drawn, by its shape and the fragments of its nodes
     place_odds: F8  # (K, bins * bins) of a place likewise
-    watched: F8  # (2 K, 2 * bins * bins) proposals of VMs at home and odds of acceptance, by VM, by place; or empty
+    watched: F8  # (2 K, 2 * bins * bins) proposals of VMs at home, odds of acceptance; by VM, place; or empty
 
 
 @kernel
@@ -375,7 +375,7 @@ class AnnealingPolicy(Reassigning, ReschedulingPolicy):
         memory, handle = self._begin(games, rng)
         objective = float(games.state.objective[0])
         curve, done, best = [(0.0, objective)], 0, 0.0
-        span = 0.97 * (deadline - begun)  # the rest is for putting the moves in order
+        span = max(0.97 * (deadline - begun), 1e-9)  # the rest is for putting the moves in order
         chunk = CHUNK if math.isfinite(span) else min(CHUNK, max(1, self.iterations // CHUNKS))
         stretch = -1
         while len(memory.candidates) and memory.limit > 0:

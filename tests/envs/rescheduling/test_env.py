@@ -96,7 +96,7 @@ def test_views_are_what_copies_are() -> None:
 @pytest.mark.parametrize("kwargs", KINDS)
 def test_a_batch_is_single_environments(kwargs: dict[str, Any]) -> None:
     n, rng = 4, np.random.default_rng(0)
-    batch = ReschedulingVectorEnv(n, **kwargs)
+    batch = ReschedulingVectorEnv(n, threads=3, **kwargs)
     singles = SyncVectorEnv([lambda: ReschedulingEnv(**kwargs)] * n, autoreset_mode=AutoresetMode.NEXT_STEP)
     np.testing.assert_equal(batch.reset(seed=7), singles.reset(seed=7))
     ended = 0

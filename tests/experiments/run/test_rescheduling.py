@@ -14,7 +14,17 @@ from virtgym.experiments.run.rows import RESCHEDULING
 SMALL = {"snapshot.from": "small@7200", "limit": 5, "objective.fragment_cores": 1.0}
 
 
-@pytest.mark.parametrize("policy", ["static", "random", "greedy_rescheduling", "annealing(iterations=2000)"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "static",
+        "random",
+        "greedy_rescheduling",
+        "annealing(iterations=2000)",
+        "pop(iterations=2)",
+        "ortools_rescheduling(iterations=2)",
+    ],
+)
 def test_every_policy_gives_a_row(policy: str) -> None:
     row = evaluate("rescheduling", policy, 1, overrides=SMALL).iloc[0]
     assert row["finished"]
