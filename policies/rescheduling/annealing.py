@@ -342,15 +342,19 @@ class AnnealingPolicy(Reassigning, ReschedulingPolicy):
     def _guidance(self, games: ReschedulingGames, fragments: bool) -> tuple[I4, F8, F8, F8]:
         """Room for the bins of nodes, for the guide's odds, and for what is counted of proposals."""
         nothing = np.zeros((0, 0))
-        if self._guide is None:
+        if self._guide is not None:
+            alone = games.params.weights[0] > 0.0 and not games.params.weights[1:].any()
+            need(
+                bool(alone), f"policy.guide={self.guide}: guides searches whose objective is fragments alone"
+            )
+        if self._guide is None or not fragments:  # without free CPU there is nothing to guide
             return np.zeros(0, np.int32), nothing, nothing, nothing
-        need(fragments, f"policy.guide={self.guide}: guides searches whose objective is fragments alone")
         odds = np.ones((games.params.n_classes, BINS * BINS))
         return np.zeros(games.params.n_nodes, np.int32), odds, odds.copy(), nothing
 
     def _turn(self, games: ReschedulingGames, memory: Search, stretch: int) -> None:
         """Another stretch of the search begins: write its odds."""
-        if self._guide is not None:
+        if self._guide is not None and len(memory.bins):
             inputs = features(games.params, int(games.state.snapshot[0]), (stretch + 0.5) / STRETCHES)
             memory.vm_odds[:], memory.place_odds[:] = self._guide.odds(inputs)
 

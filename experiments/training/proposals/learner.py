@@ -113,7 +113,7 @@ class ProposalLearner:
         """Add counts of a search; the share of proposals that it accepted."""
         p, k = self.games.params, int(self.games.state.snapshot[0])
         total = np.zeros(2)
-        for stretch, counts in enumerate(seen):
+        for stretch, counts in enumerate(seen if seen[0].size else []):
             inputs = features(p, k, (stretch + 0.5) / STRETCHES)
             table = counts.reshape(2, *inputs.shape[:2], 2)  # by tower, shape and bins
             for tower, shape, at in np.argwhere(table[..., 0] > 0.0).tolist():
@@ -129,6 +129,8 @@ class ProposalLearner:
 
     def _learn(self) -> float:
         """Steps on all counts; the loss of the last."""
+        if not self.counts:
+            return float("nan")
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate
         known = []
