@@ -78,7 +78,8 @@ def _rate_shapes(p: ReschedulingParams, s: ReschedulingState, w: RowBuffers, b: 
     k, size = s.snapshot[b], np.int64(p.size)
     for shape in range(p.n_classes):
         double = p.class_double[k, shape]
-        by, most, count, n = np.int64(p.class_cpu[k, shape]) % size, -2, 0, 0
+        by, count, n = np.int64(p.class_cpu[k, shape]) % size, 0, 0
+        most: Any = np.int64(-2)
         for a in range(0, p.n_nodes, 2 if double else 1):
             if room_for(p, s, b, p.class_cpu[k, shape], p.class_mem[k, shape], double, a):
                 rest = np.int64(s.free_cpu[b, a]) % size

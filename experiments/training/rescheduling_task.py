@@ -19,7 +19,6 @@ from virtgym.policies.learned.architecture import ACTIONS
 from virtgym.policies.learned.storage import Agent, Member
 
 from ..config.overrides import PolicySpec
-from ..config.schema import DEFAULT_POLICIES
 from ..run.cell import load_scenario, make_cell, run_cell
 from ..run.fingerprint import trace_digest
 from ..run.rows import rows_frame
@@ -33,6 +32,10 @@ VALIDATION = range(20_000, 20_010)
 
 TRAINING = range(30_000, 30_064)
 """Seeds of the snapshots that agents learn on."""
+
+
+RULES = ("static", "greedy_rescheduling", "annealing")
+"""Rules that a trained agent is compared with at the end."""
 
 
 def seeds_of(scenario: ReschedulingScenario, seeds: range) -> range:
@@ -147,9 +150,8 @@ class ReschedulingTrainTask(TrainTask):
         return ReschedulingValidation(self)
 
     def compare_with_rules(self, agent: Path, rules: bool = True) -> pd.DataFrame:
-        """As ``TrainTask``, with every rule."""
-        names = DEFAULT_POLICIES[self.kind] if rules else ()
-        return self.compare([PolicySpec(name) for name in (str(agent), *names)])
+        """As ``TrainTask``, with ``RULES``."""
+        return self.compare([PolicySpec(name) for name in (str(agent), *(RULES if rules else ()))])
 
     def compare(self, policies: Sequence[PolicySpec]) -> pd.DataFrame:
         """Result rows of policies on the snapshots of ``VALIDATION``."""

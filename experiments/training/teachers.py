@@ -178,7 +178,8 @@ class MoveTeacher:
 
     def begin(self, env: ReschedulingEnv, rng: np.random.Generator) -> None:
         """Plan for this snapshot."""
-        self._env, self._rng, self._plan = env, rng, None
+        self._env, self._rng = env, rng
+        self._plan: dict[int, int] | None = None
         self._moves = 0
 
     def target(self) -> F8:
@@ -197,8 +198,8 @@ class MoveTeacher:
         if plan and not ready:
             self._plan = None
             ready = self._ready(games, self._follow(games))
-        found[ready or [p.n_vms + p.n_nodes]] = 1.0
-        return found / found.sum()
+        found[ready or [p.n_vms + p.n_nodes]] = 1.0 / max(1, len(ready))
+        return found
 
     def _follow(self, games: ReschedulingGames) -> dict[int, int]:
         """Places by VM of the moves that are left of the plan."""

@@ -68,9 +68,9 @@ class Search(NamedTuple):
     away_cost: float
     uneven: float
     bins: I4  # (A,) fragment of a node in bins of the guide; of length 0 without one
-    vm_odds: F8  # (K, bins, bins) of a VM to be drawn, by its shape and the fragments of its nodes
-    place_odds: F8  # (K, bins, bins) of a place likewise
-    watched: F8  # (2, K, bins, bins, 2) proposals of VMs at home, and odds of acceptance; empty = not counted
+    vm_odds: F8  # (K, bins * bins) of a VM to be drawn, by its shape and the fragments of its nodes
+    place_odds: F8  # (K, bins * bins) of a place likewise
+    watched: F8  # (2 K, 2 * bins * bins) proposals of VMs at home, odds of acceptance; by VM, place; or empty
 
 
 @kernel
@@ -117,7 +117,7 @@ def _draw_by_odds(p: ReschedulingParams, s: ReschedulingState, w: Search, v: int
             found = w.places[shape, draw_below(w.keys, 0, w.n_places[shape])]
             a, odds = found, w.place_odds
         other = w.bins[a ^ 1] if p.class_double[k, shape] else np.int32(0)
-        if draw_share(w.keys, 0) < odds[shape, w.bins[a], other]:
+        if draw_share(w.keys, 0) < odds[shape, BINS * w.bins[a] + other]:
             break
     return found
 
@@ -231,8 +231,9 @@ def _watch(p: ReschedulingParams, s: ReschedulingState, w: Search, v: int, a: in
     for i in range(2):
         at = s.vm_node[0, v] if i == 0 else a
         other = w.bins[at ^ 1] if p.class_double[s.snapshot[0], shape] else np.int32(0)
-        w.watched[i, shape, w.bins[at], other, 0] += 1.0
-        w.watched[i, shape, w.bins[at], other, 1] += odds
+        kind = 2 * (BINS * w.bins[at] + other)
+        w.watched[i * p.n_classes + shape, kind] += 1.0
+        w.watched[i * p.n_classes + shape, kind + 1] += odds
 
 
 @kernel
@@ -245,7 +246,7 @@ def anneal(p: ReschedulingParams, s: ReschedulingState, w: Search, n: int, tempe
         change, square = _change(p, s, w, v, a)
         away = np.int64(a != w.home[v]) - np.int64(s.vm_node[0, v] != w.home[v])
         total = change - w.uneven * square + w.away_cost * away
-        if w.watched.size > 0 and s.vm_node[0, v] == w.home[v]:
+        if len(w.watched) > 0 and s.vm_node[0, v] == w.home[v]:
             _watch(p, s, w, v, a, 1.0 if total <= 0.0 else np.exp(-total / temperature))
         if total > 0.0 and draw_share(w.keys, 0) >= np.exp(-total / temperature):
             continue
@@ -340,16 +341,20 @@ class AnnealingPolicy(Reassigning, ReschedulingPolicy):
 
     def _guidance(self, games: ReschedulingGames, fragments: bool) -> tuple[I4, F8, F8, F8]:
         """Room for the bins of nodes, for the guide's odds, and for what is counted of proposals."""
-        nothing = np.zeros((0, 0, 0))
-        if self._guide is None:
-            return np.zeros(0, np.int32), nothing, nothing, nothing[..., None, None]
-        need(fragments, f"policy.guide={self.guide}: guides searches whose objective is fragments alone")
-        odds = np.ones((games.params.n_classes, BINS, BINS))
-        return np.zeros(games.params.n_nodes, np.int32), odds, odds.copy(), nothing[..., None, None]
+        nothing = np.zeros((0, 0))
+        if self._guide is not None:
+            alone = games.params.weights[0] > 0.0 and not games.params.weights[1:].any()
+            need(
+                bool(alone), f"policy.guide={self.guide}: guides searches whose objective is fragments alone"
+            )
+        if self._guide is None or not fragments:  # without free CPU there is nothing to guide
+            return np.zeros(0, np.int32), nothing, nothing, nothing
+        odds = np.ones((games.params.n_classes, BINS * BINS))
+        return np.zeros(games.params.n_nodes, np.int32), odds, odds.copy(), nothing
 
     def _turn(self, games: ReschedulingGames, memory: Search, stretch: int) -> None:
         """Another stretch of the search begins: write its odds."""
-        if self._guide is not None:
+        if self._guide is not None and len(memory.bins):
             inputs = features(games.params, int(games.state.snapshot[0]), (stretch + 0.5) / STRETCHES)
             memory.vm_odds[:], memory.place_odds[:] = self._guide.odds(inputs)
 

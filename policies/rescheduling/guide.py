@@ -51,7 +51,7 @@ def guide_architecture(hidden: tuple[int, ...]) -> Architecture:
 
 
 def features(p: ReschedulingParams, k: int, progress: float) -> F4:
-    """Inputs of every shape and bins of a node and of the other one, (K, BINS, BINS, features).
+    """Inputs of every shape and bins of a node and of the other one, (K, BINS * BINS, features).
 
     Args:
         p: The games.
@@ -66,7 +66,7 @@ def features(p: ReschedulingParams, k: int, progress: float) -> F4:
     found[..., 2] = bins[None, :, None]
     found[..., 3] = np.where(double, bins[None, None, :], 0.0)
     found[..., 4] = progress
-    return found
+    return found.reshape(p.n_classes, BINS * BINS, -1)
 
 
 class Guide:
@@ -94,7 +94,7 @@ class Guide:
             inputs: As of ``features``.
         """
         vm, place = (self._chance(tower, inputs) for tower in ("vm", "place"))
-        place = place / place.max(axis=(1, 2), keepdims=True)
+        place = place / place.max(axis=1, keepdims=True)
         return np.maximum(vm / vm.max(), LEAST), np.maximum(place, LEAST)
 
     def _chance(self, tower: str, inputs: F4) -> F8:

@@ -33,15 +33,16 @@ class WatchedAnnealing(AnnealingPolicy):
     """Annealing that counts its proposals.
 
     Attributes:
-        seen: Counts of every stretch, (2, K, bins, bins, 2) each.
+        seen: Counts of every stretch, (2 K, 2 * bins * bins) each.
     """
 
     seen: list[F8]
 
     def _guidance(self, games: ReschedulingGames, fragments: bool) -> Any:
         bins, vm, place, _ = super()._guidance(games, fragments)
-        self.seen = [np.zeros((2, *vm.shape, 2)) for _ in range(STRETCHES)]
-        return bins, vm, place, np.zeros((2, *vm.shape, 2))
+        watched = np.zeros((2 * len(vm), 2 * vm.shape[1]))
+        self.seen = [watched.copy() for _ in range(STRETCHES)]
+        return bins, vm, place, watched
 
     def _turn(self, games: ReschedulingGames, memory: Search, stretch: int) -> None:
         super()._turn(games, memory, stretch)
@@ -112,13 +113,13 @@ class ProposalLearner:
         """Add counts of a search; the share of proposals that it accepted."""
         p, k = self.games.params, int(self.games.state.snapshot[0])
         total = np.zeros(2)
-        for stretch, counts in enumerate(seen):
+        for stretch, counts in enumerate(seen if seen[0].size else []):
             inputs = features(p, k, (stretch + 0.5) / STRETCHES)
-            for tower in range(len(TOWERS)):
-                for at in np.argwhere(counts[tower, ..., 0] > 0.0).tolist():
-                    key = bytes([tower]) + inputs[tuple(at)].tobytes()
-                    self.counts[key] = self.counts.get(key, np.zeros(2)) + counts[(tower, *at)]
-            total += counts[0].sum(axis=(0, 1, 2))
+            table = counts.reshape(2, *inputs.shape[:2], 2)  # by tower, shape and bins
+            for tower, shape, at in np.argwhere(table[..., 0] > 0.0).tolist():
+                key = bytes([tower]) + inputs[shape, at].tobytes()
+                self.counts[key] = self.counts.get(key, np.zeros(2)) + table[tower, shape, at]
+            total += table[0].sum(axis=(0, 1))
         return float(total[1] / max(total[0], 1.0))
 
     def _table(self, tower: int) -> tuple[F4, F8]:
@@ -128,6 +129,8 @@ class ProposalLearner:
 
     def _learn(self) -> float:
         """Steps on all counts; the loss of the last."""
+        if not self.counts:
+            return float("nan")
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate
         known = []

@@ -302,7 +302,8 @@ def test_every_parameter_of_a_policy_changes_the_hash_or_is_refused(name: str) -
 
 @pytest.mark.parametrize("name", sorted(AGENTS))
 def test_every_key_of_an_agent_changes_the_training_or_is_refused(name: str) -> None:
-    scenario = {"placement": "huawei_placement", "cluster": "small"}[agent_kind(name).tasks[0]]
+    scenarios = {"placement": "huawei_placement", "cluster": "small", "rescheduling": "rescheduling"}
+    scenario = scenarios[agent_kind(name).tasks[0]]
     plain = compose_training([f"agent={name}", f"scenario={scenario}"]).config
     for key, value in plain["agent"].items():
         if key in ("name", "description"):

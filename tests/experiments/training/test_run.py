@@ -473,7 +473,7 @@ def test_defaults_of_every_agent_compose() -> None:
     assert set(train_agents.AGENTS) >= {"ppo", "a2c", "dqn", "maskable_ppo"}
     for name in train_agents.AGENTS:
         kind = train_agents.agent_kind(name).tasks[0]
-        scenario = {"placement": "huawei_placement", "cluster": "small"}[kind]
+        scenario = {"placement": "huawei_placement", "cluster": "small", "rescheduling": "rescheduling"}[kind]
         run = compose_training([f"agent={name}", f"scenario={scenario}"])
         assert run.agent.description
         default = train_agents.default_config(name)

@@ -156,6 +156,13 @@ LENGTHS: dict[str, tuple[tuple[str, ...], int]] = {
         *(("scenario=small", "num_envs=1", "agent.search_share=0.1", "agent.n_steps=24"), 2 * 288 * 8),
     ),
     "forecaster": (("scenario=small", "agent.batch_size=10", "agent.days=1"), 160),
+    "proposer": (
+        (
+            *("scenario=rescheduling", "scenario.snapshot.from=small@600", "scenario.limit=10"),
+            "scenario.objective.fragment_cores=1",
+        ),
+        20,
+    ),
     "rollout_iteration": (
         (
             *("scenario=demo_placement", "scenario.trace.options.n=3000", "scenario.n_windows=3"),
