@@ -13,9 +13,9 @@ from virtgym.envs.arrays import I8
 from virtgym.envs.checks import need_choice, need_count
 from virtgym.envs.rescheduling.games import ReschedulingGames
 
-from ..solvers.exchange_bound import bound_gain
-from ..solvers.exchanges import FOREVER, Exchange, exchange, exchangeable
-from ..solvers.migrations import Found, Question, answer
+from ..solvers.snapshots.bound import bound_gain
+from ..solvers.snapshots.exchanges import FOREVER, Exchange, exchange, exchangeable
+from ..solvers.snapshots.migrations import Found, Question, answer
 from .annealing import AnnealingPolicy
 from .base import Plan, ReschedulingPolicy
 from .destroy import chosen_hosts, find_destroy

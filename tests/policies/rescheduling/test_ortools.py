@@ -22,8 +22,8 @@ from virtgym.policies import make_policy
 from virtgym.policies.rescheduling import Plan, Scene, order_moves, ortools
 from virtgym.policies.rescheduling.destroy import chosen_hosts, find_destroy
 from virtgym.policies.rescheduling.neighbourhoods import Neighbourhoods
-from virtgym.policies.solvers.exchange_bound import bound_gain
-from virtgym.policies.solvers.exchanges import exchange
+from virtgym.policies.solvers.snapshots.bound import bound_gain
+from virtgym.policies.solvers.snapshots.exchanges import exchange
 
 OBJECTIVES = [
     None, ObjectiveConfig(1.0, 0.5, 0.2, 0.3, 0.1), ObjectiveConfig(0.0, 1.0), ObjectiveConfig(0.0, 0.0, 1.0),

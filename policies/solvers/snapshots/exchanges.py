@@ -22,7 +22,7 @@ import numpy as np
 from virtgym.envs.arrays import B1, F8, I4, I8
 from virtgym.envs.rescheduling.games import ReschedulingGames
 
-from .programme import Programme, Rows, row_prices, solve_programme
+from ..programme import Programme, Rows, row_prices, solve_programme
 
 SINGLES, BESIDE = 3, 1
 """VMs of one node that a change moves at most, and beside a double VM."""
