@@ -278,7 +278,7 @@ def metrics_table(row: Mapping[str, Any]) -> Table:
 
     from virtgym.envs.sim.metrics import METRICS
 
-    from ..run.rows import EXTRAS, PLANS, RESCHEDULING
+    from ..run.rows import EXTRAS, PLANS, REASSIGNMENT, RESCHEDULING
 
     title = f"{row['scenario']} / {row['trace']} / {row['policy']} / seed {row['seed']}"
     table = Table(title=_escape(title), box=box.SIMPLE_HEAD, title_justify="left")
@@ -288,7 +288,7 @@ def metrics_table(row: Mapping[str, Any]) -> Table:
     for name in ("steps", "sim_hours", "wall_s", "vm_intervals_per_s"):
         table.add_row(name, f"{row[name]:,.6g}", "")
     table.add_row("gate", _escape(str(row["gate"])), "ok, or why the row is not ranked")
-    for name, meaning in {**METRICS, **EXTRAS, **PLANS, **RESCHEDULING}.items():
+    for name, meaning in {**METRICS, **EXTRAS, **PLANS, **RESCHEDULING, **REASSIGNMENT}.items():
         value = float(row[name])
         if not math.isnan(value):
             text = f"{value:,.0f}" if value.is_integer() and abs(value) >= 1 else f"{value:.6g}"

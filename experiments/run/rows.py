@@ -53,7 +53,7 @@ REASSIGNMENT: dict[str, str] = {
     "cost_service_move": "the service of which most processes leave",
     "cost_machine_move": "from which machines to which processes go",
     "lower_bound": "what no assignment can cost less than, as given with the instance",
-    "plan_bound": "the same as proven by a solver of the whole instance",
+    "plan_bound": "what no plan can cost less than, as proven by a solver; of snapshots, too",
 }
 """Terms of the objective of machine reassignment, and bounds of it; ``cost`` is the objective."""
 

@@ -12,7 +12,7 @@ from virtgym.envs.rescheduling.game import shift_vm, write_terms
 from virtgym.envs.rescheduling.games import ReschedulingGames
 from virtgym.envs.rescheduling.state import ReschedulingParams, ReschedulingState
 
-from ..solvers.migrations import Found, Question, answer
+from ..solvers.snapshots.migrations import Found, Question, answer
 from .destroy import Scene
 
 

@@ -13,8 +13,9 @@ from virtgym.envs.arrays import I8
 from virtgym.envs.checks import need_choice, need_count
 from virtgym.envs.rescheduling.games import ReschedulingGames
 
-from ..solvers.exchanges import FOREVER, exchange, exchangeable
-from ..solvers.migrations import Found, Question, answer
+from ..solvers.snapshots.bound import bound_gain
+from ..solvers.snapshots.exchanges import FOREVER, Exchange, exchange, exchangeable
+from ..solvers.snapshots.migrations import Found, Question, answer
 from .annealing import AnnealingPolicy
 from .base import Plan, ReschedulingPolicy
 from .destroy import chosen_hosts, find_destroy
@@ -82,11 +83,29 @@ class _Run:
         if found is None:
             self.failed += 1
             return False
-        target, gone = search.target, found != search.scene.home
-        target[gone] = found[gone]
+        target, gone = search.target, found.target != search.scene.home
+        target[gone] = found.target[gone]
         search.take(target)
         self.note(search.objective)
+        if len(hosts) == len(search.scene.tried):
+            self._bound_exchange(found, search)
         return True
+
+    def _bound_exchange(self, found: Exchange, search: Neighbourhoods) -> None:
+        """No plan is better than this, where moves cost nothing and there was time to prove it."""
+        p, s, prices = self.start.params, self.start.state, found.prices()
+        if prices is None or self.left_s <= 0 or p.weights[4] > 0:
+            return
+        gained = round((s.fragment[0] - search.games.state.fragment[0]) / p.size)
+        most = bound_gain(self.start, *prices, search.scene.limit, gained)
+        if np.isfinite(most):
+            least = float(s.fragment[0]) - p.size * math.floor(most + 1e-6)
+            self.bound = float(p.weights[0]) * max(0.0, least) / float(s.spare[0])
+
+    @property
+    def proven(self) -> bool:
+        """Whether no plan is better."""
+        return self.bound is not None and self.objective <= self.bound + 1e-9
 
     def offer_ends(self, search: Neighbourhoods) -> None:
         """Put moves to where a search ended in order, and take them if they are better."""
@@ -143,6 +162,10 @@ class OrtoolsReschedulingPolicy(Reassigning, ReschedulingPolicy):
 
     def _search(self, run: _Run, search: Neighbourhoods) -> None:
         self._begin(run, search)
+        if run.bound is not None:
+            run.offer_ends(search)
+            if run.proven:
+                return
         n_hosts, most, done = HOSTS, float(len(search.scene.tried)), 0
         while run.left_s > 0 and (done < self.iterations or math.isfinite(run.deadline)):
             hosts = chosen_hosts(self._destroy, search.scene, round(min(n_hosts, most)), run.rng)
@@ -174,7 +197,7 @@ class OrtoolsReschedulingPolicy(Reassigning, ReschedulingPolicy):
         effort = WORK_ALL / 100 * self.iterations
         self._bound(run, search.free(everything, search.scene.moves_left, True, **run.effort(effort)))
         run.offer_ends(search)
-        if run.bound is not None and run.objective <= run.bound + 1e-9:
+        if run.proven:
             return
         annealed = AnnealingPolicy(iterations=PROPOSALS).plan_moves(run.start.fork(), run.rng, np.inf)
         run.offer(annealed.moves, annealed.unordered)

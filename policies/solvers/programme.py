@@ -150,6 +150,19 @@ def _solve(
     return proven, np.array([values[v] for v in values]), optimal
 
 
+def row_prices(model: Programme) -> F8 | None:
+    """What one more of each row's limit changes the least value of the relaxation by (GLOP), (rows,)."""
+
+    def call() -> F8:
+        from ortools.math_opt.python import mathopt
+
+        filled = _mathopt_model(model, np.zeros(len(model.objective), dtype=np.bool_))
+        duals = mathopt.solve(filled, mathopt.SolverType.GLOP).dual_values()
+        return np.array([duals[row] for row in filled.linear_constraints()])
+
+    return attempt(call)
+
+
 class _Relaxation:
     """A relaxation in GLOP that is solved again and again with other bounds of some columns."""
 

@@ -22,7 +22,8 @@ from virtgym.policies import make_policy
 from virtgym.policies.rescheduling import Plan, Scene, order_moves, ortools
 from virtgym.policies.rescheduling.destroy import chosen_hosts, find_destroy
 from virtgym.policies.rescheduling.neighbourhoods import Neighbourhoods
-from virtgym.policies.solvers.exchanges import exchange
+from virtgym.policies.solvers.snapshots.bound import bound_gain
+from virtgym.policies.solvers.snapshots.exchanges import exchange
 
 OBJECTIVES = [
     None, ObjectiveConfig(1.0, 0.5, 0.2, 0.3, 0.1), ObjectiveConfig(0.0, 1.0), ObjectiveConfig(0.0, 0.0, 1.0),
@@ -129,8 +130,9 @@ def test_exchanges_keep_every_rule_and_gain() -> None:
         games = begun(seed, limit=4)
         search = Neighbourhoods(games.fork())
         hosts = np.arange(games.params.n_hosts)[seed % 2 :]
-        target = exchange(games, search.kind, hosts, 3)
-        assert target is not None
+        found = exchange(games, search.kind, hosts, 3)
+        assert found is not None
+        target = found.target
         moved = np.flatnonzero(target != games.state.vm_node[0])
         ends = np.concatenate([target[moved], games.state.vm_node[0, moved]]) // games.params.per_host
         assert np.isin(ends, hosts).all()
@@ -144,16 +146,40 @@ def test_exchanges_keep_every_rule_and_gain() -> None:
     assert gained > 15
 
 
+def test_no_plan_gains_more_than_the_bound() -> None:
+    tight, tried = 0, 0
+    for seed in range(100):
+        games = begun(seed, limit=2, n_hosts=2 + seed % 2)
+        if games.params.n_vms > 8:
+            continue
+        search = Neighbourhoods(games.fork())
+        found = exchange(games, search.kind, np.arange(games.params.n_hosts), 2)
+        assert found is not None
+        prices = found.prices()
+        assert prices is not None
+        start, spare, size = games.state.fragment[0], games.state.spare[0], games.params.size
+        bound = (start - size * math.floor(bound_gain(games, *prices, 2, -1) + 1e-6)) / spare if spare else 0
+        best = brute_force(games, 2)
+        assert bound <= best + 1e-9
+        tight += bound >= best - 1e-9
+        tried += 1
+        if tried == 12:
+            break
+    assert tight > 6
+
+
 def test_an_exchange_of_a_large_snapshot_is_better_than_annealing() -> None:
     games = ReschedulingGames([generate_snapshot(3)])
     games.begin()
     search = Neighbourhoods(games.fork())
-    target = exchange(games, search.kind, np.arange(games.params.n_hosts), 50)
-    assert target is not None
-    search.take(target)
+    found = exchange(games, search.kind, np.arange(games.params.n_hosts), 50)
+    assert found is not None
+    search.take(found.target)
     annealed = games.fork()
     annealed.play(plan_of("annealing", games, iterations=300_000).moves)
     assert search.objective < annealed.state.objective[0]
+    plan = plan_of("ortools_rescheduling", games, iterations=1)
+    assert plan.metrics["plan_bound"] == pytest.approx(search.objective)  # no plan is better
     moves, left = order_moves(games.fork(), search.target)
     assert left == 0
     assert games.play(moves).n == len(moves) <= 50

@@ -22,7 +22,7 @@ import numpy as np
 from virtgym.envs.arrays import B1, F8, I4, I8
 from virtgym.envs.rescheduling.games import ReschedulingGames
 
-from .programme import Rows, solve_programme
+from ..programme import Programme, Rows, row_prices, solve_programme
 
 SINGLES, BESIDE = 3, 1
 """VMs of one node that a change moves at most, and beside a double VM."""
@@ -30,6 +30,23 @@ MOST_KINDS = 16
 """Kinds of VMs up to which there are few enough changes."""
 FOREVER = 1e6
 """Seconds for a solver that ends by its nodes."""
+
+
+class Exchange(NamedTuple):
+    """The best exchange."""
+
+    target: I4  # (V,) where VMs end
+    programme: Programme
+    kinds: I8  # (K,) shapes of VMs
+    scale: F8  # (K + 1,) what the rows of the kinds, and of the moves, are divided by
+
+    def prices(self) -> tuple[dict[int, float], float] | None:
+        """What a VM of each shape is worth to a node, and what a move costs; None if the solver fails."""
+        found = row_prices(self.programme)
+        if found is None:
+            return None
+        own = (-found[-len(self.scale) :] / self.scale).tolist()
+        return dict(zip(self.kinds.tolist(), own)), own[-1]
 
 
 def exchangeable(games: ReschedulingGames, kind: I8) -> bool:
@@ -128,7 +145,7 @@ class _Nodes:
 
 def exchange(
     games: ReschedulingGames, kind: I8, hosts: I8, moves: int, *, seconds: float = FOREVER, nodes: int = 1000
-) -> I4 | None:
+) -> Exchange | None:
     """Where VMs on some hosts end at the least fragment rate, if every node changes by a few VMs at most.
 
     Args:
@@ -140,23 +157,35 @@ def exchange(
         nodes: Nodes of the solver's tree.
 
     Returns:
-        Place of each VM, (V,); None if the solver found nothing.
+        What it found, None if the solver found nothing.
     """
     on = _Nodes(games, kind, hosts)
-    if not len(on.kinds):
-        return on.where.copy()
     pairs = [(i, sign) for i in np.flatnonzero(on.double).tolist() for sign in (-1, 1)]
     parts = [on.single(), *(on.double_ones(*pair) for pair in pairs)]
     changes = _Changes(*(np.concatenate([part[j] for part in parts]) for j in range(3)))
     net = changes.delta.sum(axis=1)
     price = games.params.weights[4] * games.params.vm_ms[int(games.state.snapshot[0])] / 3.6e6
-    each = np.array([price[vms[0]] for vms in on.vms])
+    each = np.array([price[vms[0]] for vms in on.vms], dtype=np.float64)
     worth = games.params.weights[0] * on.size / max(1.0, float(games.state.spare[0]))
     come = np.maximum(changes.delta, 0).sum(axis=1)
     cost = (come @ each) / worth - changes.gain
-    chosen = _choose(changes, net, come.sum(axis=1), cost, moves, (len(on.free_cpu), seconds, nodes))
-    if chosen is None:
+    rows = Rows()
+    columns = rows.columns(len(cost), cost, 1.0)
+    at = [(changes.node[:, j], changes.node[:, j] >= 0) for j in range(2)]
+    rows.rows(len(on.free_cpu), 0.0, 1.0, *((node[there], columns[there], 1.0) for node, there in at))
+    change, which = np.nonzero(net)
+    rows.rows(net.shape[1], 0.0, 0.0, (which, columns[change], net[change, which]))
+    rows.rows(1, 0.0, float(moves), (0, columns, come.sum(axis=1)))
+    model = rows.programme()
+    _, found, _ = solve_programme(model, np.ones(len(cost), np.bool_), seconds, nodes)
+    if found is None:
         return None
+    scale = np.maximum([*np.abs(net).max(axis=0, initial=0), come.sum(axis=1).max(initial=0)], 1)
+    return Exchange(_ends(on, changes, found > 0.5), model, on.kinds, scale)
+
+
+def _ends(on: _Nodes, changes: _Changes, chosen: B1) -> I4:
+    """Where VMs end if some changes are made, (V,)."""
     target = on.where.copy()
     total = np.zeros_like(on.have)
     for j in range(2):
@@ -168,20 +197,3 @@ def exchange(
         if leave:
             target[np.concatenate(leave)] = places
     return target
-
-
-def _choose(
-    changes: _Changes, net: I8, come: I8, cost: F8, moves: int, rest: tuple[int, float, int]
-) -> B1 | None:
-    """Which changes are made, (n,)."""
-    n_nodes, seconds, nodes = rest
-    rows = Rows()
-    columns = rows.columns(len(cost), cost, 1.0)
-    at = [(changes.node[:, j], changes.node[:, j] >= 0) for j in range(2)]
-    rows.rows(n_nodes, 0.0, 1.0, *((node[there], columns[there], 1.0) for node, there in at))
-    change, kind = np.nonzero(net)
-    rows.rows(net.shape[1], 0.0, 0.0, (kind, columns[change], net[change, kind]))
-    rows.rows(1, 0.0, float(moves), (0, columns, come))
-    whole = np.ones(len(cost), np.bool_)
-    _, found, _ = solve_programme(rows.programme(), whole, seconds, nodes)
-    return None if found is None else np.asarray(found > 0.5)

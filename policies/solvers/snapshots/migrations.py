@@ -27,7 +27,7 @@ from virtgym.envs.arrays import F8, I4, I8
 from virtgym.envs.rescheduling.game import LOAD_BITS
 from virtgym.envs.rescheduling.games import ReschedulingGames
 
-from .calls import CALLS, attempt
+from ..calls import CALLS, attempt
 
 SCALE_BITS = 40
 """Whole numbers of the objective, bits."""

@@ -1,0 +1,1 @@
+"""Rescheduled snapshots: exact neighbourhoods, exchanges between all nodes, and what no plan can exceed."""
