@@ -54,13 +54,14 @@ def deliver(answer: Answer, folder: Path) -> Path:
     print_answer(answer)
     tables = [*((name, rows) for _, name, rows in answer.tables), *answer.files]
     for name, rows in tables:
-        _write_csv(folder / name, rows)
+        write_csv(folder / name, rows)
     page = folder / "report.html"
     write_text(page, render(answer))
     return page
 
 
-def _write_csv(path: Path, rows: pd.DataFrame) -> None:
+def write_csv(path: Path, rows: pd.DataFrame) -> None:
+    """Write a table."""
     write_atomically(path, lambda draft: rows.to_csv(draft, index=False))
 
 
@@ -108,7 +109,9 @@ def render(answer: Answer) -> str:
         f'<header class="head"><h2>{escape(answer.title)}</h2><p class="verdict">{escape(answer.verdict)}</p>'
         f'<ul class="sure">{said}</ul></header>'
     )
-    parts = [block("operations", title, _table(title, rows)) for title, _, rows in answer.tables if len(rows)]
+    parts = [
+        block("operations", title, render_table(title, rows)) for title, _, rows in answer.tables if len(rows)
+    ]
     if answer.notes:
         items = "".join(f"<li>{escape(text)}</li>" for text in answer.notes)
         parts.append(block("operations", "What the export lacks, or was assumed", f"<ul>{items}</ul>"))
@@ -121,7 +124,8 @@ def render(answer: Answer) -> str:
     )
 
 
-def _table(title: str, rows: pd.DataFrame) -> str:
+def render_table(title: str, rows: pd.DataFrame) -> str:
+    """A table as HTML."""
     heads = "".join(f'<th scope="col">{escape(str(name))}</th>' for name in rows.columns)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(shown(value))}</td>" for value in row) + "</tr>"

@@ -117,7 +117,7 @@ def test_an_internal_error_is_told_short(
     "command",
     [
         *("list", "evaluate", "benchmark", "train", "tune", "report", "forecast", "traces", "watch"),
-        *("plan", "whatif", "size", "ha-check"),
+        *("plan", "whatif", "size", "ha-check", "calibrate", "validate"),
     ],
 )
 def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,6 +139,8 @@ def test_every_command_has_help_with_examples(command: str, capsys: pytest.Captu
         "whatif",
         "size",
         "ha-check",
+        "calibrate",
+        "validate",
     }
 
 
