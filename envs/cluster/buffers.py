@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..arrays import F4, F8
 from ..jit.kernels import kernel
 from ..jit.records import Place, Record
-from ..sim.models.power import BOOTING, FAILED, ON, STANDBY
+from ..sim.models.power import BOOTING, FAILED, ON, STANDBY, peak_watts
 from ..sim.models.precopy import MBIT_PER_MIB, PULL
 from ..sim.state.cluster_state import ABSENT, DEPARTED, MIG_NONE, PENDING, STARTING, ClusterState
 from ..sim.state.parameters import ClusterParams
@@ -117,7 +117,7 @@ def make_buffers(p: ClusterParams, hosts: F4, vms: F4, whole: F4, horizon_s: flo
         limit: Decisions allowed in an interval.
     """
     n_hosts, n_vms = len(hosts), len(vms)
-    peak = p.power_w[p.host_type].max(axis=1)
+    peak = peak_watts(p)[p.host_type]
     scale = np.zeros(len(Scale.places)).view(Scale)
     scale.largest = 1 / float(p.host_cpu_mhz.max())
     scale.hungriest = 1 / max(float(peak.max()), 1e-9)

@@ -9,7 +9,17 @@ from numpy.typing import NDArray
 
 from ..jit.kernels import kernel
 from ..observation_columns import Column
-from ..sim.models.power import BOOTING, FAILED, OFF, ON, RESUMING, SHUTTING_DOWN, STANDBY, SUSPENDING
+from ..sim.models.power import (
+    BOOTING,
+    FAILED,
+    OFF,
+    ON,
+    RESUMING,
+    SHUTTING_DOWN,
+    STANDBY,
+    SUSPENDING,
+    peak_watts,
+)
 from ..sim.state.cluster_state import ClusterState
 from ..sim.state.parameters import ClusterParams
 from .buffers import Buffers, ratio
@@ -65,7 +75,7 @@ def _node_spread(p: ClusterParams, s: ClusterState, h: int) -> Any:
 
 def _share_of_peak(p: ClusterParams, watts: NDArray[np.float64]) -> NDArray[np.float64]:
     """Powers by host type as shares of the peak power of the hungriest, by host, (H,)."""
-    shares: NDArray[np.float64] = watts[p.host_type] / max(float(p.power_w[p.host_type].max()), 1e-9)
+    shares: NDArray[np.float64] = watts[p.host_type] / max(float(peak_watts(p)[p.host_type].max()), 1e-9)
     return shares
 
 
@@ -117,7 +127,7 @@ HOST_COLUMNS: tuple[Column, ...] = (
     ConstantColumn("idle_power", 1, "its idle power / peak power of the hungriest host type",
         lambda p: _share_of_peak(p, p.power_w[:, 0])),
     ConstantColumn("peak_power", 1, "its peak power / peak power of the hungriest host type",
-        lambda p: _share_of_peak(p, p.power_w.max(axis=1))),
+        lambda p: _share_of_peak(p, peak_watts(p))),
 )  # fmt: skip
 """Columns of ``observation["hosts"]`` in a simple cluster."""
 

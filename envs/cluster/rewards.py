@@ -23,6 +23,7 @@ from ..sim.metrics import METRICS, StepMetrics
 from ..sim.models.carbon import J_PER_KWH
 from ..sim.models.cost import TERMS as COST_TERMS
 from ..sim.models.cost import Prices, write_cost
+from ..sim.models.power import peak_watts
 from ..sim.state.accumulators import Totals
 from ..sim.state.parameters import ClusterParams
 from .buffers import ratio
@@ -225,7 +226,7 @@ class RewardFunction:
         yardstick = Yardstick.zeros()
         yardstick.n_vms, yardstick.n_hosts = params.vm_vcpus.shape[0], params.host_type.shape[0]
         yardstick.memory_mib = params.host_mem_mib.sum()
-        yardstick.peak_w = max(float(params.power_w[params.host_type].max(axis=1).sum()), 1e-9)
+        yardstick.peak_w = max(float(peak_watts(params)[params.host_type].sum()), 1e-9)
         yardstick.pue = params.pue
         prices = params.prices.copy().view(Prices)
         self._bind(RewardBuffers(Totals.zeros(), Totals.zeros(), yardstick, prices, shipped, Terms.zeros()))

@@ -191,8 +191,41 @@ class Columns:
         try:
             floats = pc.cast(column, pa.float64(), safe=self.is_csv)
         except pa.ArrowInvalid:
-            raise self.bad_value(name, _first_uncastable(column), allowed) from None
+            raise self.bad_value(name, _first_uncastable(column, pa.float64()), allowed) from None
         return np.array(pc.fill_null(floats, math.nan).to_numpy(), dtype=np.float64)
+
+    def moments(self, name: str) -> NDArray[np.int64]:
+        """Return a column of dates and times as ms since 1970, shape (N,); those without a zone are UTC.
+
+        Raises:
+            TraceError: Naming the line of the first value that is none.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        column = self.table[name]
+        if self.is_csv:
+            texts = pc.replace_substring_regex(pc.utf8_trim_whitespace(column), " UTC$", "")
+            zoned = pc.match_substring_regex(texts, "(Z|[+-][0-9]{2}:?[0-9]{2})$")
+            kind = pa.timestamp("ms", "UTC" if pc.any(zoned).as_py() else None)
+            try:
+                column = pc.cast(texts, kind)
+            except pa.ArrowInvalid:
+                row = _first_uncastable(texts, kind)
+                found = show_found(texts[row].as_py())
+                raise self.error(
+                    row, f"{name}: expected a time like 2023-06-01 12:00, found {found}"
+                ) from None
+        if not pa.types.is_timestamp(column.type):
+            raise TraceError(f"{show_path(self.path)}: {name} must hold times, not {column.type}")
+        if column.null_count:
+            raise self.error(int(np.argmax(column.is_null())), f"{name}: expected a time, found nothing")
+        try:
+            milli = pc.cast(column, pa.timestamp("ms", column.type.tz))
+        except pa.ArrowInvalid:
+            raise TraceError(f"{show_path(self.path)}: {name} must hold full milliseconds") from None
+        stamps: NDArray[np.int64] = pc.cast(milli, pa.int64()).to_numpy()
+        return stamps
 
     def bad_value(self, name: str, row: int, allowed: str) -> TraceError:
         """Return the error for a value that is not what it may be."""
@@ -339,8 +372,8 @@ def _check_names(
         raise TraceError(f"{where}: needs the columns {', '.join(missing)}; found {', '.join(names)}")
 
 
-def _first_uncastable(column: Any) -> int:
-    """Return the first row that is no number, by bisection: a cast fails as a whole, without saying where."""
+def _first_uncastable(column: Any, kind: Any) -> int:
+    """Return the first row that is not of a type, by bisection: a cast fails as a whole, and says no row."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -348,7 +381,7 @@ def _first_uncastable(column: Any) -> int:
     while bad - good > 1:
         middle = (good + bad) // 2
         try:
-            pc.cast(column.slice(good, middle - good), pa.float64())
+            pc.cast(column.slice(good, middle - good), kind)
             good = middle
         except pa.ArrowInvalid:
             bad = middle

@@ -38,7 +38,7 @@ def _type_name(annotation: Any) -> str:
 
 TRACE_FORMATS = _make_registry("trace format", "Trace")
 REQUEST_FORMATS = _make_registry("request format", "RequestTrace")
-SERIES_FORMATS = _make_registry("series format", "FailureTrace", "tuple")
+SERIES_FORMATS = _make_registry("series format", "FailureTrace", "PowerMeter", "tuple")
 """Formats of utilisation, which `read_trace` reads; of VM requests, which `requests.read_requests` reads; and
 of series beside the load, which `series.check_series` checks. A format is a function of a path and options,
 and is recognised by the function ``sniff`` of the module that it is in, if there is one."""
@@ -70,6 +70,8 @@ for _registry, _name, _reader, _text in (
      "carbon intensity, gCO2eq/kWh: timestamp, carbon_intensity; or an Electricity Maps CSV"),
     (SERIES_FORMATS, "failures", "failure_trace:read_failures",
      "incidents, Parquet: failure_interval, failure_duration (ms), failure_intensity (OpenDC)"),
+    (SERIES_FORMATS, "power", "meter:read_meter",
+     "metered power, CSV or Parquet: time, watts, host or group (docs/power.md)"),
 ):  # fmt: skip
     _registry.register(_name, _text, f"virtgym.envs.traces.formats.{_reader}")
 

@@ -1,4 +1,4 @@
-"""Series beside the load that can be checked like a trace: carbon intensity and failures."""
+"""Series beside the load that can be checked like a trace: carbon intensity, failures, metered power."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .readers import SERIES_FORMATS, check_options, find_reader, guess_format
 if TYPE_CHECKING:
     from ..sim.models.carbon import CarbonSeries
     from .formats.failure_trace import FailureTrace
+    from .formats.meter import PowerMeter
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,9 @@ class SeriesSummary:
 
     Attributes:
         name: Name of the file.
-        format: ``carbon`` or ``failures``.
+        format: ``carbon``, ``failures`` or ``power``.
         source: Where it comes from, as results record it.
-        rows: Number of values or incidents.
+        rows: Number of values, incidents or readings.
         span_s: Length, s.
         unit: What a value means.
         mean: Mean value.
@@ -50,8 +51,8 @@ def check_series(path: str | os.PathLike[str], format: str = "auto", **options: 
 
     Args:
         path: The file.
-        format: ``carbon``, ``failures``, or ``auto``.
-        **options: Options of `read_carbon` or `read_failures`.
+        format: ``carbon``, ``failures``, ``power``, or ``auto``.
+        **options: Options of `read_carbon`, `read_failures` or `read_meter`.
 
     Returns:
         The summary.
@@ -63,6 +64,8 @@ def check_series(path: str | os.PathLike[str], format: str = "auto", **options: 
     reader = find_reader(SERIES_FORMATS, name, path if format == "auto" else None)
     check_options(name, reader, options)
     found = reader(path, **options)
+    if name == "power":
+        return _describe_power(found)
     return _describe_carbon(path, *found) if name == "carbon" else _describe_failures(found)
 
 
@@ -98,4 +101,22 @@ def _describe_failures(trace: FailureTrace) -> SeriesSummary:
         minimum=float(trace.intensity.min()),
         maximum=float(trace.intensity.max()),
         notes=(lasts, *trace.notes),
+    )
+
+
+def _describe_power(meter: PowerMeter) -> SeriesSummary:
+    total = meter.watts.sum(axis=1)
+    known = total[np.isfinite(total)]
+    who = f"{len(meter.owners)} hosts or groups" if len(meter.owners) > 1 else "everybody together"
+    return SeriesSummary(
+        name=meter.name.split(".")[0],
+        format="power",
+        source=meter.source,
+        rows=len(total),
+        span_s=len(total) * meter.period_s,
+        unit="W",
+        mean=float(known.mean()) if known.size else np.nan,
+        minimum=float(known.min(initial=np.inf)),
+        maximum=float(known.max(initial=-np.inf)),
+        notes=(who, *meter.notes),
     )

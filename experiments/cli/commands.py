@@ -479,19 +479,17 @@ COMMANDS: dict[str, Command] = {
     "benchmark": Command(
         "policies x seeds, resumable and parallel, with a report", _BENCHMARK, partial(_hydra, "benchmark")
     ),
-    "train": Command(
-        "train an agent, evaluate it, keep the best; sweeps with -m", _TRAIN, partial(_hydra, "train")
-    ),
+    "train": Command("train an agent, keep the best; sweeps with -m", _TRAIN, partial(_hydra, "train")),
     "tune": Command("search for the best setting of a rule or an agent, and judge it", _TUNE, _tune),
-    "watch": Command(
-        "an episode as a page that replays it, and as a video", _WATCH, partial(_hydra, "watch")
-    ),
+    "watch": Command("an episode as a page that replays it, or a video", _WATCH, partial(_hydra, "watch")),
     "report": Command("the report again, from stored results", REPORT, _report),
     "forecast": Command("skill of forecasters of demand on a trace", FORECAST, _forecast),
     "plan": Command("what to do now with an operator's own cluster", None, partial(_operate, "plan")),
     "whatif": Command("policies on the history of such a cluster", None, partial(_operate, "whatif")),
     "size": Command("the fewest hosts for its VMs, with a bound", None, partial(_operate, "size")),
     "ha-check": Command("the VMs that failures would leave down", None, partial(_operate, "ha-check")),
+    "calibrate": Command("the power of hosts, fitted to metered watts", None, partial(_operate, "calibrate")),
+    "validate": Command("simulated power against metered watts", None, partial(_operate, "validate")),
     "new": Command("a tested package of one's own: a policy, a reader, …", None, _new),
     "traces": Command("download, check and convert traces", None, _traces),
 }

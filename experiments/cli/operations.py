@@ -1,4 +1,4 @@
-"""``virtgym plan|whatif|size|ha-check EXPORT``: what is typed and told."""
+"""``virtgym plan|whatif|size|ha-check EXPORT`` and ``virtgym calibrate|validate``: what is typed and told."""
 
 from __future__ import annotations
 
@@ -20,7 +20,58 @@ keys of the export:
   sample_s=S  core_mhz=MHZ      period of the usage, and speed of cores, where they are not said
 """
 
+_METER = """\
+FILE is CSV or Parquet: time (s since the trace began, or dates with start=), watts (mean since the reading
+before), and host or group where there is one for each host type (docs/power.md).
+"""
+
+_METER_KEYS = """\
+  power=FILE                    metered watts
+  scenario=NAME|FILE.yaml       any cluster; scenario.KEY=VALUE any key of it, like scenario.trace.path=FOLDER
+  forms=[NAME,…]                linear mse table busy mse_busy table_busy, default all
+  blocks=N                      equal parts of the metered time, default 5: fitted on 1 to k, judged on k + 1
+  start=DATE                    when the trace began, for meters with dates, and for errors by hour of the day
+  lag_s=S                       how late the meter is; default as the past has it
+  until_s=S                     later readings are not looked at
+  gaps=error|skip               what to do where a reading is missing, default error
+  scale=true|false              whether the mse forms' scale of load is fitted, too, default false
+  seed=N                        of what happens by chance, default 0
+"""
+
 USAGES: dict[str, str] = {
+    "calibrate": f"""\
+usage: virtgym calibrate scenario=NAME power=FILE [key=value…]
+
+Fit the power curve of a scenario's hosts to metered watts: the engine plays the trace, every form is fitted
+on the past and judged on what follows, and the best is fitted on all readings. Writes calibrated.yaml, which
+any command takes as scenario=FILE, validation.csv, forms.csv, parameters.csv, residuals.csv and report.html.
+{_METER}
+keys:
+{_METER_KEYS}\
+  form=best|NAME                what is written, default the form of least error in the walk forward
+  out=DIR                       default runs/calibrate-<date>-<time>-<suffix>
+
+examples:
+  virtgym calibrate scenario=surf scenario.trace.path=surf-power scenario.trace.options.sample_s=30 \\
+    power=surf-power/consumption_5_days.parquet out=runs/surf
+  virtgym evaluate scenario=runs/surf/calibrated.yaml policy=static
+  virtgym calibrate scenario=mine.yaml power=pdu.csv start=2024-05-01T00:00 form=busy
+""",
+    "validate": f"""\
+usage: virtgym validate scenario=NAME power=FILE [key=value…]
+
+Judge simulated power against metered watts: the scenario's own curve ("as given") on all blocks but the
+first, and beside it every form, fitted on the past and judged on what follows. Writes validation.csv,
+forms.csv, residuals.csv and report.html.
+{_METER}
+keys:
+{_METER_KEYS}\
+  out=DIR                       default runs/validate-<date>-<time>-<suffix>
+
+examples:
+  virtgym validate scenario=runs/surf/calibrated.yaml power=next_days.parquet
+  virtgym validate scenario=mine.yaml power=pdu.csv start=2024-05-01T00:00 gaps=skip blocks=4
+""",
     "plan": f"""\
 usage: virtgym plan EXPORT [key=value…]
 
@@ -102,6 +153,11 @@ def run(command: str, arguments: Sequence[str]) -> int:
         return 0
     if command == "whatif":
         return _whatif(arguments)
+    if command in ("calibrate", "validate"):
+        from ..power.commands import run as run_power
+
+        run_power(command, arguments)
+        return 0
     from ..operations import commands
 
     {"plan": commands.plan, "size": commands.size_hosts, "ha-check": commands.check_ha}[command](arguments)

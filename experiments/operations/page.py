@@ -15,6 +15,9 @@ from ..run.rows import virtgym_version
 
 if TYPE_CHECKING:
     import pandas as pd
+    from markupsafe import Markup
+
+    from ..report.learned.search import Picture
 
 N_SHOWN = 40
 """Rows that the terminal shows of a table."""
@@ -53,13 +56,14 @@ def deliver(answer: Answer, folder: Path) -> Path:
     print_answer(answer)
     tables = [*((name, rows) for _, name, rows in answer.tables), *answer.files]
     for name, rows in tables:
-        _write_csv(folder / name, rows)
+        write_csv(folder / name, rows)
     page = folder / "report.html"
     write_text(page, render_answer(answer))
     return page
 
 
-def _write_csv(path: Path, rows: pd.DataFrame) -> None:
+def write_csv(path: Path, rows: pd.DataFrame) -> None:
+    """Write a table."""
     write_atomically(path, lambda draft: rows.to_csv(draft, index=False))
 
 
@@ -100,13 +104,23 @@ def shown(value: object) -> str:
     return str(value)
 
 
-def render_answer(answer: Answer) -> str:
-    """The page as text."""
+def answer_html(answer: Answer, pictures: Sequence[Picture] = ()) -> Markup:
+    """An answer as a part of a page.
+
+    Args:
+        answer: It.
+        pictures: Figures that stand before its tables.
+    """
     tables = [
         (title, list(rows.columns), [[shown(value) for value in row] for row in rows.itertuples(index=False)])
         for title, _, rows in answer.tables
         if len(rows)
     ]
-    html = render("operations/answer.html", answer=answer, tables=tables)
+    return render("operations/answer.html", answer=answer, tables=tables, pictures=pictures)
+
+
+def render_answer(answer: Answer) -> str:
+    """The page as text."""
     title = f"virtgym report: {answer.title}"
-    return document(title, [virtgym_version()], [PagePart(html)], script="Page.ready();")
+    parts = [PagePart(answer_html(answer))]
+    return document(title, [virtgym_version()], parts, script="Page.ready();")

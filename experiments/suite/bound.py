@@ -80,4 +80,9 @@ def _energy_price(scenario: Scenario, start: F8, seconds: F8) -> F8:
 
 def _power(kind: HostType) -> F8:
     """Power at equally spaced loads, W; of a curve, lines below it: Fan's is concave, its chord is lowest."""
-    return np.array(kind.table_w, dtype=np.float64)
+    watts, curve = np.array(kind.table_w, dtype=np.float64), kind.curve
+    if curve.kind == "fan":
+        u = min(1.0, curve.scale)
+        watts[-1] = watts[0] + (watts[-1] - watts[0]) * (2.0 * u - u**curve.exponent)
+    watts[1:] += curve.busy_w
+    return watts

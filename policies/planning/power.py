@@ -21,6 +21,8 @@ class _Curves(NamedTuple):
     power_w: F8  # (T, P)
     curve_kind: I1  # (T,)
     curve_exponent: F8  # (T,)
+    curve_scale: F8  # (T,)
+    curve_busy_w: F8  # (T,)
 
 
 @kernel
@@ -38,16 +40,15 @@ def power_tables(p: ClusterParams) -> F8:
     """Facility power of running hosts at equally spaced loads, W, (T, P).
 
     For planners that need straight lines. Tables stay as they are; where some curve is none, each interval is
-    divided, and the points between lie on the simulator's curve.
-
+    divided, and the points between lie on the simulator's curve. What any load adds is reached at the first
+    point above load 0.
     """
-    if not p.curve_kind.any():
+    if p.curve_plain.all():
         return np.ascontiguousarray(p.pue * p.power_w)
     lines = p.power_w.shape[1] - 1
     grid = np.linspace(0.0, 1.0, lines * -(-INTERVALS // lines) + 1)
-    curves: Any = make_handle(
-        "power_curves", _Curves(p.power_w, p.curve_kind, p.curve_exponent), readonly=True
-    )
+    own = _Curves(p.power_w, p.curve_kind, p.curve_exponent, p.curve_scale, p.curve_busy_w)
+    curves: Any = make_handle("power_curves", own, readonly=True)
     table = [[curve_power(curves, kind, float(u)) for u in grid] for kind in range(len(p.power_w))]
     return np.ascontiguousarray(p.pue * np.array(table))
 

@@ -51,7 +51,8 @@ def _pick(rng: Rng, *values: Any) -> Any:
 
 
 def _host_types(rng: Rng) -> tuple[HostType, ...]:
-    curves = (PowerCurve(), PowerCurve("linear", 80.0, 200.0), PowerCurve("fan", 90.0, 250.0))
+    line = PowerCurve("linear", 80.0, 200.0, busy_w=20.0)
+    curves = (PowerCurve(), line, PowerCurve("fan", 90.0, 250.0))
     types = []
     for i in range(int(rng.integers(2, 4))):
         every = i == 0  # one type runs anything, so that no guest is without a host

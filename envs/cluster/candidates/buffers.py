@@ -9,6 +9,7 @@ import numpy as np
 from ...arrays import B1, F4, F8, I1, I4, I8, U8
 from ...jit.records import Place, Record
 from ...observation_columns import blank
+from ...sim.models.power import peak_watts
 from ...sim.state.cluster_state import ClusterState
 from ...sim.state.parameters import ClusterParams
 from .columns import CANDIDATE_COLUMNS, CandidateRow, Measures
@@ -189,7 +190,7 @@ def make_candidate_buffers(
     draft = {name: np.zeros_like(getattr(state, name)) for name in (*DRAFT_HOSTS, *DRAFT_VMS)}
     whole = Whole.zeros()
     whole.idle_w = float(p.power_w[p.host_type, 0].sum())
-    whole.peak_w = float(p.power_w[p.host_type].max(axis=1).sum())
+    whole.peak_w = float(peak_watts(p)[p.host_type].sum())
     whole.mem_mib = float(p.host_mem_mib.mean())
     now = np.zeros(len(Now.places), dtype=np.int64).view(Now)
     now.by_memory = int(p.has_tiers or p.memory_binding)

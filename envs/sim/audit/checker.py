@@ -40,6 +40,7 @@ from .common import (
     check_lists,
     check_queue,
     differ,
+    peak_watts,
     per_host,
     pieces,
     window_asked,
@@ -117,7 +118,7 @@ def _check_sums(p: ClusterParams, s: ClusterState, report: Report) -> None:
 
 def _check_power(p: ClusterParams, s: ClusterState, report: Report) -> None:
     state, watts = s.host_power_state, s.host_power_now_w
-    on, table = state == ON, p.power_w[p.host_type]
+    on = state == ON
     holds = s.host_n_vms > 0
     report.none(holds & ~on, "hosts that hold VMs and are not on")
     report.none((s.host_n_in > 0) & ~on & (state != BOOTING), "hosts that VMs come to and that are off")
@@ -125,7 +126,8 @@ def _check_power(p: ClusterParams, s: ClusterState, report: Report) -> None:
     report.none((s.host_drain > 0) & (s.host_n_vms == 0), "empty hosts not switched off")
     report.none((s.host_drain > 0) & (s.host_n_in > 0), "hosts to be switched off that VMs come to")
     report.equal(int(s.counters.on), int(on.sum()), "number of hosts that are on")
-    low, high = table.min(axis=1) * (1 - TOLERANCE), table.max(axis=1) * (1 + TOLERANCE)
+    low = p.power_w[p.host_type].min(axis=1) * (1 - TOLERANCE)
+    high = peak_watts(p) * (1 + TOLERANCE)
     report.none(on & ((watts < low) | (watts > high)), "hosts with power outside idle..peak")
     load = s.host_ask_mhz / p.host_cpu_mhz
     want = np.where(on, curve_watts(p, s, load), 0.0)
@@ -294,7 +296,7 @@ class Auditor:
         added = s.host_energy_j - old["host_energy_j"]
         scale = max(1.0, float(s.host_energy_j.max()))
         table = p.power_w[p.host_type]
-        peak = np.maximum(table.max(axis=1), np.maximum(p.host_boot_w, p.host_shutdown_w))
+        peak = np.maximum(peak_watts(p), np.maximum(p.host_boot_w, p.host_shutdown_w))
         report.none(added > peak * (end - start) + TOLERANCE * scale, "hosts with more than peak energy")
         counts = s.totals - old["totals"]
         cycled = counts.boots > 0 and counts.shutdowns > 0  # some host may have gone off and on

@@ -23,6 +23,11 @@ def _some(mask: Any) -> str:
     return ", ".join(map(str, places[:5])) + (f" and {len(places) - 5} more" if len(places) > 5 else "")
 
 
+def peak_watts(p: ClusterParams) -> F8:
+    """Most that every host draws while it is on, W, (H,)."""
+    return np.asarray((p.power_w.max(axis=1) + p.curve_busy_w)[p.host_type])
+
+
 def differ(got: Any, want: Any, scale: Any) -> Any:
     """Where two arrays differ by more than rounding on numbers of a size (at least 1)."""
     return np.abs(np.asarray(got) - want) > TOLERANCE * np.maximum(scale, 1.0)

@@ -19,7 +19,7 @@ from ..models.power import BOOTING, ON, RESUMING, SHUTTING_DOWN, STANDBY, SUSPEN
 from ..state.accumulators import Rates
 from ..state.cluster_state import MIG_COPYING, PENDING, RUNNING, ClusterState
 from ..state.parameters import ClusterParams
-from .common import TOLERANCE, Report, per_host, table_power
+from .common import TOLERANCE, Report, peak_watts, per_host, table_power
 from .memory import check_memory
 from .network import check_network, mirror_parts
 from .occupancy import INIT, PULL, ROUND, stopped_vms
@@ -274,14 +274,15 @@ def _check_work(p: ClusterParams, s: ClusterState, report: Report) -> None:
 def curve_watts(p: ClusterParams, s: ClusterState, load: F8) -> F8:
     """Power of every host if it were on at a load, W, shape (H,) (section 7)."""
     table = p.power_w[p.host_type]
-    u = np.clip(load, 0.0, 1.0)
-    fan = 2.0 * u - u ** p.curve_exponent[p.host_type]
+    u = np.where(s.host_full_power > 0, 1.0, np.clip(load, 0.0, 1.0))
+    seen = np.minimum(1.0, u * p.curve_scale[p.host_type])
+    fan = 2.0 * seen - seen ** p.curve_exponent[p.host_type]
     watts = np.where(
         p.curve_kind[p.host_type] == FAN,
         table[:, 0] + (table[:, -1] - table[:, 0]) * fan,
         table_power(table, u),
     )
-    return np.where(s.host_full_power > 0, table[:, -1], watts)
+    return np.where(u > 0.0, watts + p.curve_busy_w[p.host_type], watts)
 
 
 def _check_power(p: ClusterParams, s: ClusterState, copies: F8, report: Report) -> None:
@@ -297,8 +298,8 @@ def _check_power(p: ClusterParams, s: ClusterState, copies: F8, report: Report) 
     want = np.where((state == SHUTTING_DOWN) | (state == SUSPENDING), p.host_shutdown_w, want)
     want = np.where(state == STANDBY, p.standby_w, want)
     report.same(watts, want, "hosts whose power does not follow from state and load")
-    table = p.power_w[p.host_type]
-    low, high = table.min(axis=1) * (1 - TOLERANCE), table.max(axis=1) * (1 + TOLERANCE)
+    low = p.power_w[p.host_type].min(axis=1) * (1 - TOLERANCE)
+    high = peak_watts(p) * (1 + TOLERANCE)
     report.none(on & ((watts < low) | (watts > high)), "hosts with power outside idle..peak")
 
 

@@ -15,7 +15,7 @@ from ..models.power import BOOTING, FAILED, OFF, ON, SHUTTING_DOWN, STANDBY
 from ..state.accumulators import Totals
 from ..state.cluster_state import ABSENT, DEPARTED, MIG_NONE, PENDING, RUNNING, STARTING, ClusterState
 from ..state.parameters import ClusterParams
-from .common import TOLERANCE, Report, window_asked
+from .common import TOLERANCE, Report, peak_watts, window_asked
 from .faults import fault_window, host_failures
 from .occupancy import IDLE, RESUME, STOP
 from .quiet_hosts import check_quiet
@@ -257,7 +257,7 @@ def _check_energy(p: ClusterParams, s: ClusterState, old: Old, struck: Any, repo
     added, dt = s.host_energy_j - old["host_energy_j"], end - start
     slack = TOLERANCE * max(1.0, float(s.host_energy_j.max()))
     table = p.power_w[p.host_type]
-    peak = np.maximum(table.max(axis=1), np.maximum(p.host_boot_w, p.host_shutdown_w))
+    peak = np.maximum(peak_watts(p), np.maximum(p.host_boot_w, p.host_shutdown_w))
     peak = np.maximum(peak, p.standby_w)
     report.none(added > peak * dt + slack, "hosts with more than peak energy")
     counts = s.totals - old["totals"]

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...jit.kernels import kernel
-from ..models.power import BOOTING, FAILED, FAN, OFF, ON, RESUMING, STANDBY, curve_power
+from ..models.power import BOOTING, FAILED, OFF, ON, RESUMING, STANDBY, curve_power
 from ..state.cluster_state import MIG_COPYING, ClusterState
 from ..state.parameters import ClusterParams
 from ..telemetry.gauges import hold
@@ -154,7 +154,7 @@ def host_power(p: ClusterParams, s: ClusterState, h: int, load: float) -> Any:
     """
     state, kind = s.host_power_state[h], p.host_type[h]
     if state == ON:
-        return p.power_w[kind, -1] if s.host_full_power[h] else curve_power(p, kind, load)
+        return curve_power(p, kind, 1.0 if s.host_full_power[h] else load)
     if state in (OFF, FAILED):
         return 0.0
     if state in (BOOTING, RESUMING):
@@ -233,13 +233,13 @@ def open_dense(p: ClusterParams, s: ClusterState) -> Any:
     """
     state, ask, was_short, full = s.host_power_state, s.host_ask_mhz, s.host_sat_now, s.host_full_power
     inv_cpu, power_now, host_type, tables = p.host_inv_cpu, s.host_power_now_w, p.host_type, p.power_w
-    curve = p.curve_kind
+    plain = p.curve_plain
     short = 0
     for h in range(state.shape[0]):
         if state[h] == OFF:
             continue
         load = ask[h] * inv_cpu[h]
-        rare = full[h] or was_short[h] > 0.0 or load >= 1.0 or curve[host_type[h]] == FAN
+        rare = full[h] or was_short[h] > 0.0 or load >= 1.0 or plain[host_type[h]] == 0
         if state[h] != ON or rare:
             refresh_host(p, s, h, 0.0)
             short += s.host_sat_now[h] > 0.0

@@ -7,7 +7,10 @@ A table holds the power at equally spaced loads; between two points power is lin
 In place of a table there are two curves, with idle power P0, peak power Pm and load u, clamped to 0...1:
 
     linear   P(u) = P0 + (Pm - P0) u
-    fan      P(u) = P0 + (Pm - P0) (2 u - u^h),   h = 1.4        (Fan, Weber & Barroso, ISCA 2007)
+    fan      P(u) = P0 + (Pm - P0) (2 s u - (s u)^h),   h = 1.4, s = 1     (Fan, Weber & Barroso, ISCA 2007)
+
+A host that does anything (u > 0) may draw ``busy_w`` more than its table or curve says: one that does nothing
+sleeps deeper than the curve through its other loads would have it.
 
 Sources of the tables: SPECpower_ssj2008 results of the named servers; the two HP tables are the ones of the
 PlanetLab experiment (Beloglazov & Buyya, CCPE 24(13), 2012).
@@ -101,10 +104,16 @@ def curve_power(p: Any, kind: int, load: float) -> Any:
         load: CPU load; clamped to 0...1.
     """
     table = p.power_w[kind]
+    busy = p.curve_busy_w[kind] if load > 0.0 else 0.0
     if p.curve_kind[kind] == FAN:
-        u = min(1.0, max(0.0, load))
-        return table[0] + (table[-1] - table[0]) * (2.0 * u - u ** p.curve_exponent[kind])
-    return power_at(table, load)
+        u = min(1.0, max(0.0, load * p.curve_scale[kind]))
+        return table[0] + (table[-1] - table[0]) * (2.0 * u - u ** p.curve_exponent[kind]) + busy
+    return power_at(table, load) + busy
+
+
+def peak_watts(p: Any) -> NDArray[np.float64]:
+    """Most that a running host of each type may draw, W, (T,)."""
+    return np.asarray(p.power_w.max(axis=1) + p.curve_busy_w)
 
 
 @dataclass(frozen=True)
@@ -116,12 +125,16 @@ class PowerCurve:
         idle_w: Power at load 0, W (linear, fan).
         peak_w: Power at load 1, W (linear, fan).
         exponent: h of the fan curve.
+        busy_w: What a host with any load draws beside table or curve, W.
+        scale: s of the fan curve: true load over the load that is known.
     """
 
     kind: str = "table"
     idle_w: float = 0.0
     peak_w: float = 0.0
     exponent: float = 1.4
+    busy_w: float = 0.0
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -135,7 +148,12 @@ class PowerCurve:
             math.isfinite(self.exponent) and 1 <= self.exponent <= 2,
             f"{owner}.exponent={self.exponent}: must lie in 1..2, else power falls somewhere",
         )
-        need_not_negative(owner, idle_w=self.idle_w)
+        need_not_negative(owner, idle_w=self.idle_w, busy_w=self.busy_w)
+        need_positive(owner, scale=self.scale)
+        need(
+            self.scale == 1.0 or self.kind == "fan",
+            f"{owner}.scale={self.scale}: belongs to kind fan; tables and lines hold it already",
+        )
         need(
             math.isfinite(self.peak_w) and self.peak_w >= self.idle_w,
             f"{owner}.peak_w={self.peak_w}: must be a number, at least idle_w",

@@ -429,6 +429,9 @@ def _power(config: ClusterConfig) -> dict[str, Any]:
     return {
         "curve_kind": np.array([CURVES.index(c.kind) for c in curves], dtype=np.int8),
         "curve_exponent": np.array([1.0 if c.kind == "table" else c.exponent for c in curves]),
+        "curve_scale": np.array([float(c.scale) for c in curves]),
+        "curve_busy_w": np.array([float(c.busy_w) for c in curves]),
+        "curve_plain": np.array([c.kind != "fan" and c.busy_w == 0 for c in curves], dtype=np.int8),
         "suspend_s": np.full(n, float(power.suspend_time_s)),
         "resume_s": np.full(n, float(power.resume_time_s)),
         "standby_w": power.standby_share * idle,

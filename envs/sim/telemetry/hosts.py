@@ -10,7 +10,7 @@ from ..engine.cpu import SHORTAGE, host_power, table_power
 from ..models.memory import TINY_MIB
 from ..models.memory_tiers import CLEAR, HARD, HIGH, LOW, SOFT
 from ..models.numa_nodes import count_bits
-from ..models.power import FAN, OFF, ON
+from ..models.power import OFF, ON
 from ..state.accumulators import Rates
 from ..state.cluster_state import MIG_COPYING, RUNNING, ClusterState
 from ..state.parameters import ClusterParams
@@ -76,7 +76,7 @@ def show_host(q: ClusterParams, z: ClusterState, h: int) -> bool:
         return False
     asked = z.host_ask_mhz[h]
     load = asked * q.host_inv_cpu[h]
-    if state == ON and load < 1.0 and not z.host_full_power[h] and q.curve_kind[kind] != FAN:
+    if state == ON and load < 1.0 and not z.host_full_power[h] and q.curve_plain[kind] == 1:
         z.host_power_now_w[h] = table_power(q.power_w, kind, load)  # the ordinary host
         return False
     z.host_power_now_w[h] = host_power(q, z, h, load)

@@ -11,13 +11,12 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import TraceError
-from ...files import names_its_file, read_bytes, show_found, show_path
+from ...files import names_its_file, read_bytes, show_path
 from ...sim.models.carbon import CarbonSeries
 from ..base import check_cells, check_moments
 from ..columns import Columns, read_columns
@@ -164,37 +163,9 @@ def _find_times(columns: Columns, repairs: Repairs) -> NDArray[np.bool_]:
     return timed
 
 
-def _milliseconds(columns: Columns) -> NDArray[np.int64]:
-    """Return the timestamps, ms since 1970."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    column = columns.table["timestamp"]
-    if columns.is_csv:
-        texts = pc.replace_substring_regex(pc.utf8_trim_whitespace(column), " UTC$", "")
-        zoned = pc.match_substring_regex(texts, "(Z|[+-][0-9]{2}:?[0-9]{2})$")
-        kind = pa.timestamp("ms", "UTC" if pc.any(zoned).as_py() else None)
-        try:
-            column = pc.cast(texts, kind)
-        except pa.ArrowInvalid:
-            row = _first_bad(texts, kind)
-            found = show_found(texts[row].as_py())
-            raise columns.error(
-                row, f"timestamp: expected a time like 2023-06-01 12:00, found {found}"
-            ) from None
-    if not pa.types.is_timestamp(column.type):
-        raise TraceError(f"{show_path(columns.path)}: timestamp must hold times, not {column.type}")
-    try:
-        milli = pc.cast(column, pa.timestamp("ms", column.type.tz))
-    except pa.ArrowInvalid:
-        raise TraceError(f"{show_path(columns.path)}: timestamp must hold full milliseconds") from None
-    stamps: NDArray[np.int64] = pc.cast(milli, pa.int64()).to_numpy()
-    return stamps
-
-
 def _lay_grid(columns: Columns, name: str, repairs: Repairs) -> tuple[int, NDArray[np.float64], int]:
     """Return the first time, ms, the values, shape (N,), and their step, ms; gaps are filled or refused."""
-    stamps = _milliseconds(columns)
+    stamps = columns.moments("timestamp")
     check_moments(show_path(columns.path), stamps)
     allowed = f"a number from 0 to {_MOST_G_PER_KWH:g}"
     found = columns.readings(name, allowed)
@@ -243,16 +214,3 @@ def _lay_grid(columns: Columns, name: str, repairs: Repairs) -> tuple[int, NDArr
         carry_forward(grid[:, None], ~gaps[:, None], gaps[:, None])
     repairs.notes.append(f"{what}, filled (fill={repairs.fill})")
     return int(stamps[0]), grid, step
-
-
-def _first_bad(texts: Any, kind: Any) -> int:
-    """Return the first text that is no time."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    for row, text in enumerate(texts):
-        try:
-            pc.cast(text, kind)
-        except pa.ArrowInvalid:
-            return row
-    return 0

@@ -115,7 +115,7 @@ def test_an_internal_error_is_told_short(
 
 NAMES = (
     *("list", "evaluate", "benchmark", "train", "tune", "report", "forecast", "traces", "watch"),
-    *("plan", "whatif", "size", "ha-check", "new"),
+    *("plan", "whatif", "size", "ha-check", "new", "calibrate", "validate"),
 )
 
 

@@ -50,6 +50,8 @@ CURVES: tuple[dict[str, Any], ...] = (
     {"curve": PowerCurve("linear", idle_w=100, peak_w=200)},
     {"curve": PowerCurve("fan", idle_w=100, peak_w=200)},
     {"power_w": (50.0, 70.0, 120.0)},
+    {"power_w": (50.0, 70.0, 120.0), "curve": PowerCurve(busy_w=30)},
+    {"curve": PowerCurve("fan", idle_w=100, peak_w=200, exponent=2.0, busy_w=10, scale=1.25)},
 )
 
 
@@ -82,6 +84,8 @@ def test_curves_by_hand() -> None:
     assert powers([2, 2, 2], ON, [0.0, 0.5, 1.0]) == pytest.approx([100, 200 - 100 * 0.5**1.4, 200])
     assert powers(3, ON, 0.75).tolist() == [95.0]
     assert powers([1, 1], ON, [-0.5, 1.5]).tolist() == [100.0, 200.0]
+    assert powers(4, ON, [0.0, 1e-6, 0.75]) == pytest.approx([50.0, 80.0, 125.0], rel=1e-6)
+    assert powers(5, ON, [0.0, 0.4, 0.9]) == pytest.approx([100.0, 110 + 100 * (2 * 0.5 - 0.5**2), 210.0])
 
 
 def test_power_in_every_other_state() -> None:
@@ -93,18 +97,25 @@ def test_power_in_every_other_state() -> None:
 
 def test_the_kernel_equals_plain_python() -> None:
     rng = np.random.default_rng(2)
-    kind, state, load = rng.integers(0, 4, 2000), rng.integers(0, 8, 2000), rng.uniform(-0.1, 1.2, 2000)
+    kind, state, load = (
+        rng.integers(0, len(CURVES), 2000),
+        rng.integers(0, 8, 2000),
+        rng.uniform(-0.1, 1.2, 2000),
+    )
     config = PowerConfig(standby_share=0.07, boot_level=0.3)
     got = powers(kind, state, load, config)
     tables = [host.table_w for host in host_types(CURVES)]
     for h in range(2000):
         points = tables[kind[h]]
         idle, peak, u = points[0], points[-1], min(1.0, max(0.0, load[h]))
+        curve = CURVES[kind[h]].get("curve", PowerCurve())
         if state[h] == ON:
-            if kind[h] == 2:
-                want = idle + (peak - idle) * (2 * u - u**1.4)
+            if curve.kind == "fan":
+                seen = min(1.0, curve.scale * u)
+                want = idle + (peak - idle) * (2 * seen - seen**curve.exponent)
             else:
                 want = np.interp(u, np.linspace(0, 1, len(points)), points)
+            want += curve.busy_w * (u > 0)
         else:
             boot = idle + 0.3 * (peak - idle)
             want = {
@@ -361,6 +372,8 @@ def test_bad_values_name_their_key() -> None:
             "must be the name of a table, or a list of watts",
         ),
         (lambda: PowerCurve("fan", peak_w=1, exponent=2.5), "power curve.exponent=2.5"),
+        (lambda: PowerCurve(busy_w=-1), "power curve.busy_w=-1"),
+        (lambda: PowerCurve("linear", peak_w=1, scale=2.0), "power curve.scale=2.0: belongs to kind fan"),
         (lambda: PowerConfig(pue=0.9), "power.pue=0.9: must be from 1 to 1000"),
         (lambda: CarbonSeries(np.array([-1.0]), "x"), "carbon.g_per_kwh"),
         (lambda: CarbonSeries(np.array([1.0]), " "), "carbon.source"),
