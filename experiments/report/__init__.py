@@ -10,7 +10,8 @@ from virtgym.envs.errors import ConfigError, VirtgymError
 from virtgym.envs.files import one_line, open_regular
 
 if TYPE_CHECKING:
-    from .page import Lead
+    from ..analysis.run_data import Group
+    from .page import Board, Lead
 
 __all__ = ["write_report"]
 
@@ -39,13 +40,10 @@ def write_report(
     Raises:
         VirtgymError: If a folder has no result rows, or the report cannot be written.
     """
-    from ..analysis.placement_summary import compare_windows, has_windows
-    from ..analysis.rescheduling_summary import compare_movers, has_moves
-    from ..analysis.run_data import Group, group_runs, read_run
+    from ..analysis.run_data import group_runs, read_run
     from ..run.folder import write_text
-    from .leaderboard import make_leaderboard
     from .markdown import render_markdown
-    from .page import Board, render_page
+    from .page import render_page
     from .sections import make_sections
 
     if not dirs:
@@ -58,14 +56,7 @@ def write_report(
     try:
         others, learned = _learned([Path(folder) for folder in dirs])
         leads = [*leads, *learned]
-        groups = group_runs([read_run(folder) for folder in others])
-        tables: list[tuple[Group, Board]] = []
-        for group in groups:
-            if has_moves(group.rows):
-                tables.append((group, compare_movers(group)))
-            else:
-                windows = has_windows(group.rows)
-                tables.append((group, compare_windows(group.rows) if windows else make_leaderboard(group)))
+        tables = [(group, _board(group)) for group in group_runs([read_run(folder) for folder in others])]
         own = [make_sections(group, sections) for group, _ in tables]
         texts = {
             page: render_page(tables, leads, own, live=live),
@@ -82,6 +73,17 @@ def write_report(
     except OSError as error:
         raise VirtgymError(f"report {page}: cannot be written: {error.strerror or error}") from None
     return page
+
+
+def _board(group: Group) -> Board:
+    """What there is to say of a group, by its kind."""
+    from ..analysis.placement_summary import compare_windows, has_windows
+    from ..analysis.rescheduling_summary import compare_movers, has_moves
+    from .leaderboard import make_leaderboard
+
+    if has_moves(group.rows):
+        return compare_movers(group)
+    return compare_windows(group.rows) if has_windows(group.rows) else make_leaderboard(group)
 
 
 def _learned(folders: Sequence[Path]) -> tuple[list[Path], list[Lead]]:
