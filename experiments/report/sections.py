@@ -82,8 +82,6 @@ def section_html(sections: Sequence[Section], figures: dict[str, Any]) -> str:
         for place, (label, figure) in enumerate(section.figures.items()):
             key = f"own-{number}-{place}"
             add_figure(figures, key, figure)
-            plots.append(
-                f"<figure><figcaption>{escape(label)}</figcaption>{plot_div(key, label, 'lines')}</figure>"
-            )
+            plots.append(f"<figure><figcaption>{escape(label)}</figcaption>{plot_div(key, label)}</figure>")
         parts.append(block("own", section.title, section.html + "".join(plots)))
     return "".join(parts)
