@@ -35,6 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import plotly.graph_objects as go
 
 from virtgym.envs.cluster.candidates import CANDIDATES
 from virtgym.envs.cluster.columns import RowColumn
@@ -122,7 +123,8 @@ def drain_nothing(view):
 
 
 def section(group):
-    return Section("Mine", f"<p>{len(group.rows)} rows</p>", markdown=["three words here"])
+    figure = go.Figure([go.Bar(x=["a"], y=[1])])
+    return Section("Mine", f"<p>{len(group.rows)} rows</p>", {"one bar": figure}, ["three words here"])
 
 
 def broken(group):
@@ -363,7 +365,10 @@ def test_metrics_curves_and_sections_by_dotted_path(tmp_path: Path) -> None:
     assert "- 4.0" in (out / "config.yaml").read_text(encoding="utf-8")
     with pytest.warns(registry.PluginWarning, match="broken is left out: ValueError: broken"):
         assert main(["report", str(out), "sections=[own_things:section,own_things:broken]"]) == 0
-    assert "<p>1 rows</p>" in (out / "report.html").read_text(encoding="utf-8")
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "<p>1 rows</p>" in page
+    # Not one of "lines": the page's script switches those by policy.
+    assert '<div class="plot " data-figure="own-0-0" role="img" aria-label="one bar">' in page
     assert "three words here" in (out / "report.md").read_text(encoding="utf-8")
     assert main(["report", str(out), "sections=[own_things:Wrong]"]) == 2
     assert main([*command, "env.metrics=[own_things:TERM]"]) == 2
