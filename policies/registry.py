@@ -101,6 +101,12 @@ def _register_games() -> None:
         "norm_based": "vector packing: the node that is left with the least, by weighted Euclidean norm",
     }.items():
         _register(rule, "placement.policies:RulePolicy", f"placement: {description}", rule=rule)
+    for rule, description in {
+        "nilas": "the host that is in use least longer for it (predicted, true or noisy lifetimes)",
+        "lifetime_alignment": "the host whose last VM leaves when it does",
+        "departure_classes": "hosts of one class of departure, else an empty one",
+    }.items():
+        _register(rule, "placement.lifetimes:LifetimePolicy", f"placement: {description}", rule=rule)
     _register(
         "ortools_placement",
         "placement.ortools_policy:OrtoolsPlacementPolicy",

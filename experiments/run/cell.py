@@ -283,6 +283,8 @@ def run_cell(cell: Cell, seed: int, make: Callable[..., gym.Env[Any, Any]] = mak
     }
     if not isinstance(scenario, Scenario):
         run = GAME_CELLS[scenario.config.kind]
+        if shared["kind"] == "oracle":
+            shared["information"] = "oracle"
         every, table, more = run(scenario, cell.made, seed, {**cell.keys, "seed": seed})
         return CellResult([make_row({**shared, **values}) for values in every], table, more)
     heat: dict[str, Any] = {}

@@ -73,13 +73,13 @@ COLUMNS: tuple[str, ...] = (
 """Columns of a result row, in order. ``gate`` is ``ok``, or why a row is not ranked (``cost.gate``);
 ``episode_return`` is the sum of the rewards of the episode. The ``cost`` of a placement window is its total
 wait, s. ``kind`` is what the policy is, one of ``registry.KINDS``; ``information`` what it was shown of a
-cluster: ``past``, ``instant`` or ``oracle``; ``vms_dropped`` counts VMs of the trace that fit on no host and
-were left out; ``trace_digest`` is a fingerprint of the demand: rows that share it are of one load. NaN where
-a metric has no meaning: the waits outside of placement windows, what clusters are measured by inside them,
-``events_refused`` (orders of ``scenario.events`` that were not legal at their time) where there are none,
-``RESCHEDULING`` and ``REASSIGNMENT`` outside of those, ``EXTRAS`` outside of the CloudSim replica (whose
-overall SLA violation is ``sla_unserved``), ``PLANS`` for policies without a solver, and every metric of an
-episode that was cut off.
+cluster: ``past``, ``instant`` or ``oracle`` (of games only whether it read the future: ``oracle``, or NaN);
+``vms_dropped`` counts VMs of the trace that fit on no host and were left out; ``trace_digest`` is a
+fingerprint of the demand: rows that share it are of one load. NaN where a metric has no meaning: the waits
+outside of placement windows, what clusters are measured by inside them, ``events_refused`` (orders of
+``scenario.events`` that were not legal at their time) where there are none, ``RESCHEDULING`` and
+``REASSIGNMENT`` outside of those, ``EXTRAS`` outside of the CloudSim replica (whose overall SLA violation is
+``sla_unserved``), ``PLANS`` for policies without a solver, and every metric of an episode that was cut off.
 """
 
 TEXTS: tuple[str, ...] = (
