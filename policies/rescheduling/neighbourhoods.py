@@ -66,7 +66,8 @@ class Neighbourhoods:
     @property
     def target(self) -> I4:
         """Where VMs end by now, (V,)."""
-        return self.games.state.vm_node[0].copy()
+        where: I4 = self.games.state.vm_node[0].copy()
+        return where
 
     def n_variables(self) -> int:
         """Kinds times places: how large the whole problem is."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -58,7 +58,7 @@ class _Run:
         """Seconds until the moves are to be put in order."""
         return self.begun + LAST * (self.deadline - self.begun) - time.perf_counter()
 
-    def effort(self, work: float) -> dict[str, float]:
+    def effort(self, work: float) -> dict[str, Any]:
         """What a call of the solver may take."""
         return {"work": work, "seconds": max(self.left_s, 1e-3), "seed": int(self.rng.integers(2**31))}
 
@@ -204,7 +204,7 @@ class OrtoolsReschedulingPolicy(Reassigning, ReschedulingPolicy):
         scene = search.scene
         if search.n_variables() * scene.limit <= SMALL_STEPS:
             question = Question(run.start, scene.home, search.kind, everything, 0, scene.limit, True)
-            found = answer(question, **run.effort(effort))  # type: ignore[arg-type]
+            found = answer(question, **run.effort(effort))
             run.failed += found is None
             self._bound(run, found)
             if found is not None:

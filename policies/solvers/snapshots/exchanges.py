@@ -119,7 +119,7 @@ class _Nodes:
         """Changes of one node."""
         vectors, nodes = self.vectors(SINGLES)[1:], self.nodes
         possible, gain = self.judge(vectors, nodes)
-        takes = (vectors >= 0).all(axis=1)[:, None]
+        takes = np.asarray((vectors >= 0).all(axis=1))[:, None]
         c, a = np.nonzero(possible & ((gain > 0) | (takes & (gain == 0))))
         delta = np.stack([vectors[c], np.zeros_like(vectors[c])], axis=1)
         return _Changes(np.stack([nodes[a], np.full(len(a), -1)], axis=1), delta, gain[c, a])
@@ -134,7 +134,7 @@ class _Nodes:
             self.judge(vectors, first + n, sign * need[0], sign * need[1]) for n in range(2)
         )
         gain = gain0[:, None] + gain1[None]
-        takes = (vectors >= 0).all(axis=1) & (sign > 0)
+        takes = np.asarray((vectors >= 0).all(axis=1) & (sign > 0))
         keep = fits0[:, None] & fits1[None]
         keep &= (gain > 0) | ((takes[:, None] & takes[None])[:, :, None] & (gain == 0))
         x, y, h = np.nonzero(keep)
@@ -186,7 +186,7 @@ def exchange(
 
 def _ends(on: _Nodes, changes: _Changes, chosen: B1) -> I4:
     """Where VMs end if some changes are made, (V,)."""
-    target = on.where.copy()
+    target: I4 = on.where.copy()
     total = np.zeros_like(on.have)
     for j in range(2):
         used = chosen & (changes.node[:, j] >= 0)
