@@ -158,7 +158,7 @@ class ClusterTrainTask(TrainTask):
     def make_env(self) -> ClusterEnv:
         """A single environment to learn in."""
         anew = self.scenario.config.trace.path is None
-        made = make_env(self.scenario, reward=self.reward, resample_trace=anew, **self.options)  # type: ignore[arg-type]
+        made = make_env(self.scenario, reward=self.reward, resample_trace=anew, **self.options)
         return made.unwrapped  # type: ignore[return-value]
 
     @staticmethod

@@ -89,7 +89,8 @@ class ReschedulingTrainTask(TrainTask):
         config = asdict(self.scenario.config)
         if len(seeds) == 1:
             return [self.scenario.trace]
-        return [load_scenario(config, seed).trace for seed in seeds]
+        made: list[Any] = [load_scenario(config, seed).trace for seed in seeds]
+        return made
 
     def env(self, seeds: range) -> ReschedulingEnv:
         """A single environment on the snapshots of some seeds."""

@@ -142,10 +142,10 @@ class ProposalLearner:
         loss = torch.zeros(())
         for _ in range(self.config.n_epochs):
             loss = torch.zeros(())
-            for tower, (x, share, weight) in zip(TOWERS, known):
-                logits = self.net.logits(tower, x)
+            for name, (x, share, shares) in zip(TOWERS, known):
+                logits = self.net.logits(name, x)
                 error = nn.functional.binary_cross_entropy_with_logits(logits, share, reduction="none")
-                loss = loss + (weight * error).sum()
+                loss = loss + (shares * error).sum()
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
