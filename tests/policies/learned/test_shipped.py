@@ -41,8 +41,11 @@ def test_it_is_what_the_committed_command_trains() -> None:
 def test_the_agent_of_the_suite_is_what_the_committed_command_trains() -> None:
     agent = load_agent(shipped_folder(SUITE_AGENT))
     run = compose_training(["experiment=suite_agent"])
-    for key in ("agent", "seed", "total_timesteps", "num_envs"):
-        assert agent.training[key] == run.config[key], key
+    made, asked = agent.training, run.config
+    words = {"description": ""}  # no setting
+    assert {**made["agent"], **words} == {**asked["agent"], **words}
+    for key in ("seed", "total_timesteps", "num_envs"):
+        assert made[key] == asked[key], key
     assert [one["name"] for one in agent.training["scenarios"]] == TASKS
     assert {one.rule for one in agent.fallbacks} <= set(run.config["fallback"])
     assert {one.margin for one in agent.fallbacks} <= {*run.config["margins"], NEVER}

@@ -18,7 +18,7 @@ from virtgym.envs.traces import read_requests
 from virtgym.envs.traces.requests import RequestTrace
 from virtgym.experiments.analysis.lifetime_quality import auc, calibration_error, chance_within, usage_ratio
 from virtgym.experiments.run.placement_rollout import play_windows
-from virtgym.experiments.training.lifetimes import train_lifetimes
+from virtgym.experiments.training.forecasts.lifetimes import train_lifetimes
 from virtgym.policies import make_policy
 from virtgym.policies.placement.lifetime_model import (
     EDGES_S,

@@ -7,7 +7,7 @@ import os
 from virtgym.envs.scenarios.placement import PlacementScenario
 from virtgym.policies.placement.lifetime_model import learn_lifetimes
 
-from ..analysis.lifetime_quality import quality
+from ...analysis.lifetime_quality import quality
 
 JUDGED_S = (600.0, 3600.0, 14400.0, 86400.0)
 """Times T of which the chance to leave within T is judged, s."""
