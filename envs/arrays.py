@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, get_args
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,3 +15,12 @@ I4 = NDArray[np.int32]
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 U8 = NDArray[np.uint64]
+
+
+def number_of(array: Any) -> Any:
+    """The kind of number of an ``NDArray[…]``, None of what is none.
+
+    Such a type has a shape and a dtype; since NumPy 2.5 it is an alias that has the kind of number alone.
+    """
+    *_, number = get_args(array) or (None,)
+    return (*get_args(number), number)[0]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 from collections import namedtuple
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar, cast, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
-from virtgym.envs.arrays import F8, I4, I8
+from virtgym.envs.arrays import F8, I4, I8, number_of
 from virtgym.envs.jit.records import Record
 from virtgym.envs.sim.state.cluster_state import ClusterState
 
@@ -94,8 +94,7 @@ def allocate_memory(
             if isinstance(hint, type) and issubclass(hint, Record):
                 arrays[name] = hint.zeros()
                 continue
-            dtype = get_args(get_args(hint)[1])[0]  # of NDArray[dtype]
-            arrays[name] = np.zeros(sizes.get(name, n_hosts), dtype=dtype)
+            arrays[name] = np.zeros(sizes.get(name, n_hosts), dtype=number_of(hint))
     fields = tuple(sorted(arrays))
     return cast(Memory, _make(kind.__name__, fields, tuple(arrays[name] for name in fields)))
 

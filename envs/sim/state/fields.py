@@ -8,10 +8,11 @@ is an array of float64 of shape (V,) that has length 0 unless the part ``full`` 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 
+from ...arrays import number_of
 from ...jit.records import Record
 
 
@@ -82,8 +83,7 @@ def fields_of(kind: type[Any]) -> dict[str, Field]:
             base = hint.__origin__
             record = base if isinstance(base, type) and issubclass(base, Record) else None
             dims = tuple(of.shape.split(",")) if of.shape else ()
-            array = get_args(base)  # of an NDArray: shape, and dtype of a kind of number
-            number = get_args(array[1])[0] if array else of.dtype if record else base
+            number = number_of(base) or (of.dtype if record else base)
             found[name] = Field(dims, np.dtype(number), of.part, record, type(of))
     return found
 
