@@ -30,7 +30,7 @@ from virtgym.policies.placement.lifetimes import LIFETIME_RULES, noisy_lifetimes
 from ..analysis.lifetime_quality import auc, quality, usage_ratio
 from ..analysis.stats import mean_statistic, paired_samples, trimmed_statistic
 from ..run.placement_rollout import play_windows
-from ..training.lifetimes import JUDGED_S
+from ..training.forecasts.lifetimes import JUDGED_S
 
 BASES = ("first_fit", "best_fit", "balance_fit", "best_host_emptier_node", "first_host_emptier_node")
 NOISES = (0.5, 1.0, 2.0, 4.0)
