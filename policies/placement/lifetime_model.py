@@ -8,9 +8,9 @@ learned, the chance that a VM which has come so far ends in it:
 with m = ``PRIOR`` VMs' worth of what is known one level above. Levels, from the roughest: all VMs; those of
 one flavour (cores and memory); of one flavour and how long ago the last request for it was; of these and six
 parts of the day. A VM that still runs when learning ends counts as long as it was watched (Kaplan & Meier
-1958, in classes). Given that a VM has come to an age, only the classes beyond are left: its remaining
-lifetime is predicted anew whenever somebody asks. Everything that a prediction reads is known when the VM
-arrives.
+1958, in classes); nothing is known beyond the longest of that, where all are taken to leave. Given that a VM
+has come to an age, only the classes beyond are left: its remaining lifetime is predicted anew whenever
+somebody asks. Everything that a prediction reads is known when the VM arrives.
 """
 
 from __future__ import annotations
@@ -145,6 +145,8 @@ def learn_lifetimes(
         up = np.zeros(len(keys), dtype=np.int64)
         up[group] = parent
         hazard = (ends + PRIOR * above[up]) / (came + PRIOR)
+        if len(here):
+            hazard[:, at.max() :] = 1.0  # nothing is known beyond what was watched
         all_keys.append(keys)
         all_hazards.append(hazard)
         above, parent = hazard, group
@@ -165,6 +167,11 @@ def _keys(requests: RequestArrays) -> list[I8]:
     part = (arrival % 86400.0 // (86400.0 / PARTS_OF_DAY)).astype(np.int64)
     by_gap = flavour * 16 + gap_class
     return [np.zeros_like(flavour), flavour, by_gap, by_gap * 16 + part]
+
+
+def survival_table(chance: F8) -> F8:
+    """Chance to come to the lower bound of every class, (G, K)."""
+    return np.ascontiguousarray(np.cumsum(chance[:, ::-1], axis=1)[:, ::-1])
 
 
 def rest_table(chance: F8) -> F8:

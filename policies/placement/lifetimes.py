@@ -5,7 +5,7 @@ every rule takes the feasible node of the least cost, among equals that of ``bes
 ``first_host_emptier_node`` (``ties``). Times are compared in steps of a factor of two from a minute on, z(t):
 
 - ``nilas`` (non-invasive lifetime-aware scheduling, LAVA, MLSys 2025): z(how much longer the host would be
-  in use, max(0, L - E)); an empty host costs z(L).
+  in use, max(0, L - E)), of predicted lifetimes the expectation; an empty host costs z(L).
 - ``lifetime_alignment`` (Barbalho et al., MLSys 2023): abs(z(L) - z(E)).
 - ``departure_classes`` (classification by departure, Ren & Tang, SPAA 2016): 0 on a host whose last VM
   leaves in the same class of time, 1 on an empty one, 1 + the distance of the classes elsewhere.
@@ -31,7 +31,14 @@ from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.placement.games import PlacementGames
 from virtgym.envs.placement.state import PLAYING, PROTOCOLS, PlacementParams, PlacementState, fits
 
-from .lifetime_model import EDGES_S, LifetimeModel, learn_lifetimes, load_lifetimes, rest_table
+from .lifetime_model import (
+    EDGES_S,
+    LifetimeModel,
+    learn_lifetimes,
+    load_lifetimes,
+    rest_table,
+    survival_table,
+)
 from .policies import PlacementPolicy
 
 LIFETIME_RULES = ("nilas", "lifetime_alignment", "departure_classes")
@@ -41,6 +48,8 @@ KNOWN = ("predicted", "true", "noisy")
 """What may be known of lifetimes."""
 TIES = ("best_host", "first_host")
 """Which of hosts that cost the same is taken."""
+N_AHEAD, AHEAD_S = 20, 3e6
+"""Times ahead at which distributions are compared, and the last of them, s."""
 MINUTE_S = 60.0
 
 
@@ -50,8 +59,12 @@ class LifetimeTable(NamedTuple):
     guess: F8  # (R,) lifetime, s; empty = by group
     group: I8  # (R,) group of each request
     rest: F8  # (G, K) expected remaining lifetime at the bounds of the classes, s
+    survive: F8  # (G, K) chance to come to them
     edges: F8  # (K,) these bounds, s
+    ahead: F8  # (J,) times ahead at which hosts are looked at, s
+    span: F8  # (J,) what each of them stands for, s
     last: F8  # (N,) scratch: time until the last VM of a host leaves, s
+    gone: F8  # (N, J) scratch: chance that all VMs of a host have left by then
     by_best: int  # whether the fullest host comes first among equals, else the lowest number
 
 
@@ -70,6 +83,35 @@ def remaining_s(t: LifetimeTable, row: int, age: float) -> Any:
 
 
 @kernel
+def _survival(t: LifetimeTable, group: int, age: float) -> Any:
+    """Chance to come to an age."""
+    k = np.searchsorted(t.edges, age, side="right") - 1
+    come = t.survive[group]
+    if k + 1 >= t.edges.shape[0]:
+        return come[k]
+    part = (age - t.edges[k]) / (t.edges[k + 1] - t.edges[k])
+    return come[k] + (come[k + 1] - come[k]) * part
+
+
+@kernel
+def look_ahead(t: LifetimeTable, host: int, row: int, age: float) -> None:
+    """Take a running VM into the chance that its host is empty."""
+    group = t.group[row]
+    now = max(_survival(t, group, age), 1e-12)
+    for j in range(t.ahead.shape[0]):
+        t.gone[host, j] *= max(0.0, 1.0 - _survival(t, group, age + t.ahead[j]) / now)
+
+
+@kernel
+def longer_s(t: LifetimeTable, host: int, row: int) -> Any:
+    """How much longer a host is expected to be in use: E[max(0, L - E)] = ∫ P(L > t) P(E <= t) dt, s."""
+    total = 0.0
+    for j in range(t.ahead.shape[0]):
+        total += _survival(t, t.group[row], t.ahead[j]) * t.gone[host, j] * t.span[j]
+    return total
+
+
+@kernel
 def _steps(time_s: float) -> Any:
     """z: steps of a factor of two from a minute on; 0 for no time."""
     return np.floor(np.log2(1.0 + time_s / MINUTE_S))
@@ -82,20 +124,27 @@ def lifetime_node(p: PlacementParams, s: PlacementState, b: int, rule: int, t: L
     Of running VMs it reads when they began, which is known, and by ``remaining_s`` when they may end.
     """
     row, now = s.cursor[b], s.clock[b]
+    spread = rule == NILAS and t.guess.shape[0] == 0
     t.last[:] = 0.0
+    t.gone[:] = 1.0
     for i in range(s.heap_size[b]):
         item = s.heap_item[b, i]
         vm = item // p.n_nodes
         host = (item - vm * p.n_nodes) >> 1
-        begun = s.heap_time[b, i] - p.lifetime[vm]
-        t.last[host] = max(t.last[host], remaining_s(t, vm, max(0.0, now - begun)))
+        age = max(0.0, now - (s.heap_time[b, i] - p.lifetime[vm]))
+        if spread:
+            look_ahead(t, host, vm, age)
+        else:
+            t.last[host] = max(t.last[host], remaining_s(t, vm, age))
     own = remaining_s(t, row, 0.0)
     best, least, fullest, most = -1, np.inf, np.inf, -np.inf
     for a in range(p.n_nodes):
         if not fits(p, s, b, row, a):
             continue
         last = t.last[a >> 1]
-        if rule == NILAS:
+        if spread:
+            cost = _steps(longer_s(t, a >> 1, row))
+        elif rule == NILAS:
             cost = _steps(max(0.0, own - last))
         elif rule == ALIGNMENT:
             cost = abs(_steps(own) - _steps(last))
@@ -208,12 +257,16 @@ class LifetimePolicy(PlacementPolicy):
     def _bind(self, guess: F8, model: LifetimeModel | None) -> None:
         p = self.games.params
         group, rest = np.zeros(0, dtype=np.int64), np.zeros((1, len(EDGES_S) - 1))
+        survive = rest
         if model is not None:
             group, chance = model.predict(stream_of(self.games))
-            rest = rest_table(chance)
-        last = np.zeros(p.n_nodes // 2)
-        by_best = int(self.ties == "best_host")
-        table = LifetimeTable(guess, group, rest, EDGES_S[:-1].copy(), last, by_best)
+            rest, survive = rest_table(chance), survival_table(chance)
+        last, gone = np.zeros(p.n_nodes // 2), np.zeros((p.n_nodes // 2, N_AHEAD))
+        bounds = np.concatenate([[0.0], np.geomspace(MINUTE_S, AHEAD_S, N_AHEAD)])
+        ahead, by_best = 0.5 * (bounds[1:] + bounds[:-1]), int(self.ties == "best_host")
+        table = LifetimeTable(
+            guess, group, rest, survive, EDGES_S[:-1].copy(), ahead, np.diff(bounds), last, gone, by_best
+        )
         self._arrays = table  # the handle does not keep them alive
         self._table: Any = make_handle("lifetime table", table)
 

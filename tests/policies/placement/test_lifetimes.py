@@ -27,7 +27,7 @@ from virtgym.policies.placement.lifetime_model import (
     load_lifetimes,
     rest_table,
 )
-from virtgym.policies.placement.lifetimes import LIFETIME_RULES
+from virtgym.policies.placement.lifetimes import LIFETIME_RULES, longer_s, look_ahead
 from virtgym.policies.registry import policy_kind
 
 HOUR = 3600.0
@@ -47,7 +47,7 @@ def test_hazards_by_hand() -> None:
     rough = 1 / (len(EDGES_S) - 1)
     assert model.hazard[0][0, k] == pytest.approx((2 + PRIOR * rough) / (4 + PRIOR))
     late = int(np.searchsorted(EDGES_S, 1000, side="right")) - 1
-    assert model.hazard[0][0, late] == pytest.approx((1 + PRIOR * rough) / (1 + PRIOR))
+    assert (model.hazard[0][:, late:] == 1.0).all(), "nobody was watched for longer"
     assert model.hazard[0][0, late - 1] == pytest.approx(PRIOR * rough / (1 + PRIOR))
     group, chance = model.predict(stream((1, 1, 0, 5), (7, 7, 0, 5)))
     assert group[1] == 0, "a flavour that nobody has seen is like all"
@@ -173,3 +173,20 @@ def test_measures_by_hand() -> None:
         "node": np.array([0, 2, 1]),
     }
     assert usage_ratio(requests, log, PlacementConfig()) == pytest.approx(50 / 40)
+
+
+def test_how_much_longer_a_host_is_in_use(generated: RequestTrace) -> None:
+    """An empty host by the whole lifetime, one with a VM by less, with two VMs by less still."""
+    games = PlacementGames(generated, PlacementConfig())
+    games.begin([0], [2000], [10])
+    policy: Any = make_policy("nilas")
+    policy.reset(games, np.random.default_rng(0))
+    policy.choose()
+    arrays, row = policy._arrays, 2005
+    arrays.gone[:] = 1.0
+    whole = longer_s(policy._table, 0, row)
+    assert whole == pytest.approx(arrays.rest[arrays.group[row], 0], rel=0.2)
+    look_ahead(policy._table, 0, row, 0.0)
+    one = longer_s(policy._table, 0, row)
+    look_ahead(policy._table, 0, row, 100.0)
+    assert 0 < longer_s(policy._table, 0, row) < one < whole

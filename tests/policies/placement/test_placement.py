@@ -16,6 +16,7 @@ from virtgym.envs.placement.games import PlacementConfig, PlacementGames
 from virtgym.envs.placement.state import PLAYING
 from virtgym.envs.vector import PlacementVectorEnv
 from virtgym.policies import make_policy
+from virtgym.policies.placement.lifetimes import LIFETIME_RULES
 from virtgym.policies.placement.packing import make_keys, make_memory
 from virtgym.policies.placement.rules import PLACEMENT_RULES, choose_by_rule, rule_number, run_windows
 from virtgym.policies.registry import POLICIES, TASKS, check_task, policy_names, policy_task
@@ -236,7 +237,8 @@ def test_who_plays_what() -> None:
     assert policy_task(make_policy("norm_based")) == "placement"
     assert all("random" in policy_names(task) for task in ("cluster", "placement", "rescheduling"))
     assert policy_task(object()) == "cluster"
-    assert set(policy_names("placement")) == {*PLACEMENT_RULES, "ortools_placement", "demo_agent"}
+    others = {"ortools_placement", "demo_agent", *LIFETIME_RULES}
+    assert set(policy_names("placement")) == {*PLACEMENT_RULES, *others}
     assert {name for task in TASKS for name in policy_names(task)} == set(POLICIES)
     assert "random" in policy_names("cluster")
     assert "first_fit" not in policy_names("cluster")
