@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 import doctest
+import functools
 import importlib
 import os
 import pkgutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,25 +40,26 @@ def module_of(path: Path) -> str:
     return ".".join(("virtgym", *(parts[:-1] if parts[-1] == "__init__" else parts)))
 
 
+@functools.cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), name_of(path))
 
 
-def imports(path: Path) -> Iterator[tuple[str, int]]:
+@functools.cache
+def imports(path: Path) -> tuple[tuple[str, int], ...]:
     """Absolute names of all modules that a file imports, wherever in it, with the line."""
     package = module_of(path) if path.name == "__init__.py" else module_of(path).rpartition(".")[0]
+    found: list[tuple[str, int]] = []
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name, node.lineno
+            found += [(alias.name, node.lineno) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 up = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*up, base]) if base else ".".join(up)
-            yield base, node.lineno
-            for alias in node.names:
-                yield f"{base}.{alias.name}", node.lineno
+            found += [(base, node.lineno), *((f"{base}.{alias.name}", node.lineno) for alias in node.names)]
+    return tuple(found)
 
 
 def offenders(paths: list[Path], forbidden: tuple[str, ...]) -> list[str]:

@@ -79,6 +79,40 @@ def warm_environment() -> None:
     env.step(0)
 
 
+def warm_batches() -> None:
+    """Compile batches of clusters in the forms of actions that agents learn in, and search."""
+    from virtgym.envs import make_vec
+    from virtgym.envs.scenarios.scenario import build_scenario
+    from virtgym.policies import make_policy
+
+    from ..run.rollout import make_env, rollout
+    from .measure import EVERYTHING
+
+    for overrides in ({}, EVERYTHING):
+        scenario = build_scenario("small", overrides={**overrides, "horizon_s": 3600.0})
+        for form in ("unrolled", "candidates"):
+            batch = make_vec("virtgym/Cluster-v0", num_envs=2, scenario=scenario, actions=form)
+            _, info = batch.reset(seed=0)
+            batch.step(info["action_mask"].argmax(axis=1))
+        policy = make_policy("rollout_search")
+        rollout(make_env(scenario, policy), policy, 0, heat=False, max_intervals=2)
+
+
+def warm_snapshots() -> None:
+    """Compile rescheduling and machine reassignment: games, annealing, bounds."""
+    from ..config.overrides import PolicySpec
+    from ..run.cell import load_scenario, make_cell, run_cell
+
+    for name, policies in (
+        ("rescheduling", ("greedy_rescheduling", "annealing", "ortools_rescheduling", "random")),
+        ("reassignment", ("annealing",)),
+    ):
+        scenario = load_scenario(name)
+        for policy in policies:
+            few = {} if policy in ("greedy_rescheduling", "random") else {"iterations": 2}
+            run_cell(make_cell(scenario, PolicySpec(policy, few)), 0)
+
+
 def warm_placement() -> None:
     """Compile the placement game, alone and in a batch, and its rules."""
     import numpy as np
@@ -161,8 +195,11 @@ def warm_forecasters() -> None:
 
 
 GROUPS: tuple[tuple[Callable[[], None], ...], ...] = (
-    (warm_full_model, warm_forecasters),
-    (warm_simulator, warm_environment, warm_placement, warm_players, warm_comparisons, warm_replica),
+    (warm_full_model, warm_forecasters, warm_batches),
+    (
+        *(warm_simulator, warm_environment, warm_placement, warm_players, warm_comparisons, warm_replica),
+        warm_snapshots,
+    ),
 )
 """What one process compiles after the other: little of it is in both groups, and they take equally long."""
 
