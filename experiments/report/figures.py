@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -375,22 +375,46 @@ def bar_figure(board: Leaderboard) -> go.Figure | None:
     total = np.array([x.mean("migrations") for x in lines])
     back = np.array([board.values.mean(x.policy, "thrash") for x in lines])
     back = np.minimum(np.nan_to_num(back), total)
-    names = [x.policy for x in lines]
-    ticks = {"tickmode": "array", "tickvals": list(range(len(names))), "range": [-0.6, len(names) - 0.4]}
-    figure = new_figure(xaxis=axis("migrations"), yaxis=axis("", ticktext=[short(n) for n in names], **ticks))
-    figure.update_layout(barmode="stack", bargap=0.3, hovermode="y")
     half = [_half_width(x.cells["migrations"].value) for x in lines]
-    parts = (("stay", total - back, "p0", None), ("moved back within 12 intervals", back, "p1", half))
-    for label, values, ink, error in parts:
+    figure = _stack(
+        [x.policy for x in lines],
+        "migrations",
+        {"stay": total - back, "moved back within 12 intervals": back},
+        "%{x:,.0f} ",
+    )
+    figure.update_layout(hovermode="y")
+    if any(half):
+        figure.data[-1].error_x = _bar_error(half, total)
+    return figure
+
+
+def _stack(
+    names: Sequence[str], title: str, parts: Mapping[str, NDArray[np.float64]], hover: str
+) -> go.Figure:
+    """A bar for each policy, in parts that lie one behind the other.
+
+    Args:
+        names: Policies, the lowest first.
+        title: Of the axis.
+        parts: Length of each part of each bar, by name.
+        hover: How a part's length is told, before its name.
+    """
+    ticks = {"tickmode": "array", "tickvals": list(range(len(names))), "range": [-0.6, len(names) - 0.4]}
+    figure = new_figure(
+        xaxis=axis(title),
+        yaxis=axis("", ticktext=[short(n) for n in names], **ticks),
+        barmode="stack",
+        bargap=0.3,
+    )
+    for number, (part, values) in enumerate(parts.items()):
         figure.add_bar(
             x=values.astype(np.float32),
             y=list(range(len(names))),
             orientation="h",
-            name=label,
+            name=part,
             customdata=[plain_text(n) for n in names],
-            hovertemplate=f"%{{customdata}}: %{{x:,.0f}} {label}<extra></extra>",
-            error_x=_bar_error(error, total) if error and any(error) else None,
-            meta={"ink": ink},
+            hovertemplate=f"%{{customdata}}: {hover}{part}<extra></extra>",
+            meta={"ink": f"p{number}"},
         )
     return figure
 
@@ -410,28 +434,15 @@ def terms_figure(board: Leaderboard) -> go.Figure | None:
     # One policy that serves nobody would press all others to the left.
     ranked = [x.mean("cost") for x in board.ranked]
     most = 1.25 * max(ranked) if ranked else max(x.mean("cost") for x in lines)
-    names = [x.policy for x in lines]
-    ticks = {"tickmode": "array", "tickvals": list(range(len(names))), "range": [-0.6, len(names) - 0.4]}
     unit = board.primary.unit if board.primary.key == "cost" else ""
-    figure = new_figure(
-        xaxis=axis(f"cost, {unit}" if unit else "cost"),
-        yaxis=axis("", ticktext=[short(n) for n in names], **ticks),
-        barmode="stack",
-        bargap=0.3,
+    figure = _stack(
+        [x.policy for x in lines],
+        f"cost, {unit}" if unit else "cost",
+        {term: values for term, values in parts.items() if values.any()},
+        "%{x:,.4g} of ",
     )
     if max(x.mean("cost") for x in lines) > most:
         figure.update_xaxes(range=[0.0, most])
-    for number, (term, values) in enumerate(parts.items()):
-        if values.any():
-            figure.add_bar(
-                x=values.astype(np.float32),
-                y=list(range(len(names))),
-                orientation="h",
-                name=term,
-                customdata=[plain_text(n) for n in names],
-                hovertemplate=f"%{{customdata}}: %{{x:,.4g}} of {term}<extra></extra>",
-                meta={"ink": f"p{number}"},
-            )
     return figure
 
 

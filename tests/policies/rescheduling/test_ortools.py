@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from typing import Any
 
@@ -13,6 +12,7 @@ from ortools.math_opt.python import mathopt  # type: ignore[import-untyped]
 from ortools.sat.python import cp_model
 
 from oracles.plain_rescheduling import random_snapshot
+from oracles.rescheduling_bruteforce import brute_force
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.rescheduling.games import ReschedulingGames
 from virtgym.envs.rescheduling.generate import generate_snapshot
@@ -41,17 +41,6 @@ def plan_of(name: str, games: ReschedulingGames, seed: int = 0, **params: Any) -
     policy: Any = make_policy(name, **params)
     plan: Plan = policy.plan_moves(games.fork(), np.random.default_rng(seed), math.inf)
     return plan
-
-
-def brute_force(games: ReschedulingGames, depth: int) -> float:
-    best = float(games.state.objective[0])
-    if depth == 0:
-        return best
-    for v, a in itertools.product(np.flatnonzero(games.state.movable[0]), range(games.params.n_nodes)):
-        twin = games.fork()
-        if twin.play(np.array([[v, a]])).n:
-            best = min(best, brute_force(twin, depth - 1))
-    return best
 
 
 @pytest.mark.parametrize("objective", range(len(OBJECTIVES)))

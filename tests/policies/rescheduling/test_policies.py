@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 from oracles.plain_rescheduling import random_snapshot
+from oracles.rescheduling_bruteforce import brute_force
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.rescheduling.games import ReschedulingGames
 from virtgym.envs.rescheduling.generate import generate_snapshot
@@ -109,7 +109,7 @@ def test_annealing_finds_the_best_of_all_placements() -> None:
         if snapshot.n_vms > 8:
             continue
         games = begun(snapshot, limit=2)
-        best = _brute_force(games, 2)
+        best = brute_force(games, 2)
         tried += 1
         plan = AnnealingPolicy(iterations=30_000).plan_moves(games.fork(), np.random.default_rng(0), math.inf)
         games.play(plan.moves)
@@ -117,17 +117,6 @@ def test_annealing_finds_the_best_of_all_placements() -> None:
         found += games.state.objective[0] <= best + 1e-12
     # A VM that goes on from where it made way is beyond annealing: it looks at where VMs end.
     assert found >= 0.8 * tried > 2
-
-
-def _brute_force(games: ReschedulingGames, depth: int) -> float:
-    best = float(games.state.objective[0])
-    if depth == 0:
-        return best
-    for v, a in itertools.product(np.flatnonzero(games.state.movable[0]), range(games.params.n_nodes)):
-        twin = games.fork()
-        if twin.play(np.array([[v, a]])).n:
-            best = min(best, _brute_force(twin, depth - 1))
-    return best
 
 
 def test_a_cycle_is_broken_through_a_spare() -> None:
