@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,17 +55,16 @@ def open_folder(command: str, out: str | None) -> Path:
 def deliver(answer: Answer, folder: Path) -> Path:
     """Print an answer, and write its tables and page; returns the page."""
     print_answer(answer)
-    tables = [*((name, rows) for _, name, rows in answer.tables), *answer.files]
-    for name, rows in tables:
-        write_csv(folder / name, rows)
+    write_tables(answer, folder)
     page = folder / "report.html"
     write_text(page, render_answer(answer))
     return page
 
 
-def write_csv(path: Path, rows: pd.DataFrame) -> None:
-    """Write a table."""
-    write_atomically(path, lambda draft: rows.to_csv(draft, index=False))
+def write_tables(answer: Answer, folder: Path) -> None:
+    """Write the tables of an answer, and its further ones."""
+    for name, rows in (*((name, rows) for _, name, rows in answer.tables), *answer.files):
+        write_atomically(folder / name, functools.partial(rows.to_csv, index=False))
 
 
 def print_answer(answer: Answer) -> None:

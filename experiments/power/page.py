@@ -13,7 +13,7 @@ from virtgym.envs.scenarios.scenario import Scenario
 from virtgym.envs.traces.formats.meter import PowerMeter
 
 from ..analysis.stats import Interval
-from ..operations.page import Answer, answer_html, print_answer, write_csv
+from ..operations.page import Answer, answer_html, print_answer, write_tables
 from ..report.figures import MAX_POINTS, axis, new_figure
 from ..report.learned.search import Picture
 from ..report.page import Lead, render_page
@@ -85,8 +85,7 @@ def deliver(
         [("validation.csv", rows)],
     )  # fmt: skip
     print_answer(answer)
-    for name, table in (*((name, table) for _, name, table in tables), *answer.files):
-        write_csv(folder / name, table)
+    write_tables(answer, folder)
     write_text(folder / "report.html", render_page([], [_lead(answer, data, judged, shown, left)]))
     if fitted is not None:
         print(f"calibrated: {folder / 'calibrated.yaml'}")

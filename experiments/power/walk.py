@@ -141,10 +141,15 @@ def find_lag(data: Metered, known: I8) -> int:
     return lags[int(np.argmin(errors))]
 
 
+def _played(data: Metered, known: I8, lag: int) -> I8:
+    """Steps with readings whose cause was played, too."""
+    return known[(known - lag >= 0) & (known - lag < len(data.watts))]
+
+
 def _fit_groups(
     data: Metered, form: str, known: I8, lag: int, scale: bool
 ) -> tuple[list[Fit], list[tuple[F8, F8]]]:
-    kept = known[(known - lag >= 0) & (known - lag < len(data.watts))]
+    kept = _played(data, known, lag)
     found = [
         fit(form, hosts.take(kept - lag), data.watts[kept, g], scale) for g, hosts in enumerate(data.groups)
     ]
@@ -259,7 +264,7 @@ def calibrate(data: Metered, form: str, *, lag: int | None, scale: bool, seed: i
     known = np.flatnonzero(np.isfinite(data.watts.sum(axis=1)))
     late = find_lag(data, known) if lag is None else lag
     fits, details = _fit_groups(data, form, known, late, scale)
-    kept = known[(known - late >= 0) & (known - late < len(data.watts))]
+    kept = _played(data, known, late)
     hour = np.full(len(kept), max(1, round(3600.0 / data.step_s)))
     rng = np.random.default_rng(seed)
     intervals = []

@@ -10,10 +10,10 @@ from ..analysis.run_data import Group
 from ..analysis.stats import MIN_BLOCKS
 from .facts import notes, question_of, run_folders, short_facts
 from .figures import (
+    MIGRATIONS,
     bar_figure,
     day_figures,
     heat_figure,
-    migration_figure,
     pareto_figures,
     styles_of,
     terms_figure,
@@ -181,18 +181,18 @@ def _heat(
 
 
 def _migrations(group: Group, board: Leaderboard, figures: dict[str, Any]) -> dict[str, Any]:
-    trail, bars = migration_figure(group, board, _default(board)), bar_figure(board)
-    for key, figure in (("moves", trail), ("bars", bars)):
-        if figure is not None:
-            add_figure(figures, key, figure)
-    known = trail is not None or bars is not None
+    trails, bars = day_figures(group, board, _default(board), MIGRATIONS), bar_figure(board)
+    for _, trail in trails:
+        add_figure(figures, "moves", trail)
+    if bars is not None:
+        add_figure(figures, "bars", bars)
+    if bars is None and not trails:
+        lead = "No policy migrated a VM."
+    else:
+        lead = "" if trails else _no_steps(group, "Migrations over time")
     return {
-        "trail": trail is not None,
+        "trail": bool(trails),
         "bars": 0 if bars is None else max(220, 24 * len(bars.data[0].y) + 70),
         "height": 24 * len(board.lines) + 70,
-        "lead": "No policy migrated a VM."
-        if not known
-        else ""
-        if trail is not None
-        else _no_steps(group, "Migrations over time"),
+        "lead": lead,
     }

@@ -282,10 +282,14 @@ PANELS = {
 """Measures by column of the per-interval table, in the order of the page."""
 
 
-def _panel(part: pd.DataFrame, key: str, size: int) -> NDArray[np.float64]:
+MIGRATIONS = {"migrations": Panel("Migrations so far", "migrations", ",.0f", so_far=True)}
+"""The measure that stands beside the bars of migrations."""
+
+
+def _panel(part: pd.DataFrame, key: str, panel: Panel, size: int) -> NDArray[np.float64]:
     """Values of a measure; a row of the part is the mean of ``size`` intervals."""
-    y = np.asarray(part[key], dtype=np.float64) * PANELS[key].factor
-    if PANELS[key].so_far:
+    y = np.asarray(part[key], dtype=np.float64) * panel.factor
+    if panel.so_far:
         return np.asarray(np.cumsum(np.nan_to_num(y)) * size)
     if key == "unserved_mhz":
         hours = np.diff(np.asarray(part["time_s"], dtype=np.float64), append=math.nan) / 3600.0
@@ -294,39 +298,25 @@ def _panel(part: pd.DataFrame, key: str, size: int) -> NDArray[np.float64]:
     return y
 
 
-def day_figures(group: Group, board: Leaderboard, default: Sequence[str]) -> list[tuple[str, go.Figure]]:
+def day_figures(
+    group: Group, board: Leaderboard, default: Sequence[str], panels: Mapping[str, Panel] = PANELS
+) -> list[tuple[str, go.Figure]]:
     """One figure per measure over time, one line per policy: (title, figure)."""
     if group.steps is None:
         return []
     trails, size = _trails(group.steps), _bin(group.steps)
     found = []
-    for key, panel in PANELS.items():
+    for key, panel in panels.items():
         values = group.steps.get(key)
         if values is None or (panel.rare and not bool((values.fillna(0.0) != 0.0).any())):
             continue
-        series = {policy: _panel(part, key, size) for policy, part in trails.items()}
+        series = {policy: _panel(part, key, panel, size) for policy, part in trails.items()}
         figure = _lines(
             board, trails, series, default, f"%{{y:{panel.digits}}} {panel.unit}", step_line=panel.steps
         )
         figure.update_yaxes(title=None, rangemode="tozero")
         found.append((panel.title, figure))
     return found
-
-
-def migration_figure(group: Group, board: Leaderboard, default: Sequence[str]) -> go.Figure | None:
-    """Cumulative migrations over time, one line per policy."""
-    if group.steps is None or "migrations" not in group.steps:
-        return None
-    trails, size = _trails(group.steps), _bin(group.steps)
-    series = {
-        policy: np.cumsum(np.nan_to_num(part["migrations"].to_numpy(dtype=np.float64))) * size
-        for policy, part in trails.items()
-    }
-    if not any(float(y[-1]) > 0 for y in series.values()):
-        return None
-    figure = _lines(board, trails, series, default, "%{y:,.0f} migrations", step_line=False)
-    figure.update_yaxes(rangemode="tozero")
-    return figure
 
 
 def _lines(

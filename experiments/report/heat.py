@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,47 +110,66 @@ def _packed(table: U1) -> str:
     return base64.b64encode(zlib.compress(table.tobytes(), 9)).decode("ascii")
 
 
-def read_moves(path: Path) -> NDArray[np.int64] | None:
-    """Interval, VM, source and destination of every migration, shape (n, 4); None where they were not kept.
+def read_moves(path: Path) -> tuple[NDArray[np.int64], float] | None:
+    """Interval, VM, source and destination of every migration, shape (n, 4), and the interval's length, s.
+
+    None where they were not kept.
 
     Raises:
         VirtgymError: Naming the file, if it holds no such table.
     """
-    moves = read_arrays(path, limit=MOST_BYTES, refusal=VirtgymError).get("moves")
+    stored = read_arrays(path, limit=MOST_BYTES, refusal=VirtgymError)
+    moves = stored.get("moves")
     if moves is None:
         return None
     if moves.ndim != 2 or moves.shape[1] != 4 or moves.dtype.kind not in "iu" or (moves < -1).any():
         raise VirtgymError(f"{path}: moves is no table of migrations")
-    return moves[:MOST_MOVES].astype(np.int64)
+    return moves[:MOST_MOVES].astype(np.int64), _interval_s(stored, path)
+
+
+def _interval_s(stored: Mapping[str, NDArray[Any]], path: Path) -> float:
+    """Length of an interval, s."""
+    span = stored.get("interval_s", np.float64(300.0))
+    if span.ndim or span.dtype.kind not in "fiu" or not 0.0 < float(span) < 1e9:
+        raise VirtgymError(f"{path}: interval_s is no time")
+    return float(span)
 
 
 def _read_heat(path: Path) -> tuple[dict[str, U1], NDArray[np.int64] | None, list[str], float]:
     """Tables (hosts, intervals); where the file has them, types of hosts and their names; interval, s."""
     stored = read_arrays(path, limit=MOST_BYTES, refusal=VirtgymError)
     heat, kinds, names = stored.get("heat"), stored.get("host_type"), stored.get("type_names")
-    span = stored.get("interval_s", np.float64(300.0))
     if heat is None or heat.dtype != np.uint8 or heat.ndim != 2 or heat.size == 0:
         raise VirtgymError(f"{path}: has no table of hosts and intervals")
     layers = {name: stored[name] for name in LAYERS if name in stored}
     for name, table in layers.items():
         if table.dtype != np.uint8 or table.shape != heat.shape:
             raise VirtgymError(f"{path}: {name} is no table of its hosts and intervals")
-    if span.ndim or span.dtype.kind not in "fiu" or not 0.0 < float(span) < 1e9:
-        raise VirtgymError(f"{path}: interval_s is no time")
+    interval_s = _interval_s(stored, path)
     if kinds is None or names is None:
-        return layers, None, [], float(span)
+        return layers, None, [], interval_s
     named = names.ndim == 1 and names.dtype.kind == "U" and len(names) <= len(heat)
     if not named or kinds.shape != heat.shape[:1] or kinds.dtype.kind not in "iu":
         raise VirtgymError(f"{path}: host_type and type_names are no types of its hosts")
     if not bool(((kinds >= 0) & (kinds < len(names))).all()):
         raise VirtgymError(f"{path}: host_type is beyond type_names")
-    return layers, kinds, [str(name)[:100] for name in names], float(span)
+    return layers, kinds, [str(name)[:100] for name in names], interval_s
 
 
 def _worth_drawing(share_on: NDArray[np.float64]) -> int:
     """How many hosts are drawn: all, or without the many that are off nearly all of the time."""
     used = int((share_on > MOSTLY_OFF).sum())
     return used if 8 <= used <= 0.85 * len(share_on) else len(share_on)
+
+
+def one_each(files: Sequence[HeatFile], order: Sequence[str]) -> list[HeatFile]:
+    """A file of each policy, in their order: that of the seed which most policies have."""
+    seed = max({f.seed for f in files}, key=lambda s: (sum(f.seed == s for f in files), -s), default=0)
+    chosen: list[HeatFile] = []
+    for policy in order:
+        mine = sorted((f for f in files if f.policy == policy), key=lambda f: (f.seed != seed, f.seed))
+        chosen += mine[:1]
+    return chosen
 
 
 def pack_heats(
@@ -166,14 +185,9 @@ def pack_heats(
     Returns:
         The tables, and what was left out because it is damaged.
     """
-    seeds = sorted({f.seed for f in files})
-    if not seeds:
+    chosen = one_each(files, order)
+    if not chosen:
         return [], []
-    seed = max(seeds, key=lambda s: (sum(f.seed == s for f in files), -s))
-    chosen: list[HeatFile] = []
-    for policy in order:
-        mine = sorted((f for f in files if f.policy == policy), key=lambda f: (f.seed != seed, f.seed))
-        chosen += mine[:1]
     for shrink in (1, 2, 4, 8):
         packed, left_out = [], []
         for file in chosen:

@@ -12,7 +12,7 @@ from virtgym.envs.errors import VirtgymError
 
 from ..analysis.run_data import Group, HeatFile
 from .figures import axis, new_figure
-from .heat import read_moves
+from .heat import one_each, read_moves
 from .leaderboard import Leaderboard
 from .parts import add_figure
 
@@ -25,26 +25,26 @@ N_POLICIES, N_VMS, N_HOSTS, N_POINTS = 6, 60, 40, 4000
 Moves = NDArray[np.int64]
 """Interval, VM, source and destination, shape (n, 4)."""
 
+NONE: Moves = np.zeros((0, 4), dtype=np.int64)
+
 
 def move_choices(group: Group, board: Leaderboard, figures: dict[str, Any]) -> list[dict[str, Any]]:
     """Timeline and map of the best policies that migrated VMs; their figures are added to ``figures``."""
     found: list[dict[str, Any]] = []
-    for line in board.lines:
-        files = [f for f in group.heats if f.policy == line.policy]
-        moves = _moves(min(files, key=lambda f: f.seed)) if files else None
-        if moves is None or not len(moves):
+    for file in one_each(group.heats, [line.policy for line in board.lines]):
+        moves, interval_s = _moves(file)
+        if not len(moves):
             continue
         key = f"who-{len(found)}"
-        hours = _interval_h(group)
-        add_figure(figures, key, _timeline(moves, hours))
+        add_figure(figures, key, _timeline(moves, interval_s / 3600.0))
         add_figure(figures, f"{key}-map", _map(moves))
         found.append(
             {
                 "key": key,
                 "map": f"{key}-map",
-                "name": line.policy,
-                "choice": (key, line.policy),
-                "text": _text(moves, files[0]),
+                "name": file.policy,
+                "choice": (key, file.policy),
+                "text": _text(moves, file),
             }
         )
         if len(found) == N_POLICIES:
@@ -52,18 +52,12 @@ def move_choices(group: Group, board: Leaderboard, figures: dict[str, Any]) -> l
     return found
 
 
-def _moves(file: HeatFile) -> Moves | None:
+def _moves(file: HeatFile) -> tuple[Moves, float]:
+    """The migrations in a file, and the length of an interval, s; none where there are none to be read."""
     try:
-        return read_moves(file.path)
+        return read_moves(file.path) or (NONE, 1.0)
     except VirtgymError:  # told where the heat map would be
-        return None
-
-
-def _interval_h(group: Group) -> float:
-    if group.steps is None or "time_s" not in group.steps:
-        return 1.0 / 12.0
-    ticks = np.unique(group.steps["time_s"].to_numpy(dtype=np.float64))
-    return float(np.median(np.diff(ticks))) / 3600.0 if len(ticks) > 1 else 1.0 / 12.0
+        return NONE, 1.0
 
 
 def _text(moves: Moves, file: HeatFile) -> str:

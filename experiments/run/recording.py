@@ -107,13 +107,11 @@ class Recorder:
         self._short_s[0] = sim.state.host_sat_s
         p = sim.params
         self._gauges = {name: np.zeros(capacity) for name, (flag, _) in GAUGES.items() if getattr(p, flag)}
-        self._layers = ["heat"] if heat else []
-        self._layers += ["memory"] if heat and p.memory_binding else []
-        self._layers += ["numa"] if heat and p.has_numa else []
+        kept = {"heat": True, "memory": p.memory_binding, "numa": p.has_numa} if heat else {}
+        self.layers = {name: np.zeros((n_hosts, capacity), np.uint8) for name, there in kept.items() if there}
         self._memory = np.zeros((_BLOCK, n_hosts))
         self._swapping = np.zeros((_BLOCK, n_hosts), dtype=np.bool_)
         self._numa = np.zeros((_BLOCK, n_hosts))
-        self.layers = {name: np.zeros((n_hosts, capacity), np.uint8) for name in self._layers}
 
     @property
     def heat(self) -> NDArray[np.uint8] | None:
@@ -162,13 +160,13 @@ class Recorder:
         offered = np.einsum("th,h->t", on, capacity)  # not BLAS: its rounding depends on the CPU
         asked = np.einsum("th,th->t", on, ask)
         np.divide(asked, offered, out=self._load[first : self.n], where=offered > 0)
-        shares = {
-            "heat": (ask / capacity, np.diff(self._short_s[: count + 1], axis=0) > 0),
-            "memory": (self._memory[:count] * self._sim.params.host_inv_mem, self._swapping[:count]),
-            "numa": (self._numa[:count] / NUMA_FULL, np.False_),
-        }
         for name, table in self.layers.items():
-            share, over = shares[name]
+            if name == "heat":
+                share, over = ask / capacity, np.diff(self._short_s[: count + 1], axis=0) > 0
+            elif name == "memory":
+                share, over = self._memory[:count] * self._sim.params.host_inv_mem, self._swapping[:count]
+            else:
+                share, over = self._numa[:count] / NUMA_FULL, np.zeros_like(on)
             block = np.rint(np.minimum(share, 1.0) * HEAT_PER_UNIT).astype(np.uint8)
             block[over & on] = HEAT_OVERLOADED
             for value, states in _STATES:

@@ -33,7 +33,6 @@ VALIDATION = range(20_000, 20_010)
 TRAINING = range(30_000, 30_064)
 """Seeds of the snapshots that agents learn on."""
 
-
 RULES = ("static", "greedy_rescheduling", "annealing")
 """Rules that a trained agent is compared with at the end."""
 

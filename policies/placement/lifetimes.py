@@ -69,28 +69,28 @@ class LifetimeTable(NamedTuple):
 
 
 @kernel
+def _between(values: F8, edges: F8, age: float) -> Any:
+    """A value at an age, of those at the bounds of the classes; the last one beyond them."""
+    k = np.searchsorted(edges, age, side="right") - 1
+    if k + 1 >= edges.shape[0]:
+        return values[k]
+    part = (age - edges[k]) / (edges[k + 1] - edges[k])
+    return values[k] + (values[k + 1] - values[k]) * part
+
+
+@kernel
 def remaining_s(t: LifetimeTable, row: int, age: float) -> Any:
     """How much longer the VM of a request stays that has run for some time, s."""
     if t.guess.shape[0] > 0:
         left = t.guess[row] - age
         return left if left > 0.0 or age == 0.0 else age
-    k = np.searchsorted(t.edges, age, side="right") - 1
-    rest = t.rest[t.group[row]]
-    if k + 1 >= t.edges.shape[0]:
-        return rest[k]
-    part = (age - t.edges[k]) / (t.edges[k + 1] - t.edges[k])
-    return rest[k] + (rest[k + 1] - rest[k]) * part
+    return _between(t.rest[t.group[row]], t.edges, age)
 
 
 @kernel
 def _survival(t: LifetimeTable, group: int, age: float) -> Any:
     """Chance to come to an age."""
-    k = np.searchsorted(t.edges, age, side="right") - 1
-    come = t.survive[group]
-    if k + 1 >= t.edges.shape[0]:
-        return come[k]
-    part = (age - t.edges[k]) / (t.edges[k + 1] - t.edges[k])
-    return come[k] + (come[k + 1] - come[k]) * part
+    return _between(t.survive[group], t.edges, age)
 
 
 @kernel

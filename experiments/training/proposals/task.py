@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from virtgym.envs.rescheduling.env import ReschedulingEnv
 from virtgym.policies.learned.storage import Member
 from virtgym.policies.rescheduling.annealing import AnnealingPolicy
 from virtgym.policies.rescheduling.guide import Guide
 
 from ...config.overrides import PolicySpec
-from ..rescheduling_task import VALIDATION, ReschedulingTrainTask, seeds_of
+from ..rescheduling_task import ReschedulingTrainTask, ReschedulingValidation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,21 +23,8 @@ PROPOSALS = 200_000
 """Of a search that is learned from, or validated."""
 
 
-class ProposalValidation:
-    """Plans with a guide on the snapshots of ``VALIDATION``; the objective is the mean of theirs at the end.
-
-    Args:
-        task: The task.
-    """
-
-    unit = "objective"
-
-    def __init__(self, task: ProposalTrainTask) -> None:
-        self.task = task
-
-    @cached_property
-    def _env(self) -> ReschedulingEnv:
-        return self.task.env(seeds_of(self.task.scenario, VALIDATION))
+class ProposalValidation(ReschedulingValidation):
+    """Plans with a guide on the snapshots of ``VALIDATION``; the objective is the mean of theirs."""
 
     def __call__(self, members: Sequence[Member]) -> float:
         """The objective of a guide."""
@@ -59,7 +44,7 @@ class ProposalTrainTask(ReschedulingTrainTask):
 
     kind: ClassVar[str] = "proposals"
 
-    def validation(self) -> ProposalValidation:  # type: ignore[override]
+    def validation(self) -> ProposalValidation:
         """Plans on the snapshots of ``VALIDATION``."""
         return ProposalValidation(self)
 
