@@ -11,8 +11,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count() or 1))')
 # Interpreters on which `make dist` tries the wheel.
 PYTHONS ?= $(PYTHON)
 
-.PHONY: help demo test docs coverage lint format hooks bench dist clean install
-.PHONY: help demo test docs newcomer coverage lint format hooks bench clean install
+.PHONY: help install demo test docs dist coverage lint format hooks newcomer bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12

@@ -29,7 +29,7 @@ def register_envs() -> None:
         if f"virtgym/{name}-v0" not in registration.registry:
             registration.register(
                 id=f"virtgym/{name}-v0",
-                entry_point=f"virtgym.envs.{name.lower()}:{name}Env",
+                entry_point=f"virtgym.envs.{name.lower()}.env:{name}Env",
                 vector_entry_point=f"virtgym.envs.vector:{name}VectorEnv",
             )
 
@@ -39,11 +39,11 @@ register_envs()
 _find = lazy(
     __name__,
     {
-        "ClusterEnv": "cluster",
+        "ClusterEnv": "cluster.env",
         "FlatObservation": "wrappers",
-        "PlacementEnv": "placement",
+        "PlacementEnv": "placement.env",
         "RecordVideo": "wrappers",
-        "ReschedulingEnv": "rescheduling",
+        "ReschedulingEnv": "rescheduling.env",
         "make_vec": "wrappers",
     },
 )

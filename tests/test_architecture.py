@@ -8,6 +8,7 @@ import functools
 import importlib
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 import tomllib
@@ -201,6 +202,19 @@ def test_every_module_has_a_docstring_and_only_faces_list_names() -> None:
     assert [name_of(p) for p in modules if not ast.get_docstring(tree_of(p))] == []
     listed = {name_of(p) for p in sources(*FOLDERS) if public(p) is not None and p.name != "__init__.py"}
     assert listed == FACES
+
+
+MAX_NAMES = 42
+
+
+def test_the_public_face_is_what_users_are_shown() -> None:
+    faces = {path: names for path in sources(*FOLDERS) if (names := public(path)) is not None}
+    texts = [*REPO.glob("*.md"), *REPO.glob("docs/**/*.md"), *REPO.glob("experiments/cli/skeletons/*.txt")]
+    texts += REPO.glob("conf/**/*.yaml")
+    words = set(re.findall(r"\w+", " ".join(path.read_text(encoding="utf-8") for path in texts)))
+    inner = sorted({name for names in faces.values() for name in names} - words)
+    assert inner == [], "nobody outside is told of these: import them from their modules"
+    assert sum(map(len, faces.values())) <= MAX_NAMES
 
 
 ENGINES = ("ray", "submitit", "mkdocs")

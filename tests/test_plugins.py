@@ -14,14 +14,15 @@ import pandas as pd
 import pytest
 
 from virtgym.envs import registry
-from virtgym.envs.cluster.candidates import CANDIDATES
+from virtgym.envs.cluster.candidates.plugins import CANDIDATES
 from virtgym.envs.cluster.env import ClusterEnv
 from virtgym.envs.cluster.metrics import METRIC_NAMES
 from virtgym.envs.cluster.rewards import TERMS
 from virtgym.envs.cluster.tables import COLUMNS
 from virtgym.envs.errors import VirtgymError
 from virtgym.envs.scenarios.power_curves import POWER_CURVES
-from virtgym.envs.traces import REQUEST_FORMATS, TRACE_FORMATS, guess_format, read_trace
+from virtgym.envs.traces import TRACE_FORMATS, read_trace
+from virtgym.envs.traces.readers import REQUEST_FORMATS, guess_format
 from virtgym.experiments.cli.commands import main
 from virtgym.experiments.report.sections import SECTIONS
 from virtgym.experiments.run.cell import evaluate
@@ -37,14 +38,15 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as go
 
-from virtgym.envs.cluster.candidates import CANDIDATES
+from virtgym.envs.cluster.candidates.plugins import CANDIDATES
 from virtgym.envs.cluster.columns import RowColumn
 from virtgym.envs.cluster.metrics import METRIC_NAMES, Metric
 from virtgym.envs.cluster.rewards import TERMS, RewardTerm
 from virtgym.envs.cluster.tables import COLUMNS
 from virtgym.envs.scenarios.power_curves import POWER_CURVES, HostPower
 from virtgym.envs.sim.decisions import Decisions
-from virtgym.envs.traces import REQUEST_FORMATS, TRACE_FORMATS, Trace
+from virtgym.envs.traces import TRACE_FORMATS, Trace
+from virtgym.envs.traces.readers import REQUEST_FORMATS
 from virtgym.envs.traces.requests import RequestTrace
 from virtgym.experiments.report.sections import SECTIONS, Section
 from virtgym.experiments.training.agents import AGENTS, AgentKind

@@ -7,20 +7,12 @@ from typing import TYPE_CHECKING
 from ..lazy import lazy
 
 if TYPE_CHECKING:
-    from .base import Host, Inventory, Vm
     from .formats.neutral import write_inventory
-    from .readers import INVENTORY_FORMATS, read_inventory
+    from .readers import read_inventory
 
-__all__ = ["INVENTORY_FORMATS", "Host", "Inventory", "Vm", "read_inventory", "write_inventory"]
+__all__ = ["read_inventory", "write_inventory"]
 
 __getattr__ = lazy(
     __name__,
-    {
-        "Host": "base",
-        "Inventory": "base",
-        "Vm": "base",
-        "INVENTORY_FORMATS": "readers",
-        "read_inventory": "readers",
-        "write_inventory": "formats.neutral",
-    },
+    {"write_inventory": "formats.neutral", "read_inventory": "readers"},
 )

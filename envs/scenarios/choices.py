@@ -213,7 +213,8 @@ def _replace_generator(node: Any, trace: Any) -> None:
         or not isinstance(trace.get("options", {}), Mapping)
     ):
         return
-    from ..traces import REQUEST_FORMATS, TRACE_FORMATS
+    from ..traces import TRACE_FORMATS
+    from ..traces.readers import REQUEST_FORMATS
     from .schema import GENERATORS
 
     generated = [

@@ -17,7 +17,8 @@ from ..arrays import I8
 from ..checks import need
 from ..errors import ConfigError
 from ..placement.games import PlacementConfig, PlacementGames, fits_empty_host
-from ..traces import RequestTrace, read_requests, read_windows
+from ..traces import read_requests, read_windows
+from ..traces.requests import RequestTrace
 from .build import check_source, need_generated, refuse_oversized
 from .nodes import schema_of
 from .scenario import load_scenario_config

@@ -14,12 +14,9 @@ from numpy.typing import NDArray
 
 from ..checks import need, need_count
 from ..errors import ConfigError
-from ..rescheduling.reassignment import (
-    ReassignmentProblem,
-    generate_problem,
-    read_number,
-    read_problem,
-)
+from ..rescheduling.reassignment.generate import generate_problem
+from ..rescheduling.reassignment.instance import ReassignmentProblem
+from ..rescheduling.reassignment.reading import read_number, read_problem
 from .scenario import load_scenario_config
 from .schema import About, dotted_keys, merge_schema
 

@@ -8,21 +8,11 @@ from ..lazy import lazy
 
 if TYPE_CHECKING:
     from .config import ClusterConfig, HostType
-    from .decisions import Decisions, Refusal
-    from .metrics import StepMetrics
+    from .decisions import Decisions
     from .simulator import ClusterView, Simulator
     from .workload import Workload
 
-__all__ = [
-    "ClusterConfig",
-    "ClusterView",
-    "Decisions",
-    "HostType",
-    "Refusal",
-    "Simulator",
-    "StepMetrics",
-    "Workload",
-]
+__all__ = ["ClusterConfig", "ClusterView", "Decisions", "HostType", "Simulator", "Workload"]
 
 __getattr__ = lazy(
     __name__,
@@ -30,8 +20,6 @@ __getattr__ = lazy(
         "ClusterConfig": "config",
         "HostType": "config",
         "Decisions": "decisions",
-        "Refusal": "decisions",
-        "StepMetrics": "metrics",
         "ClusterView": "simulator",
         "Simulator": "simulator",
         "Workload": "workload",

@@ -394,7 +394,7 @@ def _tune(arguments: Sequence[str]) -> int:
 
 def _watch(arguments: Sequence[str]) -> int:
     from ..config.compose import compose_run
-    from ..watch import watch
+    from ..watch.episode import watch
     from .progress import Progress, print_results
 
     run = compose_run("watch", arguments)

@@ -20,7 +20,7 @@ LISTED: dict[str, tuple[str, ...]] = {
     "selectors": ("virtgym.policies.literature.parts:SELECTORS",),
     "forecasters": ("virtgym.policies.forecast.forecasters:FORECASTERS",),
     "rewards": ("virtgym.envs.cluster.rewards:TERMS",),
-    "candidates": ("virtgym.envs.cluster.candidates:CANDIDATES",),
+    "candidates": ("virtgym.envs.cluster.candidates.plugins:CANDIDATES",),
     "columns": ("virtgym.envs.cluster.tables:COLUMNS",),
     "metrics": ("virtgym.envs.cluster.metrics:METRIC_NAMES",),
     "power": ("virtgym.envs.scenarios.power_curves:POWER_CURVES",),

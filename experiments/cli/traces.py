@@ -14,7 +14,9 @@ from virtgym.envs.files import file_stem, show_path
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from virtgym.envs.traces import RequestSummary, SeriesSummary, TraceSummary
+    from virtgym.envs.traces.readers import TraceSummary
+    from virtgym.envs.traces.requests import RequestSummary
+    from virtgym.envs.traces.series import SeriesSummary
 
 _EXAMPLES = """\
 examples:
@@ -111,7 +113,9 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_list(arguments: argparse.Namespace) -> None:
-    from virtgym.envs.traces import REQUEST_FORMATS, SERIES_FORMATS, TRACE_FORMATS, load_catalog
+    from virtgym.envs.traces import TRACE_FORMATS
+    from virtgym.envs.traces.catalog import load_catalog
+    from virtgym.envs.traces.readers import REQUEST_FORMATS, SERIES_FORMATS
 
     formats = _table("format", "what")
     for name, text in {**TRACE_FORMATS, **REQUEST_FORMATS, **SERIES_FORMATS}.items():
@@ -127,8 +131,7 @@ def _run_list(arguments: argparse.Namespace) -> None:
 
 
 def _run_fetch(arguments: argparse.Namespace) -> None:
-    from virtgym.envs.traces import fetch_traces
-    from virtgym.envs.traces.catalog import find_entry
+    from virtgym.envs.traces.catalog import fetch_traces, find_entry
 
     with _Progress() as progress:
         paths = fetch_traces(
@@ -146,7 +149,8 @@ def _run_fetch(arguments: argparse.Namespace) -> None:
 
 
 def _run_check(arguments: argparse.Namespace) -> None:
-    from virtgym.envs.traces import SeriesSummary, TraceSummary
+    from virtgym.envs.traces.readers import TraceSummary
+    from virtgym.envs.traces.series import SeriesSummary
 
     options = _parse_options(arguments.option)
     summaries = [_check(path, arguments.format, options) for path in arguments.paths]
@@ -171,14 +175,9 @@ def _run_check(arguments: argparse.Namespace) -> None:
 
 def _check(path: str, format: str, options: dict[str, Any]) -> TraceSummary | RequestSummary | SeriesSummary:
     """Read and describe a trace of any kind; a generator has no path, so its name stands for it."""
-    from virtgym.envs.traces import (
-        REQUEST_FORMATS,
-        SERIES_FORMATS,
-        check_requests,
-        check_series,
-        check_trace,
-        guess_format,
-    )
+    from virtgym.envs.traces import check_requests, check_trace
+    from virtgym.envs.traces.readers import REQUEST_FORMATS, SERIES_FORMATS, guess_format
+    from virtgym.envs.traces.series import check_series
 
     if path in ("synthetic", "synthetic_requests") and not Path(path).exists():
         name = path if format == "auto" else format

@@ -2,17 +2,7 @@
 
 from __future__ import annotations
 
-from .metrics import DecisionLog, Events, ReplicaResult
-from .quirks import QUIRK_TEXT, Quirks
-from .replica import N_HOSTS, REPLICA_POLICIES, run_replica
+from .quirks import Quirks
+from .replica import run_replica
 
-__all__ = [
-    "N_HOSTS",
-    "QUIRK_TEXT",
-    "REPLICA_POLICIES",
-    "DecisionLog",
-    "Events",
-    "Quirks",
-    "ReplicaResult",
-    "run_replica",
-]
+__all__ = ["Quirks", "run_replica"]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from virtgym.envs.rescheduling.reassignment import ReassignmentProblem, State
-from virtgym.envs.rescheduling.reassignment.state import shift_delta
+from virtgym.envs.rescheduling.reassignment.instance import ReassignmentProblem
+from virtgym.envs.rescheduling.reassignment.state import State, shift_delta
 from virtgym.envs.scenarios.reassignment import ReassignmentScenario
 from virtgym.envs.sim.models.cost import GATE_OK
 from virtgym.policies.solvers.reassignment.methods import warm_up

@@ -15,7 +15,9 @@ from virtgym.envs.scenarios.scenario import Scenario
 from virtgym.envs.sim.models.cost import MHZ_S_PER_GHZ_H, gate
 
 from ..config.overrides import PolicySpec
-from ..replication import REPLICA_POLICIES, Quirks, ReplicaResult, run_replica
+from ..replication import Quirks, run_replica
+from ..replication.metrics import ReplicaResult
+from ..replication.replica import REPLICA_POLICIES
 from .rows import EXTRAS
 
 if TYPE_CHECKING:

@@ -8,17 +8,10 @@ from virtgym.envs.lazy import lazy
 
 if TYPE_CHECKING:
     from .forecasters import make_forecaster
-    from .history import History
 
-__all__ = [
-    "History",
-    "make_forecaster",
-]
+__all__ = ["make_forecaster"]
 
 __getattr__ = lazy(
     __name__,
-    {
-        "make_forecaster": "forecasters",
-        "History": "history",
-    },
+    {"make_forecaster": "forecasters"},
 )

@@ -5,18 +5,16 @@ Only ``networks`` and the ``sb3_…`` modules need ``virtgym[rl]``.
 
 from __future__ import annotations
 
-from .agent import LearnedPolicy, load_policy
-from .architecture import Architecture, Layout
-from .storage import Agent, Member, load_agent, merge_agents, save_agent
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "Agent",
-    "Architecture",
-    "Layout",
-    "LearnedPolicy",
-    "Member",
-    "load_agent",
-    "load_policy",
-    "merge_agents",
-    "save_agent",
-]
+from virtgym.envs.lazy import lazy
+
+if TYPE_CHECKING:
+    from .storage import merge_agents
+
+__all__ = ["merge_agents"]
+
+__getattr__ = lazy(
+    __name__,
+    {"merge_agents": "storage"},
+)

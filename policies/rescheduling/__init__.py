@@ -7,17 +7,11 @@ from typing import TYPE_CHECKING
 from virtgym.envs.lazy import lazy
 
 if TYPE_CHECKING:
-    from .base import Plan, ReschedulingPolicy
-    from .destroy import DESTROYS, Destroy, Scene
-    from .ordering import order_moves
+    from .destroy import DESTROYS, Scene
 
-__all__ = ["DESTROYS", "Destroy", "Plan", "ReschedulingPolicy", "Scene", "order_moves"]
+__all__ = ["DESTROYS", "Scene"]
 
 __getattr__ = lazy(
     __name__,
-    {
-        **dict.fromkeys(("Plan", "ReschedulingPolicy"), "base"),
-        **dict.fromkeys(("DESTROYS", "Destroy", "Scene"), "destroy"),
-        "order_moves": "ordering",
-    },
+    {"DESTROYS": "destroy", "Scene": "destroy"},
 )

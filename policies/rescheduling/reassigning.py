@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 
 from virtgym.envs.errors import ConfigError
-from virtgym.envs.rescheduling.reassignment import ReassignmentProblem
+from virtgym.envs.rescheduling.reassignment.instance import ReassignmentProblem
 
 from ..solvers.reassignment.methods import METHODS, Answer, Clock
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from virtgym.envs.scenarios import Scenario, build_scenario
+from virtgym.envs.scenarios import build_scenario
+from virtgym.envs.scenarios.scenario import Scenario
 from virtgym.envs.sim.decisions import ORDERS, Decisions
 from virtgym.envs.sim.models.failures import replay_outages
 from virtgym.experiments.run.rollout import make_env

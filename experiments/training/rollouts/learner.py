@@ -36,7 +36,7 @@ from virtgym.envs.arrays import F8, I8
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.placement.games import PlacementConfig, PlacementGames
 from virtgym.envs.placement.observations import PlacementObserver
-from virtgym.envs.traces import RequestTrace
+from virtgym.envs.traces.requests import RequestTrace
 from virtgym.policies.learned.architecture import Architecture, Layout
 from virtgym.policies.learned.comparisons import (
     NETWORK,

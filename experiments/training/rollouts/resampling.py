@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from virtgym.envs.arrays import F8, I8
 from virtgym.envs.placement.games import PlacementConfig
-from virtgym.envs.traces import RequestTrace
+from virtgym.envs.traces.requests import RequestTrace
 
 SHORTEST, LONGEST = 500, 2500
 """Requests of a block."""

@@ -16,7 +16,7 @@ from virtgym.envs.jit.handle import make_handle
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.jit.records import Place, Record
 from virtgym.envs.jit.splitmix import draw_below, draw_share
-from virtgym.envs.rescheduling.reassignment import Instance, ReassignmentProblem
+from virtgym.envs.rescheduling.reassignment.instance import Instance, ReassignmentProblem
 from virtgym.envs.rescheduling.reassignment.state import (
     Books,
     shift,

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from virtgym.envs.arrays import I8
-from virtgym.envs.rescheduling.reassignment import ReassignmentProblem, State
+from virtgym.envs.rescheduling.reassignment.instance import ReassignmentProblem
+from virtgym.envs.rescheduling.reassignment.state import State
 
 from .local_search import anneal, descend, make_memory, memory_handle, sample_deltas
 from .neighbourhood import place_anew

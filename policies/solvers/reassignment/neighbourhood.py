@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from virtgym.envs.arrays import B1, I8
-from virtgym.envs.rescheduling.reassignment import State
+from virtgym.envs.rescheduling.reassignment.state import State
 
 from ..calls import CALLS, attempt
 

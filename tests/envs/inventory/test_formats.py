@@ -14,7 +14,8 @@ import yaml
 
 from oracles.exports import prometheus_files, proxmox_files
 from virtgym.envs.errors import TraceError
-from virtgym.envs.inventory import INVENTORY_FORMATS, read_inventory, write_inventory
+from virtgym.envs.inventory import read_inventory, write_inventory
+from virtgym.envs.inventory.readers import INVENTORY_FORMATS
 from virtgym.envs.scenarios.inventory import host_kinds, rules_of, trace_of, workload_of
 
 TREE: dict[str, Any] = {

@@ -13,7 +13,8 @@ import pytest
 
 from oracles.exports import Tabs, column, put, rvtools_tabs, write_csv_tabs, write_usage, write_xlsx
 from virtgym.envs.errors import TraceError
-from virtgym.envs.inventory import Inventory, read_inventory
+from virtgym.envs.inventory import read_inventory
+from virtgym.envs.inventory.base import Inventory
 
 N_VMS, N_HOSTS = 24, 4
 

@@ -10,8 +10,9 @@ import pytest
 
 from oracles import plain_reassignment as plain
 from virtgym.envs.errors import ConfigError, TraceError
-from virtgym.envs.rescheduling.reassignment import State, read_number, read_problem
+from virtgym.envs.rescheduling.reassignment.reading import read_number, read_problem
 from virtgym.envs.rescheduling.reassignment.state import (
+    State,
     open_books,
     shift,
     shift_delta,

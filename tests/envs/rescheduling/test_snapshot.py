@@ -14,7 +14,7 @@ from oracles.plain_rescheduling import plain_free
 from virtgym.envs.errors import ConfigError, TraceError, VirtgymError
 from virtgym.envs.rescheduling.generate import SIZES, VM_TYPES, generate_snapshot, vm_counts
 from virtgym.envs.rescheduling.vmr2l import read_snapshot
-from virtgym.envs.scenarios import build_rescheduling_scenario
+from virtgym.envs.scenarios.rescheduling import build_rescheduling_scenario
 from virtgym.experiments.cli import main
 
 

@@ -12,18 +12,12 @@ import numpy as np
 import pytest
 
 from virtgym.envs.errors import TraceError
-from virtgym.envs.traces import (
-    TRACE_FORMATS,
-    cache,
-    cache_dir,
-    check_trace,
-    convert_trace,
-    guess_format,
-    read_planetlab,
-    read_trace,
-)
+from virtgym.envs.traces import TRACE_FORMATS, cache, check_trace, convert_trace, read_trace
 from virtgym.envs.traces import readers as readers_module
 from virtgym.envs.traces.base import Trace
+from virtgym.envs.traces.cache import cache_dir
+from virtgym.envs.traces.formats.planetlab import read_planetlab
+from virtgym.envs.traces.readers import guess_format
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from virtgym.envs.errors import TraceError
-from virtgym.envs.traces import read_alibaba, read_azure, read_bitbrains, read_google
 from virtgym.envs.traces.base import Trace
-from virtgym.envs.traces.formats.bitbrains import BITBRAINS_COLUMNS
+from virtgym.envs.traces.formats.alibaba import read_alibaba
+from virtgym.envs.traces.formats.azure import read_azure
+from virtgym.envs.traces.formats.bitbrains import BITBRAINS_COLUMNS, read_bitbrains
+from virtgym.envs.traces.formats.google import read_google
 
 TIMES = range(0, 1500, 300)
 FILES = {

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from virtgym.envs.errors import TraceError
-from virtgym.envs.traces import CatalogEntry, catalog, fetch_traces, load_catalog, read_trace
+from virtgym.envs.traces import catalog, read_trace
+from virtgym.envs.traces.catalog import CatalogEntry, fetch_traces, load_catalog
 from virtgym.experiments.cli import traces as traces_cli
 
 FILES = {f"host {number}. ": f"{number}\n".encode() * 288 for number in range(4)}

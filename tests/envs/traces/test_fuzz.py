@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from virtgym.envs.errors import TraceError, VirtgymError
-from virtgym.envs.traces import check_trace, read_google, read_requests, read_trace
+from virtgym.envs.traces import check_trace, read_requests, read_trace
+from virtgym.envs.traces.formats.google import read_google
 from virtgym.experiments.bench.fuzz.runner import KINDS, draw_attempts, main
 from virtgym.experiments.bench.fuzz.traces import SAMPLES, _file, _use, _write
 from virtgym.experiments.cli.traces import main as traces_command

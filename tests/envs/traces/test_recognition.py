@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from virtgym.envs.errors import TraceError
-from virtgym.envs.traces import guess_format, read_requests, read_trace
+from virtgym.envs.traces import read_requests, read_trace
 from virtgym.envs.traces.formats.bitbrains import BITBRAINS_COLUMNS, read_bitbrains
 from virtgym.envs.traces.formats.opendc import read_opendc
 from virtgym.envs.traces.formats.planetlab import read_planetlab
+from virtgym.envs.traces.readers import guess_format
 
 SWF = "; a comment\n" + "".join(
     f"{n} {100 * n} 0 51 4 10.0 -1 4 100 -1 1 1 -1 1 1 -1 -1 -1\n" for n in range(1, 6)

@@ -10,7 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from virtgym.envs.errors import TraceError
-from virtgym.envs.traces import check_series, guess_format, read_failures, read_trace
+from virtgym.envs.traces import read_trace
+from virtgym.envs.traces.formats.failure_trace import read_failures
+from virtgym.envs.traces.readers import guess_format
+from virtgym.envs.traces.series import check_series
 from virtgym.experiments.cli.traces import main
 
 

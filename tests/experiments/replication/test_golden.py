@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from virtgym.experiments.replication import ReplicaResult, run_replica
+from virtgym.experiments.replication import run_replica
 from virtgym.experiments.replication.golden import ENERGY_RTOL, check_row, main, read_day, read_reference
+from virtgym.experiments.replication.metrics import ReplicaResult
 
 DAYS = ("20110303", "20110306", "20110309", "20110322", "20110325", "20110403")
 

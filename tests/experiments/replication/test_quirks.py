@@ -9,16 +9,12 @@ import numpy as np
 import pytest
 
 from virtgym.envs.errors import ConfigError
-from virtgym.experiments.replication import (
-    QUIRK_TEXT,
-    REPLICA_POLICIES,
-    DecisionLog,
-    Quirks,
-    ReplicaResult,
-    run_replica,
-)
+from virtgym.experiments.replication import Quirks, run_replica
 from virtgym.experiments.replication.ablation import ablate_quirks, ablation_cases, to_markdown
 from virtgym.experiments.replication.live import Flags
+from virtgym.experiments.replication.metrics import DecisionLog, ReplicaResult
+from virtgym.experiments.replication.quirks import QUIRK_TEXT
+from virtgym.experiments.replication.replica import REPLICA_POLICIES
 
 HOSTS = 60
 NAMES = [field.name for field in fields(Quirks)]

@@ -12,7 +12,8 @@ import pytest
 
 from oracles import plain_reassignment as plain
 from virtgym.envs.errors import ConfigError, VirtgymError
-from virtgym.envs.rescheduling.reassignment import State, generate_problem
+from virtgym.envs.rescheduling.reassignment.generate import generate_problem
+from virtgym.envs.rescheduling.reassignment.state import State
 from virtgym.experiments.cli.commands import main
 from virtgym.experiments.evaluate import evaluate
 from virtgym.policies.registry import policy_names

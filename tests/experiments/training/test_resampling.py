@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from virtgym.envs.placement.games import PlacementConfig, PlacementGames
-from virtgym.envs.traces import RequestTrace, read_requests
+from virtgym.envs.traces import read_requests
+from virtgym.envs.traces.requests import RequestTrace
 from virtgym.experiments.training.rollouts.resampling import is_large, large_shapes, resample_requests
 from virtgym.experiments.training.rollouts.selection import excess_bound
 

@@ -18,7 +18,7 @@ from virtgym.envs.placement.games import PlacementConfig, PlacementGames
 from virtgym.envs.placement.observations import PlacementObserver
 from virtgym.envs.placement.state import PLAYING, STUCK
 from virtgym.envs.scenarios.placement import PlacementScenario, build_placement_scenario
-from virtgym.envs.traces import RequestTrace
+from virtgym.envs.traces.requests import RequestTrace
 from virtgym.experiments.cli.commands import main
 from virtgym.experiments.training.compose import compose_training
 from virtgym.policies.learned import comparisons as compared

@@ -26,7 +26,7 @@ from virtgym.experiments.config.compose import compose_run
 from virtgym.experiments.evaluate import evaluate
 from virtgym.experiments.run.cell import make_cell, run_cell
 from virtgym.experiments.run.rollout import make_env
-from virtgym.experiments.watch import watch
+from virtgym.experiments.watch.episode import watch
 from virtgym.experiments.watch.page import episode_data, render_episode
 from virtgym.experiments.watch.tape import ORDER_KINDS, SHORT, Tape
 from virtgym.policies import make_policy

@@ -22,17 +22,10 @@ from virtgym.envs.placement.observations import OBSERVATIONS, observation_column
 from virtgym.envs.placement.settings import PlacementSettings
 from virtgym.policies import make_policy
 from virtgym.policies.base import Policy
-from virtgym.policies.learned import (
-    Agent,
-    Architecture,
-    Layout,
-    LearnedPolicy,
-    Member,
-    load_agent,
-    merge_agents,
-    save_agent,
-)
-from virtgym.policies.learned.architecture import PARTS
+from virtgym.policies.learned import merge_agents
+from virtgym.policies.learned.agent import LearnedPolicy
+from virtgym.policies.learned.architecture import PARTS, Architecture, Layout
+from virtgym.policies.learned.storage import Agent, Member, load_agent, save_agent
 
 
 def member(

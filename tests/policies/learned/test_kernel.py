@@ -146,7 +146,8 @@ def test_scores_that_are_no_numbers_still_give_a_legal_action(bad: float) -> Non
 
 def digest() -> str:
     """Of scores and actions of every kind of network, by themselves and as an ensemble."""
-    from virtgym.policies.learned import Agent, LearnedPolicy, Member
+    from virtgym.policies.learned.agent import LearnedPolicy
+    from virtgym.policies.learned.storage import Agent, Member
 
     layout = Layout.current("basic")
     rng = np.random.default_rng(5)

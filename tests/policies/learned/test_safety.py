@@ -16,21 +16,15 @@ from virtgym.envs.placement.games import PlacementConfig, PlacementGames
 from virtgym.envs.placement.observations import PlacementObserver
 from virtgym.envs.placement.settings import PlacementSettings
 from virtgym.envs.scenarios.placement import build_placement_scenario
-from virtgym.envs.traces import RequestTrace, read_requests
+from virtgym.envs.traces import read_requests
+from virtgym.envs.traces.requests import RequestTrace
 from virtgym.experiments.run.placement_rollout import play_windows
-from virtgym.policies.learned import (
-    Agent,
-    Architecture,
-    Layout,
-    LearnedPolicy,
-    Member,
-    load_policy,
-    save_agent,
-)
+from virtgym.policies.learned.agent import LearnedPolicy, load_policy
+from virtgym.policies.learned.architecture import Architecture, Layout
 from virtgym.policies.learned.comparisons import play_windows as play_in_kernel
 from virtgym.policies.learned.kernel_net import make_kernel_net
 from virtgym.policies.learned.safety import SAFE_RULES, SafePlayer, Safety, make_safety_table, safe_action
-from virtgym.policies.learned.storage import merge_agents
+from virtgym.policies.learned.storage import Agent, Member, merge_agents, save_agent
 from virtgym.policies.placement.packing import make_keys
 from virtgym.policies.placement.rules import choose_node, rule_number, run_windows
 

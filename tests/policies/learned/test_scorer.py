@@ -13,17 +13,10 @@ from numpy.typing import NDArray
 
 from virtgym.envs.arrays import F4
 from virtgym.envs.errors import ConfigError
-from virtgym.policies.learned import (
-    Agent,
-    Architecture,
-    Layout,
-    LearnedPolicy,
-    Member,
-    load_agent,
-    save_agent,
-)
-from virtgym.policies.learned.agent import load_policy
+from virtgym.policies.learned.agent import LearnedPolicy, load_policy
+from virtgym.policies.learned.architecture import Architecture, Layout
 from virtgym.policies.learned.kernel_net import BatchNet
+from virtgym.policies.learned.storage import Agent, Member, load_agent, save_agent
 
 LAYOUT = Layout.current("candidates")
 N_ROW, _, N_GLOBALS = LAYOUT.sizes

@@ -19,9 +19,11 @@ from virtgym.envs.rescheduling.generate import generate_snapshot
 from virtgym.envs.rescheduling.objective import ObjectiveConfig
 from virtgym.envs.rescheduling.snapshot import check_snapshot
 from virtgym.policies import make_policy
-from virtgym.policies.rescheduling import Plan, Scene, order_moves, ortools
+from virtgym.policies.rescheduling import Scene, ortools
+from virtgym.policies.rescheduling.base import Plan
 from virtgym.policies.rescheduling.destroy import chosen_hosts, find_destroy
 from virtgym.policies.rescheduling.neighbourhoods import Neighbourhoods
+from virtgym.policies.rescheduling.ordering import order_moves
 from virtgym.policies.solvers.snapshots.bound import bound_gain
 from virtgym.policies.solvers.snapshots.exchanges import exchange
 

@@ -16,10 +16,10 @@ from virtgym.envs.rescheduling.generate import generate_snapshot
 from virtgym.envs.rescheduling.objective import ObjectiveConfig
 from virtgym.envs.rescheduling.snapshot import Snapshot
 from virtgym.policies import make_policy
-from virtgym.policies.rescheduling import order_moves
 from virtgym.policies.rescheduling.annealing import AnnealingPolicy
 from virtgym.policies.rescheduling.change import change_of
 from virtgym.policies.rescheduling.greedy import GreedyReschedulingPolicy
+from virtgym.policies.rescheduling.ordering import order_moves
 
 EVERYTHING = ObjectiveConfig(1.0, 0.5, 0.2, 0.3, 0.1)
 POLICIES: list[Any] = [

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from oracles import plain_reassignment as plain
-from virtgym.envs.rescheduling.reassignment import ReassignmentProblem, State, read_problem
+from virtgym.envs.rescheduling.reassignment.instance import ReassignmentProblem
+from virtgym.envs.rescheduling.reassignment.reading import read_problem
+from virtgym.envs.rescheduling.reassignment.state import State
 from virtgym.policies.solvers.reassignment.methods import METHODS, Clock
 from virtgym.policies.solvers.reassignment.neighbourhood import place_anew
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from virtgym.envs.cluster.candidates import CANDIDATES, CandidateSettings, register_candidate
 from virtgym.envs.cluster.candidates.columns import CANDIDATE_COLUMNS
-from virtgym.envs.cluster.candidates.settings import KINDS, OWN, PLAN
+from virtgym.envs.cluster.candidates.plugins import CANDIDATES, register_candidate
+from virtgym.envs.cluster.candidates.settings import KINDS, OWN, PLAN, CandidateSettings
 from virtgym.envs.cluster.env import ClusterEnv
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.decisions import Decisions

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from virtgym.envs.errors import TraceError
-from virtgym.envs.traces import guess_format, read_trace
+from virtgym.envs.traces import read_trace
 from virtgym.envs.traces.formats.bitbrains import BITBRAINS_COLUMNS, read_bitbrains
+from virtgym.envs.traces.readers import guess_format
 
 HEADER = ";\t".join(BITBRAINS_COLUMNS)
 START = 1376314846

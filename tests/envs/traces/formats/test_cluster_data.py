@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from virtgym.envs.errors import TraceError
-from virtgym.envs.traces import guess_format, read_alibaba, read_azure, read_google, read_trace
-from virtgym.envs.traces.formats.google import TASK_EVENT_COLUMNS, TASK_USAGE_COLUMNS
+from virtgym.envs.traces import read_trace
+from virtgym.envs.traces.formats.alibaba import read_alibaba
+from virtgym.envs.traces.formats.azure import read_azure
+from virtgym.envs.traces.formats.google import TASK_EVENT_COLUMNS, TASK_USAGE_COLUMNS, read_google
+from virtgym.envs.traces.readers import guess_format
 
 
 def write(path: Path, rows: list[str]) -> Path:

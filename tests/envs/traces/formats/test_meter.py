@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from virtgym.envs.errors import TraceError
-from virtgym.envs.traces import check_series, guess_format
 from virtgym.envs.traces.formats.meter import read_meter
+from virtgym.envs.traces.readers import guess_format
+from virtgym.envs.traces.series import check_series
 
 
 def put(path: Path, text: str) -> Path:

@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from virtgym.envs.errors import TraceError
-from virtgym.envs.traces import check_trace, guess_format, read_opendc, read_trace
+from virtgym.envs.traces import check_trace, read_trace
+from virtgym.envs.traces.formats.opendc import read_opendc
+from virtgym.envs.traces.readers import guess_format
 
 T0 = 1_704_067_200_000  # 2024-01-01
 TASKS: dict[str, Any] = {

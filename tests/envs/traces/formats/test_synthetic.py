@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from virtgym.envs.errors import TraceError
-from virtgym.envs.traces import generate, read_trace
+from virtgym.envs.traces import read_trace
+from virtgym.envs.traces.formats.synthetic import generate
 
 # Ranges over the four training days, from the docstring of the generator.
 TARGETS = {

@@ -14,7 +14,9 @@ from hypothesis.extra import numpy as hnp
 
 from virtgym.envs.errors import TraceError
 from virtgym.envs.scenarios.scenario import build_scenario
-from virtgym.envs.traces import Trace, convert_trace, generate, read_table
+from virtgym.envs.traces import Trace, convert_trace
+from virtgym.envs.traces.formats.synthetic import generate
+from virtgym.envs.traces.formats.table import read_table
 
 HEAD = "vm,time_s,cpu\n"
 
