@@ -6,6 +6,7 @@ import ast
 import doctest
 import functools
 import importlib
+import importlib.util
 import os
 import pkgutil
 import re
@@ -215,6 +216,25 @@ def test_the_public_face_is_what_users_are_shown() -> None:
     inner = sorted({name for names in faces.values() for name in names} - words)
     assert inner == [], "nobody outside is told of these: import them from their modules"
     assert sum(map(len, faces.values())) <= MAX_NAMES
+
+
+def shown_imports() -> list[tuple[str, str]]:
+    """Module and names of every import of ours in documents, notebooks and skeletons."""
+    paths = [*REPO.glob("*.md"), *REPO.glob("docs/**/*.md"), *REPO.glob("docs/**/*.ipynb")]
+    paths += REPO.glob("experiments/cli/skeletons/*.txt")
+    line = re.compile(r"from (virtgym[\w.]*) import ((?:\w+, )*\w+)")
+    return sorted({found for path in paths for found in line.findall(path.read_text(encoding="utf-8"))})
+
+
+@pytest.mark.parametrize(("module", "names"), shown_imports())
+def test_what_documents_import_is_there(module: str, names: str) -> None:
+    if module.startswith(
+        tuple(f"virtgym.{room.removesuffix('.py').replace('/', '.')}" for room in TORCH_ROOMS)
+    ):
+        pytest.importorskip("sb3_contrib")
+    found = importlib.import_module(module)
+    for name in names.split(", "):
+        assert hasattr(found, name) or importlib.util.find_spec(f"{module}.{name}"), f"{module} has no {name}"
 
 
 ENGINES = ("ray", "submitit", "mkdocs")

@@ -26,7 +26,7 @@ LISTED: dict[str, tuple[str, ...]] = {
     "power": ("virtgym.envs.scenarios.power_curves:POWER_CURVES",),
     "sections": ("virtgym.experiments.report.sections:SECTIONS",),
     "inventories": ("virtgym.envs.inventory.readers:INVENTORY_FORMATS",),
-    "traces": tuple(f"virtgym.envs.traces:{kind}_FORMATS" for kind in ("TRACE", "REQUEST", "SERIES")),
+    "traces": tuple(f"virtgym.envs.traces.readers:{kind}_FORMATS" for kind in ("TRACE", "REQUEST", "SERIES")),
 }
 """Registries by the kind that lists them."""
 

@@ -362,7 +362,6 @@ def relieve(p: ClusterParams, s: ClusterState, w: DpmWork) -> None:
     for i in range(n):
         w.hosts[i] = w.order[i]
     _expect_on_nodes(p, w, w.rules.fill_share, w.rules.high)
-    w.tally.relieved = n
     collect(w)
     for i in range(n):
         _relieve_host(p, s, w, w.hosts[i])

@@ -43,7 +43,6 @@ class DpmTally(Record):
     moves = Place("migrations")
     on = Place("hosts in ``out_on``")
     candidates = Place("hosts in ``cand``")
-    relieved = Place("hosts that are relieved")
     evacuated = Place("hosts that are emptied")
 
 

@@ -105,10 +105,6 @@ class AdmissionGuard:
         """
         return ~self.dedicated
 
-    def may_move(self, v: int, h: int) -> bool:
-        """Whether a VM may migrate to a host."""
-        return not self.dedicated[need_index("guarantee", "host", h, self.view.n_hosts)]
-
     def may_admit(self, vms: I4) -> B1:
         """Whether each of some VMs, by itself, may be started, shape (N,).
 

@@ -54,9 +54,6 @@ class Rules:
         should: Where VMs are to run if possible.
 
     Examples:
-        >>> rules = Rules(affinity=((0, 1),), anti_affinity=((1, 2),), must=(VmHostRule((2,), (0, 3)),))
-        >>> sorted(rules.allowed_hosts(2))
-        [0, 3]
         >>> Rules(affinity=((0, 1), (1, 2)), anti_affinity=((0, 2),)).check(3, 4)
         Traceback (most recent call last):
             ...
@@ -84,10 +81,6 @@ class Rules:
     def joined(self) -> tuple[Group, ...]:
         """Affinity, with groups that have a VM in common made one; sorted."""
         return merge_groups(self.affinity)
-
-    def allowed_hosts(self, vm: int) -> frozenset[int] | None:
-        """Hosts on which a VM must run; None = any."""
-        return self._allowed().get(vm)
 
     def check(
         self,

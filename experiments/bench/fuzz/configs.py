@@ -5,21 +5,17 @@ Each ends in a result or in one line that names the key; none in a traceback, a 
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from virtgym.envs.errors import ConfigError
 from virtgym.policies.registry import POLICIES, policy_class, policy_task
 from virtgym.policies.schema import parameter_types
 
-from ...cli.commands import main
 from ...config.compose import compose_run
-from .runner import Attempt, Rng
+from .runner import Attempt, Rng, run_command
 
 HOSTILE: tuple[str, ...] = (
     *("5", "null", "{}", "[[1,2],[3]]", "-1", "0", "nan", "inf", "-inf", "1e11", "100000000000", "1e308"),
@@ -100,12 +96,6 @@ def draw(rng: Rng) -> Attempt:
 
     def run(folder: Path) -> None:
         os.chdir(folder)
-        said = io.StringIO()
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
-            code = main(["evaluate", "out=run", *arguments])
-        if code == 2:
-            raise ConfigError(said.getvalue().strip().rpartition("virtgym")[2])
-        if code != 0:
-            raise RuntimeError(said.getvalue())
+        run_command(["evaluate", "out=run", *arguments])
 
     return Attempt(label, run)

@@ -10,8 +10,10 @@ A kind is a module with a function ``draw(rng) -> Attempt``; ``KINDS`` lists the
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import importlib
+import io
 import json
 import os
 import resource
@@ -29,13 +31,14 @@ from pathlib import Path
 
 import numpy as np
 
-from virtgym.envs.errors import VirtgymError
+from virtgym.envs.errors import ConfigError, VirtgymError
 
 KINDS = {
     "traces": "traces",
     "configs": "configs",
     "agents": "agents",
     "results": "results",
+    "inputs": "inputs",
 }
 """Kinds of input: name to the module, beside this one, that draws attempts."""
 OUTCOMES = ("accepted", "refused", "traceback", "warning", "hang", "memory", "crash")
@@ -75,6 +78,24 @@ def draw_attempts(kind: str, seed: int, numbers: Sequence[int]) -> Iterator[tupl
     draw: Callable[[Rng], Attempt] = importlib.import_module(f".{KINDS[kind]}", __package__).draw
     for number in numbers:
         yield number, draw(np.random.default_rng([seed, number]))
+
+
+def run_command(arguments: Sequence[str]) -> None:
+    """Run ``virtgym`` in this process.
+
+    Raises:
+        ConfigError: For exit code 2, with what it said.
+        RuntimeError: For another one that is not 0.
+    """
+    from ...cli.commands import main as virtgym
+
+    said = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        code = virtgym(list(arguments))
+    if code == 2:
+        raise ConfigError(said.getvalue().strip().rpartition("virtgym")[2])
+    if code != 0:
+        raise RuntimeError(said.getvalue())
 
 
 def mutate_bytes(rng: Rng, content: bytes) -> bytes:

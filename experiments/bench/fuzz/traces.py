@@ -244,7 +244,7 @@ def _use(path: Path, sample: Sample, format: str, options: list[str]) -> None:
             return
 
 
-def _change_cell(rng: Rng, text: str) -> str:
+def change_cell(rng: Rng, text: str) -> str:
     """Put something hostile into a field of one line, or into all lines' field of that place."""
     lines = text.split("\n")
     line = int(rng.integers(len(lines) - 1 or 1))
@@ -378,7 +378,7 @@ def _change_database(rng: Rng, path: Path) -> None:
         database.commit()
 
 
-def _change_kind(rng: Rng, path: Path) -> None:
+def change_kind(rng: Rng, path: Path) -> None:
     """Put something in the place of a file that is none."""
     path.unlink()
     what = str(
@@ -470,14 +470,14 @@ def draw(rng: Rng) -> Attempt:
             (inner / used).write_bytes(mutate_gzip(rng, path.read_bytes()))
             path.unlink()
         elif kind in ("cell", "json"):
-            changed = (_change_cell if kind == "cell" else _change_json)(rng, sample.texts[name])
+            changed = (change_cell if kind == "cell" else _change_json)(rng, sample.texts[name])
             path.write_text(changed, encoding="utf-8", errors="surrogateescape")
         elif kind == "table":
             _change_table(rng, path, sample.tables[name])
         elif kind == "name":
             used = _rename(rng, inner, path.relative_to(inner).as_posix())
         else:
-            {"database": _change_database, "npy": _change_npy, "kind": _change_kind}[kind](rng, path)
+            {"database": _change_database, "npy": _change_npy, "kind": change_kind}[kind](rng, path)
         given = inner / used if used != name else path
         _use(given if sample.single else inner, sample, format, pairs)
 

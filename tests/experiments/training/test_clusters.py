@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import json
 import signal
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,13 +70,26 @@ def errors(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line for line in capsys.readouterr().err.splitlines() if line]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of an agent's training in one go, which is run once."""
+
+    @functools.cache
+    def run(agent: str) -> Path:
+        out = tmp_path_factory.mktemp(agent) / "run"
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            assert train(agent, f"out={out}") == 0
+        assert f"agent: {out / 'agent'}" in said.getvalue()
+        return out
+
+    return run
+
+
 @pytest.mark.parametrize("agent", list(AGENTS))
 def test_every_agent_trains_to_a_policy_by_folder(
-    agent: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    agent: str, tmp_path: Path, trained: Callable[[str], Path]
 ) -> None:
-    out = tmp_path / "run"
-    assert train(agent, f"out={out}") == 0
-    assert f"agent: {out / 'agent'}" in capsys.readouterr().out
+    out = trained(agent)
     progress = pd.read_csv(out / "progress.csv")
     assert len(progress) == 4
     np.testing.assert_array_equal(progress["best"], progress["objective"].cummin())
@@ -126,12 +143,12 @@ def assert_same_training(one: Path, two: Path) -> None:
         np.testing.assert_array_equal(mine[name], theirs[name])
 
 
-def test_a_training_that_broke_off_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_that_broke_off_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Callable[[str], Path]
+) -> None:
     """The same weights and progress, to the bit, as in one go; also where an episode was under way."""
-    one, two = tmp_path / "one", tmp_path / "two"
     for agent in ("ppo", "dqn", "imitation", "expert_iteration"):
-        a, b = one / agent, two / agent
-        assert train(agent, f"out={a}") == 0
+        b = tmp_path / agent
 
         def fail(*_: Any) -> None:
             raise RuntimeError("power cut")
@@ -142,20 +159,19 @@ def test_a_training_that_broke_off_ends_the_same(tmp_path: Path, monkeypatch: py
         assert not json.loads((b / "train.json").read_text())["finished"]
         assert (b / "checkpoint.npz").exists()
         assert train(agent, f"out={b}", "checkpoint_every=100") == 0
-        assert_same_training(a, b)
+        assert_same_training(trained(agent), b)
 
 
 @pytest.mark.parametrize("agent", ["ppo", "imitation", "expert_iteration"])
-def test_a_training_that_was_killed_ends_the_same(agent: str, tmp_path: Path) -> None:
+def test_a_training_that_was_killed_ends_the_same(
+    agent: str, tmp_path: Path, trained: Callable[[str], Path]
+) -> None:
     """kill -9 of a process of its own; expert iteration is killed while it searches or imitates."""
-    one, two = tmp_path / "one", tmp_path / "two"
     typed = (*TINY, f"agent={agent}", *AGENTS[agent], "checkpoint_every=100")
-    for folder in (one, two):
-        if folder == two:
-            killed_run(two, typed, 1, signal.SIGKILL, TWO_DAYS)
-            assert not json.loads((two / "train.json").read_text())["finished"]
-        assert main(["train", *typed, f"out={folder}"]) == 0
-    assert_same_training(one, two)
+    killed_run(tmp_path, typed, 1, signal.SIGKILL, TWO_DAYS)
+    assert not json.loads((tmp_path / "train.json").read_text())["finished"]
+    assert main(["train", *typed, f"out={tmp_path}"]) == 0
+    assert_same_training(trained(agent), tmp_path)
 
 
 def _second(fail: Any) -> Any:
@@ -171,11 +187,10 @@ def _second(fail: Any) -> Any:
     return write
 
 
-def test_another_agent_is_begun_with(tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    assert train("ppo", f"out={first}") == 0
-    assert train("ppo", "total_timesteps=0", f"initial={first / 'agent'}", f"out={second}") == 0
-    a, b = (load_agent(folder / "agent").members[0].weights for folder in (first, second))
+def test_another_agent_is_begun_with(tmp_path: Path, trained: Callable[[str], Path]) -> None:
+    first = trained("ppo")
+    assert train("ppo", "total_timesteps=0", f"initial={first / 'agent'}", f"out={tmp_path}") == 0
+    a, b = (load_agent(folder / "agent").members[0].weights for folder in (first, tmp_path))
     for name in a:
         np.testing.assert_array_equal(a[name], b[name])
 

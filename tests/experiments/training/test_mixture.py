@@ -38,11 +38,23 @@ AGENTS: dict[str, tuple[str, ...]] = {
 }
 
 
+DAYS: dict[tuple[Any, ...], Any] = {}
+"""What was measured, by scenario, rules and seed."""
+
+
 @pytest.fixture(autouse=True)
 def few_days(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Validate and measure on one day."""
+    """Validate and measure on one day, each but once."""
     monkeypatch.setattr(cluster_task, "validation_seeds", lambda scenario: [2000])
     monkeypatch.setattr(mixture, "N_DAYS", 1)
+    play = mixture._day
+
+    def day(scenario: Any, rules: Any, seed: int) -> Any:
+        key = (repr(scenario.config), *rules, seed)
+        DAYS[key] = DAYS.get(key) or play(scenario, rules, seed)
+        return DAYS[key]
+
+    monkeypatch.setattr(mixture, "_day", day)
 
 
 def train(agent: str, *arguments: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 import signal
@@ -100,10 +101,19 @@ def test_tensorboard_is_written(tmp_path: Path) -> None:
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
 
 
-def test_one_seed_one_result(tmp_path: Path) -> None:
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        assert train(*PPO, f"seed={seed}", f"out={tmp_path / name}") == 0
-    a, b, c = (load_agent(tmp_path / name / "agent").members[0].weights for name in "abc")
+@pytest.fixture(scope="module")
+def ppo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training that tests look at and leave as it is."""
+    out = tmp_path_factory.mktemp("ppo") / "run"
+    assert train(*PPO, f"out={out}") == 0
+    return out
+
+
+def test_one_seed_one_result(tmp_path: Path, ppo: Path) -> None:
+    for seed in (0, 1):
+        assert train(*PPO, f"seed={seed}", f"out={tmp_path / str(seed)}") == 0
+    folders = (ppo, tmp_path / "0", tmp_path / "1")
+    a, b, c = (load_agent(folder / "agent").members[0].weights for folder in folders)
     for name in a:
         np.testing.assert_array_equal(a[name], b[name])
     assert any((a[name] != c[name]).any() for name in a)
@@ -146,6 +156,22 @@ AGENTS: dict[str, tuple[str, ...]] = {
 }
 
 
+SETTINGS = ("total_timesteps=8000", "eval_every=2000")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of an agent's training in one go, which is run once."""
+
+    @functools.cache
+    def run(agent: str) -> Path:
+        out = tmp_path_factory.mktemp(agent) / "run"
+        assert train(*AGENTS[agent], *SETTINGS, f"out={out}") == 0
+        return out
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("agent", "number"),
     [
@@ -155,11 +181,12 @@ AGENTS: dict[str, tuple[str, ...]] = {
         ("ppo", signal.SIGINT),
     ],
 )
-def test_killed_in_the_middle_it_ends_the_same(agent: str, number: int, tmp_path: Path) -> None:
+def test_killed_in_the_middle_it_ends_the_same(
+    agent: str, number: int, tmp_path: Path, whole: Callable[[str], Path]
+) -> None:
     """kill -9 or Ctrl-C, the same command again: the same weights and progress as a run in one go."""
-    settings = (*AGENTS[agent], "total_timesteps=8000", "eval_every=2000")
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert train(*settings, f"out={one}") == 0
+    settings = (*AGENTS[agent], *SETTINGS)
+    one, two = whole(agent), tmp_path
     killed_run(two, (*TINY, *settings), 2, number)
     assert not json.loads((two / "train.json").read_text())["finished"]
     assert (two / "checkpoint.npz").exists()
@@ -276,12 +303,10 @@ def _nothing() -> Any:
     return contextlib.nullcontext()
 
 
-def test_training_begins_with_the_weights_of_another_agent(tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    assert train(*PPO, f"out={first}") == 0
-    settings = (*PPO, "total_timesteps=0", f"initial={first / 'agent'}")
-    assert train(*settings, f"out={second}") == 0
-    a, b = (load_agent(folder / "agent").members[0].weights for folder in (first, second))
+def test_training_begins_with_the_weights_of_another_agent(tmp_path: Path, ppo: Path) -> None:
+    settings = (*PPO, "total_timesteps=0", f"initial={ppo / 'agent'}")
+    assert train(*settings, f"out={tmp_path}") == 0
+    a, b = (load_agent(folder / "agent").members[0].weights for folder in (ppo, tmp_path))
     for name in a:
         np.testing.assert_array_equal(a[name], b[name])
 

@@ -197,18 +197,18 @@ def test_checks_tell_what_orders_do(random_episode: Any) -> None:
         for _ in range(3):
             p, s = sim.kernel_params, sim.kernel_state
             n_hosts, n_vms = len(sim.state.host_drain), len(sim.state.vm_state)
+            refusing = sim.fork()  # what refuses an order is as it was
+
+            def told(check: int, orders: Decisions, whole: Simulator = sim, kept: Simulator = refusing) -> None:
+                twin = kept if check else whole.fork()
+                assert [r.code for r in twin.apply(orders)] == ([check] if check else [])
+
             for h in range(-1, n_hosts + 1):
-                for check, orders in (
-                    (check_power_on(p, s, h), Decisions(power_on=indices(h))),
-                    (check_power_off(p, s, h), Decisions(power_off=indices(h))),
-                ):
-                    assert [r.code for r in sim.fork().apply(orders)] == ([check] if check else [])
+                told(check_power_on(p, s, h), Decisions(power_on=indices(h)))
+                told(check_power_off(p, s, h), Decisions(power_off=indices(h)))
                 for v in range(-1, n_vms + 1):
-                    for check, orders in (
-                        (check_move(p, s, v, h), Decisions(move_vm=indices(v), move_host=indices(h))),
-                        (check_place(p, s, v, h), Decisions(place_vm=indices(v), place_host=indices(h))),
-                    ):
-                        assert [r.code for r in sim.fork().apply(orders)] == ([check] if check else [])
+                    told(check_move(p, s, v, h), Decisions(move_vm=indices(v), move_host=indices(h)))
+                    told(check_place(p, s, v, h), Decisions(place_vm=indices(v), place_host=indices(h)))
             sim.step(episode.orders(sim))
 
 
