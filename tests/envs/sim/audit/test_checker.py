@@ -199,9 +199,9 @@ def test_checks_tell_what_orders_do(random_episode: Any) -> None:
             n_hosts, n_vms = len(sim.state.host_drain), len(sim.state.vm_state)
             refusing = sim.fork()  # what refuses an order is as it was
 
-            def told(check: int, orders: Decisions, whole: Simulator = sim, kept: Simulator = refusing) -> None:
-                twin = kept if check else whole.fork()
-                assert [r.code for r in twin.apply(orders)] == ([check] if check else [])
+            def told(code: int, orders: Decisions, whole: Simulator = sim, kept: Simulator = refusing) -> None:
+                twin = kept if code else whole.fork()
+                assert [r.code for r in twin.apply(orders)] == ([code] if code else [])
 
             for h in range(-1, n_hosts + 1):
                 told(check_power_on(p, s, h), Decisions(power_on=indices(h)))
