@@ -199,8 +199,8 @@ def test_checks_tell_what_orders_do(random_episode: Any) -> None:
             n_hosts, n_vms = len(sim.state.host_drain), len(sim.state.vm_state)
             refusing = sim.fork()  # what refuses an order is as it was
 
-            def told(code: int, orders: Decisions, whole: Simulator = sim, kept: Simulator = refusing) -> None:
-                twin = kept if code else whole.fork()
+            def told(code: int, orders: Decisions, sim: Simulator = sim, kept: Simulator = refusing) -> None:
+                twin = kept if code else sim.fork()
                 assert [r.code for r in twin.apply(orders)] == ([code] if code else [])
 
             for h in range(-1, n_hosts + 1):
