@@ -95,7 +95,7 @@ class RulePolicy(PlacementPolicy):
     """A placement rule.
 
     Attributes:
-        rule: One of ``virtgym.policies.placement.PLACEMENT_RULES``; ``run_windows`` plays it too.
+        rule: One of ``rules.PLACEMENT_RULES``; ``run_windows`` plays it too.
     """
 
     rule: str = "first_fit"

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 from virtgym.envs.lazy import lazy
 
 if TYPE_CHECKING:
+    from .base import Plan, ReschedulingPolicy
     from .destroy import DESTROYS, Scene
 
-__all__ = ["DESTROYS", "Scene"]
+__all__ = ["DESTROYS", "Plan", "ReschedulingPolicy", "Scene"]
 
 __getattr__ = lazy(
     __name__,
-    {"DESTROYS": "destroy", "Scene": "destroy"},
+    {
+        **dict.fromkeys(("Plan", "ReschedulingPolicy"), "base"),
+        **dict.fromkeys(("DESTROYS", "Scene"), "destroy"),
+    },
 )

@@ -47,6 +47,9 @@ SIGNALS: dict[str, tuple[str, float]] = {
 """Parameter, signal of the workload that it is read from, and factor between their units (Mbit/s to MB/s for
 disks). Signals without a known unit, such as shares of the largest value of all machines, are not read."""
 
+TABLES = ("table", "linear")
+"""Kinds of power curves that a table holds."""
+
 
 def make_params(config: ClusterConfig, workload: Workload) -> ClusterParams:
     """Flatten a cluster and its workload into the arrays that kernels read.
@@ -431,7 +434,7 @@ def _power(config: ClusterConfig) -> dict[str, Any]:
         "curve_exponent": np.array([1.0 if c.kind == "table" else c.exponent for c in curves]),
         "curve_scale": np.array([float(c.scale) for c in curves]),
         "curve_busy_w": np.array([float(c.busy_w) for c in curves]),
-        "curve_plain": np.array([c.kind != "fan" and c.busy_w == 0 for c in curves], dtype=np.int8),
+        "curve_plain": np.array([c.kind in TABLES and c.busy_w == 0 for c in curves], dtype=np.int8),
         "suspend_s": np.full(n, float(power.suspend_time_s)),
         "resume_s": np.full(n, float(power.resume_time_s)),
         "standby_w": power.standby_share * idle,

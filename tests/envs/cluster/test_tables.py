@@ -231,7 +231,8 @@ def test_reward_of_an_interval_by_hand(make_env: MakeEnv) -> None:
         "power_actions": 0.0,
         **dict.fromkeys(("downtime", "restarts", "ready", "swap", "illegal"), 0.0),
     }
-    assert info["reward_terms"] == pytest.approx(want)
+    assert {name: info["reward_terms"][name] for name in want} == pytest.approx(want)
+    assert info["reward_terms"].keys() == TERMS.keys()
     assert reward == pytest.approx(-want["cost"])
     assert info["step_metrics"]["energy_kwh"] == pytest.approx(energy_j / 3.6e6)
     assert info["step_metrics"]["migrations"] == 1

@@ -18,7 +18,7 @@ from virtgym.envs.sim.simulator import ClusterView, Simulator
 from virtgym.envs.sim.state.cluster_state import MIG_NONE, PENDING, RUNNING
 from virtgym.envs.sim.workload import Workload
 from virtgym.policies.forecast.regression import tricube_weights
-from virtgym.policies.literature.parts import DETECTORS
+from virtgym.policies.literature.parts import ADDITIVE, DETECTORS
 from virtgym.policies.literature.policy import ConsolidationPolicy
 
 SLACK = 1 + 1e-9
@@ -34,7 +34,7 @@ class Twin:
         self.detector = DETECTORS.find(policy.detector).factory
         self.safety = self.detector.safety if policy.safety is None else policy.safety
         self.window = self.detector.window if policy.window is None else policy.window
-        self.additive = policy.detector in ("thr", "ols", "loess")
+        self.additive = self.detector.kind == ADDITIVE
         self.taps = [float(x) for x in self.detector.taps(self.window, policy.horizon_steps)]
         self.seed = 0
         self.history: list[list[float]] = [[] for _ in range(view.n_vms)]
