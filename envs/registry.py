@@ -129,6 +129,9 @@ class Registry(Mapping[str, str]):
 
     def named(self, name: str) -> Entry | None:
         """The entry of a name that is registered by now."""
+        entry = self._entries.get(name)
+        if isinstance(entry, Entry):
+            return entry
         return next((entry for entry in self.known() if entry.name == name), None)
 
     def __getitem__(self, name: str) -> str:

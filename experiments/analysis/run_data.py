@@ -227,20 +227,25 @@ def _in_range(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     Raises:
         VirtgymError: For seeds that are none, and for more policies than a report can show.
     """
-    for name in table.columns:
+    import pandas as pd
+
+    columns: dict[Any, Any] = {}
+    for name, column in table.items():
         if name in TEXTS or name in STEP_TEXTS:
-            table[name] = table[name].astype("object").where(table[name].notna(), "").map(str)
-        elif name not in ("finished", "seed"):
-            numbers = table[name].astype("float64")
-            numbers = numbers.where(numbers.abs() <= LARGEST)
-            table[name] = numbers.where(~(numbers.abs() < 1.0 / LARGEST), 0.0)
-    seeds = table["seed"].astype("float64")
+            columns[name] = column.astype("object").where(column.notna(), "").map(str)
+        elif name in ("finished", "seed"):
+            columns[name] = column
+        else:
+            numbers = column.astype("float64").to_numpy()
+            size = np.abs(numbers)
+            columns[name] = np.where(size <= LARGEST, np.where(size < 1.0 / LARGEST, 0.0, numbers), np.nan)
+    seeds = columns["seed"].astype("float64")
     if not bool((seeds.abs() < 2**53).all()) or bool((seeds % 1 != 0).any()):
         raise VirtgymError(f"{path}: column seed has a value that is no whole number")
-    table["seed"] = seeds.astype("int64")
-    if table["policy"].nunique() > MOST_POLICIES:
+    columns["seed"] = seeds.astype("int64")
+    if columns["policy"].nunique() > MOST_POLICIES:
         raise VirtgymError(f"{path}: more than {MOST_POLICIES} policies are too many for a report")
-    return table
+    return pd.DataFrame(columns)
 
 
 def _read_results(folder: Path) -> pd.DataFrame:

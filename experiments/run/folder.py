@@ -15,6 +15,7 @@ belongs to, and for what; see ``claim_folder``.
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -500,6 +501,7 @@ def _shown(argv: Sequence[str]) -> list[str]:
     return ["virtgym" if i == 0 else shlex.quote(text) for i, text in enumerate(argv)]
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     from importlib import metadata
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.metrics import METRICS
 from virtgym.envs.sim.models.cost import GATE_OK, CostConfig, gate
@@ -174,8 +176,11 @@ def rows_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
     columns = dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)])
-    frame = pd.DataFrame([dict(row) for row in rows], columns=list(columns))
     whole = ("seed", "steps", "n_hosts", "n_vms")
-    types: dict[str, Any] = dict.fromkeys(columns, "float64")
-    types |= dict.fromkeys(TEXTS, "str") | dict.fromkeys(whole, "int64") | {"finished": "bool"}
-    return frame.astype(types)
+    types = dict.fromkeys(TEXTS, "str") | dict.fromkeys(whole, "int64") | {"finished": "bool"}
+    found: dict[str, Any] = {}
+    for name in columns:
+        values = [row.get(name, math.nan) for row in rows]
+        of_type = pd.Series(values, dtype="object").astype(types[name]) if name in types else None
+        found[name] = np.array(values, dtype=np.float64) if of_type is None else of_type
+    return pd.DataFrame(found)
