@@ -84,7 +84,7 @@ _STATS = _csv(
 
 def _matrix(name: str, *lines: tuple[dict[str, str], float]) -> dict[str, Any]:
     """An answer of Prometheus: a straight line for each metric, by its slope."""
-    result = [
+    result: list[dict[str, Any]] = [
         {
             "metric": {"__name__": name, **labels},
             "values": [[_T0 + 300 * k, f"{4096 + slope * 300 * k:g}" if slope else "4"] for k in range(5)],
@@ -96,19 +96,17 @@ def _matrix(name: str, *lines: tuple[dict[str, str], float]) -> dict[str, Any]:
 
 _KVM = [{"instance": f"kvm{h}:9100"} for h in range(2)]
 _DOMAINS = [{"domain": f"i-{v}", "instance": f"kvm{v % 2}:9177"} for v in range(3)]
-_PROMETHEUS = {
-    f"{name}.json": _matrix(name, *lines)
-    for name, lines in {
-        "libvirt_domain_info_cpu_time_seconds_total": [(vm, 0.5) for vm in _DOMAINS],
-        "libvirt_domain_info_virtual_cpus": [(vm, 0.0) for vm in _DOMAINS],
-        "libvirt_domain_info_maximum_memory_bytes": [(vm, 1e6) for vm in _DOMAINS],
-        "node_memory_MemTotal_bytes": [(node, 2**28) for node in _KVM],
-        "node_cpu_seconds_total": [
-            ({**node, "cpu": str(c), "mode": "idle"}, 1.0) for node in _KVM for c in range(8)
-        ],
-        "node_cpu_frequency_max_hertz": [({**node, "cpu": "0"}, 1e6) for node in _KVM],
-    }.items()
-}  # fmt: skip
+_SERIES: dict[str, list[tuple[dict[str, str], float]]] = {
+    "libvirt_domain_info_cpu_time_seconds_total": [(vm, 0.5) for vm in _DOMAINS],
+    "libvirt_domain_info_virtual_cpus": [(vm, 0.0) for vm in _DOMAINS],
+    "libvirt_domain_info_maximum_memory_bytes": [(vm, 1e6) for vm in _DOMAINS],
+    "node_memory_MemTotal_bytes": [(node, 2**28) for node in _KVM],
+    "node_cpu_seconds_total": [
+        ({**node, "cpu": str(c), "mode": "idle"}, 1.0) for node in _KVM for c in range(8)
+    ],
+    "node_cpu_frequency_max_hertz": [({**node, "cpu": "0"}, 1e6) for node in _KVM],
+}
+_PROMETHEUS = {f"{name}.json": _matrix(name, *lines) for name, lines in _SERIES.items()}
 _PVE = {
     "resources.json": {
         "data": [
