@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -24,6 +25,17 @@ from virtgym.envs.sim.workload import Workload
 
 REPO = Path(__file__).resolve().parent.parent
 
+
+hypothesis.settings.register_profile(
+    "the same whatever else the machine does",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[
+        hypothesis.HealthCheck.too_slow,
+        hypothesis.HealthCheck.function_scoped_fixture,
+    ],
+)
+hypothesis.settings.load_profile("the same whatever else the machine does")
 
 MakeCluster = Callable[..., ClusterConfig]
 MakeWorkload = Callable[..., Workload]

@@ -254,7 +254,7 @@ SIZES = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(SIZES, min_size=1, max_size=40),
     st.integers(1, 3),

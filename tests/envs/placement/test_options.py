@@ -58,7 +58,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(SIZES, min_size=1, max_size=40),
     st.integers(1, 3),

@@ -58,7 +58,7 @@ def play(env: PlacementEnv, seed: int, steps: int = 60) -> Any:
             return
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(config=games(), observation=st.sampled_from(OBSERVATIONS), seed=st.integers(0, 2**20))
 def test_every_observation_lies_in_its_space(config: dict[str, Any], observation: str, seed: int) -> None:
     env = PlacementEnv(config=config, observation=observation)
@@ -122,7 +122,7 @@ def recount(env: PlacementEnv) -> tuple[list[dict[str, float]], dict[str, float]
     return rows, cluster
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(config=games(), seed=st.integers(0, 2**20))
 def test_slot_columns_are_what_counting_gives(config: dict[str, Any], seed: int) -> None:
     """On the way, and when the game is over, where nothing is pending."""

@@ -31,7 +31,7 @@ from virtgym.envs.sim.models.scheduling import (
 )
 
 SEEDS = st.integers(0, 2**32 - 1)
-MANY = settings(max_examples=80, deadline=None, derandomize=True)
+MANY = settings(max_examples=80)
 SUBMODELS = ("overhead", "cpu", "numa", "memory")
 CORE = 2000.0
 

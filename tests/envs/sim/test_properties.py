@@ -25,8 +25,8 @@ INTEGRALS = (
     "vm_mig_lost",
     "vm_down_s",
 )
-MANY = settings(max_examples=150, deadline=None, derandomize=True)
-SOME = settings(max_examples=25, deadline=None, derandomize=True)
+MANY = settings(max_examples=150)
+SOME = settings(max_examples=25)
 
 
 def start(episode: Any, **options: Any) -> Simulator:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtgym.envs.errors import TraceError
@@ -61,7 +61,7 @@ CASES: dict[str, tuple[Callable[..., Trace], str, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(data=st.data())
 def test_damage(tmp_path: Path, case: str, data: st.DataObject) -> None:
     reader, name, others = CASES[case]

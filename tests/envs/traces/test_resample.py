@@ -65,7 +65,7 @@ def plain(rows: Rows, sample_s: float) -> NDArray[np.float64]:
     return util
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(rows=contiguous(), sample_s=st.sampled_from([7.0, 10.0, 30.0]), chunk=st.sampled_from([3, 4_000_000]))
 def test_twin_and_conservation(rows: Rows, sample_s: float, chunk: int) -> None:
     before = resample._CHUNK
@@ -83,7 +83,7 @@ def test_twin_and_conservation(rows: Rows, sample_s: float, chunk: int) -> None:
         assert float((life * trace.util)[:, vm].sum()) == pytest.approx(work, rel=1e-9, abs=1e-9)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(values=st.lists(st.floats(0, 1), min_size=1, max_size=40), sample_s=st.sampled_from([0.1, 7.0, 300.0]))
 def test_values_on_the_grid_are_kept_bit_for_bit(values: list[float], sample_s: float) -> None:
     edges = np.arange(len(values) + 1) * sample_s

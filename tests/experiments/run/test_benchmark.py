@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +16,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from oracles.killed import ended_command
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.metrics import METRICS
 from virtgym.envs.sim.models.cost import TERMS
 from virtgym.experiments.cli.benchmark import Outcome, benchmark
+from virtgym.experiments.cli.commands import main
 from virtgym.experiments.config.compose import compose_run
 from virtgym.experiments.run.cell import evaluate, load_scenario
 from virtgym.experiments.run.folder import cell_name
@@ -196,44 +195,26 @@ def test_one_failing_cell_stops_no_other(tmp_path: Path, monkeypatch: pytest.Mon
     assert json.loads((tmp_path / "run" / "run.json").read_text())["finished"] is False
 
 
-def _start(out: Path, *arguments: str) -> subprocess.Popen[str]:
-    grid = ("policies=[static,thr-mmt,ols-mmt,mad-mc]", "seeds=[0,1,2]")
-    command = [sys.executable, "-m", "virtgym.experiments.cli", "benchmark", "scenario=planetlab", *grid]
-    return subprocess.Popen(
-        [*command, f"out={out}", "report=false", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # signals go to the whole group, as from a terminal
-        # whoever started the tests in the background let them ignore Ctrl-C
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def _wait_for(process: subprocess.Popen[str], cells: int) -> None:
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith(f"[{cells}/"):
-            return
-    pytest.fail(f"ended before {cells} cells: {process.wait()}")
+GRID = (
+    *("benchmark", "scenario=planetlab", "policies=[static,thr-mmt,ols-mmt,mad-mc]", "seeds=[0,1,2]"),
+    *("scenario.hosts.0.count=20", "scenario.hosts.1.count=20", "scenario.trace.options.n_vms=60"),
+)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_kill_9_loses_only_the_cells_in_flight(tmp_path: Path, workers: int) -> None:
+def test_kill_9_loses_only_the_cells_in_flight(
+    tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "run"
-    process = _start(out, f"workers={workers}")
-    _wait_for(process, 3)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    command = (*GRID, "report=false", f"out={out}")
+    ended_command((*command, f"workers={workers}"), 3, signal.SIGKILL).communicate()
     before = {n: v for n, v in stamps(out).items() if n.endswith(".json") and not n.startswith(".")}
     assert 3 <= len(before) < 12
     for name, (_, content) in before.items():
         assert json.loads(content)["cell"]["rows"][0]["finished"] is True, name
 
-    process = _start(out)
-    _, err = process.communicate()
-    assert process.returncode == 0
-    assert f"skipped {len(before)} finished cells of 12" in err
+    assert main(command) == 0
+    assert f"skipped {len(before)} finished cells of 12" in capsys.readouterr().err
     after = stamps(out)
     assert {name: after[name] for name in before} == before
     rows = pd.read_parquet(out / "results.parquet")
@@ -244,9 +225,7 @@ def test_kill_9_loses_only_the_cells_in_flight(tmp_path: Path, workers: int) -> 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path, workers: int) -> None:
     out = tmp_path / "run"
-    process = _start(out, f"workers={workers}")
-    _wait_for(process, 2)
-    os.killpg(process.pid, signal.SIGINT)
+    process = ended_command((*GRID, "report=false", f"out={out}", f"workers={workers}"), 2, signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130
     last = err.strip().splitlines()[-1]

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from oracles.killed_training import killed_run
+from oracles.killed import killed_run
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.scenarios.scenario import build_scenario
 from virtgym.experiments.cli.commands import main

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 from hydra.core.config_store import ConfigStore
 
-from oracles.killed_training import killed_run
+from oracles.killed import killed_run
 from virtgym.experiments.cli.commands import main
 from virtgym.experiments.training import agents as train_agents
 from virtgym.experiments.training.compose import compose_training

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
-import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 
 pytest.importorskip("optuna")
 
+from oracles.killed import ended_command
 from virtgym.experiments.cli.commands import main
 from virtgym.experiments.config.yamlio import load_yaml
 from virtgym.experiments.tune.plan import compose_tune
@@ -109,14 +108,7 @@ def unpruned(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 def test_kill_9_loses_no_finished_trial(tmp_path: Path, workers: int, unpruned: pd.DataFrame) -> None:
     arguments = (*RANDOM, "pruning=none", "n_trials=12")
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "virtgym.experiments.cli", "tune", *arguments, f"workers={workers}"]
-    process = subprocess.Popen(
-        [*command, f"out={out}"], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert process.stderr is not None
-    assert any(line.startswith("[3/") for line in process.stderr)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    ended_command(("tune", *arguments, f"workers={workers}", f"out={out}"), 3, signal.SIGKILL).communicate()
     with open(out / "study.journal", "ab") as journal:  # as if killed while it wrote
         journal.write(b'{"op_code": 5, "wor')
     before = pd.read_csv(out / "trials.csv").query("state == 'complete'")

@@ -206,7 +206,7 @@ def test_empty_histories_are_harmless(name: str) -> None:
     assert forecaster.predict(np.zeros((5, 0))).shape == (0,)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(sorted(FORECASTERS)),
     st.integers(1, 50),

@@ -198,7 +198,7 @@ def test_plans_and_bounds_against_brute_force(first: int) -> None:
 
 
 @given(st.integers(0, 2**31), st.integers(1, 14), st.integers(2, 7))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_plan_is_allowed_and_never_worse_than_staying(seed: int, n_vms: int, n_hosts: int) -> None:
     p = random_problem(seed, max(2, n_vms), n_hosts)
     result = solve_consolidation(p, rounds=200, seed=seed % 5)
@@ -218,7 +218,7 @@ def test_a_plan_is_allowed_and_never_worse_than_staying(seed: int, n_vms: int, n
 
 
 @given(st.integers(0, 2**31))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_patterns_only_raise_the_bound(seed: int) -> None:
     p = random_problem(seed, 12, 5, rules=PlacementRules(), host_allowed=None)
     items = make_items(p)

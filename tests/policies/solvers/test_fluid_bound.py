@@ -67,7 +67,7 @@ def test_each_stretch_has_its_price() -> None:
     assert fluid_bound(two).cost == pytest.approx(0.1 + 0.2 * 0.5 * 3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32))
 def test_no_choice_of_whole_hosts_is_cheaper(seed: int) -> None:
     rng = np.random.default_rng(seed)

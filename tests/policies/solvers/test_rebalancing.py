@@ -95,7 +95,7 @@ def test_least_imbalance_within_a_limit_against_brute_force(measure: str) -> Non
 
 
 @given(st.integers(0, 2**31), st.integers(2, 20), st.integers(2, 8), st.floats(0.0, 1.0))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_plan_never_breaks_more_nor_leaves_more_imbalance(
     seed: int, n_vms: int, n_hosts: int, share: float
 ) -> None:

@@ -23,7 +23,7 @@ from virtgym.envs.sim.models.admission import (
     write_may_leave,
 )
 
-MANY = settings(max_examples=200, deadline=None, derandomize=True)
+MANY = settings(max_examples=200)
 GHZ, GIB = 1000.0, 1024.0
 
 

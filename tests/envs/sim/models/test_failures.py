@@ -28,7 +28,7 @@ from virtgym.envs.sim.models.failures import (
     weibull_mean_h,
 )
 
-MANY = settings(max_examples=150, deadline=None, derandomize=True)
+MANY = settings(max_examples=150)
 HOUR, DAY = 3600.0, 86_400.0
 YEAR = 365 * DAY
 

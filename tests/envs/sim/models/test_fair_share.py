@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from virtgym.envs.arrays import F8
 from virtgym.envs.sim.models.fair_share import max_min_rates
 
-MANY = settings(max_examples=200, deadline=None, derandomize=True)
+MANY = settings(max_examples=200)
 
 
 def solve(first: Any, second: Any, cap: Any, capacity: Any) -> F8:

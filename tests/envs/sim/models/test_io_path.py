@@ -26,7 +26,7 @@ from virtgym.envs.sim.models.io_path import (
 from virtgym.envs.sim.models.precopy import MBIT_PER_MIB, PrecopyConfig
 
 Make = Callable[..., Any]
-MANY = settings(max_examples=200, deadline=None, derandomize=True)
+MANY = settings(max_examples=200)
 
 
 def costs(mode: Any, rate: Any, waiting: Any = 0.0, config: IoConfig | None = None) -> tuple[F8, F8]:

@@ -28,7 +28,7 @@ from virtgym.envs.sim.models.memory import (
 from virtgym.envs.sim.models.memory_tiers import memory_scratch, reclaim_host
 
 SEEDS = st.integers(0, 2**32 - 1)
-MANY = settings(max_examples=150, deadline=None, derandomize=True)
+MANY = settings(max_examples=150)
 CONFIG = MemoryConfig()
 GIB = 1024.0
 AMOUNTS = ("vm_shared_mib", "vm_ballooned_mib", "vm_compressed_mib", "vm_swapped_mib", "vm_blocked_mib")

@@ -27,7 +27,7 @@ from virtgym.envs.sim.models.numa_nodes import (
 )
 
 SEEDS = st.integers(0, 2**32 - 1)
-MANY = settings(max_examples=150, deadline=None, derandomize=True)
+MANY = settings(max_examples=150)
 ON = np.ones(1, np.int8)
 
 

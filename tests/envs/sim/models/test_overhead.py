@@ -32,7 +32,7 @@ from virtgym.envs.sim.models.overhead import (
 )
 
 SEEDS = st.integers(0, 2**32 - 1)
-MANY = settings(max_examples=150, deadline=None, derandomize=True)
+MANY = settings(max_examples=150)
 CONFIG = OverheadConfig()
 
 

@@ -44,7 +44,7 @@ from virtgym.envs.sim.workload import Workload
 from virtgym.envs.traces.formats.carbon import read_carbon
 
 Make = Callable[..., Any]
-MANY = settings(max_examples=200, deadline=None, derandomize=True)
+MANY = settings(max_examples=200)
 CURVES: tuple[dict[str, Any], ...] = (
     {"power_w": "hp_ml110_g4"},
     {"curve": PowerCurve("linear", idle_w=100, peak_w=200)},
@@ -224,7 +224,7 @@ def test_a_transition_without_a_time_is_over_at_once(make_sim: Make) -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(ORDERS), st.sampled_from((1.0, 20.0, 300.0))), max_size=12))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 def test_no_host_is_lost_on_the_way(make_sim: Make, orders: list[tuple[str, float]]) -> None:
     """From wherever random orders lead, a host that fails there can be repaired and brought on."""
     sim = bring(make_sim, ON, fails=1000.0 + sum(time for _, time in orders))

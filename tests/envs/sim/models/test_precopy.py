@@ -43,7 +43,7 @@ from virtgym.envs.sim.models.precopy import (
 )
 
 Make = Callable[..., Any]
-MANY = settings(max_examples=200, deadline=None, derandomize=True)
+MANY = settings(max_examples=200)
 
 
 def idle_state() -> PrecopyState:
@@ -211,7 +211,7 @@ def test_the_machine_equals_the_closed_form() -> None:
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 def test_how_often_one_looks_changes_nothing(seed: int) -> None:
     rng = np.random.default_rng(seed)
     rates, dirts = rng.uniform(5, 100, 50), rng.uniform(0, 60, 50)

@@ -55,7 +55,7 @@ def test_a_vm_host_rule_needs_both(vms: Any, hosts: Any, message: str) -> None:
         VmHostRule(vms, hosts)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.lists(st.integers(0, 7), min_size=2, max_size=3, unique=True).map(tuple), max_size=5))
 def test_joined_groups_are_the_connected_parts(groups: list[tuple[int, ...]]) -> None:
     near = np.eye(8, dtype=bool)
@@ -114,7 +114,7 @@ def test_a_rule_about_one_vm_asks_for_nothing(make_sim: MakeSim) -> None:
         assert make_sim([[0.1, 0.1]], n_hosts=1, rules=rules).config.rules is rules
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(0, 8), st.integers(1, 8)), min_size=1, max_size=6),
     st.integers(1, 4),

@@ -25,7 +25,7 @@ from virtgym.envs.sim.models.standby import StandbyConfig, mirror_loss, mirror_n
 from virtgym.envs.sim.simulator import Simulator
 
 Make = Callable[..., Any]
-MANY = settings(max_examples=200, deadline=None, derandomize=True)
+MANY = settings(max_examples=200)
 
 PENDING, RUNNING, STARTING = 1, 2, 4
 ON, FAILED = 2, 7

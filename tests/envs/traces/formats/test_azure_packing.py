@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtgym.envs.errors import TraceError
@@ -128,7 +128,7 @@ def test_an_empty_text_is_no_end(tmp_path: Path) -> None:
     assert read_azure_packing(path).lifetime_s.tolist() == [np.inf]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(rows=st.integers(1, 9), data=st.data())
 def test_corrupting_one_row_names_it(tmp_path: Path, rows: int, data: st.DataObject) -> None:
     vms: list[list[Any]] = [[row, 1, 10, 0, row * 0.5, row * 0.5 + 1] for row in range(rows)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtgym.envs.errors import TraceError
@@ -71,7 +71,7 @@ def test_events(tmp_path: Path) -> None:
     )
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100)
 @given(
     vms=st.lists(
         st.tuples(st.integers(1, 64), st.integers(1, 128), st.integers(0, 9), st.integers(0, 9) | st.none()),
@@ -196,7 +196,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 BAD_FIELD = st.sampled_from(["", "x", "nan", "-1", "--1", "1e999x", "\x00", "1 2", "0x1p3", "1,1"])
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(rows=st.integers(1, 12), data=st.data(), events=st.booleans())
 def test_corrupting_one_line_names_it(tmp_path: Path, rows: int, data: st.DataObject, events: bool) -> None:
     last = "0" if events else "9"
@@ -211,7 +211,7 @@ def test_corrupting_one_line_names_it(tmp_path: Path, rows: int, data: st.DataOb
     assert message(path).startswith(f"{path}:{row + 2}: ")
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100)
 @given(content=st.binary(max_size=60) | st.text("0123456789,.-+enaif\r\n ", max_size=60).map(str.encode))
 def test_whatever_the_bytes_it_reads_or_says_why(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "r.csv"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virtgym.envs.errors import TraceError
@@ -144,7 +144,7 @@ def test_unreadable_file(day: Path) -> None:
     assert "cannot be read" in message(day)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_fast_path_equals_slow_path(data: st.DataObject) -> None:
     samples = data.draw(st.integers(1, 12))
@@ -158,7 +158,7 @@ def test_fast_path_equals_slow_path(data: st.DataObject) -> None:
     assert np.array_equal(fast, _parse_slow(paths, contents, samples))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(
     vm=st.integers(0, 3),
     line=st.integers(1, 20),
@@ -178,7 +178,7 @@ def test_one_corrupt_line_is_named(tmp_path: Path, vm: int, line: int, junk: str
     assert message(folder, expected=21).startswith(f"{folder / f'vm{vm}'}:{line}: ")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.binary(max_size=40))
 def test_any_bytes_are_read_or_refused(text: bytes) -> None:
     """The fast path accepts nothing that the slow path refuses."""

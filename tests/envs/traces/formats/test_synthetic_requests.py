@@ -88,7 +88,7 @@ def test_the_seed_decides() -> None:
     assert read_requests().n_requests == 20_000
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 2**32),
     n=st.integers(1, 400),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -298,13 +298,13 @@ def traces(draw: st.DrawFn) -> Trace:
     )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(trace=traces(), suffix=st.sampled_from(["parquet", "csv"]))
 def test_round_trip(tmp_path: Path, trace: Trace, suffix: str) -> None:
     assert_same(read_table(convert_trace(trace, tmp_path / f"t.{suffix}")), trace)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(row=st.integers(0, 19), bad=st.sampled_from(["-0.1", "1.01", "x", "nan", "inf", "", "1,2"]))
 def test_one_corrupt_row_is_named(tmp_path: Path, row: int, bad: str) -> None:
     rows = [f"vm{k % 4},{60 * (k // 4)},0.5" for k in range(20)]
