@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,11 @@ def check_video(path: Path) -> None:
     folder = path.absolute().parent
     while not folder.exists():
         folder = folder.parent
-    need(folder.is_dir() and os.access(folder, os.W_OK), f"video={path}: cannot be written there")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:  # what an access bit says is not what the system does
+        raise ConfigError(f"video={path}: cannot be written there ({error.strerror})") from None
     need(not path.exists() or path.is_file(), f"video={path}: is there, and no file")
 
 
