@@ -514,6 +514,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
+@functools.cache
 def _commit() -> str | None:
     """Commit of the checkout that the code runs from; None where it is installed otherwise."""
     import subprocess
