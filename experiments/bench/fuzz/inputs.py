@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -360,9 +360,9 @@ def use(command: str) -> None:
     run_command([*command.split(), *(() if "out=" in command else ("out=out",))])
 
 
-def draw(rng: Rng) -> Attempt:
+def draw(rng: Rng, titles: Sequence[str] = tuple(INPUTS)) -> Attempt:
     """Draw an input, a change to one of its files, and the command that reads it."""
-    title = str(rng.choice(list(INPUTS)))
+    title = str(rng.choice(titles))
     name = str(rng.choice(list(contents(title))))
     command = str(rng.choice(INPUTS[title].commands))
     what = str(rng.choice(["content"] * 8 + ["kind", "gone"]))
