@@ -16,6 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from oracles.fuzz.configs import hostile_overrides, leaf_keys
 from virtgym.envs.errors import ConfigError, TraceError, VirtgymError
 from virtgym.envs.scenarios.build import OversizedWarning
 from virtgym.envs.scenarios.kinds import GAMES
@@ -34,7 +35,6 @@ from virtgym.envs.scenarios.schema import (
     as_meant,
     merge_schema,
 )
-from virtgym.experiments.bench.fuzz.configs import hostile_overrides, leaf_keys
 from virtgym.experiments.config.compose import compose_run
 from virtgym.experiments.config.overrides import PolicySpec
 from virtgym.experiments.config.schema import scenario_keys

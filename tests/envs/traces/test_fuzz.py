@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from oracles.fuzz.runner import KINDS, draw_attempts, main
+from oracles.fuzz.traces import SAMPLES, _file, _use, _write
 from virtgym.envs.errors import TraceError, VirtgymError
 from virtgym.envs.traces import check_trace, read_requests, read_trace
 from virtgym.envs.traces.formats.google import read_google
-from virtgym.experiments.bench.fuzz.runner import KINDS, draw_attempts, main
-from virtgym.experiments.bench.fuzz.traces import SAMPLES, _file, _use, _write
 from virtgym.experiments.cli.traces import main as traces_command
 
 BLOCK = 20

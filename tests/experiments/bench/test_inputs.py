@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from oracles.fuzz.inputs import INPUTS, draw, lay, use
 from virtgym.envs.errors import VirtgymError
-from virtgym.experiments.bench.fuzz.inputs import INPUTS, draw, lay, use
 
 SLOW = ("predictor", "guide", "moves", "sweep", "study", "training")
 """What a command has to write or learn first."""

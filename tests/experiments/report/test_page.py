@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from oracles.fuzz.results import folder_mutations
 from virtgym.envs.errors import VirtgymError
-from virtgym.experiments.bench.fuzz.results import folder_mutations
 from virtgym.experiments.report import write_report
 from virtgym.experiments.run.folder import cell_name
 

@@ -17,9 +17,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from oracles.fuzz.results import cell_mutations
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.scenarios.scenario import Scenario
-from virtgym.experiments.bench.fuzz.results import cell_mutations
 from virtgym.experiments.cli.benchmark import Outcome, benchmark
 from virtgym.experiments.cli.commands import main
 from virtgym.experiments.config.compose import Run, compose_run

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from oracles.fuzz.agents import hostile_agents
 from virtgym.envs.errors import ConfigError
-from virtgym.experiments.bench.fuzz.agents import hostile_agents
 from virtgym.policies.learned.agent import load_policy
 
 

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from virtgym.envs.errors import VirtgymError
 from virtgym.envs.traces import read_windows
 from virtgym.envs.traces.formats.bitbrains import BITBRAINS_COLUMNS
+from virtgym.experiments.cli.traces import main as traces_command
 
-from ...cli.traces import main as traces_command
 from .runner import HOSTILE, Attempt, Rng, mutate_bytes, mutate_gzip
 
 # What is imported here is not imported by each attempt, which has a process of its own.

@@ -1,4 +1,4 @@
-"""``python -m virtgym.experiments.bench.fuzz KIND``."""
+"""In ``tests``: ``python -m oracles.fuzz KIND``."""
 
 import sys
 

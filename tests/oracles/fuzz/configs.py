@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from virtgym.experiments.config.compose import compose_run
 from virtgym.policies.registry import POLICIES, policy_class, policy_task
 from virtgym.policies.schema import parameter_types
 
-from ...config.compose import compose_run
 from .runner import Attempt, Rng, run_command
 
 HOSTILE: tuple[str, ...] = (

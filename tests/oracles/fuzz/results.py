@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from ...cli.commands import main
-from ...report import write_report
+from virtgym.experiments.cli.commands import main
+from virtgym.experiments.report import write_report
+
 from .runner import Attempt, Rng
 
 Mutate = Callable[[Path], None]

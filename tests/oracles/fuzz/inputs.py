@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import yaml
 
+from oracles.exports import prometheus_files, proxmox_files, rvtools_tabs, write_csv_tabs
+from oracles.plain_reassignment import draw as draw_reassignment
 from virtgym.policies.learned.storage import Agent, Member, save_agent
 from virtgym.policies.placement.lifetime_model import CLASSES, LEVELS, LifetimeModel
 from virtgym.policies.rescheduling.guide import LAYOUT, guide_architecture
 
 from .runner import HOSTILE, Attempt, Rng, mutate_bytes, run_command
 from .traces import change_cell, change_kind
-
-_T0 = 1_700_000_040
 
 
 @dataclass(frozen=True)
@@ -82,57 +82,6 @@ _STATS = _csv(
 )
 
 
-def _matrix(name: str, *lines: tuple[dict[str, str], float]) -> dict[str, Any]:
-    """An answer of Prometheus: a straight line for each metric, by its slope."""
-    result: list[dict[str, Any]] = [
-        {
-            "metric": {"__name__": name, **labels},
-            "values": [[_T0 + 300 * k, f"{4096 + slope * 300 * k:g}" if slope else "4"] for k in range(5)],
-        }
-        for labels, slope in lines
-    ]
-    return {"status": "success", "data": {"resultType": "matrix", "result": result}}
-
-
-_KVM = [{"instance": f"kvm{h}:9100"} for h in range(2)]
-_DOMAINS = [{"domain": f"i-{v}", "instance": f"kvm{v % 2}:9177"} for v in range(3)]
-_SERIES: dict[str, list[tuple[dict[str, str], float]]] = {
-    "libvirt_domain_info_cpu_time_seconds_total": [(vm, 0.5) for vm in _DOMAINS],
-    "libvirt_domain_info_virtual_cpus": [(vm, 0.0) for vm in _DOMAINS],
-    "libvirt_domain_info_maximum_memory_bytes": [(vm, 1e6) for vm in _DOMAINS],
-    "node_memory_MemTotal_bytes": [(node, 2**28) for node in _KVM],
-    "node_cpu_seconds_total": [
-        ({**node, "cpu": str(c), "mode": "idle"}, 1.0) for node in _KVM for c in range(8)
-    ],
-    "node_cpu_frequency_max_hertz": [({**node, "cpu": "0"}, 1e6) for node in _KVM],
-}
-_PROMETHEUS = {f"{name}.json": _matrix(name, *lines) for name, lines in _SERIES.items()}
-_PVE = {
-    "resources.json": {
-        "data": [
-            *(
-                {"type": "node", "node": f"pve{h}", "status": "online", "maxcpu": 16, "maxmem": 2**37}
-                for h in range(2)
-            ),
-            *(
-                {"type": "qemu", "vmid": v, "name": f"app{v}", "node": "pve0", "status": "running"}
-                | {"template": 0, "maxcpu": 4, "maxmem": 2**33, "cpu": 0.1, "mem": 2**32, "pool": "web"}
-                for v in range(3)
-            ),
-        ]
-    },
-    **{
-        f"status-pve{h}.json": {"data": {"cpuinfo": {"cpus": 16, "mhz": "2400.0", "sockets": 2}}}
-        for h in range(2)
-    },
-    **{
-        f"rrddata-{v}.json": [
-            {"time": _T0 + 60 * k, "cpu": 0.1 + 0.1 * v, "maxcpu": 4, "mem": 2**32, "maxmem": 2**33}
-            for k in range(6)
-        ]
-        for v in range(3)
-    },
-}
 _OVIRT = {
     "v4_4_latest_configuration_vms.csv": _csv(
         "history_id,vm_id,vm_name,vm_type,cluster_id,cpu_per_socket,number_of_sockets,memory_size_mb,delete_date",
@@ -147,24 +96,6 @@ _OVIRT = {
         "history_id,history_datetime,vm_id,vm_status,seconds_in_status,cpu_usage_percent,memory_usage_percent,"
         "currently_running_on_host",
         *(f"{k},2026-11-30 09:0{k}:00+00,u{v},1,60,{10 * v + k},40,h0" for v in range(3) for k in range(4)),
-    ),
-}
-_RVTOOLS = {
-    "RVTools_tabvInfo.csv": _csv(
-        "VM,Powerstate,Template,CPUs,Memory,Resource pool,Cluster,Host,VM ID,VM UUID,VI SDK Server",
-        *(f"v{v},poweredOn,False,2,4096,/dc/prod,c0,esx0,vm-{v},564d-{v},vc" for v in range(4)),
-    ),
-    "RVTools_tabvCPU.csv": _csv(
-        "VM,Powerstate,Template,CPUs,Sockets,Max,Overall,Level,Shares,Reservation,Limit,Host,VM ID",
-        *(f"v{v},poweredOn,False,2,2,5200,{500 * v},normal,2000,0,-1,esx0,vm-{v}" for v in range(4)),
-    ),
-    "RVTools_tabvMemory.csv": _csv(
-        "VM,Powerstate,Template,Size MiB,Consumed,Active,Level,Shares,Reservation,Limit,Host,VM ID",
-        *(f"v{v},poweredOn,False,4096,2048,512,normal,40960,0,-1,esx0,vm-{v}" for v in range(4)),
-    ),
-    "RVTools_tabvHost.csv": _csv(
-        "Host,Datacenter,Cluster,in Maintenance Mode,CPU Model,Speed,# CPU,Cores per CPU,# Cores,# Memory",
-        *(f"esx{h},dc,c0,False,Xeon,2600,2,8,16,65536" for h in range(2)),
     ),
 }
 _METER = {"m.csv": _csv("time,watts", *(f"{600 * k},{900 + 7 * (k % 5)}" for k in range(1, 41)))}
@@ -190,11 +121,8 @@ def _snapshot() -> dict[str, Any]:
 
 
 def _roadef(folder: Path) -> None:
-    """A model of three machines and four processes, without balance costs, and where they are."""
-    numbers = [*(1, 0, 10), 3, *(f"{m} 0 100 90 0 1 1" for m in range(3)), 2, "0 0", "0 1 0"]
-    numbers += [4, *(f"{i % 2} {10 + i} 1" for i in range(4)), 0, "1 10 100"]
-    (folder / "model.txt").write_text("\n".join(map(str, numbers)))
-    (folder / "assignment.txt").write_text("0 1 1 0")
+    for name, text in zip(("model.txt", "assignment.txt"), draw_reassignment(0, n_processes=7, n_machines=4)):
+        (folder / name).write_text(text)
 
 
 def _predictor(folder: Path) -> None:
@@ -244,10 +172,13 @@ INPUTS: dict[str, Input] = {
         _texts({**_NEUTRAL, "overlay.yaml": yaml.safe_dump({"hosts": _HOSTS, "rules": _RULES})}), ("plan in",)
     ),
     "vcenter": Input(_texts({**_NEUTRAL, "stat.csv": _STATS}), ("plan in usage=in/stat.csv",)),
-    "prometheus": Input(_texts(_PROMETHEUS), ("plan in",)),
-    "proxmox": Input(_texts(_PVE), ("plan in",)),
+    "prometheus": Input(lambda folder: prometheus_files(folder, 3, 5), ("plan in",)),
+    "proxmox": Input(lambda folder: proxmox_files(folder, 3, 6), ("plan in",)),
     "ovirt": Input(_texts(_OVIRT), ("plan in",)),
-    "rvtools": Input(_texts(_RVTOOLS), ("plan in", "whatif in policies=[static,drs]")),
+    "rvtools": Input(
+        lambda folder: write_csv_tabs(folder, rvtools_tabs(4, 2)),
+        ("plan in", "whatif in policies=[static,drs]"),
+    ),
     "meter": Input(_texts(_METER), ("validate scenario=small power=in/m.csv forms=[linear] blocks=2",)),
     "vmr2l": Input(
         _texts({"s.json": _snapshot()}),

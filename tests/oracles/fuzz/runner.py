@@ -1,4 +1,4 @@
-"""Mutated inputs of every kind (`python -m virtgym.experiments.bench.fuzz.runner traces --count 2000`).
+"""Mutated inputs of every kind (in ``tests``: ``python -m oracles.fuzz traces --count 2000``).
 
 Whatever a file or key holds, virtgym takes it or refuses it in one line. Each attempt runs in a process of
 its own with a limit on time and memory, and what became of it is counted. All follows from seed and number:
@@ -87,7 +87,7 @@ def run_command(arguments: Sequence[str]) -> None:
         ConfigError: For exit code 2, with what it said.
         RuntimeError: For another one that is not 0.
     """
-    from ...cli.commands import main as virtgym
+    from virtgym.experiments.cli.commands import main as virtgym
 
     said = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
