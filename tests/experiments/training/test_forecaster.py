@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -89,10 +91,18 @@ def test_it_learns_the_quantiles_of_a_process_that_is_known() -> None:
         assert abs(mean_of(found.signed, found)) < 0.1 * best
 
 
-def test_from_nothing_to_a_rule_that_uses_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "run"
-    assert train(f"out={out}") == 0
-    assert "persistence" in capsys.readouterr().out
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training in one go."""
+    out = tmp_path_factory.mktemp("forecaster") / "run"
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert train(f"out={out}") == 0
+    assert "persistence" in said.getvalue()
+    return out
+
+
+def test_from_nothing_to_a_rule_that_uses_it(tmp_path: Path, trained: Path) -> None:
+    out = trained
     agent = load_agent(out / "agent")
     assert (agent.task, agent.protocol) == ("forecast", {"sample_s": 300.0})
     assert agent.training["seeds"] == [1000, 1002]
@@ -111,12 +121,11 @@ def test_from_nothing_to_a_rule_that_uses_it(tmp_path: Path, capsys: pytest.Capt
     assert row["finished"]
 
 
-def test_interrupted_it_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_it_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
     """An interruption at a checkpoint, the same command again: the same weights and progress."""
     from virtgym.experiments.training.loop import Training
 
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert train(f"out={one}") == 0
+    one, two = trained, tmp_path / "two"
     write = Training._write_checkpoint
 
     def write_and_die(self: Any) -> None:

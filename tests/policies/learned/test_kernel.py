@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import platform
@@ -144,6 +145,7 @@ def test_scores_that_are_no_numbers_still_give_a_legal_action(bad: float) -> Non
     assert choose_first_best(scores, ~mask & False)[0] == 0
 
 
+@functools.cache
 def digest() -> str:
     """Of scores and actions of every kind of network, by themselves and as an ensemble."""
     from virtgym.policies.learned.agent import LearnedPolicy
