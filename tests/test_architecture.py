@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from virtgym.experiments.reference.pages import API
+
 REPO = Path(__file__).resolve().parent.parent
 FOLDERS = ("envs", "policies", "conf", "experiments")
 MAX_FILE_LINES = 500
@@ -216,6 +218,7 @@ def test_the_public_face_is_what_users_are_shown() -> None:
     inner = sorted({name for names in faces.values() for name in names} - words)
     assert inner == [], "nobody outside is told of these: import them from their modules"
     assert sum(map(len, faces.values())) <= MAX_NAMES
+    assert {module_of(path) for path in faces} == {*API, "virtgym.experiments.cli"}
 
 
 def shown_names() -> list[tuple[str, str]]:

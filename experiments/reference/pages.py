@@ -172,11 +172,11 @@ def _project(skeletons: Mapping[str, Any]) -> str:
 
 
 API = (
-    "virtgym.envs",
-    "virtgym.envs.sim",
-    "virtgym.envs.traces",
-    "virtgym.policies",
-    "virtgym.experiments.evaluate",
+    *("virtgym.envs", "virtgym.envs.scenarios", "virtgym.envs.sim", "virtgym.envs.traces"),
+    *("virtgym.envs.inventory", "virtgym.policies", "virtgym.policies.literature"),
+    *("virtgym.policies.placement", "virtgym.policies.rescheduling", "virtgym.policies.forecast"),
+    *("virtgym.policies.learned", "virtgym.experiments.evaluate", "virtgym.experiments.rollout"),
+    *("virtgym.experiments.report", "virtgym.experiments.replication"),
 )
 """Faces that a program imports from."""
 
