@@ -75,3 +75,17 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(tree, Mapping):
         return {prefix[:-1]: tree}
     return {k: v for key, inner in tree.items() for k, v in flat(inner, f"{prefix}{key}.").items()}
+
+
+def flat_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between a stored configuration and another, ``key: there, now`` each."""
+    there, now = (flat(_as_stored(tree)) for tree in (old, new))
+    keys = [key for key in sorted({*there, *now}) if there.get(key) != now.get(key)]
+    return [f"{key}: {there.get(key)} there, {now.get(key)} now" for key in keys]
+
+
+def _as_stored(tree: Any) -> Any:
+    """A tree with lists in place of tuples, as it is read again."""
+    if isinstance(tree, Mapping):
+        return {key: _as_stored(inner) for key, inner in tree.items()}
+    return [_as_stored(inner) for inner in tree] if isinstance(tree, list | tuple) else tree

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.files import read_parquet, write_atomically
 
-from ..config.yamlio import dump_yaml, load_stored
+from ..config.yamlio import dump_yaml, flat_difference, load_stored
 from .fingerprint import content_digest
 from .rows import COLUMNS, make_row, rows_frame, virtgym_version
 
@@ -304,11 +304,11 @@ class RunFolder:
         stored = load_stored(self.path / "config.yaml")
         if not isinstance(stored, dict) or not isinstance(stored.get("scenario"), dict):
             return ""
-        old, new = _flat(stored["scenario"]), _flat(config["scenario"])
-        keys = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
-        texts = [f"scenario.{k}: {old.get(k)} there, {new.get(k)} now" for k in keys[:3]]
+        said = flat_difference(*({"scenario": tree["scenario"]} for tree in (stored, config)))
         return (
-            f" ({'; '.join(texts)}{'; …' if len(keys) > 3 else ''})" if texts else " (the trace has changed)"
+            f" ({'; '.join(said[:3])}{'; …' if len(said) > 3 else ''})"
+            if said
+            else " (the trace has changed)"
         )
 
     def finish(self, *, finished: bool) -> None:
@@ -483,12 +483,6 @@ def _make_way(path: Path) -> None:
     for there, wrong in ((path.parent, Path.is_file), (path, Path.is_dir)):
         if wrong(there):
             os.replace(there, there.with_name(f".{there.name}.{secrets.token_hex(4)}.damaged"))
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix[:-1]: tree}
-    return {k: v for key, inner in tree.items() for k, v in _flat(inner, f"{prefix}{key}.").items()}
 
 
 def _now() -> str:

@@ -20,7 +20,6 @@ from virtgym.policies.learned.architecture import Architecture, Layout
 
 from ..config.compose import CHOOSERS, SCHEMAS, compose_command, of_its_kind, store_schema
 from ..config.env import env_options
-from ..config.yamlio import flat
 from ..suite.tasks import load_suite
 from .agents import AGENTS, agent_kind, default_config, defaults_for
 from .schema import TrainConfig, check_train_values
@@ -231,10 +230,3 @@ def choose_agent(name: str) -> str:
 
 CHOOSERS["agent"] = choose_agent
 SCHEMAS["train"] = store_schemas
-
-
-def flat_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two configurations, ``key: there, now`` each."""
-    mine, theirs = flat(new), flat(old)
-    keys = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
-    return [f"{key}: {theirs.get(key)} there, {mine.get(key)} now" for key in keys]

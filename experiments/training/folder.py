@@ -30,9 +30,8 @@ from virtgym.envs.errors import ConfigError
 from virtgym.envs.files import one_line, read_arrays, write_atomically
 from virtgym.envs.scenarios.schema import WORDS
 
-from ..config.yamlio import dump_yaml, load_yaml
+from ..config.yamlio import dump_yaml, flat_difference, load_yaml
 from ..run.folder import claim_folder
-from .compose import flat_difference
 
 Arrays = dict[str, NDArray[Any]]
 

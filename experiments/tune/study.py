@@ -32,7 +32,7 @@ from ..cli.benchmark import Failure, Interrupted, benchmark
 from ..cli.progress import Progress
 from ..config.compose import Run, compose_run
 from ..config.overrides import quote
-from ..config.yamlio import dump_yaml, load_stored
+from ..config.yamlio import dump_yaml, flat_difference, load_stored
 from ..run.cell import load_scenario, make_cell
 from ..run.folder import claim_folder, hold_folder, write_text
 from ..run.launchers.drive import results
@@ -113,8 +113,6 @@ def _claimed(plan: Plan) -> Iterator[None]:
     out = plan.out
     claimed = claim_folder(out, "tune", plan.identity)
     if claimed != plan.identity:
-        from ..training.compose import flat_difference
-
         stored = load_stored(out / "config.yaml")
         there = flat_difference(stored, plan.deciding()) if isinstance(stored, dict) else []
         why = "; ".join(there[:3]) or "the load has changed"
