@@ -96,10 +96,10 @@ def load_lifetimes(path: str | os.PathLike[str]) -> LifetimeModel:
     arrays = read_arrays(Path(path))
     if sorted(arrays) != sorted(names):
         raise ConfigError(f"policy.predictor={path}: is no model of lifetimes (docs/placement.md)")
-    keys = tuple(np.asarray(arrays[f"keys_{i}"], dtype=np.int64) for i in range(len(LEVELS)))
-    hazard = tuple(np.asarray(arrays[f"hazard_{i}"], dtype=np.float64) for i in range(len(LEVELS)))
+    keys, hazard = (tuple(arrays[f"{kind}_{i}"] for i in range(len(LEVELS))) for kind in ("keys", "hazard"))
     for key, rates in zip(keys, hazard):
-        good = key.ndim == 1 and len(key) and rates.shape == (len(key), CLASSES)
+        good = (key.dtype, rates.dtype) == (np.int64, np.float64)
+        good = good and key.ndim == 1 and len(key) > 0 and rates.shape == (len(key), CLASSES)
         if not good or not ((rates >= 0) & (rates <= 1)).all() or (np.diff(key) <= 0).any():
             raise ConfigError(f"policy.predictor={path}: holds no hazards of {CLASSES} classes")
     return LifetimeModel(keys, hazard)

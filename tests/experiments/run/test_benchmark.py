@@ -248,7 +248,9 @@ def test_evaluate_from_python(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(table[same], again[same], check_exact=True)
     own = evaluate(load_scenario("small", 3, overrides), make_policy("ols-mmt", safety=1.3), 3)
     assert own["energy_kwh"].iloc[0] == row["energy_kwh"]
-    with pytest.raises(ConfigError, match=r"configuration \(scenario\.horizon_s: 6000\.0 there, 3000\.0 now\);"):
+    with pytest.raises(
+        ConfigError, match=r"configuration \(scenario\.horizon_s: 6000\.0 there, 3000\.0 now\);"
+    ):
         evaluate("small", "static", overrides={"horizon_s": 3000.0}, out=tmp_path / "x")
     other = evaluate("small", "ols-mmt", 4, overrides=overrides)
     assert other["energy_kwh"].iloc[0] != row["energy_kwh"]

@@ -91,6 +91,21 @@ def test_models_are_stored(tmp_path: Path, generated: RequestTrace) -> None:
     model.save(tmp_path / "m.npz")
     again = load_lifetimes(tmp_path / "m.npz")
     assert all(np.array_equal(a, b) for a, b in zip(model.hazard, again.hazard))
+    with np.load(tmp_path / "m.npz") as stored:
+        arrays = dict(stored)
+    for name, wrong in (
+        *(
+            ("hazard_1", value)
+            for value in (np.array(["x"]), arrays["hazard_1"].astype(complex), np.zeros(3))
+        ),
+        *(
+            ("keys_1", value)
+            for value in (arrays["keys_1"] * np.nan, arrays["keys_1"].astype(str), np.array(7))
+        ),
+    ):
+        np.savez(tmp_path / "x.npz", **{**arrays, name: wrong})
+        with pytest.raises(ConfigError, match="holds no hazards of 40 classes"):
+            load_lifetimes(tmp_path / "x.npz")
     np.savez(tmp_path / "x.npz", a=np.zeros(3))
     with pytest.raises(ConfigError, match="is no model of lifetimes"):
         load_lifetimes(tmp_path / "x.npz")
