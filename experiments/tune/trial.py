@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from virtgym.envs.errors import ConfigError, VirtgymError
+from virtgym.envs.files import one_line
 
 from ..run.cell import load_scenario, make_cell, run_cell
 from ..run.rows import rows_frame, worst_gate
@@ -82,7 +83,7 @@ def open_study(plan: Plan, create: bool = False) -> optuna.Study:
         create: Whether it is made where there is none.
 
     Raises:
-        ConfigError: If a database cannot be opened.
+        ConfigError: If a database cannot be opened, or the journal is damaged.
     """
     import optuna
     from optuna.storages.journal import JournalFileBackend
@@ -93,21 +94,29 @@ def open_study(plan: Plan, create: bool = False) -> optuna.Study:
         "median": optuna.pruners.MedianPruner(),
         "asha": optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=ASHA_ETA),
     }[str(plan.config.pruning)]
-    storage: Any
+
+    def of(storage: Any) -> optuna.Study:
+        shared: Any = {"study_name": f"virtgym-{plan.identity}", "storage": storage, "pruner": pruner}
+        shared["sampler"] = optuna.samplers.RandomSampler()  # draws nothing: each trial has its own
+        if not create:
+            return optuna.load_study(**shared)
+        directions = [optuna.study.StudyDirection.MINIMIZE] * len(plan.objectives)
+        return optuna.create_study(directions=directions, load_if_exists=True, **shared)
+
+    if plan.config.storage is None:
+        journal = plan.out / "study.journal"
+        try:
+            return of(optuna.storages.JournalStorage(JournalFileBackend(str(journal))))
+        except Exception as error:  # the edge: Optuna carries out what anyone may have written there
+            why = f"{type(error).__name__}: {one_line(error)}"
+            raise ConfigError(
+                f"{journal}: damaged ({why}); delete that folder, or choose another out="
+            ) from error
     try:
-        if plan.config.storage is None:
-            storage = optuna.storages.JournalStorage(JournalFileBackend(str(plan.out / "study.journal")))
-        else:
-            storage = optuna.storages.RDBStorage(plan.config.storage)
+        return of(optuna.storages.RDBStorage(plan.config.storage))
     except (SQLAlchemyError, ImportError, ValueError) as error:
         why = str(error).strip().splitlines()[0]
         raise ConfigError(f"storage={plan.config.storage}: cannot be opened ({why})") from None
-    shared: Any = {"study_name": f"virtgym-{plan.identity}", "storage": storage, "pruner": pruner}
-    shared["sampler"] = optuna.samplers.RandomSampler()  # draws nothing: each trial has its own
-    if not create:
-        return optuna.load_study(**shared)
-    directions = [optuna.study.StudyDirection.MINIMIZE] * len(plan.objectives)
-    return optuna.create_study(directions=directions, load_if_exists=True, **shared)
 
 
 def play(task: Task) -> Played:
