@@ -201,12 +201,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     counts: Counter[str] = Counter()
     start = time.monotonic()
     numbers = range(chosen.first, chosen.first + chosen.count)
-    for number, attempt in draw_attempts(chosen.kind, chosen.seed, numbers):
-        outcome, text = _try(attempt, chosen.timeout)
-        counts[outcome] += 1
-        if chosen.verbose or outcome not in OUTCOMES[:2]:
-            print(f"{number} {outcome}: {attempt.label}: {text}", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        for number, attempt in draw_attempts(chosen.kind, chosen.seed, numbers):
+            outcome, text = _try(attempt, chosen.timeout)
+            counts[outcome] += 1
+            if chosen.verbose or outcome not in OUTCOMES[:2]:
+                print(f"{number} {outcome}: {attempt.label}: {text}", flush=True)
     spent = time.monotonic() - start
-    print(f"{chosen.kind}: {chosen.count} attempts of seed {chosen.seed} in {spent:.0f} s")
+    print(f"{chosen.kind}: {counts.total()} attempts of seed {chosen.seed} in {spent:.0f} s")
     print(*(f"  {outcome:<10} {counts[outcome]:>6}" for outcome in OUTCOMES), sep="\n")
     return int(sum(counts[outcome] for outcome in OUTCOMES[2:]) > 0)
