@@ -15,6 +15,7 @@ import gzip
 import importlib
 import io
 import json
+import math
 import os
 import resource
 import select
@@ -196,17 +197,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first attempt (0)")
     parser.add_argument("--timeout", type=float, default=20.0, help="s for one attempt (20)")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no attempt after so long")
     parser.add_argument("--verbose", action="store_true", help="print every attempt")
     chosen = parser.parse_args(argv)
     counts: Counter[str] = Counter()
     start = time.monotonic()
     numbers = range(chosen.first, chosen.first + chosen.count)
-    with contextlib.suppress(KeyboardInterrupt):
-        for number, attempt in draw_attempts(chosen.kind, chosen.seed, numbers):
-            outcome, text = _try(attempt, chosen.timeout)
-            counts[outcome] += 1
-            if chosen.verbose or outcome not in OUTCOMES[:2]:
-                print(f"{number} {outcome}: {attempt.label}: {text}", flush=True)
+    for number, attempt in draw_attempts(chosen.kind, chosen.seed, numbers):
+        outcome, text = _try(attempt, chosen.timeout)
+        counts[outcome] += 1
+        if chosen.verbose or outcome not in OUTCOMES[:2]:
+            print(f"{number} {outcome}: {attempt.label}: {text}", flush=True)
+        if time.monotonic() - start > chosen.seconds:
+            break
     spent = time.monotonic() - start
     print(f"{chosen.kind}: {counts.total()} attempts of seed {chosen.seed} in {spent:.0f} s")
     print(*(f"  {outcome:<10} {counts[outcome]:>6}" for outcome in OUTCOMES), sep="\n")
