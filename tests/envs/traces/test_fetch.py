@@ -71,8 +71,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(body) + (10**9 if self.server.endless else 0)))
         self.end_headers()
-        self.wfile.write(body[: self.server.break_after])
         with suppress(OSError):  # the client has enough
+            self.wfile.write(body[: self.server.break_after])
             while self.server.endless:
                 self.wfile.write(b"x")
                 time.sleep(0.02)
