@@ -188,8 +188,8 @@ class _Lines(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
-        """Close the file."""
-        if not self.closed:
+        """Close the file, if it was opened."""
+        if not self.closed and hasattr(self, "_source"):
             self._source.close()
             self._raw.close()
         super().close()

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,9 @@ class Server(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.break_after: int | None = None
         self.endless = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: a client that has enough closes the connection."""
 
     @property
     def url(self) -> str:

@@ -154,9 +154,9 @@ def _in_child(attempt: Attempt, folder: Path, send: int) -> None:
     os.write(send, json.dumps(found).encode()[:60_000])
 
 
-def _resident_bytes() -> int:
-    """Memory of this process that is in use now."""
-    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+def _held_bytes(place: int) -> int:
+    """Memory of this process that is mapped (0) or in use (1) now."""
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[place]
     return int(pages) * resource.getpagesize()
 
 
@@ -164,10 +164,11 @@ def _try(attempt: Attempt, timeout_s: float) -> tuple[str, str]:
     """Run an attempt in a process of its own; return what became of it."""
     folder = Path(tempfile.mkdtemp(prefix="virtgym-fuzz-"))
     receive, send = os.pipe()
-    held = _resident_bytes()
+    held = _held_bytes(1)
     child = os.fork()
     if child == 0:
-        resource.setrlimit(resource.RLIMIT_AS, (4 * _MEMORY, 4 * _MEMORY))
+        most = _held_bytes(0) + 4 * _MEMORY  # a child begins with all that its parent has mapped
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
         try:
             _in_child(attempt, folder, send)
         finally:
