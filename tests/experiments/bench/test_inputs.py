@@ -18,9 +18,10 @@ TITLES = [title for title in INPUTS if title not in SLOW]
 
 @pytest.mark.parametrize("title", TITLES)
 def test_inputs_are_valid(title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    lay(title)
-    for command in INPUTS[title].commands:
+    for number, command in enumerate(INPUTS[title].commands):
+        (tmp_path / str(number)).mkdir()
+        monkeypatch.chdir(tmp_path / str(number))
+        lay(title)
         use(command)
 
 
