@@ -177,7 +177,7 @@ def rows_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
     columns = dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)])
     whole = ("seed", "steps", "n_hosts", "n_vms")
-    types = dict.fromkeys(TEXTS, "str") | dict.fromkeys(whole, "int64") | {"finished": "bool"}
+    types: dict[str, Any] = dict.fromkeys(TEXTS, "str") | dict.fromkeys(whole, "int64") | {"finished": "bool"}
     found: dict[str, Any] = {}
     for name in columns:
         values = [row.get(name, math.nan) for row in rows]

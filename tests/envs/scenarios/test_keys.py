@@ -38,10 +38,11 @@ from virtgym.envs.scenarios.schema import (
 from virtgym.experiments.config.compose import compose_run
 from virtgym.experiments.config.overrides import PolicySpec
 from virtgym.experiments.config.schema import scenario_keys
+from virtgym.experiments.config.yamlio import flat_difference
 from virtgym.experiments.run.cell import load_scenario, scenario_hash
 from virtgym.experiments.run.fingerprint import config_hash
 from virtgym.experiments.training.agents import AGENTS, agent_kind
-from virtgym.experiments.training.compose import compose_training, flat_difference, make_run
+from virtgym.experiments.training.compose import compose_training, make_run
 from virtgym.policies.registry import POLICIES, make_policy, policy_defaults, policy_task
 
 SCENARIOS = sorted(list_scenarios())

@@ -247,6 +247,7 @@ def _change_arrays(rng: Rng, data: bytes) -> bytes:
         arrays = {name: stored[name] for name in stored.files}
     name = str(rng.choice(list(arrays)))
     old = arrays[name]
+    old = old if old.dtype.kind in "biuf" else np.arange(old.size).reshape(old.shape)
     choices: list[Any] = [
         *(np.full_like(old, v, dtype=float) for v in (np.nan, np.inf, -1.0, 1e300)),
         *(old.astype(str), old.astype(complex), old.astype(np.int8), old[..., None], old.ravel(), old[:0]),
