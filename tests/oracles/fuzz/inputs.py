@@ -246,7 +246,7 @@ def _change_arrays(rng: Rng, data: bytes) -> bytes:
     with np.load(io.BytesIO(data)) as stored:
         arrays = {name: stored[name] for name in stored.files}
     name = str(rng.choice(list(arrays)))
-    old = arrays[name]
+    old = np.atleast_1d(arrays[name])
     old = old if old.dtype.kind in "biuf" else np.arange(old.size).reshape(old.shape)
     choices: list[Any] = [
         *(np.full_like(old, v, dtype=float) for v in (np.nan, np.inf, -1.0, 1e300)),
