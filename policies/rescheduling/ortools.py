@@ -18,7 +18,7 @@ from ..solvers.snapshots.exchanges import FOREVER, Exchange, exchange, exchangea
 from ..solvers.snapshots.migrations import Found, Question, answer
 from .annealing import AnnealingPolicy
 from .base import Plan, ReschedulingPolicy
-from .destroy import chosen_hosts, find_destroy
+from .destroy import Destroy, chosen_hosts, find_destroy
 from .neighbourhoods import Neighbourhoods
 from .ordering import order_moves
 from .reassigning import Reassigning
@@ -126,7 +126,8 @@ class OrtoolsReschedulingPolicy(Reassigning, ReschedulingPolicy):
 
     Attributes:
         iterations: Neighbourhoods, each also a part of the annealing before.
-        destroy: Which hosts are freed next: a name of ``destroy.DESTROYS``, or the dotted path of a function.
+        destroy: Which hosts are freed next: a name of ``destroy.DESTROYS``, the dotted path of a function, or
+            the folder of a learned operator (``virtgym train agent=destroyer``).
         begin: What neighbourhoods begin with: ``exchange``, the best exchange of VMs between all nodes
             (HiGHS) where only fragments count, else annealing; ``annealing``; ``home``, nothing moved.
     """
@@ -147,6 +148,10 @@ class OrtoolsReschedulingPolicy(Reassigning, ReschedulingPolicy):
         super().__post_init__()
         need_choice("policy", "begin", self.begin, BEGINNINGS)
         self._destroy = find_destroy(self.destroy)
+
+    def follow(self, destroy: Destroy) -> None:
+        """Free what an operator says that is no name and no folder."""
+        self._destroy = destroy
 
     def plan_moves(self, games: ReschedulingGames, rng: np.random.Generator, deadline: float) -> Plan:
         """Anneal, free hosts again and again, and put the moves in order."""
