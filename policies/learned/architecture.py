@@ -63,7 +63,7 @@ _SEARCH_COLUMNS: dict[str, tuple[str, tuple[tuple[str, ...], ...]]] = {
             (
                 *("load", "load_rank", "memory", "least_fragment", "most_fragment", "free_sizes", "n_vms"),
                 *("n_vms_rank", "movable", "up_to_quarter", "up_to_half", "up_to_whole", "larger"),
-                *("come", "gone", "tried", "gained"),
+                *("leaving", "come", "gone", "tried", "gained"),
             ),
             ("moves_left", "step", "share"),
         ),

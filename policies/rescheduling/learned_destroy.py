@@ -59,12 +59,19 @@ def features(scene: Scene, n_hosts: int) -> F4:
     bins = np.searchsorted(np.array([0.25, 0.5, 1.0]) * p.size, p.vm_cpu[k, there])
     by_size = np.bincount(4 * host + bins, minlength=4 * H).reshape(H, 4)
     movable = np.bincount(host[~p.vm_fixed[k, there]], minlength=H)
+    # Whole ones that the best VM to leave would make: two of a double VM.
+    whole = np.zeros(there.sum(), np.float64)
+    for node in range(n):
+        takes = p.vm_double[k, there] | (s.vm_node[0, there] % n == node)
+        whole += takes & (rest[host, node] * p.size + p.vm_rest[k, there] >= p.size)
+    leaving = np.zeros(H)
+    np.maximum.at(leaving, host, 0.5 * whole)
     away = scene.away
     come, gone = (np.bincount(x[away] // n, minlength=H) for x in (s.vm_node[0], scene.home))
     columns = (
         load, _rank(load), 1.0 - free_mem / np.maximum(total_mem, 1), rest.min(axis=1), rest.max(axis=1),
         _few((free // p.size).sum(axis=1), 2.0), _few(n_vms, 8.0), _rank(n_vms), _few(movable, 8.0),
-        *_few(by_size, 2.0).T, _few(come, 1.0), _few(gone, 1.0), _few(scene.tried, 2.0),
+        *_few(by_size, 2.0).T, leaving, _few(come, 1.0), _few(gone, 1.0), _few(scene.tried, 2.0),
         _few(scene.gained, 1.0),
         np.full(H, scene.moves_left / max(scene.limit, 1)), np.full(H, scene.step / (scene.step + 20.0)),
         np.full(H, min(1.0, n_hosts / H)),

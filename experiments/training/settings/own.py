@@ -201,9 +201,9 @@ class DestroyerConfig(SearchGuideConfig):
 
     Attributes:
         iterations: Neighbourhoods of a search.
-        begin: What they begin with: ``exchange``, ``annealing`` or ``home``, as of ``ortools_rescheduling``.
+        begin: What they begin with, as of ``ortools_rescheduling``.
         noise: Share of neighbourhoods that are drawn at random.
-        buffer_size: Hosts of neighbourhoods that are kept to learn from, the latest.
+        buffer_size: Hosts of states that are kept to learn from, the latest.
     """
 
     SHARES: ClassVar[tuple[str, ...]] = (*AgentConfig.SHARES, "noise")
@@ -212,14 +212,15 @@ class DestroyerConfig(SearchGuideConfig):
         **{"observation": "host", "network": "host_odds", "hidden": [16, 16]},
     }
 
-    iterations: int = 40
-    begin: str = "home"
-    noise: float = 0.2
-    buffer_size: int = 20_000
+    n_epochs: int = 30
+    iterations: int = 8
+    begin: str = "exchanges"
+    noise: float = 0.3
+    buffer_size: int = 40_000
 
     def choices(self, task: str) -> dict[str, tuple[str, ...]]:
         """With what a search begins."""
-        return {**super().choices(task), "begin": ("exchange", "annealing", "home")}
+        return {**super().choices(task), "begin": ("exchanges", "exchange", "annealing", "home")}
 
     def arrays(self, num_envs: int, width: int, n_actions: int) -> dict[str, float]:
         """As ``AgentConfig.arrays``."""

@@ -32,7 +32,7 @@ AGENTS: dict[str, tuple[str, ...]] = {
     "a2c": ("agent.n_steps=8",),
     "imitation": ("agent.teacher=greedy_rescheduling", "agent.student_share=0.5"),
     "proposer": ("agent.n_epochs=3",),
-    "destroyer": ("agent.n_epochs=3", "agent.iterations=2"),
+    "destroyer": ("agent.n_epochs=3", "agent.iterations=2", "agent.begin=home"),
 }
 LED = {
     "proposer": ("proposals", "annealing(iterations=500)"),
