@@ -24,7 +24,7 @@ from .odds import OddsLearner
 from .task import DestroyTrainTask
 
 
-class _Watched:
+class Watched:
     """An operator that remembers the states in which it was asked.
 
     Args:
@@ -80,7 +80,7 @@ class DestroyLearner(OddsLearner):
         """One search, then some steps on what the latest ones have taught."""
         games, before, config = self.games, self.begin(), self.config
         policy = OrtoolsReschedulingPolicy(iterations=config.iterations, begin=config.begin)
-        watched = _Watched(LearnedDestroy(self.snapshot()), config.noise)
+        watched = Watched(LearnedDestroy(self.snapshot()), config.noise)
         policy.follow(watched)
         plan = policy.plan_moves(games.fork(), self.rng, np.inf)
         gained = float(games.play(plan.moves).gains.sum())

@@ -120,7 +120,10 @@ def _third_fails() -> Any:
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["agent=dqn"], ["is of kind rescheduling", "use agent=ppo, a2c, maskable_ppo, imitation, proposer, destroyer"]),
+        (
+            ["agent=dqn"],
+            ["is of kind rescheduling", "use agent=ppo, a2c, maskable_ppo, imitation, proposer, destroyer"],
+        ),
         (["agent=expert_iteration"], ["is of kind rescheduling", "use agent=ppo"]),
         (["agent=ppo", "reward=delay"], ["reward=delay", "no effect on scenarios of kind rescheduling"]),
         (["agent=ppo", "agent.network=equivariant"], ["agent.network=equivariant", "scorer"]),
