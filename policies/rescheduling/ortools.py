@@ -33,6 +33,8 @@ HOSTS = 8.0
 """Hosts of the first neighbourhood; then as many as can be solved in that time."""
 EXCHANGED = 64
 """Hosts of the first neighbourhood that is an exchange, beside those at the ends of moves."""
+AT_ONCE = 500
+"""Hosts of a snapshot up to which ``exchange`` takes all at once; of twice as many it takes seconds."""
 BEGINNINGS = ("exchange", "exchanges", "annealing", "home")
 """What neighbourhoods begin with."""
 PART_HOSTS = 12
@@ -143,7 +145,8 @@ class OrtoolsReschedulingPolicy(Reassigning, ReschedulingPolicy):
         begin: What neighbourhoods begin with: ``exchange``, the best exchange of VMs between all nodes
             (HiGHS) where only fragments count, else annealing; ``annealing``; ``home``, nothing moved.
             ``exchanges``: annealing, then the best exchange between the hosts that are freed and those at the
-            ends of moves, again and again; where nothing is gained more are freed, at last all.
+            ends of moves, again and again; where nothing is gained more are freed, at last all. So does
+            ``exchange`` on more than ``AT_ONCE`` hosts.
     """
 
     kind: ClassVar[str] = "solver"
@@ -200,9 +203,10 @@ class OrtoolsReschedulingPolicy(Reassigning, ReschedulingPolicy):
         if self.begin == "home":
             return 0
         if self.begin.startswith("exchange") and exchangeable(run.start, search.kind):
-            if self.begin == "exchanges":
+            n_hosts = len(search.scene.tried)
+            if self.begin == "exchanges" or n_hosts > AT_ONCE:
                 return self._exchange_some(run, search)
-            found = run.exchange(search, np.arange(len(search.scene.tried)), search.scene.limit)
+            found = run.exchange(search, np.arange(n_hosts), search.scene.limit)
             if found is not None:
                 run.bound_exchange(found, search)
                 return 0
