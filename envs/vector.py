@@ -31,6 +31,7 @@ from .rescheduling.settings import ReschedulingSettings
 from .rescheduling.state import RESCHEDULING_REASONS
 
 Batch = dict[str, NDArray[Any]]
+NOBODY: I8 = np.zeros(0, dtype=np.int64)
 
 
 def _chosen_lanes(options: Mapping[str, Any], num_envs: int) -> I8:
@@ -174,9 +175,10 @@ class _GamesVectorEnv(VectorEnv[Batch, NDArray[np.int64], NDArray[Any]]):
         Raises:
             ResetNeeded: Before the first reset.
         """
-        idle = np.flatnonzero(self.batch.books.over)  # they ended in the last step
-        n_done, n_refused, ended = self.batch.play(actions)
         books, buffers = self.batch.books, self.task.observer.buffers
+        # They ended in the last step; mostly none did, which bytes tell in a tenth of the time.
+        idle = np.flatnonzero(books.over) if b"\1" in books.over.tobytes() else NOBODY
+        n_done, n_refused, ended = self.batch.play(actions)
         rewards: NDArray[np.float64] = buffers.reward.copy()
         terminated, truncated = books.terminated.copy(), books.truncated.copy()
         infos = self._tell_step(n_done, self.num_envs - len(idle) - n_done - n_refused, {})

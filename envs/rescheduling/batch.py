@@ -121,6 +121,9 @@ class ReschedulingBatch(GameBatch):
     def _step(self, actions: I8) -> tuple[int, int, int]:
         p, s, o, e = self._kernel
         rules, ended = self._rules, self.books.ended
+        if len(self._threads.parts) == 1:
+            alone: tuple[int, int, int] = play_batch(p, s, o, e, rules, actions, 0, self.num_envs)
+            return alone
 
         def run(first: int, last: int) -> tuple[int, int, int]:
             found: tuple[int, int, int] = play_batch(p, s, o, e, rules, actions, first, last)

@@ -188,37 +188,15 @@ def _take(p: ReschedulingParams, s: ReschedulingState, b: int, v: int, a: int, s
 
 
 @kernel
-def _unlink(s: ReschedulingState, b: int, v: int, h: int) -> None:
-    before, after = s.vm_before[b, v], s.vm_next[b, v]
-    if before >= 0:
-        s.vm_next[b, before] = after
-    else:
-        s.host_first[b, h] = after
-    if after >= 0:
-        s.vm_before[b, after] = before
-    s.host_vms[b, h] -= 1
-
-
-@kernel
-def _link(s: ReschedulingState, b: int, v: int, h: int) -> None:
-    after = s.host_first[b, h]
-    s.vm_next[b, v], s.vm_before[b, v] = after, -1
-    if after >= 0:
-        s.vm_before[b, after] = v
-    s.host_first[b, h] = v
-    s.host_vms[b, h] += 1
-
-
-@kernel
 def shift_vm(p: ReschedulingParams, s: ReschedulingState, b: int, v: int, a: int) -> None:
-    """Put a VM on another place: rooms, lists of hosts and sums; not the terms, nor what can move."""
+    """Put a VM on another place: rooms and sums; not the terms, nor what can move."""
     old = s.vm_node[b, v]
     source, target = host_of(p, old), host_of(p, a)
     _add_host(p, s, b, source, -1)
     if target != source:
         _add_host(p, s, b, target, -1)
-        _unlink(s, b, v, source)
-        _link(s, b, v, target)
+        s.host_vms[b, source] -= 1
+        s.host_vms[b, target] += 1
     _take(p, s, b, v, old, -1)
     _take(p, s, b, v, a, 1)
     s.vm_node[b, v] = a
@@ -319,12 +297,15 @@ def write_targets(p: ReschedulingParams, s: ReschedulingState, b: int, mask: NDA
     k, v = s.snapshot[b], s.chosen[b]
     cpu, mem = p.vm_cpu[k, v], p.vm_mem[k, v]
     free_cpu, free_mem = s.free_cpu[b], s.free_mem[b]
-    for a in range(p.n_nodes):
-        mask[a] = (free_cpu[a] >= cpu) & (free_mem[a] >= mem)
     if p.vm_double[k, v]:
-        for a in range(0, p.n_nodes, 2):
-            mask[a] = mask[a] & mask[a + 1]
-            mask[a + 1] = False
+        # Of every node and the next one, whatever host it is of: loops without steps are vector code.
+        for a in range(p.n_nodes - 1):
+            here = (free_cpu[a] >= cpu) & (free_mem[a] >= mem)
+            mask[a] = here & (free_cpu[a + 1] >= cpu) & (free_mem[a + 1] >= mem) & (a & 1 == 0)
+        mask[p.n_nodes - 1] = False
+    else:
+        for a in range(p.n_nodes):
+            mask[a] = (free_cpu[a] >= cpu) & (free_mem[a] >= mem)
     mask[s.vm_node[b, v]] = False
     g = p.vm_group[k, v]
     if g >= 0:
@@ -340,13 +321,12 @@ def build_game(p: ReschedulingParams, s: ReschedulingState, b: int, k: int) -> N
     s.snapshot[b] = k
     s.free_cpu[b], s.free_mem[b] = p.node_cpu[k], p.node_mem[k]
     s.vm_node[b] = p.vm_home[k]
-    s.host_first[b] = s.vm_next[b] = s.vm_before[b] = -1
     s.host_vms[b] = 0
     s.fragment[b] = s.spare[b] = s.hosts_used[b] = s.load[b] = s.load_sq[b] = s.power_mw[b] = s.move_ms[b] = 0
-    for v in range(p.n_vms - 1, -1, -1):
+    for v in range(p.n_vms):
         if p.vm_class[k, v] >= 0:
             _take(p, s, b, v, p.vm_home[k, v], 1)
-            _link(s, b, v, host_of(p, p.vm_home[k, v]))
+            s.host_vms[b, host_of(p, p.vm_home[k, v])] += 1
     for h in range(p.n_hosts):
         _add_host(p, s, b, h, 1)
     s.places[b] = s.place_sum[b] = 0
@@ -370,8 +350,7 @@ def copy_game(source: ReschedulingState, k: int, s: ReschedulingState, b: int) -
     """Make game b what game k of another state is."""
     s.snapshot[b] = source.snapshot[k]
     s.free_cpu[b], s.free_mem[b] = source.free_cpu[k], source.free_mem[k]
-    s.vm_node[b], s.host_first[b] = source.vm_node[k], source.host_first[k]
-    s.vm_next[b], s.vm_before[b], s.host_vms[b] = source.vm_next[k], source.vm_before[k], source.host_vms[k]
+    s.vm_node[b], s.host_vms[b] = source.vm_node[k], source.host_vms[k]
     s.places[b], s.place_sum[b], s.offer[b] = source.places[k], source.place_sum[k], source.offer[k]
     s.movable[b] = source.movable[k]
     s.fragment[b], s.spare[b], s.hosts_used[b] = source.fragment[k], source.spare[k], source.hosts_used[k]

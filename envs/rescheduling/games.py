@@ -18,11 +18,11 @@ from .objective import TERMS, ObjectiveConfig
 from .snapshot import Snapshot, check_snapshot
 from .state import IDLE, RESCHEDULING_REASONS, ReschedulingParams, ReschedulingState
 
-WHOLE = {"free_cpu", "free_mem", "vm_node", "host_first", "vm_next", "vm_before", "host_vms", "places"}
+WHOLE = {"free_cpu", "free_mem", "vm_node", "host_vms", "places"}
 WIDE = {
     **dict.fromkeys(("free_cpu", "free_mem"), "n_nodes"),
-    **dict.fromkeys(("vm_node", "vm_next", "vm_before", "movable"), "n_vms"),
-    **dict.fromkeys(("host_first", "host_vms"), "n_hosts"),
+    **dict.fromkeys(("vm_node", "movable"), "n_vms"),
+    "host_vms": "n_hosts",
     **dict.fromkeys(("places", "place_sum", "offer"), "n_classes"),
 }
 
@@ -106,7 +106,7 @@ def make_params(snapshots: Sequence[Snapshot], objective: ObjectiveConfig, limit
 
 def make_state(p: ReschedulingParams, n_games: int) -> ReschedulingState:
     """Room for games, none of which has begun."""
-    row = 9 * p.n_nodes + 16 * p.n_vms + 8 * p.n_hosts
+    row = 8 * p.n_nodes + 5 * p.n_vms + 4 * p.n_hosts
     need_memory(f"rescheduling: {n_games} games of {p.n_vms} VMs", n_games, row)
     truth, real = {"movable"}, {"terms", "objective"}
     arrays: dict[str, Any] = {}

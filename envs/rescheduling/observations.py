@@ -35,7 +35,10 @@ class NodeRow(Record):
 
 
 class VmRow(Record):
-    """Row v of ``vms`` is a VM, and what action v chooses; zeros for one that is not there."""
+    """Row v of ``vms`` is a VM, and what action v chooses; zeros for one that is not there.
+
+    What its node has stands in the node's row alone, so that a move changes one row here.
+    """
 
     cpu = NamedColumn(1, "CPU that it takes of a node / CPU of the node")
     memory = NamedColumn(1, "memory likewise")
@@ -43,9 +46,7 @@ class VmRow(Record):
     fixed = NamedColumn(1, "1: it must stay where it is")
     grouped = NamedColumn(1, "1: it is in an anti-affinity group")
     away = NamedColumn(1, "1: it is not where it was at the start")
-    free_cpu = NamedColumn(1, "free_cpu of its node")
-    fragment = NamedColumn(1, "fragment of its node; of a double VM the mean of both")
-    leaving = NamedColumn(1, "what that would be less if the VM left, so many sizes", low=-1)
+    node = NamedColumn(1, "number of its node, of a double VM the first one, / A")
     chosen = NamedColumn(1, "1: it is to be placed now")
 
 
@@ -68,8 +69,6 @@ class GlobalRow(Record):
 NODE_COLUMNS, VM_COLUMNS, GLOBAL_COLUMNS = map(columns_of_record, (NodeRow, VmRow, GlobalRow))
 N_NODE, N_VM, N_GLOBAL = len(NODE_COLUMNS), len(VM_COLUMNS), len(GLOBAL_COLUMNS)
 N_TERMS_AT = list(GlobalRow.places).index("fragment")
-N_OWN = list(VmRow.places).index("away")
-"""Columns of a VM before this one never change in a snapshot."""
 
 
 class ReschedulingBuffers(NamedTuple):
@@ -90,7 +89,7 @@ CONSTANT_BUFFERS = ("scale", "node", "vm", "cluster")
 
 @kernel
 def _write_host(p: ReschedulingParams, s: ReschedulingState, o: ReschedulingBuffers, b: int, h: int) -> None:
-    """Write the nodes of a host, and what of its VMs changes when something on the host does."""
+    """Write the nodes of a host."""
     k, two = s.snapshot[b], p.per_host == 2
     first = h * p.per_host
     last = first + p.per_host - 1
@@ -106,23 +105,15 @@ def _write_host(p: ReschedulingParams, s: ReschedulingState, o: ReschedulingBuff
         row.fragment = (rest0 if a == first else rest1) * inv
         row.other_fragment = (rest1 if a == first else rest0) * inv if two else 0.0
         row.n_vms = count
-    start = p.n_nodes * N_NODE
-    v = s.host_first[b, h]
-    while v >= 0:
-        row = name_places(o.flat[b, start + v * N_VM : start + (v + 1) * N_VM], o.vm)
-        a, by, double = s.vm_node[b, v], np.int64(p.vm_rest[k, v]), p.vm_double[k, v]
-        rest = rest0 if a == first else rest1
-        left = rest - size if rest + by >= size else rest  # what is a fragment once it has left, less its own
-        fragment, leaving = rest * inv, (rest - left - by) * inv
-        if double:
-            left = rest1 - size if rest1 + by >= size else rest1
-            fragment = 0.5 * (fragment + rest1 * inv)
-            leaving = 0.5 * (leaving + (rest1 - left - by) * inv)
-        row.away = 1.0 if a != p.vm_home[k, v] else 0.0
-        row.free_cpu = free0 if a == first else free1
-        row.fragment = fragment
-        row.leaving = leaving
-        v = s.vm_next[b, v]
+
+
+@kernel
+def _write_place(p: ReschedulingParams, s: ReschedulingState, o: ReschedulingBuffers, b: int, v: int) -> None:
+    """Write where a VM is."""
+    i = p.n_nodes * N_NODE + v * N_VM
+    row = name_places(o.flat[b, i : i + N_VM], o.vm)
+    row.away = 1.0 if s.vm_node[b, v] != p.vm_home[s.snapshot[b], v] else 0.0
+    row.node = s.vm_node[b, v] / p.n_nodes
 
 
 @kernel
@@ -186,6 +177,7 @@ def observe_game(p: ReschedulingParams, s: ReschedulingState, o: ReschedulingBuf
             row.double = 1.0 if p.vm_double[k, v] else 0.0
             row.fixed = 1.0 if p.vm_fixed[k, v] else 0.0
             row.grouped = 1.0 if p.vm_group[k, v] >= 0 else 0.0
+            _write_place(p, s, o, b, v)
     for h in range(p.n_hosts):
         _write_host(p, s, o, b, h)
     _write_choice(p, s, o, b)
@@ -226,6 +218,7 @@ def play_one(p: ReschedulingParams, s: ReschedulingState, o: ReschedulingBuffers
         o.reward[b] = o.scale * (before - s.objective[b])
         i = p.n_nodes * N_NODE + v * N_VM
         name_places(o.flat[b, i : i + N_VM], o.vm).chosen = 0.0
+        _write_place(p, s, o, b, v)
         source, target = host_of(p, s.last_from[b]), host_of(p, s.vm_node[b, v])
         _write_host(p, s, o, b, source)
         if target != source:
@@ -254,6 +247,8 @@ class ReschedulingObserver:
         self._parts = {name: slice(a, b) for name, a, b in zip(("nodes", "vms", "globals"), ends, ends[1:])}
         self._width = ends[-1]
         self.buffers, self.handle = self._make(games.n_games)
+        self._views = {name: self.buffers.flat[:, part] for name, part in self._parts.items()}
+        self._views["vm_node"] = games.state.vm_node
         starts, self.start_handle = self._make(len(games.snapshots))
         for k in range(len(games.snapshots)):
             observe_game(games.kernel_params, games.kernel_starts, self.start_handle, k)
@@ -319,8 +314,9 @@ class ReschedulingObserver:
 
     def copy_all(self, copy: bool = True) -> dict[str, NDArray[Any]]:
         """The observations of all games, (B, ...) each, in fresh memory or as views of the buffers."""
-        flat, node = self.buffers.flat, self.games.state.vm_node
-        flat, node = (flat.copy(), node.copy()) if copy else (flat, node)
+        if not copy:
+            return self._views.copy()
+        flat, node = self.buffers.flat.copy(), self.games.state.vm_node.copy()
         return {name: flat[:, part] for name, part in self._parts.items()} | {"vm_node": node}
 
     def __getstate__(self) -> dict[str, Any]:

@@ -73,10 +73,7 @@ class ReschedulingState(NamedTuple):
     free_cpu: I4  # (B, A)
     free_mem: I4  # (B, A)
     vm_node: I4  # (B, V) place of each VM
-    host_first: I4  # (B, H) a VM on the host, -1 = none; the others follow by vm_next
-    vm_next: I4  # (B, V) -1 = last
-    vm_before: I4  # (B, V) -1 = first
-    host_vms: I4  # (B, H) how many
+    host_vms: I4  # (B, H) VMs on a host
     places: I4  # (B, K) places that have room for a VM of a shape
     place_sum: I8  # (B, K) sum of their numbers: the place itself, if there is one
     offer: I8  # (B, K) -1 = no place, -2 = plenty, else the only place: what ``movable`` was written for

@@ -15,7 +15,14 @@ from virtgym.envs.errors import ConfigError
 from virtgym.envs.registry import Registry
 
 from .settings.base import A2cConfig, AgentConfig, DqnConfig, MaskablePpoConfig, PpoConfig
-from .settings.own import ExpertConfig, ForecasterConfig, ImitationConfig, ProposerConfig, RolloutConfig
+from .settings.own import (
+    DestroyerConfig,
+    ExpertConfig,
+    ForecasterConfig,
+    ImitationConfig,
+    ProposerConfig,
+    RolloutConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,15 @@ def _register_agents() -> None:
         AgentKind(
             ProposerConfig,
             f"{__package__}.proposals.learner:make_proposal_learner",
+            ("rescheduling",),
+        ),
+    )
+    AGENTS.register(
+        "destroyer",
+        "which hosts to free, for policy.destroy=FOLDER of ortools_rescheduling",
+        AgentKind(
+            DestroyerConfig,
+            f"{__package__}.proposals.destroyer:make_destroy_learner",
             ("rescheduling",),
         ),
     )

@@ -23,10 +23,10 @@ from .learners import TrainTask
 from .loop import Training, Watch, make_groups
 from .mixture import MixedTrainTask, mixture_of
 from .placement_task import PlacementTrainTask
-from .proposals.task import ProposalTrainTask
+from .proposals.task import DestroyTrainTask, ProposalTrainTask
 from .rescheduling_task import ReschedulingTrainTask
 from .settings.base import AgentConfig
-from .settings.own import ForecasterConfig, ProposerConfig
+from .settings.own import DestroyerConfig, ForecasterConfig, ProposerConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,6 +134,8 @@ def make_task(scenario: Scenario | GameScenario, config: Mapping[str, Any], agen
         own = {key: config[key] for key in ("reward", "wait_scale_s")}
         return PlacementTrainTask(scenario, **shared, **own)
     if isinstance(scenario, ReschedulingScenario):
+        if isinstance(agent, DestroyerConfig):
+            return DestroyTrainTask(scenario, **shared, agent=agent)
         guided = isinstance(agent, ProposerConfig)
         return (ProposalTrainTask if guided else ReschedulingTrainTask)(scenario, **shared)
     assert isinstance(scenario, Scenario)

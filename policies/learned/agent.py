@@ -112,6 +112,7 @@ class LearnedPolicy:
             use = {
                 "forecast": "; a forecaster is used by a rule, as in policy=dpm policy.forecaster=FOLDER",
                 "proposals": "; a guide is used by a search: policy=annealing policy.guide=FOLDER",
+                "destroy": "; it is used by a search: policy=ortools_rescheduling policy.destroy=FOLDER",
             }.get(agent.task, "")
             raise ConfigError(f"{name}: task {agent.task}; this version plays {', '.join(LEGAL)}{use}")
         self.agent = agent

@@ -20,11 +20,12 @@ PARTS: dict[str, tuple[str, ...]] = {
     "cluster": ("candidates", "globals"),
     "rescheduling": ("actions", "globals"),
     "proposals": ("proposal", "search"),
+    "destroy": ("host", "search"),
     "forecast": ("samples", "series"),
 }
 """Parts of an observation by task: the rows that a network scores one by one, then what they share; of a
 forecaster, which scores nothing, the newest samples and the rest that it reads of a series; of a guide of
-annealing features of a proposal and of the search."""
+annealing features of a proposal and of the search, of a destroy operator those of a host instead."""
 
 LEGAL: dict[str, str] = {"placement": "fits", "cluster": "offered", "rescheduling": "offered"}
 """The column of the rows that says whether a row may be chosen."""
@@ -34,9 +35,13 @@ NETWORKS: dict[str, tuple[str, ...]] = {
     "cluster": ("scorer", "mlp"),
     "rescheduling": ("scorer",),
     "proposals": ("odds",),
+    "destroy": ("host_odds",),
     "forecast": ("quantiles",),
 }
 """Kinds of network by task."""
+
+TOWERS: dict[str, tuple[str, ...]] = {"odds": ("vm", "place"), "host_odds": ("host",)}
+"""Of networks that give chances, what each of their parts gives one of."""
 
 CANDIDATES = "candidates"
 """What an agent of a cluster observes, beside placement's ``OBSERVATIONS``."""
@@ -47,13 +52,31 @@ ACTIONS = "actions"
 PROPOSAL = "proposal"
 """What a guide of annealing reads, see ``rescheduling.guide``."""
 
-_PROPOSAL_COLUMNS = ("cpu", "double", "fragment", "other_fragment"), ("progress",)
+HOST = "host"
+"""What a learned destroy operator reads, see ``rescheduling.learned_destroy``."""
+
+_SEARCH_COLUMNS: dict[str, tuple[str, tuple[tuple[str, ...], ...]]] = {
+    PROPOSAL: ("proposals", (("cpu", "double", "fragment", "other_fragment"), ("progress",))),
+    HOST: (
+        "destroy",
+        (
+            (
+                *("load", "load_rank", "memory", "least_fragment", "most_fragment", "free_sizes", "n_vms"),
+                *("n_vms_rank", "movable", "up_to_quarter", "up_to_half", "up_to_whole", "larger"),
+                *("leaving", "come", "gone", "tried", "gained"),
+            ),
+            ("moves_left", "step", "share"),
+        ),
+    ),
+}
+"""What the networks of searches read, with their tasks."""
 
 SEEN: dict[str, tuple[str, ...]] = {
     "placement": OBSERVATIONS,
     "cluster": (CANDIDATES,),
     "rescheduling": (ACTIONS,),
     "proposals": (PROPOSAL,),
+    "destroy": (HOST,),
 }
 """What agents may observe, by task."""
 
@@ -102,8 +125,8 @@ class Layout:
         Raises:
             ConfigError: If there is no such observation.
         """
-        if observation == PROPOSAL:
-            return cls("proposals", _PROPOSAL_COLUMNS)
+        if observation in _SEARCH_COLUMNS:
+            return cls(*_SEARCH_COLUMNS[observation])
         sets = {
             CANDIDATES: ("cluster", CANDIDATE_COLUMNS, global_columns(True)),
             ACTIONS: ("rescheduling", ACTION_COLUMNS, ACTION_GLOBALS),
@@ -257,13 +280,13 @@ class Architecture:
             value = getattr(self, key)
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST_WEIGHTS:
                 raise ConfigError(f"{key}={value}: must be an integer from 0 to {MOST_WEIGHTS}")
-        if self.network not in ("mlp", "odds") and (len(self.hidden) != 2 or len(set(self.hidden)) != 1):
+        if self.network not in ("mlp", *TOWERS) and (len(self.hidden) != 2 or len(set(self.hidden)) != 1):
             raise ConfigError(
                 f"hidden={list(self.hidden)}: network={self.network} has two layers of the same width"
             )
         if self.network == "scorer" and self.n_extra:
             raise ConfigError(f"n_extra={self.n_extra}: a scorer has no actions besides the candidates")
-        if self.network in ("quantiles", "odds") and self.activation != "relu":
+        if self.network in ("quantiles", *TOWERS) and self.activation != "relu":
             raise ConfigError(f"activation={self.activation}: network={self.network} has relu")
         if self.network == "mlp" and self.n_nodes < 2:
             raise ConfigError("n_nodes: an mlp needs the number of nodes or candidates")
@@ -310,8 +333,8 @@ class Architecture:
         if self.network == "quantiles":
             n_inputs = self.n_node + self.n_globals
             return {"prior": (1,), **self._dense_shapes(n_inputs, {"quantile": self.n_extra})}
-        if self.network == "odds":
-            return self._dense_shapes(self.n_node + self.n_globals, {"vm": 1, "place": 1})
+        if self.network in TOWERS:
+            return self._dense_shapes(self.n_node + self.n_globals, dict.fromkeys(TOWERS[self.network], 1))
         if self.network == "mlp":
             width = self.n_nodes * self.n_node + self.n_request + self.n_globals
             return self._dense_shapes(width, {"policy": self.n_actions(self.n_nodes), "value": 1})

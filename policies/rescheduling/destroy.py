@@ -6,6 +6,7 @@ what is best is then found exactly. What to free is the only choice that is not 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ class Scene:
         home: Place of each VM at the start, (V,).
         limit: VMs that may end away from home.
         tried: How often each host was freed since a neighbourhood with it gained, (H,).
+        gained: In how many neighbourhoods that gained a VM left it, or came to it, (H,).
         step: Neighbourhoods so far.
     """
 
@@ -34,6 +36,7 @@ class Scene:
     home: I4
     limit: int
     tried: I8
+    gained: I8
     step: int
 
     @property
@@ -96,11 +99,15 @@ DESTROYS.register("random", "any hosts", destroy_random)
 
 
 def find_destroy(name: str) -> Destroy:
-    """A destroy operator by its name, or by the dotted path of one's own.
+    """A destroy operator by its name, by the dotted path of one's own, or by the folder of a learned one.
 
     Raises:
-        ConfigError: For a name that there is not.
+        ConfigError: For a name that there is not, or a folder that holds none.
     """
+    if DESTROYS.named(name) is None and (os.sep in name or os.path.isdir(name)):
+        from .learned_destroy import load_destroy
+
+        return load_destroy(name)
     found: Destroy = DESTROYS.find(name).factory
     return found
 

@@ -5,29 +5,25 @@ Two small networks read cheap features of a proposal and of the search,
     x = [CPU modulo size / size, double, f, f of the other node, progress],
 
 with f the fragment of the VM's node, or of the place, in sizes (the other node counts for double VMs), and
-give the odds that annealing accepts such a proposal,
-
-    p = 1 / (1 + exp(-(w · relu(W₂ relu(W₁ x + b₁) + b₂) + b₃))).
+give the odds that annealing accepts such a proposal (``odds``).
 
 The features take few values, so that a search asks them once for a stretch of itself, for every shape and
 bin of fragments: a table. VMs are then drawn by theirs, and places by theirs, of some draws each the first
-that is taken. Sums have a fixed order (``learned.kernel_net``).
+that is taken.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import numpy as np
 
 from virtgym.envs.arrays import F4, F8
-from virtgym.envs.errors import ConfigError
 from virtgym.envs.rescheduling.state import ReschedulingParams
 
-from ..learned.architecture import ACTIVATIONS, PROPOSAL, Architecture, Layout
-from ..learned.kernel_net import LINEAR, dense, turned
-from ..learned.storage import Agent, Member, load_agent
+from ..learned.architecture import PROPOSAL, Layout
+from ..learned.storage import Member
+from .odds import Odds, load_members
 
 LAYOUT = Layout.current(PROPOSAL)
 """What the networks read."""
@@ -43,11 +39,6 @@ LEAST = 0.03
 
 TRIES = 8
 """Draws of a VM or place; the last is taken anyway."""
-
-
-def guide_architecture(hidden: tuple[int, ...]) -> Architecture:
-    """The networks of a guide, of some widths."""
-    return Architecture("odds", *LAYOUT.sizes, hidden=hidden)
 
 
 def features(p: ReschedulingParams, k: int, progress: float) -> F4:
@@ -70,22 +61,14 @@ def features(p: ReschedulingParams, k: int, progress: float) -> F4:
 
 
 class Guide:
-    """Networks that say what proposals are worth; of several the logits are averaged.
+    """Networks that say what proposals are worth.
 
     Args:
         members: The networks.
     """
 
     def __init__(self, members: tuple[Member, ...]) -> None:
-        self._layers = {
-            tower: [
-                [(turned(m.weights, name), m.weights[f"{name}.bias"]) for name in names]
-                for m, names in (
-                    (m, [f"{tower}.{i}" for i in range(len(m.architecture.hidden) + 1)]) for m in members
-                )
-            ]
-            for tower in ("vm", "place")
-        }
+        self._odds = Odds(members)
 
     def odds(self, inputs: F4) -> tuple[F8, F8]:
         """Odds to be drawn, of VMs over the best of all, of places over the best of the shape.
@@ -93,40 +76,9 @@ class Guide:
         Args:
             inputs: As of ``features``.
         """
-        vm, place = (self._chance(tower, inputs) for tower in ("vm", "place"))
+        vm, place = (self._odds.chance(tower, inputs) for tower in ("vm", "place"))
         place = place / place.max(axis=1, keepdims=True)
         return np.maximum(vm / vm.max(), LEAST), np.maximum(place, LEAST)
-
-    def _chance(self, tower: str, inputs: F4) -> F8:
-        flat = np.ascontiguousarray(inputs.reshape(-1, inputs.shape[-1]))
-        logits: Any = 0.0
-        for layers in self._layers[tower]:
-            x = flat
-            for i, (w, bias) in enumerate(layers):
-                x = dense(x, w, bias, ACTIVATIONS.index("relu") if i < len(layers) - 1 else LINEAR)
-            logits = logits + x[:, 0].astype(np.float64) / len(self._layers[tower])
-        chance: F8 = (1.0 / (1.0 + np.exp(-np.clip(logits, -30.0, 30.0)))).reshape(inputs.shape[:-1])
-        return chance
-
-
-def make_guide(agent: Agent, name: str) -> Guide:
-    """The guide in an agent's folder.
-
-    Args:
-        agent: What it holds.
-        name: What to call it in messages.
-
-    Raises:
-        ConfigError: If it is none, or reads other features than this version has.
-    """
-    if agent.task != LAYOUT.task:
-        raise ConfigError(
-            f"{name}: is an agent for {agent.task}; guides come from virtgym train agent=proposer"
-        )
-    for member in agent.members:
-        if member.layout != LAYOUT:
-            raise ConfigError(f"{name}: reads other features than guides of this version")
-    return Guide(agent.members)
 
 
 def load_guide(folder: str | os.PathLike[str]) -> Guide:
@@ -135,4 +87,4 @@ def load_guide(folder: str | os.PathLike[str]) -> Guide:
     Raises:
         ConfigError: If the folder holds no guide; one line that names it.
     """
-    return make_guide(load_agent(folder), f"policy.guide={os.fspath(folder)}")
+    return Guide(load_members("policy.guide", folder, LAYOUT, "guides proposer"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,8 @@ class Neighbourhoods:
             self.kind[p.vm_rest[k] == 0] = -1
         self._move_ms = int(s.move_ms[0])
         limit = games.limit - int(s.moves[0])
-        self.scene = Scene(games, s.vm_node[0].copy(), limit, np.zeros(p.n_hosts, np.int64), 0)
+        tried, gained = np.zeros((2, p.n_hosts), np.int64)
+        self.scene = Scene(games, s.vm_node[0].copy(), limit, tried, gained, 0)
         self.failed = 0
 
     @property
@@ -118,14 +120,28 @@ class Neighbourhoods:
         away = self.inside(hosts) + moves
         question = Question(self.games, scene.home, self.kind, hosts, away, exact=exact)
         found = answer(question, **effort)
-        gained = False
         if found is None:
             self.failed += 1
         else:
             self.take(found.target)
-            gained = self.objective < before - 1e-12
             if self.objective > before + 1e-12 or len(scene.away) > scene.limit:
                 self.take(was)
-        scene.tried[hosts] = 0 if gained else scene.tried[hosts] + 1
-        self.scene = Scene(scene.games, scene.home, scene.limit, scene.tried, scene.step + 1)
+        self.settle(hosts, before, was)
         return found
+
+    def settle(self, hosts: I8, before: float, was: I4) -> bool:
+        """Note what came of a neighbourhood; whether it gained.
+
+        Args:
+            hosts: The hosts that were freed.
+            before: The objective before.
+            was: Where VMs ended before, (V,).
+        """
+        scene, gained = self.scene, self.objective < before - 1e-12
+        scene.tried[hosts] = 0 if gained else scene.tried[hosts] + 1
+        if gained:
+            moved = np.flatnonzero(self.target != was)
+            ends = np.concatenate([was[moved], self.target[moved]]) // self.games.params.per_host
+            scene.gained[np.unique(ends)] += 1
+        self.scene = replace(scene, step=scene.step + 1)
+        return gained

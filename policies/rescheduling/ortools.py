@@ -18,7 +18,7 @@ from ..solvers.snapshots.exchanges import FOREVER, Exchange, exchange, exchangea
 from ..solvers.snapshots.migrations import Found, Question, answer
 from .annealing import AnnealingPolicy
 from .base import Plan, ReschedulingPolicy
-from .destroy import chosen_hosts, find_destroy
+from .destroy import Destroy, chosen_hosts, find_destroy
 from .neighbourhoods import Neighbourhoods
 from .ordering import order_moves
 from .reassigning import Reassigning
@@ -31,7 +31,11 @@ WORK, WORK_PART, WORK_ALL = 0.03, 0.1, 10.0
 """Deterministic seconds of CP-SAT for a neighbourhood, for a part, and for a snapshot as a whole."""
 HOSTS = 8.0
 """Hosts of the first neighbourhood; then as many as can be solved in that time."""
-BEGINNINGS = ("exchange", "annealing", "home")
+EXCHANGED = 64
+"""Hosts of the first neighbourhood that is an exchange, beside those at the ends of moves."""
+AT_ONCE = 500
+"""Hosts of a snapshot up to which ``exchange`` takes all at once; of twice as many it takes seconds."""
+BEGINNINGS = ("exchange", "exchanges", "annealing", "home")
 """What neighbourhoods begin with."""
 PART_HOSTS = 12
 """Hosts of a part that CP-SAT solves, at most."""
@@ -76,28 +80,38 @@ class _Run:
             self.objective, self.moves, self.unordered = objective, moves, unordered
             self.note(objective)
 
-    def exchange(self, search: Neighbourhoods, hosts: I8, moves: int) -> bool:
-        """Let VMs on hosts on which all are at home make the best exchange; whether there was an answer."""
+    def exchange(self, search: Neighbourhoods, hosts: I8, moves: int) -> Exchange | None:
+        """Let VMs on hosts on which all are at home make the best exchange; None without an answer."""
         seconds = max(0.0, min(SHARE_EXCHANGE * self.left_s, FOREVER))
         found = exchange(self.start, search.kind, hosts, moves, seconds=seconds)
         if found is None:
             self.failed += 1
-            return False
+            return None
         target, gone = search.target, found.target != search.scene.home
         target[gone] = found.target[gone]
         search.take(target)
         self.note(search.objective)
-        if len(hosts) == len(search.scene.tried):
-            self._bound_exchange(found, search)
-        return True
+        return found
 
-    def _bound_exchange(self, found: Exchange, search: Neighbourhoods) -> None:
+    def exchange_again(self, search: Neighbourhoods, hosts: I8) -> bool:
+        """Make the best exchange between hosts and those at the ends of moves; whether it gained."""
+        before, was, freed = search.objective, search.target, np.union1d(hosts, search.scene.ends())
+        search.take(search.scene.home)
+        found = self.exchange(search, freed, search.scene.limit)
+        if found is None or search.objective > before + 1e-12:
+            search.take(was)
+        if found is not None and len(freed) == len(search.scene.tried):
+            self.bound_exchange(found, search)
+        return search.settle(hosts, before, was)
+
+    def bound_exchange(self, found: Exchange, search: Neighbourhoods) -> None:
         """No plan is better than this, where moves cost nothing and there was time to prove it."""
         p, s, prices = self.start.params, self.start.state, found.prices()
         if prices is None or self.left_s <= 0 or p.weights[4] > 0:
             return
         gained = round((s.fragment[0] - search.games.state.fragment[0]) / p.size)
-        most = bound_gain(self.start, *prices, search.scene.limit, gained)
+        until = self.begun + LAST * (self.deadline - self.begun)
+        most = bound_gain(self.start, *prices, search.scene.limit, gained, until)
         if np.isfinite(most):
             least = float(s.fragment[0]) - p.size * math.floor(most + 1e-6)
             self.bound = float(p.weights[0]) * max(0.0, least) / float(s.spare[0])
@@ -126,9 +140,13 @@ class OrtoolsReschedulingPolicy(Reassigning, ReschedulingPolicy):
 
     Attributes:
         iterations: Neighbourhoods, each also a part of the annealing before.
-        destroy: Which hosts are freed next: a name of ``destroy.DESTROYS``, or the dotted path of a function.
+        destroy: Which hosts are freed next: a name of ``destroy.DESTROYS``, the dotted path of a function, or
+            the folder of a learned operator (``virtgym train agent=destroyer``).
         begin: What neighbourhoods begin with: ``exchange``, the best exchange of VMs between all nodes
             (HiGHS) where only fragments count, else annealing; ``annealing``; ``home``, nothing moved.
+            ``exchanges``: annealing, then the best exchange between the hosts that are freed and those at the
+            ends of moves, again and again; where nothing is gained more are freed, at last all. So does
+            ``exchange`` on more than ``AT_ONCE`` hosts.
     """
 
     kind: ClassVar[str] = "solver"
@@ -148,6 +166,10 @@ class OrtoolsReschedulingPolicy(Reassigning, ReschedulingPolicy):
         need_choice("policy", "begin", self.begin, BEGINNINGS)
         self._destroy = find_destroy(self.destroy)
 
+    def follow(self, destroy: Destroy) -> None:
+        """Free what an operator says that is no name and no folder."""
+        self._destroy = destroy
+
     def plan_moves(self, games: ReschedulingGames, rng: np.random.Generator, deadline: float) -> Plan:
         """Anneal, free hosts again and again, and put the moves in order."""
         run = _Run(games, rng, deadline)
@@ -161,12 +183,13 @@ class OrtoolsReschedulingPolicy(Reassigning, ReschedulingPolicy):
         return run.plan()
 
     def _search(self, run: _Run, search: Neighbourhoods) -> None:
-        self._begin(run, search)
+        most = float(len(search.scene.tried))
+        done = self._begin(run, search)
         if run.bound is not None:
             run.offer_ends(search)
             if run.proven:
                 return
-        n_hosts, most, done = HOSTS, float(len(search.scene.tried)), 0
+        n_hosts = HOSTS
         while run.left_s > 0 and (done < self.iterations or math.isfinite(run.deadline)):
             hosts = chosen_hosts(self._destroy, search.scene, round(min(n_hosts, most)), run.rng)
             found = search.free(hosts, search.scene.moves_left, **run.effort(WORK))
@@ -175,14 +198,23 @@ class OrtoolsReschedulingPolicy(Reassigning, ReschedulingPolicy):
             done += 1
         run.offer_ends(search)
 
-    def _begin(self, run: _Run, search: Neighbourhoods) -> None:
-        """What the neighbourhoods are to make better."""
-        everything = np.arange(len(search.scene.tried))
+    def _begin(self, run: _Run, search: Neighbourhoods) -> int:
+        """What the neighbourhoods are to make better; how many it took."""
         if self.begin == "home":
-            return
-        exchanges = self.begin == "exchange" and exchangeable(run.start, search.kind)
-        if exchanges and run.exchange(search, everything, search.scene.limit):
-            return
+            return 0
+        if self.begin.startswith("exchange") and exchangeable(run.start, search.kind):
+            n_hosts = len(search.scene.tried)
+            if self.begin == "exchanges" or n_hosts > AT_ONCE:
+                return self._exchange_some(run, search)
+            found = run.exchange(search, np.arange(n_hosts), search.scene.limit)
+            if found is not None:
+                run.bound_exchange(found, search)
+                return 0
+        self._anneal(run, search)
+        return 0
+
+    def _anneal(self, run: _Run, search: Neighbourhoods) -> None:
+        """Let VMs end where annealing says."""
         first = AnnealingPolicy(iterations=PROPOSALS * self.iterations)
         annealed = first.plan_moves(run.start.fork(), run.rng, time.perf_counter() + SHARE * run.left_s)
         run.curve += annealed.curve[1:]
@@ -190,6 +222,19 @@ class OrtoolsReschedulingPolicy(Reassigning, ReschedulingPolicy):
         ended = run.start.fork()
         ended.play(run.moves)
         search.take(ended.state.vm_node[0])
+
+    def _exchange_some(self, run: _Run, search: Neighbourhoods) -> int:
+        """Anneal, then exchanges between some hosts, until they are all; how many there were."""
+        self._anneal(run, search)
+        most, n_hosts, done = len(search.scene.tried), EXCHANGED, 0
+        while run.left_s > 0 and (done < self.iterations or math.isfinite(run.deadline)):
+            n_hosts = min(n_hosts, most)
+            hosts = chosen_hosts(self._destroy, search.scene, n_hosts, run.rng)
+            gained, done = run.exchange_again(search, hosts), done + 1
+            if n_hosts == most:
+                break
+            n_hosts = n_hosts if gained else 2 * n_hosts
+        return done
 
     def _solve(self, run: _Run, search: Neighbourhoods) -> None:
         """All of a small snapshot: where VMs end, and if there is no order for that the game move by move."""
@@ -256,7 +301,7 @@ class PopPolicy(Reassigning, ReschedulingPolicy):
                     search.take(search.scene.home)
             # What a part leaves of its share goes to those after it.
             hosts, moves = np.sort(parts.pop()), search.scene.moves_left // (len(parts) + 1)
-            if not (exchanges and run.exchange(search, hosts, moves)):
+            if not exchanges or run.exchange(search, hosts, moves) is None:
                 search.free(hosts, moves, **run.effort(WORK_PART))
             run.note(search.objective)
             done += 1

@@ -1,1 +1,1 @@
-"""Training of guides of annealing: what proposals are worth."""
+"""Training of what leads a search: guides of annealing, and destroy operators."""

@@ -7,26 +7,20 @@ likelihood from all counts so far, the more of a kind there were the more it wei
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from virtgym.envs.arrays import F4, F8
 from virtgym.envs.rescheduling.games import ReschedulingGames
-from virtgym.policies.learned.storage import Member
 from virtgym.policies.rescheduling.annealing import AnnealingPolicy, Search
-from virtgym.policies.rescheduling.guide import LAYOUT, STRETCHES, Guide, features, guide_architecture
+from virtgym.policies.rescheduling.guide import LAYOUT, STRETCHES, Guide, features
 
-from ..learners import Arrays, need_same
-from ..rescheduling_task import TRAINING, seeds_of
+from ..learners import Arrays
 from ..settings.own import ProposerConfig
-from ..torch_state import as_numpy, by_prefix, optimizer_arrays, restore_optimizer
+from .odds import OddsLearner
 from .task import PROPOSALS, ProposalTrainTask
-
-TOWERS = ("vm", "place")
 
 
 class WatchedAnnealing(AnnealingPolicy):
@@ -51,31 +45,12 @@ class WatchedAnnealing(AnnealingPolicy):
         memory.watched[:] = 0.0
 
 
-class OddsNet(nn.Module):
-    """The networks of ``policies.rescheduling.guide``, to be trained."""
-
-    def __init__(self, hidden: tuple[int, ...]) -> None:
-        super().__init__()
-        sizes = (sum(LAYOUT.sizes), *hidden, 1)
-        self.vm, self.place = (
-            nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in pairwise(sizes)) for _ in TOWERS
-        )
-
-    def logits(self, tower: str, x: torch.Tensor) -> torch.Tensor:
-        """Of acceptance, (n,)."""
-        layers = list(getattr(self, tower))
-        for layer in layers[:-1]:
-            x = torch.relu(layer(x))
-        found: torch.Tensor = layers[-1](x)
-        return found.squeeze(1)
-
-
 def make_proposal_learner(task: ProposalTrainTask, config: ProposerConfig) -> ProposalLearner:
     """Make the learner."""
     return ProposalLearner(task, config)
 
 
-class ProposalLearner:
+class ProposalLearner(OddsLearner):
     """Learns what proposals are worth.
 
     Args:
@@ -84,28 +59,16 @@ class ProposalLearner:
     """
 
     def __init__(self, task: ProposalTrainTask, config: ProposerConfig) -> None:
-        torch.set_num_threads(1)
-        self.task, self.config = task, config
-        self.games = task.env(seeds_of(task.scenario, TRAINING)).games
-        seeds = task.seeds(2)
-        torch.manual_seed(seeds[0])
-        self.architecture = guide_architecture(tuple(config.hidden))
-        self.net = OddsNet(self.architecture.hidden)
-        self.optimizer = torch.optim.Adam(self.net.parameters(), config.learning_rate)
-        self.rng = np.random.default_rng(seeds[1])
+        super().__init__(task, config, "odds", LAYOUT)
         self.counts: dict[bytes, F8] = {}  # by tower and features: proposals, and the sum of their odds
-        self.timesteps = 0
 
     def learn_chunk(self, timesteps: int) -> dict[str, float]:
         """One search, then some steps on all counts."""
-        games = self.games
-        games.begin(snapshot=int(self.rng.integers(len(games.snapshots))))
-        before = float(games.state.objective[0])
+        games, before = self.games, self.begin()
         policy = WatchedAnnealing(iterations=PROPOSALS)
         policy.follow(Guide(self.snapshot()))
         plan = policy.plan_moves(games.fork(), self.rng, np.inf)
         gained = float(games.play(plan.moves).gains.sum())
-        self.timesteps += 2 * games.limit
         watched = self._count(policy.seen)
         return {"loss": self._learn(), "accepted": watched, "objective_start": before, "gained": gained}
 
@@ -131,56 +94,26 @@ class ProposalLearner:
         """Steps on all counts; the loss of the last."""
         if not self.counts:
             return float("nan")
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate
         known = []
-        for tower in range(len(TOWERS)):
+        for tower in range(len(self.towers)):
             inputs, counts = self._table(tower)
             weight = np.sqrt(counts[:, 0])  # rare kinds are wanted, too
             parts = inputs, counts[:, 1] / counts[:, 0], weight / weight.sum()
-            known.append([torch.from_numpy(part.astype(np.float32)) for part in parts])
-        loss = torch.zeros(())
-        for _ in range(self.config.n_epochs):
-            loss = torch.zeros(())
-            for name, (x, share, shares) in zip(TOWERS, known):
-                logits = self.net.logits(name, x)
-                error = nn.functional.binary_cross_entropy_with_logits(logits, share, reduction="none")
-                loss = loss + (shares * error).sum()
-            self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-        return loss.item()
-
-    def snapshot(self) -> tuple[Member, ...]:
-        """The networks as they are now."""
-        weights = {name: as_numpy(value) for name, value in self.net.state_dict().items()}
-        return (Member(self.architecture, LAYOUT, weights, "logits"),)
-
-    def load_member(self, member: Member) -> None:
-        """Begin with the weights of a guide.
-
-        Raises:
-            ConfigError: If it is of another architecture, or reads other features.
-        """
-        need_same(member, self.architecture, LAYOUT)
-        self.net.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in member.weights.items()})
+            x, chance, share = (torch.from_numpy(part.astype(np.float32)) for part in parts)
+            known.append((x, chance, share))
+        return self.learn(known)
 
     def arrays(self) -> tuple[Arrays, dict[str, Any]]:
-        """Networks, optimiser, counts and generator."""
-        found: Arrays = {f"net/{k}": as_numpy(v) for k, v in self.net.state_dict().items()}
-        found |= {f"optimizer/{k}": v for k, v in optimizer_arrays(self.optimizer).items()}
+        """As ``OddsLearner``, with the counts."""
+        found, state = super().arrays()
         if self.counts:
             found["keys"] = np.frombuffer(b"".join(self.counts), np.uint8).reshape(len(self.counts), -1)
             found["counts"] = np.stack(list(self.counts.values()))
-        return found, {"timesteps": self.timesteps, "rng": self.rng.bit_generator.state}
+        return found, state
 
     def restore(self, arrays: Arrays, state: dict[str, Any]) -> None:
         """Take up where ``arrays`` was called."""
-        parts = by_prefix(arrays)
-        self.net.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in parts["net"].items()})
-        restore_optimizer(self.optimizer, parts.get("optimizer", {}))
+        super().restore(arrays, state)
         if "counts" in arrays:
             keys = (row.tobytes() for row in arrays["keys"])
             self.counts = dict(zip(keys, arrays["counts"].copy()))
-        self.timesteps = int(state["timesteps"])
-        self.rng.bit_generator.state = state["rng"]

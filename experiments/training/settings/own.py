@@ -169,16 +169,12 @@ class ForecasterConfig(AgentConfig):
 
 
 @dataclass
-class ProposerConfig(AgentConfig):
-    """Settings of the learner of a guide of annealing; a timestep is an action of a game, two of a move.
+class SearchGuideConfig(AgentConfig):
+    """Settings of the learners of what leads a search; a timestep is an action of a game, two of a move.
 
     Attributes:
         n_epochs: Steps of the optimiser after every search.
     """
-
-    RESCHEDULING: ClassVar[Mapping[str, Any]] = {
-        **{"observation": "proposal", "network": "odds", "hidden": [16, 16]},
-    }
 
     learning_rate: float = 3e-3
     gamma: float = 1.0
@@ -186,8 +182,49 @@ class ProposerConfig(AgentConfig):
 
     def choices(self, task: str) -> dict[str, tuple[str, ...]]:
         """One of each: it has one network that reads one thing."""
-        fixed = {"observation": ("proposal",), "network": ("odds",), "activation": ("relu",)}
-        return {**super().choices(task), **fixed}
+        fixed = {key: (str(self.RESCHEDULING[key]),) for key in ("observation", "network")}
+        return {**super().choices(task), **fixed, "activation": ("relu",)}
+
+
+@dataclass
+class ProposerConfig(SearchGuideConfig):
+    """Settings of the learner of a guide of annealing."""
+
+    RESCHEDULING: ClassVar[Mapping[str, Any]] = {
+        **{"observation": "proposal", "network": "odds", "hidden": [16, 16]},
+    }
+
+
+@dataclass
+class DestroyerConfig(SearchGuideConfig):
+    """Settings of the learner of a destroy operator of large-neighbourhood search.
+
+    Attributes:
+        iterations: Neighbourhoods of a search.
+        begin: What they begin with, as of ``ortools_rescheduling``.
+        noise: Share of neighbourhoods that are drawn at random.
+        buffer_size: Hosts of states that are kept to learn from, the latest.
+    """
+
+    SHARES: ClassVar[tuple[str, ...]] = (*AgentConfig.SHARES, "noise")
+    POSITIVE: ClassVar[tuple[str, ...]] = (*AgentConfig.POSITIVE, "iterations")
+    RESCHEDULING: ClassVar[Mapping[str, Any]] = {
+        **{"observation": "host", "network": "host_odds", "hidden": [16, 16]},
+    }
+
+    n_epochs: int = 30
+    iterations: int = 8
+    begin: str = "exchanges"
+    noise: float = 0.3
+    buffer_size: int = 40_000
+
+    def choices(self, task: str) -> dict[str, tuple[str, ...]]:
+        """With what a search begins."""
+        return {**super().choices(task), "begin": ("exchanges", "exchange", "annealing", "home")}
+
+    def arrays(self, num_envs: int, width: int, n_actions: int) -> dict[str, float]:
+        """As ``AgentConfig.arrays``."""
+        return {"agent.buffer_size": 32.0 * self.buffer_size}
 
 
 @dataclass

@@ -14,6 +14,7 @@ better one by one.
 from __future__ import annotations
 
 import itertools
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -132,7 +133,12 @@ def take_stock(games: ReschedulingGames) -> tuple[I8, Stock] | None:
 
 
 def bound_gain(
-    games: ReschedulingGames, prices: dict[int, float], cost: float, moves: int, enough: int
+    games: ReschedulingGames,
+    prices: dict[int, float],
+    cost: float,
+    moves: int,
+    enough: int,
+    deadline: float = np.inf,
 ) -> float:
     """No plan gains more whole VMs than this; inf if nothing is known.
 
@@ -142,6 +148,7 @@ def bound_gain(
         cost: Of a move, likewise.
         moves: How many VMs may move.
         enough: A gain that is known: the search for prices ends once more is impossible.
+        deadline: ``time.perf_counter()`` when it ends, too.
     """
     found = take_stock(games)
     if found is None:
@@ -159,7 +166,7 @@ def bound_gain(
             range(len(now)), (sign * step for step in STEPS for sign in (-1, 1))
         ):
             was = now[k]
-            if best < enough + 1 - 1e-6:
+            if best < enough + 1 - 1e-6 or time.perf_counter() > deadline:
                 return best
             if k < len(now) - 1 or was + step >= 0.0:
                 now[k] += step

@@ -15,7 +15,7 @@ from virtgym.envs.rescheduling.game import build_game
 from virtgym.envs.rescheduling.games import ReschedulingGames
 from virtgym.envs.rescheduling.generate import generate_snapshot
 from virtgym.envs.rescheduling.objective import ObjectiveConfig
-from virtgym.envs.rescheduling.observations import observe_game
+from virtgym.envs.rescheduling.observations import N_VM, VmRow, observe_game
 from virtgym.envs.rescheduling.snapshot import Snapshot
 
 EVERYTHING = {"fragment": 1.0, "hosts_used": 0.5, "imbalance": 0.2, "energy": 0.3, "migration": 0.1}
@@ -80,6 +80,9 @@ def test_sums_kept_up_are_sums_worked_out_anew() -> None:
     seen = observer.buffers.flat[0].copy()
     observe_game(env.games.kernel_params, env.games.kernel_state, observer.handle, 0)
     np.testing.assert_array_equal(seen, observer.buffers.flat[0])
+    vms = observer.split(seen)["vms"].reshape(-1, N_VM)
+    np.testing.assert_array_equal(np.rint(vms[:, VmRow.node] * snapshot.n_nodes), where)
+    np.testing.assert_array_equal(vms[:, VmRow.away] == 1.0, where != snapshot.vm_node)
     build_game(env.games.kernel_params, env.games.kernel_state, 0, 0)
     np.testing.assert_array_equal(s.free_cpu[0], env.games.starts.free_cpu[0])
 

@@ -16,6 +16,7 @@ from virtgym.experiments.training.compose import compose_training
 from virtgym.experiments.training.proposals import learner as proposal_learner
 from virtgym.experiments.training.proposals import task as proposals
 from virtgym.policies.learned.storage import load_agent
+from virtgym.policies.rescheduling import ortools
 
 pytest.importorskip("torch")
 pytest.importorskip("sb3_contrib")
@@ -31,14 +32,23 @@ AGENTS: dict[str, tuple[str, ...]] = {
     "a2c": ("agent.n_steps=8",),
     "imitation": ("agent.teacher=greedy_rescheduling", "agent.student_share=0.5"),
     "proposer": ("agent.n_epochs=3",),
+    "destroyer": ("agent.n_epochs=3", "agent.iterations=2", "agent.begin=home"),
 }
+LED = {
+    "proposer": ("proposals", "annealing(iterations=500)"),
+    "destroyer": ("destroy", "ortools_rescheduling(begin=home,iterations=2)"),
+}
+"""What searches lead: the task of the agent, and the search without it."""
 
 
 @pytest.fixture(autouse=True)
 def short_searches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Learn from searches of few proposals."""
+    """Learn from searches of few proposals, and by neighbourhoods however small the snapshot is."""
     monkeypatch.setattr(proposals, "PROPOSALS", 500)
     monkeypatch.setattr(proposal_learner, "PROPOSALS", 500)
+    monkeypatch.setattr(ortools, "PROPOSALS", 20)
+    monkeypatch.setattr(ortools, "WORK", 1e-3)
+    monkeypatch.setattr(ortools, "SMALL", 0)
 
 
 def train(agent: str, *arguments: str) -> int:
@@ -57,7 +67,8 @@ def test_an_agent_trains_plays_and_goes_on_to_the_bit(
     assert not json.loads((two / "train.json").read_text())["finished"]
     assert train(agent, f"out={two}", "checkpoint_every=40") == 0
     a, b = (load_agent(folder / "agent") for folder in (one, two))
-    assert a.task == ("proposals" if agent == "proposer" else "rescheduling")
+    task, plain = LED.get(agent, ("rescheduling", ""))
+    assert a.task == task
     for name, weights in a.members[0].weights.items():
         np.testing.assert_array_equal(weights, b.members[0].weights[name])
     progress = pd.read_csv(one / "progress.csv")
@@ -65,8 +76,8 @@ def test_an_agent_trains_plays_and_goes_on_to_the_bit(
     rows = pd.read_csv(one / "validation.csv").set_index("policy")
     mine = rows.loc[next(name for name in rows.index if str(one / "agent") in name)]
     assert set(rows["gate"]) == {"ok"}
-    if agent == "proposer":
-        assert set(rows.index) > {"annealing(iterations=500)", "greedy_rescheduling"}
+    if plain:
+        assert set(rows.index) > {plain, "greedy_rescheduling"}
         return
     assert set(rows.index) == {str(one / "agent"), *rescheduling_task.RULES}
     assert mine["kind"] == "agent"
@@ -74,9 +85,14 @@ def test_an_agent_trains_plays_and_goes_on_to_the_bit(
 
 
 def test_what_guides_is_a_guide(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "run"
+    out, other = tmp_path / "run", tmp_path / "other"
     assert train("proposer", f"out={out}", "total_timesteps=0") == 0
+    assert train("destroyer", f"out={other}", "total_timesteps=0") == 0
     capsys.readouterr()
+    search = ["evaluate", *TINY[:4], "policy=ortools_rescheduling", "policy.iterations=2"]
+    assert main([*search, f"policy.destroy={other / 'agent'}", f"out={tmp_path / 'c'}"]) == 0
+    assert main([*search, f"policy.destroy={out / 'agent'}", f"out={tmp_path / 'd'}"]) == 2
+    assert "is an agent for proposals; operators come from" in capsys.readouterr().err
     play = ["evaluate", *TINY[:4], "policy=annealing", "policy.iterations=500"]
     assert main([*play, f"policy.guide={out / 'agent'}", f"out={tmp_path / 'a'}"]) == 0
     for typed, text in (
@@ -104,7 +120,10 @@ def _third_fails() -> Any:
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["agent=dqn"], ["is of kind rescheduling", "use agent=ppo, a2c, maskable_ppo, imitation, proposer"]),
+        (
+            ["agent=dqn"],
+            ["is of kind rescheduling", "use agent=ppo, a2c, maskable_ppo, imitation, proposer, destroyer"],
+        ),
         (["agent=expert_iteration"], ["is of kind rescheduling", "use agent=ppo"]),
         (["agent=ppo", "reward=delay"], ["reward=delay", "no effect on scenarios of kind rescheduling"]),
         (["agent=ppo", "agent.network=equivariant"], ["agent.network=equivariant", "scorer"]),

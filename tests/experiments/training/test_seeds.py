@@ -163,6 +163,13 @@ LENGTHS: dict[str, tuple[tuple[str, ...], int]] = {
         ),
         20,
     ),
+    "destroyer": (
+        (
+            *("scenario=rescheduling", "scenario.snapshot.from=small@600", "scenario.limit=10"),
+            *("scenario.objective.fragment_cores=1", "agent.iterations=1"),
+        ),
+        20,
+    ),
     "rollout_iteration": (
         (
             *("scenario=demo_placement", "scenario.trace.options.n=3000", "scenario.n_windows=3"),

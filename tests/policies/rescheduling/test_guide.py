@@ -13,11 +13,12 @@ from virtgym.envs.rescheduling.games import ReschedulingGames
 from virtgym.envs.rescheduling.objective import ObjectiveConfig
 from virtgym.policies.learned.storage import Member
 from virtgym.policies.rescheduling.annealing import AnnealingPolicy
-from virtgym.policies.rescheduling.guide import BINS, LAYOUT, LEAST, Guide, features, guide_architecture
+from virtgym.policies.rescheduling.guide import BINS, LAYOUT, LEAST, Guide, features
+from virtgym.policies.rescheduling.odds import odds_architecture
 
 
 def some_member(seed: int) -> Member:
-    rng, architecture = np.random.default_rng(seed), guide_architecture((8, 8))
+    rng, architecture = np.random.default_rng(seed), odds_architecture(LAYOUT, "odds", (8, 8))
     shapes = architecture.shapes().items()
     weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes}
     return Member(architecture, LAYOUT, weights)

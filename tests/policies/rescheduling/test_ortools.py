@@ -25,7 +25,7 @@ from virtgym.policies.rescheduling.destroy import chosen_hosts, find_destroy
 from virtgym.policies.rescheduling.neighbourhoods import Neighbourhoods
 from virtgym.policies.rescheduling.ordering import order_moves
 from virtgym.policies.solvers.snapshots.bound import bound_gain
-from virtgym.policies.solvers.snapshots.exchanges import exchange
+from virtgym.policies.solvers.snapshots.exchanges import exchange, exchangeable
 
 OBJECTIVES = [
     None, ObjectiveConfig(1.0, 0.5, 0.2, 0.3, 0.1), ObjectiveConfig(0.0, 1.0), ObjectiveConfig(0.0, 0.0, 1.0),
@@ -177,6 +177,25 @@ def test_an_exchange_of_a_large_snapshot_is_better_than_annealing() -> None:
     assert games.state.objective[0] == search.objective
 
 
+def test_exchanges_of_some_hosts_keep_what_was_gained_and_end_with_all() -> None:
+    gained = 0
+    for seed in range(20):
+        games, search = begun(seed, limit=4), []
+        policy: Any = make_policy("ortools_rescheduling", iterations=6, begin="exchanges")
+        policy.follow(lambda scene, n, rng, search=search: search.append((n, scene)) or np.arange(n))
+        search_of = Neighbourhoods(games.fork())
+        if not exchangeable(games, search_of.kind):
+            continue
+        run = ortools._Run(games.fork(), np.random.default_rng(seed), math.inf)
+        policy._exchange_some(run, search_of)
+        assert [n for n, _ in search] == [games.params.n_hosts]  # there are fewer than one neighbourhood has
+        assert search_of.objective <= games.state.objective[0]
+        assert len(search_of.scene.away) <= 4
+        assert all(a >= b for (_, a), (_, b) in zip(run.curve, run.curve[1:]))
+        gained += search_of.objective < games.state.objective[0]
+    assert gained > 8
+
+
 def test_no_more_vms_are_away_than_must_be() -> None:
     for seed in range(30):
         games = begun(seed)
@@ -210,7 +229,7 @@ def test_destroy_operators(monkeypatch: pytest.MonkeyPatch) -> None:
             hosts = chosen_hosts(find_destroy(name), scene, n, np.random.default_rng(n))
             assert len(hosts) == n
             assert (np.diff(hosts) > 0).all()
-    for begin in ("home", "annealing"):
+    for begin in ("home", "annealing", "exchanges"):
         params: dict[str, Any] = {"destroy": f"{__name__}:first_ones", "begin": begin}
         moves = plan_of("ortools_rescheduling", games, iterations=2, **params).moves
         assert games.fork().play(moves).n == len(moves)
