@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from virtgym.envs.arrays import F8, I8
+from virtgym.envs.arrays import B1, F8, I8
 from virtgym.envs.checks import need, need_count, need_positive, need_share, one_of
 from virtgym.envs.sim.simulator import ClusterView
 
@@ -15,7 +15,7 @@ from ..forecast.forecasters import make_forecaster
 from ..forecast.history import History
 from ..planning.rounds import Round, best_first
 from ..solvers.calls import CALLS
-from ..solvers.programme import Rows, solve_programme
+from ..solvers.programme import Rows, improve
 from .base import ProductPolicy
 
 GOALS = ("BALANCE", "PACK")
@@ -100,8 +100,6 @@ class OneDrsPolicy(ProductPolicy):
         failed = CALLS.failed
         pairs = self._solve(now, units, hosts, size, load, most) if len(units) else []
         self.solver_fallbacks += CALLS.failed - failed
-        if pairs is None:
-            pairs = self._greedy(now, units, hosts, size, load, most)
         moves = sum(now.move(u, h) for u, h in pairs)
         self.say(before, before - PER_MOVE, moves, True)
 
@@ -135,64 +133,64 @@ class OneDrsPolicy(ProductPolicy):
         others = hosts[::-1][~np.isin(hosts[::-1], homes)]
         return units, np.concatenate([homes, others[: max(1, side - len(homes))]])
 
-    def _solve(
-        self, now: Round, units: I8, hosts: I8, size: F8, load: F8, most: int
-    ) -> list[tuple[int, int]] | None:
+    def _solve(self, now: Round, units: I8, hosts: I8, size: F8, load: F8, most: int) -> list[Any]:
         """The programme: x moves a unit, z is the fullest host's load (PACK: y says that a host is used)."""
         k, p = len(hosts), now.view.params
-        i, j = np.nonzero(now.open(units.tolist(), hosts))
+        legal = now.open(units.tolist(), hosts)
+        i, j = np.nonzero(legal)
         place = np.zeros(now.view.n_hosts, dtype=np.int64)
         place[hosts] = np.arange(k)
-        a = place[now.unit_home[units]][i]
-        number = np.array([len(now.units[u]) for u in units], dtype=np.float64)[i]
-        grid = Rows()
-        x = grid.columns(len(i), PER_MOVE * number, 1.0)
+        home = place[now.unit_home[units]]
+        number = np.array([len(now.units[u]) for u in units], dtype=np.float64)
+        grid, balance = Rows(), self.goal == "BALANCE"
+        x = grid.columns(len(i), PER_MOVE * number[i], 1.0)
         grid.rows(len(units), -np.inf, 1.0, (i, x, 1.0))
-        grid.rows(1, -np.inf, float(most), (0, x, number))
-        if self.goal == "BALANCE":  # what stays and comes is at most z
+        grid.rows(1, -np.inf, float(most), (0, x, number[i]))
+        if balance:  # what stays and comes is at most z
             extra = grid.columns(1, 1.0)
-            base, come, go = load[hosts], size[units[i], hosts[j]], size[units[i], hosts[a]]
+            base, each = load[hosts], size[np.ix_(units, hosts)]
             factor = np.ones(k)
         else:  # a host that is not used holds nothing
             extra = grid.columns(k, 1.0, 1.0)
-            base, come, go = now.n_vms()[hosts].astype(np.float64), number, number
+            base, each = now.n_vms()[hosts].astype(np.float64), np.repeat(number[:, None], k, axis=1)
             factor = base + number.sum() + 1.0
-        columns = np.broadcast_to(extra, (k,))
-        grid.rows(k, -np.inf, -base, (j, x, come), (a, x, -go), (np.arange(k), columns, -factor))
-        room = [(p.vm_cpu_mhz, p.host_cpu_mhz * max(1.0, p.arrival_overcommit))]
+        come, go = (j, x, each[i, j]), (home[i], x, -each[i, home[i]])
+        grid.rows(k, -np.inf, -base, come, go, (np.arange(k), np.broadcast_to(extra, (k,)), -factor))
+        rooms = [(p.vm_cpu_mhz, p.host_cpu_mhz * max(1.0, p.arrival_overcommit))]
         if p.memory_binding:
-            room.append((p.vm_mem_mib, p.host_mem_mib * p.mem_overcommit))
-        for of, cap in room:  # what is requested stays within what a host has, or holds now
-            free = cap - now.at_home(of)
-            unit = now.of_units(of)[units[i]]
-            grid.rows(k, -np.inf, np.maximum(0.0, free[hosts]), (j, x, unit))
+            rooms.append((p.vm_mem_mib, p.host_mem_mib * p.mem_overcommit))
+        free, need = np.zeros((len(rooms), k)), np.zeros((len(rooms), len(units)))
+        for r, (of, cap) in enumerate(rooms):  # what is requested stays within what a host has, or holds now
+            free[r] = np.maximum(0.0, (cap - now.at_home(of))[hosts])
+            need[r] = now.of_units(of)[units]
+            grid.rows(k, -np.inf, free[r], (j, x, need[r, i]))
+        start = np.zeros(grid.n_columns)
+        fill = (start, legal, home, each, base, number, need, free, most)
+        start[extra] = _begin(*fill).max() if balance else base > 0.0
         whole = np.ones(grid.n_columns, dtype=np.bool_)
-        whole[extra] = self.goal == "PACK"
-        _, found, _ = solve_programme(grid.programme(), whole, PATIENCE_S, self.solver_nodes, GAP)
-        if found is None:
-            return None
-        taken = np.flatnonzero(found[x] > 0.5)
+        whole[extra] = not balance
+        found = improve(grid.programme(), whole, start, PATIENCE_S, self.solver_nodes, GAP)
+        taken = np.flatnonzero((start if found is None else found)[x] > 0.5)
         return [(int(units[i[t]]), int(hosts[j[t]])) for t in taken]
 
-    def _greedy(
-        self, now: Round, units: I8, hosts: I8, size: F8, load: F8, most: int
-    ) -> list[tuple[int, int]]:
-        """Without the solver: the moves, one by one, that lower the fullest host's load most."""
-        pairs: list[tuple[int, int]] = []
-        load, left = load.copy(), units.tolist()
-        while left and len(pairs) < most and self.goal == "BALANCE":
-            h = hosts[np.argmax(load[hosts])]
-            own = [u for u in left if now.unit_home[u] == h]
-            if not own:
-                break
-            after = np.maximum(load[h] - size[own, h][:, None], load[hosts] + size[np.ix_(own, hosts)])
-            after[~now.open(own, hosts)] = np.inf
-            best = next(best_first(after), None)
-            if best is None or after[best] >= load[h] - PER_MOVE:
-                break
-            u, b = own[best[0]], int(hosts[best[1]])
-            load[h] -= size[u, h]
-            load[b] += size[u, b]
-            left.remove(u)
-            pairs.append((u, b))
-        return pairs
+
+def _begin(x: F8, legal: B1, home: I8, size: F8, load: F8, number: F8, need: F8, free: F8, most: int) -> F8:
+    """Moves, one by one, that lower the highest load by more than they cost; returns the loads, (k,)."""
+    column = np.full(legal.shape, -1)
+    column[legal] = np.arange(legal.sum())
+    load, free, left = load.copy(), free.copy(), np.ones(len(home), dtype=np.bool_)
+    while True:
+        h = int(load.argmax())
+        own = np.flatnonzero(left & (home == h) & (number <= most))
+        fits = legal[own] & (need[:, own, None] <= free[:, None, :]).all(axis=0)
+        rest = np.delete(load, h).max()
+        after = np.maximum(np.maximum(load[h] - size[own, h], rest)[:, None], load + size[own])
+        best = next(best_first(np.where(fits, after, np.inf)), None) if fits.any() else None
+        if best is None or after[best] >= load[h] - PER_MOVE * number[own[best[0]]]:
+            return load
+        u, b = int(own[best[0]]), best[1]
+        x[column[u, b]], left[u] = 1.0, False
+        load[h] -= size[u, h]
+        load[b] += size[u, b]
+        free[:, b] -= need[:, u]
+        most -= int(number[u])

@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import sparse
 
 from virtgym.envs.arrays import B1, F8, I8
 
@@ -71,7 +70,9 @@ class Rows:
         np.maximum.at(largest, row, np.abs(value))
         scale = 1.0 / np.where(largest > 0.0, largest, 1.0)
         shape = self.n_rows, self.n_columns
-        matrix = sparse.csr_matrix((value * scale[row], (row, column)), shape=shape)
+        from scipy.sparse import csr_matrix  # loads as long as a small plan takes
+
+        matrix = csr_matrix((value * scale[row], (row, column)), shape=shape)
         return Programme(cost, top, matrix, low * scale, high * scale)
 
 
@@ -148,6 +149,61 @@ def _solve(
         return proven, None, optimal
     values = result.variable_values()
     return proven, np.array([values[v] for v in values]), optimal
+
+
+def improve(
+    model: Programme, whole: B1, start: F8, seconds: float, nodes: int, gap: float = TOLERANCE
+) -> F8 | None:
+    """Look for a solution that is better than a known one by a relative gap, with HiGHS.
+
+    The relaxation (GLOP) says how good one can be, and by its reduced costs which whole columns are 0 in all
+    that are good enough: those are left out, and what is not good enough is cut off.
+
+    Args:
+        model: The programme.
+        whole: Columns that must be whole, (columns,).
+        start: The known solution, (columns,).
+        seconds: Wall time.
+        nodes: Most nodes of HiGHS's tree.
+        gap: What is less better than this is not looked for.
+
+    Returns:
+        The better one; the known one where there is none, or none was found; None where the solver failed.
+    """
+    known = float(model.objective @ start)
+    wanted = known - gap * abs(known)
+    relaxed = attempt(lambda: _reduced_costs(model))
+    if relaxed is None:
+        CALLS.note_failure()
+        return None
+    least, costs = relaxed
+    if least > wanted:
+        return start
+    kept = np.flatnonzero(~whole | (costs <= wanted - least + WHOLE * abs(known)))
+    from scipy.sparse import vstack
+
+    rows = vstack([model.matrix.tocsc()[:, kept], model.objective[None, kept]]).tocsr()
+    low, high = np.append(model.row_lower, -INF), np.append(model.row_upper, wanted)
+    small = Programme(model.objective[kept], model.upper[kept], rows, low, high)
+    found = attempt(lambda: _solve(small, whole[kept], seconds, nodes, gap))
+    if found is None:
+        CALLS.note_failure()
+        return None
+    if found[1] is None:
+        return start
+    better = np.zeros(len(start))
+    better[kept] = found[1]
+    return better
+
+
+def _reduced_costs(model: Programme) -> tuple[float, F8]:
+    """Least value of the relaxation, and the reduced cost of every column."""
+    from ortools.math_opt.python import mathopt
+
+    filled = _mathopt_model(model, np.zeros(len(model.objective), dtype=np.bool_))
+    result = mathopt.solve(filled, mathopt.SolverType.GLOP)
+    costs = result.reduced_costs(list(filled.variables()))
+    return float(result.termination.objective_bounds.dual_bound), np.array(costs)
 
 
 def row_prices(model: Programme) -> F8 | None:
