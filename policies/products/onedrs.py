@@ -7,14 +7,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from virtgym.envs.arrays import B1, F8, I8
+from virtgym.envs.arrays import F8, I8
 from virtgym.envs.checks import need, need_count, need_positive, need_share, one_of
 from virtgym.envs.sim.simulator import ClusterView
 
 from ..forecast.forecasters import make_forecaster
 from ..forecast.history import History
-from ..planning.rounds import Round, best_first
+from ..planning.rounds import Round
 from ..solvers.calls import CALLS
+from ..solvers.levelling import Levelling, Moves, level, pairs_of
 from ..solvers.programme import Rows, improve
 from .base import ProductPolicy
 
@@ -23,8 +24,8 @@ WEIGHTS = {"cpu_usage": 0.2, "cpu": 0.2, "memory": 0.4}
 """Published beside 0.1 for disk and for network, which are no load of a host here."""
 PER_MOVE = 0.01
 """What a migration costs in the objective, beside the load of the fullest host or the number of hosts."""
-GAP = 0.01
-"""Relative gap at which the solver may stop: about what a migration costs."""
+GAP = 0.001
+"""Relative gap at which the solver may stop, a tenth of what a migration costs."""
 PATIENCE_S = 60.0
 """Wall time after which a solver is given up; its nodes are what ends it."""
 
@@ -133,64 +134,44 @@ class OneDrsPolicy(ProductPolicy):
         others = hosts[::-1][~np.isin(hosts[::-1], homes)]
         return units, np.concatenate([homes, others[: max(1, side - len(homes))]])
 
-    def _solve(self, now: Round, units: I8, hosts: I8, size: F8, load: F8, most: int) -> list[Any]:
-        """The programme: x moves a unit, z is the fullest host's load (PACK: y says that a host is used)."""
-        k, p = len(hosts), now.view.params
-        legal = now.open(units.tolist(), hosts)
-        i, j = np.nonzero(legal)
-        place = np.zeros(now.view.n_hosts, dtype=np.int64)
-        place[hosts] = np.arange(k)
-        home = place[now.unit_home[units]]
-        number = np.array([len(now.units[u]) for u in units], dtype=np.float64)
-        grid, balance = Rows(), self.goal == "BALANCE"
-        x = grid.columns(len(i), PER_MOVE * number[i], 1.0)
-        grid.rows(len(units), -np.inf, 1.0, (i, x, 1.0))
-        grid.rows(1, -np.inf, float(most), (0, x, number[i]))
-        if balance:  # what stays and comes is at most z
-            extra = grid.columns(1, 1.0)
-            base, each = load[hosts], size[np.ix_(units, hosts)]
-            factor = np.ones(k)
-        else:  # a host that is not used holds nothing
-            extra = grid.columns(k, 1.0, 1.0)
-            base, each = now.n_vms()[hosts].astype(np.float64), np.repeat(number[:, None], k, axis=1)
-            factor = base + number.sum() + 1.0
-        come, go = (j, x, each[i, j]), (home[i], x, -each[i, home[i]])
-        grid.rows(k, -np.inf, -base, come, go, (np.arange(k), np.broadcast_to(extra, (k,)), -factor))
+    def _solve(self, now: Round, units: I8, hosts: I8, size: F8, load: F8, most: int) -> Moves:
+        """The programme, of units and hosts by their places in what is given."""
+        p, place = now.view.params, np.zeros(now.view.n_hosts, dtype=np.int64)
+        place[hosts] = np.arange(len(hosts))
         rooms = [(p.vm_cpu_mhz, p.host_cpu_mhz * max(1.0, p.arrival_overcommit))]
         if p.memory_binding:
             rooms.append((p.vm_mem_mib, p.host_mem_mib * p.mem_overcommit))
-        free, need = np.zeros((len(rooms), k)), np.zeros((len(rooms), len(units)))
-        for r, (of, cap) in enumerate(rooms):  # what is requested stays within what a host has, or holds now
-            free[r] = np.maximum(0.0, (cap - now.at_home(of))[hosts])
-            need[r] = now.of_units(of)[units]
-            grid.rows(k, -np.inf, free[r], (j, x, need[r, i]))
-        start = np.zeros(grid.n_columns)
-        fill = (start, legal, home, each, base, number, need, free, most)
-        start[extra] = _begin(*fill).max() if balance else base > 0.0
-        whole = np.ones(grid.n_columns, dtype=np.bool_)
-        whole[extra] = not balance
-        found = improve(grid.programme(), whole, start, PATIENCE_S, self.solver_nodes, GAP)
-        taken = np.flatnonzero((start if found is None else found)[x] > 0.5)
-        return [(int(units[i[t]]), int(hosts[j[t]])) for t in taken]
+        problem = Levelling(
+            load=load[hosts],
+            home=place[now.unit_home[units]],
+            size=size[np.ix_(units, hosts)],
+            number=np.array([len(now.units[u]) for u in units], dtype=np.float64),
+            legal=now.open(units.tolist(), hosts),
+            # what is requested stays within what a host has, or holds now
+            need=np.array([now.of_units(of)[units] for of, _ in rooms]),
+            free=np.array([np.maximum(0.0, (cap - now.at_home(of))[hosts]) for of, cap in rooms]),
+            most=most,
+            price=PER_MOVE,
+        )
+        if self.goal == "BALANCE":
+            moves = level(problem, GAP, self.solver_nodes, PATIENCE_S)
+        else:
+            moves = self._pack(problem, now.n_vms()[hosts].astype(np.float64))
+        return [(int(units[u]), int(hosts[b])) for u, b in moves]
 
-
-def _begin(x: F8, legal: B1, home: I8, size: F8, load: F8, number: F8, need: F8, free: F8, most: int) -> F8:
-    """Moves, one by one, that lower the highest load by more than they cost; returns the loads, (k,)."""
-    column = np.full(legal.shape, -1)
-    column[legal] = np.arange(legal.sum())
-    load, free, left = load.copy(), free.copy(), np.ones(len(home), dtype=np.bool_)
-    while True:
-        h = int(load.argmax())
-        own = np.flatnonzero(left & (home == h) & (number <= most))
-        fits = legal[own] & (need[:, own, None] <= free[:, None, :]).all(axis=0)
-        rest = np.delete(load, h).max()
-        after = np.maximum(np.maximum(load[h] - size[own, h], rest)[:, None], load + size[own])
-        best = next(best_first(np.where(fits, after, np.inf)), None) if fits.any() else None
-        if best is None or after[best] >= load[h] - PER_MOVE * number[own[best[0]]]:
-            return load
-        u, b = int(own[best[0]]), best[1]
-        x[column[u, b]], left[u] = 1.0, False
-        load[h] -= size[u, h]
-        load[b] += size[u, b]
-        free[:, b] -= need[:, u]
-        most -= int(number[u])
+    def _pack(self, q: Levelling, there: F8) -> Moves:
+        """x moves a unit, y says that a host is used; ``there`` are VMs on every host, (K,)."""
+        i, j = np.nonzero(q.legal)
+        k, number, grid = len(q.load), q.number[i], Rows()
+        x = grid.columns(len(i), q.price * number, 1.0)
+        y = grid.columns(k, 1.0, 1.0)
+        grid.rows(len(q.home), -np.inf, 1.0, (i, x, 1.0))
+        grid.rows(1, -np.inf, float(q.most), (0, x, number))
+        # a host that is not used holds nothing
+        come, go = (j, x, number), (q.home[i], x, -number)
+        grid.rows(k, -np.inf, -there, come, go, (np.arange(k), y, -there - q.number.sum() - 1.0))
+        for kind, free in zip(q.need, q.free):
+            grid.rows(k, -np.inf, free, (j, x, kind[i]))
+        whole, used = np.ones(grid.n_columns, dtype=np.bool_), float((there > 0).sum())
+        found = improve(grid.programme(), whole, used * (1.0 - GAP), PATIENCE_S, self.solver_nodes, GAP)
+        return [] if found is None else pairs_of(found[x], i, j)

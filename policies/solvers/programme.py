@@ -151,57 +151,53 @@ def _solve(
     return proven, np.array([values[v] for v in values]), optimal
 
 
-def improve(
-    model: Programme, whole: B1, start: F8, seconds: float, nodes: int, gap: float = TOLERANCE
-) -> F8 | None:
-    """Look for a solution that is better than a known one by a relative gap, with HiGHS.
+def improve(model: Programme, whole: B1, wanted: float, seconds: float, nodes: int, gap: float) -> F8 | None:
+    """Look for a solution that is as good as wanted, with HiGHS.
 
-    The relaxation (GLOP) says how good one can be, and by its reduced costs which whole columns are 0 in all
-    that are good enough: those are left out, and what is not good enough is cut off.
+    The relaxation (GLOP) says whether there can be one, and by its reduced costs which whole columns are 0 in
+    all of them: those are left out, and what is not good enough is cut off.
 
     Args:
         model: The programme.
         whole: Columns that must be whole, (columns,).
-        start: The known solution, (columns,).
+        wanted: The value.
         seconds: Wall time.
         nodes: Most nodes of HiGHS's tree.
-        gap: What is less better than this is not looked for.
+        gap: Relative gap at which HiGHS may stop.
 
     Returns:
-        The better one; the known one where there is none, or none was found; None where the solver failed.
+        A solution; None where there is none, none was found, or the solver failed, which is noted.
     """
-    known = float(model.objective @ start)
-    wanted = known - gap * abs(known)
     relaxed = attempt(lambda: _reduced_costs(model))
+    least, costs = (INF, np.zeros(0)) if relaxed is None else relaxed
     if relaxed is None:
         CALLS.note_failure()
-        return None
-    least, costs = relaxed
     if least > wanted:
-        return start
-    kept = np.flatnonzero(~whole | (costs <= wanted - least + WHOLE * abs(known)))
+        return None
     from scipy.sparse import vstack
 
+    kept = np.flatnonzero(~whole | ((costs <= wanted - least + WHOLE * abs(wanted)) & (model.upper > 0.0)))
     rows = vstack([model.matrix.tocsc()[:, kept], model.objective[None, kept]]).tocsr()
     low, high = np.append(model.row_lower, -INF), np.append(model.row_upper, wanted)
     small = Programme(model.objective[kept], model.upper[kept], rows, low, high)
     found = attempt(lambda: _solve(small, whole[kept], seconds, nodes, gap))
     if found is None:
         CALLS.note_failure()
+    if found is None or found[1] is None:
         return None
-    if found[1] is None:
-        return start
-    better = np.zeros(len(start))
+    better = np.zeros(len(whole))
     better[kept] = found[1]
     return better
 
 
 def _reduced_costs(model: Programme) -> tuple[float, F8]:
-    """Least value of the relaxation, and the reduced cost of every column."""
+    """Least value of the relaxation, inf = it has no solution, and the reduced cost of every column."""
     from ortools.math_opt.python import mathopt
 
     filled = _mathopt_model(model, np.zeros(len(model.objective), dtype=np.bool_))
     result = mathopt.solve(filled, mathopt.SolverType.GLOP)
+    if result.termination.reason == mathopt.TerminationReason.INFEASIBLE:
+        return INF, np.zeros(0)
     costs = result.reduced_costs(list(filled.variables()))
     return float(result.termination.objective_bounds.dual_bound), np.array(costs)
 
