@@ -33,7 +33,6 @@ from .candidates.settings import CandidateSettings
 from .knobs import KnobDriver, KnobPolicy
 from .metrics import own_metrics
 from .observations import Observer
-from .render import History, draw_frame, write_text
 from .rewards import RewardFunction, check_weights
 
 ACTION_FORMS: tuple[str, ...] = ("unrolled", "knobs", "candidates")
@@ -256,7 +255,11 @@ class ClusterEnv(gym.Env[Observation, Any]):
         if isinstance(self._observer, CandidateForm):
             self._observer.begin(np.random.default_rng(self.np_random.integers(SEED_RANGE)))
         self._observer.reset()
-        self._history = History(self._sim) if self.render_mode == "rgb_array" else None
+        self._history: History | None = None
+        if self.render_mode == "rgb_array":
+            from .render import History
+
+            self._history = History(self._sim)
         self._over = False
         self._illegal = 0
         self._last_step = {}
@@ -281,6 +284,8 @@ class ClusterEnv(gym.Env[Observation, Any]):
         The mask is added to ``info`` where observations are written and actions are discrete.
         """
         if self.render_mode == "human" and self._decisions == 0:
+            from .render import write_text
+
             show_human(write_text(self._sim, self._last_step, self.scenario.name))
         if not self._observe:
             return self._observer.blank()
@@ -392,6 +397,8 @@ class ClusterEnv(gym.Env[Observation, Any]):
 
         ``human`` has printed the text already, after each interval.
         """
+        from .render import draw_frame, write_text  # with Pillow, which else nobody needs
+
         if self.render_mode == "ansi":
             return write_text(self._sim, self._last_step, self.scenario.name)
         if self.render_mode == "rgb_array" and self._history is not None:

@@ -25,12 +25,14 @@ from typing import Any, ClassVar, Protocol, TypeVar, overload
 import numba
 import numpy as np
 from numba import typeof, types
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile
+from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
 from numba.core.dispatcher import Dispatcher
 from numba.core.extending import _Intrinsic as Intrinsic
+from numba.core.runtime import rtsys
 
 from . import handle, records
+from .loading import KernelFile, LoadedResult
 
 KEPT = 3
 """Digests of one kernel that are kept on disk: going back to another branch, or undoing, compiles nothing."""
@@ -126,23 +128,26 @@ class ClosureCache(FunctionCache):
         self.enable()
 
     @functools.cached_property
-    def _impl(self) -> CompileResultCacheImpl:
-        return CompileResultCacheImpl(self._py_func)
+    def _impl(self) -> LoadedResult:
+        return LoadedResult(self._py_func)
 
     @functools.cached_property
     def _cache_path(self) -> str:
         return self._impl.locator.get_cache_path()
 
     @functools.cached_property
-    def _cache_file(self) -> IndexDataCacheFile:
+    def _cache_file(self) -> KernelFile:
         digest = digest_closure(self._function)
         module = Path(self._py_func.__code__.co_filename).stem
         name = f"{module}.{self._py_func.__qualname__}-{digest[:16]}.{sys.implementation.cache_tag}"
-        return IndexDataCacheFile(self._cache_path, name.replace("<", "").replace(">", ""), digest)
+        return KernelFile(self._cache_path, name.replace("<", "").replace(">", ""), digest)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """What was compiled for a signature, or None: then Numba compiles, and the user hears of it once."""
-        found = super().load_overload(sig, target_context)
+        # Numba refreshes its registries first, hundreds of modules: what is compiled does so by itself
+        rtsys.initialize(target_context)
+        with self._guard_against_spurious_io_errors():
+            found = self._load_overload(sig, target_context)
         if found is None and not ClosureCache.spoken:
             ClosureCache.spoken = True
             print(SPEAKING, file=sys.stderr, flush=True)

@@ -23,8 +23,9 @@ from ..traces import Trace
 from .build import build_cluster, drop_oversized, need_episode, read_demand, size_vms
 from .choices import compose_choice, is_file, on_own_path, own_names
 from .inventory import fit_out, host_kinds, read_group, trace_of, workload_of
+from .nodes import made
 from .rules import build_rules
-from .schema import HostGroupConfig, ScenarioConfig, check_scenario
+from .schema import HostGroupConfig, ScenarioConfig, as_meant, check_scenario
 from .working_sets import add_phases
 
 INVENTORY = "inventory"
@@ -160,8 +161,10 @@ def build_scenario(
 
 def _take_inventory(checked: ScenarioConfig, seed: int) -> Scenario:
     """The cluster of an export, with what the scenario says of everything else."""
-    stand_in = check_scenario(load_scenario_config(INVENTORY), {})
-    for key in ("trace", "hosts", "vm_types", "rules"):
+    given = ("trace", "hosts", "vm_types", "rules")
+    own = {key: value for key, value in load_scenario_config(INVENTORY).items() if key in given}
+    stand_in = made(ScenarioConfig, as_meant(own, own, ()), "scenario")
+    for key in given:
         if getattr(checked, key) != getattr(stand_in, key):
             raise ConfigError(f"scenario.{key}: the export says that; scenario.inventory.overlay adds to it")
     found = read_group(checked.inventory)

@@ -383,7 +383,8 @@ def merge_schema(schema: type[T], raw: Mapping[str, Any], overrides: Mapping[str
 
     plain = {key: value for key, value in raw.items() if key not in ("_target_", "defaults")}
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema_of(cast(Any, schema))), OmegaConf.create(plain))
+        merged = OmegaConf.structured(schema_of(cast(Any, schema)))
+        merged.merge_with(OmegaConf.create(plain))
         own = cast(dict[str, Any], OmegaConf.to_container(merged))
         for key, value in overrides.items():
             OmegaConf.update(merged, key, value, merge=True)

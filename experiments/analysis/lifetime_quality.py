@@ -36,11 +36,16 @@ def auc(score: F8, happened: NDArray[np.bool_]) -> float:
     return float((rankdata(score)[happened].sum() - n * (n + 1) / 2) / (n * m))
 
 
-def calibration_error(chance: F8, happened: NDArray[np.bool_]) -> float:
-    """Mean distance between predicted chance and observed share, over classes of equal size."""
+def reliability(chance: F8, happened: NDArray[np.bool_]) -> list[tuple[float, float]]:
+    """Mean predicted chance and observed share, in classes of equal size from the smallest chance on."""
     order = np.argsort(chance, kind="stable")
     parts = [part for part in np.array_split(order, N_CLASSES) if part.size]
-    return float(np.mean([abs(chance[part].mean() - happened[part].mean()) for part in parts]))
+    return [(float(chance[part].mean()), float(happened[part].mean())) for part in parts]
+
+
+def calibration_error(chance: F8, happened: NDArray[np.bool_]) -> float:
+    """Mean distance between predicted chance and observed share, over these classes."""
+    return float(np.mean([abs(said - seen) for said, seen in reliability(chance, happened)]))
 
 
 def chance_within(chance: F8, time_s: float, age_s: float = 0.0) -> F8:

@@ -1,10 +1,10 @@
 """What knowing lifetimes is worth: rules by departure with true, predicted and noisy lifetimes.
 
-python -m virtgym.experiments.bench.lifetimes [--requests CSV --windows NPY] [--seeds 0 1] [--n 40]
+python -m virtgym.experiments.bench.lifetimes [--requests CSV (--windows NPY | --rows A B)] [--seeds 0 1]
 
-Two measures: the waiting time of ``huawei_placement`` (windows of the file, or of generated streams, whose
-model is learned of the rows before them), and the usage time of hosts over its lower bound where there are
-hosts enough for nobody to wait.
+Two measures: the waiting time of ``huawei_placement`` (windows of the file, windows that begin at equal
+distances in some of its rows, or those of generated streams), and the usage time of hosts over its lower
+bound where there are hosts enough for nobody to wait. The model is learned of the rows before them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from virtgym.envs.placement.settings import PlacementSettings
 from virtgym.envs.traces import read_requests
 from virtgym.envs.traces.requests import RequestTrace
 from virtgym.policies import make_policy
-from virtgym.policies.placement.lifetime_model import learn_lifetimes
+from virtgym.policies.placement.lifetime_model import LifetimeModel, learn_lifetimes
 from virtgym.policies.placement.lifetimes import LIFETIME_RULES, noisy_lifetimes
 
-from ..analysis.lifetime_quality import auc, quality, usage_ratio
-from ..analysis.stats import mean_statistic, paired_samples, trimmed_statistic
+from ..analysis.lifetime_quality import auc, chance_within, quality, reliability, usage_ratio
+from ..analysis.stats import independent_blocks, mean_statistic, paired_samples, trimmed_statistic
 from ..run.placement_rollout import play_windows
 from ..training.forecasts.lifetimes import JUDGED_S
 
@@ -57,14 +57,14 @@ def entries() -> Iterator[tuple[str, Any]]:
             yield f"{rule} {label}", make_policy(rule, **known)
 
 
-def waits(requests: RequestTrace, windows: I8) -> dict[str, F8]:
-    """Total wait of every window under every rule, s."""
+def waits(requests: RequestTrace, windows: I8) -> tuple[dict[str, F8], I8]:
+    """Total wait of every window under every rule, s, and the requests of every window."""
     found = {}
     for name, policy in entries():
         batch = PlacementBatch(len(windows), PlacementSettings(requests, PlacementConfig()))
         played = play_windows(policy, batch, windows, rng=np.random.default_rng(0))
         found[name] = played.total_wait_s
-    return found
+    return found, played.n_placed
 
 
 def usages(requests: RequestTrace, windows: I8) -> dict[str, F8]:
@@ -84,11 +84,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--requests", help="a request trace; default: generated streams")
     parser.add_argument("--windows", help="rows of first requests, .npy")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--n", type=int, default=40, help="windows of a generated stream")
+    parser.add_argument("--rows", type=int, nargs=2, help="windows begin at equal distances in these rows")
+    parser.add_argument("--n", type=int, default=40, help="windows of these rows, or of a generated stream")
     parser.add_argument("--usage", type=int, default=8, help="windows of usage time")
     given = parser.parse_args(argv)
     if given.requests:
-        streams = [(read_requests(given.requests), np.load(given.windows).astype(np.int64))]
+        rows = np.linspace(*given.rows, given.n) if given.rows else np.load(given.windows)
+        streams = [(read_requests(given.requests), rows.astype(np.int64))]
     else:
         streams = [
             (
@@ -99,26 +101,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         ]
     console = Console(width=140)
     for requests, windows in streams:
-        _tell_quality(console, requests, int(windows.min()))
-        spread = np.linspace(windows.min(), len(requests.cores) - USAGE_ROWS - 1, given.usage).astype(
-            np.int64
-        )
-        _tell(
-            console,
-            f"{requests.name}: total wait, s, trimmed mean",
-            waits(requests, windows),
-            trimmed_statistic,
-        )
-        _tell(
-            console, f"{requests.name}: usage time over lower bound", usages(requests, spread), mean_statistic
-        )
+        last = given.rows[1] if given.rows else len(requests.cores)
+        _tell_quality(console, requests, range(int(windows.min()), last))
+        spread = np.linspace(windows.min(), last - USAGE_ROWS - 1, given.usage).astype(np.int64)
+        waited, length = waits(requests, windows)
+        title = f"{requests.name}: total wait, s, trimmed mean"
+        _tell(console, title, waited, windows, length, trimmed_statistic)
+        used, length = usages(requests, spread), np.full(len(spread), USAGE_ROWS)
+        title = f"{requests.name}: usage time over lower bound"
+        _tell(console, title, used, spread, length, mean_statistic)
 
 
-def _tell(console: Console, title: str, values: dict[str, F8], statistic: Any) -> None:
+def _tell(console: Console, title: str, values: dict[str, F8], first: I8, length: I8, statistic: Any) -> None:
     best = min(BASES, key=lambda name: float(statistic(values[name])))
     rng = np.random.default_rng(0)
-    samples = paired_samples({k: v[None] for k, v in values.items()}, rng, {"s": statistic})["s"]
-    table = Table(title=f"{title} (ratio to {best})", title_justify="left")
+    blocks = independent_blocks(first, length, np.stack([each - values[best] for each in values.values()]))
+    runs = {k: v[None] for k, v in values.items()}
+    samples = paired_samples(runs, rng, {"s": statistic}, blocks=blocks)["s"]
+    told = f"ratio to {best}; {len(first)} windows in {int(blocks.max()) + 1} blocks"
+    table = Table(title=f"{title} ({told})", title_justify="left")
     for head in ("rule", "value", "ratio", "95 %", "mean"):
         table.add_column(head, justify="left" if head == "rule" else "right")
     for name, each in values.items():
@@ -133,11 +134,10 @@ def _tell(console: Console, title: str, values: dict[str, F8], statistic: Any) -
     console.print(table)
 
 
-def _tell_quality(console: Console, requests: RequestTrace, first: int) -> None:
-    rows = range(first, len(requests.cores))
-    model = learn_lifetimes(requests, range(first))
+def _tell_quality(console: Console, requests: RequestTrace, rows: range) -> None:
+    model = learn_lifetimes(requests, range(rows.start))
     table = Table(
-        title=f"{requests.name}: leaving within T, learned of {first} requests", title_justify="left"
+        title=f"{requests.name}: leaving within T, learned of {rows.start} requests", title_justify="left"
     )
     for head in ("known", "T, s", "age, s", "share", "AUC", "calibration error"):
         table.add_column(head, justify="left" if head == "known" else "right")
@@ -146,13 +146,26 @@ def _tell_quality(console: Console, requests: RequestTrace, first: int) -> None:
             found = quality(model, requests, rows, time_s, age_s)
             shown = (found["share"], found["auc"], found["calibration"])
             table.add_row("predicted", f"{time_s:g}", f"{age_s:g}", *(f"{value:.3f}" for value in shown))
-    true = requests.lifetime_s[first:]
+    true = requests.lifetime_s[rows.start : rows.stop]
     for noise in NOISES:
-        guess = noisy_lifetimes(requests.lifetime_s, noise, 0)[first:]
+        guess = noisy_lifetimes(requests.lifetime_s, noise, 0)[rows.start : rows.stop]
         for time_s in JUDGED_S:
             within = true <= time_s
             share, area = float(within.mean()), auc(-guess, within)
             table.add_row(f"noisy {noise:g}", f"{time_s:g}", "0", f"{share:.3f}", f"{area:.3f}", "")
+    console.print(table)
+    _tell_reliability(console, model, requests, rows)
+
+
+def _tell_reliability(console: Console, model: LifetimeModel, requests: RequestTrace, rows: range) -> None:
+    table = Table(title="chance to leave within T: predicted / observed, by tenth", title_justify="left")
+    for head in ("T, s", *map(str, range(1, 11))):
+        table.add_column(head, justify="right")
+    group, chance = model.predict(requests)
+    here = slice(rows.start, rows.stop)
+    for time_s in JUDGED_S:
+        parts = reliability(chance_within(chance, time_s)[group[here]], requests.lifetime_s[here] <= time_s)
+        table.add_row(f"{time_s:g}", *(f"{said:.2f} / {seen:.2f}" for said, seen in parts))
     console.print(table)
 
 

@@ -6,13 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from virtgym.envs.checks import hint
-from virtgym.envs.cluster.metrics import own_metrics
-from virtgym.envs.cluster.rewards import check_weights
 from virtgym.envs.errors import ConfigError
-from virtgym.policies.learned.architecture import ENV_OPTIONS
-
-ENV_KEYS: tuple[str, ...] = (*ENV_OPTIONS, "reward", "knobs_policy", "resample_trace", "metrics")
-"""Keys of ``env``: arguments of ``virtgym/Cluster-v0``."""
 
 
 def env_options(env: Mapping[str, Any] | None, command: str, kind: str) -> dict[str, Any]:
@@ -30,11 +24,17 @@ def env_options(env: Mapping[str, Any] | None, command: str, kind: str) -> dict[
         ConfigError: Naming the key and its neighbours.
     """
     given = {k: v for k, v in (env or {}).items() if k not in ("_target_", "_convert_", "id")}
+    if not given:  # what the checks need takes as long to load as composing a command
+        return given
+    from virtgym.envs.cluster.metrics import own_metrics
+    from virtgym.envs.cluster.rewards import check_weights
+    from virtgym.policies.learned.architecture import ENV_OPTIONS
+
+    known = (*ENV_OPTIONS, "reward", "knobs_policy", "resample_trace", "metrics")
     for key in given:
-        if key not in ENV_KEYS:
+        if key not in known:
             raise ConfigError(
-                f"env.{key}: {command} has no such key{hint(key, ENV_KEYS)}; "
-                f"allowed are: {', '.join(ENV_KEYS)}"
+                f"env.{key}: {command} has no such key{hint(key, known)}; allowed are: {', '.join(known)}"
             )
     # A choice of the group names every key; what it leaves open is no more than not to name it.
     given = {k: v for k, v in given.items() if v is not None and v is not False and v != {}}

@@ -59,7 +59,7 @@ class RunConfig:
             ``POLICIES``).
         policies: The policies of ``benchmark``: ``NAME`` or ``NAME(parameter=value,…)``; None =
             ``DEFAULT_POLICIES`` of the scenario's kind.
-        env: Arguments of the environment of a cluster, ``env.ENV_KEYS`` (group ``conf/env``).
+        env: Arguments of the environment of a cluster, those of ``env.env_options`` (group ``conf/env``).
         seed: One seed.
         seeds: Several; takes precedence over ``seed``.
         launcher: What runs the cells (group ``conf/launcher``).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,14 +16,13 @@ from virtgym.envs.scenarios.scenario import Scenario, build_scenario
 from virtgym.policies.registry import check_task, make_policy
 
 from ..config.compose import compose_run
-from .ha_check import Check, ha_check
 from .keys import Request, host_values, read_request
-from .page import Answer, deliver, open_folder
-from .plan import Plan, history_needed, make_plan
-from .size import Size, size, usual_host
+from .page import Answer, Table, deliver, open_folder
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from .ha_check import Check
+    from .plan import Plan
+    from .size import Size
 
 DEFAULT_POLICY = "drs"
 N_NAMED = 5
@@ -31,6 +31,8 @@ N_NAMED = 5
 
 def plan(arguments: Sequence[str]) -> None:
     """Run ``virtgym plan``."""
+    from .plan import history_needed, make_plan
+
     request = read_request("plan", arguments)
     overrides = list(request.overrides)
     if not any(text.partition("=")[0] == "policy" for text in overrides):
@@ -65,10 +67,8 @@ def tail(scenario: Scenario, samples: int) -> Scenario:
     return replace(scenario, workload=replace(load, util=util, signals=cut))
 
 
-def plan_rows(scenario: Scenario, found: Plan) -> pd.DataFrame:
+def plan_rows(scenario: Scenario, found: Plan) -> Table:
     """Rows of ``plan.csv``."""
-    import pandas as pd
-
     hosts, vms = scenario.host_names, scenario.trace.vm_names
     columns = [
         *("vm", "from", "to", "gain", "why", "seconds", "downtime_s", "gain_unit", "start_s"),
@@ -83,17 +83,15 @@ def plan_rows(scenario: Scenario, found: Plan) -> pd.DataFrame:
         )
         for m in found.moves
     ]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns)
+    return Table(columns, rows)
 
 
 def plan_answer(scenario: Scenario, found: Plan, label: str, seconds: float) -> Answer:
     """What a plan says."""
-    import pandas as pd
-
     hosts = scenario.host_names
     interval = scenario.config.interval_s
-    actions = pd.DataFrame(
-        [(kind, hosts[h], i * interval) for kind, h, i in found.actions], columns=["action", "host", "at_s"]
+    actions = Table(
+        ["action", "host", "at_s"], [(kind, hosts[h], i * interval) for kind, h, i in found.actions]
     )
     n = len(found.moves)
     if n:
@@ -129,6 +127,8 @@ def _inventory(request: Request) -> Inventory:
 
 def size_hosts(arguments: Sequence[str]) -> None:
     """Run ``virtgym size``."""
+    from .size import size, usual_host
+
     request = read_request("size", arguments)
     own = request.own
     inventory = _inventory(request)
@@ -150,8 +150,6 @@ def size_hosts(arguments: Sequence[str]) -> None:
 
 def size_answer(inventory: Inventory, found: Size, own: dict[str, Any]) -> Answer:
     """What a size says."""
-    import pandas as pd
-
     host, sizing = found.host, found.sizing
     kind = f"{host.cores} cores of {host.core_mhz:,.0f} MHz and {host.memory_mib / 1024:,.0f} GiB"
     proof = (
@@ -166,8 +164,8 @@ def size_answer(inventory: Inventory, found: Size, own: dict[str, Any]) -> Answe
         "vms": len(inventory.vms), "vm_mhz": found.cpu_mhz, "vm_mib": found.memory_mib,
         "seconds": sizing.seconds,
     }  # fmt: skip
-    packed = pd.DataFrame({"vm": [vm.name for vm in inventory.vms], "host": sizing.vm_host + 1}).sort_values(
-        "host", kind="stable"
+    packed = sorted(
+        ((vm.name, h + 1) for vm, h in zip(inventory.vms, sizing.vm_host.tolist())), key=itemgetter(1)
     )
     return Answer(
         f"size of {inventory.name}",
@@ -177,14 +175,16 @@ def size_answer(inventory: Inventory, found: Size, own: dict[str, Any]) -> Answe
             f"hosts are filled to {100 * own['cpu_share']:.0f} % of CPU and "
             f"{100 * own['memory_share']:.0f} % of memory. There are {found.now} hosts now."
         ],
-        [("size", "size.csv", pd.DataFrame([row]))],
+        [("size", "size.csv", Table(list(row), [list(row.values())]))],
         (*found.notes, *inventory.notes),
-        [("packing.csv", packed)],
+        [("packing.csv", Table(["vm", "host"], packed))],
     )
 
 
 def check_ha(arguments: Sequence[str]) -> None:
     """Run ``virtgym ha-check``."""
+    from .ha_check import ha_check
+
     request = read_request("ha-check", arguments)
     own = request.own
     inventory = _inventory(request)
@@ -202,8 +202,6 @@ def check_ha(arguments: Sequence[str]) -> None:
 
 def ha_answer(inventory: Inventory, found: Check) -> Answer:
     """What a check says."""
-    import pandas as pd
-
     tried = f"{found.checked:,} set{'s' * (found.checked != 1)} of hosts"
     what = "any host" if found.failures == 1 else f"any {found.failures} hosts"
     if not found.exact:
@@ -222,7 +220,7 @@ def ha_answer(inventory: Inventory, found: Check) -> Answer:
         (", ".join(loss.hosts), loss.domain, loss.vms, len(loss.left), "; ".join(loss.left), loss.proven)
         for loss in found.losses
     ]
-    table = pd.DataFrame(rows, columns=["hosts", "domain", "vms", "not_restarted", "names", "proven"])
+    table = Table(["hosts", "domain", "vms", "not_restarted", "names", "proven"], rows)
     return Answer(
         f"restarts of {inventory.name}",
         verdict,

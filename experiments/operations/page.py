@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from virtgym.envs.files import write_atomically
 
@@ -25,6 +25,36 @@ N_SHOWN = 40
 
 
 @dataclass(frozen=True)
+class Table:
+    """Rows below the names of their columns: pandas takes as long to load as a whole plan.
+
+    Attributes:
+        columns: Names.
+        rows: Values.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> Table:
+        """The rows of a data frame."""
+        return cls(list(frame.columns), list(frame.itertuples(index=False, name=None)))
+
+    def is_number(self, at: int) -> bool:
+        """Whether a column holds nothing but numbers."""
+        values = [row[at] for row in self.rows]
+        return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+    def write(self, path: Path) -> None:
+        """Write it as CSV; what is not known is left empty."""
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(self.columns)
+            writer.writerows(["" if value != value else value for value in row] for row in self.rows)
+
+
+@dataclass(frozen=True)
 class Answer:
     """What a command found.
 
@@ -40,9 +70,9 @@ class Answer:
     title: str
     verdict: str
     sentences: Sequence[str]
-    tables: Sequence[tuple[str, str, pd.DataFrame]]
+    tables: Sequence[tuple[str, str, Table]]
     notes: Sequence[str] = ()
-    files: Sequence[tuple[str, pd.DataFrame]] = ()
+    files: Sequence[tuple[str, Table]] = ()
 
 
 def open_folder(command: str, out: str | None) -> Path:
@@ -64,7 +94,7 @@ def deliver(answer: Answer, folder: Path) -> Path:
 def write_tables(answer: Answer, folder: Path) -> None:
     """Write the tables of an answer, and its further ones."""
     for name, rows in (*((name, rows) for _, name, rows in answer.tables), *answer.files):
-        write_atomically(folder / name, functools.partial(rows.to_csv, index=False))
+        write_atomically(folder / name, rows.write)
 
 
 def print_answer(answer: Answer) -> None:
@@ -77,19 +107,17 @@ def print_answer(answer: Answer) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=170)
-    for title, _, rows in answer.tables:
-        if not len(rows):
+    for title, _, found in answer.tables:
+        if not found.rows:
             continue
         table = Table(title=plain(title), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
-        for name in rows.columns:
-            table.add_column(
-                plain(name), justify="right" if rows[name].dtype.kind in "if" else "left", overflow="fold"
-            )
-        for row in rows.head(N_SHOWN).itertuples(index=False):
+        for at, name in enumerate(found.columns):
+            table.add_column(plain(name), justify="right" if found.is_number(at) else "left", overflow="fold")
+        for row in found.rows[:N_SHOWN]:
             table.add_row(*(plain(shown(value)) for value in row))
         console.print(table)
-        if len(rows) > N_SHOWN:
-            print(f"… and {len(rows) - N_SHOWN:,} more")
+        if len(found.rows) > N_SHOWN:
+            print(f"… and {len(found.rows) - N_SHOWN:,} more")
     print(answer.verdict)
     for text in answer.sentences:
         print(text)
@@ -112,9 +140,9 @@ def answer_html(answer: Answer, pictures: Sequence[Picture] = ()) -> Markup:
         pictures: Figures that stand before its tables.
     """
     tables = [
-        (title, list(rows.columns), [[shown(value) for value in row] for row in rows.itertuples(index=False)])
-        for title, _, rows in answer.tables
-        if len(rows)
+        (title, found.columns, [[shown(value) for value in row] for row in found.rows])
+        for title, _, found in answer.tables
+        if found.rows
     ]
     return render("operations/answer.html", answer=answer, tables=tables, pictures=pictures)
 

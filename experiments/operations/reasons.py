@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
 from virtgym.envs.sim.models.power import ON
 from virtgym.envs.sim.simulator import ClusterView
-from virtgym.policies.dpm.policy import DpmPolicy
-from virtgym.policies.drs.policy import LEVELS, DrsPolicy, DrsRound
-from virtgym.policies.platform import PlatformPolicy
 
 from .outlook import Picture
+
+if TYPE_CHECKING:
+    from virtgym.policies.dpm.policy import DpmPolicy
+    from virtgym.policies.drs.policy import DrsPolicy, DrsRound
+    from virtgym.policies.platform import PlatformPolicy
+
+
+# Only the policy that plans is loaded: what has not been imported, it is no instance of.
+def _is(policy: Any, module: str, name: str) -> bool:
+    loaded = sys.modules.get(f"virtgym.policies.{module}")
+    return loaded is not None and isinstance(policy, getattr(loaded, name))
+
+
+def _is_drs(policy: Any) -> TypeGuard[DrsPolicy]:
+    return _is(policy, "drs.policy", "DrsPolicy")
+
+
+def _is_dpm(policy: Any) -> TypeGuard[DpmPolicy]:
+    return _is(policy, "dpm.policy", "DpmPolicy")
+
+
+def _is_platform(policy: Any) -> TypeGuard[PlatformPolicy]:
+    return _is(policy, "platform", "PlatformPolicy")
 
 
 def trigger_of(policy: Any, view: ClusterView) -> str:
@@ -22,7 +43,7 @@ def trigger_of(policy: Any, view: ClusterView) -> str:
     A policy says so by ``last_round``, with ``trigger`` and ``threshold`` (NaN = it looked at none).
     """
     found = getattr(policy, "last_round", None)
-    if isinstance(found, DrsRound) and isinstance(policy, DrsPolicy):
+    if found is not None and _is_drs(policy):
         return _of_drs(policy, found, view)
     value, limit = (float(getattr(found, name, math.nan)) for name in ("trigger", "threshold"))
     if math.isnan(value):
@@ -31,6 +52,8 @@ def trigger_of(policy: Any, view: ClusterView) -> str:
 
 
 def _of_drs(policy: DrsPolicy, found: DrsRound, view: ClusterView) -> str:
+    from virtgym.policies.drs.policy import LEVELS
+
     on = max(1, int((view.state.host_power_state == ON).sum()))
     limit = LEVELS[policy.level] / math.sqrt(on) if policy.threshold is None else policy.threshold
     mark = ">" if found.before[0] > limit else "<="
@@ -56,7 +79,7 @@ def why(policy: Any, view: ClusterView, unit: str, before: Picture, v: int) -> s
         return "its host is in maintenance"
     policy = _manager(policy, v)
     load = f"host at {100 * before.source:.0f} % CPU"
-    if isinstance(policy, DpmPolicy):
+    if _is_dpm(policy):
         if before.source > policy.overload:
             return f"{load} > {100 * policy.overload:.0f} % (overload)"
         low = policy.target - policy.tolerance
@@ -68,7 +91,7 @@ def why(policy: Any, view: ClusterView, unit: str, before: Picture, v: int) -> s
 
 def _manager(policy: Any, v: int) -> Any:
     """Of a platform the manager that ordered a move."""
-    if not isinstance(policy, PlatformPolicy):
+    if not _is_platform(policy):
         return policy
     found = policy.last_round
     for name, part in policy.managers.items():
@@ -79,7 +102,7 @@ def _manager(policy: Any, v: int) -> Any:
 
 def nothing_because(policy: Any, view: ClusterView) -> str:
     """Why a policy's last round ordered nothing, as far as it says so."""
-    policies = list(policy.managers.values()) if isinstance(policy, PlatformPolicy) else [policy]
+    policies = list(policy.managers.values()) if _is_platform(policy) else [policy]
     words = []
     for part in policies:
         ending = str(getattr(getattr(part, "last_round", None), "ending", ""))

@@ -13,7 +13,7 @@ from virtgym.envs.scenarios.scenario import Scenario
 from virtgym.envs.traces.formats.meter import PowerMeter
 
 from ..analysis.stats import Interval
-from ..operations.page import Answer, answer_html, print_answer, write_tables
+from ..operations.page import Answer, Table, answer_html, print_answer, write_tables
 from ..report.figures import MAX_POINTS, axis, new_figure
 from ..report.learned.search import Picture
 from ..report.page import Lead, render_page
@@ -81,8 +81,9 @@ def deliver(
         f"{int(judged.blocks.max()) + 1} blocks of the judged time; the best form is one of {_count(judged)}",
     ]
     answer = Answer(
-        f"power of {scenario.name}", verdict, said, tables, [*meter.notes, *scenario.trace.notes],
-        [("validation.csv", rows)],
+        f"power of {scenario.name}", verdict, said,
+        [(title, name, Table.of(found)) for title, name, found in tables],
+        [*meter.notes, *scenario.trace.notes], [("validation.csv", Table.of(rows))],
     )  # fmt: skip
     print_answer(answer)
     write_tables(answer, folder)

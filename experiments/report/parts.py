@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from .figures import Style
-from .verdict import Strong
-
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
+
+    from .figures import Style
 
 
 @dataclass(frozen=True)
@@ -69,10 +68,16 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.tests["strong"] = lambda piece: isinstance(piece, Strong)
+    made.tests["strong"] = _is_strong
     made.filters["raw"] = lambda value: f"{value:.12g}" if math.isfinite(value) else ""
     made.filters["json"] = _json
     return made
+
+
+def _is_strong(piece: object) -> bool:
+    from .verdict import Strong  # loads what reports of runs need, too
+
+    return isinstance(piece, Strong)
 
 
 def render(template: str, **values: Any) -> Markup:

@@ -92,7 +92,7 @@ class ClusterTrainTask(TrainTask):
     """A cluster to be operated: a generated day anew in each episode, or one trace with different seeds.
 
     Attributes:
-        env: Arguments of the environment, those of ``config.env.ENV_KEYS``.
+        env: Arguments of the environment, those of ``config.env.env_options``.
         rule: A policy whose plan is the last of the plans among candidates, and which says who places VMs;
             empty = none.
         scale: What rewards are multiplied by.

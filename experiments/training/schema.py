@@ -31,7 +31,7 @@ class TrainConfig:
         seeds: Several, each trained in a folder of its own, in a batch where the agent can: numbers, and
             ranges like ``0..9``.
         num_envs: Environments that step together.
-        env: Of clusters, arguments of the environment: those of ``config.env.ENV_KEYS``.
+        env: Of clusters, arguments of the environment: those of ``config.env.env_options``.
         mix: Of clusters, scenarios that are played besides, by name; a suite stands for its cluster tasks.
             Keys of ``scenario`` that are typed hold for all.
         fallback: Of clusters, policies of which the best on training seeds, by kind of cluster, plays unless

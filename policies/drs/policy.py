@@ -30,7 +30,6 @@ from ..planning.guard import AdmissionGuard
 from ..planning.rounds import measured_demand
 from ..solvers.calls import CALLS
 from .balance import plan_evacuations, plan_round
-from .ortools_plan import plan_with_solver
 from .state import (
     BY_SIZE,
     BY_UTILISATION,
@@ -282,6 +281,8 @@ class DrsPolicy(MovingPolicy):
         if self.solver == "greedy":
             plan_round(view.kernel_params, view.kernel_state, self._handle, due)
         else:
+            from .ortools_plan import plan_with_solver
+
             failed = CALLS.failed
             plan_with_solver(view, w, self._handle, due, self.solver_rounds)
             self.solver_fallbacks += CALLS.failed - failed

@@ -13,9 +13,10 @@ from virtgym.envs.sim.simulator import ClusterView
 
 from ..forecast.forecasters import make_forecaster
 from ..forecast.history import History
-from ..planning.rounds import Round, best_first
+from ..planning.rounds import Round
 from ..solvers.calls import CALLS
-from ..solvers.programme import Rows, solve_programme
+from ..solvers.levelling import Levelling, Moves, level, pairs_of
+from ..solvers.programme import Rows, improve
 from .base import ProductPolicy
 
 GOALS = ("BALANCE", "PACK")
@@ -23,8 +24,8 @@ WEIGHTS = {"cpu_usage": 0.2, "cpu": 0.2, "memory": 0.4}
 """Published beside 0.1 for disk and for network, which are no load of a host here."""
 PER_MOVE = 0.01
 """What a migration costs in the objective, beside the load of the fullest host or the number of hosts."""
-GAP = 0.01
-"""Relative gap at which the solver may stop: about what a migration costs."""
+GAP = 0.001
+"""Relative gap at which the solver may stop, a tenth of what a migration costs."""
 PATIENCE_S = 60.0
 """Wall time after which a solver is given up; its nodes are what ends it."""
 
@@ -100,8 +101,6 @@ class OneDrsPolicy(ProductPolicy):
         failed = CALLS.failed
         pairs = self._solve(now, units, hosts, size, load, most) if len(units) else []
         self.solver_fallbacks += CALLS.failed - failed
-        if pairs is None:
-            pairs = self._greedy(now, units, hosts, size, load, most)
         moves = sum(now.move(u, h) for u, h in pairs)
         self.say(before, before - PER_MOVE, moves, True)
 
@@ -135,64 +134,44 @@ class OneDrsPolicy(ProductPolicy):
         others = hosts[::-1][~np.isin(hosts[::-1], homes)]
         return units, np.concatenate([homes, others[: max(1, side - len(homes))]])
 
-    def _solve(
-        self, now: Round, units: I8, hosts: I8, size: F8, load: F8, most: int
-    ) -> list[tuple[int, int]] | None:
-        """The programme: x moves a unit, z is the fullest host's load (PACK: y says that a host is used)."""
-        k, p = len(hosts), now.view.params
-        i, j = np.nonzero(now.open(units.tolist(), hosts))
-        place = np.zeros(now.view.n_hosts, dtype=np.int64)
-        place[hosts] = np.arange(k)
-        a = place[now.unit_home[units]][i]
-        number = np.array([len(now.units[u]) for u in units], dtype=np.float64)[i]
-        grid = Rows()
-        x = grid.columns(len(i), PER_MOVE * number, 1.0)
-        grid.rows(len(units), -np.inf, 1.0, (i, x, 1.0))
-        grid.rows(1, -np.inf, float(most), (0, x, number))
-        if self.goal == "BALANCE":  # what stays and comes is at most z
-            extra = grid.columns(1, 1.0)
-            base, come, go = load[hosts], size[units[i], hosts[j]], size[units[i], hosts[a]]
-            factor = np.ones(k)
-        else:  # a host that is not used holds nothing
-            extra = grid.columns(k, 1.0, 1.0)
-            base, come, go = now.n_vms()[hosts].astype(np.float64), number, number
-            factor = base + number.sum() + 1.0
-        columns = np.broadcast_to(extra, (k,))
-        grid.rows(k, -np.inf, -base, (j, x, come), (a, x, -go), (np.arange(k), columns, -factor))
-        room = [(p.vm_cpu_mhz, p.host_cpu_mhz * max(1.0, p.arrival_overcommit))]
+    def _solve(self, now: Round, units: I8, hosts: I8, size: F8, load: F8, most: int) -> Moves:
+        """The programme, of units and hosts by their places in what is given."""
+        p, place = now.view.params, np.zeros(now.view.n_hosts, dtype=np.int64)
+        place[hosts] = np.arange(len(hosts))
+        rooms = [(p.vm_cpu_mhz, p.host_cpu_mhz * max(1.0, p.arrival_overcommit))]
         if p.memory_binding:
-            room.append((p.vm_mem_mib, p.host_mem_mib * p.mem_overcommit))
-        for of, cap in room:  # what is requested stays within what a host has, or holds now
-            free = cap - now.at_home(of)
-            unit = now.of_units(of)[units[i]]
-            grid.rows(k, -np.inf, np.maximum(0.0, free[hosts]), (j, x, unit))
-        whole = np.ones(grid.n_columns, dtype=np.bool_)
-        whole[extra] = self.goal == "PACK"
-        _, found, _ = solve_programme(grid.programme(), whole, PATIENCE_S, self.solver_nodes, GAP)
-        if found is None:
-            return None
-        taken = np.flatnonzero(found[x] > 0.5)
-        return [(int(units[i[t]]), int(hosts[j[t]])) for t in taken]
+            rooms.append((p.vm_mem_mib, p.host_mem_mib * p.mem_overcommit))
+        problem = Levelling(
+            load=load[hosts],
+            home=place[now.unit_home[units]],
+            size=size[np.ix_(units, hosts)],
+            number=np.array([len(now.units[u]) for u in units], dtype=np.float64),
+            legal=now.open(units.tolist(), hosts),
+            # what is requested stays within what a host has, or holds now
+            need=np.array([now.of_units(of)[units] for of, _ in rooms]),
+            free=np.array([np.maximum(0.0, (cap - now.at_home(of))[hosts]) for of, cap in rooms]),
+            most=most,
+            price=PER_MOVE,
+        )
+        if self.goal == "BALANCE":
+            moves = level(problem, GAP, self.solver_nodes, PATIENCE_S)
+        else:
+            moves = self._pack(problem, now.n_vms()[hosts].astype(np.float64))
+        return [(int(units[u]), int(hosts[b])) for u, b in moves]
 
-    def _greedy(
-        self, now: Round, units: I8, hosts: I8, size: F8, load: F8, most: int
-    ) -> list[tuple[int, int]]:
-        """Without the solver: the moves, one by one, that lower the fullest host's load most."""
-        pairs: list[tuple[int, int]] = []
-        load, left = load.copy(), units.tolist()
-        while left and len(pairs) < most and self.goal == "BALANCE":
-            h = hosts[np.argmax(load[hosts])]
-            own = [u for u in left if now.unit_home[u] == h]
-            if not own:
-                break
-            after = np.maximum(load[h] - size[own, h][:, None], load[hosts] + size[np.ix_(own, hosts)])
-            after[~now.open(own, hosts)] = np.inf
-            best = next(best_first(after), None)
-            if best is None or after[best] >= load[h] - PER_MOVE:
-                break
-            u, b = own[best[0]], int(hosts[best[1]])
-            load[h] -= size[u, h]
-            load[b] += size[u, b]
-            left.remove(u)
-            pairs.append((u, b))
-        return pairs
+    def _pack(self, q: Levelling, there: F8) -> Moves:
+        """x moves a unit, y says that a host is used; ``there`` are VMs on every host, (K,)."""
+        i, j = np.nonzero(q.legal)
+        k, number, grid = len(q.load), q.number[i], Rows()
+        x = grid.columns(len(i), q.price * number, 1.0)
+        y = grid.columns(k, 1.0, 1.0)
+        grid.rows(len(q.home), -np.inf, 1.0, (i, x, 1.0))
+        grid.rows(1, -np.inf, float(q.most), (0, x, number))
+        # a host that is not used holds nothing
+        come, go = (j, x, number), (q.home[i], x, -number)
+        grid.rows(k, -np.inf, -there, come, go, (np.arange(k), y, -there - q.number.sum() - 1.0))
+        for kind, free in zip(q.need, q.free):
+            grid.rows(k, -np.inf, free, (j, x, kind[i]))
+        whole, used = np.ones(grid.n_columns, dtype=np.bool_), float((there > 0).sum())
+        found = improve(grid.programme(), whole, used * (1.0 - GAP), PATIENCE_S, self.solver_nodes, GAP)
+        return [] if found is None else pairs_of(found[x], i, j)

@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import sparse
 
 from virtgym.envs.arrays import B1, F8, I8
 
@@ -71,7 +70,9 @@ class Rows:
         np.maximum.at(largest, row, np.abs(value))
         scale = 1.0 / np.where(largest > 0.0, largest, 1.0)
         shape = self.n_rows, self.n_columns
-        matrix = sparse.csr_matrix((value * scale[row], (row, column)), shape=shape)
+        from scipy.sparse import csr_matrix  # loads as long as a small plan takes
+
+        matrix = csr_matrix((value * scale[row], (row, column)), shape=shape)
         return Programme(cost, top, matrix, low * scale, high * scale)
 
 
@@ -148,6 +149,57 @@ def _solve(
         return proven, None, optimal
     values = result.variable_values()
     return proven, np.array([values[v] for v in values]), optimal
+
+
+def improve(model: Programme, whole: B1, wanted: float, seconds: float, nodes: int, gap: float) -> F8 | None:
+    """Look for a solution that is as good as wanted, with HiGHS.
+
+    The relaxation (GLOP) says whether there can be one, and by its reduced costs which whole columns are 0 in
+    all of them: those are left out, and what is not good enough is cut off.
+
+    Args:
+        model: The programme.
+        whole: Columns that must be whole, (columns,).
+        wanted: The value.
+        seconds: Wall time.
+        nodes: Most nodes of HiGHS's tree.
+        gap: Relative gap at which HiGHS may stop.
+
+    Returns:
+        A solution; None where there is none, none was found, or the solver failed, which is noted.
+    """
+    relaxed = attempt(lambda: _reduced_costs(model))
+    least, costs = (INF, np.zeros(0)) if relaxed is None else relaxed
+    if relaxed is None:
+        CALLS.note_failure()
+    if least > wanted:
+        return None
+    from scipy.sparse import vstack
+
+    kept = np.flatnonzero(~whole | ((costs <= wanted - least + WHOLE * abs(wanted)) & (model.upper > 0.0)))
+    rows = vstack([model.matrix.tocsc()[:, kept], model.objective[None, kept]]).tocsr()
+    low, high = np.append(model.row_lower, -INF), np.append(model.row_upper, wanted)
+    small = Programme(model.objective[kept], model.upper[kept], rows, low, high)
+    found = attempt(lambda: _solve(small, whole[kept], seconds, nodes, gap))
+    if found is None:
+        CALLS.note_failure()
+    if found is None or found[1] is None:
+        return None
+    better = np.zeros(len(whole))
+    better[kept] = found[1]
+    return better
+
+
+def _reduced_costs(model: Programme) -> tuple[float, F8]:
+    """Least value of the relaxation, inf = it has no solution, and the reduced cost of every column."""
+    from ortools.math_opt.python import mathopt
+
+    filled = _mathopt_model(model, np.zeros(len(model.objective), dtype=np.bool_))
+    result = mathopt.solve(filled, mathopt.SolverType.GLOP)
+    if result.termination.reason == mathopt.TerminationReason.INFEASIBLE:
+        return INF, np.zeros(0)
+    costs = result.reduced_costs(list(filled.variables()))
+    return float(result.termination.objective_bounds.dual_bound), np.array(costs)
 
 
 def row_prices(model: Programme) -> F8 | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,22 @@ from virtgym.envs.scenarios.scenario import Scenario, build_scenario
 from virtgym.experiments.cli import main
 from virtgym.experiments.operations.commands import plan_answer, tail
 from virtgym.experiments.operations.ha_check import ha_check
+from virtgym.experiments.operations.page import Table
 from virtgym.experiments.operations.plan import Plan, make_plan
 from virtgym.experiments.operations.size import size, usual_host
 from virtgym.policies import make_policy
 
+HEAVY = (
+    "pandas",
+    "pyarrow",
+    "scipy.sparse",
+    "scipy.linalg",
+    "ortools",
+    "PIL",
+    "plotly",
+    "matplotlib",
+    "torch",
+)
 MHZ = 40_000.0
 """CPU of a host: 16 cores of 2,500 MHz."""
 
@@ -211,6 +225,31 @@ def test_from_a_file_to_an_explained_plan(tmp_path: Path, capsys: pytest.Capture
     again = tmp_path / "again"
     assert main(["plan", str(folder), "policy.level=5", "warmup=4", "intervals=3", f"out={again}"]) == 0
     pd.testing.assert_frame_equal(pd.read_csv(again / "plan.csv"), rows)
+
+
+@pytest.mark.parametrize("command", ["plan", "ha-check"])
+def test_an_answer_loads_little(command: str, tmp_path: Path) -> None:
+    folder = write_csv_tabs(tmp_path / "rvtools", rvtools_tabs(60, 5))  # a table of usage needs PyArrow
+    assert main([command, str(folder), f"out={tmp_path / 'first'}"]) == 0  # compiles what it has to
+    code = (
+        "import sys; from virtgym.experiments.cli import main\n"
+        f"main([{command!r}, {str(folder)!r}, {'out=' + str(tmp_path / 'out')!r}])\n"
+        f"print('loaded:', sorted(set({HEAVY!r}) & set(sys.modules)), len(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy, number = done.stdout.splitlines()[-1].removeprefix("loaded: ").rsplit(" ", 1)
+    assert heavy == "[]"
+    assert int(number) < 1200  # about 1,100, two thirds of them Numba's, NumPy's and Hydra's
+
+
+def test_tables_are_written_as_pandas_writes_them(tmp_path: Path) -> None:
+    rows = [("a,b", 1.5, math.nan, True, np.float64(0.1)), ('say "x"', 1e-17, -2.0, False, np.float64(3.0))]
+    table = Table(["name", "x", "y", "on", "z"], rows)
+    table.write(tmp_path / "own.csv")
+    pd.DataFrame(rows, columns=table.columns).to_csv(tmp_path / "pandas.csv", index=False)
+    assert (tmp_path / "own.csv").read_bytes() == (tmp_path / "pandas.csv").read_bytes()
+    assert [table.is_number(at) for at in range(5)] == [False, True, True, False, True]
+    assert Table.of(pd.read_csv(tmp_path / "own.csv")).rows[1] == rows[1]
 
 
 @pytest.mark.parametrize("make", [proxmox_files, prometheus_files])

@@ -23,9 +23,9 @@ from virtgym.envs.sim.models.rules import Rules
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.policies import make_policy
 from virtgym.policies.planning.rounds import best_first, variation, variation_after
-from virtgym.policies.products import onedrs
 from virtgym.policies.products.proxmox_crs import topsis_costs
 from virtgym.policies.registry import policy_defaults
+from virtgym.policies.solvers import levelling
 
 MakeSim = Callable[..., Simulator]
 Plan = dict[int, list[Any]]
@@ -434,7 +434,7 @@ def test_without_its_solver_onedrs_goes_greedily(
     make_sim: MakeSim, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     """0.8 of (0.4, 0.2, 0.1, 0.1): the first move makes (0.4, 0.4), and none lowers that."""
-    monkeypatch.setattr(onedrs, "solve_programme", lambda *_, **__: (-np.inf, None, False))
+    monkeypatch.setattr(levelling, "improve", lambda *_: None)
     case = Case("onedrs", "", [0.4, 0.2, 0.1, 0.1], [0] * 4, {}, {**USED, "migration_threshold": most})
     assert play(make_sim, case) == {60: [(0, 1)]}
 
