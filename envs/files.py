@@ -189,7 +189,7 @@ class _Lines(io.RawIOBase):
 
     def close(self) -> None:
         """Close the file."""
-        if not self.closed:
+        if not self.closed and hasattr(self, "_source"):  # which a file that was refused has not
             self._source.close()
             self._raw.close()
         super().close()

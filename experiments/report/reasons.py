@@ -75,8 +75,8 @@ HEADS = (
     "forecaster",
     "ahead",
     "error, % of demand",
-    "of it bias",
-    "error if nothing changed",
+    "bias, %",
+    "error if nothing changed, %",
     "within its 80 % band, %",
 )
 

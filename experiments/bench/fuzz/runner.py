@@ -132,20 +132,21 @@ def _in_child(attempt: Attempt, folder: Path, send: int) -> None:
     os.write(send, json.dumps(found).encode()[:60_000])
 
 
-def _resident_bytes() -> int:
-    """Memory of this process that is in use now."""
-    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    return int(pages) * resource.getpagesize()
+def _held_bytes() -> tuple[int, int]:
+    """Addresses that this process has now, and memory of it that is in use."""
+    addresses, resident = Path("/proc/self/statm").read_text(encoding="ascii").split()[:2]
+    return int(addresses) * resource.getpagesize(), int(resident) * resource.getpagesize()
 
 
 def _try(attempt: Attempt, timeout_s: float) -> tuple[str, str]:
     """Run an attempt in a process of its own; return what became of it."""
     folder = Path(tempfile.mkdtemp(prefix="virtgym-fuzz-"))
     receive, send = os.pipe()
-    held = _resident_bytes()
+    addresses, held = _held_bytes()  # a child begins with all that its parent holds
     child = os.fork()
     if child == 0:
-        resource.setrlimit(resource.RLIMIT_AS, (4 * _MEMORY, 4 * _MEMORY))
+        most = addresses + 4 * _MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
         try:
             _in_child(attempt, folder, send)
         finally:
@@ -160,7 +161,7 @@ def _try(attempt: Attempt, timeout_s: float) -> tuple[str, str]:
     shutil.rmtree(folder, ignore_errors=True)
     if late:
         return "hang", f"no answer after {timeout_s:g} s"
-    taken = usage.ru_maxrss * 1024 - held  # a child begins with all that its parent holds
+    taken = usage.ru_maxrss * 1024 - held
     if taken > _MEMORY:
         return "memory", f"{taken / 2**20:,.0f} MiB"
     outcome, text = json.loads(found) if found else ("crash", "the process died")

@@ -50,6 +50,9 @@ class Server(ThreadingHTTPServer):
         self.break_after: int | None = None
         self.endless = False
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing on stderr: clients break off when they have what they want."""
+
     @property
     def url(self) -> str:
         """Base address."""
