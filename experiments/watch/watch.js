@@ -531,6 +531,7 @@
     place.append(element("h4", `Candidates, by ${data.measure}`));
     if (!rows.length) { place.append(element("p", "none", "none")); return; }
     const shown = element("ul");
+    Object.assign(shown, { tabIndex: 0, ariaLabel: "Candidates" });
     let choice = -1, low = 0, high = 0;
     const several = rows[rows.length - 1][1] > 0;
     for (const row of rows) {

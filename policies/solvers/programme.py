@@ -72,7 +72,7 @@ class Rows:
         np.maximum.at(largest, row, np.abs(value))
         scale = 1.0 / np.where(largest > 0.0, largest, 1.0)
         place, at = np.unique(row * self.n_columns + column, return_inverse=True)
-        factor = np.bincount(at, value * scale[row], len(place))
+        factor = np.bincount(at, value * scale[row], len(place)).astype(np.float64, copy=False)
         row, column = np.divmod(place, max(1, self.n_columns))
         return Programme(cost, top, row, column, factor, low * scale, high * scale)
 

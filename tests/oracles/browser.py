@@ -53,6 +53,12 @@ const hurdles = (inner) => {{
   for (const e of inner.querySelectorAll("th")) {{
     if (seen(e) && (!e.textContent.trim() || !e.scope)) found.push(`heading of ${{say(e.parentElement)}}`);
   }}
+  for (const e of inner.querySelectorAll("main *")) {{
+    const {{ overflowX, overflowY }} = getComputedStyle(e);
+    const scrolls = (/auto|scroll/.test(overflowX) && e.scrollWidth > e.clientWidth + 1)
+      || (/auto|scroll/.test(overflowY) && e.scrollHeight > e.clientHeight + 1);
+    if (scrolls && seen(e) && e.tabIndex < 0 && !e.querySelector("a, button, [tabindex]")) found.push(say(e));
+  }}
   let level = 0;
   for (const e of inner.querySelectorAll("h1, h2, h3, h4, h5, h6")) {{
     const here = Number(e.tagName[1]);
