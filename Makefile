@@ -29,7 +29,7 @@ $(VENV)/.installed-core: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-core
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[rl,sweep,tune,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[rl,sweep,tune,fetch,power,dev]'
 	@touch $@
 
 # Every task of the suite by rules, managers, OR-Tools and the agent that ships; one score and one page.

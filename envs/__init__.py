@@ -18,9 +18,17 @@ if TYPE_CHECKING:
     from .cluster.env import ClusterEnv
     from .placement.env import PlacementEnv
     from .rescheduling.env import ReschedulingEnv
-    from .wrappers import FlatObservation, RecordVideo, make_vec
+    from .wrappers import FlatObservation, MaskedObservation, RecordVideo, make_vec
 
-__all__ = ["ClusterEnv", "FlatObservation", "PlacementEnv", "RecordVideo", "ReschedulingEnv", "make_vec"]
+__all__ = [
+    "ClusterEnv",
+    "FlatObservation",
+    "MaskedObservation",
+    "PlacementEnv",
+    "RecordVideo",
+    "ReschedulingEnv",
+    "make_vec",
+]
 
 
 def register_envs() -> None:
@@ -41,6 +49,7 @@ _find = lazy(
     {
         "ClusterEnv": "cluster.env",
         "FlatObservation": "wrappers",
+        "MaskedObservation": "wrappers",
         "PlacementEnv": "placement.env",
         "RecordVideo": "wrappers",
         "ReschedulingEnv": "rescheduling.env",

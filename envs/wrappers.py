@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
 from .errors import ConfigError
 
+if TYPE_CHECKING:
+    _Recorder = gym.wrappers.RecordVideo[Any, Any]
+else:  # how many parameters its type has differs between Gymnasium 1.2 and 1.3
+    _Recorder = gym.wrappers.RecordVideo
+
 PARTS = ("candidates", "hosts", "vms", "globals")
 
 
-class FlatObservation(gym.ObservationWrapper[NDArray[np.float32], Any, dict[str, NDArray[Any]]]):
+class FlatObservation(
+    gym.ObservationWrapper[NDArray[np.float32], Any, dict[str, NDArray[Any]]], RecordConstructorArgs
+):
     """Tables and globals in one vector, for networks without structure (MLPs).
 
     The order is rows of ``hosts``, rows of ``vms``, ``globals``, or rows of ``candidates``, ``globals``;
@@ -25,7 +33,8 @@ class FlatObservation(gym.ObservationWrapper[NDArray[np.float32], Any, dict[str,
     """
 
     def __init__(self, env: gym.Env[dict[str, NDArray[Any]], Any]) -> None:
-        super().__init__(env)
+        RecordConstructorArgs.__init__(self)
+        gym.ObservationWrapper.__init__(self, env)
         inner = env.observation_space
         if not isinstance(inner, spaces.Dict) or not {"globals"} < set(inner) & set(PARTS):
             raise ConfigError("FlatObservation: needs a cluster, which observes tables and globals")
@@ -47,7 +56,41 @@ class FlatObservation(gym.ObservationWrapper[NDArray[np.float32], Any, dict[str,
         return masks
 
 
-class RecordVideo(gym.wrappers.RecordVideo[Any, Any]):
+class MaskedObservation(gym.Wrapper[dict[str, Any], Any, Any, Any], RecordConstructorArgs):
+    """The mask of legal actions as a part of the observation, as RLlib and TorchRL look for it.
+
+    What the environment observes is ``observations``, the mask is ``action_mask``, (actions,) of 0.0 and 1.0.
+
+    Args:
+        env: An environment of virtgym's with one discrete action, wrapped or not.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        gym.Wrapper.__init__(self, env)
+        if not isinstance(env.action_space, spaces.Discrete) or not env.has_wrapper_attr("action_masks"):
+            raise ConfigError("MaskedObservation: needs an environment with masks of one discrete action")
+        mask = spaces.Box(0.0, 1.0, (int(env.action_space.n),))
+        self.observation_space = spaces.Dict({"action_mask": mask, "observations": env.observation_space})
+
+    def _with_mask(self, observation: Any) -> dict[str, Any]:
+        masks = self.env.get_wrapper_attr("action_masks")()
+        return {"action_mask": masks.astype(np.float32), "observations": observation}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Begin an episode."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._with_mask(observation), info
+
+    def step(self, action: Any) -> tuple[dict[str, Any], Any, bool, bool, dict[str, Any]]:
+        """Take a step."""
+        observation, *rest = self.env.step(action)
+        return self._with_mask(observation), *rest
+
+
+class RecordVideo(_Recorder):
     """Gymnasium's recorder of videos, which says what of virtgym to install where moviepy is missing.
 
     Args:

@@ -33,6 +33,7 @@ from .base import MovingPolicy, PlanningPolicy
 from .dpm.ortools_policy import OrtoolsDpmPolicy
 from .dpm.policy import DpmPolicy
 from .drs.policy import LEVELS, DrsPolicy
+from .forecast.told import Foretold
 from .ha.policy import HaPolicy
 from .planning.arrivals import is_guarded
 from .planning.guard import AdmissionGuard
@@ -229,6 +230,10 @@ class PlatformPolicy(MovingPolicy):
     def last_round(self) -> PlatformRound:
         """What each manager ordered in the last interval."""
         return self._round
+
+    def foretold(self) -> Foretold | None:
+        """What power management, or without it balancing, expects."""
+        return self._drs.foretold() if self._dpm is None else self._dpm.foretold()
 
     @property
     def managers(self) -> dict[str, PlanningPolicy]:

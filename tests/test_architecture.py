@@ -242,6 +242,17 @@ def test_what_documents_name_is_there(module: str, names: str) -> None:
         assert hasattr(found, name) or importlib.util.find_spec(f"{module}.{name}"), f"{module} has no {name}"
 
 
+def test_what_an_extra_brings_is_asked_for_where_it_is_used() -> None:
+    guarded = {"scipy", "pooch"}  # of extras of single commands, beside the rooms above
+    for path in sources(*FOLDERS):
+        tree = tree_of(path)
+        tried = {part for node in ast.walk(tree) if isinstance(node, ast.Try) for part in node.body}
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            assert not {name.split(".")[0] for name in names} & guarded or node in tried, name_of(path)
+
+
 ENGINES = ("ray", "submitit", "mkdocs")
 """Packages of extras that single modules import at once."""
 

@@ -39,9 +39,9 @@ def cache_dir() -> Path:
     chosen = os.environ.get("VIRTGYM_CACHE")
     if chosen:
         return Path(chosen)
-    import pooch
+    import platformdirs
 
-    return Path(pooch.os_cache("virtgym"))
+    return Path(platformdirs.user_cache_dir("virtgym"))
 
 
 def read_cached(

@@ -181,8 +181,10 @@ def _download(entry: CatalogEntry, url: str, scratch: Path, progressbar: Any) ->
     """Download an archive once per call of `fetch_traces`; several traces may share it."""
     if urlsplit(url).scheme not in ("http", "https"):
         raise TraceError(f"{url}: expected an http or https address")
-    import pooch
-
+    try:
+        import pooch
+    except ModuleNotFoundError:
+        raise TraceError(f"{url}: a download needs pooch: pip install 'virtgym[fetch]'") from None
     # pooch would tell the user to trust whatever arrived, by printing its hash.
     pooch.get_logger().setLevel("ERROR")
     name = hashlib.sha256(url.encode()).hexdigest()[:16]

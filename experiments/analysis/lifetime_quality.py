@@ -27,13 +27,13 @@ N_CLASSES = 10
 
 def auc(score: F8, happened: NDArray[np.bool_]) -> float:
     """Area under the ROC curve; ties count half. NaN if all or none happened."""
-    from scipy.stats import rankdata
-
     n = int(happened.sum())
     m = happened.size - n
     if n == 0 or m == 0:
         return float("nan")
-    return float((rankdata(score)[happened].sum() - n * (n + 1) / 2) / (n * m))
+    _, place, many = np.unique(score, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(many) - (many - 1) / 2.0)[place]
+    return float((rank[happened].sum() - n * (n + 1) / 2) / (n * m))
 
 
 def reliability(chance: F8, happened: NDArray[np.bool_]) -> list[tuple[float, float]]:

@@ -10,6 +10,7 @@ bootstrap resamples them for both policies together.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,6 +63,30 @@ def _bounds(samples: F8, confidence: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
+@functools.lru_cache(maxsize=1024)
+def t_quantile(confidence: float, n: int) -> float:
+    """The t for which a Student variable lies in -t..t with some probability.
+
+    Its distribution for whole degrees of freedom is a finite sum in the angle arctan(t / sqrt(n)) (Abramowitz
+    and Stegun, 26.7.3 and 26.7.4), which is bisected.
+
+    Args:
+        confidence: Probability, below 1.
+        n: Degrees of freedom, at least 1.
+    """
+    odd = n % 2
+    j = np.arange(1, (n - odd) // 2 if n > 1 else 0)
+    factors = np.concatenate([np.ones(min(1, n - 1)), np.cumprod((2.0 * j - 1 + odd) / (2.0 * j + odd))])
+    powers = np.arange(len(factors)) * 2 + odd
+    low, high = 0.0, math.pi / 2.0
+    for _ in range(80):
+        angle = (low + high) / 2.0
+        total = math.sin(angle) * float((factors * math.cos(angle) ** powers).sum())
+        below = 2.0 / math.pi * (angle + total) if odd else total
+        low, high = (angle, high) if below < confidence else (low, angle)
+    return math.tan((low + high) / 2.0) * math.sqrt(n)
+
+
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     """Mean with Student's t interval: mean ± t(n - 1) · s / √n.
 
@@ -72,8 +97,6 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     Returns:
         The mean; bounds are NaN for fewer than two values.
     """
-    from scipy import stats
-
     x = _finite(values)
     if len(x) == 0:
         return Interval(math.nan, math.nan, math.nan, 0)
@@ -82,8 +105,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
         return Interval(mean, math.nan, math.nan, 1)
     if bool((x == x[0]).all()):  # the mean of equal numbers may differ from them in the last digit
         return Interval(float(x[0]), float(x[0]), float(x[0]), len(x))
-    quantile = float(stats.t.ppf(0.5 + confidence / 2.0, len(x) - 1))
-    half = quantile * float(x.std(ddof=1)) / math.sqrt(len(x))
+    half = t_quantile(confidence, len(x) - 1) * float(x.std(ddof=1)) / math.sqrt(len(x))
     return Interval(mean, mean - half, mean + half, len(x))
 
 
@@ -94,10 +116,8 @@ def trimmed_mean(values: ArrayLike, share: float = 0.1) -> float:
         values: Runs, of all tasks together; those that are not finite are left out.
         share: Share cut off at each end, 10 % as in the placement benchmark of SPANE (INFOCOM 2025).
     """
-    from scipy import stats
-
     x = _finite(values)
-    return float(stats.trim_mean(x, share)) if len(x) else math.nan
+    return float(TrimmedMean(share)(x)) if len(x) else math.nan
 
 
 @dataclass(frozen=True)

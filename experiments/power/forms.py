@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from virtgym.envs.arrays import F8, I8
+from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.config import HostType
 from virtgym.envs.sim.models.power import PowerCurve
 
@@ -162,7 +163,10 @@ def fit(form: str, hosts: Hosts, watts: F8, scale: bool = False) -> tuple[Fit, F
         The fit; the Jacobian of the relative errors, (S, K), and the relative errors, (S,), both times the
         root of the weight that the step has in the end.
     """
-    from scipy.optimize import least_squares
+    try:
+        from scipy.optimize import least_squares
+    except ModuleNotFoundError:
+        raise ConfigError("a fit of power needs scipy: pip install 'virtgym[power]'") from None
 
     names, low, high = parameters(form, scale)
     inverse = 1.0 / watts

@@ -23,6 +23,7 @@ from .leaderboard import Leaderboard, shared_intervals
 from .moves import move_choices
 from .pairs import side_by_side
 from .parts import Chips, PagePart, add_figure, render
+from .reasons import reasons_of
 from .sections import Section, section_html
 from .table import make_table
 from .values import BASELINE
@@ -79,6 +80,7 @@ def cluster_section(index: int, group: Group, board: Leaderboard, own: Sequence[
         heat=_heat(index, group, board, figures, heats),
         moves=_migrations(group, board, figures),
         who=move_choices(group, board, figures),
+        told=reasons_of(group, board, figures),
         own=section_html(own, figures),
         remarks=[*notes(group, board), *(f"Left out: {text}" for text in damaged)],
         folders=run_folders(group),

@@ -162,6 +162,8 @@ class Scale:
         if shown == 0:
             return "0"
         text = f"{shown:+,.{self.decimals}f}" if signed else f"{shown:,.{self.decimals}f}"
+        if not text.strip("+-0.,"):  # rounded to nothing, it has no sign
+            return text.lstrip("+-")
         return text.replace("-", "−")
 
 

@@ -330,7 +330,7 @@ def _lines(
 ) -> go.Figure:
     styles = styles_of(board)
     hours = max(float(part["time_s"].max()) for part in trails.values()) / 3600.0
-    figure = new_figure(xaxis=_time_axis(hours), yaxis=axis(""))
+    figure = new_figure(xaxis=time_axis(hours), yaxis=axis(""))
     for line in board.lines:
         if line.policy not in trails:
             continue
@@ -352,7 +352,8 @@ def _lines(
     return figure
 
 
-def _time_axis(hours: float) -> dict[str, Any]:
+def time_axis(hours: float) -> dict[str, Any]:
+    """An axis of hours from the start."""
     step = next((s for s in (0.25, 0.5, 1, 2, 4, 6, 12, 24, 48, 168) if hours / s <= 8), 336)
     return axis("", dtick=step, ticksuffix=" h", range=[0, hours])
 

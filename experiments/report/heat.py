@@ -110,8 +110,8 @@ def _packed(table: U1) -> str:
     return base64.b64encode(zlib.compress(table.tobytes(), 9)).decode("ascii")
 
 
-def read_moves(path: Path) -> tuple[NDArray[np.int64], float] | None:
-    """Interval, VM, source and destination of every migration, shape (n, 4), and the interval's length, s.
+def read_moves(path: Path) -> tuple[NDArray[np.int64], float, int] | None:
+    """Interval, VM, source and destination of every migration, (n, 4), an interval's length, s, and how many.
 
     None where they were not kept.
 
@@ -124,10 +124,12 @@ def read_moves(path: Path) -> tuple[NDArray[np.int64], float] | None:
         return None
     if moves.ndim != 2 or moves.shape[1] != 4 or moves.dtype.kind not in "iu" or (moves < -1).any():
         raise VirtgymError(f"{path}: moves is no table of migrations")
-    return moves[:MOST_MOVES].astype(np.int64), _interval_s(stored, path)
+    heat = stored.get("heat")
+    n = 0 if heat is None or heat.ndim != 2 else heat.shape[1]
+    return moves[:MOST_MOVES].astype(np.int64), interval_of(stored, path), n
 
 
-def _interval_s(stored: Mapping[str, NDArray[Any]], path: Path) -> float:
+def interval_of(stored: Mapping[str, NDArray[Any]], path: Path) -> float:
     """Length of an interval, s."""
     span = stored.get("interval_s", np.float64(300.0))
     if span.ndim or span.dtype.kind not in "fiu" or not 0.0 < float(span) < 1e9:
@@ -145,7 +147,7 @@ def _read_heat(path: Path) -> tuple[dict[str, U1], NDArray[np.int64] | None, lis
     for name, table in layers.items():
         if table.dtype != np.uint8 or table.shape != heat.shape:
             raise VirtgymError(f"{path}: {name} is no table of its hosts and intervals")
-    interval_s = _interval_s(stored, path)
+    interval_s = interval_of(stored, path)
     if kinds is None or names is None:
         return layers, None, [], interval_s
     named = names.ndim == 1 and names.dtype.kind == "U" and len(names) <= len(heat)

@@ -32,11 +32,11 @@ def move_choices(group: Group, board: Leaderboard, figures: dict[str, Any]) -> l
     """Timeline and map of the best policies that migrated VMs; their figures are added to ``figures``."""
     found: list[dict[str, Any]] = []
     for file in one_each(group.heats, [line.policy for line in board.lines]):
-        moves, interval_s = _moves(file)
+        moves, interval_s, n = _moves(file)
         if not len(moves):
             continue
         key = f"who-{len(found)}"
-        add_figure(figures, key, _timeline(moves, interval_s / 3600.0))
+        add_figure(figures, key, _timeline(moves, interval_s / 3600.0, n))
         add_figure(figures, f"{key}-map", _map(moves))
         found.append(
             {
@@ -52,12 +52,12 @@ def move_choices(group: Group, board: Leaderboard, figures: dict[str, Any]) -> l
     return found
 
 
-def _moves(file: HeatFile) -> tuple[Moves, float]:
-    """The migrations in a file, and the length of an interval, s; none where there are none to be read."""
+def _moves(file: HeatFile) -> tuple[Moves, float, int]:
+    """The migrations in a file, the length of an interval, s, and how many; none if it cannot be read."""
     try:
-        return read_moves(file.path) or (NONE, 1.0)
+        return read_moves(file.path) or (NONE, 1.0, 1)
     except VirtgymError:  # told where the heat map would be
-        return NONE, 1.0
+        return NONE, 1.0, 1
 
 
 def _text(moves: Moves, file: HeatFile) -> str:
@@ -72,11 +72,11 @@ def _most(values: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     return found[np.lexsort((found, -counts))][:n]
 
 
-def _timeline(moves: Moves, interval_h: float) -> go.Figure:
+def _timeline(moves: Moves, interval_h: float, n: int) -> go.Figure:
     vms = _most(moves[:, 1], N_VMS)
     drawn = moves[np.isin(moves[:, 1], vms)][:N_POINTS]
     row = {int(vm): i for i, vm in enumerate(vms)}
-    hours = max(1e-9, float(moves[:, 0].max()) * interval_h)
+    hours = max(n, int(moves[:, 0].max()) + 1) * interval_h
     names = [f"VM {vm}" for vm in vms]
     every = max(1, len(names) // 15)
     figure = new_figure(
@@ -124,6 +124,7 @@ def _map(moves: Moves) -> go.Figure:
         x=names,
         y=names,
         zmin=0,
+        zmax=max(1, int(table.max(initial=0))),
         showscale=False,
         xgap=1,
         ygap=1,

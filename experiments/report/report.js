@@ -6,7 +6,7 @@
   const narrow = window.matchMedia("(max-width: 640px)");
   const groups = new Map();
   const CONFIG = { responsive: true, displaylogo: false, plotlyServerURL: "", scrollZoom: false,
-    displayModeBar: "hover", modeBarButtons: [["toImage", "resetScale2d"]] };
+    displayModeBar: "hover", modeBarButtons: [["resetScale2d"]] };
 
   /* ---- theme ---- */
 
@@ -131,6 +131,23 @@
       holder.on("plotly_unhover", () => highlight(group, null));
     }
     holder.dataset.bound = "1";
+    offerPicture(holder);
+  }
+
+  /* A button below a figure that saves it as it is seen, on paper of its own. */
+  function offerPicture(holder) {
+    if (holder.nextElementSibling && holder.nextElementSibling.classList.contains("png")) return;
+    const button = document.createElement("button");
+    const named = holder.closest("figure") || holder.closest(".block");
+    const title = named.querySelector("figcaption, h3").firstChild.textContent.trim();
+    Object.assign(button, { type: "button", className: "png", textContent: "PNG" });
+    button.setAttribute("aria-label", `PNG of the figure ${title}`);
+    button.addEventListener("click", async () => {
+      const layout = { ...holder.layout, paper_bgcolor: css("paper") };
+      const size = { width: holder.clientWidth, height: holder.clientHeight, scale: 2 };
+      save(await Plotly.toImage({ data: holder.data, layout }, { format: "png", ...size }), `${title}.png`);
+    });
+    holder.after(button);
   }
 
   const visible = (element) => element.offsetParent !== null;
@@ -242,6 +259,7 @@
     const drawn = table.n_hosts - table.n_left_out;
     const hosts = table.n_left_out ? `${drawn} of ${table.n_hosts} hosts, the others nearly always off` : `${drawn} hosts`;
     panel.querySelector(".heat-note").textContent = `seed ${table.seed}, ${hosts}${merged}`;
+    offerPicture(holder);
     holder.setAttribute("aria-label", `Heat map of ${table.n_hosts} hosts over time under ${policy}`);
   }
 
@@ -264,13 +282,18 @@
 
   const textOf = (cell) => [...cell.childNodes].map((node) => node.textContent.trim()).filter(Boolean).join(" ");
 
-  /* What a table shows as CSV or LaTeX: the columns that are seen, in the order that is seen. */
-  function written(table, kind) {
+  /* The cells of a table that are seen, in the order that is seen. */
+  function cellsOf(table) {
     const seen = [...table.tHead.rows[0].cells].map((cell) => cell.offsetParent !== null);
-    const lines = [...table.rows].map((row) => [...row.cells].filter((_, i) => seen[i]).map((cell) => {
-      const name = cell.querySelector(".name");
-      return name ? name.textContent : textOf(cell.querySelector("button") || cell);
-    }));
+    return [...table.rows].map((row) => [...row.cells].filter((_, i) => seen[i]));
+  }
+
+  const plainOf = (cell) => (cell.querySelector(".name") ? cell.querySelector(".name").textContent
+    : textOf(cell.querySelector("button") || cell));
+
+  /* What a table shows as CSV or LaTeX. */
+  function written(table, kind) {
+    const lines = cellsOf(table).map((row) => row.map(plainOf));
     if (kind === "csv") {
       return lines.map((line) => line.map((text) => `"${text.replace(/"/g, '""')}"`).join(",")).join("\r\n");
     }
@@ -281,12 +304,46 @@
     return `\\begin{tabular}{l${"r".repeat(lines[0].length - 1)}}\n\\toprule\n${rows.join("\n")}\n\\bottomrule\n\\end{tabular}\n`;
   }
 
-  function save(text, name) {
+  /* What a table shows as a picture, with its marks of what is best. */
+  function pictured(table) {
+    const cells = cellsOf(table), pad = 10, line = 28, size = 14;
+    const canvas = document.createElement("canvas"), pen = canvas.getContext("2d");
+    const font = (row, cell) => `${row === 0 || cell.tagName === "TH" || cell.classList.contains("best") ? 600 : 400} ${size}px ${getComputedStyle(document.body).fontFamily}`;
+    const widths = cells[0].map((_, i) => Math.max(...cells.map((row, r) => {
+      pen.font = font(r, row[i]);
+      return pen.measureText(plainOf(row[i])).width;
+    })) + 2 * pad);
+    const [width, height] = [widths.reduce((a, b) => a + b), line * cells.length];
+    Object.assign(canvas, { width: 2 * width, height: 2 * height });
+    pen.scale(2, 2);
+    pen.textBaseline = "middle";
+    pen.fillStyle = css("paper");
+    pen.fillRect(0, 0, width, height);
+    cells.forEach((row, r) => row.reduce((x, cell, i) => {
+      const mark = r === 0 ? "card" : ["best", "tied"].find((name) => cell.classList.contains(name));
+      if (mark) { pen.fillStyle = css(mark); pen.fillRect(x, line * r, widths[i], line); }
+      pen.fillStyle = css(r > 0 && cell.parentElement.classList.contains("ref") ? "muted" : "ink");
+      pen.font = font(r, cell);
+      pen.textAlign = i ? "right" : "left";
+      pen.fillText(plainOf(cell), i ? x + widths[i] - pad : x + pad, line * (r + 0.5));
+      pen.fillStyle = css("line");
+      pen.fillRect(x, line * (r + 1) - 1, widths[i], 1);
+      return x + widths[i];
+    }, 0));
+    return canvas.toDataURL("image/png");
+  }
+
+  function save(url, name) {
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([text], { type: "text/plain;charset=utf-8" }));
+    link.href = url;
     link.download = name;
     link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+    root.dataset.saved = `${root.dataset.saved || ""}${name} ${url.length}; `;
+  }
+
+  function exported(table, kind) {
+    if (kind === "png") return pictured(table);
+    return `data:text/plain;charset=utf-8,${encodeURIComponent(written(table, kind))}`;
   }
 
   function bindTools(group) {
@@ -297,7 +354,7 @@
       }
       for (const button of tools.querySelectorAll("[data-export]")) {
         const kind = button.dataset.export;
-        button.addEventListener("click", () => save(written(table, kind), `leaderboard.${kind}`));
+        button.addEventListener("click", () => save(exported(table, kind), `leaderboard.${kind}`));
       }
     }
   }

@@ -333,6 +333,7 @@ def _run_cluster_cell(
     }
     heat = {
         **run.record.layers,
+        **run.reasons,
         "moves": run.record.moves.begun(),
         "host_type": cluster.host_type_of,
         "type_names": np.array([kind.name for kind in cluster.host_types]),

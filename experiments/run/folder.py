@@ -52,7 +52,7 @@ _LOCK_S = 0.02
 _WRITE_S = 60.0
 """How long to wait for who else writes a cell, s."""
 
-_PACKAGES = ("numpy", "numba", "gymnasium", "pandas", "scipy", "hydra-core", "ortools", "torch")
+_PACKAGES = ("numpy", "numba", "gymnasium", "pandas", "hydra-core", "ortools", "torch")
 
 
 @dataclass(frozen=True)

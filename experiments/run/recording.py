@@ -85,13 +85,17 @@ class Recorder:
     Args:
         sim: Simulator of the episode, just reset.
         heat: Whether to keep what every host did in every interval.
+
+    Attributes:
+        n: Intervals that have been logged.
+        capacity: Intervals of the episode.
     """
 
     def __init__(self, sim: Simulator, *, heat: bool = True) -> None:
         self._sim = sim
         self._state = sim.state
         self.moves = MoveJudge(sim)
-        capacity = math.ceil(sim.horizon_s / sim.params.interval_s - 1e-9)
+        self.capacity = capacity = math.ceil(sim.horizon_s / sim.params.interval_s - 1e-9)
         n_hosts = sim.config.n_hosts
         self.n = 0
         self._totals = np.zeros((capacity + 1, len(Totals.places))).view(Totals)

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 
 import virtgym.envs  # noqa: F401 - registers the environments
 from virtgym.envs.cluster.env import ClusterEnv
@@ -17,6 +18,7 @@ from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.simulator import Simulator
 from virtgym.policies.base import Policy, placers_in
 
+from .reasons import Reasons
 from .recording import Recorder
 
 
@@ -27,6 +29,7 @@ class Rollout:
     Attributes:
         metrics: The metrics of docs, Metrics by name.
         record: What happened in every interval.
+        reasons: What the policy foretold and chose, ``Reasons.arrays``; empty without ``heat``.
         wall_s: Time of the loop, s: environment, simulator and policy, without building them.
         sim_s: Simulated time, s.
         finished: Whether the horizon was reached.
@@ -35,6 +38,7 @@ class Rollout:
 
     metrics: dict[str, float]
     record: Recorder
+    reasons: dict[str, NDArray[Any]]
     wall_s: float
     sim_s: float
     finished: bool
@@ -86,7 +90,7 @@ def rollout(
         env: ``virtgym/Cluster-v0``.
         policy: A policy of any kind.
         seed: Seed of the environment and of the policy.
-        heat: Whether to keep the utilisation of every host in every interval.
+        heat: Whether to keep the utilisation of every host in every interval, and the policy's reasons.
         max_intervals: Stop earlier.
 
     Returns:
@@ -98,9 +102,14 @@ def rollout(
     sim = inner.sim
     policy.reset(sim.view, policy_rng(seed))
     record = Recorder(sim, heat=heat)
+    reasons = Reasons(policy, record.capacity) if heat else None
     start = time.perf_counter()
     run = _run_planner if _plans(policy) else _run_agent
-    episode_return = run(env, sim, policy, record, observation, limit)
+    try:
+        episode_return = run(env, sim, policy, record, reasons, observation, limit)
+    finally:
+        if reasons is not None:
+            reasons.close()
     wall_s = time.perf_counter() - start
     record.close()
     metrics = {**inner.metrics(), "futile_moves": float(record.moves.count())}
@@ -109,11 +118,18 @@ def rollout(
         metrics["decision_ms_p50"], metrics["decision_ms_p99"] = float(p50), float(p99)
     if sim.config.events:
         metrics["events_refused"] = float(len(sim.agenda.refused))
-    return Rollout(metrics, record, wall_s, sim.time_s, sim.done, episode_return)
+    told = {} if reasons is None else reasons.arrays
+    return Rollout(metrics, record, told, wall_s, sim.time_s, sim.done, episode_return)
 
 
 def _run_planner(
-    env: gym.Env[Any, Any], sim: Simulator, policy: Policy, record: Recorder, observation: Any, limit: int
+    env: gym.Env[Any, Any],
+    sim: Simulator,
+    policy: Policy,
+    record: Recorder,
+    reasons: Reasons | None,
+    observation: Any,
+    limit: int,
 ) -> float:
     """Policies that plan an interval at once: one step of the environment per interval.
 
@@ -130,11 +146,19 @@ def _run_planner(
         observation, reward, terminated, truncated, _ = step(decisions)
         over, total = terminated or truncated, total + float(reward)
         record.record(spent)
+        if reasons is not None:
+            reasons.end_interval()
     return total
 
 
 def _run_agent(
-    env: gym.Env[Any, Any], sim: Simulator, policy: Policy, record: Recorder, observation: Any, limit: int
+    env: gym.Env[Any, Any],
+    sim: Simulator,
+    policy: Policy,
+    record: Recorder,
+    reasons: Reasons | None,
+    observation: Any,
+    limit: int,
 ) -> float:
     """Policies that read observations: many steps may make one interval, whose decision times add up.
 
@@ -142,7 +166,8 @@ def _run_agent(
         The sum of rewards.
     """
     clock = time.perf_counter_ns
-    masks: Callable[[], Any] | None = getattr(env.unwrapped, "action_masks", None)
+    inner = cast(ClusterEnv, env.unwrapped)
+    masks: Callable[[], Any] | None = getattr(inner, "action_masks", None)
     state: Any = None
     begins = np.ones(1, dtype=bool)
     over, total = sim.done, 0.0
@@ -155,9 +180,13 @@ def _run_agent(
         begins[0] = False
         if not isinstance(action, Decisions):
             action = np.asarray(action).reshape(env.action_space.shape or ())[()]
+        if reasons is not None:
+            reasons.look(inner, action)
         observation, reward, terminated, truncated, _ = env.step(action)
         over, total = terminated or truncated, total + float(reward)
         if sim.time_s > now:
             record.record(spent)
             now, spent = sim.time_s, 0
+            if reasons is not None:
+                reasons.end_interval()
     return total

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from virtgym.envs.cluster.actions import ACTION_REASONS
 from virtgym.envs.cluster.candidates.form import CandidateForm
-from virtgym.envs.cluster.candidates.settings import KINDS
 from virtgym.envs.cluster.env import ClusterEnv
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.sim.decisions import ORDERS, Decisions
@@ -168,9 +167,7 @@ class Tape(gym.Wrapper[Any, Any, Any, Any]):
             measure: What the values are.
         """
         if not self.slots:
-            names = iter((*form.settings.plans, *form.settings.own))
-            slots = [KINDS[kind] for kind in form.settings.slot_kinds]
-            self.slots = [next(names, kind) if kind in ("plan", "own") else kind for kind in slots]
+            self.slots = form.names
         self.measure = measure
         c, state = form.candidates, self.cluster.sim.state
         offered = np.flatnonzero(c.mask)

@@ -531,6 +531,7 @@
     place.append(element("h4", `Candidates, by ${data.measure}`));
     if (!rows.length) { place.append(element("p", "none", "none")); return; }
     const shown = element("ul");
+    Object.assign(shown, { tabIndex: 0, ariaLabel: "Candidates" });
     let choice = -1, low = 0, high = 0;
     const several = rows[rows.length - 1][1] > 0;
     for (const row of rows) {
@@ -600,11 +601,12 @@
 
   function showBill(t) {
     const table = at("bill"), body = element("tbody"), head = element("thead"), top = element("tr");
-    for (const text of ["term", "so far", "last interval", "in all"]) top.append(element("th", text));
+    const heading = (text, scope) => Object.assign(element("th", text), { scope });
+    for (const text of ["term", "so far", "last interval", "in all"]) top.append(heading(text, "col"));
     head.append(top);
     for (const name of [...TERMS, "cost"]) {
       const line = element("tr");
-      line.append(element("th", name === "cost" ? "together" : name.slice(5)));
+      line.append(heading(name === "cost" ? "together" : name.slice(5), "row"));
       for (const x of [sums[name][t], t ? of(name, t - 1) : 0, sums[name][N]]) line.append(element("td", Number(x.toPrecision(5)).toLocaleString("en", { maximumFractionDigits: 5 })));
       body.append(line);
     }

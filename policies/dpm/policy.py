@@ -25,6 +25,7 @@ from virtgym.envs.sim.state.parameters import ClusterParams
 from ..base import MovingPolicy
 from ..forecast.forecasters import make_forecaster
 from ..forecast.history import History, squares_of_past, young_variance
+from ..forecast.told import Foretold
 from ..planning.guard import AdmissionGuard
 from ..planning.plans import legal_part
 from ..planning.power import boot_energy_j, idle_watts
@@ -364,7 +365,7 @@ class DpmPolicy(MovingPolicy):
             np.clip(ahead, demand, np.maximum(top, demand), out=w.vm_soon)
             self._ahead_mhz = float(ahead.sum())  # of many VMs: those that rise and those that fall
         later = self._forecaster.predict(past, self._lead + 1, counts)
-        w.vm_mean[:] = np.where(counts > 0, np.maximum(later, 0.0), demand)
+        w.vm_mean[:] = self._mean = np.where(counts > 0, np.maximum(later, 0.0), demand)
         told = self._forecaster.deviation(past, self._lead + 1, counts)
         if told is None:
             squares, n = squares_of_past(past, counts, self._off_window)
@@ -372,11 +373,19 @@ class DpmPolicy(MovingPolicy):
             squares, n = told**2 * np.maximum(counts - 1, 0), counts
         w.vm_var[:] = young_variance(squares, n, top)
         w.vm_var[demand <= 0.0] *= counts[demand <= 0.0] > 0
+        self._variance = float(w.vm_var.sum())
         np.minimum(np.maximum(top, demand), self._fastest_mhz, out=w.vm_peak)
         late = past[-self._on_window :]
         seen = np.minimum(counts, self._on_window)
         self._recent = np.where(np.arange(len(late), 0, -1)[:, None] <= counts, late, 0.0).sum(axis=0)
         self._recent = np.where(seen > 0, self._recent / np.maximum(seen, 1), demand)
+
+    def foretold(self) -> Foretold | None:
+        """The demand of the first plan that can rely on a host that is switched on now."""
+        if not self._history.counts.any():  # all is assumed
+            return None
+        now, ahead = float(self._work.vm_now.sum()), float(self._mean.sum())
+        return Foretold(self.forecaster, self._lead + 1, now, ahead, math.sqrt(max(self._variance, 0.0)))
 
     def _forecast_memory(self, view: ClusterView, there: B1) -> None:
         """Write the memory that every VM will need resident: at least that of now, at most its own."""

@@ -26,6 +26,7 @@ from virtgym.envs.sim.state.cluster_state import PENDING, RUNNING, STARTING
 from ..base import MovingPolicy
 from ..forecast.forecasters import make_forecaster
 from ..forecast.history import History
+from ..forecast.told import Foretold
 from ..planning.guard import AdmissionGuard
 from ..planning.rounds import measured_demand
 from ..solvers.calls import CALLS
@@ -193,6 +194,7 @@ class DrsPolicy(MovingPolicy):
         self.solver_fallbacks = 0
         self._last_time_s = -np.inf
         self._history: History | None = None
+        self._demands: tuple[F8, F8] | None = None  # now, and as expected; None = nothing was measured yet
         if self._forecaster is not None:
             depth = self._forecaster.samples or 1 + int(view.horizon_s / params.interval_s)
             self._history = History(view.n_vms, depth)
@@ -313,13 +315,22 @@ class DrsPolicy(MovingPolicy):
         if self._history is None or self._forecaster is None:
             return demand
         s = view.state
+        there = (s.vm_state == RUNNING) | (s.vm_state == PENDING) | (s.vm_state == STARTING)
         if view.time_s > self._last_time_s:  # asked twice at the same time, it has seen one sample
-            there = (s.vm_state == RUNNING) | (s.vm_state == PENDING) | (s.vm_state == STARTING)
             self._history.push(demand, there & view.measured)
             self._last_time_s = view.time_s
         counts = self._history.counts
         ahead = self._forecaster.predict(self._history.values, self.steps, counts)
-        return np.where(counts > 0, np.maximum(ahead, 0.0), demand)
+        ahead = np.where(counts > 0, np.maximum(ahead, 0.0), demand)
+        self._demands = (demand * there, ahead * there) if counts.any() else None
+        return ahead
+
+    def foretold(self) -> Foretold | None:
+        """The demand that the last plan was made for; None without one."""
+        if self.forecaster is None or self._demands is None:
+            return None
+        now, ahead = (float(demand.sum()) for demand in self._demands)
+        return Foretold(self.forecaster, self.steps, now, ahead)
 
     @property
     def last_round(self) -> DrsRound:
@@ -346,6 +357,7 @@ class DrsPolicy(MovingPolicy):
             "_keeper",
             "_work",
             "_handle",
+            "_demands",
             "_kept_off",
             "_leaving",
             "_asked",

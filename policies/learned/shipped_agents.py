@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from virtgym.envs.arrays import F4
 from virtgym.envs.checks import need, one_of
 
 if TYPE_CHECKING:
@@ -85,6 +86,10 @@ class ShippedPolicy:
     ) -> tuple[Any, Any]:
         """Choose the action of every game; see ``learned.LearnedPolicy``."""
         return self.player.predict(observation, state, episode_start, deterministic, action_masks)
+
+    def explain(self) -> tuple[str, F4]:
+        """By what the last actions were chosen; see ``learned.LearnedPolicy``."""
+        return self.player.explain()
 
 
 @dataclass

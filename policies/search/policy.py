@@ -24,6 +24,7 @@ from virtgym.envs.sim.state.cluster_state import ABSENT, DEPARTED
 from ..base import PlanningPolicy
 from ..forecast.forecasters import make_forecaster
 from ..forecast.history import History
+from ..forecast.told import Foretold
 from ..learned.architecture import CANDIDATES, Layout
 from ..planning.arrivals import is_guarded
 from ..planning.plans import merge_plans
@@ -210,6 +211,7 @@ class RolloutSearchPolicy(PlanningPolicy):
         history, futures = self._history, self._futures
         mean = self._forecaster.predict(history.values, counts=history.counts)
         mean = np.where(history.counts > 0, mean, view.state.vm_demand_mhz)
+        self._told = there, mean
         if new:
             futures.note(view, there, mean)
         back = futures.repairs(view)
@@ -217,6 +219,14 @@ class RolloutSearchPolicy(PlanningPolicy):
         self._demands = [one | back for one in futures.demand(view, mean)]
         self._failing, self._weights = futures.failures(view)
         self._first = True
+
+    def foretold(self) -> Foretold | None:
+        """The demand under which candidates are tried: that of the next decision, and all after it."""
+        there, mean = self._told
+        if not self._history.counts.any():
+            return None
+        now = float(self.view.state.vm_demand_mhz[there].sum())
+        return Foretold(self.forecaster, 1, now, float(mean[there].sum()))
 
     def _default(self) -> int:
         """The slot that is taken unless another is surely better: the rule's plan, then *nothing*."""

@@ -28,7 +28,9 @@ class Programme(NamedTuple):
 
     objective: F8
     upper: F8
-    matrix: Any  # sparse, (rows, columns)
+    row: I8  # of every entry of the matrix, by rows, then columns; each place once
+    column: I8
+    factor: F8
     row_lower: F8
     row_upper: F8
 
@@ -69,11 +71,10 @@ class Rows:
         largest = np.zeros(self.n_rows)
         np.maximum.at(largest, row, np.abs(value))
         scale = 1.0 / np.where(largest > 0.0, largest, 1.0)
-        shape = self.n_rows, self.n_columns
-        from scipy.sparse import csr_matrix  # loads as long as a small plan takes
-
-        matrix = csr_matrix((value * scale[row], (row, column)), shape=shape)
-        return Programme(cost, top, matrix, low * scale, high * scale)
+        place, at = np.unique(row * self.n_columns + column, return_inverse=True)
+        factor = np.bincount(at, value * scale[row], len(place)).astype(np.float64, copy=False)
+        row, column = np.divmod(place, max(1, self.n_columns))
+        return Programme(cost, top, row, column, factor, low * scale, high * scale)
 
 
 def _mathopt_model(model: Programme, whole: B1) -> Any:
@@ -93,10 +94,9 @@ def _mathopt_model(model: Programme, whole: B1) -> Any:
     proto.linear_constraints.ids.extend(range(n_rows))
     proto.linear_constraints.lower_bounds.extend(model.row_lower.tolist())
     proto.linear_constraints.upper_bounds.extend(model.row_upper.tolist())
-    matrix = model.matrix.tocoo()
-    proto.linear_constraint_matrix.row_ids.extend(matrix.row.tolist())
-    proto.linear_constraint_matrix.column_ids.extend(matrix.col.tolist())
-    proto.linear_constraint_matrix.coefficients.extend(matrix.data.tolist())
+    proto.linear_constraint_matrix.row_ids.extend(model.row.tolist())
+    proto.linear_constraint_matrix.column_ids.extend(model.column.tolist())
+    proto.linear_constraint_matrix.coefficients.extend(model.factor.tolist())
     return mathopt.Model.from_model_proto(proto)
 
 

@@ -26,6 +26,7 @@ HARNESS = """<!DOCTYPE html><title>harness</title><body style="margin:0">
 const root = document.documentElement;
 const wait = (ms) => new Promise((done) => setTimeout(done, ms));
 const use = (inner) => {{
+  for (const button of inner.querySelectorAll(".group:not([hidden]) .png, [data-export]")) button.click();
   for (const button of inner.querySelectorAll(".group:not([hidden]) thead button")) button.click();
   for (const button of inner.querySelectorAll(".group:not([hidden]) [data-show]")) button.click();
   for (const box of inner.querySelectorAll(".group:not([hidden]) input[type=checkbox]")) box.click();
@@ -35,13 +36,47 @@ const use = (inner) => {{
   }}
   for (const button of inner.querySelectorAll(".player button")) button.click();
 }};
+/* What a reader who does not see, or uses no mouse, would stumble over. */
+const hurdles = (inner) => {{
+  const seen = (element) => element.offsetParent !== null;
+  const say = (element) => element.outerHTML.slice(0, 120);
+  const found = [];
+  const named = (e) => e.ariaLabel || (e.matches("select, input") ? e.labels.length : e.textContent.trim());
+  if (!inner.lang || !inner.querySelector("title").textContent) found.push("no language, or no title");
+  if (inner.querySelectorAll("main").length !== 1) found.push("not one main part");
+  for (const e of inner.querySelectorAll("button, select, input, a")) {{
+    if (seen(e) && !named(e)) found.push(say(e));
+  }}
+  for (const e of inner.querySelectorAll("[role=img], [role=region], svg[role], canvas")) {{
+    if (seen(e) && !e.ariaLabel && !e.closest("[aria-label]")) found.push(say(e));
+  }}
+  for (const e of inner.querySelectorAll("th")) {{
+    if (seen(e) && (!e.textContent.trim() || !e.scope)) found.push(`heading of ${{say(e.parentElement)}}`);
+  }}
+  for (const e of inner.querySelectorAll("main *")) {{
+    const {{ overflowX, overflowY }} = getComputedStyle(e);
+    const scrolls = (/auto|scroll/.test(overflowX) && e.scrollWidth > e.clientWidth + 1)
+      || (/auto|scroll/.test(overflowY) && e.scrollHeight > e.clientHeight + 1);
+    if (scrolls && seen(e) && e.tabIndex < 0 && !e.querySelector("a, button, [tabindex]")) found.push(say(e));
+  }}
+  let level = 0;
+  for (const e of inner.querySelectorAll("h1, h2, h3, h4, h5, h6")) {{
+    const here = Number(e.tagName[1]);
+    if (seen(e) && here > level + 1) found.push(`${{e.tagName}} after H${{level}}: ${{e.textContent}}`);
+    level = seen(e) ? here : level;
+  }}
+  const ids = [...inner.querySelectorAll("[id]")].filter((e) => !e.closest("svg")).map((e) => e.id);
+  if (new Set(ids).size < ids.length) found.push("an id twice");
+  return found;
+}};
 (async () => {{
   let inner = null;
   for (let i = 0; i < 100 && !(inner && inner.dataset.ready); i += 1) {{
     await wait(100);
     inner = document.getElementById("page").contentDocument.documentElement;
   }}
-  Object.assign(root.dataset, {{ before: JSON.stringify(inner.dataset) }});
+  const hurdle = hurdles(inner);
+  Object.assign(root.dataset, {{ before: JSON.stringify({{ ...inner.dataset, hurdles: hurdle }}) }});
   use(inner);
   await wait(3000);
   const order = [...inner.querySelectorAll(".group:not([hidden]) tbody .name")].map((n) => n.textContent);

@@ -190,6 +190,22 @@ def _multiply(
         ]
 
 
+def _reasons(n: int) -> dict[str, Any]:
+    """What a policy could have told in n intervals: a forecast of the next one, and a choice in each."""
+    demand = 9000.0 + 1000.0 * np.sin(np.arange(n) / 5.0)
+    return {
+        "forecast": np.stack([demand, demand - 200.0, np.full(n, 300.0)], axis=1).astype(np.float32),
+        "forecast_steps": np.array(1),
+        "forecaster": np.array("ewma"),
+        "choices": np.stack([np.arange(n), np.arange(n) % 2, np.full(n, 2), np.zeros(n)], axis=1).astype(int),
+        "choice_values": np.tile(np.float32([0.7, 0.2]), (n, 1)),
+        "choice_slots": np.array(["nothing", "empty"]),
+        "choice_offered": np.array([n, n]),
+        "choice_mean": np.float32([0.6, 0.3]),
+        "choice_measure": np.array("probability"),
+    }
+
+
 def write_sample_run(
     folder: Path,
     *,
@@ -225,6 +241,7 @@ def write_sample_run(
                 host_type=built.cluster.host_type_of,
                 type_names=np.array([k.name for k in built.cluster.host_types]),
                 interval_s=built.cluster.interval_s,
+                **_reasons(heat.shape[1]),
             )
     _multiply(rows, steps, policies, copies)
     pd.DataFrame(rows).to_parquet(folder / "results.parquet")

@@ -20,7 +20,7 @@ from .globals import global_columns, write_globals_with
 from .loads import remember_demand
 from .offer import lay_orders, offer, take_candidate
 from .plugins import flatten
-from .settings import CandidateSettings
+from .settings import KINDS, CandidateSettings
 
 
 class CandidateForm:
@@ -68,6 +68,13 @@ class CandidateForm:
     def _bind(self) -> None:
         self._b: Any = make_handle("observer", self.buffers)
         self._c: Any = make_handle("candidates", self.candidates)
+
+    @property
+    def names(self) -> list[str]:
+        """What stands in every slot: its kind, or the name of the plan or of the kind of one's own."""
+        named = iter((*self.settings.plans, *self.settings.own))
+        kinds = [KINDS[kind] for kind in self.settings.slot_kinds]
+        return [next(named, kind) if kind in ("plan", "own") else kind for kind in kinds]
 
     @property
     def rows(self) -> dict[str, NDArray[Any]]:

@@ -41,6 +41,7 @@ from numpy.typing import NDArray
 
 from ...errors import TraceError
 from ..base import Trace, check_cells
+from ..normal import normal_quantiles
 from ..resample import check_positive
 
 # Fleet-wide distributions, fitted to the table above (summary statistics only).
@@ -166,10 +167,8 @@ def _draw_percent(
 
 def _stratified_normal(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
     """Draw standard normals, one per stratum of equal probability: even a small fleet has the right mean."""
-    from scipy.special import ndtri
-
     strata = (rng.permutation(size) + rng.uniform(size=size)) / size
-    return np.asarray(ndtri(strata), dtype=np.float64)
+    return normal_quantiles(strata)
 
 
 def _draw_noise(rng: np.random.Generator, n_vms: int, n_samples: int, sample_s: float) -> NDArray[np.float64]:

@@ -72,7 +72,7 @@ def point_plot(
     figure = new_figure(xaxis={"title": {"text": x}}, yaxis={"title": {"text": y}})
     values = pd.to_numeric(done[x], errors="coerce")
     if _spans_decades(values.to_numpy(float)):
-        figure.update_xaxes(type="log")
+        figure.update_xaxes(type="log", dtick=1, exponentformat="power")
     figure.add_scatter(
         x=list(done[x].map(str) if values.isna().any() else values),
         y=list(done[y]),

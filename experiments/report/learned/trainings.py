@@ -173,7 +173,7 @@ def _curve(
     known = {name: found for name, runs in groups.items() if (found := curve(runs, column))}
     if not known:
         return None
-    figure = new_figure(xaxis=axis("decisions"), yaxis=axis(""))
+    figure = new_figure(xaxis=axis("decisions"), yaxis=axis("", exponentformat="power"))
     for name, line in known.items():
         _add_curve(figure, name, line, styles[name], name in shown)
     key = f"curve-{column}"

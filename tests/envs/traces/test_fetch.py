@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
 import tarfile
 import threading
 import time
@@ -220,6 +221,14 @@ def test_interrupted_download_can_be_repeated(server: Server, tmp_path: Path) ->
     assert f"the download of {NAME} failed" in refused(tmp_path)
     server.break_after = None
     assert fetch_traces([NAME], to=tmp_path / "to")[0].is_dir()
+
+
+def test_without_pooch_the_extra_is_named(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    assert "needs pooch: pip install 'virtgym[fetch]'" in refused(tmp_path)
+    assert server.requests == []
 
 
 def test_server_trouble(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from virtgym.experiments.analysis.stats import (
     performance_profile,
     probability_of_improvement,
     stratified_bootstrap,
+    t_quantile,
     trimmed_mean,
     trimmed_statistic,
 )
@@ -266,3 +267,10 @@ def test_intervals_of_blocks_cover_what_those_of_overlapping_windows_do_not() ->
 
     assert cover(blocked=False) < 0.65
     assert cover(blocked=True) > 0.75
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 9, 10, 199, 5000])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
+def test_quantiles_of_students_t_agree_with_scipy(n: int, confidence: float) -> None:
+    found = t_quantile(confidence, n)
+    assert found == pytest.approx(float(scipy_stats.t.ppf(0.5 + confidence / 2.0, n)), rel=1e-10)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,13 @@ def some_hosts(steps: int, rng: np.random.Generator) -> Hosts:
 def drawn(form: str, values: Any, hosts: Hosts) -> Any:
     busy = values[-1] if form.endswith("busy") else 0.0
     return hosts.at @ shape(form, np.array(values)) + busy * hosts.busy
+
+
+def test_without_scipy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    hosts = some_hosts(10, np.random.default_rng(0))
+    with pytest.raises(ConfigError, match=re.escape("pip install 'virtgym[power]'")):
+        fit("linear", hosts, np.ones(10))
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -38,8 +38,11 @@ def test_page_works_in_a_browser(page: Path, width: int, tmp_path: Path) -> None
     assert int(before["viewport"]) == width
     assert int(before["scrollWidth"]) <= width
     assert after["wide"] <= width
-    # quality, four measures over time, two heat maps, migrations over time and in all
-    assert int(before["plots"]) >= 9
+    # quality, four measures over time, two heat maps, migrations over time and in all, forecast, choices
+    assert int(before["plots"]) >= 12
+    assert before["hurdles"] == []
+    assert "leaderboard.png" in after["saved"]
+    assert "Migrations in all.png" in after["saved"]
     # the last choice of the picker is the run without optional files: quality and bars remain
     assert after["drawn"] >= 2
     assert len(after["order"]) == 8
@@ -63,6 +66,7 @@ def test_placement_windows_are_drawn(placement_page: Path, width: int, tmp_path:
     before, after, console = open_page(placement_page, width, tmp_path)
     assert before["errors"] == after["errors"] == ""
     assert not re.findall(r".*CONSOLE.*(?:Uncaught|Refused|rror).*", console)
+    assert before["hurdles"] == []
     assert after["wide"] <= width
     assert after["drawn"] >= 4  # profile, differences, and two figures of the policy that was chosen last
     assert len(after["order"]) == 20  # ten in the leaderboard, ten rows of the matrix of pairs
@@ -94,6 +98,7 @@ def suite_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_scores_of_a_suite_are_drawn(suite_page: Path, width: int, tmp_path: Path) -> None:
     before, after, log = open_page(suite_page, width, tmp_path)
     assert before["errors"] == after["errors"] == "", log
+    assert before["hurdles"] == []
     assert int(before["plots"]) > 0
     assert after["wide"] <= width
     assert after["drawn"] > 0  # the last task of the picker

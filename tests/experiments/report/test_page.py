@@ -17,6 +17,7 @@ import pytest
 from oracles.fuzz.results import folder_mutations
 from virtgym.envs.errors import VirtgymError
 from virtgym.experiments.report import write_report
+from virtgym.experiments.report.parts import read_part
 from virtgym.experiments.run.folder import cell_name
 
 WRONG = ("no folder", "empty folder", "no rows", "not a table", "other table", "none")
@@ -96,6 +97,26 @@ def test_page_is_well_formed_and_accessible(page: Path) -> None:
     assert not any(key.startswith("on") for _, attrs in tags.tags for key in attrs)
 
 
+def _luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255.0 for i in (1, 3, 5)]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_texts_stand_out_from_what_they_stand_on(theme: int) -> None:
+    blocks = re.findall(r":root \{(.*?)\}", read_part("report/report.css"), re.S)
+    ink = dict(re.findall(r"--([\w]+): (#[0-9a-f]{6})", blocks[theme]))
+    pairs = [("accent", on) for on in ("paper", "card")]
+    pairs += [(text, on) for text in ("ink", "muted") for on in ("paper", "card", "best", "tied", "warn")]
+    for text, on in pairs:
+        light, dark = sorted((_luminance(ink[text]), _luminance(ink[on])), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, on)  # WCAG 2, AA
+    for line in (*(f"p{i}" for i in range(7)), "ref"):
+        light, dark = sorted((_luminance(ink[line]), _luminance(ink["paper"])), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 3.0, line  # of what is drawn
+
+
 def test_nothing_is_fetched_from_anywhere(page: Path) -> None:
     for tag, attrs in _parsed(page).tags:
         for key in ("src", "srcset", "data", "poster", "action"):
@@ -131,6 +152,8 @@ def test_every_section_is_there_with_its_figures(page: Path) -> None:
         "Over time",
         "Every host over time",
         "Migrations",
+        "Forecasts against what came",
+        "What was chosen, and why",
         "What was run",
     ]
     (block,) = _blocks(page)

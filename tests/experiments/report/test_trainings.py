@@ -136,4 +136,5 @@ def test_the_page_of_a_sweep_works_in_a_browser(width: int, tmp_path: Path) -> N
     assert before["errors"] == after["errors"] == ""
     assert not re.findall(r".*CONSOLE.*(?:Uncaught|Refused|rror).*", console)
     assert int(before["scrollWidth"]) <= width
+    assert before["hurdles"] == []
     assert int(before["plots"]) >= 5

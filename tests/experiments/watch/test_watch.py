@@ -314,6 +314,7 @@ def test_a_browser_replays_it(seen: Any, width: int, tmp_path: Path) -> None:
     assert int(before["viewport"]) == width
     assert int(before["scrollWidth"]) <= width
     assert after["wide"] <= width
+    assert before["hurdles"] == []
     assert int(before["frame"]) == 0
     assert float(before["cost"]) == pytest.approx(seen.steps["cost"].sum(), rel=1e-5)
     assert int(before["hosts"]) == seen.tape.frames["vm_host"][-1].sum()

@@ -183,7 +183,7 @@ def _try(attempt: Attempt, timeout_s: float) -> tuple[str, str]:
     shutil.rmtree(folder, ignore_errors=True)
     if late:
         return "hang", f"no answer after {timeout_s:g} s"
-    taken = usage.ru_maxrss * 1024 - held  # a child begins with all that its parent holds
+    taken = usage.ru_maxrss * 1024 - held
     if taken > _MEMORY:
         return "memory", f"{taken / 2**20:,.0f} MiB"
     outcome, text = json.loads(found) if found else ("crash", "the process died")
