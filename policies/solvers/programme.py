@@ -174,12 +174,20 @@ def improve(model: Programme, whole: B1, wanted: float, seconds: float, nodes: i
         CALLS.note_failure()
     if least > wanted:
         return None
-    from scipy.sparse import vstack
-
     kept = np.flatnonzero(~whole | ((costs <= wanted - least + WHOLE * abs(wanted)) & (model.upper > 0.0)))
-    rows = vstack([model.matrix.tocsc()[:, kept], model.objective[None, kept]]).tocsr()
-    low, high = np.append(model.row_lower, -INF), np.append(model.row_upper, wanted)
-    small = Programme(model.objective[kept], model.upper[kept], rows, low, high)
+    cost = model.objective[kept]
+    place = np.full(len(whole), -1)
+    place[kept] = np.arange(len(kept))
+    here, priced = place[model.column] >= 0, np.flatnonzero(cost)
+    small = Programme(
+        cost,
+        model.upper[kept],
+        np.append(model.row[here], np.full(len(priced), len(model.row_lower))),
+        np.append(place[model.column[here]], priced),
+        np.append(model.factor[here], cost[priced]),
+        np.append(model.row_lower, -INF),
+        np.append(model.row_upper, wanted),
+    )
     found = attempt(lambda: _solve(small, whole[kept], seconds, nodes, gap))
     if found is None:
         CALLS.note_failure()
