@@ -23,9 +23,11 @@ import yaml
 
 from oracles.exports import prometheus_files, proxmox_files, rvtools_tabs, write_csv_tabs
 from oracles.plain_reassignment import draw as draw_reassignment
+from virtgym.policies.learned.architecture import Layout
 from virtgym.policies.learned.storage import Agent, Member, save_agent
 from virtgym.policies.placement.lifetime_model import CLASSES, LEVELS, LifetimeModel
-from virtgym.policies.rescheduling.guide import LAYOUT, guide_architecture
+from virtgym.policies.rescheduling import guide, learned_destroy
+from virtgym.policies.rescheduling.odds import odds_architecture
 
 from .runner import HOSTILE, Attempt, Rng, mutate_bytes, run_command
 from .traces import change_cell, change_kind
@@ -130,10 +132,15 @@ def _predictor(folder: Path) -> None:
     LifetimeModel((keys,) * len(LEVELS), (rates,) * len(LEVELS)).save(folder / "m.npz")
 
 
-def _guide(folder: Path) -> None:
-    architecture, rng = guide_architecture((4,)), np.random.default_rng(0)
-    weights = {k: rng.normal(size=s).astype(np.float32) for k, s in architecture.shapes().items()}
-    save_agent(folder / "guide", Agent((Member(architecture, LAYOUT, weights),), LAYOUT.task, {}))
+def _odds(network: str, layout: Layout) -> Callable[[Path], None]:
+    """Writes a guide of a search."""
+
+    def make(folder: Path) -> None:
+        architecture, rng = odds_architecture(layout, network, (4,)), np.random.default_rng(0)
+        weights = {k: rng.normal(size=s).astype(np.float32) for k, s in architecture.shapes().items()}
+        save_agent(folder / "guide", Agent((Member(architecture, layout, weights),), layout.task, {}))
+
+    return make
 
 
 _RULE = "scenario=small scenario.horizon_s=3600 policy=thr-mmt"
@@ -188,7 +195,11 @@ INPUTS: dict[str, Input] = {
         _roadef, (f"{_ROADEF} scenario.assignment=in/assignment.txt policy=greedy_rescheduling",)
     ),
     "predictor": Input(_predictor, (_PLACED,)),
-    "guide": Input(_guide, (f"{_MOVES}=annealing policy.guide=in/guide",)),
+    "guide": Input(_odds("odds", guide.LAYOUT), (f"{_MOVES}=annealing policy.guide=in/guide",)),
+    "destroyer": Input(
+        _odds("host_odds", learned_destroy.LAYOUT),
+        (f"{_MOVES}=ortools_rescheduling policy.destroy=in/guide",),
+    ),
     "study": Input(
         _by(_STUDY),
         (_STUDY, "report in/run out=page", f"evaluate {_RULE.rpartition(' ')[0]} policy=in/run/best.yaml"),
