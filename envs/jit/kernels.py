@@ -30,7 +30,7 @@ from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
 from numba.core.dispatcher import Dispatcher
 from numba.core.extending import _Intrinsic as Intrinsic
-from numba.core.runtime import rtsys
+from numba.core.runtime.nrt import rtsys
 
 from . import handle, records
 from .loading import KernelFile, LoadedResult

@@ -174,10 +174,10 @@ def improve(model: Programme, whole: B1, wanted: float, seconds: float, nodes: i
         CALLS.note_failure()
     if least > wanted:
         return None
-    from scipy.sparse import vstack
+    from scipy.sparse import csr_matrix, vstack
 
     kept = np.flatnonzero(~whole | ((costs <= wanted - least + WHOLE * abs(wanted)) & (model.upper > 0.0)))
-    rows = vstack([model.matrix.tocsc()[:, kept], model.objective[None, kept]]).tocsr()
+    rows = vstack([model.matrix.tocsc()[:, kept], csr_matrix(model.objective[None, kept])]).tocsr()
     low, high = np.append(model.row_lower, -INF), np.append(model.row_upper, wanted)
     small = Programme(model.objective[kept], model.upper[kept], rows, low, high)
     found = attempt(lambda: _solve(small, whole[kept], seconds, nodes, gap))
