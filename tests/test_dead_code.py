@@ -19,6 +19,10 @@ CALLED_BY_LIBRARIES = {
     "get_images",
     "make_q_net",
     "_update_current_progress_remaining",
+    "find_class",  # pickle.Unpickler
+    "load_overload",  # Numba's cache of kernels, as the next ones
+    "_load_data",
+    "get_pointer_to_function",
 }
 
 HARMLESS = {

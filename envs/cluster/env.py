@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -27,13 +27,16 @@ from ..sim.decisions import Decisions
 from ..sim.metrics import StepMetrics, interval_metrics
 from ..sim.simulator import ClusterView, Simulator
 from .actions import ACTION_REASONS, NOT_OFFERED, ActionCodec, take
-from .candidates.form import CandidateForm
 from .candidates.plugins import make_plugins
 from .candidates.settings import CandidateSettings
 from .knobs import KnobDriver, KnobPolicy
 from .metrics import own_metrics
 from .observations import Observer
 from .rewards import RewardFunction, check_weights
+
+if TYPE_CHECKING:
+    from .candidates.form import CandidateForm
+    from .render import History
 
 ACTION_FORMS: tuple[str, ...] = ("unrolled", "knobs", "candidates")
 """What an action is: one choice of many per interval, the thresholds of a planning policy, or a candidate."""
@@ -138,9 +141,9 @@ class ClusterEnv(gym.Env[Observation, Any]):
         self.max_decisions_per_interval = limit
         self._use(built)
         self.observation_space: Any = (
-            CandidateForm.space(self.candidates, tables)
-            if isinstance(self._observer, CandidateForm)
-            else Observer.space(*self._shape, tables, self._observer.full)
+            Observer.space(*self._shape, tables, self._observer.full)
+            if isinstance(self._observer, Observer)
+            else self._observer.space(self.candidates, tables)
         )
         n_actions = self.candidates.n if actions == "candidates" else self.codec.n
         self.action_space: spaces.Space[Any] = spaces.Discrete(n_actions)
@@ -166,6 +169,8 @@ class ClusterEnv(gym.Env[Observation, Any]):
     def _make_observer(self) -> Observer | CandidateForm:
         if self.actions != "candidates":
             return Observer(self._sim, self.max_decisions_per_interval, self._tables)
+        from .candidates.form import CandidateForm  # its kernels are of use with candidates only
+
         return CandidateForm(
             self._sim, self.candidates, self._plugins, self.max_decisions_per_interval, self._tables
         )
@@ -192,7 +197,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
         Raises:
             ConfigError: With another form of actions.
         """
-        if not isinstance(self._observer, CandidateForm):
+        if isinstance(self._observer, Observer):
             raise ConfigError(f"env.actions={self.actions}: only candidates are offered by a form")
         return self._observer
 
@@ -252,7 +257,7 @@ class ClusterEnv(gym.Env[Observation, Any]):
         if self.knobs is not None:
             rng = np.random.default_rng(self.np_random.integers(SEED_RANGE))
             self.knobs.policy.reset(self._sim.view, rng)
-        if isinstance(self._observer, CandidateForm):
+        if not isinstance(self._observer, Observer):
             self._observer.begin(np.random.default_rng(self.np_random.integers(SEED_RANGE)))
         self._observer.reset()
         self._history: History | None = None
@@ -324,10 +329,10 @@ class ClusterEnv(gym.Env[Observation, Any]):
         if action == 0 and self._chosen < 0:
             return self._run_interval({}, 0)
         self._decisions += 1
-        if isinstance(self._observer, CandidateForm):
-            reason, illegal, moved = self._take_candidate(self._observer, action)
-        else:
+        if isinstance(self._observer, Observer):
             reason, illegal, moved = self._take_unrolled(action)
+        else:
+            reason, illegal, moved = self._take_candidate(self._observer, action)
         self._illegal += illegal
         info: dict[str, Any] = {"illegal_action": reason} if illegal else {}
         if self._decisions >= self.max_decisions_per_interval:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
 from numba.core.dispatcher import Dispatcher
 from numba.core.extending import _Intrinsic as Intrinsic
-from numba.core.runtime import rtsys
+from numba.core.runtime.nrt import rtsys
 
 from . import handle, records
 from .loading import KernelFile, LoadedResult
@@ -72,6 +73,7 @@ def kernel(function: Any = None, /, **options: Any) -> Any:
     if function is None:
         return functools.partial(kernel, **options)
     njit: Any = numba.njit  # its stub knows fewer options
+    function.__signature__ = inspect.signature(function)  # which Numba works out three times
     compiled: Any = njit(function, no_cfunc_wrapper=True, **options)  # called by Python and by kernels only
     if hasattr(compiled, "py_func"):  # a plain function under NUMBA_DISABLE_JIT
         compiled._cache = ClosureCache(compiled)

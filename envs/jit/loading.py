@@ -5,7 +5,7 @@ every kernel: a second for a command that computes for a tenth of it.
 """
 
 # numba describes its internals with few or no types
-# mypy: disable-error-code="no-untyped-call, no-any-return, misc, override"
+# mypy: disable-error-code="no-untyped-call, no-any-return, misc, override, import-untyped"
 
 from __future__ import annotations
 

@@ -89,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--usage", type=int, default=8, help="windows of usage time")
     given = parser.parse_args(argv)
     if given.requests:
-        rows = np.linspace(*given.rows, given.n) if given.rows else np.load(given.windows)
+        first, last = given.rows or (0, 0)
+        rows = np.linspace(float(first), float(last), given.n) if given.rows else np.load(given.windows)
         streams = [(read_requests(given.requests), rows.astype(np.int64))]
     else:
         streams = [

@@ -441,7 +441,7 @@ def _store_schemas(command: str, parsed: Sequence[Override]) -> None:
         return
     store_schema("run_schema", RunConfig)
     values = [str(o.input_line).partition("=")[2] for o in parsed if o.key_or_group == "policy"]
-    named = {name for value in values for name in split_list(value)} | {DEFAULT_POLICIES["cluster"][0]}
+    named = {name for value in values or [DEFAULT_POLICIES["cluster"][0]] for name in split_list(value)}
     for o in parsed:
         if o.key_or_group == "experiment":
             named.add(experiment_choice(str(o.input_line).partition("=")[2], "policy") or "")

@@ -52,7 +52,7 @@ class History:
         need_memory(f"history: depth={depth}", depth, n_series, 16)
         self.depth = depth
         self.counts: I8 = np.zeros(n_series, dtype=np.int64)
-        self._ring: F8 = np.zeros((2 * depth, n_series))
+        self._ring: F8 = np.full((2 * depth, n_series), 0.0)  # written: pages never written are slow to read
         self._at = 0
 
     @property

@@ -246,7 +246,7 @@ def test_tables_are_written_as_pandas_writes_them(tmp_path: Path) -> None:
     rows = [("a,b", 1.5, math.nan, True, np.float64(0.1)), ('say "x"', 1e-17, -2.0, False, np.float64(3.0))]
     table = Table(["name", "x", "y", "on", "z"], rows)
     table.write(tmp_path / "own.csv")
-    pd.DataFrame(rows, columns=table.columns).to_csv(tmp_path / "pandas.csv", index=False)
+    pd.DataFrame(rows, columns=list(table.columns)).to_csv(tmp_path / "pandas.csv", index=False)
     assert (tmp_path / "own.csv").read_bytes() == (tmp_path / "pandas.csv").read_bytes()
     assert [table.is_number(at) for at in range(5)] == [False, True, True, False, True]
     assert Table.of(pd.read_csv(tmp_path / "own.csv")).rows[1] == rows[1]

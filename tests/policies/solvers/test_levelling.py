@@ -14,8 +14,8 @@ def problem(seed: int) -> Levelling:
     """Five units, one of two VMs, on three hosts of different sizes, with little room."""
     rng = np.random.default_rng(seed)
     home = rng.integers(0, 3, 5)
-    size = rng.uniform(0.02, 0.4, (5, 1)) * rng.choice([1.0, 1.0, 0.7], 3)
-    load = 0.05 + np.bincount(home, size[np.arange(5), home], 3)
+    size = np.asarray(rng.uniform(0.02, 0.4, (5, 1)) * rng.choice([1.0, 1.0, 0.7], 3), dtype=np.float64)
+    load = np.asarray(0.05 + np.bincount(home, size[np.arange(5), home], 3), dtype=np.float64)
     legal = (rng.random((5, 3)) < 0.85) & (np.arange(3) != home[:, None])
     number = np.array([1.0, 1.0, 2.0, 1.0, 1.0])
     return Levelling(
