@@ -247,8 +247,10 @@ class ReschedulingObserver:
         self._parts = {name: slice(a, b) for name, a, b in zip(("nodes", "vms", "globals"), ends, ends[1:])}
         self._width = ends[-1]
         self.buffers, self.handle = self._make(games.n_games)
-        self._views = {name: self.buffers.flat[:, part] for name, part in self._parts.items()}
-        self._views["vm_node"] = games.state.vm_node
+        views: dict[str, NDArray[Any]] = {
+            name: self.buffers.flat[:, part] for name, part in self._parts.items()
+        }
+        self._views = views | {"vm_node": games.state.vm_node}
         starts, self.start_handle = self._make(len(games.snapshots))
         for k in range(len(games.snapshots)):
             observe_game(games.kernel_params, games.kernel_starts, self.start_handle, k)

@@ -177,22 +177,31 @@ def test_an_exchange_of_a_large_snapshot_is_better_than_annealing() -> None:
     assert games.state.objective[0] == search.objective
 
 
-def test_exchanges_of_some_hosts_keep_what_was_gained_and_end_with_all() -> None:
+def test_exchanges_of_some_hosts_keep_what_was_gained_and_end_with_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ortools, "EXCHANGED", 2)
     gained = 0
     for seed in range(20):
-        games, search = begun(seed, limit=4), []
-        policy: Any = make_policy("ortools_rescheduling", iterations=6, begin="exchanges")
-        policy.follow(lambda scene, n, rng, search=search: search.append((n, scene)) or np.arange(n))
-        search_of = Neighbourhoods(games.fork())
-        if not exchangeable(games, search_of.kind):
+        games, asked = begun(seed, limit=4, n_hosts=6), [0]
+        search = Neighbourhoods(games.fork())
+        if not exchangeable(games, search.kind):
             continue
+
+        def last_ones(scene: Scene, n_hosts: int, rng: np.random.Generator, asked: Any = asked) -> Any:
+            asked.append(n_hosts)
+            return np.arange(6)[-n_hosts:]
+
+        policy: Any = make_policy("ortools_rescheduling", iterations=9, begin="exchanges")
+        policy.follow(last_ones)
         run = ortools._Run(games.fork(), np.random.default_rng(seed), math.inf)
-        policy._exchange_some(run, search_of)
-        assert [n for n, _ in search] == [games.params.n_hosts]  # there are fewer than one neighbourhood has
-        assert search_of.objective <= games.state.objective[0]
-        assert len(search_of.scene.away) <= 4
-        assert all(a >= b for (_, a), (_, b) in zip(run.curve, run.curve[1:]))
-        gained += search_of.objective < games.state.objective[0]
+        policy._exchange_some(run, search)
+        assert asked[1] == 2
+        assert asked[-1] == 6  # nothing is gained any more: more are freed, at last all
+        assert asked == sorted(asked)
+        assert len(search.scene.away) <= 4
+        assert search.objective <= min(objective for _, objective in run.curve) + 1e-12
+        gained += search.objective < games.state.objective[0]
     assert gained > 8
 
 
