@@ -86,8 +86,8 @@ class MaskedObservation(gym.Wrapper[dict[str, Any], Any, Any, Any], RecordConstr
 
     def step(self, action: Any) -> tuple[dict[str, Any], Any, bool, bool, dict[str, Any]]:
         """Take a step."""
-        observation, *rest = self.env.step(action)
-        return self._with_mask(observation), *rest
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._with_mask(observation), reward, terminated, truncated, info
 
 
 class RecordVideo(_Recorder):

@@ -233,7 +233,8 @@ class PlatformPolicy(MovingPolicy):
 
     def foretold(self) -> Foretold | None:
         """What power management, or without it balancing, expects."""
-        return self._drs.foretold() if self._dpm is None else self._dpm.foretold()
+        manager: DrsPolicy | DpmPolicy = self._drs if self._dpm is None else self._dpm
+        return manager.foretold()
 
     @property
     def managers(self) -> dict[str, PlanningPolicy]:

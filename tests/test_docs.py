@@ -24,10 +24,11 @@ REPO = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((REPO / "docs" / "tutorials").glob("*.ipynb"))
 PAGES_OF_CODE = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
 BLOCK = re.compile(
-    r"^(?:<!-- not run: (?P<why>[^\n]+) -->\n)?```(?P<language>\w*)(?P<fails> fails)?\n(?P<text>.*?)^```$",
+    r"^(?:<!-- not run: (?P<why>[^\n]+) -->\n)?(?P<fails><!-- fails -->\n)?"
+    r"```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-"""A block of code. One that is not run says why in a comment, which does not show on the page."""
+"""A block of code. A comment before it, which no page shows, says why it is not run, or that it fails."""
 LANGUAGES = ("sh", "python", "yaml", "toml", "text")
 RUN = (REPO / "docs" / "start.md",)
 """Pages whose blocks of commands are run, in their order, in one folder."""

@@ -232,10 +232,9 @@ def _binned(values: F8, most: int = MAX_POINTS) -> F8:
 
 def _forecast_figure(found: Forecast) -> go.Figure:
     n = len(found.now) - found.steps
-    hours = _binned((np.arange(n) + found.steps) * found.interval_h)
-    came, ahead, spread = (
-        _binned(x) for x in (found.now[found.steps :], found.ahead[:n], BAND * found.spread[:n])
-    )
+    hours = _binned(np.arange(found.steps, n + found.steps, dtype=np.float64) * found.interval_h)
+    came, ahead = _binned(found.now[found.steps :]), _binned(found.ahead[:n])
+    spread = BAND * _binned(found.spread[:n])
     figure = new_figure(xaxis=time_axis(float(hours[-1])), yaxis=axis("demand, GHz", rangemode="tozero"))
     known = np.isfinite(ahead + spread)
     if known.any():
@@ -279,7 +278,7 @@ def _kinds_figure(found: Choices) -> tuple[go.Figure, list[tuple[str, str]]]:
     figure = new_figure(
         xaxis=time_axis(n * width), yaxis=axis("choices", **ticks), barmode="stack", bargap=0.08
     )
-    parts = [(kind, (kind,)) for kind in kinds[: N_COLOURS - 1]]
+    parts: list[tuple[str, tuple[str, ...]]] = [(kind, (kind,)) for kind in kinds[: N_COLOURS - 1]]
     if len(kinds) >= N_COLOURS:
         parts.append(("others", tuple(kinds[N_COLOURS - 1 :])))
     for number, (name, members) in enumerate(parts):

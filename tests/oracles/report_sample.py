@@ -198,10 +198,10 @@ def _reasons(n: int) -> dict[str, Any]:
         "forecast_steps": np.array(1),
         "forecaster": np.array("ewma"),
         "choices": np.stack([np.arange(n), np.arange(n) % 2, np.full(n, 2), np.zeros(n)], axis=1).astype(int),
-        "choice_values": np.tile(np.float32([0.7, 0.2]), (n, 1)),
+        "choice_values": np.tile(np.array([0.7, 0.2]), (n, 1)),
         "choice_slots": np.array(["nothing", "empty"]),
         "choice_offered": np.array([n, n]),
-        "choice_mean": np.float32([0.6, 0.3]),
+        "choice_mean": np.array([0.6, 0.3]),
         "choice_measure": np.array("probability"),
     }
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from virtgym.envs.files import read_arrays
+from virtgym.envs.scenarios.scenario import build_scenario
 from virtgym.experiments.evaluate import evaluate
-from virtgym.experiments.run.cell import load_scenario
 from virtgym.experiments.run.reasons import Reasons
 from virtgym.experiments.run.rollout import make_env, rollout
 
@@ -70,7 +70,7 @@ class Chooser:
 
 def test_choices_are_kept_with_what_they_were_made_by() -> None:
     policy: Any = Chooser()
-    env = make_env(load_scenario("small", overrides=HOUR), policy)
+    env = make_env(build_scenario("small", overrides=HOUR), policy)
     run = rollout(env, policy)
     told = run.reasons
     rows, values, slots = told["choices"], told["choice_values"], told["choice_slots"].tolist()
