@@ -141,7 +141,7 @@ def _register_games() -> None:
     _register(
         "suite_agent",
         "learned.shipped_agents:SuiteAgentPolicy",
-        "a small network over the best rules of the suite's clusters (virtgym train experiment=suite_agent)",
+        "what suits the kind of cluster: a search, or a rule (virtgym train experiment=suite_agent)",
     )
 
 

@@ -5,7 +5,9 @@ cheap one, rewards are multiplied by what makes the suite's score of them: 100 /
 means over training seeds. With rules to fall back on (``fallback=``), the best of them on these seeds is
 found for each kind of cluster (``policies.learned.fallback``); its plan is a candidate of training, and what
 plays unless the agent is sure. At the end days of validation say for each kind how sure that must be
-(``margins=``): the margin that is most certainly better than the rule, or none, and the rule alone plays.
+(``margins=``): the margin that is most certainly better than the rule, or none, and the rule alone plays. A
+search among the rules is no plan of training, whose teacher it may be: at the end it plays alone, where it is
+better than all rules.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from virtgym.policies import make_policy
 from virtgym.policies.learned.fallback import Fallback, traits_of
 from virtgym.policies.learned.safety import NEVER
 from virtgym.policies.learned.storage import Agent, Member
+from virtgym.policies.search.policy import RolloutSearchPolicy
 
 from ..analysis.stats import resampled_means
 from ..run.cell import load_scenario, make_cell, run_cell
@@ -84,15 +87,21 @@ def measure(scenarios: Sequence[Scenario], rules: Sequence[str]) -> list[Measure
     """
     for name in rules:
         need(hasattr(make_policy(name), "plan"), f"fallback: {name}: does not plan whole intervals")
-    return with_best_rules([_measure(scenario, rules) for scenario in scenarios])
+    return with_best_rules([_measure(scenario, rules) for scenario in scenarios], searches=False)
 
 
-def with_best_rules(found: Sequence[Measured]) -> list[Measured]:
-    """With the rule of every kind of cluster: that with the best mean score."""
+def is_search(rule: str) -> bool:
+    """Whether a policy tries in forks what a network could only guess."""
+    return isinstance(make_policy(rule), RolloutSearchPolicy)
+
+
+def with_best_rules(found: Sequence[Measured], searches: bool = True) -> list[Measured]:
+    """With the rule of every kind of cluster: that with the best mean score, searches among them or not."""
 
     def best(traits: tuple[str, ...]) -> str:
         alike = [one.scores for one in found if one.traits == traits]
-        return max(alike[0], key=lambda rule: sum(scores[rule] for scores in alike), default="")
+        rules = [rule for rule in alike[0] if searches or not is_search(rule)]
+        return max(rules, key=lambda rule: sum(scores[rule] for scores in alike), default="")
 
     return [replace(one, rule=best(one.traits)) for one in found]
 
@@ -187,11 +196,14 @@ class MixedTrainTask(ClusterTrainTask):
     def choose_margins(self, members: Sequence[Member]) -> tuple[Fallback, ...]:
         """The rule of every kind of cluster, now on more days, with the margin that is surely better on them.
 
-        A margin must be better with confidence ``CERTAINTY``, and on no scenario worse in the mean.
+        A margin must be better with confidence ``CERTAINTY``, and on no scenario worse in the mean. Rules are
+        searches, too, which play alone.
         """
         task = replace(self, measured=tuple(with_best_rules([self._met(i) for i in range(len(self._parts))])))
-        kinds = dict.fromkeys(one.traits for one in task.measured)
-        return task.fallbacks({traits: task._margin(members, traits) for traits in kinds})
+        alone = {one.traits: is_search(one.rule) for one in task.measured if one.rule}
+        return task.fallbacks(
+            {traits: NEVER if alone else task._margin(members, traits) for traits, alone in alone.items()}
+        )
 
     def _met(self, i: int) -> Measured:
         """What is known of scenario i, scores of rules on days of validation included."""

@@ -28,6 +28,7 @@ from virtgym.envs.sim.state.cluster_state import ABSENT, DEPARTED
 from virtgym.envs.sim.telemetry.shown import SIGNALS
 
 from ..forecast.history import History
+from .daily import Outlook
 
 
 class Unit(NamedTuple):
@@ -94,25 +95,28 @@ class Futures:
         seed: Of the run's generator: for who comes and leaves.
     """
 
-    def __init__(self, view: ClusterView, scenarios: int, past: int, horizon: int, seed: int = 0) -> None:
+    def __init__(
+        self, view: ClusterView, outlook: Outlook, scenarios: int, past: int, horizon: int, seed: int = 0
+    ) -> None:
+        self.outlook = outlook
         self.scenarios, self.past, self.horizon = scenarios, past, horizon
         p = view.params
         self.signals = [name for name in SIGNALS if len(getattr(p, name))] if scenarios else []
         n = view.n_vms
-        self._known = {name: History(n, past + 1) for name in ("util", "forecast", *self.signals)}
+        self._known = {name: History(n, past + 1) for name in ("util", "level", *self.signals)}
         self._seed = seed
         self._came, self._vm_s, self._last_s = -1, 0.0, view.time_s
         sizes = np.stack([p.vm_mem_mib, p.vm_vcpus, p.vm_cpu_mhz, p.vm_weight], axis=1)
         self._kind = np.unique(sizes, axis=0, return_inverse=True)[1].reshape(-1)
         self.units = failing_units(view.config) if scenarios else []
 
-    def note(self, view: ClusterView, there: Any, forecast: F8) -> None:
+    def note(self, view: ClusterView, there: Any, level: F8) -> None:
         """Take note of an interval.
 
         Args:
             view: What it showed.
             there: VMs of which there is a measurement, (V,).
-            forecast: Demand that is forecast now, MHz, (V,).
+            level: Of the outlook, (V,).
         """
         if not self.scenarios:
             return
@@ -120,13 +124,17 @@ class Futures:
         self._last_s = view.time_s
         if self._came < 0:
             self._came = view.state.counters.arrived  # at the beginning: no arrivals
-        nominal = view.params.vm_cpu_mhz
-        shown = {"util": view.state.vm_demand_mhz / nominal, "forecast": forecast / nominal}
+        shown = {"util": view.state.vm_demand_mhz / view.params.vm_cpu_mhz, "level": level}
         for name, history in self._known.items():
             history.push(shown[name] if name in shown else getattr(view.params, name)[0], there)
 
-    def demand(self, view: ClusterView, forecast: F8) -> list[dict[str, Any]]:
-        """Parameters of forks, one for every future of demand; none as long as there is no past."""
+    def demand(self, view: ClusterView, ahead: F8) -> list[dict[str, Any]]:
+        """Parameters of forks, one for every future of demand; none as long as there is no past.
+
+        Args:
+            view: The cluster.
+            ahead: What the outlook says of the intervals to come, (horizon or 1, V).
+        """
         counts = self._known["util"].counts
         longest = min(self.past, int(counts.max(initial=0)) - 1)
         n = min(self.scenarios, longest)
@@ -135,20 +143,26 @@ class Futures:
         # Evenly spread, so that the newest past and the oldest have a say.
         lags = 1 + ((np.arange(n) + 0.5) * longest / n).astype(np.int64)
         per_interval = max(1, round(view.params.interval_s / view.params.sample_s))
-        ahead = int(view.time_s / view.params.sample_s + 1e-9)
+        gone = int(view.time_s / view.params.sample_s + 1e-9)
         rows = np.repeat(np.arange(self.horizon), per_interval)
-        known, levels = self._known, {"util": forecast / view.params.vm_cpu_mhz}
+        known = self._known
         futures = []
         for i, lag in enumerate(lags.tolist()):
             made: dict[str, Any] = {}
             for name in ("util", *self.signals):
                 values = known[name].values
-                level = levels[name] if name in levels else getattr(view.params, name)[0]
-                origin = (known["forecast"] if name == "util" else known[name]).values[-1 - lag]
-                errors = values[len(values) - lag + rows % lag] - origin
-                top = np.maximum(level, np.where(counts > 0, values.max(axis=0), 0.0))
-                path = np.clip(level + np.where(counts > lag, errors, 0.0), 0.0, top)
-                made[name] = np.concatenate([np.repeat(path[:1], ahead, axis=0), path])
+                if name == "util":
+                    then = view.time_s - lag * view.params.interval_s
+                    origin = self.outlook.path(known["level"].values[-1 - lag], then, lag)
+                    level = ahead
+                else:
+                    origin, level = values[-1 - lag][None], getattr(view.params, name)[:1]
+                errors = (values[len(values) - lag :] - origin)[rows % lag]
+                # A wave that rises goes beyond what was seen.
+                highest = np.where(counts > 0, values.max(axis=0), 0.0) if len(level) == 1 else 1.0
+                level = level[np.minimum(rows, len(level) - 1)]
+                path = np.clip(level + np.where(counts > lag, errors, 0.0), 0.0, np.maximum(level, highest))
+                made[name] = np.concatenate([np.repeat(path[:1], gone, axis=0), path])
             futures.append(made)
             self._let_come_and_leave(view, i, made)
         return futures

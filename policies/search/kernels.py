@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from virtgym.envs.arrays import I8
+from virtgym.envs.arrays import F8, I8
 from virtgym.envs.cluster.buffers import remember
 from virtgym.envs.cluster.candidates.buffers import CandidateBuffers
 from virtgym.envs.cluster.candidates.loads import remember_demand
@@ -76,10 +76,13 @@ def is_settled(p: ClusterParams, s: ClusterState, reward: float, last: float) ->
 
 
 @kernel
-def intervals_left(p: ClusterParams, s: ClusterState, most: int, discount: float, end_s: float) -> Any:
-    """Intervals up to the horizon or the end of the episode, each with its weight in that of the first."""
-    n = min(most, int((end_s - s.clock.now_s) / p.interval_s + 1e-9))
-    return float(n) if discount == 1.0 else (1.0 - discount**n) / (1.0 - discount)
+def weight_left(p: ClusterParams, s: ClusterState, weights: F8, first: int, end_s: float) -> Any:
+    """Weights of the intervals from one on, up to the horizon or the end of the episode."""
+    n = min(len(weights) - first, int((end_s - s.clock.now_s) / p.interval_s + 1e-9))
+    total = 0.0
+    for i in range(first, first + n):
+        total += weights[i]
+    return total
 
 
 @kernel
@@ -99,7 +102,7 @@ def begin_base(p: ClusterParams, s: ClusterState, c: CandidateBuffers, d: Candid
     d.vm_variance[:] = c.vm_variance
 
 
-_TRY = """def {name}(p, s, q, v, c, r, m, which, horizon, discount, end_s, values{more}):
+_TRY = """def {name}(p, s, q, v, c, r, m, which, weights, end_s, values{more}):
     for k in which:
         values[k] = -np.inf
         if not c.mask[k]:
@@ -109,14 +112,13 @@ _TRY = """def {name}(p, s, q, v, c, r, m, which, horizon, discount, end_s, value
         take_candidate(p, s, s, c, k)
         measure_again(p, s)
         {begin}
-        value, weight = 0.0, 1.0
-        for i in range(horizon):
+        value = 0.0
+        for i in range(len(weights)):
             if s.clock.now_s >= end_s - 1e-9:
                 break
             {play}
             reward = pass_interval(p, s, r, end_s)
-            value += weight * reward
-            weight *= discount
+            value += weights[i] * reward
             {remember}
         values[k] = value
     put_back(m)
@@ -134,7 +136,7 @@ _BASES: dict[str, dict[str, str]] = {
         "begin": "last = -np.inf",
         "play": "pass",
         "remember": """if is_settled(p, s, reward, last):
-                value += weight * reward * intervals_left(p, s, horizon - i - 1, discount, end_s)
+                value += reward * weight_left(p, s, weights, i + 1, end_s)
                 break
             last = reward""",
     },
@@ -166,16 +168,16 @@ def try_with(base: str, write_globals: Any = None, copy_memory: Any = None) -> A
 
     Returns:
         A kernel of parameters and state of the fork, the same as its view has them, the buffers of what is
-        offered, those of the reward, the memory of the state, the slots to try, horizon (intervals), discount
-        (weight of an interval in that of the one before), the end of the episode (s), and values, (K,), which
-        are the sums of rewards of what is tried, -inf where nothing is offered. ``UPKEEP`` adds buffers of
+        offered, those of the reward, the memory of the state, the slots to try, the weight of every interval
+        that is tried, the end of the episode (s), and values, (K,), which are the weighted sums of rewards of
+        what is tried, -inf where nothing is offered. ``UPKEEP`` adds buffers of
         candidates for the fork; ``NETWORK`` adds to these the buffers of the observer, those of the fork's
         observer, what it writes in one vector, and the network.
     """
     names: dict[str, Any] = {
         **{"np": np, "put_back": put_back, "measure_again": measure_again, "pass_interval": pass_interval},
         **{"take_candidate": take_candidate, "begin_base": begin_base, "first_chore": first_chore},
-        **{"is_settled": is_settled, "intervals_left": intervals_left},
+        **{"is_settled": is_settled, "weight_left": weight_left},
         **{"offer": offer, "remember": remember, "remember_demand": remember_demand},
         **{"set_scores": set_scores, "first_best": first_best, "weight_of_demand": EWMA_WEIGHT},
         **{"write_globals": write_globals, "copy_memory": copy_memory},

@@ -15,27 +15,23 @@ from virtgym.envs.checks import need, one_of
 from virtgym.envs.cluster.candidates.form import CandidateForm
 from virtgym.envs.cluster.candidates.plugins import make_plugins
 from virtgym.envs.cluster.candidates.settings import NOTHING as IDLE
-from virtgym.envs.cluster.candidates.settings import OWN, PLACE, PLAN, CandidateSettings
+from virtgym.envs.cluster.candidates.settings import OFF, OWN, PLACE, PLAN, CandidateSettings
 from virtgym.envs.sim.config import ARRIVAL_RULES, ClusterConfig
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state.cluster_state import ABSENT, DEPARTED
 
 from ..base import PlanningPolicy
-from ..forecast.forecasters import make_forecaster
-from ..forecast.history import History
 from ..forecast.told import Foretold
 from ..learned.architecture import CANDIDATES, Layout
 from ..planning.arrivals import is_guarded
 from ..planning.plans import merge_plans
 from ..registry import make_policy
 from ..ties import first_best
+from .daily import DAILY, make_outlook
 from .futures import Futures, surely
 from .kernels import NOTHING, UPKEEP
 from .trials import Trials
-
-LONGEST_PAST = 2000
-"""Samples that are kept for a forecaster that looks at all of them."""
 
 
 @dataclass
@@ -45,7 +41,10 @@ class RolloutSearchPolicy(PlanningPolicy):
     Attributes:
         horizon: Intervals for which a candidate is tried.
         discount: Weight of an interval in that of the one before.
-        forecaster: What demand is forecast to stay at: a name of ``forecast.FORECASTERS``, or a dotted path.
+        tail: Intervals after those, each with the weight of the last, that are to be like the second half of
+            them; what is left of the episode, at most.
+        forecaster: What is forecast of demand: ``daily`` (``daily.py``), or what it stays at by a name of
+            ``forecast.FORECASTERS``, or a dotted path.
         forecast: Parameters of the forecaster.
         candidates: What is offered: settings of ``CandidateSettings``; with an agent as ``base``, its own.
         base: What plays on in the fork after the candidate that is tried: ``nothing``; ``upkeep``, which
@@ -73,8 +72,9 @@ class RolloutSearchPolicy(PlanningPolicy):
 
     horizon: int = 24
     discount: float = 0.95
-    forecaster: str = "ewma"
-    forecast: dict[str, Any] = field(default_factory=lambda: {"alpha": 0.2})
+    tail: float = 72.0
+    forecaster: str = DAILY
+    forecast: dict[str, Any] = field(default_factory=dict)
     candidates: dict[str, Any] = field(default_factory=lambda: {"plans": ["dpm_ortools", "ha"]})
     base: str = NOTHING
     choices: int | None = None
@@ -98,7 +98,7 @@ class RolloutSearchPolicy(PlanningPolicy):
         for name in ("choices", "rollouts"):
             value = getattr(self, name)
             need(value is None or value >= 1, f"policy.{name}={value}: must be at least 1, or null")
-        for name, least in (("scenarios", 0), ("past", 1), ("finalists", 1), ("margin", 0)):
+        for name, least in (("tail", 0), ("scenarios", 0), ("past", 1), ("finalists", 1), ("margin", 0)):
             value = getattr(self, name)
             need(least <= value < np.inf, f"policy.{name}={value}: must be at least {least}")
         need(
@@ -107,7 +107,7 @@ class RolloutSearchPolicy(PlanningPolicy):
         )
         if self.arrivals is not None:
             one_of("policy.arrivals", self.arrivals, ARRIVAL_RULES)
-        self._forecaster = make_forecaster(self.forecaster, "policy.forecaster", **self.forecast)
+        self._outlook = make_outlook(self.forecaster, self.forecast)
         folder = os.sep in self.base or os.path.isdir(self.base)
         if not folder:
             one_of("policy.base", self.base, (NOTHING, UPKEEP))
@@ -130,7 +130,14 @@ class RolloutSearchPolicy(PlanningPolicy):
             base, given = members[0], agent.env_options.get("candidates", given)
         self._settings = CandidateSettings.of(given)
         self._plugins = make_plugins(self._settings)
-        self._trials = Trials(self.reward, self.horizon, self.discount, base)
+        self._trials = Trials(self.reward, self._weights_of(self.tail), base)
+
+    def _weights_of(self, tail: float) -> F8:
+        """Weights of the intervals that are tried, where so many more are to be like the second half."""
+        weights = np.cumprod([1.0, *[self.discount] * (self.horizon - 1)])
+        late = weights[self.horizon // 2 :]
+        late += weights[-1] * tail / len(late)
+        return weights
 
     def arrival_in(self, cluster: ClusterConfig) -> str | None:
         """``arrivals``, or by default what the cluster asks for.
@@ -167,9 +174,10 @@ class RolloutSearchPolicy(PlanningPolicy):
         """
         self._form = form
         self._trials.bind(view, form)
-        depth = max(self._forecaster.samples or LONGEST_PAST, self.horizon)
-        self._history = History(view.n_vms, depth)
-        self._futures = Futures(view, self.scenarios, self.past, self.horizon, seed)
+        outlook = self._outlook(view.n_vms, view.params.interval_s)
+        self._futures = Futures(view, outlook, self.scenarios, self.past, self.horizon, seed)
+        self._level = np.zeros(view.n_vms)
+        self._told: Foretold | None = None
         kinds = form.candidates.kind
         self._rule = int(np.argmax(kinds == PLAN)) if (kinds == PLAN).any() else 0
         self._first = True
@@ -207,26 +215,31 @@ class RolloutSearchPolicy(PlanningPolicy):
         new = view.time_s > self._seen_s
         if new:
             self._seen_s = view.time_s
-            self._history.push(np.where(there, view.state.vm_demand_mhz, 0.0), there)
-        history, futures = self._history, self._futures
-        mean = self._forecaster.predict(history.values, counts=history.counts)
-        mean = np.where(history.counts > 0, mean, view.state.vm_demand_mhz)
-        self._told = there, mean
+        futures, nominal = self._futures, view.params.vm_cpu_mhz
         if new:
-            futures.note(view, there, mean)
+            self._level = futures.outlook.push(view.time_s, view.state.vm_demand_mhz / nominal, there)
+            futures.note(view, there, self._level)
+        ahead = futures.outlook.path(self._level, view.time_s, self.horizon)
+        left = view.horizon_s / view.params.interval_s - view.time_s / view.params.interval_s - self.horizon
+        self._trials.weights = self._weights_of(min(self.tail, max(left, 0.0)))
         back = futures.repairs(view)
-        self._trials.begin(view, mean, **back)
-        self._demands = [one | back for one in futures.demand(view, mean)]
+        self._trials.begin(view, self._frozen(ahead) * nominal, **back)
+        self._demands = [one | back for one in futures.demand(view, ahead)]
         self._failing, self._weights = futures.failures(view)
         self._first = True
+        now, then = view.state.vm_demand_mhz[there], (ahead[0] * nominal)[there]
+        self._told = Foretold(self.forecaster, 1, float(now.sum()), float(then.sum())) if len(now) else None
 
     def foretold(self) -> Foretold | None:
-        """The demand under which candidates are tried: that of the next decision, and all after it."""
-        there, mean = self._told
-        if not self._history.counts.any():
-            return None
-        now = float(self.view.state.vm_demand_mhz[there].sum())
-        return Foretold(self.forecaster, 1, now, float(mean[there].sum()))
+        """The demand under which candidates are tried: that of the next decision, which others follow."""
+        return self._told
+
+    def _frozen(self, ahead: F8) -> F8:
+        """One level in place of a path: its mean, weighted as rewards are, (V,)."""
+        if len(ahead) == 1:
+            return np.asarray(ahead[0])
+        weights = self._trials.weights
+        return np.asarray((ahead * (weights / weights.sum())[:, None]).sum(axis=0))
 
     def _default(self) -> int:
         """The slot that is taken unless another is surely better: the rule's plan, then *nothing*."""
@@ -277,7 +290,9 @@ class RolloutSearchPolicy(PlanningPolicy):
         """The slots that are offered, in the order in which they are tried."""
         offered: I8 = np.flatnonzero(mask)
         if not self._trials.sim.view.measured.any():  # nobody is moved for what is only assumed
-            first = np.isin(self._form.candidates.kind[offered], (IDLE, PLACE)) | (offered == self._default())
+            first = np.isin(self._form.candidates.kind[offered], (IDLE, OFF, PLACE)) | (
+                offered == self._default()
+            )
             offered = offered[first]
         if self._agent is None or (self.rollouts is None and self.budget_ms is None):
             return offered

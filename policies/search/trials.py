@@ -44,21 +44,18 @@ class Trials:
 
     Args:
         reward: Weights of the reward's terms laid over the default, minus the cost.
-        horizon: Intervals for which a candidate is tried.
-        discount: Weight of an interval in that of the one before.
+        weights: Of the intervals for which a candidate is tried, (horizon,).
         base: What plays on in the fork: ``nothing``, ``upkeep``, or a network, a ``scorer``.
 
     Raises:
         ConfigError: If the network is of another kind.
     """
 
-    def __init__(
-        self, reward: Mapping[str, float] | None, horizon: int, discount: float, base: str | Member = NOTHING
-    ) -> None:
+    def __init__(self, reward: Mapping[str, float] | None, weights: F8, base: str | Member = NOTHING) -> None:
         if isinstance(base, Member):
             need(base.architecture.network == "scorer", "policy.base: needs an agent with network=scorer")
         self.reward = check_weights(reward)
-        self.horizon, self.discount, self.base = horizon, discount, base
+        self.weights, self.base = weights, base
 
     def bind(self, view: ClusterView, form: CandidateForm) -> None:
         """Begin an episode of a cluster.
@@ -119,7 +116,7 @@ class Trials:
         self._try(
             *(params, sim.kernel_state, sim.view.kernel_params, sim.view.kernel_state),
             *(self._form.handles[1], self._rewards.handle, self._memory),
-            *(which, self.horizon, self.discount, sim.horizon_s, values, *self._more),
+            *(which, self.weights, sim.horizon_s, values, *self._more),
         )
 
     def take(self, k: int) -> None:

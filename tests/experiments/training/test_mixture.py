@@ -148,6 +148,17 @@ def test_scenarios_of_a_kind_have_one_rule() -> None:
     assert mixture.with_best_rules([mixture.Measured("", (), 1.0, 1.0, {})])[0].rule == ""
 
 
+def test_a_search_is_no_plan_of_training_and_plays_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = mixture.mixture_of(cluster_task.ClusterTrainTask(build_scenario("small")), (), ())
+    known = mixture.Measured("small", (), 1.0, 1.0, {"dpm": 50.0, "rollout_search": 60.0, "drs": -1.0})
+    (learned,) = mixture.with_best_rules([known], searches=False)
+    assert learned.rule == "dpm"
+    made = mixture.replace(task, measured=(learned,))
+    monkeypatch.setattr(mixture, "_day", lambda day, rules, seed: (0.0, 0.0, known.scores))
+    (fallback,) = made.choose_margins([])  # no member plays: nothing is tried over a search
+    assert (fallback.rule, fallback.margin) == ("rollout_search", NEVER)
+
+
 def test_a_margin_that_loses_on_one_scenario_is_not_taken() -> None:
     good, bad = np.full(6, 1.0), np.array([-1.0, 0.5, 0.0, 0.0, 0.0, 0.0])
     assert mixture._sure([good]) == 1.0

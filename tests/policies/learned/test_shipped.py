@@ -60,7 +60,7 @@ def test_the_agent_of_the_suite_plays_legally_and_alike(task: str) -> None:
     costs = []
     for policy in made:
         env = make_env(scenario, policy)
-        run = rollout(env, policy, 3001, heat=False, max_intervals=30)  # type: ignore[arg-type]
+        run = rollout(env, policy, 3001, heat=False, max_intervals=10)  # type: ignore[arg-type]
         illegal = [value for name, value in run.metrics.items() if "illegal" in name or "refused" in name]
         assert not any(illegal)
         costs.append(run.metrics["cost"])

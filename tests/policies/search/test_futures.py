@@ -10,6 +10,8 @@ import pytest
 from virtgym.envs.scenarios import build_scenario
 from virtgym.experiments.run.rollout import make_env
 from virtgym.policies import make_policy
+from virtgym.policies.forecast import make_forecaster
+from virtgym.policies.search.daily import DAY_S, DailyWave, Flat
 from virtgym.policies.search.futures import Futures, surely
 
 HOST: dict[str, Any] = {"name": "host", "cores": 8, "core_mhz": 2000, "memory_mib": 16000, "boot_time_s": 240}
@@ -37,16 +39,17 @@ def played(
     """A cluster after n intervals, what it makes of them, the demand that was measured, and a forecast."""
     sim = build_scenario(keys, seed=1).simulator()
     view = sim.reset(np.random.default_rng(0))
-    made = Futures(view, **{"scenarios": 4, "past": 20, "horizon": 5, **futures})
+    flat = Flat(make_forecaster("persistence"), view.n_vms)
+    made = Futures(view, flat, **{"scenarios": 4, "past": 20, "horizon": 5, **futures})
     past = []
     for i in range(n + 1):
         if i:
             sim.advance()
         demand = view.state.vm_demand_mhz.copy()
         past.append(demand)
-        forecast = 0.5 * demand
+        forecast = 0.5 * demand / view.params.vm_cpu_mhz
         made.note(view, view.measured & (view.state.vm_host >= 0), forecast)
-    return sim, made, past, forecast
+    return sim, made, past, forecast[None]
 
 
 def test_a_future_is_the_forecast_and_the_errors_of_an_earlier_one() -> None:
@@ -56,6 +59,7 @@ def test_a_future_is_the_forecast_and_the_errors_of_an_earlier_one() -> None:
     nominal = view.params.vm_cpu_mhz
     lags = [2, 5, 7, 10]  # the middles of four parts of eleven intervals
     assert len(found) == len(lags)
+    forecast = forecast[0] * nominal
     highest = np.maximum(forecast, np.max(past[1:], axis=0))
     for one, lag in zip(found, lags):
         for ahead in range(5):
@@ -123,7 +127,7 @@ def test_a_failure_costs_what_a_closed_form_says() -> None:
         "cost": {"interruption": 0.3, "outage": 0.2},
     }
     reward = {"cost": 0.0, "cost_outage": -1.0}
-    policy: Any = make_policy("rollout_search", candidates={}, horizon=6, discount=1.0, reward=reward)
+    policy: Any = make_policy("rollout_search", candidates={}, horizon=6, discount=1.0, tail=0, reward=reward)
     env: Any = make_env(build_scenario(keys, seed=1), actions="candidates").unwrapped
     env.reset(seed=3)
     policy.bind(env.view, env.form)
@@ -145,3 +149,38 @@ def test_gains_count_less_their_standard_errors() -> None:
     gains = np.array([[1.0, 2.0], [3.0, 2.0], [5.0, 2.0], [7.0, 2.0]])
     np.testing.assert_allclose(surely(gains, 2.0), [4.0 - np.std(gains[:, 0], ddof=1), 2.0])
     np.testing.assert_allclose(surely(gains[:1], 2.0), [1.0, 2.0])
+
+
+def wave_of(amplitude: float, until: int, n: int = 40, noise: float = 0.5) -> tuple[Any, Any, Any, Any]:
+    """A wave fitted to generated load, what it gave last, the load's logits without noise, and the times."""
+    rng = np.random.default_rng(4)
+    times = 300.0 * np.arange(288)
+    level = rng.normal(-1.0, 1.0, size=n)
+    logit = level + amplitude * np.sin(2.0 * np.pi * (times[:, None] + 150.0) / DAY_S + 1.0)
+    util = 1.0 / (1.0 + np.exp(-logit - noise * rng.standard_normal(logit.shape)))
+    util[rng.random(util.shape) < 0.1] = 0.0  # idle
+    wave = DailyWave(0.5, 0.1, n, 300.0)
+    there = np.ones(n, np.bool_)
+    for i in range(until):
+        last = wave.push(times[i] + 300.0, util[i], there)
+    return wave, last, 0.9 / (1.0 + np.exp(-logit)), times
+
+
+def test_a_daily_wave_is_found_and_carried_on() -> None:
+    for until in (72, 150):
+        wave, level, mean, times = wave_of(1.5, until)
+        ahead = wave.path(level, times[until], 36)
+        flat = np.abs(level - mean[until : until + 36]).mean()
+        assert np.abs(ahead - mean[until : until + 36]).mean() < 0.75 * flat
+    wave, level, mean, times = wave_of(0.0, 150)
+    steady = wave.path(level, times[150], 36)
+    np.testing.assert_allclose(steady, np.broadcast_to(level, steady.shape), atol=0.03)  # noise is no wave
+
+
+def test_who_comes_late_has_a_level_of_its_own_and_no_past() -> None:
+    wave = DailyWave(0.5, 0.1, 3, 300.0)
+    util = np.array([0.2, 0.4, 0.6])
+    for i in range(30):
+        level = wave.push(300.0 * (i + 1), util, np.array([True, i >= 20, i < 20]))
+    np.testing.assert_allclose(level, util, atol=1e-9)
+    np.testing.assert_allclose(wave.path(level, 9000.0, 12), np.tile(util, (12, 1)), atol=1e-6)

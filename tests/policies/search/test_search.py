@@ -67,6 +67,9 @@ def by_hand(env: Any, policy: RolloutSearchPolicy, demand: Any) -> Any:
     form, view = env.form, env.view
     rewards = RewardFunction(check_weights(policy.reward), view.params)
     values = np.full(form.settings.n, -np.inf)
+    left = round((view.horizon_s - view.time_s) / view.params.interval_s) - policy.horizon
+    weights = policy.discount ** np.arange(policy.horizon)
+    weights[3:] += weights[-1] * min(policy.tail, max(0, left)) / 3.0
     for k in np.flatnonzero(form.candidates.mask):
         twin = view.fork(demand)
         before = twin.state.totals.copy()
@@ -78,15 +81,17 @@ def by_hand(env: Any, policy: RolloutSearchPolicy, demand: Any) -> Any:
             twin.advance()
             step = StepMetrics(twin.state.totals - before)
             before = twin.state.totals.copy()
-            values[k] += policy.discount**i * rewards.total(rewards.terms(step))
+            values[k] += weights[i] * rewards.total(rewards.terms(step))
     return values
 
 
+@pytest.mark.parametrize("tail", [0.0, 2.0])
 @MODELS
-def test_values_are_those_of_trying_by_hand(keys: dict[str, Any]) -> None:
+def test_values_are_those_of_trying_by_hand(keys: dict[str, Any], tail: float) -> None:
     policy: Any = make_policy(
         "rollout_search",
         **{"candidates": {}, "horizon": 6, "discount": 0.9, "reward": {"migrations": -0.1}, "scenarios": 0},
+        **{"forecaster": "ewma", "forecast": {"alpha": 0.2}, "tail": tail},
     )
     env: Any = make_env(build_scenario(keys, seed=1), actions="candidates").unwrapped
     env.reset(seed=0)
@@ -206,7 +211,8 @@ def test_nothing_is_moved_before_anything_is_measured() -> None:
     policy: Any = make_policy("rollout_search", candidates={})
     sim = build_scenario(SIMPLE, seed=1).simulator(arrival="first_fit")
     policy.reset(sim.reset(np.random.default_rng(5)), np.random.default_rng(5))
-    assert len(policy.plan(sim.view)) == 0
+    plan = policy.plan(sim.view)
+    assert len(plan) == len(plan.power_off)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +224,11 @@ def test_nothing_is_moved_before_anything_is_measured() -> None:
         ({"budget_ms": 0.0}, "policy.budget_ms=0.0: must be positive, or null"),
         ({"candidates": {"offf": 1}}, "env.candidates"),
         ({"forecaster": "ewna"}, "policy.forecaster"),
-        ({"forecast": {"alpha": 2.0}}, "forecaster.alpha=2.0"),
+        ({"forecaster": "ewma", "forecast": {"alpha": 2.0}}, "forecaster.alpha=2.0"),
+        ({"forecast": {"alpah": 2.0}}, "policy.forecast=alpah"),
+        ({"forecast": {"amplitude": 0.0}}, "policy.forecast.amplitude=0.0: must be a positive number"),
+        ({"forecast": {"alpha": 2.0}}, "policy.forecast.alpha=2.0: must be above 0 and at most 1"),
+        ({"tail": -1.0}, "policy.tail=-1.0: must be at least 0"),
         ({"arrivals": "first"}, "policy.arrivals=first"),
         ({"scenarios": -1}, "policy.scenarios=-1: must be at least 0"),
         ({"past": 0}, "policy.past=0: must be at least 1"),
