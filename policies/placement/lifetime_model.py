@@ -98,7 +98,7 @@ def load_lifetimes(path: str | os.PathLike[str]) -> LifetimeModel:
         raise ConfigError(f"policy.predictor={path}: is no model of lifetimes (docs/placement.md)")
     keys, hazard = (tuple(arrays[f"{kind}_{i}"] for i in range(len(LEVELS))) for kind in ("keys", "hazard"))
     for key, rates in zip(keys, hazard):
-        good = (key.dtype, rates.dtype) == (np.int64, np.float64)
+        good = key.dtype == np.int64 and rates.dtype == np.float64
         good = good and key.ndim == 1 and len(key) > 0 and rates.shape == (len(key), CLASSES)
         if not good or not ((rates >= 0) & (rates <= 1)).all() or (np.diff(key) <= 0).any():
             raise ConfigError(f"policy.predictor={path}: holds no hazards of {CLASSES} classes")
