@@ -134,7 +134,7 @@ class RolloutSearchPolicy(PlanningPolicy):
 
     def _weights_of(self, tail: float) -> F8:
         """Weights of the intervals that are tried, where so many more are to be like the second half."""
-        weights = np.cumprod([1.0, *[self.discount] * (self.horizon - 1)])
+        weights = np.cumprod(np.array([1.0, *[self.discount] * (self.horizon - 1)]))
         late = weights[self.horizon // 2 :]
         late += weights[-1] * tail / len(late)
         return weights
