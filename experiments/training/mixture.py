@@ -202,7 +202,7 @@ class MixedTrainTask(ClusterTrainTask):
         task = replace(self, measured=tuple(with_best_rules([self._met(i) for i in range(len(self._parts))])))
         alone = {one.traits: is_search(one.rule) for one in task.measured if one.rule}
         return task.fallbacks(
-            {traits: NEVER if alone else task._margin(members, traits) for traits, alone in alone.items()}
+            {traits: NEVER if search else task._margin(members, traits) for traits, search in alone.items()}
         )
 
     def _met(self, i: int) -> Measured:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def test_a_search_is_no_plan_of_training_and_plays_alone(monkeypatch: pytest.Mon
     known = mixture.Measured("small", (), 1.0, 1.0, {"dpm": 50.0, "rollout_search": 60.0, "drs": -1.0})
     (learned,) = mixture.with_best_rules([known], searches=False)
     assert learned.rule == "dpm"
-    made = mixture.replace(task, measured=(learned,))
+    made = replace(task, measured=(learned,))
     monkeypatch.setattr(mixture, "_day", lambda day, rules, seed: (0.0, 0.0, known.scores))
     (fallback,) = made.choose_margins([])  # no member plays: nothing is tried over a search
     assert (fallback.rule, fallback.margin) == ("rollout_search", NEVER)
