@@ -18,7 +18,6 @@ from virtgym.envs.cluster.candidates.settings import NOTHING as IDLE
 from virtgym.envs.cluster.candidates.settings import OFF, OWN, PLACE, PLAN, CandidateSettings
 from virtgym.envs.sim.config import ARRIVAL_RULES, ClusterConfig
 from virtgym.envs.sim.decisions import Decisions
-from virtgym.envs.sim.models.precopy import PrecopyConfig
 from virtgym.envs.sim.simulator import ClusterView
 from virtgym.envs.sim.state.cluster_state import ABSENT, DEPARTED
 
@@ -57,8 +56,7 @@ class RolloutSearchPolicy(PlanningPolicy):
         budget_ms: Time for one choice in place of that, ms: results cannot be reproduced then, and
             there are no scenarios. null = none.
         arrivals: Rule that places VMs that arrive, one of ``config.ARRIVAL_RULES``; null = the scenario's,
-            and ``pabfd`` where there is I/O, or where it spreads, CPU is not shared by class and copies are
-            not dear (pre-copy). Where placement rules or a guarantee are to be kept, the search
+            and ``pabfd`` where there is I/O. Where placement rules or a guarantee are to be kept, the search
             places them itself.
         scenarios: Futures of demand in which finalists are tried (``futures.py``); 0 = the forecast alone,
             and nothing fails, comes or leaves.
@@ -146,14 +144,10 @@ class RolloutSearchPolicy(PlanningPolicy):
 
         Where rules or a guarantee are to be kept, the search places itself. Where there is I/O, devices that
         are passed through may pin VMs for good to where they first are, so that place is to be a tight one.
-        Where the scenario spreads VMs, and neither CPU is shared by class nor copies are dear, tight places
-        save moves.
         """
         if is_guarded(cluster):
             return "policy"
-        plain = cluster.cpu is None and not isinstance(cluster.migration, PrecopyConfig)
-        tight = cluster.io is not None or (plain and cluster.arrival == "worst_fit")
-        return "pabfd" if self.arrivals is None and tight else self.arrivals
+        return "pabfd" if self.arrivals is None and cluster.io is not None else self.arrivals
 
     def restart_in(self, cluster: ClusterConfig) -> str | None:
         """The engine restarts, or where there are rules the search."""
