@@ -33,6 +33,10 @@ ARRIVAL_RULES = ("first_fit", "best_fit", "worst_fit", "pabfd", "policy")
 RESTART_RULES = ("first_fit", "policy")
 
 
+MOST_W = 1e9
+"""Most that a host may draw, W: energies of many stay numbers."""
+
+
 @dataclass(frozen=True)
 class HostType:
     """One kind of physical host.
@@ -102,6 +106,11 @@ class HostType:
             value = getattr(self, key)
             if value is not None:
                 need_not_negative(owner, **{key: value})
+        peak = "power_w" if self.curve.kind == "table" else "curve.peak_w"
+        drawn = {peak: max(self.table_w), "curve.busy_w": self.curve.busy_w}
+        drawn |= {key: getattr(self, key) or 0.0 for key in ("boot_power_w", "shutdown_power_w")}
+        for key, watts in drawn.items():
+            need(watts <= MOST_W, f"{owner}.{key}={watts:g}: must be at most {MOST_W:g} W")
         self._check_models(owner)
 
     def _check_models(self, owner: str) -> None:
