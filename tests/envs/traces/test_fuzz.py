@@ -5,16 +5,15 @@ from __future__ import annotations
 import gzip
 import json
 import sqlite3
-import warnings
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from oracles.fuzz.runner import KINDS, draw_attempts, main
+from oracles.fuzz.runner import KINDS, answer_of, draw_attempts, main
 from oracles.fuzz.traces import SAMPLES, _file, _use, _write
-from virtgym.envs.errors import TraceError, VirtgymError
+from virtgym.envs.errors import TraceError
 from virtgym.envs.traces import check_trace, read_requests, read_trace
 from virtgym.envs.traces.formats.google import read_google
 from virtgym.experiments.cli.traces import main as traces_command
@@ -41,16 +40,7 @@ def test_mutations(tmp_path: Path, first: int) -> None:
     for number, attempt in draw_attempts("traces", 7, range(first, first + BLOCK)):
         folder = tmp_path / str(number)
         folder.mkdir()
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            text = ""
-            try:
-                attempt.run(folder)
-            except VirtgymError as error:
-                text = str(error)
-            except Exception as error:
-                raise AssertionError(f"{number}: {attempt.label}: {error!r}") from error
-        assert "\n" not in text, attempt.label
+        answer_of(attempt, folder, number)
 
 
 def test_every_damage_of_a_packed_file(tmp_path: Path) -> None:

@@ -134,6 +134,25 @@ def mutate_gzip(rng: Rng, content: bytes) -> bytes:
     return bytes(packed)
 
 
+def answer_of(attempt: Attempt, folder: Path, number: int) -> str:
+    """The line by which an attempt, made in this process, is refused; empty = it is accepted.
+
+    Raises:
+        AssertionError: If it ends otherwise.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        text = ""
+        try:
+            attempt.run(folder)
+        except VirtgymError as error:
+            text = str(error)
+        except Exception as error:
+            raise AssertionError(f"{number}: {attempt.label}: {error!r}") from error
+    assert "\n" not in text, attempt.label
+    return text
+
+
 def _in_child(attempt: Attempt, folder: Path, send: int) -> None:
     """Run an attempt and write its outcome and a text to a pipe."""
     with warnings.catch_warnings(record=True) as caught:
