@@ -138,8 +138,13 @@ class Choices:
             text += (
                 f"; {other:,} were not the candidate rated highest (a rule or a margin of the policy decided)"
             )
+        if self.measure == RULE:
+            return f"{text}. A rule or a search makes every choice; the network of the agent rates nothing."
         return f"{text}. Values are {WORDS.get(self.measure, 'what the policy makes of a candidate')}."
 
+
+RULE = "rule"
+"""Measure of an agent in which a rule alone plays."""
 
 CHOICE_HEADS = (
     "Candidate",
@@ -174,10 +179,13 @@ def reasons_of(group: Group, board: Leaderboard, figures: dict[str, Any]) -> dic
                 add_figure(figures, forecasts[-1]["key"], _forecast_figure(forecast))
         if chosen is not None and len(choices) < N_POLICIES:
             one = _choice("choices", len(choices), file)
+            rated = chosen.measure != RULE
             one |= {"text": chosen.told(file.seed), "rows": chosen.table(), "values": f"{one['key']}-values"}
+            one["rated"] = rated
             figure, key = _kinds_figure(chosen)
             add_figure(figures, one["key"], figure)
-            add_figure(figures, one["values"], _values_figure(chosen))
+            if rated:
+                add_figure(figures, one["values"], _values_figure(chosen))
             choices.append({**one, "legend": key})
     return {"rows": rows, "heads": HEADS, "forecasts": forecasts, "choices": choices, "columns": CHOICE_HEADS}
 

@@ -528,7 +528,8 @@
     place.replaceChildren();
     if (!data.measure) return;
     const rows = t < N ? offersAt(t) : [];
-    place.append(element("h4", `Candidates, by ${data.measure}`));
+    const byRule = data.measure === "rule";
+    place.append(element("h4", byRule ? "Candidates; a rule or a search chooses" : `Candidates, by ${data.measure}`));
     if (!rows.length) { place.append(element("p", "none", "none")); return; }
     const shown = element("ul");
     Object.assign(shown, { tabIndex: 0, ariaLabel: "Candidates" });
@@ -538,7 +539,7 @@
       if (row[1] !== choice) {
         choice = row[1];
         const mine = rows.filter((r) => r[1] === choice).map((r) => r.value).filter(Number.isFinite);
-        [low, high] = data.measure === "probability" ? [0, 1] : [Math.min(...mine), Math.max(...mine)];
+        [low, high] = byRule || data.measure === "probability" ? [0, 1] : [Math.min(...mine), Math.max(...mine)];
         if (several) shown.append(element("li", `choice ${choice + 1}`, "none"));
       }
       const line = element("li", undefined, row[6] ? "offer taken" : "offer");
@@ -547,7 +548,7 @@
       const share = Number.isFinite(row.value) ? (high > low ? (row.value - low) / (high - low) : 1) : 0;
       fill.style.width = `${100 * share}%`;
       track.append(fill);
-      line.append(track, element("span", Number.isFinite(row.value)
+      line.append(track, element("span", byRule ? "" : Number.isFinite(row.value)
         ? (data.measure === "probability" ? `${number(100 * row.value, 1)} %` : Number(row.value.toPrecision(4))) : "–", "number"));
       shown.append(line);
     }

@@ -24,7 +24,7 @@ from ..ties import choose_first_best
 from .architecture import CANDIDATES, ENV_OPTIONS, LEGAL, PARTS, SEEN, Layout
 from .fallback import Fallback, choose_sure, nearest, plan_slot, traits_of, with_plan
 from .kernel_net import BatchNet
-from .safety import SafePlayer
+from .safety import NEVER, SafePlayer
 from .storage import Agent, Member, load_agent
 
 if TYPE_CHECKING:
@@ -207,6 +207,9 @@ class LearnedPolicy:
             actions = self._safe.choose(self._layout(parts[-1]), parts[0], parts[1], scores, mask)
         elif self._fallback:
             actions = choose_sure(scores, mask, self._slot, self._fallback.margin)
+            if self._fallback.margin >= NEVER:  # scores play no part
+                self._last = np.full_like(scores, -np.inf)
+                self._last[np.arange(len(actions)), actions] = 1.0
         else:
             actions = choose_first_best(scores, mask)
         return (int(actions[0]) if single else actions), state
@@ -216,13 +219,16 @@ class LearnedPolicy:
 
         Returns:
             ``probability``, of an agent of action values ``value``, and these of every action, (B, actions);
-            of illegal ones 0, or minus infinity.
+            of illegal ones 0, or minus infinity. ``rule``, where a rule alone plays: 1 of what it chose, and
+            minus infinity of the rest.
 
         Raises:
             ConfigError: If nothing was chosen yet.
         """
         if self._last is None:
             raise ConfigError(f"{self.name}: explain() tells of the last predict(), and there was none")
+        if self._fallback and self._fallback.margin >= NEVER:
+            return "rule", self._last
         if self.agent.members[0].scores != "logits":
             return "value", self._last
         weights = np.exp(self._last - self._last.max(axis=1, keepdims=True))

@@ -15,7 +15,9 @@ from virtgym.envs.arrays import F4
 from virtgym.envs.errors import ConfigError
 from virtgym.policies.learned.agent import LearnedPolicy, load_policy
 from virtgym.policies.learned.architecture import Architecture, Layout
+from virtgym.policies.learned.fallback import Fallback
 from virtgym.policies.learned.kernel_net import BatchNet
+from virtgym.policies.learned.safety import NEVER
 from virtgym.policies.learned.storage import Agent, Member, load_agent, save_agent
 
 LAYOUT = Layout.current("candidates")
@@ -225,3 +227,14 @@ def test_an_agent_says_by_what_it_chose(scores: str) -> None:
         assert (values[~offered] == 0.0).all()
     else:
         assert np.isneginf(values[~offered]).all()
+
+
+def test_an_agent_under_a_rule_alone_tells_no_values_of_its_network() -> None:
+    agent = Agent((make(),), "cluster", PROTOCOL, fallbacks=(Fallback((), "dpm", NEVER),))
+    policy = LearnedPolicy(agent)
+    rows, rest, _ = (part[:-1] for part in sets(64))  # places enough for the plan of the rule
+    actions, _ = policy.predict({"candidates": rows, "globals": rest})
+    measure, values = policy.explain()
+    assert measure == "rule"
+    np.testing.assert_array_equal(values.argmax(axis=1), actions)
+    assert (np.isfinite(values).sum(axis=1) == 1).all()
