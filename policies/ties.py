@@ -1,4 +1,4 @@
-"""The best of several scores, where rounding must not decide between equals."""
+"""Order among scores that may be equal: the best, where rounding must not decide, and ranks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from virtgym.envs.arrays import F8, I8
 from virtgym.envs.jit.kernels import kernel
 
 TIE = 1e-5
@@ -44,3 +45,10 @@ def choose_first_best(scores: Any, masks: NDArray[np.bool_]) -> Any:
     for b in range(len(scores)):
         chosen[b] = max(0, first_best(scores[b], masks[b]))
     return chosen
+
+
+def tied_ranks(values: F8 | I8) -> F8:
+    """Place of each value in ascending order, from 0 on, (n,); equal ones share the mean of theirs."""
+    _, place, many = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: F8 = (np.cumsum(many) - 0.5 * (many + 1))[place.reshape(-1)]
+    return ranks

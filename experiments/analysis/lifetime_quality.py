@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from virtgym.envs.arrays import F8, I8
 from virtgym.envs.placement.games import PlacementConfig, RequestArrays
 from virtgym.policies.placement.lifetime_model import EDGES_S, LifetimeModel
+from virtgym.policies.ties import tied_ranks
 
 N_CLASSES = 10
 """Classes of predicted chance."""
@@ -31,9 +32,7 @@ def auc(score: F8, happened: NDArray[np.bool_]) -> float:
     m = happened.size - n
     if n == 0 or m == 0:
         return float("nan")
-    _, place, many = np.unique(score, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(many) - (many - 1) / 2.0)[place]
-    return float((rank[happened].sum() - n * (n + 1) / 2) / (n * m))
+    return float((tied_ranks(score)[happened].sum() - n * (n - 1) / 2) / (n * m))
 
 
 def reliability(chance: F8, happened: NDArray[np.bool_]) -> list[tuple[float, float]]:

@@ -179,12 +179,11 @@ def reasons_of(group: Group, board: Leaderboard, figures: dict[str, Any]) -> dic
                 add_figure(figures, forecasts[-1]["key"], _forecast_figure(forecast))
         if chosen is not None and len(choices) < N_POLICIES:
             one = _choice("choices", len(choices), file)
-            rated = chosen.measure != RULE
             one |= {"text": chosen.told(file.seed), "rows": chosen.table(), "values": f"{one['key']}-values"}
-            one["rated"] = rated
+            one["rated"] = chosen.measure != RULE
             figure, key = _kinds_figure(chosen)
             add_figure(figures, one["key"], figure)
-            if rated:
+            if one["rated"]:
                 add_figure(figures, one["values"], _values_figure(chosen))
             choices.append({**one, "legend": key})
     return {"rows": rows, "heads": HEADS, "forecasts": forecasts, "choices": choices, "columns": CHOICE_HEADS}
@@ -238,6 +237,19 @@ def _binned(values: F8, most: int = MAX_POINTS) -> F8:
     return np.array([values[i : i + step].mean() for i in range(0, len(values), step)])
 
 
+def _add_line(figure: go.Figure, name: str, points: tuple[Any, Any], value: str, ink: str, dash: str) -> None:
+    """A line over hours; ``value`` is what is told of a point."""
+    figure.add_scatter(
+        x=points[0],
+        y=points[1],
+        name=name,
+        mode="lines",
+        line={"width": 2, "dash": dash},
+        hovertemplate=f"%{{x:.1f}} h: {name} {value}<extra></extra>",
+        meta={"ink": ink},
+    )
+
+
 def _forecast_figure(found: Forecast) -> go.Figure:
     n = len(found.now) - found.steps
     hours = _binned(np.arange(found.steps, n + found.steps, dtype=np.float64) * found.interval_h)
@@ -257,15 +269,8 @@ def _forecast_figure(found: Forecast) -> go.Figure:
             meta={"ink": "p0"},
         )
     for name, y, ink, dash in (("came", came, "p1", "solid"), ("foretold", ahead, "p0", "dash")):
-        figure.add_scatter(
-            x=hours.round(4).tolist(),
-            y=[round(v, 4) if math.isfinite(v) else None for v in y.tolist()],
-            name=name,
-            mode="lines",
-            line={"width": 2, "dash": dash},
-            hovertemplate=f"%{{x:.1f}} h: {name} %{{y:,.1f}} GHz<extra></extra>",
-            meta={"ink": ink},
-        )
+        shown = [round(v, 4) if math.isfinite(v) else None for v in y.tolist()]
+        _add_line(figure, name, (hours.round(4).tolist(), shown), "%{y:,.1f} GHz", ink, dash)
     return figure
 
 
@@ -310,13 +315,6 @@ def _values_figure(found: Choices) -> go.Figure:
         known = np.isfinite(values)
         count = np.bincount(bar[known], minlength=n)
         mean = np.bincount(bar[known], values[known], minlength=n) / np.maximum(count, 1)
-        figure.add_scatter(
-            x=(width * (np.arange(n) + 0.5)).tolist(),
-            y=[float(f"{y:.5g}") if c else None for y, c in zip(mean, count)],
-            name=name,
-            mode="lines",
-            line={"width": 2, "dash": dash},
-            hovertemplate=f"%{{x:.1f}} h: {name} %{{y:.4g}}<extra></extra>",
-            meta={"ink": ink},
-        )
+        shown = [float(f"{y:.5g}") if c else None for y, c in zip(mean, count)]
+        _add_line(figure, name, ((width * (np.arange(n) + 0.5)).tolist(), shown), "%{y:.4g}", ink, dash)
     return figure

@@ -137,6 +137,7 @@ class LearnedPolicy:
         if agent.safety:
             self._safe = SafePlayer(agent.safety, own_cluster(name, agent.protocol))
         self._last: F4 | None = None
+        self._chosen: Any = None
 
     def _fall_back_on(self, one: Fallback) -> None:
         self._fallback = one
@@ -207,11 +208,9 @@ class LearnedPolicy:
             actions = self._safe.choose(self._layout(parts[-1]), parts[0], parts[1], scores, mask)
         elif self._fallback:
             actions = choose_sure(scores, mask, self._slot, self._fallback.margin)
-            if self._fallback.margin >= NEVER:  # scores play no part
-                self._last = np.full_like(scores, -np.inf)
-                self._last[np.arange(len(actions)), actions] = 1.0
         else:
             actions = choose_first_best(scores, mask)
+        self._chosen = actions
         return (int(actions[0]) if single else actions), state
 
     def explain(self) -> tuple[str, F4]:
@@ -227,8 +226,10 @@ class LearnedPolicy:
         """
         if self._last is None:
             raise ConfigError(f"{self.name}: explain() tells of the last predict(), and there was none")
-        if self._fallback and self._fallback.margin >= NEVER:
-            return "rule", self._last
+        if self._fallback and self._fallback.margin >= NEVER:  # scores play no part
+            values = np.full_like(self._last, -np.inf)
+            values[np.arange(len(values)), self._chosen] = 1.0
+            return "rule", values
         if self.agent.members[0].scores != "logits":
             return "value", self._last
         weights = np.exp(self._last - self._last.max(axis=1, keepdims=True))

@@ -15,6 +15,7 @@ from virtgym.envs.arrays import F4, F8, I8
 
 from ..learned.architecture import HOST, Layout
 from ..learned.storage import Member
+from ..ties import tied_ranks
 from .destroy import Scene, draw_hosts
 from .odds import Odds, load_members
 
@@ -34,10 +35,8 @@ def _few(n: I8 | F8, half: float) -> F8:
 
 
 def _rank(values: F8 | I8) -> F8:
-    """Place of each value among all, 0 to 1; those that are alike share one."""
-    _, inverse, count = np.unique(values, return_inverse=True, return_counts=True)
-    first = np.cumsum(count) - 0.5 * (count + 1)
-    return np.asarray(first[inverse.reshape(-1)] / max(1, len(values) - 1))
+    """Place of each value among all, 0 to 1."""
+    return tied_ranks(values) / max(1, len(values) - 1)
 
 
 def features(scene: Scene, n_hosts: int) -> F4:

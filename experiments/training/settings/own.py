@@ -220,7 +220,9 @@ class DestroyerConfig(SearchGuideConfig):
 
     def choices(self, task: str) -> dict[str, tuple[str, ...]]:
         """With what a search begins."""
-        return {**super().choices(task), "begin": ("exchanges", "exchange", "annealing", "home")}
+        from virtgym.policies.rescheduling.ortools import BEGINNINGS
+
+        return {**super().choices(task), "begin": BEGINNINGS}
 
     def arrays(self, num_envs: int, width: int, n_actions: int) -> dict[str, float]:
         """As ``AgentConfig.arrays``."""
