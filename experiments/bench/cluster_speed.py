@@ -21,19 +21,9 @@ from virtgym.envs.vector import ClusterVectorEnv
 SIZES = ("10x50", "80x320", "800x1052")
 REPEATS = 3
 
-EVERYTHING: dict[str, Any] = {
-    **{f"{name}.enabled": True for name in ("overhead", "cpu", "numa", "io", "standby")},
-    **{"cpu.co_stop": 0.1, "numa.cpu_overcommit": 16, "memory": "multiplexed", "migration.mode": "precopy"},
-    **{f"hosts.{i}.numa_nodes": 2 for i in (0, 1)},
-    **{f"hosts.{i}.boot_time_s": 240 for i in (0, 1)},
-    **{f"hosts.{i}.shutdown_time_s": 60 for i in (0, 1)},
-    **{f"vm_types.{i}.profile": name for i, name in enumerate(("web", "batch", "database"))},
-}
-"""Every sub-model on, but for failures."""
-
 
 def scene(size: str, full: bool) -> Scenario:
-    """A generated day of so many hosts and VMs, simple or with every sub-model on.
+    """``small`` or ``small_full`` with so many hosts and VMs.
 
     Args:
         size: ``HOSTSxVMS``.
@@ -42,7 +32,7 @@ def scene(size: str, full: bool) -> Scenario:
     hosts, vms = (int(number) for number in size.split("x"))
     changes: dict[str, Any] = {"trace.options.n_vms": vms}
     changes |= {f"hosts.{i}.count": hosts // 2 for i in (0, 1)}
-    return build_scenario("small", overrides=changes | (EVERYTHING if full else {}))
+    return build_scenario("small_full" if full else "small", overrides=changes)
 
 
 def _best(run: Callable[[], int], wall: bool = False) -> float:

@@ -338,11 +338,20 @@ def test_what_a_file_says_decides_a_row_not_where_it_lies(tmp_path: Path) -> Non
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_planetlab_full_has_everything_on_and_the_cluster_of_planetlab() -> None:
-    full, simple = (build_scenario(name, overrides=SHORT) for name in ("planetlab_full", "planetlab"))
-    assert flags(full) == {"overhead", "cpu", "numa", "tiers", "io", "precopy", "failures", "standby"}
+@pytest.mark.parametrize(
+    ("name", "more", "profiles"),
+    [
+        ("planetlab", {"failures"}, {"batch", "database", "web", "idle"}),
+        ("small", set(), {"web", "batch", "database"}),
+    ],
+)
+def test_full_scenarios_have_everything_on_and_the_cluster_of_the_simple_ones(
+    name: str, more: set[str], profiles: set[str]
+) -> None:
+    full, simple = (build_scenario(one, overrides=SHORT) for one in (f"{name}_full", name))
+    assert flags(full) == {"overhead", "cpu", "numa", "tiers", "io", "precopy", "standby"} | more
     assert flags(simple) == set()
-    for a, b in zip(full.cluster.host_types, simple.cluster.host_types):
+    for a, b in zip(full.cluster.host_types, simple.cluster.host_types, strict=True):
         assert (a.name, a.cores, a.core_mhz, a.memory_mib, a.table_w) == (
             *(b.name, b.cores, b.core_mhz, b.memory_mib, b.table_w),
         )
@@ -350,10 +359,14 @@ def test_planetlab_full_has_everything_on_and_the_cluster_of_planetlab() -> None
     assert full.cluster.host_type_of.tolist() == simple.cluster.host_type_of.tolist()
     assert np.array_equal(full.workload.vm_cpu_mhz, simple.workload.vm_cpu_mhz)
     assert np.array_equal(full.workload.util, simple.workload.util)
-    assert set(full.workload.signals) == {"memory_active", "dirty_mib_s"}
     assert not simple.workload.signals
-    assert {kind.name for kind in full.workload.profiles} == {"batch", "database", "web", "idle"}
+    assert {kind.name for kind in full.workload.profiles} == profiles
     assert full.cluster.carbon is None
+
+
+def test_planetlab_full_has_working_sets_and_overcommit() -> None:
+    full = build_scenario("planetlab_full", overrides=SHORT)
+    assert set(full.workload.signals) == {"memory_active", "dirty_mib_s"}
     assert compose_run("evaluate", ["scenario=planetlab_full"]).scenario["numa"]["cpu_overcommit"] == 16
     assert load_scenario_config("planetlab_full")["memory"] == "multiplexed"
 
