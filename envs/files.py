@@ -300,8 +300,8 @@ def read_parquet(
         refusal: Kind of the error.
 
     Returns:
-        The ``pyarrow.Table``, without the notes of pandas: nothing needs them, and damage to them would be met
-        in ``to_pandas`` only.
+        The ``pyarrow.Table``, without the notes of pandas: nobody needs them, and damage to them
+        would be met in ``to_pandas`` only.
 
     Raises:
         VirtgymError: Of that kind, naming the file: if it is no Parquet file, a column to read has a nested
