@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from virtgym.envs.errors import VirtgymError
 
 from ..analysis.run_data import Group, HeatFile
-from .figures import axis, new_figure
+from .figures import axis, new_figure, time_axis
 from .heat import one_each, read_moves
 from .leaderboard import Leaderboard
 from .parts import add_figure
@@ -37,7 +37,8 @@ def move_choices(group: Group, board: Leaderboard, figures: dict[str, Any]) -> l
             continue
         key = f"who-{len(found)}"
         add_figure(figures, key, _timeline(moves, interval_s / 3600.0, n))
-        add_figure(figures, f"{key}-map", _map(moves))
+        picture, most = _map(moves)
+        add_figure(figures, f"{key}-map", picture)
         found.append(
             {
                 "key": key,
@@ -45,6 +46,7 @@ def move_choices(group: Group, board: Leaderboard, figures: dict[str, Any]) -> l
                 "name": file.policy,
                 "choice": (key, file.policy),
                 "text": _text(moves, file),
+                "most": most,
             }
         )
         if len(found) == N_POLICIES:
@@ -80,7 +82,7 @@ def _timeline(moves: Moves, interval_h: float, n: int) -> go.Figure:
     names = [f"VM {vm}" for vm in vms]
     every = max(1, len(names) // 15)
     figure = new_figure(
-        xaxis=axis("", ticksuffix=" h", range=[-0.02 * hours, 1.02 * hours]),
+        xaxis={**time_axis(hours), "range": [-0.02 * hours, 1.02 * hours]},
         yaxis=axis(
             "",
             autorange="reversed",
@@ -105,8 +107,8 @@ def _where(source: int, to: int) -> str:
     return f"host {to}" if to >= 0 and to != source else "nowhere: broken off"
 
 
-def _map(moves: Moves) -> go.Figure:
-    """Migrations between hosts: a row is a source, a column a destination."""
+def _map(moves: Moves) -> tuple[go.Figure, int]:
+    """Migrations between hosts: a row is a source, a column a destination; and the most of any two."""
     done = moves[(moves[:, 3] >= 0) & (moves[:, 3] != moves[:, 2])]
     hosts = np.sort(_most(done[:, 2:].ravel(), N_HOSTS))
     place = {int(h): i for i, h in enumerate(hosts)}
@@ -115,6 +117,7 @@ def _map(moves: Moves) -> go.Figure:
         if a in place and b in place:
             table[place[a], place[b]] += 1
     names: Sequence[str] = [str(h) for h in hosts]
+    most = max(1, int(table.max(initial=0)))
     figure = new_figure(
         xaxis=axis("to host", type="category", showgrid=False),
         yaxis=axis("from host", type="category", autorange="reversed", showgrid=False),
@@ -124,11 +127,11 @@ def _map(moves: Moves) -> go.Figure:
         x=names,
         y=names,
         zmin=0,
-        zmax=max(1, int(table.max(initial=0))),
+        zmax=most,
         showscale=False,
         xgap=1,
         ygap=1,
         hovertemplate="host %{y} to host %{x}: %{z}<extra></extra>",
         meta={"ink": "p0", "priority": 0},
     )
-    return figure
+    return figure, most

@@ -138,6 +138,7 @@ def test_migrations_are_drawn_from_what_was_stored(tmp_path: Path) -> None:
     figures: dict[str, Any] = {}
     (one,) = move_choices(made, make_leaderboard(made), figures)
     assert one["text"] == "Seed 0: 4 migrations of 3 VMs."
+    assert one["most"] == 1
     table = figures[one["map"]]["data"][0]
     assert table["x"] == ["1", "2"]  # neither that which was broken off nor that of a VM that left
     assert table["z"] == [[None, 1], [1, None]]
