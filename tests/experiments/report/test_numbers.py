@@ -354,6 +354,14 @@ def test_numbers_are_written_to_be_read() -> None:
     assert fit_scale(slav, []).write(math.nan) == "–"
 
 
+def test_availability_shows_the_digits_that_differ() -> None:
+    column = next(c for c in LEADERBOARD if c.key == "vm_availability")
+    values = (0.999921, 0.99988, 0.99412)
+    scale = fit_scale(column, (*values, math.nan))
+    assert [scale.write(v) for v in values] == ["99.992", "99.988", "99.412"]
+    assert fit_scale(column, (1.0, 1.0)).write(1.0) == "100"
+
+
 def test_columns_are_metrics_that_exist() -> None:
     known = {*METRICS, "energy_delta_pct", "total_wait_s", "mean_wait_s"}
     assert {c.key for c in LEADERBOARD} <= known
