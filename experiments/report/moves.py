@@ -64,8 +64,16 @@ def _moves(file: HeatFile) -> tuple[Moves, float, int]:
 
 def _text(moves: Moves, file: HeatFile) -> str:
     n, vms = len(moves), len(np.unique(moves[:, 1]))
-    text = f"Seed {file.seed}: {n:,} migrations of {vms:,} VMs"
-    return text + (f"; the {N_VMS} VMs that moved most are drawn." if vms > N_VMS else ".")
+    hosts = len(np.unique(_done(moves)[:, 2:]))
+    parts = [f"Seed {file.seed}: {n:,} migrations of {vms:,} VMs"]
+    parts += [f"the {N_VMS} VMs that moved most are drawn"] if vms > N_VMS else []
+    parts += [f"the map has the {N_HOSTS} of {hosts:,} hosts with most of them"] if hosts > N_HOSTS else []
+    return "; ".join(parts) + "."
+
+
+def _done(moves: Moves) -> Moves:
+    """Migrations that came to another host."""
+    return moves[(moves[:, 3] >= 0) & (moves[:, 3] != moves[:, 2])]
 
 
 def _most(values: NDArray[np.int64], n: int) -> NDArray[np.int64]:
@@ -109,7 +117,7 @@ def _where(source: int, to: int) -> str:
 
 def _map(moves: Moves) -> tuple[go.Figure, int]:
     """Migrations between hosts: a row is a source, a column a destination; and the most of any two."""
-    done = moves[(moves[:, 3] >= 0) & (moves[:, 3] != moves[:, 2])]
+    done = _done(moves)
     hosts = np.sort(_most(done[:, 2:].ravel(), N_HOSTS))
     place = {int(h): i for i, h in enumerate(hosts)}
     table = np.zeros((len(hosts), len(hosts)), dtype=np.int64)
@@ -126,7 +134,7 @@ def _map(moves: Moves) -> tuple[go.Figure, int]:
         z=[[int(n) if n else None for n in row] for row in table],
         x=names,
         y=names,
-        zmin=0,
+        zmin=1.0 - 0.002 * (most - 1) if most > 1 else 0,  # 1 in the first colour of the scale
         zmax=most,
         showscale=False,
         xgap=1,

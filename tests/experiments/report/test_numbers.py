@@ -399,3 +399,11 @@ def test_every_policy_has_a_look_of_its_own() -> None:
     many = {f"p{i:02d}": [(50.0 + i, 0.1)] for i in range(30)} | {"static": CLEAR["static"][:1]}
     styles = styles_of(make_leaderboard(group(many)))
     assert len({(s.ink, s.dash, s.symbol) for s in styles.values()}) == 31
+
+
+def test_what_is_written_like_the_best_is_marked_like_it() -> None:
+    """A difference that no digit shows marks nobody alone."""
+    board = make_leaderboard(group({"a": [(50.0, 0.0)], "b": [(50.00001, 0.0)], "c": [(60.0, 0.0)]}))
+    assert [line.cells["energy_kwh"].best for line in board.lines] == [True, True, False]
+    alike = make_leaderboard(group({"a": [(50.0, 0.0)], "b": [(50.00001, 0.0)]}))
+    assert not any(line.cells["energy_kwh"].best for line in alike.lines)
