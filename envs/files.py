@@ -300,7 +300,8 @@ def read_parquet(
         refusal: Kind of the error.
 
     Returns:
-        The ``pyarrow.Table``.
+        The ``pyarrow.Table``, without the notes of pandas: nobody needs them, and damage to them
+        would be met in ``to_pandas`` only.
 
     Raises:
         VirtgymError: Of that kind, naming the file: if it is no Parquet file, a column to read has a nested
@@ -328,7 +329,7 @@ def read_parquet(
             ]
             # Text that is stored once and repeated would fill memory, so it is unpacked only after a check.
             with pq.ParquetFile(file, read_dictionary=texts, pre_buffer=False) as parquet:
-                _check_declared(where, parquet.metadata, names, size, refusal)
+                _check_declared(where, parquet, names, size, refusal)
                 table = parquet.read(names, use_threads=False)
             table.validate(full=True)
             for place, name in enumerate(table.column_names):
@@ -336,7 +337,9 @@ def read_parquet(
                 if pa.types.is_dictionary(column.type):
                     _check_text(where, column, name, size, refusal)
                     table = table.set_column(place, name, column.cast(column.type.value_type))
-        except (pa.ArrowException, OSError) as error:
+            notes = {key: note for key, note in (table.schema.metadata or {}).items() if key != b"pandas"}
+            table = table.replace_schema_metadata(notes)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise refusal(f"{where}: not a Parquet file ({one_line(error)})") from None
     return table
 
@@ -361,16 +364,35 @@ def _is_plain_list(kind: Any) -> Any:
     )
 
 
-def _check_declared(where: str, metadata: Any, names: Sequence[str], size: int, refusal: Refusal) -> None:
+def _check_declared(where: str, parquet: Any, names: Sequence[str], size: int, refusal: Refusal) -> None:
+    """Refuse a file that unpacks to far more than its size, before it is unpacked."""
+    metadata = parquet.metadata
     parts = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     groups = [part.num_rows for part in parts]
     rows = metadata.num_rows
-    chunks = [part.column(index) for part in parts for index in range(part.num_columns)]
-    values = sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.split(".")[0] in names)
     if rows < 0 or min(groups, default=0) < 0 or sum(groups) != rows:
         raise refusal(f"{where}: not a Parquet file (it declares {rows:,} rows, its parts {sum(groups):,})")
+    paths = [metadata.schema.column(index).path for index in range(metadata.num_columns)]
+    chosen = [index for index, path in enumerate(paths) if path.split(".")[0] in names]
+    _begin_columns(parquet, [paths[index] for index in chosen])
+    values = sum(part.column(index).num_values for part in parts for index in chosen)
     if max(rows * len(names), values) * 8 > max(_FREE, _MOST_PACKED_COLUMNS * size):
         raise refusal(f"{where}: declares {rows:,} rows of {len(names)} columns in only {size:,} bytes")
+
+
+def _begin_columns(parquet: Any, paths: Sequence[str]) -> None:
+    """Begin to read every column, in bounded memory, so that damage to what describes them is an error.
+
+    ``RowGroupMetaData.column`` ends the process (SIGABRT) where a column's statistics contradict its type.
+
+    Raises:
+        pyarrow.ArrowException, OSError: If a column cannot be read.
+    """
+    plain = [path for path in paths if "." not in path]
+    for index in range(parquet.num_row_groups if plain else 0):
+        next(parquet.iter_batches(1, [index], plain, use_threads=False), None)
+    if len(plain) < len(paths):  # one row may hold a list of any length
+        parquet.scan_contents([path for path in paths if "." in path])
 
 
 def _check_text(where: str, column: Any, name: str, size: int, refusal: Refusal) -> None:

@@ -242,6 +242,19 @@ def test_every_row_of_the_reference_says_something(page: str) -> None:
         assert all(cells[1:2]) if len(cells) == 3 and not cells[2] else cells[-1].strip("| "), row
 
 
+def test_the_reference_of_views_has_what_policies_read() -> None:
+    """The fields that the policies of the package read, but the engine's own lists."""
+    text = PAGES["view"]()
+    read = {
+        f"view.{part}.{name}"
+        for path in (REPO / "policies" / "dpm").glob("*.py")
+        for part, name in re.findall(r"\bview\.(state|params)\.(\w+)", path.read_text(encoding="utf-8"))
+    }
+    assert len(read) > 5
+    assert not {name for name in read if f"`{name}`" not in text}
+    assert "heap_time" not in text
+
+
 def test_meanings_come_from_the_class_that_has_the_field() -> None:
     class Base:
         """Something.

@@ -370,7 +370,7 @@ def test_metrics_curves_and_sections_by_dotted_path(tmp_path: Path) -> None:
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "<p>1 rows</p>" in page
     # Not one of "lines": the page's script switches those by policy.
-    assert '<div class="plot " data-figure="own-0-0" role="img" aria-label="one bar">' in page
+    assert '<div class="plot " data-figure="own-0-0" role="group" aria-label="one bar">' in page
     assert "three words here" in (out / "report.md").read_text(encoding="utf-8")
     assert main(["report", str(out), "sections=[own_things:Wrong]"]) == 2
     assert main([*command, "env.metrics=[own_things:TERM]"]) == 2

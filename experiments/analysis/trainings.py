@@ -40,6 +40,7 @@ class TrainingData:
         keys: What else it was started with, by dotted keys.
         progress: A row per evaluation.
         finished: Whether it has ended.
+        unit: Of its objective; empty = it does not say.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class TrainingData:
     keys: Mapping[str, Any]
     progress: pd.DataFrame
     finished: bool
+    unit: str = ""
 
     @property
     def best(self) -> float:
@@ -84,7 +86,8 @@ def read_training(folder: Path) -> TrainingData | None:
             raise ValueError("progress.csv: has no columns timesteps and objective")
         kept = {k: v for k, v in keys.items() if k.split(".")[0] not in (*_SAME, "scenario")}
         names = str(keys["agent.name"]), str(keys["scenario.name"])
-        return TrainingData(folder, *names, int(keys[SEED]), kept, numbers, bool(info.get("finished")))
+        unit = str(info.get("unit") or "")[:40]
+        return TrainingData(folder, *names, int(keys[SEED]), kept, numbers, bool(info.get("finished")), unit)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, YamlError) as error:
         raise VirtgymError(f"report {folder}: is no training that can be read ({one_line(error)})") from None
 
@@ -123,11 +126,13 @@ class SettingResult:
 
     Attributes:
         values: Values of the swept keys but the seed.
-        objective: Mean over seeds, with Student's t interval.
+        objective: Mean over jobs, with Student's t interval: those of the values of ``seed``.
+        runs: Runs that it is a mean of; a job of several seeds has several.
     """
 
     values: Mapping[str, Any]
     objective: Interval
+    runs: int
 
 
 def settings_of(table: pd.DataFrame) -> list[SettingResult]:
@@ -137,14 +142,20 @@ def settings_of(table: pd.DataFrame) -> list[SettingResult]:
         table: As of ``read_sweep``.
     """
     keys = [key for key in swept_keys(table) if key != SEED]
-    if "policy" in table and "policy" not in keys and table["policy"].nunique() > 1:
-        keys.append("policy")
     done = table[table["objective"].notna()]
+    if "policy" in table and "policy" not in keys and done["job"].duplicated().any():
+        keys.append("policy")  # a job of several has a row of each
     groups = done.groupby(keys, sort=False, dropna=False) if keys else [((), done)]
     found = [
-        SettingResult(dict(zip(keys, values)), mean_interval(rows["objective"])) for values, rows in groups
+        SettingResult(dict(zip(keys, values)), mean_interval(rows["objective"]), _runs(rows))
+        for values, rows in groups
     ]
     return sorted((one for one in found if one.objective.n), key=lambda one: one.objective.estimate)
+
+
+def _runs(rows: pd.DataFrame) -> int:
+    """Runs of some jobs; a sweep that does not say how many has one each."""
+    return int(rows["runs"].fillna(1).sum()) if "runs" in rows else len(rows)
 
 
 @dataclass(frozen=True)

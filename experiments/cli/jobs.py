@@ -135,6 +135,7 @@ def _grid_rows(outcomes: list[Outcome]) -> Rows:
                 "objective": _finite(group, "cost"),
                 "energy_kwh": _finite(group, "energy_kwh"),
                 "gate": worst_gate(group.get("gate", ())),
+                "runs": len(group),
             }
         )
     return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 from .keys import Key, keys_of, meanings, shown
 
@@ -144,6 +144,55 @@ def columns() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+TELEMETRY = "../simulator.md#12-telemetry-modelstelemetrypy-telemetryshownpy"
+
+WORKING = (
+    *("heap_", "host_head", "host_tail", "host_in_", "vm_next", "vm_prev", "vm_in_", "host_mark"),
+    *("clock", "counters", "totals", "fail_"),
+)
+"""Beginnings of names of the engine's own lists, and of what views have empty."""
+
+
+def view() -> str:
+    """Everything that a policy may read, with shape, unit, and whether it is of now or was measured."""
+    from virtgym.envs.sim.simulator import ClusterView
+    from virtgym.envs.sim.state.cluster_state import ClusterState
+    from virtgym.envs.sim.state.fields import Of, Past, Rows, Signal
+    from virtgym.envs.sim.state.parameters import ClusterParams
+
+    def rows(kind: type[Any], prefix: str) -> Iterator[tuple[str, ...]]:
+        for name, hint in get_type_hints(kind, include_extras=True).items():
+            of = next((one for one in getattr(hint, "__metadata__", ()) if isinstance(one, Of)), None)
+            if of is None or not of.meaning or isinstance(of, Past | Rows) or name.startswith(WORKING):
+                continue
+            cells = (f"`{prefix}.{name}`", f"({of.shape})" if of.shape else "", of.part or "always")
+            seen = ("measured" if isinstance(of, Signal) else "now",) if kind is ClusterState else ()
+            yield (*cells, *seen, of.meaning)
+
+    plain = [name for name, hint in get_type_hints(ClusterParams).items() if hint in (int, float)]
+    head = ("field", "shape", "needs")
+    own = ("profiles", "vm_profile", "horizon_s", "config")
+    told = {name: getattr(ClusterView, name).__doc__ for name in ("time_s", "n_hosts", "n_vms", "measured")}
+    told |= {name: meanings(ClusterView)[name] for name in own}
+    parts = [
+        "# What a policy reads",
+        "`plan(view)` gets a view of a cluster and returns `Decisions` "
+        "([your policy](../tutorials/policy.ipynb)). H hosts, V VMs, N NUMA nodes, T host types, S samples; "
+        "arrays are read-only. *Measured* is what a controller could have known: the interval before, by the "
+        f"keys `scenario.telemetry.*` ([telemetry]({TELEMETRY})). Nothing of what is to come can be read: "
+        "demand, arrivals, departures and failures.",
+        _table(("field", "meaning"), ((f"`view.{name}`", text) for name, text in told.items())),
+        "`view.fork(demand)` is a simulator of what is shown, to try orders in.",
+        "## State",
+        _table((*head, "is of", "meaning"), rows(ClusterState, "view.state")),
+        "## Parameters",
+        "`util` has one row, what was measured; arrivals and departures that are to come are inf.",
+        _table((*head, "meaning"), rows(ClusterParams, "view.params")),
+        f"Numbers and switches (0 or 1) beside them: {', '.join(f'`view.params.{name}`' for name in plain)}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
 def plugins() -> str:
     """Every kind of thing that a package of one's own may add, with a skeleton of it."""
     from ..cli.new import KINDS, read_skeleton
@@ -189,6 +238,6 @@ def api() -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
-    page.__name__: page for page in (scenarios, policies, agents, metrics, columns, plugins, api)
+    page.__name__: page for page in (scenarios, policies, agents, metrics, columns, view, plugins, api)
 }
 """Every page by its name: ``reference/NAME.md`` of the site."""

@@ -175,6 +175,11 @@ def superscript(exponent: int) -> str:
 def fit_scale(column: Column, values: Iterable[float]) -> Scale:
     """Choose a power of ten and decimals so that the middle of a column shows three digits."""
     factor = 100.0 if column.percent else 1.0
+    if column.key == "vm_availability":  # of 99.9921 % it is the last digits that matter
+        values = [v for v in values if math.isfinite(v)]
+        missing = [1.0 - v for v in values if v < 1.0]
+        magnitude = math.floor(math.log10(100.0 * float(np.median(missing)))) if missing else 1
+        return Scale(factor, 0, min(5, max(0, 1 - magnitude)))
     sizes = np.abs(np.array([v for v in values if math.isfinite(v) and v != 0], dtype=np.float64)) * factor
     if len(sizes) == 0:
         return Scale(factor, 0, 0)

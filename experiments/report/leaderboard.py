@@ -147,8 +147,8 @@ def make_leaderboard(group: Group) -> Leaderboard:
     primary = _primary(columns, lines)
     keys = (primary.key, "sla_unserved" if primary.key == "energy_kwh" else "energy_kwh")
     lines.sort(key=lambda x: (x.below, *(_rank(x.mean(key)) for key in keys), x.policy))
-    lines = _mark_best(values, columns, lines)
     scales = {c.key: fit_scale(c, [line.mean(c.key) for line in lines]) for c in columns}
+    lines = _mark_best(values, columns, lines, scales)
     more = _hidden(group, columns, primary)
     return Leaderboard(columns, scales, lines, primary, *_describe(group, values), values, more)
 
@@ -200,20 +200,23 @@ def _count_blocks(group: Group, values: Values) -> int:
     return len(known) if len(known) > 1 else runs
 
 
-def _mark_best(values: Values, columns: list[Column], lines: list[Line]) -> list[Line]:
-    """Mark the best ranked mean of each column and those not clearly worse."""
+def _mark_best(
+    values: Values, columns: list[Column], lines: list[Line], scales: dict[str, Scale]
+) -> list[Line]:
+    """Mark the best ranked mean of each column, those written alike, and those not clearly worse."""
     marked = [dict(line.cells) for line in lines]
     open_to = [i for i, line in enumerate(lines) if not line.below]
     for column in columns:
         sign = 1.0 if column.lower_is_better else -1.0
         means = {i: lines[i].mean(column.key) for i in open_to}
         means = {i: m for i, m in means.items() if math.isfinite(m)}
-        if len(means) < 2 or len(set(means.values())) < 2:
+        written = {i: scales[column.key].write(m) for i, m in means.items()}
+        if len(set(written.values())) < 2:
             continue
         best = min(means, key=lambda i: sign * means[i])
-        for i, mean in means.items():
+        for i in means:
             old = marked[i][column.key]
-            equal = mean == means[best]
+            equal = written[i] == written[best]
             gap = _difference(values, lines[i].policy, lines[best].policy, column.key)
             tied = not equal and gap.known and gap.holds(0.0)
             marked[i][column.key] = replace(old, best=equal, tied=tied)

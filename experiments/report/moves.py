@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from virtgym.envs.errors import VirtgymError
 
 from ..analysis.run_data import Group, HeatFile
-from .figures import axis, new_figure
+from .figures import axis, new_figure, time_axis
 from .heat import one_each, read_moves
 from .leaderboard import Leaderboard
 from .parts import add_figure
@@ -37,7 +37,8 @@ def move_choices(group: Group, board: Leaderboard, figures: dict[str, Any]) -> l
             continue
         key = f"who-{len(found)}"
         add_figure(figures, key, _timeline(moves, interval_s / 3600.0, n))
-        add_figure(figures, f"{key}-map", _map(moves))
+        picture, most = _map(moves)
+        add_figure(figures, f"{key}-map", picture)
         found.append(
             {
                 "key": key,
@@ -45,6 +46,7 @@ def move_choices(group: Group, board: Leaderboard, figures: dict[str, Any]) -> l
                 "name": file.policy,
                 "choice": (key, file.policy),
                 "text": _text(moves, file),
+                "most": most,
             }
         )
         if len(found) == N_POLICIES:
@@ -62,8 +64,16 @@ def _moves(file: HeatFile) -> tuple[Moves, float, int]:
 
 def _text(moves: Moves, file: HeatFile) -> str:
     n, vms = len(moves), len(np.unique(moves[:, 1]))
-    text = f"Seed {file.seed}: {n:,} migrations of {vms:,} VMs"
-    return text + (f"; the {N_VMS} VMs that moved most are drawn." if vms > N_VMS else ".")
+    hosts = len(np.unique(_done(moves)[:, 2:]))
+    parts = [f"Seed {file.seed}: {n:,} migrations of {vms:,} VMs"]
+    parts += [f"the {N_VMS} VMs that moved most are drawn"] if vms > N_VMS else []
+    parts += [f"the map has the {N_HOSTS} of {hosts:,} hosts with most of them"] if hosts > N_HOSTS else []
+    return "; ".join(parts) + "."
+
+
+def _done(moves: Moves) -> Moves:
+    """Migrations that came to another host."""
+    return moves[(moves[:, 3] >= 0) & (moves[:, 3] != moves[:, 2])]
 
 
 def _most(values: NDArray[np.int64], n: int) -> NDArray[np.int64]:
@@ -80,7 +90,7 @@ def _timeline(moves: Moves, interval_h: float, n: int) -> go.Figure:
     names = [f"VM {vm}" for vm in vms]
     every = max(1, len(names) // 15)
     figure = new_figure(
-        xaxis=axis("", ticksuffix=" h", range=[-0.02 * hours, 1.02 * hours]),
+        xaxis={**time_axis(hours), "range": [-0.02 * hours, 1.02 * hours]},
         yaxis=axis(
             "",
             autorange="reversed",
@@ -105,9 +115,9 @@ def _where(source: int, to: int) -> str:
     return f"host {to}" if to >= 0 and to != source else "nowhere: broken off"
 
 
-def _map(moves: Moves) -> go.Figure:
-    """Migrations between hosts: a row is a source, a column a destination."""
-    done = moves[(moves[:, 3] >= 0) & (moves[:, 3] != moves[:, 2])]
+def _map(moves: Moves) -> tuple[go.Figure, int]:
+    """Migrations between hosts: a row is a source, a column a destination; and the most of any two."""
+    done = _done(moves)
     hosts = np.sort(_most(done[:, 2:].ravel(), N_HOSTS))
     place = {int(h): i for i, h in enumerate(hosts)}
     table = np.zeros((len(hosts), len(hosts)), dtype=np.int64)
@@ -115,6 +125,7 @@ def _map(moves: Moves) -> go.Figure:
         if a in place and b in place:
             table[place[a], place[b]] += 1
     names: Sequence[str] = [str(h) for h in hosts]
+    most = max(1, int(table.max(initial=0)))
     figure = new_figure(
         xaxis=axis("to host", type="category", showgrid=False),
         yaxis=axis("from host", type="category", autorange="reversed", showgrid=False),
@@ -123,12 +134,12 @@ def _map(moves: Moves) -> go.Figure:
         z=[[int(n) if n else None for n in row] for row in table],
         x=names,
         y=names,
-        zmin=0,
-        zmax=max(1, int(table.max(initial=0))),
+        zmin=1.0 - 0.002 * (most - 1) if most > 1 else 0,  # 1 in the first colour of the scale
+        zmax=most,
         showscale=False,
         xgap=1,
         ygap=1,
         hovertemplate="host %{y} to host %{x}: %{z}<extra></extra>",
         meta={"ink": "p0", "priority": 0},
     )
-    return figure
+    return figure, most

@@ -25,6 +25,7 @@
       axis.tickcolor = css("line");
       if (axis.title) axis.title.font = { color: css("muted"), size: small ? 11 : 12.5 };
     }
+    for (const text of out.annotations || []) text.bgcolor = `${css("paper")}c8`; // over lines
     if (small && out.margin) out.margin.l = Math.min(out.margin.l, 44);
     return out;
   }

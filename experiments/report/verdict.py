@@ -75,9 +75,8 @@ def _saving(line: Line) -> str:
         return ""
     if abs(delta) < 0.05:
         return "the same energy as static"
-    return (
-        f"{abs(delta):.{1 if abs(delta) < 10 else 0}f} % {'less' if delta < 0 else 'more'} energy than static"
-    )
+    size = f"{abs(delta):.{1 if abs(delta) < 10 else 0}f}\u00a0%"
+    return f"{size} {'less' if delta < 0 else 'more'} energy than static"
 
 
 def _energy(line: Line, board: Leaderboard) -> str:
@@ -137,7 +136,9 @@ def _how_sure(board: Leaderboard, best: Line) -> Sentence:
     gaps = {o.policy: compare(board, best.policy, o.policy, column.key) for o in others}
     unclear = [p for p, gap in gaps.items() if not gap.known or gap.low <= 0.0 <= gap.high]
     if unclear:
-        reason = f"the 95 % interval of the paired difference over {board.n_units} {board.units} includes 0"
+        reason = (
+            f"the 95\u00a0% interval of the paired difference over {board.n_units} {board.units} includes 0"
+        )
         return ["Not clearly better than ", *_list(unclear), f": {reason}."]
     if not others:
         return []

@@ -145,11 +145,12 @@ class TrainFolder:
             ):
                 raise ConfigError(f"out={self.path}: its {name} is not of a training; choose another out=")
 
-    def begin(self, config: Mapping[str, Any]) -> None:
+    def begin(self, config: Mapping[str, Any], unit: str) -> None:
         """Make the folder that ``check`` has checked, or note that its training goes on.
 
         Args:
             config: Resolved configuration.
+            unit: Of the objective of validation.
 
         Raises:
             ConfigError: If it cannot be written.
@@ -157,6 +158,7 @@ class TrainFolder:
         try:
             claim_folder(self.path, "train", known=("job.json", "train.log"))  # of a sweep, a launcher
             self._write_text("config.yaml", dump_yaml(dict(config)))
+            self._info["unit"] = unit
             self._write_info()
         except OSError as error:
             raise ConfigError(f"out={self.path}: cannot be written ({error.strerror})") from None

@@ -85,7 +85,7 @@ class Training:
         else:
             self._resume(found)
         trackers = Trackers.of(self.run.config, self.folder, learner.timesteps)
-        self.folder.begin(self.run.config)
+        self.folder.begin(self.run.config, validation.unit)
         if isinstance(self.task, MixedTrainTask):
             self.folder.write_measured([asdict(one) for one in self.task.measured])
         self._trackers = trackers

@@ -110,7 +110,7 @@ def _facts(row: Mapping[str, Any], tape: Tape) -> list[str]:
         f"seed {row['seed']}",
         f"{float(row['sim_hours']):,.4g} h in {tape.n:,} intervals",
         f"information {row['information']}",
-        f"cost {row['cost']:,.6g} in all",
+        f"cost {row['cost']:,.6g} {tape.cluster.sim.config.cost.unit} in all",
     ]
 
 

@@ -16,6 +16,8 @@ from virtgym.envs.sim.simulator import ClusterView
 
 from ..base import PlanningPolicy
 from ..forecast.regression import tricube_weights
+from ..forecast.told import Foretold
+from .expected import forecast_hosts
 from .parts import ADDITIVE, DETECTORS, RS, SELECTORS
 from .placers import PLACERS
 from .rounds import plan_round
@@ -199,6 +201,24 @@ class ConsolidationPolicy(PlanningPolicy):
             move_host=w.out_host[:moves].copy(),
             power_off=w.out_off[:off].copy(),
         )
+
+    def foretold(self) -> Foretold | None:
+        """The demand of all hosts as a regression expects it; None of other detectors, and while none is due.
+
+        A VM (of the robust regression a host) whose history is too short counts as it is.
+        """
+        w, need = self._work, self._detector.min_samples(self._window)
+        here = w.home >= 0
+        known = here & (w.samples >= need)
+        if not self._detector.forecasts or not known.any():
+            return None
+        newest = (int(w.tally.samples_taken) - 1) % self._depth
+        demand = np.where(here & (w.samples > 0), w.hist[:, newest], 0.0)
+        if self._detector.kind == ADDITIVE:
+            ahead = np.where(known, w.signal, demand).sum()
+        else:
+            ahead = forecast_hosts(self._handle, demand)
+        return Foretold(self.detector, self.horizon_steps, demand.sum(), float(ahead))
 
     @property
     def overloaded_hosts(self) -> NDArray[np.int32]:

@@ -13,6 +13,7 @@ from virtgym.envs.sim.simulator import ClusterView
 
 from ..forecast.forecasters import make_forecaster
 from ..forecast.history import History
+from ..forecast.told import Foretold
 from ..planning.rounds import Round
 from ..solvers.calls import CALLS
 from ..solvers.levelling import Levelling, Moves, level, pairs_of
@@ -86,6 +87,14 @@ class OneDrsPolicy(ProductPolicy):
         """Take every VM's CPU down."""
         self._past.push(now.cpu, (now.home >= 0) & now.view.measured)
 
+    def foretold(self) -> Foretold | None:
+        """The demand of the VMs at the next decision, by the forecaster of the predictive part."""
+        past = self._past
+        if not past.counts.any():
+            return None
+        there = past.counts > 0
+        return Foretold(self.forecaster, 1, past.values[-1][there].sum(), self._predict()[there].sum())
+
     def plan_metrics(self) -> dict[str, float]:
         """What the results say of the solver: calls without a plan in this episode."""
         return {"solver_fallbacks": float(self.solver_fallbacks)}
@@ -104,12 +113,16 @@ class OneDrsPolicy(ProductPolicy):
         moves = sum(now.move(u, h) for u, h in pairs)
         self.say(before, before - PER_MOVE, moves, True)
 
+    def _predict(self) -> F8:
+        """Demand of every VM at the next decision, MHz, (V,); means nothing for one without a past."""
+        past = self._past
+        return np.maximum(0.0, self._ahead.predict(past.values, 1, past.counts))
+
     def _sizes(self, now: Round) -> tuple[F8, F8]:
         """What a unit adds to the load of every host, (N, H), and the loads, (H,)."""
         p, w = now.view.params, self.weights
-        past = self._past
-        ahead = np.maximum(0.0, self._ahead.predict(past.values, 1, past.counts))
-        used = np.where(past.counts > 0, (1 - self.predictive) * now.cpu + self.predictive * ahead, now.cpu)
+        mixed = (1 - self.predictive) * now.cpu + self.predictive * self._predict()
+        used = np.where(self._past.counts > 0, mixed, now.cpu)
         parts = [(w["cpu_usage"], used, p.host_inv_cpu), (w["cpu"], p.vm_cpu_mhz, p.host_inv_cpu)]
         parts.append((w["memory"], p.vm_mem_mib, p.host_inv_mem))
         load = np.zeros(now.view.n_hosts)

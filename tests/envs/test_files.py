@@ -190,6 +190,42 @@ def test_parquet_types_are_refused_by_name(tmp_path: Path) -> None:
     assert [str(kind) for kind in table.schema.types] == ["string", "string"]
 
 
+def test_what_pandas_notes_in_a_file_is_not_read(tmp_path: Path) -> None:
+    """A bit may flip in it, too; notes of others stay."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "x.parquet"
+    notes = {b"pandas": b'{"columns": [', b"other": b"kept"}
+    pq.write_table(pa.table({"a": [1.5, 2.5]}).replace_schema_metadata(notes), path)
+    table = read_parquet(path)
+    assert table.to_pandas()["a"].tolist() == [1.5, 2.5]
+    assert table.schema.metadata == {b"other": b"kept"}
+
+
+def test_a_flipped_bit_of_a_footer_is_an_error_of_the_file(tmp_path: Path) -> None:
+    """Any bit: of names, statistics, types, notes. A process of its own, since Arrow may abort."""
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"a": [1.5, None], "é": ["x", "y"]})
+    frame.to_parquet(tmp_path / "whole.parquet", index=False)
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from virtgym.envs.errors import TraceError; from virtgym.envs.files import read_parquet\n"
+        "folder = Path(sys.argv[1]); path = folder / 'x.parquet'\n"
+        "whole = (folder / 'whole.parquet').read_bytes(); refused = 0\n"
+        "footer = int.from_bytes(whole[-8:-4], 'little')\n"
+        "for bit in range(8 * (len(whole) - 8 - footer), 8 * len(whole), 13):\n"
+        "    data = bytearray(whole); data[bit // 8] ^= 1 << bit % 8; path.write_bytes(data)\n"
+        "    try:\n"
+        "        read_parquet(path).to_pandas(use_threads=False)\n"
+        "    except TraceError as error:\n"
+        "        assert str(error).startswith(f'{path}: '), error\n"
+        "        refused += 1\n"
+        "print(refused)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) > 50
+
+
 def test_reading_parquet_starts_no_thread(tmp_path: Path) -> None:
     """A process that ends while Arrow starts threads is aborted."""
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")

@@ -47,7 +47,10 @@ const hurdles = (inner) => {{
   for (const e of inner.querySelectorAll("button, select, input, a")) {{
     if (seen(e) && !named(e)) found.push(say(e));
   }}
-  for (const e of inner.querySelectorAll("[role=img], [role=region], svg[role], canvas")) {{
+  for (const e of inner.querySelectorAll("[role=img] button, [role=img] a, [role=img] [tabindex]")) {{
+    found.push(`in a picture: ${{say(e)}}`);
+  }}
+  for (const e of inner.querySelectorAll(".plot, [role=img], [role=region], svg[role], canvas")) {{
     if (seen(e) && !e.ariaLabel && !e.closest("[aria-label]")) found.push(say(e));
   }}
   for (const e of inner.querySelectorAll("th")) {{

@@ -36,6 +36,9 @@ N_SHOWN = 6
 N_ROWS = 10
 """Settings of a sweep in the table, best first."""
 
+FEW = 30
+"""Evaluations that are marked on a curve, at most."""
+
 LEARNED = "report/templates/learned.html"
 """Template of what was learned or searched."""
 
@@ -52,7 +55,7 @@ def training_lead(runs: Sequence[TrainingData]) -> Lead:
     groups = _best_first(group_trainings(runs))
     title = f"Training {', '.join(sorted({f'{r.agent} on {r.scenario}' for r in runs})[:3])}"
     figures: dict[str, Any] = {}
-    said = _sentences(groups)
+    said = _sentences(groups, _unit(runs))
     heads = ("setting", "seed", "best validation", "at decision", "decisions", "frames/s", "finished")
     rows = [_row(name, run) for name, mine in groups.items() for run in mine]
     html = render(
@@ -77,15 +80,16 @@ def sweep_lead(folder: Path, runs: Sequence[TrainingData]) -> Lead:
     table = read_sweep(folder)
     found = settings_of(table)
     keys = [key for key in swept_keys(table) if key != SEED]
-    title = f"Sweep {folder.name or folder}"
+    title = f"Sweep over {', '.join(keys[:3])}{' …' if len(keys) > 3 else ''}" if keys else "Sweep"
     figures: dict[str, Any] = {}
     failed = int(table["error"].notna().sum()) if "error" in table else 0
     said = [
-        _best_setting(found),
-        f"{len(table)} rows, {int(table['finished'].sum())} finished, {failed} failed.",
+        *_verdicts(found),
+        f"Objective, small is good: {_objective(table, runs)}.",
+        f"{folder}: {len(table)} rows, {int(table['finished'].sum())} finished, {failed} failed.",
     ]
     heads = ("setting", "objective", "95 % over seeds", "runs")
-    rows = [(*_shown(one), str(one.objective.n)) for one in found[:N_ROWS]]
+    rows = [(*_shown(one), str(one.runs)) for one in found[:N_ROWS]]
     done = table[table["objective"].notna()]
     done = done.assign(label=[str(job) for job in done["job"]])
     pictures = []
@@ -125,21 +129,31 @@ def _interval(value: Interval) -> str:
     text = write_number(value.estimate, 4)
     if value.known and value.n > 1:
         return f"{text} [{write_number(value.low, 4)}, {write_number(value.high, 4)}] (95 %, {value.n} seeds)"
-    return f"{text} (one seed)" if value.n == 1 else text
+    return text
 
 
-def _sentences(groups: Mapping[str, list[TrainingData]]) -> list[str]:
+def _unit(runs: Sequence[TrainingData]) -> str:
+    """Unit of the objective, if all trainings have one."""
+    units = {run.unit for run in runs}
+    return units.pop() if len(units) == 1 else ""
+
+
+def _sentences(groups: Mapping[str, list[TrainingData]], unit: str) -> list[str]:
     from ...analysis.stats import mean_interval
 
     said = []
     for name, runs in list(groups.items())[:N_ROWS]:
         best = _interval(mean_interval([run.best for run in runs]))
         start = mean_interval([float(run.progress["objective"].iloc[0]) for run in runs]).estimate
-        said.append(f"{name}: best validation {best}, {write_number(start, 4)} at the first evaluation.")
+        alone = " (one seed)" if len(runs) == 1 else ""
+        said.append(
+            f"{name}: best validation {best}{unit and ' ' + unit}{alone}, "
+            f"{write_number(start, 4)} at the first evaluation."
+        )
     if any(not run.finished for runs in groups.values() for run in runs):
         n = sum(not run.finished for runs in groups.values() for run in runs)
         said.append(f"{n} of the trainings have not finished.")
-    said.append("Of validation, small is good; the best of many looks better there than elsewhere.")
+    said.append("Small is good in validation; the best of many evaluations looks better than on other days.")
     return said
 
 
@@ -153,14 +167,24 @@ def _curves(figures: dict[str, Any], groups: Mapping[str, list[TrainingData]]) -
     several = len(groups) > 1
     n = max(len(runs) for runs in groups.values())
     text = f"Means over {n} seeds, shaded: 95 % of the mean (Student's t)." if n > 1 else "One seed each."
-    panels = [_curve(figures, groups, styles, column, shown) for column in columns]
+    constant = {c: value for c in columns if (value := _constant(groups, c)) is not None}
+    panels = [_curve(figures, groups, styles, c, shown) for c in columns if c not in constant]
+    same = ", ".join(f"{name} {write_number(value)}" for name, value in constant.items())
+    unit = _unit([run for runs in groups.values() for run in runs])
     return {
         "lead": text,
         "chips": Chips(styles, shown, N_SHOWN, "Settings shown") if several else None,
-        "main": _curve(figures, groups, styles, "objective", shown),
+        "main": _curve(figures, groups, styles, "objective", shown, unit),
+        "measured": f"Columns of progress.csv.{f' The same throughout: {same}.' if same else ''}",
         "kind": "lines" if several else "",  # plots of this class show what is ticked
         "panels": [panel for panel in panels if panel],
     }
+
+
+def _constant(groups: Mapping[str, list[TrainingData]], column: str) -> float | None:
+    """The one value of a column in several evaluations; None where it is no constant."""
+    found = [float(v) for runs in groups.values() for r in runs for v in r.progress.get(column, ()) if v == v]
+    return found[0] if len(found) > 1 and len(set(found)) == 1 else None
 
 
 def _curve(
@@ -169,11 +193,12 @@ def _curve(
     styles: Mapping[str, Style],
     column: str,
     shown: Sequence[str],
+    unit: str = "",
 ) -> dict[str, str] | None:
     known = {name: found for name, runs in groups.items() if (found := curve(runs, column))}
     if not known:
         return None
-    figure = new_figure(xaxis=axis("decisions"), yaxis=axis("", exponentformat="power"))
+    figure = new_figure(xaxis=axis("decisions"), yaxis=axis(unit, exponentformat="power"))
     for name, line in known.items():
         _add_curve(figure, name, line, styles[name], name in shown)
     key = f"curve-{column}"
@@ -198,7 +223,7 @@ def _add_curve(figure: go.Figure, name: str, line: Curve, style: Style, shown: b
     figure.add_scatter(
         x=line.x.tolist(),
         y=line.mean.tolist(),
-        mode="lines+markers" if len(line.x) == 1 else "lines",
+        mode="lines+markers" if len(line.x) <= FEW else "lines",
         line={"width": 2.2, "dash": style.dash},
         name=plain_text(name),
         visible=shown,
@@ -217,21 +242,46 @@ def _row(name: str, run: TrainingData) -> tuple[str, ...]:
     return (name, str(run.seed), *numbers, finished)
 
 
-def _best_setting(found: Sequence[SettingResult]) -> str:
+def _objective(table: pd.DataFrame, runs: Sequence[TrainingData]) -> str:
+    """What the objective of a sweep is, by the columns of its table."""
+    if runs:
+        return f"the best of validation{(unit := _unit(runs)) and f', {unit}'}"
+    return "100 minus the score of the suite" if "score" in table else "mean cost of a job's runs"
+
+
+def _verdicts(found: Sequence[SettingResult]) -> list[str]:
+    """The best setting; where the problem was swept, too, that of each problem."""
     if not found:
-        return "No job has given an objective yet."
+        return ["No job has given an objective yet."]
+    problem = [key for key in found[0].values if key.startswith(("scenario", "env.reward"))]
+    groups: dict[tuple[str, ...], list[SettingResult]] = {}
+    for one in found:
+        groups.setdefault(tuple(f"{key}={one.values[key]}" for key in problem), []).append(one)
+    if len(groups) < 2:
+        text = _best_setting(found, ())
+        return [f"{text[0].upper()}{text[1:]}"]
+    said = [f"{', '.join(names)}: {_best_setting(mine, problem)}" for names, mine in groups.items()]
+    more = [f"{len(said) - N_ROWS} more problems are in sweep.csv."] if len(said) > N_ROWS else []
+    warning = f"{', '.join(problem)} changes the problem: objectives of different problems are no contest."
+    return [*said[:N_ROWS], *more, warning]
+
+
+def _best_setting(found: Sequence[SettingResult], without: Sequence[str]) -> str:
+    """The best of some settings, told by all keys but some."""
     best = found[0]
-    if not best.values:
-        return f"One setting: objective {_interval(best.objective)}."
-    text = f"Best of {len(found)} settings: {_setting(best)}, objective {_interval(best.objective)}"
-    if len(found) > 1:
-        second = found[1]
-        text += f"; the next is {_setting(second)} with {_interval(second.objective)}"
-    return f"{text}."
+    if len(found) == 1:
+        return f"one setting, objective {_worth(best)}."
+    text = f"best of {len(found)} settings: {_setting(best, without)}, objective {_worth(best)}"
+    return f"{text}; the next is {_setting(found[1], without)} with {_worth(found[1])}."
 
 
-def _setting(one: SettingResult) -> str:
-    return ", ".join(f"{key}={value}" for key, value in one.values.items()) or "all"
+def _worth(one: SettingResult) -> str:
+    alone = f" ({'one run' if one.runs == 1 else f'{one.runs} runs'})" if one.objective.n == 1 else ""
+    return f"{_interval(one.objective)}{alone}"
+
+
+def _setting(one: SettingResult, without: Sequence[str] = ()) -> str:
+    return ", ".join(f"{key}={value}" for key, value in one.values.items() if key not in without) or "all"
 
 
 def _shown(one: SettingResult) -> tuple[str, str, str]:

@@ -138,9 +138,15 @@ def test_migrations_are_drawn_from_what_was_stored(tmp_path: Path) -> None:
     figures: dict[str, Any] = {}
     (one,) = move_choices(made, make_leaderboard(made), figures)
     assert one["text"] == "Seed 0: 4 migrations of 3 VMs."
+    assert one["most"] == 1
     table = figures[one["map"]]["data"][0]
     assert table["x"] == ["1", "2"]  # neither that which was broken off nor that of a VM that left
     assert table["z"] == [[None, 1], [1, None]]
+    many = np.array([[i, i, i, i + 50] for i in range(50)], dtype=np.int32)
+    np.savez_compressed(path, heat=np.zeros((3, 5), np.uint8), moves=many)
+    assert move_choices(made, make_leaderboard(made), {})[0]["text"] == (
+        "Seed 0: 50 migrations of 50 VMs; the map has the 40 of 100 hosts with most of them."
+    )
     texts = figures[one["key"]]["data"][0]["text"]
     assert "VM 5: host 0 to nowhere: broken off" in texts
     np.savez_compressed(path, heat=np.zeros((3, 5), np.uint8), moves=moves - 5)

@@ -354,6 +354,14 @@ def test_numbers_are_written_to_be_read() -> None:
     assert fit_scale(slav, []).write(math.nan) == "–"
 
 
+def test_availability_shows_the_digits_that_differ() -> None:
+    column = next(c for c in LEADERBOARD if c.key == "vm_availability")
+    values = (0.999921, 0.99988, 0.99412)
+    scale = fit_scale(column, (*values, math.nan))
+    assert [scale.write(v) for v in values] == ["99.992", "99.988", "99.412"]
+    assert fit_scale(column, (1.0, 1.0)).write(1.0) == "100"
+
+
 def test_columns_are_metrics_that_exist() -> None:
     known = {*METRICS, "energy_delta_pct", "total_wait_s", "mean_wait_s"}
     assert {c.key for c in LEADERBOARD} <= known
@@ -391,3 +399,11 @@ def test_every_policy_has_a_look_of_its_own() -> None:
     many = {f"p{i:02d}": [(50.0 + i, 0.1)] for i in range(30)} | {"static": CLEAR["static"][:1]}
     styles = styles_of(make_leaderboard(group(many)))
     assert len({(s.ink, s.dash, s.symbol) for s in styles.values()}) == 31
+
+
+def test_what_is_written_like_the_best_is_marked_like_it() -> None:
+    """A difference that no digit shows marks nobody alone."""
+    board = make_leaderboard(group({"a": [(50.0, 0.0)], "b": [(50.00001, 0.0)], "c": [(60.0, 0.0)]}))
+    assert [line.cells["energy_kwh"].best for line in board.lines] == [True, True, False]
+    alike = make_leaderboard(group({"a": [(50.0, 0.0)], "b": [(50.00001, 0.0)]}))
+    assert not any(line.cells["energy_kwh"].best for line in alike.lines)

@@ -93,7 +93,7 @@ def test_page_is_well_formed_and_accessible(page: Path) -> None:
     assert any(tag == "meta" and a.get("name") == "viewport" for tag, a in tags.tags)
     plots = [a for tag, a in tags.tags if tag == "div" and "plot" in str(a.get("class")).split()]
     assert plots
-    assert all(a.get("role") == "img" and a.get("aria-label") for a in plots)
+    assert all(a.get("role") == "group" and a.get("aria-label") for a in plots)
     assert not any(key.startswith("on") for _, attrs in tags.tags for key in attrs)
 
 

@@ -102,6 +102,50 @@ def test_a_sweep_shows_what_was_searched_and_the_best_setting_over_seeds(tmp_pat
     assert "18 rows, 18 finished, 0 failed" in text
 
 
+def test_problems_that_were_swept_are_no_contest(tmp_path: Path) -> None:
+    """A scenario without a memory limit costs less whatever the policy does: that is no better setting."""
+    folder = tmp_path / "sweep"
+    for memory in ("binding", "ignored"):
+        (folder / memory).mkdir(parents=True)
+        (folder / memory / "job.json").write_text("{}")
+    rows = [
+        {"job": m, "policy.target": t, "scenario.memory": m, "finished": True, "objective": c, "runs": 2}
+        for m, t, c in (
+            ("binding", 0.6, 18.0),
+            ("ignored", 0.6, 7.5),
+            ("binding", 0.7, 19.0),
+            ("ignored", 0.7, 7.0),
+        )
+    ]
+    pd.DataFrame(rows).assign(job=[f"{r['job']}-{r['policy.target']}" for r in rows]).to_csv(
+        folder / "sweep.csv"
+    )
+    assert main(["report", str(folder)]) == 0
+    text = (folder / "report.md").read_text().replace("\\", "")
+    assert (
+        "scenario.memory=ignored: best of 2 settings: policy.target=0.7, objective 7.000 (2 runs); the next"
+        in text
+    )
+    assert (
+        "scenario.memory=binding: best of 2 settings: policy.target=0.6, objective 18.00 (2 runs); the next"
+        in text
+    )
+    assert "scenario.memory changes the problem" in text
+    assert "Best of" not in text
+
+
+def test_what_never_changed_is_told_and_not_drawn(tmp_path: Path) -> None:
+    write_training(tmp_path / "run", 1e-3, 0)
+    table = pd.read_csv(tmp_path / "run" / "progress.csv").assign(clip_range=0.2)
+    table.to_csv(tmp_path / "run" / "progress.csv", index=False)
+    (tmp_path / "run" / "train.json").write_text(json.dumps({"finished": True, "unit": "kWh a day"}))
+    assert main(["report", str(tmp_path / "run")]) == 0
+    page = tmp_path / "run" / "report.html"
+    assert "curve-clip_range" not in figures_of(page)
+    assert "The same throughout: clip_range 0.200." in page.read_text()
+    assert "ppo: best validation 16.33 kWh a day (one seed)" in page.with_suffix(".md").read_text()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

@@ -25,6 +25,7 @@ HOUR = {"horizon_s": 3600.0}
         ("dpm_ortools(forecaster=persistence)", 2, True),
         ("drs(forecaster=persistence)", 1, False),
         ("platform(dpm={forecaster:persistence})", 2, True),
+        ("onedrs(forecaster=persistence)", 1, False),
     ],
 )
 def test_forecasts_are_kept_with_what_was_measured(

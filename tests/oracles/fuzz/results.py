@@ -2,7 +2,7 @@
 
 ``cell_mutations`` damages one cell of a run, which then has to be run again. ``folder_mutations`` damages
 what ``virtgym report`` reads; it must say what is wrong in a line, or leave the part out and say so. Both are
-the same every time.
+the same every time, but a run's files are not (times, paths): what a flipped bit meets differs by run.
 """
 
 from __future__ import annotations

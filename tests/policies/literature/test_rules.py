@@ -17,6 +17,7 @@ from virtgym.envs.sim.simulator import Simulator
 from virtgym.envs.sim.state.cluster_state import MIG_NONE
 from virtgym.envs.sim.workload import Workload
 from virtgym.policies import POLICIES, make_policy
+from virtgym.policies.forecast import make_forecaster
 from virtgym.policies.literature.parts import DETECTORS, SELECTORS
 from virtgym.policies.literature.policy import KNOBS, ConsolidationPolicy
 from virtgym.policies.registry import policy_kind, policy_names
@@ -81,6 +82,36 @@ def test_a_short_history_falls_back_to_a_threshold(make_sim: MakeSim) -> None:
             policy.plan(sim.view)
             found.append(policy.overloaded_hosts.tolist())
         assert found == [[1]] * (enough - 1) + [[]] * (15 - enough + 1), detector
+
+
+@pytest.mark.parametrize("detector", list(DETECTORS))
+def test_regressions_tell_what_they_expect_of_all_hosts(make_sim: MakeSim, detector: str) -> None:
+    """As the forecaster of that name does of the summed history of every host."""
+    util = 0.3 + 0.15 * np.random.default_rng(3).random((30, 4))
+    sim = make_sim(util, n_hosts=2, cores=2, horizon_s=9000.0)
+    policy = ConsolidationPolicy(detector=detector, max_migrations=0, horizon_steps=2)
+    start(sim, policy)
+    told = [policy.foretold()]
+    for _ in range(19):
+        sim.advance()
+        policy.plan(sim.view)
+        told.append(policy.foretold())
+    if not DETECTORS.find(detector).factory.forecasts:
+        assert told == [None] * 20
+        return
+    forecaster = make_forecaster(detector, window=10)
+    home = sim.state.vm_host
+    hosts = np.stack([1000.0 * util[:20, home == h].sum(axis=1) for h in range(2)], axis=1)
+    assert told[:9] == [None] * 9
+    for k in range(9, 20):
+        ahead = forecaster.predict(hosts[: k + 1], 2).sum()
+        assert told[k] == (
+            detector,
+            2,
+            pytest.approx(hosts[k].sum()),
+            pytest.approx(ahead),
+            pytest.approx(np.nan, nan_ok=True),
+        )
 
 
 def test_asking_twice_takes_one_sample(make_sim: MakeSim) -> None:
