@@ -235,15 +235,14 @@ class ScorerNet(EquivariantNet):
         a, b = self.architecture, len(observation)
         split = observation.shape[1] - a.n_globals
         n_rows = split // a.n_node
-        rows = observation[:, :split].reshape(b * n_rows, a.n_node)
-        offered = rows.any(dim=1)
-        place = offered.nonzero()[:, 0]
-        owner = torch.div(place, n_rows, rounding_mode="floor")
+        table = observation[:, :split].unflatten(1, (n_rows, a.n_node))  # most is padding: nothing is copied
+        # That a candidate is offered is a column, and above 0; ``any`` takes longer than the layers.
+        offered = table.amax(dim=2) > 0.0
+        owner, row = offered.nonzero(as_tuple=True)
+        place = owner * n_rows + row
         shared = self.shared(observation[:, split:]).index_select(0, owner)
-        embedded = self.activation(
-            self.hidden(self.activation(self.node(rows.index_select(0, place)) + shared))
-        )
-        count = offered.view(b, n_rows).sum(dim=1)
+        embedded = self.activation(self.hidden(self.activation(self.node(table[owner, row]) + shared)))
+        count = offered.sum(dim=1)
         total = embedded.new_zeros((b, embedded.shape[1])).index_add(0, owner, embedded)
         top = torch.segment_reduce(embedded, "max", lengths=count, unsafe=True)
         top = torch.where(count.unsqueeze(1) > 0, top, 0.0)

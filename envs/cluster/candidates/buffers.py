@@ -30,6 +30,12 @@ DRAFT_VMS: dict[str, int] = {
 }
 """The same by VM."""
 
+STILL = (
+    *("host_n_vms", "host_head", "host_profile"),
+    *("vm_state", "vm_host", "vm_next", "copy_phase", "vm_restart", "vm_baseline"),
+)
+"""Those of both that no order changes on the draft: nobody arrives or leaves there."""
+
 
 class Now(Record):
     """Where the making of candidates stands, int64."""

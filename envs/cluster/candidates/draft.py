@@ -26,7 +26,7 @@ from ...sim.guarantee import check_leave
 from ...sim.models.power import BOOTING, ON, STANDBY
 from ...sim.state.cluster_state import MIG_WAITING, ClusterState
 from ...sim.state.parameters import ClusterParams
-from .buffers import DRAFT_HOSTS, DRAFT_VMS, CandidateBuffers
+from .buffers import DRAFT_HOSTS, DRAFT_VMS, STILL, CandidateBuffers
 
 MAINTENANCE, END_MAINTENANCE, POWER_ON, FULL_POWER, PLACE_VM, MOVE, POWER_OFF, SUSPEND = range(len(ORDERS))
 """Kinds of orders: the places of ``decisions.ORDERS``."""
@@ -42,6 +42,8 @@ def _copy_kernel() -> Any:
 def _restore_kernel(name: str, fields: dict[str, int]) -> Any:
     lines = [f"def {name}(s, c, i):"]
     for field, axes in fields.items():
+        if field in STILL:
+            continue
         lines.append(f"    if c.{field}.shape[0] > 0:")
         if axes == 1:
             lines.append(f"        c.{field}[i] = s.{field}[i]")

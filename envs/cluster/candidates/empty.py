@@ -15,6 +15,9 @@ from .draft import MOVE, POWER_OFF, give
 from .hosts import TIE, best_host, idle_w, list_vms, take_least
 from .rows import begin_candidate, end_candidate, same_orders
 
+ROUNDING = 1e-6
+"""Share of a host's capacity by which sums over all hosts may differ from what is asked host by host."""
+
 
 @kernel
 def may_empty(p: ClusterParams, s: ClusterState, c: CandidateBuffers, h: int) -> bool:
@@ -32,14 +35,39 @@ def may_empty(p: ClusterParams, s: ClusterState, c: CandidateBuffers, h: int) ->
 
 
 @kernel
+def _have_room(
+    p: ClusterParams, c: CandidateBuffers, h: int, n: int, fills: tuple[float, float, float]
+) -> bool:
+    """Whether all hosts that hold VMs together have room for the n listed VMs of host h.
+
+    If not, there is no need to try who goes where: on the way loads of other hosts only grow.
+    """
+    core = np.inf
+    mem = used = ROUNDING * p.host_mem_mib[h]
+    cpu = ROUNDING * p.host_cpu_mhz[h]
+    for g in range(c.takes.shape[0]):
+        if c.takes[g] and g != h and c.new_home[g] > 0:
+            mem += max(0.0, fills[0] * p.host_mem_mib[g] - c.new_mem[g])
+            used += max(0.0, fills[1] * p.host_mem_mib[g] - c.new_used[g])
+            cpu += max(0.0, fills[2] * p.host_cpu_mhz[g] - c.new_risk[g])
+            core = min(core, p.host_core_mhz[g])
+    for i in range(n):
+        v = c.list[i]
+        mem -= p.vm_mem_mib[v]
+        used -= c.vm_used[v]
+        cpu -= min(c.vm_risk[v], p.vm_vcpus[v] * core)  # the least that it asks for on any of them
+    return bool(mem >= 0.0 and used >= 0.0 and cpu >= 0.0)
+
+
+@kernel
 def _empty(
     p: ClusterParams, s: ClusterState, c: CandidateBuffers, k: int, h: int, n: int, level: int
 ) -> None:
     """One host at one fill: all of its VMs, listed in ``c.list``, find a host, or it is not offered."""
     begin_candidate(c)
     fills = (c.levels[level, 0], c.levels[level, 1], c.levels[level, 2])
-    legal = True
-    for i in range(n):
+    legal = _have_room(p, c, h, n, fills)
+    for i in range(n if legal else 0):
         v = c.list[i]
         to = best_host(p, c, v, fills, True, False)
         legal = to >= 0 and give(p, c, MOVE, v, to) == 0

@@ -50,7 +50,9 @@ def offer(p: ClusterParams, s: ClusterState, c: CandidateBuffers) -> None:
         s: State, of a view.
         c: Buffers; features, mask and orders are rewritten.
     """
-    c.features[:] = 0.0
+    for k in range(c.mask.shape[0]):
+        if c.mask[k]:  # the row of a slot that was not offered is 0 already
+            c.features[k] = 0.0
     c.mask[:] = False
     c.order_count[:] = 0
     c.now.orders = 0

@@ -43,6 +43,9 @@ PARAMS = (
 LINE = 8
 """Numbers of 8 bytes in a line of the cache."""
 
+IN_CACHE = 256
+"""Up to so many VMs all that is asked for fits into the cache nearest to a core but one (some 120 kB)."""
+
 
 def _fetcher(names: tuple[str, ...]) -> Any:
     """Make a kernel ``(handle, item)`` that asks for one item of some arrays.
@@ -78,7 +81,9 @@ _fetch_state, _fetch_params = _fetcher(STATE), _fetcher(PARAMS)
 @only_full
 @kernel
 def fetch_host(p: ClusterParams, s: ClusterState, h: int) -> None:
-    """Ask for what the rates of a host's VMs are worked out from."""
+    """Ask for what the rates of a host's VMs are worked out from, on a cluster that is large."""
+    if s.vm_next.shape[0] <= IN_CACHE:
+        return
     line = -1
     v = s.host_head[h]
     while v >= 0:

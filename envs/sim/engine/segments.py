@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...arrays import F8, I4
 from ...jit.by_model import by_model, only_full
 from ...jit.kernels import kernel
 from ..models.carbon import J_PER_KWH, carbon_now, carbon_step
@@ -59,12 +60,11 @@ def _is_unbalanced(p: ClusterParams, s: ClusterState) -> bool:
 
 
 @kernel
-def _level_host(p: ClusterParams, s: ClusterState, h: int) -> None:
-    """Level the NUMA nodes of a host."""
+def _level_host(p: ClusterParams, s: ClusterState, h: int, own: I4, work: F8) -> None:
+    """Level the NUMA nodes of a host, with memory from ``work_memory``."""
     if s.host_n_vms[h] < 2 or p.host_nodes[h] < 2:
         return
     now = s.clock.now_s
-    own, work = work_memory(s)
     vms = residents(s, h, own)
     moved = rebalance_host(p, s, vms, s.vm_alloc_mhz, h, now, p.numa_moves)
     if moved == 0:
@@ -117,8 +117,9 @@ def level_nodes(p: ClusterParams, s: ClusterState) -> None:
     time passes, not where the rates of an instant are worked out.
     """
     if _is_unbalanced(p, s):
+        own, work = work_memory(s)
         for h in range(s.host_head.shape[0]):
-            _level_host(p, s, h)
+            _level_host(p, s, h, own, work)
         s.counters.balanced = s.counters.sample + 1
 
 
