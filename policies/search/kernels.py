@@ -10,7 +10,6 @@ import numpy as np
 from virtgym.envs.arrays import F8, I8
 from virtgym.envs.cluster.buffers import remember
 from virtgym.envs.cluster.candidates.buffers import CandidateBuffers
-from virtgym.envs.cluster.candidates.draft import MOVE
 from virtgym.envs.cluster.candidates.loads import remember_demand
 from virtgym.envs.cluster.candidates.offer import offer, take_candidate
 from virtgym.envs.cluster.candidates.settings import OFF, PLACE, RELIEVE
@@ -19,8 +18,6 @@ from virtgym.envs.cluster.rewards import RewardBuffers, close_interval
 from virtgym.envs.jit.generated import make_kernel
 from virtgym.envs.jit.kernels import kernel
 from virtgym.envs.sim.engine.clock import advance, measure_again, step_end
-from virtgym.envs.sim.engine.orders import order_move, order_power_off
-from virtgym.envs.sim.guarantee import blame_orders, guarantee_fails
 from virtgym.envs.sim.state.cluster_state import ClusterState
 from virtgym.envs.sim.state.parameters import ClusterParams
 
@@ -89,43 +86,6 @@ def weight_left(p: ClusterParams, s: ClusterState, weights: F8, first: int, end_
 
 
 @kernel
-def take_in_turn(p: ClusterParams, s: ClusterState, c: CandidateBuffers, k: int, first: int) -> Any:
-    """Carry out the next move of a candidate, and what follows it up to the next: of moves, and hosts off.
-
-    Args:
-        p: Parameters.
-        s: State.
-        c: Buffers, as ``offer`` left them.
-        k: Candidate.
-        first: How many of its orders have been given.
-
-    Returns:
-        How many have been given now.
-    """
-    failed = guarantee_fails(p, s)
-    i, end = c.order_first[k] + first, c.order_first[k] + c.order_count[k]
-    moved = False
-    while i < end and not (moved and c.order_kind[i] == MOVE):
-        if c.order_kind[i] == MOVE:
-            order_move(p, s, c.order_vm[i], c.order_host[i])
-            moved = True
-        else:
-            order_power_off(p, s, c.order_host[i])
-        i += 1
-    blame_orders(p, s, failed)
-    return i - c.order_first[k]
-
-
-@kernel
-def take(p: ClusterParams, s: ClusterState, c: CandidateBuffers, k: int, in_turn: bool) -> Any:
-    """Carry out a candidate, or the first move of it; how many of its orders have been given."""
-    if in_turn:
-        return take_in_turn(p, s, c, k, 0)
-    take_candidate(p, s, s, c, k)
-    return np.int64(c.order_count[k])
-
-
-@kernel
 def first_chore(c: CandidateBuffers) -> Any:
     """The first candidate of the most urgent kind of ``CHORES`` that is offered, 0 = nothing."""
     for kind in CHORES:
@@ -142,22 +102,20 @@ def begin_base(p: ClusterParams, s: ClusterState, c: CandidateBuffers, d: Candid
     d.vm_variance[:] = c.vm_variance
 
 
-_TRY = """def {name}(p, s, q, v, c, r, m, which, in_turn, weights, end_s, values{more}):
+_TRY = """def {name}(p, s, q, v, c, r, m, which, weights, end_s, values{more}):
     for k in which:
         values[k] = -np.inf
         if not c.mask[k]:
             continue
         put_back(m)
         r.before[:] = s.totals
-        given = take(p, s, c, k, in_turn)
+        take_candidate(p, s, s, c, k)
         measure_again(p, s)
         {begin}
         value = 0.0
         for i in range(len(weights)):
             if s.clock.now_s >= end_s - 1e-9:
                 break
-            if i > 0 and given < c.order_count[k]:
-                given = take_in_turn(p, s, c, k, given)
             {play}
             reward = pass_interval(p, s, r, end_s)
             value += weights[i] * reward
@@ -177,7 +135,7 @@ _BASES: dict[str, dict[str, str]] = {
         "more": "",
         "begin": "last = -np.inf",
         "play": "pass",
-        "remember": """if given == c.order_count[k] and is_settled(p, s, reward, last):
+        "remember": """if is_settled(p, s, reward, last):
                 value += reward * weight_left(p, s, weights, i + 1, end_s)
                 break
             last = reward""",
@@ -210,15 +168,14 @@ def try_with(base: str, write_globals: Any = None, copy_memory: Any = None) -> A
 
     Returns:
         A kernel of parameters and state of the fork, the same as its view has them, the buffers of what is
-        offered, those of the reward, the memory of the state, the slots to try, whether their moves are made
-        one an interval, the weight of every interval that is tried, the end of the episode (s), and values,
-        (K,), which are the weighted sums of rewards of what is tried, -inf where nothing is offered.
-        ``UPKEEP`` adds buffers of candidates for the fork; ``NETWORK`` adds to these the buffers of the
-        observer, those of the fork's observer, what it writes in one vector, and the network.
+        offered, those of the reward, the memory of the state, the slots to try, the weight of every interval
+        that is tried, the end of the episode (s), and values, (K,), which are the weighted sums of rewards of
+        what is tried, -inf where nothing is offered. ``UPKEEP`` adds buffers of
+        candidates for the fork; ``NETWORK`` adds to these the buffers of the observer, those of the fork's
+        observer, what it writes in one vector, and the network.
     """
     names: dict[str, Any] = {
         **{"np": np, "put_back": put_back, "measure_again": measure_again, "pass_interval": pass_interval},
-        **{"take": take, "take_in_turn": take_in_turn},
         **{"take_candidate": take_candidate, "begin_base": begin_base, "first_chore": first_chore},
         **{"is_settled": is_settled, "weight_left": weight_left},
         **{"offer": offer, "remember": remember, "remember_demand": remember_demand},

@@ -12,20 +12,10 @@ import numpy as np
 
 from virtgym.envs.arrays import B1, F8, I8
 from virtgym.envs.checks import need, one_of
-from virtgym.envs.cluster.candidates.draft import MOVE
 from virtgym.envs.cluster.candidates.form import CandidateForm
 from virtgym.envs.cluster.candidates.plugins import make_plugins
-from virtgym.envs.cluster.candidates.settings import (
-    BALANCE,
-    EMPTY,
-    OFF,
-    OWN,
-    PLACE,
-    PLAN,
-    RELIEVE,
-    CandidateSettings,
-)
 from virtgym.envs.cluster.candidates.settings import NOTHING as IDLE
+from virtgym.envs.cluster.candidates.settings import OFF, OWN, PLACE, PLAN, CandidateSettings
 from virtgym.envs.sim.config import ARRIVAL_RULES, ClusterConfig
 from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.simulator import ClusterView
@@ -214,9 +204,6 @@ class RolloutSearchPolicy(PlanningPolicy):
             if k <= 0:
                 break
             plans.append(form.decisions(k))
-            if self._in_turn(k):
-                plans[-1] = _first_move(plans[-1])
-                break  # what is best after that is asked in the next interval
             self._trials.take(k)
             n += form.candidates.kind[k] != PLACE  # who waits is no reason to put off the rest
         return _one_plan(plans)
@@ -275,21 +262,6 @@ class RolloutSearchPolicy(PlanningPolicy):
                 break
         return values
 
-    def _in_turn(self, k: int) -> bool:
-        """Whether the moves of a choice are better made one an interval.
-
-        Copies at the same time share links, and who dirties memory faster than its share of a link copies it
-        is stopped. The rest of the moves is offered again in the next interval, as of a new candidate.
-        """
-        c, trials = self._form.candidates, self._trials
-        moves = np.count_nonzero(c.order_kind[c.order_first[k] :][: c.order_count[k]] == MOVE)
-        if c.kind[k] not in (RELIEVE, EMPTY, BALANCE) or moves < 2 or not trials.sim.params.has_precopy:
-            return False
-        at_once, in_turn = np.empty((2, len(c.mask)))
-        trials.values(np.array([k]), at_once)
-        trials.values(np.array([k]), in_turn, in_turn=True)
-        return bool(in_turn[k] > at_once[k])
-
     def _judge(self, which: I8, values: F8) -> F8:
         """Values under many futures: that of the default, and by how much others are surely better."""
         futures = [*self._demands, *self._failing]
@@ -329,11 +301,6 @@ class RolloutSearchPolicy(PlanningPolicy):
         scores[0] = np.inf
         best: I8 = np.argsort(-scores[offered], kind="stable")
         return offered[best]
-
-
-def _first_move(plan: Decisions) -> Decisions:
-    """The first move of a plan, and nothing else of it."""
-    return Decisions(move_vm=plan.move_vm[:1], move_host=plan.move_host[:1])
 
 
 def _one_plan(plans: list[Decisions]) -> Decisions:

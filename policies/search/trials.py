@@ -103,13 +103,12 @@ class Trials:
         self._memory = TrialMemory(*words, *(block.copy() for block in words))
         self.params: Any = self.sim.kernel_params.replaced(**future) if future else self.sim.kernel_params
 
-    def values(self, which: I8, values: F8, in_turn: bool = False, **future: Any) -> None:
+    def values(self, which: I8, values: F8, **future: Any) -> None:
         """Try candidates that are offered in the state.
 
         Args:
             which: Slots to try, (n,).
             values: Sum of rewards, (K,); written where it is tried, -inf where nothing is offered.
-            in_turn: Whether moves are made one an interval: of candidates of moves, and hosts off after them.
             **future: Parameters that are others in this future, by name.
         """
         sim = self.sim
@@ -117,7 +116,7 @@ class Trials:
         self._try(
             *(params, sim.kernel_state, sim.view.kernel_params, sim.view.kernel_state),
             *(self._form.handles[1], self._rewards.handle, self._memory),
-            *(which, in_turn, self.weights, sim.horizon_s, values, *self._more),
+            *(which, self.weights, sim.horizon_s, values, *self._more),
         )
 
     def take(self, k: int) -> None:

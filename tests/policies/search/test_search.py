@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from virtgym.envs.cluster.candidates.settings import EMPTY
 from virtgym.envs.cluster.rewards import RewardFunction, check_weights
 from virtgym.envs.errors import ConfigError
 from virtgym.envs.scenarios import build_scenario
-from virtgym.envs.sim.decisions import Decisions
 from virtgym.envs.sim.metrics import StepMetrics
 from virtgym.envs.sim.state.cluster_state import ABSENT, DEPARTED
 from virtgym.experiments.run.rollout import make_env, rollout
@@ -145,76 +143,6 @@ def test_it_is_reproducible_and_better_than_nothing(keys: dict[str, Any], base: 
         returns.append((played.episode_return, env.unwrapped.sim.digest()))
     assert returns[0] == returns[1]
     assert returns[0][0] > returns[2][0]
-
-
-SLOW_LINK: dict[str, Any] = {
-    **SIMPLE,
-    "trace": {"format": "synthetic", "options": {"n_vms": 12, "n_samples": 30}},
-    "hosts": [{**host, "nic_mbps": 100} for host in SIMPLE["hosts"]],
-    "profiles": {"database": {"base": "database", "dirty_mib_s": [2, 8], "working_share": 0.5}},
-    "memory": "binding",
-    "migration": {"mode": "precopy"},
-}
-"""Four copies at the same time are slower than guests dirty memory, one is not."""
-
-
-def test_moves_one_an_interval_are_worth_what_trying_by_hand_says() -> None:
-    policy: Any = make_policy(
-        "rollout_search",
-        **{"candidates": {}, "horizon": 6, "tail": 0.0, "scenarios": 0},
-        **{"forecaster": "ewma", "forecast": {"alpha": 0.2}},
-    )
-    env: Any = make_env(build_scenario(SLOW_LINK, seed=1), actions="candidates").unwrapped
-    env.reset(seed=0)
-    policy.bind(env.view, env.form)
-    form, rewards, compared = env.form, RewardFunction(check_weights({}), env.view.params), 0
-    past = Past(env.view)
-    for _ in range(6):
-        past.look(env.view)
-        policy.take_up(env.view)
-        policy.rate()
-        demand = past.mean(env.view)
-        for k in np.flatnonzero(form.candidates.mask & (form.candidates.kind == EMPTY)).tolist():
-            value = np.full(form.settings.n, -np.inf)
-            policy._trials.values(np.array([k]), value, in_turn=True)
-            plan, twin = form.decisions(k), env.view.fork(demand)
-            before, expected = twin.state.totals.copy(), 0.0
-            for i in range(6):
-                move = slice(i, i + 1)
-                order = Decisions(move_vm=plan.move_vm[move], move_host=plan.move_host[move])
-                order.power_off = plan.power_off[: i == len(plan.move_vm) - 1]
-                twin.apply(order)
-                twin.advance()
-                step = StepMetrics(twin.state.totals - before)
-                before = twin.state.totals.copy()
-                expected += 0.95**i * rewards.total(rewards.terms(step))
-            assert value[k] == pytest.approx(expected, rel=1e-9)
-            compared += len(plan.move_vm) > 1
-        env.step(0)
-    assert compared >= 4
-
-
-def test_where_copies_share_a_slow_link_hosts_are_emptied_vm_by_vm() -> None:
-    policy: Any = make_policy("rollout_search", candidates={}, scenarios=0)
-    env: Any = make_env(build_scenario(SLOW_LINK, seed=1), policy).unwrapped
-    env.reset(seed=0)
-    policy.reset(env.view, np.random.default_rng(0))
-    chosen: list[Any] = []
-
-    def listen(form: Any, values: Any, k: int) -> None:
-        chosen.append(form.decisions(k))
-
-    policy.listener = listen
-    in_turn = 0
-    for _ in range(20):
-        chosen.clear()
-        plan = policy.plan(env.view)
-        last = chosen[-1]
-        if len(last.move_vm) > 1 and len(last.power_off) and not set(last.power_off) & set(plan.power_off):
-            assert set(last.move_vm) & set(plan.move_vm) == {last.move_vm[0]}
-            in_turn += 1
-        env.step(plan)
-    assert in_turn > 0
 
 
 def test_where_nothing_is_surely_better_the_search_is_its_rule() -> None:
