@@ -457,7 +457,7 @@ def heat_figure() -> go.Figure:
     figure = new_figure(
         xaxis=axis("", ticksuffix=" h", showgrid=False),
         yaxis=axis("", autorange="reversed", showgrid=False, showticklabels=False, ticks=""),
-        margin={"l": 8, "r": 8, "t": 8, "b": 34},
+        margin={"l": 8, "r": 18, "t": 8, "b": 34},
     )
     figure.add_heatmap(
         z=[[0]], zmin=-40, zmax=130, zsmooth=False, showscale=False, hovertemplate="%{text}<extra></extra>"

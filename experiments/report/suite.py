@@ -12,7 +12,7 @@ from virtgym.envs.sim.models.cost import GATE_OK
 from ..suite.scores import Part, Standing, parts
 from ..suite.tasks import Suite
 from . import write_report
-from .figures import N_COLOURS, new_figure
+from .figures import N_COLOURS, axis, new_figure, plain_text, short
 from .page import Lead
 from .parts import add_figure, render
 from .verdict import Sentence, Strong
@@ -60,15 +60,19 @@ def verdict(table: pd.DataFrame, found: Sequence[Standing]) -> list[Sentence]:
         best = same[0]
         what = f"Highest score in {' and '.join(kinds)} tasks: "
         sentences.append([what, Strong(best.policy), " with ", Strong(_interval(best)), "."])
-        near = [s.policy for s in same[1:] if not s.score.known or s.score.high >= best.score.low]
+        near = [s.policy for s in same[1:] if s.score.known and s.score.high >= best.score.low]
         if near:
             names: Sentence = [part for name in near[:4] for part in (", ", Strong(name))][1:]
             sentences.append(["Its interval overlaps with that of ", *names, "."])
+    seeds = table["seed"].nunique()
+    sure = f"and their {seeds} seeds; intervals resample seeds within tasks"
+    if seeds == 1:
+        sure = "of one seed: no intervals, and other days may rank the policies otherwise"
     sentences.append(
         [
-            f"Interquartile mean over the tasks of a kind, {table['task'].nunique()} in all, and their "
-            f"{table['seed'].nunique()} seeds; intervals resample seeds within tasks. A run that does not "
-            "pass its task's gate counts no more than 0, and so does a task of that kind that is not played."
+            f"Interquartile mean over the tasks of a kind, {table['task'].nunique()} in all, {sure}. A run "
+            "that does not pass its task's gate counts no more than 0, and so does a task of that kind that "
+            "is not played."
         ]
     )
     return sentences
@@ -76,7 +80,8 @@ def verdict(table: pd.DataFrame, found: Sequence[Standing]) -> list[Sentence]:
 
 def _interval(one: Standing) -> str:
     text = f"{one.score.estimate:.1f}"
-    return f"{text} [{one.score.low:.1f}, {one.score.high:.1f}]" if one.score.known else text
+    text += f" [{one.score.low:.1f}, {one.score.high:.1f}]" if one.score.known else ""
+    return text.replace("-", "−")
 
 
 def _part(part: Part, table: pd.DataFrame, figures: dict[str, Any]) -> dict[str, Any]:
@@ -102,19 +107,24 @@ def _scores(part: Part, figures: dict[str, Any], totals: str, bars: str) -> None
     found = part.standings
     names = [task.name for task in part.tasks]
     order = list(reversed(found))
+    places = list(range(len(order)))
     values = [v for s in found for v in (s.score.estimate, s.score.low, s.score.high) if math.isfinite(v)]
     total = new_figure(
-        xaxis={"title": {"text": "score"}, "range": [max(LOWEST, min([0.0, *values])) - 5, 108]},
-        margin={"l": 190, "r": 14, "t": 12, "b": 44},
+        xaxis=axis("score", range=[max(LOWEST, min([0.0, *values])) - 5, 108]),
+        yaxis=axis("", tickvals=places, ticktext=[short(s.policy) for s in order]),
     )
+    known = any(s.score.known for s in order)
     total.add_trace(
         go.Bar(
             orientation="h",
-            y=[s.policy for s in order],
+            y=places,
             x=[s.score.estimate for s in order],
+            customdata=[plain_text(s.policy) for s in order],
+            hovertemplate="%{customdata}: %{x:.1f}<extra></extra>",
             error_x={
                 "array": [_arm(s.score.high, s.score.estimate) for s in order],
                 "arrayminus": [_arm(s.score.estimate, s.score.low) for s in order],
+                "visible": known,
             },
             meta={"ink": "p0", "priority": 0},
         )
@@ -183,7 +193,7 @@ def task_rows(part: Part, table: pd.DataFrame) -> list[tuple[str, str, str, str,
             runs = mine[mine["policy"] == one.policy]
             failed = int((runs["gate"] != GATE_OK).sum())
             value = one.tasks.get(task.name, math.nan)
-            text = "–" if math.isnan(value) else f"{value:.1f}"
+            text = "–" if math.isnan(value) else f"{value:.1f}".replace("-", "−")
             cells.append(f"{text} ({failed})" if failed else text)
         per_seed = mine.drop_duplicates("seed")
         means = [float(per_seed[key].mean()) for key in ("static", "bound")]

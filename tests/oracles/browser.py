@@ -62,6 +62,10 @@ const hurdles = (inner) => {{
       || (/auto|scroll/.test(overflowY) && e.scrollHeight > e.clientHeight + 1);
     if (scrolls && seen(e) && e.tabIndex < 0 && !e.querySelector("a, button, [tabindex]")) found.push(say(e));
   }}
+  for (const e of inner.querySelectorAll(".plot .ytick text, .plot .xtick text")) {{
+    const [here, whole] = [e, e.closest(".plot")].map((one) => one.getBoundingClientRect());
+    if (here.left < whole.left - 1 || here.right > whole.right + 1) found.push(`cut: ${{e.textContent}}`);
+  }}
   let level = 0;
   for (const e of inner.querySelectorAll("h1, h2, h3, h4, h5, h6")) {{
     const here = Number(e.tagName[1]);

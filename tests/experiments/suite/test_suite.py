@@ -15,6 +15,7 @@ from virtgym.envs.scenarios.scenario import Scenario, build_scenario, load_scena
 from virtgym.experiments.cli import main
 from virtgym.experiments.cli.progress import print_standings
 from virtgym.experiments.config.compose import compose_run
+from virtgym.experiments.report.suite import verdict
 from virtgym.experiments.run.cell import load_scenario
 from virtgym.experiments.run.rollout import make_env, rollout
 from virtgym.experiments.suite.bound import cost_bound
@@ -57,6 +58,17 @@ def test_standings_count_gates_and_tasks_that_are_not_played() -> None:
     assert found["a"].score.estimate == 60.0
     assert (found["b"].score.estimate, found["b"].passed, found["b"].missing) == (0.0, 0, (second.name,))
     assert math.isnan(found["b"].tasks[second.name])
+
+
+def test_one_seed_is_no_interval() -> None:
+    """Nothing overlaps where nothing is known; several seeds say which do."""
+    task = SUITE.tasks[0].name
+    one = [(task, p, 0, 0.0, 1.0, 0.0, v, "ok") for p, v in (("a", 62.7), ("b", -3.0))]
+    for rows, alone in ((one, True), ([*one, *((*row[:2], 1, *row[3:]) for row in one)], False)):
+        table = pd.DataFrame(rows, columns=list(COLUMNS))
+        said = " ".join("".join(sentence) for sentence in verdict(table, standings(SUITE, table)))
+        assert ("of one seed: no intervals" in said) == alone
+        assert "overlaps" not in said
 
 
 @pytest.mark.parametrize("task", CLUSTERS, ids=_ident)
