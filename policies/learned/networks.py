@@ -236,8 +236,7 @@ class ScorerNet(EquivariantNet):
         split = observation.shape[1] - a.n_globals
         n_rows = split // a.n_node
         table = observation[:, :split].unflatten(1, (n_rows, a.n_node))  # most is padding: nothing is copied
-        # That a candidate is offered is a column, and above 0; ``any`` takes longer than the layers.
-        offered = table.amax(dim=2) > 0.0
+        offered = table.abs().amax(dim=2) > 0.0  # padding is all 0; ``any`` takes longer than the layers
         owner, row = offered.nonzero(as_tuple=True)
         place = owner * n_rows + row
         shared = self.shared(observation[:, split:]).index_select(0, owner)
