@@ -235,7 +235,7 @@ class ScorerNet(EquivariantNet):
         a, b = self.architecture, len(observation)
         split = observation.shape[1] - a.n_globals
         n_rows = split // a.n_node
-        table = observation[:, :split].unflatten(1, (n_rows, a.n_node))  # most is padding: nothing is copied
+        table = observation[:, :split].view(b, n_rows, a.n_node)  # most is padding: nothing is copied
         offered = table.abs().amax(dim=2) > 0.0  # padding is all 0; ``any`` takes longer than the layers
         owner, row = offered.nonzero(as_tuple=True)
         place = owner * n_rows + row
