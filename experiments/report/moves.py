@@ -73,7 +73,8 @@ def _text(moves: Moves, file: HeatFile) -> str:
 
 def _done(moves: Moves) -> Moves:
     """Migrations that came to another host."""
-    return moves[(moves[:, 3] >= 0) & (moves[:, 3] != moves[:, 2])]
+    done: Moves = moves[(moves[:, 3] >= 0) & (moves[:, 3] != moves[:, 2])]
+    return done
 
 
 def _most(values: NDArray[np.int64], n: int) -> NDArray[np.int64]:
