@@ -72,7 +72,7 @@ def new_figure(**layout: Any) -> go.Figure:
     """An empty figure without plotly's own template: the page's script gives the colours."""
     import plotly.graph_objects as go
 
-    margin = {"l": 58, "r": 14, "t": 12, "b": 44}
+    margin = {"l": 58, "r": 24, "t": 12, "b": 44}
     return go.Figure(
         layout={"template": "none", "margin": margin, "showlegend": False, "hovermode": "closest", **layout}
     )
